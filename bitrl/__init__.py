@@ -1,0 +1,70 @@
+"""bitrl: reinforcement-learning agents whose eyes are a frozen 1-bit language model.
+
+The public face. Everything here is imported when it is first used, so `import bitrl` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitrl.core.errors import BitrlError, RunFailed, UsageError
+    from bitrl.core.hookspecs import hookimpl
+    from bitrl.core.interfaces import Algorithm, Backbone, Environment, Field, ObservationSpec, Serializer, Task
+    from bitrl.core.loading import load_agent, load_backbone, load_serializer
+    from bitrl.core.options import above, at_least, between, option, options
+    from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
+    from bitrl.core.runner import run
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
+    "bitrl.core.hookspecs": ("hookimpl",),
+    "bitrl.core.interfaces": ("Algorithm", "Backbone", "Environment", "Field", "ObservationSpec", "Serializer", "Task"),
+    "bitrl.core.loading": ("load_agent", "load_backbone", "load_serializer"),
+    "bitrl.core.options": ("above", "at_least", "between", "option", "options"),
+    "bitrl.core.records": ("AlgorithmRecord", "BackboneRecord", "EnvironmentRecord", "SerializerRecord"),
+    "bitrl.core.runner": ("run",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Algorithm",
+    "AlgorithmRecord",
+    "Backbone",
+    "BackboneRecord",
+    "BitrlError",
+    "Environment",
+    "EnvironmentRecord",
+    "Field",
+    "ObservationSpec",
+    "RunFailed",
+    "Serializer",
+    "SerializerRecord",
+    "Task",
+    "UsageError",
+    "above",
+    "at_least",
+    "between",
+    "hookimpl",
+    "load_agent",
+    "load_backbone",
+    "load_serializer",
+    "option",
+    "options",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'bitrl' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])

@@ -1,0 +1,85 @@
+"""Checkpoints: named arrays and a little JSON in one safetensors file, written whole or not at all, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from bitrl.core.files import write_atomically
+
+KEEP = 2
+"""Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
+
+
+@attrs.frozen
+class Checkpoint:
+    """Arrays by name, and plain data about them."""
+
+    arrays: Mapping[str, np.ndarray]
+    meta: Mapping[str, Any]
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint file that is not what was written; the message says how."""
+
+
+def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Write `checkpoint` as the newest in `directory` and drop those beyond `KEEP`; return its path."""
+    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
+    meta = json.dumps(checkpoint.meta)
+    # One key: safetensors writes several in no fixed order, and equal checkpoints shall be equal files.
+    data = save(arrays, metadata={"bitrl": json.dumps([meta, _digest(arrays, meta)])})
+    path = directory / f"{step:012d}.safetensors"
+    directory.mkdir(exist_ok=True)
+    write_atomically(path, data)
+    for old in paths(directory)[KEEP:]:
+        old.unlink()
+    return path
+
+
+def paths(directory: Path) -> list[Path]:
+    """The checkpoint files in `directory`, newest first."""
+    return sorted(directory.glob("[0-9]*.safetensors"), reverse=True)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        DamagedCheckpoint: truncated, bit-flipped or not a checkpoint.
+    """
+    try:
+        data = path.read_bytes()
+        arrays = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        meta, digest = json.loads(header["__metadata__"]["bitrl"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"not readable ({error})") from None
+    if digest != _digest(arrays, meta):
+        raise DamagedCheckpoint("its checksum does not match")
+    return Checkpoint(arrays, json.loads(meta))
+
+
+def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCheckpoint]]:
+    """Every checkpoint in `directory`, newest first; damaged ones come as the error that says why."""
+    for path in paths(directory):
+        try:
+            yield path, read(path)
+        except DamagedCheckpoint as error:
+            yield path, error
+
+
+def _digest(arrays: Mapping[str, np.ndarray], meta: str) -> str:
+    digest = hashlib.sha256(meta.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,180 @@
+"""What a run is: the chosen components and their options, resolved from TOML, the command line or Python.
+
+Resolving reads records and options classes only, so a mistake is found before anything heavy is imported or built.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bitrl.core.errors import UsageError, unknown
+from bitrl.core.options import above, as_dict, at_least, option, options, parse
+from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
+from bitrl.core.registry import registry
+
+PARTS = ("run", "env", "serializer", "backbone", "algo")
+"""The sections of a configuration; `-o algo.clip_coef=0.2` sets `clip_coef` in `[algo]`."""
+
+
+@options
+class RunOptions:
+    """The run itself: which components, how long, which seed."""
+
+    env: str = option("CartPole-v1", "environment: a name from `bitrl list` or any Gymnasium id")
+    backbone: str = option("bitnet", "what turns states into features")
+    serializer: str | None = option(None, "how a state is written down; unset: json for texts, vector for vectors")
+    algo: str = option("ppo", "what learns from the features")
+    steps: int = option(100_000, "environment steps to train for, over all environments", at_least(0))
+    seed: int = option(0, "seed of everything random", at_least(0))
+    num_envs: int = option(16, "environments stepped side by side", above(0))
+    eval_episodes: int = option(100, "episodes of the evaluation after training", at_least(0))
+    checkpoint_every: int = option(5, "updates between two checkpoints", above(0))
+
+
+@attrs.frozen
+class Config:
+    """A resolved run: the records of its components and an options object for each part."""
+
+    run: RunOptions
+    environment: EnvironmentRecord
+    serializer: SerializerRecord
+    backbone: BackboneRecord
+    algorithm: AlgorithmRecord
+    env_options: Any
+    serializer_options: Any
+    backbone_options: Any
+    algo_options: Any
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """The configuration as plain data, every option written out: what `config.toml` holds."""
+        parts = (self.run, self.env_options, self.serializer_options, self.backbone_options, self.algo_options)
+        return {name: as_dict(values) for name, values in zip(PARTS, parts, strict=True)}
+
+
+def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozenset[str]] | None = None) -> Config:
+    """Find the components that `values` names and build their options.
+
+    Args:
+        values: part → option → value. What is unset comes from the environment's record, then from the options classes.
+        text: part → the options whose value was typed on a command line and is a string.
+
+    Raises:
+        UsageError: unknown part, component or option, an ill-typed value, or a serializer and backbone that do not fit.
+    """
+    text = text or {}
+    for part in values:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS, "options are written part.option=value")
+    chosen = parse(RunOptions, values.get("run", {}), "run", text.get("run", frozenset()))
+    environment = find_environment(chosen.env)
+    run_values = {**_defaults(environment, "run", values), **values.get("run", {})}
+    run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
+    backbone: BackboneRecord = registry().find("backbone", run.backbone)
+    if run.serializer is None:
+        run = attrs.evolve(run, serializer="json" if "text" in backbone.accepts else "vector")
+    serializer: SerializerRecord = registry().find("serializer", str(run.serializer))
+    algorithm: AlgorithmRecord = registry().find("algorithm", run.algo)
+    check_fit(serializer, backbone)
+
+    def options_of(part: str, cls: type) -> Any:
+        own = attrs.fields_dict(
+            cls
+        )  # the environment's defaults may be meant for another component than the chosen one
+        defaults = {key: value for key, value in _defaults(environment, part, values).items() if key in own}
+        return parse(cls, {**defaults, **values.get(part, {})}, part, text.get(part, frozenset()))
+
+    return Config(
+        run=run,
+        environment=environment,
+        serializer=serializer,
+        backbone=backbone,
+        algorithm=algorithm,
+        env_options=options_of("env", environment.options),
+        serializer_options=options_of("serializer", serializer.options),
+        backbone_options=options_of("backbone", backbone.options),
+        algo_options=options_of("algo", algorithm.options),
+    )
+
+
+def find_environment(name: str) -> EnvironmentRecord:
+    """The record of an environment; a name no plugin has registered is taken as a Gymnasium id.
+
+    Raises:
+        UsageError: Gymnasium does not know it either; names the nearest ids.
+    """
+    names = {entry.record.name for entry in registry().entries["environment"]}
+    if name in names or (":" in name and name.partition(":")[2] in names):
+        return registry().find("environment", name)
+    import gymnasium
+
+    if ":" not in name and name not in gymnasium.registry:
+        raise unknown("environment", name, names | set(gymnasium.registry) - {"gymnasium"})
+    return registry().find("environment", "gymnasium")
+
+
+def check_fit(serializer: SerializerRecord, backbone: BackboneRecord) -> None:
+    """Refuse a serializer whose output the backbone does not read, and name those that fit."""
+    if serializer.emits in backbone.accepts:
+        return
+    entries = registry().entries
+    serializers = [e.record.name for e in entries["serializer"] if e.record.emits in backbone.accepts]  # type: ignore[attr-defined]
+    backbones = [e.record.name for e in entries["backbone"] if serializer.emits in e.record.accepts]  # type: ignore[attr-defined]
+    raise UsageError(
+        f'serializer "{serializer.name}" emits {serializer.emits}, but backbone "{backbone.name}" reads '
+        f"{' or '.join(backbone.accepts)}: use --serializer {' or '.join(sorted(serializers))}, "
+        f"or --backbone {' or '.join(sorted(backbones))}"
+    )
+
+
+def read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    """The configuration in a TOML file; sections other than the parts (versions, identity) are left out.
+
+    Raises:
+        UsageError: no such file, not TOML, or not made of sections.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    data.pop("provenance", None)
+    for part, section in data.items():
+        if not isinstance(section, dict):
+            raise UsageError(
+                f"{path}: {part} stands outside a section: write it under one of {', '.join(f'[{p}]' for p in PARTS)}"
+            )
+        if part not in PARTS:
+            raise UsageError(f"{path}: unknown section [{part}]: the sections are {', '.join(f'[{p}]' for p in PARTS)}")
+    return data
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """`("algo.clip_coef=0.2", …)` → `{"algo": {"clip_coef": "0.2"}}`.
+
+    Raises:
+        UsageError: one is not of the form part.option=value, or its part does not exist.
+    """
+    values: dict[str, dict[str, str]] = {}
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        part, dot, name = path.strip().partition(".")
+        if not (equals and dot and name):
+            raise UsageError(f'-o "{assignment}": write it as part.option=value, for example -o algo.clip_coef=0.2')
+        if part not in PARTS:
+            raise unknown("part", part, PARTS, f'in -o "{assignment}"')
+        values.setdefault(part, {})[name] = value
+    return values
+
+
+def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the environment's record sets in `part`. A preset or another algorithm the user chose is not mixed with them."""
+    if part == "algo" and ("preset" in values.get("algo", {}) or values.get("run", {}).get("algo", "ppo") != "ppo"):
+        return {}
+    prefix = f"{part}."
+    return {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}

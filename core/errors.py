@@ -1,0 +1,36 @@
+"""The errors a user meets. Each message is one line: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BitrlError(Exception):
+    """Any failure bitrl explains by itself; the command line prints its message without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(BitrlError):
+    """The command, the options or a file it names are wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class RunFailed(BitrlError):
+    """The command was right, but the run could not go on (exit code 1)."""
+
+
+def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
+    """An error for a name that does not exist, with the nearest known names: `unknown serializer "jsno": did you mean "json"?`."""
+    known = sorted(known)
+    lowered = {candidate.lower(): candidate for candidate in reversed(known)}
+    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), list(lowered), n=2, cutoff=0.5)]
+    if near:
+        rest = "did you mean " + " or ".join(f'"{candidate}"' for candidate in near) + "?"
+    elif known:
+        rest = "known: " + ", ".join(known)
+    else:
+        rest = "none is known"
+    return UsageError(f'unknown {what} "{name}": {rest}' + (f" ({hint})" if hint else ""))

@@ -1,0 +1,39 @@
+"""Writing files whole or not at all, and saying what stood in the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from bitrl.core.errors import RunFailed
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write `data` to a temporary file beside `path`, make it durable and rename it: readers see the old file or the new.
+
+    Raises:
+        RunFailed: the disk is full or the place is not writable; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> RunFailed:
+    """`error`, met while writing `path`, in words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunFailed(f"{path}: no space left on the disk: free some, or choose another place with --out")
+    return RunFailed(f"{path}: cannot be written: {error.strerror}: choose another place with --out")

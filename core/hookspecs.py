@@ -1,0 +1,81 @@
+"""Every hook a plugin may implement. Hooks are nouns and yield records; each docstring is a whole example plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from bitrl.core.events import Event
+from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
+
+PROJECT = "bitrl"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def bitrl_serializers() -> Iterable[SerializerRecord]:  # type: ignore[empty-body]
+    """Serializers: how a state is written down.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_serializers():
+            yield bitrl.SerializerRecord(name="hex", summary="numbers in base 16", target="my_plugin.hex:Hex")
+    """
+
+
+@hookspec
+def bitrl_backbones() -> Iterable[BackboneRecord]:  # type: ignore[empty-body]
+    """Backbones: what turns texts or vectors into features.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_backbones():
+            yield bitrl.BackboneRecord(name="hashing", summary="hashed words", target="my_plugin.hashing:Hashing", accepts=("text",))
+    """
+
+
+@hookspec
+def bitrl_algorithms() -> Iterable[AlgorithmRecord]:  # type: ignore[empty-body]
+    """Algorithms: what learns from features.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_algorithms():
+            yield bitrl.AlgorithmRecord(name="reinforce", summary="REINFORCE", target="my_plugin.reinforce:Reinforce")
+    """
+
+
+@hookspec
+def bitrl_environments() -> Iterable[EnvironmentRecord]:  # type: ignore[empty-body]
+    """Environments: worlds beyond the Gymnasium ids, which need no plugin.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_environments():
+            yield bitrl.EnvironmentRecord(name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorWorld")
+    """
+
+
+@hookspec
+def bitrl_event(event: Event) -> None:
+    """Something happened in a run (bitrl.core.events); called in the training process, so return quickly.
+
+    Example:
+        import bitrl
+        from bitrl.core.events import RunFinished
+
+        @bitrl.hookimpl
+        def bitrl_event(event):
+            if isinstance(event, RunFinished):
+                print("finished", event.summary["run"])
+    """

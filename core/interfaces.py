@@ -1,0 +1,148 @@
+"""What the four kinds of components look like to each other. Shapes: n states, k numbers a vector, d features.
+
+Data goes one way: environment → Serializer → Backbone → Algorithm → environment. A component's `target` (records.py) is called
+as its class docstring here says.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import attrs
+
+if TYPE_CHECKING:
+    import gymnasium
+    import numpy as np
+
+    from bitrl.core.features import FeatureExtractor
+
+
+@attrs.frozen
+class Field:
+    """One number of an observation: its name, the finite bounds it typically stays in (None: unknown) and its unit."""
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+
+
+@attrs.frozen
+class ObservationSpec:
+    """What a serializer may know of an environment's observations.
+
+    `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one field and
+    `discrete` says how many values it takes.
+    """
+
+    env: str | None = None
+    fields: tuple[Field, ...] = ()
+    discrete: int | None = None
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """Writes states down. Made by `target(options, observation: ObservationSpec)`.
+
+    A serializer that emits vectors also has `width`, the k of its vectors.
+    """
+
+    def __call__(self, observation: Any) -> Any:
+        """One observation → its text, or its float32 vector [k]."""
+        ...
+
+    def batch(self, observations: np.ndarray) -> Any:
+        """Observations [n, ...] → a list of n texts, or float32 [n, k]."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Turns states into features. Made by `target(options, width)`; `width` is k for vectors, None for texts.
+
+    `width` is d; `identity` holds what must be equal for the features to be equal (file hash, layers, pooling …) and is kept
+    with every run. A trainable backbone also has `module() -> torch.nn.Module`, a fresh float32 [n, k] → [n, d] module that
+    the algorithm trains; it is then the algorithm that computes features, from the vectors.
+    """
+
+    width: int
+    identity: Mapping[str, Any]
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        """A list of n texts, or float32 [n, k] → float32 [n, d]."""
+        ...
+
+
+class Environment(ABC):
+    """A world. Made by `target(options, id)`, where `id` is the name it was asked for by."""
+
+    def __init__(self, options: Any, id: str):
+        self.options, self.id = options, id
+
+    @abstractmethod
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new single environment with a Box or Discrete observation space and a Discrete or Box action space."""
+
+    def observation_spec(self) -> ObservationSpec:
+        """Names and bounds of the observation's numbers; by default read from the observation space."""
+        from bitrl.plugins.envs.fields import spec_of_space
+
+        env = self.make()
+        try:
+            return spec_of_space(env.observation_space, self.id)
+        finally:
+            env.close()
+
+
+@attrs.define(kw_only=True)
+class Task:
+    """What an algorithm is given to learn on: the worlds, how to see them, and a seed.
+
+    Attributes:
+        envs: the vector environment, already reset; the algorithm steps it and never resets it.
+        observations: its current observations [num_envs, ...]; whoever steps `envs` keeps them current.
+        features: observations [n, ...] → float32 [n, d] (or the vectors [n, k] when the backbone is trainable).
+        seed: of everything the algorithm draws; it must use no global random state.
+        progress: call with the number of environment steps taken so far, as often as convenient.
+    """
+
+    envs: gymnasium.vector.VectorEnv
+    observations: np.ndarray
+    features: FeatureExtractor
+    seed: int
+    progress: Callable[[int], None]
+
+
+class Algorithm(ABC):
+    """A learner. Made by `target(options, task: Task)`; the runner calls `update` until enough steps were taken.
+
+    Attributes:
+        step: environment steps taken so far, over all environments.
+    """
+
+    step: int = 0
+
+    def __init__(self, options: Any, task: Task):
+        self.options, self.task = options, task
+
+    @abstractmethod
+    def update(self) -> dict[str, float]:
+        """Collect experience, learn from it, advance `step`; return metrics (finite numbers; absent where there is none).
+
+        Raises:
+            RunFailed: learning cannot go on (a loss is not finite).
+        """
+
+    @abstractmethod
+    def act(self, features: np.ndarray) -> np.ndarray:
+        """The best actions [n, ...] for features [n, d], for evaluation: deterministic, and changes nothing."""
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next `update` depends on, as named arrays (weights, optimiser, generators, counters)."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go back to a `state()`. The task this object was made with holds the restored environments and observations."""

@@ -1,0 +1,75 @@
+"""Builds components from records: one by name for a notebook, or all that a configuration names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from bitrl.core.config import Config, find_environment
+from bitrl.core.errors import UsageError
+from bitrl.core.features import FeatureExtractor
+from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serializer
+from bitrl.core.options import parse
+from bitrl.core.records import BackboneRecord, SerializerRecord
+from bitrl.core.registry import registry
+
+
+def load_serializer(name: str, env: str | None = None, **options: Any) -> Serializer:
+    """A serializer by name, for the observations of `env`; call it with one observation to get its text.
+
+    Raises:
+        UsageError: unknown serializer, environment or option.
+    """
+    record: SerializerRecord = registry().find("serializer", name)
+    values = parse(record.options, options, "serializer")
+    observation = ObservationSpec()
+    if env is not None:
+        environment = find_environment(env)
+        observation = environment.load()(parse(environment.options, {}, "env"), env).observation_spec()
+    return record.load()(values, observation)
+
+
+def load_backbone(name: str, model: str | None = None, *, width: int | None = None, **options: Any) -> Backbone:
+    """A backbone by name; `.encode(list_of_texts)` gives float32 features [n, d].
+
+    Args:
+        name: as in `bitrl list`.
+        model: for backbones with a `model` option, the model to read.
+        width: for backbones that read vectors, the length of these.
+        options: the backbone's options (`bitrl show backbone NAME`).
+
+    Raises:
+        UsageError: unknown backbone or option, or a model file that cannot be used.
+    """
+    record: BackboneRecord = registry().find("backbone", name)
+    if model is not None:
+        options["model"] = model
+    return record.load()(parse(record.options, options, "backbone"), width)
+
+
+@attrs.frozen
+class Parts:
+    """What a configuration names, built: the world, and how it is seen."""
+
+    environment: Environment
+    features: FeatureExtractor
+
+
+def build(config: Config) -> Parts:
+    """Build a configuration's environment, serializer and backbone.
+
+    Raises:
+        UsageError: one of them cannot be built; the message names it and says why.
+    """
+    environment: Environment = config.environment.load()(config.env_options, config.run.env)
+    serializer = config.serializer.load()(config.serializer_options, environment.observation_spec())
+    width = serializer.width if config.serializer.emits == "vector" else None
+    backbone = config.backbone.load()(config.backbone_options, width)
+    for kind, part, interface in (("serializer", serializer, Serializer), ("backbone", backbone, Backbone)):
+        if not isinstance(part, interface):
+            name = getattr(config, kind).name
+            raise UsageError(
+                f'{kind} "{name}" does not keep the contract of its kind: check it with bitrl plugin check'
+            )
+    return Parts(environment, FeatureExtractor(serializer, backbone))

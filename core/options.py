@@ -1,0 +1,204 @@
+"""Options of components: attrs classes with documented, validated fields.
+
+A component declares `@options class PPOOptions: clip_coef: float = option(0.1, "clip range", above(0))`. This module turns
+values from the command line (strings), a TOML file or Python into such an object, and words the errors. It knows nothing of
+the components themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+import attrs
+
+from bitrl.core.errors import UsageError, unknown
+
+T = TypeVar("T")
+
+
+class Constraint:
+    """An attrs validator that can say in words what it expects; `None` passes (for optional fields)."""
+
+    def __init__(self, accepts: Callable[[Any], bool], words: str):
+        self.accepts, self.words = accepts, words
+
+    def __call__(self, instance: object, attribute: attrs.Attribute, value: Any) -> None:
+        """Raise ValueError, in words, if `value` is not accepted."""
+        if value is not None and not self.accepts(value):
+            raise ValueError(f"{attribute.name}: expected {_expected(attribute)}, got {shown(value)}")
+
+
+def above(low: float) -> Constraint:
+    """Accept numbers greater than `low`."""
+    return Constraint(lambda value: value > low, f"above {low:g}")
+
+
+def at_least(low: float) -> Constraint:
+    """Accept numbers not smaller than `low`."""
+    return Constraint(lambda value: value >= low, f"of at least {low:g}")
+
+
+def between(low: float, high: float) -> Constraint:
+    """Accept numbers in the closed interval [low, high]."""
+    return Constraint(lambda value: low <= value <= high, f"between {low:g} and {high:g}")
+
+
+def each_at_least(low: float) -> Constraint:
+    """Accept tuples whose every item is at least `low`."""
+    return Constraint(lambda values: all(value >= low for value in values), f"each at least {low:g}")
+
+
+def option(default: Any, help: str, constraint: Constraint | None = None) -> Any:
+    """A documented field of an options class."""
+    return attrs.field(default=default, validator=constraint, metadata={"help": help})
+
+
+def options(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, keyword-only attrs class whose every field is made by `option`.
+
+    A class may carry `presets: ClassVar[dict[str, dict[str, Any]]]`, named sets of defaults chosen by its `preset` field.
+    """
+    made = attrs.frozen(cls, kw_only=True)
+    attrs.resolve_types(made)
+    return made
+
+
+@options
+class NoOptions:
+    """For components that have nothing to set."""
+
+
+def shown(value: Any) -> str:
+    """`value` as an error message quotes it and an option table prints it; None is `none`, as one types it."""
+    if value is None:
+        return "none"
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def type_words(kind: Any) -> str:
+    """A type as words a user reads: `a number`, `one of "mean", "last"`."""
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(shown(value) for value in typing.get_args(kind))
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        inner = [part for part in typing.get_args(kind) if part is not type(None)]
+        return " or ".join([*map(type_words, inner), "none"])
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {({int: 'whole numbers', float: 'numbers'}).get(typing.get_args(kind)[0], 'texts')}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, str(kind))
+
+
+def _expected(attribute: attrs.Attribute) -> str:
+    words = type_words(attribute.type)
+    constraint = attribute.validator
+    return f"{words} {constraint.words}" if isinstance(constraint, Constraint) else words
+
+
+def _convert(value: Any, kind: Any, text: bool) -> Any:
+    """`value` as `kind`, or ValueError. `text` says it was typed on a command line, where everything is a string."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "")):
+            return None
+        return _convert(value, next(part for part in args if part is not type(None)), text)
+    if origin is Literal:
+        for choice in args:
+            if value == (str(choice) if text else choice) and (text or type(value) is type(choice)):
+                return choice
+    elif origin is tuple:
+        if text:
+            value = [part.strip() for part in value.strip().strip("[]()").split(",") if part.strip()]
+        if isinstance(value, (list, tuple)):
+            return tuple(_convert(item, args[0], text) for item in value)
+    elif kind is bool:
+        if text:
+            value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower())
+        if isinstance(value, bool):
+            return value
+    elif kind is int:
+        if text:
+            return int(value.replace("_", "")) if "e" not in value.lower() else _whole(float(value))
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif kind is float:
+        number = float(value) if text or (isinstance(value, (int, float)) and not isinstance(value, bool)) else math.nan
+        if math.isfinite(number):
+            return number
+    elif kind is str and isinstance(value, str):
+        return value
+    raise ValueError(value)
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError(number)
+    return int(number)
+
+
+def parse(cls: type[T], values: Mapping[str, Any], path: str, text: frozenset[str] = frozenset()) -> T:
+    """Build options `cls` from `values`; `path` ("algo") names the place in errors, `text` the keys typed as strings.
+
+    Raises:
+        UsageError: unknown key, wrong type or out of range; one line with the path, what was expected and what came.
+    """
+    fields = attrs.fields_dict(cls)  # type: ignore[arg-type]
+    converted: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown("option", f"{path}.{key}", [f"{path}.{name}" for name in fields])
+        try:
+            converted[key] = _convert(value, fields[key].type, key in text)
+        except (ValueError, TypeError, OverflowError):
+            raise UsageError(f"{path}.{key}: expected {_expected(fields[key])}, got {shown(value)}") from None
+    defaults = {}
+    if "preset" in fields:
+        defaults = getattr(cls, "presets", {}).get(converted.get("preset", fields["preset"].default), {})
+    try:
+        return cls(**{**defaults, **converted})
+    except ValueError as error:
+        raise UsageError(f"{path}.{error}") from None
+
+
+@attrs.frozen
+class OptionRow:
+    """One line of an option table: what `bitrl show` prints and the docs hold."""
+
+    name: str
+    kind: str
+    default: str
+    help: str
+
+
+def describe(cls: type) -> list[OptionRow]:
+    """The option table of `cls`; a default that a preset changes is shown for each preset."""
+    rows = []
+    for field in attrs.fields(cls):
+        default = shown(field.default)
+        changed = [
+            f"{name}: {shown(preset[field.name])}"
+            for name, preset in getattr(cls, "presets", {}).items()
+            if field.name in preset
+        ]
+        rows.append(
+            OptionRow(field.name, _expected(field), "; ".join([default, *changed]), field.metadata.get("help", ""))
+        )
+    return rows
+
+
+def as_dict(values: Any) -> dict[str, Any]:
+    """Options as plain data for TOML and JSON, every one written out: tuples become lists, None becomes "none".
+
+    `parse` gives the same options back. Leaving None out would not: the default, or an environment's, need not be None.
+    """
+    plain = attrs.asdict(values)
+    return {
+        key: "none" if value is None else list(value) if isinstance(value, tuple) else value
+        for key, value in plain.items()
+    }

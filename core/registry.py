@@ -1,0 +1,186 @@
+"""Finds plugins, ours and third parties' alike, and looks components up by name.
+
+One plugin that fails never breaks another: what went wrong is kept as a `Problem` for `bitrl doctor`, and becomes an error only
+when the missing component is asked for. Nothing here imports a component's code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import Any
+
+import attrs
+import pluggy
+
+from bitrl.core import hookspecs
+from bitrl.core.errors import BitrlError, UsageError, unknown
+from bitrl.core.events import Event
+from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, Record, SerializerRecord
+
+HOOKS: dict[str, tuple[str, type[Record]]] = {
+    "serializer": ("bitrl_serializers", SerializerRecord),
+    "backbone": ("bitrl_backbones", BackboneRecord),
+    "algorithm": ("bitrl_algorithms", AlgorithmRecord),
+    "environment": ("bitrl_environments", EnvironmentRecord),
+}
+"""Kind of component → (its hook, its record class)."""
+
+FAILURES = (Exception, SystemExit)
+"""What a plugin's hooks may raise without harm to others."""
+
+
+@attrs.frozen
+class Entry:
+    """A record and the package that brought it."""
+
+    package: str
+    record: Record
+
+
+@attrs.frozen
+class Problem:
+    """Something wrong with a plugin: which package, and one line saying what."""
+
+    package: str
+    message: str
+
+
+class Registry:
+    """The components of every plugin added to it."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.packages: dict[str, str] = {}
+        self.problems: list[Problem] = []
+        self.entries: dict[str, list[Entry]] = {kind: [] for kind in HOOKS}
+
+    def add_installed(self, only: str | None = None) -> None:
+        """Add every plugin that an installed distribution (or `only` the one called so) declares in the group `bitrl`."""
+        for point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda point: (_package(point), point.name)):
+            package = _package(point)
+            if only is not None and package != only:
+                continue
+            try:
+                plugin = point.load()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit(), or a panic in an extension module
+                self.problems.append(
+                    Problem(package, f"entry point {point.name} = {point.value} failed: {_one_line(error)}")
+                )
+            else:
+                self.add(plugin, package)
+
+    def add(self, plugin: Any, package: str) -> None:
+        """Add one plugin (a module or object with hook implementations) in the name of `package`."""
+        if self.manager.is_registered(plugin):
+            self.problems.append(
+                Problem(package, f"two entry points name the same plugin, {_name(plugin)}: remove one")
+            )
+            return
+        try:
+            name = self.manager.register(plugin)
+            self.problems += [Problem(package, message) for message in self._misspelt(plugin)]
+        except FAILURES as error:
+            if self.manager.is_registered(plugin):
+                self.manager.unregister(plugin)
+            self.problems.append(Problem(package, _one_line(error)))
+            return
+        if name is not None:
+            self.packages[name] = package
+        for kind, (hook, record_class) in HOOKS.items():
+            for implementation in self._implementations(hook, plugin):
+                try:
+                    for record in implementation.function() or ():
+                        if not isinstance(record, record_class):
+                            raise TypeError(f"expected {record_class.__name__} records, got {record!r}")
+                        self.entries[kind].append(Entry(package, record))
+                except FAILURES as error:
+                    self.problems.append(Problem(package, f"{hook} failed: {_one_line(error)}"))
+
+    def find(self, kind: str, name: str) -> Any:
+        """The record called `name`, or `package:name` where two packages share it.
+
+        Raises:
+            UsageError: no such component (with the nearest names), or the name is taken twice.
+        """
+        package, colon, short = name.partition(":")
+        entries = self.entries[kind]
+        found = [entry for entry in entries if entry.record.name == name]
+        if not found and colon:
+            found = [entry for entry in entries if entry.package == package and entry.record.name == short]
+        if not found:
+            broken = ", ".join(sorted({problem.package for problem in self.problems}))
+            hint = f"plugins with problems: {broken}; see bitrl doctor" if broken else ""
+            raise unknown(kind, name, {entry.record.name for entry in entries}, hint)
+        if len(found) > 1:
+            packages = [entry.package for entry in found]
+            if len(set(packages)) < len(packages):
+                raise UsageError(
+                    f'{kind} "{name}" is registered twice by {packages[0]}: one of the two must be renamed'
+                )
+            choices = " or ".join(f'"{entry.package}:{entry.record.name}"' for entry in found)
+            raise UsageError(f'{kind} "{name}" is offered by {" and ".join(packages)}: choose {choices}')
+        return found[0].record
+
+    def conflicts(self) -> list[Problem]:
+        """One problem for every name that two plugins share."""
+        problems = []
+        for kind, entries in self.entries.items():
+            for name in sorted({entry.record.name for entry in entries}):
+                packages = [entry.package for entry in entries if entry.record.name == name]
+                if len(packages) > 1:
+                    problems.append(
+                        Problem(packages[-1], f'{kind} "{name}" is also offered by {", ".join(packages[:-1])}')
+                    )
+        return problems
+
+    def send(self, event: Event) -> list[Problem]:
+        """Tell every plugin of `event`; a listener that fails is reported, and the others still hear it."""
+        failed = []
+        for implementation in self._implementations("bitrl_event"):
+            try:
+                implementation.function(*([event] if implementation.argnames else []))
+            except FAILURES as error:
+                package = self.packages.get(implementation.plugin_name, implementation.plugin_name)
+                failed.append(Problem(package, f"bitrl_event failed on {type(event).__name__}: {_one_line(error)}"))
+        return failed
+
+    def _implementations(self, hook: str, plugin: Any = None) -> list[pluggy.HookImpl]:
+        implementations = getattr(self.manager.hook, hook).get_hookimpls()
+        return [each for each in implementations if plugin is None or each.plugin is plugin]
+
+    def _misspelt(self, plugin: Any) -> Iterator[str]:
+        known = [name for name in dir(hookspecs) if name.startswith(f"{hookspecs.PROJECT}_")]
+        for name in dir(plugin):
+            marked = self.manager.parse_hookimpl_opts(plugin, name) is not None
+            if name not in known and marked:
+                near = difflib.get_close_matches(name, known, n=1)
+                yield f"unknown hook {name}: " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+            elif name in known and not marked and callable(getattr(plugin, name)):
+                yield f"{name} is not marked with @bitrl.hookimpl, so it is not called"
+
+
+def _package(point: Any) -> str:
+    return point.dist.name if point.dist is not None else point.value.partition(".")[0]
+
+
+def _name(plugin: Any) -> str:
+    return getattr(plugin, "__name__", None) or type(plugin).__name__
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, BitrlError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of the installed plugins, read once a process."""
+    installed = Registry()
+    installed.add_installed()
+    return installed

@@ -1,0 +1,1 @@
+"""The built-in components, registered the way a third party's are."""

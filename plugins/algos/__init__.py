@@ -1,0 +1,51 @@
+"""The built-in algorithms: their options and records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from bitrl.core.hookspecs import hookimpl
+from bitrl.core.options import above, at_least, between, each_at_least, option, options
+from bitrl.core.records import AlgorithmRecord
+
+
+@options
+class PPOOptions:
+    """Options of PPO. The defaults are the BitRL recipe (arXiv 2604.24273)."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "bitrl": {},
+        "standard": {"clip_coef": 0.2, "ent_coef": 0.01, "value_learning_rate": 3e-4, "epochs": 10},
+    }
+
+    preset: Literal["bitrl", "standard"] = option(
+        "bitrl", "a set of defaults: the BitRL recipe, or the usual PPO settings"
+    )
+    rollout_steps: int = option(2048, "environment steps between two updates, over all environments", above(0))
+    epochs: int = option(4, "passes over each rollout", above(0))
+    minibatch_size: int = option(64, "samples in a gradient step", above(0))
+    gamma: float = option(0.99, "discount factor", between(0, 1))
+    gae_lambda: float = option(0.95, "λ of generalised advantage estimation", between(0, 1))
+    clip_coef: float = option(0.1, "clip range ε of the probability ratio", above(0))
+    ent_coef: float = option(0.05, "weight β of the entropy bonus", at_least(0))
+    vf_coef: float = option(0.5, "weight of the value loss", at_least(0))
+    max_grad_norm: float | None = option(0.5, "clip the gradient's norm at this; none: do not", above(0))
+    learning_rate: float = option(3e-4, "Adam's learning rate for the policy", above(0))
+    value_learning_rate: float = option(1e-3, "Adam's learning rate for the value function", above(0))
+    hidden: tuple[int, ...] | None = option(
+        None,
+        "widths of the heads' hidden layers; unset: 256, 128 on a frozen backbone, none on a trainable one",
+        each_at_least(1),
+    )
+
+
+@hookimpl
+def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
+    """PPO."""
+    yield AlgorithmRecord(
+        name="ppo",
+        summary="proximal policy optimisation of two small heads, with the BitRL recipe",
+        target="bitrl.plugins.algos.ppo:PPO",
+        options=PPOOptions,
+    )

@@ -1,0 +1,89 @@
+"""Forward and backward passes of small networks, without autograd where that pays.
+
+A PPO update is hundreds of gradient steps on networks so small that autograd's bookkeeping costs several times their arithmetic.
+Chains of Linear and Tanh layers, which is what the heads and the mlp backbone are, go through a backward pass written out here;
+any other module goes through autograd, and the tests hold the two equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+Tape = list[Tensor]
+"""What `backward` needs of a forward pass: each layer's input, or the output itself where autograd keeps the rest."""
+
+
+def mlp(widths: Sequence[int], gain: float) -> nn.Sequential:
+    """Linear layers of these widths with tanh between them, orthogonal weights (gain √2, the last one `gain`), zero biases."""
+    layers: list[nn.Module] = []
+    last = len(widths) - 2
+    for index, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.orthogonal_(linear.weight, gain if index == last else math.sqrt(2))
+        nn.init.zeros_(linear.bias)
+        layers += [linear] if index == last else [linear, nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+def chain(*modules: nn.Module) -> nn.Sequential:
+    """Modules one after the other, nested sequences laid out flat and identities left out."""
+    flat: list[nn.Module] = []
+    for module in modules:
+        if isinstance(module, nn.Sequential):
+            flat += chain(*module)
+        elif not isinstance(module, nn.Identity):
+            flat.append(module)
+    return nn.Sequential(*flat)
+
+
+def forward(network: nn.Sequential, inputs: Tensor) -> tuple[Tensor, Tape]:
+    """Inputs [B, d] → outputs [B, k], and what `backward` needs."""
+    if not written_out(network):
+        with torch.enable_grad():
+            outputs = network(inputs)
+        return outputs.detach(), [outputs]
+    tape = []
+    with torch.no_grad():
+        for layer in network:
+            tape.append(inputs)
+            inputs = (
+                torch.addmm(layer.bias, inputs, layer.weight.t()) if isinstance(layer, nn.Linear) else inputs.tanh()
+            )
+    return inputs, [*tape, inputs]
+
+
+def backward(network: nn.Sequential, tape: Tape, gradient: Tensor) -> None:
+    """Set every parameter's `.grad` from `gradient` [B, k], that of the loss by the outputs."""
+    if not written_out(network):
+        network.zero_grad()
+        tape[0].backward(gradient)
+        return
+    with torch.no_grad():
+        for index in range(len(network) - 1, -1, -1):
+            layer, inputs, outputs = network[index], tape[index], tape[index + 1]
+            if isinstance(layer, nn.Linear):
+                layer.weight.grad = gradient.t() @ inputs
+                layer.bias.grad = gradient.sum(dim=0)
+                if index > 0:
+                    gradient = gradient @ layer.weight
+            else:
+                gradient = torch.ops.aten.tanh_backward(gradient, outputs)
+
+
+def written_out(network: nn.Sequential) -> bool:
+    """Whether the backward pass here covers every layer."""
+    return all(type(layer) is nn.Tanh or (type(layer) is nn.Linear and layer.bias is not None) for layer in network)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
+    """Scale the gradients so that their norm together is at most `max_norm` (None: leave them); return the norm before that."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = math.sqrt(sum(float(torch.dot(gradient.ravel(), gradient.ravel())) for gradient in gradients))
+    if max_norm is not None and norm > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / norm)
+    return norm

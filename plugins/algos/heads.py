@@ -1,0 +1,114 @@
+"""Distributions over actions, from a policy network's outputs. Shapes: B or n states, k outputs.
+
+Each knows how to sample, and its log-probabilities and entropies together with their gradients, written out (see backprop.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Categorical:
+    """Discrete actions: outputs are logits.
+
+    Attributes:
+        outputs: k, the number of actions.
+        parameters: learned tensors beside the network's: none.
+    """
+
+    def __init__(self, space: gymnasium.spaces.Discrete):
+        self.outputs, self.start = int(space.n), int(space.start)
+        self.parameters: list[nn.Parameter] = []
+
+    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
+        """Standard Gumbel noise [steps, num_envs, k]: argmax(logits + noise) is a sample. Drawn for a whole rollout at once."""
+        return -torch.empty(steps, num_envs, self.outputs).exponential_(generator=generator).log()
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Logits [n, k] and noise [n, k] → actions int64 [n], counted from 0."""
+        return (outputs + noise).argmax(dim=1)
+
+    def best(self, outputs: Tensor) -> Tensor:
+        """The most probable actions, int64 [n]."""
+        return outputs.argmax(dim=1)
+
+    def to_env(self, actions: Tensor) -> np.ndarray:
+        """Actions as the environments take them: counted from the space's own start."""
+        return actions.numpy() + self.start
+
+    def forward(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
+        log_probs = outputs.log_softmax(dim=1)
+        probs = log_probs.exp()
+        entropies = -(probs * log_probs).sum(dim=1)
+        return log_probs.gather(1, actions.unsqueeze(1)).squeeze(1), entropies, (actions, probs, log_probs, entropies)
+
+    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+        """The loss's gradient by the outputs [B, k], from that by the log-probabilities [B] and that by each entropy.
+
+        ∂log p(a)/∂z = 1_a − p and ∂H/∂z = −p·(log p + H).
+        """
+        actions, probs, log_probs, entropies = tape
+        gradient = -probs * (by_log_prob.unsqueeze(1) + by_entropy * (log_probs + entropies.unsqueeze(1)))
+        return gradient.scatter_add_(1, actions.unsqueeze(1), by_log_prob.unsqueeze(1))
+
+
+class Gaussian:
+    """Continuous actions: outputs are the means of a diagonal Gaussian whose log-deviations are learned and do not see the state.
+
+    Actions are clipped to the space's bounds on their way to the environment; probabilities are those of the unclipped ones.
+
+    Attributes:
+        outputs: k, the number of action dimensions.
+        parameters: the log-deviations [k].
+    """
+
+    def __init__(self, space: gymnasium.spaces.Box):
+        self.shape, self.low, self.high = space.shape, space.low, space.high
+        self.outputs = math.prod(space.shape)
+        self.log_std = nn.Parameter(torch.zeros(self.outputs))
+        self.parameters = [self.log_std]
+
+    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
+        """Standard normal noise [steps, num_envs, k]."""
+        return torch.randn(steps, num_envs, self.outputs, generator=generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Means [n, k] and noise [n, k] → actions float32 [n, k], not clipped."""
+        return outputs + noise * self.log_std.detach().exp()
+
+    def best(self, outputs: Tensor) -> Tensor:
+        """The means, float32 [n, k]."""
+        return outputs
+
+    def to_env(self, actions: Tensor) -> np.ndarray:
+        """Actions as the environments take them: in the space's shape, clipped to its bounds."""
+        return np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
+
+    def forward(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
+        log_std = self.log_std.detach()
+        standard = (actions - outputs) / log_std.exp()
+        log_probs = -(standard.square() / 2 + log_std + math.log(2 * math.pi) / 2).sum(dim=1)
+        entropies = (log_std + (1 + math.log(2 * math.pi)) / 2).sum().expand(len(outputs))
+        return log_probs, entropies, standard
+
+    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+        """The loss's gradient by the outputs [B, k]; sets that by the log-deviations.
+
+        With u = (a − μ)/σ: ∂log p/∂μ = u/σ, ∂log p/∂log σ = u² − 1, ∂H/∂log σ = 1.
+        """
+        weights = by_log_prob.unsqueeze(1)
+        self.log_std.grad = (weights * (tape.square() - 1)).sum(dim=0) + by_entropy * len(tape)
+        return weights * tape / self.log_std.detach().exp()
+
+
+def action_head(space: gymnasium.Space) -> Categorical | Gaussian:
+    """The head for an action space, Discrete or Box."""
+    return Categorical(space) if isinstance(space, gymnasium.spaces.Discrete) else Gaussian(space)  # type: ignore[arg-type]

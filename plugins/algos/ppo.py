@@ -1,0 +1,234 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) of two small heads on a backbone's features.
+
+The defaults are the BitRL recipe (arXiv 2604.24273). Features are computed once, when a state is met, and kept in the rollout:
+a frozen backbone would give the same ones again. Shapes: T steps, n environments, d features, B = T·n samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitrl.core.errors import RunFailed
+from bitrl.core.interfaces import Algorithm, Task
+from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.backprop import backward, chain, clip_gradients, forward, mlp
+from bitrl.plugins.algos.gae import gae, next_values
+from bitrl.plugins.algos.heads import action_head
+from bitrl.plugins.algos.rollout import Episodes, collect
+
+FEATURE_LIMIT = 10.0
+"""Standardised features are cut at this many deviations: a state unlike any seen at the start must not blow up the heads."""
+
+
+class PPO(Algorithm):
+    """Collects a rollout, then makes several epochs of clipped policy-gradient steps on it."""
+
+    def __init__(self, options: PPOOptions, task: Task):
+        super().__init__(options, task)
+        # The heads are tiny: one thread is quickest, and makes results independent of the machine's core count.
+        torch.set_num_threads(1)
+        self.num_envs = task.envs.num_envs
+        self.rollout_length = max(1, options.rollout_steps // self.num_envs)
+        self.generator = torch.Generator().manual_seed(task.seed)
+        self.episodes = Episodes.start(self.num_envs)
+
+        hidden = options.hidden if options.hidden is not None else () if task.features.trainable else (256, 128)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(task.seed)
+            self.head = action_head(task.envs.single_action_space)
+            # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features look like,
+            # so they can be standardised by that rollout without the policy changing under it.
+            self.policy = chain(
+                task.features.module(), mlp((task.features.width, *hidden, self.head.outputs), gain=0.0)
+            )
+            self.value = chain(task.features.module(), mlp((task.features.width, *hidden, 1), gain=1.0))
+        self.policy_parameters = [*self.policy.parameters(), *self.head.parameters]
+        self.value_parameters = [*self.value.parameters()]
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": self.policy_parameters, "lr": options.learning_rate},
+                {"params": self.value_parameters, "lr": options.value_learning_rate},
+            ],
+            eps=1e-5,
+            fused=True,
+        )
+        width = task.features(task.observations[:1]).shape[1]
+        self.mean, self.std = np.zeros(width, np.float32), np.ones(width, np.float32)
+
+    def update(self) -> dict[str, float]:
+        """One rollout and `epochs` passes over it; see the base class."""
+        options, generator = self.options, self.generator
+        noise = self.head.noise(self.rollout_length, self.num_envs, generator)
+        actions: list[Tensor] = []
+
+        def act(features: np.ndarray, t: int) -> np.ndarray:
+            actions.append(self.head.sample(forward(self.policy, self.standardise(features))[0], noise[t]))
+            return self.head.to_env(actions[t])
+
+        rollout = collect(self.task, self.episodes, act, self.rollout_length, self.step)
+        if self.step == 0 and not self.task.features.trainable:
+            flat = rollout.features.reshape(-1, rollout.features.shape[-1])
+            self.mean, self.std = flat.mean(axis=0), flat.std(axis=0) + 1e-6
+        self.step += self.rollout_length * self.num_envs
+
+        features = self.standardise(rollout.features)
+        values = self.values(features)
+        after = next_values(rollout, values, self.values(self.standardise(rollout.final_features)))
+        advantages = gae(rollout, values, after, options.gamma, options.gae_lambda)
+        valid = torch.from_numpy(rollout.valid)
+        batch = Batch(
+            features=features[:-1][valid],
+            actions=torch.stack(actions)[valid],
+            advantages=torch.from_numpy(advantages)[valid],
+            returns=torch.from_numpy(advantages + values[:-1])[valid],
+        )
+        batch.log_probs = self.head.forward(forward(self.policy, batch.features)[0], batch.actions)[0]
+        for epoch in range(options.epochs):
+            shuffled = batch.take(torch.randperm(len(batch.features), generator=generator))
+            minibatches = [
+                shuffled.take(slice(i, i + options.minibatch_size))
+                for i in range(0, len(batch.features), options.minibatch_size)
+            ]
+            last = epoch == options.epochs - 1
+            figures = [self.gradient_step(minibatch, measure=last) for minibatch in minibatches]
+
+        metrics = {name: float(np.mean([row[name] for row in figures])) for name in figures[0]}
+        self.require_finite(metrics)
+        residual, returns = batch.advantages.var(correction=0), batch.returns.var(correction=0)
+        metrics["explained_variance"] = float(1 - residual / (returns + 1e-8))
+        if len(rollout.returns):
+            metrics["episodes"] = len(rollout.returns)
+            metrics["episode_return"] = float(rollout.returns.mean())
+            metrics["episode_length"] = float(rollout.lengths.mean())
+        return metrics
+
+    def gradient_step(self, batch: Batch, measure: bool) -> dict[str, float]:
+        """One step of Adam on a minibatch, on the loss L = −E[min(r·A, clip(r, 1−ε, 1+ε)·A)] − β·E[H] + c·E[(V − R)²].
+
+        The gradients by the networks' outputs are written out: r·A where the minimum is the unclipped term, nothing elsewhere.
+        """
+        options, size = self.options, len(batch.features)
+        advantages = normalise(batch.advantages)
+        outputs, policy_tape = forward(self.policy, batch.features)
+        log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions)
+        log_ratio = log_probs - batch.log_probs
+        ratio = log_ratio.exp()
+        unclipped = ratio * advantages
+        clipped = ratio.clamp(1 - options.clip_coef, 1 + options.clip_coef) * advantages
+        by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -size
+        backward(self.policy, policy_tape, self.head.backward(head_tape, by_log_prob, -options.ent_coef / size))
+
+        values, value_tape = forward(self.value, batch.features)
+        error = values.squeeze(1) - batch.returns
+        backward(self.value, value_tape, (2 * options.vf_coef / size * error).unsqueeze(1))
+
+        # Clipped apart: together, the value function's far larger gradient would decide the policy's step size.
+        norms = [
+            clip_gradients(each, options.max_grad_norm) for each in (self.policy_parameters, self.value_parameters)
+        ]
+        self.optimizer.step()
+        if not measure:
+            return {}
+        return {
+            "policy_loss": -float(torch.minimum(unclipped, clipped).mean()),
+            "value_loss": float(error.square().mean()),
+            "entropy": float(entropies.mean()),
+            "approx_kl": float((ratio - 1 - log_ratio).mean()),  # Schulman's third estimator
+            "clip_fraction": float(((ratio - 1).abs() > options.clip_coef).float().mean()),
+            "policy_gradient_norm": norms[0],
+            "value_gradient_norm": norms[1],
+        }
+
+    def require_finite(self, metrics: Mapping[str, float]) -> None:
+        """Stop a run whose losses are no numbers any more."""
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                raise RunFailed(
+                    f"{name} is not a finite number in the update that ends at step {self.step}: this update is thrown away and "
+                    "the last checkpoint is good; try a smaller -o algo.learning_rate or -o algo.value_learning_rate"
+                )
+
+    def values(self, features: Tensor) -> np.ndarray:
+        """Features [..., d] → values float32 [...]."""
+        return forward(self.value, features.reshape(-1, features.shape[-1]))[0].reshape(features.shape[:-1]).numpy()
+
+    def standardise(self, features: np.ndarray) -> Tensor:
+        """Features [..., d] with the first rollout's mean and deviation taken out (a trainable backbone's are left alone)."""
+        if self.task.features.trainable:
+            return torch.from_numpy(features)
+        return torch.from_numpy(((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT))
+
+    def act(self, features: np.ndarray) -> np.ndarray:
+        """The most probable actions; see the base class."""
+        return self.head.to_env(self.head.best(forward(self.policy, self.standardise(features))[0]))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See the base class."""
+        arrays = {
+            f"parameter.{name}": parameter.detach().numpy().copy()
+            for name, parameter in self.named_parameters().items()
+        }
+        for name, parameter in self.named_parameters().items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                arrays[f"adam.{key}.{name}"] = value.detach().numpy().copy()
+        arrays["generator"] = self.generator.get_state().numpy().copy()
+        arrays |= {"mean": self.mean, "std": self.std, "step": np.array(self.step)}
+        arrays |= {
+            "episodes.returns": self.episodes.returns.copy(),
+            "episodes.lengths": self.episodes.lengths.copy(),
+            "episodes.resetting": self.episodes.resetting.copy(),
+        }
+        return arrays
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """See the base class."""
+        for name, parameter in self.named_parameters().items():
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(state[f"parameter.{name}"]))
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in state]
+            if keys:
+                self.optimizer.state[parameter] = {
+                    key: torch.from_numpy(state[f"adam.{key}.{name}"].copy()) for key in keys
+                }
+        self.generator.set_state(torch.from_numpy(state["generator"].copy()))
+        self.mean, self.std, self.step = state["mean"], state["std"], int(state["step"])
+        self.episodes = Episodes(*(state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting")))
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Every learned tensor by name."""
+        named = {f"policy.{name}": parameter for name, parameter in self.policy.named_parameters()}
+        named |= {f"value.{name}": parameter for name, parameter in self.value.named_parameters()}
+        return named | {f"head.{index}": parameter for index, parameter in enumerate(self.head.parameters)}
+
+
+@attrs.define
+class Batch:
+    """Samples, flat: features [B, d], actions [B, ...], and advantages, returns and log-probabilities [B]."""
+
+    features: Tensor
+    actions: Tensor
+    advantages: Tensor
+    returns: Tensor
+    log_probs: Tensor = torch.empty(0)
+
+    def take(self, index: Tensor | slice) -> Batch:
+        """The samples at `index`."""
+        return Batch(
+            self.features[index],
+            self.actions[index],
+            self.advantages[index],
+            self.returns[index],
+            self.log_probs[index],
+        )
+
+
+def normalise(advantages: Tensor) -> Tensor:
+    """Advantages with mean 0 and deviation 1 (a single one is left as it is)."""
+    if len(advantages) < 2:
+        return advantages
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -1,0 +1,51 @@
+"""The built-in backbones: their options and records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from bitrl.core.hookspecs import hookimpl
+from bitrl.core.options import above, at_least, each_at_least, option, options
+from bitrl.core.records import BackboneRecord
+
+
+@options
+class BitNetOptions:
+    """Options of the ternary language model."""
+
+    model: str | None = option(None, "GGUF file of a BitNet b1.58 model; unset: the starter model in the package")
+    layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
+    pooling: Literal["mean", "last"] = option(
+        "mean", "a text's features: the mean over its tokens, or its last token's"
+    )
+    threads: int = option(0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0))
+    projection: int | None = option(
+        None, "project the features to this width by a fixed random matrix; unset: do not", above(0)
+    )
+
+
+@options
+class MLPOptions:
+    """Options of the multi-layer perceptron."""
+
+    hidden: tuple[int, ...] = option((64, 64), "widths of its layers, tanh after each", each_at_least(1))
+
+
+@hookimpl
+def bitrl_backbones() -> Iterator[BackboneRecord]:
+    """bitnet and mlp."""
+    yield BackboneRecord(
+        name="bitnet",
+        summary="a frozen ternary BitNet b1.58 language model, run by the C engine",
+        target="bitrl.plugins.backbones.bitnet:BitNet",
+        options=BitNetOptions,
+        accepts=("text",),
+    )
+    yield BackboneRecord(
+        name="mlp",
+        summary="a trainable multi-layer perceptron on the numbers: no language model",
+        target="bitrl.plugins.backbones.mlp:MLP",
+        options=MLPOptions,
+        accepts=("vector",),
+    )

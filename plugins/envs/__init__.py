@@ -1,0 +1,37 @@
+"""The built-in environments: their records. Any other Gymnasium id goes through the record `gymnasium`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitrl.core.hookspecs import hookimpl
+from bitrl.core.records import EnvironmentRecord
+
+TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
+
+
+@hookimpl
+def bitrl_environments() -> Iterator[EnvironmentRecord]:
+    """Classic control, and every other Gymnasium id."""
+    yield EnvironmentRecord(
+        name="CartPole-v1",
+        summary="keep a pole upright on a cart (return up to 500)",
+        target=TARGET,
+    )
+    yield EnvironmentRecord(
+        name="Acrobot-v1",
+        summary="swing a two-link arm above a line (return about -80 at best)",
+        target=TARGET,
+        defaults={"run.steps": 200_000},
+    )
+    yield EnvironmentRecord(
+        name="MountainCar-v0",
+        summary="rock a weak car out of a valley (return about -105 at best)",
+        target=TARGET,
+        defaults={"run.steps": 300_000},
+    )
+    yield EnvironmentRecord(
+        name="gymnasium",
+        summary="any Gymnasium id with Box or Discrete observations and Discrete or Box actions",
+        target=TARGET,
+    )

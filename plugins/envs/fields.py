@@ -1,0 +1,68 @@
+"""Names, typical bounds and units of the numbers in an observation: a small table, and the space where the table ends."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Field, ObservationSpec
+
+# Where a space is unbounded, these are the bounds an agent stays in, read from random and trained rollouts.
+FIELDS: dict[str, tuple[Field, ...]] = {
+    "CartPole-v1": (
+        Field("cart_position", -4.8, 4.8, "m"),
+        Field("cart_velocity", -3.0, 3.0, "m/s"),
+        Field("pole_angle", -0.418, 0.418, "rad"),
+        Field("pole_velocity", -3.0, 3.0, "rad/s"),
+    ),
+    "Acrobot-v1": (
+        Field("cos_theta1", -1.0, 1.0),
+        Field("sin_theta1", -1.0, 1.0),
+        Field("cos_theta2", -1.0, 1.0),
+        Field("sin_theta2", -1.0, 1.0),
+        Field("theta1_velocity", -12.567, 12.567, "rad/s"),
+        Field("theta2_velocity", -28.274, 28.274, "rad/s"),
+    ),
+    "MountainCar-v0": (
+        Field("position", -1.2, 0.6),
+        Field("velocity", -0.07, 0.07),
+    ),
+}
+FIELDS["CartPole-v0"] = FIELDS["CartPole-v1"]
+FIELDS["MountainCarContinuous-v0"] = FIELDS["MountainCar-v0"]
+
+
+def spec_of_known(env: str) -> ObservationSpec | None:
+    """The spec of an environment in the table, without importing Gymnasium; None for any other."""
+    return ObservationSpec(env, FIELDS[env]) if env in FIELDS else None
+
+
+def spec_of_space(space: Any, env: str) -> ObservationSpec:
+    """The spec of an observation space; fields are called x0, x1, … unless the table knows the environment.
+
+    Raises:
+        UsageError: the space is neither Box nor Discrete.
+    """
+    import gymnasium
+
+    if isinstance(space, gymnasium.spaces.Discrete):
+        start = int(space.start)
+        return ObservationSpec(env, (Field("state", start, start + int(space.n) - 1),), discrete=int(space.n))
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise UsageError(
+            f"environment {env}: its observations are a {type(space).__name__} space, and serializers read Box or Discrete: "
+            "wrap it (for example in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
+        )
+    known = spec_of_known(env)
+    if known is not None and len(known.fields) == math.prod(space.shape):
+        return known
+    bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
+    return ObservationSpec(
+        env, tuple(Field(f"x{i}", _finite(low), _finite(high)) for i, (low, high) in enumerate(bounds))
+    )
+
+
+def _finite(bound: float) -> float | None:
+    """A bound, or None if it is as good as infinite (spaces write the largest float for that)."""
+    return bound if abs(bound) < 1e30 else None

@@ -1,0 +1,39 @@
+"""Environments by their Gymnasium id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Environment, ObservationSpec
+from bitrl.plugins.envs.fields import spec_of_known
+
+
+class GymnasiumEnvironment(Environment):
+    """What `gymnasium.make` makes of an id."""
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new environment.
+
+        Raises:
+            UsageError: Gymnasium cannot make it (unknown id, or a package that it needs is missing), or its actions are
+                neither Discrete nor Box.
+        """
+        try:
+            env = gymnasium.make(self.id, **({"render_mode": render_mode} if render_mode else {}))
+        except Exception as error:  # whatever an environment's own construction raises
+            raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}") from error
+        if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box)):
+            env.close()
+            kind = type(env.action_space).__name__
+            raise UsageError(
+                f"environment {self.id}: its actions are a {kind} space, and algorithms act in Discrete or Box"
+            )
+        return env
+
+    def observation_spec(self) -> ObservationSpec:
+        """From the table of known environments, else from the observation space."""
+        spec: Any = spec_of_known(self.id)
+        return spec if spec is not None else super().observation_spec()

@@ -1,0 +1,34 @@
+"""States as JSON: {"cart_position": 0.031, "cart_velocity": -0.520, …}."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from json import dumps
+from typing import Any
+
+from bitrl.core.interfaces import ObservationSpec
+from bitrl.plugins.serializers import TextOptions
+from bitrl.plugins.serializers.numbers import NumberFormat, names_of
+
+
+class JSON:
+    """One JSON object per observation. Numbers keep a fixed count of decimals, so that a digit's place has a meaning."""
+
+    def __init__(self, options: TextOptions, observation: ObservationSpec):
+        self.numbers = NumberFormat(observation, options.decimals)
+        self.fields = observation.fields
+
+    def __call__(self, observation: Any) -> str:
+        """One observation → its JSON text."""
+        numbers = self.numbers(observation)
+        names = names_of(self.fields, len(numbers))
+        return "{" + ", ".join(f"{dumps(name)}: {_json(text)}" for name, text in zip(names, numbers, strict=True)) + "}"
+
+    def batch(self, observations: Iterable[Any]) -> list[str]:
+        """Observations [n, ...] → n texts."""
+        return [self(observation) for observation in observations]
+
+
+def _json(number: str) -> str:
+    """JSON has no word for NaN and the infinities but null."""
+    return "null" if number.strip("-") in ("nan", "inf") else number

@@ -1,0 +1,61 @@
+"""States as English: "The cart is 0.031 m right of the centre, moving left at 0.520 m/s. …"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from bitrl.core.interfaces import ObservationSpec
+from bitrl.plugins.serializers import TextOptions
+from bitrl.plugins.serializers.numbers import NumberFormat, names_of
+
+# A hand-written sentence per classic task. {0} is the first number with its sign; {0.size} leaves the sign out, and
+# {0:left/right} is the first word if the number is negative, the second if not.
+SENTENCES: dict[str, str] = {
+    "CartPole-v1": (
+        "The cart is {0.size} m {0:left/right} of the centre, moving {1:left/right} at {1.size} m/s. "
+        "The pole leans {2:left/right} by {2.size} rad, turning {3:left/right} at {3.size} rad/s."
+    ),
+    "Acrobot-v1": (
+        "The first link has cosine {0} and sine {1}, turning {4:back/forward} at {4.size} rad/s. "
+        "The second link has cosine {2} and sine {3}, turning {5:back/forward} at {5.size} rad/s."
+    ),
+    "MountainCar-v0": "The car is at {0}, moving {1:left/right} at {1.size}.",
+}
+
+
+class Signed:
+    """A written number that a sentence can take apart into its size and a word for its sign."""
+
+    def __init__(self, number: str):
+        self.number = number
+        self.size = number.lstrip("-")
+
+    def __format__(self, words: str) -> str:
+        negative, slash, positive = words.partition("/")
+        if not slash:
+            return self.number
+        return negative if self.number.startswith("-") else positive
+
+
+class Natural:
+    """A few sentences per observation: hand-written for the classic tasks, made from names and units elsewhere."""
+
+    def __init__(self, options: TextOptions, observation: ObservationSpec):
+        self.numbers = NumberFormat(observation, options.decimals)
+        self.fields = observation.fields
+        self.sentence = SENTENCES.get(observation.env or "")
+
+    def __call__(self, observation: Any) -> str:
+        """One observation → its text."""
+        numbers = self.numbers(observation)
+        if self.sentence is not None:
+            return self.sentence.format(*map(Signed, numbers))
+        names = (name.replace("_", " ") for name in names_of(self.fields, len(numbers)))
+        units = [f" {field.unit}" if field.unit else "" for field in self.fields] or [""] * len(numbers)
+        clauses = [f"{name} is {number}{unit}" for name, number, unit in zip(names, numbers, units, strict=True)]
+        return f"The {', the '.join(clauses)}."
+
+    def batch(self, observations: Iterable[Any]) -> list[str]:
+        """Observations [n, ...] → n texts."""
+        return [self(observation) for observation in observations]

@@ -1,0 +1,64 @@
+"""What the text serializers share: an observation as named decimal numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Field, ObservationSpec
+
+DECIMALS = 3
+
+
+def decimals_of(field: Field, wanted: int | None) -> int:
+    """Digits after the point for one number: `wanted`, else 3, and more where the bounds are so small that 3 say little.
+
+    A field within ±0.07 gets 4, so that no field is cut to fewer than about 500 steps between its bounds.
+    """
+    if wanted is not None:
+        return wanted
+    if field.low is None or field.high is None or field.high <= field.low:
+        return DECIMALS
+    return min(9, max(DECIMALS, math.ceil(math.log10(500 / (field.high - field.low)))))
+
+
+class NumberFormat:
+    """Writes the numbers of one environment's observations, each with its own decimals. A Discrete observation is one integer."""
+
+    def __init__(self, observation: ObservationSpec, decimals: int | None):
+        self.observation, self.decimals = observation, decimals
+        self.formats = [f"%.{decimals_of(field, decimals)}f" for field in observation.fields]
+
+    def __call__(self, observation: Any) -> list[str]:
+        """The numbers of one observation (an array, a sequence or a number), as texts.
+
+        Raises:
+            UsageError: their count is not that of the environment's fields.
+        """
+        values = flatten(observation)
+        if self.observation.discrete is not None:
+            return [str(int(value)) for value in values]
+        formats = self.formats or [f"%.{DECIMALS if self.decimals is None else self.decimals}f"] * len(values)
+        if len(values) != len(formats):
+            raise UsageError(
+                f"an observation of {self.observation.env} has {len(formats)} numbers, and this one has {len(values)}"
+            )
+        return [_unsigned_zero(form % value) for form, value in zip(formats, values, strict=True)]
+
+
+def flatten(observation: Any) -> list[float]:
+    """An observation as a flat list of Python numbers."""
+    values = observation.ravel().tolist() if hasattr(observation, "ravel") else observation
+    return list(values) if isinstance(values, Iterable) else [values]
+
+
+def names_of(fields: Sequence[Field], count: int) -> list[str]:
+    """The fields' names; x0, x1, … where the environment is not known."""
+    return [field.name for field in fields] or [f"x{index}" for index in range(count)]
+
+
+def _unsigned_zero(text: str) -> str:
+    """ "-0.000" as "0.000": the sign of nothing is noise to a reader."""
+    return text[1:] if text.startswith("-") and not text.strip("-0.") else text

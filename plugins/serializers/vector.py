@@ -1,0 +1,41 @@
+"""States as vectors: the numbers themselves, for backbones that read no text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bitrl.core.interfaces import ObservationSpec
+
+
+class Vector:
+    """Numbers with known bounds are scaled to [-1, 1], others are left as they are; a Discrete observation becomes one-hot.
+
+    Attributes:
+        width: k, the length of the vectors.
+    """
+
+    def __init__(self, options: Any, observation: ObservationSpec):
+        self.observation = observation
+        self.width = observation.discrete or len(observation.fields)
+        known = [
+            field.low is not None and field.high is not None and field.low < field.high for field in observation.fields
+        ]
+        low = np.array([field.low if ok else -1.0 for field, ok in zip(observation.fields, known, strict=True)])
+        high = np.array([field.high if ok else 1.0 for field, ok in zip(observation.fields, known, strict=True)])
+        self.middle, self.half = (low + high) / 2, (high - low) / 2
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """One observation → float32 [k]."""
+        return self.batch(np.asarray(observation)[None])[0]
+
+    def batch(self, observations: np.ndarray) -> np.ndarray:
+        """Observations [n, ...] → float32 [n, k]."""
+        if self.observation.discrete is not None:
+            start = int(self.observation.fields[0].low or 0)
+            return np.eye(self.width, dtype=np.float32)[np.asarray(observations).ravel().astype(int) - start]
+        flat = np.asarray(observations, dtype=np.float64).reshape(len(observations), -1)
+        if not self.observation.fields:
+            return flat.astype(np.float32)
+        return ((flat - self.middle) / self.half).astype(np.float32)

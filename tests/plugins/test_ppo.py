@@ -1,0 +1,163 @@
+"""PPO: its gradient step against autograd on the textbook loss, its recipe, and that it learns."""
+
+import copy
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bitrl
+from bitrl.core import replay
+from bitrl.core.interfaces import Task
+from bitrl.core.options import parse
+from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.ppo import PPO, Batch, normalise
+
+
+class Features:
+    """Observations as features, of a frozen backbone."""
+
+    trainable, width = False, 3
+
+    def __call__(self, observations):
+        return np.asarray(observations, np.float32)
+
+    def module(self):
+        return nn.Identity()
+
+
+class Drift(gymnasium.Env):
+    """A random walk in three dimensions that rewards actions; deterministic given its seed."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.standard_normal(3).astype(np.float32), {}
+
+    def step(self, action):
+        observation = self.np_random.standard_normal(3).astype(np.float32)
+        return observation, float(np.sum(action)), bool(self.np_random.random() < 0.1), False, {}
+
+
+def make(action_space, **options):
+    envs = replay.vectorise(lambda: Drift(action_space), 4)
+    observations, _ = envs.reset(seed=[1, 2, 3, 4])
+    task = Task(envs=envs, observations=observations, features=Features(), seed=7, progress=lambda step: None)
+    return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
+
+
+SPACES = [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
+    algorithm = make(space, ent_coef=0.03, vf_coef=0.7, max_grad_norm=0.1)
+    for parameter in [*algorithm.policy_parameters, *algorithm.value_parameters]:
+        parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(16, 3, generator=generator)
+    outputs = algorithm.policy(features).detach()
+    actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
+    batch = Batch(
+        features=features,
+        actions=actions,
+        advantages=torch.randn(16, generator=generator),
+        returns=torch.randn(16, generator=generator),
+        # Far enough from the current policy that the clip is active on some samples and not on others.
+        log_probs=algorithm.head.forward(outputs, actions)[0] + 0.3 * torch.randn(16, generator=generator),
+    )
+    twin = copy.deepcopy(algorithm.policy), copy.deepcopy(algorithm.value), copy.deepcopy(algorithm.head)
+    algorithm.gradient_step(batch, measure=True)
+
+    policy, value, head = twin
+    if isinstance(space, gymnasium.spaces.Discrete):
+        distribution = torch.distributions.Categorical(logits=policy(features))
+        log_probs, entropy = distribution.log_prob(actions), distribution.entropy()
+    else:
+        distribution = torch.distributions.Normal(policy(features), head.log_std.exp())
+        log_probs, entropy = distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
+    ratio, advantages = (log_probs - batch.log_probs).exp(), normalise(batch.advantages)
+    assert ((ratio - 1).abs() > 0.1).any() and ((ratio - 1).abs() < 0.1).any()
+    surrogate = torch.min(ratio * advantages, ratio.clamp(0.9, 1.1) * advantages).mean()
+    (-surrogate - 0.03 * entropy.mean() + 0.7 * (value(features)[:, 0] - batch.returns).square().mean()).backward()
+    policy_parameters = [*policy.parameters(), *([] if isinstance(space, gymnasium.spaces.Discrete) else [head.log_std])]
+    nn.utils.clip_grad_norm_(policy_parameters, 0.1)
+    nn.utils.clip_grad_norm_(value.parameters(), 0.1)
+    torch.optim.Adam(policy_parameters, lr=3e-4, eps=1e-5).step()
+    torch.optim.Adam(value.parameters(), lr=1e-3, eps=1e-5).step()
+    got = [*algorithm.policy_parameters, *algorithm.value_parameters]
+    for mine, wanted in zip(got, [*policy_parameters, *value.parameters()], strict=True):
+        torch.testing.assert_close(mine.detach(), wanted.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+def test_state_and_load_state_go_on_identically(space):
+    straight, saved = make(space), make(space)
+    straight.update()
+    saved.update()
+    actions, starts = replay.save(saved.task.envs)
+    state, observations = saved.state(), saved.task.observations
+    resumed = make(space)
+    replay.restore(resumed.task.envs, actions, starts, observations)
+    resumed.task.observations = observations
+    resumed.load_state(state)
+    assert straight.update() == resumed.update()
+    for name, array in straight.state().items():
+        np.testing.assert_array_equal(array, resumed.state()[name])
+
+
+def test_the_first_rollout_is_uniform_and_sets_the_standardisation():
+    algorithm = make(gymnasium.spaces.Discrete(3))
+    outputs = algorithm.policy(torch.randn(5, 3) * 100)
+    assert (outputs == 0).all()
+    algorithm.update()
+    assert (algorithm.std != 1).all()
+    before = algorithm.mean.copy()
+    algorithm.update()
+    np.testing.assert_array_equal(algorithm.mean, before)
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    algorithm = make(gymnasium.spaces.Discrete(3))
+    algorithm.update()
+    algorithm.value_parameters[0].data.fill_(float("nan"))
+    with pytest.raises(bitrl.RunFailed, match=r"_loss is not a finite number in the update that ends at step 128"):
+        algorithm.update()
+
+
+def test_the_defaults_are_the_bitrl_recipe_and_the_preset_the_usual_one():
+    recipe = parse(PPOOptions, {}, "algo")
+    assert (recipe.clip_coef, recipe.ent_coef, recipe.max_grad_norm) == (0.1, 0.05, 0.5)
+    assert (recipe.learning_rate, recipe.value_learning_rate) == (3e-4, 1e-3)
+    assert (recipe.rollout_steps, recipe.gae_lambda, recipe.gamma, recipe.epochs, recipe.minibatch_size) == (
+        2048,
+        0.95,
+        0.99,
+        4,
+        64,
+    )
+    standard = parse(PPOOptions, {"preset": "standard", "ent_coef": 0.0}, "algo")
+    assert (standard.clip_coef, standard.ent_coef, standard.epochs) == (0.2, 0.0, 10)
+
+
+def test_it_learns_cartpole_without_a_language_model(tmp_path):
+    summary = bitrl.run(
+        backbone="mlp", steps=30_000, out=tmp_path / "run", options={"algo.preset": "standard", "run.eval_episodes": 20}
+    )
+    # A random policy's return is about 22.
+    assert summary["eval"]["mean_return"] > 150
+
+
+def test_it_learns_a_continuous_task(tmp_path):
+    """The reward is the sum of two actions in [-1, 1]: the best is the largest."""
+    algorithm = make(gymnasium.spaces.Box(-1, 1, (2,)), rollout_steps=256, learning_rate=3e-3)
+    for _ in range(30):
+        algorithm.update()
+
+    assert (algorithm.act(np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)) > 0.5).mean() > 0.9
