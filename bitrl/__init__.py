@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bitrl.core.errors import BitrlError, RunFailed, UsageError
     from bitrl.core.hookspecs import hookimpl
     from bitrl.core.interfaces import Algorithm, Backbone, Environment, Field, ObservationSpec, Serializer, Task
-    from bitrl.core.loading import load_agent, load_backbone, load_serializer
+    from bitrl.core.loading import load_backbone, load_serializer
     from bitrl.core.options import above, at_least, between, option, options
     from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
     from bitrl.core.runner import run
@@ -23,7 +23,7 @@ _HOME = {
     "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
     "bitrl.core.hookspecs": ("hookimpl",),
     "bitrl.core.interfaces": ("Algorithm", "Backbone", "Environment", "Field", "ObservationSpec", "Serializer", "Task"),
-    "bitrl.core.loading": ("load_agent", "load_backbone", "load_serializer"),
+    "bitrl.core.loading": ("load_backbone", "load_serializer"),
     "bitrl.core.options": ("above", "at_least", "between", "option", "options"),
     "bitrl.core.records": ("AlgorithmRecord", "BackboneRecord", "EnvironmentRecord", "SerializerRecord"),
     "bitrl.core.runner": ("run",),
@@ -49,7 +49,6 @@ __all__ = [
     "at_least",
     "between",
     "hookimpl",
-    "load_agent",
     "load_backbone",
     "load_serializer",
     "option",

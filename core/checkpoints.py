@@ -1,4 +1,6 @@
-"""Checkpoints: named arrays and a little JSON in one safetensors file, written whole or not at all, checked when read."""
+"""Checkpoints: named arrays and a little JSON in one safetensors file, written whole or not at all, checked when
+read.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     backbone: BackboneRecord = registry().find("backbone", run.backbone)
     if run.serializer is None:
-        run = attrs.evolve(run, serializer="json" if "text" in backbone.accepts else "vector")
+        run_values["serializer"] = "json" if "text" in backbone.accepts else "vector"
+        run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     serializer: SerializerRecord = registry().find("serializer", str(run.serializer))
     algorithm: AlgorithmRecord = registry().find("algorithm", run.algo)
     check_fit(serializer, backbone)
@@ -173,7 +174,9 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
 
 
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the environment's record sets in `part`. A preset or another algorithm the user chose is not mixed with them."""
+    """What the environment's record sets in `part`; a preset or another algorithm the user chose is not mixed with
+    it.
+    """
     if part == "algo" and ("preset" in values.get("algo", {}) or values.get("run", {}).get("algo", "ppo") != "ppo"):
         return {}
     prefix = f"{part}."

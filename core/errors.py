@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 12
+"""How many names an error lists."""
+
 
 class BitrlError(Exception):
     """Any failure bitrl explains by itself; the command line prints its message without a traceback."""
@@ -23,14 +26,17 @@ class RunFailed(BitrlError):
 
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """An error for a name that does not exist, with the nearest known names: `unknown serializer "jsno": did you mean "json"?`."""
+    """An error for a name that does not exist, with the nearest known names: `unknown serializer "jsno": did you
+    mean "json"?`.
+    """
     known = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in reversed(known)}
     near = [lowered[match] for match in difflib.get_close_matches(name.lower(), list(lowered), n=2, cutoff=0.5)]
     if near:
         rest = "did you mean " + " or ".join(f'"{candidate}"' for candidate in near) + "?"
     elif known:
-        rest = "known: " + ", ".join(known)
+        shown = known if len(known) <= MOST_NAMES else [*known[:MOST_NAMES], f"and {len(known) - MOST_NAMES} more"]
+        rest = "known: " + ", ".join(shown)
     else:
         rest = "none is known"
     return UsageError(f'unknown {what} "{name}": {rest}' + (f" ({hint})" if hint else ""))

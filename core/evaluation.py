@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,25 +15,23 @@ BATCH = 16
 def evaluate(
     make: Callable[[], gymnasium.Env],
     policy: Callable[[np.ndarray], np.ndarray],
-    episodes: int,
-    seed: int,
+    seeds: Sequence[int],
     progress: Callable[[int], None] = lambda done: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> list[float]:
-    """Play `episodes` episodes and return their returns in order.
+    """Play one episode for each seed and return their returns in order.
 
-    Episode i is reset with its own seed, drawn from (`seed`, i), so that its start does not depend on how many others are
-    played; short episodes count as often as long ones.
+    An episode's start depends on its seed alone, not on how many others are played; and short episodes count as often
+    as long ones, which is not so where a fixed number of steps is played.
 
     Args:
         make: makes a single environment.
         policy: observations [n, ...] → actions [n, ...].
-        episodes: how many.
-        seed: of the episodes.
+        seeds: of the episodes.
         progress: called with the number of episodes done whenever one ends.
-        interrupted: evaluation stops early once this is true.
+        interrupted: evaluation stops early once this is true, and only the episodes that ended count.
     """
-    seeds = np.random.SeedSequence(seed).generate_state(episodes).tolist() if episodes else []
+    episodes = len(seeds)
     returns = [0.0] * episodes
     envs = [make() for _ in range(min(BATCH, episodes))]
     playing = dict(enumerate(envs))  # episode → its environment
@@ -56,4 +54,4 @@ def evaluate(
                     upcoming += 1
     for env in envs:
         env.close()
-    return returns
+    return [value for episode, value in enumerate(returns) if episode < upcoming and episode not in playing]

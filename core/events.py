@@ -49,6 +49,11 @@ class CheckpointSaved(Event):
 
 
 @attrs.frozen
+class Interrupted(Event):
+    """Ctrl-C was pressed: the run stops once the update under way has ended and is saved."""
+
+
+@attrs.frozen
 class CheckpointSkipped(Event):
     """A checkpoint was damaged and the one before it is used; `reason` says what was wrong."""
 

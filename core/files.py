@@ -10,7 +10,8 @@ from bitrl.core.errors import RunFailed
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` to a temporary file beside `path`, make it durable and rename it: readers see the old file or the new.
+    """Write `data` to a temporary file beside `path`, make it durable and rename it: readers see the old file or
+    the new.
 
     Raises:
         RunFailed: the disk is full or the place is not writable; nothing is left behind.

@@ -36,7 +36,9 @@ def bitrl_backbones() -> Iterable[BackboneRecord]:  # type: ignore[empty-body]
 
         @bitrl.hookimpl
         def bitrl_backbones():
-            yield bitrl.BackboneRecord(name="hashing", summary="hashed words", target="my_plugin.hashing:Hashing", accepts=("text",))
+            yield bitrl.BackboneRecord(
+                name="hashing", summary="hashed words", target="my_plugin.hashing:Hashing", accepts=("text",)
+            )
     """
 
 
@@ -62,7 +64,9 @@ def bitrl_environments() -> Iterable[EnvironmentRecord]:  # type: ignore[empty-b
 
         @bitrl.hookimpl
         def bitrl_environments():
-            yield bitrl.EnvironmentRecord(name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorWorld")
+            yield bitrl.EnvironmentRecord(
+                name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorWorld"
+            )
     """
 
 

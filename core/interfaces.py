@@ -1,7 +1,7 @@
 """What the four kinds of components look like to each other. Shapes: n states, k numbers a vector, d features.
 
-Data goes one way: environment → Serializer → Backbone → Algorithm → environment. A component's `target` (records.py) is called
-as its class docstring here says.
+Data goes one way: environment → Serializer → Backbone → Algorithm → environment. A component's `target`
+(records.py) is called as its class docstring here says.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Field:
 class ObservationSpec:
     """What a serializer may know of an environment's observations.
 
-    `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one field and
-    `discrete` says how many values it takes.
+    `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one
+    field and `discrete` says how many values it takes.
     """
 
     env: str | None = None
@@ -62,9 +62,10 @@ class Serializer(Protocol):
 class Backbone(Protocol):
     """Turns states into features. Made by `target(options, width)`; `width` is k for vectors, None for texts.
 
-    `width` is d; `identity` holds what must be equal for the features to be equal (file hash, layers, pooling …) and is kept
-    with every run. A trainable backbone also has `module() -> torch.nn.Module`, a fresh float32 [n, k] → [n, d] module that
-    the algorithm trains; it is then the algorithm that computes features, from the vectors.
+    `width` is d; `identity` holds what must be equal for the features to be equal (file hash, layers, pooling …)
+    and is kept with every run. A trainable backbone also has `module() -> torch.nn.Module`, a fresh float32 [n, k]
+    → [n, d]
+    module that the algorithm trains; it is then the algorithm that computes features, from the vectors.
     """
 
     width: int
@@ -129,7 +130,8 @@ class Algorithm(ABC):
 
     @abstractmethod
     def update(self) -> dict[str, float]:
-        """Collect experience, learn from it, advance `step`; return metrics (finite numbers; absent where there is none).
+        """Collect experience, learn from it, advance `step`; return metrics (finite numbers; absent where there is
+        none).
 
         Raises:
             RunFailed: learning cannot go on (a loss is not finite).
@@ -145,4 +147,6 @@ class Algorithm(ABC):
 
     @abstractmethod
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go back to a `state()`. The task this object was made with holds the restored environments and observations."""
+        """Go back to a `state()`. The task this object was made with holds the restored environments and
+        observations.
+        """

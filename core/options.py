@@ -1,8 +1,8 @@
 """Options of components: attrs classes with documented, validated fields.
 
-A component declares `@options class PPOOptions: clip_coef: float = option(0.1, "clip range", above(0))`. This module turns
-values from the command line (strings), a TOML file or Python into such an object, and words the errors. It knows nothing of
-the components themselves.
+A component declares `@options class PPOOptions: clip_coef: float = option(0.1, "clip range", above(0))`. This
+module turns values from the command line (strings), a TOML file or Python into such an object, and words the
+errors. It knows nothing of the components themselves.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def option(default: Any, help: str, constraint: Constraint | None = None) -> Any
 def options(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only attrs class whose every field is made by `option`.
 
-    A class may carry `presets: ClassVar[dict[str, dict[str, Any]]]`, named sets of defaults chosen by its `preset` field.
+    A class may carry `presets: ClassVar[dict[str, dict[str, Any]]]`, named sets of defaults chosen by its `preset`
+    field.
     """
     made = attrs.frozen(cls, kw_only=True)
     attrs.resolve_types(made)
@@ -96,9 +97,9 @@ def type_words(kind: Any) -> str:
 
 
 def _expected(attribute: attrs.Attribute) -> str:
-    words = type_words(attribute.type)
+    words, none, _ = type_words(attribute.type).partition(" or none")
     constraint = attribute.validator
-    return f"{words} {constraint.words}" if isinstance(constraint, Constraint) else words
+    return (f"{words} {constraint.words}" if isinstance(constraint, Constraint) else words) + none
 
 
 def _convert(value: Any, kind: Any, text: bool) -> Any:

@@ -1,9 +1,11 @@
-"""Records: what a plugin's hooks yield. Light descriptions of components, whose code is imported only when one is chosen."""
+"""Records: what a plugin's hooks yield. Light descriptions of components, whose code is imported only when one is
+chosen.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -12,6 +14,10 @@ from bitrl.core.errors import UsageError
 from bitrl.core.options import NoOptions
 
 Form = Literal["text", "vector"]
+
+
+def _forms(values: Iterable[Form]) -> tuple[Form, ...]:
+    return tuple(values)
 
 
 def _target(instance: object, attribute: attrs.Attribute, value: str) -> None:
@@ -61,7 +67,7 @@ class BackboneRecord(Record):
 
     accepts: tuple[Form, ...] = attrs.field(
         default=("text",),
-        converter=tuple,
+        converter=_forms,
         validator=[
             attrs.validators.min_len(1),
             attrs.validators.deep_iterable(attrs.validators.in_(("text", "vector"))),
@@ -76,6 +82,8 @@ class AlgorithmRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class EnvironmentRecord(Record):
-    """A world; `defaults` are settings that make learning in it work (`{"run.steps": 100_000}`), below the user's own."""
+    """A world; `defaults` are settings that make learning in it work (`{"run.steps": 100_000}`), below the user's
+    own.
+    """
 
     defaults: Mapping[str, Any] = attrs.field(factory=dict)

@@ -1,7 +1,7 @@
 """Finds plugins, ours and third parties' alike, and looks components up by name.
 
-One plugin that fails never breaks another: what went wrong is kept as a `Problem` for `bitrl doctor`, and becomes an error only
-when the missing component is asked for. Nothing here imports a component's code.
+One plugin that fails never breaks another: what went wrong is kept as a `Problem` for `bitrl doctor`, and becomes
+an error only when the missing component is asked for. Nothing here imports a component's code.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Registry:
         self.entries: dict[str, list[Entry]] = {kind: [] for kind in HOOKS}
 
     def add_installed(self, only: str | None = None) -> None:
-        """Add every plugin that an installed distribution (or `only` the one called so) declares in the group `bitrl`."""
+        """Add every plugin that an installed distribution (or `only` the one called so) declares in the group
+        `bitrl`.
+        """
         for point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda point: (_package(point), point.name)):
             package = _package(point)
             if only is not None and package != only:

@@ -1,7 +1,9 @@
 """Environments that can be put back where they were, whatever they are: by playing the current episode again.
 
-Gymnasium has no way to save an environment, but its contract says that all randomness comes from `np_random`. So the state of
-that generator at the last reset, and the actions since, are the environment's state; going back costs at most one episode.
+Gymnasium has no way to save an environment, but its contract says that all randomness comes from `np_random`. So
+the state of that generator at the last reset, and the actions since, are the environment's state; going back costs
+at most one
+episode.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Replayable(gymnasium.Wrapper):
 
 
 def vectorise(make: Callable[[], gymnasium.Env], num_envs: int) -> SyncVectorEnv:
-    """`num_envs` replayable environments side by side. A finished one is reset in the same step, so no step is wasted."""
+    """`num_envs` replayable environments side by side. A finished one is reset in the same step, so no step is
+    wasted.
+    """
     return SyncVectorEnv([lambda: Replayable(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitrl.core import events
 from bitrl.core.config import Config, read_toml, resolve
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.interfaces import Algorithm, Task
+from bitrl.core.interrupts import interrupts
 from bitrl.core.loading import Parts, build
+from bitrl.core.provenance import git_commit, peak_rss_mb, versions
 from bitrl.core.registry import registry
 from bitrl.core.store import RunStore, read_provenance, require_run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from gymnasium.vector import VectorEnv
+
+    from bitrl.core.checkpoints import Checkpoint
 
 Listener = Callable[[events.Event], None]
 
@@ -71,7 +73,8 @@ def run(
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     parts = build(config)
-    provenance = {"versions": versions(), "features": dict(parts.features.identity), **_commit()}
+    identity = {name: value for name, value in parts.features.identity.items() if value is not None}
+    provenance = {"versions": versions(), "features": identity, **git_commit()}
     store = RunStore.create(out, config, provenance, force)
     try:
         return _train(config, parts, store, listeners)
@@ -102,49 +105,40 @@ def resume(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, A
 def evaluate_run(
     directory: Path, episodes: int | None = None, seed: int | None = None, listeners: tuple[Listener, ...] = ()
 ) -> dict[str, Any]:
-    """Evaluate the newest good checkpoint of a run; returns run, env, step, seed, episodes, mean_return, std_return, returns.
+    """Evaluate the newest good checkpoint of a run.
+
+    Args:
+        directory: the run's.
+        episodes: how many; None takes the run's own `eval_episodes`.
+        seed: of the episodes; None takes the run's own, which repeats the evaluation at its end.
+        listeners: called with every event.
+
+    Returns:
+        run, env, backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
 
     Raises:
         UsageError: no run or no checkpoint there, or its model is not the one it was trained with.
+        RunFailed: every checkpoint is damaged.
     """
-    from bitrl.core import replay
-    from bitrl.core.evaluation import evaluate
-    from bitrl.core.interfaces import Task
-
     require_run(directory)
     config = resolve(read_toml(directory / "config.toml"))
-    parts = build(config)
-    _check_identity(directory, parts)
     tell = _teller(listeners)
     checkpoint = _newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(f"{directory}: has no checkpoint yet: let it train for longer, or go on with --resume")
-    episodes = config.run.eval_episodes if episodes is None else episodes
+    parts = build(config)
+    _check_identity(directory, parts)
+    envs, observations = _environments(config, parts, None)  # to act, it only needs to know what they look like
+    algorithm = _algorithm(config, parts, envs, observations, checkpoint)
+    envs.close()
     seed = config.run.seed if seed is None else seed
-    envs = replay.vectorise(parts.environment.make, config.run.num_envs)
-    try:
-        observations, _ = envs.reset(seed=0)
-        algorithm = config.algorithm.load()(
-            config.algo_options,
-            Task(envs=envs, observations=observations, features=parts.features, seed=0, progress=lambda step: None),
-        )
-        algorithm.load_state(_algorithm_arrays(checkpoint.arrays))
-    finally:
-        envs.close()
-    returns = evaluate(
-        parts.environment.make,
-        lambda observations: algorithm.act(parts.features(observations)),
-        episodes,
-        _stream(seed, EVALUATION),
-        lambda done: tell(events.Evaluating(directory, done, episodes)),
-    )
+    episodes = config.run.eval_episodes if episodes is None else episodes
+    returns = _evaluate(parts, algorithm, episodes, seed, directory, tell)
+    run = config.run
     return {
         "run": str(directory),
-        "env": config.run.env,
-        "backbone": config.run.backbone,
-        "serializer": config.run.serializer,
-        "algo": config.run.algo,
-        "step": checkpoint.meta["step"],
+        **{name: getattr(run, name) for name in ("env", "backbone", "serializer", "algo")},
+        "step": algorithm.step,
         "seed": seed,
         **_statistics(returns),
         "returns": returns,
@@ -152,58 +146,21 @@ def evaluate_run(
 
 
 def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Listener, ...]) -> dict[str, Any]:
-    import numpy as np
-
-    from bitrl.core import checkpoints, replay
-    from bitrl.core.evaluation import evaluate
-    from bitrl.core.interfaces import Task
-
-    directory, run_options = store.directory, config.run
+    """Train from the newest good checkpoint, or from the start, to the end; evaluate; write the summary."""
+    directory, run = store.directory, config.run
     tell = _teller(listeners)
-    checkpoint = _newest_good(directory, tell)
-
-    envs = replay.vectorise(parts.environment.make, run_options.num_envs)
-    try:
-        if checkpoint is None:
-            seeds = np.random.SeedSequence([run_options.seed, ENVIRONMENTS]).generate_state(run_options.num_envs)
-            observations, _ = envs.reset(seed=seeds.tolist())
-        else:
-            observations = checkpoint.arrays["observations"]
-            replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
-        algorithm = config.algorithm.load()(
-            config.algo_options,
-            Task(
-                envs=envs,
-                observations=observations,
-                features=parts.features,
-                seed=_stream(run_options.seed, ALGORITHM),
-                progress=lambda step: tell(events.RolloutStepped(directory, step)),
-            ),
-        )
-        seconds = 0.0
-        if checkpoint is not None:
-            algorithm.load_state(_algorithm_arrays(checkpoint.arrays))
+    with interrupts(lambda: tell(events.Interrupted(directory))) as interrupted:
+        checkpoint = _newest_good(directory, tell)
+        envs, observations = _environments(config, parts, checkpoint)
+        progress: Callable[[int], None] = lambda step: tell(events.RolloutStepped(directory, step))  # noqa: E731
+        algorithm = _algorithm(config, parts, envs, observations, checkpoint, progress)
         store.rewind(algorithm.step)
         timings = store.rows("timings.jsonl")
         seconds = timings[-1]["seconds"] if timings else 0.0
-
-        def save() -> None:
-            actions, starts = replay.save(envs)
-            arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
-            arrays |= {"observations": algorithm.task.observations, **actions}
-            meta = {"step": algorithm.step, "updates": updates, "starts": starts}
-            tell(
-                events.CheckpointSaved(
-                    directory,
-                    algorithm.step,
-                    checkpoints.write(store.checkpoints, algorithm.step, checkpoints.Checkpoint(arrays, meta)),
-                )
-            )
-
-        tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run_options.steps))
         updates = checkpoint.meta["updates"] if checkpoint is not None else 0
-        with _interrupts() as interrupted:
-            while algorithm.step < run_options.steps:
+        tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
+        try:
+            while algorithm.step < run.steps:
                 began = time.perf_counter()
                 metrics = algorithm.update()
                 seconds += time.perf_counter() - began
@@ -211,33 +168,23 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
                 row = {"step": algorithm.step, **metrics}
                 store.log(row, {"step": algorithm.step, "seconds": seconds})
                 tell(events.Updated(directory, algorithm.step, row))
-                finished = algorithm.step >= run_options.steps
-                if finished or interrupted() or updates % run_options.checkpoint_every == 0:
-                    save()
+                finished = algorithm.step >= run.steps
+                if finished or interrupted() or updates % run.checkpoint_every == 0:
+                    path = _save(store, algorithm, envs, updates)
+                    tell(events.CheckpointSaved(directory, algorithm.step, path))
                 if interrupted() and not finished:
                     raise RunFailed(f"stopped at step {algorithm.step}; go on with: bitrl run --resume {directory}")
-            returns = evaluate(
-                parts.environment.make,
-                lambda observations: algorithm.act(parts.features(observations)),
-                run_options.eval_episodes,
-                _stream(run_options.seed, EVALUATION),
-                lambda done: tell(events.Evaluating(directory, done, run_options.eval_episodes)),
-                interrupted,
-            )
-            if interrupted():
-                raise RunFailed(f"stopped before the evaluation was done; go on with: bitrl run --resume {directory}")
-    finally:
-        envs.close()
+        finally:
+            envs.close()
+        returns = _evaluate(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
+        if len(returns) < run.eval_episodes:
+            raise RunFailed(f"stopped before the evaluation was done; go on with: bitrl run --resume {directory}")
     summary = {
         "run": str(directory),
-        "env": run_options.env,
-        "backbone": run_options.backbone,
-        "serializer": run_options.serializer,
-        "algo": run_options.algo,
-        "seed": run_options.seed,
+        **{name: getattr(run, name) for name in ("env", "backbone", "serializer", "algo", "seed")},
         "steps": algorithm.step,
         "train_seconds": round(seconds, 3),
-        "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
+        "steps_per_second": round(algorithm.step / seconds, 1) if seconds else None,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": _statistics(returns),
     }
@@ -246,21 +193,68 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
     return summary
 
 
-def versions() -> dict[str, str]:
-    """The versions that a result depends on: Python, the platform, and the packages that computed it."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    for package in ("bitrl", "torch", "numpy", "gymnasium", "mujoco", "tokenizers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def _environments(config: Config, parts: Parts, checkpoint: Checkpoint | None) -> tuple[VectorEnv, np.ndarray]:
+    """The run's environments and their observations, as the run starts them or as `checkpoint` left them."""
+    from bitrl.core import replay
+
+    envs = replay.vectorise(parts.environment.make, config.run.num_envs)
+    if checkpoint is None:
+        seeds = _seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)
+        return envs, envs.reset(seed=seeds)[0]
+    observations = checkpoint.arrays["observations"]
+    replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
+    return envs, observations
 
 
-def peak_rss_mb() -> float:
-    """The most memory this process has held so far, in MB (2**20 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+def _algorithm(
+    config: Config,
+    parts: Parts,
+    envs: VectorEnv,
+    observations: np.ndarray,
+    checkpoint: Checkpoint | None,
+    progress: Callable[[int], None] = lambda step: None,
+) -> Algorithm:
+    """The algorithm, new or as `checkpoint` left it."""
+    [seed] = _seeds(config.run.seed, ALGORITHM, 1)
+    task = Task(envs=envs, observations=observations, features=parts.features, seed=seed, progress=progress)
+    algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
+    if checkpoint is not None:
+        prefix = "algorithm."
+        arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(prefix)}
+        algorithm.load_state({name.removeprefix(prefix): array for name, array in arrays.items()})
+    return algorithm
+
+
+def _save(store: RunStore, algorithm: Algorithm, envs: VectorEnv, updates: int) -> Path:
+    """Write a checkpoint of everything that the next update depends on."""
+    from bitrl.core import checkpoints, replay
+
+    actions, starts = replay.save(envs)
+    arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
+    arrays |= {"observations": algorithm.task.observations, **actions}
+    meta = {"step": algorithm.step, "updates": updates, "starts": starts}
+    return checkpoints.write(store.checkpoints, algorithm.step, checkpoints.Checkpoint(arrays, meta))
+
+
+def _evaluate(
+    parts: Parts,
+    algorithm: Algorithm,
+    episodes: int,
+    seed: int,
+    directory: Path,
+    tell: Listener,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> list[float]:
+    """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted."""
+    from bitrl.core.evaluation import evaluate
+
+    return evaluate(
+        parts.environment.make,
+        lambda observations: algorithm.act(parts.features(observations)),
+        _seeds(seed, EVALUATION, episodes),
+        lambda done: tell(events.Evaluating(directory, done, episodes)),
+        interrupted,
+    )
 
 
 def _statistics(returns: list[float]) -> dict[str, Any]:
@@ -271,10 +265,11 @@ def _statistics(returns: list[float]) -> dict[str, Any]:
     return {"episodes": len(returns), "mean_return": mean, "std_return": std}
 
 
-def _stream(seed: int, use: int) -> int:
+def _seeds(seed: int, use: int, count: int) -> list[int]:
+    """`count` seeds for one use of the run's randomness."""
     import numpy as np
 
-    return int(np.random.SeedSequence([seed, use]).generate_state(1, np.uint64)[0] >> 1)
+    return np.random.SeedSequence([seed, use]).generate_state(count).tolist()
 
 
 def _teller(listeners: tuple[Listener, ...]) -> Listener:
@@ -292,7 +287,7 @@ def _teller(listeners: tuple[Listener, ...]) -> Listener:
     return tell
 
 
-def _newest_good(directory: Path, tell: Listener) -> Any:
+def _newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
     """The newest checkpoint that reads well, or None if there is none at all; damaged ones are told of and skipped.
 
     Raises:
@@ -310,11 +305,6 @@ def _newest_good(directory: Path, tell: Listener) -> Any:
     return None
 
 
-def _algorithm_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    prefix = "algorithm."
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
 def _check_identity(directory: Path, parts: Parts) -> None:
     """Refuse to go on with features other than those the run was started with."""
     before, now = read_provenance(directory).get("features", {}), dict(parts.features.identity)
@@ -324,32 +314,3 @@ def _check_identity(directory: Path, parts: Parts) -> None:
             f"{directory}: its backbone is not the one it was trained with ({', '.join(changed)} changed): "
             "put the original model back, or train anew"
         )
-
-
-def _commit() -> dict[str, str]:
-    """The git commit of the directory the run is started in, if it is in a repository."""
-    try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return {"git_commit": answer.stdout.strip()} if answer.returncode == 0 else {}
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C only sets a flag, so that the update under way ends and is saved. A second Ctrl-C stops at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-
-    def handler(signum: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

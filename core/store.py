@@ -126,7 +126,7 @@ class RunStore:
     def _take_lock(self) -> IO[str]:
         path = self.directory / ".lock"
         try:
-            lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115: held open as long as the lock
+            lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held open as long as the lock)
         except OSError as error:
             raise cannot_write(path, error) from None
         try:

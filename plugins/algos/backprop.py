@@ -1,14 +1,16 @@
 """Forward and backward passes of small networks, without autograd where that pays.
 
-A PPO update is hundreds of gradient steps on networks so small that autograd's bookkeeping costs several times their arithmetic.
-Chains of Linear and Tanh layers, which is what the heads and the mlp backbone are, go through a backward pass written out here;
-any other module goes through autograd, and the tests hold the two equal.
+A PPO update is hundreds of gradient steps on networks so small that autograd's bookkeeping costs several times
+their arithmetic. Chains of Linear and Tanh layers, which is what the heads and the mlp backbone are, go through a
+backward pass
+written out here; any other module goes through autograd, and the tests hold the two equal.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +20,12 @@ Tape = list[Tensor]
 
 
 def mlp(widths: Sequence[int], gain: float) -> nn.Sequential:
-    """Linear layers of these widths with tanh between them, orthogonal weights (gain √2, the last one `gain`), zero biases."""
+    """Linear layers of these widths with tanh between them, orthogonal weights (gain √2, the last one `gain`), zero
+    biases.
+    """
     layers: list[nn.Module] = []
     last = len(widths) - 2
-    for index, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
         linear = nn.Linear(fan_in, fan_out)
         nn.init.orthogonal_(linear.weight, gain if index == last else math.sqrt(2))
         nn.init.zeros_(linear.bias)
@@ -58,16 +62,16 @@ def forward(network: nn.Sequential, inputs: Tensor) -> tuple[Tensor, Tape]:
 
 def backward(network: nn.Sequential, tape: Tape, gradient: Tensor) -> None:
     """Set every parameter's `.grad` from `gradient` [B, k], that of the loss by the outputs."""
-    if not written_out(network):
-        network.zero_grad()
+    if len(tape) == 1:
+        network.zero_grad(set_to_none=False)
         tape[0].backward(gradient)
         return
     with torch.no_grad():
         for index in range(len(network) - 1, -1, -1):
             layer, inputs, outputs = network[index], tape[index], tape[index + 1]
             if isinstance(layer, nn.Linear):
-                layer.weight.grad = gradient.t() @ inputs
-                layer.bias.grad = gradient.sum(dim=0)
+                torch.mm(gradient.t(), inputs, out=_gradient_of(layer.weight))
+                torch.sum(gradient, dim=0, out=_gradient_of(layer.bias))
                 if index > 0:
                     gradient = gradient @ layer.weight
             else:
@@ -79,11 +83,29 @@ def written_out(network: nn.Sequential) -> bool:
     return all(type(layer) is nn.Tanh or (type(layer) is nn.Linear and layer.bias is not None) for layer in network)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
-    """Scale the gradients so that their norm together is at most `max_norm` (None: leave them); return the norm before that."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = math.sqrt(sum(float(torch.dot(gradient.ravel(), gradient.ravel())) for gradient in gradients))
+def flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    """One flat parameter [sum of sizes] that holds all of these: they and their gradients become views into it.
+
+    An optimiser then makes one step instead of one a tensor.
+    """
+    flat = nn.Parameter(torch.cat([parameter.detach().ravel() for parameter in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, values, gradient in zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+        parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
+    return flat
+
+
+def clip_gradient(parameter: nn.Parameter, max_norm: float | None) -> float:
+    """Scale the gradient so that its norm is at most `max_norm` (None: leave it); return the norm before that."""
+    assert parameter.grad is not None
+    norm = float(torch.linalg.vector_norm(parameter.grad))
     if max_norm is not None and norm > max_norm:
-        for gradient in gradients:
-            gradient.mul_(max_norm / norm)
+        parameter.grad.mul_(max_norm / norm)
     return norm
+
+
+def _gradient_of(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -22,7 +22,8 @@ def next_values(rollout: Rollout, values: np.ndarray, final_values: np.ndarray) 
 
 
 def gae(rollout: Rollout, values: np.ndarray, after: np.ndarray, gamma: float, gae_lambda: float) -> np.ndarray:
-    """Advantages float32 [T, n]: A_t = δ_t + γλ·A_{t+1}, δ_t = r_t + γ·V(s'_t) − V(s_t), the sum stopping where an episode ends.
+    """Advantages float32 [T, n]: A_t = δ_t + γλ·A_{t+1}, δ_t = r_t + γ·V(s'_t) − V(s_t), the sum stopping where an
+    episode ends.
 
     Args:
         rollout: the steps.

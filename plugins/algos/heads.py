@@ -1,6 +1,7 @@
 """Distributions over actions, from a policy network's outputs. Shapes: B or n states, k outputs.
 
-Each knows how to sample, and its log-probabilities and entropies together with their gradients, written out (see backprop.py).
+Each knows how to sample, and its log-probabilities and entropies together with their gradients, written out (see
+backprop.py).
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Categorical:
         self.parameters: list[nn.Parameter] = []
 
     def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """Standard Gumbel noise [steps, num_envs, k]: argmax(logits + noise) is a sample. Drawn for a whole rollout at once."""
+        """Standard Gumbel noise [steps, num_envs, k]: argmax(logits + noise) is a sample. Drawn for a whole rollout
+        at once.
+        """
         return -torch.empty(steps, num_envs, self.outputs).exponential_(generator=generator).log()
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
@@ -60,9 +63,11 @@ class Categorical:
 
 
 class Gaussian:
-    """Continuous actions: outputs are the means of a diagonal Gaussian whose log-deviations are learned and do not see the state.
+    """Continuous actions: outputs are the means of a diagonal Gaussian whose log-deviations are learned and do not
+    see the state.
 
-    Actions are clipped to the space's bounds on their way to the environment; probabilities are those of the unclipped ones.
+    Actions are clipped to the space's bounds on their way to the environment; probabilities are those of the
+    unclipped ones.
 
     Attributes:
         outputs: k, the number of action dimensions.
@@ -105,7 +110,11 @@ class Gaussian:
         With u = (a − μ)/σ: ∂log p/∂μ = u/σ, ∂log p/∂log σ = u² − 1, ∂H/∂log σ = 1.
         """
         weights = by_log_prob.unsqueeze(1)
-        self.log_std.grad = (weights * (tape.square() - 1)).sum(dim=0) + by_entropy * len(tape)
+        by_log_std = (weights * (tape.square() - 1)).sum(dim=0) + by_entropy * len(tape)
+        if self.log_std.grad is None:
+            self.log_std.grad = by_log_std
+        else:
+            self.log_std.grad.copy_(by_log_std)
         return weights * tape / self.log_std.detach().exp()
 
 

@@ -1,7 +1,8 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) of two small heads on a backbone's features.
 
-The defaults are the BitRL recipe (arXiv 2604.24273). Features are computed once, when a state is met, and kept in the rollout:
-a frozen backbone would give the same ones again. Shapes: T steps, n environments, d features, B = T·n samples.
+The defaults are the BitRL recipe (arXiv 2604.24273). Features are computed once, when a state is met, and kept in
+the rollout: a frozen backbone would give the same ones again. Shapes: T steps, n environments, d features, B = T·n
+samples.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.plugins.algos import PPOOptions
-from bitrl.plugins.algos.backprop import backward, chain, clip_gradients, forward, mlp
+from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import action_head
 from bitrl.plugins.algos.rollout import Episodes, collect
 
 FEATURE_LIMIT = 10.0
-"""Standardised features are cut at this many deviations: a state unlike any seen at the start must not blow up the heads."""
+"""Standardised features are cut at this many deviations: a state unlike any seen at the start must not blow up the
+heads.
+"""
 
 
 class PPO(Algorithm):
@@ -41,18 +44,20 @@ class PPO(Algorithm):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             self.head = action_head(task.envs.single_action_space)
-            # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features look like,
-            # so they can be standardised by that rollout without the policy changing under it.
+            # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features
+            # look like, so they can be standardised by that rollout without the policy changing under it.
             self.policy = chain(
                 task.features.module(), mlp((task.features.width, *hidden, self.head.outputs), gain=0.0)
             )
             self.value = chain(task.features.module(), mlp((task.features.width, *hidden, 1), gain=1.0))
-        self.policy_parameters = [*self.policy.parameters(), *self.head.parameters]
-        self.value_parameters = [*self.value.parameters()]
+        self.weights = {
+            "policy": flatten([*self.policy.parameters(), *self.head.parameters]),
+            "value": flatten([*self.value.parameters()]),
+        }
         self.optimizer = torch.optim.Adam(
             [
-                {"params": self.policy_parameters, "lr": options.learning_rate},
-                {"params": self.value_parameters, "lr": options.value_learning_rate},
+                {"params": self.weights["policy"], "lr": options.learning_rate},
+                {"params": self.weights["value"], "lr": options.value_learning_rate},
             ],
             eps=1e-5,
             fused=True,
@@ -81,13 +86,14 @@ class PPO(Algorithm):
         after = next_values(rollout, values, self.values(self.standardise(rollout.final_features)))
         advantages = gae(rollout, values, after, options.gamma, options.gae_lambda)
         valid = torch.from_numpy(rollout.valid)
+        seen, taken = features[:-1][valid], torch.stack(actions)[valid]
         batch = Batch(
-            features=features[:-1][valid],
-            actions=torch.stack(actions)[valid],
+            features=seen,
+            actions=taken,
             advantages=torch.from_numpy(advantages)[valid],
             returns=torch.from_numpy(advantages + values[:-1])[valid],
+            log_probs=self.head.forward(forward(self.policy, seen)[0], taken)[0],
         )
-        batch.log_probs = self.head.forward(forward(self.policy, batch.features)[0], batch.actions)[0]
         for epoch in range(options.epochs):
             shuffled = batch.take(torch.randperm(len(batch.features), generator=generator))
             minibatches = [
@@ -110,7 +116,8 @@ class PPO(Algorithm):
     def gradient_step(self, batch: Batch, measure: bool) -> dict[str, float]:
         """One step of Adam on a minibatch, on the loss L = −E[min(r·A, clip(r, 1−ε, 1+ε)·A)] − β·E[H] + c·E[(V − R)²].
 
-        The gradients by the networks' outputs are written out: r·A where the minimum is the unclipped term, nothing elsewhere.
+        The gradients by the networks' outputs are written out: r·A where the minimum is the unclipped term, nothing
+        elsewhere.
         """
         options, size = self.options, len(batch.features)
         advantages = normalise(batch.advantages)
@@ -128,9 +135,7 @@ class PPO(Algorithm):
         backward(self.value, value_tape, (2 * options.vf_coef / size * error).unsqueeze(1))
 
         # Clipped apart: together, the value function's far larger gradient would decide the policy's step size.
-        norms = [
-            clip_gradients(each, options.max_grad_norm) for each in (self.policy_parameters, self.value_parameters)
-        ]
+        norms = {name: clip_gradient(each, options.max_grad_norm) for name, each in self.weights.items()}
         self.optimizer.step()
         if not measure:
             return {}
@@ -140,8 +145,8 @@ class PPO(Algorithm):
             "entropy": float(entropies.mean()),
             "approx_kl": float((ratio - 1 - log_ratio).mean()),  # Schulman's third estimator
             "clip_fraction": float(((ratio - 1).abs() > options.clip_coef).float().mean()),
-            "policy_gradient_norm": norms[0],
-            "value_gradient_norm": norms[1],
+            "policy_gradient_norm": norms["policy"],
+            "value_gradient_norm": norms["value"],
         }
 
     def require_finite(self, metrics: Mapping[str, float]) -> None:
@@ -149,7 +154,7 @@ class PPO(Algorithm):
         for name, value in metrics.items():
             if not np.isfinite(value):
                 raise RunFailed(
-                    f"{name} is not a finite number in the update that ends at step {self.step}: this update is thrown away and "
+                    f"{name} is not a finite number in the update that ends at step {self.step}: it is thrown away, and "
                     "the last checkpoint is good; try a smaller -o algo.learning_rate or -o algo.value_learning_rate"
                 )
 
@@ -158,7 +163,9 @@ class PPO(Algorithm):
         return forward(self.value, features.reshape(-1, features.shape[-1]))[0].reshape(features.shape[:-1]).numpy()
 
     def standardise(self, features: np.ndarray) -> Tensor:
-        """Features [..., d] with the first rollout's mean and deviation taken out (a trainable backbone's are left alone)."""
+        """Features [..., d] with the first rollout's mean and deviation taken out (a trainable backbone's are left
+        alone).
+        """
         if self.task.features.trainable:
             return torch.from_numpy(features)
         return torch.from_numpy(((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT))
@@ -169,41 +176,29 @@ class PPO(Algorithm):
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
-        arrays = {
-            f"parameter.{name}": parameter.detach().numpy().copy()
-            for name, parameter in self.named_parameters().items()
-        }
-        for name, parameter in self.named_parameters().items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                arrays[f"adam.{key}.{name}"] = value.detach().numpy().copy()
-        arrays["generator"] = self.generator.get_state().numpy().copy()
-        arrays |= {"mean": self.mean, "std": self.std, "step": np.array(self.step)}
-        arrays |= {
+        tensors = {"generator": self.generator.get_state()}
+        for name, weights in self.weights.items():
+            tensors[name] = weights.detach()
+            tensors |= {f"{name}.{key}": value for key, value in self.optimizer.state[weights].items()}
+        return {name: tensor.numpy().copy() for name, tensor in tensors.items()} | {
+            "mean": self.mean,
+            "std": self.std,
+            "step": np.array(self.step),
             "episodes.returns": self.episodes.returns.copy(),
             "episodes.lengths": self.episodes.lengths.copy(),
             "episodes.resetting": self.episodes.resetting.copy(),
         }
-        return arrays
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
-        for name, parameter in self.named_parameters().items():
-            with torch.no_grad():
-                parameter.copy_(torch.from_numpy(state[f"parameter.{name}"]))
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in state]
-            if keys:
-                self.optimizer.state[parameter] = {
-                    key: torch.from_numpy(state[f"adam.{key}.{name}"].copy()) for key in keys
-                }
-        self.generator.set_state(torch.from_numpy(state["generator"].copy()))
+        for name, weights in self.weights.items():
+            weights.detach().copy_(torch.from_numpy(state[name]))
+            moments = {key: f"{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
+            if moments:
+                self.optimizer.state[weights] = {key: torch.tensor(state[stored]) for key, stored in moments.items()}
+        self.generator.set_state(torch.tensor(state["generator"]))
         self.mean, self.std, self.step = state["mean"], state["std"], int(state["step"])
         self.episodes = Episodes(*(state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting")))
-
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Every learned tensor by name."""
-        named = {f"policy.{name}": parameter for name, parameter in self.policy.named_parameters()}
-        named |= {f"value.{name}": parameter for name, parameter in self.value.named_parameters()}
-        return named | {f"head.{index}": parameter for index, parameter in enumerate(self.head.parameters)}
 
 
 @attrs.define
@@ -214,7 +209,7 @@ class Batch:
     actions: Tensor
     advantages: Tensor
     returns: Tensor
-    log_probs: Tensor = torch.empty(0)
+    log_probs: Tensor
 
     def take(self, index: Tensor | slice) -> Batch:
         """The samples at `index`."""

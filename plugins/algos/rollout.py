@@ -1,6 +1,7 @@
 """Collecting experience from a vector environment. Shapes: T steps, n environments, d features.
 
-Knows both of Gymnasium's automatic resets (AutoresetMode) and keeps their artefacts out of the learner's sight. Knows nothing of
+Knows both of Gymnasium's automatic resets (AutoresetMode) and keeps their artefacts out of the learner's sight.
+Knows nothing of
 policies: actions come from a function.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class MLP:
     def module(self) -> nn.Module:
         """A fresh network with orthogonal weights of gain √2, drawn from torch's current generator."""
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(self.widths[:-1], self.widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(self.widths):
             linear = nn.Linear(fan_in, fan_out)
             nn.init.orthogonal_(linear.weight, math.sqrt(2))
             nn.init.zeros_(linear.bias)

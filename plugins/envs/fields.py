@@ -1,4 +1,6 @@
-"""Names, typical bounds and units of the numbers in an observation: a small table, and the space where the table ends."""
+"""Names, typical bounds and units of the numbers in an observation: a small table, and the space where the table
+ends.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,8 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
         return ObservationSpec(env, (Field("state", start, start + int(space.n) - 1),), discrete=int(space.n))
     if not isinstance(space, gymnasium.spaces.Box):
         raise UsageError(
-            f"environment {env}: its observations are a {type(space).__name__} space, and serializers read Box or Discrete: "
-            "wrap it (for example in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
+            f"environment {env}: its observations are a {type(space).__name__} space, and serializers read Box or "
+            "Discrete: wrap it (for example in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
         )
     known = spec_of_known(env)
     if known is not None and len(known.fields) == math.prod(space.shape):

@@ -24,7 +24,8 @@ class GymnasiumEnvironment(Environment):
         try:
             env = gymnasium.make(self.id, **({"render_mode": render_mode} if render_mode else {}))
         except Exception as error:  # whatever an environment's own construction raises
-            raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}") from error
+            hint = " (pip install 'bitrl[mujoco]')" if "mujoco" in f"{error!r}{error.__cause__!r}".lower() else ""
+            raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}{hint}") from error
         if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box)):
             env.close()
             kind = type(env.action_space).__name__

@@ -12,7 +12,9 @@ from bitrl.plugins.serializers.numbers import NumberFormat, names_of
 
 
 class JSON:
-    """One JSON object per observation. Numbers keep a fixed count of decimals, so that a digit's place has a meaning."""
+    """One JSON object per observation. Numbers keep a fixed count of decimals, so that a digit's place has a
+    meaning.
+    """
 
     def __init__(self, options: TextOptions, observation: ObservationSpec):
         self.numbers = NumberFormat(observation, options.decimals)

@@ -13,7 +13,8 @@ DECIMALS = 3
 
 
 def decimals_of(field: Field, wanted: int | None) -> int:
-    """Digits after the point for one number: `wanted`, else 3, and more where the bounds are so small that 3 say little.
+    """Digits after the point for one number: `wanted`, else 3, and more where the bounds are so small that 3 say
+    little.
 
     A field within ±0.07 gets 4, so that no field is cut to fewer than about 500 steps between its bounds.
     """
@@ -25,7 +26,9 @@ def decimals_of(field: Field, wanted: int | None) -> int:
 
 
 class NumberFormat:
-    """Writes the numbers of one environment's observations, each with its own decimals. A Discrete observation is one integer."""
+    """Writes the numbers of one environment's observations, each with its own decimals. A Discrete observation is
+    one integer.
+    """
 
     def __init__(self, observation: ObservationSpec, decimals: int | None):
         self.observation, self.decimals = observation, decimals

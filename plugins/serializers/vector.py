@@ -10,7 +10,8 @@ from bitrl.core.interfaces import ObservationSpec
 
 
 class Vector:
-    """Numbers with known bounds are scaled to [-1, 1], others are left as they are; a Discrete observation becomes one-hot.
+    """Numbers with known bounds are scaled to [-1, 1], others are left as they are; a Discrete observation becomes
+    one-hot.
 
     Attributes:
         width: k, the length of the vectors.

@@ -31,7 +31,9 @@ def test_an_existing_run_is_refused_unless_forced(tmp_path):
     out = tmp_path / "run"
     first = bitrl.run(out=out, options=QUICK)
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    with pytest.raises(bitrl.UsageError, match=r"already holds a run: go on with --resume .*, or replace it with --force"):
+    with pytest.raises(
+        bitrl.UsageError, match=r"already holds a run: go on with --resume .*, or replace it with --force"
+    ):
         bitrl.run(out=out, options=QUICK)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     assert bitrl.run(out=out, options={**QUICK, "run.seed": 1}, force=True)["seed"] == 1 != first["seed"]
@@ -72,8 +74,20 @@ def test_without_a_name_every_run_gets_a_fresh_directory(tmp_path, monkeypatch):
 def test_the_summary_is_the_returned_one_and_has_the_promised_keys(tmp_path):
     summary = bitrl.run(out=tmp_path / "run", options=QUICK)
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
-    promised = "run env backbone serializer algo seed steps train_seconds steps_per_second peak_rss_mb eval".split()
-    assert set(promised) <= set(summary)
+    promised = {
+        "run",
+        "env",
+        "backbone",
+        "serializer",
+        "algo",
+        "seed",
+        "steps",
+        "train_seconds",
+        "steps_per_second",
+        "peak_rss_mb",
+        "eval",
+    }
+    assert promised <= set(summary)
     assert set(summary["eval"]) == {"episodes", "mean_return", "std_return"}
 
 
@@ -120,7 +134,7 @@ def test_a_disk_that_fills_up_while_training_keeps_the_last_checkpoint(tmp_path,
         patch.setattr(os, "fsync", fills_up)
         with pytest.raises(bitrl.RunFailed, match="no space left on the disk"):
             bitrl.run(out=out, options=options)
-    assert not [path for path in out.rglob("*.tmp")]
+    assert not list(out.rglob("*.tmp"))
     assert runner.resume(out)["steps"] == 2048
     bitrl.run(out=tmp_path / "straight", options=options)
     assert (out / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()

@@ -1,12 +1,14 @@
 """The written-out backward passes against autograd, in float64."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bitrl.plugins.algos.backprop import backward, chain, clip_gradients, forward, mlp, written_out
+from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp, written_out
 from bitrl.plugins.algos.heads import action_head
 
 
@@ -60,17 +62,34 @@ def test_any_other_module_goes_through_autograd():
 
 
 @pytest.mark.parametrize("limit", [None, 0.5, 1e9])
-def test_clipping_is_torchs(limit):
+def test_clipping_a_flat_gradient_is_torchs_clipping_of_its_parts(limit):
     parameters = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))]
-    for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter)
     twins = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    flat = flatten(parameters)
     for twin, parameter in zip(twins, parameters, strict=True):
+        torch.testing.assert_close(parameter.detach(), twin.detach())
+        parameter.grad.normal_()
         twin.grad = parameter.grad.clone()
     norm = nn.utils.clip_grad_norm_(twins, float("inf") if limit is None else limit)
-    assert clip_gradients(parameters, limit) == pytest.approx(float(norm))
+    assert clip_gradient(flat, limit) == pytest.approx(float(norm))
     for twin, parameter in zip(twins, parameters, strict=True):
         torch.testing.assert_close(parameter.grad, twin.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_flat_parameters_share_their_memory_through_autograd_and_adam():
+    network = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 1))
+    twin = copy.deepcopy(network)
+    flat = flatten([*network.parameters()])
+    mine, wanted = torch.optim.Adam([flat], lr=0.1), torch.optim.Adam(twin.parameters(), lr=0.1)
+    for _ in range(3):
+        inputs = torch.randn(8, 3)
+        backward(network, forward(network, inputs)[1], torch.ones(8, 1))
+        mine.step()
+        wanted.zero_grad()
+        twin(inputs).sum().backward()
+        wanted.step()
+    for got, want in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 SPACES = {

@@ -1,0 +1,57 @@
+# Everything a developer does here. Nothing is repeated when nothing has changed; PYTHON=python3.12 chooses another Python.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+RUN_ARGS ?= --backbone bitnet --serializer json
+PYTEST_ARGS ?=
+
+ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
+
+.PHONY: run test lint typecheck pytest docs bench clean
+
+run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
+	$(BIN)/bitrl run $(RUN_ARGS)
+
+test: lint typecheck pytest  # everything that must pass
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# The package as it would be installed (the finder of an editable install is invisible to mypy), without the engine.
+typecheck: $(VENV)/.tools
+	@rm -rf build/typecheck
+	$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
+	cd build/typecheck && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+
+pytest: $(VENV)/.tools
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed  # write the generated pages of docs/
+	$(BIN)/python -m bitrl.cli.reference docs
+
+bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
+	$(BIN)/python benchmarks/startup.py
+
+clean:  # remove everything that was made, runs excepted
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bitrl/_engine.* csrc/_engine.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "Error: $(PYTHON) is not installed: install Python 3.11 or newer, or name it: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Error: $(PYTHON) is older than 3.11: install a newer one and name it: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Error: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py constraints.txt $(ENGINE)
+	@echo "Installing bitrl and what it needs into $(VENV); the first time this takes some minutes."
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+# The dev extra by itself: asking pip for bitrl[dev] would build the engine once more.
+$(VENV)/.tools: $(VENV)/.installed
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['dev'], sep='\n')" > $(VENV)/dev.txt
+	$(PIP) install --constraint constraints.txt --requirement $(VENV)/dev.txt
+	@touch $@

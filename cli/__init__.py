@@ -1,0 +1,131 @@
+"""The command line: which commands there are, and how a failure is told. Each command is one file.
+
+Nothing heavy is imported here, and a command only when it is called, so that `bitrl --help` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from bitrl.core.errors import BitrlError, unknown
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("bitrl.cli.run:run", "Train an agent, then evaluate it."),
+    "eval": ("bitrl.cli.eval:evaluate", "Evaluate a trained agent."),
+    "list": ("bitrl.cli.list:list_components", "List the installed components."),
+    "show": ("bitrl.cli.show:show", "Show a component and its options."),
+    "doctor": ("bitrl.cli.doctor:doctor", "Check this installation, and say how to mend it."),
+    "model": ("bitrl.cli.model:model", "Train and inspect language models."),
+    "plugin": ("bitrl.cli.plugin:plugin", "Write and check plugins."),
+}
+"""Command → (where it is, its one-line help): enough for `bitrl --help` without importing any of them."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are those of `COMMANDS`, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return [*COMMANDS]  # once `bitrl list` is imported, `list` is that module here
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command called `cmd_name`, if there is one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` begin with, or say which was meant."""
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            raise unknown("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands from the table, importing none."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from bitrl import __version__
+
+        click.echo(f"bitrl {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `bitrl run`. Every command that prints facts takes --json. "
+    "Exit codes: 0 done, 1 the run failed, 2 the command was wrong.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Train reinforcement-learning agents whose eyes are a frozen 1-bit language model."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The `bitrl` program: run one command and exit with its code; a failure is one line on stderr.
+
+    With BITRL_DEBUG=1 in the environment a failure shows its traceback too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without "…" is no reason to fail
+    try:
+        code: Any = cli.main(args=args, prog_name="bitrl", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away, which is its right. Without this, Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Print what went wrong; return the exit code."""
+    if os.environ.get("BITRL_DEBUG", "0") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    if type(error).__name__ == "NoArgsIsHelpError":  # click ≥ 8.2: a bare `bitrl model`; the message is its help
+        click.echo(str(error), err=True)
+        return 2
+    if isinstance(error, click.Abort):
+        message, code = "stopped", 1
+    elif isinstance(error, BitrlError):
+        message, code = str(error), error.exit_code
+    elif isinstance(error, click.ClickException):
+        message, code = error.format_message(), error.exit_code
+        ctx = getattr(error, "ctx", None)
+        if ctx is not None:
+            message = f"{message.rstrip('.')} (see {ctx.command_path} --help)"
+    else:
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        message = f"{what} (not foreseen, so a mistake in bitrl or a plugin: BITRL_DEBUG=1 shows where)"
+        code = 1
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    return code

@@ -1,0 +1,198 @@
+"""`bitrl doctor`: is everything here that bitrl needs, and if not, what to do. Each check is one function.
+
+A check imports what it looks at by itself, so that a broken part is found, not tripped over.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import attrs
+import click
+
+from bitrl.cli.kinds import PLURALS
+from bitrl.cli.output import claim_stdout, json_option, print_json, table
+
+SPACE_NEEDED_MB = 200
+"""Free disk space below which a run may fail: checkpoints, their temporary copies and the metrics."""
+
+
+@attrs.frozen
+class Finding:
+    """What a check found: `detail` says what is there or what is wrong, `remedy` what to do about it."""
+
+    check: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@click.command
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check this installation, and say how to mend it.
+
+    The exit code is 1 if something is wrong.
+    """
+    stdout = claim_stdout() if as_json else None
+    findings = [finding for check in CHECKS for finding in examine(check)]
+    wrong = [finding for finding in findings if not finding.ok]
+    if as_json:
+        print_json({"ok": not wrong, "findings": [attrs.asdict(finding) for finding in findings]}, stdout)
+    else:
+        click.echo(table([("ok" if each.ok else "WRONG", each.check, each.detail) for each in findings], indent=""))
+        if wrong:
+            click.echo("\nwhat to do\n" + table([(finding.check, finding.remedy) for finding in wrong]))
+        else:
+            click.echo("\nEverything is in order.")
+    if wrong:
+        ctx.exit(1)
+
+
+def examine(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """What `check` found; one that fails by itself is a finding, too."""
+    try:
+        return list(check())
+    except Exception as error:
+        name = check.__name__.strip("_").replace("_", " ")
+        return [Finding(name, False, _one_line(error), "reinstall bitrl: pip install --force-reinstall bitrl")]
+
+
+def _python() -> Iterator[Finding]:
+    detail = f"{platform.python_version()}, {platform.system()} {platform.machine()}, {sys.executable}"
+    yield Finding("python", sys.version_info >= (3, 11), detail, "install Python 3.11 or newer")
+
+
+def _packages() -> Iterator[Finding]:
+    """bitrl and what it depends on: installed, new enough, and importable."""
+    yield Finding("bitrl", True, metadata.version("bitrl"))
+    for requirement in metadata.requires("bitrl") or ():
+        if ";" in requirement:  # of an extra
+            continue
+        name, needed = re.fullmatch(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?.*", requirement).groups()  # type: ignore[union-attr]
+        install = f'pip install "{requirement}"'
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding(name, False, "not installed", install)
+            continue
+        try:
+            importlib.import_module(name.replace("-", "_"))
+        except Exception as error:
+            yield Finding(
+                name,
+                False,
+                f"{version} does not import: {_one_line(error)}",
+                f"pip install --force-reinstall {name}",
+            )
+            continue
+        old = needed is not None and _numbers(version) < _numbers(needed)
+        yield Finding(name, not old, f"{version}, but {needed} is needed" if old else version, install)
+
+
+def _engine() -> Iterator[Finding]:
+    """The C engine: does it load, and which instructions will it use."""
+    remedy = "install a C compiler (Debian, Ubuntu: apt install gcc python3-dev) and reinstall bitrl"
+    try:
+        from bitrl.plugins.backbones import engine
+    except ImportError as error:
+        yield Finding("engine", False, f"the C engine does not load: {_one_line(error)}", remedy)
+        return
+    best, *others = engine.instruction_sets()
+    why = f"the best that this CPU has; also {', '.join(others)}" if others else "this CPU has none that is faster"
+    yield Finding("engine", True, f"uses {best} ({why}), {engine.available_cpus()} threads")
+
+
+def _starter_model() -> Iterator[Finding]:
+    """The model in the package: there, and byte for byte what was shipped."""
+    from bitrl.core.errors import BitrlError
+
+    remedy = "reinstall bitrl, or name another model with -o backbone.model=FILE"
+    try:
+        from bitrl.plugins.backbones.bitnet import starter_path
+        from bitrl.plugins.backbones.model_file import ModelFile
+
+        path = starter_path()
+        file = ModelFile(path)
+        seal = file.verify(None)
+    except (BitrlError, ImportError) as error:
+        yield Finding("starter model", False, _one_line(error), remedy)
+        return
+    sealed = "its checksums match" if seal == "sealed" else "it carries no checksum"
+    yield Finding("starter model", seal == "sealed", f"{path.name}, {file.size / 2**20:.1f} MB, {sealed}", remedy)
+
+
+def _disk() -> Iterator[Finding]:
+    """Can a run be written from here."""
+    place = Path("runs") if Path("runs").is_dir() else Path()
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"bitrl")
+    except OSError as error:
+        remedy = "go to a directory that you may write to, or name one with --out"
+        yield Finding("disk", False, f"{place.resolve()} cannot be written: {error.strerror}", remedy)
+        return
+    free = shutil.disk_usage(place).free / 2**20
+    detail = f"{place.resolve()} can be written, {free:,.0f} MB free"
+    yield Finding(
+        "disk",
+        free >= SPACE_NEEDED_MB,
+        detail,
+        f"free {SPACE_NEEDED_MB} MB, or name another place with --out",
+    )
+
+
+def _plugins() -> Iterator[Finding]:
+    """Every package that brings components: are its names its own, does its code import."""
+    from bitrl.core.registry import registry
+
+    counts: dict[str, list[str]] = {}
+    for kind, entries in registry().entries.items():
+        for package in sorted({entry.package for entry in entries}):
+            number = sum(entry.package == package for entry in entries)
+            counts.setdefault(package, []).append(f"{number} {PLURALS[kind] if number > 1 else kind}")
+    for package, parts in sorted(counts.items()):
+        yield Finding(f"plugin {package}", True, ", ".join(parts))
+    for problem in registry().problems:
+        mend = f"update {problem.package}, tell its authors, or remove it: pip uninstall {problem.package}"
+        yield Finding(f"plugin {problem.package}", False, problem.message, mend)
+    for problem in registry().conflicts():
+        mend = f"choose one by its full name, as {problem.package}:NAME, or uninstall a package"
+        yield Finding(f"plugin {problem.package}", False, problem.message, mend)
+    for kind, entries in registry().entries.items():
+        for entry in entries:
+            try:
+                entry.record.load()
+            except Exception as error:
+                mend = "install what it lacks, or update the package that brings it"
+                yield Finding(f"plugin {entry.package}", False, f"{kind} {_one_line(error)}", mend)
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _packages,
+    _engine,
+    _starter_model,
+    _disk,
+    _plugins,
+)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _one_line(error: BaseException) -> str:
+    from bitrl.core.errors import BitrlError
+
+    text = " ".join(str(error).split())
+    return text if isinstance(error, BitrlError) else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -1,0 +1,45 @@
+"""`bitrl list`: the components of every installed plugin, and what is wrong with those that failed."""
+
+from __future__ import annotations
+
+import attrs
+import click
+
+from bitrl.cli.kinds import PLURALS, parse_kind
+from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.core.records import BackboneRecord, SerializerRecord
+from bitrl.core.registry import Entry, registry
+
+
+@click.command("list")
+@click.argument("kind", required=False, metavar="[KIND]")
+@json_option
+def list_components(kind: str | None, as_json: bool) -> None:
+    """List the installed components.
+
+    KIND is serializers, backbones, algorithms or environments; all of them if left out.
+    """
+    stdout = claim_stdout() if as_json else None
+    kinds = list(PLURALS) if kind is None else [parse_kind(kind)]
+    problems = [*registry().problems, *registry().conflicts()]
+    if as_json:
+        found = {PLURALS[each]: [facts(entry) for entry in registry().entries[each]] for each in kinds}
+        print_json({**found, "problems": [attrs.asdict(problem) for problem in problems]}, stdout)
+        return
+    for each in kinds:
+        rows = [(entry.record.name, entry.package, entry.record.summary) for entry in registry().entries[each]]
+        click.echo(f"{PLURALS[each]}\n{table(rows)}\n")
+    if problems:
+        click.echo(f"problems\n{table([(problem.package, problem.message) for problem in problems])}\n")
+    click.echo("Options of one: bitrl show KIND NAME. Any Gymnasium id is an environment too.")
+
+
+def facts(entry: Entry) -> dict[str, object]:
+    """A component as JSON: name, summary, package, and the form it emits or accepts."""
+    record = entry.record
+    found: dict[str, object] = {"name": record.name, "summary": record.summary, "package": entry.package}
+    if isinstance(record, SerializerRecord):
+        found["emits"] = record.emits
+    if isinstance(record, BackboneRecord):
+        found["accepts"] = list(record.accepts)
+    return found

@@ -1,0 +1,148 @@
+"""What a run shows while it goes on: a live display on a terminal, elsewhere a line now and then.
+
+Knows a run by its events alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from bitrl.cli.output import duration
+from bitrl.core import events
+from bitrl.core.events import Event
+
+if TYPE_CHECKING:
+    from bitrl.core.runner import Listener
+
+QUIET_SECONDS = 30.0
+"""Without a terminal: the longest silence between two lines, beyond the one at each tenth."""
+
+
+class Training:
+    """How far training is, how fast it goes and how good the agent is."""
+
+    def __init__(self) -> None:
+        self.step = self.total = 0
+        self.mean_return: float | None = None
+        # Collecting and learning alternate, so speed is measured between updates: over the last ten.
+        self._updates: deque[tuple[float, int]] = deque(maxlen=11)
+
+    def hear(self, event: Event, now: float) -> None:
+        """Take in one event, which came at `now` (seconds on a monotonic clock)."""
+        if isinstance(event, events.RunStarted):
+            self.step, self.total = event.step, event.total_steps
+            self._updates.append((now, event.step))
+        elif isinstance(event, events.RolloutStepped):
+            self.step = event.step
+        elif isinstance(event, events.Updated):
+            self.step = event.step
+            self.mean_return = event.metrics.get("episode_return", self.mean_return)
+            self._updates.append((now, event.step))
+
+    def steps_per_second(self) -> float | None:
+        """Over the last ten updates; None before the first."""
+        if len(self._updates) < 2:
+            return None
+        (began, first), (ended, last) = self._updates[0], self._updates[-1]
+        return (last - first) / max(ended - began, 1e-9)
+
+    def words(self) -> tuple[str, str, str]:
+        """Speed, return and time left, as they are shown; "–" for what is not known yet."""
+        speed = self.steps_per_second()
+        left = duration(max(self.total - self.step, 0) / speed) if speed else "–"
+        score = "–" if self.mean_return is None else f"{self.mean_return:.1f}"
+        return f"{'–' if speed is None else f'{speed:,.0f}'} steps/s", f"return {score}", f"{left} left"
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Listener]:
+    """A listener that shows a run's progress on stderr within the context; if `quiet`, only warnings."""
+    if quiet:
+        yield _warn
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _live() as listener:
+            yield listener
+    else:
+        yield _lines()
+
+
+def _warn(event: Event) -> None:
+    if isinstance(event, events.CheckpointSkipped):
+        click.echo(f"warning: {event.path} is damaged ({event.reason}): going on from the one before it", err=True)
+    elif isinstance(event, events.Interrupted):
+        click.echo("stopping once this update is done and saved (Ctrl-C again: at once)", err=True)
+
+
+def _opening(event: events.RunStarted) -> str:
+    run = event.config["run"]
+    parts = " → ".join(run[part] for part in ("env", "serializer", "backbone", "algo"))
+    start = f", from step {event.step:,}" if event.step else ""
+    return f"{parts}, seed {run['seed']}{start}, in {event.directory}"
+
+
+def _lines() -> Listener:
+    training = Training()
+    told = {"at": time.monotonic(), "tenth": 0}
+
+    def listener(event: Event) -> None:
+        _warn(event)
+        now = time.monotonic()
+        training.hear(event, now)
+        if isinstance(event, events.RunStarted):
+            click.echo(_opening(event), err=True)
+        elif isinstance(event, events.Updated):
+            tenth = 10 * event.step // max(training.total, 1)
+            if tenth > told["tenth"] or now - told["at"] > QUIET_SECONDS:
+                told.update(at=now, tenth=tenth)
+                click.echo(f"{event.step:,} of {training.total:,} steps   {'   '.join(training.words())}", err=True)
+        elif isinstance(event, events.Evaluating) and now - told["at"] > QUIET_SECONDS:
+            told["at"] = now
+            click.echo(f"evaluation: {event.done} of {event.episodes} episodes", err=True)
+
+    return listener
+
+
+@contextmanager
+def _live() -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+    training = Training()
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[facts]}"),
+        # Narrower than the terminal: the "^C" that it echoes must not break the line that is redrawn.
+        console=Console(stderr=True, highlight=False, width=shutil.get_terminal_size().columns - 4),
+        expand=True,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int, count: str, facts: str = "") -> None:
+        if name not in tasks:
+            tasks[name] = bars.add_task(name, total=max(total, 1), count=count, facts=facts)
+        bars.update(tasks[name], completed=done, count=count, facts=facts)
+
+    def listener(event: Event) -> None:
+        _warn(event)
+        training.hear(event, time.monotonic())
+        if isinstance(event, events.RunStarted):
+            bars.console.print(_opening(event), markup=False)
+        if isinstance(event, (events.RunStarted, events.RolloutStepped, events.Updated)):
+            count = f"{training.step:,}/{training.total:,}"
+            show("training", training.step, training.total, count, " · ".join(training.words()))
+        elif isinstance(event, events.Evaluating):
+            show("evaluation", event.done, event.episodes, f"{event.done}/{event.episodes} episodes")
+
+    with bars:
+        yield listener

@@ -1,0 +1,158 @@
+"""`bitrl run`: train an agent, or go on with one, and say how it did."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bitrl.cli.output import claim_stdout, duration, json_option, print_json, table
+from bitrl.cli.progress import progress
+from bitrl.core.config import Config, RunOptions, parse_assignments, read_toml, resolve
+from bitrl.core.errors import UsageError
+from bitrl.core.options import describe
+
+FLAGS = ("env", "backbone", "serializer", "algo", "steps", "seed")
+"""The options of the run that have a flag of their own: --steps 1000 is -o run.steps=1000."""
+
+
+def _flag(name: str, metavar: str) -> Any:
+    row = next(row for row in describe(RunOptions) if row.name == name)
+    default = "" if row.default == "none" else f"  [default: {row.default.strip(chr(34))}]"
+    help = row.help[0].upper() + row.help[1:]
+    # Left a string: `resolve` reads it, and words the error, as it does for -o.
+    return click.option(f"--{name}", metavar=metavar, help=help + default)
+
+
+@click.command(context_settings={"max_content_width": 100})
+@_flag("env", "ID")
+@_flag("backbone", "NAME")
+@_flag("serializer", "NAME")
+@_flag("algo", "NAME")
+@_flag("steps", "N")
+@_flag("seed", "N")
+@click.option(
+    "-o",
+    "--option",
+    "assignments",
+    multiple=True,
+    metavar="PART.OPTION=VALUE",
+    help="Set any option, as in -o algo.clip_coef=0.2 (`bitrl show`). May be repeated; the last one counts.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Start from this TOML file; flags and -o win over it.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run's directory.  [default: a fresh one under runs/]",
+)
+@click.option("--force", is_flag=True, help="Replace the run that is already in --out.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the run in DIR, as it was configured.",
+)
+@json_option
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    assignments: tuple[str, ...],
+    config: Path | None,
+    out: Path | None,
+    force: bool,
+    resume: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **flags: str | None,
+) -> None:
+    """Train an agent, then evaluate it.
+
+    What is set on the command line wins over --config, that over what the environment needs (`bitrl show env
+    ID`), and that over the defaults. Ctrl-C saves a checkpoint and stops.
+    """
+    from bitrl.core import runner
+
+    if resume is not None:
+        _refuse_beside_resume(ctx)
+    else:
+        resolved = configure(config, assignments, flags)
+    stdout = claim_stdout() if as_json else None
+    with progress(quiet or as_json) as listener:
+        if resume is not None:
+            summary = runner.resume(resume, (listener,))
+        else:
+            summary = runner.start(resolved, out, force, (listener,))
+    if as_json:
+        print_json(summary, stdout)
+    else:
+        click.echo(report(summary, advice=not quiet))
+
+
+def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None]) -> Config:
+    """The configuration that a command line asks for.
+
+    Raises:
+        UsageError: the file, an assignment or a flag is wrong.
+    """
+    typed: dict[str, dict[str, str]] = parse_assignments(assignments)
+    typed.setdefault("run", {}).update({name: value for name, value in flags.items() if value is not None})
+    values: dict[str, dict[str, Any]] = read_toml(file) if file is not None else {}
+    for part, section in typed.items():
+        values[part] = {**values.get(part, {}), **section}
+    return resolve(values, {part: frozenset(section) for part, section in typed.items()})
+
+
+def report(summary: dict[str, Any], advice: bool = True) -> str:
+    """What a finished run has to say: how good the agent is, what it cost, and what to do next."""
+    directory = shlex.quote(summary["run"])
+    cost = f"{duration(summary['train_seconds'])} ({summary['steps_per_second']:,.0f} steps/s)"
+    lines = [
+        f"{summary['env']}: {evaluation_words(summary['eval'])}",
+        f"trained {summary['steps']:,} steps in {cost}, peak memory {summary['peak_rss_mb']:,.0f} MB",
+    ]
+    if advice:
+        again = f"bitrl run --config {directory}/config.toml"
+        # Only among the built-in ones that write text: they share their options, which the file holds.
+        other = {"json": "compact", "natural": "compact", "compact": "natural"}.get(summary["serializer"])
+        steps = [
+            ("evaluate it on other episodes", f"bitrl eval {directory} --seed {summary['seed'] + 1}"),
+            ("train another with a new seed", f"{again} --seed {summary['seed'] + 1}"),
+            *([("try another serializer", f"{again} --serializer {other}")] if other else []),
+            ("see how it learned", f"{directory}/metrics.jsonl"),
+        ]
+        lines += ["", "next", table(steps)]
+    return "\n".join(lines)
+
+
+def evaluation_words(statistics: dict[str, Any]) -> str:
+    """`mean return 487.1 ± 22.4 (standard deviation) over 100 episodes`."""
+    if not statistics["episodes"]:
+        return "not evaluated (run.eval_episodes is 0)"
+    mean, std, episodes = statistics["mean_return"], statistics["std_return"], statistics["episodes"]
+    plural = "s" if episodes != 1 else ""
+    return f"mean return {mean:.1f} ± {std:.1f} (standard deviation) over {episodes} episode{plural}"
+
+
+def _refuse_beside_resume(ctx: click.Context) -> None:
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name not in ("resume", "as_json", "quiet")
+        and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        directory = shlex.quote(str(ctx.params["resume"]))
+        raise UsageError(
+            f"--resume goes on with a run as it was configured: leave out {', '.join(given)}, "
+            f"or start a new run with --config {directory}/config.toml"
+        )

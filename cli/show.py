@@ -1,0 +1,92 @@
+"""`bitrl show`: one component, or the run itself, with its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import click
+
+from bitrl.cli.kinds import PART, parse_kind
+from bitrl.cli.list import facts
+from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.core.config import RunOptions, find_environment
+from bitrl.core.errors import UsageError
+from bitrl.core.options import describe
+from bitrl.core.records import EnvironmentRecord, Record
+from bitrl.core.registry import Entry, registry
+
+
+@click.command
+@click.argument("kind")
+@click.argument("name", required=False)
+@json_option
+def show(kind: str, name: str | None, as_json: bool) -> None:
+    """Show a component and its options.
+
+    KIND is serializer, backbone, algorithm or environment, and NAME as `bitrl list` prints it. `bitrl show
+    run` shows the options of the run itself.
+    """
+    stdout = claim_stdout() if as_json else None
+    kind = parse_kind(kind, others=("run",))
+    options: type = RunOptions
+    described: dict[str, Any] = {"kind": "run", "summary": "the run itself"}
+    part, defaults = "run", {}
+    if kind == "run":
+        if name is not None:
+            raise UsageError(f'bitrl show run takes no name, got "{name}"')
+    else:
+        entry = _find(kind, name)
+        record = entry.record
+        part, options = PART[kind], record.options
+        defaults = dict(record.defaults) if isinstance(record, EnvironmentRecord) else {}
+        described = {"kind": kind, **facts(entry), "target": record.target}
+        if isinstance(record, EnvironmentRecord):
+            described["defaults"] = defaults
+    if as_json:
+        print_json({**described, "options": option_facts(options)}, stdout)
+        return
+    title = described.get("name", "run")
+    click.echo(f"{title}: {described['summary']}\n")
+    lines = [(key, _words(described[key])) for key in ("package", "target", "emits", "accepts") if key in described]
+    if lines:
+        click.echo(table(lines) + "\n")
+    if defaults:
+        rows = [(path, _words(value)) for path, value in defaults.items()]
+        click.echo(f"defaults that it sets\n{table(rows)}\n")
+    rows = option_rows(part, options)
+    click.echo(f"options (set one with -o {rows[0][0]}=VALUE)\n{table(rows)}" if rows else "It has no options.")
+
+
+def option_rows(part: str, options: type) -> list[tuple[str, str]]:
+    """The option table of an options class for a terminal: path, and what it is, takes and is by default."""
+    return [(f"{part}.{row.name}", f"{row.help} [{row.kind}; default: {row.default}]") for row in describe(options)]
+
+
+def option_facts(options: type) -> list[dict[str, Any]]:
+    """The options of an options class as JSON: name, type, default, what presets change it to, and help."""
+    presets: Mapping[str, Mapping[str, Any]] = getattr(options, "presets", {})
+    return [
+        {
+            "name": row.name,
+            "type": row.kind,
+            "default": field.default,
+            "presets": {preset: values[row.name] for preset, values in presets.items() if row.name in values},
+            "help": row.help,
+        }
+        for row, field in zip(describe(options), attrs.fields(options), strict=True)
+    ]
+
+
+def _find(kind: str, name: str | None) -> Entry:
+    entries = registry().entries[kind]
+    if name is None:
+        names = ", ".join(entry.record.name for entry in entries)
+        raise UsageError(f"which {kind}? bitrl show {PART[kind]} NAME, where NAME is one of {names}")
+    record: Record = find_environment(name) if kind == "environment" else registry().find(kind, name)
+    return next(entry for entry in entries if entry.record is record)
+
+
+def _words(value: Any) -> str:
+    return " or ".join(value) if isinstance(value, list) else str(value)

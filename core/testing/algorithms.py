@@ -1,0 +1,254 @@
+"""Checks of algorithms: two updates are made, and the second is made again by another object from the saved state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from safetensors.numpy import load, save
+
+from bitrl.core import replay
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Algorithm, Backbone
+from bitrl.core.options import parse
+from bitrl.core.records import AlgorithmRecord
+from bitrl.core.registry import registry
+from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
+from bitrl.testing.records import RECORD_CHECKS, resolve
+from bitrl.testing.worlds import Plain, Watched, make_task, world
+
+NUM_ENVS = 4
+
+
+def trainable(width: int) -> Backbone:
+    """A small trainable backbone for vectors of the given width."""
+    record = registry().find("backbone", "mlp")
+    return record.load()(parse(record.options, {"hidden": [8]}, "backbone"), width)
+
+
+WORLDS: tuple[tuple[str, Callable[[int], Backbone]], ...] = (
+    ("CartPole-v1", Plain),
+    ("CartPole-v1", trainable),
+    ("Pendulum-v1", Plain),
+)
+"""Where an algorithm is tried if no environment is named: Discrete and Box actions, frozen and trainable backbones."""
+
+
+@attrs.define
+class Trial:
+    """What happened when an algorithm was made and updated twice; see `try_out`."""
+
+    where: str
+    algorithm: Algorithm
+    fresh: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
+    metrics: list[dict[str, float]]
+    steps: list[tuple[int, int]]
+    progress: list[int]
+    observations: list[tuple[np.ndarray, np.ndarray]]
+    acted: tuple[np.ndarray, np.ndarray]
+    state_before_acting: Mapping[str, np.ndarray]
+    state_after_acting: Mapping[str, np.ndarray]
+    state: Mapping[str, np.ndarray]
+    again: tuple[dict[str, float], Mapping[str, np.ndarray]]
+
+
+def check_algorithm(component: str | AlgorithmRecord, *, env: str | None = None, **options: Any) -> None:
+    """Check an algorithm, by name or by record. Options that make an update short make the check short.
+
+    Args:
+        component: its name as `bitrl list` prints it, or a record that need not be installed.
+        env: an environment it must be able to learn in, on a frozen backbone; None: CartPole-v1 on a frozen and on a
+            trainable backbone, and Pendulum-v1, of which it may refuse some (with a UsageError).
+        options: of the algorithm.
+
+    Raises:
+        ConformanceError: the contract is broken; one line for each check that failed.
+    """
+    record: AlgorithmRecord = resolve("algorithm", component)  # type: ignore[assignment]
+    demand(algorithm_outcomes(record, ((env, Plain),) if env is not None else WORLDS, **options))
+
+
+def algorithm_outcomes(
+    record: AlgorithmRecord, worlds: Sequence[tuple[str, Callable[[int], Backbone]]] = WORLDS, **options: Any
+) -> Iterator[Outcome]:
+    """The outcome of every check, in the worlds that the algorithm does not refuse."""
+    component = f'algorithm "{record.name}"'
+
+    def trials() -> list[Trial]:
+        """Its target makes it from its options and a Task, and it can be updated, saved and restored."""
+        values: Any = parse(record.options, options, "algo")
+        made, refusals = [], []
+        for env, backbone in worlds:
+            try:
+                made.append(try_out(record, values, env, backbone))
+            except UsageError as error:
+                refusals.append(error)
+        if not made:
+            raise refusals[0]
+        return made
+
+    yield from run_checks(component, record, RECORD_CHECKS)
+    yield from examine(component, trials, CHECKS)
+
+
+def try_out(record: AlgorithmRecord, options: Any, env: str, backbone: Callable[[int], Backbone]) -> Trial:
+    """Make an algorithm; update it; let it act; save it; update it; restore another from the save; update that too.
+
+    Raises:
+        UsageError: the algorithm refuses this world.
+    """
+    progress: list[int] = []
+    metrics, steps, observations = [], [], []
+    watched = Watched(world(env))
+    task = make_task(watched, num_envs=NUM_ENVS, backbone=backbone, progress=progress.append)
+    twin_task = make_task(env, num_envs=NUM_ENVS, backbone=backbone)
+    algorithm, twin = record.load()(options, task), record.load()(options, twin_task)
+    fresh = _saved(algorithm), _saved(twin)
+    for second in (False, True):
+        if second:
+            features = task.features(task.observations)
+            before = _saved(algorithm)
+            acted = algorithm.act(features.copy()), algorithm.act(features.copy())
+            state = _saved(algorithm)
+            arrays, starts = replay.save(task.envs)
+            arrays = load(save({**arrays, "observations": watched.observations()}))
+        metrics.append(algorithm.update())
+        steps.append((algorithm.step, watched.steps))
+        observations.append((np.array(algorithm.task.observations), watched.observations()))
+    final = _saved(algorithm)
+
+    replay.restore(twin_task.envs, arrays, starts, arrays["observations"])
+    twin_task.observations = arrays["observations"]
+    restored = record.load()(options, twin_task)
+    restored.load_state(state)
+    again = restored.update(), _saved(restored)
+    for envs in (task.envs, twin_task.envs):
+        envs.close()
+    return Trial(
+        where=f"in {env} on a {'trainable' if task.features.trainable else 'frozen'} backbone",
+        algorithm=algorithm,
+        fresh=fresh,
+        metrics=metrics,
+        steps=steps,
+        progress=progress,
+        observations=observations,
+        acted=acted,
+        state_before_acting=before,
+        state_after_acting=state,
+        state=final,
+        again=again,
+    )
+
+
+def starts_from_its_seed(trials: list[Trial]) -> None:
+    """Two objects made with the same options, environments and seed have the same state."""
+    for trial in trials:
+        different = _different(*trial.fresh)
+        expect(not different, f"{trial.where}: {different} differs: draw from the task's seed only")
+
+
+def counts_its_steps(trials: list[Trial]) -> None:
+    """update() advances step by the environment steps it took, over all environments."""
+    for trial in trials:
+        before = 0
+        for step, taken in trial.steps:
+            expect(taken > before, f"{trial.where}: an update took no step")
+            expect(step == taken, f"{trial.where}: step is {step} after {taken} environment steps")
+            before = taken
+        told = max(trial.progress, default=0)
+        expect(told <= before, f"{trial.where}: task.progress was told of steps that were not taken")
+        expect(trial.progress == sorted(trial.progress), f"{trial.where}: the steps told to task.progress go backwards")
+
+
+def keeps_the_observations_current(trials: list[Trial]) -> None:
+    """After an update, task.observations are those that the environments gave last."""
+    for trial in trials:
+        for held, current in trial.observations:
+            expect(
+                np.array_equal(held, current),
+                f"{trial.where}: they are not: set task.observations whenever task.envs is stepped",
+            )
+
+
+def reports_finite_metrics(trials: list[Trial]) -> None:
+    """update() returns a dict of finite Python numbers."""
+    for trial in trials:
+        for metrics in trial.metrics:
+            expect(isinstance(metrics, dict), f"{trial.where}: expected a dict, got {type(metrics).__name__}")
+            for name, value in metrics.items():
+                expect(isinstance(name, str) and name != "step", f"{trial.where}: {name!r} cannot be a metric's name")
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                expect(number, f"{trial.where}: {name} is a {type(value).__name__}: make it a float")
+                expect(math.isfinite(value), f"{trial.where}: {name} is {value}: leave it out when there is no number")
+
+
+def acts_in_the_action_space(trials: list[Trial]) -> None:
+    """act() gives n actions of the action space for n features."""
+    for trial in trials:
+        task, actions = trial.algorithm.task, trial.acted[0]
+        expect(len(actions) == NUM_ENVS, f"{trial.where}: {len(actions)} actions for {NUM_ENVS} features")
+        for action in actions:
+            inside = task.envs.single_action_space.contains(action)
+            expect(inside, f"{trial.where}: {action!r} is not in {task.envs.single_action_space}")
+        one = trial.algorithm.act(task.features(task.observations[:1]))
+        expect(len(one) == 1, f"{trial.where}: {len(one)} actions for the features of one state")
+
+
+def acts_without_chance_or_trace(trials: list[Trial]) -> None:
+    """act() gives the same actions for the same features, and changes nothing."""
+    for trial in trials:
+        expect(np.array_equal(*trial.acted), f"{trial.where}: a second call gave other actions")
+        different = _different(trial.state_before_acting, trial.state_after_acting)
+        expect(not different, f"{trial.where}: it changed {different}")
+
+
+def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
+    """After load_state(state()) the next update is the same, bit for bit."""
+    for trial in trials:
+        metrics, state = trial.again
+        different = [
+            name
+            for name in sorted(metrics.keys() | trial.metrics[1].keys())
+            if metrics.get(name) != trial.metrics[1].get(name)
+        ]
+        changed = _different(trial.state, state)
+        expect(
+            not different and not changed,
+            f"{trial.where}: {', '.join(different) or changed} differs from an uninterrupted run: "
+            "state() must hold all that it depends on (weights, optimiser, generators, counters, episodes under way)",
+        )
+
+
+def _saved(algorithm: Algorithm) -> Mapping[str, np.ndarray]:
+    """The algorithm's state as a checkpoint gives it back."""
+    state = algorithm.state()
+    for name, array in state.items():
+        expect(isinstance(array, np.ndarray), f"state(): {name} is a {type(array).__name__}, and must be a numpy array")
+    try:
+        return load(save({name: np.asarray(array, order="C") for name, array in state.items()}))
+    except Exception as error:
+        raise ConformanceError(f"state() cannot be saved: arrays of numbers only ({error})") from None
+
+
+def _different(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> str:
+    """The names of the arrays that are not the same in both, bit for bit."""
+    names = sorted(left.keys() | right.keys())
+    return ", ".join(name for name in names if _bytes(left.get(name)) != _bytes(right.get(name)))
+
+
+def _bytes(array: np.ndarray | None) -> tuple[Any, ...] | None:
+    return None if array is None else (array.dtype, array.shape, array.tobytes())
+
+
+CHECKS: tuple[Check[list[Trial]], ...] = (
+    starts_from_its_seed,
+    counts_its_steps,
+    keeps_the_observations_current,
+    reports_finite_metrics,
+    acts_in_the_action_space,
+    acts_without_chance_or_trace,
+    goes_on_exactly_from_its_state,
+)

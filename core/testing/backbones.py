@@ -1,0 +1,219 @@
+"""Checks of backbones."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+import tomli_w
+
+from bitrl.core.interfaces import Backbone
+from bitrl.core.options import parse
+from bitrl.core.records import BackboneRecord
+from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
+from bitrl.testing.records import RECORD_CHECKS, resolve
+
+WIDTH = 5
+"""k of the vectors that backbones for vectors are tried with."""
+
+TEXTS = [
+    '{"cart_position": 0.031, "cart_velocity": -0.520}',
+    "x=0.031",
+    "The cart is 0.031 m right of the centre, moving left at 0.520 m/s.",
+    "x=0.031",
+    "température: −3 °C",
+    "x=0.031 v=-0.520 angle=0.012 spin=1.204",
+]
+"""What backbones for texts are tried with: different lengths, one text twice, and letters beyond ASCII."""
+
+TOLERANCE = 1e-5
+"""How far features may differ, as a share of the largest, where only the order of additions may differ."""
+
+
+@attrs.frozen
+class Case:
+    """A backbone made for one form of input, and inputs of that form."""
+
+    record: BackboneRecord
+    options: Any
+    form: str
+    backbone: Any
+
+    @property
+    def inputs(self) -> Any:
+        """n inputs: a list of texts, or a fresh float32 [n, k]."""
+        if self.form == "text":
+            return list(TEXTS)
+        return np.random.default_rng(0).uniform(-1, 1, (len(TEXTS), WIDTH)).astype(np.float32)
+
+    def some(self, indices: list[int]) -> Any:
+        """The inputs at `indices`."""
+        return [self.inputs[i] for i in indices] if self.form == "text" else self.inputs[np.array(indices, int)]
+
+    def another(self) -> Any:
+        """Another backbone made with the same arguments."""
+        return self.record.load()(self.options, WIDTH if self.form == "vector" else None)
+
+
+def check_backbone(component: str | BackboneRecord, **options: Any) -> None:
+    """Check a backbone, by name or by record, with every form of input that it accepts.
+
+    Raises:
+        ConformanceError: the contract is broken; one line for each check that failed.
+    """
+    record: BackboneRecord = resolve("backbone", component)  # type: ignore[assignment]
+    demand(backbone_outcomes(record, **options))
+
+
+def backbone_outcomes(record: BackboneRecord, **options: Any) -> Iterator[Outcome]:
+    """The outcome of every check."""
+    component = f'backbone "{record.name}"'
+
+    def cases() -> list[Case]:
+        """Its target makes it from its options and the width of the vectors (None for texts)."""
+        values: Any = parse(record.options, options, "backbone")
+        return [
+            Case(record, values, form, record.load()(values, WIDTH if form == "vector" else None))
+            for form in record.accepts
+        ]
+
+    yield from run_checks(component, record, RECORD_CHECKS)
+    yield from examine(component, cases, CHECKS)
+
+
+def has_the_interface(cases: list[Case]) -> None:
+    """It has encode(), a width above 0 and an identity."""
+    for case in cases:
+        expect(isinstance(case.backbone, Backbone), "it must have encode(inputs), width and identity")
+        width = case.backbone.width
+        expect(isinstance(width, int) and width > 0, f"width must be a whole number above 0, got {width!r}")
+
+
+def gives_finite_float32_features(cases: list[Case]) -> None:
+    """encode() gives finite float32 features [n, width]."""
+    for case in cases:
+        features = case.backbone.encode(case.inputs)
+        expect(isinstance(features, np.ndarray), f"expected an array, got {type(features).__name__}")
+        expect(features.dtype == np.float32, f"expected float32, got {features.dtype}")
+        shape = [len(TEXTS), case.backbone.width]
+        expect(list(features.shape) == shape, f"expected shape {shape}, got {list(features.shape)}")
+        expect(np.isfinite(features).all(), "the features are not all finite")
+
+
+def takes_no_inputs_at_all(cases: list[Case]) -> None:
+    """encode() of nothing gives features [0, width]."""
+    for case in cases:
+        features = case.backbone.encode(case.some([]))
+        shape = [0, case.backbone.width]
+        expect(list(np.shape(features)) == shape, f"expected shape {shape}, got {list(np.shape(features))}")
+
+
+def repeats_itself_exactly(cases: list[Case]) -> None:
+    """The same inputs give exactly the same features, whenever and by whichever object of the same options."""
+    for case in cases:
+        first = case.backbone.encode(case.inputs).copy()
+        expect(np.array_equal(first, case.backbone.encode(case.inputs)), "a second call with the same inputs differs")
+        other = case.another()
+        expect(
+            np.array_equal(first, other.encode(case.inputs)),
+            "another object of the same options differs: is it seeded?",
+        )
+        expect(
+            dict(other.identity) == dict(case.backbone.identity), "two objects of the same options differ in identity"
+        )
+
+
+def reads_each_input_by_itself(cases: list[Case]) -> None:
+    """The features of an input do not depend on the others in the batch, nor on their order."""
+    for case in cases:
+        together = case.backbone.encode(case.inputs).copy()
+        order = list(reversed(range(len(TEXTS))))
+        _expect_close(case.backbone.encode(case.some(order)), together[order], "in another order")
+        for index in range(len(TEXTS)):
+            _expect_close(case.backbone.encode(case.some([index])), together[[index]], "alone")
+
+
+def keeps_its_results(cases: list[Case]) -> None:
+    """Features once given do not change when encode() is called again, and its inputs are left alone."""
+    for case in cases:
+        inputs = case.inputs
+        features = case.backbone.encode(inputs)
+        kept = features.copy()
+        expect(np.array_equal(np.asarray(inputs), np.asarray(case.inputs)), "encode() changed its inputs")
+        case.backbone.encode(case.some([len(TEXTS) - 1] * len(TEXTS)))
+        expect(
+            np.array_equal(features, kept),
+            "a later call of encode() wrote into the features of an earlier one: copy them",
+        )
+
+
+def has_plain_data_as_identity(cases: list[Case]) -> None:
+    """Its identity is plain data that a TOML file gives back unchanged."""
+    for case in cases:
+        identity = dict(case.backbone.identity)
+        expect(identity, "it is empty: it must hold all that decides the features, such as a file's hash")
+        try:
+            back = tomllib.loads(tomli_w.dumps(identity))
+        except (TypeError, ValueError) as error:
+            raise ConformanceError(
+                f"{identity!r} cannot be written: texts, numbers, lists and dicts only ({error})"
+            ) from None
+        expect(back == identity, f"{identity!r} comes back as {back!r}: texts, numbers, lists and dicts only")
+
+
+def is_trained_through_its_module(cases: list[Case]) -> None:
+    """If it is trainable, module() is a fresh map of float32 [n, k] to [n, width] giving every weight a gradient."""
+    for case in cases:
+        if not hasattr(case.backbone, "module"):
+            continue
+        expect(case.form == "vector", "a backbone with module() must accept vectors only")
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            modules = []
+            for _ in range(2):
+                torch.manual_seed(0)
+                modules.append(case.backbone.module())
+        module, twin = modules
+        expect(isinstance(module, torch.nn.Module), f"expected a torch.nn.Module, got {type(module).__name__}")
+        weights = dict(module.named_parameters())
+        expect(weights, "the module has no weights")
+        for (name, weight), other in zip(weights.items(), twin.parameters(), strict=True):
+            expect(
+                weight is not other and weight.data_ptr() != other.data_ptr(), f"two modules share their weight {name}"
+            )
+            expect(
+                torch.equal(weight, other),
+                f"weight {name} is not drawn from torch's generator: a seed does not repeat it",
+            )
+        outputs = module(torch.from_numpy(case.inputs))
+        shape = [len(TEXTS), case.backbone.width]
+        expect(list(outputs.shape) == shape, f"expected features of shape {shape}, got {list(outputs.shape)}")
+        expect(outputs.dtype == torch.float32, f"expected float32 features, got {outputs.dtype}")
+        outputs.square().sum().backward()
+        for name, weight in weights.items():
+            gradient = weight.grad
+            expect(
+                gradient is not None and bool(torch.isfinite(gradient).all()), f"weight {name} gets no finite gradient"
+            )
+
+
+def _expect_close(features: np.ndarray, expected: np.ndarray, where: str) -> None:
+    scale = max(float(np.abs(expected).max()), 1e-30)
+    difference = float(np.abs(features - expected).max()) / scale
+    expect(difference <= TOLERANCE, f"an input read {where} has other features (by {difference:.1e} of the largest)")
+
+
+CHECKS: tuple[Check[list[Case]], ...] = (
+    has_the_interface,
+    gives_finite_float32_features,
+    takes_no_inputs_at_all,
+    repeats_itself_exactly,
+    reads_each_input_by_itself,
+    keeps_its_results,
+    has_plain_data_as_identity,
+    is_trained_through_its_module,
+)

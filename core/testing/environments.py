@@ -1,0 +1,184 @@
+"""Checks of environments."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import gymnasium
+import numpy as np
+from gymnasium.utils.env_checker import check_env
+
+from bitrl.core.interfaces import Environment, ObservationSpec
+from bitrl.core.options import parse
+from bitrl.core.records import EnvironmentRecord
+from bitrl.core.replay import Replayable
+from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
+from bitrl.testing.records import RECORD_CHECKS, resolve, sets_options_that_exist
+
+STEPS = 60
+"""How many steps of random play two environments are compared over."""
+
+
+@attrs.frozen
+class Case:
+    """An environment, and fixed actions to play in it."""
+
+    environment: Environment
+    actions: list[Any]
+
+
+def check_environment(component: str | EnvironmentRecord, *, id: str | None = None, **options: Any) -> None:
+    """Check an environment, by name or by record.
+
+    Args:
+        component: its name as `bitrl list` prints it, or a record that need not be installed.
+        id: what its target is called with; None: the record's name.
+        options: of the environment.
+
+    Raises:
+        ConformanceError: the contract is broken; one line for each check that failed.
+    """
+    record: EnvironmentRecord = resolve("environment", component)  # type: ignore[assignment]
+    demand(environment_outcomes(record, record.name if id is None else id, **options))
+
+
+def environment_outcomes(record: EnvironmentRecord, id: str, **options: Any) -> Iterator[Outcome]:
+    """The outcome of every check."""
+    component = f'environment "{record.name}"'
+
+    def case() -> Case:
+        """Its target makes it from its options and its name, and make() a gymnasium.Env."""
+        environment = record.load()(parse(record.options, options, "env"), id)
+        env = environment.make()
+        expect(isinstance(env, gymnasium.Env), f"make() must return a gymnasium.Env, got {type(env).__name__}")
+        env.action_space.seed(0)
+        actions = [env.action_space.sample() for _ in range(STEPS)]
+        env.close()
+        return Case(environment, actions)
+
+    yield from run_checks(component, record, (*RECORD_CHECKS, sets_options_that_exist))
+    yield from examine(component, case, CHECKS)
+
+
+def passes_gymnasiums_checker(case: Case) -> None:
+    """Gymnasium's own checker finds nothing wrong."""
+    env = case.environment.make()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its warnings are advice
+            check_env(env, skip_render_check=True, skip_close_check=True)
+    except Exception as error:
+        message = " ".join(str(error).split())
+        raise ConformanceError(f"it says: {message or type(error).__name__}") from error
+    finally:
+        env.close()
+
+
+def has_spaces_bitrl_reads(case: Case) -> None:
+    """Observations are Box or Discrete, actions Discrete or Box."""
+    env = case.environment.make()
+    both = (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        expect(isinstance(space, both), f"its {what} are a {type(space).__name__} space")
+    env.close()
+
+
+def describes_its_observations(case: Case) -> None:
+    """observation_spec() names every number of the observation space once, with bounds in order."""
+    spec = case.environment.observation_spec()
+    expect(isinstance(spec, ObservationSpec), f"expected an ObservationSpec, got {type(spec).__name__}")
+    env = case.environment.make()
+    space = env.observation_space
+    env.close()
+    if isinstance(space, gymnasium.spaces.Discrete):
+        expect(spec.discrete == int(space.n), f"discrete is {spec.discrete}, and the space has {space.n} values")
+        expect(len(spec.fields) == 1, f"a Discrete observation has one field, and the spec names {len(spec.fields)}")
+    else:
+        count = math.prod(space.shape or ())
+        expect(spec.discrete is None, f"discrete is {spec.discrete}, and the space is a Box")
+        expect(
+            len(spec.fields) == count,
+            f"the spec names {len(spec.fields)} fields, and an observation has {count} numbers",
+        )
+    names = [field.name for field in spec.fields]
+    expect(all(name.strip() for name in names), "a field has no name")
+    expect(len(set(names)) == len(names), "two fields have the same name")
+    for field in spec.fields:
+        for bound in (field.low, field.high):
+            expect(bound is None or math.isfinite(bound), f"{field.name}: write None for a bound that is not finite")
+        if field.low is not None and field.high is not None:
+            expect(
+                field.low < field.high,
+                f"{field.name}: its low bound {field.low:g} is not below its high bound {field.high:g}",
+            )
+
+
+def repeats_itself_by_seed(case: Case) -> None:
+    """Two environments reset with one seed and stepped alike give the same observations, rewards and ends."""
+    first, second = case.environment.make(), case.environment.make()
+    _expect_same(first.reset(seed=7)[0], second.reset(seed=7)[0], "the first observation")
+    _play_alike(first, second, case.actions)
+    first.close()
+    second.close()
+
+
+def comes_back_by_replay(case: Case) -> None:
+    """Playing an episode again brings it back to where it was, and it goes on from there alike."""
+    first, second = Replayable(case.environment.make()), Replayable(case.environment.make())
+    first.reset(seed=7)
+    _play(first, case.actions[: STEPS // 2])
+    observation, _ = first.reset()  # without a seed, as at the end of an episode
+    for action in case.actions[:5]:
+        observation, _, terminated, truncated, _ = first.step(action)
+        if terminated or truncated:
+            observation, _ = first.reset()
+    start, actions = first.state()
+    try:
+        start = json.loads(json.dumps(start))
+    except TypeError as error:
+        raise ConformanceError(
+            f"the state of np_random cannot be saved: it must be numpy's default, PCG64 ({error})"
+        ) from None
+    _expect_same(second.restore(start, actions), observation, "the observation it comes back to")
+    _play_alike(first, second, case.actions)
+    first.close()
+    second.close()
+
+
+def _play(env: gymnasium.Env, actions: list[Any]) -> None:
+    for action in actions:
+        _, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+
+
+def _play_alike(first: gymnasium.Env, second: gymnasium.Env, actions: list[Any]) -> None:
+    for index, action in enumerate(actions, start=1):
+        left, right = first.step(action), second.step(action)
+        _expect_same(left[0], right[0], f"the observation after {index} steps")
+        expect(math.isfinite(float(left[1])), f"the reward of step {index} is {left[1]}")
+        expect(left[1] == right[1], f"the reward of step {index} differs: {left[1]} and {right[1]}")
+        expect(left[2:4] == right[2:4], f"one ended at step {index}, and the other did not")
+        if left[2] or left[3]:
+            _expect_same(
+                first.reset()[0], second.reset()[0], f"the first observation of an episode, after {index} steps,"
+            )
+
+
+def _expect_same(left: Any, right: Any, what: str) -> None:
+    same = np.array_equal(np.asarray(left), np.asarray(right))
+    expect(same, f"{what} differs: all randomness must come from np_random, and reset(seed=…) must seed it")
+
+
+CHECKS: tuple[Check[Case], ...] = (
+    passes_gymnasiums_checker,
+    has_spaces_bitrl_reads,
+    describes_its_observations,
+    repeats_itself_by_seed,
+    comes_back_by_replay,
+)

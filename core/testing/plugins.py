@@ -1,0 +1,145 @@
+"""Checks of a whole plugin: its hooks, then every component it brings."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Any
+
+import attrs
+
+from bitrl.core.errors import UsageError, unknown
+from bitrl.core.hookspecs import PROJECT
+from bitrl.core.registry import Registry, registry
+from bitrl.testing.algorithms import algorithm_outcomes
+from bitrl.testing.backbones import backbone_outcomes
+from bitrl.testing.environments import environment_outcomes
+from bitrl.testing.outcomes import Check, Outcome, demand, expect, run_checks
+from bitrl.testing.records import check_light
+from bitrl.testing.serializers import ENVIRONMENTS, serializer_outcomes
+
+ANY_ID = {"gymnasium": "CartPole-v1"}
+"""The environment that stands for every Gymnasium id, and the id it is tried with."""
+
+
+@attrs.frozen
+class Plugin:
+    """A plugin: its name, its entry points' references (`module` or `module:object`), and what it registers."""
+
+    package: str
+    references: list[str]
+    registered: Registry
+    conflicts: list[str]
+
+
+def check_plugin(package: str) -> None:
+    """Check every component of an installed package, or of `module:object`.
+
+    Raises:
+        UsageError: there is no such package, or it has no entry point in the group `bitrl`.
+        ConformanceError: a contract is broken; one line for each check that failed.
+    """
+    demand(plugin_outcomes(package))
+
+
+def plugin_outcomes(package: str) -> Iterator[Outcome]:
+    """The outcome of every check of every component, one after the other.
+
+    Raises:
+        UsageError: there is no such package or object.
+    """
+    plugin = find_plugin(package)
+
+    yield from run_checks(f'plugin "{plugin.package}"', plugin, CHECKS)
+    entries = plugin.registered.entries
+    own = [entry.record.name for entry in entries["environment"] if entry.record.name not in ANY_ID]
+    installed = {entry.record.name for entry in registry().entries["environment"]}
+    envs = [*ENVIRONMENTS, *(name for name in own if name in installed)]
+    outcomes_of: dict[str, Callable[[Any], Iterator[Outcome]]] = {
+        "serializer": lambda record: serializer_outcomes(record, envs),
+        "backbone": backbone_outcomes,
+        "algorithm": algorithm_outcomes,
+        "environment": lambda record: environment_outcomes(record, ANY_ID.get(record.name, record.name)),
+    }
+    for kind, found in entries.items():
+        for entry in found:
+            yield from outcomes_of[kind](entry.record)
+
+
+def find_plugin(package: str) -> Plugin:
+    """The plugin that an installed distribution declares, or the object that `module:object` names.
+
+    Raises:
+        UsageError: there is none.
+    """
+    registered = Registry()
+    if ":" in package:
+        registered.add(_object(package), package)
+        return Plugin(package, [package], registered, _conflicts(registered, package))
+    points = [point for point in entry_points(group=PROJECT) if point.dist is not None]
+    names = {_normalised(point.dist.name): point.dist.name for point in points if point.dist is not None}
+    if _normalised(package) not in names:
+        raise unknown("plugin", package, names.values(), "an installed package with an entry point in the group bitrl")
+    name = names[_normalised(package)]
+    chosen = sorted(
+        (point for point in points if point.dist is not None and point.dist.name == name), key=lambda p: p.name
+    )
+    registered.add_installed(name)
+    return Plugin(name, [point.value for point in chosen], registered, _conflicts(registered, name))
+
+
+def has_no_problems(plugin: Plugin) -> None:
+    """It is imported without an error, every hook is spelt and marked right, and yields records."""
+    problems = [problem.message for problem in plugin.registered.problems]
+    expect(not problems, "; ".join(problems))
+
+
+def brings_something(plugin: Plugin) -> None:
+    """It brings a component, or listens to events."""
+    listens = plugin.registered.manager.hook.bitrl_event.get_hookimpls()
+    expect(any(plugin.registered.entries.values()) or listens, "no hook yields a record, and none is bitrl_event")
+
+
+def has_names_of_its_own(plugin: Plugin) -> None:
+    """No other package and no other of its components has a name of its components."""
+    conflicts = [problem.message for problem in plugin.registered.conflicts()] + plugin.conflicts
+    expect(not conflicts, "; ".join(conflicts))
+
+
+def is_light_to_read(plugin: Plugin) -> None:
+    """Importing its hooks and reading its records imports nothing heavy."""
+    for reference in plugin.references:
+        check_light(reference)
+
+
+def _object(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    try:
+        found = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+    except Exception as error:
+        raise UsageError(
+            f"{reference} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from None
+    return found
+
+
+def _conflicts(registered: Registry, package: str) -> list[str]:
+    """Names that packages other than `package` have taken."""
+    return [
+        f'{kind} "{entry.record.name}" is also offered by {other.package}'
+        for kind, entries in registered.entries.items()
+        for entry in entries
+        for other in registry().entries[kind]
+        if other.package != package and other.record.name == entry.record.name and other.record != entry.record
+    ]
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+CHECKS: tuple[Check[Plugin], ...] = (has_no_problems, brings_something, has_names_of_its_own, is_light_to_read)

@@ -1,0 +1,156 @@
+"""Checks of serializers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import ObservationSpec, Serializer
+from bitrl.core.options import parse
+from bitrl.core.records import SerializerRecord
+from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
+from bitrl.testing.records import RECORD_CHECKS, resolve
+from bitrl.testing.worlds import observations_of, world
+
+ENVIRONMENTS = ("CartPole-v1", "FrozenLake-v1")
+"""Where a serializer is tried if no environment is named: Box and Discrete observations."""
+
+
+@attrs.frozen
+class Case:
+    """A serializer made for one environment, and observations [n, ...] from there."""
+
+    record: SerializerRecord
+    options: Any
+    spec: ObservationSpec
+    observations: np.ndarray
+    serializer: Any
+
+    def another(self) -> Any:
+        """Another serializer made with the same arguments."""
+        return self.record.load()(self.options, self.spec)
+
+
+def check_serializer(component: str | SerializerRecord, *, env: str | None = None, **options: Any) -> None:
+    """Check a serializer, by name or by record.
+
+    Args:
+        component: its name as `bitrl list` prints it, or a record that need not be installed.
+        env: the environment it must be able to write down; None: CartPole-v1 and FrozenLake-v1, of which it may refuse
+            one (with a UsageError).
+        options: of the serializer.
+
+    Raises:
+        ConformanceError: the contract is broken; one line for each check that failed.
+    """
+    record: SerializerRecord = resolve("serializer", component)  # type: ignore[assignment]
+    demand(serializer_outcomes(record, (env,) if env is not None else ENVIRONMENTS, **options))
+
+
+def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options: Any) -> Iterator[Outcome]:
+    """The outcome of every check, in the environments that the serializer does not refuse."""
+    component = f'serializer "{record.name}"'
+
+    def cases() -> list[Case]:
+        """Its target makes it from its options and an ObservationSpec."""
+        values: Any = parse(record.options, options, "serializer")
+        made, refusals = [], []
+        for env in envs:
+            environment = world(env)
+            spec = environment.observation_spec()
+            try:
+                serializer = record.load()(values, spec)
+            except UsageError as error:
+                refusals.append(error)
+                continue
+            made.append(Case(record, values, spec, observations_of(environment), serializer))
+        if not made:
+            raise refusals[0]
+        return made
+
+    yield from run_checks(component, record, RECORD_CHECKS)
+    yield from examine(component, cases, CHECKS)
+
+
+def has_the_interface(cases: list[Case]) -> None:
+    """It can be called with one observation and has batch(), and a width if it emits vectors."""
+    for case in cases:
+        expect(isinstance(case.serializer, Serializer), "it must have __call__(observation) and batch(observations)")
+        if case.record.emits == "vector":
+            width = getattr(case.serializer, "width", None)
+            expect(isinstance(width, int) and width > 0, f"width must be a whole number above 0, got {width!r}")
+
+
+def emits_what_its_record_says(cases: list[Case]) -> None:
+    """An observation becomes a text that is not empty, or a float32 vector [width]."""
+    for case in cases:
+        written = case.serializer(case.observations[0])
+        if case.record.emits == "text":
+            expect(isinstance(written, str), f"expected a str, got {type(written).__name__}")
+            expect(written.strip(), "the text is empty")
+        else:
+            _expect_vectors(written, (case.serializer.width,))
+
+
+def writes_a_batch_as_one_by_one(cases: list[Case]) -> None:
+    """batch(observations) is what one call per observation gives."""
+    for case in cases:
+        batch = case.serializer.batch(case.observations)
+        single = [case.serializer(observation) for observation in case.observations]
+        if case.record.emits == "text":
+            expect(isinstance(batch, list), f"batch() must return a list of str, got {type(batch).__name__}")
+            expect(len(batch) == len(single), f"batch() of {len(single)} observations returned {len(batch)} texts")
+            for index, (together, alone) in enumerate(zip(batch, single, strict=True)):
+                expect(together == alone, f"observation {index} is {together!r} in a batch and {alone!r} alone")
+        else:
+            _expect_vectors(batch, (len(single), case.serializer.width))
+            expect(
+                np.array_equal(batch, np.stack(single)),
+                "the vectors of a batch differ from those of single observations",
+            )
+
+
+def is_a_function_of_the_observation(cases: list[Case]) -> None:
+    """The same observation is written the same way, whenever and by whichever object of the same options."""
+    for case in cases:
+        first = case.serializer.batch(case.observations)
+        backwards = case.serializer.batch(case.observations[::-1])[::-1]
+        expect(
+            _same(first, case.serializer.batch(case.observations)), "a second call with the same observations differs"
+        )
+        expect(_same(first, backwards), "what is written for an observation depends on those before it")
+        expect(_same(first, case.another().batch(case.observations)), "another object of the same options differs")
+
+
+def leaves_its_input_alone(cases: list[Case]) -> None:
+    """It does not change the observations it is given."""
+    for case in cases:
+        given = case.observations.copy()
+        case.serializer.batch(given)
+        expect(np.array_equal(given, case.observations), "batch() changed its observations")
+        case.serializer(given[0])
+        expect(np.array_equal(given, case.observations), "a call changed its observation")
+
+
+def _expect_vectors(vectors: Any, shape: tuple[int, ...]) -> None:
+    expect(isinstance(vectors, np.ndarray), f"expected a float32 array, got {type(vectors).__name__}")
+    expect(vectors.dtype == np.float32, f"expected float32, got {vectors.dtype}")
+    expect(vectors.shape == shape, f"expected shape {list(shape)}, got {list(vectors.shape)}")
+    expect(np.isfinite(vectors).all(), "the numbers are not all finite")
+
+
+def _same(left: Any, right: Any) -> bool:
+    return np.array_equal(np.asarray(left), np.asarray(right))
+
+
+CHECKS: tuple[Check[list[Case]], ...] = (
+    has_the_interface,
+    emits_what_its_record_says,
+    writes_a_batch_as_one_by_one,
+    is_a_function_of_the_observation,
+    leaves_its_input_alone,
+)

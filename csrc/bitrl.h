@@ -1,0 +1,84 @@
+/* The engine's public interface: what Python (cffi) and the C tests see.
+ *
+ * Every function that can fail returns BITRL_OK or an error code and writes one line into the caller's
+ * `error` buffer of BITRL_ERROR_BYTES bytes. Nothing here prints, exits, or keeps global state.
+ * The part between the two marks is also read by build.py as the cffi definitions, so it is plain C without macros. */
+#ifndef BITRL_H
+#define BITRL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define BITRL_ERROR_BYTES 256
+
+/* cdef begin */
+enum {
+    BITRL_OK = 0,
+    BITRL_BAD_FILE = 1,     /* the model file is unreadable, damaged or not supported */
+    BITRL_BAD_ARGUMENT = 2, /* the caller asked for something that does not exist */
+    BITRL_NO_MEMORY = 3,
+    BITRL_BAD_RESULT = 4 /* the model gave numbers that are not finite */
+};
+
+enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
+
+typedef struct bitrl_file bitrl_file;       /* a mapped GGUF file, its header checked */
+typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
+typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
+
+typedef struct {
+    const char *name; /* [name_bytes], not terminated */
+    uint64_t name_bytes;
+    uint32_t type;         /* GGUF value type; 9 is an array */
+    uint32_t element_type; /* of an array, else equal to type */
+    uint64_t count;        /* elements of an array, else 1 */
+    const uint8_t *value;  /* [value_bytes], little-endian, unaligned; strings are u64 length + bytes */
+    uint64_t value_bytes;
+} bitrl_key;
+
+typedef struct {
+    const char *name; /* [name_bytes], not terminated */
+    uint64_t name_bytes;
+    uint32_t type; /* GGML type: 0 F32, 1 F16, 30 BF16, 35 TQ2_0, 36 I2_S */
+    uint32_t dims;
+    uint64_t shape[4]; /* fastest dimension first, as in the file; 1 beyond dims */
+    const uint8_t *data;
+    uint64_t bytes;
+} bitrl_tensor;
+
+typedef struct {
+    uint64_t vocabulary, width, ffn, heads, kv_heads, head_dim, context;
+    uint64_t blocks; /* blocks that are run, at most the file's */
+    double eps, rope_theta;
+} bitrl_shape;
+
+int bitrl_file_open(const char *path, bitrl_file **file, char *error);
+void bitrl_file_close(bitrl_file *file);
+uint64_t bitrl_file_size(const bitrl_file *file);
+uint64_t bitrl_file_data_offset(const bitrl_file *file); /* where the tensor data begin */
+uint64_t bitrl_file_key_count(const bitrl_file *file);
+uint64_t bitrl_file_tensor_count(const bitrl_file *file);
+const bitrl_key *bitrl_file_key(const bitrl_file *file, uint64_t i);
+const bitrl_tensor *bitrl_file_tensor(const bitrl_file *file, uint64_t i);
+
+/* The i-th instruction set this CPU runs, best first; NULL when there are no more. */
+const char *bitrl_instruction_set(uint64_t i);
+
+/* layers = 0 runs every block; isa = "auto" takes the best. The file must outlive the model, which reads embedding
+ * rows from it. */
+int bitrl_model_load(const bitrl_file *file, uint64_t layers, const char *isa, bitrl_model **model, char *error);
+void bitrl_model_free(bitrl_model *model);
+const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
+const char *bitrl_model_isa(const bitrl_model *model);
+
+/* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
+int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
+void bitrl_session_close(bitrl_session *session);
+
+/* tokens: the texts one after another, [sum(lengths)]. out: [texts, width], for BITRL_POOL_NONE [sum(lengths), width].
+ * The same text gives the same bits whatever the batch, the number of threads and the instruction set. */
+int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
+                 float *out, char *error);
+/* cdef end */
+
+#endif

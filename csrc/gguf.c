@@ -1,0 +1,368 @@
+/* A small reader of GGUF files (versions 2 and 3) over a read-only mapping.
+ *
+ * Every length is checked against the bytes that are left before it is used, and memory grows with what was really
+ * read, so a damaged or hostile file is an error message. It knows the container, not what a model is. */
+#define _DEFAULT_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+enum { MAX_NAME = 65535 };
+
+struct bitrl_file {
+    const uint8_t *bytes; /* [size] the mapping */
+    uint64_t size, data_offset;
+    bitrl_key *keys; /* in the file's order */
+    const bitrl_key **keys_by_name;
+    uint64_t key_count;
+    bitrl_tensor *tensors;
+    const bitrl_tensor **tensors_by_name;
+    uint64_t tensor_count;
+};
+
+/* A place in the file. `bad` is sticky: after a failed read every value is zero and the caller checks once. */
+typedef struct {
+    const uint8_t *bytes;
+    uint64_t size, at;
+    bool bad;
+} cursor;
+
+int bitrl_fail(char *error, int code, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error, BITRL_ERROR_BYTES, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+void *bitrl_allocate(size_t count, size_t size)
+{
+    if (count == 0 || size == 0) count = size = 1;
+    if (count > (SIZE_MAX - 64) / size) return NULL;
+    size_t bytes = round_up(count * size, 64);
+    void *memory = aligned_alloc(64, bytes);
+    if (memory) memset(memory, 0, bytes);
+    return memory;
+}
+
+static const uint8_t *take(cursor *c, uint64_t bytes)
+{
+    if (c->bad || bytes > c->size - c->at) {
+        c->bad = true;
+        return NULL;
+    }
+    const uint8_t *here = c->bytes + c->at;
+    c->at += bytes;
+    return here;
+}
+
+static uint32_t take_u32(cursor *c)
+{
+    uint32_t value = 0;
+    const uint8_t *from = take(c, sizeof value);
+    if (from) memcpy(&value, from, sizeof value);
+    return value;
+}
+
+static uint64_t take_u64(cursor *c)
+{
+    uint64_t value = 0;
+    const uint8_t *from = take(c, sizeof value);
+    if (from) memcpy(&value, from, sizeof value);
+    return value;
+}
+
+/* Bytes of a fixed-size GGUF value, 0 for strings, arrays and types that do not exist. */
+static uint64_t value_bytes(uint32_t type)
+{
+    static const uint8_t bytes[13] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    return type < 13 ? bytes[type] : 0;
+}
+
+/* Moves past `count` values of one type. */
+static bool skip_values(cursor *c, uint32_t type, uint64_t count)
+{
+    if (type == GGUF_STRING) {
+        for (uint64_t i = 0; i < count && !c->bad; i++) take(c, take_u64(c));
+    } else {
+        uint64_t each = value_bytes(type);
+        if (each == 0 || count > c->size / each) return false;
+        take(c, count * each);
+    }
+    return !c->bad;
+}
+
+static bool read_key(cursor *c, bitrl_key *key)
+{
+    key->name_bytes = take_u64(c);
+    if (key->name_bytes == 0 || key->name_bytes > MAX_NAME) return false;
+    key->name = (const char *)take(c, key->name_bytes);
+    key->type = key->element_type = take_u32(c);
+    key->count = 1;
+    if (key->type == GGUF_ARRAY) {
+        key->element_type = take_u32(c);
+        key->count = take_u64(c);
+        if (key->element_type == GGUF_ARRAY) return false; /* nested arrays: nobody writes them */
+    }
+    if (c->bad) return false;
+    key->value = c->bytes + c->at;
+    uint64_t start = c->at;
+    if (!skip_values(c, key->element_type, key->count)) return false;
+    key->value_bytes = c->at - start;
+    return true;
+}
+
+/* Bytes of `n` weights of a GGML type in rows of `columns`; 0 when the type is unknown or the row does not fit it. */
+static uint64_t tensor_bytes(uint32_t type, uint64_t n, uint64_t columns)
+{
+    switch (type) {
+    case GGML_F32: return n * 4;
+    case GGML_F16:
+    case GGML_BF16: return n * 2;
+    case GGML_TQ2_0: return columns % 256 ? 0 : n / 256 * 66;
+    case GGML_I2_S: return n % 128 ? 0 : n / 4 + 4;
+    default: return 0;
+    }
+}
+
+static int read_tensor(cursor *c, bitrl_tensor *tensor, uint64_t *offset, char *error)
+{
+    tensor->name_bytes = take_u64(c);
+    if (tensor->name_bytes == 0 || tensor->name_bytes > MAX_NAME) c->bad = true;
+    tensor->name = (const char *)take(c, tensor->name_bytes);
+    tensor->dims = take_u32(c);
+    if (c->bad) return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its list of tensors cannot be read");
+    int name_bytes = tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes;
+    if (tensor->dims < 1 || tensor->dims > 4)
+        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has %u dimensions", name_bytes, tensor->name,
+                          (unsigned)tensor->dims);
+    uint64_t n = 1;
+    for (uint32_t d = 0; d < 4; d++) {
+        tensor->shape[d] = d < tensor->dims ? take_u64(c) : 1;
+        if (!c->bad && (tensor->shape[d] == 0 || tensor->shape[d] > (UINT64_MAX >> 4) / n))
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has an impossible shape", name_bytes,
+                              tensor->name);
+        if (!c->bad) n *= tensor->shape[d];
+    }
+    tensor->type = take_u32(c);
+    *offset = take_u64(c);
+    if (c->bad) return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its list of tensors cannot be read");
+    tensor->bytes = tensor_bytes(tensor->type, n, tensor->shape[0]);
+    if (tensor->bytes == 0)
+        return bitrl_fail(error, BITRL_BAD_FILE,
+                          "has tensor %.*s in type %u with rows of %llu, which is not supported (F32, F16, BF16, "
+                          "TQ2_0 in rows of 256 n, I2_S)",
+                          name_bytes, tensor->name, (unsigned)tensor->type, (unsigned long long)tensor->shape[0]);
+    return BITRL_OK;
+}
+
+static int compare_names(const char *a, uint64_t a_bytes, const char *b, uint64_t b_bytes)
+{
+    int order = memcmp(a, b, a_bytes < b_bytes ? a_bytes : b_bytes);
+    return order ? order : (a_bytes > b_bytes) - (a_bytes < b_bytes);
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+    const bitrl_key *x = *(const bitrl_key *const *)a, *y = *(const bitrl_key *const *)b;
+    return compare_names(x->name, x->name_bytes, y->name, y->name_bytes);
+}
+
+static int compare_tensors(const void *a, const void *b)
+{
+    const bitrl_tensor *x = *(const bitrl_tensor *const *)a, *y = *(const bitrl_tensor *const *)b;
+    return compare_names(x->name, x->name_bytes, y->name, y->name_bytes);
+}
+
+static int read_keys(bitrl_file *file, cursor *c, char *error)
+{
+    /* A key takes at least 14 bytes: the claimed count bounds what is allocated by the size of the file. */
+    if (file->key_count > (c->size - c->at) / 14)
+        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it claims %llu metadata keys",
+                          (unsigned long long)file->key_count);
+    file->keys = calloc(file->key_count + 1, sizeof *file->keys);
+    file->keys_by_name = calloc(file->key_count + 1, sizeof *file->keys_by_name);
+    if (!file->keys || !file->keys_by_name) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    for (uint64_t i = 0; i < file->key_count; i++) {
+        if (!read_key(c, &file->keys[i]))
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged or truncated: metadata key %llu of %llu cannot be read",
+                              (unsigned long long)(i + 1), (unsigned long long)file->key_count);
+        file->keys_by_name[i] = &file->keys[i];
+    }
+    qsort(file->keys_by_name, file->key_count, sizeof *file->keys_by_name, compare_keys);
+    for (uint64_t i = 1; i < file->key_count; i++)
+        if (compare_keys(&file->keys_by_name[i - 1], &file->keys_by_name[i]) == 0) {
+            int bytes = file->keys_by_name[i]->name_bytes > 80 ? 80 : (int)file->keys_by_name[i]->name_bytes;
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it has the key %.*s twice", bytes,
+                              file->keys_by_name[i]->name);
+        }
+    return BITRL_OK;
+}
+
+static int read_tensors(bitrl_file *file, cursor *c, char *error)
+{
+    if (file->tensor_count > (c->size - c->at) / 33) /* the least a tensor's entry takes */
+        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it claims %llu tensors",
+                          (unsigned long long)file->tensor_count);
+    file->tensors = calloc(file->tensor_count + 1, sizeof *file->tensors);
+    file->tensors_by_name = calloc(file->tensor_count + 1, sizeof *file->tensors_by_name);
+    uint64_t *offsets = calloc(file->tensor_count + 1, sizeof *offsets);
+    int status = BITRL_OK;
+    if (!file->tensors || !file->tensors_by_name || !offsets)
+        status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    for (uint64_t i = 0; i < file->tensor_count && status == BITRL_OK; i++) {
+        status = read_tensor(c, &file->tensors[i], &offsets[i], error);
+        file->tensors_by_name[i] = &file->tensors[i];
+    }
+
+    uint64_t alignment = 32;
+    const bitrl_key *key = status == BITRL_OK ? bitrl_file_find_key(file, "general.alignment") : NULL;
+    if (key) {
+        uint32_t value = 0;
+        if (key->type == GGUF_UINT32) memcpy(&value, key->value, sizeof value);
+        if (value < 1 || value > 65536 || (value & (value - 1)))
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is damaged: general.alignment is not a power of two up to 65536");
+        alignment = value;
+    }
+    if (status == BITRL_OK) {
+        file->data_offset = (c->at + alignment - 1) / alignment * alignment;
+        if (file->data_offset > file->size) file->data_offset = file->size;
+    }
+    for (uint64_t i = 0; i < file->tensor_count && status == BITRL_OK; i++) {
+        bitrl_tensor *tensor = &file->tensors[i];
+        int bytes = tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes;
+        uint64_t room = file->size - file->data_offset;
+        if (offsets[i] % alignment)
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s is not aligned", bytes, tensor->name);
+        else if (offsets[i] > room || tensor->bytes > room - offsets[i])
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is truncated or damaged: tensor %.*s lies beyond its end", bytes,
+                                tensor->name);
+        else
+            tensor->data = file->bytes + file->data_offset + offsets[i];
+    }
+    free(offsets);
+    if (status != BITRL_OK) return status;
+
+    qsort(file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_tensors);
+    for (uint64_t i = 1; i < file->tensor_count; i++)
+        if (compare_tensors(&file->tensors_by_name[i - 1], &file->tensors_by_name[i]) == 0) {
+            int bytes = file->tensors_by_name[i]->name_bytes > 80 ? 80 : (int)file->tensors_by_name[i]->name_bytes;
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it has the tensor %.*s twice", bytes,
+                              file->tensors_by_name[i]->name);
+        }
+    return BITRL_OK;
+}
+
+static int map_file(bitrl_file *file, const char *path, char *error)
+{
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0) return bitrl_fail(error, BITRL_BAD_FILE, "cannot be opened: %s", strerror(errno));
+    struct stat status;
+    int result = BITRL_OK;
+    if (fstat(descriptor, &status) != 0)
+        result = bitrl_fail(error, BITRL_BAD_FILE, "cannot be read: %s", strerror(errno));
+    else if (!S_ISREG(status.st_mode))
+        result = bitrl_fail(error, BITRL_BAD_FILE, "is not a file");
+    else if (status.st_size < 24)
+        result = bitrl_fail(error, BITRL_BAD_FILE, "is not a GGUF file (%lld bytes)", (long long)status.st_size);
+    if (result == BITRL_OK) {
+        void *bytes = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        if (bytes == MAP_FAILED)
+            result = bitrl_fail(error, BITRL_BAD_FILE, "cannot be mapped: %s", strerror(errno));
+        else {
+            file->bytes = bytes;
+            file->size = (uint64_t)status.st_size;
+        }
+    }
+    close(descriptor);
+    return result;
+}
+
+int bitrl_file_open(const char *path, bitrl_file **out, char *error)
+{
+    *out = NULL;
+    bitrl_file *file = calloc(1, sizeof *file);
+    if (!file) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    int status = map_file(file, path, error);
+    if (status == BITRL_OK) {
+        cursor c = {file->bytes, file->size, 4, false};
+        uint32_t version = take_u32(&c);
+        if (memcmp(file->bytes, "GGUF", 4) != 0)
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is not a GGUF file");
+        else if (version != 2 && version != 3)
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is GGUF version %u; versions 2 and 3 are supported",
+                                (unsigned)version);
+        file->tensor_count = take_u64(&c);
+        file->key_count = take_u64(&c);
+        if (status == BITRL_OK) status = read_keys(file, &c, error);
+        if (status == BITRL_OK) status = read_tensors(file, &c, error);
+    }
+    if (status == BITRL_OK)
+        *out = file;
+    else
+        bitrl_file_close(file);
+    return status;
+}
+
+void bitrl_file_close(bitrl_file *file)
+{
+    if (!file) return;
+    if (file->bytes) munmap((void *)(uintptr_t)file->bytes, file->size);
+    free(file->keys);
+    free(file->keys_by_name);
+    free(file->tensors);
+    free(file->tensors_by_name);
+    free(file);
+}
+
+uint64_t bitrl_file_size(const bitrl_file *file) { return file->size; }
+uint64_t bitrl_file_data_offset(const bitrl_file *file) { return file->data_offset; }
+uint64_t bitrl_file_key_count(const bitrl_file *file) { return file->key_count; }
+uint64_t bitrl_file_tensor_count(const bitrl_file *file) { return file->tensor_count; }
+
+const bitrl_key *bitrl_file_key(const bitrl_file *file, uint64_t i)
+{
+    return i < file->key_count ? &file->keys[i] : NULL;
+}
+
+const bitrl_tensor *bitrl_file_tensor(const bitrl_file *file, uint64_t i)
+{
+    return i < file->tensor_count ? &file->tensors[i] : NULL;
+}
+
+const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name)
+{
+    bitrl_key wanted = {.name = name, .name_bytes = strlen(name)};
+    const bitrl_key *pointer = &wanted;
+    const bitrl_key **found =
+        bsearch(&pointer, file->keys_by_name, file->key_count, sizeof *file->keys_by_name, compare_keys);
+    return found ? *found : NULL;
+}
+
+const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name)
+{
+    bitrl_tensor wanted = {.name = name, .name_bytes = strlen(name)};
+    const bitrl_tensor *pointer = &wanted;
+    const bitrl_tensor **found =
+        bsearch(&pointer, file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_tensors);
+    return found ? *found : NULL;
+}
+
+void bitrl_file_release(const bitrl_file *file, const bitrl_tensor *tensor)
+{
+    /* Whole pages only: the first and last may hold a neighbour, and are read again from the file if needed. */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)tensor->data + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
+    (void)file;
+    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}

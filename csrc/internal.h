@@ -1,0 +1,78 @@
+/* What the engine's own files share: the structs behind the public names, and a few helpers. */
+#ifndef BITRL_INTERNAL_H
+#define BITRL_INTERNAL_H
+
+#include <stdbool.h>
+
+#include "bitrl.h"
+#include "kernels.h"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "bitrl's engine reads GGUF in place and needs a little-endian CPU"
+#endif
+
+enum { GGML_F32 = 0, GGML_F16 = 1, GGML_BF16 = 30, GGML_TQ2_0 = 35, GGML_I2_S = 36 };
+enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
+
+/* Writes a message and returns `code`, so that a check is one line. */
+int bitrl_fail(char *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
+const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
+void bitrl_file_release(const bitrl_file *file, const bitrl_tensor *tensor); /* gives its pages back to the system */
+
+float bitrl_half_to_float(uint16_t half);
+void bitrl_read_row(double *out, const uint8_t *data, uint32_t type, size_t row, size_t n); /* of F32, F16, BF16 */
+void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NULL on overflow; free() it */
+
+static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/* A ternary matrix as the kernels read it (kernels.h). Rows and columns are padded to PAD. */
+typedef struct {
+    uint8_t *codes; /* [row tiles][column groups][64] */
+    size_t rows, columns;
+    double scale;
+} ternary;
+
+typedef struct {
+    ternary q, k, v, o, gate, up, down;
+    double *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* [columns of what follows], zero padded */
+} block;
+
+struct bitrl_model {
+    bitrl_shape shape;
+    const bitrl_kernels *kernels;
+    const uint8_t *embedding; /* [vocabulary, width] of embedding_type, in the mapped file */
+    uint32_t embedding_type;
+    block *blocks; /* [shape.blocks] */
+};
+
+/* One thread's working memory for `tokens` tokens, carved out of one allocation. P(n) is n rounded up to PAD. */
+typedef struct {
+    void *memory;
+    size_t tokens, longest; /* capacity: tokens in a chunk, tokens in its longest text */
+    double *x;              /* [tokens, P(width)] residual stream */
+    double *q, *k, *v;      /* [tokens, heads * P(head_dim)], k and v with kv_heads */
+    double *attended;       /* [tokens, P(width)] */
+    int32_t *sums;          /* [tokens, max(P(width) + 2 P(kv width), 2 P(ffn))] integer results of a product */
+    int8_t *codes;          /* quantised activations of up to P(max(width, ffn)) columns, see kernels.h */
+    double *scale;          /* [tokens] the s of q = round(x * s) */
+    int32_t *code_sum;      /* [tokens] sum of a token's codes */
+    double *row, *hidden;   /* [P(max(width, ffn))] one token: normalised, and inside the feed-forward network */
+    uint8_t *unpacked;      /* scratch of the ternary kernel */
+    double *attention;      /* scratch of the attention kernel */
+} scratch;
+
+/* Runs the model on whole texts. tokens: [sum(lengths)]; rope: [>= longest, head_dim] cosines, then sines.
+ * The residual stream after the last block is left in s->x. */
+void bitrl_forward(const bitrl_model *model, scratch *s, const double *rope, const int32_t *tokens,
+                   const uint64_t *lengths, size_t texts);
+
+/* A pool of threads that run one function together (threads.c). */
+typedef struct pool pool;
+pool *pool_open(size_t threads); /* NULL when threads cannot be made */
+void pool_close(pool *p);
+/* Calls work(context, i) for every i below the number of threads, each on its own thread; returns when all are done. */
+void pool_run(pool *p, void (*work)(void *context, size_t i), void *context);
+
+#endif

@@ -1,0 +1,135 @@
+/* AVX2: eight rows in a register, four tokens of sums. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#define TARGET __attribute__((target("avx2,fma")))
+
+typedef struct {
+    __m256d low, high;
+} v8;
+typedef __m256i i8;
+
+TARGET static inline v8 v8_load(const double *from) { return (v8){_mm256_loadu_pd(from), _mm256_loadu_pd(from + 4)}; }
+TARGET static inline v8 v8_from_int(const int32_t *from)
+{
+    return (v8){_mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *)from)),
+                _mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *)(from + 4)))};
+}
+TARGET static inline v8 v8_set(double value) { return (v8){_mm256_set1_pd(value), _mm256_set1_pd(value)}; }
+TARGET static inline v8 v8_add(v8 a, v8 b)
+{
+    return (v8){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+}
+TARGET static inline v8 v8_sub(v8 a, v8 b)
+{
+    return (v8){_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+}
+TARGET static inline v8 v8_mul(v8 a, v8 b)
+{
+    return (v8){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+}
+TARGET static inline v8 v8_fma(v8 a, v8 b, v8 c)
+{
+    return (v8){_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
+}
+TARGET static inline v8 v8_max(v8 a, v8 b)
+{
+    return (v8){_mm256_max_pd(a.low, b.low), _mm256_max_pd(a.high, b.high)};
+}
+TARGET static inline v8 v8_abs(v8 a)
+{
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    return (v8){_mm256_andnot_pd(sign, a.low), _mm256_andnot_pd(sign, a.high)};
+}
+TARGET static inline void v8_store(double *to, v8 v)
+{
+    _mm256_storeu_pd(to, v.low);
+    _mm256_storeu_pd(to + 4, v.high);
+}
+TARGET static inline __m256d times_power(__m256d p, __m256d n)
+{
+    return _mm256_castsi256_pd(
+        _mm256_add_epi64(_mm256_castpd_si256(p), _mm256_slli_epi64(_mm256_castpd_si256(n), 52)));
+}
+TARGET static inline v8 v8_times_power(v8 p, v8 n)
+{
+    return (v8){times_power(p.low, n.low), times_power(p.high, n.high)};
+}
+TARGET static inline i8 i8_round(v8 v)
+{
+    const __m256d rounder = _mm256_set1_pd(0x1.8p52); /* not vcvtpd2dq: it obeys the caller's rounding mode */
+    const __m256i low_halves = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    __m256i low = _mm256_castpd_si256(_mm256_add_pd(v.low, rounder));
+    __m256i high = _mm256_castpd_si256(_mm256_add_pd(v.high, rounder));
+    return _mm256_blend_epi32(_mm256_permutevar8x32_epi32(low, low_halves),
+                              _mm256_permutevar8x32_epi32(high, low_halves), 0xf0);
+}
+TARGET static inline i8 i8_add(i8 a, i8 b) { return _mm256_add_epi32(a, b); }
+TARGET static inline int32_t i8_sum(i8 v)
+{
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+TARGET static inline uint64_t i8_bytes(i8 v)
+{
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    return (uint64_t)_mm_cvtsi128_si64(_mm_packs_epi16(words, words));
+}
+
+#include "kernels_double.h"
+
+/* Half a tile of rows for N tokens. `vpmaddubsw` adds two products of at most 2 * 128 in 16 bits; a group adds four of
+ * these (2048 at most, never saturating) before they are widened, so a row may be of any length. */
+#define PRODUCT(N)                                                                                                     \
+    TARGET static void product_##N(int32_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t groups, \
+                                   const int8_t *restrict q, const int32_t *restrict q_sum)                            \
+    {                                                                                                                  \
+        const __m256i mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);                                         \
+        __m256i sums[N];                                                                                               \
+        for (size_t t = 0; t < N; t++) sums[t] = _mm256_set1_epi32(-q_sum[t]);                                         \
+        for (size_t g = 0; g < groups; g++, codes += GROUP_BYTES, q += 4 * ACTIVATION_STEP) {                          \
+            const __m256i packed = _mm256_load_si256((const __m256i *)codes);                                          \
+            const __m256i part[4] = {_mm256_and_si256(packed, mask),                                                   \
+                                     _mm256_and_si256(_mm256_srli_epi16(packed, 2), mask),                             \
+                                     _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask),                             \
+                                     _mm256_and_si256(_mm256_srli_epi16(packed, 6), mask)};                            \
+            _Pragma("GCC unroll 8") for (size_t t = 0; t < N; t++)                                                     \
+            {                                                                                                          \
+                __m256i pairs = _mm256_setzero_si256();                                                                \
+                _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                                 \
+                {                                                                                                      \
+                    int32_t four;                                                                                      \
+                    memcpy(&four, q + j * ACTIVATION_STEP + 4 * t, sizeof four);                                       \
+                    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(part[j], _mm256_set1_epi32(four)));           \
+                }                                                                                                      \
+                sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, ones));                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + t * y_stride), sums[t]);                    \
+    }
+
+PRODUCT(1) PRODUCT(2) PRODUCT(3) PRODUCT(4)
+
+TARGET static void ternary_product(int32_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t tiles,
+                                   size_t groups, const int8_t *restrict q, const int32_t *restrict q_sum,
+                                   size_t tokens, uint8_t *restrict unpacked)
+{
+    (void)unpacked; /* unpacking costs little beside this set's products */
+    static void (*const products[4])(int32_t *restrict, size_t, const uint8_t *restrict, size_t, const int8_t *restrict,
+                                     const int32_t *restrict) = {product_1, product_2, product_3, product_4};
+    for (size_t t = 0; t < tokens; t += 4) {
+        size_t n = tokens - t < 4 ? tokens - t : 4;
+        for (size_t half = 0; half < 2 * tiles; half++)
+            products[n - 1](y + t * y_stride + half * (TILE_ROWS / 2), y_stride,
+                            codes + half / 2 * groups * GROUP_BYTES + half % 2 * (GROUP_BYTES / 2), groups,
+                            activation(q, groups, t), q_sum + t);
+    }
+}
+
+const bitrl_kernels bitrl_kernels_avx2 = {"avx2", ternary_product, norm_quantise, gated,
+                                          scaled, add_scaled,      rotated,       attend};
+#endif

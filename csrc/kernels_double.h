@@ -1,0 +1,219 @@
+/* The double-precision kernels, written once and compiled for each instruction set.
+ *
+ * The file that includes this defines TARGET (the function attribute naming its instruction set) and v8: eight doubles,
+ * in one register, in two, or in an array. Lanes, their order of addition and every rounding are the same in all of
+ * them, so the bits are too.
+ *
+ *   v8 v8_load(const double *), v8_from_int(const int32_t *), v8_set(double), void v8_store(double *, v8)
+ *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_fma(a, b, c) = a * b + c rounded once
+ *   v8 v8_max(a, b) = a > b ? a : b, v8_abs(a)
+ *   v8 v8_times_power(p, n) = p * 2^k, where k is the integer in the low bits of n (see ROUNDER)
+ *   i8 i8_round(v8) to int32, ties to even; i8 i8_add(a, b); int32_t i8_sum(i8); uint64_t i8_bytes(i8), low bytes */
+#include <math.h>
+#include <string.h>
+
+/* Adding 1.5 * 2^52 to a double of magnitude below 2^51 rounds it to an integer, ties to even, kept in the low bits. */
+#define ROUNDER 0x1.8p52
+
+/* A fixed tree over the lanes. */
+TARGET static inline double v8_sum(v8 v)
+{
+    double lane[8];
+    v8_store(lane, v);
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+/* The largest lane; exact, so in any order. */
+TARGET static inline double v8_largest(v8 v)
+{
+    double lane[8];
+    v8_store(lane, v);
+    for (int half = 4; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+    return lane[0];
+}
+
+/* exp(v) for v <= 0, to about one unit in the last place; exp(-700) below that (not 0: see softmax). Cody and Waite's reduction by ln 2,
+ * then Taylor's series to degree 13 on |r| <= ln(2) / 2. */
+TARGET static inline v8 v8_exp(v8 v)
+{
+    static const double series[] = {1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0,
+                                    1.0 / 40320.0,     1.0 / 5040.0,     1.0 / 720.0,     1.0 / 120.0,
+                                    1.0 / 24.0,        1.0 / 6.0,        0.5,             1.0,
+                                    1.0};
+    v = v8_max(v, v8_set(-700.0));
+    v8 shifted = v8_add(v8_mul(v, v8_set(0x1.71547652b82fep0)), v8_set(ROUNDER));
+    v8 n = v8_sub(shifted, v8_set(ROUNDER));
+    v8 r = v8_sub(v8_sub(v, v8_mul(n, v8_set(0x1.62e42fefa0000p-1))), v8_mul(n, v8_set(0x1.cf79abc9e3b3ap-40)));
+    v8 p = v8_set(1.0 / 6227020800.0);
+    for (size_t i = 0; i < sizeof series / sizeof *series; i++) p = v8_fma(p, r, v8_set(series[i]));
+    return v8_times_power(p, shifted);
+}
+
+TARGET static double norm_quantise(int8_t *restrict q, int32_t *restrict q_sum, double *restrict row,
+                                   const double *restrict x, const double *restrict weight, size_t n, size_t padded,
+                                   double eps)
+{
+    v8 squares0 = v8_set(0), squares1 = v8_set(0);
+    for (size_t i = 0; i < padded; i += PAD) {
+        v8 a = v8_load(x + i), b = v8_load(x + i + 8);
+        squares0 = v8_fma(a, a, squares0);
+        squares1 = v8_fma(b, b, squares1);
+    }
+    v8 inverse = v8_set(1.0 / sqrt(v8_sum(v8_add(squares0, squares1)) / (double)n + eps));
+
+    v8 largest0 = v8_set(1e-5), largest1 = largest0;
+    for (size_t i = 0; i < padded; i += PAD) {
+        v8 a = v8_mul(v8_mul(v8_load(x + i), inverse), v8_load(weight + i));
+        v8 b = v8_mul(v8_mul(v8_load(x + i + 8), inverse), v8_load(weight + i + 8));
+        v8_store(row + i, a);
+        v8_store(row + i + 8, b);
+        largest0 = v8_max(v8_abs(a), largest0);
+        largest1 = v8_max(v8_abs(b), largest1);
+    }
+    double s = 127.0 / v8_largest(v8_max(largest0, largest1));
+
+    v8 scale = v8_set(s);
+    i8 sum = i8_round(v8_set(0));
+    for (size_t i = 0; i < padded; i += 8) { /* |row * s| <= 127: nothing to clip */
+        i8 code = i8_round(v8_mul(v8_load(row + i), scale));
+        uint64_t bytes = i8_bytes(code);
+        uint32_t low = (uint32_t)bytes, high = (uint32_t)(bytes >> 32);
+        memcpy(q + i / 4 * ACTIVATION_STEP, &low, 4);
+        memcpy(q + (i / 4 + 1) * ACTIVATION_STEP, &high, 4);
+        sum = i8_add(sum, code);
+    }
+    *q_sum = i8_sum(sum);
+    return s;
+}
+
+TARGET static void gated(double *restrict h, const int32_t *restrict gate, const int32_t *restrict up,
+                         double gate_scale, double up_scale, size_t padded)
+{
+    v8 zero = v8_set(0), gate_scales = v8_set(gate_scale), up_scales = v8_set(up_scale);
+    for (size_t i = 0; i < padded; i += 8) {
+        v8 g = v8_mul(v8_max(v8_from_int(gate + i), zero), gate_scales);
+        v8_store(h + i, v8_mul(v8_mul(g, g), v8_mul(v8_from_int(up + i), up_scales)));
+    }
+}
+
+TARGET static void scaled(double *restrict x, const int32_t *restrict y, double scale, size_t n)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) v8_store(x + i, v8_mul(v8_from_int(y + i), v8_set(scale)));
+    for (; i < n; i++) x[i] = (double)y[i] * scale;
+}
+
+TARGET static void add_scaled(double *restrict x, const int32_t *restrict y, double scale, size_t padded)
+{
+    for (size_t i = 0; i < padded; i += 8)
+        v8_store(x + i, v8_add(v8_load(x + i), v8_mul(v8_from_int(y + i), v8_set(scale))));
+}
+
+TARGET static void rotated(double *restrict x, const int32_t *restrict y, double scale, const double *restrict rope,
+                           size_t half)
+{
+    size_t i = 0;
+    for (; i + 8 <= half; i += 8) {
+        v8 a = v8_mul(v8_from_int(y + i), v8_set(scale)), b = v8_mul(v8_from_int(y + half + i), v8_set(scale));
+        v8 cosine = v8_load(rope + i), sine = v8_load(rope + half + i);
+        v8_store(x + i, v8_sub(v8_mul(a, cosine), v8_mul(b, sine)));
+        v8_store(x + half + i, v8_add(v8_mul(b, cosine), v8_mul(a, sine)));
+    }
+    for (; i < half; i++) {
+        double a = (double)y[i] * scale, b = (double)y[half + i] * scale;
+        x[i] = a * rope[i] - b * rope[half + i];
+        x[half + i] = b * rope[i] + a * rope[half + i];
+    }
+}
+
+/* p[j] = exp((p[j] - max) * scale) for the keys j <= last, and next to nothing (1e-304) for the later ones up to
+ * `final`'s block of eight, which changes no bit of any sum. Returns 1 / sum. */
+TARGET static inline double softmax(double *restrict p, size_t last, size_t final, double scale)
+{
+    static const double hide[16] = {0,         0,         0,         0,         0,         0,         0,         0,
+                                    -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    v8 most = v8_set(-INFINITY), sums = v8_set(0), scales = v8_set(scale);
+    for (size_t j = 0; j <= final; j += 8) {
+        size_t visible = last + 1 < j ? 0 : last + 1 - j < 8 ? last + 1 - j : 8;
+        v8 score = v8_add(v8_load(p + j), v8_load(hide + 8 - visible));
+        v8_store(p + j, score);
+        most = v8_max(score, most);
+    }
+    most = v8_set(v8_largest(most));
+    for (size_t j = 0; j <= final; j += 8) {
+        v8 weight = v8_exp(v8_mul(v8_sub(v8_load(p + j), most), scales));
+        v8_store(p + j, weight);
+        sums = v8_add(sums, weight);
+    }
+    return 1.0 / v8_sum(sums);
+}
+
+TARGET static inline void store_some(double *to, v8 v, size_t n)
+{
+    double lane[8];
+    if (n == 8) {
+        v8_store(to, v);
+        return;
+    }
+    v8_store(lane, v);
+    for (size_t i = 0; i < n; i++) to[i] = lane[i];
+}
+
+TARGET static void attend(double *restrict out, size_t out_stride, const double *restrict q, size_t q_stride,
+                          const double *restrict k, const double *restrict v, size_t kv_stride, size_t length,
+                          size_t head_dim, double *restrict scratch)
+{
+    enum { QUERIES = 4 };                           /* share every load of a key or a value */
+    size_t keys = (length + 7) / 8 * 8;
+    double *restrict kt = scratch;                  /* [head_dim, keys] transposed: eight scores at a time */
+    double *restrict p = scratch + keys * head_dim; /* [QUERIES, keys] */
+    double *p0 = p, *p1 = p + keys, *p2 = p + 2 * keys, *p3 = p + 3 * keys;
+    double scale = 1.0 / sqrt((double)head_dim);
+
+    for (size_t d = 0; d < head_dim; d++) {
+        for (size_t j = 0; j < length; j++) kt[d * keys + j] = k[j * kv_stride + d];
+        for (size_t j = length; j < keys; j++) kt[d * keys + j] = 0;
+    }
+    for (size_t first = 0; first < length; first += QUERIES) {
+        /* Beyond the text, the last query again: computed, not stored. */
+        size_t left = length - first - 1, i1 = left < 1 ? left : 1, i2 = left < 2 ? left : 2, i3 = left < 3 ? left : 3;
+        const double *q0 = q + first * q_stride, *q1 = q0 + i1 * q_stride, *q2 = q0 + i2 * q_stride,
+                     *q3 = q0 + i3 * q_stride;
+        size_t final = first + i3;
+
+        for (size_t j = 0; j <= final; j += 8) {
+            v8 s0 = v8_set(0), s1 = s0, s2 = s0, s3 = s0;
+            for (size_t d = 0; d < head_dim; d++) {
+                v8 key = v8_load(kt + d * keys + j);
+                s0 = v8_fma(key, v8_set(q0[d]), s0);
+                s1 = v8_fma(key, v8_set(q1[d]), s1);
+                s2 = v8_fma(key, v8_set(q2[d]), s2);
+                s3 = v8_fma(key, v8_set(q3[d]), s3);
+            }
+            v8_store(p0 + j, s0);
+            v8_store(p1 + j, s1);
+            v8_store(p2 + j, s2);
+            v8_store(p3 + j, s3);
+        }
+        v8 inverse0 = v8_set(softmax(p0, first, final, scale)), inverse1 = v8_set(softmax(p1, first + i1, final, scale));
+        v8 inverse2 = v8_set(softmax(p2, first + i2, final, scale)), inverse3 = v8_set(softmax(p3, first + i3, final, scale));
+
+        for (size_t d = 0; d < head_dim; d += 8) {
+            v8 a0 = v8_set(0), a1 = a0, a2 = a0, a3 = a0;
+            for (size_t j = 0; j <= final; j++) {
+                v8 value = v8_load(v + j * kv_stride + d);
+                a0 = v8_fma(value, v8_set(p0[j]), a0);
+                a1 = v8_fma(value, v8_set(p1[j]), a1);
+                a2 = v8_fma(value, v8_set(p2[j]), a2);
+                a3 = v8_fma(value, v8_set(p3[j]), a3);
+            }
+            size_t width = head_dim - d < 8 ? head_dim - d : 8;
+            double *to = out + first * out_stride + d;
+            store_some(to, v8_mul(a0, inverse0), width);
+            if (i1 > 0) store_some(to + out_stride, v8_mul(a1, inverse1), width);
+            if (i2 > i1) store_some(to + 2 * out_stride, v8_mul(a2, inverse2), width);
+            if (i3 > i2) store_some(to + 3 * out_stride, v8_mul(a3, inverse3), width);
+        }
+    }
+}

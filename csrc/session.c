@@ -1,0 +1,271 @@
+/* Encoding a batch: texts are shared out among threads, each runs the whole forward pass on its own.
+ *
+ * Threads never wait for each other inside the forward pass, and no token's arithmetic depends on its neighbours in
+ * the batch, so results do not depend on the number of threads. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* Tokens a thread takes at a time: enough to share each unpacked weight, few enough to stay in cache. */
+enum { CHUNK = 128, MAX_THREADS = 1024 };
+
+struct bitrl_session {
+    const bitrl_model *model;
+    pool *threads;
+    size_t thread_count;
+    scratch *scratch; /* [thread_count] */
+    double *rope;     /* [positions, head_dim] cosines, then sines */
+    size_t positions;
+};
+
+static size_t max(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Makes room for `tokens` tokens in texts of up to `longest`; false when memory is short. */
+static bool grow_scratch(scratch *s, const bitrl_shape *shape, size_t tokens, size_t longest)
+{
+    if (tokens <= s->tokens && longest <= s->longest) return true;
+    tokens = max(tokens, s->tokens);
+    longest = max(longest, s->longest);
+    size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), widest = max(width, ffn);
+    size_t head = round_up(shape->head_dim, PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
+    struct {
+        void **pointer;
+        size_t count, size;
+    } parts[] = {
+        {(void **)&s->x, tokens * width, sizeof *s->x},
+        {(void **)&s->q, tokens * shape->heads * head, sizeof *s->q},
+        {(void **)&s->k, tokens * shape->kv_heads * head, sizeof *s->k},
+        {(void **)&s->v, tokens * shape->kv_heads * head, sizeof *s->v},
+        {(void **)&s->attended, tokens * width, sizeof *s->attended},
+        {(void **)&s->sums, tokens * max(width + 2 * kv_sums, 2 * ffn), sizeof *s->sums},
+        {(void **)&s->codes, round_up(tokens, TILE_TOKENS) * widest, sizeof *s->codes},
+        {(void **)&s->scale, tokens, sizeof *s->scale},
+        {(void **)&s->code_sum, tokens, sizeof *s->code_sum},
+        {(void **)&s->row, widest, sizeof *s->row},
+        {(void **)&s->hidden, widest, sizeof *s->hidden},
+        {(void **)&s->unpacked, unpacked_bytes(widest / GROUP_COLUMNS), sizeof *s->unpacked},
+        {(void **)&s->attention, attention_scratch(longest, shape->head_dim), sizeof *s->attention},
+    };
+    size_t bytes = 0, at = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) bytes += round_up(parts[i].count * parts[i].size, 64);
+    free(s->memory);
+    *s = (scratch){.memory = bitrl_allocate(bytes, 1)};
+    if (!s->memory) return false;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].pointer = (char *)s->memory + at;
+        at += round_up(parts[i].count * parts[i].size, 64);
+    }
+    s->tokens = tokens;
+    s->longest = longest;
+    return true;
+}
+
+/* Rotary angles for positions up to `positions`; false when memory is short. */
+static bool grow_rope(bitrl_session *session, size_t positions)
+{
+    if (positions <= session->positions) return true;
+    positions = round_up(positions, 64);
+    size_t head_dim = session->model->shape.head_dim, half = head_dim / 2;
+    double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
+    if (!rope) return false;
+    for (size_t i = 0; i < half; i++) {
+        double frequency = pow(session->model->shape.rope_theta, -2.0 * (double)i / (double)head_dim);
+        for (size_t p = 0; p < positions; p++) {
+            rope[p * head_dim + i] = cos((double)p * frequency);
+            rope[p * head_dim + half + i] = sin((double)p * frequency);
+        }
+    }
+    free(session->rope);
+    session->rope = rope;
+    session->positions = positions;
+    return true;
+}
+
+int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **out, char *error)
+{
+    *out = NULL;
+    if (threads < 1 || threads > MAX_THREADS)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    bitrl_session *session = calloc(1, sizeof *session);
+    if (!session) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a session");
+    session->model = model;
+    session->thread_count = threads;
+    session->scratch = calloc(threads, sizeof *session->scratch);
+    session->threads = pool_open(threads);
+    if (!session->scratch || !session->threads) {
+        bitrl_session_close(session);
+        return bitrl_fail(error, BITRL_NO_MEMORY, "%llu threads could not be started", (unsigned long long)threads);
+    }
+    *out = session;
+    return BITRL_OK;
+}
+
+void bitrl_session_close(bitrl_session *session)
+{
+    if (!session) return;
+    pool_close(session->threads);
+    for (size_t i = 0; session->scratch && i < session->thread_count; i++) free(session->scratch[i].memory);
+    free(session->scratch);
+    free(session->rope);
+    free(session);
+}
+
+/* One text of a batch. */
+typedef struct {
+    uint64_t index, length;
+    const int32_t *tokens; /* [length] */
+    float *out;            /* [width], or [length, width] without pooling */
+} text;
+
+/* A batch, its texts grouped by thread: thread i has texts[first[i] .. first[i + 1]). */
+typedef struct {
+    bitrl_session *session;
+    int pooling;
+    text *texts;
+    size_t *first;     /* [threads + 1] */
+    int32_t *tokens;   /* [threads, chunk] a chunk's tokens, gathered */
+    uint64_t *lengths; /* [texts] in the grouped order */
+    size_t chunk;
+} batch;
+
+/* x: [length, padded width] -> out, see bitrl_encode. An empty text is zeros. */
+static void pool_text(const text *t, const double *x, size_t width, size_t padded, int pooling)
+{
+    if (pooling == BITRL_POOL_NONE) {
+        for (size_t i = 0; i < t->length; i++)
+            for (size_t c = 0; c < width; c++) t->out[i * width + c] = (float)x[i * padded + c];
+        return;
+    }
+    for (size_t c = 0; c < width; c++) {
+        double value = 0;
+        if (pooling == BITRL_POOL_LAST) {
+            if (t->length) value = x[(t->length - 1) * padded + c];
+        } else {
+            for (size_t i = 0; i < t->length; i++) value += x[i * padded + c];
+            if (t->length) value /= (double)t->length;
+        }
+        t->out[c] = (float)value;
+    }
+}
+
+static void encode_share(void *context, size_t thread)
+{
+    const batch *b = context;
+    const bitrl_model *model = b->session->model;
+    scratch *s = &b->session->scratch[thread];
+    int32_t *tokens = b->tokens + thread * b->chunk;
+    size_t width = model->shape.width, padded = round_up(width, PAD);
+    for (size_t i = b->first[thread], end; i < b->first[thread + 1]; i = end) {
+        size_t n = 0;
+        for (end = i; end < b->first[thread + 1] && (end == i || n + b->texts[end].length <= CHUNK); end++) {
+            if (b->texts[end].length)
+                memcpy(tokens + n, b->texts[end].tokens, b->texts[end].length * sizeof *tokens);
+            n += b->texts[end].length;
+        }
+        bitrl_forward(model, s, b->session->rope, tokens, b->lengths + i, end - i);
+        size_t at = 0;
+        for (size_t j = i; j < end; j++) {
+            pool_text(&b->texts[j], s->x + at * padded, width, padded, b->pooling);
+            at += b->texts[j].length;
+        }
+    }
+}
+
+static int longest_first(const void *a, const void *b)
+{
+    const text *x = a, *y = b;
+    if (x->length != y->length) return x->length < y->length ? 1 : -1;
+    return x->index < y->index ? -1 : 1;
+}
+
+/* Longest processing time first: each text goes to the thread with the fewest tokens so far. `owner`: [texts]
+ * `load`: [threads]. Leaves b->texts grouped by thread. */
+static void share_out(batch *b, size_t texts, size_t threads, text *sorted, size_t *owner, uint64_t *load)
+{
+    qsort(sorted, texts, sizeof *sorted, longest_first);
+    for (size_t i = 0; i < texts; i++) {
+        size_t least = 0;
+        for (size_t t = 1; t < threads; t++)
+            if (load[t] < load[least]) least = t;
+        owner[i] = least;
+        load[least] += sorted[i].length + 1; /* + 1: empty texts are spread too */
+    }
+    size_t at = 0;
+    for (size_t t = 0; t < threads; t++) {
+        b->first[t] = at;
+        for (size_t i = 0; i < texts; i++)
+            if (owner[i] == t) {
+                b->lengths[at] = sorted[i].length;
+                b->texts[at++] = sorted[i];
+            }
+    }
+    b->first[threads] = at;
+}
+
+/* Sums lengths and checks every token, before anything is allocated for them. */
+static int check_batch(const bitrl_shape *shape, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                       size_t *total, size_t *longest, char *error)
+{
+    *total = *longest = 0;
+    for (uint64_t i = 0; i < texts; i++) {
+        if (lengths[i] > shape->context)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "text %llu has %llu tokens; this model reads at most %llu",
+                              (unsigned long long)i, (unsigned long long)lengths[i],
+                              (unsigned long long)shape->context);
+        for (uint64_t j = 0; j < lengths[i]; j++)
+            if (tokens[*total + j] < 0 || (uint64_t)tokens[*total + j] >= shape->vocabulary)
+                return bitrl_fail(error, BITRL_BAD_ARGUMENT, "text %llu has the token %d; the vocabulary ends at %llu",
+                                  (unsigned long long)i, (int)tokens[*total + j],
+                                  (unsigned long long)shape->vocabulary - 1);
+        *total += lengths[i];
+        *longest = max(*longest, lengths[i]);
+    }
+    return BITRL_OK;
+}
+
+int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
+                 float *out, char *error)
+{
+    const bitrl_shape *shape = &session->model->shape;
+    if (pooling < BITRL_POOL_MEAN || pooling > BITRL_POOL_NONE)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no pooling %d", pooling);
+    size_t total, longest, threads = session->thread_count;
+    int status = check_batch(shape, tokens, lengths, texts, &total, &longest, error);
+    if (status || texts == 0) return status;
+
+    batch b = {.session = session, .pooling = pooling, .chunk = max(CHUNK, longest)};
+    b.texts = calloc(texts, sizeof *b.texts);
+    b.lengths = calloc(texts, sizeof *b.lengths);
+    b.first = calloc(threads + 1, sizeof *b.first);
+    b.tokens = calloc(threads * b.chunk, sizeof *b.tokens);
+    text *sorted = calloc(texts, sizeof *sorted);
+    size_t *owner = calloc(texts, sizeof *owner);
+    uint64_t *load = calloc(threads, sizeof *load);
+    bool ok = b.texts && b.lengths && b.first && b.tokens && sorted && owner && load && grow_rope(session, longest);
+    for (size_t t = 0; ok && t < threads; t++)
+        ok = grow_scratch(&session->scratch[t], shape, total < b.chunk ? total : b.chunk, longest);
+    if (!ok) status = bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
+
+    if (!status) {
+        size_t at = 0;
+        for (uint64_t i = 0; i < texts; i++) {
+            sorted[i] = (text){i, lengths[i], tokens + at, out + shape->width * (pooling == BITRL_POOL_NONE ? at : i)};
+            at += lengths[i];
+        }
+        share_out(&b, texts, threads, sorted, owner, load);
+        pool_run(session->threads, encode_share, &b);
+        size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
+        for (size_t i = 0; i < values && !status; i++)
+            if (!isfinite(out[i])) status = bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
+    }
+    free(b.texts);
+    free(b.lengths);
+    free(b.first);
+    free(b.tokens);
+    free(sorted);
+    free(owner);
+    free(load);
+    return status;
+}

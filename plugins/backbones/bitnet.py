@@ -1,0 +1,116 @@
+"""The ternary language model as a backbone: text in, features out, nothing to train.
+
+Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones.engine import Engine, ModelFileError
+from bitrl.plugins.backbones.model_file import HEADER_KEY
+from bitrl.plugins.backbones.tokenizer import tokenizer_from_metadata
+
+STARTER = "starter.gguf"
+
+
+class BitNet:
+    """A frozen BitNet b1.58 model, read by the C engine.
+
+    A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set.
+    `width` is d; `identity` is what must be equal for features to be equal.
+    Raises ModelFileError for a model file that cannot be used.
+    """
+
+    def __init__(self, options: BitNetOptions, width: int | None = None) -> None:
+        path = options.model or starter_path()
+        self.engine = Engine(path, layers=options.layers, threads=options.threads)
+        metadata = self.engine.metadata
+        self.tokenizer = tokenizer_from_metadata(metadata, self.engine.path)
+        if self.tokenizer.get_vocab_size() > self.engine.vocabulary:
+            raise ModelFileError(
+                path,
+                f"has {self.tokenizer.get_vocab_size()} tokens but embeds only {self.engine.vocabulary} of them",
+            )
+        self._prefix = _prefix(metadata, self.engine)
+        self.pooling = options.pooling
+        self.projection = projection_matrix(self.engine.width, options.projection) if options.projection else None
+        self.width = options.projection or self.engine.width
+        self.identity: dict[str, Any] = {
+            "model_sha256": metadata.get(HEADER_KEY) or _sha256(path),  # the header's digest covers the tensors'
+            "layers": self.engine.blocks,
+            "pooling": self.pooling,
+            "projection": options.projection,
+        }
+
+    def encode(self, inputs: Sequence[str]) -> np.ndarray:
+        """Features of n texts: float32 [n, width]. The empty text has no tokens and is encoded as zeros.
+
+        Raises TypeError when `inputs` is not a sequence of str, UsageError for a text longer than the model's context.
+        """
+        if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
+            raise TypeError(f"encode() takes a list of str, got {_kinds(inputs)}")
+        features = self.engine.encode(token_ids(self.tokenizer, inputs, self._prefix), self.pooling)
+        if self.projection is None:
+            return features
+        # Row by row: a matrix product may round differently with the number of rows.
+        return np.array([row @ self.projection for row in features], np.float32).reshape(-1, self.width)
+
+
+def starter_path() -> Path:
+    """The model that ships with the package."""
+    path = Path(str(resources.files("bitrl.plugins.backbones.models") / STARTER))
+    if not path.is_file():
+        raise UsageError(
+            "this installation has no starter model (plugins/backbones/models/starter.gguf): reinstall bitrl, "
+            "or name a GGUF file with -o backbone.model=FILE"
+        )
+    return path
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:
+    """The ids of each text, after `prefix`."""
+    try:
+        # One by one: for texts this short, `encode_batch` spends longer waking its threads.
+        encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    except (TypeError, UnicodeEncodeError):  # what the library says of text it cannot read
+        raise UsageError("a text holds half of a surrogate pair, which is not Unicode text") from None
+    return [[*prefix, *ids] for ids in encoded] if prefix else encoded
+
+
+def projection_matrix(rows: int, columns: int) -> np.ndarray:
+    """The fixed Gaussian projection float32 [rows, columns] that keeps squared lengths on average.
+
+    `RandomState` because its stream is frozen: the same numbers in every version of numpy.
+    """
+    return (np.random.RandomState(0).standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+
+
+def _prefix(metadata: dict[str, Any], engine: Engine) -> list[int]:
+    """The token the file asks to put before every text, if any."""
+    if not metadata.get("tokenizer.ggml.add_bos_token", False):
+        return []
+    token = metadata.get("tokenizer.ggml.bos_token_id")
+    if not isinstance(token, int) or not 0 <= token < engine.vocabulary:
+        raise ModelFileError(
+            engine.path, "asks for a first token (add_bos_token) but does not say which (tokenizer.ggml.bos_token_id)"
+        )
+    return [token]
+
+
+def _sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kinds(inputs: Any) -> str:
+    if isinstance(inputs, str):
+        return "one str; put it in a list"
+    return f"a {type(inputs).__name__} of " + ", ".join(sorted({type(item).__name__ for item in inputs}))

@@ -1,0 +1,114 @@
+"""The C engine seen from Python: a model file and token ids in, features out.
+
+Knows the cffi calls, their buffers and their errors. Does not know text: tokenizer.py makes the ids.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bitrl._engine import ffi, lib
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError, Tensor, message, seal
+
+__all__ = ["Engine", "ModelFileError", "instruction_sets", "seal"]
+
+_POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
+_ERROR_BYTES = 256
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets this CPU runs, best first; the last is "scalar"."""
+    names = []
+    while (name := lib.bitrl_instruction_set(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
+class Engine:
+    """A BitNet model loaded from a GGUF file, ready to encode on `threads` threads (0: every CPU this process may use).
+
+    `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
+    Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
+    Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], layers: int | None = None, threads: int = 0, isa: str = "auto"
+    ) -> None:
+        self.path = os.fspath(path)
+        if isa != "auto" and isa not in instruction_sets():
+            raise UsageError(f"this CPU has no instruction set {isa!r}; it has {', '.join(instruction_sets())}")
+        if layers is not None and layers < 1:
+            raise UsageError(f"layers must be 1 or more, got {layers}")
+        self.file = ModelFile(path)
+        self.verified = self.file.verify()
+        model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
+        error = ffi.new("char[]", _ERROR_BYTES)
+        if lib.bitrl_model_load(self.file.handle, layers or 0, isa.encode(), model, error) != lib.BITRL_OK:
+            raise ModelFileError(path, message(error))
+        self._model = ffi.gc(model[0], lib.bitrl_model_free)
+        self.threads = threads or available_cpus()
+        if lib.bitrl_session_open(self._model, self.threads, session, error) != lib.BITRL_OK:
+            raise UsageError(message(error))
+        self._session = ffi.gc(session[0], lib.bitrl_session_close)
+        self._lock = threading.Lock()
+        shape = lib.bitrl_model_shape(self._model)
+        self.width: int = shape.width
+        self.blocks: int = shape.blocks
+        self.vocabulary: int = shape.vocabulary
+        self.context: int = shape.context
+        self.isa = ffi.string(lib.bitrl_model_isa(self._model)).decode()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The file's metadata, see ModelFile.metadata."""
+        return self.file.metadata()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The file's tensors, see ModelFile.tensors."""
+        return self.file.tensors()
+
+    def encode(self, token_ids: Sequence[Sequence[int]], pooling: str = "mean") -> np.ndarray:
+        """Features of each text: float32 [n, width]; with pooling "none", of each token: [total tokens, width].
+
+        The state after the last block that is run, without the final norm. A text of no tokens is zeros.
+        Raises UsageError for a token outside the vocabulary, a text longer than the model's context, or an unknown
+        pooling.
+        """
+        if pooling not in _POOLING:
+            raise UsageError(f"unknown pooling {pooling!r}; known: {', '.join(_POOLING)}")
+        lengths = np.fromiter(map(len, token_ids), np.uint64, len(token_ids))
+        total = int(lengths.sum())
+        try:
+            ids = np.fromiter((token for text in token_ids for token in text), np.int32, total)
+        except OverflowError:
+            raise UsageError(f"a token id is outside the vocabulary of {self.vocabulary}") from None
+        out = np.zeros((total if pooling == "none" else len(token_ids), self.width), np.float32)
+        error = ffi.new("char[]", _ERROR_BYTES)
+        with self._lock:
+            status = lib.bitrl_encode(
+                self._session,
+                ffi.from_buffer("int32_t[]", ids),
+                ffi.from_buffer("uint64_t[]", lengths),
+                len(token_ids),
+                _POOLING[pooling],
+                ffi.from_buffer("float[]", out, require_writable=True),
+                error,
+            )
+        if status == lib.BITRL_BAD_RESULT:
+            raise ModelFileError(self.path, message(error))
+        if status != lib.BITRL_OK:
+            raise UsageError(message(error))
+        return out
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

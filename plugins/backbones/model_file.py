@@ -1,0 +1,172 @@
+"""Model files (GGUF): their header, and the seal that shows damage.
+
+Knows the container, through the C reader, and two checksums. Does not know what the tensors mean.
+
+The seal is two metadata strings of 64 lower-case hexadecimal digits:
+
+* `bitrl.tensor_sha256`: SHA-256 of every byte from the start of the tensor data to the end of the file;
+* `bitrl.header_sha256`: SHA-256 of every byte before that (padding included), with this key's own 64 digits
+  replaced by "0". It covers the other digest, so it is computed last.
+
+A writer puts 64 zeros in both and calls `seal`. A file with neither key (made by another tool) is not checked;
+one with a single key is damaged.
+"""
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bitrl._engine import ffi, lib
+from bitrl.core.errors import UsageError
+
+TENSOR_KEY = "bitrl.tensor_sha256"
+HEADER_KEY = "bitrl.header_sha256"
+UNSEALED = "0" * 64
+TENSOR_TYPES = {0: "F32", 1: "F16", 30: "BF16", 35: "TQ2_0", 36: "I2_S"}
+
+_ERROR_BYTES = 256
+_STRING, _ARRAY = 8, 9
+_DTYPES = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+
+
+class ModelFileError(UsageError):
+    """A model file that cannot be used. The message names the file and what is wrong with it."""
+
+    def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        super().__init__(f"{os.fspath(path)} {problem}")
+
+
+class Tensor(NamedTuple):
+    """One tensor as the file lists it; `shape` is slowest first, as numpy has it."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+class ModelFile:
+    """A mapped GGUF file with a checked header.
+
+    Raises ModelFileError when it cannot be opened, is not GGUF, or its header is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        handle, error = ffi.new("bitrl_file **"), ffi.new("char[]", _ERROR_BYTES)
+        if b"\0" in os.fsencode(path):
+            raise ModelFileError(path, "is not a path")
+        if lib.bitrl_file_open(os.fsencode(path), handle, error) != lib.BITRL_OK:
+            raise ModelFileError(path, message(error))
+        self.handle = ffi.gc(handle[0], lib.bitrl_file_close)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return lib.bitrl_file_size(self.handle)
+
+    @property
+    def data_offset(self) -> int:
+        """Where the tensor data begin."""
+        return lib.bitrl_file_data_offset(self.handle)
+
+    def metadata(self) -> dict[str, Any]:
+        """Every key with its value: int, float, bool, str, list of str, or a numpy array of numbers."""
+        keys = (lib.bitrl_file_key(self.handle, i) for i in range(lib.bitrl_file_key_count(self.handle)))
+        return {self._text(key.name, key.name_bytes): self._value(key) for key in keys}
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, in the file's order."""
+        items = (lib.bitrl_file_tensor(self.handle, i) for i in range(lib.bitrl_file_tensor_count(self.handle)))
+        return [
+            Tensor(
+                self._text(item.name, item.name_bytes),
+                TENSOR_TYPES[item.type],
+                tuple(reversed([item.shape[d] for d in range(item.dims)])),
+                item.bytes,
+            )
+            for item in items
+        ]
+
+    def _text(self, pointer: Any, size: int) -> str:
+        try:
+            return bytes(ffi.buffer(pointer, size)).decode()
+        except UnicodeDecodeError:
+            raise ModelFileError(self.path, "is damaged: its metadata holds text that is not UTF-8") from None
+
+    def _value(self, key: Any) -> Any:
+        raw = bytes(ffi.buffer(key.value, key.value_bytes))
+        if key.element_type == _STRING:
+            strings, at = [], 0
+            try:
+                for _ in range(key.count):
+                    (size,) = struct.unpack_from("<Q", raw, at)
+                    strings.append(raw[at + 8 : at + 8 + size].decode())
+                    at += 8 + size
+            except UnicodeDecodeError:
+                raise ModelFileError(self.path, "is damaged: its metadata holds text that is not UTF-8") from None
+            return strings if key.type == _ARRAY else strings[0]
+        values = np.frombuffer(raw, _DTYPES[key.element_type])
+        return values if key.type == _ARRAY else values[0].item()
+
+    def verify(self, largest: int | None = 256 << 20) -> str:
+        """Checks the seal, or raises ModelFileError saying which part is damaged.
+
+        The tensor data of files over `largest` bytes are not read (None: always read). Returns "sealed", "header"
+        (only the header was checked) or "unsealed" (the file carries no seal).
+        """
+        metadata = self.metadata()
+        tensor_digest, header_digest = metadata.get(TENSOR_KEY), metadata.get(HEADER_KEY)
+        if tensor_digest is None and header_digest is None:
+            return "unsealed"
+        with open(self.path, "rb") as file:
+            header = file.read(self.data_offset)
+            places = [_digits(header, key) for key in (TENSOR_KEY, HEADER_KEY)]
+            if None in places or header_digest == UNSEALED or _header_sha256(header) != header_digest:
+                raise ModelFileError(self.path, "is damaged: its header does not match its checksum; get it again")
+            if largest is not None and self.size > largest:
+                return "header"
+            if hashlib.file_digest(file, "sha256").hexdigest() != tensor_digest:
+                raise ModelFileError(self.path, "is damaged: its weights do not match their checksum; get it again")
+        return "sealed"
+
+
+def message(error: Any) -> str:
+    """The text in a C error buffer."""
+    return ffi.string(error).decode(errors="replace")
+
+
+def seal(path: str | os.PathLike[str]) -> None:
+    """Fills in the two digests of a file just written with 64 zeros in each.
+
+    Raises ValueError when the file does not hold both keys once.
+    """
+    offset = ModelFile(path).data_offset
+    with Path(path).open("r+b") as file:
+        header = bytearray(file.read(offset))
+        tensor_place, header_place = _digits(header, TENSOR_KEY), _digits(header, HEADER_KEY)
+        if tensor_place is None or header_place is None:
+            raise ValueError(f"{os.fspath(path)} needs {TENSOR_KEY} and {HEADER_KEY}, each a string of 64 zeros")
+        header[tensor_place] = hashlib.file_digest(file, "sha256").hexdigest().encode()
+        header[header_place] = _header_sha256(header).encode()
+        file.seek(0)
+        file.write(header)
+
+
+def _digits(header: bytes | bytearray, key: str) -> slice | None:
+    """Where the 64 digits of `key` stand in the header: after its name, the string type and their length."""
+    before = struct.pack("<Q", len(key)) + key.encode() + struct.pack("<IQ", _STRING, 64)
+    at = header.find(before)
+    if at < 0 or header.find(before, at + 1) >= 0 or at + len(before) + 64 > len(header):
+        return None
+    return slice(at + len(before), at + len(before) + 64)
+
+
+def _header_sha256(header: bytes | bytearray) -> str:
+    blank = bytearray(header)
+    blank[_digits(header, HEADER_KEY)] = UNSEALED.encode()
+    return hashlib.sha256(blank).hexdigest()

@@ -1,0 +1,152 @@
+"""Text files in, model file and card out: the whole of `bitrl model train`, without the command line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+
+from bitrl.core.errors import UsageError
+from bitrl.core.files import write_atomically
+from bitrl.plugins.backbones.pretraining.card import Training, write_card
+from bitrl.plugins.backbones.pretraining.corpus import Corpus, TextFile, read_text
+from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
+from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
+from bitrl.plugins.backbones.pretraining.probe import read_states
+from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, invented, known
+from bitrl.plugins.backbones.pretraining.train import Plan, Progress, Trainer
+from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, train_vocabulary
+
+HELD_OUT = 50_000
+"""Characters at the end of each text file kept for measuring (at most a tenth of it)."""
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """What the user asked for. Exactly one of `steps` and `minutes` is set."""
+
+    out: Path
+    text: Sequence[Path] = ()
+    envs: Sequence[str]
+    steps: int | None
+    minutes: float | None
+    seed: int
+    shape: Shape
+    tokens_per_batch: int
+    resume: bool
+    command: str
+    notes: Sequence[str] = ()
+
+
+def train_model(request: Request, say: Callable[[str], None], report: Callable[[Progress, int], None]) -> Training:
+    """Train, write the model file and its card, and measure what was written.
+
+    Raises:
+        UsageError: something asked for cannot be. RunFailed: training or writing failed.
+    """
+    torch.manual_seed(request.seed)
+    files = [read_text(path) for path in request.text]
+    readers = [known(env, format, request.seed) for env in request.envs for format in FORMATS]
+    kept = [attrs.evolve(file, text=file.text[: len(file.text) - _held_out(file)]) for file in files]
+    say("training the vocabulary")
+    vocabulary = vocabulary_for(kept, readers, request.shape.vocab, request.seed)
+    shape = attrs.evolve(request.shape, vocab=len(vocabulary.tokens))
+    tokenizer = vocabulary.tokenizer()
+    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch, shape.context)
+    steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed)
+    plan = Plan(steps=steps, seed=request.seed)
+    # Everything that decides the result, so that a checkpoint is only ever continued by its own command. Not
+    # `minutes`: they became steps, and may become others when the machine is busier.
+    texts = [file.sha256 for file in files]
+    fingerprint = repr((shape, plan, list(request.envs), texts, request.tokens_per_batch))
+    trainer = Trainer(shape, plan, fingerprint)
+    checkpoint = request.out.with_name(request.out.name + ".checkpoint")
+    if request.resume:
+        trainer.load(checkpoint)
+    say(f"training {sum(p.numel() for p in trainer.model.parameters()):,} weights for {plan.steps:,} steps")
+    trainer.run(corpus, checkpoint, lambda progress: report(progress, plan.steps))
+    facts = {
+        "name": request.out.stem,
+        "description": f"BitNet b1.58 language model trained by bitrl: {plan.steps} steps, seed {plan.seed}",
+        "license": "MIT",
+    }
+    write_gguf(request.out, trainer.model, vocabulary, facts)
+    say("measuring")
+    training = _measure(request, plan, trainer.progress, files, readers)
+    write_atomically(request.out.with_suffix(".md"), write_card(training, request.out))
+    checkpoint.unlink(missing_ok=True)
+    return training
+
+
+def vocabulary_for(files: Sequence[TextFile], readers: Sequence[Known], size: int, seed: int) -> Vocabulary:
+    """A vocabulary of at most `size` tokens for these texts and environments."""
+    rng = np.random.default_rng(seed)
+    states = [text for reader in readers for text in reader.sample(rng, 400).texts]
+    # A few megabytes of prose are enough to count pairs of letters by.
+    passages = [file.text[i : i + 5000] for file in files for i in range(0, min(len(file.text), 4_000_000), 5000)]
+    return train_vocabulary([*passages, *invented(rng, 400, 2).texts], states, size)
+
+
+def _held_out(file: TextFile) -> int:
+    return min(HELD_OUT, len(file.text) // 10)
+
+
+def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int) -> int:
+    """How many steps fit, tried on a throwaway model: the learning rate must know the end before it begins."""
+    trial = Trainer(shape, Plan(steps=6, seed=seed), "")
+    trial.step(corpus)
+    warm = trial.progress.seconds
+    trial.run(corpus, None, lambda progress: None)
+    return max(1, round(minutes * 60 / ((trial.progress.seconds - warm) / 5)))
+
+
+def _measure(
+    request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile], readers: Sequence[Known]
+) -> Training:
+    model, tokenizer = read_gguf(request.out)
+    unseen = "".join(file.text[len(file.text) - _held_out(file) :] for file in files)
+    packages = ("torch", "tokenizers", "gymnasium", "numpy")
+    return Training(
+        command=request.command,
+        notes=request.notes,
+        files=files,
+        envs=request.envs,
+        shape=model.shape,
+        plan=plan,
+        progress=progress,
+        ternary_weights=sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and name != "token_embd"),
+        bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode())) if unseen else None,
+        readings=[read_states(model, tokenizer, reader) for reader in readers],
+        versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+    )
+
+
+@torch.no_grad()
+def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -> float:
+    """Bits per byte of prose of `size` bytes, predicted in windows that each start from nothing."""
+    whole = len(ids) // window * window
+    nats = 0.0
+    for rows in torch.tensor(ids[:whole]).view(-1, window).split(32):
+        *_, last = model.residuals(rows)
+        logits = model.logits(last[:, :-1]).flatten(0, 1)
+        nats += torch.nn.functional.cross_entropy(logits, rows[:, 1:].flatten(), reduction="sum").item()
+    predicted = whole - whole // window
+    return nats / math.log(2) / (size * predicted / max(len(ids), 1)) if predicted else float("nan")
+
+
+def check_shape(shape: Shape) -> None:
+    """Whether a model of this shape can be trained and written.
+
+    Raises:
+        UsageError: it cannot; the message says which number to change.
+    """
+    if shape.width % 256 or shape.ffn % 256:
+        raise UsageError(f"--width {shape.width}, --ffn {shape.ffn}: the file format asks for multiples of 256")
+    if shape.vocab < 512:
+        raise UsageError(f"--vocab {shape.vocab}: at least 512, of which 256 are the bytes")

@@ -1,0 +1,205 @@
+"""The BitNet b1.58 model in torch, as it is trained: quantised forward pass, float32 master weights.
+
+Knows the architecture and its arithmetic, with straight-through gradients. Does not know texts, losses or files.
+Everything is float32 on purpose. The integer products are exact in it, and with
+`torch.set_float32_matmul_precision("medium")` a CPU with bfloat16 units multiplies in bfloat16 and accumulates in
+float32: int8 activations and ternary weights are exact in bfloat16 too, so only the gradients are rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@attrs.frozen
+class Shape:
+    """The hyper-parameters of a model. Row lengths (width, ffn) are multiples of 256, which the TQ2_0 format asks for."""
+
+    vocab: int = 4096
+    width: int = 256
+    blocks: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 768
+    theta: float = 10000.0
+    context: int = 512
+    eps: float = 1e-5
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one attention head."""
+        return self.width // self.heads
+
+
+def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """BitNet b1.58's absmean quantisation: t in {-1, 0, 1} (float32) and the scale w, so that weight ≈ t * w.
+
+    The scale is rounded to float16 first, as it is stored in a file, so that training and the file agree exactly.
+    """
+    scale = weight.abs().mean().clamp(min=1e-5).half().float()
+    return (weight / scale).round_().clamp_(-1, 1), scale
+
+
+class _NormedProducts(torch.autograd.Function):
+    """RMSNorm, int8 quantisation with one absmax scale per row, and the product with ternary matrices, in one step.
+
+    One function rather than three because training is bound by memory traffic, not arithmetic: only x and the integers
+    are kept. The gradient is that of the same product with the quantisers taken as identities (straight-through):
+    rounding has no useful gradient of its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
+        inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
+        normed = (x * inverse_rms).mul_(norm)
+        step = normed.abs().amax(dim=1, keepdim=True).clamp_(min=1e-5).div_(127.0)
+        q = normed.mul_(1 / step).round_()  # within ±127 by construction
+        parts = [ternarise(weight) for weight in weights]
+        ternary = torch.cat([t for t, _ in parts])
+        row_scale = torch.cat([w.expand(len(t)) for t, w in parts])
+        y = (q @ ternary.t()).mul_(row_scale).mul_(step)
+        ctx.save_for_backward(x, norm, inverse_rms, q, step, ternary.mul_(row_scale[:, None]))
+        ctx.rows = [len(weight) for weight in weights]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, norm, inverse_rms, q, step, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        for_weights = gradient.t() @ (q * step)
+        for_normed = gradient @ weight
+        unit = x * inverse_rms
+        product = for_normed * unit
+        for_norm = product.sum(dim=0)
+        along = (product @ norm).div_(x.shape[1]).unsqueeze_(1)
+        for_x = for_normed.mul_(norm).sub_(unit.mul_(along)).mul_(inverse_rms)
+        return (for_x, for_norm, None, *for_weights.split(ctx.rows))
+
+
+def normed_products(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
+    """RMSNorm(x) [..., K] by ternary weights [R_i, K] → [..., sum of R_i], quantised as BitNet b1.58 does."""
+    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, eps, *weights)
+    return y.view(*x.shape[:-1], -1)
+
+
+class _SquaredReluGate(torch.autograd.Function):
+    """[N, 2F], gate beside up → relu(gate)² · up [N, F]; one function to save passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        positive = gate.relu()
+        ctx.save_for_backward(positive, up)
+        return positive.square().mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        positive, up = ctx.saved_tensors
+        (gradient,) = gradients
+        result = gradient.new_empty(*gradient.shape[:-1], 2 * gradient.shape[-1])
+        for_gate, for_up = result.chunk(2, dim=-1)
+        torch.mul(gradient, positive, out=for_up)
+        torch.mul(for_up, up, out=for_gate).mul_(2.0)
+        for_up.mul_(positive)
+        return result
+
+
+def rotary_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [length, head_dim / 2] of the rotary embedding; angles in float64, as angles should be."""
+    half = shape.head_dim // 2
+    rates = shape.theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in NeoX order: the two halves of a head are the pair's coordinates. x [..., T, head_dim]."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention, [B, heads, T, head_dim] each. Plain products: for texts this short they beat the fused kernel."""
+    length = q.shape[-2]
+    future = torch.full((length, length), float("-inf")).triu_(1)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + future
+    return scores.softmax(dim=-1) @ v
+
+
+class Block(nn.Module):
+    """h = x + o(norm(attention(norm(x)))); out = h + down(norm(relu(gate(n))² · up(n))), n = norm(h)."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        kv_width = shape.kv_heads * shape.head_dim
+
+        def matrix(rows: int, columns: int) -> nn.Parameter:
+            # Only the ratios within a matrix matter to its ternary values; the size sets how fast Adam can flip them.
+            return nn.Parameter(torch.randn(rows, columns) * 0.02)
+
+        self.attn_q = matrix(shape.width, shape.width)
+        self.attn_k = matrix(kv_width, shape.width)
+        self.attn_v = matrix(kv_width, shape.width)
+        self.attn_output = matrix(shape.width, shape.width)
+        self.ffn_gate = matrix(shape.ffn, shape.width)
+        self.ffn_up = matrix(shape.ffn, shape.width)
+        self.ffn_down = matrix(shape.width, shape.ffn)
+        self.attn_norm = nn.Parameter(torch.ones(shape.width))
+        self.attn_sub_norm = nn.Parameter(torch.ones(shape.width))
+        self.ffn_norm = nn.Parameter(torch.ones(shape.width))
+        self.ffn_sub_norm = nn.Parameter(torch.ones(shape.ffn))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, T, width] → [B, T, width]."""
+        shape, (batch, length, _) = self.shape, x.shape
+        qkv = normed_products(x, self.attn_norm, shape.eps, self.attn_q, self.attn_k, self.attn_v)
+        heads = qkv.view(batch, length, -1, shape.head_dim).transpose(1, 2)
+        q, k, v = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        groups = shape.heads // shape.kv_heads
+        k = rotate(k, cos, sin).repeat_interleave(groups, dim=1)
+        v = v.repeat_interleave(groups, dim=1)
+        attended = causal_attention(rotate(q, cos, sin), k, v)
+        attended = attended.transpose(1, 2).reshape(batch, length, shape.width)
+        h = x + normed_products(attended, self.attn_sub_norm, shape.eps, self.attn_output)
+        gate_up = normed_products(h, self.ffn_norm, shape.eps, self.ffn_gate, self.ffn_up)
+        hidden = _SquaredReluGate.apply(gate_up)
+        return h + normed_products(hidden, self.ffn_sub_norm, shape.eps, self.ffn_down)
+
+
+class BitNet(nn.Module):
+    """The whole model. Attribute names are GGUF's tensor names, so exporting is a walk over the parameters."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        self.token_embd = nn.Parameter(torch.randn(shape.vocab, shape.width) * 0.02)
+        self.output_norm = nn.Parameter(torch.ones(shape.width))
+        self.blk = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
+
+    def residuals(self, tokens: Tensor) -> Iterator[Tensor]:
+        """tokens int64 [B, T] → the residual stream [B, T, width] after each block in turn.
+
+        Texts are padded on the right; attention is causal, so padding changes nothing before it.
+        """
+        cos, sin = rotary_table(self.shape, tokens.shape[1])
+        x = F.embedding(tokens, self.token_embd)
+        for block in self.blk:
+            x = block(x, cos, sin)
+            yield x
+
+    def logits(self, residual: Tensor) -> Tensor:
+        """The last residual [..., width] → next-token logits [..., vocab] (tied embedding)."""
+        return F.rms_norm(residual, (self.shape.width,), self.output_norm, self.shape.eps) @ self.token_embd.t()
+
+
+def mean_pool(residual: Tensor, lengths: Tensor) -> Tensor:
+    """[B, T, width] and the true lengths [B] → the mean over each text's own tokens [B, width]."""
+    mask = (torch.arange(residual.shape[1]) < lengths[:, None]).to(residual.dtype)
+    return torch.einsum("btd,bt->bd", residual, mask / lengths[:, None])

@@ -1,0 +1,166 @@
+"""The training loop: steps, learning rate, checkpoints. One seed, one command, one machine: one file."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.files import write_atomically
+from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus
+from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
+from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Readout, losses
+
+BATCHES = ("known", "invented", "known", "prose")
+"""The batches of one step: half the tokens known environments, a quarter invented ones, a quarter prose."""
+
+
+@attrs.frozen
+class Plan:
+    """How to train."""
+
+    steps: int
+    seed: int = 0
+    learning_rate: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    checkpoint_every: int = 200
+
+
+@attrs.define
+class Progress:
+    """What has happened so far: steps, tokens, seconds, and a running mean of each loss."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    means: dict[str, float] = attrs.field(factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        """Take one loss into its running mean."""
+        self.means[name] = value if name not in self.means else 0.98 * self.means[name] + 0.02 * value
+
+
+def keep_memory() -> None:
+    """Ask the C library to keep freed memory: handing large tensors back and faulting them in again costs a third
+    of the time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def batches_of(corpus: Corpus, seed: int, step: int) -> Iterator[Batch]:
+    """The batches of one step. They depend on the seed and the step alone, so resuming needs no random state."""
+    rng = np.random.default_rng([seed, step])
+    for kind in BATCHES:
+        if kind == "prose" and len(corpus.prose):
+            yield corpus.prose_batch(rng)
+        elif kind == "known" and corpus.known:
+            yield corpus.known_batch(rng, corpus.known[rng.choice(len(corpus.known), p=corpus.known_weights)])
+        else:
+            yield corpus.invented_batch(rng)
+
+
+class Trainer:
+    """A model, its readouts and its optimiser."""
+
+    def __init__(self, shape: Shape, plan: Plan, fingerprint: str):
+        torch.set_float32_matmul_precision("medium")  # see model.py: exact forward, bfloat16-rounded gradients
+        torch.manual_seed(plan.seed)
+        keep_memory()
+        self.plan, self.fingerprint = plan, fingerprint
+        self.model = BitNet(shape)
+        self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(max(1, shape.blocks - 1)))
+        everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts})
+        self.named = dict(everything.named_parameters())
+        decayed = [p for p in self.named.values() if p.dim() == 2]
+        rest = [p for p in self.named.values() if p.dim() != 2]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+            lr=plan.learning_rate, betas=(0.9, 0.98), fused=True,
+        )  # fmt: skip
+        self.progress = Progress()
+
+    def learning_rate(self) -> float:
+        """Linear up, then linear down to nothing: ternary weights settle only when the steps become small."""
+        step, plan = self.progress.step, self.plan
+        return plan.learning_rate * min((step + 1) / plan.warmup, 1.0) * (1 - step / plan.steps)
+
+    def step(self, corpus: Corpus) -> None:
+        """One optimiser step.
+
+        Raises:
+            RunFailed: a loss is not a number.
+        """
+        started = time.perf_counter()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        for batch in batches_of(corpus, self.plan.seed, self.progress.step):
+            parts = losses(self.model, self.readouts, batch)
+            total = torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
+            if not torch.isfinite(total):
+                raise RunFailed(f"training: a loss is {total.item()} at step {self.progress.step}: try another --seed")
+            total.backward()
+            self.progress.tokens += int(batch.lengths.sum())
+            for name, loss in parts.items():
+                self.progress.note(name, loss.item())
+        nn.utils.clip_grad_norm_(self.named.values(), self.plan.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.seconds += time.perf_counter() - started
+
+    def run(self, corpus: Corpus, checkpoint: Path | None, report: Callable[[Progress], None]) -> None:
+        """Train to the end of the plan, with a checkpoint now and then."""
+        while self.progress.step < self.plan.steps:
+            self.step(corpus)
+            report(self.progress)
+            if checkpoint is not None and self.progress.step % self.plan.checkpoint_every == 0:
+                self.save(checkpoint)
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to go on."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named.items():
+            tensors[name] = parameter.detach()
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"{name}/{key}"] = value
+        metadata = {"fingerprint": self.fingerprint, "progress": json.dumps(attrs.asdict(self.progress))}
+        write_atomically(path, save(tensors, metadata=metadata))
+
+    def load(self, path: Path) -> None:
+        """Go on where a checkpoint stopped.
+
+        Raises:
+            UsageError: there is none, it is damaged, or it belongs to another command.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise UsageError(f"--resume: there is no checkpoint {path}: leave --resume out to start anew") from None
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"--resume: {path} is damaged ({error}): delete it and leave --resume out") from None
+        if metadata.get("fingerprint") != self.fingerprint:
+            raise UsageError(f"--resume: {path} comes from another command: repeat that one, or leave --resume out")
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(tensors[name])
+                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in tensors]
+                self.optimiser.state[parameter] = {key: tensors[f"{name}/{key}"].clone() for key in keys}
+        self.progress = Progress(**json.loads(metadata["progress"]))

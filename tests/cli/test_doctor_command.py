@@ -1,0 +1,137 @@
+"""`bitrl doctor`: finds what is wrong, says what to do, and never falls over it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import tempfile
+from importlib import metadata
+
+import pytest
+
+import bitrl.plugins.backbones as backbones
+from bitrl.cli import doctor
+from bitrl.core.errors import UsageError
+
+
+def findings(check) -> dict[str, doctor.Finding]:
+    return {finding.check: finding for finding in doctor.examine(check)}
+
+
+def test_exit_code_and_json_agree_with_the_findings(bitrl) -> None:
+    said, found = bitrl("doctor"), bitrl("doctor", "--json")
+    report = json.loads(found.out)
+    assert report["ok"] is all(finding["ok"] for finding in report["findings"])
+    assert said.code == found.code == (0 if report["ok"] else 1)
+    for finding in report["findings"]:
+        assert finding["detail"] in said.out
+        assert finding["ok"] or finding["remedy"] in said.out
+
+
+def test_this_installation_has_its_packages_engine_and_plugins() -> None:
+    for check in (doctor._python, doctor._packages, doctor._engine, doctor._disk, doctor._plugins):
+        wrong = [finding for finding in doctor.examine(check) if not finding.ok]
+        assert wrong == []
+    assert findings(doctor._packages)["torch"].detail.startswith(metadata.version("torch"))
+
+
+def test_package_that_is_missing(monkeypatch) -> None:
+    version = metadata.version
+
+    def without_torch(name: str) -> str:
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", without_torch)
+    finding = findings(doctor._packages)["torch"]
+    assert not finding.ok
+    assert finding.detail == "not installed"
+    assert finding.remedy.startswith('pip install "torch>=')
+
+
+def test_package_that_does_not_import(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    finding = findings(doctor._packages)["torch"]
+    assert not finding.ok
+    assert "does not import" in finding.detail
+    assert findings(doctor._packages)["gymnasium"].ok
+
+
+@pytest.mark.parametrize(("version", "ok"), [("0.29.1", False), ("1.1", True), ("1.1.0rc1", True), ("10.0+cpu", True)])
+def test_package_that_is_too_old(monkeypatch, version: str, ok: bool) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda name: ["gymnasium>=1.1", 'matplotlib; extra == "bench"'])
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    found = findings(doctor._packages)
+    assert set(found) == {"bitrl", "gymnasium"}
+    assert found["gymnasium"].ok is ok
+
+
+def test_engine_that_does_not_load(monkeypatch) -> None:
+    monkeypatch.delattr(backbones, "engine", raising=False)
+    monkeypatch.setitem(sys.modules, "bitrl.plugins.backbones.engine", None)
+    finding = findings(doctor._engine)["engine"]
+    assert not finding.ok
+    assert "compiler" in finding.remedy
+
+
+def test_starter_model_that_is_missing_or_damaged(monkeypatch, tmp_path) -> None:
+    def missing() -> None:
+        raise UsageError("there is none")
+
+    monkeypatch.setattr("bitrl.plugins.backbones.bitnet.starter_path", missing)
+    assert findings(doctor._starter_model)["starter model"].detail == "there is none"
+    damaged = tmp_path / "starter.gguf"
+    damaged.write_bytes(b"GGUF" + bytes(100))
+    monkeypatch.setattr("bitrl.plugins.backbones.bitnet.starter_path", lambda: damaged)
+    finding = findings(doctor._starter_model)["starter model"]
+    assert not finding.ok
+    assert str(damaged) in finding.detail
+    assert finding.remedy
+
+
+def test_place_that_cannot_be_written(monkeypatch) -> None:
+    def refuse(**where: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    finding = findings(doctor._disk)["disk"]
+    assert not finding.ok
+    assert "Read-only file system" in finding.detail
+    assert "--out" in finding.remedy
+
+
+def test_disk_that_is_nearly_full(monkeypatch) -> None:
+    class Usage:
+        free = 5 * 2**20
+
+    monkeypatch.setattr("shutil.disk_usage", lambda place: Usage)
+    assert not findings(doctor._disk)["disk"].ok
+
+
+def test_check_that_fails_by_itself_is_a_finding() -> None:
+    def _moon():
+        raise ValueError("no\nmoon")
+        yield
+
+    assert findings(_moon)["moon"].detail == "ValueError: no moon"
+
+
+BROKEN = "raise SystemExit('bye')"
+UNLOADABLE = """
+import bitrl
+
+@bitrl.hookimpl
+def bitrl_backbones():
+    yield bitrl.BackboneRecord(name="ghost", summary="is not there", target="nowhere_at_all:Ghost")
+"""
+
+
+def test_plugins_with_problems(installed) -> None:
+    done = installed(broken=BROKEN, unloadable=UNLOADABLE)("doctor", "--json")
+    assert done.code == 1
+    wrong = {finding["check"]: finding for finding in json.loads(done.out)["findings"] if not finding["ok"]}
+    assert "bye" in wrong["plugin broken"]["detail"]
+    assert "pip uninstall broken" in wrong["plugin broken"]["remedy"]
+    assert "nowhere_at_all" in wrong["plugin unloadable"]["detail"]

@@ -1,0 +1,101 @@
+"""`bitrl list` and `bitrl show`: what they print, in both forms, also when plugins are broken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+BROKEN = "print('noise')\nraise RuntimeError('no luck')"
+MISSPELT = """
+import bitrl
+
+@bitrl.hookimpl
+def bitrl_serialisers():
+    yield bitrl.SerializerRecord(name="x", summary="x", target="x:X")
+"""
+CONFLICTING = """
+import bitrl
+
+@bitrl.hookimpl
+def bitrl_serializers():
+    yield bitrl.SerializerRecord(name="json", summary="another", target="conflicting:X")
+"""
+
+
+def test_list_names_every_built_in_component_once(bitrl) -> None:
+    done = bitrl("list")
+    first_words = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
+    for name in ("json", "natural", "compact", "vector", "bitnet", "mlp", "ppo", "CartPole-v1", "Acrobot-v1"):
+        assert first_words.count(name) == 1
+
+
+@pytest.mark.parametrize("kind", ["algorithms", "algorithm", "algo", "algos"])
+def test_list_of_one_kind(bitrl, kind: str) -> None:
+    assert set(json.loads(bitrl("list", kind, "--json").out)) == {"algorithms", "problems"}
+
+
+def test_list_as_json(bitrl) -> None:
+    found = json.loads(bitrl("list", "--json").out)
+    assert list(found) == ["serializers", "backbones", "algorithms", "environments", "problems"]
+    [bitnet] = [each for each in found["backbones"] if each["name"] == "bitnet"]
+    assert (bitnet["package"], bitnet["accepts"]) == ("bitrl", ["text"])
+
+
+def test_broken_plugins_are_told_and_break_nothing(installed) -> None:
+    call = installed(broken=BROKEN, misspelt=MISSPELT, conflicting=CONFLICTING)
+    said = call("list")
+    assert said.code == 0
+    assert "RuntimeError: no luck" in said.out
+    assert "unknown hook bitrl_serialisers: did you mean bitrl_serializers?" in said.out
+    assert 'serializer "json" is also offered by' in said.out
+    problems = json.loads(call("list", "--json").out)["problems"]
+    assert {problem["package"] for problem in problems} >= {"broken", "misspelt"}
+    chosen = call("run", "--serializer", "json", "--backbone", "bitnet")
+    assert chosen.code == 2
+    assert '"bitrl:json"' in chosen.err
+    assert '"conflicting:json"' in chosen.err
+
+
+def test_show_a_component(bitrl) -> None:
+    done = bitrl("show", "algo", "ppo")
+    assert "bitrl.plugins.algos.ppo:PPO" in done.out
+    assert "algo.clip_coef" in done.out
+    assert "a number above 0; default: 0.1; standard: 0.2" in done.out
+
+
+def test_show_as_json(bitrl) -> None:
+    found = json.loads(bitrl("show", "algorithm", "ppo", "--json").out)
+    [clip] = [option for option in found["options"] if option["name"] == "clip_coef"]
+    assert (clip["default"], clip["presets"], clip["type"]) == (0.1, {"standard": 0.2}, "a number above 0")
+
+
+def test_show_an_environment_with_what_it_sets(bitrl) -> None:
+    assert "run.steps  200000" in bitrl("show", "env", "Acrobot-v1").out
+    assert json.loads(bitrl("show", "environment", "Acrobot-v1", "--json").out)["defaults"] == {"run.steps": 200_000}
+
+
+def test_show_any_gymnasium_id(bitrl) -> None:
+    assert "any Gymnasium id" in bitrl("show", "env", "Pendulum-v1").out
+
+
+def test_show_the_run(bitrl) -> None:
+    options = {option["name"] for option in json.loads(bitrl("show", "run", "--json").out)["options"]}
+    assert {"steps", "seed", "num_envs"} <= options
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (("backbone",), "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, mlp"),
+        (("backbone", "mpl"), 'unknown backbone "mpl": did you mean "mlp"'),
+        (("env", "CartPol-v1"), 'did you mean "CartPole-v1"'),
+        (("run", "fast"), "bitrl show run takes no name"),
+        (("thing", "x"), 'unknown kind "thing"'),
+    ],
+)
+def test_show_of_what_is_not_there(bitrl, args: tuple[str, ...], error: str) -> None:
+    done = bitrl("show", *args)
+    assert done.code == 2
+    assert error in done.err
+    assert done.err.count("\n") == 1

@@ -1,0 +1,78 @@
+"""What the progress display computes from events, with a clock made up for the purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitrl.cli.output import duration, table
+from bitrl.cli.progress import Training, progress
+from bitrl.core import events
+
+RUN = Path("runs/x")
+CONFIG = {"run": {"env": "E", "serializer": "s", "backbone": "b", "algo": "a", "seed": 0}}
+
+
+def test_nothing_is_claimed_before_the_first_update() -> None:
+    training = Training()
+    training.hear(events.RunStarted(RUN, CONFIG, 0, 1000), 10.0)
+    training.hear(events.RolloutStepped(RUN, 50), 10.5)
+    assert training.step == 50
+    assert training.words() == ("– steps/s", "return –", "– left")
+
+
+def test_speed_includes_learning_and_time_left_follows() -> None:
+    training = Training()
+    training.hear(events.RunStarted(RUN, CONFIG, 500, 1500), 10.0)
+    training.hear(events.RolloutStepped(RUN, 600), 10.1)
+    training.hear(events.Updated(RUN, 600, {"episode_return": 20.0}), 12.0)
+    assert training.steps_per_second() == pytest.approx(50)  # 100 steps in 2 s: those before the resume do not count
+    assert training.words() == ("50 steps/s", "return 20.0", "0:18 left")
+
+
+def test_speed_is_that_of_the_last_ten_updates() -> None:
+    training = Training()
+    training.hear(events.RunStarted(RUN, CONFIG, 0, 10_000), 0.0)
+    for update in range(1, 31):
+        training.hear(events.Updated(RUN, 100 * update, {}), 50.0 + update)
+    assert training.steps_per_second() == pytest.approx(100)
+
+
+def test_return_stays_when_no_episode_ended() -> None:
+    training = Training()
+    training.hear(events.RunStarted(RUN, CONFIG, 0, 100), 0.0)
+    training.hear(events.Updated(RUN, 10, {"episode_return": 7.0}), 1.0)
+    training.hear(events.Updated(RUN, 20, {"policy_loss": 0.1}), 2.0)
+    assert training.mean_return == 7.0
+
+
+def test_without_a_terminal_a_line_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(quiet=False) as listener:
+        listener(events.RunStarted(RUN, CONFIG, 0, 1000))
+        for step in range(1, 1001):
+            listener(events.Updated(RUN, step, {}))
+        for done in range(1, 101):
+            listener(events.Evaluating(RUN, done, 100))
+    captured = capsys.readouterr()
+    first, *lines = captured.err.splitlines()
+    assert first == "E → s → b → a, seed 0, in runs/x"
+    assert [line.split(" of ")[0] for line in lines] == [f"{tenth * 100:,}" for tenth in range(1, 11)]
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_damaged_checkpoint_is_told_even_when_quiet(capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
+    with progress(quiet) as listener:
+        listener(events.CheckpointSkipped(RUN, RUN / "checkpoints/5", "its checksum does not match"))
+    assert "runs/x/checkpoints/5 is damaged (its checksum does not match)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0:00"), (59.6, "1:00"), (127, "2:07"), (3727, "1:02:07")])
+def test_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_table_aligns_columns() -> None:
+    assert table([("a", "bb", "c c"), ("aaa", "b", "c")]) == "  a    bb  c c\n  aaa  b   c"
+    assert table([]) == ""

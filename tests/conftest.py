@@ -1,0 +1,1 @@
+"""Lets the tests import the helpers that lie beside this file."""

@@ -1,0 +1,217 @@
+"""Configurations: where a value comes from, what fits together, and the way to a file and back."""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import tomli_w
+
+import bitrl
+from bitrl.core import config
+from bitrl.core.config import parse_assignments, read_toml, resolve
+from bitrl.core.errors import UsageError
+from bitrl.core.registry import Registry
+
+
+@bitrl.options
+class OwnOptions:
+    """Options of the test's algorithm."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    limit: float | None = bitrl.option(0.5, "a limit, or none")
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """The built-in components, and a few of the test's own."""
+
+    def bitrl_environments() -> Any:
+        defaults = {
+            "run.steps": 777,
+            "serializer.decimals": 5,
+            "algo.clip_coef": 0.3,
+            "algo.max_grad_norm": 9.0,
+        }
+        yield bitrl.EnvironmentRecord(name="Tuned-v0", summary="", target="nowhere:Nothing", defaults=defaults)
+
+    def bitrl_algorithms() -> Any:
+        yield bitrl.AlgorithmRecord(name="own", summary="", target="nowhere:Nothing", options=OwnOptions)
+
+    def bitrl_backbones() -> Any:
+        yield bitrl.BackboneRecord(name="both", summary="", target="nowhere:Nothing", accepts=("vector", "text"))
+        yield bitrl.BackboneRecord(name="mlp", summary="", target="nowhere:Nothing", accepts=("vector",))
+
+    plugin = types.SimpleNamespace(
+        bitrl_environments=bitrl.hookimpl(bitrl_environments),
+        bitrl_algorithms=bitrl.hookimpl(bitrl_algorithms),
+        bitrl_backbones=bitrl.hookimpl(bitrl_backbones),
+    )
+    registry = Registry()
+    registry.add_installed("bitrl")
+    registry.add(plugin, "test-pack")
+    assert registry.problems == []
+    monkeypatch.setattr(config, "registry", lambda: registry)
+    return registry
+
+
+CONFIGURATIONS: list[dict[str, dict[str, Any]]] = [
+    {},
+    {"run": {"env": "Acrobot-v1", "seed": 3}},
+    {"run": {"backbone": "mlp"}, "backbone": {"hidden": [8, 8]}, "algo": {"preset": "standard", "hidden": []}},
+    {"algo": {"max_grad_norm": None}},
+    {"serializer": {"decimals": 2}, "backbone": {"layers": 2, "pooling": "last"}},
+]
+
+
+@pytest.mark.parametrize("values", CONFIGURATIONS)
+def test_a_configuration_written_to_toml_is_the_same_when_read(values: dict[str, dict[str, Any]], tmp_path: Path):
+    resolved = resolve(values)
+    file = tmp_path / "config.toml"
+    file.write_text(tomli_w.dumps({**resolved.as_dict(), "provenance": {"versions": {"bitrl": "0"}}}))
+    assert resolve(read_toml(file)) == resolved
+
+
+def test_none_is_kept_where_the_environment_sets_something_else(registered: Registry):
+    resolved = resolve({"run": {"env": "Tuned-v0"}, "algo": {"max_grad_norm": None}, "serializer": {"decimals": None}})
+    again = resolve(tomllib.loads(tomli_w.dumps(resolved.as_dict())))
+    assert again.algo_options.max_grad_norm is None
+    assert again.serializer_options.decimals is None
+    assert again == resolved
+
+
+def test_the_users_values_win_over_the_environments_and_those_over_the_defaults(registered: Registry):
+    assert resolve({}).run.steps == 100_000
+    assert resolve({"run": {"env": "Tuned-v0"}}).run.steps == 777
+    assert resolve({"run": {"env": "Tuned-v0", "steps": 5}}).run.steps == 5
+    assert resolve({"run": {"env": "Tuned-v0"}}).algo_options.clip_coef == 0.3
+    assert resolve({"run": {"env": "Tuned-v0"}, "algo": {"clip_coef": 0.2}}).algo_options.clip_coef == 0.2
+
+
+def test_a_preset_or_another_algorithm_is_not_mixed_with_the_environments_settings(registered: Registry):
+    standard = resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "standard"}})
+    assert standard.algo_options == resolve({"algo": {"preset": "standard"}}).algo_options
+    assert resolve({"run": {"env": "Tuned-v0", "algo": "own"}}).algo_options == OwnOptions()
+
+
+def test_an_environments_setting_that_the_chosen_component_does_not_have_is_left_out(registered: Registry):
+    resolved = resolve({"run": {"env": "Tuned-v0", "backbone": "bitrl:mlp"}})
+    assert resolved.serializer.name == "vector"
+
+
+def test_an_option_that_the_chosen_component_does_not_have_is_refused_if_the_user_set_it():
+    with pytest.raises(UsageError, match=r'unknown option "serializer.decimals"'):
+        resolve({"run": {"backbone": "mlp"}, "serializer": {"decimals": 2}})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "serializer"), [("bitnet", "json"), ("bitrl:mlp", "vector"), ("both", "json"), (None, "json")]
+)
+def test_an_unset_serializer_is_json_for_texts_and_vector_for_vectors(
+    registered: Registry, backbone: str | None, serializer: str
+):
+    resolved = resolve({"run": {} if backbone is None else {"backbone": backbone}})
+    assert resolved.serializer.name == resolved.run.serializer == serializer
+
+
+def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_do():
+    with pytest.raises(UsageError) as caught:
+        resolve({"run": {"backbone": "mlp", "serializer": "json"}})
+    message = str(caught.value)
+    assert message.startswith('serializer "json" emits text, but backbone "mlp" reads vector: use --serializer vector')
+    assert "or --backbone bitnet" in message
+    with pytest.raises(UsageError) as caught:
+        resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
+    assert str(caught.value) == (
+        'serializer "vector" emits vector, but backbone "bitnet" reads text: '
+        "use --serializer compact or json or natural, or --backbone mlp"
+    )
+
+
+def test_a_name_that_two_packages_have_is_refused_until_one_is_picked(registered: Registry):
+    with pytest.raises(UsageError, match='choose "bitrl:mlp" or "test-pack:mlp"'):
+        resolve({"run": {"backbone": "mlp"}})
+    assert resolve({"run": {"backbone": "bitrl:mlp"}}).backbone.target == "bitrl.plugins.backbones.mlp:MLP"
+    assert resolve({"run": {"backbone": "test-pack:mlp"}}).backbone.target == "nowhere:Nothing"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"run": {"algo": "pp0"}}, 'unknown algorithm "pp0": did you mean "ppo"?'),
+        ({"run": {"backbone": "bitnte"}}, 'unknown backbone "bitnte": did you mean "bitnet"?'),
+        ({"run": {"env": "CartPoel-v1"}}, 'unknown environment "CartPoel-v1": did you mean "CartPole-v1"'),
+        ({"run": {"step": 3}}, 'unknown option "run.step": did you mean "run.steps"'),
+        ({"algo": {"clip_coef": -1}}, "algo.clip_coef: expected a number above 0, got -1.0"),
+        ({"algos": {}}, 'unknown part "algos": did you mean "algo"?'),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_built(values: dict[str, dict[str, Any]], message: str):
+    with pytest.raises(UsageError) as caught:
+        resolve(values)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gymnasium_id_that_no_plugin_names_is_an_environment_too():
+    resolved = resolve({"run": {"env": "Pendulum-v1"}})
+    assert (resolved.environment.name, resolved.run.env) == ("gymnasium", "Pendulum-v1")
+
+
+def test_typed_values_are_converted_and_others_are_not():
+    values = {"algo": {"clip_coef": "0.2"}}
+    assert resolve(values, {"algo": frozenset({"clip_coef"})}).algo_options.clip_coef == 0.2
+    with pytest.raises(UsageError, match=r'algo.clip_coef: expected a number above 0, got "0.2"'):
+        resolve(values)
+
+
+def test_every_option_of_every_part_is_written_out():
+    resolved = resolve({})
+    written = resolved.as_dict()
+    assert list(written) == list(config.PARTS)
+    assert set(written["algo"]) == set(attrs.fields_dict(type(resolved.algo_options)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps = 3\n", "steps stands outside a section: write it under one of [run], [env]"),
+        (b"[rnu]\nsteps = 3\n", "unknown section [rnu]: the sections are [run]"),
+        (b"[run\n", "not a TOML file: "),
+        (b"\xff\xfe", "not a TOML file: "),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_by_name(content: bytes, message: str, tmp_path: Path):
+    file = tmp_path / "c.toml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_toml(file)
+    assert str(caught.value).startswith(f"{file}: {message}")
+
+
+def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_toml(tmp_path / "none.toml")
+
+
+def test_assignments_are_split_at_the_first_dot_and_equals_sign():
+    assert parse_assignments(("algo.clip_coef=0.2", "backbone.model=a=b.gguf", "algo.hidden=")) == {
+        "algo": {"clip_coef": "0.2", "hidden": ""},
+        "backbone": {"model": "a=b.gguf"},
+    }
+
+
+@pytest.mark.parametrize("assignment", ["clip_coef=0.2", "algo.clip_coef", "algo.=1", "=", ""])
+def test_an_assignment_of_another_form_is_refused_with_an_example(assignment: str):
+    with pytest.raises(UsageError, match=r"write it as part.option=value, for example"):
+        parse_assignments((assignment,))
+
+
+def test_an_assignment_to_an_unknown_part_gets_the_nearest_one():
+    with pytest.raises(UsageError, match='unknown part "alog": did you mean "algo"'):
+        parse_assignments(("alog.clip_coef=0.2",))

@@ -1,0 +1,516 @@
+"""The conformance kit for serializers, backbones and plugins: each way of breaking a contract is found and named."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+
+import bitrl
+from bitrl.testing import (
+    ConformanceError,
+    check_backbone,
+    check_plugin,
+    check_serializer,
+)
+
+# The built-in components keep their own contracts.
+
+
+@pytest.mark.parametrize("name", ["json", "natural", "compact", "vector"])
+def test_the_built_in_serializers_conform(name: str):
+    check_serializer(name)
+
+
+def test_the_built_in_backbones_conform():
+    check_backbone("mlp")
+    check_backbone("mlp", hidden=[3])
+
+
+def target(cls: type) -> str:
+    """A reference to a class made inside a test."""
+    name = f"Target{cls.__qualname__.replace('.', '_').replace('<', '').replace('>', '')}"
+    globals()[name] = cls
+    return f"{__name__}:{name}"
+
+
+def refusal(check: Any, component: Any, **arguments: Any) -> str:
+    with pytest.raises(ConformanceError) as caught:
+        check(component, **arguments)
+    return str(caught.value)
+
+
+# Records and options.
+
+
+def serializer_record(cls: type, **fields: Any) -> bitrl.SerializerRecord:
+    return bitrl.SerializerRecord(**{"name": "test", "summary": "a test", "target": target(cls), **fields})
+
+
+class Words:
+    """A serializer without faults."""
+
+    def __init__(self, options: Any, observation: bitrl.ObservationSpec):
+        self.observation = observation
+
+    def __call__(self, observation: Any) -> Any:
+        return " ".join(f"{number:.2f}" for number in np.ravel(observation))
+
+    def batch(self, observations: Any) -> Any:
+        return [self(observation) for observation in observations]
+
+
+class Numbers(Words):
+    """A serializer of vectors without faults."""
+
+    width = 4
+
+    def __call__(self, observation: Any) -> Any:
+        return np.resize(np.asarray(observation, np.float32), 4)
+
+    def batch(self, observations: Any) -> Any:
+        return np.stack([self(observation) for observation in observations])
+
+
+def test_good_serializers_pass():
+    check_serializer(serializer_record(Words))
+    check_serializer(serializer_record(Numbers, emits="vector"))
+    check_serializer(serializer_record(Numbers, emits="vector"), env="MountainCar-v0")
+
+
+@bitrl.options
+class NoHelp:
+    """An option without words."""
+
+    depth: int = bitrl.option(1, " ")
+
+
+@bitrl.options
+class BadDefault:
+    """A default that breaks its own rule."""
+
+    depth: float = bitrl.option("deep", "how deep")
+
+
+@bitrl.options
+class BadPreset:
+    """A preset with an option that is not there."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"deep": {"dept": 3}}
+
+    preset: Literal["flat", "deep"] = bitrl.option("flat", "a set of defaults")
+    depth: int = bitrl.option(1, "how deep")
+
+
+@bitrl.options
+class NoDefault:
+    """An option without a default."""
+
+    depth: int = bitrl.option(__import__("attrs").NOTHING, "how deep")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "two words"}, 'the name "two words" must be letters'),
+        ({"name": "pack:test"}, '":" stands between package and name'),
+        ({"summary": "two\nlines"}, "the summary must be one line"),
+        ({"summary": "x" * 101}, "has 101 characters"),
+        ({"options": NoHelp}, "option depth has no help text"),
+        ({"options": BadDefault}, 'default: options.depth: expected a number, got "deep"'),
+        ({"options": BadPreset}, 'preset deep: unknown option "options.dept"'),
+        ({"options": NoDefault}, "option depth has no default"),
+        ({"target": "nowhere:Nothing"}, "No module named 'nowhere'"),
+    ],
+)
+def test_a_record_that_is_wrong_is_refused(fields: dict[str, Any], message: str):
+    assert message in refusal(check_serializer, serializer_record(Words, **fields))
+
+
+def test_a_record_of_another_kind_is_refused():
+    assert "expected a BackboneRecord" in refusal(check_backbone, serializer_record(Words))
+
+
+# Serializers.
+
+
+class Unstable(Words):
+    def __call__(self, observation: Any) -> str:
+        self.calls = getattr(self, "calls", 0) + 1
+        return f"call {self.calls}"
+
+
+class DependsOnBatch(Words):
+    def batch(self, observations: Any) -> list[str]:
+        return [f"{self(observation)} of {len(observations)}" for observation in observations]
+
+
+class Normalises(Words):
+    def batch(self, observations: Any) -> list[str]:
+        observations += 0 if observations.dtype.kind == "i" else 1.5
+        return [self(observation - 1.5) for observation in observations]
+
+
+class Empty(Words):
+    def __call__(self, observation: Any) -> str:
+        return ""
+
+
+class Bytes(Words):
+    def __call__(self, observation: Any) -> bytes:
+        return b"text"
+
+
+class NoBatch:
+    def __init__(self, options: Any, observation: bitrl.ObservationSpec): ...
+
+    def __call__(self, observation: Any) -> str:
+        return "text"
+
+
+class Tuple(Words):
+    def batch(self, observations: Any) -> Any:
+        return tuple(super().batch(observations))
+
+
+class Drops(Words):
+    def batch(self, observations: Any) -> Any:
+        return super().batch(observations)[1:]
+
+
+class PerObject(Words):
+    made = 0
+
+    def __init__(self, options: Any, observation: bitrl.ObservationSpec):
+        PerObject.made += 1
+        self.number = PerObject.made
+
+    def __call__(self, observation: Any) -> str:
+        return f"{self.number}: {super().__call__(observation)}"
+
+
+class GlobalChance(Words):
+    def __call__(self, observation: Any) -> str:
+        random.random()
+        return super().__call__(observation)
+
+
+class Raises(Words):
+    def __call__(self, observation: Any) -> str:
+        raise KeyError("pole")
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Unstable, "differs"),
+        (DependsOnBatch, "in a batch and '"),
+        (Normalises, "batch() changed its observations"),
+        (Empty, "the text is empty"),
+        (Bytes, "expected a str, got bytes"),
+        (NoBatch, "it must have __call__(observation) and batch(observations)"),
+        (Tuple, "batch() must return a list of str, got tuple"),
+        (Drops, "returned 11 texts"),
+        (PerObject, "another object of the same options differs"),
+        (GlobalChance, "random changed state"),
+        (Raises, "raised KeyError: 'pole'"),
+    ],
+)
+def test_a_serializer_that_breaks_its_contract_is_refused(cls: type, message: str):
+    refused = refusal(check_serializer, serializer_record(cls))
+    assert message in refused
+    assert all(line.startswith('serializer "test": ') for line in refused.splitlines())
+
+
+class Doubles(Numbers):
+    def __call__(self, observation: Any) -> Any:
+        return super().__call__(observation).astype(np.float64)
+
+
+class NoWidth(Numbers):
+    width = None  # type: ignore[assignment]
+
+
+class OtherWidth(Numbers):
+    width = 5
+
+
+class Holes(Numbers):
+    def __call__(self, observation: Any) -> Any:
+        return np.full(4, np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Doubles, "expected float32, got float64"),
+        (NoWidth, "width must be a whole number above 0, got None"),
+        (OtherWidth, "expected shape [5], got [4]"),
+        (Holes, "the numbers are not all finite"),
+        (Words, "width must be a whole number above 0, got None"),
+    ],
+)
+def test_a_serializer_of_vectors_that_breaks_its_contract_is_refused(cls: type, message: str):
+    assert message in refusal(check_serializer, serializer_record(cls, emits="vector"))
+
+
+class CartPoleOnly(Words):
+    def __init__(self, options: Any, observation: bitrl.ObservationSpec):
+        if observation.env != "CartPole-v1":
+            raise bitrl.UsageError("only for CartPole-v1")
+
+
+def test_a_serializer_may_refuse_environments_but_not_the_one_it_is_checked_in():
+    record = serializer_record(CartPoleOnly)
+    check_serializer(record)
+    assert "only for CartPole-v1" in refusal(check_serializer, record, env="MountainCar-v0")
+
+
+# Backbones.
+
+
+def backbone_record(cls: type, *accepts: str) -> bitrl.BackboneRecord:
+    forms: Any = accepts or ("text",)
+    return bitrl.BackboneRecord(name="test", summary="a test", target=target(cls), accepts=forms)
+
+
+class Lengths:
+    """A backbone without faults, for texts and vectors."""
+
+    def __init__(self, options: Any, width: int | None):
+        self.width = 2
+        self.identity: Mapping[str, Any] = {"counts": ["letters", "spaces"]}
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        if isinstance(inputs, np.ndarray):
+            return np.stack([inputs.max(axis=1, initial=-9), inputs.min(axis=1, initial=9)], axis=1)
+        return np.array([[len(text), text.count(" ")] for text in inputs], np.float32).reshape(-1, 2)
+
+
+def test_a_good_backbone_passes():
+    check_backbone(backbone_record(Lengths, "text", "vector"))
+
+
+class Widthless(Lengths):
+    def __init__(self, options: Any, width: int | None):
+        super().__init__(options, width)
+        self.width = 0
+
+
+class Float64(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs).astype(np.float64)
+
+
+class NoEmpty(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return np.array([[len(text), text.count(" ")] for text in inputs], np.float32)
+
+
+class Padded(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs) / (max(map(len, inputs)) if inputs else 1)
+
+
+class Ordered(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs) + np.arange(len(inputs), dtype=np.float32)[:, None]
+
+
+class Buffer(Lengths):
+    buffer = np.zeros((100, 2), np.float32)
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        self.buffer[: len(inputs)] = super().encode(inputs)
+        return self.buffer[: len(inputs)]
+
+
+class Unseeded(Lengths):
+    def __init__(self, options: Any, width: int | None):
+        super().__init__(options, width)
+        self.weight = np.random.default_rng().standard_normal()
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        return (super().encode(inputs) * self.weight).astype(np.float32)
+
+
+class NoneIdentity(Lengths):
+    def __init__(self, options: Any, width: int | None):
+        super().__init__(options, width)
+        self.identity = {"layers": None}
+
+
+class TupleIdentity(Lengths):
+    def __init__(self, options: Any, width: int | None):
+        super().__init__(options, width)
+        self.identity = {"hidden": (1, 2)}
+
+
+class NoIdentity(Lengths):
+    def __init__(self, options: Any, width: int | None):
+        super().__init__(options, width)
+        self.identity = {}
+
+
+class GlobalNumpy(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        np.random.rand()
+        return super().encode(inputs)
+
+
+class Infinite(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs) / np.float32(0)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Widthless, "width must be a whole number above 0, got 0"),
+        (Float64, "expected float32, got float64"),
+        (NoEmpty, "expected shape [0, 2], got [0]"),
+        (Padded, "an input read alone has other features"),
+        (Ordered, "an input read in another order has other features"),
+        (Buffer, "wrote into the features of an earlier one"),
+        (Unseeded, "another object of the same options differs: is it seeded?"),
+        (NoneIdentity, "cannot be written"),
+        (TupleIdentity, "comes back as"),
+        (NoIdentity, "it is empty"),
+        (GlobalNumpy, "numpy.random changed state"),
+        (Infinite, "the features are not all finite"),
+    ],
+)
+def test_a_backbone_that_breaks_its_contract_is_refused(cls: type, message: str):
+    assert message in refusal(check_backbone, backbone_record(cls))
+
+
+class Linear:
+    """A trainable backbone without faults."""
+
+    def __init__(self, options: Any, width: int | None):
+        assert width is not None
+        self.k, self.width = width, 3
+        self.identity: Mapping[str, Any] = {"kind": "linear"}
+
+    def module(self) -> torch.nn.Module:
+        return torch.nn.Linear(self.k, 3)
+
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            return self.module()(torch.from_numpy(inputs)).numpy()
+
+
+class SharedModule(Linear):
+    def __init__(self, options: Any, width: int | None):
+        super().__init__(options, width)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.only = torch.nn.Linear(self.k, 3)
+
+    def module(self) -> torch.nn.Module:
+        return self.only
+
+
+class Detached(Linear):
+    def module(self) -> torch.nn.Module:
+        layers = super().module()
+        layers.unused = torch.nn.Parameter(torch.zeros(1))
+        return layers
+
+
+class Narrow(Linear):
+    def module(self) -> torch.nn.Module:
+        return torch.nn.Linear(self.k, 2)
+
+
+class ReseedsTorch(Linear):
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return self.module()(torch.from_numpy(inputs)).numpy()
+
+
+def test_a_good_trainable_backbone_passes():
+    check_backbone(backbone_record(Linear, "vector"))
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (SharedModule, "two modules share their weight weight"),
+        (Detached, "weight unused gets no finite gradient"),
+        (Narrow, "expected features of shape [6, 3], got [6, 2]"),
+        (ReseedsTorch, "torch's generator changed state"),
+    ],
+)
+def test_a_trainable_backbone_that_breaks_its_contract_is_refused(cls: type, message: str):
+    with torch.random.fork_rng(devices=[]):
+        assert message in refusal(check_backbone, backbone_record(cls, "vector"))
+
+
+# Plugins.
+
+
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str) -> str:
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+HOOK = """
+import bitrl
+
+class Words:
+    def __init__(self, options, observation): ...
+    def __call__(self, observation): return str(observation.tolist() if hasattr(observation, "tolist") else observation)
+    def batch(self, observations): return [self(observation) for observation in observations]
+
+class plugin:
+    @staticmethod
+    @bitrl.hookimpl
+    def bitrl_serializers():
+        yield bitrl.SerializerRecord(name="{name}", summary="a test", target="{module}:Words")
+"""
+
+
+def test_a_plugin_that_is_not_installed_can_be_checked_as_an_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    name = write(tmp_path, monkeypatch, HOOK.format(name="fine", module="object_plugin"), "object_plugin")
+    check_plugin(f"{name}:plugin")
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        ("heavy_plugin", "import torch\n" + HOOK, "reading heavy_plugin:plugin imports "),
+        ("taken_plugin", HOOK.replace("{name}", "json"), 'serializer "json" is also offered by bitrl'),
+        ("idle_plugin", "plugin = object()", "no hook yields a record, and none is bitrl_event"),
+        ("wrong_plugin", HOOK.replace("bitrl_serializers", "bitrl_serialisers"), "did you mean bitrl_serializers?"),
+    ],
+)
+def test_a_plugin_that_breaks_a_rule_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, source: str, message: str
+):
+    source = source.replace("{name}", "fine").replace("{module}", module)
+    name = write(tmp_path, monkeypatch, source, module)
+    assert message in refusal(check_plugin, f"{name}:plugin")
+
+
+def test_a_package_that_is_not_there_is_an_error_of_the_command():
+    with pytest.raises(bitrl.UsageError, match='unknown plugin "bitlr": did you mean "bitrl"'):
+        check_plugin("bitlr")
+    with pytest.raises(bitrl.UsageError, match="nowhere:plugin cannot be imported: ModuleNotFoundError"):
+        check_plugin("nowhere:plugin")
+
+
+def test_the_kit_needs_no_test_runner():
+    code = "import sys, bitrl.testing; bitrl.testing.check_serializer('json'); sys.exit('pytest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,280 @@
+"""Plugins are found, and one that is broken breaks nothing but itself."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bitrl
+from bitrl.core.errors import UsageError
+from bitrl.core.events import Event
+from bitrl.core.registry import Registry
+
+
+def plugin(name: str = "plugin", **hooks: Callable[..., Any]) -> types.ModuleType:
+    module = types.ModuleType(name)
+    for hook, function in hooks.items():
+        setattr(module, hook, bitrl.hookimpl(function))
+    return module
+
+
+def serializer(name: str) -> bitrl.SerializerRecord:
+    return bitrl.SerializerRecord(name=name, summary="a test", target="nowhere:Nothing")
+
+
+def registry_of(*plugins: tuple[types.ModuleType, str]) -> Registry:
+    registry = Registry()
+    for module, package in plugins:
+        registry.add(module, package)
+    return registry
+
+
+def names(registry: Registry, kind: str = "serializer") -> list[str]:
+    return [entry.record.name for entry in registry.entries[kind]]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
+    """The registry of this installation and of modules installed for the test alone."""
+
+    def install(**modules: str) -> Registry:
+        for name, source in modules.items():
+            info = tmp_path / f"{name}-1.0.dist-info"
+            info.mkdir()
+            (tmp_path / f"{name}.py").write_text(source)
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            (info / "entry_points.txt").write_text(f"[bitrl]\n{name} = {name}\n")
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        registry = Registry()
+        registry.add_installed()
+        return registry
+
+    return install
+
+
+GOOD = """
+import bitrl
+
+@bitrl.hookimpl
+def bitrl_serializers():
+    yield bitrl.SerializerRecord(name="good", summary="a test", target="nowhere:Nothing")
+"""
+
+
+def test_the_built_in_components_come_by_entry_points_without_problems(installed: Callable[..., Registry]):
+    registry = installed()
+    assert {"json", "natural", "compact", "vector"} <= set(names(registry))
+    assert {entry.package for entry in registry.entries["algorithm"]} == {"bitrl"}
+    assert registry.problems == [] == registry.conflicts()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("class Panic(BaseException): pass\nraise Panic('oh')", "Panic: oh"),
+        ("this is no Python", "SyntaxError"),
+    ],
+)
+def test_a_plugin_that_fails_on_import_is_reported_and_the_others_work(
+    installed: Callable[..., Registry], source: str, message: str
+):
+    registry = installed(a_broken_plugin=source, good_plugin=GOOD)
+    assert {"json", "good"} <= set(names(registry))
+    (problem,) = registry.problems
+    assert problem.package == "a_broken_plugin"
+    assert problem.message.startswith("entry point a_broken_plugin = a_broken_plugin failed: ")
+    assert message in problem.message
+    assert "\n" not in problem.message
+
+
+def test_ctrl_c_during_an_import_is_not_swallowed(installed: Callable[..., Registry]):
+    with pytest.raises(KeyboardInterrupt):
+        installed(interrupted_plugin="raise KeyboardInterrupt")
+
+
+def test_only_one_distribution_can_be_read(installed: Callable[..., Registry]):
+    installed(good_plugin=GOOD)
+    registry = Registry()
+    registry.add_installed("good_plugin")
+    assert names(registry) == ["good"]
+    assert names(registry, "backbone") == []
+
+
+def test_two_entry_points_for_one_module_are_reported_once():
+    module = plugin(bitrl_serializers=lambda: [serializer("one")])
+    registry = registry_of((module, "twice"), (module, "twice"))
+    assert names(registry) == ["one"]
+    (problem,) = registry.problems
+    assert problem.message == "two entry points name the same plugin, plugin: remove one"
+
+
+def test_a_misspelt_hook_is_reported_with_the_right_one():
+    registry = registry_of((plugin(bitrl_serialisers=lambda: []), "british"))
+    (problem,) = registry.problems
+    assert (problem.package, problem.message) == (
+        "british",
+        "unknown hook bitrl_serialisers: did you mean bitrl_serializers?",
+    )
+
+
+def test_an_unmarked_hook_is_reported():
+    module = types.ModuleType("plugin")
+    module.bitrl_backbones = lambda: []  # type: ignore[attr-defined]
+    (problem,) = registry_of((module, "forgetful")).problems
+    assert problem.message == "bitrl_backbones is not marked with @bitrl.hookimpl, so it is not called"
+
+
+def test_a_hook_that_asks_for_arguments_it_does_not_get_is_reported_and_the_plugin_left_out():
+    heard: list[object] = []
+
+    def bitrl_event(event: object) -> None:
+        heard.append(event)
+
+    def bitrl_serializers(colour: str) -> list[object]:
+        return []
+
+    registry = registry_of((plugin(bitrl_event=bitrl_event, bitrl_serializers=bitrl_serializers), "greedy"))
+    (problem,) = registry.problems
+    assert "colour" in problem.message
+    assert registry.send(Event(Path())) == []
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("yielded", "expected"),
+    [
+        ("json", "expected SerializerRecord records, got 'json'"),
+        (
+            bitrl.AlgorithmRecord(name="ppo", summary="", target="a:b"),
+            "expected SerializerRecord records, got AlgorithmRecord",
+        ),
+    ],
+)
+def test_a_hook_that_yields_something_else_is_reported_and_what_it_yielded_before_is_kept(
+    yielded: object, expected: str
+):
+    registry = registry_of((plugin(bitrl_serializers=lambda: iter([serializer("first"), yielded])), "odd"))
+    assert names(registry) == ["first"]
+    (problem,) = registry.problems
+    assert problem.message.startswith("bitrl_serializers failed: TypeError: ")
+    assert expected in problem.message
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1)])
+def test_a_hook_that_fails_leaves_the_other_hooks_of_its_plugin(error: BaseException):
+    def failing() -> list[object]:
+        raise error
+
+    backbone = bitrl.BackboneRecord(name="fine", summary="", target="a:b")
+    registry = registry_of((plugin(bitrl_serializers=failing, bitrl_backbones=lambda: [backbone]), "half"))
+    assert names(registry, "backbone") == ["fine"]
+    assert [problem.package for problem in registry.problems] == ["half"]
+
+
+def test_a_hook_may_have_nothing_to_yield():
+    registry = registry_of((plugin(bitrl_serializers=lambda: None), "empty"))
+    assert registry.problems == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target": "no_colon"}, 'target: expected "module:attribute", got "no_colon"'),
+        ({"options": dict}, "options: expected a class decorated with @bitrl.options"),
+        ({"name": ""}, "name"),
+        ({"emits": "sound"}, "emits"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_a_problem_of_its_plugin(fields: dict[str, Any], message: str):
+    def bitrl_serializers() -> Any:
+        yield bitrl.SerializerRecord(**{"name": "x", "summary": "", "target": "a:b", **fields})
+
+    (problem,) = registry_of((plugin(bitrl_serializers=bitrl_serializers), "odd")).problems
+    assert message in problem.message
+
+
+def shared() -> Registry:
+    return registry_of(
+        (plugin("one", bitrl_serializers=lambda: [serializer("same"), serializer("only")]), "pack-one"),
+        (plugin("two", bitrl_serializers=lambda: [serializer("same")]), "pack-two"),
+    )
+
+
+def test_a_name_that_two_packages_have_is_refused_and_both_are_named():
+    registry = shared()
+    with pytest.raises(UsageError) as caught:
+        registry.find("serializer", "same")
+    assert str(caught.value) == (
+        'serializer "same" is offered by pack-one and pack-two: choose "pack-one:same" or "pack-two:same"'
+    )
+    (conflict,) = registry.conflicts()
+    assert (conflict.package, conflict.message) == ("pack-two", 'serializer "same" is also offered by pack-one')
+
+
+def test_package_and_name_pick_one_of_two():
+    registry = shared()
+    assert registry.find("serializer", "pack-two:same") is registry.entries["serializer"][2].record
+    assert registry.find("serializer", "pack-one:same") is registry.entries["serializer"][0].record
+    assert registry.find("serializer", "only").name == "only"
+
+
+def test_a_name_that_one_package_has_twice_cannot_be_picked():
+    twice = plugin(bitrl_serializers=lambda: [serializer("same"), serializer("same")])
+    with pytest.raises(UsageError, match='"same" is registered twice by pack: one of the two must be renamed'):
+        registry_of((twice, "pack")).find("serializer", "same")
+
+
+def test_an_unknown_name_gets_the_nearest_one():
+    registry = Registry()
+    registry.add_installed("bitrl")
+    with pytest.raises(UsageError) as caught:
+        registry.find("serializer", "jsno")
+    assert str(caught.value) == 'unknown serializer "jsno": did you mean "json"?'
+
+
+def test_an_unknown_name_also_names_the_plugins_with_problems_since_one_may_have_had_it():
+    registry = shared()
+    registry.add(plugin("three", bitrl_serialisers=lambda: []), "pack-three")
+    with pytest.raises(UsageError) as caught:
+        registry.find("serializer", "quite different")
+    assert str(caught.value) == (
+        'unknown serializer "quite different": known: only, same (plugins with problems: pack-three; see bitrl doctor)'
+    )
+
+
+def test_a_listener_that_fails_is_reported_and_the_others_hear_the_event():
+    heard: list[Event] = []
+
+    def listens(event: Event) -> None:
+        heard.append(event)
+
+    def fails(event: Event) -> None:
+        raise SystemExit("stop everything")
+
+    registry = registry_of(
+        (plugin("one", bitrl_event=fails), "pack-one"),
+        (plugin("two", bitrl_event=listens), "pack-two"),
+        (plugin("three", bitrl_event=lambda: heard.append(Event(Path("three")))), "pack-three"),
+    )
+    event = Event(Path("run"))
+    (problem,) = registry.send(event)
+    assert problem.package == "pack-one"
+    assert problem.message == "bitrl_event failed on Event: SystemExit: stop everything"
+    assert sorted(map(str, heard)) == sorted(map(str, [event, Event(Path("three"))]))
+
+
+def test_loading_a_component_whose_code_is_missing_names_it_and_the_cause():
+    with pytest.raises(UsageError) as caught:
+        serializer("lost").load()
+    assert str(caught.value) == (
+        "\"lost\" could not be loaded from nowhere:Nothing: ModuleNotFoundError: No module named 'nowhere'"
+    )

@@ -1,0 +1,189 @@
+"""Random BitNet models as GGUF files, and the plain float64 forward pass they are compared with."""
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from tokenizers import pre_tokenizers
+
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@dataclass
+class TinyModel:
+    """Shape and weights of one random model; `ternary[name]` is ([rows, columns] of -1, 0, 1; scale)."""
+
+    width: int = 256
+    ffn: int = 512
+    blocks: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    vocabulary: int = 300
+    context: int = 512
+    theta: float = 10000.0
+    eps: float = 1e-5
+    seed: int = 0
+    ternary: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    embedding: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        kv = self.kv_heads * self.width // self.heads
+        rows = dict(zip(MATRICES, (self.width, kv, kv, self.width, self.ffn, self.ffn, self.width), strict=True))
+        self.embedding = rng.normal(size=(self.vocabulary, self.width)).astype(np.float16)
+        for i in range(self.blocks):
+            for name in MATRICES:
+                columns = self.ffn if name == "ffn_down" else self.width
+                scale = float(np.float16(rng.uniform(0.5, 2) / np.sqrt(columns)))
+                codes = rng.integers(-1, 2, size=(rows[name], columns)).astype(np.int8)
+                self.ternary[f"blk.{i}.{name}.weight"] = (codes, scale)
+            for name in ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm"):
+                n = self.ffn if name == "ffn_sub_norm" else self.width
+                self.vectors[f"blk.{i}.{name}.weight"] = rng.uniform(0.5, 1.5, n).astype(np.float32)
+        self.vectors["output_norm.weight"] = np.ones(self.width, np.float32)
+
+    def keys(self) -> dict[str, Any]:
+        """The metadata, tokenizer included: 256 byte tokens, then merges of two."""
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        extra = [a + b for a in alphabet[40:60] for b in alphabet[40:60]][: self.vocabulary - len(alphabet)]
+        return {
+            "general.architecture": "bitnet-b1.58",
+            "bitnet-b1.58.block_count": self.blocks,
+            "bitnet-b1.58.embedding_length": self.width,
+            "bitnet-b1.58.feed_forward_length": self.ffn,
+            "bitnet-b1.58.attention.head_count": self.heads,
+            "bitnet-b1.58.attention.head_count_kv": self.kv_heads,
+            "bitnet-b1.58.attention.layer_norm_rms_epsilon": self.eps,
+            "bitnet-b1.58.rope.freq_base": self.theta,
+            "bitnet-b1.58.rope.dimension_count": self.width // self.heads,
+            "bitnet-b1.58.context_length": self.context,
+            "bitnet-b1.58.vocab_size": self.vocabulary,
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "bitrl",
+            "tokenizer.ggml.tokens": alphabet + extra,
+            "tokenizer.ggml.merges": [f"{token[0]} {token[1]}" for token in extra],
+            "tokenizer.ggml.add_bos_token": False,
+        }
+
+    def write(
+        self,
+        path: Path,
+        kind: str = "I2_S",
+        seal: bool = False,
+        changes: Mapping[str, Any] | None = None,
+        patch: Callable[[str, bytes], bytes] = lambda name, data: data,
+        embedding: tuple[int, bytes] | None = None,
+    ) -> Path:
+        """Writes the file with matrices in I2_S (any shape of 128 n weights) or TQ2_0 (columns of 256 n).
+
+        `changes` replaces metadata (None removes a key), `patch` replaces a tensor's bytes,
+        `embedding` is another (GGML type, bytes) for the embedding. `seal` adds unsealed digests.
+        """
+        keys = self.keys() | dict(changes or {})
+        keys = {name: value for name, value in keys.items() if value is not None}
+        if seal:
+            keys |= {"bitrl.tensor_sha256": "0" * 64, "bitrl.header_sha256": "0" * 64}
+        kind_number, data = embedding or (1, self.embedding.tobytes())
+        tensors: list[tuple[str, int, tuple[int, ...], bytes]] = [
+            ("token_embd.weight", kind_number, self.embedding.shape, data)
+        ]
+        tensors += [(name, 0, v.shape, v.tobytes()) for name, v in self.vectors.items()]
+        for name, (codes, scale) in self.ternary.items():
+            if kind == "TQ2_0":
+                data = gguf.quantize(codes * np.float32(scale), gguf.GGMLQuantizationType.TQ2_0).tobytes()
+                tensors.append((name, 35, codes.shape, data))
+            else:
+                tensors.append((name, 36, codes.shape, i2_s(codes, scale)))
+        tensors = [(name, kind_, shape, patch(name, data)) for name, kind_, shape, data in tensors]
+        path.write_bytes(gguf_bytes(keys, tensors))
+        return path
+
+    def forward(self, tokens: list[int]) -> list[np.ndarray]:
+        """The residual stream after the embedding and after each block, float64 [length, width] each."""
+        x = torch.from_numpy(self.embedding[tokens].astype(np.float64))
+        states = [x.numpy()]
+        for i in range(self.blocks):
+            x = self.block(i, x)
+            states.append(x.numpy())
+        return states
+
+    def block(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        """One block on float64 [length, width]."""
+        length, head_dim = len(x), self.width // self.heads
+
+        def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+            weight = torch.from_numpy(self.vectors[f"blk.{i}.{name}.weight"].astype(np.float64))
+            return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.eps) * weight
+
+        def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+            codes, scale = self.ternary[f"blk.{i}.{name}.weight"]
+            s = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+            q = (x * s).round().clamp(-128, 127)
+            return q @ torch.from_numpy(codes.astype(np.float64)).T * (scale / s)
+
+        def rotate(x: torch.Tensor) -> torch.Tensor:
+            half = head_dim // 2
+            frequency = self.theta ** (-torch.arange(half, dtype=torch.float64) * 2 / head_dim)
+            angle = torch.arange(length, dtype=torch.float64)[:, None, None] * frequency
+            a, b = x[..., :half], x[..., half:]
+            return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+
+        n = norm(x, "attn_norm")
+        q = rotate(linear(n, "attn_q").view(length, self.heads, head_dim))
+        k = rotate(linear(n, "attn_k").view(length, self.kv_heads, head_dim))
+        v = linear(n, "attn_v").view(length, self.kv_heads, head_dim)
+        k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q, k) / head_dim**0.5
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+        attended = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(length, self.width)
+        x = x + linear(norm(attended, "attn_sub_norm"), "attn_output")
+        n = norm(x, "ffn_norm")
+        hidden = linear(n, "ffn_gate").relu() ** 2 * linear(n, "ffn_up")
+        return x + linear(norm(hidden, "ffn_sub_norm"), "ffn_down")
+
+
+def i2_s(codes: np.ndarray, scale: float) -> bytes:
+    """[rows, columns] of -1, 0, 1 in bitnet.cpp's x86 packing."""
+    q = (codes.reshape(-1, 4, 32) + 1).astype(np.uint8)
+    packed = q[:, 0] << 6 | q[:, 1] << 4 | q[:, 2] << 2 | q[:, 3]
+    return packed.tobytes() + struct.pack("<f", scale) + bytes(28)
+
+
+def gguf_string(text: str | bytes) -> bytes:
+    """Length and bytes."""
+    raw = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def gguf_value(value: Any) -> bytes:
+    """Type and value: bool, u32, f32, string or an array of strings."""
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + gguf_string(value)
+    return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_string, value))
+
+
+def gguf_bytes(
+    keys: dict[str, Any], tensors: list[tuple[str, int, tuple[int, ...], bytes]], alignment: int = 32
+) -> bytes:
+    """A whole file; shapes slowest first. Written here byte by byte, so that tests can also write wrong ones."""
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    for name, value in keys.items():
+        header += gguf_string(name) + gguf_value(value)
+    data = b""
+    for name, kind, shape, raw in tensors:
+        header += gguf_string(name) + struct.pack("<I", len(shape))
+        header += struct.pack(f"<{len(shape)}Q", *reversed(shape)) + struct.pack("<IQ", kind, len(data))
+        data += raw + bytes(-len(raw) % alignment)
+    return header + bytes(-len(header) % alignment) + data
