@@ -20,6 +20,9 @@ from bitrl.core.registry import registry
 PARTS = ("run", "env", "serializer", "backbone", "algo")
 """The sections of a configuration; `-o algo.clip_coef=0.2` sets `clip_coef` in `[algo]`."""
 
+ANY_GYMNASIUM_ID = "gymnasium"
+"""The environment record that stands for every id that no plugin has registered."""
+
 
 @options
 class RunOptions:
@@ -83,9 +86,8 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     check_fit(serializer, backbone)
 
     def options_of(part: str, cls: type) -> Any:
-        own = attrs.fields_dict(
-            cls
-        )  # the environment's defaults may be meant for another component than the chosen one
+        # The environment's defaults may be meant for another component than the chosen one.
+        own = attrs.fields_dict(cls)
         defaults = {key: value for key, value in _defaults(environment, part, values).items() if key in own}
         return parse(cls, {**defaults, **values.get(part, {})}, part, text.get(part, frozenset()))
 
@@ -114,8 +116,8 @@ def find_environment(name: str) -> EnvironmentRecord:
     import gymnasium
 
     if ":" not in name and name not in gymnasium.registry:
-        raise unknown("environment", name, names | set(gymnasium.registry) - {"gymnasium"})
-    return registry().find("environment", "gymnasium")
+        raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
+    return registry().find("environment", ANY_GYMNASIUM_ID)
 
 
 def check_fit(serializer: SerializerRecord, backbone: BackboneRecord) -> None:
@@ -174,10 +176,14 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
 
 
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the environment's record sets in `part`; a preset or another algorithm the user chose is not mixed with
-    it.
+    """What the environment's record sets in `part`.
+
+    Its settings of the algorithm are tuned for the default one: left out where the user chose another, or a preset.
     """
-    if part == "algo" and ("preset" in values.get("algo", {}) or values.get("run", {}).get("algo", "ppo") != "ppo"):
-        return {}
+    if part == "algo":
+        default = RunOptions().algo
+        chosen = values.get("run", {}).get("algo", default)
+        if "preset" in values.get("algo", {}) or chosen.rpartition(":")[2] != default:
+            return {}
     prefix = f"{part}."
     return {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}

@@ -25,18 +25,20 @@ class RunFailed(BitrlError):
     """The command was right, but the run could not go on (exit code 1)."""
 
 
-def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """An error for a name that does not exist, with the nearest known names: `unknown serializer "jsno": did you
-    mean "json"?`.
+def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: str = "") -> UsageError:
+    """An error for a name that does not exist, with the nearest known ones.
+
+    For example `unknown serializer "jsno": did you mean "json"?`. All names are shown behind `prefix`.
     """
     known = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in reversed(known)}
     near = [lowered[match] for match in difflib.get_close_matches(name.lower(), list(lowered), n=2, cutoff=0.5)]
     if near:
-        rest = "did you mean " + " or ".join(f'"{candidate}"' for candidate in near) + "?"
+        rest = "did you mean " + " or ".join(f'"{prefix}{candidate}"' for candidate in near) + "?"
     elif known:
-        shown = known if len(known) <= MOST_NAMES else [*known[:MOST_NAMES], f"and {len(known) - MOST_NAMES} more"]
-        rest = "known: " + ", ".join(shown)
+        shown = [prefix + candidate for candidate in known[:MOST_NAMES]]
+        more = [f"and {len(known) - MOST_NAMES} more"] if len(known) > MOST_NAMES else []
+        rest = "known: " + ", ".join(shown + more)
     else:
         rest = "none is known"
-    return UsageError(f'unknown {what} "{name}": {rest}' + (f" ({hint})" if hint else ""))
+    return UsageError(f'unknown {what} "{prefix}{name}": {rest}' + (f" ({hint})" if hint else ""))

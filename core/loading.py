@@ -6,12 +6,12 @@ from typing import Any
 
 import attrs
 
-from bitrl.core.config import Config, find_environment
+from bitrl.core.config import ANY_GYMNASIUM_ID, Config, find_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serializer
 from bitrl.core.options import parse
-from bitrl.core.records import BackboneRecord, SerializerRecord
+from bitrl.core.records import BackboneRecord, EnvironmentRecord, SerializerRecord
 from bitrl.core.registry import registry
 
 
@@ -22,11 +22,11 @@ def load_serializer(name: str, env: str | None = None, **options: Any) -> Serial
         UsageError: unknown serializer, environment or option.
     """
     record: SerializerRecord = registry().find("serializer", name)
-    values = parse(record.options, options, "serializer")
+    values: Any = parse(record.options, options, "serializer")
     observation = ObservationSpec()
     if env is not None:
         environment = find_environment(env)
-        observation = environment.load()(parse(environment.options, {}, "env"), env).observation_spec()
+        observation = _environment(environment, parse(environment.options, {}, "env"), env).observation_spec()
     return record.load()(values, observation)
 
 
@@ -62,7 +62,7 @@ def build(config: Config) -> Parts:
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
     """
-    environment: Environment = config.environment.load()(config.env_options, config.run.env)
+    environment = _environment(config.environment, config.env_options, config.run.env)
     serializer = config.serializer.load()(config.serializer_options, environment.observation_spec())
     width = serializer.width if config.serializer.emits == "vector" else None
     backbone = config.backbone.load()(config.backbone_options, width)
@@ -73,3 +73,9 @@ def build(config: Config) -> Parts:
                 f'{kind} "{name}" does not keep the contract of its kind: check it with bitrl plugin check'
             )
     return Parts(environment, FeatureExtractor(serializer, backbone))
+
+
+def _environment(record: EnvironmentRecord, options: Any, name: str) -> Environment:
+    """The environment asked for as `name`: its id is the record's own name, unless the record stands for any id."""
+    environment: Environment = record.load()(options, name if record.name == ANY_GYMNASIUM_ID else record.name)
+    return environment

@@ -64,7 +64,7 @@ def options(cls: type[T]) -> type[T]:
     A class may carry `presets: ClassVar[dict[str, dict[str, Any]]]`, named sets of defaults chosen by its `preset`
     field.
     """
-    made = attrs.frozen(cls, kw_only=True)
+    made: Any = attrs.frozen(cls, kw_only=True)
     attrs.resolve_types(made)
     return made
 
@@ -153,7 +153,7 @@ def parse(cls: type[T], values: Mapping[str, Any], path: str, text: frozenset[st
     converted: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            raise unknown("option", f"{path}.{key}", [f"{path}.{name}" for name in fields])
+            raise unknown("option", key, fields, prefix=f"{path}.")
         try:
             converted[key] = _convert(value, fields[key].type, key in text)
         except (ValueError, TypeError, OverflowError):

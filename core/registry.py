@@ -97,7 +97,8 @@ class Registry:
         for kind, (hook, record_class) in HOOKS.items():
             for implementation in self._implementations(hook, plugin):
                 try:
-                    for record in implementation.function() or ():
+                    records: Any = implementation.function()
+                    for record in records or ():
                         if not isinstance(record, record_class):
                             raise TypeError(f"expected {record_class.__name__} records, got {record!r}")
                         self.entries[kind].append(Entry(package, record))

@@ -199,7 +199,7 @@ def _environments(config: Config, parts: Parts, checkpoint: Checkpoint | None) -
 
     envs = replay.vectorise(parts.environment.make, config.run.num_envs)
     if checkpoint is None:
-        seeds = _seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)
+        seeds: list[int | None] = [*_seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)]
         return envs, envs.reset(seed=seeds)[0]
     observations = checkpoint.arrays["observations"]
     replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)

@@ -21,8 +21,8 @@ const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
 const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
 void bitrl_file_release(const bitrl_file *file, const bitrl_tensor *tensor); /* gives its pages back to the system */
 
-float bitrl_half_to_float(uint16_t half);
-void bitrl_read_row(double *out, const uint8_t *data, uint32_t type, size_t row, size_t n); /* of F32, F16, BF16 */
+/* Row `row` of [rows, n] in F32, F16 or BF16 -> out: [n]. */
+void bitrl_read_row(double *restrict out, const uint8_t *restrict data, uint32_t type, size_t row, size_t n);
 void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NULL on overflow; free() it */
 
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }

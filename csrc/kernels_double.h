@@ -54,28 +54,26 @@ TARGET static double norm_quantise(int8_t *restrict q, int32_t *restrict q_sum, 
                                    const double *restrict x, const double *restrict weight, size_t n, size_t padded,
                                    double eps)
 {
-    v8 squares0 = v8_set(0), squares1 = v8_set(0);
+    /* n = x * inverse * weight and n * s = (x * weight) * step: the norm need not be known to find the largest. */
+    v8 squares0 = v8_set(0), squares1 = squares0, largest0 = squares0, largest1 = squares0;
     for (size_t i = 0; i < padded; i += PAD) {
         v8 a = v8_load(x + i), b = v8_load(x + i + 8);
         squares0 = v8_fma(a, a, squares0);
         squares1 = v8_fma(b, b, squares1);
-    }
-    v8 inverse = v8_set(1.0 / sqrt(v8_sum(v8_add(squares0, squares1)) / (double)n + eps));
-
-    v8 largest0 = v8_set(1e-5), largest1 = largest0;
-    for (size_t i = 0; i < padded; i += PAD) {
-        v8 a = v8_mul(v8_mul(v8_load(x + i), inverse), v8_load(weight + i));
-        v8 b = v8_mul(v8_mul(v8_load(x + i + 8), inverse), v8_load(weight + i + 8));
+        a = v8_mul(a, v8_load(weight + i));
+        b = v8_mul(b, v8_load(weight + i + 8));
         v8_store(row + i, a);
         v8_store(row + i + 8, b);
         largest0 = v8_max(v8_abs(a), largest0);
         largest1 = v8_max(v8_abs(b), largest1);
     }
-    double s = 127.0 / v8_largest(v8_max(largest0, largest1));
+    double inverse = 1.0 / sqrt(v8_sum(v8_add(squares0, squares1)) / (double)n + eps);
+    double largest = v8_largest(v8_max(largest0, largest1)), least = 1e-5 / inverse;
+    double step = 127.0 / (largest > least ? largest : least);
 
-    v8 scale = v8_set(s);
+    v8 scale = v8_set(step);
     i8 sum = i8_round(v8_set(0));
-    for (size_t i = 0; i < padded; i += 8) { /* |row * s| <= 127: nothing to clip */
+    for (size_t i = 0; i < padded; i += 8) { /* |row * step| <= 127: nothing to clip */
         i8 code = i8_round(v8_mul(v8_load(row + i), scale));
         uint64_t bytes = i8_bytes(code);
         uint32_t low = (uint32_t)bytes, high = (uint32_t)(bytes >> 32);
@@ -84,7 +82,7 @@ TARGET static double norm_quantise(int8_t *restrict q, int32_t *restrict q_sum, 
         sum = i8_add(sum, code);
     }
     *q_sum = i8_sum(sum);
-    return s;
+    return step / inverse;
 }
 
 TARGET static void gated(double *restrict h, const int32_t *restrict gate, const int32_t *restrict up,

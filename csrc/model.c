@@ -10,16 +10,15 @@
 
 enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 1 << 20 };
 
-float bitrl_half_to_float(uint16_t half)
+/* Without branches, so that a row of them is vectorised: 2^112 moves the exponent's bias and makes subnormals whole. */
+static inline float half_to_float(uint16_t half)
 {
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+    uint32_t bits = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
     float value;
-    uint32_t bits;
-    if (exponent == 0) {
-        value = (float)fraction * 0x1p-24f; /* zero and subnormals */
-        return sign ? -value : value;
-    }
-    bits = sign | (exponent == 31 ? 0x7f800000 : (exponent + 112) << 23) | fraction << 13;
+    memcpy(&value, &bits, sizeof value);
+    value *= 0x1p112f;
+    memcpy(&bits, &value, sizeof bits);
+    bits |= sign | ((half & 0x7c00) == 0x7c00 ? 0x7f800000 : 0); /* infinity and NaN */
     memcpy(&value, &bits, sizeof value);
     return value;
 }
@@ -163,22 +162,26 @@ static int load_norm(const loader *l, size_t i, const char *name, size_t n, doub
     return BITRL_OK;
 }
 
-void bitrl_read_row(double *out, const uint8_t *data, uint32_t type, size_t row, size_t n)
+void bitrl_read_row(double *restrict out, const uint8_t *restrict data, uint32_t type, size_t row, size_t n)
 {
-    for (size_t c = 0; c < n; c++) {
-        size_t at = row * n + c;
-        if (type == GGML_F32) {
-            float value;
-            memcpy(&value, data + 4 * at, sizeof value);
-            out[c] = value;
-        } else {
-            uint16_t half;
-            memcpy(&half, data + 2 * at, sizeof half);
-            uint32_t bits = (uint32_t)half << 16; /* BF16 is the upper half of a float */
-            float value;
-            memcpy(&value, &bits, sizeof value);
-            out[c] = type == GGML_F16 ? bitrl_half_to_float(half) : value;
-        }
+    data += row * n * (type == GGML_F32 ? 4 : 2);
+    for (size_t c = 0; c < n && type == GGML_F32; c++) {
+        float value;
+        memcpy(&value, data + 4 * c, sizeof value);
+        out[c] = value;
+    }
+    for (size_t c = 0; c < n && type == GGML_F16; c++) {
+        uint16_t half;
+        memcpy(&half, data + 2 * c, sizeof half);
+        out[c] = half_to_float(half);
+    }
+    for (size_t c = 0; c < n && type == GGML_BF16; c++) { /* the upper half of a float */
+        uint16_t upper;
+        memcpy(&upper, data + 2 * c, sizeof upper);
+        uint32_t bits = (uint32_t)upper << 16;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        out[c] = value;
     }
 }
 
@@ -190,7 +193,7 @@ static bool unpack_tq2_0(uint8_t *codes, const uint8_t *blocks, size_t columns, 
     for (size_t b = 0; b < columns / 256; b++, blocks += 66, codes += 256) {
         uint16_t half;
         memcpy(&half, blocks + 64, sizeof half);
-        float s = bitrl_half_to_float(half);
+        float s = half_to_float(half);
         if (!(s >= 0) || isinf(s)) return false;
         if (s > 0 && *scale == 0) *scale = s;
         if (s > 0 && s != *scale) return false;

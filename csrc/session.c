@@ -130,24 +130,20 @@ typedef struct {
     size_t chunk;
 } batch;
 
-/* x: [length, padded width] -> out, see bitrl_encode. An empty text is zeros. */
-static void pool_text(const text *t, const double *x, size_t width, size_t padded, int pooling)
+/* x: [length, padded] -> out, see bitrl_encode. An empty text is zeros. sum: [width] scratch. */
+static void pool_text(const text *t, const double *x, size_t width, size_t padded, int pooling, double *sum)
 {
+    size_t length = t->length;
     if (pooling == BITRL_POOL_NONE) {
-        for (size_t i = 0; i < t->length; i++)
+        for (size_t i = 0; i < length; i++)
             for (size_t c = 0; c < width; c++) t->out[i * width + c] = (float)x[i * padded + c];
         return;
     }
-    for (size_t c = 0; c < width; c++) {
-        double value = 0;
-        if (pooling == BITRL_POOL_LAST) {
-            if (t->length) value = x[(t->length - 1) * padded + c];
-        } else {
-            for (size_t i = 0; i < t->length; i++) value += x[i * padded + c];
-            if (t->length) value /= (double)t->length;
-        }
-        t->out[c] = (float)value;
-    }
+    memset(sum, 0, width * sizeof *sum);
+    for (size_t i = pooling == BITRL_POOL_LAST && length ? length - 1 : 0; i < length; i++)
+        for (size_t c = 0; c < width; c++) sum[c] += x[i * padded + c];
+    double count = pooling == BITRL_POOL_MEAN && length ? (double)length : 1;
+    for (size_t c = 0; c < width; c++) t->out[c] = (float)(sum[c] / count);
 }
 
 static void encode_share(void *context, size_t thread)
@@ -167,7 +163,7 @@ static void encode_share(void *context, size_t thread)
         bitrl_forward(model, s, b->session->rope, tokens, b->lengths + i, end - i);
         size_t at = 0;
         for (size_t j = i; j < end; j++) {
-            pool_text(&b->texts[j], s->x + at * padded, width, padded, b->pooling);
+            pool_text(&b->texts[j], s->x + at * padded, width, padded, b->pooling, s->row);
             at += b->texts[j].length;
         }
     }

@@ -1,4 +1,4 @@
-"""A separate distribution beside bitrl: built, installed, and used from the command line with our components and its own."""
+"""A separate distribution beside bitrl: built, installed, and used from the command line with our components."""
 
 from __future__ import annotations
 

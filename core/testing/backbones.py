@@ -153,7 +153,7 @@ def keeps_its_results(cases: list[Case]) -> None:
 def has_plain_data_as_identity(cases: list[Case]) -> None:
     """Its identity is plain data that a TOML file gives back unchanged."""
     for case in cases:
-        identity = dict(case.backbone.identity)
+        identity = {name: value for name, value in case.backbone.identity.items() if value is not None}  # None: unset
         expect(identity, "it is empty: it must hold all that decides the features, such as a file's hash")
         try:
             back = tomllib.loads(tomli_w.dumps(identity))

@@ -96,7 +96,7 @@ def _words(error: Exception) -> str:
 
 
 def _global_generators() -> Mapping[str, Any]:
-    states: dict[str, Any] = {"random": random.getstate(), "numpy.random": np.random.get_state()[1:]}
+    states: dict[str, Any] = {"random": random.getstate(), "numpy.random": tuple(np.random.get_state(legacy=True))[1:]}
     if "torch" in sys.modules:
         states["torch's generator"] = sys.modules["torch"].random.get_rng_state().numpy()
     return states

@@ -105,7 +105,7 @@ def clip_gradient(parameter: nn.Parameter, max_norm: float | None) -> float:
     return norm
 
 
-def _gradient_of(parameter: nn.Parameter) -> Tensor:
+def _gradient_of(parameter: Tensor) -> Tensor:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

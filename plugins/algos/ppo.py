@@ -7,7 +7,8 @@ samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import attrs
 import numpy as np
@@ -33,8 +34,6 @@ class PPO(Algorithm):
 
     def __init__(self, options: PPOOptions, task: Task):
         super().__init__(options, task)
-        # The heads are tiny: one thread is quickest, and makes results independent of the machine's core count.
-        torch.set_num_threads(1)
         self.num_envs = task.envs.num_envs
         self.rollout_length = max(1, options.rollout_steps // self.num_envs)
         self.generator = torch.Generator().manual_seed(task.seed)
@@ -67,6 +66,11 @@ class PPO(Algorithm):
 
     def update(self) -> dict[str, float]:
         """One rollout and `epochs` passes over it; see the base class."""
+        with one_thread():
+            return self.learn()
+
+    def learn(self) -> dict[str, float]:
+        """What `update` does."""
         options, generator = self.options, self.generator
         noise = self.head.noise(self.rollout_length, self.num_envs, generator)
         actions: list[Tensor] = []
@@ -172,7 +176,8 @@ class PPO(Algorithm):
 
     def act(self, features: np.ndarray) -> np.ndarray:
         """The most probable actions; see the base class."""
-        return self.head.to_env(self.head.best(forward(self.policy, self.standardise(features))[0]))
+        with one_thread():
+            return self.head.to_env(self.head.best(forward(self.policy, self.standardise(features))[0]))
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
@@ -220,6 +225,17 @@ class Batch:
             self.returns[index],
             self.log_probs[index],
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The heads are tiny: one thread is quickest, and makes results independent of the machine's core count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def normalise(advantages: Tensor) -> Tensor:

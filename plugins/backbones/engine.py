@@ -22,7 +22,7 @@ _ERROR_BYTES = 256
 
 def instruction_sets() -> list[str]:
     """The instruction sets this CPU runs, best first; the last is "scalar"."""
-    names = []
+    names: list[str] = []
     while (name := lib.bitrl_instruction_set(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
     return names

@@ -30,7 +30,19 @@ TENSOR_TYPES = {0: "F32", 1: "F16", 30: "BF16", 35: "TQ2_0", 36: "I2_S"}
 
 _ERROR_BYTES = 256
 _STRING, _ARRAY = 8, 9
-_DTYPES = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+_DTYPES = {
+    0: "<u1",
+    1: "<i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "?",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
 
 
 class ModelFileError(UsageError):
@@ -125,8 +137,8 @@ class ModelFile:
             return "unsealed"
         with open(self.path, "rb") as file:
             header = file.read(self.data_offset)
-            places = [_digits(header, key) for key in (TENSOR_KEY, HEADER_KEY)]
-            if None in places or header_digest == UNSEALED or _header_sha256(header) != header_digest:
+            place = _digits(header, HEADER_KEY)
+            if tensor_digest is None or place is None or _header_sha256(header, place) != header_digest:
                 raise ModelFileError(self.path, "is damaged: its header does not match its checksum; get it again")
             if largest is not None and self.size > largest:
                 return "header"
@@ -152,7 +164,7 @@ def seal(path: str | os.PathLike[str]) -> None:
         if tensor_place is None or header_place is None:
             raise ValueError(f"{os.fspath(path)} needs {TENSOR_KEY} and {HEADER_KEY}, each a string of 64 zeros")
         header[tensor_place] = hashlib.file_digest(file, "sha256").hexdigest().encode()
-        header[header_place] = _header_sha256(header).encode()
+        header[header_place] = _header_sha256(header, header_place).encode()
         file.seek(0)
         file.write(header)
 
@@ -166,7 +178,7 @@ def _digits(header: bytes | bytearray, key: str) -> slice | None:
     return slice(at + len(before), at + len(before) + 64)
 
 
-def _header_sha256(header: bytes | bytearray) -> str:
+def _header_sha256(header: bytes | bytearray, place: slice) -> str:
     blank = bytearray(header)
-    blank[_digits(header, HEADER_KEY)] = UNSEALED.encode()
+    blank[place] = UNSEALED.encode()
     return hashlib.sha256(blank).hexdigest()

@@ -5,7 +5,7 @@ how a vocabulary is trained, nor what the model does with the ids.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -99,5 +99,5 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
         raise ModelFileError(path, f"has a broken vocabulary: {error}") from None
 
 
-def _is_strings(value: Any) -> bool:
+def _is_strings(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -22,7 +22,8 @@ class GymnasiumEnvironment(Environment):
                 neither Discrete nor Box.
         """
         try:
-            env = gymnasium.make(self.id, **({"render_mode": render_mode} if render_mode else {}))
+            arguments: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
+            env = gymnasium.make(self.id, **arguments)
         except Exception as error:  # whatever an environment's own construction raises
             hint = " (pip install 'bitrl[mujoco]')" if "mujoco" in f"{error!r}{error.__cause__!r}".lower() else ""
             raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}{hint}") from error

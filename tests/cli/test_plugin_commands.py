@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-Call = Callable[..., "Outcome"]  # the fixture `bitrl` of conftest.py
+Call = Callable[..., Any]  # what conftest.py calls the command line with
 
 COMPONENTS = {"serializer": "bins", "backbone": "hashing", "algorithm": "reinforce", "environment": "corridor"}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bitrl-example"
@@ -193,8 +194,8 @@ def test_a_bad_plugin_is_told_what_is_wrong_and_the_code_is_1(bitrl: Call, modul
 
 
 @pytest.mark.parametrize(("plugin", "passed"), [("good", True), ("bad", False)])
-def test_as_json_there_is_one_object_and_nothing_else_on_stdout(bitrl: Call, module: str, plugin: str, passed: bool):
-    done = bitrl("plugin", "check", f"{module}:{plugin}", "--json")
+def test_as_json_there_is_one_object_and_nothing_else_on_stdout(installed: Call, plugin: str, passed: bool):
+    done = installed(checked_plugin=GOOD)("plugin", "check", f"checked_plugin:{plugin}", "--json")
     answer = json.loads(done.out)
     assert answer["passed"] == passed == (done.code == 0)
     assert all(set(row) == {"component", "check", "passed", "failure"} for row in answer["checks"])

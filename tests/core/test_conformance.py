@@ -286,7 +286,7 @@ class Lengths:
 
     def __init__(self, options: Any, width: int | None):
         self.width = 2
-        self.identity: Mapping[str, Any] = {"counts": ["letters", "spaces"]}
+        self.identity: Mapping[str, Any] = {"counts": ["letters", "spaces"], "projection": None}
 
     def encode(self, inputs: Any) -> np.ndarray:
         if isinstance(inputs, np.ndarray):
@@ -344,7 +344,7 @@ class Unseeded(Lengths):
 class NoneIdentity(Lengths):
     def __init__(self, options: Any, width: int | None):
         super().__init__(options, width)
-        self.identity = {"layers": None}
+        self.identity = {"layers": [None]}
 
 
 class TupleIdentity(Lengths):

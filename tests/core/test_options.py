@@ -112,7 +112,7 @@ MISTAKES = [
     ("widths", 64, False, "algo.widths: expected a list of whole numbers each at least 1, got 64"),
     ("widths", "a,b", True, 'algo.widths: expected a list of whole numbers each at least 1, got "a,b"'),
     ("rates", ["x"], False, 'algo.rates: expected a list of numbers, got ["x"]'),
-    ("limit", "0", True, "algo.limit: expected a whole number or none above 0, got 0"),
+    ("limit", "0", True, "algo.limit: expected a whole number above 0 or none, got 0"),
     ("word", None, False, "algo.word: expected a text, got none"),
     ("clip", object, False, "algo.clip: expected a number or none, got <class 'object'>"),
 ]

@@ -1,5 +1,7 @@
 """The engine's forward pass against a plain float64 implementation of the same quantised arithmetic."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -7,16 +9,17 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tiny_models import TinyModel
+
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine import Engine, instruction_sets
-from tiny_models import TinyModel
 
 SETS = instruction_sets()
 SHAPES = {
-    "starter": (dict(width=256, ffn=768, blocks=4, heads=4, kv_heads=2), "TQ2_0"),
-    "odd": (dict(width=48, ffn=80, blocks=3, heads=4, kv_heads=2), "I2_S"),
-    "narrow heads": (dict(width=16, ffn=16, blocks=2, heads=8, kv_heads=8, theta=500000.0), "I2_S"),
-    "one key head": (dict(width=640, ffn=1728, blocks=1, heads=5, kv_heads=1), "I2_S"),
+    "starter": ({"width": 256, "ffn": 768, "blocks": 4, "heads": 4, "kv_heads": 2}, "TQ2_0"),
+    "odd": ({"width": 48, "ffn": 80, "blocks": 3, "heads": 4, "kv_heads": 2}, "I2_S"),
+    "narrow heads": ({"width": 16, "ffn": 16, "blocks": 2, "heads": 8, "kv_heads": 8, "theta": 500000.0}, "I2_S"),
+    "one key head": ({"width": 640, "ffn": 1728, "blocks": 1, "heads": 5, "kv_heads": 1}, "I2_S"),
 }
 
 
@@ -165,3 +168,19 @@ def test_one_engine_may_be_called_from_many_threads(tmp_path: Path) -> None:
         caller.join()
     for i, features in enumerate(want):
         np.testing.assert_array_equal(got[i], features)
+
+
+def test_a_forked_child_can_encode(tmp_path: Path) -> None:
+    """Threads do not survive a fork (vector environments fork): the child does the work on its own thread."""
+    script = f"""
+import os, sys
+from bitrl.plugins.backbones.engine import Engine
+engine = Engine({str(TinyModel(width=48, ffn=80, blocks=1).write(tmp_path / "model.gguf"))!r}, threads=3)
+batch = [[1, 2, 3], [4], [5, 6], [7] * 40]
+want = engine.encode(batch).tobytes()
+child = os.fork()
+if child == 0:
+    os._exit(0 if engine.encode(batch).tobytes() == want else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -165,7 +165,10 @@ def test_keys_that_contradict_the_tensors_are_errors(driver, tmp_path, changes):
 def test_weights_that_are_not_ternary_are_errors(driver, tmp_path):
     def scale(value: float) -> dict[str, Callable[[bytes], bytes]]:
         half, single = np.float16(value).tobytes(), np.float32(value).tobytes()
-        return {"TQ2_0": lambda data: data[:64] + half + data[66:], "I2_S": lambda data: data[:-32] + single + data[-28:]}
+        return {
+            "TQ2_0": lambda data: data[:64] + half + data[66:],
+            "I2_S": lambda data: data[:-32] + single + data[-28:],
+        }
 
     fourth_code = {kind: lambda data: b"\xff" + data[1:] for kind in ("TQ2_0", "I2_S")}
     another_scale = {"TQ2_0": scale(0.5)["TQ2_0"]}

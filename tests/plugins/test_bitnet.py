@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import TinyModel
+
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import BitNetOptions
 from bitrl.plugins.backbones.bitnet import BitNet
 from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import ModelFileError, seal
-from tiny_models import TinyModel
 
 TEXTS = ['{"cart_position": 0.031, "pole_angle": -1.25}', "x=0.1", "", "Ünïcödé 日本", "The cart is 0.5 m right."]
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from tiny_models import TinyModel
+
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import HEADER_KEY, TENSOR_KEY, ModelFile, ModelFileError, seal
-from tiny_models import TinyModel
 
 
 @pytest.fixture

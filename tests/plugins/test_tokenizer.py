@@ -1,12 +1,13 @@
 """How text is cut, and tokenizers built from a file's metadata."""
 
 import pytest
-from bitrl.plugins.backbones.model_file import ModelFileError
-from bitrl.plugins.backbones.tokenizer import BITRL_PATTERN, build_tokenizer, tokenizer_from_metadata
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import TinyModel
 from tokenizers import Regex, pre_tokenizers
+
+from bitrl.plugins.backbones.model_file import ModelFileError
+from bitrl.plugins.backbones.tokenizer import BITRL_PATTERN, build_tokenizer, tokenizer_from_metadata
 
 SPLIT = pre_tokenizers.Split(Regex(BITRL_PATTERN), behavior="isolated")
 
@@ -20,13 +21,47 @@ def pieces(text: str) -> list[str]:
     [
         (
             '{"cart_position": 0.031, "joint_3": -12.5, "v": -0.5}',
-            ['{"cart_position": ', "0.", "0", "3", "1", ', "joint_3": ', "-", "1", "2", ".", "5", ', "v": ', "-0.", "5", "}"],
+            [
+                '{"cart_position": ',
+                "0.",
+                "0",
+                "3",
+                "1",
+                ', "joint_3": ',
+                "-",
+                "1",
+                "2",
+                ".",
+                "5",
+                ', "v": ',
+                "-0.",
+                "5",
+                "}",
+            ],
         ),
         ("x=0.031 theta_dot=-1.0", ["x=", "0.", "0", "3", "1", " theta_dot=", "-", "1", ".", "0"]),
         (
             "The cart is 0.031 m right, moving at -0.5 m/s.",
-            ["The", " cart", " is ", "0.", "0", "3", "1", " m", " right", ",", " moving", " at ", "-0.", "5"]
-            + [" m", "/", "s", "."],
+            [
+                "The",
+                " cart",
+                " is ",
+                "0.",
+                "0",
+                "3",
+                "1",
+                " m",
+                " right",
+                ",",
+                " moving",
+                " at ",
+                "-0.",
+                "5",
+                " m",
+                "/",
+                "s",
+                ".",
+            ],
         ),
         ("10.05 20.0", ["1", "0", ".", "0", "5", " ", "2", "0", ".", "0"]),
         ("It is 1.0. Or 0.", ["It", " is ", "1", ".", "0", ".", " Or ", "0", "."]),
@@ -89,7 +124,9 @@ def test_a_token_twice_is_an_error() -> None:
         tokenizer_from_metadata(keys, "some.gguf")
 
 
-@pytest.mark.parametrize(("pre", "want"), [("gpt-2", ["ab", "12"]), ("llama-bpe", ["ab", "12"]), ("bitrl", ["ab", "1", "2"])])
+@pytest.mark.parametrize(
+    ("pre", "want"), [("gpt-2", ["ab", "12"]), ("llama-bpe", ["ab", "12"]), ("bitrl", ["ab", "1", "2"])]
+)
 def test_other_ways_of_cutting(pre: str, want: list[str]) -> None:
     keys = TinyModel().keys()
     tokenizer = tokenizer_from_metadata(keys | {"tokenizer.ggml.pre": pre}, "some.gguf")
