@@ -357,12 +357,11 @@ const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *n
     return found ? *found : NULL;
 }
 
-void bitrl_file_release(const bitrl_file *file, const bitrl_tensor *tensor)
+void bitrl_file_release(const bitrl_tensor *tensor)
 {
     /* Whole pages only: the first and last may hold a neighbour, and are read again from the file if needed. */
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t from = ((uintptr_t)tensor->data + page - 1) / page * page;
     uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
-    (void)file;
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }

@@ -19,7 +19,7 @@ int bitrl_fail(char *error, int code, const char *format, ...) __attribute__((fo
 
 const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
 const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
-void bitrl_file_release(const bitrl_file *file, const bitrl_tensor *tensor); /* gives its pages back to the system */
+void bitrl_file_release(const bitrl_tensor *tensor); /* gives its pages back to the system */
 
 /* Row `row` of [rows, n] in F32, F16 or BF16 -> out: [n]. */
 void bitrl_read_row(double *restrict out, const uint8_t *restrict data, uint32_t type, size_t row, size_t n);

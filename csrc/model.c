@@ -260,7 +260,7 @@ static int load_ternary(const loader *l, size_t i, const char *name, size_t colu
                             "-1, 0, 1 times one finite scale",
                             i, name);
     out->scale = scale;
-    bitrl_file_release(l->file, tensor);
+    bitrl_file_release(tensor);
     return status;
 }
 

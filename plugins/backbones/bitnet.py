@@ -78,7 +78,7 @@ def starter_path() -> Path:
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:
     """The ids of each text, after `prefix`."""
     try:
-        # One by one: for texts this short, `encode_batch` spends longer waking its threads.
+        # One by one: `encode_batch` starts threads that do not survive a fork, and vector environments fork.
         encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     except (TypeError, UnicodeEncodeError):  # what the library says of text it cannot read
         raise UsageError("a text holds half of a surrogate pair, which is not Unicode text") from None

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.pretraining.texts import Known, Texts, invented
+from bitrl.plugins.backbones.pretraining.texts import MAX_NUMBERS, Known, Texts, invented, numbers_so_far
 
 GROUP = 8
 """States of one invented schema that travel together: enough to see what varies within it."""
@@ -52,8 +52,10 @@ def read_text(path: Path) -> TextFile:
 
 @attrs.frozen
 class Batch:
-    """Tokens int64 [B, T] (padded on the right), true lengths [B]; for texts with numbers also these, [B, slots]
-    float32.
+    """Tokens int64 [B, T] (padded on the right) and true lengths [B].
+
+    For texts with numbers also, float32: `numbers`, the numbers read so far at each token [B, T, slots] (at a text's last
+    token all of them, before it perhaps NaN), and ranges and centres [B, slots].
     """
 
     tokens: Tensor
@@ -109,10 +111,16 @@ class Corpus:
         return self._batch(part, len(chosen))
 
     def _batch(self, made: Texts, groups: int) -> Batch:
-        encoded = [e.ids for e in self.tokenizer.encode_batch(made.texts, add_special_tokens=False)]
-        lengths = torch.tensor([len(ids) for ids in encoded])
-        tokens = torch.zeros(len(encoded), int(lengths.max()), dtype=torch.int64)
-        for row, ids in enumerate(encoded):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-        as_tensor = [torch.from_numpy(part).float() for part in (made.numbers, made.ranges, made.centres)]
+        encoded = self.tokenizer.encode_batch(made.texts, add_special_tokens=False)
+        lengths = torch.tensor([len(e.ids) for e in encoded])
+        longest = int(lengths.max())
+        tokens = torch.zeros(len(encoded), longest, dtype=torch.int64)
+        numbers = np.full((len(encoded), longest, MAX_NUMBERS), np.nan)
+        for row, (text, e) in enumerate(zip(made.texts, encoded, strict=True)):
+            tokens[row, : len(e.ids)] = torch.tensor(e.ids)
+            if made.plain:
+                count = int((~np.isnan(made.numbers[row])).sum())
+                numbers[row, : len(e.ids), :count] = numbers_so_far(text, [end for _, end in e.offsets], count)
+            numbers[row, len(e.ids) - 1] = made.numbers[row]
+        as_tensor = [torch.from_numpy(part).float() for part in (numbers, made.ranges, made.centres)]
         return Batch(tokens, lengths, *as_tensor, groups=groups)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitrl.plugins.backbones.pretraining.corpus import Batch
-from bitrl.plugins.backbones.pretraining.model import BitNet, mean_pool
+from bitrl.plugins.backbones.pretraining.model import BitNet
 from bitrl.plugins.backbones.pretraining.texts import MAX_NUMBERS
 
 SCALES = (0.1, 1.0, 10.0, 100.0)
@@ -18,7 +18,7 @@ KINDS = len(SCALES) + 3
 
 
 def views(numbers: Tensor, ranges: Tensor, centres: Tensor) -> Tensor:
-    """Numbers [B, slots] → the ways each is asked for [B, slots, KINDS], all within ±1.5; NaN where there is
+    """Numbers [..., slots] → the ways each is asked for [..., slots, KINDS], all within ±1.5; NaN where there is
     nothing to ask.
 
     One number is asked for at several scales, linear up to each scale and flat beyond: a linear view of the largest
@@ -40,21 +40,21 @@ class Readout(nn.Module):
         nn.init.normal_(self.linear.weight, std=0.02)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """[B, width] → [B, slots, KINDS]."""
+        """[..., width] → [..., slots, KINDS]."""
         read: Tensor = self.linear(pooled)
-        return read.view(-1, MAX_NUMBERS, KINDS)
+        return read.unflatten(-1, (MAX_NUMBERS, KINDS))
 
 
 def number_loss(read: Tensor, wanted: Tensor) -> Tensor:
-    """Mean over the views of ½ log of the mean squared error, both [B, slots, KINDS].
+    """Mean over the views of ½ log of the mean squared error, both [..., slots, KINDS].
 
     Predicting text alone does not need the numbers, so they are asked for. The logarithm keeps every view pulling:
     with plain squares the views that are already good to 1 % would no longer be felt beside those that are not.
     """
     there = ~wanted.isnan()
     squares = torch.where(there, read - wanted.nan_to_num(), 0.0).square()
-    counts = there.sum(dim=(0, 1))
-    errors = squares.sum(dim=(0, 1)) / counts.clamp(min=1)
+    counts = there.flatten(0, -2).sum(dim=0)
+    errors = squares.flatten(0, -2).sum(dim=0) / counts.clamp(min=1)
     return 0.5 * (errors + 1e-5).log()[counts > 0].mean()
 
 
@@ -88,18 +88,23 @@ def losses(model: BitNet, readouts: nn.ModuleList, batch: Batch) -> dict[str, Te
         return {"prose": token_loss(model, after[-1], batch)}
     assert batch.ranges is not None
     assert batch.centres is not None
-    wanted = views(batch.numbers, batch.ranges, batch.centres)
-    pooled = [mean_pool(x, batch.lengths) for x in after[-len(readouts) :]]
+    last = torch.arange(len(batch.tokens)), batch.lengths - 1
+    so_far = views(batch.numbers, batch.ranges[:, None], batch.centres[:, None])
+    wanted = so_far[last]
+    # Asked for only at its end, a text gives too faint a hint which digit mattered. So the mean is also read while it builds
+    # up, and has to hold at each token what has been written by then: every digit is told what it adds.
+    building = [x.cumsum(dim=1) / batch.lengths[:, None, None] for x in after[-len(readouts) :]]
+    pooled = [x[last] for x in building]
     read = [number_loss(readout(p), wanted) for readout, p in zip(readouts, pooled, strict=True)]
+    reading = [number_loss(readout(x), so_far) for readout, x in zip(readouts, building, strict=True)]
     rough = [roughness(p, batch.groups) for p in pooled]
-    few = Batch(
-        batch.tokens[::4], batch.lengths[::4]
-    )  # predicting digits teaches little: a quarter of the texts will do
+    few = Batch(batch.tokens[::4], batch.lengths[::4])  # predicting digits teaches little: a quarter of the texts will do
     return {
         "numbers": torch.stack(read).mean(),
+        "digits": torch.stack(reading).mean(),
         "roughness": torch.stack(rough).mean(),
         "texts": token_loss(model, after[-1][::4], few),
     }
 
 
-WEIGHTS = {"prose": 0.3, "numbers": 1.0, "roughness": 1.0, "texts": 0.05}
+WEIGHTS = {"prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 1.0, "texts": 0.05}

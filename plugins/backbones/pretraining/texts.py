@@ -7,6 +7,8 @@ so that the model reads numbers rather than four particular fields. Does not kno
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +36,8 @@ class Texts:
     numbers: np.ndarray
     ranges: np.ndarray
     centres: np.ndarray
+    plain: bool = True
+    """Whether the numbers stand in the text in this order and with their signs."""
 
 
 @attrs.frozen
@@ -72,7 +76,7 @@ class Known:
         numbers = _padded(states, count)
         return Texts(
             self.write(states), numbers, _padded(np.tile(self.half, (count, 1)), count),
-            _padded(np.tile(self.centre, (count, 1)), count),
+            _padded(np.tile(self.centre, (count, 1)), count), plain=self.format != "natural",
         )  # fmt: skip
 
 
@@ -119,6 +123,29 @@ _STEMS = (
     "phi omega alpha beta q dq pos vel acc rot quat root torso hip knee ankle foot thigh leg arm elbow wrist hand head joint motor "
     "wheel cart pole car ball paddle player enemy robot left right front back upper lower inner outer mean max min total relative"
 ).split()
+_NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?")
+
+
+def numbers_so_far(text: str, ends: Sequence[int], count: int) -> np.ndarray:
+    """The text's numbers as far as they are written at each of the character positions `ends`: [len(ends), count].
+
+    NaN before a number begins; a half-written one counts as what stands there ("-3.1" of "-3.14", 0 of "-"). All NaN if
+    the text does not hold exactly `count` numbers.
+    """
+    result = np.full((len(ends), count), np.nan)
+    spans = [match.span() for match in _NUMBER.finditer(text)]
+    if len(spans) != count:
+        return result
+    for slot, (start, stop) in enumerate(spans):
+        for row in range(bisect.bisect_right(ends, start), len(ends)):
+            if ends[row] >= stop:
+                result[row:, slot] = float(text[start:stop])
+                break
+            written = text[start : ends[row]]
+            result[row, slot] = 0.0 if written == "-" else float(written)
+    return result
+
+
 _UNITS = ("", "", "", " m", " m/s", " rad", " rad/s", " N", " kg", " s", " V", " A", " W", " degrees", " percent")
 _OPENINGS = ("", "State: ", "Observation: ", "The state is ", "Sensors: ", "Now ")
 
@@ -145,7 +172,7 @@ def _layout(rng: np.random.Generator, names: Sequence[str]) -> Callable[[list[st
         return lambda numbers: opening + separator.join(f"{n}: {v}" for n, v in zip(names, numbers, strict=True))
     if kind < 0.85:
         return lambda numbers: opening + "[" + ", ".join(numbers) + "]"
-    words = [name.replace("_", " ") for name in names]
+    words = [name.strip("_0123456789").replace("_", " ") or "it" for name in names]
     units = [str(unit) for unit in rng.choice(_UNITS, size=len(names))]
     verb, separator = rng.choice([" is ", " at ", " of "]), rng.choice([", ", ". ", " and ", "; "])
     article = str(rng.choice(["the ", "The ", ""]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -21,8 +21,8 @@ from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Readout, losses
 
-BATCHES = ("known", "invented", "known", "prose")
-"""The batches of one step: half the tokens known environments, a quarter invented ones, a quarter prose."""
+SHARES = {"known": 0.6, "invented": 0.25, "prose": 0.15}
+"""How often a step's batch is of which kind."""
 
 
 @attrs.frozen
@@ -64,16 +64,15 @@ def keep_memory() -> None:
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def batches_of(corpus: Corpus, seed: int, step: int) -> Iterator[Batch]:
-    """The batches of one step. They depend on the seed and the step alone, so resuming needs no random state."""
+def batch_of(corpus: Corpus, seed: int, step: int) -> Batch:
+    """The batch of one step. It depends on the seed and the step alone, so resuming needs no random state."""
     rng = np.random.default_rng([seed, step])
-    for kind in BATCHES:
-        if kind == "prose" and len(corpus.prose):
-            yield corpus.prose_batch(rng)
-        elif kind == "known" and corpus.known:
-            yield corpus.known_batch(rng, corpus.known[rng.choice(len(corpus.known), p=corpus.known_weights)])
-        else:
-            yield corpus.invented_batch(rng)
+    kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    if kind == "prose" and len(corpus.prose):
+        return corpus.prose_batch(rng)
+    if kind == "known" and corpus.known:
+        return corpus.known_batch(rng, corpus.known[rng.choice(len(corpus.known), p=corpus.known_weights)])
+    return corpus.invented_batch(rng)
 
 
 class Trainer:
@@ -110,15 +109,15 @@ class Trainer:
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        for batch in batches_of(corpus, self.plan.seed, self.progress.step):
-            parts = losses(self.model, self.readouts, batch)
-            total = torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
-            if not torch.isfinite(total):
-                raise RunFailed(f"training: a loss is {total.item()} at step {self.progress.step}: try another --seed")
-            total.backward()
-            self.progress.tokens += int(batch.lengths.sum())
-            for name, loss in parts.items():
-                self.progress.note(name, loss.item())
+        batch = batch_of(corpus, self.plan.seed, self.progress.step)
+        parts = losses(self.model, self.readouts, batch)
+        total = torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
+        if not torch.isfinite(total):
+            raise RunFailed(f"training: a loss is {total.item()} at step {self.progress.step}: try another --seed")
+        total.backward()
+        self.progress.tokens += int(batch.lengths.sum())
+        for name, loss in parts.items():
+            self.progress.note(name, loss.item())
         nn.utils.clip_grad_norm_(self.named.values(), self.plan.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
