@@ -43,7 +43,7 @@ def model() -> None:
     "--envs",
     default="CartPole-v1,Acrobot-v1,MountainCar-v0",
     show_default=True,
-    help="Environments whose states it is to read best, with commas between.",
+    help="Environments whose states it is to read best, commas between; the first is seen most.",
 )
 @click.option(
     "--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens of each of a step's four batches."

@@ -11,16 +11,58 @@
 /* Tokens a thread takes at a time: enough to share each unpacked weight, few enough to stay in cache. */
 enum { CHUNK = 128, MAX_THREADS = 1024 };
 
+/* One text of a batch. */
+typedef struct {
+    uint64_t index, length;
+    const int32_t *tokens; /* [length] */
+    float *out;            /* [width], or [length, width] without pooling */
+} text;
+
+/* A batch, its texts grouped by thread: thread i has texts[first[i] .. first[i + 1]). Carved out of one allocation. */
+typedef struct {
+    void *memory;
+    size_t capacity;   /* texts */
+    size_t chunk;      /* tokens that a thread takes at a time, at least the longest text */
+    text *texts;       /* [texts] */
+    text *sorted;      /* [texts] longest first */
+    size_t *owner;     /* [texts] the thread of each sorted text */
+    uint64_t *lengths; /* [texts] in the grouped order */
+    size_t *first;     /* [threads + 1] */
+    uint64_t *load;    /* [threads] tokens of each thread */
+    int32_t *tokens;   /* [threads, chunk] a chunk's tokens, gathered */
+    int pooling;
+} batch;
+
 struct bitrl_session {
     const bitrl_model *model;
     pool *threads;
     size_t thread_count;
     scratch *scratch; /* [thread_count] */
-    double *rope;     /* [positions, head_dim] cosines, then sines */
+    batch batch;
+    double *rope; /* [positions, head_dim] cosines, then sines */
     size_t positions;
 };
 
+/* A pointer to set, and what it shall point to. */
+typedef struct {
+    void **pointer;
+    size_t count, size;
+} part;
+
 static size_t max(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Allocates all parts at once, 64-byte aligned, and points them into it; NULL when memory is short. */
+static void *carve(const part *parts, size_t count)
+{
+    size_t bytes = 0, at = 0;
+    for (size_t i = 0; i < count; i++) bytes += round_up(parts[i].count * parts[i].size, 64);
+    char *memory = bitrl_allocate(bytes, 1);
+    for (size_t i = 0; memory && i < count; i++) {
+        *parts[i].pointer = memory + at;
+        at += round_up(parts[i].count * parts[i].size, 64);
+    }
+    return memory;
+}
 
 /* Makes room for `tokens` tokens in texts of up to `longest`; false when memory is short. */
 static bool grow_scratch(scratch *s, const bitrl_shape *shape, size_t tokens, size_t longest)
@@ -30,10 +72,7 @@ static bool grow_scratch(scratch *s, const bitrl_shape *shape, size_t tokens, si
     longest = max(longest, s->longest);
     size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), widest = max(width, ffn);
     size_t head = round_up(shape->head_dim, PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
-    struct {
-        void **pointer;
-        size_t count, size;
-    } parts[] = {
+    const part parts[] = {
         {(void **)&s->x, tokens * width, sizeof *s->x},
         {(void **)&s->q, tokens * shape->heads * head, sizeof *s->q},
         {(void **)&s->k, tokens * shape->kv_heads * head, sizeof *s->k},
@@ -48,17 +87,33 @@ static bool grow_scratch(scratch *s, const bitrl_shape *shape, size_t tokens, si
         {(void **)&s->unpacked, unpacked_bytes(widest / GROUP_COLUMNS), sizeof *s->unpacked},
         {(void **)&s->attention, attention_scratch(longest, shape->head_dim), sizeof *s->attention},
     };
-    size_t bytes = 0, at = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) bytes += round_up(parts[i].count * parts[i].size, 64);
     free(s->memory);
-    *s = (scratch){.memory = bitrl_allocate(bytes, 1)};
+    *s = (scratch){0};
+    s->memory = carve(parts, sizeof parts / sizeof *parts);
     if (!s->memory) return false;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        *parts[i].pointer = (char *)s->memory + at;
-        at += round_up(parts[i].count * parts[i].size, 64);
-    }
     s->tokens = tokens;
     s->longest = longest;
+    return true;
+}
+
+/* Makes room for a batch of `texts`, taken in chunks of `chunk` tokens; false when memory is short. */
+static bool grow_batch(batch *b, size_t threads, size_t texts, size_t chunk)
+{
+    if (texts <= b->capacity && chunk <= b->chunk) return true;
+    texts = max(texts, b->capacity);
+    chunk = max(chunk, b->chunk);
+    const part parts[] = {
+        {(void **)&b->texts, texts, sizeof *b->texts},       {(void **)&b->sorted, texts, sizeof *b->sorted},
+        {(void **)&b->owner, texts, sizeof *b->owner},       {(void **)&b->lengths, texts, sizeof *b->lengths},
+        {(void **)&b->first, threads + 1, sizeof *b->first}, {(void **)&b->load, threads, sizeof *b->load},
+        {(void **)&b->tokens, threads * chunk, sizeof *b->tokens},
+    };
+    free(b->memory);
+    *b = (batch){0};
+    b->memory = carve(parts, sizeof parts / sizeof *parts);
+    if (!b->memory) return false;
+    b->capacity = texts;
+    b->chunk = chunk;
     return true;
 }
 
@@ -108,27 +163,10 @@ void bitrl_session_close(bitrl_session *session)
     pool_close(session->threads);
     for (size_t i = 0; session->scratch && i < session->thread_count; i++) free(session->scratch[i].memory);
     free(session->scratch);
+    free(session->batch.memory);
     free(session->rope);
     free(session);
 }
-
-/* One text of a batch. */
-typedef struct {
-    uint64_t index, length;
-    const int32_t *tokens; /* [length] */
-    float *out;            /* [width], or [length, width] without pooling */
-} text;
-
-/* A batch, its texts grouped by thread: thread i has texts[first[i] .. first[i + 1]). */
-typedef struct {
-    bitrl_session *session;
-    int pooling;
-    text *texts;
-    size_t *first;     /* [threads + 1] */
-    int32_t *tokens;   /* [threads, chunk] a chunk's tokens, gathered */
-    uint64_t *lengths; /* [texts] in the grouped order */
-    size_t chunk;
-} batch;
 
 /* x: [length, padded] -> out, see bitrl_encode. An empty text is zeros. sum: [width] scratch. */
 static void pool_text(const text *t, const double *x, size_t width, size_t padded, int pooling, double *sum)
@@ -148,9 +186,10 @@ static void pool_text(const text *t, const double *x, size_t width, size_t padde
 
 static void encode_share(void *context, size_t thread)
 {
-    const batch *b = context;
-    const bitrl_model *model = b->session->model;
-    scratch *s = &b->session->scratch[thread];
+    const bitrl_session *session = context;
+    const batch *b = &session->batch;
+    const bitrl_model *model = session->model;
+    scratch *s = &session->scratch[thread];
     int32_t *tokens = b->tokens + thread * b->chunk;
     size_t width = model->shape.width, padded = round_up(width, PAD);
     for (size_t i = b->first[thread], end; i < b->first[thread + 1]; i = end) {
@@ -160,7 +199,7 @@ static void encode_share(void *context, size_t thread)
                 memcpy(tokens + n, b->texts[end].tokens, b->texts[end].length * sizeof *tokens);
             n += b->texts[end].length;
         }
-        bitrl_forward(model, s, b->session->rope, tokens, b->lengths + i, end - i);
+        bitrl_forward(model, s, session->rope, tokens, b->lengths + i, end - i);
         size_t at = 0;
         for (size_t j = i; j < end; j++) {
             pool_text(&b->texts[j], s->x + at * padded, width, padded, b->pooling, s->row);
@@ -176,25 +215,25 @@ static int longest_first(const void *a, const void *b)
     return x->index < y->index ? -1 : 1;
 }
 
-/* Longest processing time first: each text goes to the thread with the fewest tokens so far. `owner`: [texts]
- * `load`: [threads]. Leaves b->texts grouped by thread. */
-static void share_out(batch *b, size_t texts, size_t threads, text *sorted, size_t *owner, uint64_t *load)
+/* Longest processing time first: each text goes to the thread with the fewest tokens so far. */
+static void share_out(batch *b, size_t texts, size_t threads)
 {
-    qsort(sorted, texts, sizeof *sorted, longest_first);
+    qsort(b->sorted, texts, sizeof *b->sorted, longest_first);
+    memset(b->load, 0, threads * sizeof *b->load);
     for (size_t i = 0; i < texts; i++) {
         size_t least = 0;
         for (size_t t = 1; t < threads; t++)
-            if (load[t] < load[least]) least = t;
-        owner[i] = least;
-        load[least] += sorted[i].length + 1; /* + 1: empty texts are spread too */
+            if (b->load[t] < b->load[least]) least = t;
+        b->owner[i] = least;
+        b->load[least] += b->sorted[i].length + 1; /* + 1: empty texts are spread too */
     }
     size_t at = 0;
     for (size_t t = 0; t < threads; t++) {
         b->first[t] = at;
         for (size_t i = 0; i < texts; i++)
-            if (owner[i] == t) {
-                b->lengths[at] = sorted[i].length;
-                b->texts[at++] = sorted[i];
+            if (b->owner[i] == t) {
+                b->lengths[at] = b->sorted[i].length;
+                b->texts[at++] = b->sorted[i];
             }
     }
     b->first[threads] = at;
@@ -231,37 +270,20 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
     int status = check_batch(shape, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
 
-    batch b = {.session = session, .pooling = pooling, .chunk = max(CHUNK, longest)};
-    b.texts = calloc(texts, sizeof *b.texts);
-    b.lengths = calloc(texts, sizeof *b.lengths);
-    b.first = calloc(threads + 1, sizeof *b.first);
-    b.tokens = calloc(threads * b.chunk, sizeof *b.tokens);
-    text *sorted = calloc(texts, sizeof *sorted);
-    size_t *owner = calloc(texts, sizeof *owner);
-    uint64_t *load = calloc(threads, sizeof *load);
-    bool ok = b.texts && b.lengths && b.first && b.tokens && sorted && owner && load && grow_rope(session, longest);
+    batch *b = &session->batch;
+    bool ok = grow_rope(session, longest) && grow_batch(b, threads, texts, max(CHUNK, longest));
     for (size_t t = 0; ok && t < threads; t++)
-        ok = grow_scratch(&session->scratch[t], shape, total < b.chunk ? total : b.chunk, longest);
-    if (!ok) status = bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
+        ok = grow_scratch(&session->scratch[t], shape, total < b->chunk ? total : b->chunk, longest);
+    if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
 
-    if (!status) {
-        size_t at = 0;
-        for (uint64_t i = 0; i < texts; i++) {
-            sorted[i] = (text){i, lengths[i], tokens + at, out + shape->width * (pooling == BITRL_POOL_NONE ? at : i)};
-            at += lengths[i];
-        }
-        share_out(&b, texts, threads, sorted, owner, load);
-        pool_run(session->threads, encode_share, &b);
-        size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
-        for (size_t i = 0; i < values && !status; i++)
-            if (!isfinite(out[i])) status = bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
-    }
-    free(b.texts);
-    free(b.lengths);
-    free(b.first);
-    free(b.tokens);
-    free(sorted);
-    free(owner);
-    free(load);
-    return status;
+    b->pooling = pooling;
+    for (uint64_t i = 0, at = 0; i < texts; at += lengths[i++])
+        b->sorted[i] =
+            (text){i, lengths[i], tokens + at, out + shape->width * (pooling == BITRL_POOL_NONE ? at : i)};
+    share_out(b, texts, threads);
+    pool_run(session->threads, encode_share, session);
+    size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
+    for (size_t i = 0; i < values; i++)
+        if (!isfinite(out[i])) return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
+    return BITRL_OK;
 }

@@ -74,7 +74,8 @@ class Corpus:
     ):
         self.tokenizer, self.budget, self.context = tokenizer, budget, context
         self.known = list(readers)
-        weights = np.array([2.0 if reader.env == "CartPole-v1" else 1.0 for reader in self.known])
+        first = {reader.env: 1.0 for reader in readers} | {reader.env: 3.0 for reader in readers[:1]}
+        weights = np.array([first[reader.env] * (2.0 if reader.format == "json" else 1.0) for reader in self.known])
         self.known_weights = weights / weights.sum()
         passages = [file.text[i : i + 200_000] for file in files for i in range(0, len(file.text), 200_000)]
         encoded = tokenizer.encode_batch(passages, add_special_tokens=False)

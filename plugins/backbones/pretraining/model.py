@@ -152,9 +152,9 @@ class Block(nn.Module):
         self.ffn_up = matrix(shape.ffn, shape.width)
         self.ffn_down = matrix(shape.width, shape.ffn)
         self.attn_norm = nn.Parameter(torch.ones(shape.width))
-        self.attn_sub_norm = nn.Parameter(torch.ones(shape.width))
+        self.attn_sub_norm = nn.Parameter(torch.full((shape.width,), 0.5))
         self.ffn_norm = nn.Parameter(torch.ones(shape.width))
-        self.ffn_sub_norm = nn.Parameter(torch.ones(shape.ffn))
+        self.ffn_sub_norm = nn.Parameter(torch.full((shape.ffn,), 0.5))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [B, T, width] → [B, T, width]."""
@@ -179,8 +179,10 @@ class BitNet(nn.Module):
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
-        self.token_embd = nn.Parameter(torch.randn(shape.vocab, shape.width) * 0.02)
-        self.output_norm = nn.Parameter(torch.ones(shape.width))
+        # As large as what a block adds at first: with the usual 0.02, the first attention would drown which digit it is.
+        # The output norm makes up for it in the tied logits.
+        self.token_embd = nn.Parameter(torch.randn(shape.vocab, shape.width) * 0.1)
+        self.output_norm = nn.Parameter(torch.full((shape.width,), 0.2))
         self.blk = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
 
     def residuals(self, tokens: Tensor) -> Iterator[Tensor]:

@@ -107,4 +107,4 @@ def losses(model: BitNet, readouts: nn.ModuleList, batch: Batch) -> dict[str, Te
     }
 
 
-WEIGHTS = {"prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 1.0, "texts": 0.05}
+WEIGHTS = {"prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 0.3, "texts": 0.05}

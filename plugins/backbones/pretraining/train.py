@@ -21,7 +21,7 @@ from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Readout, losses
 
-SHARES = {"known": 0.6, "invented": 0.25, "prose": 0.15}
+SHARES = {"known": 0.75, "invented": 0.15, "prose": 0.1}
 """How often a step's batch is of which kind."""
 
 
@@ -31,7 +31,7 @@ class Plan:
 
     steps: int
     seed: int = 0
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     warmup: int = 50
     weight_decay: float = 0.05
     clip: float = 1.0
