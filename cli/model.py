@@ -45,16 +45,14 @@ def model() -> None:
     show_default=True,
     help="Environments whose states it is to read best, commas between; the first is seen most.",
 )
-@click.option(
-    "--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens of each of a step's four batches."
-)
+@click.option("--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens of a step.")
 @click.option(
     "--note", multiple=True, help="A line for the model card, such as where the text came from; repeat for more."
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
 def train(
-    out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int, ffn: int,
-    vocab: int, envs: str, batch: int, note: tuple[str, ...], resume: bool,
+    out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
+    ffn: int, vocab: int, envs: str, batch: int, note: tuple[str, ...], resume: bool,
 ) -> None:  # fmt: skip
     """Train a BitNet b1.58 language model that reads the numbers in states.
 
@@ -74,8 +72,8 @@ def train(
     shape = Shape(vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn)
     check_shape(shape)
     request = Request(
-        out=out, text=text, envs=[env for env in envs.split(",") if env], shape=shape, tokens_per_batch=batch, seed=seed,
-        steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
+        out=out, text=text, envs=[env for env in envs.split(",") if env], shape=shape, tokens_per_batch=batch,
+        seed=seed, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
         command=shlex.join(["bitrl", "model", "train", *_arguments()]),
     )  # fmt: skip
     made = train_model(request, lambda line: click.echo(line, err=True), _progress_line())

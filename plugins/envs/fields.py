@@ -15,7 +15,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     "CartPole-v1": (
         Field("cart_position", -4.8, 4.8, "m"),
         Field("cart_velocity", -3.0, 3.0, "m/s"),
-        Field("pole_angle", -0.418, 0.418, "rad"),
+        Field("pole_angle", -0.419, 0.419, "rad"),
         Field("pole_velocity", -3.0, 3.0, "rad/s"),
     ),
     "Acrobot-v1": (
@@ -31,7 +31,6 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("velocity", -0.07, 0.07),
     ),
 }
-FIELDS["CartPole-v0"] = FIELDS["CartPole-v1"]
 FIELDS["MountainCarContinuous-v0"] = FIELDS["MountainCar-v0"]
 
 

@@ -57,11 +57,12 @@ def test_force_leaves_foreign_files_alone(tmp_path):
 
 def test_two_processes_do_not_share_a_run(tmp_path):
     store = RunStore.create(tmp_path / "run", config(), {}, force=False)
-    code = f"from pathlib import Path; from bitrl.core.store import RunStore; RunStore.open(Path({str(store.directory)!r}))"
-    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    opening = "import sys, pathlib; from bitrl.core.store import RunStore; RunStore.open(pathlib.Path(sys.argv[1]))"
+    code = [sys.executable, "-c", opening, str(store.directory)]
+    second = subprocess.run(code, capture_output=True, text=True, cwd=tmp_path)
     assert f"is in use by process {os.getpid()}: wait for it, or stop it" in second.stderr
     store.close()
-    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    third = subprocess.run(code, capture_output=True, text=True, cwd=tmp_path)
     assert third.returncode == 0
 
 

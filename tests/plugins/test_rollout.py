@@ -13,9 +13,9 @@ GAMMA = 0.9
 
 
 class Corridor(gymnasium.Env):
-    """Walks right from 0, one cell a step, reward 1 a step; ends in cell `length` (terminal) or after `limit` steps (cut off).
+    """Walks right from 0, one cell a step, reward 1 a step; ends in cell `length` (terminal) or after `limit` (cut off).
 
-    Cells count on over episodes of one environment (episode e starts at 100·e), so that a state tells which episode it is of.
+    Episode e starts at cell 100·e, so that a state tells which episode it is of.
     """
 
     observation_space = gymnasium.spaces.Box(0, np.inf, (1,))
@@ -77,7 +77,7 @@ MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
     ids=["terminated", "truncated", "endless"],
 )
 def test_the_true_value_function_leaves_no_advantage(mode, world, true_value):
-    """With V the true value, every δ is zero if terminal states are worth nothing and truncated ones keep their value."""
+    """With the true V, every δ is zero if terminal states are worth nothing and truncated ones keep their value."""
     for rollout in rollout_of(mode, [world, world], 30, pieces=2):
         values = true_value(rollout.features).astype(np.float32)
         finals = true_value(rollout.final_features).astype(np.float32)

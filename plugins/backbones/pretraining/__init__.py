@@ -1,0 +1,1 @@
+"""How the language models of bitrl are trained: `bitrl model train`."""

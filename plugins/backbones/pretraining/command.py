@@ -50,7 +50,6 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     Raises:
         UsageError: something asked for cannot be. RunFailed: training or writing failed.
     """
-    torch.manual_seed(request.seed)
     files = [read_text(path) for path in request.text]
     readers = [known(env, format, request.seed) for env in request.envs for format in FORMATS]
     kept = [attrs.evolve(file, text=file.text[: len(file.text) - _held_out(file)]) for file in files]
@@ -99,11 +98,10 @@ def _held_out(file: TextFile) -> int:
 
 def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int) -> int:
     """How many steps fit, tried on a throwaway model: the learning rate must know the end before it begins."""
-    trial = Trainer(shape, Plan(steps=6, seed=seed), "")
-    trial.step(corpus)
-    warm = trial.progress.seconds
-    trial.run(corpus, None, lambda progress: None)
-    return max(1, round(minutes * 60 / ((trial.progress.seconds - warm) / 5)))
+    trial = Trainer(shape, Plan(steps=12, seed=seed), "")
+    seconds: list[float] = []
+    trial.run(corpus, None, lambda progress: seconds.append(progress.seconds))
+    return max(1, round(minutes * 60 / ((seconds[-1] - seconds[1]) / 10)))  # the first two steps are slow
 
 
 def _measure(

@@ -54,8 +54,8 @@ def read_text(path: Path) -> TextFile:
 class Batch:
     """Tokens int64 [B, T] (padded on the right) and true lengths [B].
 
-    For texts with numbers also, float32: `numbers`, the numbers read so far at each token [B, T, slots] (at a text's last
-    token all of them, before it perhaps NaN), and ranges and centres [B, slots].
+    For texts with numbers also, float32: `numbers`, the numbers read so far at each token [B, T, slots] (at a
+    text's last token all of them, before it perhaps NaN), and ranges and centres [B, slots].
     """
 
     tokens: Tensor

@@ -115,10 +115,16 @@ def read_gguf(path: Path) -> tuple[BitNet, Any]:
         return metadata[f"{ARCHITECTURE}.{name}"]
 
     shape = Shape(
-        vocab=key("vocab_size"), width=key("embedding_length"), blocks=key("block_count"), heads=key("attention.head_count"),
-        kv_heads=key("attention.head_count_kv"), ffn=key("feed_forward_length"), theta=key("rope.freq_base"),
-        context=key("context_length"), eps=key("attention.layer_norm_rms_epsilon"),
-    )  # fmt: skip
+        vocab=key("vocab_size"),
+        width=key("embedding_length"),
+        blocks=key("block_count"),
+        heads=key("attention.head_count"),
+        kv_heads=key("attention.head_count_kv"),
+        ffn=key("feed_forward_length"),
+        theta=key("rope.freq_base"),
+        context=key("context_length"),
+        eps=key("attention.layer_norm_rms_epsilon"),
+    )
     model = BitNet(shape)
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     with torch.no_grad():

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 @attrs.frozen
 class Shape:
-    """The hyper-parameters of a model. Row lengths (width, ffn) are multiples of 256, which the TQ2_0 format asks for."""
+    """The hyper-parameters of a model. Row lengths (width, ffn) are multiples of 256: the TQ2_0 format asks for it."""
 
     vocab: int = 4096
     width: int = 256
@@ -125,7 +125,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention, [B, heads, T, head_dim] each. Plain products: for texts this short they beat the fused kernel."""
+    """Softmax attention, [B, heads, T, head_dim] each. For texts this short, plain products beat the fused kernel."""
     length = q.shape[-2]
     future = torch.full((length, length), float("-inf")).triu_(1)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + future
@@ -179,8 +179,8 @@ class BitNet(nn.Module):
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
-        # As large as what a block adds at first: with the usual 0.02, the first attention would drown which digit it is.
-        # The output norm makes up for it in the tied logits.
+        # As large as what a block adds at first: with the usual 0.02, the first attention would drown which digit
+        # it is. The output norm makes up for it in the tied logits.
         self.token_embd = nn.Parameter(torch.randn(shape.vocab, shape.width) * 0.1)
         self.output_norm = nn.Parameter(torch.full((shape.width,), 0.2))
         self.blk = nn.ModuleList(Block(shape) for _ in range(shape.blocks))

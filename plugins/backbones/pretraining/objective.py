@@ -91,14 +91,16 @@ def losses(model: BitNet, readouts: nn.ModuleList, batch: Batch) -> dict[str, Te
     last = torch.arange(len(batch.tokens)), batch.lengths - 1
     so_far = views(batch.numbers, batch.ranges[:, None], batch.centres[:, None])
     wanted = so_far[last]
-    # Asked for only at its end, a text gives too faint a hint which digit mattered. So the mean is also read while it builds
-    # up, and has to hold at each token what has been written by then: every digit is told what it adds.
+    # Asked for only at its end, a text gives too faint a hint which digit mattered. So the mean is also read while
+    # it builds up, and has to hold at each token what has been written by then: every digit is told what it adds.
     building = [x.cumsum(dim=1) / batch.lengths[:, None, None] for x in after[-len(readouts) :]]
     pooled = [x[last] for x in building]
     read = [number_loss(readout(p), wanted) for readout, p in zip(readouts, pooled, strict=True)]
     reading = [number_loss(readout(x), so_far) for readout, x in zip(readouts, building, strict=True)]
     rough = [roughness(p, batch.groups) for p in pooled]
-    few = Batch(batch.tokens[::4], batch.lengths[::4])  # predicting digits teaches little: a quarter of the texts will do
+    few = Batch(
+        batch.tokens[::4], batch.lengths[::4]
+    )  # predicting digits teaches little: a quarter of the texts will do
     return {
         "numbers": torch.stack(read).mean(),
         "digits": torch.stack(reading).mean(),

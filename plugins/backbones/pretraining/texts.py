@@ -56,7 +56,7 @@ class Known:
         return self.centre + self.half * part * rng.uniform(-1, 1, (count, len(self.half)))
 
     def states(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """A mix of states [count, k]: everywhere, near the centre at several scales, and those a random policy meets."""
+        """A mix of states [count, k]: everywhere, near the centre at several scales, and met by a random policy."""
         kind = rng.random(count)
         states = self.uniform(rng, count)
         scale = 10.0 ** rng.uniform(-1.7, -0.3, (count, 1))
@@ -91,6 +91,7 @@ def known(env: str, format: str, seed: int) -> Known:
     within ±3.
     """
     import gymnasium
+
     from bitrl.core.loading import load_serializer
     from bitrl.plugins.envs.fields import spec_of_space
 
@@ -115,14 +116,15 @@ def _random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarra
     return np.array(states, dtype=np.float64)
 
 
-_STEMS = (
-    "position velocity angle speed height depth width distance force torque temperature pressure level charge voltage current "
-    "power energy mass load flow rate time delay count score reward health fuel wind slope tilt roll pitch yaw heading bearing "
-    "altitude latitude longitude acceleration momentum spin phase frequency gain error offset bias target goal limit price volume "
-    "demand supply stock queue size area density humidity brightness distance_to_goal noise signal x y z vx vy vz dx dy dz theta "
-    "phi omega alpha beta q dq pos vel acc rot quat root torso hip knee ankle foot thigh leg arm elbow wrist hand head joint motor "
-    "wheel cart pole car ball paddle player enemy robot left right front back upper lower inner outer mean max min total relative"
-).split()
+_STEMS = """
+position velocity angle speed height depth width distance force torque temperature pressure level charge voltage
+current power energy mass load flow rate time delay count score reward health fuel wind slope tilt roll pitch
+yaw heading bearing altitude latitude longitude acceleration momentum spin phase frequency gain error offset
+bias target goal limit price volume demand supply stock queue size area density humidity brightness
+distance_to_goal noise signal x y z vx vy vz dx dy dz theta phi omega alpha beta q dq pos vel acc rot quat root
+torso hip knee ankle foot thigh leg arm elbow wrist hand head joint motor wheel cart pole car ball paddle player
+enemy robot left right front back upper lower inner outer mean max min total relative
+""".split()  # noqa: SIM905 (a list of 120 quoted words is no easier to read)
 _NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?")
 
 

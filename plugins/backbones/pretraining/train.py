@@ -79,12 +79,12 @@ class Trainer:
     """A model, its readouts and its optimiser."""
 
     def __init__(self, shape: Shape, plan: Plan, fingerprint: str):
-        torch.set_float32_matmul_precision("medium")  # see model.py: exact forward, bfloat16-rounded gradients
-        torch.manual_seed(plan.seed)
         keep_memory()
         self.plan, self.fingerprint = plan, fingerprint
-        self.model = BitNet(shape)
-        self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(max(1, shape.blocks - 1)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed)
+            self.model = BitNet(shape)
+            self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(max(1, shape.blocks - 1)))
         everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts})
         self.named = dict(everything.named_parameters())
         decayed = [p for p in self.named.values() if p.dim() == 2]
@@ -126,11 +126,16 @@ class Trainer:
 
     def run(self, corpus: Corpus, checkpoint: Path | None, report: Callable[[Progress], None]) -> None:
         """Train to the end of the plan, with a checkpoint now and then."""
-        while self.progress.step < self.plan.steps:
-            self.step(corpus)
-            report(self.progress)
-            if checkpoint is not None and self.progress.step % self.plan.checkpoint_every == 0:
-                self.save(checkpoint)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")  # see model.py: exact forward, bfloat16-rounded gradients
+        try:
+            while self.progress.step < self.plan.steps:
+                self.step(corpus)
+                report(self.progress)
+                if checkpoint is not None and self.progress.step % self.plan.checkpoint_every == 0:
+                    self.save(checkpoint)
+        finally:
+            torch.set_float32_matmul_precision(precision)
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on."""
