@@ -31,8 +31,10 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: 
     For example `unknown serializer "jsno": did you mean "json"?`. All names are shown behind `prefix`.
     """
     known = sorted(known)
-    lowered = {candidate.lower(): candidate for candidate in reversed(known)}
-    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), list(lowered), n=2, cutoff=0.5)]
+    near = _nearest(name, {candidate.lower(): candidate for candidate in reversed(known)}, cutoff=0.5)
+    if not near:  # perhaps one word of it: "clpi" for "clip_coef"
+        words = {word: candidate for candidate in reversed(known) for word in candidate.lower().split("_")}
+        near = _nearest(name, words, cutoff=0.7)
     if near:
         rest = "did you mean " + " or ".join(f'"{prefix}{candidate}"' for candidate in near) + "?"
     elif known:
@@ -42,3 +44,7 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: 
     else:
         rest = "none is known"
     return UsageError(f'unknown {what} "{prefix}{name}": {rest}' + (f" ({hint})" if hint else ""))
+
+
+def _nearest(name: str, candidates: dict[str, str], cutoff: float) -> list[str]:
+    return [candidates[match] for match in difflib.get_close_matches(name.lower(), candidates, n=2, cutoff=cutoff)]

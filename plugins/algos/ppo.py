@@ -158,8 +158,8 @@ class PPO(Algorithm):
         for name, value in metrics.items():
             if not np.isfinite(value):
                 raise RunFailed(
-                    f"{name} is not a finite number in the update that ends at step {self.step}: it is thrown away, and "
-                    "the last checkpoint is good; try a smaller -o algo.learning_rate or -o algo.value_learning_rate"
+                    f"{name} is not a finite number in the update that ends at step {self.step}: it is thrown away, "
+                    "and any checkpoint is of before; try a smaller -o algo.learning_rate or algo.value_learning_rate"
                 )
 
     def values(self, features: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ GAMMA = 0.9
 
 
 class Corridor(gymnasium.Env):
-    """Walks right from 0, one cell a step, reward 1 a step; ends in cell `length` (terminal) or after `limit` (cut off).
+    """Walks right from 0, one cell a step, reward 1 each; ends in cell `length` (terminal) or after `limit` (cut off).
 
     Episode e starts at cell 100·e, so that a state tells which episode it is of.
     """
