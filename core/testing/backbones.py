@@ -22,7 +22,7 @@ WIDTH = 5
 TEXTS = [
     '{"cart_position": 0.031, "cart_velocity": -0.520}',
     "x=0.031",
-    "The cart is 0.031 m right of the centre, moving left at 0.520 m/s.",
+    "The cart is right of the centre by 0.031 m, moving left at 0.520 m/s.",
     "x=0.031",
     "température: −3 °C",
     "x=0.031 v=-0.520 angle=0.012 spin=1.204",

@@ -1,4 +1,4 @@
-"""States as English: "The cart is 0.031 m right of the centre, moving left at 0.520 m/s. …"."""
+"""States as English: "The cart is right of the centre by 0.031 m, moving left at 0.520 m/s. …"."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.serializers import TextOptions
 from bitrl.plugins.serializers.numbers import NumberFormat, names_of
 
-# A hand-written sentence per classic task. {0} is the first number with its sign; {0.size} leaves the sign out, and
+# A hand-written sentence per classic task. A direction stands before its number: a causal model reads from left to
+# right, and must know the sign when it comes to the digits. {0} is the first number with its sign; {0.size} leaves the sign out, and
 # {0:left/right} is the first word if the number is negative, the second if not.
 SENTENCES: dict[str, str] = {
     "CartPole-v1": (
-        "The cart is {0.size} m {0:left/right} of the centre, moving {1:left/right} at {1.size} m/s. "
+        "The cart is {0:left/right} of the centre by {0.size} m, moving {1:left/right} at {1.size} m/s. "
         "The pole leans {2:left/right} by {2.size} rad, turning {3:left/right} at {3.size} rad/s."
     ),
     "Acrobot-v1": (

@@ -22,7 +22,7 @@ WRITTEN = {
     ("json", "CartPole-v1"): '{"cart_position": 0.031, "cart_velocity": -0.520, "pole_angle": 0.012, '
     '"pole_velocity": 1.204}',
     ("compact", "CartPole-v1"): "x=0.031 v=-0.520 angle=0.012 spin=1.204",
-    ("natural", "CartPole-v1"): "The cart is 0.031 m right of the centre, moving left at 0.520 m/s. "
+    ("natural", "CartPole-v1"): "The cart is right of the centre by 0.031 m, moving left at 0.520 m/s. "
     "The pole leans right by 0.012 rad, turning right at 1.204 rad/s.",
 }
 

@@ -119,7 +119,9 @@ def _measure(
         plan=plan,
         progress=progress,
         ternary_weights=sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and name != "token_embd"),
-        bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode())) if unseen else None,
+        bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode()))
+        if len(unseen) > 100
+        else None,
         readings=[read_states(model, tokenizer, reader) for reader in readers],
         versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
@@ -128,6 +130,7 @@ def _measure(
 @torch.no_grad()
 def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -> float:
     """Bits per byte of prose of `size` bytes, predicted in windows that each start from nothing."""
+    window = min(window, len(ids))
     whole = len(ids) // window * window
     nats = 0.0
     for rows in torch.tensor(ids[:whole]).view(-1, window).split(32):
@@ -135,7 +138,7 @@ def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -
         logits = model.logits(last[:, :-1]).flatten(0, 1)
         nats += torch.nn.functional.cross_entropy(logits, rows[:, 1:].flatten(), reduction="sum").item()
     predicted = whole - whole // window
-    return nats / math.log(2) / (size * predicted / max(len(ids), 1)) if predicted else float("nan")
+    return nats / math.log(2) / (size * predicted / len(ids))
 
 
 def check_shape(shape: Shape) -> None:

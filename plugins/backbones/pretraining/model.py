@@ -89,7 +89,7 @@ def normed_products(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Te
 
 
 class _SquaredReluGate(torch.autograd.Function):
-    """[N, 2F], gate beside up → relu(gate)² · up [N, F]; one function to save passes over memory."""
+    """relu(gate)² · up as one function, to save passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -108,6 +108,12 @@ class _SquaredReluGate(torch.autograd.Function):
         torch.mul(for_up, up, out=for_gate).mul_(2.0)
         for_up.mul_(positive)
         return result
+
+
+def squared_relu_gate(gate_up: Tensor) -> Tensor:
+    """[..., 2F], gate beside up → relu(gate)² · up [..., F]."""
+    y: Tensor = _SquaredReluGate.apply(gate_up)
+    return y
 
 
 def rotary_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
@@ -169,7 +175,7 @@ class Block(nn.Module):
         attended = attended.transpose(1, 2).reshape(batch, length, shape.width)
         h = x + normed_products(attended, self.attn_sub_norm, shape.eps, self.attn_output)
         gate_up = normed_products(h, self.ffn_norm, shape.eps, self.ffn_gate, self.ffn_up)
-        hidden = _SquaredReluGate.apply(gate_up)
+        hidden = squared_relu_gate(gate_up)
         return h + normed_products(hidden, self.ffn_sub_norm, shape.eps, self.ffn_down)
 
 

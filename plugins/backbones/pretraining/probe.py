@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import numpy as np
 import torch
@@ -50,6 +52,8 @@ def features(model: BitNet, tokenizer: Tokenizer, texts: list[str], batch: int =
 class Reading:
     """What one environment's states keep through one serializer: mean R² after each block, over the whole bounds
     and near the centre.
+
+    `tokens` is the mean length of a text, near the centre.
     """
 
     env: str
@@ -59,14 +63,26 @@ class Reading:
     near: list[float]
 
 
+def probe(encode: Callable[[list[str]], np.ndarray], known: Known, part: float = 1.0) -> np.ndarray:
+    """R² of each number of a known environment's states, uniform in `part` of its bounds around their centre.
+
+    encode: n texts → features [n, d], or [blocks, n, d]; the result is then [k] or [blocks, k].
+    """
+    states = known.uniform(np.random.default_rng(1), TRAIN + TEST, part).astype(np.float32)
+    encoded = encode(known.write(states))
+    if encoded.ndim == 2:
+        return r_squared(encoded, states)
+    return np.stack([r_squared(block, states) for block in encoded])
+
+
 def read_states(model: BitNet, tokenizer: Tokenizer, known: Known) -> Reading:
     """Probe every block of a model, over the whole bounds and over a tenth of them."""
+    lengths: list[int] = []
 
-    def scores(part: float) -> tuple[list[float], float]:
-        states = known.uniform(np.random.default_rng(1), TRAIN + TEST, part).astype(np.float32)
-        texts = known.write(states)
-        tokens = float(np.mean([len(e.ids) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]))
-        return [float(r_squared(block, states).mean()) for block in features(model, tokenizer, texts)], tokens
+    def encode(texts: list[str]) -> np.ndarray:
+        lengths.extend(len(e.ids) for e in tokenizer.encode_batch(texts, add_special_tokens=False))
+        return features(model, tokenizer, texts)
 
-    (whole, _), (near, tokens) = scores(1.0), scores(0.1)
-    return Reading(known.env, known.format, tokens, whole, near)
+    near = probe(encode, known, 0.1).mean(axis=1).tolist()
+    tokens = float(np.mean(lengths))
+    return Reading(known.env, known.format, tokens, probe(encode, known).mean(axis=1).tolist(), near)

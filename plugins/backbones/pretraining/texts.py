@@ -15,6 +15,8 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.errors import UsageError
+
 MAX_NUMBERS = 20
 """The most numbers in one text: the model has that many slots to report them in."""
 
@@ -87,21 +89,27 @@ def _padded(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def known(env: str, format: str, seed: int) -> Known:
-    """The environment `env` written by the built-in serializer `format`. Fields without bounds are taken to stay
-    within ±3.
+    """The environment `env` written by the built-in serializer `format`. Fields without bounds are taken to stay in ±3.
+
+    Raises:
+        UsageError: there is no such environment, or it has more numbers than the model has slots.
     """
-    import gymnasium
-
+    from bitrl.core.config import find_environment
     from bitrl.core.loading import load_serializer
-    from bitrl.plugins.envs.fields import spec_of_space
+    from bitrl.core.options import parse
 
-    world = gymnasium.make(env)
-    fields = spec_of_space(world.observation_space, env).fields
+    serializer = load_serializer(format, env=env)
+    record = find_environment(env)
+    environment = record.load()(parse(record.options, {}, "env"), env)
+    fields = environment.observation_spec().fields
+    if len(fields) > MAX_NUMBERS:
+        raise UsageError(f"--envs {env}: it has {len(fields)} numbers, and a model is trained on {MAX_NUMBERS} at most")
     low = np.array([-3.0 if field.low is None else field.low for field in fields])
     high = np.array([3.0 if field.high is None else field.high for field in fields])
+    world = environment.make()
     visited = _random_policy_states(world, seed)
     world.close()
-    return Known(env, format, load_serializer(format, env=env).batch, (low + high) / 2, (high - low) / 2, visited)
+    return Known(env, format, serializer.batch, (low + high) / 2, (high - low) / 2, visited)
 
 
 def _random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarray:
@@ -113,7 +121,7 @@ def _random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarra
         observation, _, terminated, truncated, _ = world.step(world.action_space.sample())
         if terminated or truncated:
             observation, _ = world.reset()
-    return np.array(states, dtype=np.float64)
+    return np.array(states, dtype=np.float64).reshape(count, -1)
 
 
 _STEMS = """
@@ -190,7 +198,7 @@ def invented(rng: np.random.Generator, groups: int, group: int) -> Texts:
     texts: list[str] = []
     numbers = np.full((groups * group, MAX_NUMBERS), np.nan)
     for first in range(0, groups * group, group):
-        count = int(min(MAX_NUMBERS, 1 + rng.geometric(0.18)))
+        count = int(min(MAX_NUMBERS, rng.geometric(0.18)))
         scale = 10.0 ** rng.uniform(-1.5, 2.0, count)
         decimals = np.clip(np.round(rng.uniform(1.5, 3.5, count) - np.log10(scale)), 0, 5).astype(int)
         if rng.random() < 0.6:  # most writers give every number the same decimals
