@@ -184,7 +184,7 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
         **{name: getattr(run, name) for name in ("env", "backbone", "serializer", "algo", "seed")},
         "steps": algorithm.step,
         "train_seconds": round(seconds, 3),
-        "steps_per_second": round(algorithm.step / seconds, 1) if seconds else None,
+        "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": _statistics(returns),
     }

@@ -10,8 +10,8 @@ from bitrl.plugins.serializers import TextOptions
 from bitrl.plugins.serializers.numbers import NumberFormat, names_of
 
 # A hand-written sentence per classic task. A direction stands before its number: a causal model reads from left to
-# right, and must know the sign when it comes to the digits. {0} is the first number with its sign; {0.size} leaves the sign out, and
-# {0:left/right} is the first word if the number is negative, the second if not.
+# right, and must know the sign when it comes to the digits. {0} is the first number with its sign; {0.size} leaves the
+# sign out, and {0:left/right} is the first word if the number is negative, the second if not.
 SENTENCES: dict[str, str] = {
     "CartPole-v1": (
         "The cart is {0:left/right} of the centre by {0.size} m, moving {1:left/right} at {1.size} m/s. "

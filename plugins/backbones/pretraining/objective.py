@@ -21,14 +21,21 @@ def views(numbers: Tensor, ranges: Tensor, centres: Tensor) -> Tensor:
     """Numbers [..., slots] → the ways each is asked for [..., slots, KINDS], all within ±1.5; NaN where there is
     nothing to ask.
 
-    One number is asked for at several scales, linear up to each scale and flat beyond: a linear view of the largest
-    alone would spend no precision near zero, where control happens. The last two, the field's place in its whole
-    range and in the inner tenth of it, exist only where the environment is known.
+    Where the environment is known, a number is asked for by its place in the field's range and in the inner tenth of
+    it, where control happens: both linear. Elsewhere nobody knows the range, and it is asked for at several scales,
+    linear up to each and flat beyond, and by its order of magnitude.
     """
     clipped = [(numbers / scale).clamp(-1, 1) for scale in SCALES]
     magnitude = numbers.sign() * numbers.abs().log1p() / 3.0
+    absolute = torch.stack([*clipped, magnitude.clamp(-1.5, 1.5)], dim=-1)
     place = (numbers - centres) / ranges
-    return torch.stack([*clipped, magnitude.clamp(-1.5, 1.5), place, (10 * place).clamp(-1, 1)], dim=-1)
+    return torch.cat(
+        [
+            absolute.where(ranges.isnan().unsqueeze(-1), torch.nan),
+            torch.stack([place, (10 * place).clamp(-1, 1)], dim=-1),
+        ],
+        dim=-1,
+    )
 
 
 class Readout(nn.Module):

@@ -1,0 +1,82 @@
+"""`bitrl model train` and `bitrl model inspect`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitrl.plugins.backbones.bitnet import starter_path
+
+Call = Callable[..., Any]
+TINY = ("--blocks", 1, "--ffn", 256, "--vocab", 600, "--batch", 256, "--envs", "MountainCar-v0")
+
+
+@pytest.fixture(autouse=True)
+def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TRAIN", 60)
+    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TEST", 20)
+
+
+def test_train_writes_a_model_and_a_card_that_repeats_the_command(bitrl: Call, tmp_path: Path) -> None:
+    text = tmp_path / "some prose.txt"
+    text.write_text("Once upon a time there was a small model. " * 100)
+    out = tmp_path / "m.gguf"
+    done = bitrl("model", "train", "--out", out, "--text", text, "--steps", 2, *TINY, "--note", "made for a test")
+    assert done.code == 0, done.err
+    assert "bits per byte" in done.out
+    assert "MountainCar-v0" in done.out
+    assert "2 of 2 steps" in done.err
+    assert "\x1b" not in done.err
+    card = out.with_suffix(".md").read_text()
+    assert "bitrl model train --out m.gguf --text 'some prose.txt' --steps 2" in card
+    assert "made for a test" in card
+
+    shown = json.loads(bitrl("model", "inspect", out, "--json").out)
+    assert shown["architecture"] == "bitnet-b1.58"
+    assert shown["checksum"] == "sealed"
+    assert shown["parameters"]["block_count"] == 1
+    # One block: q and o [256, 256], k and v [128, 256], three of [256, 256] in the feed-forward network.
+    assert shown["ternary_weights"] == (2 + 1 + 3) * 256 * 256
+
+
+def test_inspect_shows_the_starter_model(bitrl: Call) -> None:
+    shown = bitrl("model", "inspect", starter_path())
+    assert shown.code == 0
+    for fact in ("bitnet-b1.58", "sealed", "blk.0.ffn_down.weight", "TQ2_0", "gpt2", "embedding_length"):
+        assert fact in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", "missing.gguf"), "no such file"),
+        (("train", "--out", "m.gguf", "--steps", 1, "--minutes", 1), "give one of them"),
+        (("train", "--out", "m.gguf", "--steps", 1, "--width", 300), "multiples of 256"),
+        (("train", "--out", "m.gguf", "--steps", 1, "--resume"), "no checkpoint"),
+        (("train", "--out", "m.gguf", "--steps", 1, "--text", "missing.txt"), "missing.txt"),
+        (("train", "--out", "nowhere/m.gguf", "--steps", 1), "nowhere"),
+        (("train", "--out", "m.gguf", "--steps", 1, "--envs", "CartPol-v1"), "CartPol-v1"),
+    ],
+)
+def test_wrong_commands_are_told_in_one_line(
+    bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed = bitrl("model", *arguments)
+    assert failed.code == 2
+    assert message in failed.err
+    assert "Traceback" not in failed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inspect_tells_a_damaged_file(bitrl: Call, tmp_path: Path) -> None:
+    damaged = bytearray(starter_path().read_bytes())
+    damaged[-100] ^= 1
+    (tmp_path / "m.gguf").write_bytes(damaged)
+    failed = bitrl("model", "inspect", tmp_path / "m.gguf")
+    assert failed.code == 2
+    assert "damaged" in failed.err

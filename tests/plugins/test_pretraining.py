@@ -1,0 +1,356 @@
+"""Training a language model: its arithmetic, its losses, what it is shown, and the file it becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitrl import load_backbone
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.bitnet import starter_path
+from bitrl.plugins.backbones.engine import Engine
+from bitrl.plugins.backbones.model_file import ModelFile
+from bitrl.plugins.backbones.pretraining import command, objective
+from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model
+from bitrl.plugins.backbones.pretraining.corpus import read_text
+from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
+from bitrl.plugins.backbones.pretraining.model import BitNet, Shape, mean_pool, normed_products, squared_relu_gate
+from bitrl.plugins.backbones.pretraining.model import ternarise as ternarise
+from bitrl.plugins.backbones.pretraining.probe import features, probe, r_squared
+from bitrl.plugins.backbones.pretraining.texts import FORMATS, invented, known, numbers_so_far
+from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, train_vocabulary
+
+TINY = Shape(vocab=600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
+TEXTS = ['{"cart_position": 0.031, "pole_angle": -0.012}', "x=1.5", "The King said 3.14 and no more."]
+
+
+def straight_through(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
+    """The same layer as the equations say it, its gradient left to autograd."""
+    n = x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * norm
+    scale = 127 / n.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
+    n = n + ((n * scale).round().clamp(-128, 127) / scale - n).detach()
+    quantised = []
+    for weight in weights:
+        s = weight.detach().abs().mean().clamp(min=1e-5).half().float()
+        quantised.append(weight + ((weight / s).round().clamp(-1, 1) * s - weight).detach())
+    return n @ torch.cat(quantised).t()
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Distance between features, relative. Where a float32 rounding moves one int8 activation by a step it is about
+    1e-3.
+    """
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    prose = ["the king and the queen of the sea said nothing at all, and the wind was in the north"] * 20
+    return train_vocabulary(prose, TEXTS[:1], 600)
+
+
+@pytest.fixture(scope="module")
+def tiny(vocabulary: Vocabulary) -> BitNet:
+    torch.manual_seed(3)
+    return BitNet(Shape(vocab=len(vocabulary.tokens), width=256, blocks=3, heads=4, kv_heads=2, ffn=512))
+
+
+def test_a_layer_and_its_gradient_are_those_of_the_equations() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(5, 256), torch.rand(256) + 0.5, torch.randn(64, 256) * 0.02, torch.randn(32, 256)]
+    results = []
+    for layer in (normed_products, straight_through):
+        x, norm, a, b = (t.clone().requires_grad_() for t in tensors)
+        y = layer(x, norm, 1e-5, a, b)
+        (y * torch.arange(96.0).cos()).sum().backward()
+        results.append([y.detach(), x.grad, norm.grad, a.grad, b.grad])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_the_gate_has_the_gradient_that_finite_differences_find() -> None:
+    x = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(squared_relu_gate, x)
+
+
+def test_ternary_values_and_scale() -> None:
+    t, scale = ternarise(torch.tensor([[1.0, -0.2, 0.6], [-3.0, 0.1, 0.5]]))
+    assert scale.item() == np.float16(5.4 / 6)
+    assert t.tolist() == [[1, 0, 1], [-1, 0, 1]]
+
+
+def test_padding_and_company_do_not_change_a_text(tiny: BitNet) -> None:
+    tokens, lengths = torch.randint(0, 256, (3, 9)), torch.tensor([9, 4, 6])
+    together = [mean_pool(x, lengths) for x in tiny.residuals(tokens)]
+    for row, length in enumerate(lengths.tolist()):
+        alone = [x.mean(dim=1) for x in tiny.residuals(tokens[row : row + 1, :length])]
+        for a, b in zip(together, alone, strict=True):
+            assert torch.allclose(a[row], b[0], atol=1e-5)
+
+
+def test_packing_is_what_gguf_unpacks() -> None:
+    ternary = np.random.default_rng(0).integers(-1, 2, (6, 768)).astype(np.float32)
+    packed = pack_tq2_0(ternary, 0.0123)
+    unpacked = gguf.dequantize(packed, gguf.GGMLQuantizationType.TQ2_0)
+    np.testing.assert_array_equal(unpacked, ternary * np.float32(np.float16(0.0123)))
+
+
+def test_a_written_model_is_sealed_and_computes_the_same_in_the_engine(
+    tiny: BitNet, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, tiny, vocabulary, {"name": "tiny"})
+    assert ModelFile(path).verify() == "sealed"
+    back, tokenizer = read_gguf(path)
+    for name, parameter in back.named_parameters():
+        original = dict(tiny.named_parameters())[name]
+        if parameter.dim() == 2 and name != "token_embd":
+            assert all(torch.equal(a, b) for a, b in zip(ternarise(parameter), ternarise(original), strict=True))
+    ours = features(back, tokenizer, TEXTS)
+    for layers in (1, 2, 3):
+        engine = Engine(path, layers=layers)
+        theirs = engine.encode([tokenizer.encode(text).ids for text in TEXTS], "mean")
+        assert relative(ours[layers - 1], theirs) < 0.01
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.gguf"]
+
+
+def test_the_starter_model_computes_in_torch_what_the_engine_computes() -> None:
+    model, tokenizer = read_gguf(starter_path())
+    ours = features(model, tokenizer, TEXTS)
+    for layers in range(1, model.shape.blocks + 1):
+        theirs = load_backbone("bitnet", layers=layers).encode(TEXTS)
+        assert relative(ours[layers - 1], theirs) < 0.01
+
+
+def test_the_starter_models_features_keep_the_numbers_of_a_state() -> None:
+    """PEERS' probe through the public API: default features, CartPole's four variables as JSON."""
+    scores = probe(load_backbone("bitnet").encode, known("CartPole-v1", "json", seed=0))
+    assert scores.mean() >= 0.98
+
+
+def test_the_starter_model_is_small_and_its_states_are_short() -> None:
+    assert starter_path().stat().st_size <= 16e6
+    _, tokenizer = read_gguf(starter_path())
+    state = '{"cart_position": 0.031, "cart_velocity": -0.520, "pole_angle": 0.012, "pole_velocity": -1.204}'
+    assert len(tokenizer.encode(state).ids) <= 24
+
+
+def test_a_vocabulary_writes_any_text_and_known_pieces_as_one_token(vocabulary: Vocabulary) -> None:
+    tokenizer = vocabulary.tokenizer()
+    for text in [*TEXTS, "naïve ☃ \x00\t\r\n", "".join(chr(i) for i in range(1, 300))]:
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert '{"cart_position":Ġ' in vocabulary.tokens
+    assert len(vocabulary.tokens) <= 600
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+def test_states_of_known_environments_come_with_their_numbers(env: str, format: str) -> None:
+    reader = known(env, format, seed=0)
+    made = reader.sample(np.random.default_rng(0), 8)
+    count = len(reader.half)
+    assert np.isnan(made.numbers[:, count:]).all()
+    for text, numbers in zip(made.texts, made.numbers[:, :count], strict=True):
+        for number in numbers:
+            # What stands in the text is the number to at least three decimals, perhaps without its sign.
+            assert any(f"{abs(number):.{d}f}" in text for d in (3, 4))
+    twins = np.abs(made.numbers[::2, :count] - made.numbers[1::2, :count])
+    assert (twins < 0.06 * reader.half).all()
+
+
+def test_invented_texts_spell_their_numbers_in_order() -> None:
+    made = invented(np.random.default_rng(5), groups=60, group=4)
+    counts = set()
+    for text, numbers in zip(made.texts, made.numbers, strict=True):
+        wanted = numbers[~np.isnan(numbers)]
+        np.testing.assert_array_equal(numbers_so_far(text, [len(text)], len(wanted))[0], wanted)
+        counts.add(len(wanted))
+    assert min(counts) == 1
+    assert max(counts) >= 12
+
+
+def test_numbers_so_far_follow_a_text_as_it_is_written() -> None:
+    text = '{"q1": -3.14, "b": 20}'
+    ends = [7, 8, 9, 10, 11, 12, 19, 20, 22]
+    so_far = numbers_so_far(text, ends, 2)
+    nan = np.nan
+    wanted = [[nan, nan], [0, nan], [-3, nan], [-3, nan], [-3.1, nan], [-3.14, nan], [-3.14, nan], [-3.14, 2]]
+    np.testing.assert_array_equal(so_far, [*wanted, [-3.14, 20]])
+    assert np.isnan(numbers_so_far(text, ends, 3)).all()
+
+
+def test_a_number_is_asked_for_at_every_scale() -> None:
+    nan = float("nan")
+    views = objective.views(torch.tensor([[0.05, -20.0, nan]]), torch.tensor([[0.5, nan, nan]]), torch.zeros(1, 3))[0]
+    assert views[0].tolist() == pytest.approx([0.5, 0.05, 0.005, 0.0005, np.log(1.05) / 3, 0.1, 1.0], abs=1e-6)
+    assert views[1, :5].tolist() == pytest.approx([-1, -1, -1, -0.2, -np.log(21) / 3], abs=1e-6)
+    assert views[1, 5:].isnan().all()
+    assert views[2].isnan().all()
+
+
+def test_number_loss_is_the_mean_log_error_of_the_views_that_exist() -> None:
+    wanted = torch.full((2, 3, 2), float("nan"))
+    wanted[0, 0, 0], wanted[1, 0, 0] = 1.0, 2.0
+    read = torch.zeros_like(wanted)
+    read[0, 0, 0], read[1, 0, 0] = 1.1, 2.3
+    assert objective.number_loss(read, wanted).item() == pytest.approx(0.5 * np.log(0.05 + 1e-5), abs=1e-5)
+
+
+def test_roughness_is_near_zero_for_smooth_features_and_one_for_noise() -> None:
+    torch.manual_seed(0)
+    state = torch.randn(2000, 1).repeat_interleave(2, dim=0)
+    state += 0.01 * torch.randn_like(state)
+    smooth, noise = state @ torch.randn(1, 16), torch.randn(4000, 16)
+    assert objective.roughness(smooth, 1).item() < 1e-3
+    assert objective.roughness(noise, 1).item() == pytest.approx(1.0, abs=0.05)
+    # Differences between kinds of text are no merit: only what varies within one counts.
+    offset = torch.arange(2.0).repeat_interleave(2000)[:, None] * 100
+    assert objective.roughness(noise + offset, 2).item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_r_squared_knows_signal_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 5))
+    noise = rng.normal(size=4000)
+    targets = np.stack([x @ np.arange(1.0, 6.0), x[:, 0] + noise, noise], axis=1)
+    scores = r_squared(x * 1000 + 7, targets)
+    assert scores[0] == pytest.approx(1, abs=1e-4)
+    assert scores[1] == pytest.approx(0.5, abs=0.06)
+    assert scores[2] == pytest.approx(0, abs=0.02)
+
+
+def test_bits_per_byte_of_a_model_that_knows_nothing(tiny: BitNet) -> None:
+    blank = BitNet(tiny.shape)
+    torch.nn.init.zeros_(blank.output_norm)  # every token equally likely
+    ids = list(range(256)) * 2
+    assert bits_per_byte(blank, ids, size=len(ids)) == pytest.approx(np.log2(tiny.shape.vocab), abs=1e-4)
+
+
+def request(out: Path, **changes: object) -> Request:
+    text = out.parent / "prose.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog, and then it does so again.\n" * 60)
+    asked: dict[str, object] = dict(  # noqa: C408
+        out=out, text=[text], envs=["MountainCar-v0"], steps=4, minutes=None, seed=1, shape=TINY, tokens_per_batch=256,
+        resume=False, command="bitrl model train",
+    )  # fmt: skip
+    return Request(**asked | changes)  # type: ignore[arg-type]
+
+
+def quiet(*anything: object) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _small_probe(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "starter" not in request.node.name:
+        monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TRAIN", 60)
+        monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TEST", 20)
+
+
+def test_the_same_command_makes_the_same_file_and_a_card(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        training = train_model(request(tmp_path / name / "m.gguf"), quiet, quiet)
+    first, second = ((tmp_path / name / "m.gguf").read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["m.gguf", "m.md", "prose.txt"]
+    card = (tmp_path / "a" / "m.md").read_text()
+    assert "{" not in card
+    for fact in (f"{training.ternary_weights:,} ternary", "4 steps", "MountainCar-v0", training.files[0].sha256):
+        assert fact in card
+    assert load_backbone("bitnet", model=str(tmp_path / "a" / "m.gguf")).encode(["x=1"]).shape == (1, 256)
+
+
+def test_a_killed_training_resumes_to_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "whole").mkdir()
+    train_model(request(tmp_path / "whole" / "m.gguf"), quiet, quiet)
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress: object, steps: int) -> None:
+        if progress.step == 3:  # type: ignore[attr-defined]
+            raise Killed
+
+    plan = command.Plan
+    monkeypatch.setattr(command, "Plan", lambda **facts: plan(**facts, checkpoint_every=2))
+    with pytest.raises(Killed):
+        train_model(request(tmp_path / "m.gguf"), quiet, kill)
+    assert not (tmp_path / "m.gguf").exists()
+    with pytest.raises(UsageError, match="another command"):
+        train_model(request(tmp_path / "m.gguf", resume=True, seed=2), quiet, quiet)
+    train_model(request(tmp_path / "m.gguf", resume=True), quiet, quiet)
+    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "whole" / "m.gguf").read_bytes()
+    assert not (tmp_path / "m.gguf.checkpoint").exists()
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf.checkpoint").write_bytes(b"\x10\0\0\0\0\0\0\0not a checkpoint")
+    with pytest.raises(UsageError, match="damaged"):
+        train_model(request(tmp_path / "m.gguf", resume=True), quiet, quiet)
+
+
+def test_minutes_become_steps(tmp_path: Path) -> None:
+    training = train_model(request(tmp_path / "m.gguf", steps=None, minutes=0.01), quiet, quiet)
+    assert training.progress.step == training.plan.steps >= 1
+
+
+def test_text_files_may_be_compressed_and_must_exist(tmp_path: Path) -> None:
+    import gzip
+
+    (tmp_path / "a.dz").write_bytes(gzip.compress(b"one   two\r\n\r\n\r\nthree"))
+    assert read_text(tmp_path / "a.dz").text == "one two\n\nthree"
+    (tmp_path / "b.gz").write_bytes(b"\x1f\x8b not gzip")
+    for name in ("b.gz", "missing.txt"):
+        with pytest.raises(UsageError, match=name):
+            read_text(tmp_path / name)
+
+
+def test_shapes_the_file_format_cannot_hold_are_refused() -> None:
+    with pytest.raises(UsageError, match="multiples of 256"):
+        check_shape(Shape(width=320))
+    with pytest.raises(UsageError, match="--vocab"):
+        check_shape(Shape(vocab=300))
+
+
+def test_training_lowers_every_loss() -> None:
+    """Forty steps on one environment, from scratch."""
+    from bitrl.plugins.backbones.pretraining.corpus import Corpus
+    from bitrl.plugins.backbones.pretraining.train import Plan, Trainer
+
+    reader = known("MountainCar-v0", "json", seed=0)
+    rng = np.random.default_rng(0)
+    vocabulary = train_vocabulary(["no prose"], reader.sample(rng, 100).texts, 400)
+    corpus = Corpus([], [reader], vocabulary.tokenizer(), 256, 128)
+    shape = Shape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=256)
+    trainer = Trainer(shape, Plan(steps=40, warmup=5), "")
+    batch = corpus.known_batch(np.random.default_rng(9), reader)
+
+    def measured() -> dict[str, float]:
+        with torch.no_grad():
+            losses = objective.losses(trainer.model, trainer.readouts, batch)
+        return {name: loss.item() for name, loss in losses.items()}
+
+    before = measured()
+    trainer.run(corpus, None, quiet)
+    after = measured()
+    for name, loss in before.items():
+        assert after[name] < 0.95 * loss if loss > 0 else after[name] < loss - 0.05, name
+
+
+def test_the_prose_loss_counts_only_tokens_that_are_there(tiny: BitNet) -> None:
+    from bitrl.plugins.backbones.pretraining.corpus import Batch
+
+    tokens, lengths = torch.randint(0, 256, (2, 7)), torch.tensor([7, 4])
+    *_, last = tiny.residuals(tokens)
+    nats = [
+        F.cross_entropy(tiny.logits(last[r, : n - 1]), tokens[r, 1:n], reduction="sum") for r, n in ((0, 7), (1, 4))
+    ]
+    loss = objective.token_loss(tiny, last, Batch(tokens, lengths))
+    assert loss.item() == pytest.approx((nats[0] + nats[1]).item() / 9, rel=1e-5)
