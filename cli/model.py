@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bitrl.cli.output import duration, json_option, print_json, table
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.pretraining.train import Progress
 
 
 @click.group()
@@ -104,9 +109,7 @@ def _arguments() -> list[str]:
     return arguments
 
 
-def _progress_line():  # type: ignore[no-untyped-def]
-    from bitrl.plugins.backbones.pretraining.train import Progress
-
+def _progress_line() -> Callable[[Progress, int], None]:
     terminal = sys.stderr.isatty()
     told = {"tenth": 0}
 
@@ -145,7 +148,7 @@ def inspect(file: Path, as_json: bool) -> None:
     click.echo(f"\ntensors\n{table(rows)}")
 
 
-def _facts(path: Path) -> dict:  # type: ignore[type-arg]
+def _facts(path: Path) -> dict[str, Any]:
     import math
 
     from bitrl.plugins.backbones.model_file import ModelFile
@@ -178,6 +181,6 @@ def _facts(path: Path) -> dict:  # type: ignore[type-arg]
     }
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """Lists (a vocabulary) as their length; numbers and short texts as they are."""
-    return value if isinstance(value, (str, int, float, bool)) else f"{len(value)} entries"  # type: ignore[arg-type]
+    return value if isinstance(value, (str, int, float, bool)) else f"{len(value)} entries"
