@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,9 +22,8 @@ from bitrl.plugins.backbones.pretraining import command, objective
 from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model
 from bitrl.plugins.backbones.pretraining.corpus import read_text
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
-from bitrl.plugins.backbones.pretraining.model import BitNet, Shape, mean_pool, normed_products, squared_relu_gate
-from bitrl.plugins.backbones.pretraining.model import ternarise as ternarise
-from bitrl.plugins.backbones.pretraining.probe import features, probe, r_squared
+from bitrl.plugins.backbones.pretraining.model import BitNet, Shape, normed_products, squared_relu_gate, ternarise
+from bitrl.plugins.backbones.pretraining.probe import probe, r_squared
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, invented, known, numbers_so_far
 from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, train_vocabulary
 
@@ -47,6 +48,13 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     1e-3.
     """
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+@torch.no_grad()
+def features(model: BitNet, tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
+    """Mean-pooled features in torch after every block, each text by itself: [blocks, n, width]."""
+    rows = [[x.mean(dim=1) for x in model.residuals(torch.tensor([tokenizer.encode(t).ids]))] for t in texts]
+    return np.stack([torch.cat(block).numpy() for block in zip(*rows, strict=True)])
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +94,11 @@ def test_ternary_values_and_scale() -> None:
 
 
 def test_padding_and_company_do_not_change_a_text(tiny: BitNet) -> None:
-    tokens, lengths = torch.randint(0, 256, (3, 9)), torch.tensor([9, 4, 6])
-    together = [mean_pool(x, lengths) for x in tiny.residuals(tokens)]
-    for row, length in enumerate(lengths.tolist()):
-        alone = [x.mean(dim=1) for x in tiny.residuals(tokens[row : row + 1, :length])]
-        for a, b in zip(together, alone, strict=True):
-            assert torch.allclose(a[row], b[0], atol=1e-5)
+    tokens = torch.randint(0, 256, (3, 9))
+    together = list(tiny.residuals(tokens))
+    for row, length in enumerate((9, 4, 6)):
+        for a, b in zip(together, tiny.residuals(tokens[row : row + 1, :length]), strict=True):
+            assert torch.allclose(a[row, :length], b[0], atol=1e-5)
 
 
 def test_packing_is_what_gguf_unpacks() -> None:
@@ -245,6 +252,15 @@ def request(out: Path, **changes: object) -> Request:
 
 def quiet(*anything: object) -> None:
     pass
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small are slower with two, above all when the tests share the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import torch
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
+from bitrl.core.loading import load_backbone
 from bitrl.plugins.backbones.pretraining.card import Training, write_card
 from bitrl.plugins.backbones.pretraining.corpus import Corpus, TextFile, read_text
 from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
@@ -108,6 +109,8 @@ def _measure(
     request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile], readers: Sequence[Known]
 ) -> Training:
     model, tokenizer = read_gguf(request.out)
+    # The numbers are read as an agent will read them: from the file, by the engine, stopping after each block in turn.
+    blocks = [load_backbone("bitnet", str(request.out), layers=k).encode for k in range(1, model.shape.blocks + 1)]
     unseen = "".join(file.text[len(file.text) - _held_out(file) :] for file in files)
     packages = ("torch", "tokenizers", "gymnasium", "numpy")
     return Training(
@@ -122,7 +125,7 @@ def _measure(
         bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode()))
         if len(unseen) > 100
         else None,
-        readings=[read_states(model, tokenizer, reader) for reader in readers],
+        readings=[read_states(blocks, tokenizer, reader) for reader in readers],
         versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
 

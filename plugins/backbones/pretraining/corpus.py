@@ -116,12 +116,12 @@ class Corpus:
         lengths = torch.tensor([len(e.ids) for e in encoded])
         longest = int(lengths.max())
         tokens = torch.zeros(len(encoded), longest, dtype=torch.int64)
-        numbers = np.full((len(encoded), longest, MAX_NUMBERS), np.nan)
+        so_far = np.full((len(encoded), longest, MAX_NUMBERS), np.nan)
         for row, (text, e) in enumerate(zip(made.texts, encoded, strict=True)):
             tokens[row, : len(e.ids)] = torch.tensor(e.ids)
             if made.plain:
                 count = int((~np.isnan(made.numbers[row])).sum())
-                numbers[row, : len(e.ids), :count] = numbers_so_far(text, [end for _, end in e.offsets], count)
-            numbers[row, len(e.ids) - 1] = made.numbers[row]
-        as_tensor = [torch.from_numpy(part).float() for part in (numbers, made.ranges, made.centres)]
-        return Batch(tokens, lengths, *as_tensor, groups=groups)
+                so_far[row, : len(e.ids), :count] = numbers_so_far(text, [end for _, end in e.offsets], count)
+            so_far[row, len(e.ids) - 1] = made.numbers[row]
+        numbers, ranges, centres = (torch.from_numpy(x).float() for x in (so_far, made.ranges, made.centres))
+        return Batch(tokens, lengths, numbers, ranges, centres, groups)

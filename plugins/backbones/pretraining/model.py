@@ -3,7 +3,8 @@
 Knows the architecture and its arithmetic, with straight-through gradients. Does not know texts, losses or files.
 Everything is float32 on purpose. The integer products are exact in it, and with
 `torch.set_float32_matmul_precision("medium")` a CPU with bfloat16 units multiplies in bfloat16 and accumulates in
-float32: int8 activations and ternary weights are exact in bfloat16 too, so only the gradients are rounded.
+float32: int8 activations and ternary weights are exact in bfloat16 too, so only attention, logits and gradients are
+rounded.
 """
 
 from __future__ import annotations
@@ -205,9 +206,3 @@ class BitNet(nn.Module):
     def logits(self, residual: Tensor) -> Tensor:
         """The last residual [..., width] → next-token logits [..., vocab] (tied embedding)."""
         return F.rms_norm(residual, (self.shape.width,), self.output_norm, self.shape.eps) @ self.token_embd.t()
-
-
-def mean_pool(residual: Tensor, lengths: Tensor) -> Tensor:
-    """[B, T, width] and the true lengths [B] → the mean over each text's own tokens [B, width]."""
-    mask = (torch.arange(residual.shape[1]) < lengths[:, None]).to(residual.dtype)
-    return torch.einsum("btd,bt->bd", residual, mask / lengths[:, None])

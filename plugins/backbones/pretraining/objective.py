@@ -105,9 +105,8 @@ def losses(model: BitNet, readouts: nn.ModuleList, batch: Batch) -> dict[str, Te
     read = [number_loss(readout(p), wanted) for readout, p in zip(readouts, pooled, strict=True)]
     reading = [number_loss(readout(x), so_far) for readout, x in zip(readouts, building, strict=True)]
     rough = [roughness(p, batch.groups) for p in pooled]
-    few = Batch(
-        batch.tokens[::4], batch.lengths[::4]
-    )  # predicting digits teaches little: a quarter of the texts will do
+    # Predicting digits teaches little: a quarter of the texts will do.
+    few = Batch(batch.tokens[::4], batch.lengths[::4])
     return {
         "numbers": torch.stack(read).mean(),
         "digits": torch.stack(reading).mean(),

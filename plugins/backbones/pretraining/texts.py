@@ -115,7 +115,7 @@ def known(env: str, format: str, seed: int) -> Known:
 def _random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarray:
     world.action_space.seed(seed)
     observation, _ = world.reset(seed=seed)
-    states = []
+    states: list[Any] = []
     while len(states) < count:
         states.append(observation)
         observation, _, terminated, truncated, _ = world.step(world.action_space.sample())

@@ -127,7 +127,7 @@ class Trainer:
     def run(self, corpus: Corpus, checkpoint: Path | None, report: Callable[[Progress], None]) -> None:
         """Train to the end of the plan, with a checkpoint now and then."""
         precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")  # see model.py: exact forward, bfloat16-rounded gradients
+        torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see model.py
         try:
             while self.progress.step < self.plan.steps:
                 self.step(corpus)
