@@ -49,8 +49,9 @@ This card was written by the command below, and its figures were measured on the
 
 Quantisation-aware from the first step: ternary weights (absmean) and int8 activations (absmax) forward,
 straight-through backward, float32 master weights. It was asked for the numbers of a text, read linearly from the
-mean-pooled residual stream after every block from the second on, at several scales and while the text builds up; for
-features that move little when the numbers move little; and for the next token.
+mean-pooled residual stream after every block from the second on and while the text builds up (by their place in the
+field's range where the environment is known, at several scales elsewhere); for features that move little when the
+numbers move little; and for the next token.
 Last losses (running means): {losses}.
 
 ## What it was trained on
