@@ -26,7 +26,8 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9:
 def train(arguments: list[str], seed: int, directory: Path) -> dict:
     """One run from the command line; its summary, with the learning curve as [step, return] pairs."""
     out = directory / f"seed{seed}"
-    command = [Path(sys.executable).with_name("bitrl"), "run", *arguments, "--seed", str(seed), "--out", str(out), "--json"]
+    bitrl = Path(sys.executable).with_name("bitrl")
+    command = [bitrl, "run", *arguments, "--seed", str(seed), "--out", out, "--json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise SystemExit(answer.stderr)
