@@ -110,9 +110,11 @@ void bitrl_forward(const bitrl_model *model, scratch *s, const double *rope, con
     const bitrl_shape *shape = &model->shape;
     run r = {model->kernels, s, 0};
     for (size_t i = 0; i < texts; i++) r.tokens += lengths[i];
-    for (size_t t = 0; t < r.tokens; t++)
-        bitrl_read_row(s->x + t * round_up(shape->width, PAD), model->embedding, model->embedding_type,
-                       (size_t)tokens[t], shape->width);
+    for (size_t t = 0; t < r.tokens; t++) {
+        double *x = s->x + t * round_up(shape->width, PAD);
+        bitrl_read_row(s->embedded, model->embedding, model->i2s_arm, (uint64_t)tokens[t]); /* not finite: see encode */
+        for (size_t c = 0; c < shape->width; c++) x[c] = s->embedded[c];
+    }
     for (size_t i = 0; i < shape->blocks; i++) {
         attention(&r, shape, &model->blocks[i], rope, lengths, texts);
         feed_forward(&r, shape, &model->blocks[i]);

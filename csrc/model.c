@@ -10,24 +10,13 @@
 
 enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 1 << 20 };
 
-/* Without branches, so that a row of them is vectorised: 2^112 moves the exponent's bias and makes subnormals whole. */
-static inline float half_to_float(uint16_t half)
-{
-    uint32_t bits = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    value *= 0x1p112f;
-    memcpy(&bits, &value, sizeof bits);
-    bits |= sign | ((half & 0x7c00) == 0x7c00 ? 0x7f800000 : 0); /* infinity and NaN */
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* ---- keys ---- */
 
 typedef struct {
     const bitrl_file *file;
     char architecture[32];
+    bool i2s_arm;
+    float *row; /* [the most columns] */
     char *error;
 } loader;
 
@@ -115,10 +104,11 @@ static int read_shape(const loader *l, bitrl_shape *shape)
                           (unsigned long long)rope_dimensions, (unsigned long long)shape->head_dim);
 
     const bitrl_tensor *embedding = bitrl_file_find_tensor(l->file, "token_embd.weight");
-    if (!embedding || embedding->dims != 2 || embedding->shape[0] != shape->width || embedding->type == GGML_TQ2_0 ||
-        embedding->type == GGML_I2_S || embedding->shape[1] > INT32_MAX)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks token_embd.weight as F32, F16 or BF16 rows of %llu",
+    if (!embedding || embedding->dims != 2 || embedding->shape[0] != shape->width || embedding->shape[1] > INT32_MAX)
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks token_embd.weight in rows of %llu",
                           (unsigned long long)shape->width);
+    if (!bitrl_packing_fits(embedding, l->i2s_arm))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, 17, "token_embd.weight");
     shape->vocabulary = embedding->shape[1];
     if ((status = read_count(l, "vocab_size", shape->vocabulary, INT32_MAX, &vocabulary))) return status;
     if (vocabulary != shape->vocabulary)
@@ -141,10 +131,12 @@ static int find_weight(const loader *l, size_t i, const char *name, uint64_t col
         return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in shape %llu x %llu; its keys say %llu x %llu", full,
                           (unsigned long long)tensor->shape[1], (unsigned long long)tensor->shape[0],
                           (unsigned long long)(rows ? rows : 1), (unsigned long long)columns);
-    bool packed = tensor->type == GGML_TQ2_0 || tensor->type == GGML_I2_S;
-    if (packed != (rows > 0))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in type %u; %s", full, (unsigned)tensor->type,
-                          rows ? "matrices must be TQ2_0 or I2_S" : "vectors must be F32, F16 or BF16");
+    bool ternary = tensor->type == GGML_TQ1_0 || tensor->type == GGML_TQ2_0 || tensor->type == GGML_I2_S;
+    if (rows && !ternary)
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in type %s; matrices must be TQ1_0, TQ2_0 or I2_S", full,
+                          bitrl_type_name(tensor->type));
+    if (!bitrl_packing_fits(tensor, l->i2s_arm))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, (int)strlen(full), full);
     return BITRL_OK;
 }
 
@@ -155,67 +147,25 @@ static int load_norm(const loader *l, size_t i, const char *name, size_t n, doub
     if (status) return status;
     *out = bitrl_allocate(round_up(n, PAD), sizeof **out);
     if (!*out) return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-    bitrl_read_row(*out, tensor->data, tensor->type, 0, n);
-    for (size_t c = 0; c < n; c++)
-        if (!isfinite((*out)[c]))
-            return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
+    if (!bitrl_read_row(l->row, tensor, l->i2s_arm, 0))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
+    for (size_t c = 0; c < n; c++) (*out)[c] = l->row[c];
     return BITRL_OK;
 }
 
-void bitrl_read_row(double *restrict out, const uint8_t *restrict data, uint32_t type, size_t row, size_t n)
+/* codes[c] = t + 1 of one row of weights; false when they are not -1, 0, 1 times one scale. *scale is 0 until a weight
+ * is met that is not. */
+static bool ternary_row(uint8_t *restrict codes, const float *restrict row, size_t n, float *scale)
 {
-    data += row * n * (type == GGML_F32 ? 4 : 2);
-    for (size_t c = 0; c < n && type == GGML_F32; c++) {
-        float value;
-        memcpy(&value, data + 4 * c, sizeof value);
-        out[c] = value;
+    for (size_t c = 0; c < n && *scale == 0; c++) *scale = fabsf(row[c]);
+    const float s = *scale;
+    int wrong = 0;
+    for (size_t c = 0; c < n; c++) {
+        int t = (row[c] > 0) - (row[c] < 0);
+        codes[c] = (uint8_t)(t + 1);
+        wrong |= row[c] != (float)t * s;
     }
-    for (size_t c = 0; c < n && type == GGML_F16; c++) {
-        uint16_t half;
-        memcpy(&half, data + 2 * c, sizeof half);
-        out[c] = half_to_float(half);
-    }
-    for (size_t c = 0; c < n && type == GGML_BF16; c++) { /* the upper half of a float */
-        uint16_t upper;
-        memcpy(&upper, data + 2 * c, sizeof upper);
-        uint32_t bits = (uint32_t)upper << 16;
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        out[c] = value;
-    }
-}
-
-/* codes[c] = t + 1 of one row; false when the file holds the fourth code or an unusable scale. *scale is the first
- * block's that is not zero; the rest must agree, because a BitNet matrix has one scale. A block of scale zero is
- * all zeros. */
-static bool unpack_tq2_0(uint8_t *codes, const uint8_t *blocks, size_t columns, float *scale)
-{
-    for (size_t b = 0; b < columns / 256; b++, blocks += 66, codes += 256) {
-        uint16_t half;
-        memcpy(&half, blocks + 64, sizeof half);
-        float s = half_to_float(half);
-        if (!(s >= 0) || isinf(s)) return false;
-        if (s > 0 && *scale == 0) *scale = s;
-        if (s > 0 && s != *scale) return false;
-        for (size_t i = 0; i < 64; i++) {
-            if (blocks[i] & blocks[i] >> 1 & 0x55) return false;
-            for (size_t part = 0; part < 4; part++)
-                codes[i / 32 * 128 + part * 32 + i % 32] = s > 0 ? blocks[i] >> 2 * part & 3 : 1;
-        }
-    }
-    return true;
-}
-
-/* Columns of the row that starts at weight `first` of the tensor; blocks of 128 may straddle rows. */
-static bool unpack_i2_s(uint8_t *codes, const uint8_t *data, size_t first, size_t columns)
-{
-    for (size_t c = 0; c < columns; c++) {
-        size_t within = (first + c) % 128;
-        uint8_t code = data[(first + c) / 128 * 32 + within % 32] >> (6 - 2 * (within / 32)) & 3;
-        if (code == 3) return false;
-        codes[c] = code;
-    }
-    return true;
+    return !wrong;
 }
 
 /* rows: [TILE_ROWS, padded columns] codes -> one tile of the layout in kernels.h. */
@@ -236,21 +186,16 @@ static int load_ternary(const loader *l, size_t i, const char *name, size_t colu
     if (status) return status;
     size_t padded = round_up(columns, PAD), tiles = round_up(rows, TILE_ROWS) / TILE_ROWS;
     float scale = 0;
-    if (tensor->type == GGML_I2_S) memcpy(&scale, tensor->data + (uint64_t)rows * columns / 4, sizeof scale);
     *out = (ternary){bitrl_allocate(tiles * padded, TILE_ROWS / 4), rows, columns, 0};
     uint8_t *tile = bitrl_allocate(TILE_ROWS, padded);
     if (!out->codes || !tile) status = bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
 
-    bool ok = scale >= 0 && !isinf(scale);
+    bool ok = true;
     for (size_t t = 0; t < tiles && ok && !status; t++) {
         memset(tile, 1, TILE_ROWS * padded);
-        for (size_t r = 0; r < TILE_ROWS && t * TILE_ROWS + r < rows && ok; r++) {
-            size_t row = t * TILE_ROWS + r;
-            if (tensor->type == GGML_I2_S)
-                ok = unpack_i2_s(tile + r * padded, tensor->data, row * columns, columns);
-            else
-                ok = unpack_tq2_0(tile + r * padded, tensor->data + row * columns / 256 * 66, columns, &scale);
-        }
+        for (size_t r = 0; r < TILE_ROWS && t * TILE_ROWS + r < rows && ok; r++)
+            ok = bitrl_read_row(l->row, tensor, l->i2s_arm, t * TILE_ROWS + r) &&
+                 ternary_row(tile + r * padded, l->row, columns, &scale);
         pack_tile(out->codes + t * padded * TILE_ROWS / 4, tile, padded);
     }
     free(tile);
@@ -283,34 +228,36 @@ static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block
     return BITRL_OK;
 }
 
-int bitrl_model_load(const bitrl_file *file, uint64_t layers, const char *isa, bitrl_model **out, char *error)
+int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **out, char *error)
 {
     *out = NULL;
     bitrl_model *model = calloc(1, sizeof *model);
     if (!model) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    loader l = {.file = file, .error = error};
-    uint64_t wanted = 0;
+    loader l = {.file = file, .i2s_arm = options->i2s_arm, .error = error};
+    uint64_t wanted = 0, layers = options->layers;
     int status = BITRL_OK;
-    model->kernels = bitrl_kernels_find(isa);
-    if (!model->kernels) status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", isa);
+    model->kernels = bitrl_kernels_find(options->isa);
+    if (!model->kernels)
+        status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", options->isa);
     if (!status) status = read_architecture(&l);
     if (!status) status = read_shape(&l, &model->shape);
     if (!status && layers > model->shape.blocks)
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %llu blocks, fewer than the %llu layers asked for",
                             (unsigned long long)model->shape.blocks, (unsigned long long)layers);
     if (!status) {
-        const bitrl_tensor *embedding = bitrl_file_find_tensor(file, "token_embd.weight");
-        model->embedding = embedding->data;
-        model->embedding_type = embedding->type;
+        model->embedding = bitrl_file_find_tensor(file, "token_embd.weight");
+        model->i2s_arm = l.i2s_arm;
+        l.row = bitrl_allocate(model->shape.width > model->shape.ffn ? model->shape.width : model->shape.ffn, sizeof *l.row);
         wanted = layers ? layers : model->shape.blocks;
         model->shape.blocks = 0; /* counts the blocks bitrl_model_free must look at */
         model->blocks = calloc(wanted, sizeof *model->blocks);
-        if (!model->blocks) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+        if (!l.row || !model->blocks) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     }
     while (!status && model->shape.blocks < wanted) {
         model->shape.blocks++;
         status = load_block(&l, &model->shape, model->shape.blocks - 1, &model->blocks[model->shape.blocks - 1]);
     }
+    free(l.row);
     if (status)
         bitrl_model_free(model);
     else

@@ -82,6 +82,7 @@ static bool grow_scratch(scratch *s, const bitrl_shape *shape, size_t tokens, si
         {(void **)&s->codes, round_up(tokens, TILE_TOKENS) * widest, sizeof *s->codes},
         {(void **)&s->scale, tokens, sizeof *s->scale},
         {(void **)&s->code_sum, tokens, sizeof *s->code_sum},
+        {(void **)&s->embedded, width, sizeof *s->embedded},
         {(void **)&s->row, widest, sizeof *s->row},
         {(void **)&s->hidden, widest, sizeof *s->hidden},
         {(void **)&s->unpacked, unpacked_bytes(widest / GROUP_COLUMNS), sizeof *s->unpacked},
@@ -283,7 +284,13 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
     share_out(b, texts, threads);
     pool_run(session->threads, encode_share, session);
     size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
-    for (size_t i = 0; i < values; i++)
-        if (!isfinite(out[i])) return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
-    return BITRL_OK;
+    bool finite = true;
+    for (size_t i = 0; i < values; i++) finite &= isfinite(out[i]) != 0;
+    if (finite) return BITRL_OK;
+    for (size_t i = 0; i < total; i++) /* the embedding is read as it is needed, so damage shows only now */
+        if (!bitrl_read_row(session->scratch->embedded, session->model->embedding, session->model->i2s_arm,
+                            (uint64_t)tokens[i]))
+            return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
+                              (int)tokens[i]);
+    return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
 }

@@ -80,7 +80,7 @@ class TinyModel:
         patch: Callable[[str, bytes], bytes] = lambda name, data: data,
         embedding: tuple[int, bytes] | None = None,
     ) -> Path:
-        """Writes the file with matrices in I2_S (any shape of 128 n weights) or TQ2_0 (columns of 256 n).
+        """Writes the file with matrices in I2_S (128 n weights), "I2_S on ARM" (64 n), or a type of the gguf package.
 
         `changes` replaces metadata (None removes a key), `patch` replaces a tensor's bytes,
         `embedding` is another (GGML type, bytes) for the embedding. `seal` adds unsealed digests.
@@ -95,11 +95,12 @@ class TinyModel:
         ]
         tensors += [(name, 0, v.shape, v.tobytes()) for name, v in self.vectors.items()]
         for name, (codes, scale) in self.ternary.items():
-            if kind == "TQ2_0":
-                data = gguf.quantize(codes * np.float32(scale), gguf.GGMLQuantizationType.TQ2_0).tobytes()
-                tensors.append((name, 35, codes.shape, data))
+            if kind.startswith("I2_S"):
+                tensors.append((name, 36, codes.shape, i2_s(codes, scale, 16 if kind == "I2_S on ARM" else 32)))
             else:
-                tensors.append((name, 36, codes.shape, i2_s(codes, scale)))
+                number = gguf.GGMLQuantizationType[kind]
+                data = gguf.quantize(codes * np.float32(scale), number).tobytes()
+                tensors.append((name, number.value, codes.shape, data))
         tensors = [(name, kind_, shape, patch(name, data)) for name, kind_, shape, data in tensors]
         path.write_bytes(gguf_bytes(keys, tensors))
         return path
@@ -148,9 +149,9 @@ class TinyModel:
         return x + linear(norm(hidden, "ffn_sub_norm"), "ffn_down")
 
 
-def i2_s(codes: np.ndarray, scale: float) -> bytes:
-    """[rows, columns] of -1, 0, 1 in bitnet.cpp's x86 packing."""
-    q = (codes.reshape(-1, 4, 32) + 1).astype(np.uint8)
+def i2_s(codes: np.ndarray, scale: float, stride: int = 32) -> bytes:
+    """[rows, columns] of -1, 0, 1 in bitnet.cpp's packing for x86, or for ARM with a stride of 16."""
+    q = (codes.reshape(-1, 4, stride) + 1).astype(np.uint8)
     packed = q[:, 0] << 6 | q[:, 1] << 4 | q[:, 2] << 2 | q[:, 3]
     return packed.tobytes() + struct.pack("<f", scale) + bytes(28)
 

@@ -20,6 +20,9 @@ class BitNetOptions:
         "mean", "a text's features: the mean over its tokens, or its last token's"
     )
     threads: int = option(0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0))
+    i2s_packing: Literal["x86", "arm"] = option(
+        "x86", "the kind of CPU on which a file of I2_S weights was written; the file does not say"
+    )
     projection: int | None = option(
         None, "project the features to this width by a fixed random matrix; unset: do not", above(0)
     )

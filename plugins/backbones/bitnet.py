@@ -31,7 +31,7 @@ class BitNet:
 
     def __init__(self, options: BitNetOptions, width: int | None = None) -> None:
         path = options.model or starter_path()
-        self.engine = Engine(path, layers=options.layers, threads=options.threads)
+        self.engine = Engine(path, layers=options.layers, threads=options.threads, i2s_packing=options.i2s_packing)
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_from_metadata(metadata, self.engine.path)
         if self.tokenizer.get_vocab_size() > self.engine.vocabulary:
@@ -46,6 +46,7 @@ class BitNet:
         self.identity: dict[str, Any] = {
             "model_sha256": metadata.get(HEADER_KEY) or _sha256(path),  # the header's digest covers the tensors'
             "layers": self.engine.blocks,
+            "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
             "pooling": self.pooling,
             "projection": options.projection,
         }

@@ -12,7 +12,7 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError, Tensor, message, seal
+from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message, seal
 
 __all__ = ["Engine", "ModelFileError", "instruction_sets", "seal"]
 
@@ -32,12 +32,18 @@ class Engine:
     """A BitNet model loaded from a GGUF file, ready to encode on `threads` threads (0: every CPU this process may use).
 
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
+    `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
     Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
     Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], layers: int | None = None, threads: int = 0, isa: str = "auto"
+        self,
+        path: str | os.PathLike[str],
+        layers: int | None = None,
+        threads: int = 0,
+        isa: str = "auto",
+        i2s_packing: str = "x86",
     ) -> None:
         self.path = os.fspath(path)
         if isa != "auto" and isa not in instruction_sets():
@@ -48,7 +54,11 @@ class Engine:
         self.verified = self.file.verify()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
         error = ffi.new("char[]", _ERROR_BYTES)
-        if lib.bitrl_model_load(self.file.handle, layers or 0, isa.encode(), model, error) != lib.BITRL_OK:
+        chosen = ffi.new("char[]", isa.encode())
+        options = ffi.new(
+            "bitrl_options *", {"layers": layers or 0, "isa": chosen, "i2s_arm": is_arm_packing(i2s_packing)}
+        )
+        if lib.bitrl_model_load(self.file.handle, options, model, error) != lib.BITRL_OK:
             raise ModelFileError(path, message(error))
         self._model = ffi.gc(model[0], lib.bitrl_model_free)
         self.threads = threads or available_cpus()

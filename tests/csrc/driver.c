@@ -42,7 +42,8 @@ int main(int count, char **paths)
         for (uint64_t j = 0; !status && bitrl_instruction_set(j); j++) {
             bitrl_model *model = NULL;
             uint64_t single = 14695981039346656037u, several = single;
-            status = bitrl_model_load(file, 0, bitrl_instruction_set(j), &model, error);
+            const bitrl_options options = {.isa = bitrl_instruction_set(j)};
+            status = bitrl_model_load(file, &options, &model, error);
             for (int pooling = count > 9 ? 2 : 0; !status && pooling < 3; pooling++) { /* many files: one pooling will do */
                 status = encode(model, 1, pooling, &single, error);
                 if (!status) status = encode(model, 3, pooling, &several, error);

@@ -45,10 +45,11 @@ def run(driver: Path, files: list[Path], timeout: float = 300) -> list[str]:
     ("model", "kind"),
     [
         (TinyModel(width=256, ffn=256, blocks=1, context=512), "TQ2_0"),
+        (TinyModel(width=256, ffn=256, blocks=1), "TQ1_0"),
         (TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2), "I2_S"),
         (TinyModel(width=96, ffn=36, heads=3, kv_heads=1, blocks=1), "I2_S"),
     ],
-    ids=["tq2_0", "i2_s", "odd"],
+    ids=["tq2_0", "tq1_0", "i2_s", "odd"],
 )
 def test_every_instruction_set_and_thread_count_gives_the_same_bits(driver, tmp_path, model, kind):
     (line,) = run(driver, [model.write(tmp_path / "model.gguf", kind)])
