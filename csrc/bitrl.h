@@ -49,6 +49,7 @@ typedef struct {
 /* How a file is to be run. */
 typedef struct {
     uint64_t layers; /* stop after that many blocks; 0: run all */
+    const char *format; /* one of bitrl_format; NULL: the one that the file's matrices are in */
     const char *isa; /* "auto" takes the best of bitrl_instruction_set */
     int i2s_arm;     /* I2_S weights lie as on ARM (blocks of 64), not as on x86 (blocks of 128) */
 } bitrl_options;
@@ -73,6 +74,8 @@ const char *bitrl_type_name(uint32_t type);
 /* All weights of a tensor as float32: out [shape[3], shape[2], shape[1], shape[0]]. */
 int bitrl_read_tensor(const bitrl_tensor *tensor, int i2s_arm, float *out, char *error);
 
+/* The i-th format in which matrices can be multiplied; NULL when there are no more. */
+const char *bitrl_format(uint64_t i);
 /* The i-th instruction set this CPU runs, best first; NULL when there are no more. */
 const char *bitrl_instruction_set(uint64_t i);
 
@@ -81,6 +84,7 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
 void bitrl_model_free(bitrl_model *model);
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);
+const char *bitrl_model_format(const bitrl_model *model);
 
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);

@@ -52,15 +52,23 @@ void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NUL
 
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-/* A ternary matrix as the kernels read it (kernels.h). Rows and columns are padded to PAD. */
+/* A matrix as the kernels read it (kernels.h). Rows and columns are padded to PAD. */
 typedef struct {
-    uint8_t *codes; /* [row tiles][column groups][64] */
+    matrix_format format;
     size_t rows, columns;
-    double scale;
-} ternary;
+    uint8_t *data;     /* [row tiles, tile_bytes] */
+    double scale;      /* of a ternary matrix */
+    double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
+} matrix;
+
+typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
+
+/* Quantises and lays out a tensor [rows, columns] (pack.c); what *m owns must be freed in any case. */
+pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm);
+matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {
-    ternary q, k, v, o, gate, up, down;
+    matrix q, k, v, o, gate, up, down;
     double *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* [columns of what follows], zero padded */
 } block;
 
@@ -69,6 +77,7 @@ struct bitrl_model {
     const bitrl_kernels *kernels;
     const bitrl_tensor *embedding; /* [vocabulary, width], in the mapped file */
     bool i2s_arm;
+    matrix_format format;
     block *blocks; /* [shape.blocks] */
 };
 
@@ -79,13 +88,14 @@ typedef struct {
     double *x;              /* [tokens, P(width)] residual stream */
     double *q, *k, *v;      /* [tokens, heads * P(head_dim)], k and v with kv_heads */
     double *attended;       /* [tokens, P(width)] */
-    int32_t *sums;          /* [tokens, max(P(width) + 2 P(kv width), 2 P(ffn))] integer results of a product */
-    int8_t *codes;          /* quantised activations of up to P(max(width, ffn)) columns, see kernels.h */
+    int32_t *sums;          /* [tokens, max(P(width) + 2 P(kv width), 2 P(ffn))] results of a product, or floats */
+    double *values;         /* [max(P(width) + 2 P(kv width), 2 P(ffn))] one token's, scaled */
+    uint8_t *activations;   /* of up to P(max(width, ffn)) columns, see kernels.h */
     double *scale;          /* [tokens] the s of q = round(x * s) */
     int32_t *code_sum;      /* [tokens] sum of a token's codes */
     float *embedded;        /* [P(width)] a row of the embedding */
     double *row, *hidden;   /* [P(max(width, ffn))] one token: normalised, and inside the feed-forward network */
-    uint8_t *unpacked;      /* scratch of the ternary kernel */
+    uint8_t *unpacked;      /* scratch of the products */
     double *attention;      /* scratch of the attention kernel */
 } scratch;
 

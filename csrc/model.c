@@ -1,4 +1,4 @@
-/* Loading: the file's keys and tensors are checked against each other, ternary matrices are repacked for the kernels.
+/* Loading: the file's keys and tensors are checked against each other, matrices are packed for the kernels.
  *
  * Knows the bitnet-b1.58 family and its tensor names. The embedding stays in the mapped file. */
 #include <math.h>
@@ -8,7 +8,7 @@
 
 #include "internal.h"
 
-enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 1 << 20 };
+enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 1 << 20, MAX_SUMMED = 1 << 16 };
 
 /* ---- keys ---- */
 
@@ -16,6 +16,7 @@ typedef struct {
     const bitrl_file *file;
     char architecture[32];
     bool i2s_arm;
+    matrix_format format;
     float *row; /* [the most columns] */
     char *error;
 } loader;
@@ -131,10 +132,6 @@ static int find_weight(const loader *l, size_t i, const char *name, uint64_t col
         return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in shape %llu x %llu; its keys say %llu x %llu", full,
                           (unsigned long long)tensor->shape[1], (unsigned long long)tensor->shape[0],
                           (unsigned long long)(rows ? rows : 1), (unsigned long long)columns);
-    bool ternary = tensor->type == GGML_TQ1_0 || tensor->type == GGML_TQ2_0 || tensor->type == GGML_I2_S;
-    if (rows && !ternary)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in type %s; matrices must be TQ1_0, TQ2_0 or I2_S", full,
-                          bitrl_type_name(tensor->type));
     if (!bitrl_packing_fits(tensor, l->i2s_arm))
         return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, (int)strlen(full), full);
     return BITRL_OK;
@@ -153,60 +150,25 @@ static int load_norm(const loader *l, size_t i, const char *name, size_t n, doub
     return BITRL_OK;
 }
 
-/* codes[c] = t + 1 of one row of weights; false when they are not -1, 0, 1 times one scale. *scale is 0 until a weight
- * is met that is not. */
-static bool ternary_row(uint8_t *restrict codes, const float *restrict row, size_t n, float *scale)
-{
-    for (size_t c = 0; c < n && *scale == 0; c++) *scale = fabsf(row[c]);
-    const float s = *scale;
-    int wrong = 0;
-    for (size_t c = 0; c < n; c++) {
-        int t = (row[c] > 0) - (row[c] < 0);
-        codes[c] = (uint8_t)(t + 1);
-        wrong |= row[c] != (float)t * s;
-    }
-    return !wrong;
-}
-
-/* rows: [TILE_ROWS, padded columns] codes -> one tile of the layout in kernels.h. */
-static void pack_tile(uint8_t *out, const uint8_t *rows, size_t padded)
-{
-    for (size_t g = 0; g < padded / GROUP_COLUMNS; g++)
-        for (size_t r = 0; r < TILE_ROWS; r++) {
-            const uint8_t *from = rows + r * padded + g * GROUP_COLUMNS;
-            for (size_t j = 0; j < 4; j++)
-                *out++ = (uint8_t)(from[j] | from[j + 4] << 2 | from[j + 8] << 4 | from[j + 12] << 6);
-        }
-}
-
-static int load_ternary(const loader *l, size_t i, const char *name, size_t columns, size_t rows, ternary *out)
+static int load_matrix(const loader *l, size_t i, const char *name, size_t columns, size_t rows, matrix *out)
 {
     const bitrl_tensor *tensor;
     int status = find_weight(l, i, name, columns, rows, &tensor);
     if (status) return status;
-    size_t padded = round_up(columns, PAD), tiles = round_up(rows, TILE_ROWS) / TILE_ROWS;
-    float scale = 0;
-    *out = (ternary){bitrl_allocate(tiles * padded, TILE_ROWS / 4), rows, columns, 0};
-    uint8_t *tile = bitrl_allocate(TILE_ROWS, padded);
-    if (!out->codes || !tile) status = bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-
-    bool ok = true;
-    for (size_t t = 0; t < tiles && ok && !status; t++) {
-        memset(tile, 1, TILE_ROWS * padded);
-        for (size_t r = 0; r < TILE_ROWS && t * TILE_ROWS + r < rows && ok; r++)
-            ok = bitrl_read_row(l->row, tensor, l->i2s_arm, t * TILE_ROWS + r) &&
-                 ternary_row(tile + r * padded, l->row, columns, &scale);
-        pack_tile(out->codes + t * padded * TILE_ROWS / 4, tile, padded);
+    if (columns > MAX_SUMMED && (l->format == INT8 || l->format == INT4))
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
+                          columns);
+    switch (bitrl_pack(out, l->format, tensor, l->i2s_arm)) {
+    case PACKED: bitrl_file_release(tensor); return BITRL_OK;
+    case PACK_NO_MEMORY: return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
+    case PACK_NOT_FINITE:
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
+    default:
+        return bitrl_fail(l->error, BITRL_BAD_FILE,
+                          "is damaged or not a ternary model: blk.%zu.%s.weight holds codes or scales other than "
+                          "-1, 0, 1 times one finite scale",
+                          i, name);
     }
-    free(tile);
-    if (!ok && !status)
-        status = bitrl_fail(l->error, BITRL_BAD_FILE,
-                            "is damaged or not a ternary model: blk.%zu.%s.weight holds codes or scales other than "
-                            "-1, 0, 1 times one finite scale",
-                            i, name);
-    out->scale = scale;
-    bitrl_file_release(tensor);
-    return status;
 }
 
 static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block *b)
@@ -217,15 +179,28 @@ static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block
         (status = load_norm(l, i, "attn_sub_norm", width, &b->attn_sub_norm)) ||
         (status = load_norm(l, i, "ffn_norm", width, &b->ffn_norm)) ||
         (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->ffn_sub_norm)) ||
-        (status = load_ternary(l, i, "attn_q", width, width, &b->q)) ||
-        (status = load_ternary(l, i, "attn_k", width, kv, &b->k)) ||
-        (status = load_ternary(l, i, "attn_v", width, kv, &b->v)) ||
-        (status = load_ternary(l, i, "attn_output", width, width, &b->o)) ||
-        (status = load_ternary(l, i, "ffn_gate", width, ffn, &b->gate)) ||
-        (status = load_ternary(l, i, "ffn_up", width, ffn, &b->up)) ||
-        (status = load_ternary(l, i, "ffn_down", ffn, width, &b->down)))
+        (status = load_matrix(l, i, "attn_q", width, width, &b->q)) ||
+        (status = load_matrix(l, i, "attn_k", width, kv, &b->k)) ||
+        (status = load_matrix(l, i, "attn_v", width, kv, &b->v)) ||
+        (status = load_matrix(l, i, "attn_output", width, width, &b->o)) ||
+        (status = load_matrix(l, i, "ffn_gate", width, ffn, &b->gate)) ||
+        (status = load_matrix(l, i, "ffn_up", width, ffn, &b->up)) ||
+        (status = load_matrix(l, i, "ffn_down", ffn, width, &b->down)))
         return status;
     return BITRL_OK;
+}
+
+/* The format asked for, or that of the first matrix. */
+static int choose_format(loader *l, const char *wanted)
+{
+    const bitrl_tensor *first = bitrl_file_find_tensor(l->file, "blk.0.attn_q.weight");
+    if (!wanted) {
+        l->format = first ? bitrl_format_of(first->type) : TERNARY;
+        return BITRL_OK;
+    }
+    for (l->format = 0; l->format < FORMATS; l->format++)
+        if (strcmp(wanted, bitrl_format(l->format)) == 0) return BITRL_OK;
+    return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
 }
 
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **out, char *error)
@@ -239,6 +214,7 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
     model->kernels = bitrl_kernels_find(options->isa);
     if (!model->kernels)
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", options->isa);
+    if (!status) status = choose_format(&l, options->format);
     if (!status) status = read_architecture(&l);
     if (!status) status = read_shape(&l, &model->shape);
     if (!status && layers > model->shape.blocks)
@@ -247,6 +223,7 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
     if (!status) {
         model->embedding = bitrl_file_find_tensor(file, "token_embd.weight");
         model->i2s_arm = l.i2s_arm;
+        model->format = l.format;
         l.row = bitrl_allocate(model->shape.width > model->shape.ffn ? model->shape.width : model->shape.ffn, sizeof *l.row);
         wanted = layers ? layers : model->shape.blocks;
         model->shape.blocks = 0; /* counts the blocks bitrl_model_free must look at */
@@ -270,9 +247,15 @@ void bitrl_model_free(bitrl_model *model)
     if (!model) return;
     for (size_t i = 0; model->blocks && i < model->shape.blocks; i++) {
         block *b = &model->blocks[i];
-        void *owned[] = {b->attn_norm, b->attn_sub_norm, b->ffn_norm,   b->ffn_sub_norm, b->q.codes,   b->k.codes,
-                         b->v.codes,   b->o.codes,       b->gate.codes, b->up.codes,     b->down.codes};
-        for (size_t j = 0; j < sizeof owned / sizeof *owned; j++) free(owned[j]);
+        matrix *matrices[] = {&b->q, &b->k, &b->v, &b->o, &b->gate, &b->up, &b->down};
+        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) {
+            free(matrices[j]->data);
+            free(matrices[j]->row_scale);
+        }
+        free(b->attn_norm);
+        free(b->attn_sub_norm);
+        free(b->ffn_norm);
+        free(b->ffn_sub_norm);
     }
     free(model->blocks);
     free(model);
@@ -280,3 +263,4 @@ void bitrl_model_free(bitrl_model *model)
 
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model) { return &model->shape; }
 const char *bitrl_model_isa(const bitrl_model *model) { return model->kernels->name; }
+const char *bitrl_model_format(const bitrl_model *model) { return bitrl_format(model->format); }

@@ -16,7 +16,11 @@ MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "
 
 @dataclass
 class TinyModel:
-    """Shape and weights of one random model; `ternary[name]` is ([rows, columns] of -1, 0, 1; scale)."""
+    """Shape and weights of one random model; `ternary[name]` is ([rows, columns] of -1, 0, 1; scale).
+
+    With `weights`, a type of the gguf package, matrices are not ternary: `dense[name]` is (the file's bytes; their
+    values, float32 [rows, columns]).
+    """
 
     width: int = 256
     ffn: int = 512
@@ -28,6 +32,8 @@ class TinyModel:
     theta: float = 10000.0
     eps: float = 1e-5
     seed: int = 0
+    weights: str | None = None
+    dense: dict[str, tuple[bytes, np.ndarray]] = field(default_factory=dict)
     ternary: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     embedding: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -43,6 +49,10 @@ class TinyModel:
                 scale = float(np.float16(rng.uniform(0.5, 2) / np.sqrt(columns)))
                 codes = rng.integers(-1, 2, size=(rows[name], columns)).astype(np.int8)
                 self.ternary[f"blk.{i}.{name}.weight"] = (codes, scale)
+                if self.weights:
+                    kind = gguf.GGMLQuantizationType[self.weights]
+                    raw = gguf.quantize((rng.normal(size=codes.shape) * scale).astype(np.float32), kind)
+                    self.dense[f"blk.{i}.{name}.weight"] = (raw.tobytes(), gguf.dequantize(raw, kind))
             for name in ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm"):
                 n = self.ffn if name == "ffn_sub_norm" else self.width
                 self.vectors[f"blk.{i}.{name}.weight"] = rng.uniform(0.5, 1.5, n).astype(np.float32)
@@ -95,7 +105,10 @@ class TinyModel:
         ]
         tensors += [(name, 0, v.shape, v.tobytes()) for name, v in self.vectors.items()]
         for name, (codes, scale) in self.ternary.items():
-            if kind.startswith("I2_S"):
+            if name in self.dense:
+                number = gguf.GGMLQuantizationType[self.weights or "F32"]
+                tensors.append((name, number.value, codes.shape, self.dense[name][0]))
+            elif kind.startswith("I2_S"):
                 tensors.append((name, 36, codes.shape, i2_s(codes, scale, 16 if kind == "I2_S on ARM" else 32)))
             else:
                 number = gguf.GGMLQuantizationType[kind]
@@ -105,16 +118,41 @@ class TinyModel:
         path.write_bytes(gguf_bytes(keys, tensors))
         return path
 
-    def forward(self, tokens: list[int]) -> list[np.ndarray]:
+    def forward(self, tokens: list[int], format: str = "ternary") -> list[np.ndarray]:
         """The residual stream after the embedding and after each block, float64 [length, width] each."""
         x = torch.from_numpy(self.embedding[tokens].astype(np.float64))
         states = [x.numpy()]
         for i in range(self.blocks):
-            x = self.block(i, x)
+            x = self.block(i, x, format)
             states.append(x.numpy())
         return states
 
-    def block(self, i: int, x: torch.Tensor) -> torch.Tensor:
+    def matrix(self, name: str, format: str) -> torch.Tensor:
+        """A matrix as that format has it, float64 [rows, columns]."""
+        codes, scale = self.ternary[name]
+        w = torch.from_numpy(self.dense[name][1] if self.dense else codes * np.float32(scale)).double()
+        if format == "bf16":
+            return w.bfloat16().double()
+        if format == "ternary" and self.dense:
+            mean = w.abs().mean().clamp(min=1e-5)
+            return (w / mean).round().clamp(-1, 1) * mean
+        if format == "int8":
+            step = w.abs().amax(1, keepdim=True) / 127
+            return (w / step.where(step != 0, 1)).round() * step
+        if format == "int4":  # a step for each 32 columns, itself an integer times the row's
+            blocks = torch.nn.functional.pad(w, (0, -w.shape[1] % 32)).view(len(w), -1, 32)
+            largest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+            row_step = w.abs().amax(1).view(-1, 1, 1) / 119
+            tries = []
+            for end in (7, -8):  # how many steps the block's largest weight is
+                step = row_step * (largest / (end * row_step.where(row_step != 0, 1))).round()
+                codes = (blocks / step.where(step != 0, 1)).round().clamp(-abs(end), 7)
+                tries.append(codes * step)
+            errors = [((tried - blocks) ** 2).sum(2, keepdim=True) for tried in tries]
+            return tries[1].where(errors[1] < errors[0], tries[0]).flatten(1)[:, : w.shape[1]]
+        return w
+
+    def block(self, i: int, x: torch.Tensor, format: str = "ternary") -> torch.Tensor:
         """One block on float64 [length, width]."""
         length, head_dim = len(x), self.width // self.heads
 
@@ -123,10 +161,11 @@ class TinyModel:
             return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.eps) * weight
 
         def linear(x: torch.Tensor, name: str) -> torch.Tensor:
-            codes, scale = self.ternary[f"blk.{i}.{name}.weight"]
+            w = self.matrix(f"blk.{i}.{name}.weight", format)
+            if format in ("bf16", "fp32"):
+                return (x.bfloat16() if format == "bf16" else x.float()).double() @ w.T
             s = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
-            q = (x * s).round().clamp(-128, 127)
-            return q @ torch.from_numpy(codes.astype(np.float64)).T * (scale / s)
+            return (x * s).round().clamp(-128, 127) @ w.T / s
 
         def rotate(x: torch.Tensor) -> torch.Tensor:
             half = head_dim // 2
