@@ -1,4 +1,4 @@
-/* One forward pass of a BitNet b1.58 decoder, top to bottom, over whole texts lying one after another.
+/* One forward pass of a decoder (BitNet b1.58, Llama), top to bottom, over whole texts lying one after another.
  *
  * Between the products everything is double precision: an activation that rounded to a neighbouring
  * 8-bit code because of a float32 error would change a token by about 1e-3. */
@@ -9,6 +9,7 @@
 typedef struct {
     const bitrl_kernels *kernels;
     matrix_format format;
+    bool silu;
     scratch *s;
     size_t tokens;
 } run;
@@ -127,7 +128,7 @@ static void feed_forward(const run *r, const bitrl_shape *shape, const block *b)
     for (size_t t = 0; t < r->tokens; t++) {
         scale_sums(r, &b->gate, t, s->sums + t * 2 * ffn, s->values);
         scale_sums(r, &b->up, t, s->sums + t * 2 * ffn + ffn, s->values + ffn);
-        r->kernels->gated(s->hidden, s->values, s->values + ffn, ffn);
+        (r->silu ? r->kernels->gated_silu : r->kernels->gated)(s->hidden, s->values, s->values + ffn, ffn);
         prepare_token(r, t, s->hidden, b->ffn_sub_norm, shape->ffn, shape->eps);
     }
     add_product(r, &b->down, s->x);
@@ -137,7 +138,7 @@ void bitrl_forward(const bitrl_model *model, scratch *s, const double *rope, con
                    const uint64_t *lengths, size_t texts)
 {
     const bitrl_shape *shape = &model->shape;
-    run r = {model->kernels, model->format, s, 0};
+    run r = {model->kernels, model->format, model->architecture.activation == SILU, s, 0};
     for (size_t i = 0; i < texts; i++) r.tokens += lengths[i];
     for (size_t t = 0; t < r.tokens; t++) {
         double *x = s->x + t * round_up(shape->width, PAD);

@@ -63,17 +63,29 @@ typedef struct {
 
 typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
 
-/* Quantises and lays out a tensor [rows, columns] (pack.c); what *m owns must be freed in any case. */
-pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm);
+/* Quantises and lays out a tensor [rows, columns] (pack.c); what *m owns must be freed in any case. turned: see there. */
+pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm, size_t turned);
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {
     matrix q, k, v, o, gate, up, down;
-    double *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* [columns of what follows], zero padded */
+    double *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* [columns of what follows], zero padded; or NULL */
 } block;
+
+typedef enum { RELU2, SILU } activation_function;
+
+/* What a file's architecture says beyond its shape. */
+typedef struct {
+    const char *name;
+    bool sub_norms;       /* a norm before attn_output and ffn_down */
+    bool turned;          /* rows of q and k: the two halves of each head's rotation are interleaved */
+    bool says_activation; /* else the file must, or the caller */
+    activation_function activation;
+} architecture;
 
 struct bitrl_model {
     bitrl_shape shape;
+    architecture architecture;
     const bitrl_kernels *kernels;
     const bitrl_tensor *embedding; /* [vocabulary, width], in the mapped file */
     bool i2s_arm;

@@ -80,7 +80,7 @@ typedef struct {
     const char *name;
     matrix_product *product[FORMATS];
 
-    /* One token: n = x / sqrt(mean(x^2) + eps) * weight; s = 127 / max(max|n|, 1e-5); q = round_half_even(n * s).
+    /* One token: n = x / sqrt(mean(x^2) + eps) * weight, or x itself without a weight (NULL); s = 127 / max(max|n|, 1e-5); q = round_half_even(n * s).
      * x, weight, row: [padded]; mean over n elements; q: the token's first code, steps as above; row is overwritten.
      * Writes sum(q), returns s. */
     double (*norm_quantise)(uint8_t *restrict q, int32_t *restrict q_sum, double *restrict row,
@@ -100,6 +100,9 @@ typedef struct {
 
     /* h[i] = relu(gate[i])^2 * up[i]; all [padded]. */
     void (*gated)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
+
+    /* h[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; all [padded]. */
+    void (*gated_silu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
 
     /* x[i] += y[i]; both [padded]. */
     void (*added)(double *restrict x, const double *restrict y, size_t padded);

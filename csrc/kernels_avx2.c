@@ -31,6 +31,10 @@ TARGET static inline v8 v8_mul(v8 a, v8 b)
 {
     return (v8){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
 }
+TARGET static inline v8 v8_div(v8 a, v8 b)
+{
+    return (v8){_mm256_div_pd(a.low, b.low), _mm256_div_pd(a.high, b.high)};
+}
 TARGET static inline v8 v8_fma(v8 a, v8 b, v8 c)
 {
     return (v8){_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
@@ -197,5 +201,5 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {
     "avx2", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, added, rotated, attend};
+    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
 #endif

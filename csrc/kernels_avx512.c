@@ -20,6 +20,7 @@ TARGET static inline v8 v8_set(double value) { return _mm512_set1_pd(value); }
 TARGET static inline v8 v8_add(v8 a, v8 b) { return _mm512_add_pd(a, b); }
 TARGET static inline v8 v8_sub(v8 a, v8 b) { return _mm512_sub_pd(a, b); }
 TARGET static inline v8 v8_mul(v8 a, v8 b) { return _mm512_mul_pd(a, b); }
+TARGET static inline v8 v8_div(v8 a, v8 b) { return _mm512_div_pd(a, b); }
 TARGET static inline v8 v8_fma(v8 a, v8 b, v8 c) { return _mm512_fmadd_pd(a, b, c); }
 TARGET static inline v8 v8_max(v8 a, v8 b) { return _mm512_max_pd(a, b); }
 TARGET static inline v8 v8_abs(v8 a) { return _mm512_abs_pd(a); }
@@ -168,8 +169,8 @@ MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL)
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni", {ternary_product, int8_product, int4_product, bf16_product_without, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, added, rotated, attend};
+    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
 const bitrl_kernels bitrl_kernels_avx512bf16 = {
     "avx512bf16", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, added, rotated, attend};
+    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
 #endif

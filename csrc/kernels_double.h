@@ -5,7 +5,7 @@
  * them, so the bits are too.
  *
  *   v8 v8_load(const double *), v8_from_int(const int32_t *), v8_set(double), void v8_store(double *, v8)
- *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_fma(a, b, c) = a * b + c rounded once
+ *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_div(a, b), v8_fma(a, b, c) = a * b + c rounded once
  *   v8 v8_max(a, b) = a > b ? a : b, v8_abs(a)
  *   v8 v8_times_power(p, n) = p * 2^k, where k is the integer in the low bits of n (see ROUNDER)
  *   i8 i8_round(v8) to int32, ties to even; i8 i8_add(a, b); int32_t i8_sum(i8); uint64_t i8_bytes(i8), low bytes */
@@ -50,7 +50,7 @@ TARGET static inline v8 v8_exp(v8 v)
     return v8_times_power(p, shifted);
 }
 
-/* row = x * weight; returns 1 / sqrt(mean(x^2) + eps). *most: the largest |row[i]|. */
+/* row = x * weight; returns 1 / sqrt(mean(x^2) + eps). Without a weight row = x, and 1 is returned. *most: the largest |row[i]|. */
 TARGET static inline double norm(double *restrict row, double *most, const double *restrict x,
                                  const double *restrict weight, size_t n, size_t padded, double eps)
 {
@@ -59,15 +59,17 @@ TARGET static inline double norm(double *restrict row, double *most, const doubl
         v8 a = v8_load(x + i), b = v8_load(x + i + 8);
         squares0 = v8_fma(a, a, squares0);
         squares1 = v8_fma(b, b, squares1);
-        a = v8_mul(a, v8_load(weight + i));
-        b = v8_mul(b, v8_load(weight + i + 8));
+        if (weight) {
+            a = v8_mul(a, v8_load(weight + i));
+            b = v8_mul(b, v8_load(weight + i + 8));
+        }
         v8_store(row + i, a);
         v8_store(row + i + 8, b);
         largest0 = v8_max(v8_abs(a), largest0);
         largest1 = v8_max(v8_abs(b), largest1);
     }
     *most = v8_largest(v8_max(largest0, largest1));
-    return 1.0 / sqrt(v8_sum(v8_add(squares0, squares1)) / (double)n + eps);
+    return weight ? 1.0 / sqrt(v8_sum(v8_add(squares0, squares1)) / (double)n + eps) : 1.0;
 }
 
 TARGET static double norm_quantise(uint8_t *restrict q, int32_t *restrict q_sum, double *restrict row,
@@ -125,6 +127,18 @@ TARGET static void gated(double *restrict h, const double *restrict gate, const 
     for (size_t i = 0; i < padded; i += 8) {
         v8 g = v8_max(v8_load(gate + i), v8_set(0));
         v8_store(h + i, v8_mul(v8_mul(g, g), v8_load(up + i)));
+    }
+}
+
+TARGET static void gated_silu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
+{
+    v8 zero = v8_set(0), one = v8_set(1);
+    for (size_t i = 0; i < padded; i += 8) {
+        /* With e = exp(-|g|): g / (1 + e) from zero on, g * e / (1 + e) below; nothing overflows. */
+        v8 g = v8_load(gate + i), e = v8_exp(v8_sub(zero, v8_abs(g)));
+        v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
+        v8 silu = v8_div(v8_sub(above, v8_mul(below, e)), v8_add(one, e));
+        v8_store(h + i, v8_mul(silu, v8_load(up + i)));
     }
 }
 

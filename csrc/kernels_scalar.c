@@ -26,6 +26,7 @@ static inline v8 v8_set(double value) { LANES(v8, value); }
 static inline v8 v8_add(v8 a, v8 b) { LANES(v8, a.lane[i] + b.lane[i]); }
 static inline v8 v8_sub(v8 a, v8 b) { LANES(v8, a.lane[i] - b.lane[i]); }
 static inline v8 v8_mul(v8 a, v8 b) { LANES(v8, a.lane[i] * b.lane[i]); }
+static inline v8 v8_div(v8 a, v8 b) { LANES(v8, a.lane[i] / b.lane[i]); }
 static inline v8 v8_fma(v8 a, v8 b, v8 c) { LANES(v8, fma(a.lane[i], b.lane[i], c.lane[i])); }
 static inline v8 v8_max(v8 a, v8 b) { LANES(v8, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 static inline v8 v8_abs(v8 a) { LANES(v8, a.lane[i] < 0 ? -a.lane[i] : a.lane[i]); }
@@ -157,4 +158,4 @@ static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restr
 
 const bitrl_kernels bitrl_kernels_scalar = {
     "scalar", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, added, rotated, attend};
+    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};

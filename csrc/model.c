@@ -1,6 +1,6 @@
 /* Loading: the file's keys and tensors are checked against each other, matrices are packed for the kernels.
  *
- * Knows the bitnet-b1.58 family and its tensor names. The embedding stays in the mapped file. */
+ * Knows the bitnet-b1.58 family and llama, and their tensor names. The embedding stays in the mapped file. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@ enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 
 
 typedef struct {
     const bitrl_file *file;
-    char architecture[32];
+    architecture architecture;
     bool i2s_arm;
     matrix_format format;
     float *row; /* [the most columns] */
@@ -23,7 +23,7 @@ typedef struct {
 
 static const bitrl_key *find_key(const loader *l, const char *name, char full[128])
 {
-    snprintf(full, 128, "%s.%s", l->architecture, name);
+    snprintf(full, 128, "%s.%s", l->architecture.name, name);
     return bitrl_file_find_key(l->file, full);
 }
 
@@ -63,26 +63,71 @@ static int read_positive(const loader *l, const char *name, double otherwise, do
     return BITRL_OK;
 }
 
+static bool is_text(const bitrl_key *key, const char *text)
+{
+    return key && key->type == GGUF_STRING && key->value_bytes - 8 == strlen(text) &&
+           memcmp(key->value + 8, text, strlen(text)) == 0;
+}
+
 static int read_architecture(loader *l)
 {
+    /* "bitnet" is what llama.cpp calls two models with two activations. */
+    static const architecture known[] = {{"bitnet-b1.58", true, false, true, RELU2},
+                                         {"bitnet-25", true, false, true, RELU2},
+                                         {"bitnet", true, false, false, RELU2},
+                                         {"llama", false, true, true, SILU}};
     const bitrl_key *key = bitrl_file_find_key(l->file, "general.architecture");
     if (!key || key->type != GGUF_STRING)
         return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks the key general.architecture");
-    const char *known[] = {"bitnet-b1.58", "bitnet-25", "bitnet"};
-    uint64_t bytes = key->value_bytes - 8;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (bytes == strlen(known[i]) && memcmp(key->value + 8, known[i], bytes) == 0) {
-            strcpy(l->architecture, known[i]);
+        if (is_text(key, known[i].name)) {
+            l->architecture = known[i];
             return BITRL_OK;
         }
+    uint64_t bytes = key->value_bytes - 8;
     return bitrl_fail(l->error, BITRL_BAD_FILE,
-                      "holds a model of architecture %.*s; supported are bitnet-b1.58, bitnet-25 and bitnet",
+                      "holds a model of architecture %.*s; supported are bitnet-b1.58, bitnet-25, bitnet and llama",
                       bytes > 40 ? 40 : (int)bytes, (const char *)key->value + 8);
+}
+
+/* Never guessed: the caller, the file or its architecture must name the activation. */
+static int read_activation(loader *l, const char *wanted)
+{
+    char full[128];
+    const bitrl_key *key = find_key(l, "hidden_activation", full);
+    architecture *a = &l->architecture;
+    if (wanted ? strcmp(wanted, "silu") == 0 : is_text(key, "silu") || is_text(key, "swish"))
+        a->activation = SILU;
+    else if (wanted ? strcmp(wanted, "relu2") == 0 : is_text(key, "relu2"))
+        a->activation = RELU2;
+    else if (wanted)
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "cannot be run with an activation called %.40s", wanted);
+    else if (key)
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s other than relu2 and silu, which is not supported", full);
+    else if (!a->says_activation)
+        return bitrl_fail(l->error, BITRL_BAD_FILE,
+                          "lacks the key %s: name the activation (-o backbone.activation=relu2 or silu)", full);
+    return BITRL_OK;
+}
+
+/* What would change the numbers and is not computed here must not be passed over. */
+static int refuse_unknown(const loader *l)
+{
+    static const char *const tensors[] = {"rope_freqs.weight", "blk.0.attn_q.bias", "blk.0.attn_q.scale", "blk.0.ffn_up.bias",
+                                          "blk.0.attn_output.bias", "blk.0.ffn_gate_inp.weight"};
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+        if (bitrl_file_find_tensor(l->file, tensors[i]))
+            return bitrl_fail(l->error, BITRL_BAD_FILE, "has the tensor %s, which is not supported", tensors[i]);
+    char full[128];
+    const bitrl_key *key = find_key(l, "rope.scaling.type", full);
+    if (key && !is_text(key, "none"))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "scales its positions (%s), which is not supported", full);
+    return BITRL_OK;
 }
 
 static int read_shape(const loader *l, bitrl_shape *shape)
 {
-    uint64_t rope_dimensions = 0, vocabulary = 0;
+    uint64_t rope_dimensions = 0, key_length = 0, vocabulary = 0;
     int status;
     if ((status = read_count(l, "block_count", 0, MAX_BLOCKS, &shape->blocks)) ||
         (status = read_count(l, "embedding_length", 0, MAX_WIDTH, &shape->width)) ||
@@ -99,6 +144,10 @@ static int read_shape(const loader *l, bitrl_shape *shape)
                           (unsigned long long)shape->width, (unsigned long long)shape->heads,
                           (unsigned long long)shape->kv_heads);
     shape->head_dim = shape->width / shape->heads;
+    if ((status = read_count(l, "attention.key_length", shape->head_dim, MAX_WIDTH, &key_length))) return status;
+    if (key_length != shape->head_dim)
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "has heads of %llu instead of width / heads, which is not supported",
+                          (unsigned long long)key_length);
     if ((status = read_count(l, "rope.dimension_count", shape->head_dim, MAX_WIDTH, &rope_dimensions))) return status;
     if (rope_dimensions != shape->head_dim)
         return bitrl_fail(l->error, BITRL_BAD_FILE, "rotates %llu of %llu head dimensions, which is not supported",
@@ -150,7 +199,9 @@ static int load_norm(const loader *l, size_t i, const char *name, size_t n, doub
     return BITRL_OK;
 }
 
-static int load_matrix(const loader *l, size_t i, const char *name, size_t columns, size_t rows, matrix *out)
+/* turned: rows of a head of q or k whose rotation is interleaved in this file, see bitrl_pack. */
+static int load_matrix(const loader *l, size_t i, const char *name, size_t columns, size_t rows, size_t turned,
+                       matrix *out)
 {
     const bitrl_tensor *tensor;
     int status = find_weight(l, i, name, columns, rows, &tensor);
@@ -158,7 +209,7 @@ static int load_matrix(const loader *l, size_t i, const char *name, size_t colum
     if (columns > MAX_SUMMED && (l->format == INT8 || l->format == INT4))
         return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
                           columns);
-    switch (bitrl_pack(out, l->format, tensor, l->i2s_arm)) {
+    switch (bitrl_pack(out, l->format, tensor, l->i2s_arm, turned)) {
     case PACKED: bitrl_file_release(tensor); return BITRL_OK;
     case PACK_NO_MEMORY: return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
     case PACK_NOT_FINITE:
@@ -174,18 +225,20 @@ static int load_matrix(const loader *l, size_t i, const char *name, size_t colum
 static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block *b)
 {
     size_t width = shape->width, ffn = shape->ffn, kv = shape->kv_heads * shape->head_dim;
+    size_t turned = l->architecture.turned ? shape->head_dim : 0;
+    bool sub_norms = l->architecture.sub_norms;
     int status;
     if ((status = load_norm(l, i, "attn_norm", width, &b->attn_norm)) ||
-        (status = load_norm(l, i, "attn_sub_norm", width, &b->attn_sub_norm)) ||
+        (sub_norms && (status = load_norm(l, i, "attn_sub_norm", width, &b->attn_sub_norm))) ||
         (status = load_norm(l, i, "ffn_norm", width, &b->ffn_norm)) ||
-        (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->ffn_sub_norm)) ||
-        (status = load_matrix(l, i, "attn_q", width, width, &b->q)) ||
-        (status = load_matrix(l, i, "attn_k", width, kv, &b->k)) ||
-        (status = load_matrix(l, i, "attn_v", width, kv, &b->v)) ||
-        (status = load_matrix(l, i, "attn_output", width, width, &b->o)) ||
-        (status = load_matrix(l, i, "ffn_gate", width, ffn, &b->gate)) ||
-        (status = load_matrix(l, i, "ffn_up", width, ffn, &b->up)) ||
-        (status = load_matrix(l, i, "ffn_down", ffn, width, &b->down)))
+        (sub_norms && (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->ffn_sub_norm))) ||
+        (status = load_matrix(l, i, "attn_q", width, width, turned, &b->q)) ||
+        (status = load_matrix(l, i, "attn_k", width, kv, turned, &b->k)) ||
+        (status = load_matrix(l, i, "attn_v", width, kv, 0, &b->v)) ||
+        (status = load_matrix(l, i, "attn_output", width, width, 0, &b->o)) ||
+        (status = load_matrix(l, i, "ffn_gate", width, ffn, 0, &b->gate)) ||
+        (status = load_matrix(l, i, "ffn_up", width, ffn, 0, &b->up)) ||
+        (status = load_matrix(l, i, "ffn_down", ffn, width, 0, &b->down)))
         return status;
     return BITRL_OK;
 }
@@ -216,7 +269,10 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", options->isa);
     if (!status) status = choose_format(&l, options->format);
     if (!status) status = read_architecture(&l);
+    if (!status) status = read_activation(&l, options->activation);
+    if (!status) status = refuse_unknown(&l);
     if (!status) status = read_shape(&l, &model->shape);
+    model->architecture = l.architecture;
     if (!status && layers > model->shape.blocks)
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %llu blocks, fewer than the %llu layers asked for",
                             (unsigned long long)model->shape.blocks, (unsigned long long)layers);

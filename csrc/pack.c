@@ -135,8 +135,17 @@ static void put_fp32(uint8_t *tile, size_t r, const float *row, size_t padded)
 
 /* ---- whole matrices ---- */
 
+/* Where row r lies when heads of `turned` rows have the two halves of their rotation interleaved; 0: they have not. */
+static size_t source_row(size_t r, size_t turned)
+{
+    if (turned == 0) return r;
+    size_t within = r % turned, half = turned / 2;
+    return r - within + within % half * 2 + within / half;
+}
+
 /* The rows of a ternary matrix; scale 0: if it is one, else what its mean absolute value would be. */
-static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm, float *row, int8_t *codes, double scale)
+static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm, size_t turned, float *row,
+                                int8_t *codes, double scale)
 {
     size_t padded = round_up(m->columns, PAD), bytes = tile_bytes(TERNARY, padded);
     float found = 0;
@@ -144,7 +153,7 @@ static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm,
     double total = 0;
     for (size_t r = 0; r < round_up(m->rows, TILE_ROWS); r++) {
         memset(codes, 0, padded); /* rows of padding are zeros */
-        if (r < m->rows && !bitrl_read_row(row, tensor, arm, r)) return PACK_NOT_FINITE;
+        if (r < m->rows && !bitrl_read_row(row, tensor, arm, source_row(r, turned))) return PACK_NOT_FINITE;
         if (r < m->rows && scale == 0) {
             exact &= ternary_row(codes, row, m->columns, &found);
             if (!exact && bitrl_format_of(tensor->type) == TERNARY) return PACK_NOT_TERNARY;
@@ -156,17 +165,17 @@ static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm,
     m->scale = scale ? scale : found;
     if (exact) return PACKED;
     double mean = total / ((double)m->rows * (double)m->columns);
-    return pack_ternary(m, tensor, arm, row, codes, mean > 1e-5 ? mean : 1e-5);
+    return pack_ternary(m, tensor, arm, turned, row, codes, mean > 1e-5 ? mean : 1e-5);
 }
 
-static pack_result pack_rows(matrix *m, const bitrl_tensor *tensor, bool arm, float *row, int8_t *codes,
+static pack_result pack_rows(matrix *m, const bitrl_tensor *tensor, bool arm, size_t turned, float *row, int8_t *codes,
                              int8_t *multipliers)
 {
     size_t padded = round_up(m->columns, PAD), bytes = tile_bytes(m->format, padded);
     for (size_t r = 0; r < round_up(m->rows, TILE_ROWS); r++) {
         uint8_t *tile = m->data + r / TILE_ROWS * bytes;
         memset(row, 0, padded * sizeof *row); /* rows of padding are zeros */
-        if (r < m->rows && !bitrl_read_row(row, tensor, arm, r)) return PACK_NOT_FINITE;
+        if (r < m->rows && !bitrl_read_row(row, tensor, arm, source_row(r, turned))) return PACK_NOT_FINITE;
         if (m->format == INT8) {
             m->row_scale[r] = quantise_int8(codes, row, padded);
             put_int8(tile, r % TILE_ROWS, codes, padded);
@@ -181,7 +190,7 @@ static pack_result pack_rows(matrix *m, const bitrl_tensor *tensor, bool arm, fl
     return PACKED;
 }
 
-pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm)
+pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm, size_t turned)
 {
     size_t columns = tensor->shape[0], rows = tensor->shape[1], padded = round_up(columns, PAD);
     size_t padded_rows = round_up(rows, TILE_ROWS);
@@ -192,8 +201,8 @@ pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tens
     if (format == INT8 || format == INT4) m->row_scale = bitrl_allocate(padded_rows, sizeof *m->row_scale);
     pack_result result = PACK_NO_MEMORY;
     if (row && codes && m->data && (m->row_scale || (format != INT8 && format != INT4)))
-        result = format == TERNARY ? pack_ternary(m, tensor, arm, row, codes, 0)
-                                   : pack_rows(m, tensor, arm, row, codes, codes + padded);
+        result = format == TERNARY ? pack_ternary(m, tensor, arm, turned, row, codes, 0)
+                                   : pack_rows(m, tensor, arm, turned, row, codes, codes + padded);
     free(row);
     free(codes);
     return result;

@@ -25,6 +25,9 @@ class BitNetOptions:
     i2s_packing: Literal["x86", "arm"] = option(
         "x86", "the kind of CPU on which a file of I2_S weights was written; the file does not say"
     )
+    activation: Literal["relu2", "silu"] | None = option(
+        None, "the feed-forward network's activation, for files that do not name it; unset: the file must"
+    )
     projection: int | None = option(
         None, "project the features to this width by a fixed random matrix; unset: do not", above(0)
     )

@@ -34,7 +34,12 @@ class BitNet:
     def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
         path = options.model or starter_path()
         self.engine = Engine(
-            path, format, layers=options.layers, threads=options.threads, i2s_packing=options.i2s_packing
+            path,
+            format,
+            layers=options.layers,
+            threads=options.threads,
+            i2s_packing=options.i2s_packing,
+            activation=options.activation,
         )
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_from_metadata(metadata, self.engine.path)
@@ -52,6 +57,7 @@ class BitNet:
             "format": format if format != "ternary" else None,
             "layers": self.engine.blocks,
             "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
+            "activation": options.activation,
             "pooling": self.pooling,
             "projection": options.projection,
         }

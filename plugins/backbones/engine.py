@@ -37,13 +37,14 @@ def formats() -> list[str]:
 
 
 class Engine:
-    """A BitNet model loaded from a GGUF file, ready to encode on `threads` threads (0: every CPU this process may use).
+    """A BitNet or Llama model from a GGUF file, ready to encode on `threads` threads (0: every CPU of this process).
 
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
     as int4, F16 and BF16 as bf16, F32 as fp32.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
+    `activation` ("relu2" or "silu") is for files that leave it open, as those of architecture "bitnet" do.
     Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
     Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
     """
@@ -56,6 +57,7 @@ class Engine:
         threads: int = 0,
         isa: str = "auto",
         i2s_packing: str = "x86",
+        activation: str | None = None,
     ) -> None:
         self.path = os.fspath(path)
         if isa != "auto" and isa not in instruction_sets():
@@ -68,9 +70,12 @@ class Engine:
         self.verified = self.file.verify()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
         error = ffi.new("char[]", _ERROR_BYTES)
-        texts = [ffi.new("char[]", text.encode()) for text in (isa, format or "")]  # must outlive the call
+        texts = [
+            ffi.new("char[]", text.encode()) for text in (isa, format or "", activation or "")
+        ]  # must outlive the call
         options = ffi.new("bitrl_options *", {"layers": layers or 0, "i2s_arm": is_arm_packing(i2s_packing)})
         options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
+        options.activation = texts[2] if activation else ffi.NULL
         if lib.bitrl_model_load(self.file.handle, options, model, error) != lib.BITRL_OK:
             raise ModelFileError(path, message(error))
         self._model = ffi.gc(model[0], lib.bitrl_model_free)

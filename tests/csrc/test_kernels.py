@@ -213,16 +213,16 @@ def test_the_longest_rows_fit_thirty_two_bits(tables, value):
         assert (got == 127 * value * columns).all()
 
 
-def norm_quantise(tables: dict, name: str, x: np.ndarray, weight: np.ndarray, eps: float):
+def norm_quantise(tables: dict, name: str, x: np.ndarray, weight: np.ndarray | None, eps: float):
     """The codes, their sum and s of one token."""
     ffi, table = tables["ffi"], tables["sets"][name]
     padded = -(-len(x) // 16) * 16
     q, total, row = aligned((padded // 4, TILE_TOKENS, 4), np.uint8), np.zeros(1, np.int32), np.zeros(padded)
     xs, weights = np.zeros(padded), np.zeros(padded)
-    xs[: len(x)], weights[: len(x)] = x, weight
+    xs[: len(x)], weights[: len(x)] = x, 0 if weight is None else weight
     s = table.norm_quantise(
-        pointer(ffi, q), pointer(ffi, total), pointer(ffi, row), pointer(ffi, xs), pointer(ffi, weights),
-        len(x), padded, eps,
+        pointer(ffi, q), pointer(ffi, total), pointer(ffi, row), pointer(ffi, xs),
+        ffi.NULL if weight is None else pointer(ffi, weights), len(x), padded, eps,
     )  # fmt: skip
     assert not q[:, 1:].any()
     return q[:, 0].copy().view(np.int8).reshape(-1), int(total[0]), s
@@ -249,6 +249,15 @@ def test_norm_and_quantisation(tables, n, kind, seed):
         got = norm_quantise(tables, name, x, weight, 1e-5)
         np.testing.assert_array_equal(got[0], want[0])
         assert got[1:] == want[1:]
+
+
+def test_quantisation_without_a_norm(tables):
+    x = np.random.default_rng(0).normal(size=37)
+    s = 127 / np.abs(x).max()
+    for name in tables["sets"]:
+        q, total, scale = norm_quantise(tables, name, x, None, 1e-5)
+        np.testing.assert_array_equal(q[:37], np.round(x * s))
+        assert (scale, total) == (s, q.sum())
 
 
 def test_ties_round_to_even(tables):
@@ -288,21 +297,25 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
     sums = rng.integers(-largest, largest, n, dtype=np.int32)
     scale = float(rng.uniform(1e-6, 1))
     a, b, rows, rope = (rng.normal(size=n) for _ in range(4))
-    half = int(rng.integers(1, n // 2 + 1))
+    half, gate = int(rng.integers(1, n // 2 + 1)), sums * scale
     ffi, results = tables["ffi"], {}
     for name, table in tables["sets"].items():
-        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n)]
+        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n), np.zeros(n)]
         table.scaled(pointer(ffi, out[0]), pointer(ffi, sums), scale, n - half % 8)
         table.scaled_rows(pointer(ffi, out[1]), pointer(ffi, sums), pointer(ffi, rows), scale, n)
         table.gated(pointer(ffi, out[2]), pointer(ffi, a), pointer(ffi, b), n)
         table.added(pointer(ffi, out[3]), pointer(ffi, b), n)
         table.rotated(pointer(ffi, out[4]), pointer(ffi, a), pointer(ffi, rope), half)
+        table.gated_silu(pointer(ffi, out[5]), pointer(ffi, gate), pointer(ffi, b), n)
         results[name] = out
     want = results["scalar"]
     np.testing.assert_array_equal(want[0][: n - half % 8], (sums * scale)[: n - half % 8])
     np.testing.assert_array_equal(want[1], sums * scale * rows)
     np.testing.assert_allclose(want[2], np.maximum(a, 0) ** 2 * b, rtol=1e-13)
     np.testing.assert_array_equal(want[3], a + b)
+    gate = gate.astype(np.longdouble)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(want[5], (gate / (1 + np.exp(-gate)) * b).astype(float), rtol=1e-13, atol=1e-280)
     turned = (a[:half] + 1j * a[half : 2 * half]) * (rope[:half] + 1j * rope[half : 2 * half])
     np.testing.assert_allclose(want[4][: 2 * half], [*turned.real, *turned.imag], rtol=1e-9, atol=1e-12)
     for out in results.values():
