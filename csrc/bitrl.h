@@ -39,12 +39,21 @@ typedef struct {
 typedef struct {
     const char *name; /* [name_bytes], not terminated */
     uint64_t name_bytes;
-    uint32_t type; /* GGML type: 0 F32, 1 F16, 30 BF16, 35 TQ2_0, 36 I2_S */
+    uint32_t type; /* GGML type, see bitrl_type_name */
     uint32_t dims;
     uint64_t shape[4]; /* fastest dimension first, as in the file; 1 beyond dims */
     const uint8_t *data;
     uint64_t bytes;
 } bitrl_tensor;
+
+/* How a file is to be run. */
+typedef struct {
+    uint64_t layers; /* stop after that many blocks; 0: run all */
+    const char *format; /* one of bitrl_format; NULL: the one that the file's matrices are in */
+    const char *isa; /* "auto" takes the best of bitrl_instruction_set */
+    const char *activation; /* "relu2" or "silu", for files that do not say; NULL: the file must */
+    int i2s_arm;     /* I2_S weights lie as on ARM (blocks of 64), not as on x86 (blocks of 128) */
+} bitrl_options;
 
 typedef struct {
     uint64_t vocabulary, width, ffn, heads, kv_heads, head_dim, context;
@@ -61,15 +70,22 @@ uint64_t bitrl_file_tensor_count(const bitrl_file *file);
 const bitrl_key *bitrl_file_key(const bitrl_file *file, uint64_t i);
 const bitrl_tensor *bitrl_file_tensor(const bitrl_file *file, uint64_t i);
 
+/* "F32", "Q8_0"...; NULL for types that cannot be read. */
+const char *bitrl_type_name(uint32_t type);
+/* All weights of a tensor as float32: out [shape[3], shape[2], shape[1], shape[0]]. */
+int bitrl_read_tensor(const bitrl_tensor *tensor, int i2s_arm, float *out, char *error);
+
+/* The i-th format in which matrices can be multiplied; NULL when there are no more. */
+const char *bitrl_format(uint64_t i);
 /* The i-th instruction set this CPU runs, best first; NULL when there are no more. */
 const char *bitrl_instruction_set(uint64_t i);
 
-/* layers = 0 runs every block; isa = "auto" takes the best. The file must outlive the model, which reads embedding
- * rows from it. */
-int bitrl_model_load(const bitrl_file *file, uint64_t layers, const char *isa, bitrl_model **model, char *error);
+/* The file must outlive the model, which reads embedding rows from it. */
+int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **model, char *error);
 void bitrl_model_free(bitrl_model *model);
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);
+const char *bitrl_model_format(const bitrl_model *model);
 
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);

@@ -10,14 +10,18 @@ static const bitrl_kernels *built(size_t i, int *runs)
     switch (i) {
 #if defined(__x86_64__)
     case 0:
+        built(1, runs);
+        *runs = *runs && __builtin_cpu_supports("avx512bf16");
+        return &bitrl_kernels_avx512bf16;
+    case 1:
         *runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("avx512vnni");
         return &bitrl_kernels_avx512vnni;
-    case 1:
+    case 2:
         *runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         return &bitrl_kernels_avx2;
-    case 2:
+    case 3:
 #else
     case 0:
 #endif

@@ -121,19 +121,6 @@ static bool read_key(cursor *c, bitrl_key *key)
     return true;
 }
 
-/* Bytes of `n` weights of a GGML type in rows of `columns`; 0 when the type is unknown or the row does not fit it. */
-static uint64_t tensor_bytes(uint32_t type, uint64_t n, uint64_t columns)
-{
-    switch (type) {
-    case GGML_F32: return n * 4;
-    case GGML_F16:
-    case GGML_BF16: return n * 2;
-    case GGML_TQ2_0: return columns % 256 ? 0 : n / 256 * 66;
-    case GGML_I2_S: return n % 128 ? 0 : n / 4 + 4;
-    default: return 0;
-    }
-}
-
 static int read_tensor(cursor *c, bitrl_tensor *tensor, uint64_t *offset, char *error)
 {
     tensor->name_bytes = take_u64(c);
@@ -156,11 +143,11 @@ static int read_tensor(cursor *c, bitrl_tensor *tensor, uint64_t *offset, char *
     tensor->type = take_u32(c);
     *offset = take_u64(c);
     if (c->bad) return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its list of tensors cannot be read");
-    tensor->bytes = tensor_bytes(tensor->type, n, tensor->shape[0]);
+    tensor->bytes = bitrl_tensor_bytes(tensor->type, n, tensor->shape[0]);
     if (tensor->bytes == 0)
         return bitrl_fail(error, BITRL_BAD_FILE,
-                          "has tensor %.*s in type %u with rows of %llu, which is not supported (F32, F16, BF16, "
-                          "TQ2_0 in rows of 256 n, I2_S)",
+                          "has tensor %.*s in type %u with rows of %llu, which is not supported (F32, F16, BF16; Q8_0, "
+                          "Q4_0, Q4_1 in rows of 32 n; Q6_K, TQ1_0, TQ2_0 in rows of 256 n; I2_S)",
                           name_bytes, tensor->name, (unsigned)tensor->type, (unsigned long long)tensor->shape[0]);
     return BITRL_OK;
 }

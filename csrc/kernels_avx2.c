@@ -31,6 +31,10 @@ TARGET static inline v8 v8_mul(v8 a, v8 b)
 {
     return (v8){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
 }
+TARGET static inline v8 v8_div(v8 a, v8 b)
+{
+    return (v8){_mm256_div_pd(a.low, b.low), _mm256_div_pd(a.high, b.high)};
+}
 TARGET static inline v8 v8_fma(v8 a, v8 b, v8 c)
 {
     return (v8){_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
@@ -84,14 +88,14 @@ TARGET static inline uint64_t i8_bytes(i8 v)
 
 /* Half a tile of rows for N tokens. `vpmaddubsw` adds two products of at most 2 * 128 in 16 bits; a group adds four of
  * these (2048 at most, never saturating) before they are widened, so a row may be of any length. */
-#define PRODUCT(N)                                                                                                     \
-    TARGET static void product_##N(int32_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t groups, \
-                                   const int8_t *restrict q, const int32_t *restrict q_sum)                            \
+#define TERNARY_PRODUCT(N)                                                                                                     \
+    TARGET static void ternary_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t steps,   \
+                                   const uint8_t *restrict q, const int32_t *restrict q_sum)                           \
     {                                                                                                                  \
         const __m256i mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);                                         \
         __m256i sums[N];                                                                                               \
         for (size_t t = 0; t < N; t++) sums[t] = _mm256_set1_epi32(-q_sum[t]);                                         \
-        for (size_t g = 0; g < groups; g++, codes += GROUP_BYTES, q += 4 * ACTIVATION_STEP) {                          \
+        for (size_t i = 0; i < steps; i += 4, codes += STEP_BYTES, q += 4 * ACTIVATION_STEP) {                         \
             const __m256i packed = _mm256_load_si256((const __m256i *)codes);                                          \
             const __m256i part[4] = {_mm256_and_si256(packed, mask),                                                   \
                                      _mm256_and_si256(_mm256_srli_epi16(packed, 2), mask),                             \
@@ -109,27 +113,93 @@ TARGET static inline uint64_t i8_bytes(i8 v)
                 sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, ones));                                   \
             }                                                                                                          \
         }                                                                                                              \
-        for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + t * y_stride), sums[t]);                    \
+        for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t]);                \
     }
 
-PRODUCT(1) PRODUCT(2) PRODUCT(3) PRODUCT(4)
+TERNARY_PRODUCT(1) TERNARY_PRODUCT(2) TERNARY_PRODUCT(3) TERNARY_PRODUCT(4)
 
-TARGET static void ternary_product(int32_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t tiles,
-                                   size_t groups, const int8_t *restrict q, const int32_t *restrict q_sum,
-                                   size_t tokens, uint8_t *restrict unpacked)
+/* Bytes of offset 128, whose sign moves to the activations: |127 * 127 * 2| never saturates. */
+TARGET static inline __m256i bytes_add(__m256i sum, __m256i weights, int32_t four)
 {
-    (void)unpacked; /* unpacking costs little beside this set's products */
-    static void (*const products[4])(int32_t *restrict, size_t, const uint8_t *restrict, size_t, const int8_t *restrict,
-                                     const int32_t *restrict) = {product_1, product_2, product_3, product_4};
-    for (size_t t = 0; t < tokens; t += 4) {
-        size_t n = tokens - t < 4 ? tokens - t : 4;
-        for (size_t half = 0; half < 2 * tiles; half++)
-            products[n - 1](y + t * y_stride + half * (TILE_ROWS / 2), y_stride,
-                            codes + half / 2 * groups * GROUP_BYTES + half % 2 * (GROUP_BYTES / 2), groups,
-                            activation(q, groups, t), q_sum + t);
+    const __m256i codes = _mm256_xor_si256(weights, _mm256_set1_epi8((char)0x80));
+    const __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(four), codes);
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), x);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, int32_t four)
+{
+    return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(weights),
+                                               _mm256_castsi256_ps(_mm256_set1_epi32(four)), _mm256_castsi256_ps(sum)));
+}
+TARGET static inline __m256i pairs_add(__m256i sum, __m256i weights, int32_t four)
+{
+    const __m256i upper = _mm256_set1_epi32((int)0xffff0000), x = _mm256_set1_epi32(four);
+    __m256 total = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(weights, upper)),
+                                   _mm256_castsi256_ps(_mm256_and_si256(x, upper)), _mm256_castsi256_ps(sum));
+    return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(weights, 16)),
+                                               _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), total));
+}
+
+/* The same for weights that need no unpacking. */
+#define PRODUCT(kind, N)                                                                                               \
+    TARGET static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps, \
+                                  const uint8_t *restrict q, const int32_t *restrict q_sum)                            \
+    {                                                                                                                  \
+        (void)q_sum;                                                                                                   \
+        __m256i sums[N];                                                                                               \
+        for (size_t t = 0; t < N; t++) sums[t] = _mm256_setzero_si256();                                               \
+        for (size_t i = 0; i < steps; i++, weights += STEP_BYTES, q += ACTIVATION_STEP) {                              \
+            const __m256i rows = _mm256_load_si256((const __m256i *)weights);                                          \
+            _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
+            {                                                                                                          \
+                int32_t four;                                                                                          \
+                memcpy(&four, q + 4 * t, sizeof four);                                                                 \
+                sums[t] = kind##_add(sums[t], rows, four);                                                             \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t]);                \
+    }
+
+typedef void product_of_half(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict,
+                             const int32_t *restrict);
+
+#define PRODUCTS(kind) PRODUCT(kind, 1) PRODUCT(kind, 2) PRODUCT(kind, 3) PRODUCT(kind, 4) TABLE(kind)
+#define TABLE(kind) static product_of_half *const kind[4] = {kind##_1, kind##_2, kind##_3, kind##_4};
+
+TABLE(ternary) PRODUCTS(bytes) PRODUCTS(pairs) PRODUCTS(floats)
+
+/* All tokens with a tile before the next, so that it is unpacked once. */
+static void tiles_product(matrix_format format, product_of_half *const *products,
+                          void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t), uint8_t *restrict y,
+                          size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns,
+                          const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens, uint8_t *unpacked)
+{
+    size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
+    for (size_t tile = 0; tile < tiles; tile++, weights += bytes) {
+        if (unpack) unpack(unpacked, weights, columns);
+        for (size_t half = 0; half < 2; half++)
+            for (size_t t = 0; t < tokens; t += 4)
+                products[(tokens - t < 4 ? tokens - t : 4) - 1](
+                    y + 4 * (t * y_stride + tile * TILE_ROWS + half * TILE_ROWS / 2), y_stride,
+                    (unpack ? unpacked : weights) + half * STEP_BYTES / 2, steps, activation(q, steps, t), q_sum + t);
     }
 }
 
-const bitrl_kernels bitrl_kernels_avx2 = {"avx2", ternary_product, norm_quantise, gated,
-                                          scaled, add_scaled,      rotated,       attend};
+#define MATRIX_PRODUCT(name, format, kind, unpack)                                                                     \
+    static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
+                     const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,                          \
+                     uint8_t *restrict unpacked)                                                                       \
+    {                                                                                                                  \
+        tiles_product(format, kind, unpack, y, y_stride, weights, tiles, columns, q, q_sum, tokens, unpacked);         \
+    }
+
+MATRIX_PRODUCT(ternary_product, TERNARY, ternary, NULL) /* unpacking costs little beside this set's products */
+MATRIX_PRODUCT(int8_product, INT8, bytes, NULL)
+MATRIX_PRODUCT(int4_product, INT4, bytes, unpack_int4)
+MATRIX_PRODUCT(bf16_product, BF16, pairs, NULL)
+MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
+
+const bitrl_kernels bitrl_kernels_avx2 = {
+    "avx2", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
+    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
 #endif

@@ -5,7 +5,7 @@
  * them, so the bits are too.
  *
  *   v8 v8_load(const double *), v8_from_int(const int32_t *), v8_set(double), void v8_store(double *, v8)
- *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_fma(a, b, c) = a * b + c rounded once
+ *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_div(a, b), v8_fma(a, b, c) = a * b + c rounded once
  *   v8 v8_max(a, b) = a > b ? a : b, v8_abs(a)
  *   v8 v8_times_power(p, n) = p * 2^k, where k is the integer in the low bits of n (see ROUNDER)
  *   i8 i8_round(v8) to int32, ties to even; i8 i8_add(a, b); int32_t i8_sum(i8); uint64_t i8_bytes(i8), low bytes */
@@ -50,25 +50,34 @@ TARGET static inline v8 v8_exp(v8 v)
     return v8_times_power(p, shifted);
 }
 
-TARGET static double norm_quantise(int8_t *restrict q, int32_t *restrict q_sum, double *restrict row,
-                                   const double *restrict x, const double *restrict weight, size_t n, size_t padded,
-                                   double eps)
+/* row = x * weight; returns 1 / sqrt(mean(x^2) + eps). Without a weight row = x, and 1 is returned. *most: the largest |row[i]|. */
+TARGET static inline double norm(double *restrict row, double *most, const double *restrict x,
+                                 const double *restrict weight, size_t n, size_t padded, double eps)
 {
-    /* n = x * inverse * weight and n * s = (x * weight) * step: the norm need not be known to find the largest. */
     v8 squares0 = v8_set(0), squares1 = squares0, largest0 = squares0, largest1 = squares0;
     for (size_t i = 0; i < padded; i += PAD) {
         v8 a = v8_load(x + i), b = v8_load(x + i + 8);
         squares0 = v8_fma(a, a, squares0);
         squares1 = v8_fma(b, b, squares1);
-        a = v8_mul(a, v8_load(weight + i));
-        b = v8_mul(b, v8_load(weight + i + 8));
+        if (weight) {
+            a = v8_mul(a, v8_load(weight + i));
+            b = v8_mul(b, v8_load(weight + i + 8));
+        }
         v8_store(row + i, a);
         v8_store(row + i + 8, b);
         largest0 = v8_max(v8_abs(a), largest0);
         largest1 = v8_max(v8_abs(b), largest1);
     }
-    double inverse = 1.0 / sqrt(v8_sum(v8_add(squares0, squares1)) / (double)n + eps);
-    double largest = v8_largest(v8_max(largest0, largest1)), least = 1e-5 / inverse;
+    *most = v8_largest(v8_max(largest0, largest1));
+    return weight ? 1.0 / sqrt(v8_sum(v8_add(squares0, squares1)) / (double)n + eps) : 1.0;
+}
+
+TARGET static double norm_quantise(uint8_t *restrict q, int32_t *restrict q_sum, double *restrict row,
+                                   const double *restrict x, const double *restrict weight, size_t n, size_t padded,
+                                   double eps)
+{
+    /* n = x * inverse * weight and n * s = (x * weight) * step: the norm need not be known to find the largest. */
+    double largest, inverse = norm(row, &largest, x, weight, n, padded, eps), least = 1e-5 / inverse;
     double step = 127.0 / (largest > least ? largest : least);
 
     v8 scale = v8_set(step);
@@ -85,13 +94,17 @@ TARGET static double norm_quantise(int8_t *restrict q, int32_t *restrict q_sum, 
     return step / inverse;
 }
 
-TARGET static void gated(double *restrict h, const int32_t *restrict gate, const int32_t *restrict up,
-                         double gate_scale, double up_scale, size_t padded)
+TARGET static void norm_round(uint8_t *restrict q, matrix_format format, double *restrict row, const double *restrict x,
+                              const double *restrict weight, size_t n, size_t padded, double eps)
 {
-    v8 zero = v8_set(0), gate_scales = v8_set(gate_scale), up_scales = v8_set(up_scale);
-    for (size_t i = 0; i < padded; i += 8) {
-        v8 g = v8_mul(v8_max(v8_from_int(gate + i), zero), gate_scales);
-        v8_store(h + i, v8_mul(v8_mul(g, g), v8_mul(v8_from_int(up + i), up_scales)));
+    double largest, inverse = norm(row, &largest, x, weight, n, padded, eps);
+    for (size_t i = 0; i < padded && format == FP32; i++, q += ACTIVATION_STEP) {
+        float value = (float)(row[i] * inverse);
+        memcpy(q, &value, 4);
+    }
+    for (size_t i = 0; i < padded && format == BF16; i += 2, q += ACTIVATION_STEP) {
+        uint16_t pair[2] = {bf16_from((float)(row[i] * inverse)), bf16_from((float)(row[i + 1] * inverse))};
+        memcpy(q, pair, 4);
     }
 }
 
@@ -102,26 +115,68 @@ TARGET static void scaled(double *restrict x, const int32_t *restrict y, double 
     for (; i < n; i++) x[i] = (double)y[i] * scale;
 }
 
-TARGET static void add_scaled(double *restrict x, const int32_t *restrict y, double scale, size_t padded)
+TARGET static void scaled_rows(double *restrict x, const int32_t *restrict y, const double *restrict rows, double scale,
+                               size_t padded)
 {
     for (size_t i = 0; i < padded; i += 8)
-        v8_store(x + i, v8_add(v8_load(x + i), v8_mul(v8_from_int(y + i), v8_set(scale))));
+        v8_store(x + i, v8_mul(v8_mul(v8_from_int(y + i), v8_set(scale)), v8_load(rows + i)));
 }
 
-TARGET static void rotated(double *restrict x, const int32_t *restrict y, double scale, const double *restrict rope,
-                           size_t half)
+TARGET static void gated(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
+{
+    for (size_t i = 0; i < padded; i += 8) {
+        v8 g = v8_max(v8_load(gate + i), v8_set(0));
+        v8_store(h + i, v8_mul(v8_mul(g, g), v8_load(up + i)));
+    }
+}
+
+TARGET static void gated_silu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
+{
+    v8 zero = v8_set(0), one = v8_set(1);
+    for (size_t i = 0; i < padded; i += 8) {
+        /* With e = exp(-|g|): g / (1 + e) from zero on, g * e / (1 + e) below; nothing overflows. */
+        v8 g = v8_load(gate + i), e = v8_exp(v8_sub(zero, v8_abs(g)));
+        v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
+        v8 silu = v8_div(v8_sub(above, v8_mul(below, e)), v8_add(one, e));
+        v8_store(h + i, v8_mul(silu, v8_load(up + i)));
+    }
+}
+
+TARGET static void added(double *restrict x, const double *restrict y, size_t padded)
+{
+    for (size_t i = 0; i < padded; i += 8) v8_store(x + i, v8_add(v8_load(x + i), v8_load(y + i)));
+}
+
+TARGET static void rotated(double *restrict x, const double *restrict y, const double *restrict rope, size_t half)
 {
     size_t i = 0;
     for (; i + 8 <= half; i += 8) {
-        v8 a = v8_mul(v8_from_int(y + i), v8_set(scale)), b = v8_mul(v8_from_int(y + half + i), v8_set(scale));
-        v8 cosine = v8_load(rope + i), sine = v8_load(rope + half + i);
+        v8 a = v8_load(y + i), b = v8_load(y + half + i), cosine = v8_load(rope + i), sine = v8_load(rope + half + i);
         v8_store(x + i, v8_sub(v8_mul(a, cosine), v8_mul(b, sine)));
         v8_store(x + half + i, v8_add(v8_mul(b, cosine), v8_mul(a, sine)));
     }
     for (; i < half; i++) {
-        double a = (double)y[i] * scale, b = (double)y[half + i] * scale;
+        double a = y[i], b = y[half + i];
         x[i] = a * rope[i] - b * rope[half + i];
         x[half + i] = b * rope[i] + a * rope[half + i];
+    }
+}
+
+/* One packed tile of int4 -> [steps][16 rows][4], code * multiplier + 128; in bytes, which wrap to the right result. */
+TARGET static inline void unpack_int4(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
+{
+    const uint8_t *multipliers = packed + columns / 8 * STEP_BYTES;
+    for (size_t c = 0; c < columns; c += INT4_BLOCK, multipliers += TILE_ROWS) {
+        uint8_t times[STEP_BYTES], bias[STEP_BYTES];
+        for (size_t i = 0; i < STEP_BYTES; i++) {
+            times[i] = multipliers[i / 4];
+            bias[i] = (uint8_t)(128 - 8 * times[i]);
+        }
+        for (size_t g = c; g < c + INT4_BLOCK && g < columns; g += 8, packed += STEP_BYTES, out += 2 * STEP_BYTES)
+            for (size_t i = 0; i < STEP_BYTES; i++) {
+                out[i] = (uint8_t)((packed[i] & 15) * times[i] + bias[i]);
+                out[STEP_BYTES + i] = (uint8_t)((packed[i] >> 4) * times[i] + bias[i]);
+            }
     }
 }
 

@@ -26,6 +26,7 @@ static inline v8 v8_set(double value) { LANES(v8, value); }
 static inline v8 v8_add(v8 a, v8 b) { LANES(v8, a.lane[i] + b.lane[i]); }
 static inline v8 v8_sub(v8 a, v8 b) { LANES(v8, a.lane[i] - b.lane[i]); }
 static inline v8 v8_mul(v8 a, v8 b) { LANES(v8, a.lane[i] * b.lane[i]); }
+static inline v8 v8_div(v8 a, v8 b) { LANES(v8, a.lane[i] / b.lane[i]); }
 static inline v8 v8_fma(v8 a, v8 b, v8 c) { LANES(v8, fma(a.lane[i], b.lane[i], c.lane[i])); }
 static inline v8 v8_max(v8 a, v8 b) { LANES(v8, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 static inline v8 v8_abs(v8 a) { LANES(v8, a.lane[i] < 0 ? -a.lane[i] : a.lane[i]); }
@@ -66,36 +67,95 @@ static inline uint64_t i8_bytes(i8 v)
 
 #include "kernels_double.h"
 
-/* One tile of codes -> rows [16, columns], a byte each. */
-static void unpack(uint8_t *restrict rows, const uint8_t *restrict codes, size_t columns)
+/* One tile of bytes in steps -> rows [16, columns]. */
+static void gather_rows(uint8_t *restrict rows, const uint8_t *restrict steps, size_t columns)
 {
-    for (size_t g = 0; g < columns / GROUP_COLUMNS; g++)
-        for (size_t r = 0; r < TILE_ROWS; r++, codes += 4)
-            for (size_t part = 0; part < 4; part++)
-                for (size_t j = 0; j < 4; j++)
-                    rows[r * columns + g * GROUP_COLUMNS + 4 * part + j] = codes[j] >> 2 * part & 3;
+    for (size_t c = 0; c < columns; c += 4)
+        for (size_t r = 0; r < TILE_ROWS; r++, steps += 4) memcpy(rows + r * columns + c, steps, 4);
 }
 
-static void ternary_product(int32_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t tiles,
-                            size_t groups, const int8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,
-                            uint8_t *restrict unpacked)
+static void unpack_ternary(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
 {
-    size_t columns = groups * GROUP_COLUMNS;
-    int8_t *token = (int8_t *)unpacked + TILE_ROWS * columns; /* [columns] one token's codes, gathered */
-    for (size_t tile = 0; tile < tiles; tile++) {
-        unpack(unpacked, codes + tile * groups * GROUP_BYTES, columns);
+    for (size_t c = 0; c < columns; c += PAD, packed += STEP_BYTES)
+        for (int part = 0; part < 4; part++)
+            for (size_t i = 0; i < STEP_BYTES; i++) *out++ = packed[i] >> 2 * part & 3;
+}
+
+/* Scratch: a tile of bytes in steps, or one token's codes; then the tile's rows. */
+static void codes_product(matrix_format format, int32_t *restrict y, size_t y_stride, const uint8_t *restrict weights,
+                          size_t tiles, size_t columns, const uint8_t *restrict q, const int32_t *restrict q_sum,
+                          size_t tokens, uint8_t *restrict unpacked)
+{
+    uint8_t *rows = unpacked + TILE_ROWS * columns;
+    int8_t *token = (int8_t *)unpacked; /* [columns] */
+    const int32_t offset = format == TERNARY ? 1 : 128;
+    for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(format, columns)) {
+        if (format == TERNARY) unpack_ternary(unpacked, weights, columns);
+        if (format == INT4) unpack_int4(unpacked, weights, columns);
+        gather_rows(rows, format == INT8 ? weights : unpacked, columns);
         for (size_t t = 0; t < tokens; t++) {
-            const int8_t *four = activation(q, groups, t);
+            const uint8_t *four = activation(q, columns / 4, t);
             for (size_t c = 0; c < columns; c += 4, four += ACTIVATION_STEP) memcpy(token + c, four, 4);
             for (size_t r = 0; r < TILE_ROWS; r++) {
-                const uint8_t *row = unpacked + r * columns;
+                const uint8_t *row = rows + r * columns;
                 int32_t sum = 0;
                 for (size_t c = 0; c < columns; c++) sum += (int16_t)row[c] * (int16_t)token[c];
-                y[t * y_stride + tile * TILE_ROWS + r] = sum - q_sum[t];
+                y[t * y_stride + tile * TILE_ROWS + r] = sum - offset * q_sum[t];
             }
         }
     }
 }
 
-const bitrl_kernels bitrl_kernels_scalar = {"scalar", ternary_product, norm_quantise, gated,
-                                            scaled,   add_scaled,      rotated,       attend};
+#define CODES(name, format)                                                                                            \
+    static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
+                     const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,                          \
+                     uint8_t *restrict unpacked)                                                                       \
+    {                                                                                                                  \
+        codes_product(format, y, y_stride, weights, tiles, columns, q, q_sum, tokens, unpacked);                       \
+    }
+
+CODES(ternary_product, TERNARY) CODES(int8_product, INT8) CODES(int4_product, INT4)
+
+static void bf16_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
+                         size_t columns, const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,
+                         uint8_t *restrict unpacked)
+{
+    (void)q_sum, (void)unpacked;
+    for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(BF16, columns))
+        for (size_t t = 0; t < tokens; t++) {
+            float sums[TILE_ROWS] = {0};
+            const uint8_t *x = activation(q, columns / 2, t);
+            for (size_t step = 0; step < columns / 2; step++, x += ACTIVATION_STEP)
+                for (size_t r = 0; r < TILE_ROWS; r++) {
+                    uint16_t w[2], pair[2];
+                    memcpy(w, weights + step * STEP_BYTES + 4 * r, sizeof w);
+                    memcpy(pair, x, sizeof pair);
+                    sums[r] = fmaf(float_from(w[1]), float_from(pair[1]), sums[r]);
+                    sums[r] = fmaf(float_from(w[0]), float_from(pair[0]), sums[r]);
+                }
+            memcpy((float *)y + t * y_stride + tile * TILE_ROWS, sums, sizeof sums);
+        }
+}
+
+static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
+                         size_t columns, const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,
+                         uint8_t *restrict unpacked)
+{
+    (void)q_sum, (void)unpacked;
+    for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(FP32, columns))
+        for (size_t t = 0; t < tokens; t++) {
+            float sums[TILE_ROWS] = {0};
+            const uint8_t *from = activation(q, columns, t);
+            for (size_t c = 0; c < columns; c++, from += ACTIVATION_STEP) {
+                float x, w[TILE_ROWS];
+                memcpy(&x, from, sizeof x);
+                memcpy(w, weights + c * STEP_BYTES, sizeof w);
+                for (size_t r = 0; r < TILE_ROWS; r++) sums[r] = fmaf(w[r], x, sums[r]);
+            }
+            memcpy((float *)y + t * y_stride + tile * TILE_ROWS, sums, sizeof sums);
+        }
+}
+
+const bitrl_kernels bitrl_kernels_scalar = {
+    "scalar", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
+    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};

@@ -1,6 +1,6 @@
-/* Loading: the file's keys and tensors are checked against each other, ternary matrices are repacked for the kernels.
+/* Loading: the file's keys and tensors are checked against each other, matrices are packed for the kernels.
  *
- * Knows the bitnet-b1.58 family and its tensor names. The embedding stays in the mapped file. */
+ * Knows the bitnet-b1.58 family and llama, and their tensor names. The embedding stays in the mapped file. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,32 +8,22 @@
 
 #include "internal.h"
 
-enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 1 << 20 };
-
-/* Without branches, so that a row of them is vectorised: 2^112 moves the exponent's bias and makes subnormals whole. */
-static inline float half_to_float(uint16_t half)
-{
-    uint32_t bits = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    value *= 0x1p112f;
-    memcpy(&bits, &value, sizeof bits);
-    bits |= sign | ((half & 0x7c00) == 0x7c00 ? 0x7f800000 : 0); /* infinity and NaN */
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
+enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 1 << 20, MAX_SUMMED = 1 << 16 };
 
 /* ---- keys ---- */
 
 typedef struct {
     const bitrl_file *file;
-    char architecture[32];
+    architecture architecture;
+    bool i2s_arm;
+    matrix_format format;
+    float *row; /* [the most columns] */
     char *error;
 } loader;
 
 static const bitrl_key *find_key(const loader *l, const char *name, char full[128])
 {
-    snprintf(full, 128, "%s.%s", l->architecture, name);
+    snprintf(full, 128, "%s.%s", l->architecture.name, name);
     return bitrl_file_find_key(l->file, full);
 }
 
@@ -73,26 +63,71 @@ static int read_positive(const loader *l, const char *name, double otherwise, do
     return BITRL_OK;
 }
 
+static bool is_text(const bitrl_key *key, const char *text)
+{
+    return key && key->type == GGUF_STRING && key->value_bytes - 8 == strlen(text) &&
+           memcmp(key->value + 8, text, strlen(text)) == 0;
+}
+
 static int read_architecture(loader *l)
 {
+    /* "bitnet" is what llama.cpp calls two models with two activations. */
+    static const architecture known[] = {{"bitnet-b1.58", true, false, true, RELU2},
+                                         {"bitnet-25", true, false, true, RELU2},
+                                         {"bitnet", true, false, false, RELU2},
+                                         {"llama", false, true, true, SILU}};
     const bitrl_key *key = bitrl_file_find_key(l->file, "general.architecture");
     if (!key || key->type != GGUF_STRING)
         return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks the key general.architecture");
-    const char *known[] = {"bitnet-b1.58", "bitnet-25", "bitnet"};
-    uint64_t bytes = key->value_bytes - 8;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (bytes == strlen(known[i]) && memcmp(key->value + 8, known[i], bytes) == 0) {
-            strcpy(l->architecture, known[i]);
+        if (is_text(key, known[i].name)) {
+            l->architecture = known[i];
             return BITRL_OK;
         }
+    uint64_t bytes = key->value_bytes - 8;
     return bitrl_fail(l->error, BITRL_BAD_FILE,
-                      "holds a model of architecture %.*s; supported are bitnet-b1.58, bitnet-25 and bitnet",
+                      "holds a model of architecture %.*s; supported are bitnet-b1.58, bitnet-25, bitnet and llama",
                       bytes > 40 ? 40 : (int)bytes, (const char *)key->value + 8);
+}
+
+/* Never guessed: the caller, the file or its architecture must name the activation. */
+static int read_activation(loader *l, const char *wanted)
+{
+    char full[128];
+    const bitrl_key *key = find_key(l, "hidden_activation", full);
+    architecture *a = &l->architecture;
+    if (wanted ? strcmp(wanted, "silu") == 0 : is_text(key, "silu") || is_text(key, "swish"))
+        a->activation = SILU;
+    else if (wanted ? strcmp(wanted, "relu2") == 0 : is_text(key, "relu2"))
+        a->activation = RELU2;
+    else if (wanted)
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "cannot be run with an activation called %.40s", wanted);
+    else if (key)
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s other than relu2 and silu, which is not supported", full);
+    else if (!a->says_activation)
+        return bitrl_fail(l->error, BITRL_BAD_FILE,
+                          "lacks the key %s: name the activation (-o backbone.activation=relu2 or silu)", full);
+    return BITRL_OK;
+}
+
+/* What would change the numbers and is not computed here must not be passed over. */
+static int refuse_unknown(const loader *l)
+{
+    static const char *const tensors[] = {"rope_freqs.weight", "blk.0.attn_q.bias", "blk.0.attn_q.scale", "blk.0.ffn_up.bias",
+                                          "blk.0.attn_output.bias", "blk.0.ffn_gate_inp.weight"};
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+        if (bitrl_file_find_tensor(l->file, tensors[i]))
+            return bitrl_fail(l->error, BITRL_BAD_FILE, "has the tensor %s, which is not supported", tensors[i]);
+    char full[128];
+    const bitrl_key *key = find_key(l, "rope.scaling.type", full);
+    if (key && !is_text(key, "none"))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "scales its positions (%s), which is not supported", full);
+    return BITRL_OK;
 }
 
 static int read_shape(const loader *l, bitrl_shape *shape)
 {
-    uint64_t rope_dimensions = 0, vocabulary = 0;
+    uint64_t rope_dimensions = 0, key_length = 0, vocabulary = 0;
     int status;
     if ((status = read_count(l, "block_count", 0, MAX_BLOCKS, &shape->blocks)) ||
         (status = read_count(l, "embedding_length", 0, MAX_WIDTH, &shape->width)) ||
@@ -109,16 +144,21 @@ static int read_shape(const loader *l, bitrl_shape *shape)
                           (unsigned long long)shape->width, (unsigned long long)shape->heads,
                           (unsigned long long)shape->kv_heads);
     shape->head_dim = shape->width / shape->heads;
+    if ((status = read_count(l, "attention.key_length", shape->head_dim, MAX_WIDTH, &key_length))) return status;
+    if (key_length != shape->head_dim)
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "has heads of %llu instead of width / heads, which is not supported",
+                          (unsigned long long)key_length);
     if ((status = read_count(l, "rope.dimension_count", shape->head_dim, MAX_WIDTH, &rope_dimensions))) return status;
     if (rope_dimensions != shape->head_dim)
         return bitrl_fail(l->error, BITRL_BAD_FILE, "rotates %llu of %llu head dimensions, which is not supported",
                           (unsigned long long)rope_dimensions, (unsigned long long)shape->head_dim);
 
     const bitrl_tensor *embedding = bitrl_file_find_tensor(l->file, "token_embd.weight");
-    if (!embedding || embedding->dims != 2 || embedding->shape[0] != shape->width || embedding->type == GGML_TQ2_0 ||
-        embedding->type == GGML_I2_S || embedding->shape[1] > INT32_MAX)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks token_embd.weight as F32, F16 or BF16 rows of %llu",
+    if (!embedding || embedding->dims != 2 || embedding->shape[0] != shape->width || embedding->shape[1] > INT32_MAX)
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks token_embd.weight in rows of %llu",
                           (unsigned long long)shape->width);
+    if (!bitrl_packing_fits(embedding, l->i2s_arm))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, 17, "token_embd.weight");
     shape->vocabulary = embedding->shape[1];
     if ((status = read_count(l, "vocab_size", shape->vocabulary, INT32_MAX, &vocabulary))) return status;
     if (vocabulary != shape->vocabulary)
@@ -141,10 +181,8 @@ static int find_weight(const loader *l, size_t i, const char *name, uint64_t col
         return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in shape %llu x %llu; its keys say %llu x %llu", full,
                           (unsigned long long)tensor->shape[1], (unsigned long long)tensor->shape[0],
                           (unsigned long long)(rows ? rows : 1), (unsigned long long)columns);
-    bool packed = tensor->type == GGML_TQ2_0 || tensor->type == GGML_I2_S;
-    if (packed != (rows > 0))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in type %u; %s", full, (unsigned)tensor->type,
-                          rows ? "matrices must be TQ2_0 or I2_S" : "vectors must be F32, F16 or BF16");
+    if (!bitrl_packing_fits(tensor, l->i2s_arm))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, (int)strlen(full), full);
     return BITRL_OK;
 }
 
@@ -155,162 +193,104 @@ static int load_norm(const loader *l, size_t i, const char *name, size_t n, doub
     if (status) return status;
     *out = bitrl_allocate(round_up(n, PAD), sizeof **out);
     if (!*out) return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-    bitrl_read_row(*out, tensor->data, tensor->type, 0, n);
-    for (size_t c = 0; c < n; c++)
-        if (!isfinite((*out)[c]))
-            return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
+    if (!bitrl_read_row(l->row, tensor, l->i2s_arm, 0))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
+    for (size_t c = 0; c < n; c++) (*out)[c] = l->row[c];
     return BITRL_OK;
 }
 
-void bitrl_read_row(double *restrict out, const uint8_t *restrict data, uint32_t type, size_t row, size_t n)
-{
-    data += row * n * (type == GGML_F32 ? 4 : 2);
-    for (size_t c = 0; c < n && type == GGML_F32; c++) {
-        float value;
-        memcpy(&value, data + 4 * c, sizeof value);
-        out[c] = value;
-    }
-    for (size_t c = 0; c < n && type == GGML_F16; c++) {
-        uint16_t half;
-        memcpy(&half, data + 2 * c, sizeof half);
-        out[c] = half_to_float(half);
-    }
-    for (size_t c = 0; c < n && type == GGML_BF16; c++) { /* the upper half of a float */
-        uint16_t upper;
-        memcpy(&upper, data + 2 * c, sizeof upper);
-        uint32_t bits = (uint32_t)upper << 16;
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        out[c] = value;
-    }
-}
-
-/* codes[c] = t + 1 of one row; false when the file holds the fourth code or an unusable scale. *scale is the first
- * block's that is not zero; the rest must agree, because a BitNet matrix has one scale. A block of scale zero is
- * all zeros. */
-static bool unpack_tq2_0(uint8_t *codes, const uint8_t *blocks, size_t columns, float *scale)
-{
-    for (size_t b = 0; b < columns / 256; b++, blocks += 66, codes += 256) {
-        uint16_t half;
-        memcpy(&half, blocks + 64, sizeof half);
-        float s = half_to_float(half);
-        if (!(s >= 0) || isinf(s)) return false;
-        if (s > 0 && *scale == 0) *scale = s;
-        if (s > 0 && s != *scale) return false;
-        for (size_t i = 0; i < 64; i++) {
-            if (blocks[i] & blocks[i] >> 1 & 0x55) return false;
-            for (size_t part = 0; part < 4; part++)
-                codes[i / 32 * 128 + part * 32 + i % 32] = s > 0 ? blocks[i] >> 2 * part & 3 : 1;
-        }
-    }
-    return true;
-}
-
-/* Columns of the row that starts at weight `first` of the tensor; blocks of 128 may straddle rows. */
-static bool unpack_i2_s(uint8_t *codes, const uint8_t *data, size_t first, size_t columns)
-{
-    for (size_t c = 0; c < columns; c++) {
-        size_t within = (first + c) % 128;
-        uint8_t code = data[(first + c) / 128 * 32 + within % 32] >> (6 - 2 * (within / 32)) & 3;
-        if (code == 3) return false;
-        codes[c] = code;
-    }
-    return true;
-}
-
-/* rows: [TILE_ROWS, padded columns] codes -> one tile of the layout in kernels.h. */
-static void pack_tile(uint8_t *out, const uint8_t *rows, size_t padded)
-{
-    for (size_t g = 0; g < padded / GROUP_COLUMNS; g++)
-        for (size_t r = 0; r < TILE_ROWS; r++) {
-            const uint8_t *from = rows + r * padded + g * GROUP_COLUMNS;
-            for (size_t j = 0; j < 4; j++)
-                *out++ = (uint8_t)(from[j] | from[j + 4] << 2 | from[j + 8] << 4 | from[j + 12] << 6);
-        }
-}
-
-static int load_ternary(const loader *l, size_t i, const char *name, size_t columns, size_t rows, ternary *out)
+/* turned: rows of a head of q or k whose rotation is interleaved in this file, see bitrl_pack. */
+static int load_matrix(const loader *l, size_t i, const char *name, size_t columns, size_t rows, size_t turned,
+                       matrix *out)
 {
     const bitrl_tensor *tensor;
     int status = find_weight(l, i, name, columns, rows, &tensor);
     if (status) return status;
-    size_t padded = round_up(columns, PAD), tiles = round_up(rows, TILE_ROWS) / TILE_ROWS;
-    float scale = 0;
-    if (tensor->type == GGML_I2_S) memcpy(&scale, tensor->data + (uint64_t)rows * columns / 4, sizeof scale);
-    *out = (ternary){bitrl_allocate(tiles * padded, TILE_ROWS / 4), rows, columns, 0};
-    uint8_t *tile = bitrl_allocate(TILE_ROWS, padded);
-    if (!out->codes || !tile) status = bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-
-    bool ok = scale >= 0 && !isinf(scale);
-    for (size_t t = 0; t < tiles && ok && !status; t++) {
-        memset(tile, 1, TILE_ROWS * padded);
-        for (size_t r = 0; r < TILE_ROWS && t * TILE_ROWS + r < rows && ok; r++) {
-            size_t row = t * TILE_ROWS + r;
-            if (tensor->type == GGML_I2_S)
-                ok = unpack_i2_s(tile + r * padded, tensor->data, row * columns, columns);
-            else
-                ok = unpack_tq2_0(tile + r * padded, tensor->data + row * columns / 256 * 66, columns, &scale);
-        }
-        pack_tile(out->codes + t * padded * TILE_ROWS / 4, tile, padded);
+    if (columns > MAX_SUMMED && (l->format == INT8 || l->format == INT4))
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
+                          columns);
+    switch (bitrl_pack(out, l->format, tensor, l->i2s_arm, turned)) {
+    case PACKED: bitrl_file_release(tensor); return BITRL_OK;
+    case PACK_NO_MEMORY: return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
+    case PACK_NOT_FINITE:
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
+    default:
+        return bitrl_fail(l->error, BITRL_BAD_FILE,
+                          "is damaged or not a ternary model: blk.%zu.%s.weight holds codes or scales other than "
+                          "-1, 0, 1 times one finite scale",
+                          i, name);
     }
-    free(tile);
-    if (!ok && !status)
-        status = bitrl_fail(l->error, BITRL_BAD_FILE,
-                            "is damaged or not a ternary model: blk.%zu.%s.weight holds codes or scales other than "
-                            "-1, 0, 1 times one finite scale",
-                            i, name);
-    out->scale = scale;
-    bitrl_file_release(tensor);
-    return status;
 }
 
 static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block *b)
 {
     size_t width = shape->width, ffn = shape->ffn, kv = shape->kv_heads * shape->head_dim;
+    size_t turned = l->architecture.turned ? shape->head_dim : 0;
+    bool sub_norms = l->architecture.sub_norms;
     int status;
     if ((status = load_norm(l, i, "attn_norm", width, &b->attn_norm)) ||
-        (status = load_norm(l, i, "attn_sub_norm", width, &b->attn_sub_norm)) ||
+        (sub_norms && (status = load_norm(l, i, "attn_sub_norm", width, &b->attn_sub_norm))) ||
         (status = load_norm(l, i, "ffn_norm", width, &b->ffn_norm)) ||
-        (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->ffn_sub_norm)) ||
-        (status = load_ternary(l, i, "attn_q", width, width, &b->q)) ||
-        (status = load_ternary(l, i, "attn_k", width, kv, &b->k)) ||
-        (status = load_ternary(l, i, "attn_v", width, kv, &b->v)) ||
-        (status = load_ternary(l, i, "attn_output", width, width, &b->o)) ||
-        (status = load_ternary(l, i, "ffn_gate", width, ffn, &b->gate)) ||
-        (status = load_ternary(l, i, "ffn_up", width, ffn, &b->up)) ||
-        (status = load_ternary(l, i, "ffn_down", ffn, width, &b->down)))
+        (sub_norms && (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->ffn_sub_norm))) ||
+        (status = load_matrix(l, i, "attn_q", width, width, turned, &b->q)) ||
+        (status = load_matrix(l, i, "attn_k", width, kv, turned, &b->k)) ||
+        (status = load_matrix(l, i, "attn_v", width, kv, 0, &b->v)) ||
+        (status = load_matrix(l, i, "attn_output", width, width, 0, &b->o)) ||
+        (status = load_matrix(l, i, "ffn_gate", width, ffn, 0, &b->gate)) ||
+        (status = load_matrix(l, i, "ffn_up", width, ffn, 0, &b->up)) ||
+        (status = load_matrix(l, i, "ffn_down", ffn, width, 0, &b->down)))
         return status;
     return BITRL_OK;
 }
 
-int bitrl_model_load(const bitrl_file *file, uint64_t layers, const char *isa, bitrl_model **out, char *error)
+/* The format asked for, or that of the first matrix. */
+static int choose_format(loader *l, const char *wanted)
+{
+    const bitrl_tensor *first = bitrl_file_find_tensor(l->file, "blk.0.attn_q.weight");
+    if (!wanted) {
+        l->format = first ? bitrl_format_of(first->type) : TERNARY;
+        return BITRL_OK;
+    }
+    for (l->format = 0; l->format < FORMATS; l->format++)
+        if (strcmp(wanted, bitrl_format(l->format)) == 0) return BITRL_OK;
+    return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
+}
+
+int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **out, char *error)
 {
     *out = NULL;
     bitrl_model *model = calloc(1, sizeof *model);
     if (!model) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    loader l = {.file = file, .error = error};
-    uint64_t wanted = 0;
+    loader l = {.file = file, .i2s_arm = options->i2s_arm, .error = error};
+    uint64_t wanted = 0, layers = options->layers;
     int status = BITRL_OK;
-    model->kernels = bitrl_kernels_find(isa);
-    if (!model->kernels) status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", isa);
+    model->kernels = bitrl_kernels_find(options->isa);
+    if (!model->kernels)
+        status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", options->isa);
+    if (!status) status = choose_format(&l, options->format);
     if (!status) status = read_architecture(&l);
+    if (!status) status = read_activation(&l, options->activation);
+    if (!status) status = refuse_unknown(&l);
     if (!status) status = read_shape(&l, &model->shape);
+    model->architecture = l.architecture;
     if (!status && layers > model->shape.blocks)
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %llu blocks, fewer than the %llu layers asked for",
                             (unsigned long long)model->shape.blocks, (unsigned long long)layers);
     if (!status) {
-        const bitrl_tensor *embedding = bitrl_file_find_tensor(file, "token_embd.weight");
-        model->embedding = embedding->data;
-        model->embedding_type = embedding->type;
+        model->embedding = bitrl_file_find_tensor(file, "token_embd.weight");
+        model->i2s_arm = l.i2s_arm;
+        model->format = l.format;
+        l.row = bitrl_allocate(model->shape.width > model->shape.ffn ? model->shape.width : model->shape.ffn, sizeof *l.row);
         wanted = layers ? layers : model->shape.blocks;
         model->shape.blocks = 0; /* counts the blocks bitrl_model_free must look at */
         model->blocks = calloc(wanted, sizeof *model->blocks);
-        if (!model->blocks) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+        if (!l.row || !model->blocks) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     }
     while (!status && model->shape.blocks < wanted) {
         model->shape.blocks++;
         status = load_block(&l, &model->shape, model->shape.blocks - 1, &model->blocks[model->shape.blocks - 1]);
     }
+    free(l.row);
     if (status)
         bitrl_model_free(model);
     else
@@ -323,9 +303,15 @@ void bitrl_model_free(bitrl_model *model)
     if (!model) return;
     for (size_t i = 0; model->blocks && i < model->shape.blocks; i++) {
         block *b = &model->blocks[i];
-        void *owned[] = {b->attn_norm, b->attn_sub_norm, b->ffn_norm,   b->ffn_sub_norm, b->q.codes,   b->k.codes,
-                         b->v.codes,   b->o.codes,       b->gate.codes, b->up.codes,     b->down.codes};
-        for (size_t j = 0; j < sizeof owned / sizeof *owned; j++) free(owned[j]);
+        matrix *matrices[] = {&b->q, &b->k, &b->v, &b->o, &b->gate, &b->up, &b->down};
+        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) {
+            free(matrices[j]->data);
+            free(matrices[j]->row_scale);
+        }
+        free(b->attn_norm);
+        free(b->attn_sub_norm);
+        free(b->ffn_norm);
+        free(b->ffn_sub_norm);
     }
     free(model->blocks);
     free(model);
@@ -333,3 +319,4 @@ void bitrl_model_free(bitrl_model *model)
 
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model) { return &model->shape; }
 const char *bitrl_model_isa(const bitrl_model *model) { return model->kernels->name; }
+const char *bitrl_model_format(const bitrl_model *model) { return bitrl_format(model->format); }

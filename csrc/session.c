@@ -65,11 +65,12 @@ static void *carve(const part *parts, size_t count)
 }
 
 /* Makes room for `tokens` tokens in texts of up to `longest`; false when memory is short. */
-static bool grow_scratch(scratch *s, const bitrl_shape *shape, size_t tokens, size_t longest)
+static bool grow_scratch(scratch *s, const bitrl_model *model, size_t tokens, size_t longest)
 {
     if (tokens <= s->tokens && longest <= s->longest) return true;
     tokens = max(tokens, s->tokens);
     longest = max(longest, s->longest);
+    const bitrl_shape *shape = &model->shape;
     size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), widest = max(width, ffn);
     size_t head = round_up(shape->head_dim, PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
     const part parts[] = {
@@ -79,12 +80,14 @@ static bool grow_scratch(scratch *s, const bitrl_shape *shape, size_t tokens, si
         {(void **)&s->v, tokens * shape->kv_heads * head, sizeof *s->v},
         {(void **)&s->attended, tokens * width, sizeof *s->attended},
         {(void **)&s->sums, tokens * max(width + 2 * kv_sums, 2 * ffn), sizeof *s->sums},
-        {(void **)&s->codes, round_up(tokens, TILE_TOKENS) * widest, sizeof *s->codes},
+        {(void **)&s->values, max(width + 2 * kv_sums, 2 * ffn), sizeof *s->values},
+        {(void **)&s->activations, round_up(tokens, TILE_TOKENS) * steps_of(model->format, widest), 4},
         {(void **)&s->scale, tokens, sizeof *s->scale},
         {(void **)&s->code_sum, tokens, sizeof *s->code_sum},
+        {(void **)&s->embedded, width, sizeof *s->embedded},
         {(void **)&s->row, widest, sizeof *s->row},
         {(void **)&s->hidden, widest, sizeof *s->hidden},
-        {(void **)&s->unpacked, unpacked_bytes(widest / GROUP_COLUMNS), sizeof *s->unpacked},
+        {(void **)&s->unpacked, unpacked_bytes(widest), sizeof *s->unpacked},
         {(void **)&s->attention, attention_scratch(longest, shape->head_dim), sizeof *s->attention},
     };
     free(s->memory);
@@ -273,7 +276,7 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
     batch *b = &session->batch;
     bool ok = grow_rope(session, longest) && grow_batch(b, threads, texts, max(CHUNK, longest));
     for (size_t t = 0; ok && t < threads; t++)
-        ok = grow_scratch(&session->scratch[t], shape, total < b->chunk ? total : b->chunk, longest);
+        ok = grow_scratch(&session->scratch[t], session->model, total < b->chunk ? total : b->chunk, longest);
     if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
 
     b->pooling = pooling;
@@ -283,7 +286,13 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
     share_out(b, texts, threads);
     pool_run(session->threads, encode_share, session);
     size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
-    for (size_t i = 0; i < values; i++)
-        if (!isfinite(out[i])) return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
-    return BITRL_OK;
+    bool finite = true;
+    for (size_t i = 0; i < values; i++) finite &= isfinite(out[i]) != 0;
+    if (finite) return BITRL_OK;
+    for (size_t i = 0; i < total; i++) /* the embedding is read as it is needed, so damage shows only now */
+        if (!bitrl_read_row(session->scratch->embedded, session->model->embedding, session->model->i2s_arm,
+                            (uint64_t)tokens[i]))
+            return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
+                              (int)tokens[i]);
+    return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
 }

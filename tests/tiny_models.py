@@ -16,7 +16,11 @@ MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "
 
 @dataclass
 class TinyModel:
-    """Shape and weights of one random model; `ternary[name]` is ([rows, columns] of -1, 0, 1; scale)."""
+    """Shape and weights of one random model; `ternary[name]` is ([rows, columns] of -1, 0, 1; scale).
+
+    With `weights`, a type of the gguf package, matrices are not ternary: `dense[name]` is (the file's bytes; their
+    values, float32 [rows, columns]).
+    """
 
     width: int = 256
     ffn: int = 512
@@ -28,6 +32,8 @@ class TinyModel:
     theta: float = 10000.0
     eps: float = 1e-5
     seed: int = 0
+    weights: str | None = None
+    dense: dict[str, tuple[bytes, np.ndarray]] = field(default_factory=dict)
     ternary: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     embedding: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -43,6 +49,10 @@ class TinyModel:
                 scale = float(np.float16(rng.uniform(0.5, 2) / np.sqrt(columns)))
                 codes = rng.integers(-1, 2, size=(rows[name], columns)).astype(np.int8)
                 self.ternary[f"blk.{i}.{name}.weight"] = (codes, scale)
+                if self.weights:
+                    kind = gguf.GGMLQuantizationType[self.weights]
+                    raw = gguf.quantize((rng.normal(size=codes.shape) * scale).astype(np.float32), kind)
+                    self.dense[f"blk.{i}.{name}.weight"] = (raw.tobytes(), gguf.dequantize(raw, kind))
             for name in ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm"):
                 n = self.ffn if name == "ffn_sub_norm" else self.width
                 self.vectors[f"blk.{i}.{name}.weight"] = rng.uniform(0.5, 1.5, n).astype(np.float32)
@@ -80,7 +90,7 @@ class TinyModel:
         patch: Callable[[str, bytes], bytes] = lambda name, data: data,
         embedding: tuple[int, bytes] | None = None,
     ) -> Path:
-        """Writes the file with matrices in I2_S (any shape of 128 n weights) or TQ2_0 (columns of 256 n).
+        """Writes the file with matrices in I2_S (128 n weights), "I2_S on ARM" (64 n), or a type of the gguf package.
 
         `changes` replaces metadata (None removes a key), `patch` replaces a tensor's bytes,
         `embedding` is another (GGML type, bytes) for the embedding. `seal` adds unsealed digests.
@@ -95,25 +105,54 @@ class TinyModel:
         ]
         tensors += [(name, 0, v.shape, v.tobytes()) for name, v in self.vectors.items()]
         for name, (codes, scale) in self.ternary.items():
-            if kind == "TQ2_0":
-                data = gguf.quantize(codes * np.float32(scale), gguf.GGMLQuantizationType.TQ2_0).tobytes()
-                tensors.append((name, 35, codes.shape, data))
+            if name in self.dense:
+                number = gguf.GGMLQuantizationType[self.weights or "F32"]
+                tensors.append((name, number.value, codes.shape, self.dense[name][0]))
+            elif kind.startswith("I2_S"):
+                tensors.append((name, 36, codes.shape, i2_s(codes, scale, 16 if kind == "I2_S on ARM" else 32)))
             else:
-                tensors.append((name, 36, codes.shape, i2_s(codes, scale)))
+                number = gguf.GGMLQuantizationType[kind]
+                data = gguf.quantize(codes * np.float32(scale), number).tobytes()
+                tensors.append((name, number.value, codes.shape, data))
         tensors = [(name, kind_, shape, patch(name, data)) for name, kind_, shape, data in tensors]
         path.write_bytes(gguf_bytes(keys, tensors))
         return path
 
-    def forward(self, tokens: list[int]) -> list[np.ndarray]:
+    def forward(self, tokens: list[int], format: str = "ternary") -> list[np.ndarray]:
         """The residual stream after the embedding and after each block, float64 [length, width] each."""
         x = torch.from_numpy(self.embedding[tokens].astype(np.float64))
         states = [x.numpy()]
         for i in range(self.blocks):
-            x = self.block(i, x)
+            x = self.block(i, x, format)
             states.append(x.numpy())
         return states
 
-    def block(self, i: int, x: torch.Tensor) -> torch.Tensor:
+    def matrix(self, name: str, format: str) -> torch.Tensor:
+        """A matrix as that format has it, float64 [rows, columns]."""
+        codes, scale = self.ternary[name]
+        w = torch.from_numpy(self.dense[name][1] if self.dense else codes * np.float32(scale)).double()
+        if format == "bf16":
+            return w.bfloat16().double()
+        if format == "ternary" and self.dense:
+            mean = w.abs().mean().clamp(min=1e-5)
+            return (w / mean).round().clamp(-1, 1) * mean
+        if format == "int8":
+            step = w.abs().amax(1, keepdim=True) / 127
+            return (w / step.where(step != 0, 1)).round() * step
+        if format == "int4":  # a step for each 32 columns, itself an integer times the row's
+            blocks = torch.nn.functional.pad(w, (0, -w.shape[1] % 32)).view(len(w), -1, 32)
+            largest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+            row_step = w.abs().amax(1).view(-1, 1, 1) / 119
+            tries = []
+            for end in (7, -8):  # how many steps the block's largest weight is
+                step = row_step * (largest / (end * row_step.where(row_step != 0, 1))).round()
+                codes = (blocks / step.where(step != 0, 1)).round().clamp(-abs(end), 7)
+                tries.append(codes * step)
+            errors = [((tried - blocks) ** 2).sum(2, keepdim=True) for tried in tries]
+            return tries[1].where(errors[1] < errors[0], tries[0]).flatten(1)[:, : w.shape[1]]
+        return w
+
+    def block(self, i: int, x: torch.Tensor, format: str = "ternary") -> torch.Tensor:
         """One block on float64 [length, width]."""
         length, head_dim = len(x), self.width // self.heads
 
@@ -122,10 +161,11 @@ class TinyModel:
             return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.eps) * weight
 
         def linear(x: torch.Tensor, name: str) -> torch.Tensor:
-            codes, scale = self.ternary[f"blk.{i}.{name}.weight"]
+            w = self.matrix(f"blk.{i}.{name}.weight", format)
+            if format in ("bf16", "fp32"):
+                return (x.bfloat16() if format == "bf16" else x.float()).double() @ w.T
             s = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
-            q = (x * s).round().clamp(-128, 127)
-            return q @ torch.from_numpy(codes.astype(np.float64)).T * (scale / s)
+            return (x * s).round().clamp(-128, 127) @ w.T / s
 
         def rotate(x: torch.Tensor) -> torch.Tensor:
             half = head_dim // 2
@@ -148,9 +188,9 @@ class TinyModel:
         return x + linear(norm(hidden, "ffn_sub_norm"), "ffn_down")
 
 
-def i2_s(codes: np.ndarray, scale: float) -> bytes:
-    """[rows, columns] of -1, 0, 1 in bitnet.cpp's x86 packing."""
-    q = (codes.reshape(-1, 4, 32) + 1).astype(np.uint8)
+def i2_s(codes: np.ndarray, scale: float, stride: int = 32) -> bytes:
+    """[rows, columns] of -1, 0, 1 in bitnet.cpp's packing for x86, or for ARM with a stride of 16."""
+    q = (codes.reshape(-1, 4, stride) + 1).astype(np.uint8)
     packed = q[:, 0] << 6 | q[:, 1] << 4 | q[:, 2] << 2 | q[:, 3]
     return packed.tobytes() + struct.pack("<f", scale) + bytes(28)
 

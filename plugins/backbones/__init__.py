@@ -12,14 +12,22 @@ from bitrl.core.records import BackboneRecord
 
 @options
 class BitNetOptions:
-    """Options of the ternary language model."""
+    """Options of the language model, the same in every format."""
 
-    model: str | None = option(None, "GGUF file of a BitNet b1.58 model; unset: the starter model in the package")
+    model: str | None = option(
+        None, "GGUF file of the model, its weights in any type; unset: the starter model in the package"
+    )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last"] = option(
         "mean", "a text's features: the mean over its tokens, or its last token's"
     )
     threads: int = option(0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0))
+    i2s_packing: Literal["x86", "arm"] = option(
+        "x86", "the kind of CPU on which a file of I2_S weights was written; the file does not say"
+    )
+    activation: Literal["relu2", "silu"] | None = option(
+        None, "the feed-forward network's activation, for files that do not name it; unset: the file must"
+    )
     projection: int | None = option(
         None, "project the features to this width by a fixed random matrix; unset: do not", above(0)
     )
@@ -34,14 +42,20 @@ class MLPOptions:
 
 @hookimpl
 def bitrl_backbones() -> Iterator[BackboneRecord]:
-    """bitnet and mlp."""
-    yield BackboneRecord(
-        name="bitnet",
-        summary="a frozen ternary BitNet b1.58 language model, run by the C engine",
-        target="bitrl.plugins.backbones.bitnet:BitNet",
-        options=BitNetOptions,
-        accepts=("text",),
-    )
+    """The language model in four formats, and mlp."""
+    for name, target, summary in (
+        ("bitnet", "BitNet", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
+        ("int8", "int8", "the frozen language model with 8-bit weights, a scale for each row"),
+        ("int4", "int4", "the frozen language model with 4-bit weights, a scale for each 32 of a row"),
+        ("fp16", "fp16", "the frozen language model with 16-bit floats (bfloat16)"),
+    ):
+        yield BackboneRecord(
+            name=name,
+            summary=summary,
+            target=f"bitrl.plugins.backbones.bitnet:{target}",
+            options=BitNetOptions,
+            accepts=("text",),
+        )
     yield BackboneRecord(
         name="mlp",
         summary="a trainable multi-layer perceptron on the numbers: no language model",

@@ -1,4 +1,6 @@
-"""The ternary language model as a backbone: text in, features out, nothing to train.
+"""The language model as a backbone, in four formats: text in, features out, nothing to train.
+
+The formats share everything but the product of a matrix and a vector; any of them runs any file.
 
 Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
 """
@@ -22,16 +24,23 @@ STARTER = "starter.gguf"
 
 
 class BitNet:
-    """A frozen BitNet b1.58 model, read by the C engine.
+    """A frozen BitNet b1.58 model, read by the C engine; `format` as in Engine.
 
     A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set.
     `width` is d; `identity` is what must be equal for features to be equal.
     Raises ModelFileError for a model file that cannot be used.
     """
 
-    def __init__(self, options: BitNetOptions, width: int | None = None) -> None:
+    def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
         path = options.model or starter_path()
-        self.engine = Engine(path, layers=options.layers, threads=options.threads)
+        self.engine = Engine(
+            path,
+            format,
+            layers=options.layers,
+            threads=options.threads,
+            i2s_packing=options.i2s_packing,
+            activation=options.activation,
+        )
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_from_metadata(metadata, self.engine.path)
         if self.tokenizer.get_vocab_size() > self.engine.vocabulary:
@@ -45,7 +54,10 @@ class BitNet:
         self.width = options.projection or self.engine.width
         self.identity: dict[str, Any] = {
             "model_sha256": metadata.get(HEADER_KEY) or _sha256(path),  # the header's digest covers the tensors'
+            "format": format if format != "ternary" else None,
             "layers": self.engine.blocks,
+            "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
+            "activation": options.activation,
             "pooling": self.pooling,
             "projection": options.projection,
         }
@@ -62,6 +74,21 @@ class BitNet:
             return features
         # Row by row: a matrix product may round differently with the number of rows.
         return np.array([row @ self.projection for row in features], np.float32).reshape(-1, self.width)
+
+
+def int8(options: BitNetOptions, width: int | None = None) -> BitNet:
+    """The model with 8-bit weights."""
+    return BitNet(options, width, "int8")
+
+
+def int4(options: BitNetOptions, width: int | None = None) -> BitNet:
+    """The model with 4-bit weights."""
+    return BitNet(options, width, "int4")
+
+
+def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
+    """The model with 16-bit floats."""
+    return BitNet(options, width, "bf16")
 
 
 def starter_path() -> Path:

@@ -12,9 +12,9 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError, Tensor, message, seal
+from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message, seal
 
-__all__ = ["Engine", "ModelFileError", "instruction_sets", "seal"]
+__all__ = ["Engine", "ModelFileError", "formats", "instruction_sets", "seal"]
 
 _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
 _ERROR_BYTES = 256
@@ -28,27 +28,55 @@ def instruction_sets() -> list[str]:
     return names
 
 
-class Engine:
-    """A BitNet model loaded from a GGUF file, ready to encode on `threads` threads (0: every CPU this process may use).
+def formats() -> list[str]:
+    """The formats in which matrices can be multiplied: ternary, int8, int4, bf16, fp32."""
+    names: list[str] = []
+    while (name := lib.bitrl_format(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
 
+
+class Engine:
+    """A BitNet or Llama model from a GGUF file, ready to encode on `threads` threads (0: every CPU of this process).
+
+    `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
+    what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
+    as int4, F16 and BF16 as bf16, F32 as fp32.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
+    `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
+    `activation` ("relu2" or "silu") is for files that leave it open, as those of architecture "bitnet" do.
     Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
     Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], layers: int | None = None, threads: int = 0, isa: str = "auto"
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        layers: int | None = None,
+        threads: int = 0,
+        isa: str = "auto",
+        i2s_packing: str = "x86",
+        activation: str | None = None,
     ) -> None:
         self.path = os.fspath(path)
         if isa != "auto" and isa not in instruction_sets():
             raise UsageError(f"this CPU has no instruction set {isa!r}; it has {', '.join(instruction_sets())}")
+        if format is not None and format not in formats():
+            raise UsageError(f"unknown format {format!r}; known: {', '.join(formats())}")
         if layers is not None and layers < 1:
             raise UsageError(f"layers must be 1 or more, got {layers}")
         self.file = ModelFile(path)
         self.verified = self.file.verify()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
         error = ffi.new("char[]", _ERROR_BYTES)
-        if lib.bitrl_model_load(self.file.handle, layers or 0, isa.encode(), model, error) != lib.BITRL_OK:
+        texts = [
+            ffi.new("char[]", text.encode()) for text in (isa, format or "", activation or "")
+        ]  # must outlive the call
+        options = ffi.new("bitrl_options *", {"layers": layers or 0, "i2s_arm": is_arm_packing(i2s_packing)})
+        options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
+        options.activation = texts[2] if activation else ffi.NULL
+        if lib.bitrl_model_load(self.file.handle, options, model, error) != lib.BITRL_OK:
             raise ModelFileError(path, message(error))
         self._model = ffi.gc(model[0], lib.bitrl_model_free)
         self.threads = threads or available_cpus()
@@ -62,6 +90,7 @@ class Engine:
         self.vocabulary: int = shape.vocabulary
         self.context: int = shape.context
         self.isa = ffi.string(lib.bitrl_model_isa(self._model)).decode()
+        self.format = ffi.string(lib.bitrl_model_format(self._model)).decode()
 
     @property
     def metadata(self) -> dict[str, Any]:

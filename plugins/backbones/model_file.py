@@ -26,7 +26,6 @@ from bitrl.core.errors import UsageError
 TENSOR_KEY = "bitrl.tensor_sha256"
 HEADER_KEY = "bitrl.header_sha256"
 UNSEALED = "0" * 64
-TENSOR_TYPES = {0: "F32", 1: "F16", 30: "BF16", 35: "TQ2_0", 36: "I2_S"}
 
 _ERROR_BYTES = 256
 _STRING, _ARRAY = 8, 9
@@ -97,12 +96,26 @@ class ModelFile:
         return [
             Tensor(
                 self._text(item.name, item.name_bytes),
-                TENSOR_TYPES[item.type],
+                ffi.string(lib.bitrl_type_name(item.type)).decode(),
                 tuple(reversed([item.shape[d] for d in range(item.dims)])),
                 item.bytes,
             )
             for item in items
         ]
+
+    def weights(self, name: str, i2s_packing: str = "x86") -> np.ndarray:
+        """A tensor's weights as float32, in its shape; `i2s_packing` as in Engine.
+
+        Raises KeyError when there is no such tensor, ModelFileError when its weights or scales are not finite.
+        """
+        tensors = self.tensors()
+        place = {tensor.name: i for i, tensor in enumerate(tensors)}[name]
+        out, error = np.zeros(tensors[place].shape, np.float32), ffi.new("char[]", _ERROR_BYTES)
+        into = ffi.from_buffer("float[]", out, require_writable=True)
+        item = lib.bitrl_file_tensor(self.handle, place)
+        if lib.bitrl_read_tensor(item, is_arm_packing(i2s_packing), into, error) != lib.BITRL_OK:
+            raise ModelFileError(self.path, message(error))
+        return out
 
     def _text(self, pointer: Any, size: int) -> str:
         try:
@@ -145,6 +158,13 @@ class ModelFile:
             if hashlib.file_digest(file, "sha256").hexdigest() != tensor_digest:
                 raise ModelFileError(self.path, "is damaged: its weights do not match their checksum; get it again")
         return "sealed"
+
+
+def is_arm_packing(name: str) -> bool:
+    """Whether I2_S weights were packed on ARM ("arm") or not ("x86"). Raises UsageError for another name."""
+    if name not in ("x86", "arm"):
+        raise UsageError(f"unknown I2_S packing {name!r}; known: x86, arm")
+    return name == "arm"
 
 
 def message(error: Any) -> str:

@@ -87,7 +87,7 @@ def test_show_the_run(bitrl) -> None:
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("backbone",), "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, mlp"),
+        (("backbone",), "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, int8, int4, fp16, mlp"),
         (("backbone", "mpl"), 'unknown backbone "mpl": did you mean "mlp"'),
         (("env", "CartPol-v1"), 'did you mean "CartPole-v1"'),
         (("run", "fast"), "bitrl show run takes no name"),

@@ -118,7 +118,10 @@ def test_other_names_of_the_architecture(tmp_path: Path, architecture: str) -> N
     changes = dict.fromkeys(old) | {name.replace(prefix, architecture + "."): v for name, v in old.items()}
     path = model.write(tmp_path / "a.gguf", changes={**changes, "general.architecture": architecture})
     reference = Engine(model.write(tmp_path / "b.gguf"))
-    np.testing.assert_array_equal(Engine(path).encode(texts(model)), reference.encode(texts(model)))
+    activation = "relu2" if architecture == "bitnet" else None  # a name that two models with two activations share
+    np.testing.assert_array_equal(
+        Engine(path, activation=activation).encode(texts(model)), reference.encode(texts(model))
+    )
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cffi import FFI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 CSRC = Path(__file__).parents[2] / "csrc"
 TILE_TOKENS, GROUP = 12, 16
+FORMATS = ("ternary", "int8", "int4", "bf16", "fp32")
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -29,8 +31,14 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict:
     flags = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
     subprocess.run([*compiler, *flags, *sources, "-lm", "-o", str(library)], check=True)
     ffi = FFI()
-    struct = re.search(r"typedef struct \{.*?\} bitrl_kernels;", (CSRC / "kernels.h").read_text(), re.S)[0]
-    ffi.cdef(re.sub(r"/\*.*?\*/|\brestrict\b", "", struct, flags=re.S))
+    header = (CSRC / "kernels.h").read_text()
+    for declaration in (
+        r"typedef enum \{[^}]*FORMATS.*?;",
+        r"typedef void matrix_product.*?;",
+        r"typedef struct \{.*?\} bitrl_kernels;",
+    ):
+        found = re.search(declaration, header, re.S)[0]
+        ffi.cdef(re.sub(r"/\*.*?\*/|\brestrict\b", "", found, flags=re.S))
     ffi.cdef("const bitrl_kernels *bitrl_kernels_find(const char *); const char *bitrl_instruction_set(uint64_t);")
     lib = ffi.dlopen(str(library))
     names, i = [], 0
@@ -53,78 +61,171 @@ def pointer(ffi: FFI, array: np.ndarray):
     return ffi.cast(kinds[array.dtype.name], array.ctypes.data)
 
 
-def pack(codes: np.ndarray) -> np.ndarray:
-    """[16 tiles, 16 groups] codes 0..2 -> the layout of kernels.h, written the slow way."""
-    tiles, groups = codes.shape[0] // 16, codes.shape[1] // GROUP
-    out = aligned((tiles, groups, 64), np.uint8)
+def in_steps(weights: np.ndarray) -> np.ndarray:
+    """[16 tiles, columns] of 1, 2 or 4 bytes -> bytes [tiles, steps, 16 rows, 4] of kernels.h, written the slow way."""
+    out = aligned((len(weights) // 16, weights.itemsize * weights.shape[1] // 4, 16, 4), np.uint8)
+    raw = np.ascontiguousarray(weights).view(np.uint8).reshape(len(out), 16, -1, 4)
+    out[:] = raw.transpose(0, 2, 1, 3)
+    return out
+
+
+def pack_ternary(codes: np.ndarray) -> np.ndarray:
+    """-1, 0, 1 -> four steps in 64 bytes."""
+    steps = in_steps((codes + 1).astype(np.uint8)).reshape(len(codes) // 16, -1, 4, 64)
+    out = aligned((len(steps), steps.shape[1], 64), np.uint8)
     for part in range(4):
-        bytes_ = codes.reshape(tiles, 16, groups, 4, 4)[:, :, :, part].transpose(0, 2, 1, 3)
-        out |= (bytes_ << 2 * part).reshape(tiles, groups, 64).astype(np.uint8)
+        out |= steps[:, :, part] << 2 * part
     return out
 
 
-def spread(q: np.ndarray) -> np.ndarray:
-    """[tokens, columns] -> [tiles of tokens][columns / 4][12][4]."""
-    tiles = -(-len(q) // TILE_TOKENS)
-    out = aligned((tiles, q.shape[1] // 4, TILE_TOKENS, 4), np.int8)
-    for t, row in enumerate(q):
-        out[t // TILE_TOKENS, :, t % TILE_TOKENS] = row.reshape(-1, 4)
+def pack_int4(codes: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
+    """-8..7 [rows, columns] and multipliers [rows, columns / 32 rounded up] -> two steps in 64 bytes, and behind."""
+    tiles = len(codes) // 16
+    steps = in_steps((codes + 8).astype(np.uint8)).reshape(tiles, -1, 2, 64)
+    nibbles = (steps[:, :, 0] | steps[:, :, 1] << 4).reshape(tiles, -1)
+    behind = multipliers.astype(np.int8).view(np.uint8).reshape(tiles, 16, -1).transpose(0, 2, 1).reshape(tiles, -1)
+    size = nibbles.shape[1] + behind.shape[1]
+    out = aligned((tiles, -(-size // 64) * 64), np.uint8)
+    out[:, : nibbles.shape[1]] = nibbles
+    out[:, nibbles.shape[1] : size] = behind
     return out
 
 
-def ternary_product(tables: dict, name: str, codes: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """[tokens, rows] int32, with a guard of 7s behind every row."""
+def spread(x: np.ndarray) -> np.ndarray:
+    """[tokens, columns] of 1, 2 or 4 bytes -> [tiles of tokens][steps][12][4 bytes]."""
+    raw = np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1, 4)
+    out = aligned((-(-len(x) // TILE_TOKENS), raw.shape[1], TILE_TOKENS, 4), np.uint8)
+    for t, row in enumerate(raw):
+        out[t // TILE_TOKENS, :, t % TILE_TOKENS] = row
+    return out
+
+
+def product(tables: dict, name: str, kind: str, packed: np.ndarray, rows: int, x: np.ndarray) -> np.ndarray:
+    """[tokens, rows] int32 or float32, with a guard of 7s behind every row."""
     ffi, table = tables["ffi"], tables["sets"][name]
-    packed, activations, sums = pack(codes), spread(q), q.sum(1, dtype=np.int32)
-    y = np.full((len(q), len(codes) + 5), 7, np.int32)
-    scratch = aligned(2 * 16 * codes.shape[1], np.uint8)
-    table.ternary_product(
-        pointer(ffi, y), y.shape[1], pointer(ffi, packed), len(codes) // 16, codes.shape[1] // GROUP,
-        pointer(ffi, activations), pointer(ffi, sums), len(q), pointer(ffi, scratch),
+    sums = x.sum(1, dtype=np.int32) if x.dtype == np.int8 else np.zeros(len(x), np.int32)
+    activations, scratch = spread(x), aligned(2 * 16 * x.shape[1], np.uint8)
+    y = np.full((len(x), rows + 5), 7, np.int32)
+    table.product[FORMATS.index(kind)](
+        pointer(ffi, y), y.shape[1], pointer(ffi, packed), rows // 16, x.shape[1],
+        pointer(ffi, activations), pointer(ffi, sums), len(x), pointer(ffi, scratch),
     )  # fmt: skip
-    assert (y[:, len(codes) :] == 7).all()
-    return y[:, : len(codes)]
+    assert (y[:, rows:] == 7).all()
+    return y[:, :rows] if x.dtype == np.int8 else np.ascontiguousarray(y[:, :rows]).view(np.float32)
+
+
+def to_bf16(values: np.ndarray) -> np.ndarray:
+    """float32 -> the bits of bf16, ties to even, as torch has it."""
+    return torch.from_numpy(values.astype(np.float32)).bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """The bits of bf16 -> float64."""
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+shapes = (st.integers(1, 5), st.integers(1, 9), st.integers(1, 30))
+kinds = st.sampled_from(["any", "max", "min", "zero"])
+
+
+def some_codes(rng: np.random.Generator, shape: tuple[int, int], kind: str, least: int, most: int) -> np.ndarray:
+    """Integers from `least` to `most`: any, or all of them one extreme or zero."""
+    if kind == "any":
+        return rng.integers(least, most + 1, shape, dtype=np.int8)
+    return np.full(shape, {"max": most, "min": least, "zero": 0}[kind], np.int8)
 
 
 @quick
-@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 30), st.sampled_from(["any", "max", "min", "zero"]), seeds)
+@given(*shapes, kinds, seeds)
 def test_ternary_products_are_exact(tables, tiles, groups, tokens, kind, seed):
     rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 3, (16 * tiles, GROUP * groups), dtype=np.uint8)
-    q = {
-        "any": rng.integers(-128, 128, (tokens, codes.shape[1]), dtype=np.int8),
-        "max": np.full((tokens, codes.shape[1]), 127, np.int8),
-        "min": np.full((tokens, codes.shape[1]), -128, np.int8),
-        "zero": np.zeros((tokens, codes.shape[1]), np.int8),
-    }[kind]
-    want = q.astype(np.int64) @ (codes.astype(np.int64).T - 1)
+    codes = rng.integers(-1, 2, (16 * tiles, GROUP * groups))
+    q = some_codes(rng, (tokens, codes.shape[1]), kind, -128, 127)
     for name in tables["sets"]:
-        np.testing.assert_array_equal(ternary_product(tables, name, codes, q), want)
+        got = product(tables, name, "ternary", pack_ternary(codes), len(codes), q)
+        np.testing.assert_array_equal(got, q.astype(np.int64) @ codes.T)
 
 
-@pytest.mark.parametrize("value", [127, -128])
-@pytest.mark.parametrize("code", [0, 2])
-def test_long_rows_do_not_overflow_sixteen_bits(tables, value, code):
+@quick
+@given(*shapes, kinds, kinds, seeds)
+def test_int8_products_are_exact(tables, tiles, groups, tokens, kind, weights, seed):
+    rng = np.random.default_rng(seed)
+    codes = some_codes(rng, (16 * tiles, GROUP * groups), weights, -127, 127)
+    q = some_codes(rng, (tokens, codes.shape[1]), kind, -127, 127)
+    packed = in_steps((codes.astype(np.int16) + 128).astype(np.uint8))
+    for name in tables["sets"]:
+        got = product(tables, name, "int8", packed, len(codes), q)
+        np.testing.assert_array_equal(got, q.astype(np.int64) @ codes.T.astype(np.int64))
+
+
+@quick
+@given(*shapes, kinds, kinds, kinds, seeds)
+def test_int4_products_are_exact(tables, tiles, groups, tokens, kind, weights, steps, seed):
+    rng = np.random.default_rng(seed)
+    codes = some_codes(rng, (16 * tiles, GROUP * groups), weights, -8, 7)
+    multipliers = some_codes(rng, (len(codes), -(-codes.shape[1] // 32)), steps, -15, 15)
+    q = some_codes(rng, (tokens, codes.shape[1]), kind, -127, 127)
+    whole = codes.astype(np.int64) * np.repeat(multipliers, 32, 1)[:, : codes.shape[1]]
+    for name in tables["sets"]:
+        got = product(tables, name, "int4", pack_int4(codes, multipliers), len(codes), q)
+        np.testing.assert_array_equal(got, q.astype(np.int64) @ whole.T)
+
+
+@quick
+@given(*shapes, st.sampled_from([1.0, 1e-20, 1e15]), st.sampled_from(["bf16", "fp32"]), seeds)
+def test_float_products_have_the_same_bits_everywhere(tables, tiles, groups, tokens, size, kind, seed):
+    rng = np.random.default_rng(seed)
+    w = rng.normal(size=(16 * tiles, GROUP * groups)).astype(np.float32)
+    x = (rng.normal(size=(tokens, w.shape[1])) * size).astype(np.float32)
+    x[rng.random(x.shape) < 0.2] = 0
+    if kind == "bf16":
+        w, x = to_bf16(w), to_bf16(np.where(np.abs(x) < 2.0**-50, 0, x))  # smaller ones are never given to it
+    w64, x64 = (from_bf16(w), from_bf16(x)) if kind == "bf16" else (w.astype(np.float64), x.astype(np.float64))
+    reference = product(tables, "scalar", kind, in_steps(w), len(w), x)
+    bound = np.abs(x64) @ np.abs(w64).T * w.shape[1] * 2.0**-24
+    assert (np.abs(reference - x64 @ w64.T) <= bound).all()
+    for name in tables["sets"]:
+        got = product(tables, name, kind, in_steps(w), len(w), x)
+        np.testing.assert_array_equal(got.view(np.uint32), reference.view(np.uint32))
+
+
+@pytest.mark.parametrize("kind", ["ternary", "int8", "int4"])
+@pytest.mark.parametrize(("code", "value"), [(-1, 127), (1, 127), (-1, -127), (1, -127)])
+def test_long_rows_do_not_overflow_sixteen_bits(tables, kind, code, value):
     columns = 7168
     q = np.full((13, columns), value, np.int8)
+    largest = {"ternary": 1, "int8": 127, "int4": 120}[kind]
+    packed = {
+        "ternary": lambda: pack_ternary(np.full((32, columns), code)),
+        "int8": lambda: in_steps(np.full((32, columns), 128 + 127 * code, np.uint8)),
+        "int4": lambda: pack_int4(np.full((32, columns), -8), np.full((32, columns // 32), -15 * code)),
+    }[kind]()
     for name in tables["sets"]:
-        got = ternary_product(tables, name, np.full((32, columns), code, np.uint8), q)
-        assert (got == value * (code - 1) * columns).all()
+        assert (product(tables, name, kind, packed, 32, q) == code * largest * value * columns).all()
 
 
-def norm_quantise(tables: dict, name: str, x: np.ndarray, weight: np.ndarray, eps: float):
+@pytest.mark.parametrize("value", [127, -127])
+def test_the_longest_rows_fit_thirty_two_bits(tables, value):
+    columns = 65536
+    packed = in_steps(np.full((16, columns), 255, np.uint8))
+    for name in tables["sets"]:
+        got = product(tables, name, "int8", packed, 16, np.full((1, columns), value, np.int8))
+        assert (got == 127 * value * columns).all()
+
+
+def norm_quantise(tables: dict, name: str, x: np.ndarray, weight: np.ndarray | None, eps: float):
     """The codes, their sum and s of one token."""
     ffi, table = tables["ffi"], tables["sets"][name]
     padded = -(-len(x) // 16) * 16
-    q, total, row = aligned((padded // 4, TILE_TOKENS, 4), np.int8), np.zeros(1, np.int32), np.zeros(padded)
+    q, total, row = aligned((padded // 4, TILE_TOKENS, 4), np.uint8), np.zeros(1, np.int32), np.zeros(padded)
     xs, weights = np.zeros(padded), np.zeros(padded)
-    xs[: len(x)], weights[: len(x)] = x, weight
+    xs[: len(x)], weights[: len(x)] = x, 0 if weight is None else weight
     s = table.norm_quantise(
-        pointer(ffi, q), pointer(ffi, total), pointer(ffi, row), pointer(ffi, xs), pointer(ffi, weights),
-        len(x), padded, eps,
+        pointer(ffi, q), pointer(ffi, total), pointer(ffi, row), pointer(ffi, xs),
+        ffi.NULL if weight is None else pointer(ffi, weights), len(x), padded, eps,
     )  # fmt: skip
     assert not q[:, 1:].any()
-    return q[:, 0].reshape(-1), int(total[0]), s
+    return q[:, 0].copy().view(np.int8).reshape(-1), int(total[0]), s
 
 
 @quick
@@ -150,6 +251,15 @@ def test_norm_and_quantisation(tables, n, kind, seed):
         assert got[1:] == want[1:]
 
 
+def test_quantisation_without_a_norm(tables):
+    x = np.random.default_rng(0).normal(size=37)
+    s = 127 / np.abs(x).max()
+    for name in tables["sets"]:
+        q, total, scale = norm_quantise(tables, name, x, None, 1e-5)
+        np.testing.assert_array_equal(q[:37], np.round(x * s))
+        assert (scale, total) == (s, q.sum())
+
+
 def test_ties_round_to_even(tables):
     x = np.array([127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5] + [0.0] * 8)  # the largest is 127: codes are x, rounded
     for name in tables["sets"]:
@@ -158,33 +268,59 @@ def test_ties_round_to_even(tables):
 
 
 @quick
+@given(st.integers(1, 400), st.sampled_from([1e-30, 1.0, 1e100]), st.sampled_from(["bf16", "fp32"]), seeds)
+def test_norm_and_rounding(tables, n, size, kind, seed):
+    rng = np.random.default_rng(seed)
+    padded, ffi = -(-n // 16) * 16, tables["ffi"]
+    x, weight, row = np.zeros(padded), np.zeros(padded), np.zeros(padded)
+    x[:n], weight[:n] = rng.normal(size=n) * size, rng.uniform(0.5, 1.5, n)
+    normed = x / np.sqrt((x[:n] ** 2).mean() + 1e-5) * weight
+    bits = []
+    for table in tables["sets"].values():
+        q = aligned((padded if kind == "fp32" else padded // 2, TILE_TOKENS, 4), np.uint8)
+        table.norm_round(
+            pointer(ffi, q), FORMATS.index(kind), pointer(ffi, row), pointer(ffi, x), pointer(ffi, weight),
+            n, padded, 1e-5,
+        )  # fmt: skip
+        assert not q[:, 1:].any()
+        bits.append(q[:, 0].copy().view(np.uint16 if kind == "bf16" else np.uint32).reshape(-1))
+        np.testing.assert_array_equal(bits[-1], bits[0])
+    got = from_bf16(bits[0]) if kind == "bf16" else bits[0].view(np.float32)
+    np.testing.assert_allclose(got, normed, rtol=2.0**-8 if kind == "bf16" else 2.0**-23, atol=2.0**-50)
+
+
+@quick
 @given(st.integers(1, 8), st.sampled_from([1, 1000, 2**31 - 1]), seeds)
 def test_elementwise_kernels(tables, vectors, largest, seed):
     rng = np.random.default_rng(seed)
     n = 16 * vectors
-    a, b = (rng.integers(-largest, largest, n, dtype=np.int32) for _ in range(2))
-    scale, other = rng.uniform(1e-6, 1, 2)
-    start, rope = rng.normal(size=n), rng.normal(size=n)
-    half = int(rng.integers(1, n // 2 + 1))
+    sums = rng.integers(-largest, largest, n, dtype=np.int32)
+    scale = float(rng.uniform(1e-6, 1))
+    a, b, rows, rope = (rng.normal(size=n) for _ in range(4))
+    half, gate = int(rng.integers(1, n // 2 + 1)), sums * scale
     ffi, results = tables["ffi"], {}
     for name, table in tables["sets"].items():
-        out = [np.zeros(n), np.zeros(n), start.copy(), np.zeros(n)]
-        table.gated(pointer(ffi, out[0]), pointer(ffi, a), pointer(ffi, b), scale, other, n)
-        table.scaled(pointer(ffi, out[1]), pointer(ffi, a), scale, n - half % 8)
-        table.add_scaled(pointer(ffi, out[2]), pointer(ffi, a), scale, n)
-        table.rotated(pointer(ffi, out[3]), pointer(ffi, a), scale, pointer(ffi, rope), half)
+        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n), np.zeros(n)]
+        table.scaled(pointer(ffi, out[0]), pointer(ffi, sums), scale, n - half % 8)
+        table.scaled_rows(pointer(ffi, out[1]), pointer(ffi, sums), pointer(ffi, rows), scale, n)
+        table.gated(pointer(ffi, out[2]), pointer(ffi, a), pointer(ffi, b), n)
+        table.added(pointer(ffi, out[3]), pointer(ffi, b), n)
+        table.rotated(pointer(ffi, out[4]), pointer(ffi, a), pointer(ffi, rope), half)
+        table.gated_silu(pointer(ffi, out[5]), pointer(ffi, gate), pointer(ffi, b), n)
         results[name] = out
-    gate, up = np.maximum(a, 0) * scale, b * other
-    np.testing.assert_allclose(results["scalar"][0], gate**2 * up, rtol=1e-13)
-    np.testing.assert_array_equal(results["scalar"][1][: n - half % 8], (a * scale)[: n - half % 8])
-    np.testing.assert_array_equal(results["scalar"][2], start + a * scale)
-    turned = (a[:half] + 1j * a[half : 2 * half]) * scale * (rope[:half] + 1j * rope[half : 2 * half])
-    np.testing.assert_allclose(
-        results["scalar"][3][: 2 * half], [*turned.real, *turned.imag], rtol=1e-9, atol=1e-6 * scale
-    )
+    want = results["scalar"]
+    np.testing.assert_array_equal(want[0][: n - half % 8], (sums * scale)[: n - half % 8])
+    np.testing.assert_array_equal(want[1], sums * scale * rows)
+    np.testing.assert_allclose(want[2], np.maximum(a, 0) ** 2 * b, rtol=1e-13)
+    np.testing.assert_array_equal(want[3], a + b)
+    gate = gate.astype(np.longdouble)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(want[5], (gate / (1 + np.exp(-gate)) * b).astype(float), rtol=1e-13, atol=1e-280)
+    turned = (a[:half] + 1j * a[half : 2 * half]) * (rope[:half] + 1j * rope[half : 2 * half])
+    np.testing.assert_allclose(want[4][: 2 * half], [*turned.real, *turned.imag], rtol=1e-9, atol=1e-12)
     for out in results.values():
-        for got, want in zip(out, results["scalar"], strict=True):
-            np.testing.assert_array_equal(got, want)
+        for got, expected in zip(out, want, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 @quick

@@ -32,9 +32,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run(driver: Path, files: list[Path], timeout: float = 300) -> list[str]:
+def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> list[str]:
     """The driver's line for each file."""
-    done = subprocess.run([driver, *files], capture_output=True, text=True, errors="replace", timeout=timeout)
+    done = subprocess.run([driver, *flags, *files], capture_output=True, text=True, errors="replace", timeout=timeout)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
     lines = done.stdout.splitlines()
     assert len(lines) == len(files)
@@ -45,13 +45,19 @@ def run(driver: Path, files: list[Path], timeout: float = 300) -> list[str]:
     ("model", "kind"),
     [
         (TinyModel(width=256, ffn=256, blocks=1, context=512), "TQ2_0"),
+        (TinyModel(width=256, ffn=256, blocks=1), "TQ1_0"),
         (TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2), "I2_S"),
-        (TinyModel(width=96, ffn=36, heads=3, kv_heads=1, blocks=1), "I2_S"),
     ],
-    ids=["tq2_0", "i2_s", "odd"],
+    ids=["tq2_0", "tq1_0", "i2_s"],
 )
 def test_every_instruction_set_and_thread_count_gives_the_same_bits(driver, tmp_path, model, kind):
     (line,) = run(driver, [model.write(tmp_path / "model.gguf", kind)])
+    assert line.startswith("ok "), line
+
+
+def test_every_format_and_pooling_gives_the_same_bits(driver, tmp_path):
+    model = TinyModel(width=48, ffn=36, heads=3, kv_heads=1, blocks=1, weights="F16")
+    (line,) = run(driver, [model.write(tmp_path / "model.gguf")], "--thorough")
     assert line.startswith("ok "), line
 
 

@@ -7,8 +7,9 @@ import pytest
 from tiny_models import TinyModel
 
 from bitrl.core.errors import UsageError
+from bitrl.core.loading import load_backbone
 from bitrl.plugins.backbones import BitNetOptions
-from bitrl.plugins.backbones.bitnet import BitNet
+from bitrl.plugins.backbones.bitnet import BitNet, token_ids
 from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import ModelFileError, seal
 
@@ -53,6 +54,15 @@ def test_options_change_features_and_identity(path: str) -> None:
     same = BitNet(BitNetOptions(model=path, threads=3, layers=2))
     assert same.identity == plain.identity
     np.testing.assert_array_equal(same.encode(TEXTS), plain.encode(TEXTS))
+
+
+@pytest.mark.parametrize(("name", "format"), [("int8", "int8"), ("int4", "int4"), ("fp16", "bf16")])
+def test_the_same_model_in_other_formats(path: str, name: str, format: str) -> None:
+    other = load_backbone(name, path)
+    plain = BitNet(BitNetOptions(model=path))
+    np.testing.assert_array_equal(other.encode(TEXTS), Engine(path, format).encode(token_ids(plain.tokenizer, TEXTS)))
+    assert other.identity != plain.identity
+    assert other.identity["format"] == format
 
 
 def test_projection_is_fixed_and_does_not_depend_on_the_batch(path: str) -> None:
