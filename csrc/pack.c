@@ -149,15 +149,15 @@ static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm,
 {
     size_t padded = round_up(m->columns, PAD), bytes = tile_bytes(TERNARY, padded);
     float found = 0;
-    bool exact = true;
+    bool exact = true, must_be = bitrl_format_of(tensor->type) == TERNARY;
     double total = 0;
     for (size_t r = 0; r < round_up(m->rows, TILE_ROWS); r++) {
         memset(codes, 0, padded); /* rows of padding are zeros */
         if (r < m->rows && !bitrl_read_row(row, tensor, arm, source_row(r, turned))) return PACK_NOT_FINITE;
         if (r < m->rows && scale == 0) {
             exact &= ternary_row(codes, row, m->columns, &found);
-            if (!exact && bitrl_format_of(tensor->type) == TERNARY) return PACK_NOT_TERNARY;
-            for (size_t c = 0; c < m->columns; c++) total += fabs((double)row[c]);
+            if (!exact && must_be) return PACK_NOT_TERNARY;
+            for (size_t c = 0; c < m->columns && !must_be; c++) total += fabs((double)row[c]);
         } else if (r < m->rows)
             for (size_t c = 0; c < m->columns; c++) codes[c] = quantised(row[c], scale, -1, 1);
         put_ternary(m->data + r / TILE_ROWS * bytes, r % TILE_ROWS, codes, padded);
