@@ -47,4 +47,8 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: 
 
 
 def _nearest(name: str, candidates: dict[str, str], cutoff: float) -> list[str]:
-    return [candidates[match] for match in difflib.get_close_matches(name.lower(), candidates, n=2, cutoff=cutoff)]
+    """The nearest candidate, and a second one only if it is nearly the same too: a poor guess is worse than none."""
+    name = name.lower()
+    first = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
+    more = difflib.get_close_matches(name, candidates, n=2, cutoff=0.8)
+    return [candidates[match] for match in dict.fromkeys(first + more)]

@@ -259,8 +259,11 @@ class ArrayMetric(Climb):
 
 
 class Explores(Climb):
+    calls = 0
+
     def act(self, features: np.ndarray) -> np.ndarray:
-        return np.random.default_rng().integers(0, 2, len(features))
+        self.calls += 1
+        return np.full(len(features), self.calls % 2)
 
 
 class Traces(Climb):
