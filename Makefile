@@ -33,6 +33,7 @@ docs: $(VENV)/.installed  # write the generated pages of docs/
 
 bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/encode.py
 
 clean:  # remove everything that was made, runs excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bitrl/_engine.* csrc/_engine.*

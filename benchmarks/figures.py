@@ -37,12 +37,12 @@ def figures() -> str:
                 f"| {found['runs'][0]['steps']:,} | {found['max_train_seconds']:.0f} s at most "
                 f"| {found['max_peak_rss_mb']:.0f} MB |"
             )
-    against = result("ppo-against-sb3-50000").get("results")
+    against = result("ppo-against-sb3-100000").get("results")
     if against:
         lines += [
             "",
             "Without a language model (`--backbone mlp -o algo.preset=standard`), against Stable-Baselines3's PPO with "
-            "the same settings, taking turns in one run, 50,000 steps, five seeds:",
+            "the same settings, taking turns in one run, 100,000 steps, five seeds:",
             "",
             "| | return | steps per second |",
             "|---|---|---|",
@@ -54,6 +54,13 @@ def figures() -> str:
     encode = result("encode").get("results")
     if encode:
         lines += ["", encode_line(encode)]
+    startup = result("startup").get("results")
+    if startup:
+        lines += [
+            "",
+            f"`bitrl --help` takes {startup['bitrl --help (median ms)']:.0f} ms and `bitrl list` "
+            f"{startup['bitrl list (median ms)']:.0f} ms.",
+        ]
     processor = result("learning-CartPole-v1-bitnet-json").get("processor")
     if processor:
         lines += ["", f"Measured on two cores of an {processor['name']} ({', '.join(processor['features'])})."]

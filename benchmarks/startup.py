@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+from record import save
+
 BITRL = "from bitrl.cli import main; main()"
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
@@ -27,16 +29,14 @@ def milliseconds(command: list[str]) -> float:
 def main(repeats: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(repeats):
-        for (
-            name,
-            command,
-        ) in COMMANDS.items():  # in turns, so that what else the machine does falls on all alike
+        for name, command in COMMANDS.items():  # in turns: what else the machine does falls on all alike
             times[name].append(milliseconds(command))
     bare = statistics.median(times["python -c pass"])
     print(f"median (fastest) of {repeats} runs")
     for name, found in times.items():
         median = statistics.median(found)
         print(f"{name:<15} {median:6.0f} ms ({min(found):.0f} ms)   {median / bare:4.1f} x python -c pass")
+    save("startup", {f"{name} (median ms)": round(statistics.median(found), 1) for name, found in times.items()})
 
 
 if __name__ == "__main__":
