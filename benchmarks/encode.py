@@ -72,7 +72,7 @@ def main() -> None:
             for name, work in parts.items():
                 times[name].append(seconds(work))
             if limit is not None:
-                times["limit"].append(seconds(lambda: limit.dot_products(ctypes.c_uint64(100_000)), 1))
+                times["limit"].append(seconds(lambda: limit.dot_products(ctypes.c_uint64(2_000_000)), 1))
         median = {name: statistics.median(found) for name, found in times.items() if found}
         work = multiply_adds(backbone.engine) * tokens
         row = {
@@ -86,7 +86,7 @@ def main() -> None:
             "engine_gmac_per_second": work / median["engine"] / 1e9,
         }
         if limit is not None:
-            most = 100_000 * 24 * 64 / median["limit"] * threads
+            most = 2_000_000 * 12 * 64 / median["limit"] * threads
             row |= {"limit_gmac_per_second": most / 1e9, "peak_fraction": work / median["engine"] / most}
         results["threads"][str(threads)] = row
         print(f"{threads} thread(s): {row}")
