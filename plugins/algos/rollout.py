@@ -48,11 +48,16 @@ class Rollout:
 
 @attrs.define
 class Episodes:
-    """The episodes under way: return and length so far, and whether the next step only resets the environment."""
+    """The episodes under way: return and length so far, and whether the next step only resets the environment.
+
+    `features` are those of the current observations, as the last rollout left them; None before the first one, and
+    after a resume, when they are computed again.
+    """
 
     returns: np.ndarray
     lengths: np.ndarray
     resetting: np.ndarray
+    features: np.ndarray | None = None
 
     @classmethod
     def start(cls, num_envs: int) -> Episodes:
@@ -81,7 +86,7 @@ def collect(
     n = envs.num_envs
     rewards = np.zeros((steps, n), np.float32)
     terminated, truncated, valid = (np.zeros((steps, n), bool) for _ in range(3))
-    features: list[np.ndarray] = [features_of(task.observations)]
+    features: list[np.ndarray] = [features_of(task.observations) if episodes.features is None else episodes.features]
     actions: list[np.ndarray] = []
     final_steps: list[tuple[int, int]] = []
     final_observations: list[Any] = []
@@ -111,6 +116,7 @@ def collect(
         features.append(features_of(observations))
         task.observations = observations
         task.progress(taken + (t + 1) * n)
+    episodes.features = features[-1]
     return Rollout(
         features=np.stack(features),
         actions=np.stack(actions),

@@ -109,6 +109,25 @@ def test_an_episodes_return_goes_on_over_rollouts():
     assert [piece.returns.tolist() for piece in pieces] == [[], [], [5]]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_every_state_is_turned_into_features_once(mode):
+    seen = []
+
+    class Counting(Identity):
+        def __call__(self, observations):
+            seen.extend(np.ravel(observations).tolist())
+            return super().__call__(observations)
+
+    envs = SyncVectorEnv([lambda: Corridor(99, 4)], autoreset_mode=mode)
+    observations, _ = envs.reset(seed=0)
+    task = Task(envs=envs, observations=observations, features=Counting(), seed=0, progress=lambda step: None)
+    episodes = Episodes.start(1)
+    for _ in range(5):
+        collect(task, episodes, lambda features, t: np.zeros(1, int), 3)
+    # States of this corridor never repeat: 15 steps lead to 15 new ones, and SAME_STEP also shows each episode's last.
+    assert len(seen) == len(set(seen))
+
+
 def test_environments_that_do_not_reset_themselves_are_refused():
     with pytest.raises(ValueError, match="does not reset itself"):
         rollout_of(AutoresetMode.DISABLED, [(5, 99)], 2)
