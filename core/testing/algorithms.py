@@ -67,7 +67,7 @@ def check_algorithm(component: str | AlgorithmRecord, *, env: str | None = None,
     Raises:
         ConformanceError: the contract is broken; one line for each check that failed.
     """
-    record: AlgorithmRecord = resolve("algorithm", component)  # type: ignore[assignment]
+    record = resolve(AlgorithmRecord, component)
     demand(algorithm_outcomes(record, ((env, Plain),) if env is not None else WORLDS, **options))
 
 

@@ -64,7 +64,7 @@ def check_backbone(component: str | BackboneRecord, **options: Any) -> None:
     Raises:
         ConformanceError: the contract is broken; one line for each check that failed.
     """
-    record: BackboneRecord = resolve("backbone", component)  # type: ignore[assignment]
+    record = resolve(BackboneRecord, component)
     demand(backbone_outcomes(record, **options))
 
 

@@ -43,7 +43,7 @@ def check_environment(component: str | EnvironmentRecord, *, id: str | None = No
     Raises:
         ConformanceError: the contract is broken; one line for each check that failed.
     """
-    record: EnvironmentRecord = resolve("environment", component)  # type: ignore[assignment]
+    record = resolve(EnvironmentRecord, component)
     demand(environment_outcomes(record, record.name if id is None else id, **options))
 
 

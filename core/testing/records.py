@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import TypeVar
 
 import attrs
 
@@ -15,6 +16,8 @@ from bitrl.core.options import describe, parse
 from bitrl.core.records import EnvironmentRecord, Record
 from bitrl.core.registry import HOOKS, registry
 from bitrl.testing.outcomes import Check, ConformanceError, expect
+
+R = TypeVar("R", bound=Record)
 
 HEAVY = ("gymnasium", "jax", "matplotlib", "numpy", "pandas", "scipy", "tensorflow", "torch", "transformers")
 """What reading a record must not import: `bitrl --help` and `bitrl list` read every record there is."""
@@ -33,16 +36,17 @@ print(json.dumps(sorted(set(sys.argv[3:]) & set(sys.modules))))
 """
 
 
-def resolve(kind: str, component: str | Record) -> Record:
-    """The record called `component`, or `component` itself if it is a record.
+def resolve(expected: type[R], component: str | Record) -> R:
+    """The record called `component` of the kind that `expected` stands for, or `component` itself if it is a record.
 
     Raises:
         UsageError: there is no such component. ConformanceError: the record is of another kind.
     """
     if isinstance(component, str):
-        return registry().find(kind, component)
-    expected = HOOKS[kind][1]
-    expect(isinstance(component, expected), f"expected a {expected.__name__}, got {component!r}")
+        [kind] = [kind for kind, (_, record_class) in HOOKS.items() if record_class is expected]
+        component = registry().find(kind, component)
+    if not isinstance(component, expected):
+        raise ConformanceError(f"expected a {expected.__name__}, got {component!r}")
     return component
 
 

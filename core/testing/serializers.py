@@ -47,7 +47,7 @@ def check_serializer(component: str | SerializerRecord, *, env: str | None = Non
     Raises:
         ConformanceError: the contract is broken; one line for each check that failed.
     """
-    record: SerializerRecord = resolve("serializer", component)  # type: ignore[assignment]
+    record = resolve(SerializerRecord, component)
     demand(serializer_outcomes(record, (env,) if env is not None else ENVIRONMENTS, **options))
 
 
