@@ -22,7 +22,7 @@ enum {
 
 enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 
-typedef struct bitrl_file bitrl_file;       /* a mapped GGUF file, its header checked */
+typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a mapped GGUF file, or a caller's table */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
 
@@ -44,6 +44,7 @@ typedef struct {
     uint64_t shape[4]; /* fastest dimension first, as in the file; 1 beyond dims */
     const uint8_t *data;
     uint64_t bytes;
+    float scale; /* every weight is multiplied with it, for types that carry none themselves; 1 in GGUF */
 } bitrl_tensor;
 
 /* How a file is to be run. */
@@ -62,6 +63,11 @@ typedef struct {
 } bitrl_shape;
 
 int bitrl_file_open(const char *path, bitrl_file **file, char *error);
+/* A file made of a caller's table, checked as a GGUF header is: a Hugging Face checkpoint under GGUF's names. Names and
+ * values are copied. Tensor data must lie in read-only mappings that outlive the file: their pages are given back to the
+ * system once they are packed. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
+int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
+                        bitrl_file **file, char *error);
 void bitrl_file_close(bitrl_file *file);
 uint64_t bitrl_file_size(const bitrl_file *file);
 uint64_t bitrl_file_data_offset(const bitrl_file *file); /* where the tensor data begin */

@@ -21,7 +21,8 @@ enum {
     GGML_BF16 = 30,
     GGML_TQ1_0 = 34,
     GGML_TQ2_0 = 35,
-    GGML_I2_S = 36
+    GGML_I2_S = 36,
+    HF_PACKED = 1000 /* not GGML's: ternary weights as transformers packs them; see read_packed in weights.c */
 };
 enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
 
@@ -30,13 +31,15 @@ int bitrl_fail(char *error, int code, const char *format, ...) __attribute__((fo
 
 const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
 const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
+/* Whether rows of q and k, and norms, are as Hugging Face has them, not as llama.cpp's converter changes them. */
+bool bitrl_file_is_hugging_face(const bitrl_file *file);
 void bitrl_file_release(const bitrl_tensor *tensor); /* gives its pages back to the system */
 
 /* One type of weights (weights.c): `block` weights lie in `bytes` bytes. */
 typedef struct {
     const char *name;
     uint32_t type, block, bytes;
-    void (*read)(float *restrict out, const uint8_t *restrict from, size_t n); /* NULL: I2_S, not made of whole rows */
+    void (*read)(float *restrict out, const uint8_t *restrict from, size_t n); /* NULL: not row by row */
 } weight_type;
 
 const weight_type *bitrl_weight_type(uint32_t type); /* NULL for types that cannot be read */

@@ -225,7 +225,7 @@ static int load_matrix(const loader *l, size_t i, const char *name, size_t colum
 static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block *b)
 {
     size_t width = shape->width, ffn = shape->ffn, kv = shape->kv_heads * shape->head_dim;
-    size_t turned = l->architecture.turned ? shape->head_dim : 0;
+    size_t turned = l->architecture.turned && !bitrl_file_is_hugging_face(l->file) ? shape->head_dim : 0;
     bool sub_norms = l->architecture.sub_norms;
     int status;
     if ((status = load_norm(l, i, "attn_norm", width, &b->attn_norm)) ||

@@ -17,7 +17,8 @@ matrix_format bitrl_format_of(uint32_t type)
     switch (type) {
     case GGML_TQ1_0:
     case GGML_TQ2_0:
-    case GGML_I2_S: return TERNARY;
+    case GGML_I2_S:
+    case HF_PACKED: return TERNARY;
     case GGML_Q8_0:
     case GGML_Q6_K: return INT8;
     case GGML_Q4_0:
