@@ -15,7 +15,8 @@ class BitNetOptions:
     """Options of the language model, the same in every format."""
 
     model: str | None = option(
-        None, "GGUF file of the model, its weights in any type; unset: the starter model in the package"
+        None,
+        "GGUF file, or directory with config.json and safetensors; unset: the starter model in the package",
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last"] = option(
@@ -27,6 +28,10 @@ class BitNetOptions:
     )
     activation: Literal["relu2", "silu"] | None = option(
         None, "the feed-forward network's activation, for files that do not name it; unset: the file must"
+    )
+    linear_class: Literal["bitlinear", "autobitlinear"] | None = option(
+        None,
+        "whether weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not say",
     )
     projection: int | None = option(
         None, "project the features to this width by a fixed random matrix; unset: do not", above(0)

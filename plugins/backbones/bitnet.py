@@ -5,7 +5,6 @@ The formats share everything but the product of a matrix and a vector; any of th
 Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
 """
 
-import hashlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,8 +16,7 @@ from tokenizers import Tokenizer
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import BitNetOptions
 from bitrl.plugins.backbones.engine import Engine, ModelFileError
-from bitrl.plugins.backbones.model_file import HEADER_KEY
-from bitrl.plugins.backbones.tokenizer import tokenizer_from_metadata
+from bitrl.plugins.backbones.tokenizer import tokenizer_of
 
 STARTER = "starter.gguf"
 
@@ -40,9 +38,10 @@ class BitNet:
             threads=options.threads,
             i2s_packing=options.i2s_packing,
             activation=options.activation,
+            linear_class=options.linear_class,
         )
         metadata = self.engine.metadata
-        self.tokenizer = tokenizer_from_metadata(metadata, self.engine.path)
+        self.tokenizer = tokenizer_of(self.engine.file)
         if self.tokenizer.get_vocab_size() > self.engine.vocabulary:
             raise ModelFileError(
                 path,
@@ -53,11 +52,12 @@ class BitNet:
         self.projection = projection_matrix(self.engine.width, options.projection) if options.projection else None
         self.width = options.projection or self.engine.width
         self.identity: dict[str, Any] = {
-            "model_sha256": metadata.get(HEADER_KEY) or _sha256(path),  # the header's digest covers the tensors'
+            "model_sha256": self.engine.file.sha256(),
             "format": format if format != "ternary" else None,
             "layers": self.engine.blocks,
             "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
             "activation": options.activation,
+            "linear_class": options.linear_class,
             "pooling": self.pooling,
             "projection": options.projection,
         }
@@ -97,7 +97,7 @@ def starter_path() -> Path:
     if not path.is_file():
         raise UsageError(
             "this installation has no starter model (plugins/backbones/models/starter.gguf): reinstall bitrl, "
-            "or name a GGUF file with -o backbone.model=FILE"
+            "or name a model with -o backbone.model=FILE"
         )
     return path
 
@@ -130,11 +130,6 @@ def _prefix(metadata: dict[str, Any], engine: Engine) -> list[int]:
             engine.path, "asks for a first token (add_bos_token) but does not say which (tokenizer.ggml.bos_token_id)"
         )
     return [token]
-
-
-def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _kinds(inputs: Any) -> str:

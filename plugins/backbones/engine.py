@@ -12,9 +12,10 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile, is_checkpoint
 from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message, seal
 
-__all__ = ["Engine", "ModelFileError", "formats", "instruction_sets", "seal"]
+__all__ = ["Engine", "ModelFileError", "formats", "instruction_sets", "open_model", "seal"]
 
 _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
 _ERROR_BYTES = 256
@@ -37,14 +38,17 @@ def formats() -> list[str]:
 
 
 class Engine:
-    """A BitNet or Llama model from a GGUF file, ready to encode on `threads` threads (0: every CPU of this process).
+    """A BitNet or Llama model, ready to encode on `threads` threads (0: every CPU of this process).
+
+    `path` names a GGUF file, or a Hugging Face checkpoint: its directory or a .safetensors file beside its config.json.
 
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
-    as int4, F16 and BF16 as bf16, F32 as fp32.
+    as int4, F16 and BF16 as bf16, F32 as fp32; packed safetensors as ternary.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
-    `activation` ("relu2" or "silu") is for files that leave it open, as those of architecture "bitnet" do.
+    `activation` ("relu2" or "silu") is for files that leave it open, as those of architecture "bitnet" do, and
+    `linear_class` ("bitlinear" or "autobitlinear") for packed safetensors that do not say what their weight_scale does.
     Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
     Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
     """
@@ -58,6 +62,7 @@ class Engine:
         isa: str = "auto",
         i2s_packing: str = "x86",
         activation: str | None = None,
+        linear_class: str | None = None,
     ) -> None:
         self.path = os.fspath(path)
         if isa != "auto" and isa not in instruction_sets():
@@ -66,7 +71,7 @@ class Engine:
             raise UsageError(f"unknown format {format!r}; known: {', '.join(formats())}")
         if layers is not None and layers < 1:
             raise UsageError(f"layers must be 1 or more, got {layers}")
-        self.file = ModelFile(path)
+        self.file = open_model(path, activation, linear_class)
         self.verified = self.file.verify()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
         error = ffi.new("char[]", _ERROR_BYTES)
@@ -134,6 +139,13 @@ class Engine:
         if status != lib.BITRL_OK:
             raise UsageError(message(error))
         return out
+
+
+def open_model(
+    path: str | os.PathLike[str], activation: str | None = None, linear_class: str | None = None
+) -> ModelFile | HuggingFaceFile:
+    """A GGUF file or a Hugging Face checkpoint; `activation` and `linear_class` as in Engine. Raises ModelFileError."""
+    return HuggingFaceFile(path, activation, linear_class) if is_checkpoint(path) else ModelFile(path)
 
 
 def available_cpus() -> int:

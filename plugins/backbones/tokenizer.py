@@ -4,12 +4,17 @@ Knows how text is cut into pieces before BPE merges them, and how GGUF names tho
 how a vocabulary is trained, nor what the model does with the ids.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from bitrl.plugins.backbones.model_file import ModelFileError
+from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
 
 BITRL_PATTERN = "|".join(
     [
@@ -31,17 +36,18 @@ BITRL_PATTERN = "|".join(
 )
 """How bitrl's own models cut text (Oniguruma syntax). Lossless: what no branch matches is kept as a piece."""
 
-_LLAMA3_PATTERN = (
+LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+"""How Llama 3's models cut text, and BitNet b1.58 2B-4T with them."""
 
 
 def pre_tokenizer(pre: str = "bitrl") -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer GGUF calls `pre`. Raises KeyError for one that is not known here."""
     if pre == "gpt-2":
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    pattern = {"bitrl": BITRL_PATTERN, "llama-bpe": _LLAMA3_PATTERN, "llama3": _LLAMA3_PATTERN}[pre]
+    pattern = {"bitrl": BITRL_PATTERN, "llama-bpe": LLAMA3_PATTERN, "llama3": LLAMA3_PATTERN}[pre]
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
@@ -72,6 +78,28 @@ def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bi
     tokenizer.pre_tokenizer = pre_tokenizer(pre)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def tokenizer_from_json(text: str, path: str) -> Tokenizer:
+    """The tokenizer that the `tokenizers` library wrote as JSON (tokenizer.json), for plain text alone.
+
+    As in `build_tokenizer`, text that spells a control token is cut like any other; nothing is cut off or padded.
+    Raises ModelFileError naming `path` when the library cannot read it.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+        raise ModelFileError(path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def tokenizer_of(file: ModelFile | HuggingFaceFile) -> Tokenizer:
+    """The tokenizer of a model file or checkpoint. Raises ModelFileError when it has none or a broken one."""
+    text = file.tokenizer_json()
+    return tokenizer_from_metadata(file.metadata(), file.path) if text is None else tokenizer_from_json(text, file.path)
 
 
 def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer:
