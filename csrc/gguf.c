@@ -466,3 +466,4 @@ void bitrl_file_release(const bitrl_tensor *tensor)
     uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
+

@@ -24,14 +24,14 @@ enum {
     GGML_I2_S = 36,
     HF_PACKED = 1000 /* not GGML's: ternary weights as transformers packs them; see read_packed in weights.c */
 };
-enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
+enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
 
 /* Writes a message and returns `code`, so that a check is one line. */
 int bitrl_fail(char *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
 const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
-/* Whether rows of q and k, and norms, are as Hugging Face has them, not as llama.cpp's converter changes them. */
+/* Put together from Hugging Face's files: heads of q and k are not interleaved, gemma's norms lack their 1. */
 bool bitrl_file_is_hugging_face(const bitrl_file *file);
 void bitrl_file_release(const bitrl_tensor *tensor); /* gives its pages back to the system */
 
@@ -60,8 +60,9 @@ typedef struct {
     matrix_format format;
     size_t rows, columns;
     uint8_t *data;     /* [row tiles, tile_bytes] */
-    double scale;      /* of a ternary matrix */
+    double scale;      /* of the whole matrix */
     double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
+    double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none */
 } matrix;
 
 typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
@@ -72,15 +73,21 @@ matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is r
 
 typedef struct {
     matrix q, k, v, o, gate, up, down;
-    double *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* [columns of what follows], zero padded; or NULL */
+    double *attn_norm, *ffn_norm;           /* [P(width)] before q, k and v, and before gate and up */
+    double *q_norm, *k_norm;                /* [P(head_dim)] of each head, before the rotation; or NULL */
+    double *post_attn_norm, *post_ffn_norm; /* [P(width)] before what is added to the residual stream; or NULL */
+    bool local;                             /* sees a window, and rotates by its own base */
 } block;
 
-typedef enum { RELU2, SILU } activation_function;
+typedef enum { RELU2, SILU, GELU } activation_function; /* GELU by its tanh approximation */
 
 /* What a file's architecture says beyond its shape. */
 typedef struct {
     const char *name;
     bool sub_norms;       /* a norm before attn_output and ffn_down */
+    bool input_norms;     /* a norm before each projection */
+    bool head_norms;      /* a norm of each head of q and k */
+    bool gemma;           /* norms after attention and feed-forward too, a scaled embedding, local blocks */
     bool turned;          /* rows of q and k: the two halves of each head's rotation are interleaved */
     bool says_activation; /* else the file must, or the caller */
     activation_function activation;
@@ -91,10 +98,20 @@ struct bitrl_model {
     architecture architecture;
     const bitrl_kernels *kernels;
     const bitrl_tensor *embedding; /* [vocabulary, width], in the mapped file */
+    const bitrl_tensor *head;      /* [vocabulary, width] likewise, what makes logits; often the embedding */
+    double *output_norm;           /* [P(width)] before the head; or NULL */
+    double embedding_scale;        /* of what the embedding gives */
+    double attention_scale;        /* of the scores */
+    double local_rope_theta;       /* of local blocks */
+    uint64_t window;               /* tokens that local blocks see, the token itself included; 0: there are no local blocks */
     bool i2s_arm;
     matrix_format format;
     block *blocks; /* [shape.blocks] */
 };
+
+/* Fills in all of *model that keys say, and blocks that are empty but for `local` (architecture.c). Wants model->i2s_arm.
+ * What *model owns must be freed in any case. */
+int bitrl_read_architecture(const bitrl_file *file, const bitrl_options *options, bitrl_model *model, char *error);
 
 /* One thread's working memory for `tokens` tokens, carved out of one allocation. P(n) is n rounded up to PAD. */
 typedef struct {
@@ -102,22 +119,22 @@ typedef struct {
     size_t tokens, longest; /* capacity: tokens in a chunk, tokens in its longest text */
     double *x;              /* [tokens, P(width)] residual stream */
     double *q, *k, *v;      /* [tokens, heads * P(head_dim)], k and v with kv_heads */
-    double *attended;       /* [tokens, P(width)] */
-    int32_t *sums;          /* [tokens, max(P(width) + 2 P(kv width), 2 P(ffn))] results of a product, or floats */
-    double *values;         /* [max(P(width) + 2 P(kv width), 2 P(ffn))] one token's, scaled */
-    uint8_t *activations;   /* of up to P(max(width, ffn)) columns, see kernels.h */
-    double *scale;          /* [tokens] the s of q = round(x * s) */
+    double *attended;       /* [tokens, P(heads * head_dim)] */
+    int32_t *sums;          /* [tokens, most] results of products, or floats; most: P(width), those of q, k, v or gate, up */
+    double *values;         /* [most] one token's, scaled */
+    uint8_t *activations;   /* of up to P(widest) columns, see kernels.h; widest: width, ffn or heads * head_dim */
+    double *scale[3];       /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;      /* [tokens] sum of a token's codes */
     float *embedded;        /* [P(width)] a row of the embedding */
-    double *row, *hidden;   /* [P(max(width, ffn))] one token: normalised, and inside the feed-forward network */
+    double *row, *hidden;   /* [P(widest)] one token: normalised, and normalised before or in the feed-forward network */
     uint8_t *unpacked;      /* scratch of the products */
     double *attention;      /* scratch of the attention kernel */
 } scratch;
 
-/* Runs the model on whole texts. tokens: [sum(lengths)]; rope: [>= longest, head_dim] cosines, then sines.
- * The residual stream after the last block is left in s->x. */
-void bitrl_forward(const bitrl_model *model, scratch *s, const double *rope, const int32_t *tokens,
-                   const uint64_t *lengths, size_t texts);
+/* Runs the model on whole texts. tokens: [sum(lengths)]; rope: [>= longest, head_dim] cosines, then sines, and those of
+ * local blocks, which may be NULL where there are none. The residual stream after the last block is left in s->x. */
+void bitrl_forward(const bitrl_model *model, scratch *s, const double *rope, const double *local_rope,
+                   const int32_t *tokens, const uint64_t *lengths, size_t texts);
 
 /* A pool of threads that run one function together (threads.c). */
 typedef struct pool pool;

@@ -91,6 +91,10 @@ typedef struct {
     void (*norm_round)(uint8_t *restrict q, matrix_format format, double *restrict row, const double *restrict x,
                        const double *restrict weight, size_t n, size_t padded, double eps);
 
+    /* The same norm: out = n. out, x, weight: [padded]. */
+    void (*normalise)(double *restrict out, const double *restrict x, const double *restrict weight, size_t n,
+                      size_t padded, double eps);
+
     /* x[i] = y[i] * scale; both [n], any n. */
     void (*scaled)(double *restrict x, const int32_t *restrict y, double scale, size_t n);
 
@@ -104,6 +108,10 @@ typedef struct {
     /* h[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; all [padded]. */
     void (*gated_silu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
 
+    /* h[i] = g / (1 + exp(-2 u)) * up[i] with g = gate[i], u = sqrt(2 / pi) * (g + 0.044715 g^3), which is the tanh
+     * approximation of gelu(g) * up[i]; all [padded]. */
+    void (*gated_gelu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
+
     /* x[i] += y[i]; both [padded]. */
     void (*added)(double *restrict x, const double *restrict y, size_t padded);
 
@@ -111,11 +119,13 @@ typedef struct {
      * rope: [2 half] cosines, then sines. */
     void (*rotated)(double *restrict x, const double *restrict y, const double *restrict rope, size_t half);
 
-    /* One text, one query head. q, k: [length, stride] rotated; v: [length, stride]; out: [length, out_stride], head_dim
-     * columns written. head_dim columns padded with zeros to PAD in q, k, v. scratch: attention_scratch() doubles. */
+    /* One text, one query head: softmax(q k scale) v. q, k: [length, stride] rotated; v: [length, stride];
+     * out: [length, out_stride], head_dim columns written. head_dim columns padded with zeros to PAD in q, k, v.
+     * Query i sees the keys j <= i with i - j < window; all of them with window 0.
+     * scratch: attention_scratch() doubles. */
     void (*attend)(double *restrict out, size_t out_stride, const double *restrict q, size_t q_stride,
                    const double *restrict k, const double *restrict v, size_t kv_stride, size_t length,
-                   size_t head_dim, double *restrict scratch);
+                   size_t head_dim, double scale, size_t window, double *restrict scratch);
 } bitrl_kernels;
 
 /* Bytes of scratch a product needs: two tiles, a byte a weight. */

@@ -169,8 +169,8 @@ MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL)
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni", {ternary_product, int8_product, int4_product, bf16_product_without, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, added, rotated, attend};
 const bitrl_kernels bitrl_kernels_avx512bf16 = {
     "avx512bf16", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, added, rotated, attend};
 #endif

@@ -108,6 +108,14 @@ TARGET static void norm_round(uint8_t *restrict q, matrix_format format, double 
     }
 }
 
+TARGET static void normalise(double *restrict out, const double *restrict x, const double *restrict weight, size_t n,
+                             size_t padded, double eps)
+{
+    double largest;
+    v8 inverse = v8_set(norm(out, &largest, x, weight, n, padded, eps));
+    for (size_t i = 0; i < padded; i += 8) v8_store(out + i, v8_mul(v8_load(out + i), inverse));
+}
+
 TARGET static void scaled(double *restrict x, const int32_t *restrict y, double scale, size_t n)
 {
     size_t i = 0;
@@ -130,15 +138,30 @@ TARGET static void gated(double *restrict h, const double *restrict gate, const 
     }
 }
 
+/* g / (1 + exp(-z)), where z has the sign of g. With e = exp(-|z|): g / (1 + e) from zero on, g * e / (1 + e) below;
+ * nothing overflows. */
+TARGET static inline v8 v8_times_sigmoid(v8 g, v8 z)
+{
+    v8 zero = v8_set(0), e = v8_exp(v8_sub(zero, v8_abs(z)));
+    v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
+    return v8_div(v8_sub(above, v8_mul(below, e)), v8_add(v8_set(1), e));
+}
+
 TARGET static void gated_silu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
 {
-    v8 zero = v8_set(0), one = v8_set(1);
     for (size_t i = 0; i < padded; i += 8) {
-        /* With e = exp(-|g|): g / (1 + e) from zero on, g * e / (1 + e) below; nothing overflows. */
-        v8 g = v8_load(gate + i), e = v8_exp(v8_sub(zero, v8_abs(g)));
-        v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
-        v8 silu = v8_div(v8_sub(above, v8_mul(below, e)), v8_add(one, e));
-        v8_store(h + i, v8_mul(silu, v8_load(up + i)));
+        v8 g = v8_load(gate + i);
+        v8_store(h + i, v8_mul(v8_times_sigmoid(g, g), v8_load(up + i)));
+    }
+}
+
+TARGET static void gated_gelu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
+{
+    const double twice = 1.5957691216057308; /* 2 sqrt(2 / pi) */
+    for (size_t i = 0; i < padded; i += 8) {
+        v8 g = v8_load(gate + i), cubed = v8_mul(v8_mul(g, g), v8_mul(g, v8_set(0.044715)));
+        v8 z = v8_mul(v8_add(g, cubed), v8_set(twice));
+        v8_store(h + i, v8_mul(v8_times_sigmoid(g, z), v8_load(up + i)));
     }
 }
 
@@ -180,21 +203,28 @@ TARGET static inline void unpack_int4(uint8_t *restrict out, const uint8_t *rest
     }
 }
 
-/* p[j] = exp((p[j] - max) * scale) for the keys j <= last, and next to nothing (1e-304) for the later ones up to
- * `final`'s block of eight, which changes no bit of any sum. Returns 1 / sum. */
-TARGET static inline double softmax(double *restrict p, size_t last, size_t final, double scale)
+/* How many of eight numbers from j on are below end. */
+static inline size_t below(size_t end, size_t j) { return end < j ? 0 : end - j < 8 ? end - j : 8; }
+
+/* The first key that query i sees. */
+static inline size_t first_seen(size_t i, size_t window) { return window && i >= window ? i + 1 - window : 0; }
+
+/* p[j] = exp((p[j] - max) * scale) for the keys first <= j <= last, and next to nothing (1e-304) for the others from
+ * `begin`, a multiple of eight, up to `final`'s block of eight, which changes no bit of any sum. Returns 1 / sum. */
+TARGET static inline double softmax(double *restrict p, size_t begin, size_t first, size_t last, size_t final, double scale)
 {
-    static const double hide[16] = {0,         0,         0,         0,         0,         0,         0,         0,
+    static const double hide[24] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY,
+                                    0,         0,         0,         0,         0,         0,         0,         0,
                                     -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
     v8 most = v8_set(-INFINITY), sums = v8_set(0), scales = v8_set(scale);
-    for (size_t j = 0; j <= final; j += 8) {
-        size_t visible = last + 1 < j ? 0 : last + 1 - j < 8 ? last + 1 - j : 8;
-        v8 score = v8_add(v8_load(p + j), v8_load(hide + 8 - visible));
+    for (size_t j = begin; j <= final; j += 8) {
+        v8 early = v8_load(hide + 8 - below(first, j)), late = v8_load(hide + 16 - below(last + 1, j));
+        v8 score = v8_add(v8_load(p + j), v8_add(early, late));
         v8_store(p + j, score);
         most = v8_max(score, most);
     }
     most = v8_set(v8_largest(most));
-    for (size_t j = 0; j <= final; j += 8) {
+    for (size_t j = begin; j <= final; j += 8) {
         v8 weight = v8_exp(v8_mul(v8_sub(v8_load(p + j), most), scales));
         v8_store(p + j, weight);
         sums = v8_add(sums, weight);
@@ -215,14 +245,13 @@ TARGET static inline void store_some(double *to, v8 v, size_t n)
 
 TARGET static void attend(double *restrict out, size_t out_stride, const double *restrict q, size_t q_stride,
                           const double *restrict k, const double *restrict v, size_t kv_stride, size_t length,
-                          size_t head_dim, double *restrict scratch)
+                          size_t head_dim, double scale, size_t window, double *restrict scratch)
 {
     enum { QUERIES = 4 };                           /* share every load of a key or a value */
     size_t keys = (length + 7) / 8 * 8;
     double *restrict kt = scratch;                  /* [head_dim, keys] transposed: eight scores at a time */
     double *restrict p = scratch + keys * head_dim; /* [QUERIES, keys] */
     double *p0 = p, *p1 = p + keys, *p2 = p + 2 * keys, *p3 = p + 3 * keys;
-    double scale = 1.0 / sqrt((double)head_dim);
 
     for (size_t d = 0; d < head_dim; d++) {
         for (size_t j = 0; j < length; j++) kt[d * keys + j] = k[j * kv_stride + d];
@@ -233,9 +262,9 @@ TARGET static void attend(double *restrict out, size_t out_stride, const double 
         size_t left = length - first - 1, i1 = left < 1 ? left : 1, i2 = left < 2 ? left : 2, i3 = left < 3 ? left : 3;
         const double *q0 = q + first * q_stride, *q1 = q0 + i1 * q_stride, *q2 = q0 + i2 * q_stride,
                      *q3 = q0 + i3 * q_stride;
-        size_t final = first + i3;
+        size_t final = first + i3, begin = first_seen(first, window) / 8 * 8;
 
-        for (size_t j = 0; j <= final; j += 8) {
+        for (size_t j = begin; j <= final; j += 8) {
             v8 s0 = v8_set(0), s1 = s0, s2 = s0, s3 = s0;
             for (size_t d = 0; d < head_dim; d++) {
                 v8 key = v8_load(kt + d * keys + j);
@@ -249,12 +278,14 @@ TARGET static void attend(double *restrict out, size_t out_stride, const double 
             v8_store(p2 + j, s2);
             v8_store(p3 + j, s3);
         }
-        v8 inverse0 = v8_set(softmax(p0, first, final, scale)), inverse1 = v8_set(softmax(p1, first + i1, final, scale));
-        v8 inverse2 = v8_set(softmax(p2, first + i2, final, scale)), inverse3 = v8_set(softmax(p3, first + i3, final, scale));
+        v8 inverse0 = v8_set(softmax(p0, begin, first_seen(first, window), first, final, scale));
+        v8 inverse1 = v8_set(softmax(p1, begin, first_seen(first + i1, window), first + i1, final, scale));
+        v8 inverse2 = v8_set(softmax(p2, begin, first_seen(first + i2, window), first + i2, final, scale));
+        v8 inverse3 = v8_set(softmax(p3, begin, first_seen(first + i3, window), first + i3, final, scale));
 
         for (size_t d = 0; d < head_dim; d += 8) {
             v8 a0 = v8_set(0), a1 = a0, a2 = a0, a3 = a0;
-            for (size_t j = 0; j <= final; j++) {
+            for (size_t j = begin; j <= final; j++) {
                 v8 value = v8_load(v + j * kv_stride + d);
                 a0 = v8_fma(value, v8_set(p0[j]), a0);
                 a1 = v8_fma(value, v8_set(p1[j]), a1);

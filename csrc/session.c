@@ -39,7 +39,7 @@ struct bitrl_session {
     size_t thread_count;
     scratch *scratch; /* [thread_count] */
     batch batch;
-    double *rope; /* [positions, head_dim] cosines, then sines */
+    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; the second of local blocks, or NULL */
     size_t positions;
 };
 
@@ -71,18 +71,22 @@ static bool grow_scratch(scratch *s, const bitrl_model *model, size_t tokens, si
     tokens = max(tokens, s->tokens);
     longest = max(longest, s->longest);
     const bitrl_shape *shape = &model->shape;
-    size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), widest = max(width, ffn);
-    size_t head = round_up(shape->head_dim, PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
+    size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD);
+    size_t head = round_up(shape->head_dim, PAD), heads = round_up(shape->heads * shape->head_dim, PAD);
+    size_t kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD), widest = max(max(width, ffn), heads);
+    size_t sums = max(max(heads + 2 * kv_sums, 2 * ffn), width);
     const part parts[] = {
         {(void **)&s->x, tokens * width, sizeof *s->x},
         {(void **)&s->q, tokens * shape->heads * head, sizeof *s->q},
         {(void **)&s->k, tokens * shape->kv_heads * head, sizeof *s->k},
         {(void **)&s->v, tokens * shape->kv_heads * head, sizeof *s->v},
-        {(void **)&s->attended, tokens * width, sizeof *s->attended},
-        {(void **)&s->sums, tokens * max(width + 2 * kv_sums, 2 * ffn), sizeof *s->sums},
-        {(void **)&s->values, max(width + 2 * kv_sums, 2 * ffn), sizeof *s->values},
+        {(void **)&s->attended, tokens * heads, sizeof *s->attended},
+        {(void **)&s->sums, tokens * sums, sizeof *s->sums},
+        {(void **)&s->values, sums, sizeof *s->values},
         {(void **)&s->activations, round_up(tokens, TILE_TOKENS) * steps_of(model->format, widest), 4},
-        {(void **)&s->scale, tokens, sizeof *s->scale},
+        {(void **)&s->scale[0], tokens, sizeof *s->scale[0]},
+        {(void **)&s->scale[1], tokens, sizeof *s->scale[1]},
+        {(void **)&s->scale[2], tokens, sizeof *s->scale[2]},
         {(void **)&s->code_sum, tokens, sizeof *s->code_sum},
         {(void **)&s->embedded, width, sizeof *s->embedded},
         {(void **)&s->row, widest, sizeof *s->row},
@@ -120,25 +124,34 @@ static bool grow_batch(batch *b, size_t threads, size_t texts, size_t chunk)
     return true;
 }
 
-/* Rotary angles for positions up to `positions`; false when memory is short. */
-static bool grow_rope(bitrl_session *session, size_t positions)
+/* Rotary angles: [positions, head_dim] cosines, then sines; NULL when memory is short. */
+static double *make_rope(double theta, size_t positions, size_t head_dim)
 {
-    if (positions <= session->positions) return true;
-    positions = round_up(positions, 64);
-    size_t head_dim = session->model->shape.head_dim, half = head_dim / 2;
+    size_t half = head_dim / 2;
     double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
-    if (!rope) return false;
-    for (size_t i = 0; i < half; i++) {
-        double frequency = pow(session->model->shape.rope_theta, -2.0 * (double)i / (double)head_dim);
+    for (size_t i = 0; rope && i < half; i++) {
+        double frequency = pow(theta, -2.0 * (double)i / (double)head_dim);
         for (size_t p = 0; p < positions; p++) {
             rope[p * head_dim + i] = cos((double)p * frequency);
             rope[p * head_dim + half + i] = sin((double)p * frequency);
         }
     }
+    return rope;
+}
+
+/* Makes rotary angles for positions up to `positions`; false when memory is short. */
+static bool grow_rope(bitrl_session *session, size_t positions)
+{
+    const bitrl_model *model = session->model;
+    if (positions <= session->positions) return true;
+    positions = round_up(positions, 64);
     free(session->rope);
-    session->rope = rope;
-    session->positions = positions;
-    return true;
+    free(session->local_rope);
+    session->rope = make_rope(model->shape.rope_theta, positions, model->shape.head_dim);
+    session->local_rope = model->window ? make_rope(model->local_rope_theta, positions, model->shape.head_dim) : NULL;
+    bool ok = session->rope && (session->local_rope || !model->window);
+    session->positions = ok ? positions : 0;
+    return ok;
 }
 
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **out, char *error)
@@ -168,6 +181,7 @@ void bitrl_session_close(bitrl_session *session)
     free(session->scratch);
     free(session->batch.memory);
     free(session->rope);
+    free(session->local_rope);
     free(session);
 }
 
@@ -202,7 +216,7 @@ static void encode_share(void *context, size_t thread)
                 memcpy(tokens + n, b->texts[end].tokens, b->texts[end].length * sizeof *tokens);
             n += b->texts[end].length;
         }
-        bitrl_forward(model, s, session->rope, tokens, b->lengths + i, end - i);
+        bitrl_forward(model, s, session->rope, session->local_rope, tokens, b->lengths + i, end - i);
         size_t at = 0;
         for (size_t j = i; j < end; j++) {
             pool_text(&b->texts[j], s->x + at * padded, width, padded, b->pooling, s->row);

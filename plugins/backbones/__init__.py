@@ -31,7 +31,7 @@ class BitNetOptions:
     )
     linear_class: Literal["bitlinear", "autobitlinear"] | None = option(
         None,
-        "whether weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not say",
+        "weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not say",
     )
     projection: int | None = option(
         None, "project the features to this width by a fixed random matrix; unset: do not", above(0)

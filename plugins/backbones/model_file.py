@@ -1,6 +1,7 @@
 """Model files (GGUF): their header, and the seal that shows damage.
 
-Knows the container, through the C reader, how to ask that for keys and tensors, and two checksums. Does not know what the tensors mean.
+Knows the container, through the C reader, how to ask that for keys and tensors, and two checksums. Does not know what
+the tensors mean.
 
 The seal is two metadata strings of 64 lower-case hexadecimal digits:
 
@@ -124,7 +125,7 @@ class ModelFile:
         return found if isinstance(found, str) else None
 
     def sha256(self) -> str:
-        """What tells this model from another: the seal's digest of the header, which covers the weights, or the file's."""
+        """What tells this model from another: the header's digest, which covers the weights; without a seal the file's."""
         sealed = self.metadata().get(HEADER_KEY)
         if isinstance(sealed, str):
             return sealed
