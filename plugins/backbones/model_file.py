@@ -125,7 +125,7 @@ class ModelFile:
         return found if isinstance(found, str) else None
 
     def sha256(self) -> str:
-        """What tells this model from another: the header's digest, which covers the weights; without a seal the file's."""
+        """What tells this model from another: the sealed header's digest, which covers the weights, or the file's."""
         sealed = self.metadata().get(HEADER_KEY)
         if isinstance(sealed, str):
             return sealed
