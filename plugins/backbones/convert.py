@@ -27,6 +27,8 @@ from bitrl.plugins.backbones.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED,
 from bitrl.plugins.backbones.tokenizer import BITRL_PATTERN, LLAMA3_PATTERN
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
+RELU2_ARCHITECTURES = ("bitnet-b1.58", "bitnet-25")
+"""What needs no key for its activation; llama.cpp's "bitnet" does."""
 TERNARY = ("HF_PACKED", "I2_S", "TQ1_0", "TQ2_0")
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,10 +41,14 @@ Tell = Callable[[int, int], None]
 
 
 class Planned(NamedTuple):
-    """A tensor of the source and the type it is written in."""
+    """A tensor of the source and the type it is written in; with `scaled`, its one scale as a tensor behind it.
+
+    TQ1_0 and TQ2_0 hold scales as float16, which would round it. llama.cpp reads such tensors in BitNet models alone.
+    """
 
     tensor: Tensor
     kind: gguf.GGMLQuantizationType
+    scaled: bool
 
     @property
     def byte_shape(self) -> tuple[int, ...]:
@@ -69,18 +75,19 @@ def convert(
     file = open_model(source, activation, linear_class)
     file.verify()
     model_file.is_arm_packing(i2s_packing)
-    plans = [Planned(tensor, _kind(file, tensor, kind)) for tensor in file.tensors()]
-    sealed = {TENSOR_KEY: UNSEALED, HEADER_KEY: UNSEALED}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     metadata, lacks = _keys(file, activation)
+    plans = _plans(file, kind, metadata["general.architecture"][0])
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     writer = gguf.GGUFWriter(temporary, metadata.pop("general.architecture")[0])
     for name, (value, *types) in metadata.items():
         writer.add_key_value(name, value, *types)
-    for name, digest in sealed.items():
-        writer.add_string(name, digest)
+    for name in (TENSOR_KEY, HEADER_KEY):
+        writer.add_string(name, UNSEALED)
     for plan in plans:
         shape = plan.byte_shape
         writer.add_tensor_info(plan.tensor.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=plan.kind)
+        if plan.scaled:
+            writer.add_tensor_info(_scale_name(plan.tensor.name), (1,), np.dtype(np.float32), 4)
     try:
         try:
             writer.write_header_to_file()
@@ -106,19 +113,32 @@ def _write_tensors(writer: gguf.GGUFWriter, file: Source, plans: list[Planned], 
         # Not by the writer's own function: numpy, which it uses, does not say why a file cannot be written.
         for part in _encoded(file, plan, i2s_packing):
             into.write(memoryview(part).cast("B"))
-        size = math.prod(plan.byte_shape)
-        writer.write_padding(into, size)
-        done += size
+            writer.write_padding(into, part.nbytes)
+        done += math.prod(plan.byte_shape)
         tell(done, total)
 
 
 Source = ModelFile | HuggingFaceFile
 
 
+def _plans(file: Source, wanted: str | None, architecture: str) -> list[Planned]:
+    names, plans = {tensor.name for tensor in file.tensors()}, []
+    for tensor in file.tensors():
+        kind = _kind(file, tensor, wanted)
+        free = architecture == "bitnet" and _scale_name(tensor.name) not in names
+        scaled = kind.name in ("TQ1_0", "TQ2_0") and tensor.type not in ("TQ1_0", "TQ2_0")
+        plans.append(Planned(tensor, kind, free and scaled))
+    return plans
+
+
+def _scale_name(name: str) -> str:
+    return name.removesuffix(".weight") + ".scale"
+
+
 def _kind(file: Source, tensor: Tensor, wanted: str | None) -> gguf.GGMLQuantizationType:
     """The type to write a tensor in."""
     parts = tensor.name.split(".")
-    if parts[0] != "blk" or parts[-2] not in MATRICES.values():
+    if parts[0] != "blk" or parts[-2] not in MATRICES.values() or len(tensor.shape) == 1:
         name = "F32" if len(tensor.shape) == 1 else tensor.type
         name = "F16" if name in ("HF_PACKED", "I2_S") else name
     elif wanted:
@@ -136,8 +156,8 @@ def _kind(file: Source, tensor: Tensor, wanted: str | None) -> gguf.GGMLQuantiza
 
 
 def _encoded(file: Source, plan: Planned, i2s_packing: str) -> Iterator[np.ndarray]:
-    """The tensor's bytes, in the type planned."""
-    tensor, kind = plan
+    """The tensor's bytes in the type planned, and then its scale's, if that is a tensor of its own."""
+    tensor, kind, scaled = plan
     changed = isinstance(file, HuggingFaceFile) and _is_changed(file, tensor)
     if tensor.type == kind.name and not changed and file_scale(file, tensor.name) == 1:
         yield _bytes(file, tensor.name)
@@ -145,14 +165,23 @@ def _encoded(file: Source, plan: Planned, i2s_packing: str) -> Iterator[np.ndarr
     weights = file.weights(tensor.name, i2s_packing)
     if isinstance(file, HuggingFaceFile) and changed:
         weights = _changed(file, tensor, weights)
-    if kind.name in ("TQ1_0", "TQ2_0") and tensor.type not in TERNARY:
-        weights = ternary(weights)
+    scale = np.ones(1, np.float32)
+    if kind.name in ("TQ1_0", "TQ2_0"):
+        given, weights = weights, ternary(weights)
+        if weights is not given and tensor.type in TERNARY:
+            problem = f"is damaged or not a ternary model: {tensor.name} is not -1, 0, 1 times one scale"
+            raise ModelFileError(file.path, problem)
+        if scaled:
+            scale[0] = np.abs(weights).max()
+            weights = np.sign(weights)
     try:
         yield np.ascontiguousarray(gguf.quantize(weights, kind)).view(np.uint8)
     except NotImplementedError:
         raise UsageError(
             f"{file.path}: {tensor.name} cannot be written as {kind.name}: choose another --type"
         ) from None
+    if scaled:
+        yield scale
 
 
 def ternary(weights: np.ndarray) -> np.ndarray:
@@ -208,20 +237,22 @@ def _keys(file: Source, activation: str | None) -> tuple[dict[str, _Value], list
     """Every key of the new file, and what is missing in it for other programs."""
     types = gguf.GGUFValueType
     found: dict[str, _Value] = {}
-    kept = "bitnet" if isinstance(file, HuggingFaceFile) else None  # llama.cpp's name of BitNet
     for key in model_file.keys(file):
         if key.name in ("general.alignment", TENSOR_KEY, HEADER_KEY):
             continue
         value = key.value.tolist() if isinstance(key.value, np.ndarray) else key.value
-        name = key.name
-        if kept:
-            name = name.replace("bitnet-b1.58.", f"{kept}.").replace("rope.local_freq_base", "rope.freq_base_swa")
-            value = kept if value == "bitnet-b1.58" else value
+        name = key.name.replace("rope.local_freq_base", "rope.freq_base_swa")
+        for ours in RELU2_ARCHITECTURES:  # llama.cpp calls them so
+            name = f"bitnet.{name.removeprefix(f'{ours}.')}" if name.startswith(f"{ours}.") else name
+            value = "bitnet" if value == ours and name == "general.architecture" else value
         array = (types(key.element_type),) if key.type == types.ARRAY else ()
         found[name] = (value, types(key.type), *array)
+    if "general.architecture" not in found:
+        raise ModelFileError(file.path, "lacks the key general.architecture")
     kind = found["general.architecture"][0]
+    activation = activation or ("relu2" if file.metadata()["general.architecture"] in RELU2_ARCHITECTURES else None)
     if activation:
-        found[f"{kind}.hidden_activation"] = (activation, types.STRING)
+        found.setdefault(f"{kind}.hidden_activation", (activation, types.STRING))
     if not isinstance(file, HuggingFaceFile):
         return found, []
     found["general.name"] = (Path(file.directory).resolve().name, types.STRING)

@@ -160,7 +160,7 @@ def engine_tensors(
     scales = {name: tensor for name, tensor in stored.items() if name.endswith(".weight_scale")}
     seen: dict[str, str] = {}
     for name, tensor in stored.items():
-        if name in scales or name.endswith("rotary_emb.inv_freq"):
+        if name.endswith((".weight_scale", "rotary_emb.inv_freq")):
             continue
         ours = _engine_name(name, kind)
         if ours is None:

@@ -186,6 +186,19 @@ def test_names_of_tensors(kind: str, prefix: str) -> None:
     assert "output.weight" not in [tensor.name for tensor in engine_tensors(stored, tied, HERE)]
 
 
+def test_a_scale_may_stand_before_or_behind_its_weights() -> None:
+    """Safetensors do not promise an order."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights = Stored("U8", (1, 4), np.zeros(4, np.uint8))
+    scale = Stored("F32", (1,), np.array([0.25], "<f4").view(np.uint8))
+    for linear_class, factor in (("bitlinear", 4.0), ("autobitlinear", 0.25)):
+        said = {"quant_method": "bitnet", "linear_class": linear_class}
+        config = Config({"model_type": "llama", "quantization_config": said}, HERE)
+        for stored in ({name: weights, f"{name}_scale": scale}, {f"{name}_scale": scale, name: weights}):
+            (found,) = engine_tensors(stored, config, HERE)
+            assert (found.name, found.shape, found.scale) == ("blk.0.ffn_up.weight", (4, 4), factor)
+
+
 @pytest.mark.parametrize(
     "name", ["score.weight", "model.layers.-1.mlp.up_proj.weight", "model.layers.01.mlp.up_proj.weight", "weight",
              "model.layers.0.mlp.up_proj.bias", "model.layers.0.mlp.experts.0.up_proj.weight",
