@@ -42,11 +42,9 @@ class BitNet:
         )
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_of(self.engine.file)
-        if self.tokenizer.get_vocab_size() > self.engine.vocabulary:
-            raise ModelFileError(
-                path,
-                f"has {self.tokenizer.get_vocab_size()} tokens but embeds only {self.engine.vocabulary} of them",
-            )
+        tokens = max(self.tokenizer.get_vocab().values(), default=-1) + 1
+        if tokens > self.engine.vocabulary:
+            raise ModelFileError(path, f"has {tokens} tokens but embeds only {self.engine.vocabulary} of them")
         self._prefix = _prefix(metadata, self.engine)
         self.pooling = options.pooling
         self.projection = projection_matrix(self.engine.width, options.projection) if options.projection else None

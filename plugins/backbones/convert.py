@@ -106,13 +106,14 @@ def convert(
 
 
 def _write_tensors(writer: gguf.GGUFWriter, file: Source, plans: list[Planned], i2s_packing: str, tell: Tell) -> None:
+    assert writer.fout is not None
     into, done = writer.fout[0], 0
     total = sum(math.prod(plan.byte_shape) for plan in plans)
     writer.write_padding(into, into.tell())
     for plan in plans:
         # Not by the writer's own function: numpy, which it uses, does not say why a file cannot be written.
         for part in _encoded(file, plan, i2s_packing):
-            into.write(memoryview(part).cast("B"))
+            into.write(part.data)
             writer.write_padding(into, part.nbytes)
         done += math.prod(plan.byte_shape)
         tell(done, total)
