@@ -27,7 +27,8 @@ struct bitrl_file {
     bitrl_tensor *tensors;
     const bitrl_tensor **tensors_by_name;
     uint64_t tensor_count;
-    uint8_t *copied; /* names and values of a caller's table; NULL for a mapped file */
+    uint8_t *copied;   /* names and values of a caller's table; NULL for a mapped file */
+    bool hugging_face; /* see bitrl_file_is_hugging_face; false for GGUF */
 };
 
 /* A place in the file. `bad` is sticky: after a failed read every value is zero and the caller checks once. */
@@ -389,6 +390,7 @@ int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_t
     if (!file) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     file->key_count = key_count;
     file->tensor_count = tensor_count;
+    file->hugging_face = true;
     uint64_t bytes = 1;
     bool named = true;
     for (uint64_t i = 0; i < key_count; i++) {
@@ -424,7 +426,7 @@ void bitrl_file_close(bitrl_file *file)
     free(file);
 }
 
-bool bitrl_file_is_hugging_face(const bitrl_file *file) { return file->copied != NULL; }
+bool bitrl_file_is_hugging_face(const bitrl_file *file) { return file->hugging_face; }
 uint64_t bitrl_file_size(const bitrl_file *file) { return file->size; }
 uint64_t bitrl_file_data_offset(const bitrl_file *file) { return file->data_offset; }
 uint64_t bitrl_file_key_count(const bitrl_file *file) { return file->key_count; }
@@ -466,4 +468,3 @@ void bitrl_file_release(const bitrl_tensor *tensor)
     uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
-

@@ -47,7 +47,7 @@ NORMS = {
 }  # fmt: skip
 UNSUPPORTED = (
     "attention_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "use_sliding_window",
-    "use_bidirectional_attention", "num_experts", "num_local_experts", "n_routed_experts",
+    "use_bidirectional_attention", "rope_interleaved", "num_experts", "num_local_experts", "n_routed_experts",
 )  # fmt: skip
 """Keys that must be absent, null, false or 0."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from bitrl.plugins.backbones import model_file
 from bitrl.plugins.backbones.hugging_face import Config, Translated, engine_keys, engine_tensors
 from bitrl.plugins.backbones.model_file import ModelFileError, Tensor
 from bitrl.plugins.backbones.safetensors_file import parse_json, read_bytes, read_safetensors, read_shards
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -57,7 +61,7 @@ class HuggingFaceFile:
         tensors = list(engine_tensors(stored, self.config, weights, linear_class))
         self._mapped = [tensor.data for tensor in tensors]  # the engine reads them where they are
         self.handle = _assemble(self.path, keys, tensors)
-        self._metadata = keys | self._first_token()
+        self._keys = keys
 
     @property
     def size(self) -> int:
@@ -65,8 +69,8 @@ class HuggingFaceFile:
         return lib.bitrl_file_size(self.handle)
 
     def metadata(self) -> dict[str, Any]:
-        """Every key with its value, those of the tokenizer's first token included."""
-        return dict(self._metadata)
+        """Every key with its value, those of the tokenizer's first token included. Raises as `tokenizer`."""
+        return self._keys | self._first_token
 
     def tensors(self) -> list[Tensor]:
         """Every tensor, under GGUF's names."""
@@ -101,6 +105,14 @@ class HuggingFaceFile:
         except UnicodeDecodeError:
             raise ModelFileError(self.directory / TOKENIZER, "is damaged: it is not UTF-8") from None
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What tokenizer.json holds, made once. Raises ModelFileError when it is missing or broken."""
+        from bitrl.plugins.backbones.tokenizer import tokenizer_from_json  # which knows this module
+
+        return tokenizer_from_json(self.tokenizer_json(), self.path)
+
+    @cached_property
     def _first_token(self) -> dict[str, Any]:
         """Whether a token goes before every text, and which, under GGUF's keys.
 
@@ -108,17 +120,14 @@ class HuggingFaceFile:
         """
         if not self.has_tokenizer():
             return {}
-        from bitrl.plugins.backbones.tokenizer import tokenizer_from_json
-
         said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
         wanted, token = said.get("add_bos_token"), said.get("bos_token")
         token = token.get("content") if isinstance(token, dict) else token
         if wanted is False:
             return {"tokenizer.ggml.add_bos_token": False}
-        tokenizer = tokenizer_from_json(self.tokenizer_json(), self.path)
-        number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+        number = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
         if wanted is None:
-            wanted = number is not None and tokenizer.encode("", add_special_tokens=True).ids[:1] == [number]
+            wanted = number is not None and self.tokenizer.encode("", add_special_tokens=True).ids[:1] == [number]
         found = {} if number is None else {"tokenizer.ggml.bos_token_id": number}
         return {"tokenizer.ggml.add_bos_token": bool(wanted)} | found
 

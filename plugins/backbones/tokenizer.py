@@ -4,17 +4,13 @@ Knows how text is cut into pieces before BPE merges them, and how GGUF names tho
 how a vocabulary is trained, nor what the model does with the ids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError
-
-if TYPE_CHECKING:
-    from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
 
 BITRL_PATTERN = "|".join(
     [
@@ -98,6 +94,8 @@ def tokenizer_from_json(text: str, path: str) -> Tokenizer:
 
 def tokenizer_of(file: ModelFile | HuggingFaceFile) -> Tokenizer:
     """The tokenizer of a model file or checkpoint. Raises ModelFileError when it has none or a broken one."""
+    if isinstance(file, HuggingFaceFile):
+        return file.tokenizer
     text = file.tokenizer_json()
     return tokenizer_from_metadata(file.metadata(), file.path) if text is None else tokenizer_from_json(text, file.path)
 
