@@ -53,7 +53,7 @@ typedef struct {
     const char *format; /* one of bitrl_format; NULL: the one that the file's matrices are in */
     uint64_t threads;   /* that quantise and lay out weights */
     const char *isa; /* "auto" takes the best of bitrl_instruction_set */
-    const char *activation; /* "relu2" or "silu", for files that do not say; NULL: the file must */
+    const char *activation; /* "relu2", "silu" or "gelu", for files that do not say; NULL: the file must */
     int i2s_arm;     /* I2_S weights lie as on ARM (blocks of 64), not as on x86 (blocks of 128) */
 } bitrl_options;
 

@@ -23,13 +23,15 @@ enum {
     GGML_TQ2_0 = 35,
     GGML_I2_S = 36
 };
-enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
+enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
 
 /* Writes a message and returns `code`, so that a check is one line. */
 int bitrl_fail(char *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
 const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
+/* Put together from Hugging Face's files: heads of q and k are not interleaved, gemma's norms lack their 1. */
+bool bitrl_file_is_hugging_face(const bitrl_file *file);
 void bitrl_file_release(const bitrl_tensor *tensor); /* gives its pages back to the system */
 
 /* One type of weights (weights.c): `block` weights lie in `bytes` bytes. */
@@ -57,7 +59,7 @@ typedef struct {
     matrix_format format;
     size_t rows, columns;
     uint8_t *data;     /* [row tiles, tile_bytes] */
-    double scale;      /* of a ternary matrix */
+    double scale;      /* of the whole matrix */
     double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
 } matrix;
@@ -76,12 +78,15 @@ typedef struct {
     bool local;                             /* sees a window, and has a rotation of its own */
 } block;
 
-typedef enum { RELU2, SILU } activation_function;
+typedef enum { RELU2, SILU, GELU } activation_function; /* GELU by its tanh approximation */
 
 /* What a file's architecture says beyond its shape. */
 typedef struct {
     const char *name;
     bool sub_norms;       /* a norm before attn_output and ffn_down */
+    bool input_norms;     /* a norm before each projection */
+    bool head_norms;      /* a norm of each head of q and k */
+    bool gemma;           /* norms after attention and feed-forward too, a scaled embedding, local blocks */
     bool turned;          /* rows of q and k: the two halves of each head's rotation are interleaved */
     bool says_activation; /* else the file must, or the caller */
     activation_function activation;
@@ -92,12 +97,20 @@ struct bitrl_model {
     architecture architecture;
     const bitrl_kernels *kernels;
     const bitrl_tensor *embedding; /* [vocabulary, width], in the mapped file */
+    const bitrl_tensor *head;      /* [vocabulary, width] likewise, what makes logits; often the embedding */
+    double *output_norm;           /* [P(width)] before the head; or NULL */
+    double embedding_scale;        /* of what the embedding gives */
+    double attention_scale;        /* of the scores */
+    double local_rope_theta;       /* of local blocks */
+    uint64_t window;               /* tokens that local blocks see, the token itself included; 0: there are no local blocks */
     bool i2s_arm;
     matrix_format format;
-    double embedding_scale, attention_scale, local_rope_theta;
-    uint64_t window; /* of local blocks; 0: none */
-    block *blocks;   /* [shape.blocks] */
+    block *blocks; /* [shape.blocks] */
 };
+
+/* Fills in all of *model that keys say, and blocks that are empty but for `local` (architecture.c). Wants model->i2s_arm.
+ * What *model owns must be freed in any case. */
+int bitrl_read_architecture(const bitrl_file *file, const bitrl_options *options, bitrl_model *model, char *error);
 
 /* Keys (rotated) and values of a sequence's first tokens, for every block. */
 struct bitrl_cache {
@@ -133,7 +146,7 @@ typedef struct {
     double *attended;              /* [tokens, P(heads * head_dim)] */
     int32_t *sums;                 /* [tokens, as thread_scratch.values] results of products, or floats */
     uint8_t *activations;          /* [tokens, activation_stride] */
-    double *scale;                 /* [tokens] the s of q = round(x * s) */
+    double *scale[3];              /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;             /* [tokens] sum of a token's codes */
     size_t *passage_of;            /* [tokens] */
     size_t *attention_items;       /* [texts + 1] items of work before each text's */

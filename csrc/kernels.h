@@ -136,6 +136,10 @@ typedef struct {
     /* h[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; all [padded]. */
     void (*gated_silu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
 
+    /* h[i] = g / (1 + exp(-2 u)) * up[i] with g = gate[i], u = sqrt(2 / pi) * (g + 0.044715 g^3), which is the tanh
+     * approximation of gelu(g) * up[i]; all [padded]. */
+    void (*gated_gelu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
+
     /* x[i] += y[i]; both [padded]. */
     void (*added)(double *restrict x, const double *restrict y, size_t padded);
 

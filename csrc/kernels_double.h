@@ -136,15 +136,30 @@ TARGET static void gated(double *restrict h, const double *restrict gate, const 
     }
 }
 
+/* g / (1 + exp(-z)), where z has the sign of g. With e = exp(-|z|): g / (1 + e) from zero on, g * e / (1 + e) below;
+ * nothing overflows. */
+TARGET static inline v8 v8_times_sigmoid(v8 g, v8 z)
+{
+    v8 zero = v8_set(0), e = v8_exp(v8_sub(zero, v8_abs(z)));
+    v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
+    return v8_div(v8_sub(above, v8_mul(below, e)), v8_add(v8_set(1), e));
+}
+
 TARGET static void gated_silu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
 {
-    v8 zero = v8_set(0), one = v8_set(1);
     for (size_t i = 0; i < padded; i += 8) {
-        /* With e = exp(-|g|): g / (1 + e) from zero on, g * e / (1 + e) below; nothing overflows. */
-        v8 g = v8_load(gate + i), e = v8_exp(v8_sub(zero, v8_abs(g)));
-        v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
-        v8 silu = v8_div(v8_sub(above, v8_mul(below, e)), v8_add(one, e));
-        v8_store(h + i, v8_mul(silu, v8_load(up + i)));
+        v8 g = v8_load(gate + i);
+        v8_store(h + i, v8_mul(v8_times_sigmoid(g, g), v8_load(up + i)));
+    }
+}
+
+TARGET static void gated_gelu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
+{
+    const double twice = 1.5957691216057308; /* 2 sqrt(2 / pi) */
+    for (size_t i = 0; i < padded; i += 8) {
+        v8 g = v8_load(gate + i), cubed = v8_mul(v8_mul(g, g), v8_mul(g, v8_set(0.044715)));
+        v8 z = v8_mul(v8_add(g, cubed), v8_set(twice));
+        v8_store(h + i, v8_mul(v8_times_sigmoid(g, z), v8_load(up + i)));
     }
 }
 

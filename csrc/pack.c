@@ -209,7 +209,7 @@ pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tens
     size_t padded_rows = round_up(rows, TILE_ROWS);
     float *row = bitrl_allocate(padded, sizeof *row);
     int8_t *codes = bitrl_allocate(2 * padded, sizeof *codes); /* and behind them the multipliers */
-    *m = (matrix){.format = format, .rows = rows, .columns = columns};
+    *m = (matrix){.format = format, .rows = rows, .columns = columns, .scale = 1};
     m->data = bitrl_allocate(padded_rows / TILE_ROWS, tile_bytes(format, padded));
     if (format == INT8 || format == INT4) m->row_scale = bitrl_allocate(padded_rows, sizeof *m->row_scale);
     pack_result result = PACK_NO_MEMORY;

@@ -22,7 +22,7 @@ struct bitrl_session {
     const bitrl_model *model;
     pool *threads;
     scratch scratch;
-    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; local_rope may be NULL */
+    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; the second of local blocks, or NULL */
     size_t positions;
     prefix prefix;
 };
@@ -64,7 +64,7 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
     scratch next = {.tokens = tokens, .texts = texts, .longest = longest};
     thread_scratch *own = calloc(threads, sizeof *own);
-    part *parts = calloc(12 + 6 * threads, sizeof *parts);
+    part *parts = calloc(14 + 6 * threads, sizeof *parts);
     size_t count = 0;
     if (own && parts) {
         const part shared[] = {
@@ -75,7 +75,9 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
             {(void **)&next.attended, tokens * q, sizeof *next.attended},
             {(void **)&next.sums, tokens * sums, sizeof *next.sums},
             {(void **)&next.activations, tokens, activation_stride(session->model->format, columns)},
-            {(void **)&next.scale, tokens, sizeof *next.scale},
+            {(void **)&next.scale[0], tokens, sizeof *next.scale[0]},
+            {(void **)&next.scale[1], tokens, sizeof *next.scale[1]},
+            {(void **)&next.scale[2], tokens, sizeof *next.scale[2]},
             {(void **)&next.code_sum, tokens, sizeof *next.code_sum},
             {(void **)&next.passage_of, tokens, sizeof *next.passage_of},
             {(void **)&next.attention_items, texts + 1, sizeof *next.attention_items},
@@ -130,8 +132,8 @@ static bool grow_rope(bitrl_session *session, size_t positions)
     const bitrl_model *model = session->model;
     positions = round_up(positions, 64);
     double *rope = make_rope(positions, model->shape.head_dim, model->shape.rope_theta);
-    double *local = make_rope(positions, model->shape.head_dim, model->local_rope_theta);
-    if (!rope || !local) {
+    double *local = model->window ? make_rope(positions, model->shape.head_dim, model->local_rope_theta) : NULL;
+    if (!rope || (model->window && !local)) {
         free(rope);
         free(local);
         return false;
