@@ -1,5 +1,6 @@
 """Every architecture against transformers' own classes, on small random weights; and what the engine refuses to run."""
 
+import dataclasses
 import os
 import shlex
 import subprocess
@@ -449,7 +450,7 @@ def test_every_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -
         vectors, ternary = dict(model.vectors), dict(model.ternary)
         for table in (vectors, ternary):
             table.pop(tensor, None)
-        other = TinyModel(**{**model.__dict__, "vectors": {}, "ternary": {}})
+        other = dataclasses.replace(model, vectors={}, ternary={})
         other.vectors, other.ternary = vectors, ternary
         assert f"lacks the tensor {tensor}" in refusal(other.write(path))
         if tensor in model.vectors:
@@ -477,14 +478,14 @@ def test_every_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -
     ],
 )
 def test_tensors_that_do_not_belong(tmp_path: Path, name: str, tensor: str, shape: Any, words: str) -> None:
-    model = TinyModel(**{**TINY[name].__dict__, "vectors": {}, "ternary": {}})
+    model = dataclasses.replace(TINY[name], vectors={}, ternary={})
     model.vectors[tensor] = np.ones(shape, np.float32)
     assert words in refusal(model.write(tmp_path / "model.gguf"))
 
 
 def test_logits_may_be_missing_their_norm(tmp_path: Path) -> None:
     """A file without output_norm can still encode."""
-    model = TinyModel(**{**TINY["gemma3"].__dict__, "vectors": {}, "ternary": {}})
+    model = dataclasses.replace(TINY["gemma3"], vectors={}, ternary={})
     want = Engine(model.write(tmp_path / "a")).encode(TEXTS)
     model.vectors.pop("output_norm.weight")
     np.testing.assert_array_equal(Engine(model.write(tmp_path / "b")).encode(TEXTS), want)

@@ -78,10 +78,15 @@ def test_every_format_and_pooling_gives_the_same_bits(driver, tmp_path):
 
 def test_flipped_bits_and_truncations_never_reach_undefined_behaviour(driver, tmp_path):
     model = TinyModel(width=16, ffn=16, heads=2, kv_heads=1, blocks=1, vocabulary=260)
-    good = model.write(tmp_path / "good.gguf").read_bytes()
+    gemma = TinyModel(
+        architecture="gemma3", width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=2, vocabulary=260, window=5,
+        every=2, input_norms=True,
+    )  # fmt: skip
+    goods = [model.write(tmp_path / "good.gguf").read_bytes(), gemma.write(tmp_path / "gemma.gguf").read_bytes()]
     rng = np.random.default_rng(0)
     files = []
     for i in range(300):
+        good = goods[i % 2]
         damaged = bytearray(good)
         if i % 3 == 0:
             damaged = damaged[: rng.integers(len(good))]
