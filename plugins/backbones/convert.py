@@ -239,7 +239,7 @@ def _keys(file: Source, activation: str | None) -> tuple[dict[str, _Value], list
     types = gguf.GGUFValueType
     found: dict[str, _Value] = {}
     for key in model_file.keys(file):
-        if key.name in ("general.alignment", TENSOR_KEY, HEADER_KEY):
+        if key.name in ("general.alignment", "general.file_type", TENSOR_KEY, HEADER_KEY):
             continue
         value = key.value.tolist() if isinstance(key.value, np.ndarray) else key.value
         name = key.name.replace("rope.local_freq_base", "rope.freq_base_swa")

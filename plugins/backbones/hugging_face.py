@@ -283,14 +283,14 @@ def _rope_theta(config: Config, key: str, layers: str | None) -> float:
         if not isinstance(of_layers, dict):
             raise config.fail(f"lacks rope_parameters.{layers}, which is not guessed")
         found = of_layers
-    scaling = found or config.group("rope_scaling")
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-        raise config.fail(f"scales its positions (rope_type = {shown(str(kind), 20)}), which is not supported")
+    for scaling in (found, config.group("rope_scaling")):
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind != "default":
+            raise config.fail(f"scales its positions (rope_type = {shown(str(kind), 20)}), which is not supported")
     part = found.get("partial_rotary_factor", config.values.get("partial_rotary_factor"))
     if part not in (None, 1):
         raise config.fail(f"has partial_rotary_factor = {shown(str(part), 20)}, which is not supported")
-    return config.positive("rope_theta", found) if found else config.positive(key)
+    return config.positive(key) if found.get("rope_theta") is None else config.positive("rope_theta", found)
 
 
 def _gemma_keys(config: Config) -> dict[str, str | int | float]:

@@ -130,6 +130,31 @@ def test_what_is_not_computed_is_refused_by_name(values: dict[str, Any], changes
         keys(values | changes)
 
 
+ODD: list[Any] = [None, True, -1, 0, 1.5, 1e308, 10**4000, "", "x", "\n", [], [1], [None, {}], {}, {"rope_theta": []}]
+
+
+@pytest.mark.parametrize("values", [GEMMA, QWEN, BITNET], ids=["gemma3", "qwen3", "bitnet"])
+def test_odd_values_are_errors_or_keys_that_the_engine_takes(values: dict[str, Any]) -> None:
+    more = (
+        "rope_parameters",
+        "rope_scaling",
+        "layer_types",
+        "quantization_config",
+        "num_experts",
+        "partial_rotary_factor",
+    )
+    for key in {*values, *more}:
+        for odd in ODD:
+            try:
+                found = keys(values | {key: odd})
+            except ModelFileError as error:
+                assert "\n" not in str(error)
+                assert len(str(error)) < 300
+                continue
+            for value in found.values():
+                assert isinstance(value, str) or 0 < value < 1e30
+
+
 PROJECTIONS = {
     "self_attn.q_proj.weight": "attn_q.weight",
     "self_attn.k_proj.weight": "attn_k.weight",
