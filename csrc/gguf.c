@@ -41,6 +41,8 @@ int bitrl_fail(char *error, int code, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(error, BITRL_ERROR_BYTES, format, arguments);
     va_end(arguments);
+    for (unsigned char *c = (unsigned char *)error; *c; c++) /* names out of a file may hold what a terminal obeys */
+        if (*c < ' ' || *c == 127 || (*c == 0xc2 && c[1] < 0xa0)) *c = '?';
     return code;
 }
 
@@ -170,6 +172,12 @@ static int compare_tensors(const void *a, const void *b)
     return compare_names(x->name, x->name_bytes, y->name, y->name_bytes);
 }
 
+static int compare_places(const void *a, const void *b)
+{
+    const bitrl_tensor *x = *(const bitrl_tensor *const *)a, *y = *(const bitrl_tensor *const *)b;
+    return (x->data > y->data) - (x->data < y->data);
+}
+
 static int read_keys(bitrl_file *file, cursor *c, char *error)
 {
     /* A key takes at least 14 bytes: the claimed count bounds what is allocated by the size of the file. */
@@ -239,6 +247,14 @@ static int read_tensors(bitrl_file *file, cursor *c, char *error)
     free(offsets);
     if (status != BITRL_OK) return status;
 
+    /* No byte twice: so what a model takes is bounded by the size of its file. */
+    qsort(file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_places);
+    for (uint64_t i = 1; i < file->tensor_count; i++) {
+        const bitrl_tensor *tensor = file->tensors_by_name[i], *before = file->tensors_by_name[i - 1];
+        if (tensor->data < before->data + before->bytes)
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s lies on top of another",
+                              tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes, tensor->name);
+    }
     qsort(file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_tensors);
     for (uint64_t i = 1; i < file->tensor_count; i++)
         if (compare_tensors(&file->tensors_by_name[i - 1], &file->tensors_by_name[i]) == 0) {
