@@ -190,6 +190,9 @@ def attacks_on_the_model() -> Iterator[tuple[str, bytes]]:
     yield "block_count: 4096", gguf_bytes(keys | {f"{a}.block_count": 4096}, tensors)
     yield "feed_forward_length: 2^20", gguf_bytes(keys | {f"{a}.feed_forward_length": 2**20}, tensors)
     yield "embedding_length: 2^16", gguf_bytes(keys | {f"{a}.embedding_length": 2**16}, tensors)
+    others = {"rope.scaling.type": "yarn", "rope.dimension_count": 1, "attention.key_length": 1}
+    for name, other in (others | {"hidden_activation": "gelu"}).items():
+        yield f"{name}: {other}", gguf_bytes(keys | {f"{a}.{name}": other}, tensors)
     yield "head_count_kv: 2", gguf_bytes(keys | {f"{a}.attention.head_count_kv": 2}, tensors)
     for value in (float("nan"), float("inf"), -1.0, 0.0):
         yield f"epsilon: {value}", gguf_bytes(keys | {f"{a}.attention.layer_norm_rms_epsilon": value}, tensors)
@@ -200,15 +203,12 @@ def attacks_on_the_model() -> Iterator[tuple[str, bytes]]:
     )
     yield "a vocabulary count that the embedding has not", gguf_bytes(keys | {f"{a}.vocab_size": 2**31 - 1}, tensors)
     yield "an escape sequence for a name", gguf_bytes(keys, [*tensors, ("\x1b[2J\r\n", 1000, (4,), bytes(16))])
-    embedding = tensors[0]
-    yield (
-        "an embedding that goes on into a norm",
-        gguf_bytes(keys, [(*embedding[:2], (9, 2), embedding[3]), *tensors[1:]]),
-    )
-    yield (
-        "a norm in three dimensions",
-        gguf_bytes(keys, [(n, k, (1, 1, *s) if "norm" in n else s, r) for n, k, s, r in tensors]),
-    )
+    name, kind, _, raw = tensors[0]
+    yield "an embedding that goes on into a norm", gguf_bytes(keys, [(name, kind, (9, 2), raw), *tensors[1:]])
+    half = (name, TYPES["I2_S"], (32, 2), bytes(20))
+    yield "an embedding of half a block", gguf_bytes(keys, [half, *tensors[1:]])
+    lifted = [(name, kind, (1, 1, *shape) if "norm" in name else shape, raw) for name, kind, shape, raw in tensors]
+    yield "a norm in three dimensions", gguf_bytes(keys, lifted)
 
     # Where the scales of a block stand: NaN, infinite, negative where it cannot be.
     places = {"F32": 0, "F16": 0, "BF16": 0, "Q8_0": 0, "Q4_0": 0, "Q4_1": 0, "Q6_K": 208, "TQ1_0": 52, "TQ2_0": 64}
