@@ -172,12 +172,6 @@ static int compare_tensors(const void *a, const void *b)
     return compare_names(x->name, x->name_bytes, y->name, y->name_bytes);
 }
 
-static int compare_places(const void *a, const void *b)
-{
-    const bitrl_tensor *x = *(const bitrl_tensor *const *)a, *y = *(const bitrl_tensor *const *)b;
-    return (x->data > y->data) - (x->data < y->data);
-}
-
 static int read_keys(bitrl_file *file, cursor *c, char *error)
 {
     /* A key takes at least 14 bytes: the claimed count bounds what is allocated by the size of the file. */
@@ -247,14 +241,6 @@ static int read_tensors(bitrl_file *file, cursor *c, char *error)
     free(offsets);
     if (status != BITRL_OK) return status;
 
-    /* No byte twice: so what a model takes is bounded by the size of its file. */
-    qsort(file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_places);
-    for (uint64_t i = 1; i < file->tensor_count; i++) {
-        const bitrl_tensor *tensor = file->tensors_by_name[i], *before = file->tensors_by_name[i - 1];
-        if (tensor->data < before->data + before->bytes)
-            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s lies on top of another",
-                              tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes, tensor->name);
-    }
     qsort(file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_tensors);
     for (uint64_t i = 1; i < file->tensor_count; i++)
         if (compare_tensors(&file->tensors_by_name[i - 1], &file->tensors_by_name[i]) == 0) {
@@ -290,6 +276,25 @@ static int map_file(bitrl_file *file, const char *path, char *error)
     return result;
 }
 
+static int compare_places(const void *a, const void *b)
+{
+    const bitrl_tensor *x = *(const bitrl_tensor *const *)a, *y = *(const bitrl_tensor *const *)b;
+    return (x->data > y->data) - (x->data < y->data);
+}
+
+/* No byte belongs to two tensors: what a model takes is bounded by the size of its file. */
+static int check_overlaps(bitrl_file *file, char *error)
+{
+    const bitrl_tensor **sorted = file->tensors_by_name;
+    qsort(sorted, file->tensor_count, sizeof *sorted, compare_places);
+    for (uint64_t i = 1; i < file->tensor_count; i++)
+        if (sorted[i]->data < sorted[i - 1]->data + sorted[i - 1]->bytes)
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s lies on top of another",
+                              sorted[i]->name_bytes > 80 ? 80 : (int)sorted[i]->name_bytes, sorted[i]->name);
+    qsort(sorted, file->tensor_count, sizeof *sorted, compare_tensors);
+    return BITRL_OK;
+}
+
 int bitrl_file_open(const char *path, bitrl_file **out, char *error)
 {
     *out = NULL;
@@ -308,6 +313,7 @@ int bitrl_file_open(const char *path, bitrl_file **out, char *error)
         file->key_count = take_u64(&c);
         if (status == BITRL_OK) status = read_keys(file, &c, error);
         if (status == BITRL_OK) status = read_tensors(file, &c, error);
+        if (status == BITRL_OK) status = check_overlaps(file, error);
     }
     if (status == BITRL_OK)
         *out = file;
