@@ -40,14 +40,14 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \
 	-fno-sanitize-recover=all -Dmmap=fuzz_mmap -Dmunmap=fuzz_munmap -Dmadvise=fuzz_madvise
-FUZZ_LOADER := $(addprefix csrc/,gguf.c weights.c model.c pack.c)
-FUZZ_REST := $(filter-out $(FUZZ_LOADER) csrc/_engine.c,$(wildcard csrc/*.c))
+FUZZ_PLAIN := $(wildcard csrc/kernels_*.c) $(addprefix csrc/,forward.c session.c threads.c)
+FUZZ_LOADER := $(filter-out $(FUZZ_PLAIN) csrc/_engine.c,$(wildcard csrc/*.c))
 
 fuzz: $(VENV)/.tools  # look for files that break the loaders, each for FUZZ_SECONDS; needs clang
-	mkdir -p build/fuzz/rest build/fuzz/corpus
+	mkdir -p build/fuzz/plain build/fuzz/corpus
 	$(BIN)/python tests/csrc/hostile_files.py build/fuzz/named
-	cd build/fuzz/rest && clang $(FUZZ_FLAGS) -I../../../csrc -c $(addprefix ../../../,$(FUZZ_REST))
-	clang $(FUZZ_FLAGS) -fsanitize=fuzzer $(FUZZ_LOADER) tests/csrc/fuzz_gguf.c build/fuzz/rest/*.o -lm -lpthread -o build/fuzz/fuzz_gguf
+	cd build/fuzz/plain && clang $(FUZZ_FLAGS) -I../../../csrc -c $(addprefix ../../../,$(FUZZ_PLAIN))
+	clang $(FUZZ_FLAGS) -fsanitize=fuzzer $(FUZZ_LOADER) tests/csrc/fuzz_gguf.c build/fuzz/plain/*.o -lm -lpthread -o build/fuzz/fuzz_gguf
 	build/fuzz/fuzz_gguf -max_total_time=$(FUZZ_SECONDS) -timeout=1 -max_len=16384 -malloc_limit_mb=64 -rss_limit_mb=1024 \
 		-print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/corpus tests/csrc/corpus/gguf build/fuzz/named
 	$(BIN)/python tests/csrc/fuzz_metadata.py $(FUZZ_SECONDS)
