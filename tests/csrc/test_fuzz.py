@@ -9,7 +9,7 @@ from sanitized import build
 
 CORPUS = Path(__file__).parent / "corpus" / "gguf"
 HEAP = ["-Dmmap=fuzz_mmap", "-Dmunmap=fuzz_munmap", "-Dmadvise=fuzz_madvise"]  # see fuzz_gguf.c
-MUTATIONS, WRONG_METADATA = 8000, 1000
+MUTATIONS, WRONG_METADATA = 5000, 1000
 
 
 def test_no_file_makes_the_loader_read_beyond_it_or_run_into_undefined_behaviour(tmp_path):
