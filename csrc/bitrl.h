@@ -95,6 +95,16 @@ const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);
 const char *bitrl_model_format(const bitrl_model *model);
 
+/* Makes the head ready, which generating needs and encoding does not: in 8 bits, or as floats for a model of floats. No
+ * session of the model may be running. */
+int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error);
+/* Bytes of weights that one token's pass reads. */
+uint64_t bitrl_model_bytes_per_token(const bitrl_model *model);
+/* Replaces weights in place, quantised to the model's format by that many threads. name: as in a GGUF file; values:
+ * [rows, columns], of a norm [1, columns], as they lie there. No session of the model may be running. */
+int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
+                        uint64_t threads, char *error);
+
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
 void bitrl_session_close(bitrl_session *session);
@@ -110,6 +120,23 @@ void bitrl_cache_close(bitrl_cache *cache);
 uint64_t bitrl_cache_length(const bitrl_cache *cache);
 /* Forgets all tokens but the first `length`. */
 int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error);
+/* Makes `to` begin as `from` does: its first `length` tokens, of the same model. */
+int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, char *error);
+/* Goes on with sequences, each in a cache of its own: tokens: the new ones, one sequence's after another,
+ * [sum(lengths)], at least one each. logits: [sequences, vocabulary] of what may come next; or NULL. */
+int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32_t *tokens, const uint64_t *lengths,
+                 uint64_t sequences, float *logits, char *error);
+
+typedef struct {
+    double temperature; /* 0: always the likeliest */
+    uint64_t top_k;     /* choose among so many of the likeliest; 0: all */
+    double top_p;       /* and among the likeliest that together reach this share; 1: all */
+} bitrl_sampling;
+
+/* Chooses a token from each row of logits: [rows, vocabulary]. random: [rows] in [0, 1).
+ * logprobs: [rows] of what was chosen under the distribution it was chosen from; model_logprobs: under the model's own. */
+int bitrl_sample(const float *logits, uint64_t rows, uint64_t vocabulary, const bitrl_sampling *how, const double *random,
+                 int32_t *tokens, double *logprobs, double *model_logprobs, char *error);
 /* cdef end */
 
 #endif

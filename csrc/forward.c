@@ -12,12 +12,13 @@ enum { QUERIES = 64 }; /* of an item of attention */
 
 typedef struct {
     const bitrl_model *model;
-    const bitrl_kernels *kernels;
     pool *threads;
     scratch *s;
     const double *rope, *local_rope;
     const passage *passages;
-    size_t count, tokens;
+    size_t count, tokens; /* tokens: rows that go through products */
+    int32_t *head_sums;   /* of logits */
+    float *logits;
 } forward;
 
 /* A thread on its way through it. */
@@ -73,9 +74,8 @@ static void prepare(const walker *w, size_t i, size_t t, const double *x, const 
     memset(to + bytes, 0, stride - bytes);
 }
 
-/* sums[t, column...] = activations[t] . matrix, without scales; sums: [tokens, stride]. Each matrix's sums follow the
- * previous one's. */
-static void products(const walker *w, const matrix *const *matrices, size_t count, size_t column, size_t stride)
+/* sums[t] = activations[t] . matrix, without scales; sums: [tokens, stride]. Each matrix's sums follow the previous one's. */
+static void products(const walker *w, const matrix *const *matrices, size_t count, int32_t *sums, size_t stride)
 {
     size_t pairs = 0, done = 0;
     for (size_t i = 0; i < count; i++) pairs += (matrices[i]->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
@@ -85,11 +85,11 @@ static void products(const walker *w, const matrix *const *matrices, size_t coun
             size_t mine;
             while (from >= done + (mine = ((*m)->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS))) {
                 done += mine;
-                column += round_up((*m++)->rows, PAD);
+                sums += round_up((*m++)->rows, PAD);
             }
             size_t columns = round_up((*m)->columns, K_PAD), tile = 2 * (from - done), upto = 2 * (min(to, done + mine) - done);
             size_t tiles = min(upto, round_up((*m)->rows, TILE_ROWS) / TILE_ROWS) - tile;
-            w->kernels->product[(*m)->format](w->s->sums + column + tile * TILE_ROWS, stride,
+            w->kernels->product[(*m)->format](sums + tile * TILE_ROWS, stride,
                                               (*m)->data + tile * tile_bytes((*m)->format, columns), tiles, columns,
                                               w->s->activations, activation_stride((*m)->format, columns),
                                               w->s->code_sum, w->f->tokens, w->own->unpacked);
@@ -108,7 +108,7 @@ static void project(const walker *w, const double *x, size_t x_stride, const dou
             meet(w);
         }
         for (alike = 1; i + alike < count && !matrices[i]->norm && !matrices[i + alike]->norm;) alike++;
-        products(w, matrices + i, alike, column, stride);
+        products(w, matrices + i, alike, w->s->sums + column, stride);
         for (size_t j = i; j < i + alike; j++) column += round_up(matrices[j]->rows, PAD);
     }
 }
@@ -239,7 +239,7 @@ static void attention(const walker *w, size_t i, const block *b)
 
     FOR_MY_TOKENS(w, t) prepare(w, 0, t, s->attended + t * out_width, NULL, &b->o);
     meet(w);
-    products(w, output, 1, 0, width);
+    products(w, output, 1, s->sums, width);
 }
 
 /* ---- the feed-forward network ---- */
@@ -266,7 +266,7 @@ static void feed_forward(const walker *w, const block *b)
     project(w, w->s->x, width, b->ffn_norm, matrices, 2, 2 * round_up(w->shape->ffn, PAD));
     FOR_MY_TOKENS(w, t) gate_token(w, b, t);
     meet(w);
-    products(w, down, 1, 0, width);
+    products(w, down, 1, w->s->sums, width);
 }
 
 /* ---- the whole ---- */
@@ -276,14 +276,18 @@ static void embed(const walker *w, size_t t)
     const passage *p = &w->f->passages[w->s->passage_of[t]];
     double *x = w->s->x + t * round_up(w->shape->width, PAD);
     /* A row that is not finite makes features that are not, which the caller finds. */
-    bitrl_read_row(w->own->embedded, w->model->embedding, w->model->i2s_arm, (uint64_t)p->tokens[t - p->first]);
+    bitrl_embed(w->model, p->tokens[t - p->first], w->own->embedded);
     for (size_t c = 0; c < w->shape->width; c++) x[c] = w->own->embedded[c] * w->model->embedding_scale;
+}
+
+static walker start(const forward *f, size_t thread, size_t threads)
+{
+    return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads == 1 ? 1 : 6 * threads};
 }
 
 static void walk(void *context, size_t thread, size_t threads)
 {
-    const forward *f = context;
-    const walker w = {f, f->model, &f->model->shape, f->kernels, f->s, &f->s->own[thread], threads == 1 ? 1 : 6 * threads};
+    const walker w = start(context, thread, threads);
     size_t width = round_up(w.shape->width, PAD);
     for (size_t i = 0; i < w.shape->blocks; i++) {
         const block *b = &w.model->blocks[i];
@@ -312,11 +316,43 @@ static void walk(void *context, size_t thread, size_t threads)
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
                    const passage *passages, size_t count)
 {
-    forward f = {model, model->kernels, threads, s, rope, local_rope, passages, count, 0};
+    forward f = {.model = model, .threads = threads, .s = s, .rope = rope, .local_rope = local_rope, .passages = passages,
+                 .count = count};
     s->attention_items[0] = 0;
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < passages[i].length; j++) s->passage_of[f.tokens++] = i;
         s->attention_items[i + 1] = s->attention_items[i] + (passages[i].length + QUERIES - 1) / QUERIES * model->shape.kv_heads;
     }
     if (f.tokens) pool_run(threads, walk, &f);
+}
+
+static void walk_head(void *context, size_t thread, size_t threads)
+{
+    const walker w = start(context, thread, threads);
+    const forward *f = w.f;
+    const matrix *m = &w.model->output, *const matrices[] = {m};
+    size_t width = round_up(w.shape->width, PAD), vocabulary = w.shape->vocabulary, stride = round_up(vocabulary, PAD);
+    FOR_MY_TOKENS(&w, t)
+    {
+        const passage *p = &f->passages[t];
+        prepare(&w, 0, t, w.s->x + (p->first + p->length - 1) * width, w.model->output_norm, m);
+    }
+    meet(&w);
+    products(&w, matrices, 1, f->head_sums, stride);
+    FOR_MY_TOKENS(&w, t) for (size_t r = 0, n; r < vocabulary; r += n)
+    {
+        n = min(vocabulary - r, PAD); /* a part of the head at a time: the whole is long */
+        const matrix part = {.format = m->format, .rows = n, .scale = m->scale,
+                             .row_scale = m->row_scale ? m->row_scale + r : NULL};
+        scale_sums(&w, &part, 0, t, f->head_sums + t * stride + r, w.own->values);
+        for (size_t i = 0; i < n; i++) f->logits[t * vocabulary + r + i] = (float)w.own->values[i];
+    }
+}
+
+void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
+                  int32_t *sums, float *logits)
+{
+    forward f = {.model = model, .threads = threads, .s = s, .passages = passages, .count = count, .tokens = count,
+                 .head_sums = sums, .logits = logits};
+    if (count) pool_run(threads, walk_head, &f);
 }

@@ -44,6 +44,8 @@ int bitrl_fail(char *error, int code, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(error, BITRL_ERROR_BYTES, format, arguments);
     va_end(arguments);
+    for (unsigned char *c = (unsigned char *)error; *c; c++) /* names out of a file may hold what a terminal obeys */
+        if (*c < ' ' || *c == 127 || (*c == 0xc2 && c[1] < 0xa0)) *c = '?';
     return code;
 }
 
@@ -307,6 +309,25 @@ static int map_file(bitrl_file *file, const char *path, char *error)
     return result;
 }
 
+static int compare_places(const void *a, const void *b)
+{
+    const bitrl_tensor *x = *(const bitrl_tensor *const *)a, *y = *(const bitrl_tensor *const *)b;
+    return (x->data > y->data) - (x->data < y->data);
+}
+
+/* No byte belongs to two tensors: what a model takes is bounded by the size of its file. */
+static int check_overlaps(bitrl_file *file, char *error)
+{
+    const bitrl_tensor **sorted = file->tensors_by_name;
+    qsort(sorted, file->tensor_count, sizeof *sorted, compare_places);
+    for (uint64_t i = 1; i < file->tensor_count; i++)
+        if (sorted[i]->data < sorted[i - 1]->data + sorted[i - 1]->bytes)
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s lies on top of another",
+                              sorted[i]->name_bytes > 80 ? 80 : (int)sorted[i]->name_bytes, sorted[i]->name);
+    qsort(sorted, file->tensor_count, sizeof *sorted, compare_tensors);
+    return BITRL_OK;
+}
+
 int bitrl_file_open(const char *path, bitrl_file **out, char *error)
 {
     *out = NULL;
@@ -325,6 +346,7 @@ int bitrl_file_open(const char *path, bitrl_file **out, char *error)
         file->key_count = take_u64(&c);
         if (status == BITRL_OK) status = read_keys(file, &c, error);
         if (status == BITRL_OK) status = read_tensors(file, &c, error);
+        if (status == BITRL_OK) status = check_overlaps(file, error);
     }
     if (status == BITRL_OK)
         *out = file;

@@ -59,7 +59,7 @@ static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * 
 typedef struct {
     matrix_format format;
     size_t rows, columns;
-    uint8_t *data;     /* [row tiles, tile_bytes] */
+    uint8_t *data;     /* [row tiles, tile_bytes], 64-byte aligned, not its own */
     double scale;      /* of the whole matrix */
     double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
@@ -67,8 +67,20 @@ typedef struct {
 
 typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
 
-/* Quantises and lays out a tensor [rows, columns] (pack.c); what *m owns must be freed in any case. turned: see there. */
-pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm, size_t turned);
+/* Where a matrix comes from: a tensor of a file, or floats [rows, columns]. */
+typedef struct {
+    const bitrl_tensor *tensor; /* or NULL */
+    bool arm;                   /* of I2_S, see bitrl_options */
+    const float *values;
+    size_t turned; /* rows of a head whose rotation is interleaved; 0: it is not */
+} weight_source;
+
+typedef struct pool pool;
+
+size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns);
+/* Quantises and lays out a matrix (pack.c) whose format, rows, columns and data are set; all threads of the pool share the
+ * work. What *m owns must be freed in any case. */
+pack_result bitrl_pack(matrix *m, const weight_source *source, pool *threads);
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {
@@ -106,8 +118,16 @@ struct bitrl_model {
     uint64_t window;               /* tokens that local blocks see, the token itself included; 0: there are no local blocks */
     bool i2s_arm;
     matrix_format format;
-    block *blocks; /* [shape.blocks] */
+    block *blocks;  /* [shape.blocks] */
+    matrix output;  /* the head, ready to multiply; without data until bitrl_model_add_head */
+    float *replaced_embedding; /* [vocabulary, width] instead of the file's; or NULL */
+    void *memory;              /* of the blocks' matrices */
+    size_t memory_bytes;
+    uint64_t version; /* counts replacements */
 };
+
+/* A token's row of the embedding -> out: [width], unscaled; false when it is not finite. */
+bool bitrl_embed(const bitrl_model *model, int32_t token, float *restrict out);
 
 /* Fills in all of *model that keys say, and blocks that are empty but for `local` (architecture.c). Wants model->i2s_arm.
  * What *model owns must be freed in any case. */
@@ -116,8 +136,8 @@ int bitrl_read_architecture(const bitrl_file *file, const bitrl_options *options
 /* Keys (rotated) and values of a sequence's first tokens, for every block. */
 struct bitrl_cache {
     size_t capacity, length; /* tokens */
-    size_t stride;           /* kv_heads * P(head_dim) */
-    double *values;          /* [blocks, keys or values, capacity, stride] */
+    size_t stride, parts;    /* kv_heads * P(head_dim); keys and values of each block */
+    double *values;          /* [parts, capacity, stride] */
 };
 
 /* Some tokens of one sequence on their way through the model. */
@@ -155,7 +175,6 @@ typedef struct {
 } scratch;
 
 /* A pool of threads that run one function together (threads.c). */
-typedef struct pool pool;
 pool *pool_open(size_t threads); /* NULL when threads cannot be made */
 void pool_close(pool *p);
 size_t pool_threads(const pool *p);
@@ -171,5 +190,9 @@ bool pool_take(pool *p, size_t items, size_t *item);
  * The residual stream after the last block is left in s->x. */
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
                    const passage *passages, size_t count);
+
+/* logits: [count, vocabulary] of each passage's last token, after bitrl_forward. sums: [count to TOKEN_PAD, P(vocabulary)]. */
+void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
+                  int32_t *sums, float *logits);
 
 #endif

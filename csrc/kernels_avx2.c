@@ -84,6 +84,7 @@ TARGET static inline uint64_t i8_bytes(i8 v)
     return (uint64_t)_mm_cvtsi128_si64(_mm_packs_epi16(words, words));
 }
 
+#define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
 /* Half a tile of rows for N tokens. `vpmaddubsw` adds two products of at most 2 * 128 in 16 bits; a group adds four of

@@ -42,6 +42,7 @@ TARGET static inline int32_t i8_sum(i8 v)
 }
 TARGET static inline uint64_t i8_bytes(i8 v) { return (uint64_t)_mm_cvtsi128_si64(_mm256_cvtepi32_epi8(v)); }
 
+#define ATTEND_VECTORS 2
 #include "kernels_double.h"
 
 /* ---- few tokens: the weights are multiplied as they are unpacked ---- */

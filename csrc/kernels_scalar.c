@@ -65,6 +65,7 @@ static inline uint64_t i8_bytes(i8 v)
     return bytes;
 }
 
+#define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
 /* One tile of bytes in steps -> rows [16, columns]. */

@@ -1,22 +1,65 @@
 /* Loading: tensors are checked against the shape that the file's keys say, matrices are packed for the kernels.
  *
  * Knows the tensors' names; what the keys mean is architecture.c's. The embedding and the head stay in the mapped file. */
+#define _DEFAULT_SOURCE
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "internal.h"
 
-enum { MAX_SUMMED = 1 << 16, NAME = 64 };
+enum { MAX_SUMMED = 1 << 16, MAX_THREADS = 1024, NAME = 64, HUGE_PAGE = 2 << 20, MATRICES = 7, NORMS = 6 };
 
 typedef struct {
     const bitrl_file *file;
     const bitrl_model *model;
+    pool *threads;
     double norm_offset; /* of norms that the file holds without the 1 they are meant to have */
     float *row;         /* [the most columns] */
+    uint8_t *memory;    /* where the next matrix goes */
     char *error;
 } loader;
+
+/* A matrix of a block, and the name of the norm on what enters it, or NULL. */
+typedef struct {
+    const char *name, *norm;
+    size_t columns, rows, turned; /* turned: see weight_source */
+    matrix *matrix;
+} named_matrix;
+
+typedef struct {
+    const char *name; /* NULL: this architecture does not have it */
+    size_t n;
+    double **norm;
+} named_norm;
+
+static void list_block(const bitrl_model *model, block *b, named_matrix matrices[MATRICES], named_norm norms[NORMS])
+{
+    const bitrl_shape *shape = &model->shape;
+    const architecture *a = &model->architecture;
+    size_t width = shape->width, ffn = shape->ffn, q = shape->heads * shape->head_dim;
+    size_t kv = shape->kv_heads * shape->head_dim, turned = a->turned ? shape->head_dim : 0;
+#define INPUT(name) (a->input_norms ? name : NULL)
+#define SUB(input, name) (a->input_norms ? input : a->sub_norms ? name : NULL)
+    const named_matrix all_matrices[MATRICES] = {
+        {"attn_q", INPUT("attn_q_norm_in"), width, q, turned, &b->q},
+        {"attn_k", INPUT("attn_k_norm_in"), width, kv, turned, &b->k},
+        {"attn_v", INPUT("attn_v_norm_in"), width, kv, 0, &b->v},
+        {"attn_output", SUB("attn_output_norm_in", "attn_sub_norm"), q, width, 0, &b->o},
+        {"ffn_gate", INPUT("ffn_gate_norm_in"), width, ffn, 0, &b->gate},
+        {"ffn_up", INPUT("ffn_up_norm_in"), width, ffn, 0, &b->up},
+        {"ffn_down", SUB("ffn_down_norm_in", "ffn_sub_norm"), ffn, width, 0, &b->down}};
+    const named_norm all_norms[NORMS] = {{"attn_norm", width, &b->attn_norm},
+                                         {"ffn_norm", width, &b->ffn_norm},
+                                         {a->head_norms ? "attn_q_norm" : NULL, shape->head_dim, &b->q_norm},
+                                         {a->head_norms ? "attn_k_norm" : NULL, shape->head_dim, &b->k_norm},
+                                         {a->gemma ? "post_attention_norm" : NULL, width, &b->post_attn_norm},
+                                         {a->gemma ? "post_ffw_norm" : NULL, width, &b->post_ffn_norm}};
+    memcpy(matrices, all_matrices, sizeof all_matrices);
+    memcpy(norms, all_norms, sizeof all_norms);
+}
 
 static const char *name_of(char full[NAME], size_t i, const char *name, const char *suffix)
 {
@@ -64,71 +107,52 @@ static int load_scale(const loader *l, const char *name, matrix *m)
     return BITRL_OK;
 }
 
-/* turned: rows of a head of q or k whose rotation is interleaved in this file, see bitrl_pack. norm: the name of the norm
- * on what enters the matrix, or NULL. */
-static int load_matrix(const loader *l, size_t i, const char *name, const char *norm, size_t columns, size_t rows,
-                       size_t turned, matrix *out)
+static int pack_failed(const loader *l, pack_result result, const char *name)
 {
-    char full[NAME], other[NAME];
-    const bitrl_tensor *tensor;
-    matrix_format format = l->model->format;
-    int status = find_weight(l, name_of(full, i, name, ".weight"), columns, rows, &tensor);
-    if (status) return status;
-    if (columns > MAX_SUMMED && (format == INT8 || format == INT4))
-        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
-                          columns);
-    switch (bitrl_pack(out, format, tensor, l->model->i2s_arm, turned)) {
-    case PACKED: bitrl_file_release(tensor); break;
+    switch (result) {
     case PACK_NO_MEMORY: return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-    case PACK_NOT_FINITE: return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", full);
+    case PACK_NOT_FINITE: return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
     default:
         return bitrl_fail(l->error, BITRL_BAD_FILE,
                           "is damaged or not a ternary model: %s holds codes or scales other than "
                           "-1, 0, 1 times one finite scale",
-                          full);
+                          name);
     }
-    status = load_scale(l, name_of(other, i, name, ".scale"), out);
-    if (!status && norm) status = load_norm(l, name_of(other, i, norm, ".weight"), columns, 0, &out->norm);
+}
+
+static int load_matrix(loader *l, size_t i, const named_matrix *named)
+{
+    char full[NAME], other[NAME];
+    const bitrl_tensor *tensor;
+    matrix_format format = l->model->format;
+    matrix *m = named->matrix;
+    int status = find_weight(l, name_of(full, i, named->name, ".weight"), named->columns, named->rows, &tensor);
+    if (status) return status;
+    if (named->columns > MAX_SUMMED && (format == INT8 || format == INT4))
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
+                          named->columns);
+    *m = (matrix){.format = format, .rows = named->rows, .columns = named->columns, .data = l->memory, .scale = 1};
+    l->memory += bitrl_matrix_bytes(format, m->rows, m->columns);
+    const weight_source source = {.tensor = tensor, .arm = l->model->i2s_arm, .turned = named->turned};
+    pack_result result = bitrl_pack(m, &source, l->threads);
+    if (result != PACKED) return pack_failed(l, result, full);
+    bitrl_file_release(tensor);
+    status = load_scale(l, name_of(other, i, named->name, ".scale"), m);
+    if (!status && named->norm) status = load_norm(l, name_of(other, i, named->norm, ".weight"), m->columns, 0, &m->norm);
     return status;
 }
 
-static int load_block(const loader *l, size_t i, block *b)
+static int load_block(loader *l, size_t i, block *b)
 {
-    const bitrl_shape *shape = &l->model->shape;
-    const architecture *a = &l->model->architecture;
-    size_t width = shape->width, ffn = shape->ffn, q = shape->heads * shape->head_dim;
-    size_t kv = shape->kv_heads * shape->head_dim, turned = a->turned ? shape->head_dim : 0;
-    const struct {
-        const char *name;
-        bool wanted;
-        size_t n;
-        double **out;
-    } norms[] = {{"attn_norm", true, width, &b->attn_norm},
-                 {"ffn_norm", true, width, &b->ffn_norm},
-                 {"attn_q_norm", a->head_norms, shape->head_dim, &b->q_norm},
-                 {"attn_k_norm", a->head_norms, shape->head_dim, &b->k_norm},
-                 {"post_attention_norm", a->gemma, width, &b->post_attn_norm},
-                 {"post_ffw_norm", a->gemma, width, &b->post_ffn_norm}};
-    const struct {
-        const char *name, *sub_norm, *input_norm;
-        size_t columns, rows, turned;
-        matrix *out;
-    } matrices[] = {{"attn_q", NULL, "attn_q_norm_in", width, q, turned, &b->q},
-                    {"attn_k", NULL, "attn_k_norm_in", width, kv, turned, &b->k},
-                    {"attn_v", NULL, "attn_v_norm_in", width, kv, 0, &b->v},
-                    {"attn_output", "attn_sub_norm", "attn_output_norm_in", q, width, 0, &b->o},
-                    {"ffn_gate", NULL, "ffn_gate_norm_in", width, ffn, 0, &b->gate},
-                    {"ffn_up", NULL, "ffn_up_norm_in", width, ffn, 0, &b->up},
-                    {"ffn_down", "ffn_sub_norm", "ffn_down_norm_in", ffn, width, 0, &b->down}};
+    named_matrix matrices[MATRICES];
+    named_norm norms[NORMS];
     char full[NAME];
     int status = BITRL_OK;
-    for (size_t j = 0; !status && j < sizeof norms / sizeof *norms; j++)
-        if (norms[j].wanted)
-            status = load_norm(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, l->norm_offset, norms[j].out);
-    for (size_t j = 0; !status && j < sizeof matrices / sizeof *matrices; j++)
-        status = load_matrix(l, i, matrices[j].name,
-                             a->input_norms ? matrices[j].input_norm : a->sub_norms ? matrices[j].sub_norm : NULL,
-                             matrices[j].columns, matrices[j].rows, matrices[j].turned, matrices[j].out);
+    list_block(l->model, b, matrices, norms);
+    for (size_t j = 0; !status && j < NORMS; j++)
+        if (norms[j].name)
+            status = load_norm(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, l->norm_offset, norms[j].norm);
+    for (size_t j = 0; !status && j < MATRICES; j++) status = load_matrix(l, i, &matrices[j]);
     return status;
 }
 
@@ -157,15 +181,42 @@ static int choose_format(const bitrl_file *file, const char *wanted, matrix_form
     return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
 }
 
-static int load_weights(const bitrl_file *file, bitrl_model *model, char *error)
+/* Memory for all matrices of all blocks at once, in huge pages where the system has them: a product walks through much of
+ * it. NULL when there is not enough. */
+static uint8_t *reserve_matrices(bitrl_model *model)
+{
+    named_matrix matrices[MATRICES];
+    named_norm norms[NORMS];
+    size_t bytes = 0;
+    list_block(model, model->blocks, matrices, norms);
+    for (size_t j = 0; j < MATRICES; j++)
+        bytes += bitrl_matrix_bytes(model->format, matrices[j].rows, matrices[j].columns);
+    if (bytes > (SIZE_MAX - HUGE_PAGE) / model->shape.blocks) return NULL;
+    bytes = bytes * model->shape.blocks + HUGE_PAGE;
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return NULL;
+    model->memory = memory;
+    model->memory_bytes = bytes;
+    uint8_t *aligned = (uint8_t *)memory + (HUGE_PAGE - (uintptr_t)memory % HUGE_PAGE) % HUGE_PAGE;
+#ifdef MADV_HUGEPAGE
+    madvise(aligned, bytes - HUGE_PAGE, MADV_HUGEPAGE);
+#endif
+    return aligned;
+}
+
+static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t threads, char *error)
 {
     const bitrl_shape *shape = &model->shape;
     size_t heads = shape->heads * shape->head_dim, most = shape->width > shape->ffn ? shape->width : shape->ffn;
     bool offset = model->architecture.gemma && bitrl_file_is_hugging_face(file);
-    loader l = {file, model, offset ? 1 : 0, bitrl_allocate(most > heads ? most : heads, sizeof *l.row), error};
-    int status = l.row ? BITRL_OK : bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    loader l = {.file = file, .model = model, .norm_offset = offset ? 1 : 0, .error = error};
+    l.row = bitrl_allocate(most > heads ? most : heads, sizeof *l.row);
+    l.memory = reserve_matrices(model);
+    l.threads = pool_open(threads);
+    int status = l.row && l.memory && l.threads ? BITRL_OK : bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     for (size_t i = 0; !status && i < shape->blocks; i++) status = load_block(&l, i, &model->blocks[i]);
     if (!status) status = load_head(&l, model);
+    pool_close(l.threads);
     free(l.row);
     return status;
 }
@@ -182,7 +233,9 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", options->isa);
     if (!status) status = choose_format(file, options->format, &model->format, error);
     if (!status) status = bitrl_read_architecture(file, options, model, error);
-    if (!status) status = load_weights(file, model, error);
+    if (!status && (options->threads < 1 || options->threads > MAX_THREADS))
+        status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    if (!status) status = load_weights(file, model, options->threads, error);
     if (status)
         bitrl_model_free(model);
     else
@@ -190,20 +243,136 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
     return status;
 }
 
+/* The head's matrix from its tensor, or from floats. */
+static int pack_head(bitrl_model *model, const float *values, uint64_t threads, char *error)
+{
+    const loader l = {.model = model, .error = error};
+    matrix *m = &model->output;
+    pool *pool = pool_open(threads);
+    if (!m->data) {
+        /* Products of codes would round the logits of a float model. */
+        matrix_format format = model->format == FP32 || model->format == BF16 ? model->format : INT8;
+        *m = (matrix){.format = format, .rows = model->shape.vocabulary, .columns = model->shape.width, .scale = 1};
+        m->data = bitrl_allocate(bitrl_matrix_bytes(format, m->rows, m->columns), 1);
+    }
+    const weight_source source = {.tensor = values ? NULL : model->head, .arm = model->i2s_arm, .values = values};
+    pack_result result = pool && m->data ? bitrl_pack(m, &source, pool) : PACK_NO_MEMORY;
+    pool_close(pool);
+    if (result == PACKED) return BITRL_OK;
+    free(m->data);
+    free(m->row_scale);
+    *m = (matrix){0};
+    return pack_failed(&l, result, model->head == model->embedding ? "token_embd.weight" : "output.weight");
+}
+
+int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error)
+{
+    if (model->output.data) return BITRL_OK;
+    if (!model->output_norm)
+        return bitrl_fail(error, BITRL_BAD_FILE, "lacks the tensor output_norm.weight, so it cannot generate");
+    return pack_head(model, model->head == model->embedding ? model->replaced_embedding : NULL, threads, error);
+}
+
+uint64_t bitrl_model_bytes_per_token(const bitrl_model *model)
+{
+    uint64_t bytes = model->memory_bytes - HUGE_PAGE;
+    if (model->output.data) bytes += bitrl_matrix_bytes(model->output.format, model->output.rows, model->output.columns);
+    return bytes;
+}
+
+static int replace_norm(const loader *l, const float *values, size_t n, double *norm, size_t given)
+{
+    if (given != n)
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has %zu weights there, not %zu", n, given);
+    for (size_t c = 0; c < n; c++) norm[c] = values[c];
+    return BITRL_OK;
+}
+
+static int replace_embedding(bitrl_model *model, const float *values, uint64_t threads, char *error)
+{
+    size_t n = model->shape.vocabulary * model->shape.width;
+    if (model->head == model->embedding && model->output.data) {
+        int status = pack_head(model, values, threads, error);
+        if (status) return status;
+    }
+    if (!model->replaced_embedding) model->replaced_embedding = bitrl_allocate(n, sizeof *values);
+    if (!model->replaced_embedding) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    memcpy(model->replaced_embedding, values, n * sizeof *values);
+    return BITRL_OK;
+}
+
+int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
+                        uint64_t threads, char *error)
+{
+    const loader l = {.model = model, .error = error};
+    const bitrl_shape *shape = &model->shape;
+    char full[NAME];
+    if (threads < 1 || threads > MAX_THREADS)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    for (size_t i = 0; i < rows * columns; i++)
+        if (!isfinite(values[i])) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot hold weights that are not finite");
+    model->version++;
+    bool embedding = strcmp(name, "token_embd.weight") == 0;
+    if (embedding || (strcmp(name, "output.weight") == 0 && model->head != model->embedding)) {
+        if (rows != shape->vocabulary || columns != shape->width)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %llu x %llu weights there, not %llu x %llu",
+                              (unsigned long long)shape->vocabulary, (unsigned long long)shape->width,
+                              (unsigned long long)rows, (unsigned long long)columns);
+        return embedding ? replace_embedding(model, values, threads, error) : pack_head(model, values, threads, error);
+    }
+    if (strcmp(name, "output_norm.weight") == 0 && model->output_norm)
+        return replace_norm(&l, values, shape->width, model->output_norm, rows * columns);
+    for (size_t i = 0; i < shape->blocks; i++) {
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        list_block(model, &model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < NORMS; j++)
+            if (norms[j].name && strcmp(name, name_of(full, i, norms[j].name, ".weight")) == 0)
+                return replace_norm(&l, values, norms[j].n, *norms[j].norm, rows * columns);
+        for (size_t j = 0; j < MATRICES; j++) {
+            matrix *m = matrices[j].matrix;
+            if (matrices[j].norm && strcmp(name, name_of(full, i, matrices[j].norm, ".weight")) == 0)
+                return replace_norm(&l, values, m->columns, m->norm, rows * columns);
+            if (strcmp(name, name_of(full, i, matrices[j].name, ".weight")) != 0) continue;
+            if (rows != m->rows || columns != m->columns)
+                return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu x %zu weights there, not %llu x %llu", m->rows,
+                                  m->columns, (unsigned long long)rows, (unsigned long long)columns);
+            pool *pool = pool_open(threads);
+            const weight_source source = {.values = values, .turned = matrices[j].turned};
+            m->scale = 1;
+            pack_result result = pool ? bitrl_pack(m, &source, pool) : PACK_NO_MEMORY;
+            pool_close(pool);
+            return result == PACKED ? BITRL_OK : pack_failed(&l, result, full);
+        }
+    }
+    return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has no weights called %.60s that can be replaced", name);
+}
+
+bool bitrl_embed(const bitrl_model *model, int32_t token, float *restrict out)
+{
+    size_t width = model->shape.width;
+    if (!model->replaced_embedding) return bitrl_read_row(out, model->embedding, model->i2s_arm, (uint64_t)token);
+    memcpy(out, model->replaced_embedding + (size_t)token * width, width * sizeof *out);
+    return true;
+}
+
 void bitrl_model_free(bitrl_model *model)
 {
     if (!model) return;
     for (size_t i = 0; model->blocks && i < model->shape.blocks; i++) {
-        block *b = &model->blocks[i];
-        matrix *matrices[] = {&b->q, &b->k, &b->v, &b->o, &b->gate, &b->up, &b->down};
-        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) {
-            free(matrices[j]->data);
-            free(matrices[j]->row_scale);
-            free(matrices[j]->norm);
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        list_block(model, &model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < MATRICES; j++) {
+            free(matrices[j].matrix->row_scale);
+            free(matrices[j].matrix->norm);
         }
-        double *norms[] = {b->attn_norm, b->ffn_norm, b->q_norm, b->k_norm, b->post_attn_norm, b->post_ffn_norm};
-        for (size_t j = 0; j < sizeof norms / sizeof *norms; j++) free(norms[j]);
+        for (size_t j = 0; j < NORMS; j++) free(*norms[j].norm);
     }
+    if (model->memory) munmap(model->memory, model->memory_bytes);
+    free(model->output.data);
+    free(model->output.row_scale);
+    free(model->replaced_embedding);
     free(model->output_norm);
     free(model->blocks);
     free(model);

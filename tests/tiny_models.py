@@ -243,7 +243,9 @@ def gguf_string(text: str | bytes) -> bytes:
 
 
 def gguf_value(value: Any) -> bytes:
-    """Type and value: bool, u32, f32, string or an array of strings."""
+    """Type and value: bool, u32, f32, string or an array of strings; bytes are taken as they are."""
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):

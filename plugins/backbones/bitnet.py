@@ -120,10 +120,11 @@ def projection_matrix(rows: int, columns: int) -> np.ndarray:
 
 def _prefix(metadata: dict[str, Any], engine: Engine) -> list[int]:
     """The token the file asks to put before every text, if any."""
-    if not metadata.get("tokenizer.ggml.add_bos_token", False):
+    asked = metadata.get("tokenizer.ggml.add_bos_token", False)
+    if isinstance(asked, int) and not asked:
         return []
     token = metadata.get("tokenizer.ggml.bos_token_id")
-    if not isinstance(token, int) or not 0 <= token < engine.vocabulary:
+    if not isinstance(asked, int) or not isinstance(token, int) or not 0 <= token < engine.vocabulary:
         raise ModelFileError(
             engine.path, "asks for a first token (add_bos_token) but does not say which (tokenizer.ggml.bos_token_id)"
         )

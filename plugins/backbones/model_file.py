@@ -31,6 +31,7 @@ HEADER_KEY = "bitrl.header_sha256"
 UNSEALED = "0" * 64
 
 _ERROR_BYTES = 256
+_MOST_CHARACTERS = 500
 _STRING, _ARRAY = 8, 9
 _DTYPES = {
     0: "<u1",
@@ -48,9 +49,13 @@ _DTYPES = {
 
 
 class ModelFileError(UsageError):
-    """A model file that cannot be used. The message names the file and what is wrong with it."""
+    """A model file that cannot be used. The message names the file and what is wrong with it.
+
+    It is one line of bounded length, whatever words of the file it repeats.
+    """
 
     def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        problem = "".join(c if c.isprintable() else "?" for c in problem[:_MOST_CHARACTERS])
         super().__init__(f"{os.fspath(path)} {problem}")
 
 
@@ -145,7 +150,8 @@ class ModelFile:
         with open(self.path, "rb") as file:
             header = file.read(self.data_offset)
             place = _digits(header, HEADER_KEY)
-            if tensor_digest is None or place is None or _header_sha256(header, place) != header_digest:
+            texts = isinstance(tensor_digest, str) and isinstance(header_digest, str)
+            if not texts or place is None or _header_sha256(header, place) != header_digest:
                 raise ModelFileError(self.path, "is damaged: its header does not match its checksum; get it again")
             if largest is not None and self.size > largest:
                 return "header"

@@ -109,7 +109,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
         raise ModelFileError(path, "has no tokenizer (no tokenizer.ggml.model key); use a file that carries one")
-    if model != "gpt2":
+    if not isinstance(model, str) or model != "gpt2":
         raise ModelFileError(path, f"has a tokenizer of kind {model!r}; only byte-level BPE ('gpt2') is supported")
     tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
     if not _is_strings(tokens) or not _is_strings(merges):

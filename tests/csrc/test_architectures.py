@@ -312,7 +312,12 @@ def test_weights_as_hugging_face_has_them(tmp_path: Path, shim: tuple[FFI, Any],
     got = np.zeros_like(want)
     assert lib.bitrl_file_open(str(path).encode(), file, error) == 0
     lib.as_hugging_face(file[0])
-    assert lib.bitrl_model_load(file[0], ffi.new("bitrl_options *", [0, text[1], text[0]]), loaded, error) == 0
+    assert (
+        lib.bitrl_model_load(
+            file[0], ffi.new("bitrl_options *", {"threads": 1, "format": text[1], "isa": text[0]}), loaded, error
+        )
+        == 0
+    )
     assert lib.bitrl_session_open(loaded[0], 1, session, error) == 0
     pointers = (ffi.cast(c, array.ctypes.data) for c, array in (("int32_t *", tokens), ("uint64_t *", lengths)))
     out = ffi.cast("float *", got.ctypes.data)

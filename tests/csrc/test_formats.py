@@ -124,5 +124,5 @@ def test_rows_of_zeros_and_zero_matrices(tmp_path: Path) -> None:
 def test_an_unknown_format_is_an_error(tmp_path: Path) -> None:
     assert tuple(formats()) == FORMATS
     path = TinyModel(width=48, ffn=80, blocks=1).write(tmp_path / "model.gguf")
-    with pytest.raises(UsageError, match="known: ternary, ternary-1.6, int8, int4, bf16, fp32"):
+    with pytest.raises(UsageError, match=r"known: ternary, ternary-1\.6, int8, int4, bf16, fp32"):
         Engine(path, "int3")

@@ -103,7 +103,7 @@ def pack_dense(codes: np.ndarray) -> np.ndarray:
 
 
 def in_rows(x: np.ndarray) -> tuple[np.ndarray, int]:
-    """[tokens, columns] of 1, 2 or 4 bytes -> rows of bytes with zeros behind, as kernels.h has them, and their stride."""
+    """[tokens, columns] of 1, 2 or 4 bytes -> rows of bytes with zeros behind (kernels.h), and their stride."""
     stride = (x.shape[1] * x.itemsize // 64 + 1 | 1) * 64
     out = aligned((-(-len(x) // TOKEN_PAD) * TOKEN_PAD, stride), np.uint8)
     out[: len(x), : x.shape[1] * x.itemsize] = np.ascontiguousarray(x).view(np.uint8)
@@ -378,7 +378,7 @@ def test_attention(tables, length, head_dim, heads, size, window, seed):
     ffi, results = tables["ffi"], []
     for table in tables["sets"].values():
         out = np.full((length - past, heads * head_dim + 3), 7.0)
-        scratch = aligned((length + 7) // 8 * 8 * (head_dim + 4), np.float64)
+        scratch = aligned(((length + 15) // 16 * 16 + 8) * (head_dim + padded + 8 + 4), np.float64)
         task = ffi.new("attention_task *")
         task.q, task.k, task.v = pointer(ffi, queries), pointer(ffi, k[past:]), pointer(ffi, v[past:])
         task.past_k, task.past_v, task.out = pointer(ffi, k), pointer(ffi, v), pointer(ffi, out)

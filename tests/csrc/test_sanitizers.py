@@ -1,35 +1,26 @@
-"""The whole C code under AddressSanitizer and UndefinedBehaviorSanitizer, on good files and on damaged ones."""
+"""The whole C code under AddressSanitizer and UndefinedBehaviorSanitizer, on good files and on wrong ones; and under
+ThreadSanitizer, with many threads at once."""
 
-import os
-import shlex
-import struct
 import subprocess
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import TinyModel, gguf_bytes, gguf_string, gguf_value
+from sanitized import build
+from tiny_models import TinyModel
 
-CSRC = Path(__file__).parents[2] / "csrc"
-
-
-def compiler() -> list[str]:
-    """The compiler Python was built with, or the one in CC."""
-    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
+from bitrl.plugins.backbones.engine import formats
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """driver.c and the engine, compiled with both sanitizers; any finding ends the process."""
-    out = tmp_path_factory.mktemp("driver") / "driver"
-    sources = [str(path) for path in CSRC.glob("*.c") if path.name != "_engine.c"]
-    flags = "-std=c11 -g -O1 -ffp-contract=off -fno-math-errno -fsanitize=address,undefined -fno-sanitize-recover=all"
-    own = str(Path(__file__).with_name("driver.c"))
-    command = [*compiler(), *flags.split(), f"-I{CSRC}", *sources, own, "-lm", "-lpthread", "-o", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-    return out
+    return build(tmp_path_factory.mktemp("driver") / "driver", "driver.c", "-fsanitize=address,undefined")
+
+
+@pytest.fixture(scope="module")
+def many_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("threads") / "many_threads", "many_threads.c", "-fsanitize=thread")
 
 
 def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> list[str]:
@@ -76,84 +67,17 @@ def test_every_format_and_pooling_gives_the_same_bits(driver, tmp_path):
         assert line.startswith("ok "), line
 
 
-def test_flipped_bits_and_truncations_never_reach_undefined_behaviour(driver, tmp_path):
-    model = TinyModel(width=16, ffn=16, heads=2, kv_heads=1, blocks=1, vocabulary=260)
-    gemma = TinyModel(
-        architecture="gemma3", width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=2, vocabulary=260, window=5,
-        every=2, input_norms=True,
-    )  # fmt: skip
-    goods = [model.write(tmp_path / "good.gguf").read_bytes(), gemma.write(tmp_path / "gemma.gguf").read_bytes()]
-    rng = np.random.default_rng(0)
-    files = []
-    for i in range(300):
-        good = goods[i % 2]
-        damaged = bytearray(good)
-        if i % 3 == 0:
-            damaged = damaged[: rng.integers(len(good))]
-        else:  # half of the flips in the keys and the list of tensors, where the lengths are
-            header = i % 3 == 1
-            for _ in range(rng.integers(1, 4)):
-                at = rng.integers(700 if header else len(good))
-                damaged[at] ^= 1 << rng.integers(8)
-        files.append(tmp_path / f"{i}.gguf")
-        files[-1].write_bytes(damaged)
-    lines = run(driver, files)
-    assert all(line.startswith(("ok ", "error ")) for line in lines)
-    assert sum(line.startswith("error ") for line in lines) > 100
-    assert any(line.startswith("ok ") for line in lines)
+@pytest.mark.parametrize("format", formats())
+def test_threads_and_sessions_side_by_side_have_no_data_race(many_threads, tmp_path, format):
+    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2).write(tmp_path / "model.gguf")
+    done = subprocess.run([many_threads, path, format], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr[:5000]
 
 
-def test_hostile_headers_are_errors(driver, tmp_path):
-    f32 = ("t", 0, (4,), bytes(16))
-
-    def header(tensors: int, keys: int, rest: bytes) -> bytes:
-        return b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + rest
-
-    def key(name: bytes, rest: bytes) -> bytes:
-        return gguf_string(name) + rest
-
-    huge = 2**63
-    array = struct.pack("<I", 9)
-    hostile = {
-        "empty": b"",
-        "not gguf": bytes(64),
-        "version": b"GGUF" + struct.pack("<IQQ", 99, 0, 0),
-        "keys 2^63": header(0, huge, bytes(64)),
-        "tensors 2^64-1": header(2**64 - 1, 0, bytes(64)),
-        "name 2^63": header(0, 1, struct.pack("<Q", huge) + bytes(64)),
-        "name 2^64-1": header(0, 1, struct.pack("<Q", 2**64 - 1) + bytes(64)),
-        "empty name": header(0, 1, struct.pack("<Q", 0) + bytes(64)),
-        "string 2^64-8": header(0, 1, key(b"k", struct.pack("<IQ", 8, 2**64 - 8)) + bytes(64)),
-        "array 2^62 u64": header(0, 1, key(b"k", array + struct.pack("<IQ", 10, 2**62)) + bytes(64)),
-        "array 2^61 strings": header(0, 1, key(b"k", array + struct.pack("<IQ", 8, 2**61)) + bytes(64)),
-        "nested array": header(0, 1, key(b"k", array + struct.pack("<IQ", 9, 1)) + bytes(64)),
-        "value type": header(0, 1, key(b"k", struct.pack("<I", 77)) + bytes(64)),
-        "twice a key": header(0, 2, key(b"k", gguf_value(1)) * 2 + bytes(64)),
-        "twice a tensor": gguf_bytes({}, [f32, f32]),
-        "no dimensions": gguf_bytes({}, [("t", 0, (), b"")]),
-        "five dimensions": gguf_bytes({}, [("t", 0, (1,) * 5, bytes(4))]),
-        "zero dimension": gguf_bytes({}, [("t", 0, (0,), b"")]),
-        "product wraps": gguf_bytes({}, [("t", 0, (2**32, 2**32), bytes(64))]),
-        "product wraps to 4": gguf_bytes({}, [("t", 0, (2**62 + 1, 4), bytes(64))]),
-        "bytes wrap": gguf_bytes({}, [("t", 0, (2**62,), bytes(64))]),
-        "beyond the end": gguf_bytes({}, [("t", 0, (4096,), bytes(64))]),
-        "unknown type": gguf_bytes({}, [("t", 1000, (4,), bytes(64))]),
-        "alignment 0": gguf_bytes({"general.alignment": 0}, [f32]),
-        "alignment 2^30": gguf_bytes({"general.alignment": 2**30}, [f32]),
-        "alignment 3": gguf_bytes({"general.alignment": 3}, [f32]),
-        "alignment text": gguf_bytes({"general.alignment": "32"}, [f32]),
-        "nothing inside": gguf_bytes({}, []),
-        "another architecture": gguf_bytes({"general.architecture": "llama"}, [f32]),
-    }
-    misaligned = bytearray(gguf_bytes({}, [f32]))
-    misaligned[24 + 8 + 1 + 4 + 8 + 4] = 1
-    hostile["misaligned"] = bytes(misaligned)
-    files = []
-    for i, data in enumerate(hostile.values()):
-        files.append(tmp_path / f"{i}.gguf")
-        files[-1].write_bytes(data)
-    for name, line in zip(hostile, run(driver, files, timeout=60), strict=True):
-        assert line.startswith("error "), f"{name}: {line}"
+def test_threads_that_outnumber_everything_have_no_data_race(many_threads, tmp_path):
+    path = TinyModel(width=2, ffn=64, heads=1, kv_heads=1, blocks=1, weights="F16").write(tmp_path / "model.gguf")
+    done = subprocess.run([many_threads, path], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr[:5000]
 
 
 @pytest.mark.parametrize(
