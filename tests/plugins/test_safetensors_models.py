@@ -257,3 +257,22 @@ def test_directories_that_are_no_checkpoint_say_what_is_missing(tmp_path: Path) 
         Engine(tmp_path)
     with pytest.raises(UsageError, match=r"no\.safetensors"):
         Engine(tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_generates_what_transformers_generates_greedily(tmp_path: Path, name: str) -> None:
+    """Tokens of the head that the checkpoint has, tied or its own; and weights go back where they came from."""
+    model = MODELS[name]()
+    model.save_pretrained(tmp_path)
+    tokens = [1, 2, 3]
+    with torch.no_grad():
+        for _ in range(12):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    engine = Engine(tmp_path)
+    (found,) = engine.generate([tokens[:3]], 12, temperature=0.0)
+    assert found.tokens.tolist() == tokens[3:]
+    before = engine.encode(TEXTS)
+    engine.replace("blk.0.attn_q.weight", 2 * engine.file.weights("blk.0.attn_q.weight"))
+    assert relative_error(engine.encode(TEXTS), before) > 1e-3
+    engine.replace("blk.0.attn_q.weight", engine.file.weights("blk.0.attn_q.weight"))
+    np.testing.assert_array_equal(engine.encode(TEXTS), before)
