@@ -272,7 +272,7 @@ def test_generates_what_transformers_generates_greedily(tmp_path: Path, name: st
     (found,) = engine.generate([tokens[:3]], 12, temperature=0.0)
     assert found.tokens.tolist() == tokens[3:]
     before = engine.encode(TEXTS)
-    engine.replace("blk.0.attn_v.weight", 2 * engine.file.weights("blk.0.attn_v.weight"))
+    engine.replace("blk.0.ffn_gate.weight", 2 * engine.file.weights("blk.0.ffn_gate.weight"))
     assert relative_error(engine.encode(TEXTS), before) > 1e-3
-    engine.replace("blk.0.attn_v.weight", engine.file.weights("blk.0.attn_v.weight"))
+    engine.replace("blk.0.ffn_gate.weight", engine.file.weights("blk.0.ffn_gate.weight"))
     np.testing.assert_array_equal(engine.encode(TEXTS), before)
