@@ -88,7 +88,9 @@ class BitNet:
         The rows are those of `tokenizer.encode(text).ids`, after the file's first token if it asks for one.
         Raises as `encode`.
         """
-        ids = token_ids(self.tokenizer, _checked(inputs), self._prefix)
+        return self._states(token_ids(self.tokenizer, _checked(inputs), self._prefix))
+
+    def _states(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
         return np.split(self.engine.encode(ids, "none"), np.cumsum([len(each) for each in ids]))[:-1]
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -104,7 +106,7 @@ class BitNet:
     def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
         """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
         count, width = self._numbers or 0, self.engine.width
-        places = []
+        ids, places = [], []
         for text in texts:
             ends = number_ends(text)
             if text and len(ends) != count:
@@ -115,10 +117,11 @@ class BitNet:
             found = [encoding.char_to_token(end - 1) for end in ends]
             if None in found:
                 raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
+            ids.append([*self._prefix, *encoding.ids])
             places.append([len(self._prefix) + token for token in found if token is not None])
         features = np.zeros((len(texts), count * width), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for i, states in enumerate(self.tokens(texts[start : start + _TEXTS_AT_ONCE]), start):
+            for i, states in enumerate(self._states(ids[start : start + _TEXTS_AT_ONCE]), start):
                 if texts[i]:
                     features[i] = states[places[i]].reshape(-1)
         return features

@@ -108,15 +108,14 @@ def build_sentencepiece(
     `scores`: floats [n]; `types`: ints [n], what each token is, as in `tokenizer.ggml.token_type`. A character that
     is no token becomes the byte tokens of its UTF-8. User-defined tokens (runs of spaces, tags) are found in the text
     before anything is joined, as SentencePiece does; text never becomes a control or byte token by spelling it.
-    `space_prefix` puts a space before the text. Raises ValueError when the vocabulary contradicts itself.
+    `space_prefix` puts a space before the text, and after a user-defined token.
+    Raises ValueError when the vocabulary contradicts itself.
     """
     for name, values, kinds in (("scores", scores, "f"), ("types", types, "iu")):
         if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds:
             raise ValueError(
                 f"the vocabulary has no {name} (tokenizer.ggml.{'token_type' if name == 'types' else name})"
             )
-        if len(values) != len(tokens):
-            raise ValueError(f"the vocabulary has {len(tokens)} tokens but {len(values)} {name}")
     if not np.isfinite(scores).all():
         raise ValueError(f"the score of token {int(np.isfinite(scores).argmin())} is not a finite number")
     # Converters write the spaces of user-defined tokens as spaces or as the sign that stands for one. These tokens are
@@ -146,7 +145,7 @@ def build_sentencepiece(
 
 
 def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer:
-    """The tokenizer of a model file, from its metadata (`Engine.metadata`).
+    """The tokenizer of a model file, from its metadata (`Engine.metadata`): byte-level BPE or SentencePiece's.
 
     A BitNet file without `tokenizer.ggml.pre` gets Llama 3's splitting: the published ones without it carry that
     vocabulary. Raises ModelFileError naming `path` when the vocabulary is missing, unknown or inconsistent.
@@ -161,9 +160,12 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
     tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
     if not _is_strings(tokens):
         raise ModelFileError(path, "has no usable vocabulary (tokenizer.ggml.tokens)")
+    scores, types = (metadata.get(f"tokenizer.ggml.{name}") for name in ("scores", "token_type"))
     try:
+        for name, values in (("scores", scores), ("types", types)):
+            if values is not None and np.size(values) != len(tokens):
+                raise ValueError(f"the vocabulary has {len(tokens)} tokens but {np.size(values)} {name}")
         if model == "llama":
-            scores, types = (metadata.get(f"tokenizer.ggml.{name}") for name in ("scores", "token_type"))
             prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
             return build_sentencepiece(tokens, scores, types, prefix)  # type: ignore[arg-type]  # it looks for itself
         if not _is_strings(merges):

@@ -117,6 +117,7 @@ def test_hostile_text_takes_linear_time() -> None:
         ("merges", 5, "no usable vocabulary"),
         ("pre", "klingon", "klingon"),
         ("pre", 7, "7"),
+        ("token_type", np.ones(7, np.int32), "tokens but 7 types"),
     ],
 )
 def test_broken_vocabularies_are_errors(key: str, value: object, words: str) -> None:
@@ -353,7 +354,7 @@ def first(name: str, value: object):
         (first("token_type", 1), None),
         (change("scores", np.zeros(7, np.float32)), "462 tokens but 7 scores"),
         (change("scores", None), "no scores"),
-        (change("scores", ["1"]), "no scores"),
+        (change("scores", ["1"] * 462), "no scores"),
         (change("scores", np.zeros(462, np.int32)), "no scores"),
         (change("token_type", np.zeros(461, np.int32)), "461 types"),
         (change("token_type", None), "no types"),
