@@ -119,7 +119,10 @@ def _engine() -> Iterator[Finding]:
         words.append(f"{', '.join(here[1:])} also {'run' if here[2:] else 'runs'} here")
     for name in known:
         if name not in here:
-            words.append(f"{name}: does not run here" + (f", lacks {', '.join(lacks[name])}" if lacks[name] else ""))
+            why = (
+                f", lacks {', '.join(lacks[name])}" if lacks[name] else ", the system does not allow it" if has else ""
+            )
+            words.append(f"{name}: does not run here{why}")
     facts = [{"name": name, "runs": name in here, "used": name == here[0], "lacks": lacks[name]} for name in known]
     yield Finding("engine", True, "; ".join(words), facts={"instruction_sets": facts})
     threads, cpus = engine.available_cpus(), os.cpu_count() or 1
@@ -133,8 +136,15 @@ def _engine() -> Iterator[Finding]:
 
 
 _VNNI = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+_BF16 = (*_VNNI, "avx512_bf16", "avx512vbmi")
 NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "x86_64": {"avx512bf16": (*_VNNI, "avx512_bf16"), "avx512vnni": _VNNI, "avx2": ("avx2", "fma"), "scalar": ()},
+    "x86_64": {
+        "avx512amx": (*_BF16, "amx_tile", "amx_int8"),
+        "avx512bf16": _BF16,
+        "avx512vnni": _VNNI,
+        "avx2": ("avx2", "fma"),
+        "scalar": (),
+    },
     "aarch64": {"scalar": ()},
 }
 """What each of the engine's instruction sets needs of a CPU, in Linux's words for it (/proc/cpuinfo), by machine."""

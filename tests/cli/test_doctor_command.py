@@ -83,8 +83,11 @@ def test_engine_that_does_not_load(monkeypatch) -> None:
 def test_every_instruction_set_of_the_engine_is_explained() -> None:
     known, flags = engine.known_instruction_sets(), doctor._cpu_flags()
     assert set(doctor.NEEDS[platform.machine()]) == set(known)
-    if flags:  # Linux's own word for what runs here
-        assert [name for name in known if flags.issuperset(doctor._needs(name))] == engine.instruction_sets()
+    if flags:  # Linux's own word for what this CPU has; only AMX needs its permission as well
+        has = [name for name in known if flags.issuperset(doctor._needs(name))]
+        assert [name for name in has if name != "avx512amx" or name in engine.instruction_sets()] == (
+            engine.instruction_sets()
+        )
 
 
 def test_instruction_sets_that_this_cpu_lacks(monkeypatch) -> None:
@@ -97,6 +100,8 @@ def test_instruction_sets_that_this_cpu_lacks(monkeypatch) -> None:
         "old: used, the fastest that this CPU runs; scalar also runs here; new: does not run here, lacks amx"
     )
     assert found.facts["instruction_sets"][0] == {"name": "new", "runs": False, "used": False, "lacks": ["amx"]}
+    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"avx", "amx"})
+    assert findings(doctor._engine)["engine"].detail.endswith("new: does not run here, the system does not allow it")
     monkeypatch.setattr(doctor, "_cpu_flags", set)  # where nothing is known, nothing is said to lack
     assert findings(doctor._engine)["engine"].detail.endswith("new: does not run here")
 
