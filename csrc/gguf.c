@@ -26,6 +26,7 @@ struct bitrl_file {
     bitrl_tensor *tensors;
     const bitrl_tensor **tensors_by_name;
     uint64_t tensor_count;
+    bool hugging_face; /* see bitrl_file_is_hugging_face; false for GGUF */
 };
 
 /* A place in the file. `bad` is sticky: after a failed read every value is zero and the caller checks once. */
@@ -352,3 +353,5 @@ void bitrl_file_release(const bitrl_tensor *tensor)
     uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
+
+bool bitrl_file_is_hugging_face(const bitrl_file *file) { return file->hugging_face; }

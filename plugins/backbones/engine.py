@@ -45,14 +45,16 @@ def formats() -> list[str]:
 
 
 class Engine:
-    """A BitNet or Llama model from a GGUF file, ready to encode on `threads` threads (0: every CPU of this process).
+    """A BitNet, Llama, Qwen3 or Gemma 3 model from a GGUF file, ready to encode on `threads` threads.
 
+    `threads` of 0 takes every CPU of this process.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
     as int4, F16 and BF16 as bf16, F32 as fp32.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
-    `activation` ("relu2" or "silu") is for files that leave it open, as those of architecture "bitnet" do.
+    `activation` ("relu2", "silu" or "gelu", by tanh) is for files that leave it open, as those of architecture "bitnet"
+    do.
     Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
     Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
     """

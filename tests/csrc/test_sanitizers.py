@@ -47,8 +47,11 @@ def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> l
         (TinyModel(width=256, ffn=256, blocks=1, context=512), "TQ2_0"),
         (TinyModel(width=256, ffn=256, blocks=1), "TQ1_0"),
         (TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2), "I2_S"),
+        (TinyModel(architecture="llama", width=48, ffn=80, heads=3, kv_heads=1, head_dim=24, blocks=1), "I2_S"),
+        (TinyModel(architecture="qwen3", width=48, ffn=80, head_dim=24, blocks=1, input_norms=True), "I2_S"),
+        (TinyModel(architecture="gemma3", width=48, ffn=80, head_dim=24, blocks=2, window=9, every=2), "I2_S"),
     ],
-    ids=["tq2_0", "tq1_0", "i2_s"],
+    ids=["tq2_0", "tq1_0", "i2_s", "llama", "qwen3 with input norms", "gemma3"],
 )
 def test_every_instruction_set_and_thread_count_gives_the_same_bits(driver, tmp_path, model, kind):
     (line,) = run(driver, [model.write(tmp_path / "model.gguf", kind)])
@@ -57,16 +60,33 @@ def test_every_instruction_set_and_thread_count_gives_the_same_bits(driver, tmp_
 
 def test_every_format_and_pooling_gives_the_same_bits(driver, tmp_path):
     model = TinyModel(width=48, ffn=36, heads=3, kv_heads=1, blocks=1, weights="F16")
-    (line,) = run(driver, [model.write(tmp_path / "model.gguf")], "--thorough")
-    assert line.startswith("ok "), line
+    gemma = TinyModel(
+        architecture="gemma3",
+        width=32,
+        ffn=36,
+        head_dim=12,
+        blocks=2,
+        window=9,
+        every=2,
+        input_norms=True,
+        weights="F16",
+    )
+    files = [model.write(tmp_path / "model.gguf"), gemma.write(tmp_path / "gemma.gguf")]
+    for line in run(driver, files, "--thorough"):
+        assert line.startswith("ok "), line
 
 
 def test_flipped_bits_and_truncations_never_reach_undefined_behaviour(driver, tmp_path):
     model = TinyModel(width=16, ffn=16, heads=2, kv_heads=1, blocks=1, vocabulary=260)
-    good = model.write(tmp_path / "good.gguf").read_bytes()
+    gemma = TinyModel(
+        architecture="gemma3", width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=2, vocabulary=260, window=5,
+        every=2, input_norms=True,
+    )  # fmt: skip
+    goods = [model.write(tmp_path / "good.gguf").read_bytes(), gemma.write(tmp_path / "gemma.gguf").read_bytes()]
     rng = np.random.default_rng(0)
     files = []
     for i in range(300):
+        good = goods[i % 2]
         damaged = bytearray(good)
         if i % 3 == 0:
             damaged = damaged[: rng.integers(len(good))]
