@@ -81,6 +81,8 @@ int bitrl_read_tensor(const bitrl_tensor *tensor, int i2s_arm, float *out, char 
 const char *bitrl_format(uint64_t i);
 /* The i-th instruction set this CPU runs, best first; NULL when there are no more. */
 const char *bitrl_instruction_set(uint64_t i);
+/* The i-th instruction set that this build has code for, best first; NULL when there are no more. */
+const char *bitrl_instruction_set_known(uint64_t i);
 
 /* The file must outlive the model, which reads embedding rows from it. */
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **model, char *error);
