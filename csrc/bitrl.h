@@ -25,6 +25,7 @@ enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 typedef struct bitrl_file bitrl_file;       /* a mapped GGUF file, its header checked */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
+typedef struct bitrl_limits bitrl_limits;   /* threads and a buffer that measure the machine; one call at a time */
 
 typedef struct {
     const char *name; /* [name_bytes], not terminated */
@@ -95,6 +96,16 @@ void bitrl_session_close(bitrl_session *session);
  * The same text gives the same bits whatever the batch, the number of threads and the instruction set. */
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
+
+/* The machine's limits: "int8", "bf16", "fp32" and "amx_int8" in multiply-adds a second, "memory" in bytes read.
+ * With which instructions one is measured; NULL when it does not exist or this CPU has none. */
+const char *bitrl_limit_instructions(const char *what);
+/* threads: at most that many are measured; bytes: the buffer that is read, to be far larger than the caches. */
+int bitrl_limits_open(uint64_t threads, uint64_t bytes, bitrl_limits **limits, char *error);
+/* Runs `threads` threads for that long and adds up what they did in a second. */
+int bitrl_limits_measure(bitrl_limits *limits, const char *what, uint64_t threads, double seconds, double *per_second,
+                         char *error);
+void bitrl_limits_close(bitrl_limits *limits);
 /* cdef end */
 
 #endif
