@@ -33,7 +33,8 @@ docs: $(VENV)/.installed  # write the generated pages of docs/
 
 bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/encode.py
+	$(BIN)/bitrl bench --out benchmarks/results/bench-starter.json
+	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
 
 clean:  # remove everything that was made, runs excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bitrl/_engine.* csrc/_engine.*
