@@ -53,7 +53,7 @@ def bench(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure how fast the engine is, as a fraction of what this machine can do.
+    """Measure the engine against the limits of this machine.
 
     The limits (multiply-adds a second in int8, bf16 and fp32, bytes read from memory) are measured again beside every
     result. Encoding is compared with the arithmetic of its format, decoding with memory. A token counts as one

@@ -32,7 +32,7 @@ class Limits:
 
     def __init__(self, threads: int, buffer_bytes: int = _BUFFER_BYTES) -> None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.buffer_bytes = min(buffer_bytes, memory // 4)
+        self.buffer_bytes = max(min(buffer_bytes, memory // 4), threads << 20)
         handle, error = ffi.new("bitrl_limits **"), ffi.new("char[]", 256)
         if lib.bitrl_limits_open(threads, self.buffer_bytes, handle, error) != lib.BITRL_OK:
             raise UsageError(message(error))
