@@ -17,7 +17,7 @@ from pathlib import Path
 
 import llama_cpp as rival
 
-CONTEXT = 1024
+CONTEXT = 128
 
 
 class Model:

@@ -91,6 +91,27 @@ def test_starter_model_reads_states_and_says_where_the_time_goes(bitrl: Call) ->
     assert 15 < row["tokens_per_state"] < 40
 
 
+def test_decoding_is_a_fraction_of_reading_weights_and_head(monkeypatch: pytest.MonkeyPatch, bitrl: Call) -> None:
+    """With a model that takes a second for the prompt and half a second a step: two tokens a second."""
+    clock = [0.0]
+
+    def generate(self: object, prompts: list[list[int]], max_tokens: int) -> None:
+        clock[0] += 1 + max_tokens / 2
+
+    monkeypatch.setattr(measure.Engine, "generate", generate, raising=False)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock.__setitem__(0, clock[0] + 1e-6) or clock[0])
+    monkeypatch.setattr(measure.Limits, "measure", lambda self, name, threads, seconds: 1e6)
+    found = json.loads(bitrl("bench", "--quick", "--json", "--model", SMALL, "--threads", 1).out)["results"]
+    for row in (row for row in found["cases"] if row["case"].startswith("decode")):
+        bits = {"ternary": 2, "ternary-1.6": 1.6}[row["format"]]
+        head = 4096 * 256 / 256 * 210  # the embedding in Q6_K: 210 bytes for 256 weights
+        assert row["limit"] == "memory"
+        assert row["bytes_per_token"] == pytest.approx(found["weights"] * bits / 8 + head)
+        assert row["tokens_per_second"] == pytest.approx(2, rel=1e-4)
+        assert row["peak_fraction"] == pytest.approx(2 * row["bytes_per_token"] / 1e6, rel=1e-4)
+    assert any(row["case"].startswith("decode") for row in found["cases"])
+
+
 def test_every_format_has_its_limit_and_its_size() -> None:
     assert set(formats()) <= set(measure.LIMIT_OF)
     assert set(formats()) <= set(measure.BITS_A_WEIGHT)
