@@ -1,6 +1,6 @@
 """Encoding and decoding side by side with llama.cpp: one file of random TQ2_0 weights in the shape of 2B-4T, in turns.
 
-    python -m venv rival && CMAKE_BUILD_PARALLEL_LEVEL=2 rival/bin/pip install --no-binary llama-cpp-python llama-cpp-python
+    python -m venv rival && rival/bin/pip install --no-binary llama-cpp-python llama-cpp-python
     python benchmarks/against_llama_cpp.py --rival-python rival/bin/python
 
 The file's architecture is "bitnet" with SiLU, which is what llama.cpp runs under that name, so both do the same

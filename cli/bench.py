@@ -194,8 +194,8 @@ def _show(record: dict[str, Any]) -> None:
         if "states_per_second" in row:
             split = ", ".join(f"{name} {spent:.0f} µs" for name, spent in row["microseconds_per_state"].items())
             click.echo(
-                f"CartPole states, {row['format']}, threads: {row['threads']}: {row['states_per_second']:,.0f} a second, "
-                f"tokenising included; each takes: {split}"
+                f"CartPole states, {row['format']}, threads: {row['threads']}: {row['states_per_second']:,.0f} a "
+                f"second, tokenising included; each takes: {split}"
             )
     click.echo(
         f"Limits are measured beside each result; memory by reading {found['memory_buffer_mb']:,.0f} MB. Decoding "
