@@ -25,7 +25,8 @@ enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 typedef struct bitrl_file bitrl_file;       /* a mapped GGUF file, its header checked */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
-typedef struct bitrl_limits bitrl_limits;   /* threads and a buffer that measure the machine; one call at a time */
+typedef struct bitrl_cache bitrl_cache;     /* what a session keeps of a sequence to go on with it */
+typedef struct bitrl_limits bitrl_limits;   /* a buffer to measure the machine with; one call at a time */
 
 typedef struct {
     const char *name; /* [name_bytes], not terminated */
@@ -51,6 +52,7 @@ typedef struct {
 typedef struct {
     uint64_t layers; /* stop after that many blocks; 0: run all */
     const char *format; /* one of bitrl_format; NULL: the one that the file's matrices are in */
+    uint64_t threads;   /* that quantise and lay out weights */
     const char *isa; /* "auto" takes the best of bitrl_instruction_set */
     const char *activation; /* "relu2" or "silu", for files that do not say; NULL: the file must */
     int i2s_arm;     /* I2_S weights lie as on ARM (blocks of 64), not as on x86 (blocks of 128) */
@@ -96,6 +98,13 @@ void bitrl_session_close(bitrl_session *session);
  * The same text gives the same bits whatever the batch, the number of threads and the instruction set. */
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
+
+/* Keeps up to `capacity` tokens of a sequence. */
+int bitrl_cache_open(const bitrl_model *model, uint64_t capacity, bitrl_cache **cache, char *error);
+void bitrl_cache_close(bitrl_cache *cache);
+uint64_t bitrl_cache_length(const bitrl_cache *cache);
+/* Forgets all tokens but the first `length`. */
+int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error);
 
 /* The machine's limits: "int8", "bf16", "fp32" and "amx_int8" in multiply-adds a second, "memory" in bytes read.
  * With which instructions one is measured; NULL when it does not exist or this CPU has none. */

@@ -1,53 +1,126 @@
-/* One forward pass of a decoder (BitNet b1.58, Llama), top to bottom, over whole texts lying one after another.
+/* One forward pass of a decoder, top to bottom, over passages of several sequences lying one after another.
  *
- * Between the products everything is double precision: an activation that rounded to a neighbouring
- * 8-bit code because of a float32 error would change a token by about 1e-3. */
+ * All threads of the pool walk through it together: each step's tokens, tiles of rows or heads are shared out among them,
+ * and they meet before the next. No number depends on who computed it.
+ * Between the products everything is double precision: an activation that rounded to a neighbouring 8-bit code because
+ * of a float32 error would change a token by about 1e-3. */
 #include <string.h>
 
 #include "internal.h"
 
+enum { QUERIES = 64 }; /* of an item of attention */
+
 typedef struct {
+    const bitrl_model *model;
     const bitrl_kernels *kernels;
-    matrix_format format;
-    bool silu;
+    pool *threads;
     scratch *s;
-    size_t tokens;
-} run;
+    const double *rope, *local_rope;
+    const passage *passages;
+    size_t count, tokens;
+} forward;
 
-/* Token t's activations for the next product, and their scale and sum, from its vector x: [padded n]. */
-static void prepare_token(const run *r, size_t t, const double *x, const double *weight, size_t n, double eps)
+/* A thread on its way through it. */
+typedef struct {
+    const forward *f;
+    const bitrl_model *model;
+    const bitrl_shape *shape;
+    const bitrl_kernels *kernels;
+    scratch *s;
+    thread_scratch *own;
+    size_t share; /* items that each thread should find, so that a slower one takes fewer */
+} walker;
+
+static size_t min(size_t a, size_t b) { return a < b ? a : b; }
+
+static void meet(const walker *w) { pool_barrier(w->f->threads); }
+
+/* The next of n things to work on: from <= i < to; false when there are none left. */
+static bool take(const walker *w, size_t n, size_t *from, size_t *to)
 {
-    scratch *s = r->s;
-    size_t padded = round_up(n, PAD);
-    uint8_t *to = activation(s->activations, steps_of(r->format, padded), t);
-    if (r->format == BF16 || r->format == FP32)
-        r->kernels->norm_round(to, r->format, s->row, x, weight, n, padded, eps);
+    size_t grain = n / w->share + 1, item;
+    if (!pool_take(w->f->threads, (n + grain - 1) / grain, &item)) return false;
+    *from = item * grain;
+    *to = min(*from + grain, n);
+    return true;
+}
+
+#define FOR_MY_TOKENS(w, t) \
+    for (size_t t, end_; take(w, (w)->f->tokens, &t, &end_);) for (; t < end_; t++)
+
+static size_t q_width(const bitrl_shape *shape) { return shape->heads * shape->head_dim; }
+
+/* ---- products ---- */
+
+/* Token t's activations for a product with m, and their scale and sum, from its vector x: [P(columns)], after the norm
+ * (NULL: none) and m's own. */
+static void prepare(const walker *w, size_t t, const double *x, const double *norm, const matrix *m)
+{
+    scratch *s = w->s;
+    size_t padded = round_up(m->columns, PAD), stride = activation_stride(m->format, round_up(m->columns, K_PAD));
+    size_t bytes = 4 * steps_of(m->format, padded);
+    uint8_t *to = s->activations + t * stride;
+    if (norm && m->norm) {
+        w->kernels->normalise(w->own->hidden, x, norm, m->columns, padded, w->shape->eps);
+        x = w->own->hidden;
+    }
+    if (m->norm) norm = m->norm;
+    if (m->format == BF16 || m->format == FP32)
+        w->kernels->norm_round(to, m->format, w->own->row, x, norm, m->columns, padded, w->shape->eps);
     else
-        s->scale[t] = r->kernels->norm_quantise(to, s->code_sum + t, s->row, x, weight, n, padded, eps);
+        s->scale[t] =
+            w->kernels->norm_quantise(to, s->code_sum + t, w->own->row, x, norm, m->columns, padded, w->shape->eps);
+    memset(to + bytes, 0, stride - bytes);
 }
 
-/* The same for every token of x: [tokens, padded n]. */
-static void prepare(const run *r, const double *x, const double *weight, size_t n, double eps)
+/* sums[t, column...] = activations[t] . matrix, without scales; sums: [tokens, stride]. Each matrix's sums follow the
+ * previous one's. */
+static void products(const walker *w, const matrix *const *matrices, size_t count, size_t column, size_t stride)
 {
-    for (size_t t = 0; t < r->tokens; t++) prepare_token(r, t, x + t * round_up(n, PAD), weight, n, eps);
+    size_t pairs = 0, done = 0;
+    for (size_t i = 0; i < count; i++) pairs += (matrices[i]->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
+    const matrix *const *m = matrices;
+    for (size_t from, to; take(w, pairs, &from, &to);)
+        while (from < to) { /* an item may reach from one matrix into the next */
+            size_t mine;
+            while (from >= done + (mine = ((*m)->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS))) {
+                done += mine;
+                column += round_up((*m++)->rows, PAD);
+            }
+            size_t columns = round_up((*m)->columns, K_PAD), tile = 2 * (from - done), upto = 2 * (min(to, done + mine) - done);
+            size_t tiles = min(upto, round_up((*m)->rows, TILE_ROWS) / TILE_ROWS) - tile;
+            w->kernels->product[(*m)->format](w->s->sums + column + tile * TILE_ROWS, stride,
+                                              (*m)->data + tile * tile_bytes((*m)->format, columns), tiles, columns,
+                                              w->s->activations, activation_stride((*m)->format, columns),
+                                              w->s->code_sum, w->f->tokens, w->own->unpacked);
+            from = done + upto / 2;
+        }
+    meet(w);
 }
 
-/* sums[t, column...] = activations[t] . matrix, without scales; sums: [tokens, stride]. */
-static void product(const run *r, const matrix *m, size_t column, size_t stride)
+/* The products of x: [tokens, x_stride] with several matrices; the activations for the first one are prepared. */
+static void project(const walker *w, const double *x, size_t x_stride, const double *norm, const matrix *const *matrices,
+                    size_t count, size_t stride)
 {
-    r->kernels->product[m->format](r->s->sums + column, stride, m->data, round_up(m->rows, TILE_ROWS) / TILE_ROWS,
-                                   round_up(m->columns, PAD), r->s->activations, r->s->code_sum, r->tokens,
-                                   r->s->unpacked);
+    for (size_t i = 0, column = 0, alike; i < count; i += alike) {
+        if (i > 0) {
+            FOR_MY_TOKENS(w, t) prepare(w, t, x + t * x_stride, norm, matrices[i]);
+            meet(w);
+        }
+        for (alike = 1; i + alike < count && !matrices[i]->norm && !matrices[i + alike]->norm;) alike++;
+        products(w, matrices + i, alike, column, stride);
+        for (size_t j = i; j < i + alike; j++) column += round_up(matrices[j]->rows, PAD);
+    }
 }
 
 /* values: [P(rows)] what a product left in token t's sums, with its scales. */
-static void scale_sums(const run *r, const matrix *m, size_t t, const int32_t *sums, double *values)
+static void scale_sums(const walker *w, const matrix *m, size_t t, const int32_t *sums, double *values)
 {
     size_t n = round_up(m->rows, PAD);
-    if (m->format == TERNARY)
-        r->kernels->scaled(values, sums, m->scale / r->s->scale[t], n);
+    if (m->format == TERNARY || m->format == TERNARY_DENSE)
+        w->kernels->scaled(values, sums, m->scale / w->s->scale[t], n);
     else if (m->row_scale)
-        r->kernels->scaled_rows(values, sums, m->row_scale, 1 / r->s->scale[t], n);
+        w->kernels->scaled_rows(values, sums, m->row_scale, 1 / w->s->scale[t], n);
     else
         for (size_t i = 0; i < n; i++) {
             float value;
@@ -56,97 +129,192 @@ static void scale_sums(const run *r, const matrix *m, size_t t, const int32_t *s
         }
 }
 
-/* x[t] += matrix . activations[t], for every token of x: [tokens, P(rows)]. */
-static void add_product(const run *r, const matrix *m, double *x)
+/* x[t] += what a product with m left in sums, after the norm (NULL: none). */
+static void add_residual(const walker *w, size_t t, const matrix *m, const double *norm)
 {
     size_t width = round_up(m->rows, PAD);
-    product(r, m, 0, width);
-    for (size_t t = 0; t < r->tokens; t++) {
-        scale_sums(r, m, t, r->s->sums + t * width, r->s->values);
-        r->kernels->added(x + t * width, r->s->values, width);
+    const double *values = w->own->values;
+    scale_sums(w, m, t, w->s->sums + t * width, w->own->values);
+    if (norm) {
+        w->kernels->normalise(w->own->row, values, norm, m->rows, width, w->shape->eps);
+        values = w->own->row;
     }
+    w->kernels->added(w->s->x + t * width, values, width);
 }
 
-/* One token's heads, each padded with zeros, and turned by its position when rope is given.
- * from: [heads * head_dim]; to: [heads, P(head_dim)]; rope: [head_dim] cosines, then sines. */
-static void spread_heads(const run *r, double *to, const double *from, size_t heads, size_t head_dim, const double *rope)
+/* ---- attention ---- */
+
+/* One token's heads: [heads * head_dim] -> to: [heads, P(head_dim)], padded with zeros, normed when there is a norm, and
+ * turned by its position when there are angles. */
+static void spread_heads(const walker *w, double *to, const double *from, size_t heads, const double *norm,
+                         const double *angles)
 {
-    for (size_t h = 0; h < heads; h++, to += round_up(head_dim, PAD), from += head_dim)
-        if (rope)
-            r->kernels->rotated(to, from, rope, head_dim / 2);
+    size_t head_dim = w->shape->head_dim, padded = round_up(head_dim, PAD);
+    double *head = w->own->row, *normed = w->own->hidden;
+    for (size_t h = 0; h < heads; h++, to += padded, from += head_dim) {
+        const double *x = from;
+        if (norm) {
+            memset(head + head_dim, 0, (padded - head_dim) * sizeof *head);
+            memcpy(head, from, head_dim * sizeof *head);
+            w->kernels->normalise(normed, head, norm, head_dim, padded, w->shape->eps);
+            x = normed;
+        }
+        if (angles)
+            w->kernels->rotated(to, x, angles, head_dim / 2);
         else
-            memcpy(to, from, head_dim * sizeof *to);
+            memcpy(to, x, head_dim * sizeof *to);
+    }
 }
 
-static void attention(const run *r, const bitrl_shape *shape, const block *b, const double *rope,
-                      const uint64_t *lengths, size_t texts)
+static size_t kv_stride(const bitrl_shape *shape) { return shape->kv_heads * round_up(shape->head_dim, PAD); }
+
+/* Keys (0) or values (1) of a block in a cache: [capacity, stride]. */
+static double *cached(const bitrl_cache *cache, size_t block, size_t which)
 {
-    scratch *s = r->s;
-    size_t head_dim = shape->head_dim, padded = round_up(head_dim, PAD), width = round_up(shape->width, PAD);
-    size_t q_stride = shape->heads * padded, kv_stride = shape->kv_heads * padded;
-    size_t kv_sums = round_up(shape->kv_heads * head_dim, PAD), stride = width + 2 * kv_sums;
+    return cache->values + (2 * block + which) * cache->capacity * cache->stride;
+}
 
-    prepare(r, s->x, b->attn_norm, shape->width, shape->eps);
-    product(r, &b->q, 0, stride);
-    product(r, &b->k, width, stride);
-    product(r, &b->v, width + kv_sums, stride);
+/* Token t's q, k and v from the sums of their products. */
+static void spread_token(const walker *w, size_t i, const block *b, size_t t)
+{
+    scratch *s = w->s;
+    const bitrl_shape *shape = w->shape;
+    const passage *p = &w->f->passages[s->passage_of[t]];
+    size_t position = p->past + t - p->first, stride = kv_stride(shape), q_stride = shape->heads * round_up(shape->head_dim, PAD);
+    const double *angles = (b->local ? w->f->local_rope : w->f->rope) + position * shape->head_dim;
+    size_t q_sums = round_up(q_width(shape), PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
+    const int32_t *sums = s->sums + t * (q_sums + 2 * kv_sums);
+    double *q = w->own->values, *k = q + q_sums, *v = k + kv_sums;
+    scale_sums(w, &b->q, t, sums, q);
+    scale_sums(w, &b->k, t, sums + q_sums, k);
+    scale_sums(w, &b->v, t, sums + q_sums + kv_sums, v);
+    spread_heads(w, s->q + t * q_stride, q, shape->heads, b->q_norm, angles);
+    spread_heads(w, s->k + t * stride, k, shape->kv_heads, b->k_norm, angles);
+    spread_heads(w, s->v + t * stride, v, shape->kv_heads, NULL, NULL);
+    if (p->keep) {
+        memcpy(cached(p->keep, i, 0) + position * stride, s->k + t * stride, stride * sizeof *s->k);
+        memcpy(cached(p->keep, i, 1) + position * stride, s->v + t * stride, stride * sizeof *s->v);
+    }
+}
 
-    for (size_t text = 0, t = 0; text < texts; text++) {
-        size_t length = lengths[text];
-        for (size_t i = 0; i < length; i++) {
-            const int32_t *sums = s->sums + (t + i) * stride;
-            const double *angle = rope + i * head_dim;
-            double *q = s->values, *k = q + width, *v = k + kv_sums;
-            scale_sums(r, &b->q, t + i, sums, q);
-            scale_sums(r, &b->k, t + i, sums + width, k);
-            scale_sums(r, &b->v, t + i, sums + width + kv_sums, v);
-            spread_heads(r, s->q + (t + i) * q_stride, q, shape->heads, head_dim, angle);
-            spread_heads(r, s->k + (t + i) * kv_stride, k, shape->kv_heads, head_dim, angle);
-            spread_heads(r, s->v + (t + i) * kv_stride, v, shape->kv_heads, head_dim, NULL);
+/* One key/value head's queries, QUERIES of them from `first` on. */
+static void attend(const walker *w, size_t i, const block *b, const passage *p, size_t kv_head, size_t first)
+{
+    scratch *s = w->s;
+    const bitrl_shape *shape = w->shape;
+    size_t padded = round_up(shape->head_dim, PAD), group = shape->heads / shape->kv_heads, stride = kv_stride(shape);
+    attention_task task = {.q_stride = shape->heads * padded, .kv_stride = stride, .head_stride = padded, .heads = group,
+                           .out_stride = round_up(q_width(shape), PAD), .head_dim = shape->head_dim, .past = p->past,
+                           .first = first, .count = min(QUERIES, p->length - first),
+                           .window = b->local ? w->model->window : 0, .scale = w->model->attention_scale};
+    task.q = s->q + p->first * task.q_stride + kv_head * group * padded;
+    task.k = s->k + p->first * stride + kv_head * padded;
+    task.v = s->v + p->first * stride + kv_head * padded;
+    task.out = s->attended + p->first * task.out_stride + kv_head * group * shape->head_dim;
+    if (p->past) {
+        task.past_k = cached(p->before, i, 0) + kv_head * padded;
+        task.past_v = cached(p->before, i, 1) + kv_head * padded;
+    }
+    w->kernels->attend(&task, w->own->attention);
+}
+
+static void attention(const walker *w, size_t i, const block *b)
+{
+    scratch *s = w->s;
+    const matrix *const matrices[] = {&b->q, &b->k, &b->v}, *const output[] = {&b->o};
+    size_t width = round_up(w->shape->width, PAD), out_width = round_up(q_width(w->shape), PAD);
+    project(w, s->x, width, b->attn_norm, matrices, 3,
+            out_width + 2 * round_up(w->shape->kv_heads * w->shape->head_dim, PAD));
+    FOR_MY_TOKENS(w, t) spread_token(w, i, b, t);
+    meet(w);
+
+    size_t text = 0, item;
+    while (pool_take(w->f->threads, s->attention_items[w->f->count], &item)) {
+        while (item >= s->attention_items[text + 1]) text++;
+        size_t within = item - s->attention_items[text];
+        attend(w, i, b, &w->f->passages[text], within % w->shape->kv_heads, within / w->shape->kv_heads * QUERIES);
+    }
+    meet(w);
+
+    FOR_MY_TOKENS(w, t) prepare(w, t, s->attended + t * out_width, NULL, &b->o);
+    meet(w);
+    products(w, output, 1, 0, width);
+}
+
+/* ---- the feed-forward network ---- */
+
+/* Token t's hidden vector from the sums of gate and up, prepared for down. */
+static void gate_token(const walker *w, const block *b, size_t t)
+{
+    size_t ffn = round_up(w->shape->ffn, PAD);
+    double *gate = w->own->values, *up = gate + ffn;
+    scale_sums(w, &b->gate, t, w->s->sums + t * 2 * ffn, gate);
+    scale_sums(w, &b->up, t, w->s->sums + t * 2 * ffn + ffn, up);
+    switch (w->model->architecture.activation) {
+    case RELU2: w->kernels->gated(w->own->hidden, gate, up, ffn); break;
+    case SILU: w->kernels->gated_silu(w->own->hidden, gate, up, ffn); break;
+    }
+    prepare(w, t, w->own->hidden, NULL, &b->down);
+}
+
+static void feed_forward(const walker *w, const block *b)
+{
+    const matrix *const matrices[] = {&b->gate, &b->up}, *const down[] = {&b->down};
+    size_t width = round_up(w->shape->width, PAD);
+    project(w, w->s->x, width, b->ffn_norm, matrices, 2, 2 * round_up(w->shape->ffn, PAD));
+    FOR_MY_TOKENS(w, t) gate_token(w, b, t);
+    meet(w);
+    products(w, down, 1, 0, width);
+}
+
+/* ---- the whole ---- */
+
+static void embed(const walker *w, size_t t)
+{
+    const passage *p = &w->f->passages[w->s->passage_of[t]];
+    double *x = w->s->x + t * round_up(w->shape->width, PAD);
+    /* A row that is not finite makes features that are not, which the caller finds. */
+    bitrl_read_row(w->own->embedded, w->model->embedding, w->model->i2s_arm, (uint64_t)p->tokens[t - p->first]);
+    for (size_t c = 0; c < w->shape->width; c++) x[c] = w->own->embedded[c] * w->model->embedding_scale;
+}
+
+static void walk(void *context, size_t thread, size_t threads)
+{
+    const forward *f = context;
+    const walker w = {f, f->model, &f->model->shape, f->kernels, f->s, &f->s->own[thread], threads == 1 ? 1 : 6 * threads};
+    size_t width = round_up(w.shape->width, PAD);
+    for (size_t i = 0; i < w.shape->blocks; i++) {
+        const block *b = &w.model->blocks[i];
+        FOR_MY_TOKENS(&w, t)
+        {
+            if (i == 0)
+                embed(&w, t);
+            else
+                add_residual(&w, t, &b[-1].down, b[-1].post_ffn_norm);
+            prepare(&w, t, w.s->x + t * width, b->attn_norm, &b->q);
         }
-        for (size_t h = 0; h < shape->heads && length; h++) {
-            size_t kv = t * kv_stride + h / (shape->heads / shape->kv_heads) * padded;
-            r->kernels->attend(s->attended + t * width + h * head_dim, width, s->q + t * q_stride + h * padded, q_stride,
-                               s->k + kv, s->v + kv, kv_stride, length, head_dim, s->attention);
+        meet(&w);
+        attention(&w, i, b);
+        FOR_MY_TOKENS(&w, t)
+        {
+            add_residual(&w, t, &b->o, b->post_attn_norm);
+            prepare(&w, t, w.s->x + t * width, b->ffn_norm, &b->gate);
         }
-        t += length;
+        meet(&w);
+        feed_forward(&w, b);
     }
-
-    prepare(r, s->attended, b->attn_sub_norm, shape->width, shape->eps);
-    add_product(r, &b->o, s->x);
+    const block *last = &w.model->blocks[w.shape->blocks - 1];
+    FOR_MY_TOKENS(&w, t) add_residual(&w, t, &last->down, last->post_ffn_norm);
 }
 
-static void feed_forward(const run *r, const bitrl_shape *shape, const block *b)
+void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
+                   const passage *passages, size_t count)
 {
-    scratch *s = r->s;
-    size_t ffn = round_up(shape->ffn, PAD);
-
-    prepare(r, s->x, b->ffn_norm, shape->width, shape->eps);
-    product(r, &b->gate, 0, 2 * ffn);
-    product(r, &b->up, ffn, 2 * ffn);
-
-    for (size_t t = 0; t < r->tokens; t++) {
-        scale_sums(r, &b->gate, t, s->sums + t * 2 * ffn, s->values);
-        scale_sums(r, &b->up, t, s->sums + t * 2 * ffn + ffn, s->values + ffn);
-        (r->silu ? r->kernels->gated_silu : r->kernels->gated)(s->hidden, s->values, s->values + ffn, ffn);
-        prepare_token(r, t, s->hidden, b->ffn_sub_norm, shape->ffn, shape->eps);
+    forward f = {model, model->kernels, threads, s, rope, local_rope, passages, count, 0};
+    s->attention_items[0] = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < passages[i].length; j++) s->passage_of[f.tokens++] = i;
+        s->attention_items[i + 1] = s->attention_items[i] + (passages[i].length + QUERIES - 1) / QUERIES * model->shape.kv_heads;
     }
-    add_product(r, &b->down, s->x);
-}
-
-void bitrl_forward(const bitrl_model *model, scratch *s, const double *rope, const int32_t *tokens,
-                   const uint64_t *lengths, size_t texts)
-{
-    const bitrl_shape *shape = &model->shape;
-    run r = {model->kernels, model->format, model->architecture.activation == SILU, s, 0};
-    for (size_t i = 0; i < texts; i++) r.tokens += lengths[i];
-    for (size_t t = 0; t < r.tokens; t++) {
-        double *x = s->x + t * round_up(shape->width, PAD);
-        bitrl_read_row(s->embedded, model->embedding, model->i2s_arm, (uint64_t)tokens[t]); /* not finite: see encode */
-        for (size_t c = 0; c < shape->width; c++) x[c] = s->embedded[c];
-    }
-    for (size_t i = 0; i < shape->blocks; i++) {
-        attention(&r, shape, &model->blocks[i], rope, lengths, texts);
-        feed_forward(&r, shape, &model->blocks[i]);
-    }
+    if (f.tokens) pool_run(threads, walk, &f);
 }

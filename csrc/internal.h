@@ -52,13 +52,14 @@ void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NUL
 
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-/* A matrix as the kernels read it (kernels.h). Rows and columns are padded to PAD. */
+/* A matrix as the kernels read it (kernels.h). Rows are padded to PAD, columns to K_PAD. */
 typedef struct {
     matrix_format format;
     size_t rows, columns;
     uint8_t *data;     /* [row tiles, tile_bytes] */
     double scale;      /* of a ternary matrix */
     double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
+    double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
 } matrix;
 
 typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
@@ -69,7 +70,10 @@ matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is r
 
 typedef struct {
     matrix q, k, v, o, gate, up, down;
-    double *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* [columns of what follows], zero padded; or NULL */
+    double *attn_norm, *ffn_norm;           /* [P(width)] */
+    double *q_norm, *k_norm;                /* [P(head_dim)] of each head, before the rotation; or NULL */
+    double *post_attn_norm, *post_ffn_norm; /* [P(width)] of what is added to the residual stream; or NULL */
+    bool local;                             /* sees a window, and has a rotation of its own */
 } block;
 
 typedef enum { RELU2, SILU } activation_function;
@@ -90,37 +94,68 @@ struct bitrl_model {
     const bitrl_tensor *embedding; /* [vocabulary, width], in the mapped file */
     bool i2s_arm;
     matrix_format format;
-    block *blocks; /* [shape.blocks] */
+    double embedding_scale, attention_scale, local_rope_theta;
+    uint64_t window; /* of local blocks; 0: none */
+    block *blocks;   /* [shape.blocks] */
 };
 
-/* One thread's working memory for `tokens` tokens, carved out of one allocation. P(n) is n rounded up to PAD. */
+/* Keys (rotated) and values of a sequence's first tokens, for every block. */
+struct bitrl_cache {
+    size_t capacity, length; /* tokens */
+    size_t stride;           /* kv_heads * P(head_dim) */
+    double *values;          /* [blocks, keys or values, capacity, stride] */
+};
+
+/* Some tokens of one sequence on their way through the model. */
+typedef struct {
+    const int32_t *tokens; /* [length] */
+    size_t length, first;  /* first: row of scratch of the first token */
+    size_t past;           /* tokens of the sequence before these, in a cache */
+    const bitrl_cache *before;
+    bitrl_cache *keep; /* takes the keys and values of these tokens too; or NULL */
+} passage;
+
+/* One thread's own working memory. P(n) is n rounded up to PAD. */
+typedef struct {
+    double *values;      /* [max(P(q width) + 2 P(kv width), 2 P(ffn))] one token's, scaled */
+    double *row, *hidden; /* [P(max(width, q width, ffn))] one token: normalised, and inside the feed-forward network */
+    float *embedded;     /* [P(width)] a row of the embedding */
+    uint8_t *unpacked;   /* of the products */
+    double *attention;   /* of the attention kernel */
+} thread_scratch;
+
+/* Working memory for `tokens` tokens, carved out of one allocation. Rows are padded to TOKEN_PAD. */
 typedef struct {
     void *memory;
-    size_t tokens, longest; /* capacity: tokens in a chunk, tokens in its longest text */
-    double *x;              /* [tokens, P(width)] residual stream */
-    double *q, *k, *v;      /* [tokens, heads * P(head_dim)], k and v with kv_heads */
-    double *attended;       /* [tokens, P(width)] */
-    int32_t *sums;          /* [tokens, max(P(width) + 2 P(kv width), 2 P(ffn))] results of a product, or floats */
-    double *values;         /* [max(P(width) + 2 P(kv width), 2 P(ffn))] one token's, scaled */
-    uint8_t *activations;   /* of up to P(max(width, ffn)) columns, see kernels.h */
-    double *scale;          /* [tokens] the s of q = round(x * s) */
-    int32_t *code_sum;      /* [tokens] sum of a token's codes */
-    float *embedded;        /* [P(width)] a row of the embedding */
-    double *row, *hidden;   /* [P(max(width, ffn))] one token: normalised, and inside the feed-forward network */
-    uint8_t *unpacked;      /* scratch of the products */
-    double *attention;      /* scratch of the attention kernel */
+    size_t tokens, longest, texts; /* capacity: tokens in a chunk, positions of its longest text, texts */
+    double *x;                     /* [tokens, P(width)] residual stream */
+    double *q, *k, *v;             /* [tokens, heads * P(head_dim)], k and v with kv_heads */
+    double *attended;              /* [tokens, P(heads * head_dim)] */
+    int32_t *sums;                 /* [tokens, as thread_scratch.values] results of products, or floats */
+    uint8_t *activations;          /* [tokens, activation_stride] */
+    double *scale;                 /* [tokens] the s of q = round(x * s) */
+    int32_t *code_sum;             /* [tokens] sum of a token's codes */
+    size_t *passage_of;            /* [tokens] */
+    size_t *attention_items;       /* [texts + 1] items of work before each text's */
+    thread_scratch *own;           /* [threads] */
 } scratch;
-
-/* Runs the model on whole texts. tokens: [sum(lengths)]; rope: [>= longest, head_dim] cosines, then sines.
- * The residual stream after the last block is left in s->x. */
-void bitrl_forward(const bitrl_model *model, scratch *s, const double *rope, const int32_t *tokens,
-                   const uint64_t *lengths, size_t texts);
 
 /* A pool of threads that run one function together (threads.c). */
 typedef struct pool pool;
 pool *pool_open(size_t threads); /* NULL when threads cannot be made */
 void pool_close(pool *p);
-/* Calls work(context, i) for every i below the number of threads, each on its own thread; returns when all are done. */
-void pool_run(pool *p, void (*work)(void *context, size_t i), void *context);
+size_t pool_threads(const pool *p);
+/* Calls work(context, i, count) for every i < count, each on its own thread; returns when all are done. count is the
+ * number of threads, or 1 when they did not survive a fork. */
+void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void *context);
+/* Inside work: waits until every thread has come here. What they wrote before is seen by all of them after. */
+void pool_barrier(pool *p);
+/* Inside work, between two barriers: the next item that no thread has taken; false when all are. */
+bool pool_take(pool *p, size_t items, size_t *item);
+
+/* Runs the model on passages that lie one after another in s. rope, local_rope: [positions, head_dim] cosines, then sines.
+ * The residual stream after the last block is left in s->x. */
+void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
+                   const passage *passages, size_t count);
 
 #endif

@@ -4,18 +4,20 @@
  * additions, fused multiply-adds only where they are written (-ffp-contract=off), so an 8-bit activation never flips
  * between CPUs.
  *
- * Vectors are padded with zeros to a multiple of PAD elements, so kernels have no remainder loops.
+ * Vectors are padded with zeros to a multiple of PAD elements, the columns of matrices to a multiple of K_PAD, so that
+ * kernels have no remainder loops.
  *
- * A product takes four bytes of a token's activations at a step: four int8 codes, two bf16 or one float. Activations lie
- * so that the four bytes of 12 tokens are neighbours: [tiles of 12 tokens][steps][12 tokens][4 bytes].
+ * A product takes four bytes of a token's activations at a step: four int8 codes, two bf16 or one float. A token's
+ * activations lie in one row of activation_stride() bytes, zeros behind the last column.
  * Weights lie in tiles of 16 rows, a step of which is 64 bytes: [tiles][steps][16 rows][4 bytes]. Bytes are a code plus
- * an offset (1 for ternary, 128 for the others), because the products multiply unsigned by signed bytes. Two formats are
- * packed more closely and unpacked to that, a tile or two at a time:
+ * an offset (1 for ternary, 128 for the others), because the products multiply unsigned by signed bytes. Three formats
+ * are packed more closely and unpacked to that, a tile or two at a time:
  *
- *   ternary  64 bytes for four steps: step p in bits 2 p and 2 p + 1 of each byte
- *   int4     64 bytes for two steps: the first in the low nibbles (code + 8), the second in the high ones; behind all of
- *            a tile's steps a signed multiplier for each 32 columns of each row, [columns / 32][16 rows].
- *            A weight is code * multiplier * the row's scale, so that sums stay integers; |code * multiplier| < 128. */
+ *   ternary      64 bytes for four steps: step p in bits 2 p and 2 p + 1 of each byte
+ *   ternary-1.6  64 bytes for five steps, see trits_pack()
+ *   int4         64 bytes for two steps: the first in the low nibbles (code + 8), the second in the high ones; behind all
+ *                of a tile's steps a signed multiplier for each 32 columns of each row, [columns / 32][16 rows].
+ *                A weight is code * multiplier * the row's scale, so that sums stay integers; |code * multiplier| < 128. */
 #ifndef BITRL_KERNELS_H
 #define BITRL_KERNELS_H
 
@@ -23,9 +25,9 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { PAD = 16, TILE_ROWS = 16, STEP_BYTES = 64, TILE_TOKENS = 12, ACTIVATION_STEP = 4 * TILE_TOKENS, INT4_BLOCK = 32 };
+enum { PAD = 16, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, TOKEN_PAD = 16 };
 
-typedef enum { TERNARY, INT8, INT4, BF16, FP32, FORMATS } matrix_format;
+typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, BF16, FP32, FORMATS } matrix_format;
 
 /* Steps of a row of `columns` padded columns. */
 static inline size_t steps_of(matrix_format format, size_t columns)
@@ -36,16 +38,26 @@ static inline size_t steps_of(matrix_format format, size_t columns)
 /* Bytes of a tile of 16 packed rows, a multiple of 64. */
 static inline size_t tile_bytes(matrix_format format, size_t columns)
 {
-    size_t steps = steps_of(format, columns) * STEP_BYTES;
-    if (format == TERNARY) return steps / 4;
-    if (format == INT4) return (steps / 2 + (columns + INT4_BLOCK - 1) / INT4_BLOCK * TILE_ROWS + 63) / 64 * 64;
-    return steps;
+    size_t steps = steps_of(format, columns);
+    if (format == TERNARY) return steps / 4 * STEP_BYTES;
+    if (format == TERNARY_DENSE) return (steps + 4) / 5 * STEP_BYTES;
+    if (format == INT4) return steps / 2 * STEP_BYTES + (columns / INT4_BLOCK * TILE_ROWS + 63) / 64 * 64;
+    return steps * STEP_BYTES;
 }
 
-/* Where token t's first four bytes lie; its next four are ACTIVATION_STEP bytes on. */
-static inline uint8_t *activation(const uint8_t *q, size_t steps, size_t t)
+/* Bytes from one token's activations to the next's: room for the last group of five steps, and an odd number of cache
+ * lines, so that the rows of neighbouring tokens do not compete for the same places in the cache. */
+static inline size_t activation_stride(matrix_format format, size_t columns)
 {
-    return (uint8_t *)(uintptr_t)q + (t / TILE_TOKENS * steps * TILE_TOKENS + t % TILE_TOKENS) * 4;
+    return ((4 * steps_of(format, columns) / 64 + 1) | 1) * 64;
+}
+
+/* Five trits (0, 1, 2) in a byte, so that two lookups by its low six bits find them: with r the first four as a number
+ * below 81, a byte is r + 64 * the fifth when r < 64; the other 51 combinations follow from 192 on. */
+static inline uint8_t trits_pack(const uint8_t trits[5])
+{
+    int r = trits[0] + 3 * trits[1] + 9 * trits[2] + 27 * trits[3];
+    return (uint8_t)(r < 64 ? r + 64 * trits[4] : 192 + (r - 64) + 17 * trits[4]);
 }
 
 /* To bf16, ties to even. Numbers below 2^-50 become zero: then no sum of products is ever subnormal, which instruction
@@ -69,27 +81,47 @@ static inline float float_from(uint16_t bf16)
 
 /* y[t, r] = sum_c activation[t, c] * weight[r, c] without scales: exact int32 for codes, float for bf16 and fp32 (fused
  * multiply-adds column by column, of a pair of bf16 the second first).
- * y: [tokens, y_stride] of int32 or float, 16 * tiles columns written; weights: [tiles, tile_bytes]; q: as above, of
- * `columns` padded columns (at most 65536 but for ternary), codes of int8 and int4 from -127; q_sum: [tokens] the sum of
- * each token's codes; unpacked: unpacked_bytes(columns) of scratch. weights and unpacked 64-byte aligned. */
+ * y: [tokens, y_stride] of int32 or float, 16 * tiles columns written; weights: [tiles, tile_bytes]; q: [tokens, q_stride
+ * bytes], of `columns` padded columns (at most 65536 of int8 and int4, whose codes are from -127); q_sum: [tokens] the sum
+ * of each token's codes; unpacked: unpacked_bytes(columns, tokens) of scratch. weights, q and unpacked 64-byte aligned,
+ * q_stride a multiple of 64. Rows of y and q up to the next multiple of TOKEN_PAD must exist: y's may be overwritten. */
 typedef void matrix_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
-                            size_t columns, const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,
-                            uint8_t *restrict unpacked);
+                            size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
+                            size_t tokens, uint8_t *restrict unpacked);
+
+/* One text and the query heads of one key/value head. Positions are those of the text: `past` tokens lie in a cache,
+ * the others follow. head_dim columns of q, k, v are padded with zeros to PAD. */
+typedef struct {
+    const double *q;           /* [own tokens, q_stride], rotated; the next head is head_stride on */
+    const double *k, *v;       /* [own tokens, kv_stride], k rotated */
+    const double *past_k, *past_v; /* [past, kv_stride] */
+    double *out;               /* [own tokens, out_stride], head_dim columns of each head written */
+    size_t q_stride, kv_stride, out_stride, head_stride;
+    size_t heads, head_dim;
+    size_t past;               /* tokens before the first own one */
+    size_t first, count;       /* the queries: own tokens first .. first + count */
+    size_t window;             /* position j is seen from i when i - j < window; 0: always */
+    double scale;              /* of the scores */
+} attention_task;
 
 typedef struct {
     const char *name;
     matrix_product *product[FORMATS];
 
-    /* One token: n = x / sqrt(mean(x^2) + eps) * weight, or x itself without a weight (NULL); s = 127 / max(max|n|, 1e-5); q = round_half_even(n * s).
-     * x, weight, row: [padded]; mean over n elements; q: the token's first code, steps as above; row is overwritten.
-     * Writes sum(q), returns s. */
+    /* One token: n = x / sqrt(mean(x^2) + eps) * weight, or x itself without a weight (NULL); s = 127 / max(max|n|, 1e-5);
+     * q = round_half_even(n * s). x, weight, row: [padded]; mean over n elements; q: the token's codes, [padded]; row is
+     * overwritten. Writes sum(q), returns s. */
     double (*norm_quantise)(uint8_t *restrict q, int32_t *restrict q_sum, double *restrict row,
                             const double *restrict x, const double *restrict weight, size_t n, size_t padded,
                             double eps);
 
-    /* The same norm, rounded to float or bf16 (format). q: the token's first four bytes, as above. */
+    /* The same norm, rounded to float or bf16 (format). q: the token's activations, [padded] of these. */
     void (*norm_round)(uint8_t *restrict q, matrix_format format, double *restrict row, const double *restrict x,
                        const double *restrict weight, size_t n, size_t padded, double eps);
+
+    /* The same norm, not rounded: out: [padded]. */
+    void (*normalise)(double *restrict out, const double *restrict x, const double *restrict weight, size_t n,
+                      size_t padded, double eps);
 
     /* x[i] = y[i] * scale; both [n], any n. */
     void (*scaled)(double *restrict x, const int32_t *restrict y, double scale, size_t n);
@@ -111,15 +143,16 @@ typedef struct {
      * rope: [2 half] cosines, then sines. */
     void (*rotated)(double *restrict x, const double *restrict y, const double *restrict rope, size_t half);
 
-    /* One text, one query head. q, k: [length, stride] rotated; v: [length, stride]; out: [length, out_stride], head_dim
-     * columns written. head_dim columns padded with zeros to PAD in q, k, v. scratch: attention_scratch() doubles. */
-    void (*attend)(double *restrict out, size_t out_stride, const double *restrict q, size_t q_stride,
-                   const double *restrict k, const double *restrict v, size_t kv_stride, size_t length,
-                   size_t head_dim, double *restrict scratch);
+    /* scratch: attention_scratch() doubles. */
+    void (*attend)(const attention_task *task, double *restrict scratch);
 } bitrl_kernels;
 
-/* Bytes of scratch a product needs: two tiles, a byte a weight. */
-static inline size_t unpacked_bytes(size_t columns) { return 2 * TILE_ROWS * columns; }
+/* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and a line for each token. */
+static inline size_t unpacked_bytes(size_t columns, size_t tokens)
+{
+    size_t tiles = 2 * TILE_ROWS * (columns + K_PAD), blocks = 4 * 160 * STEP_BYTES;
+    return (tiles > blocks ? tiles : blocks) + (tokens + TOKEN_PAD) * 64;
+}
 
 /* Doubles of scratch `attend` needs for texts of up to `length` tokens. */
 static inline size_t attention_scratch(size_t length, size_t head_dim)
@@ -130,7 +163,7 @@ static inline size_t attention_scratch(size_t length, size_t head_dim)
 
 extern const bitrl_kernels bitrl_kernels_scalar;
 #if defined(__x86_64__)
-extern const bitrl_kernels bitrl_kernels_avx2, bitrl_kernels_avx512vnni, bitrl_kernels_avx512bf16;
+extern const bitrl_kernels bitrl_kernels_avx2, bitrl_kernels_avx512vnni, bitrl_kernels_avx512bf16, bitrl_kernels_avx512amx;
 #endif
 
 /* The table of that name; the best one for "auto"; NULL when this CPU or build does not have it. */

@@ -90,12 +90,12 @@ TARGET static inline uint64_t i8_bytes(i8 v)
  * these (2048 at most, never saturating) before they are widened, so a row may be of any length. */
 #define TERNARY_PRODUCT(N)                                                                                                     \
     TARGET static void ternary_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t steps,   \
-                                   const uint8_t *restrict q, const int32_t *restrict q_sum)                           \
+                                   const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)          \
     {                                                                                                                  \
         const __m256i mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);                                         \
         __m256i sums[N];                                                                                               \
         for (size_t t = 0; t < N; t++) sums[t] = _mm256_set1_epi32(-q_sum[t]);                                         \
-        for (size_t i = 0; i < steps; i += 4, codes += STEP_BYTES, q += 4 * ACTIVATION_STEP) {                         \
+        for (size_t i = 0; i < steps; i += 4, codes += STEP_BYTES, q += 16) {                                          \
             const __m256i packed = _mm256_load_si256((const __m256i *)codes);                                          \
             const __m256i part[4] = {_mm256_and_si256(packed, mask),                                                   \
                                      _mm256_and_si256(_mm256_srli_epi16(packed, 2), mask),                             \
@@ -107,7 +107,7 @@ TARGET static inline uint64_t i8_bytes(i8 v)
                 _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                                 \
                 {                                                                                                      \
                     int32_t four;                                                                                      \
-                    memcpy(&four, q + j * ACTIVATION_STEP + 4 * t, sizeof four);                                       \
+                    memcpy(&four, q + t * q_stride + 4 * j, sizeof four);                                              \
                     pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(part[j], _mm256_set1_epi32(four)));           \
                 }                                                                                                      \
                 sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, ones));                                   \
@@ -118,7 +118,16 @@ TARGET static inline uint64_t i8_bytes(i8 v)
 
 TERNARY_PRODUCT(1) TERNARY_PRODUCT(2) TERNARY_PRODUCT(3) TERNARY_PRODUCT(4)
 
+/* What differs between kinds of weights: the sum they start from, and what one step of 32 bytes adds to it. */
+TARGET static inline __m256i trits_start(int32_t q_sum) { return _mm256_set1_epi32(-q_sum); }
+TARGET static inline __m256i trits_add(__m256i sum, __m256i weights, int32_t four)
+{
+    const __m256i pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(four));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
 /* Bytes of offset 128, whose sign moves to the activations: |127 * 127 * 2| never saturates. */
+TARGET static inline __m256i bytes_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
 TARGET static inline __m256i bytes_add(__m256i sum, __m256i weights, int32_t four)
 {
     const __m256i codes = _mm256_xor_si256(weights, _mm256_set1_epi8((char)0x80));
@@ -126,11 +135,13 @@ TARGET static inline __m256i bytes_add(__m256i sum, __m256i weights, int32_t fou
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+TARGET static inline __m256i floats_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
 TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, int32_t four)
 {
     return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(weights),
                                                _mm256_castsi256_ps(_mm256_set1_epi32(four)), _mm256_castsi256_ps(sum)));
 }
+TARGET static inline __m256i pairs_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
 TARGET static inline __m256i pairs_add(__m256i sum, __m256i weights, int32_t four)
 {
     const __m256i upper = _mm256_set1_epi32((int)0xffff0000), x = _mm256_set1_epi32(four);
@@ -143,17 +154,16 @@ TARGET static inline __m256i pairs_add(__m256i sum, __m256i weights, int32_t fou
 /* The same for weights that need no unpacking. */
 #define PRODUCT(kind, N)                                                                                               \
     TARGET static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps, \
-                                  const uint8_t *restrict q, const int32_t *restrict q_sum)                            \
+                                  const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)           \
     {                                                                                                                  \
-        (void)q_sum;                                                                                                   \
         __m256i sums[N];                                                                                               \
-        for (size_t t = 0; t < N; t++) sums[t] = _mm256_setzero_si256();                                               \
-        for (size_t i = 0; i < steps; i++, weights += STEP_BYTES, q += ACTIVATION_STEP) {                              \
+        for (size_t t = 0; t < N; t++) sums[t] = kind##_start(q_sum[t]);                                               \
+        for (size_t i = 0; i < steps; i++, weights += STEP_BYTES, q += 4) {                                            \
             const __m256i rows = _mm256_load_si256((const __m256i *)weights);                                          \
             _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
             {                                                                                                          \
                 int32_t four;                                                                                          \
-                memcpy(&four, q + 4 * t, sizeof four);                                                                 \
+                memcpy(&four, q + t * q_stride, sizeof four);                                                          \
                 sums[t] = kind##_add(sums[t], rows, four);                                                             \
             }                                                                                                          \
         }                                                                                                              \
@@ -161,18 +171,19 @@ TARGET static inline __m256i pairs_add(__m256i sum, __m256i weights, int32_t fou
     }
 
 typedef void product_of_half(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict,
-                             const int32_t *restrict);
+                             size_t, const int32_t *restrict);
 
 #define PRODUCTS(kind) PRODUCT(kind, 1) PRODUCT(kind, 2) PRODUCT(kind, 3) PRODUCT(kind, 4) TABLE(kind)
 #define TABLE(kind) static product_of_half *const kind[4] = {kind##_1, kind##_2, kind##_3, kind##_4};
 
-TABLE(ternary) PRODUCTS(bytes) PRODUCTS(pairs) PRODUCTS(floats)
+TABLE(ternary) PRODUCTS(trits) PRODUCTS(bytes) PRODUCTS(pairs) PRODUCTS(floats)
 
 /* All tokens with a tile before the next, so that it is unpacked once. */
 static void tiles_product(matrix_format format, product_of_half *const *products,
                           void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t), uint8_t *restrict y,
                           size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns,
-                          const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens, uint8_t *unpacked)
+                          const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,
+                          uint8_t *unpacked)
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
     for (size_t tile = 0; tile < tiles; tile++, weights += bytes) {
@@ -181,25 +192,27 @@ static void tiles_product(matrix_format format, product_of_half *const *products
             for (size_t t = 0; t < tokens; t += 4)
                 products[(tokens - t < 4 ? tokens - t : 4) - 1](
                     y + 4 * (t * y_stride + tile * TILE_ROWS + half * TILE_ROWS / 2), y_stride,
-                    (unpack ? unpacked : weights) + half * STEP_BYTES / 2, steps, activation(q, steps, t), q_sum + t);
+                    (unpack ? unpacked : weights) + half * STEP_BYTES / 2, steps, q + t * q_stride, q_stride, q_sum + t);
     }
 }
 
 #define MATRIX_PRODUCT(name, format, kind, unpack)                                                                     \
     static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
-                     const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,                          \
+                     const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,         \
                      uint8_t *restrict unpacked)                                                                       \
     {                                                                                                                  \
-        tiles_product(format, kind, unpack, y, y_stride, weights, tiles, columns, q, q_sum, tokens, unpacked);         \
+        tiles_product(format, kind, unpack, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens,          \
+                      unpacked);                                                                                       \
     }
 
 MATRIX_PRODUCT(ternary_product, TERNARY, ternary, NULL) /* unpacking costs little beside this set's products */
+MATRIX_PRODUCT(dense_product, TERNARY_DENSE, trits, unpack_dense_plain)
 MATRIX_PRODUCT(int8_product, INT8, bytes, NULL)
-MATRIX_PRODUCT(int4_product, INT4, bytes, unpack_int4)
+MATRIX_PRODUCT(int4_product, INT4, bytes, unpack_int4_plain)
 MATRIX_PRODUCT(bf16_product, BF16, pairs, NULL)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {
-    "avx2", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    "avx2", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
 #endif

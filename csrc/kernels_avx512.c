@@ -1,12 +1,11 @@
-/* AVX-512 with VNNI, and with or without BF16: sixteen rows in a register, two of these for twelve tokens at a time. */
+/* AVX-512 with VNNI, and with or without BF16 and VBMI: sixteen rows in a register, two of these for twelve tokens at a
+ * time. Shares its double kernels, and the products of few tokens, with AMX (kernels_amx.c). */
 #include "kernels.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
 #include <string.h>
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define TARGET_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
+#include "kernels_avx512.h"
 
 typedef __m512d v8;
 typedef __m256i i8;
@@ -45,18 +44,73 @@ TARGET static inline uint64_t i8_bytes(i8 v) { return (uint64_t)_mm_cvtsi128_si6
 
 #include "kernels_double.h"
 
-/* One tile -> bytes [steps][16 rows][4]. */
-TARGET static void unpack_ternary(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
-{
-    const __m512i mask = _mm512_set1_epi8(3);
-    for (size_t c = 0; c < columns; c += PAD, packed += STEP_BYTES, out += 4 * STEP_BYTES) {
-        __m512i codes = _mm512_load_si512(packed);
-        _mm512_store_si512(out, _mm512_and_si512(codes, mask));
-        _mm512_store_si512(out + STEP_BYTES, _mm512_and_si512(_mm512_srli_epi16(codes, 2), mask));
-        _mm512_store_si512(out + 2 * STEP_BYTES, _mm512_and_si512(_mm512_srli_epi16(codes, 4), mask));
-        _mm512_store_si512(out + 3 * STEP_BYTES, _mm512_and_si512(_mm512_srli_epi16(codes, 6), mask));
+/* ---- few tokens: the weights are multiplied as they are unpacked ---- */
+
+/* Four weights in a byte are not shifted but masked, which leaves 1, 4, 16 or 64 times their value; each of the four has
+ * sums of its own, divided at the end. (64 * 2) * 128 in pairs of four: at most 2^31 / 2^16 * 16 = 2^19 columns. */
+enum { FEW = 3 };
+
+#define FEW_PRODUCT(name, N, attribute, parts, columns_each, prepare, load)                                            \
+    attribute static void name##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *a, const uint8_t *b,         \
+                                     size_t columns, const uint8_t *restrict q, size_t q_stride,                       \
+                                     const int32_t *restrict q_sum)                                                    \
+    {                                                                                                                  \
+        const __m512i masks[5] = {_mm512_set1_epi8(3), _mm512_set1_epi8(12), _mm512_set1_epi8(48),                     \
+                                  _mm512_set1_epi8((char)192), _mm512_set1_epi8((char)192)};                           \
+        __m512i sums[2][N][parts];                                                                                     \
+        prepare;                                                                                                       \
+        _Pragma("GCC unroll 12") for (size_t i = 0; i < 2 * N * parts; i++)                                            \
+            sums[i / (N * parts)][i / parts % N][i % parts] = _mm512_setzero_si512();                                  \
+        for (size_t c = 0; c < columns; c += columns_each, a += STEP_BYTES, b += STEP_BYTES, q += columns_each) {      \
+            _mm_prefetch((const char *)a + 2048, _MM_HINT_T0);                                                         \
+            _mm_prefetch((const char *)b + 2048, _MM_HINT_T0);                                                         \
+            __m512i codes[2], more[2];                                                                                 \
+            load;                                                                                                      \
+            _Pragma("GCC unroll 5") for (size_t p = 0; p < columns_each / 4; p++)                                      \
+                _Pragma("GCC unroll 3") for (size_t t = 0; t < N; t++)                                                 \
+            {                                                                                                          \
+                int32_t four;                                                                                          \
+                memcpy(&four, q + t * q_stride + 4 * p, sizeof four);                                                  \
+                _Pragma("GCC unroll 2") for (size_t i = 0; i < 2; i++)                                                 \
+                {                                                                                                      \
+                    __m512i *sum = &sums[i][t][p < parts ? p : parts - 1];                                             \
+                    *sum = _mm512_dpbusd_epi32(*sum, _mm512_and_si512(p < 4 ? codes[i] : more[i], masks[p]),           \
+                                               _mm512_set1_epi32(four));                                               \
+                }                                                                                                      \
+            }                                                                                                          \
+        }                                                                                                              \
+        _Pragma("GCC unroll 3") for (size_t t = 0; t < N; t++, y += 4 * y_stride)                                      \
+            _Pragma("GCC unroll 2") for (size_t i = 0; i < 2; i++)                                                     \
+        {                                                                                                              \
+            __m512i sum = _mm512_sub_epi32(sums[i][t][0], _mm512_set1_epi32(q_sum[t]));                                \
+            sum = _mm512_add_epi32(sum, _mm512_srai_epi32(sums[i][t][1], 2));                                          \
+            sum = _mm512_add_epi32(sum, _mm512_srai_epi32(sums[i][t][2], 4));                                          \
+            sum = _mm512_add_epi32(sum, _mm512_srai_epi32(sums[i][t][3], 6));                                          \
+            if (i == 0 || a != b) _mm512_storeu_si512(y + 64 * i, sum);                                                \
+        }                                                                                                              \
     }
-}
+
+#define LOAD_TERNARY                                                                                                   \
+    codes[0] = more[0] = _mm512_load_si512(a);                                                                         \
+    codes[1] = more[1] = _mm512_load_si512(b)
+#define LOAD_DENSE                                                                                                     \
+    codes[0] = look_up_trits(&tables, _mm512_load_si512(a), &more[0]);                                                 \
+    codes[1] = look_up_trits(&tables, _mm512_load_si512(b), &more[1])
+#define DENSE_TABLES const trit_tables tables = load_trit_tables()
+
+FEW_PRODUCT(few_ternary, 1, TARGET, 4, 16, (void)0, LOAD_TERNARY)
+FEW_PRODUCT(few_ternary, 2, TARGET, 4, 16, (void)0, LOAD_TERNARY)
+FEW_PRODUCT(few_ternary, 3, TARGET, 4, 16, (void)0, LOAD_TERNARY)
+FEW_PRODUCT(few_dense, 1, TARGET_BF16, 4, 20, DENSE_TABLES, LOAD_DENSE)
+FEW_PRODUCT(few_dense, 2, TARGET_BF16, 4, 20, DENSE_TABLES, LOAD_DENSE)
+FEW_PRODUCT(few_dense, 3, TARGET_BF16, 4, 20, DENSE_TABLES, LOAD_DENSE)
+
+typedef void product_of_few(uint8_t *restrict, size_t, const uint8_t *, const uint8_t *, size_t, const uint8_t *restrict,
+                            size_t, const int32_t *restrict);
+static product_of_few *const few_ternary[FEW] = {few_ternary_1, few_ternary_2, few_ternary_3};
+static product_of_few *const few_dense[FEW] = {few_dense_1, few_dense_2, few_dense_3};
+
+/* ---- more tokens: the weights are unpacked first, or are bytes already ---- */
 
 /* What differs between kinds of weights: the sum they start from, and what one step of 64 bytes adds to it. */
 TARGET static inline __m512i codes_start(int32_t q_sum) { return _mm512_set1_epi32(-q_sum); }
@@ -89,34 +143,51 @@ TARGET_BF16 static inline __m512 halves_add(__m512 sum, __m512i weights, int32_t
     return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(four));
 }
 
-/* Two tiles of rows for N tokens. Four activations of one token are broadcast from memory once for both tiles. */
+/* Two tiles of rows for N tokens, some steps of them; y is added to unless q_sum is given. Four activations of one token
+ * are broadcast from memory once for both tiles. ahead: weights to fetch meanwhile, ahead_bytes of them with each step. */
 #define PRODUCT(kind, N, sum_type, attribute)                                                                          \
-    attribute static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *a,                           \
-                                     const uint8_t *b, size_t steps, const uint8_t *restrict q,               \
-                                     const int32_t *restrict q_sum)                                                    \
+    attribute static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *a, const uint8_t *b,         \
+                                     size_t steps, const uint8_t *restrict q, size_t q_stride,                         \
+                                     const int32_t *restrict q_sum, const uint8_t *const ahead[2], size_t ahead_bytes) \
     {                                                                                                                  \
-        const int both = a != b;                                                                                       \
+        const size_t second_tile = a != b ? 4 * TILE_ROWS : 0;                                                         \
+        const uint8_t *x[4] = {q, q + 3 * q_stride, q + 6 * q_stride, q + 9 * q_stride};                               \
+        const uint8_t *fetch = ahead[0], *fetch_more = ahead[1];                                                       \
         sum_type first[N], second[N];                                                                                  \
-        _Pragma("GCC unroll 12") for (size_t t = 0; t < N; t++) first[t] = second[t] = kind##_start(q_sum[t]);         \
-        for (size_t i = 0; i < steps; i++, a += STEP_BYTES, b += STEP_BYTES, q += ACTIVATION_STEP) {                   \
+        _Pragma("GCC unroll 12") for (size_t t = 0; t < N; t++)                                                        \
+        {                                                                                                              \
+            if (q_sum)                                                                                                 \
+                first[t] = second[t] = kind##_start(q_sum[t]);                                                         \
+            else {                                                                                                     \
+                memcpy(&first[t], y + 4 * t * y_stride, sizeof first[t]);                                              \
+                memcpy(&second[t], y + 4 * t * y_stride + second_tile, sizeof second[t]);                              \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (size_t i = 0; i < steps; i++, a += STEP_BYTES, b += STEP_BYTES) {                                         \
             const __m512i rows = _mm512_load_si512(a), more = _mm512_load_si512(b);                                    \
+            _mm_prefetch((const char *)fetch, _MM_HINT_T0);                                                            \
+            _mm_prefetch((const char *)fetch_more, _MM_HINT_T0);                                                       \
+            fetch += ahead_bytes;                                                                                      \
+            fetch_more += ahead_bytes;                                                                                 \
             _Pragma("GCC unroll 12") for (size_t t = 0; t < N; t++)                                                    \
             {                                                                                                          \
                 int32_t four;                                                                                          \
-                memcpy(&four, q + 4 * t, sizeof four);                                                                 \
+                memcpy(&four, x[t / 3] + t % 3 * q_stride, sizeof four);                                               \
                 first[t] = kind##_add(first[t], rows, four);                                                           \
                 second[t] = kind##_add(second[t], more, four);                                                         \
             }                                                                                                          \
+            _Pragma("GCC unroll 4") for (size_t g = 0; g < (N + 2) / 3; g++) x[g] += 4;                                \
         }                                                                                                              \
         _Pragma("GCC unroll 12") for (size_t t = 0; t < N; t++, y += 4 * y_stride)                                     \
         {                                                                                                              \
+            if (second_tile) memcpy(y + second_tile, &second[t], sizeof second[t]);                                    \
             memcpy(y, &first[t], sizeof first[t]);                                                                     \
-            if (both) memcpy(y + 4 * TILE_ROWS, &second[t], sizeof second[t]);                                         \
         }                                                                                                              \
     }
 
+enum { TILE_TOKENS = 12 };
 typedef void product_of_two(uint8_t *restrict, size_t, const uint8_t *, const uint8_t *, size_t, const uint8_t *restrict,
-                            const int32_t *restrict);
+                            size_t, const int32_t *restrict, const uint8_t *const[2], size_t);
 
 #define PRODUCTS(kind, type, at)                                                                                       \
     PRODUCT(kind, 1, type, at) PRODUCT(kind, 2, type, at) PRODUCT(kind, 3, type, at) PRODUCT(kind, 4, type, at)        \
@@ -131,46 +202,74 @@ PRODUCTS(floats, __m512, TARGET)
 PRODUCTS(pairs, __m512, TARGET)
 PRODUCTS(halves, __m512, TARGET_BF16)
 
-#define MATRIX_PRODUCT(name, format, kind, unpack)                                                                     \
-    static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
-                     const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,                          \
-                     uint8_t *restrict unpacked)                                                                       \
-    {                                                                                                                  \
-        tiles_product(format, kind, unpack, y, y_stride, weights, tiles, columns, q, q_sum, tokens, unpacked);         \
-    }
-
 /* Two tiles at a time; unpacked once for all tokens: a shift or mask takes the place of a product in the same ports. */
-static void tiles_product(matrix_format format, product_of_two *const *products,
-                          void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t), uint8_t *restrict y,
-                          size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns,
-                          const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens, uint8_t *unpacked)
+static void tiles_product(matrix_format format, product_of_two *const *products, product_of_few *const *few,
+                          unpacker *unpack, uint8_t *restrict y, size_t y_stride, const uint8_t *weights, size_t tiles,
+                          size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
+                          size_t tokens, uint8_t *unpacked)
 {
-    size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
-    for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes) {
+    size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns), packed = bytes / steps;
+    for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes, y += 4 * 2 * TILE_ROWS) {
         const uint8_t *a = weights, *b = tile + 1 < tiles ? weights + bytes : weights;
-        if (unpack) {
-            unpack(unpacked, a, columns);
-            if (b != a) unpack(unpacked + steps * STEP_BYTES, b, columns);
-            b = b != a ? unpacked + steps * STEP_BYTES : unpacked;
-            a = unpacked;
+        if (few && tokens && tokens <= FEW) {
+            few[tokens - 1](y, y_stride, a, b, columns, q, q_stride, q_sum);
+            continue;
         }
-        for (size_t t = 0; t < tokens; t += TILE_TOKENS)
-            products[(tokens - t < TILE_TOKENS ? tokens - t : TILE_TOKENS) - 1](
-                y + 4 * (t * y_stride + tile * TILE_ROWS), y_stride, a, b, steps, activation(q, steps, t), q_sum + t);
+        for (size_t from = 0, count; from < steps; from += count) {
+            const uint8_t *rows = a + from * STEP_BYTES, *more = b + from * STEP_BYTES;
+            count = steps - from < BLOCK_STEPS ? steps - from : BLOCK_STEPS;
+            if (unpack) {
+                unpack(unpacked, a, columns, 4 * from, 4 * count);
+                if (b != a) unpack(unpacked + 2 * BLOCK_BYTES, b, columns, 4 * from, 4 * count);
+                rows = unpacked;
+                more = b != a ? unpacked + 2 * BLOCK_BYTES : unpacked;
+            }
+            for (size_t t = 0; t < tokens; t += TILE_TOKENS) {
+                size_t next = (t + TILE_TOKENS < tokens ? from : from + count) * packed; /* after the last tokens */
+                const uint8_t *const ahead[2] = {a + next, b + next};
+                products[(tokens - t < TILE_TOKENS ? tokens - t : TILE_TOKENS) - 1](
+                    y + 4 * t * y_stride, y_stride, rows, more, count, q + t * q_stride + 4 * from, q_stride,
+                    from ? NULL : q_sum + t, ahead, packed);
+            }
+        }
     }
 }
 
-MATRIX_PRODUCT(ternary_product, TERNARY, codes, unpack_ternary)
-MATRIX_PRODUCT(int8_product, INT8, bytes, NULL)
-MATRIX_PRODUCT(int4_product, INT4, bytes, unpack_int4)
-MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
-MATRIX_PRODUCT(bf16_product, BF16, halves, NULL)
-MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL)
+#define MATRIX_PRODUCT(name, format, kind, few, unpack)                                                                \
+    static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
+                     const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,         \
+                     uint8_t *restrict unpacked)                                                                       \
+    {                                                                                                                  \
+        tiles_product(format, kind, few, unpack, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens,     \
+                      unpacked);                                                                                       \
+    }
+
+TARGET static void unpack_dense_without(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from,
+                                        size_t count)
+{
+    (void)columns;
+    unpack_dense_plain(out, tile + from / 20 * STEP_BYTES, count);
+}
+
+MATRIX_PRODUCT(ternary_product, TERNARY, codes, few_ternary, unpack_ternary)
+MATRIX_PRODUCT(dense_product, TERNARY_DENSE, codes, few_dense, unpack_dense)
+MATRIX_PRODUCT(dense_product_without, TERNARY_DENSE, codes, NULL, unpack_dense_without)
+MATRIX_PRODUCT(int8_product, INT8, bytes, NULL, NULL)
+MATRIX_PRODUCT(int4_product, INT4, bytes, NULL, unpack_int4)
+MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL)
+MATRIX_PRODUCT(bf16_product, BF16, halves, NULL, NULL)
+MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL, NULL)
+
+#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, added, rotated, attend
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
-    "avx512vnni", {ternary_product, int8_product, int4_product, bf16_product_without, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    "avx512vnni",
+    {ternary_product, dense_product_without, int8_product, int4_product, bf16_product_without, fp32_product},
+    DOUBLE_KERNELS};
 const bitrl_kernels bitrl_kernels_avx512bf16 = {
-    "avx512bf16", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    "avx512bf16", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product}, DOUBLE_KERNELS};
+const bitrl_kernels bitrl_kernels_avx512amx = {
+    "avx512amx",
+    {bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bf16_product, fp32_product},
+    DOUBLE_KERNELS};
 #endif

@@ -85,9 +85,7 @@ TARGET static double norm_quantise(uint8_t *restrict q, int32_t *restrict q_sum,
     for (size_t i = 0; i < padded; i += 8) { /* |row * step| <= 127: nothing to clip */
         i8 code = i8_round(v8_mul(v8_load(row + i), scale));
         uint64_t bytes = i8_bytes(code);
-        uint32_t low = (uint32_t)bytes, high = (uint32_t)(bytes >> 32);
-        memcpy(q + i / 4 * ACTIVATION_STEP, &low, 4);
-        memcpy(q + (i / 4 + 1) * ACTIVATION_STEP, &high, 4);
+        memcpy(q + i, &bytes, sizeof bytes);
         sum = i8_add(sum, code);
     }
     *q_sum = i8_sum(sum);
@@ -98,14 +96,22 @@ TARGET static void norm_round(uint8_t *restrict q, matrix_format format, double 
                               const double *restrict weight, size_t n, size_t padded, double eps)
 {
     double largest, inverse = norm(row, &largest, x, weight, n, padded, eps);
-    for (size_t i = 0; i < padded && format == FP32; i++, q += ACTIVATION_STEP) {
+    for (size_t i = 0; i < padded && format == FP32; i++) {
         float value = (float)(row[i] * inverse);
-        memcpy(q, &value, 4);
+        memcpy(q + 4 * i, &value, sizeof value);
     }
-    for (size_t i = 0; i < padded && format == BF16; i += 2, q += ACTIVATION_STEP) {
-        uint16_t pair[2] = {bf16_from((float)(row[i] * inverse)), bf16_from((float)(row[i + 1] * inverse))};
-        memcpy(q, pair, 4);
+    for (size_t i = 0; i < padded && format == BF16; i++) {
+        uint16_t value = bf16_from((float)(row[i] * inverse));
+        memcpy(q + 2 * i, &value, sizeof value);
     }
+}
+
+TARGET static void normalise(double *restrict out, const double *restrict x, const double *restrict weight, size_t n,
+                             size_t padded, double eps)
+{
+    double largest;
+    v8 inverse = v8_set(norm(out, &largest, x, weight, n, padded, eps));
+    for (size_t i = 0; i < padded; i += 8) v8_store(out + i, v8_mul(v8_load(out + i), inverse));
 }
 
 TARGET static void scaled(double *restrict x, const int32_t *restrict y, double scale, size_t n)
@@ -163,7 +169,7 @@ TARGET static void rotated(double *restrict x, const double *restrict y, const d
 }
 
 /* One packed tile of int4 -> [steps][16 rows][4], code * multiplier + 128; in bytes, which wrap to the right result. */
-TARGET static inline void unpack_int4(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
+TARGET static inline void unpack_int4_plain(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
 {
     const uint8_t *multipliers = packed + columns / 8 * STEP_BYTES;
     for (size_t c = 0; c < columns; c += INT4_BLOCK, multipliers += TILE_ROWS) {
@@ -180,21 +186,48 @@ TARGET static inline void unpack_int4(uint8_t *restrict out, const uint8_t *rest
     }
 }
 
-/* p[j] = exp((p[j] - max) * scale) for the keys j <= last, and next to nothing (1e-304) for the later ones up to
- * `final`'s block of eight, which changes no bit of any sum. Returns 1 / sum. */
-TARGET static inline double softmax(double *restrict p, size_t last, size_t final, double scale)
+/* One packed tile of five trits a byte -> [steps][16 rows][4] of 0, 1, 2, up to four steps beyond the last. */
+TARGET static inline void unpack_dense_plain(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
 {
-    static const double hide[16] = {0,         0,         0,         0,         0,         0,         0,         0,
+    for (size_t c = 0; c < columns; c += 20, packed += STEP_BYTES, out += 5 * STEP_BYTES)
+        for (size_t i = 0; i < STEP_BYTES; i++) {
+            /* See trits_pack(). n / 17 and n / 3 by multiplication, so that this is vectorised. */
+            uint16_t byte = packed[i], low = byte & 63, late = byte >= 192, fifth = (uint16_t)(low * 241) >> 12;
+            uint16_t r = late ? (uint16_t)(64 + low - 17 * fifth) : low;
+            out[4 * STEP_BYTES + i] = (uint8_t)(late ? fifth : byte >> 6);
+            for (size_t trit = 0; trit < 4; trit++) {
+                uint16_t third = (uint16_t)(r * 171) >> 9;
+                out[trit * STEP_BYTES + i] = (uint8_t)(r - 3 * third);
+                r = third;
+            }
+        }
+}
+
+/* The first position that is seen from `position`, see attention_task. */
+static inline size_t first_seen(size_t position, size_t window)
+{
+    return window && position + 1 > window ? position + 1 - window : 0;
+}
+
+/* p[j] = exp((p[j] - max) * scale) for the keys seen from position `last`, and next to nothing (1e-304) for the others
+ * between `start` (a multiple of 8) and `final`'s block of eight, which changes no bit of any sum. Returns 1 / sum. */
+TARGET static inline double softmax(double *restrict p, size_t start, size_t last, size_t final, size_t window,
+                                    double scale)
+{
+    size_t from = first_seen(last, window);
+    static const double hide[24] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY,
+                                    0,         0,         0,         0,         0,         0,         0,         0,
                                     -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
     v8 most = v8_set(-INFINITY), sums = v8_set(0), scales = v8_set(scale);
-    for (size_t j = 0; j <= final; j += 8) {
-        size_t visible = last + 1 < j ? 0 : last + 1 - j < 8 ? last + 1 - j : 8;
-        v8 score = v8_add(v8_load(p + j), v8_load(hide + 8 - visible));
+    for (size_t j = start; j <= final; j += 8) {
+        size_t early = from <= j ? 0 : from - j < 8 ? from - j : 8;
+        size_t late = last + 1 < j ? 0 : last + 1 - j < 8 ? last + 1 - j : 8;
+        v8 score = v8_add(v8_add(v8_load(p + j), v8_load(hide + 8 - early)), v8_load(hide + 16 - late));
         v8_store(p + j, score);
         most = v8_max(score, most);
     }
     most = v8_set(v8_largest(most));
-    for (size_t j = 0; j <= final; j += 8) {
+    for (size_t j = start; j <= final; j += 8) {
         v8 weight = v8_exp(v8_mul(v8_sub(v8_load(p + j), most), scales));
         v8_store(p + j, weight);
         sums = v8_add(sums, weight);
@@ -213,60 +246,72 @@ TARGET static inline void store_some(double *to, v8 v, size_t n)
     for (size_t i = 0; i < n; i++) to[i] = lane[i];
 }
 
-TARGET static void attend(double *restrict out, size_t out_stride, const double *restrict q, size_t q_stride,
-                          const double *restrict k, const double *restrict v, size_t kv_stride, size_t length,
-                          size_t head_dim, double *restrict scratch)
+/* The row of position j, which lies in the cache or among the text's own. */
+static inline const double *at_position(const double *past, const double *own, size_t tokens, size_t stride, size_t j)
 {
-    enum { QUERIES = 4 };                           /* share every load of a key or a value */
-    size_t keys = (length + 7) / 8 * 8;
-    double *restrict kt = scratch;                  /* [head_dim, keys] transposed: eight scores at a time */
-    double *restrict p = scratch + keys * head_dim; /* [QUERIES, keys] */
+    return j < tokens ? past + j * stride : own + (j - tokens) * stride;
+}
+
+TARGET static void attend(const attention_task *task, double *restrict scratch)
+{
+    enum { QUERIES = 4 }; /* share every load of a key or a value */
+    const attention_task a = *task;
+    size_t begin = a.past + a.first, end = begin + a.count; /* positions */
+    size_t keys = (end + 7) / 8 * 8;
+    double *restrict kt = scratch;                   /* [head_dim, keys] transposed: eight scores at a time */
+    double *restrict p = scratch + keys * a.head_dim; /* [QUERIES, keys] */
     double *p0 = p, *p1 = p + keys, *p2 = p + 2 * keys, *p3 = p + 3 * keys;
-    double scale = 1.0 / sqrt((double)head_dim);
 
-    for (size_t d = 0; d < head_dim; d++) {
-        for (size_t j = 0; j < length; j++) kt[d * keys + j] = k[j * kv_stride + d];
-        for (size_t j = length; j < keys; j++) kt[d * keys + j] = 0;
+    for (size_t j = first_seen(begin, a.window) / 8 * 8; j < end; j++) {
+        const double *key = at_position(a.past_k, a.k, a.past, a.kv_stride, j);
+        for (size_t d = 0; d < a.head_dim; d++) kt[d * keys + j] = key[d];
     }
-    for (size_t first = 0; first < length; first += QUERIES) {
-        /* Beyond the text, the last query again: computed, not stored. */
-        size_t left = length - first - 1, i1 = left < 1 ? left : 1, i2 = left < 2 ? left : 2, i3 = left < 3 ? left : 3;
-        const double *q0 = q + first * q_stride, *q1 = q0 + i1 * q_stride, *q2 = q0 + i2 * q_stride,
-                     *q3 = q0 + i3 * q_stride;
-        size_t final = first + i3;
+    for (size_t d = 0; d < a.head_dim; d++)
+        for (size_t j = end; j < keys; j++) kt[d * keys + j] = 0;
 
-        for (size_t j = 0; j <= final; j += 8) {
-            v8 s0 = v8_set(0), s1 = s0, s2 = s0, s3 = s0;
-            for (size_t d = 0; d < head_dim; d++) {
-                v8 key = v8_load(kt + d * keys + j);
-                s0 = v8_fma(key, v8_set(q0[d]), s0);
-                s1 = v8_fma(key, v8_set(q1[d]), s1);
-                s2 = v8_fma(key, v8_set(q2[d]), s2);
-                s3 = v8_fma(key, v8_set(q3[d]), s3);
-            }
-            v8_store(p0 + j, s0);
-            v8_store(p1 + j, s1);
-            v8_store(p2 + j, s2);
-            v8_store(p3 + j, s3);
-        }
-        v8 inverse0 = v8_set(softmax(p0, first, final, scale)), inverse1 = v8_set(softmax(p1, first + i1, final, scale));
-        v8 inverse2 = v8_set(softmax(p2, first + i2, final, scale)), inverse3 = v8_set(softmax(p3, first + i3, final, scale));
+    for (size_t h = 0; h < a.heads; h++)
+        for (size_t first = 0; first < a.count; first += QUERIES) {
+            /* Beyond the last query, it again: computed, not stored. */
+            size_t left = a.count - first - 1, i1 = left < 1 ? left : 1, i2 = left < 2 ? left : 2, i3 = left < 3 ? left : 3;
+            const double *q0 = a.q + (a.first + first) * a.q_stride + h * a.head_stride;
+            const double *q1 = q0 + i1 * a.q_stride, *q2 = q0 + i2 * a.q_stride, *q3 = q0 + i3 * a.q_stride;
+            size_t position = begin + first, final = position + i3;
+            size_t start = first_seen(position, a.window) / 8 * 8;
 
-        for (size_t d = 0; d < head_dim; d += 8) {
-            v8 a0 = v8_set(0), a1 = a0, a2 = a0, a3 = a0;
-            for (size_t j = 0; j <= final; j++) {
-                v8 value = v8_load(v + j * kv_stride + d);
-                a0 = v8_fma(value, v8_set(p0[j]), a0);
-                a1 = v8_fma(value, v8_set(p1[j]), a1);
-                a2 = v8_fma(value, v8_set(p2[j]), a2);
-                a3 = v8_fma(value, v8_set(p3[j]), a3);
+            for (size_t j = start; j <= final; j += 8) {
+                v8 s0 = v8_set(0), s1 = s0, s2 = s0, s3 = s0;
+                for (size_t d = 0; d < a.head_dim; d++) {
+                    v8 key = v8_load(kt + d * keys + j);
+                    s0 = v8_fma(key, v8_set(q0[d]), s0);
+                    s1 = v8_fma(key, v8_set(q1[d]), s1);
+                    s2 = v8_fma(key, v8_set(q2[d]), s2);
+                    s3 = v8_fma(key, v8_set(q3[d]), s3);
+                }
+                v8_store(p0 + j, s0);
+                v8_store(p1 + j, s1);
+                v8_store(p2 + j, s2);
+                v8_store(p3 + j, s3);
             }
-            size_t width = head_dim - d < 8 ? head_dim - d : 8;
-            double *to = out + first * out_stride + d;
-            store_some(to, v8_mul(a0, inverse0), width);
-            if (i1 > 0) store_some(to + out_stride, v8_mul(a1, inverse1), width);
-            if (i2 > i1) store_some(to + 2 * out_stride, v8_mul(a2, inverse2), width);
-            if (i3 > i2) store_some(to + 3 * out_stride, v8_mul(a3, inverse3), width);
+            v8 inverse0 = v8_set(softmax(p0, start, position, final, a.window, a.scale));
+            v8 inverse1 = v8_set(softmax(p1, start, position + i1, final, a.window, a.scale));
+            v8 inverse2 = v8_set(softmax(p2, start, position + i2, final, a.window, a.scale));
+            v8 inverse3 = v8_set(softmax(p3, start, final, final, a.window, a.scale));
+
+            for (size_t d = 0; d < a.head_dim; d += 8) {
+                v8 a0 = v8_set(0), a1 = a0, a2 = a0, a3 = a0;
+                for (size_t j = start; j <= final; j++) {
+                    v8 value = v8_load(at_position(a.past_v, a.v, a.past, a.kv_stride, j) + d);
+                    a0 = v8_fma(value, v8_set(p0[j]), a0);
+                    a1 = v8_fma(value, v8_set(p1[j]), a1);
+                    a2 = v8_fma(value, v8_set(p2[j]), a2);
+                    a3 = v8_fma(value, v8_set(p3[j]), a3);
+                }
+                size_t width = a.head_dim - d < 8 ? a.head_dim - d : 8;
+                double *to = a.out + (a.first + first) * a.out_stride + h * a.head_dim + d;
+                store_some(to, v8_mul(a0, inverse0), width);
+                if (i1 > 0) store_some(to + a.out_stride, v8_mul(a1, inverse1), width);
+                if (i2 > i1) store_some(to + 2 * a.out_stride, v8_mul(a2, inverse2), width);
+                if (i3 > i2) store_some(to + 3 * a.out_stride, v8_mul(a3, inverse3), width);
+            }
         }
-    }
 }

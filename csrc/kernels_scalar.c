@@ -81,21 +81,20 @@ static void unpack_ternary(uint8_t *restrict out, const uint8_t *restrict packed
             for (size_t i = 0; i < STEP_BYTES; i++) *out++ = packed[i] >> 2 * part & 3;
 }
 
-/* Scratch: a tile of bytes in steps, or one token's codes; then the tile's rows. */
+/* Scratch: a tile of bytes in steps; then its rows. */
 static void codes_product(matrix_format format, int32_t *restrict y, size_t y_stride, const uint8_t *restrict weights,
-                          size_t tiles, size_t columns, const uint8_t *restrict q, const int32_t *restrict q_sum,
-                          size_t tokens, uint8_t *restrict unpacked)
+                          size_t tiles, size_t columns, const uint8_t *restrict q, size_t q_stride,
+                          const int32_t *restrict q_sum, size_t tokens, uint8_t *restrict unpacked)
 {
-    uint8_t *rows = unpacked + TILE_ROWS * columns;
-    int8_t *token = (int8_t *)unpacked; /* [columns] */
-    const int32_t offset = format == TERNARY ? 1 : 128;
+    uint8_t *rows = unpacked + TILE_ROWS * (columns + K_PAD);
+    const int32_t offset = format == TERNARY || format == TERNARY_DENSE ? 1 : 128;
     for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(format, columns)) {
         if (format == TERNARY) unpack_ternary(unpacked, weights, columns);
-        if (format == INT4) unpack_int4(unpacked, weights, columns);
+        if (format == TERNARY_DENSE) unpack_dense_plain(unpacked, weights, columns);
+        if (format == INT4) unpack_int4_plain(unpacked, weights, columns);
         gather_rows(rows, format == INT8 ? weights : unpacked, columns);
         for (size_t t = 0; t < tokens; t++) {
-            const uint8_t *four = activation(q, columns / 4, t);
-            for (size_t c = 0; c < columns; c += 4, four += ACTIVATION_STEP) memcpy(token + c, four, 4);
+            const int8_t *token = (const int8_t *)q + t * q_stride;
             for (size_t r = 0; r < TILE_ROWS; r++) {
                 const uint8_t *row = rows + r * columns;
                 int32_t sum = 0;
@@ -108,24 +107,24 @@ static void codes_product(matrix_format format, int32_t *restrict y, size_t y_st
 
 #define CODES(name, format)                                                                                            \
     static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
-                     const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,                          \
+                     const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,         \
                      uint8_t *restrict unpacked)                                                                       \
     {                                                                                                                  \
-        codes_product(format, y, y_stride, weights, tiles, columns, q, q_sum, tokens, unpacked);                       \
+        codes_product(format, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens, unpacked);             \
     }
 
-CODES(ternary_product, TERNARY) CODES(int8_product, INT8) CODES(int4_product, INT4)
+CODES(ternary_product, TERNARY) CODES(dense_product, TERNARY_DENSE) CODES(int8_product, INT8) CODES(int4_product, INT4)
 
 static void bf16_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
-                         size_t columns, const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,
-                         uint8_t *restrict unpacked)
+                         size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
+                         size_t tokens, uint8_t *restrict unpacked)
 {
     (void)q_sum, (void)unpacked;
     for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(BF16, columns))
         for (size_t t = 0; t < tokens; t++) {
             float sums[TILE_ROWS] = {0};
-            const uint8_t *x = activation(q, columns / 2, t);
-            for (size_t step = 0; step < columns / 2; step++, x += ACTIVATION_STEP)
+            const uint8_t *x = q + t * q_stride;
+            for (size_t step = 0; step < columns / 2; step++, x += 4)
                 for (size_t r = 0; r < TILE_ROWS; r++) {
                     uint16_t w[2], pair[2];
                     memcpy(w, weights + step * STEP_BYTES + 4 * r, sizeof w);
@@ -138,15 +137,15 @@ static void bf16_product(void *restrict y, size_t y_stride, const uint8_t *restr
 }
 
 static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
-                         size_t columns, const uint8_t *restrict q, const int32_t *restrict q_sum, size_t tokens,
-                         uint8_t *restrict unpacked)
+                         size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
+                         size_t tokens, uint8_t *restrict unpacked)
 {
     (void)q_sum, (void)unpacked;
     for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(FP32, columns))
         for (size_t t = 0; t < tokens; t++) {
             float sums[TILE_ROWS] = {0};
-            const uint8_t *from = activation(q, columns, t);
-            for (size_t c = 0; c < columns; c++, from += ACTIVATION_STEP) {
+            const uint8_t *from = q + t * q_stride;
+            for (size_t c = 0; c < columns; c++, from += 4) {
                 float x, w[TILE_ROWS];
                 memcpy(&x, from, sizeof x);
                 memcpy(w, weights + c * STEP_BYTES, sizeof w);
@@ -157,5 +156,5 @@ static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restr
 }
 
 const bitrl_kernels bitrl_kernels_scalar = {
-    "scalar", {ternary_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    "scalar", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};

@@ -27,12 +27,10 @@ typedef struct {
 } lane;
 
 struct bitrl_limits {
-    pool *threads;
-    uint64_t thread_count, bytes;
+    uint64_t threads, bytes;
     uint8_t *buffer; /* [bytes] */
-    lane *lanes;     /* [thread_count] */
+    lane *lanes;     /* [threads] */
     piece *work;     /* of the measurement that is running */
-    uint64_t active; /* threads that take part in it */
     double seconds;
 };
 
@@ -326,12 +324,11 @@ static double now(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-static void run_lane(void *context, size_t i)
+static void run_lane(void *context, size_t i, size_t count)
 {
     bitrl_limits *limits = context;
-    if (i >= limits->active) return;
     lane *own = &limits->lanes[i];
-    uint64_t share = limits->bytes / limits->active / READ_BYTES * READ_BYTES, done = 0;
+    uint64_t share = limits->bytes / count / READ_BYTES * READ_BYTES, done = 0;
     const double began = now();
     double elapsed;
     do {
@@ -342,29 +339,38 @@ static void run_lane(void *context, size_t i)
     own->rate = (double)done / elapsed;
 }
 
+/* Writes a share of the buffer: pages that were never written are all one page of zeros. */
+static void touch(void *context, size_t i, size_t count)
+{
+    const bitrl_limits *limits = context;
+    const uint64_t share = limits->bytes / count;
+    memset(limits->buffer + i * share, 1, i + 1 < count ? share : limits->bytes - i * share);
+}
+
+/* With a pool of its own: waiting threads of a larger one would spin beside the work. */
+static int run(bitrl_limits *limits, void (*work)(void *, size_t, size_t), uint64_t threads, char *error)
+{
+    pool *p = pool_open(threads);
+    if (!p) return bitrl_fail(error, BITRL_NO_MEMORY, "no threads to measure limits with");
+    pool_run(p, work, limits);
+    pool_close(p);
+    return BITRL_OK;
+}
+
 int bitrl_limits_measure(bitrl_limits *limits, const char *what, uint64_t threads, double seconds, double *per_second,
                          char *error)
 {
     const char *how;
     limits->work = find(what, &how);
+    limits->seconds = seconds;
     *per_second = 0;
     if (!limits->work) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no limit called %.40s", what);
-    if (threads < 1 || threads > limits->thread_count || !(seconds > 0 && seconds < 3600))
+    if (threads < 1 || threads > limits->threads || !(seconds > 0 && seconds < 3600))
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "limits are measured with 1 to %llu threads for a time",
-                          (unsigned long long)limits->thread_count);
-    limits->active = threads;
-    limits->seconds = seconds;
-    pool_run(limits->threads, run_lane, limits);
-    for (uint64_t i = 0; i < threads; i++) *per_second += limits->lanes[i].rate;
-    return BITRL_OK;
-}
-
-/* Writes a share of the buffer: pages that were never written are all one page of zeros. */
-static void touch(void *context, size_t i)
-{
-    const bitrl_limits *limits = context;
-    const uint64_t share = limits->bytes / limits->thread_count;
-    memset(limits->buffer + i * share, 1, i + 1 < limits->thread_count ? share : limits->bytes - i * share);
+                          (unsigned long long)limits->threads);
+    int status = run(limits, run_lane, threads, error);
+    for (uint64_t i = 0; !status && i < threads; i++) *per_second += limits->lanes[i].rate;
+    return status;
 }
 
 int bitrl_limits_open(uint64_t threads, uint64_t bytes, bitrl_limits **out, char *error)
@@ -374,30 +380,30 @@ int bitrl_limits_open(uint64_t threads, uint64_t bytes, bitrl_limits **out, char
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "limits need 1 to 1024 threads and a megabyte for each");
     bitrl_limits *limits = calloc(1, sizeof *limits);
     if (!limits) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to measure limits with");
-    limits->thread_count = threads;
+    limits->threads = threads;
     limits->lanes = calloc(threads, sizeof *limits->lanes);
-    limits->threads = pool_open(threads);
     void *buffer = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffer != MAP_FAILED) {
         limits->buffer = buffer;
         limits->bytes = bytes;
     }
-    if (!limits->lanes || !limits->threads || !limits->buffer) {
-        bitrl_limits_close(limits);
-        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory or threads to measure limits with");
-    }
+    int status = BITRL_OK;
+    if (!limits->lanes || !limits->buffer)
+        status = bitrl_fail(error, BITRL_NO_MEMORY, "no memory to measure limits with");
 #if defined(MADV_HUGEPAGE)
-    madvise(buffer, bytes, MADV_HUGEPAGE);
+    if (!status) madvise(buffer, bytes, MADV_HUGEPAGE);
 #endif
-    pool_run(limits->threads, touch, limits);
-    *out = limits;
-    return BITRL_OK;
+    if (!status) status = run(limits, touch, threads, error);
+    if (status)
+        bitrl_limits_close(limits);
+    else
+        *out = limits;
+    return status;
 }
 
 void bitrl_limits_close(bitrl_limits *limits)
 {
     if (!limits) return;
-    pool_close(limits->threads);
     if (limits->buffer) munmap(limits->buffer, limits->bytes);
     free(limits->lanes);
     free(limits);

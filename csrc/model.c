@@ -229,16 +229,16 @@ static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block
     bool sub_norms = l->architecture.sub_norms;
     int status;
     if ((status = load_norm(l, i, "attn_norm", width, &b->attn_norm)) ||
-        (sub_norms && (status = load_norm(l, i, "attn_sub_norm", width, &b->attn_sub_norm))) ||
-        (status = load_norm(l, i, "ffn_norm", width, &b->ffn_norm)) ||
-        (sub_norms && (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->ffn_sub_norm))) ||
+                (status = load_norm(l, i, "ffn_norm", width, &b->ffn_norm)) ||
         (status = load_matrix(l, i, "attn_q", width, width, turned, &b->q)) ||
         (status = load_matrix(l, i, "attn_k", width, kv, turned, &b->k)) ||
         (status = load_matrix(l, i, "attn_v", width, kv, 0, &b->v)) ||
         (status = load_matrix(l, i, "attn_output", width, width, 0, &b->o)) ||
         (status = load_matrix(l, i, "ffn_gate", width, ffn, 0, &b->gate)) ||
         (status = load_matrix(l, i, "ffn_up", width, ffn, 0, &b->up)) ||
-        (status = load_matrix(l, i, "ffn_down", ffn, width, 0, &b->down)))
+        (status = load_matrix(l, i, "ffn_down", ffn, width, 0, &b->down)) ||
+        (sub_norms && (status = load_norm(l, i, "attn_sub_norm", width, &b->o.norm))) ||
+        (sub_norms && (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->down.norm))))
         return status;
     return BITRL_OK;
 }
@@ -280,6 +280,9 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
         model->embedding = bitrl_file_find_tensor(file, "token_embd.weight");
         model->i2s_arm = l.i2s_arm;
         model->format = l.format;
+        model->embedding_scale = 1;
+        model->attention_scale = 1 / sqrt((double)model->shape.head_dim);
+        model->local_rope_theta = model->shape.rope_theta;
         l.row = bitrl_allocate(model->shape.width > model->shape.ffn ? model->shape.width : model->shape.ffn, sizeof *l.row);
         wanted = layers ? layers : model->shape.blocks;
         model->shape.blocks = 0; /* counts the blocks bitrl_model_free must look at */
@@ -307,11 +310,10 @@ void bitrl_model_free(bitrl_model *model)
         for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) {
             free(matrices[j]->data);
             free(matrices[j]->row_scale);
+            free(matrices[j]->norm);
         }
         free(b->attn_norm);
-        free(b->attn_sub_norm);
         free(b->ffn_norm);
-        free(b->ffn_sub_norm);
     }
     free(model->blocks);
     free(model);

@@ -8,7 +8,7 @@
 
 #include "internal.h"
 
-static const char *const names[FORMATS] = {"ternary", "int8", "int4", "bf16", "fp32"};
+static const char *const names[FORMATS] = {"ternary", "ternary-1.6", "int8", "int4", "bf16", "fp32"};
 
 const char *bitrl_format(uint64_t i) { return i < FORMATS ? names[i] : NULL; }
 
@@ -101,10 +101,23 @@ static bool ternary_row(int8_t *restrict codes, const float *restrict row, size_
 
 static void put_ternary(uint8_t *tile, size_t r, const int8_t *codes, size_t padded)
 {
-    for (size_t c = 0; c < padded; c += PAD, tile += STEP_BYTES, codes += PAD)
+    for (size_t c = 0; c < padded; c += 16, tile += STEP_BYTES, codes += 16)
         for (size_t j = 0; j < 4; j++)
             tile[4 * r + j] =
                 (uint8_t)((codes[j] + 1) | (codes[4 + j] + 1) << 2 | (codes[8 + j] + 1) << 4 | (codes[12 + j] + 1) << 6);
+}
+
+static void put_dense(uint8_t *tile, size_t r, const int8_t *codes, size_t padded)
+{
+    for (size_t c = 0; c < padded; c += 20, tile += STEP_BYTES)
+        for (size_t j = 0; j < 4; j++) {
+            uint8_t trits[5];
+            for (size_t step = 0; step < 5; step++) {
+                size_t column = c + 4 * step + j;
+                trits[step] = (uint8_t)(column < padded ? codes[column] + 1 : 1);
+            }
+            tile[4 * r + j] = trits_pack(trits);
+        }
 }
 
 static void put_int8(uint8_t *tile, size_t r, const int8_t *codes, size_t padded)
@@ -116,7 +129,7 @@ static void put_int4(uint8_t *tile, size_t r, const int8_t *codes, const int8_t 
 {
     for (size_t c = 0; c < padded; c += 8, tile += STEP_BYTES, codes += 8)
         for (size_t j = 0; j < 4; j++) tile[4 * r + j] = (uint8_t)((codes[j] + 8) | (codes[4 + j] + 8) << 4);
-    for (size_t b = 0; b < (padded + INT4_BLOCK - 1) / INT4_BLOCK; b++)
+    for (size_t b = 0; b < padded / INT4_BLOCK; b++)
         tile[b * TILE_ROWS + r] = (uint8_t)multipliers[b];
 }
 
@@ -147,7 +160,7 @@ static size_t source_row(size_t r, size_t turned)
 static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm, size_t turned, float *row,
                                 int8_t *codes, double scale)
 {
-    size_t padded = round_up(m->columns, PAD), bytes = tile_bytes(TERNARY, padded);
+    size_t padded = round_up(m->columns, K_PAD), bytes = tile_bytes(m->format, padded);
     float found = 0;
     bool exact = true, must_be = bitrl_format_of(tensor->type) == TERNARY;
     double total = 0;
@@ -160,7 +173,7 @@ static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm,
             for (size_t c = 0; c < m->columns && !must_be; c++) total += fabs((double)row[c]);
         } else if (r < m->rows)
             for (size_t c = 0; c < m->columns; c++) codes[c] = quantised(row[c], scale, -1, 1);
-        put_ternary(m->data + r / TILE_ROWS * bytes, r % TILE_ROWS, codes, padded);
+        (m->format == TERNARY ? put_ternary : put_dense)(m->data + r / TILE_ROWS * bytes, r % TILE_ROWS, codes, padded);
     }
     m->scale = scale ? scale : found;
     if (exact) return PACKED;
@@ -171,7 +184,7 @@ static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm,
 static pack_result pack_rows(matrix *m, const bitrl_tensor *tensor, bool arm, size_t turned, float *row, int8_t *codes,
                              int8_t *multipliers)
 {
-    size_t padded = round_up(m->columns, PAD), bytes = tile_bytes(m->format, padded);
+    size_t padded = round_up(m->columns, K_PAD), bytes = tile_bytes(m->format, padded);
     for (size_t r = 0; r < round_up(m->rows, TILE_ROWS); r++) {
         uint8_t *tile = m->data + r / TILE_ROWS * bytes;
         memset(row, 0, padded * sizeof *row); /* rows of padding are zeros */
@@ -192,7 +205,7 @@ static pack_result pack_rows(matrix *m, const bitrl_tensor *tensor, bool arm, si
 
 pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm, size_t turned)
 {
-    size_t columns = tensor->shape[0], rows = tensor->shape[1], padded = round_up(columns, PAD);
+    size_t columns = tensor->shape[0], rows = tensor->shape[1], padded = round_up(columns, K_PAD);
     size_t padded_rows = round_up(rows, TILE_ROWS);
     float *row = bitrl_allocate(padded, sizeof *row);
     int8_t *codes = bitrl_allocate(2 * padded, sizeof *codes); /* and behind them the multipliers */
@@ -201,7 +214,7 @@ pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tens
     if (format == INT8 || format == INT4) m->row_scale = bitrl_allocate(padded_rows, sizeof *m->row_scale);
     pack_result result = PACK_NO_MEMORY;
     if (row && codes && m->data && (m->row_scale || (format != INT8 && format != INT4)))
-        result = format == TERNARY ? pack_ternary(m, tensor, arm, turned, row, codes, 0)
+        result = format == TERNARY || format == TERNARY_DENSE ? pack_ternary(m, tensor, arm, turned, row, codes, 0)
                                    : pack_rows(m, tensor, arm, turned, row, codes, codes + padded);
     free(row);
     free(codes);

@@ -1,46 +1,30 @@
-/* Encoding a batch: texts are shared out among threads, each runs the whole forward pass on its own.
+/* Sessions: working memory and threads of one caller. Encoding a batch of texts; going on with kept sequences.
  *
- * Threads never wait for each other inside the forward pass, and no token's arithmetic depends on its neighbours in
- * the batch, so results do not depend on the number of threads. */
+ * Texts are taken a chunk at a time, without padding. What the texts of a batch begin with in common is computed once and
+ * kept for the next batch. Neither changes a bit of any text's features. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
 
-/* Tokens a thread takes at a time: enough to share each unpacked weight, few enough to stay in cache. */
-enum { CHUNK = 128, MAX_THREADS = 1024 };
+/* Tokens that go through the model together: enough to share each unpacked weight, few enough to stay in cache. */
+enum { CHUNK = 256, MAX_THREADS = 1024, LEAST_PREFIX = 4 };
 
-/* One text of a batch. */
+/* What texts had in common, and what became of it. */
 typedef struct {
-    uint64_t index, length;
-    const int32_t *tokens; /* [length] */
-    float *out;            /* [width], or [length, width] without pooling */
-} text;
-
-/* A batch, its texts grouped by thread: thread i has texts[first[i] .. first[i + 1]). Carved out of one allocation. */
-typedef struct {
-    void *memory;
-    size_t capacity;   /* texts */
-    size_t chunk;      /* tokens that a thread takes at a time, at least the longest text */
-    text *texts;       /* [texts] */
-    text *sorted;      /* [texts] longest first */
-    size_t *owner;     /* [texts] the thread of each sorted text */
-    uint64_t *lengths; /* [texts] in the grouped order */
-    size_t *first;     /* [threads + 1] */
-    uint64_t *load;    /* [threads] tokens of each thread */
-    int32_t *tokens;   /* [threads, chunk] a chunk's tokens, gathered */
-    int pooling;
-} batch;
+    int32_t *tokens; /* [cache.capacity] */
+    double *x;       /* [cache.capacity, P(width)] residual stream after the last block */
+    bitrl_cache cache;
+} prefix;
 
 struct bitrl_session {
     const bitrl_model *model;
     pool *threads;
-    size_t thread_count;
-    scratch *scratch; /* [thread_count] */
-    batch batch;
-    double *rope; /* [positions, head_dim] cosines, then sines */
+    scratch scratch;
+    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; local_rope may be NULL */
     size_t positions;
+    prefix prefix;
 };
 
 /* A pointer to set, and what it shall point to. */
@@ -50,6 +34,7 @@ typedef struct {
 } part;
 
 static size_t max(size_t a, size_t b) { return a > b ? a : b; }
+static size_t min(size_t a, size_t b) { return a < b ? a : b; }
 
 /* Allocates all parts at once, 64-byte aligned, and points them into it; NULL when memory is short. */
 static void *carve(const part *parts, size_t count)
@@ -64,79 +49,97 @@ static void *carve(const part *parts, size_t count)
     return memory;
 }
 
-/* Makes room for `tokens` tokens in texts of up to `longest`; false when memory is short. */
-static bool grow_scratch(scratch *s, const bitrl_model *model, size_t tokens, size_t longest)
+/* Makes room for `tokens` tokens of `texts` texts, with positions up to `longest`; false when memory is short. */
+static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, size_t longest)
 {
-    if (tokens <= s->tokens && longest <= s->longest) return true;
-    tokens = max(tokens, s->tokens);
+    scratch *s = &session->scratch;
+    if (tokens <= s->tokens && texts <= s->texts && longest <= s->longest) return true;
+    tokens = round_up(max(tokens, s->tokens), TOKEN_PAD);
+    texts = max(texts, s->texts);
     longest = max(longest, s->longest);
-    const bitrl_shape *shape = &model->shape;
-    size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), widest = max(width, ffn);
-    size_t head = round_up(shape->head_dim, PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
-    const part parts[] = {
-        {(void **)&s->x, tokens * width, sizeof *s->x},
-        {(void **)&s->q, tokens * shape->heads * head, sizeof *s->q},
-        {(void **)&s->k, tokens * shape->kv_heads * head, sizeof *s->k},
-        {(void **)&s->v, tokens * shape->kv_heads * head, sizeof *s->v},
-        {(void **)&s->attended, tokens * width, sizeof *s->attended},
-        {(void **)&s->sums, tokens * max(width + 2 * kv_sums, 2 * ffn), sizeof *s->sums},
-        {(void **)&s->values, max(width + 2 * kv_sums, 2 * ffn), sizeof *s->values},
-        {(void **)&s->activations, round_up(tokens, TILE_TOKENS) * steps_of(model->format, widest), 4},
-        {(void **)&s->scale, tokens, sizeof *s->scale},
-        {(void **)&s->code_sum, tokens, sizeof *s->code_sum},
-        {(void **)&s->embedded, width, sizeof *s->embedded},
-        {(void **)&s->row, widest, sizeof *s->row},
-        {(void **)&s->hidden, widest, sizeof *s->hidden},
-        {(void **)&s->unpacked, unpacked_bytes(widest), sizeof *s->unpacked},
-        {(void **)&s->attention, attention_scratch(longest, shape->head_dim), sizeof *s->attention},
-    };
+    const bitrl_shape *shape = &session->model->shape;
+    size_t threads = pool_threads(session->threads);
+    size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), head = round_up(shape->head_dim, PAD);
+    size_t q = round_up(shape->heads * shape->head_dim, PAD), kv = round_up(shape->kv_heads * shape->head_dim, PAD);
+    size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
+    scratch next = {.tokens = tokens, .texts = texts, .longest = longest};
+    thread_scratch *own = calloc(threads, sizeof *own);
+    part *parts = calloc(12 + 6 * threads, sizeof *parts);
+    size_t count = 0;
+    if (own && parts) {
+        const part shared[] = {
+            {(void **)&next.x, tokens * width, sizeof *next.x},
+            {(void **)&next.q, tokens * shape->heads * head, sizeof *next.q},
+            {(void **)&next.k, tokens * shape->kv_heads * head, sizeof *next.k},
+            {(void **)&next.v, tokens * shape->kv_heads * head, sizeof *next.v},
+            {(void **)&next.attended, tokens * q, sizeof *next.attended},
+            {(void **)&next.sums, tokens * sums, sizeof *next.sums},
+            {(void **)&next.activations, tokens, activation_stride(session->model->format, columns)},
+            {(void **)&next.scale, tokens, sizeof *next.scale},
+            {(void **)&next.code_sum, tokens, sizeof *next.code_sum},
+            {(void **)&next.passage_of, tokens, sizeof *next.passage_of},
+            {(void **)&next.attention_items, texts + 1, sizeof *next.attention_items},
+        };
+        memcpy(parts, shared, sizeof shared);
+        count = sizeof shared / sizeof *shared;
+        for (size_t i = 0; i < threads; i++) {
+            const part mine[] = {
+                {(void **)&own[i].values, sums, sizeof *own->values},
+                {(void **)&own[i].row, widest, sizeof *own->row},
+                {(void **)&own[i].hidden, widest, sizeof *own->hidden},
+                {(void **)&own[i].embedded, width, sizeof *own->embedded},
+                {(void **)&own[i].unpacked, unpacked_bytes(columns, tokens), sizeof *own->unpacked},
+                {(void **)&own[i].attention, attention_scratch(longest, shape->head_dim), sizeof *own->attention},
+            };
+            memcpy(parts + count, mine, sizeof mine);
+            count += sizeof mine / sizeof *mine;
+        }
+        next.memory = carve(parts, count);
+    }
+    free(parts);
+    if (!next.memory) {
+        free(own);
+        return false;
+    }
     free(s->memory);
-    *s = (scratch){0};
-    s->memory = carve(parts, sizeof parts / sizeof *parts);
-    if (!s->memory) return false;
-    s->tokens = tokens;
-    s->longest = longest;
+    free(s->own);
+    *s = next;
+    s->own = own;
     return true;
 }
 
-/* Makes room for a batch of `texts`, taken in chunks of `chunk` tokens; false when memory is short. */
-static bool grow_batch(batch *b, size_t threads, size_t texts, size_t chunk)
+/* [positions, head_dim] cosines, then sines; NULL when memory is short. */
+static double *make_rope(size_t positions, size_t head_dim, double theta)
 {
-    if (texts <= b->capacity && chunk <= b->chunk) return true;
-    texts = max(texts, b->capacity);
-    chunk = max(chunk, b->chunk);
-    const part parts[] = {
-        {(void **)&b->texts, texts, sizeof *b->texts},       {(void **)&b->sorted, texts, sizeof *b->sorted},
-        {(void **)&b->owner, texts, sizeof *b->owner},       {(void **)&b->lengths, texts, sizeof *b->lengths},
-        {(void **)&b->first, threads + 1, sizeof *b->first}, {(void **)&b->load, threads, sizeof *b->load},
-        {(void **)&b->tokens, threads * chunk, sizeof *b->tokens},
-    };
-    free(b->memory);
-    *b = (batch){0};
-    b->memory = carve(parts, sizeof parts / sizeof *parts);
-    if (!b->memory) return false;
-    b->capacity = texts;
-    b->chunk = chunk;
-    return true;
+    size_t half = head_dim / 2;
+    double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
+    for (size_t i = 0; rope && i < half; i++) {
+        double frequency = pow(theta, -2.0 * (double)i / (double)head_dim);
+        for (size_t p = 0; p < positions; p++) {
+            rope[p * head_dim + i] = cos((double)p * frequency);
+            rope[p * head_dim + half + i] = sin((double)p * frequency);
+        }
+    }
+    return rope;
 }
 
 /* Rotary angles for positions up to `positions`; false when memory is short. */
 static bool grow_rope(bitrl_session *session, size_t positions)
 {
     if (positions <= session->positions) return true;
+    const bitrl_model *model = session->model;
     positions = round_up(positions, 64);
-    size_t head_dim = session->model->shape.head_dim, half = head_dim / 2;
-    double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
-    if (!rope) return false;
-    for (size_t i = 0; i < half; i++) {
-        double frequency = pow(session->model->shape.rope_theta, -2.0 * (double)i / (double)head_dim);
-        for (size_t p = 0; p < positions; p++) {
-            rope[p * head_dim + i] = cos((double)p * frequency);
-            rope[p * head_dim + half + i] = sin((double)p * frequency);
-        }
+    double *rope = make_rope(positions, model->shape.head_dim, model->shape.rope_theta);
+    double *local = make_rope(positions, model->shape.head_dim, model->local_rope_theta);
+    if (!rope || !local) {
+        free(rope);
+        free(local);
+        return false;
     }
     free(session->rope);
+    free(session->local_rope);
     session->rope = rope;
+    session->local_rope = local;
     session->positions = positions;
     return true;
 }
@@ -149,10 +152,8 @@ int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session
     bitrl_session *session = calloc(1, sizeof *session);
     if (!session) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a session");
     session->model = model;
-    session->thread_count = threads;
-    session->scratch = calloc(threads, sizeof *session->scratch);
     session->threads = pool_open(threads);
-    if (!session->scratch || !session->threads) {
+    if (!session->threads) {
         bitrl_session_close(session);
         return bitrl_fail(error, BITRL_NO_MEMORY, "%llu threads could not be started", (unsigned long long)threads);
     }
@@ -164,82 +165,66 @@ void bitrl_session_close(bitrl_session *session)
 {
     if (!session) return;
     pool_close(session->threads);
-    for (size_t i = 0; session->scratch && i < session->thread_count; i++) free(session->scratch[i].memory);
-    free(session->scratch);
-    free(session->batch.memory);
+    free(session->scratch.memory);
+    free(session->scratch.own);
     free(session->rope);
+    free(session->local_rope);
+    free(session->prefix.tokens);
+    free(session->prefix.x);
+    free(session->prefix.cache.values);
     free(session);
 }
 
-/* x: [length, padded] -> out, see bitrl_encode. An empty text is zeros. sum: [width] scratch. */
-static void pool_text(const text *t, const double *x, size_t width, size_t padded, int pooling, double *sum)
+/* ---- sequences ---- */
+
+/* Room for `capacity` tokens; what it holds is kept. */
+static bool grow_cache(bitrl_cache *cache, const bitrl_model *model, size_t capacity)
 {
-    size_t length = t->length;
-    if (pooling == BITRL_POOL_NONE) {
-        for (size_t i = 0; i < length; i++)
-            for (size_t c = 0; c < width; c++) t->out[i * width + c] = (float)x[i * padded + c];
-        return;
-    }
-    memset(sum, 0, width * sizeof *sum);
-    for (size_t i = pooling == BITRL_POOL_LAST && length ? length - 1 : 0; i < length; i++)
-        for (size_t c = 0; c < width; c++) sum[c] += x[i * padded + c];
-    double count = pooling == BITRL_POOL_MEAN && length ? (double)length : 1;
-    for (size_t c = 0; c < width; c++) t->out[c] = (float)(sum[c] / count);
+    if (capacity <= cache->capacity) return true;
+    size_t stride = model->shape.kv_heads * round_up(model->shape.head_dim, PAD), parts = 2 * model->shape.blocks;
+    double *values = bitrl_allocate(parts * capacity, stride * sizeof *values);
+    if (!values) return false;
+    for (size_t i = 0; i < parts && cache->length; i++)
+        memcpy(values + i * capacity * stride, cache->values + i * cache->capacity * stride,
+               cache->length * stride * sizeof *values);
+    free(cache->values);
+    cache->values = values;
+    cache->capacity = capacity;
+    cache->stride = stride;
+    return true;
 }
 
-static void encode_share(void *context, size_t thread)
+int bitrl_cache_open(const bitrl_model *model, uint64_t capacity, bitrl_cache **out, char *error)
 {
-    const bitrl_session *session = context;
-    const batch *b = &session->batch;
-    const bitrl_model *model = session->model;
-    scratch *s = &session->scratch[thread];
-    int32_t *tokens = b->tokens + thread * b->chunk;
-    size_t width = model->shape.width, padded = round_up(width, PAD);
-    for (size_t i = b->first[thread], end; i < b->first[thread + 1]; i = end) {
-        size_t n = 0;
-        for (end = i; end < b->first[thread + 1] && (end == i || n + b->texts[end].length <= CHUNK); end++) {
-            if (b->texts[end].length)
-                memcpy(tokens + n, b->texts[end].tokens, b->texts[end].length * sizeof *tokens);
-            n += b->texts[end].length;
-        }
-        bitrl_forward(model, s, session->rope, tokens, b->lengths + i, end - i);
-        size_t at = 0;
-        for (size_t j = i; j < end; j++) {
-            pool_text(&b->texts[j], s->x + at * padded, width, padded, b->pooling, s->row);
-            at += b->texts[j].length;
-        }
+    *out = NULL;
+    if (capacity < 1 || capacity > model->shape.context)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "this model reads sequences of 1 to %llu tokens, not %llu",
+                          (unsigned long long)model->shape.context, (unsigned long long)capacity);
+    bitrl_cache *cache = calloc(1, sizeof *cache);
+    if (!cache || !grow_cache(cache, model, capacity)) {
+        free(cache);
+        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to keep %llu tokens", (unsigned long long)capacity);
     }
+    *out = cache;
+    return BITRL_OK;
 }
 
-static int longest_first(const void *a, const void *b)
+void bitrl_cache_close(bitrl_cache *cache)
 {
-    const text *x = a, *y = b;
-    if (x->length != y->length) return x->length < y->length ? 1 : -1;
-    return x->index < y->index ? -1 : 1;
+    if (!cache) return;
+    free(cache->values);
+    free(cache);
 }
 
-/* Longest processing time first: each text goes to the thread with the fewest tokens so far. */
-static void share_out(batch *b, size_t texts, size_t threads)
+uint64_t bitrl_cache_length(const bitrl_cache *cache) { return cache->length; }
+
+int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error)
 {
-    qsort(b->sorted, texts, sizeof *b->sorted, longest_first);
-    memset(b->load, 0, threads * sizeof *b->load);
-    for (size_t i = 0; i < texts; i++) {
-        size_t least = 0;
-        for (size_t t = 1; t < threads; t++)
-            if (b->load[t] < b->load[least]) least = t;
-        b->owner[i] = least;
-        b->load[least] += b->sorted[i].length + 1; /* + 1: empty texts are spread too */
-    }
-    size_t at = 0;
-    for (size_t t = 0; t < threads; t++) {
-        b->first[t] = at;
-        for (size_t i = 0; i < texts; i++)
-            if (b->owner[i] == t) {
-                b->lengths[at] = b->sorted[i].length;
-                b->texts[at++] = b->sorted[i];
-            }
-    }
-    b->first[threads] = at;
+    if (length > cache->length)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "a sequence of %llu tokens cannot be cut to %llu",
+                          (unsigned long long)cache->length, (unsigned long long)length);
+    cache->length = length;
+    return BITRL_OK;
 }
 
 /* Sums lengths and checks every token, before anything is allocated for them. */
@@ -263,36 +248,122 @@ static int check_batch(const bitrl_shape *shape, const int32_t *tokens, const ui
     return BITRL_OK;
 }
 
+/* ---- what texts begin with in common ---- */
+
+static size_t common(const int32_t *a, size_t a_length, const int32_t *b, size_t b_length)
+{
+    size_t n = 0, most = min(a_length, b_length);
+    while (n < most && a[n] == b[n]) n++;
+    return n;
+}
+
+/* Tokens of the kept prefix that every text begins with, after keeping more of them if that will save work. */
+static int share_prefix(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                        size_t *shared, char *error)
+{
+    prefix *kept = &session->prefix;
+    size_t all = lengths[0], width = round_up(session->model->shape.width, PAD);
+    for (uint64_t i = 1, at = lengths[0]; i < texts; at += lengths[i++]) all = common(tokens, all, tokens + at, lengths[i]);
+    *shared = common(tokens, all, kept->tokens, kept->cache.length);
+    if (texts > 1 && all >= *shared + LEAST_PREFIX) {
+        int32_t *more = realloc(kept->tokens, max(all, kept->cache.capacity) * sizeof *more);
+        if (more) kept->tokens = more;
+        double *x = bitrl_allocate(max(all, kept->cache.capacity), width * sizeof *x);
+        kept->cache.length = *shared;
+        if (!more || !x || !grow_cache(&kept->cache, session->model, all)) {
+            free(x);
+            return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to keep %zu tokens", all);
+        }
+        if (kept->x) memcpy(x, kept->x, *shared * width * sizeof *x);
+        free(kept->x);
+        kept->x = x;
+        const passage p = {tokens + *shared, all - *shared, 0, *shared, &kept->cache, &kept->cache};
+        bitrl_forward(session->model, session->threads, &session->scratch, session->rope, session->local_rope, &p, 1);
+        memcpy(kept->x + *shared * width, session->scratch.x, p.length * width * sizeof *x);
+        memcpy(kept->tokens, tokens, all * sizeof *kept->tokens);
+        *shared = kept->cache.length = all;
+    }
+    if (*shared < LEAST_PREFIX) *shared = 0;
+    return BITRL_OK;
+}
+
+/* ---- encoding ---- */
+
+/* Adds the rows of x: [rows, padded] to what is pooled: sum: [width]; or writes them, without pooling. */
+static void pool_rows(const double *x, size_t rows, size_t width, size_t padded, int pooling, float *out, double *sum)
+{
+    for (size_t i = 0; i < rows; i++, x += padded)
+        if (pooling == BITRL_POOL_NONE)
+            for (size_t c = 0; c < width; c++) out[i * width + c] = (float)x[c];
+        else if (pooling == BITRL_POOL_MEAN)
+            for (size_t c = 0; c < width; c++) sum[c] += x[c];
+        else
+            memcpy(sum, x, width * sizeof *sum);
+}
+
+/* One text's features from the rows of the kept prefix and its own; zeros for an empty text. sum: [width] scratch. */
+static void pool_text(const bitrl_session *session, size_t shared, const double *x, size_t length, int pooling, float *out,
+                      double *sum)
+{
+    size_t width = session->model->shape.width, padded = round_up(width, PAD), total = shared + length;
+    memset(sum, 0, width * sizeof *sum);
+    pool_rows(session->prefix.x, shared, width, padded, pooling, out, sum);
+    pool_rows(x, length, width, padded, pooling, out + shared * width, sum);
+    double count = pooling == BITRL_POOL_MEAN && total ? (double)total : 1;
+    for (size_t c = 0; c < width && pooling != BITRL_POOL_NONE; c++) out[c] = (float)(sum[c] / count);
+}
+
+/* Features that are not finite come from the embedding, which is read as it is needed, or from the model. */
+static int check_finite(bitrl_session *session, const float *out, size_t values, const int32_t *tokens, size_t total,
+                        char *error)
+{
+    bool finite = true;
+    for (size_t i = 0; i < values; i++) finite &= isfinite(out[i]) != 0;
+    if (finite) return BITRL_OK;
+    for (size_t i = 0; i < total; i++)
+        if (!bitrl_read_row(session->scratch.own->embedded, session->model->embedding, session->model->i2s_arm,
+                            (uint64_t)tokens[i]))
+            return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
+                              (int)tokens[i]);
+    return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
+}
+
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error)
 {
     const bitrl_shape *shape = &session->model->shape;
     if (pooling < BITRL_POOL_MEAN || pooling > BITRL_POOL_NONE)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no pooling %d", pooling);
-    size_t total, longest, threads = session->thread_count;
+    size_t total, longest, shared = 0;
     int status = check_batch(shape, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
 
-    batch *b = &session->batch;
-    bool ok = grow_rope(session, longest) && grow_batch(b, threads, texts, max(CHUNK, longest));
-    for (size_t t = 0; ok && t < threads; t++)
-        ok = grow_scratch(&session->scratch[t], session->model, total < b->chunk ? total : b->chunk, longest);
-    if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
-
-    b->pooling = pooling;
-    for (uint64_t i = 0, at = 0; i < texts; at += lengths[i++])
-        b->sorted[i] =
-            (text){i, lengths[i], tokens + at, out + shape->width * (pooling == BITRL_POOL_NONE ? at : i)};
-    share_out(b, texts, threads);
-    pool_run(session->threads, encode_share, session);
+    passage *passages = calloc(min(texts, CHUNK) + 1, sizeof *passages);
+    if (!passages || !grow_rope(session, longest) ||
+        !grow_scratch(session, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest)) {
+        free(passages);
+        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
+    }
+    status = share_prefix(session, tokens, lengths, texts, &shared, error);
+    size_t at = 0; /* the token that the next text begins with */
+    for (uint64_t i = 0, end; i < texts && !status; i = end) {
+        size_t rows = 0, count = 0, first = at;
+        for (end = i; end < texts && count < CHUNK; end++, count++) {
+            size_t length = lengths[end] - shared;
+            if (count && rows + length > CHUNK) break;
+            passages[count] = (passage){tokens + at + shared, length, rows, shared, &session->prefix.cache, NULL};
+            rows += length;
+            at += lengths[end];
+        }
+        bitrl_forward(session->model, session->threads, &session->scratch, session->rope, session->local_rope, passages, count);
+        for (size_t j = 0; j < count; j++) {
+            pool_text(session, shared, session->scratch.x + passages[j].first * round_up(shape->width, PAD),
+                      passages[j].length, pooling, out + shape->width * (pooling == BITRL_POOL_NONE ? first : i + j),
+                      session->scratch.own->row);
+            first += lengths[i + j];
+        }
+    }
+    free(passages);
     size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
-    bool finite = true;
-    for (size_t i = 0; i < values; i++) finite &= isfinite(out[i]) != 0;
-    if (finite) return BITRL_OK;
-    for (size_t i = 0; i < total; i++) /* the embedding is read as it is needed, so damage shows only now */
-        if (!bitrl_read_row(session->scratch->embedded, session->model->embedding, session->model->i2s_arm,
-                            (uint64_t)tokens[i]))
-            return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
-                              (int)tokens[i]);
-    return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
+    return status ? status : check_finite(session, out, values, tokens, total, error);
 }

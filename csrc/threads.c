@@ -1,13 +1,18 @@
-/* A small pool of threads: everybody runs the same function once, then waits for the next.
+/* A small pool of threads that run one function together, meet at barriers inside it and share out its work.
  *
- * It does not divide work and does not know what the work is. The caller is thread 0. */
+ * Does not know what the work is. The caller is thread 0. Waiting threads spin for a while, since a barrier inside a
+ * forward pass is a matter of microseconds, then give the CPU away. */
 #define _DEFAULT_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "internal.h"
+
+enum { SPINS = 4000 };
 
 typedef struct {
     pool *owner;
@@ -20,37 +25,56 @@ struct pool {
     pid_t process;   /* that made them: threads do not survive a fork */
     pthread_t *ids;  /* [threads - 1] */
     worker *workers; /* [threads - 1] */
+
+    /* Between runs: workers sleep until `round` changes. */
     pthread_mutex_t lock;
-    pthread_cond_t go, done;
-    unsigned long round; /* counts pool_run calls */
-    size_t running;
-    bool closing;
-    void (*work)(void *, size_t);
+    pthread_cond_t go;
+    atomic_ulong round; /* counts pool_run calls */
+    atomic_bool closing;
+    void (*work)(void *, size_t, size_t);
     void *context;
+
+    /* Within a run. Each counter on a cache line of its own. */
+    size_t running; /* threads that take part */
+    _Alignas(64) atomic_size_t arrived;
+    _Alignas(64) atomic_ulong barriers; /* passed so far */
+    _Alignas(64) atomic_size_t next;    /* item of work, see pool_take */
 };
+
+static inline void relax(unsigned spins)
+{
+    if (spins > SPINS) {
+        sched_yield();
+        return;
+    }
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 static void *worker_main(void *argument)
 {
     worker *self = argument;
     pool *p = self->owner;
     unsigned long seen = 0;
-    pthread_mutex_lock(&p->lock);
     for (;;) {
+        for (unsigned spins = 0; spins < SPINS && atomic_load_explicit(&p->round, memory_order_acquire) == seen; spins++)
+            relax(0);
+        pthread_mutex_lock(&p->lock);
         while (p->round == seen && !p->closing) pthread_cond_wait(&p->go, &p->lock);
-        if (p->closing) break;
         seen = p->round;
         pthread_mutex_unlock(&p->lock);
-        p->work(p->context, self->index);
-        pthread_mutex_lock(&p->lock);
-        if (--p->running == 0) pthread_cond_signal(&p->done);
+        if (p->closing) return NULL;
+        p->work(p->context, self->index, p->running);
+        pool_barrier(p);
     }
-    pthread_mutex_unlock(&p->lock);
-    return NULL;
 }
 
 pool *pool_open(size_t threads)
 {
-    pool *p = calloc(1, sizeof *p);
+    pool *p = bitrl_allocate(1, sizeof *p);
     if (!p) return NULL;
     p->threads = threads;
     p->process = getpid();
@@ -58,7 +82,6 @@ pool *pool_open(size_t threads)
     p->workers = calloc(threads, sizeof *p->workers);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->go, NULL);
-    pthread_cond_init(&p->done, NULL);
     bool ok = p->ids && p->workers;
     sigset_t all, before; /* signals are the caller's business: Ctrl-C must reach Python's thread */
     sigfillset(&all);
@@ -83,7 +106,6 @@ void pool_close(pool *p)
         pthread_cond_broadcast(&p->go);
         pthread_mutex_unlock(&p->lock);
         for (size_t i = 0; i < p->started; i++) pthread_join(p->ids[i], NULL);
-        pthread_cond_destroy(&p->done);
         pthread_cond_destroy(&p->go);
         pthread_mutex_destroy(&p->lock);
     }
@@ -92,21 +114,49 @@ void pool_close(pool *p)
     free(p);
 }
 
-void pool_run(pool *p, void (*work)(void *context, size_t i), void *context)
+void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void *context)
 {
-    if (p->threads == 1 || p->process != getpid()) { /* after a fork the workers are gone: do it all here */
-        for (size_t i = 0; i < p->threads; i++) work(context, i);
+    p->running = p->process == getpid() ? p->threads : 1; /* after a fork the workers are gone */
+    p->next = 0;
+    if (p->running == 1) {
+        work(context, 0, 1);
         return;
     }
-    pthread_mutex_lock(&p->lock);
     p->work = work;
     p->context = context;
-    p->running = p->threads - 1;
+    pthread_mutex_lock(&p->lock);
     p->round++;
     pthread_cond_broadcast(&p->go);
     pthread_mutex_unlock(&p->lock);
-    work(context, 0);
-    pthread_mutex_lock(&p->lock);
-    while (p->running > 0) pthread_cond_wait(&p->done, &p->lock);
-    pthread_mutex_unlock(&p->lock);
+    work(context, 0, p->running);
+    pool_barrier(p);
 }
+
+void pool_barrier(pool *p)
+{
+    if (p->running == 1) {
+        atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+        return;
+    }
+    unsigned long passed = atomic_load_explicit(&p->barriers, memory_order_acquire);
+    if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == p->running) {
+        atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+        atomic_store_explicit(&p->barriers, passed + 1, memory_order_release);
+        return;
+    }
+    for (unsigned spins = 0; atomic_load_explicit(&p->barriers, memory_order_acquire) == passed; spins += spins <= SPINS)
+        relax(spins);
+}
+
+bool pool_take(pool *p, size_t items, size_t *item)
+{
+    if (p->running == 1) { /* no lock prefix */
+        *item = atomic_load_explicit(&p->next, memory_order_relaxed);
+        atomic_store_explicit(&p->next, *item + 1, memory_order_relaxed);
+    } else
+        *item = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+    return *item < items;
+}
+
+size_t pool_threads(const pool *p) { return p->threads; }

@@ -133,7 +133,7 @@ class TinyModel:
         w = torch.from_numpy(self.dense[name][1] if self.dense else codes * np.float32(scale)).double()
         if format == "bf16":
             return w.bfloat16().double()
-        if format == "ternary" and self.dense:
+        if format.startswith("ternary") and self.dense:
             mean = w.abs().mean().clamp(min=1e-5)
             return (w / mean).round().clamp(-1, 1) * mean
         if format == "int8":

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 CSRC = Path(__file__).parents[2] / "csrc"
-TILE_TOKENS, GROUP = 12, 16
-FORMATS = ("ternary", "int8", "int4", "bf16", "fp32")
+GROUP, TOKEN_PAD = 64, 16
+FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "bf16", "fp32")
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -35,7 +35,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict:
     for declaration in (
         r"typedef enum \{[^}]*FORMATS.*?;",
         r"typedef void matrix_product.*?;",
-        r"typedef struct \{.*?\} bitrl_kernels;",
+        r"typedef struct \{[^}]*\} attention_task;",
+        r"typedef struct \{[^}]*\} bitrl_kernels;",
     ):
         found = re.search(declaration, header, re.S)[0]
         ffi.cdef(re.sub(r"/\*.*?\*/|\brestrict\b", "", found, flags=re.S))
@@ -91,26 +92,37 @@ def pack_int4(codes: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
     return out
 
 
-def spread(x: np.ndarray) -> np.ndarray:
-    """[tokens, columns] of 1, 2 or 4 bytes -> [tiles of tokens][steps][12][4 bytes]."""
-    raw = np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1, 4)
-    out = aligned((-(-len(x) // TILE_TOKENS), raw.shape[1], TILE_TOKENS, 4), np.uint8)
-    for t, row in enumerate(raw):
-        out[t // TILE_TOKENS, :, t % TILE_TOKENS] = row
+def pack_dense(codes: np.ndarray) -> np.ndarray:
+    """-1, 0, 1 -> five steps in 64 bytes: the first four trits are r, and r + 64 d or 192 + (r - 64) + 17 d a byte."""
+    wide = np.pad(codes + 1, ((0, 0), (0, -codes.shape[1] % 20)), constant_values=1)
+    steps = in_steps(wide.astype(np.uint8)).reshape(len(codes) // 16, -1, 5, 64).astype(int)
+    r, d = steps[:, :, 0] + 3 * steps[:, :, 1] + 9 * steps[:, :, 2] + 27 * steps[:, :, 3], steps[:, :, 4]
+    out = aligned(r.shape, np.uint8)
+    out[:] = np.where(r < 64, r + 64 * d, 192 + r - 64 + 17 * d)
     return out
+
+
+def in_rows(x: np.ndarray) -> tuple[np.ndarray, int]:
+    """[tokens, columns] of 1, 2 or 4 bytes -> rows of bytes with zeros behind, as kernels.h has them, and their stride."""
+    stride = (x.shape[1] * x.itemsize // 64 + 1 | 1) * 64
+    out = aligned((-(-len(x) // TOKEN_PAD) * TOKEN_PAD, stride), np.uint8)
+    out[: len(x), : x.shape[1] * x.itemsize] = np.ascontiguousarray(x).view(np.uint8)
+    return out, stride
 
 
 def product(tables: dict, name: str, kind: str, packed: np.ndarray, rows: int, x: np.ndarray) -> np.ndarray:
     """[tokens, rows] int32 or float32, with a guard of 7s behind every row."""
     ffi, table = tables["ffi"], tables["sets"][name]
     sums = x.sum(1, dtype=np.int32) if x.dtype == np.int8 else np.zeros(len(x), np.int32)
-    activations, scratch = spread(x), aligned(2 * 16 * x.shape[1], np.uint8)
-    y = np.full((len(x), rows + 5), 7, np.int32)
+    (activations, stride), padded = in_rows(x), -(-len(x) // TOKEN_PAD) * TOKEN_PAD
+    scratch = aligned(max(2 * 16 * (x.shape[1] + 64), 4 * 160 * 64) + (len(x) + TOKEN_PAD) * 64, np.uint8)
+    y = np.full((padded, rows + 5), 7, np.int32)
     table.product[FORMATS.index(kind)](
         pointer(ffi, y), y.shape[1], pointer(ffi, packed), rows // 16, x.shape[1],
-        pointer(ffi, activations), pointer(ffi, sums), len(x), pointer(ffi, scratch),
+        pointer(ffi, activations), stride, pointer(ffi, sums), len(x), pointer(ffi, scratch),
     )  # fmt: skip
     assert (y[:, rows:] == 7).all()
+    y = y[: len(x)]
     return y[:, :rows] if x.dtype == np.int8 else np.ascontiguousarray(y[:, :rows]).view(np.float32)
 
 
@@ -124,7 +136,7 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
-shapes = (st.integers(1, 5), st.integers(1, 9), st.integers(1, 30))
+shapes = (st.integers(1, 5), st.integers(1, 5), st.integers(1, 50))
 kinds = st.sampled_from(["any", "max", "min", "zero"])
 
 
@@ -142,8 +154,9 @@ def test_ternary_products_are_exact(tables, tiles, groups, tokens, kind, seed):
     codes = rng.integers(-1, 2, (16 * tiles, GROUP * groups))
     q = some_codes(rng, (tokens, codes.shape[1]), kind, -128, 127)
     for name in tables["sets"]:
-        got = product(tables, name, "ternary", pack_ternary(codes), len(codes), q)
-        np.testing.assert_array_equal(got, q.astype(np.int64) @ codes.T)
+        for form, pack in (("ternary", pack_ternary), ("ternary-1.6", pack_dense)):
+            got = product(tables, name, form, pack(codes), len(codes), q)
+            np.testing.assert_array_equal(got, q.astype(np.int64) @ codes.T)
 
 
 @quick
@@ -189,14 +202,15 @@ def test_float_products_have_the_same_bits_everywhere(tables, tiles, groups, tok
         np.testing.assert_array_equal(got.view(np.uint32), reference.view(np.uint32))
 
 
-@pytest.mark.parametrize("kind", ["ternary", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["ternary", "ternary-1.6", "int8", "int4"])
 @pytest.mark.parametrize(("code", "value"), [(-1, 127), (1, 127), (-1, -127), (1, -127)])
 def test_long_rows_do_not_overflow_sixteen_bits(tables, kind, code, value):
     columns = 7168
     q = np.full((13, columns), value, np.int8)
-    largest = {"ternary": 1, "int8": 127, "int4": 120}[kind]
+    largest = {"ternary": 1, "ternary-1.6": 1, "int8": 127, "int4": 120}[kind]
     packed = {
         "ternary": lambda: pack_ternary(np.full((32, columns), code)),
+        "ternary-1.6": lambda: pack_dense(np.full((32, columns), code)),
         "int8": lambda: in_steps(np.full((32, columns), 128 + 127 * code, np.uint8)),
         "int4": lambda: pack_int4(np.full((32, columns), -8), np.full((32, columns // 32), -15 * code)),
     }[kind]()
@@ -217,15 +231,14 @@ def norm_quantise(tables: dict, name: str, x: np.ndarray, weight: np.ndarray | N
     """The codes, their sum and s of one token."""
     ffi, table = tables["ffi"], tables["sets"][name]
     padded = -(-len(x) // 16) * 16
-    q, total, row = aligned((padded // 4, TILE_TOKENS, 4), np.uint8), np.zeros(1, np.int32), np.zeros(padded)
+    q, total, row = aligned(padded, np.uint8), np.zeros(1, np.int32), np.zeros(padded)
     xs, weights = np.zeros(padded), np.zeros(padded)
     xs[: len(x)], weights[: len(x)] = x, 0 if weight is None else weight
     s = table.norm_quantise(
         pointer(ffi, q), pointer(ffi, total), pointer(ffi, row), pointer(ffi, xs),
         ffi.NULL if weight is None else pointer(ffi, weights), len(x), padded, eps,
     )  # fmt: skip
-    assert not q[:, 1:].any()
-    return q[:, 0].copy().view(np.int8).reshape(-1), int(total[0]), s
+    return q.view(np.int8), int(total[0]), s
 
 
 @quick
@@ -277,13 +290,12 @@ def test_norm_and_rounding(tables, n, size, kind, seed):
     normed = x / np.sqrt((x[:n] ** 2).mean() + 1e-5) * weight
     bits = []
     for table in tables["sets"].values():
-        q = aligned((padded if kind == "fp32" else padded // 2, TILE_TOKENS, 4), np.uint8)
+        q = aligned(padded * (4 if kind == "fp32" else 2), np.uint8)
         table.norm_round(
             pointer(ffi, q), FORMATS.index(kind), pointer(ffi, row), pointer(ffi, x), pointer(ffi, weight),
             n, padded, 1e-5,
         )  # fmt: skip
-        assert not q[:, 1:].any()
-        bits.append(q[:, 0].copy().view(np.uint16 if kind == "bf16" else np.uint32).reshape(-1))
+        bits.append(q.view(np.uint16 if kind == "bf16" else np.uint32))
         np.testing.assert_array_equal(bits[-1], bits[0])
     got = from_bf16(bits[0]) if kind == "bf16" else bits[0].view(np.float32)
     np.testing.assert_allclose(got, normed, rtol=2.0**-8 if kind == "bf16" else 2.0**-23, atol=2.0**-50)
@@ -324,26 +336,41 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
 
 
 @quick
-@given(st.integers(1, 40), st.integers(1, 40).map(lambda half: 2 * half), st.sampled_from([0.1, 1.0, 30.0]), seeds)
-def test_attention(tables, length, head_dim, size, seed):
+@given(
+    st.integers(1, 40), st.integers(1, 40).map(lambda half: 2 * half), st.integers(1, 3),
+    st.sampled_from([0.1, 1.0, 30.0]), st.sampled_from([0, 1, 3, 8, 9, 100]), seeds,
+)  # fmt: skip
+def test_attention(tables, length, head_dim, heads, size, window, seed):
     rng = np.random.default_rng(seed)
-    padded = -(-head_dim // 16) * 16
-    q, k, v = (np.zeros((length, padded + 3)) for _ in range(3))
+    past = int(rng.integers(0, length))
+    first = int(rng.integers(0, length - past))  # of the text's own tokens
+    padded, scale = -(-head_dim // 16) * 16, 1 / math.sqrt(head_dim)
+    q = np.zeros((heads, length, padded))
+    k, v = (np.zeros((length, padded + 3)) for _ in range(2))
     for array in (q, k, v):
-        array[:, :head_dim] = rng.normal(size=(length, head_dim)) * size
-    scores = np.where(np.tri(length, dtype=bool), q @ k.T / math.sqrt(head_dim), -np.inf)
-    weights = np.exp(scores - scores.max(1, keepdims=True))
-    want = (weights / weights.sum(1, keepdims=True) @ v)[:, :head_dim]
+        array[..., :head_dim] = rng.normal(size=(*array.shape[:-1], head_dim)) * size
+    seen = np.tri(length, dtype=bool) & (~np.tri(length, k=-window, dtype=bool) if window else True)
+    scores = np.where(seen, q @ k[:, :padded].T * scale, -np.inf)
+    weights = np.exp(scores - scores.max(2, keepdims=True))
+    want = (weights / weights.sum(2, keepdims=True) @ v)[:, past + first :, :head_dim]
+    queries = np.ascontiguousarray(q.transpose(1, 0, 2)[past:])  # [own tokens, heads, padded]
     ffi, results = tables["ffi"], []
     for table in tables["sets"].values():
-        out = np.full((length, head_dim + 3), 7.0)
+        out = np.full((length - past, heads * head_dim + 3), 7.0)
         scratch = aligned((length + 7) // 8 * 8 * (head_dim + 4), np.float64)
-        table.attend(
-            pointer(ffi, out), head_dim + 3, pointer(ffi, q), padded + 3, pointer(ffi, k), pointer(ffi, v), padded + 3,
-            length, head_dim, pointer(ffi, scratch),
-        )  # fmt: skip
-        assert (out[:, head_dim:] == 7).all()
-        np.testing.assert_allclose(out[:, :head_dim], want, rtol=1e-9, atol=1e-12 * size)
+        task = ffi.new("attention_task *")
+        task.q, task.k, task.v = pointer(ffi, queries), pointer(ffi, k[past:]), pointer(ffi, v[past:])
+        task.past_k, task.past_v, task.out = pointer(ffi, k), pointer(ffi, v), pointer(ffi, out)
+        task.q_stride, task.kv_stride, task.out_stride = heads * padded, padded + 3, out.shape[1]
+        task.head_stride, task.heads, task.head_dim = padded, heads, head_dim
+        task.past, task.first, task.count = past, first, length - past - first
+        task.window, task.scale = window, scale
+        table.attend(task, pointer(ffi, scratch))
+        assert (out[:, heads * head_dim :] == 7).all()
+        assert (out[:first] == 7).all()
+        for h in range(heads):
+            got = out[first:, h * head_dim : (h + 1) * head_dim]
+            np.testing.assert_allclose(got, want[h], rtol=1e-9, atol=1e-12 * size)
         results.append(out)
     for out in results:
         np.testing.assert_array_equal(out, results[-1])

@@ -1,0 +1,158 @@
+/* Integer products with AMX: tiles of 16 tokens by 64 columns times 64 columns by 16 rows, two of each at a time.
+ *
+ * A tile of weights in steps (kernels.h) is what the unit wants as it lies. Few tokens are better off with AVX-512. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <string.h>
+
+#include "kernels_avx512.h"
+
+#define TARGET_AMX \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16,amx-tile,amx-int8")))
+
+enum { LEAST_TOKENS = 7, TOKENS = 16, K = 64, TILE_BYTES = 1024 };
+
+/* What LDTILECFG reads: eight tiles of 16 rows of 64 bytes. */
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_configuration;
+
+/* One or two tiles of tokens by one or two of rows: their sums are in tiles 0 to 3, [tokens][rows]. */
+typedef struct {
+    const int two_tokens, two_rows;
+} extent;
+
+#define INLINED TARGET_AMX static inline __attribute__((always_inline))
+
+INLINED void load_sums(const int32_t *from, size_t stride, size_t second_rows, const extent e)
+{
+    _tile_loadd(0, from, 4 * stride);
+    if (e.two_rows) _tile_loadd(1, from + second_rows, 4 * stride);
+    if (e.two_tokens) _tile_loadd(2, from + TOKENS * stride, 4 * stride);
+    if (e.two_tokens && e.two_rows) _tile_loadd(3, from + TOKENS * stride + second_rows, 4 * stride);
+}
+
+INLINED void store_sums(int32_t *y, size_t stride, const extent e)
+{
+    _tile_stored(0, y, 4 * stride);
+    if (e.two_rows) _tile_stored(1, y + TILE_ROWS, 4 * stride);
+    if (e.two_tokens) _tile_stored(2, y + TOKENS * stride, 4 * stride);
+    if (e.two_tokens && e.two_rows) _tile_stored(3, y + TOKENS * stride + TILE_ROWS, 4 * stride);
+}
+
+/* Adds a block of columns. a, b: tiles of weights in steps; ahead: weights to fetch meanwhile. */
+INLINED void add_block(const uint8_t *a, const uint8_t *b, size_t columns, const uint8_t *q, size_t q_stride,
+                       const uint8_t *const ahead[2], size_t ahead_lines, const extent e)
+{
+    const uint8_t *second = q + TOKENS * q_stride;
+    for (size_t c = 0, line = 0; c < columns; c += K, a += TILE_BYTES, b += TILE_BYTES, q += K, second += K) {
+        for (size_t upto = line + ahead_lines; line < upto; line++) {
+            _mm_prefetch((const char *)ahead[0] + 64 * line, _MM_HINT_T0);
+            _mm_prefetch((const char *)ahead[1] + 64 * line, _MM_HINT_T0);
+        }
+        _tile_loadd(6, a, 64);
+        _tile_loadd(4, q, q_stride);
+        _tile_dpbsud(0, 4, 6);
+        if (e.two_rows) {
+            _tile_loadd(7, b, 64);
+            _tile_dpbsud(1, 4, 7);
+        }
+        if (e.two_tokens) {
+            _tile_loadd(5, second, q_stride);
+            _tile_dpbsud(2, 5, 6);
+            if (e.two_rows) _tile_dpbsud(3, 5, 7);
+        }
+    }
+}
+
+/* Two tiles of rows, or one (b NULL), for all tokens. start: [tokens, 16] what sums start from. */
+INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restrict y, size_t y_stride, const uint8_t *a,
+                          const uint8_t *b, size_t columns, const uint8_t *restrict q, size_t q_stride,
+                          const int32_t *start, size_t tokens, uint8_t *restrict unpacked, const int two_rows,
+                          const int few, const int two_tokens)
+{
+    const extent whole = {two_tokens, two_rows}; /* of a few tokens, whose sums stay in their tiles */
+    size_t bytes = tile_bytes(format, columns), packed = bytes / (columns / 4);
+    size_t lines = unpack ? (packed * K / 4 + 63) / 64 : 0; /* those of bytes are read in a row, which the CPU foresees */
+    if (few) load_sums(start, 16, 0, whole);
+    for (size_t from = 0, count; from < columns; from += count) {
+        count = columns - from < 4 * BLOCK_STEPS ? columns - from : 4 * BLOCK_STEPS;
+        const uint8_t *rows = a + from * TILE_ROWS, *more = b + from * TILE_ROWS;
+        const uint8_t *const ahead[2] = {a + (from + count) / 4 * packed, b + (from + count) / 4 * packed};
+        if (unpack) {
+            unpack(unpacked, a, columns, from, count);
+            if (two_rows) unpack(unpacked + 2 * BLOCK_BYTES, b, columns, from, count);
+            rows = unpacked;
+            more = unpacked + 2 * BLOCK_BYTES;
+        }
+        if (few) {
+            add_block(rows, more, count, q + from, q_stride, ahead, lines, whole);
+            continue;
+        }
+        for (size_t t = 0; t < tokens; t += 2 * TOKENS) {
+            int32_t *to = y + t * y_stride;
+            size_t fetched = t + 2 * TOKENS < tokens ? 0 : lines;
+            if (t + TOKENS < tokens) {
+                const extent e = {1, two_rows};
+                load_sums(from ? to : start + 16 * t, from ? y_stride : 16, from ? TILE_ROWS : 0, e);
+                add_block(rows, more, count, q + t * q_stride + from, q_stride, ahead, fetched, e);
+                store_sums(to, y_stride, e);
+            } else {
+                const extent e = {0, two_rows};
+                load_sums(from ? to : start + 16 * t, from ? y_stride : 16, from ? TILE_ROWS : 0, e);
+                add_block(rows, more, count, q + t * q_stride + from, q_stride, ahead, fetched, e);
+                store_sums(to, y_stride, e);
+            }
+        }
+    }
+    if (few) store_sums(y, y_stride, whole);
+}
+
+INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, int32_t *restrict y, size_t y_stride,
+                     const uint8_t *weights, size_t tiles, size_t columns, const uint8_t *restrict q, size_t q_stride,
+                     const int32_t *restrict q_sum, size_t tokens, uint8_t *restrict unpacked)
+{
+    if (tokens < LEAST_TOKENS) {
+        bitrl_kernels_avx512bf16.product[format](y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens, unpacked);
+        return;
+    }
+    tile_configuration configuration = {.palette = 1};
+    for (int i = 0; i < 8; i++) configuration.row_bytes[i] = 64, configuration.rows[i] = 16;
+    _tile_loadconfig(&configuration);
+
+    size_t bytes = tile_bytes(format, columns);
+    int32_t *start = (int32_t *)(void *)(unpacked + 4 * BLOCK_BYTES);
+    for (size_t t = 0; t < (tokens + TOKENS - 1) / TOKENS * TOKENS; t++)
+        _mm512_store_si512(start + 16 * t, _mm512_set1_epi32(t < tokens ? -offset * q_sum[t] : 0));
+    for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes, y += 2 * TILE_ROWS) {
+#define ROWS(two_rows, few, two_tokens)                                                                             \
+    rows_product(format, unpack, y, y_stride, weights, weights + (two_rows) * bytes, columns, q, q_stride, start, \
+                 tokens, unpacked, two_rows, few, two_tokens)
+        if (tile + 1 == tiles)
+            ROWS(0, 0, 0);
+        else if (tokens > 2 * TOKENS)
+            ROWS(1, 0, 0);
+        else if (tokens > TOKENS)
+            ROWS(1, 1, 1);
+        else
+            ROWS(1, 1, 0);
+    }
+    _tile_release();
+}
+
+#define PRODUCT(name, format, unpack, offset)                                                                         \
+    TARGET_AMX void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,            \
+                         size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,   \
+                         size_t tokens, uint8_t *restrict unpacked)                                                   \
+    {                                                                                                                 \
+        product(format, unpack, offset, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens, unpacked);  \
+    }
+
+PRODUCT(bitrl_amx_ternary, TERNARY, unpack_ternary, 1)
+PRODUCT(bitrl_amx_dense, TERNARY_DENSE, unpack_dense, 1)
+PRODUCT(bitrl_amx_int8, INT8, NULL, 128)
+PRODUCT(bitrl_amx_int4, INT4, unpack_int4, 128)
+#endif
