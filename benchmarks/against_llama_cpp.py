@@ -103,9 +103,7 @@ def main() -> None:
         cosine = agreement(engines[args.threads[0]], rival, encoded)
         print(f"cosine of the results: {cosine:.4f}")
         rows = []
-        tasks = [("encode", ENCODED, encoded, ours_encode)]
-        if hasattr(Engine, "generate"):
-            tasks.append(("decode", DECODED, decoded, ours_decode))
+        tasks = [("encode", ENCODED, encoded, ours_encode), ("decode", DECODED, decoded, ours_decode)]
         for task, count, tokens, ours in tasks:
             for threads, engine in engines.items():
                 times: dict[str, list[float]] = {"bitrl": [], "llama_cpp": []}

@@ -132,8 +132,9 @@ typedef struct {
 
 /* Chooses a token from each row of logits: [rows, vocabulary]. random: [rows] in [0, 1).
  * logprobs: [rows] of what was chosen under the distribution it was chosen from; model_logprobs: under the model's own. */
-int bitrl_sample(const float *logits, uint64_t rows, uint64_t vocabulary, const bitrl_sampling *how, const double *random,
-                 int32_t *tokens, double *logprobs, double *model_logprobs, char *error);
+int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uint64_t vocabulary,
+                 const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
+                 char *error);
 
 /* The machine's limits: "int8", "bf16", "fp32" and "amx_int8" in multiply-adds a second, "memory" in bytes read.
  * With which instructions one is measured; NULL when it does not exist or this CPU has none. */

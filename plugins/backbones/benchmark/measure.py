@@ -25,12 +25,10 @@ import numpy as np
 from bitrl.plugins.backbones.benchmark import footprint
 from bitrl.plugins.backbones.benchmark.limits import Limits, instructions
 from bitrl.plugins.backbones.engine import Engine
+from bitrl.plugins.backbones.generation import Sequences
 
 LIMIT_OF = {"ternary": "int8", "ternary-1.6": "int8", "int8": "int8", "int4": "int8", "bf16": "bf16", "fp32": "fp32"}
 """Format → the limit of its products."""
-
-BITS_A_WEIGHT = {"ternary": 2, "ternary-1.6": 1.6, "int8": 8, "int4": 4.25, "bf16": 16, "fp32": 32}
-"""Format → what a step of decoding reads of a matrix (csrc/kernels.h)."""
 
 SHORT_TEXTS = tuple(np.random.default_rng(0).integers(8, 41, 16).tolist())
 """Lengths of sixteen short texts, in tokens."""
@@ -102,8 +100,7 @@ class Bench:
             engine = Engine(self.path, format, threads=count, isa=self.isa)
             self.weights = sum(math.prod(t.shape) for t in engine.tensors if t.name.startswith("blk.") and t.shape[1:])
             rows += self._encoding(engine)
-            if generate := getattr(engine, "generate", None):
-                rows.append(self._decoding(engine, generate))
+            rows += self._decoding(engine)
             if states:
                 rows.append(self._states(engine))
             format, isa = engine.format, engine.isa
@@ -136,20 +133,31 @@ class Bench:
             rows.append(self._row(case, engine, LIMIT_OF[engine.format], rate, self.weights))
         return rows
 
-    def _decoding(self, engine: Engine, generate: Callable[..., Any]) -> dict[str, Any]:
-        """One text, a token a step; the time of the prompt and of starting is taken off."""
-        prompt = [[i % engine.vocabulary for i in range(8)]]
-        head = next((t for t in engine.tensors if t.name == "output.weight"), None)
-        head = head or next(t for t in engine.tensors if t.name == "token_embd.weight")
-        step_bytes = self.weights * BITS_A_WEIGHT[engine.format] / 8 + head.bytes
+    def _decoding(self, engine: Engine) -> list[dict[str, Any]]:
+        """One sequence, a token a step: the blocks alone, and with the head and the choice of the next token. Time is
+        compared with reading the weights."""
+        prompt = [i % engine.vocabulary for i in range(8)]
+        sequences = Sequences(engine, head=False)
 
-        def rate() -> float:
-            short = _seconds(lambda: generate(prompt, 1))
-            long = _seconds(lambda: generate(prompt, 1 + DECODED))
+        def blocks() -> float:
+            cache = sequences.open(len(prompt) + DECODED)
+            sequences.extend([cache], [prompt])
+            began = time.perf_counter()
+            for i in range(DECODED):
+                sequences.extend([cache], [[i % engine.vocabulary]])
+            return DECODED / (time.perf_counter() - began)
+
+        def whole() -> float:
+            short = _seconds(lambda: engine.generate([prompt], 1))
+            long = _seconds(lambda: engine.generate([prompt], 1 + DECODED))
             return DECODED / max(long - short, 1e-9)
 
-        row = self._row(f"decode {DECODED} tokens", engine, "memory", rate, step_bytes)
-        return row | {"bytes_per_token": step_bytes}
+        bare = engine.bytes_per_token
+        rows = [self._row(f"decode {DECODED} tokens, blocks alone", engine, "memory", blocks, bare)]
+        Sequences(engine, head=True)
+        both = engine.bytes_per_token
+        rows.append(self._row(f"decode {DECODED} tokens", engine, "memory", whole, both))
+        return [row | {"bytes_per_token": cost} for row, cost in zip(rows, (bare, both), strict=True)]
 
     def _states(self, engine: Engine) -> dict[str, Any]:
         """CartPole states as JSON through text, tokenizer and engine, and how the time splits."""
