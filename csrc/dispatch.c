@@ -76,3 +76,10 @@ const char *bitrl_instruction_set(uint64_t wanted)
         if (runs && wanted-- == 0) return kernels->name;
     return NULL;
 }
+
+const char *bitrl_instruction_set_known(uint64_t i)
+{
+    int runs = 0;
+    const bitrl_kernels *kernels = built(i, &runs);
+    return kernels ? kernels->name : NULL;
+}

@@ -195,4 +195,8 @@ void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const do
 void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
                   int32_t *sums, float *logits);
 
+/* What a session runs with (session.c). */
+pool *bitrl_session_pool(const bitrl_session *session);
+const bitrl_kernels *bitrl_session_kernels(const bitrl_session *session);
+
 #endif

@@ -140,6 +140,9 @@ typedef struct {
      * approximation of gelu(g) * up[i]; all [padded]. */
     void (*gated_gelu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
 
+    /* The sum of exp((x[i] - most) * scale) over any n, which no x exceeds; scale > 0. */
+    double (*exp_sum)(const float *restrict x, size_t n, double most, double scale);
+
     /* x[i] += y[i]; both [padded]. */
     void (*added)(double *restrict x, const double *restrict y, size_t padded);
 

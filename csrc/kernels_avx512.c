@@ -261,7 +261,7 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL)
 MATRIX_PRODUCT(bf16_product, BF16, halves, NULL, NULL)
 MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL, NULL)
 
-#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, added, rotated, attend
+#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni",

@@ -165,6 +165,23 @@ TARGET static void gated_gelu(double *restrict h, const double *restrict gate, c
     }
 }
 
+TARGET static double exp_sum(const float *restrict x, size_t n, double most, double scale)
+{
+    v8 sum = v8_set(0);
+    for (size_t i = 0; i < n; i += 8) {
+        double lane[8];
+        for (size_t j = 0; j < 8; j++) lane[j] = i + j < n ? (double)x[i + j] - most : -INFINITY;
+        v8 power = v8_exp(v8_mul(v8_load(lane), v8_set(scale)));
+        if (i + 8 > n) { /* what is not there weighs nothing, not even next to it */
+            v8_store(lane, power);
+            for (size_t j = n - i; j < 8; j++) lane[j] = 0;
+            power = v8_load(lane);
+        }
+        sum = v8_add(sum, power);
+    }
+    return v8_sum(sum);
+}
+
 TARGET static void added(double *restrict x, const double *restrict y, size_t padded)
 {
     for (size_t i = 0; i < padded; i += 8) v8_store(x + i, v8_add(v8_load(x + i), v8_load(y + i)));

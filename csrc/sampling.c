@@ -2,6 +2,7 @@
  *
  * Knows nothing of models; the caller brings the random number, so that the same seed gives the same tokens. */
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "internal.h"
@@ -58,48 +59,88 @@ static size_t likeliest(candidate *heap, size_t n, double most, double total, co
     return kept;
 }
 
+enum { BLOCK = 1024 };
+
+static size_t min(size_t a, size_t b) { return a < b ? a : b; }
+
+/* The sum of exp((logit - most) * scale) over a row. */
+static double mass(const bitrl_kernels *kernels, const float *logits, size_t n, double most, double scale)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i += BLOCK) sum += kernels->exp_sum(logits + i, min(BLOCK, n - i), most, scale);
+    return sum;
+}
+
+/* The token at which the running sum passes `left`, all being candidates. */
+static size_t pick(const bitrl_kernels *kernels, const float *logits, size_t n, double most, double scale, double left)
+{
+    size_t i = 0;
+    for (double block; i + BLOCK < n; i += BLOCK, left -= block)
+        if ((block = kernels->exp_sum(logits + i, BLOCK, most, scale)) > left) break;
+    for (size_t end = min(i + BLOCK, n) - 1; i < end; i++)
+        if ((left -= exp((logits[i] - most) * scale)) < 0) break;
+    return i;
+}
+
 /* One row. heap: [n] scratch. */
-static int sample(const float *logits, size_t n, const bitrl_sampling *how, double random, candidate *heap, int32_t *token,
-                  double *logprob, double *model_logprob)
+static bool sample(const bitrl_kernels *kernels, const float *logits, size_t n, const bitrl_sampling *how, double random,
+                   candidate *heap, int32_t *token, double *logprob, double *model_logprob)
 {
     size_t best = 0;
     for (size_t i = 0; i < n; i++) {
-        if (!isfinite(logits[i])) return BITRL_BAD_ARGUMENT;
+        if (!isfinite(logits[i])) return false;
         if (logits[i] > logits[best]) best = i;
     }
-    double most = logits[best], total = 0, heated = 0;
-    for (size_t i = 0; i < n; i++) total += exp(logits[i] - most);
+    double most = logits[best], total = mass(kernels, logits, n, most, 1);
     if (how->temperature == 0) {
         *token = (int32_t)best;
         *logprob = 0;
         *model_logprob = -log(total);
-        return BITRL_OK;
+        return true;
     }
-    for (size_t i = 0; i < n; i++) {
-        heap[i] = (candidate){logits[i], (int32_t)i};
-        heated += how->temperature == 1 ? 0 : exp((logits[i] - most) / how->temperature);
-    }
-    if (how->temperature == 1) heated = total;
-    size_t from = 0;
+    double scale = 1 / how->temperature, heated = scale == 1 ? total : mass(kernels, logits, n, most, scale);
     if (how->top_k || how->top_p < 1) {
-        from = n - likeliest(heap, n, most, heated, how);
+        for (size_t i = 0; i < n; i++) heap[i] = (candidate){logits[i], (int32_t)i};
+        size_t i = n - likeliest(heap, n, most, heated, how);
         heated = 0;
-        for (size_t i = from; i < n; i++) heated += exp((heap[i].logit - most) / how->temperature);
-    }
-    double left = random * heated;
-    size_t i = from;
-    for (; i + 1 < n; i++) {
-        left -= exp((heap[i].logit - most) / how->temperature);
-        if (left < 0) break;
-    }
-    *token = heap[i].token;
-    *logprob = (heap[i].logit - most) / how->temperature - log(heated);
-    *model_logprob = heap[i].logit - most - log(total);
-    return BITRL_OK;
+        for (size_t j = i; j < n; j++) heated += exp((heap[j].logit - most) * scale);
+        for (double left = random * heated; i + 1 < n; i++)
+            if ((left -= exp((heap[i].logit - most) * scale)) < 0) break;
+        *token = heap[i].token;
+    } else
+        *token = (int32_t)pick(kernels, logits, n, most, scale, random * heated);
+    *logprob = (logits[*token] - most) * scale - log(heated);
+    *model_logprob = logits[*token] - most - log(total);
+    return true;
 }
 
-int bitrl_sample(const float *logits, uint64_t rows, uint64_t vocabulary, const bitrl_sampling *how, const double *random,
-                 int32_t *tokens, double *logprobs, double *model_logprobs, char *error)
+/* What the threads share out: rows. */
+typedef struct {
+    const bitrl_kernels *kernels;
+    pool *threads;
+    const float *logits;
+    size_t rows, vocabulary;
+    const bitrl_sampling *how;
+    const double *random;
+    candidate *heaps; /* [threads, vocabulary] */
+    int32_t *tokens;
+    double *logprobs, *model_logprobs;
+    atomic_bool not_finite;
+} sampling;
+
+static void sample_rows(void *context, size_t thread, size_t threads)
+{
+    sampling *s = context;
+    (void)threads;
+    for (size_t r; pool_take(s->threads, s->rows, &r);)
+        if (!sample(s->kernels, s->logits + r * s->vocabulary, s->vocabulary, s->how, s->random[r],
+                    s->heaps + thread * s->vocabulary, s->tokens + r, s->logprobs + r, s->model_logprobs + r))
+            s->not_finite = true;
+}
+
+int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uint64_t vocabulary,
+                 const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
+                 char *error)
 {
     if (!(how->temperature >= 0) || isinf(how->temperature))
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "the temperature must be 0 or more, not %g", how->temperature);
@@ -107,11 +148,12 @@ int bitrl_sample(const float *logits, uint64_t rows, uint64_t vocabulary, const 
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "top_p must be above 0 and at most 1, not %g", how->top_p);
     if (vocabulary < 1 || vocabulary > INT32_MAX)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is nothing to choose from");
-    candidate *heap = bitrl_allocate(vocabulary, sizeof *heap);
-    if (!heap) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to sample");
-    int status = BITRL_OK;
-    for (uint64_t r = 0; r < rows && !status; r++)
-        status = sample(logits + r * vocabulary, vocabulary, how, random[r], heap, tokens + r, logprobs + r, model_logprobs + r);
-    free(heap);
-    return status ? bitrl_fail(error, status, "logits are not finite") : BITRL_OK;
+    sampling s = {.kernels = bitrl_session_kernels(session), .threads = bitrl_session_pool(session), .logits = logits,
+                  .rows = rows, .vocabulary = vocabulary, .how = how, .random = random, .tokens = tokens,
+                  .logprobs = logprobs, .model_logprobs = model_logprobs};
+    s.heaps = bitrl_allocate(pool_threads(s.threads) * vocabulary, sizeof *s.heaps);
+    if (!s.heaps) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to sample");
+    if (rows) pool_run(s.threads, sample_rows, &s);
+    free(s.heaps);
+    return s.not_finite ? bitrl_fail(error, BITRL_BAD_RESULT, "gives logits that are not finite") : BITRL_OK;
 }

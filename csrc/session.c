@@ -181,6 +181,9 @@ void bitrl_session_close(bitrl_session *session)
     free(session);
 }
 
+pool *bitrl_session_pool(const bitrl_session *session) { return session->threads; }
+const bitrl_kernels *bitrl_session_kernels(const bitrl_session *session) { return session->model->kernels; }
+
 /* ---- sequences ---- */
 
 /* Room for `capacity` tokens; what it holds is kept. */

@@ -243,7 +243,7 @@ def gguf_string(text: str | bytes) -> bytes:
 
 
 def gguf_value(value: Any) -> bytes:
-    """Type and value: bool, u32, f32, string or an array of strings; bytes are taken as they are."""
+    """Type and value: bool, u32, f32, string, or an array of strings, of i32 or of f32 (numpy's); bytes as they are."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, bool):
@@ -254,6 +254,9 @@ def gguf_value(value: Any) -> bytes:
         return struct.pack("<If", 6, value)
     if isinstance(value, str):
         return struct.pack("<I", 8) + gguf_string(value)
+    if isinstance(value, np.ndarray):
+        number = {"int32": 5, "float32": 6}[value.dtype.name]
+        return struct.pack("<IIQ", 9, number, len(value)) + value.tobytes()
     return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_string, value))
 
 

@@ -24,16 +24,13 @@ from bitrl.plugins.backbones.engine import open_model
 from bitrl.plugins.backbones.hugging_face import MATRICES
 from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, ModelFile, ModelFileError, Tensor, seal
-from bitrl.plugins.backbones.tokenizer import BITRL_PATTERN, LLAMA3_PATTERN
+from bitrl.plugins.backbones.tokenizer import PATTERNS
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
 RELU2_ARCHITECTURES = ("bitnet-b1.58", "bitnet-25")
 """What needs no key for its activation; llama.cpp's "bitnet" does."""
 TERNARY = ("HF_PACKED", "I2_S", "TQ1_0", "TQ2_0")
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-PATTERNS = {BITRL_PATTERN: "bitrl", LLAMA3_PATTERN: "llama-bpe", QWEN2_PATTERN: "qwen2"}
+CUTTINGS = {pattern: name for name, pattern in reversed(PATTERNS.items())}
 """What llama.cpp calls ways of cutting text."""
 
 Tell = Callable[[int, int], None]
@@ -316,5 +313,5 @@ def _pre(found: Any) -> str | None:
             return "smollm"
         return None if kinds else "gpt-2"
     if len(steps) == 2 and steps[0]["type"] == "Split" and steps[0].get("behavior") == "Isolated":
-        return PATTERNS.get(steps[0]["pattern"].get("Regex"))
+        return CUTTINGS.get(steps[0]["pattern"].get("Regex"))
     return None

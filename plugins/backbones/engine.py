@@ -30,6 +30,14 @@ def instruction_sets() -> list[str]:
     return names
 
 
+def known_instruction_sets() -> list[str]:
+    """The instruction sets this build has code for, best first, whether or not this CPU runs them."""
+    names: list[str] = []
+    while (name := lib.bitrl_instruction_set_known(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
 def formats() -> list[str]:
     """The formats in which matrices can be multiplied: ternary, int8, int4, bf16, fp32."""
     names: list[str] = []

@@ -61,7 +61,7 @@ def generate(
             f"a prompt of {longest} tokens and {max_tokens} more do not fit the model's context of {engine.context}"
         )
     how = ffi.new("bitrl_sampling *", {"temperature": temperature, "top_k": top_k, "top_p": top_p})
-    sequences = _Sequences(engine)
+    sequences = Sequences(engine)
     caches, logits = sequences.read(token_ids, max_tokens)
     streams = [np.random.Generator(np.random.Philox(key=[seed, i])) for i in range(len(token_ids))]
     results: list[list[tuple[int, float, float]]] = [[] for _ in token_ids]
@@ -74,7 +74,8 @@ def generate(
         going = [place for place, i in enumerate(running) if tokens[place] not in stop and len(results[i]) < max_tokens]
         running = [running[place] for place in going]
         if running:
-            logits = sequences.extend([caches[i] for i in running], [[tokens[place]] for place in going])
+            logits = logits[: len(running)]
+            sequences.extend([caches[i] for i in running], [[tokens[place]] for place in going], logits)
     return [
         Generated(*(np.array(column, dtype) for column, dtype in zip(zip(*rows, strict=True), _DTYPES, strict=True)))
         for rows in results
@@ -84,42 +85,44 @@ def generate(
 _DTYPES = (np.int32, np.float64, np.float64)
 
 
-class _Sequences:
-    """The cffi calls that go on with sequences; raises the errors that `generate` promises."""
+class Sequences:
+    """Sequences that an engine goes on with; raises the errors that `generate` promises."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, head: bool = True) -> None:
+        """`head` makes the model's head ready, without which there are no logits."""
         self.engine = engine
         self.error = ffi.new("char[]", _ERROR_BYTES)
-        with engine.lock:
-            self._check(lib.bitrl_model_add_head(engine.model, engine.threads, self.error))
+        if head:
+            with engine.lock:
+                self._check(lib.bitrl_model_add_head(engine.model, engine.threads, self.error))
 
     def read(self, prompts: Sequence[Sequence[int]], more: int) -> tuple[list[Any], np.ndarray]:
         """A cache for each prompt, with room for `more` tokens, and the logits float32 [n, vocabulary] after each."""
         places: dict[tuple[int, ...], int] = {}
         for prompt in prompts:
             places.setdefault(tuple(prompt), len(places))
-        firsts = [self._open(len(prompt) + more) for prompt in places]
-        logits = self.extend(firsts, list(places))
+        firsts = [self.open(len(prompt) + more) for prompt in places]
+        logits = np.empty((len(places), self.engine.vocabulary), np.float32)
+        self.extend(firsts, list(places), logits)
         caches, used = [], set()
         for prompt in prompts:
             place = places[tuple(prompt)]
             cache = firsts[place]
             if place in used:
-                cache = self._open(len(prompt) + more)
+                cache = self.open(len(prompt) + more)
                 self._check(lib.bitrl_cache_copy(cache, firsts[place], len(prompt), self.error))
             used.add(place)
             caches.append(cache)
         return caches, logits[[places[tuple(prompt)] for prompt in prompts]]
 
-    def extend(self, caches: Sequence[Any], tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        """Appends tokens to sequences; logits float32 [n, vocabulary] after the last of each."""
+    def extend(self, caches: Sequence[Any], tokens: Sequence[Sequence[int]], logits: np.ndarray | None = None) -> None:
+        """Appends tokens to sequences; writes the logits after the last of each: float32 [n, vocabulary], if wanted."""
         engine = self.engine
         lengths = np.array([len(text) for text in tokens], np.uint64)
         try:
             ids = np.array([token for text in tokens for token in text], np.int32)
         except OverflowError:
             raise UsageError(f"a token id is outside the vocabulary of {engine.vocabulary}") from None
-        logits = np.empty((len(tokens), engine.vocabulary), np.float32)
         with engine.lock:
             status = lib.bitrl_extend(
                 engine.session,
@@ -127,30 +130,32 @@ class _Sequences:
                 ffi.from_buffer("int32_t[]", ids),
                 ffi.from_buffer("uint64_t[]", lengths),
                 len(tokens),
-                ffi.from_buffer("float[]", logits, require_writable=True),
+                ffi.NULL if logits is None else ffi.from_buffer("float[]", logits, require_writable=True),
                 self.error,
             )
         self._check(status)
-        return logits
 
     def sample(self, logits: np.ndarray, how: Any, random: np.ndarray) -> tuple[list[int], list[float], list[float]]:
         """A token from each row of logits, and its two log-probabilities."""
         tokens = np.empty(len(logits), np.int32)
         logprobs, model_logprobs = np.empty(len(logits)), np.empty(len(logits))
-        status = lib.bitrl_sample(
-            ffi.from_buffer("float[]", np.ascontiguousarray(logits)),
-            *logits.shape,
-            how,
-            ffi.from_buffer("double[]", random),
-            ffi.from_buffer("int32_t[]", tokens, require_writable=True),
-            ffi.from_buffer("double[]", logprobs, require_writable=True),
-            ffi.from_buffer("double[]", model_logprobs, require_writable=True),
-            self.error,
-        )
+        with self.engine.lock:
+            status = lib.bitrl_sample(
+                self.engine.session,
+                ffi.from_buffer("float[]", np.ascontiguousarray(logits)),
+                *logits.shape,
+                how,
+                ffi.from_buffer("double[]", random),
+                ffi.from_buffer("int32_t[]", tokens, require_writable=True),
+                ffi.from_buffer("double[]", logprobs, require_writable=True),
+                ffi.from_buffer("double[]", model_logprobs, require_writable=True),
+                self.error,
+            )
         self._check(status)
         return tokens.tolist(), logprobs.tolist(), model_logprobs.tolist()
 
-    def _open(self, capacity: int) -> Any:
+    def open(self, capacity: int) -> Any:
+        """A sequence of no tokens, with room for `capacity`."""
         cache = ffi.new("bitrl_cache **")
         self._check(lib.bitrl_cache_open(self.engine.model, capacity, cache, self.error))
         return ffi.gc(cache[0], lib.bitrl_cache_close)

@@ -99,7 +99,9 @@ def test_a_stop_token_ends_a_sequence_and_is_kept(path: Path) -> None:
         np.testing.assert_array_equal(one.tokens, whole.tokens[:n])
 
 
-def sample(logits: np.ndarray, random: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0):
+def sample(
+    engine: Engine, logits: np.ndarray, random: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+):
     """Tokens, log-probabilities as sampled and under the model; logits: [vocabulary], a draw for each of random."""
     rows = np.ascontiguousarray(np.tile(logits, (len(random), 1)), np.float32)
     tokens, logprobs, models = np.empty(len(random), np.int32), np.empty(len(random)), np.empty(len(random))
@@ -111,7 +113,13 @@ def sample(logits: np.ndarray, random: np.ndarray, temperature: float = 1.0, top
     random = np.ascontiguousarray(random, np.float64)
     error = ffi.new("char[256]")
     status = lib.bitrl_sample(
-        ffi.from_buffer("float[]", rows), *rows.shape, how, ffi.from_buffer("double[]", random), *arrays, error
+        engine.session,
+        ffi.from_buffer("float[]", rows),
+        *rows.shape,
+        how,
+        ffi.from_buffer("double[]", random),
+        *arrays,
+        error,
     )
     assert status == 0, ffi.string(error)
     return tokens, logprobs, models
@@ -130,21 +138,28 @@ def truncated(logits: np.ndarray, temperature: float, top_k: int, top_p: float) 
     return p / p.sum()
 
 
+@pytest.mark.parametrize("size", [1, 57, 2500])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.7), (20, 0.6), (1, 0.5), (1000, 0.99)])
-def test_tokens_come_as_often_as_they_should(temperature: float, top_k: int, top_p: float) -> None:
-    logits = np.random.default_rng(top_k).normal(size=57).astype(np.float32) * 2
-    logits[7] = logits[3]  # a tie
-    n = 20_000
-    tokens, logprobs, models = sample(logits, (np.arange(n) + 0.5) / n, temperature, top_k, top_p)
+def test_tokens_come_as_often_as_they_should(
+    path: Path, size: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = np.random.default_rng(top_k).normal(size=size).astype(np.float32) * 2
+    logits[7 % size] = logits[3 % size]  # a tie
+    n = 3_000
+    tokens, logprobs, models = sample(
+        Engine(path, threads=2), logits, (np.arange(n) + 0.5) / n, temperature, top_k, top_p
+    )
     want = truncated(logits, temperature, top_k, top_p)
-    np.testing.assert_allclose(np.bincount(tokens, minlength=57) / n, want, atol=2 / n)
+    np.testing.assert_allclose(np.bincount(tokens, minlength=size) / n, want, atol=2 / n)
     np.testing.assert_allclose(logprobs, np.log(want[tokens]), atol=1e-9)
     np.testing.assert_allclose(models, log_softmax(logits.astype(np.float64))[tokens], atol=1e-9)
 
 
-def test_sampling_survives_extreme_logits() -> None:
-    tokens, logprobs, _ = sample(np.array([-1e30, 3e38, -3e38], np.float32), np.array([0.0, 0.999999]), 1e-3)
+def test_sampling_survives_extreme_logits(path: Path) -> None:
+    tokens, logprobs, _ = sample(
+        Engine(path, threads=1), np.array([-1e30, 3e38, -3e38], np.float32), np.array([0.0, 0.999999]), 1e-3
+    )
     assert tokens.tolist() == [1, 1]
     assert logprobs.tolist() == [0, 0]
 

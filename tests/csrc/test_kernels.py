@@ -342,6 +342,16 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
 
 
 @quick
+@given(st.integers(1, 40), st.sampled_from([0.1, 1.0, 50.0]), st.sampled_from([0.3, 1.0, 7.0]), seeds)
+def test_sum_of_exponentials(tables, n, size, scale, seed):
+    x = (np.random.default_rng(seed).normal(size=n) * size).astype(np.float32)
+    ffi, most = tables["ffi"], float(x.max())
+    got = [table.exp_sum(ffi.cast("float *", x.ctypes.data), n, most, scale) for table in tables["sets"].values()]
+    assert set(got) == {got[0]}
+    assert got[0] == pytest.approx(np.exp((x.astype(np.float64) - most) * scale).sum(), rel=1e-13)
+
+
+@quick
 @given(st.integers(1, 400), st.sampled_from([1e-30, 1.0, 1e100]), seeds)
 def test_norm(tables, n, size, seed):
     rng = np.random.default_rng(seed)
