@@ -130,7 +130,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (bitrl_format(formats)) formats++;
     for (uint64_t i = 0; i <= formats; i += size % formats + 1) { /* the file's own, then some others: it must be quick */
         /* The scalar kernels are plain C, in which the sanitizers see most. */
-        const bitrl_options options = {.format = i ? bitrl_format(i - 1) : NULL,
+        const bitrl_options options = {.threads = 1 + i % 2,
+                                       .format = i ? bitrl_format(i - 1) : NULL,
                                        .isa = i == 0 ? "auto" : "scalar",
                                        .activation = i == 1 ? "silu" : NULL,
                                        .i2s_arm = i == 2,

@@ -96,7 +96,7 @@ int main(int count, char **arguments)
     bitrl_file *file = NULL;
     bitrl_model *model = NULL;
     /* format, or "" for the file's own */
-    const bitrl_options options = {.isa = "auto", .format = count > 2 && *arguments[2] ? arguments[2] : NULL};
+    const bitrl_options options = {.isa = "auto", .threads = 2, .format = count > 2 && *arguments[2] ? arguments[2] : NULL};
     if (count < 2 || bitrl_file_open(arguments[1], &file, error) || bitrl_model_load(file, &options, &model, error)) {
         printf("error %s\n", count < 2 ? "no file" : error);
         return 1;
