@@ -173,6 +173,7 @@ typedef struct {
     int32_t *code_sum;             /* [tokens] sum of a token's codes */
     size_t *passage_of;            /* [tokens] */
     size_t *attention_items;       /* [texts + 1] items of work before each text's */
+    passage *passages;             /* [texts] of a chunk */
     thread_scratch *own;           /* [threads] */
 } scratch;
 
