@@ -1,44 +1,40 @@
 """The whole C code under AddressSanitizer and UndefinedBehaviorSanitizer, on good files and on damaged ones."""
 
-import os
-import shlex
 import struct
-import subprocess
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
+import c_programs
 import numpy as np
 import pytest
+from c_programs import build
 from tiny_models import TinyModel, gguf_bytes, gguf_string, gguf_value
 
-CSRC = Path(__file__).parents[2] / "csrc"
-
-
-def compiler() -> list[str]:
-    """The compiler Python was built with, or the one in CC."""
-    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
+SANITIZED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """driver.c and the engine, compiled with both sanitizers; any finding ends the process."""
-    out = tmp_path_factory.mktemp("driver") / "driver"
-    sources = [str(path) for path in CSRC.glob("*.c") if path.name != "_engine.c"]
-    flags = "-std=c11 -g -O1 -ffp-contract=off -fno-math-errno -fsanitize=address,undefined -fno-sanitize-recover=all"
-    own = str(Path(__file__).with_name("driver.c"))
-    command = [*compiler(), *flags.split(), f"-I{CSRC}", *sources, own, "-lm", "-lpthread", "-o", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-    return out
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the C programs, compiled with both sanitizers; any finding ends the process."""
+    return build(tmp_path_factory.mktemp("sanitized"), *SANITIZED)
+
+
+@pytest.fixture(scope="module")
+def driver(programs: Path) -> Path:
+    """driver.c."""
+    return programs / "driver"
 
 
 def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> list[str]:
     """The driver's line for each file."""
-    done = subprocess.run([driver, *flags, *files], capture_output=True, text=True, errors="replace", timeout=timeout)
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-    lines = done.stdout.splitlines()
+    lines = c_programs.run([driver], *flags, *files, timeout=timeout)
     assert len(lines) == len(files)
     return lines
+
+
+def test_every_kernel_stays_within_its_memory(programs):
+    lines = c_programs.run([programs / "kernels_check"])
+    assert all(line.endswith("attention 60") for line in lines), lines
 
 
 @pytest.mark.parametrize(
