@@ -6,9 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN_ARGS ?= --backbone bitnet --serializer json
 PYTEST_ARGS ?=
 
+FUZZ_SECONDS ?= 600
+
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test lint typecheck pytest docs bench clean
+.PHONY: run test lint typecheck pytest docs bench fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
@@ -33,7 +35,23 @@ docs: $(VENV)/.installed  # write the generated pages of docs/
 
 bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/encode.py
+	$(BIN)/bitrl bench --out benchmarks/results/bench-starter.json
+	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
+
+# The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
+FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \
+	-fno-sanitize-recover=all -Dmmap=fuzz_mmap -Dmunmap=fuzz_munmap -Dmadvise=fuzz_madvise
+FUZZ_PLAIN := $(wildcard csrc/kernels_*.c) $(addprefix csrc/,forward.c session.c threads.c)
+FUZZ_LOADER := $(filter-out $(FUZZ_PLAIN) csrc/_engine.c,$(wildcard csrc/*.c))
+
+fuzz: $(VENV)/.tools  # look for files that break the loaders, each for FUZZ_SECONDS; needs clang
+	mkdir -p build/fuzz/plain build/fuzz/corpus
+	$(BIN)/python tests/csrc/hostile_files.py build/fuzz/named
+	cd build/fuzz/plain && clang $(FUZZ_FLAGS) -I../../../csrc -c $(addprefix ../../../,$(FUZZ_PLAIN))
+	clang $(FUZZ_FLAGS) -fsanitize=fuzzer $(FUZZ_LOADER) tests/csrc/fuzz_gguf.c build/fuzz/plain/*.o -lm -lpthread -o build/fuzz/fuzz_gguf
+	build/fuzz/fuzz_gguf -max_total_time=$(FUZZ_SECONDS) -timeout=1 -max_len=16384 -malloc_limit_mb=64 -rss_limit_mb=1024 \
+		-print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/corpus tests/csrc/corpus/gguf build/fuzz/named
+	$(BIN)/python tests/csrc/fuzz_metadata.py $(FUZZ_SECONDS)
 
 clean:  # remove everything that was made, runs excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bitrl/_engine.* csrc/_engine.*

@@ -58,9 +58,14 @@ def figures() -> str:
                 f"| {against['bitrl_median_steps_per_second']:,.0f} ({against['speed_ratio']:.1f} ×) "
                 f"| {against['stable_baselines3_median_steps_per_second']:,.0f} |"
             )
-    encode = result("encode").get("results")
-    if encode:
-        lines += ["", encode_line(encode)]
+    for lines_of, name in (
+        (states_lines, "bench-starter"),
+        (bench_lines, "bench-bitnet-2b-4t"),
+        (rival_lines, "llama-cpp"),
+    ):
+        record = result(name)
+        if record:
+            lines += ["", *lines_of(record)]
     startup = result("startup").get("results")
     if startup:
         lines += [
@@ -74,15 +79,65 @@ def figures() -> str:
     return "\n".join(lines) + "\n"
 
 
-def encode_line(encode: dict[str, Any]) -> str:
-    """The engine's speed in a sentence."""
-    one, two = encode["threads"]["1"], encode["threads"]["2"]
-    return (
-        f"The engine encodes {two['texts_per_second']:,.0f} CartPole states a second as JSON in batches of "
-        f"{encode['batch']} on two threads, tokenising included ({one['texts_per_second']:,.0f} on one); on one thread "
-        f"its arithmetic runs at {one['peak_fraction']:.0%} of the processor's limit for int8 dot products, measured "
-        "beside it."
-    )
+def states_lines(record: dict[str, Any]) -> list[str]:
+    """The starter model's speed in a sentence."""
+    rows = [row for row in record["results"]["cases"] if "states_per_second" in row]
+    one, most = rows[0], max(rows, key=lambda row: row["threads"])
+    spent = {name: f"{value:.0f} µs" for name, value in most["microseconds_per_state"].items()}
+    return [
+        f"The starter model encodes {most['states_per_second']:,.0f} CartPole states a second as JSON in batches of 16 "
+        f"on {most['threads']} threads, tokenising included ({one['states_per_second']:,.0f} on one; "
+        f"`{record['command']}`). A state takes {spent['all']}: {spent['text']} to write, {spent['tokenizer']} to "
+        f"tokenise, {spent['engine']} in the engine."
+    ]
+
+
+def bench_lines(record: dict[str, Any]) -> list[str]:
+    """A table of `bitrl bench`: a line for each format and case, a column for each number of threads."""
+    found = record["results"]
+    counts = sorted({row["threads"] for row in found["cases"]})
+    threads = [f"{count} thread{'s' * (count > 1)}" for count in counts]
+    memory = {row["format"]: row["peak_rss_mb"] for row in found["load"]}
+    cells = {(row["format"], row["case"], row["threads"]): row for row in found["cases"]}
+    lines = [
+        f"Random weights in the shape of BitNet b1.58 2B-4T (`{record['command']}`), tokens a second and the fraction "
+        "of the machine's limit, measured beside each: for encoding the multiply-adds of the widest vector "
+        "instructions, for decoding reading from memory.",
+        "",
+        f"| format | case | {' | '.join(threads)} | peak memory |",
+        "|---" * (len(counts) + 3) + "|",
+    ]
+    for format, case in dict.fromkeys((row["format"], row["case"]) for row in found["cases"]):
+        speeds = []
+        for count in counts:
+            row = cells[format, case, count]
+            speeds.append(f"{speed(row['tokens_per_second'])} ({row['peak_fraction']:.0%})")
+        lines.append(f"| {format} | {case} | {' | '.join(speeds)} | {memory[format]:,.0f} MB |")
+    return lines
+
+
+def rival_lines(record: dict[str, Any]) -> list[str]:
+    """A table of benchmarks/against_llama_cpp.py."""
+    found = record["results"]
+    rival = f"{found['rival']['name']} {found['rival']['version']}"
+    lines = [
+        f"The same shape in {found['rival']['type']}, against {rival} built from source: one file read by both, taking "
+        f"turns in one run (`{record['command']}`), tokens a second:",
+        "",
+        "| case | threads | bitrl | llama.cpp | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["cases"]:
+        lines.append(
+            f"| {row['case']} | {row['threads']} | {speed(row['bitrl_tokens_per_second'])} "
+            f"| {speed(row['llama_cpp_tokens_per_second'])} | {row['ratio']:.1f} × |"
+        )
+    return lines
+
+
+def speed(tokens_per_second: float) -> str:
+    """Three digits are enough."""
+    return f"{tokens_per_second:,.0f}" if tokens_per_second >= 100 else f"{tokens_per_second:.1f}"
 
 
 def main() -> None:

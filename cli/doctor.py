@@ -6,6 +6,7 @@ A check imports what it looks at by itself, so that a broken part is found, not 
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import re
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
@@ -27,12 +29,15 @@ SPACE_NEEDED_MB = 200
 
 @attrs.frozen
 class Finding:
-    """What a check found: `detail` says what is there or what is wrong, `remedy` what to do about it."""
+    """What a check found: `detail` says what is there or what is wrong, `remedy` what to do about it, `facts` the same
+    as `detail` for programs, where that is more than words.
+    """
 
     check: str
     ok: bool
     detail: str
     remedy: str = ""
+    facts: dict[str, Any] = attrs.Factory(dict)
 
 
 @click.command
@@ -100,16 +105,63 @@ def _packages() -> Iterator[Finding]:
 
 
 def _engine() -> Iterator[Finding]:
-    """The C engine: does it load, and which instructions will it use."""
+    """The C engine: does it load, and which instructions, how many threads and which formats are there."""
     remedy = "install a C compiler (Debian, Ubuntu: apt install gcc python3-dev) and reinstall bitrl"
     try:
         from bitrl.plugins.backbones import engine
     except ImportError as error:
         yield Finding("engine", False, f"the C engine does not load: {_one_line(error)}", remedy)
         return
-    best, *others = engine.instruction_sets()
-    why = f"the best that this CPU has; also {', '.join(others)}" if others else "this CPU has none that is faster"
-    yield Finding("engine", True, f"uses {best} ({why}), {engine.available_cpus()} threads")
+    here, known, has = engine.instruction_sets(), engine.known_instruction_sets(), _cpu_flags()
+    lacks = {name: [flag for flag in _needs(name) if flag not in has] if has else [] for name in known}
+    words = [f"{here[0]}: used, the fastest that this CPU runs"]
+    if here[1:]:
+        words.append(f"{', '.join(here[1:])} also {'run' if here[2:] else 'runs'} here")
+    for name in known:
+        if name not in here:
+            why = (
+                f", lacks {', '.join(lacks[name])}" if lacks[name] else ", the system does not allow it" if has else ""
+            )
+            words.append(f"{name}: does not run here{why}")
+    facts = [{"name": name, "runs": name in here, "used": name == here[0], "lacks": lacks[name]} for name in known]
+    yield Finding("engine", True, "; ".join(words), facts={"instruction_sets": facts})
+    threads, cpus = engine.available_cpus(), os.cpu_count() or 1
+    why = (
+        "every CPU of this machine"
+        if threads == cpus
+        else f"this process may use no more of this machine's {cpus} CPUs"
+    )
+    yield Finding("threads", True, f"{threads}: {why}", facts={"threads": threads, "cpus": cpus})
+    yield Finding("formats", True, ", ".join(engine.formats()), facts={"formats": engine.formats()})
+
+
+_VNNI = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+_BF16 = (*_VNNI, "avx512_bf16", "avx512vbmi")
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avx512amx": (*_BF16, "amx_tile", "amx_int8"),
+        "avx512bf16": _BF16,
+        "avx512vnni": _VNNI,
+        "avx2": ("avx2", "fma"),
+        "scalar": (),
+    },
+    "aarch64": {"scalar": ()},
+}
+"""What each of the engine's instruction sets needs of a CPU, in Linux's words for it (/proc/cpuinfo), by machine."""
+
+
+def _needs(name: str) -> tuple[str, ...]:
+    return NEEDS.get(platform.machine(), {}).get(name, ())
+
+
+def _cpu_flags() -> set[str]:
+    """What this CPU says it can do, as /proc/cpuinfo lists it; nothing where there is no such file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(line[1].split()) if line else set()
 
 
 def _starter_model() -> Iterator[Finding]:

@@ -120,6 +120,10 @@ def report(summary: dict[str, Any], advice: bool = True) -> str:
         f"{summary['env']}: {evaluation_words(summary['eval'])}",
         f"trained {summary['steps']:,} steps in {cost}, peak memory {summary['peak_rss_mb']:,.0f} MB",
     ]
+    cache = summary.get("cache", {})
+    if cache.get("hits"):
+        hits, texts = cache["hits"], cache["hits"] + cache["misses"]
+        lines.append(f"{hits / texts:.0%} of {texts:,} states had been seen: their features came from the cache")
     if advice:
         again = f"bitrl run --config {directory}/config.toml"
         # Only among the built-in ones that write text: they share their options, which the file holds.

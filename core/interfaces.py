@@ -60,12 +60,14 @@ class Serializer(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Turns states into features. Made by `target(options, width)`; `width` is k for vectors, None for texts.
+    """Turns states into features. Made by `target(options, width)`; `width` is k for vectors, and for texts how many
+    numbers a state has (None: unknown).
 
     `width` is d; `identity` holds what must be equal for the features to be equal (file hash, layers, pooling …)
     and is kept with every run. A trainable backbone also has `module() -> torch.nn.Module`, a fresh float32 [n, k]
     → [n, d]
-    module that the algorithm trains; it is then the algorithm that computes features, from the vectors.
+    module that the algorithm trains; it is then the algorithm that computes features, from the vectors. One that keeps
+    features may have `cache`, whose `statistics()` (names and numbers) are shown with a run's summary.
     """
 
     width: int

@@ -36,7 +36,7 @@ def load_backbone(name: str, model: str | None = None, *, width: int | None = No
     Args:
         name: as in `bitrl list`.
         model: for backbones with a `model` option, the model to read.
-        width: for backbones that read vectors, the length of these.
+        width: how many numbers a state has: the length of vectors; texts need it for pooling "field" alone.
         options: the backbone's options (`bitrl show backbone NAME`).
 
     Raises:
@@ -63,8 +63,9 @@ def build(config: Config) -> Parts:
         UsageError: one of them cannot be built; the message names it and says why.
     """
     environment = _environment(config.environment, config.env_options, config.run.env)
-    serializer = config.serializer.load()(config.serializer_options, environment.observation_spec())
-    width = serializer.width if config.serializer.emits == "vector" else None
+    observation = environment.observation_spec()
+    serializer = config.serializer.load()(config.serializer_options, observation)
+    width = serializer.width if config.serializer.emits == "vector" else len(observation.fields) or None
     backbone = config.backbone.load()(config.backbone_options, width)
     for kind, part, interface in (("serializer", serializer, Serializer), ("backbone", backbone, Backbone)):
         if not isinstance(part, interface):

@@ -179,6 +179,7 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
         returns = _evaluate(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
         if len(returns) < run.eval_episodes:
             raise RunFailed(f"stopped before the evaluation was done; go on with: bitrl run --resume {directory}")
+    statistics = getattr(getattr(parts.features.backbone, "cache", None), "statistics", None)
     summary = {
         "run": str(directory),
         **{name: getattr(run, name) for name in ("env", "backbone", "serializer", "algo", "seed")},
@@ -187,6 +188,7 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
         "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": _statistics(returns),
+        **({"cache": statistics()} if callable(statistics) else {}),  # of this process: a resumed run starts with none
     }
     store.finish(summary)
     tell(events.RunFinished(directory, summary))

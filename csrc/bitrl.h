@@ -22,10 +22,11 @@ enum {
 
 enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 
-typedef struct bitrl_file bitrl_file;       /* a mapped GGUF file, its header checked */
+typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a mapped GGUF file, or a caller's table */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
 typedef struct bitrl_cache bitrl_cache;     /* what a session keeps of a sequence to go on with it */
+typedef struct bitrl_limits bitrl_limits;   /* a buffer to measure the machine with; one call at a time */
 
 typedef struct {
     const char *name; /* [name_bytes], not terminated */
@@ -45,6 +46,7 @@ typedef struct {
     uint64_t shape[4]; /* fastest dimension first, as in the file; 1 beyond dims */
     const uint8_t *data;
     uint64_t bytes;
+    float scale; /* every weight is multiplied with it, for types that carry none themselves; 1 in GGUF */
 } bitrl_tensor;
 
 /* How a file is to be run. */
@@ -53,7 +55,7 @@ typedef struct {
     const char *format; /* one of bitrl_format; NULL: the one that the file's matrices are in */
     uint64_t threads;   /* that quantise and lay out weights */
     const char *isa; /* "auto" takes the best of bitrl_instruction_set */
-    const char *activation; /* "relu2" or "silu", for files that do not say; NULL: the file must */
+    const char *activation; /* "relu2", "silu" or "gelu", for files that do not say; NULL: the file must */
     int i2s_arm;     /* I2_S weights lie as on ARM (blocks of 64), not as on x86 (blocks of 128) */
 } bitrl_options;
 
@@ -64,6 +66,11 @@ typedef struct {
 } bitrl_shape;
 
 int bitrl_file_open(const char *path, bitrl_file **file, char *error);
+/* A file made of a caller's table, checked as a GGUF header is: a Hugging Face checkpoint under GGUF's names. Names and
+ * values are copied. Tensor data must lie in read-only mappings that outlive the file: their pages are given back to the
+ * system once they are packed. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
+int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
+                        bitrl_file **file, char *error);
 void bitrl_file_close(bitrl_file *file);
 uint64_t bitrl_file_size(const bitrl_file *file);
 uint64_t bitrl_file_data_offset(const bitrl_file *file); /* where the tensor data begin */
@@ -81,6 +88,8 @@ int bitrl_read_tensor(const bitrl_tensor *tensor, int i2s_arm, float *out, char 
 const char *bitrl_format(uint64_t i);
 /* The i-th instruction set this CPU runs, best first; NULL when there are no more. */
 const char *bitrl_instruction_set(uint64_t i);
+/* The i-th instruction set that this build has code for, best first; NULL when there are no more. */
+const char *bitrl_instruction_set_known(uint64_t i);
 
 /* The file must outlive the model, which reads embedding rows from it. */
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **model, char *error);
@@ -88,6 +97,16 @@ void bitrl_model_free(bitrl_model *model);
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);
 const char *bitrl_model_format(const bitrl_model *model);
+
+/* Makes the head ready, which generating needs and encoding does not: in 8 bits, or as floats for a model of floats. No
+ * session of the model may be running. */
+int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error);
+/* Bytes of weights that one token's pass reads. */
+uint64_t bitrl_model_bytes_per_token(const bitrl_model *model);
+/* Replaces weights in place, quantised to the model's format by that many threads. name: as in a GGUF file; values:
+ * [rows, columns], of a norm [1, columns], as they lie there. No session of the model may be running. */
+int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
+                        uint64_t threads, char *error);
 
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
@@ -104,6 +123,34 @@ void bitrl_cache_close(bitrl_cache *cache);
 uint64_t bitrl_cache_length(const bitrl_cache *cache);
 /* Forgets all tokens but the first `length`. */
 int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error);
+/* Makes `to` begin as `from` does: its first `length` tokens, of the same model. */
+int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, char *error);
+/* Goes on with sequences, each in a cache of its own: tokens: the new ones, one sequence's after another,
+ * [sum(lengths)], at least one each. logits: [sequences, vocabulary] of what may come next; or NULL. */
+int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32_t *tokens, const uint64_t *lengths,
+                 uint64_t sequences, float *logits, char *error);
+
+typedef struct {
+    double temperature; /* 0: always the likeliest */
+    uint64_t top_k;     /* choose among so many of the likeliest; 0: all */
+    double top_p;       /* and among the likeliest that together reach this share; 1: all */
+} bitrl_sampling;
+
+/* Chooses a token from each row of logits: [rows, vocabulary]. random: [rows] in [0, 1).
+ * logprobs: [rows] of what was chosen under the distribution it was chosen from; model_logprobs: under the model's own. */
+int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uint64_t vocabulary,
+                 const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
+                 char *error);
+
+/* The machine's limits: "int8", "bf16", "fp32" and "amx_int8" in multiply-adds a second, "memory" in bytes read.
+ * With which instructions one is measured; NULL when it does not exist or this CPU has none. */
+const char *bitrl_limit_instructions(const char *what);
+/* threads: at most that many are measured; bytes: the buffer that is read, to be far larger than the caches. */
+int bitrl_limits_open(uint64_t threads, uint64_t bytes, bitrl_limits **limits, char *error);
+/* Runs `threads` threads for that long and adds up what they did in a second. */
+int bitrl_limits_measure(bitrl_limits *limits, const char *what, uint64_t threads, double seconds, double *per_second,
+                         char *error);
+void bitrl_limits_close(bitrl_limits *limits);
 /* cdef end */
 
 #endif

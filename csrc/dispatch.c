@@ -93,3 +93,10 @@ const char *bitrl_instruction_set(uint64_t wanted)
         if (built[i].run() && wanted-- == 0) return built[i].kernels->name;
     return NULL;
 }
+
+const char *bitrl_instruction_set_known(uint64_t i)
+{
+    int runs = 0;
+    const bitrl_kernels *kernels = built(i, &runs);
+    return kernels ? kernels->name : NULL;
+}

@@ -1,4 +1,4 @@
-/* One forward pass of a decoder, top to bottom, over passages of several sequences lying one after another.
+/* One forward pass of a decoder (BitNet b1.58, Llama, Qwen3, Gemma 3), top to bottom, over passages of several sequences lying one after another.
  *
  * All threads of the pool walk through it together: each step's tokens, tiles of rows or heads are shared out among them,
  * and they meet before the next. No number depends on who computed it.
@@ -12,12 +12,13 @@ enum { QUERIES = 64 }; /* of an item of attention */
 
 typedef struct {
     const bitrl_model *model;
-    const bitrl_kernels *kernels;
     pool *threads;
     scratch *s;
     const double *rope, *local_rope;
     const passage *passages;
-    size_t count, tokens;
+    size_t count, tokens; /* tokens: rows that go through products */
+    int32_t *head_sums;   /* of logits */
+    float *logits;
 } forward;
 
 /* A thread on its way through it. */
@@ -52,9 +53,9 @@ static size_t q_width(const bitrl_shape *shape) { return shape->heads * shape->h
 
 /* ---- products ---- */
 
-/* Token t's activations for a product with m, and their scale and sum, from its vector x: [P(columns)], after the norm
- * (NULL: none) and m's own. */
-static void prepare(const walker *w, size_t t, const double *x, const double *norm, const matrix *m)
+/* Token t's activations for a product with m, and their scale (the i-th) and sum, from its vector x: [P(columns)], after
+ * the norm (NULL: none) and m's own. */
+static void prepare(const walker *w, size_t i, size_t t, const double *x, const double *norm, const matrix *m)
 {
     scratch *s = w->s;
     size_t padded = round_up(m->columns, PAD), stride = activation_stride(m->format, round_up(m->columns, K_PAD));
@@ -68,14 +69,13 @@ static void prepare(const walker *w, size_t t, const double *x, const double *no
     if (m->format == BF16 || m->format == FP32)
         w->kernels->norm_round(to, m->format, w->own->row, x, norm, m->columns, padded, w->shape->eps);
     else
-        s->scale[t] =
+        s->scale[i][t] =
             w->kernels->norm_quantise(to, s->code_sum + t, w->own->row, x, norm, m->columns, padded, w->shape->eps);
     memset(to + bytes, 0, stride - bytes);
 }
 
-/* sums[t, column...] = activations[t] . matrix, without scales; sums: [tokens, stride]. Each matrix's sums follow the
- * previous one's. */
-static void products(const walker *w, const matrix *const *matrices, size_t count, size_t column, size_t stride)
+/* sums[t] = activations[t] . matrix, without scales; sums: [tokens, stride]. Each matrix's sums follow the previous one's. */
+static void products(const walker *w, const matrix *const *matrices, size_t count, int32_t *sums, size_t stride)
 {
     size_t pairs = 0, done = 0;
     for (size_t i = 0; i < count; i++) pairs += (matrices[i]->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
@@ -85,11 +85,11 @@ static void products(const walker *w, const matrix *const *matrices, size_t coun
             size_t mine;
             while (from >= done + (mine = ((*m)->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS))) {
                 done += mine;
-                column += round_up((*m++)->rows, PAD);
+                sums += round_up((*m++)->rows, PAD);
             }
             size_t columns = round_up((*m)->columns, K_PAD), tile = 2 * (from - done), upto = 2 * (min(to, done + mine) - done);
             size_t tiles = min(upto, round_up((*m)->rows, TILE_ROWS) / TILE_ROWS) - tile;
-            w->kernels->product[(*m)->format](w->s->sums + column + tile * TILE_ROWS, stride,
+            w->kernels->product[(*m)->format](sums + tile * TILE_ROWS, stride,
                                               (*m)->data + tile * tile_bytes((*m)->format, columns), tiles, columns,
                                               w->s->activations, activation_stride((*m)->format, columns),
                                               w->s->code_sum, w->f->tokens, w->own->unpacked);
@@ -104,28 +104,29 @@ static void project(const walker *w, const double *x, size_t x_stride, const dou
 {
     for (size_t i = 0, column = 0, alike; i < count; i += alike) {
         if (i > 0) {
-            FOR_MY_TOKENS(w, t) prepare(w, t, x + t * x_stride, norm, matrices[i]);
+            FOR_MY_TOKENS(w, t) prepare(w, i, t, x + t * x_stride, norm, matrices[i]);
             meet(w);
         }
         for (alike = 1; i + alike < count && !matrices[i]->norm && !matrices[i + alike]->norm;) alike++;
-        products(w, matrices + i, alike, column, stride);
+        products(w, matrices + i, alike, w->s->sums + column, stride);
         for (size_t j = i; j < i + alike; j++) column += round_up(matrices[j]->rows, PAD);
     }
 }
 
-/* values: [P(rows)] what a product left in token t's sums, with its scales. */
-static void scale_sums(const walker *w, const matrix *m, size_t t, const int32_t *sums, double *values)
+/* values: [P(rows)] what the i-th of some products left in token t's sums, with its scales. */
+static void scale_sums(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, double *values)
 {
     size_t n = round_up(m->rows, PAD);
+    double scale = m->scale / w->s->scale[m->norm ? i : 0][t]; /* of the activations it was prepared with */
     if (m->format == TERNARY || m->format == TERNARY_DENSE)
-        w->kernels->scaled(values, sums, m->scale / w->s->scale[t], n);
+        w->kernels->scaled(values, sums, scale, n);
     else if (m->row_scale)
-        w->kernels->scaled_rows(values, sums, m->row_scale, 1 / w->s->scale[t], n);
+        w->kernels->scaled_rows(values, sums, m->row_scale, scale, n);
     else
-        for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c < n; c++) {
             float value;
-            memcpy(&value, sums + i, sizeof value);
-            values[i] = value;
+            memcpy(&value, sums + c, sizeof value);
+            values[c] = value * m->scale;
         }
 }
 
@@ -134,7 +135,7 @@ static void add_residual(const walker *w, size_t t, const matrix *m, const doubl
 {
     size_t width = round_up(m->rows, PAD);
     const double *values = w->own->values;
-    scale_sums(w, m, t, w->s->sums + t * width, w->own->values);
+    scale_sums(w, m, 0, t, w->s->sums + t * width, w->own->values);
     if (norm) {
         w->kernels->normalise(w->own->row, values, norm, m->rows, width, w->shape->eps);
         values = w->own->row;
@@ -185,9 +186,9 @@ static void spread_token(const walker *w, size_t i, const block *b, size_t t)
     size_t q_sums = round_up(q_width(shape), PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
     const int32_t *sums = s->sums + t * (q_sums + 2 * kv_sums);
     double *q = w->own->values, *k = q + q_sums, *v = k + kv_sums;
-    scale_sums(w, &b->q, t, sums, q);
-    scale_sums(w, &b->k, t, sums + q_sums, k);
-    scale_sums(w, &b->v, t, sums + q_sums + kv_sums, v);
+    scale_sums(w, &b->q, 0, t, sums, q);
+    scale_sums(w, &b->k, 1, t, sums + q_sums, k);
+    scale_sums(w, &b->v, 2, t, sums + q_sums + kv_sums, v);
     spread_heads(w, s->q + t * q_stride, q, shape->heads, b->q_norm, angles);
     spread_heads(w, s->k + t * stride, k, shape->kv_heads, b->k_norm, angles);
     spread_heads(w, s->v + t * stride, v, shape->kv_heads, NULL, NULL);
@@ -236,9 +237,9 @@ static void attention(const walker *w, size_t i, const block *b)
     }
     meet(w);
 
-    FOR_MY_TOKENS(w, t) prepare(w, t, s->attended + t * out_width, NULL, &b->o);
+    FOR_MY_TOKENS(w, t) prepare(w, 0, t, s->attended + t * out_width, NULL, &b->o);
     meet(w);
-    products(w, output, 1, 0, width);
+    products(w, output, 1, s->sums, width);
 }
 
 /* ---- the feed-forward network ---- */
@@ -248,13 +249,14 @@ static void gate_token(const walker *w, const block *b, size_t t)
 {
     size_t ffn = round_up(w->shape->ffn, PAD);
     double *gate = w->own->values, *up = gate + ffn;
-    scale_sums(w, &b->gate, t, w->s->sums + t * 2 * ffn, gate);
-    scale_sums(w, &b->up, t, w->s->sums + t * 2 * ffn + ffn, up);
+    scale_sums(w, &b->gate, 0, t, w->s->sums + t * 2 * ffn, gate);
+    scale_sums(w, &b->up, 1, t, w->s->sums + t * 2 * ffn + ffn, up);
     switch (w->model->architecture.activation) {
     case RELU2: w->kernels->gated(w->own->hidden, gate, up, ffn); break;
     case SILU: w->kernels->gated_silu(w->own->hidden, gate, up, ffn); break;
+    case GELU: w->kernels->gated_gelu(w->own->hidden, gate, up, ffn); break;
     }
-    prepare(w, t, w->own->hidden, NULL, &b->down);
+    prepare(w, 0, t, w->own->hidden, NULL, &b->down);
 }
 
 static void feed_forward(const walker *w, const block *b)
@@ -264,7 +266,7 @@ static void feed_forward(const walker *w, const block *b)
     project(w, w->s->x, width, b->ffn_norm, matrices, 2, 2 * round_up(w->shape->ffn, PAD));
     FOR_MY_TOKENS(w, t) gate_token(w, b, t);
     meet(w);
-    products(w, down, 1, 0, width);
+    products(w, down, 1, w->s->sums, width);
 }
 
 /* ---- the whole ---- */
@@ -274,14 +276,18 @@ static void embed(const walker *w, size_t t)
     const passage *p = &w->f->passages[w->s->passage_of[t]];
     double *x = w->s->x + t * round_up(w->shape->width, PAD);
     /* A row that is not finite makes features that are not, which the caller finds. */
-    bitrl_read_row(w->own->embedded, w->model->embedding, w->model->i2s_arm, (uint64_t)p->tokens[t - p->first]);
+    bitrl_embed(w->model, p->tokens[t - p->first], w->own->embedded);
     for (size_t c = 0; c < w->shape->width; c++) x[c] = w->own->embedded[c] * w->model->embedding_scale;
+}
+
+static walker start(const forward *f, size_t thread, size_t threads)
+{
+    return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads == 1 ? 1 : 6 * threads};
 }
 
 static void walk(void *context, size_t thread, size_t threads)
 {
-    const forward *f = context;
-    const walker w = {f, f->model, &f->model->shape, f->kernels, f->s, &f->s->own[thread], threads == 1 ? 1 : 6 * threads};
+    const walker w = start(context, thread, threads);
     size_t width = round_up(w.shape->width, PAD);
     for (size_t i = 0; i < w.shape->blocks; i++) {
         const block *b = &w.model->blocks[i];
@@ -291,14 +297,14 @@ static void walk(void *context, size_t thread, size_t threads)
                 embed(&w, t);
             else
                 add_residual(&w, t, &b[-1].down, b[-1].post_ffn_norm);
-            prepare(&w, t, w.s->x + t * width, b->attn_norm, &b->q);
+            prepare(&w, 0, t, w.s->x + t * width, b->attn_norm, &b->q);
         }
         meet(&w);
         attention(&w, i, b);
         FOR_MY_TOKENS(&w, t)
         {
             add_residual(&w, t, &b->o, b->post_attn_norm);
-            prepare(&w, t, w.s->x + t * width, b->ffn_norm, &b->gate);
+            prepare(&w, 0, t, w.s->x + t * width, b->ffn_norm, &b->gate);
         }
         meet(&w);
         feed_forward(&w, b);
@@ -310,11 +316,43 @@ static void walk(void *context, size_t thread, size_t threads)
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
                    const passage *passages, size_t count)
 {
-    forward f = {model, model->kernels, threads, s, rope, local_rope, passages, count, 0};
+    forward f = {.model = model, .threads = threads, .s = s, .rope = rope, .local_rope = local_rope, .passages = passages,
+                 .count = count};
     s->attention_items[0] = 0;
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < passages[i].length; j++) s->passage_of[f.tokens++] = i;
         s->attention_items[i + 1] = s->attention_items[i] + (passages[i].length + QUERIES - 1) / QUERIES * model->shape.kv_heads;
     }
     if (f.tokens) pool_run(threads, walk, &f);
+}
+
+static void walk_head(void *context, size_t thread, size_t threads)
+{
+    const walker w = start(context, thread, threads);
+    const forward *f = w.f;
+    const matrix *m = &w.model->output, *const matrices[] = {m};
+    size_t width = round_up(w.shape->width, PAD), vocabulary = w.shape->vocabulary, stride = round_up(vocabulary, PAD);
+    FOR_MY_TOKENS(&w, t)
+    {
+        const passage *p = &f->passages[t];
+        prepare(&w, 0, t, w.s->x + (p->first + p->length - 1) * width, w.model->output_norm, m);
+    }
+    meet(&w);
+    products(&w, matrices, 1, f->head_sums, stride);
+    FOR_MY_TOKENS(&w, t) for (size_t r = 0, n; r < vocabulary; r += n)
+    {
+        n = min(vocabulary - r, PAD); /* a part of the head at a time: the whole is long */
+        const matrix part = {.format = m->format, .rows = n, .scale = m->scale,
+                             .row_scale = m->row_scale ? m->row_scale + r : NULL};
+        scale_sums(&w, &part, 0, t, f->head_sums + t * stride + r, w.own->values);
+        for (size_t i = 0; i < n; i++) f->logits[t * vocabulary + r + i] = (float)w.own->values[i];
+    }
+}
+
+void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
+                  int32_t *sums, float *logits)
+{
+    forward f = {.model = model, .threads = threads, .s = s, .passages = passages, .count = count, .tokens = count,
+                 .head_sums = sums, .logits = logits};
+    if (count) pool_run(threads, walk_head, &f);
 }

@@ -1,10 +1,11 @@
-/* A small reader of GGUF files (versions 2 and 3) over a read-only mapping.
+/* A small reader of GGUF files (versions 2 and 3) over a read-only mapping; or the same table from a caller.
  *
  * Every length is checked against the bytes that are left before it is used, and memory grows with what was really
  * read, so a damaged or hostile file is an error message. It knows the container, not what a model is. */
 #define _DEFAULT_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <float.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,8 @@ struct bitrl_file {
     bitrl_tensor *tensors;
     const bitrl_tensor **tensors_by_name;
     uint64_t tensor_count;
+    uint8_t *copied;   /* names and values of a caller's table; NULL for a mapped file */
+    bool hugging_face; /* see bitrl_file_is_hugging_face; false for GGUF */
 };
 
 /* A place in the file. `bad` is sticky: after a failed read every value is zero and the caller checks once. */
@@ -41,6 +44,8 @@ int bitrl_fail(char *error, int code, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(error, BITRL_ERROR_BYTES, format, arguments);
     va_end(arguments);
+    for (unsigned char *c = (unsigned char *)error; *c; c++) /* names out of a file may hold what a terminal obeys */
+        if (*c < ' ' || *c == 127 || (*c == 0xc2 && c[1] < 0xa0)) *c = '?';
     return code;
 }
 
@@ -121,28 +126,17 @@ static bool read_key(cursor *c, bitrl_key *key)
     return true;
 }
 
-static int read_tensor(cursor *c, bitrl_tensor *tensor, uint64_t *offset, char *error)
+/* Shape and type; sets the tensor's bytes. */
+static int check_tensor(bitrl_tensor *tensor, char *error)
 {
-    tensor->name_bytes = take_u64(c);
-    if (tensor->name_bytes == 0 || tensor->name_bytes > MAX_NAME) c->bad = true;
-    tensor->name = (const char *)take(c, tensor->name_bytes);
-    tensor->dims = take_u32(c);
-    if (c->bad) return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its list of tensors cannot be read");
     int name_bytes = tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes;
-    if (tensor->dims < 1 || tensor->dims > 4)
-        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has %u dimensions", name_bytes, tensor->name,
-                          (unsigned)tensor->dims);
     uint64_t n = 1;
     for (uint32_t d = 0; d < 4; d++) {
-        tensor->shape[d] = d < tensor->dims ? take_u64(c) : 1;
-        if (!c->bad && (tensor->shape[d] == 0 || tensor->shape[d] > (UINT64_MAX >> 4) / n))
+        if (tensor->shape[d] == 0 || tensor->shape[d] > (UINT64_MAX >> 4) / n)
             return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has an impossible shape", name_bytes,
                               tensor->name);
-        if (!c->bad) n *= tensor->shape[d];
+        n *= tensor->shape[d];
     }
-    tensor->type = take_u32(c);
-    *offset = take_u64(c);
-    if (c->bad) return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its list of tensors cannot be read");
     tensor->bytes = bitrl_tensor_bytes(tensor->type, n, tensor->shape[0]);
     if (tensor->bytes == 0)
         return bitrl_fail(error, BITRL_BAD_FILE,
@@ -150,6 +144,29 @@ static int read_tensor(cursor *c, bitrl_tensor *tensor, uint64_t *offset, char *
                           "Q4_0, Q4_1 in rows of 32 n; Q6_K, TQ1_0, TQ2_0 in rows of 256 n; I2_S)",
                           name_bytes, tensor->name, (unsigned)tensor->type, (unsigned long long)tensor->shape[0]);
     return BITRL_OK;
+}
+
+static int bad_dimensions(const bitrl_tensor *tensor, char *error)
+{
+    int name_bytes = tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes;
+    return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has %u dimensions", name_bytes, tensor->name,
+                      (unsigned)tensor->dims);
+}
+
+static int read_tensor(cursor *c, bitrl_tensor *tensor, uint64_t *offset, char *error)
+{
+    tensor->name_bytes = take_u64(c);
+    if (tensor->name_bytes == 0 || tensor->name_bytes > MAX_NAME) c->bad = true;
+    tensor->name = (const char *)take(c, tensor->name_bytes);
+    tensor->dims = take_u32(c);
+    if (!c->bad && (tensor->dims < 1 || tensor->dims > 4)) return bad_dimensions(tensor, error);
+    for (uint32_t d = 0; d < 4; d++) tensor->shape[d] = d < tensor->dims ? take_u64(c) : 1;
+    tensor->type = take_u32(c);
+    *offset = take_u64(c);
+    if (c->bad) return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its list of tensors cannot be read");
+    if (tensor->type == HF_PACKED) tensor->type = UINT32_MAX; /* no file of GGML's may say so */
+    tensor->scale = 1;
+    return check_tensor(tensor, error);
 }
 
 static int compare_names(const char *a, uint64_t a_bytes, const char *b, uint64_t b_bytes)
@@ -170,21 +187,9 @@ static int compare_tensors(const void *a, const void *b)
     return compare_names(x->name, x->name_bytes, y->name, y->name_bytes);
 }
 
-static int read_keys(bitrl_file *file, cursor *c, char *error)
+static int sort_keys(bitrl_file *file, char *error)
 {
-    /* A key takes at least 14 bytes: the claimed count bounds what is allocated by the size of the file. */
-    if (file->key_count > (c->size - c->at) / 14)
-        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it claims %llu metadata keys",
-                          (unsigned long long)file->key_count);
-    file->keys = calloc(file->key_count + 1, sizeof *file->keys);
-    file->keys_by_name = calloc(file->key_count + 1, sizeof *file->keys_by_name);
-    if (!file->keys || !file->keys_by_name) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    for (uint64_t i = 0; i < file->key_count; i++) {
-        if (!read_key(c, &file->keys[i]))
-            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged or truncated: metadata key %llu of %llu cannot be read",
-                              (unsigned long long)(i + 1), (unsigned long long)file->key_count);
-        file->keys_by_name[i] = &file->keys[i];
-    }
+    for (uint64_t i = 0; i < file->key_count; i++) file->keys_by_name[i] = &file->keys[i];
     qsort(file->keys_by_name, file->key_count, sizeof *file->keys_by_name, compare_keys);
     for (uint64_t i = 1; i < file->key_count; i++)
         if (compare_keys(&file->keys_by_name[i - 1], &file->keys_by_name[i]) == 0) {
@@ -195,21 +200,60 @@ static int read_keys(bitrl_file *file, cursor *c, char *error)
     return BITRL_OK;
 }
 
+static int sort_tensors(bitrl_file *file, char *error)
+{
+    for (uint64_t i = 0; i < file->tensor_count; i++) file->tensors_by_name[i] = &file->tensors[i];
+    qsort(file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_tensors);
+    for (uint64_t i = 1; i < file->tensor_count; i++)
+        if (compare_tensors(&file->tensors_by_name[i - 1], &file->tensors_by_name[i]) == 0) {
+            int bytes = file->tensors_by_name[i]->name_bytes > 80 ? 80 : (int)file->tensors_by_name[i]->name_bytes;
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it has the tensor %.*s twice", bytes,
+                              file->tensors_by_name[i]->name);
+        }
+    return BITRL_OK;
+}
+
+/* Room for the file's counts of keys and tensors. */
+static int allocate_keys(bitrl_file *file, char *error)
+{
+    file->keys = calloc(file->key_count + 1, sizeof *file->keys);
+    file->keys_by_name = calloc(file->key_count + 1, sizeof *file->keys_by_name);
+    if (file->keys && file->keys_by_name) return BITRL_OK;
+    return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+}
+
+static int allocate_tensors(bitrl_file *file, char *error)
+{
+    file->tensors = calloc(file->tensor_count + 1, sizeof *file->tensors);
+    file->tensors_by_name = calloc(file->tensor_count + 1, sizeof *file->tensors_by_name);
+    if (file->tensors && file->tensors_by_name) return BITRL_OK;
+    return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+}
+
+static int read_keys(bitrl_file *file, cursor *c, char *error)
+{
+    /* A key takes at least 14 bytes: the claimed count bounds what is allocated by the size of the file. */
+    if (file->key_count > (c->size - c->at) / 14)
+        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it claims %llu metadata keys",
+                          (unsigned long long)file->key_count);
+    int status = allocate_keys(file, error);
+    for (uint64_t i = 0; i < file->key_count && status == BITRL_OK; i++)
+        if (!read_key(c, &file->keys[i]))
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is damaged or truncated: metadata key %llu of %llu cannot be read",
+                                (unsigned long long)(i + 1), (unsigned long long)file->key_count);
+    return status ? status : sort_keys(file, error);
+}
+
 static int read_tensors(bitrl_file *file, cursor *c, char *error)
 {
     if (file->tensor_count > (c->size - c->at) / 33) /* the least a tensor's entry takes */
         return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it claims %llu tensors",
                           (unsigned long long)file->tensor_count);
-    file->tensors = calloc(file->tensor_count + 1, sizeof *file->tensors);
-    file->tensors_by_name = calloc(file->tensor_count + 1, sizeof *file->tensors_by_name);
     uint64_t *offsets = calloc(file->tensor_count + 1, sizeof *offsets);
-    int status = BITRL_OK;
-    if (!file->tensors || !file->tensors_by_name || !offsets)
-        status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    for (uint64_t i = 0; i < file->tensor_count && status == BITRL_OK; i++) {
+    int status = allocate_tensors(file, error);
+    if (!offsets && status == BITRL_OK) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    for (uint64_t i = 0; i < file->tensor_count && status == BITRL_OK; i++)
         status = read_tensor(c, &file->tensors[i], &offsets[i], error);
-        file->tensors_by_name[i] = &file->tensors[i];
-    }
 
     uint64_t alignment = 32;
     const bitrl_key *key = status == BITRL_OK ? bitrl_file_find_key(file, "general.alignment") : NULL;
@@ -237,16 +281,7 @@ static int read_tensors(bitrl_file *file, cursor *c, char *error)
             tensor->data = file->bytes + file->data_offset + offsets[i];
     }
     free(offsets);
-    if (status != BITRL_OK) return status;
-
-    qsort(file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_tensors);
-    for (uint64_t i = 1; i < file->tensor_count; i++)
-        if (compare_tensors(&file->tensors_by_name[i - 1], &file->tensors_by_name[i]) == 0) {
-            int bytes = file->tensors_by_name[i]->name_bytes > 80 ? 80 : (int)file->tensors_by_name[i]->name_bytes;
-            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: it has the tensor %.*s twice", bytes,
-                              file->tensors_by_name[i]->name);
-        }
-    return BITRL_OK;
+    return status ? status : sort_tensors(file, error);
 }
 
 static int map_file(bitrl_file *file, const char *path, char *error)
@@ -274,6 +309,25 @@ static int map_file(bitrl_file *file, const char *path, char *error)
     return result;
 }
 
+static int compare_places(const void *a, const void *b)
+{
+    const bitrl_tensor *x = *(const bitrl_tensor *const *)a, *y = *(const bitrl_tensor *const *)b;
+    return (x->data > y->data) - (x->data < y->data);
+}
+
+/* No byte belongs to two tensors: what a model takes is bounded by the size of its file. */
+static int check_overlaps(bitrl_file *file, char *error)
+{
+    const bitrl_tensor **sorted = file->tensors_by_name;
+    qsort(sorted, file->tensor_count, sizeof *sorted, compare_places);
+    for (uint64_t i = 1; i < file->tensor_count; i++)
+        if (sorted[i]->data < sorted[i - 1]->data + sorted[i - 1]->bytes)
+            return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s lies on top of another",
+                              sorted[i]->name_bytes > 80 ? 80 : (int)sorted[i]->name_bytes, sorted[i]->name);
+    qsort(sorted, file->tensor_count, sizeof *sorted, compare_tensors);
+    return BITRL_OK;
+}
+
 int bitrl_file_open(const char *path, bitrl_file **out, char *error)
 {
     *out = NULL;
@@ -292,7 +346,89 @@ int bitrl_file_open(const char *path, bitrl_file **out, char *error)
         file->key_count = take_u64(&c);
         if (status == BITRL_OK) status = read_keys(file, &c, error);
         if (status == BITRL_OK) status = read_tensors(file, &c, error);
+        if (status == BITRL_OK) status = check_overlaps(file, error);
     }
+    if (status == BITRL_OK)
+        *out = file;
+    else
+        bitrl_file_close(file);
+    return status;
+}
+
+/* Copies n bytes to *to, which moves on. */
+static const uint8_t *copy(uint8_t **to, const void *from, uint64_t n)
+{
+    uint8_t *here = *to;
+    memcpy(here, from, n);
+    *to += n;
+    return here;
+}
+
+static int copy_keys(bitrl_file *file, const bitrl_key *keys, uint8_t **to, char *error)
+{
+    int status = allocate_keys(file, error);
+    for (uint64_t i = 0; i < file->key_count && status == BITRL_OK; i++) {
+        bitrl_key *key = &file->keys[i];
+        *key = keys[i];
+        key->name = (const char *)copy(to, key->name, key->name_bytes);
+        key->value = copy(to, key->value, key->value_bytes);
+        cursor c = {key->value, key->value_bytes, 0, false};
+        bool array = key->type == GGUF_ARRAY;
+        if ((!array && (key->element_type != key->type || key->count != 1)) || key->element_type == GGUF_ARRAY ||
+            !skip_values(&c, key->element_type, key->count) || c.at != c.size)
+            status = bitrl_fail(error, BITRL_BAD_FILE, "has a wrong value for key %.*s",
+                                key->name_bytes > 80 ? 80 : (int)key->name_bytes, key->name);
+    }
+    return status ? status : sort_keys(file, error);
+}
+
+static int copy_tensors(bitrl_file *file, const bitrl_tensor *tensors, uint8_t **to, char *error)
+{
+    int status = allocate_tensors(file, error);
+    for (uint64_t i = 0; i < file->tensor_count && status == BITRL_OK; i++) {
+        bitrl_tensor *tensor = &file->tensors[i];
+        *tensor = tensors[i];
+        tensor->name = (const char *)copy(to, tensor->name, tensor->name_bytes);
+        int name_bytes = tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes;
+        for (uint32_t d = tensor->dims; d < 4; d++) tensor->shape[d] = 1;
+        status = tensor->dims < 1 || tensor->dims > 4 ? bad_dimensions(tensor, error) : check_tensor(tensor, error);
+        if (!status && (!tensor->data || tensor->bytes != tensors[i].bytes))
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has %llu bytes; its shape needs %llu",
+                                name_bytes, tensor->name, (unsigned long long)tensors[i].bytes,
+                                (unsigned long long)tensor->bytes);
+        if (!status && !(tensor->scale > 0 && tensor->scale <= FLT_MAX))
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is damaged: %.*s has the scale %g", name_bytes, tensor->name,
+                                (double)tensor->scale);
+        if (!status) file->size += tensor->bytes;
+    }
+    return status ? status : sort_tensors(file, error);
+}
+
+int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
+                        bitrl_file **out, char *error)
+{
+    *out = NULL;
+    bitrl_file *file = calloc(1, sizeof *file);
+    if (!file) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    file->key_count = key_count;
+    file->tensor_count = tensor_count;
+    file->hugging_face = true;
+    uint64_t bytes = 1;
+    bool named = true;
+    for (uint64_t i = 0; i < key_count; i++) {
+        bytes += keys[i].name_bytes + keys[i].value_bytes;
+        named &= keys[i].name_bytes > 0 && keys[i].name_bytes <= MAX_NAME;
+    }
+    for (uint64_t i = 0; i < tensor_count; i++) {
+        bytes += tensors[i].name_bytes;
+        named &= tensors[i].name_bytes > 0 && tensors[i].name_bytes <= MAX_NAME;
+    }
+    uint8_t *to = file->copied = malloc(bytes);
+    int status = BITRL_OK;
+    if (!named) status = bitrl_fail(error, BITRL_BAD_FILE, "has a name of no or too many bytes");
+    if (!to) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    if (status == BITRL_OK) status = copy_keys(file, keys, &to, error);
+    if (status == BITRL_OK) status = copy_tensors(file, tensors, &to, error);
     if (status == BITRL_OK)
         *out = file;
     else
@@ -308,9 +444,11 @@ void bitrl_file_close(bitrl_file *file)
     free(file->keys_by_name);
     free(file->tensors);
     free(file->tensors_by_name);
+    free(file->copied);
     free(file);
 }
 
+bool bitrl_file_is_hugging_face(const bitrl_file *file) { return file->hugging_face; }
 uint64_t bitrl_file_size(const bitrl_file *file) { return file->size; }
 uint64_t bitrl_file_data_offset(const bitrl_file *file) { return file->data_offset; }
 uint64_t bitrl_file_key_count(const bitrl_file *file) { return file->key_count; }

@@ -21,22 +21,25 @@ enum {
     GGML_BF16 = 30,
     GGML_TQ1_0 = 34,
     GGML_TQ2_0 = 35,
-    GGML_I2_S = 36
+    GGML_I2_S = 36,
+    HF_PACKED = 1000 /* not GGML's: ternary weights as transformers packs them; see read_packed in weights.c */
 };
-enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
+enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
 
 /* Writes a message and returns `code`, so that a check is one line. */
 int bitrl_fail(char *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
 const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
+/* Put together from Hugging Face's files: heads of q and k are not interleaved, gemma's norms lack their 1. */
+bool bitrl_file_is_hugging_face(const bitrl_file *file);
 void bitrl_file_release(const bitrl_tensor *tensor); /* gives its pages back to the system */
 
 /* One type of weights (weights.c): `block` weights lie in `bytes` bytes. */
 typedef struct {
     const char *name;
     uint32_t type, block, bytes;
-    void (*read)(float *restrict out, const uint8_t *restrict from, size_t n); /* NULL: I2_S, not made of whole rows */
+    void (*read)(float *restrict out, const uint8_t *restrict from, size_t n); /* NULL: not row by row */
 } weight_type;
 
 const weight_type *bitrl_weight_type(uint32_t type); /* NULL for types that cannot be read */
@@ -56,16 +59,28 @@ static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * 
 typedef struct {
     matrix_format format;
     size_t rows, columns;
-    uint8_t *data;     /* [row tiles, tile_bytes] */
-    double scale;      /* of a ternary matrix */
+    uint8_t *data;     /* [row tiles, tile_bytes], 64-byte aligned, not its own */
+    double scale;      /* of the whole matrix */
     double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
 } matrix;
 
 typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
 
-/* Quantises and lays out a tensor [rows, columns] (pack.c); what *m owns must be freed in any case. turned: see there. */
-pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm, size_t turned);
+/* Where a matrix comes from: a tensor of a file, or floats [rows, columns]. */
+typedef struct {
+    const bitrl_tensor *tensor; /* or NULL */
+    bool arm;                   /* of I2_S, see bitrl_options */
+    const float *values;
+    size_t turned; /* rows of a head whose rotation is interleaved; 0: it is not */
+} weight_source;
+
+typedef struct pool pool;
+
+size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns);
+/* Quantises and lays out a matrix (pack.c) whose format, rows, columns and data are set; all threads of the pool share the
+ * work. What *m owns must be freed in any case. */
+pack_result bitrl_pack(matrix *m, const weight_source *source, pool *threads);
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {
@@ -76,12 +91,15 @@ typedef struct {
     bool local;                             /* sees a window, and has a rotation of its own */
 } block;
 
-typedef enum { RELU2, SILU } activation_function;
+typedef enum { RELU2, SILU, GELU } activation_function; /* GELU by its tanh approximation */
 
 /* What a file's architecture says beyond its shape. */
 typedef struct {
     const char *name;
     bool sub_norms;       /* a norm before attn_output and ffn_down */
+    bool input_norms;     /* a norm before each projection */
+    bool head_norms;      /* a norm of each head of q and k */
+    bool gemma;           /* norms after attention and feed-forward too, a scaled embedding, local blocks */
     bool turned;          /* rows of q and k: the two halves of each head's rotation are interleaved */
     bool says_activation; /* else the file must, or the caller */
     activation_function activation;
@@ -92,18 +110,34 @@ struct bitrl_model {
     architecture architecture;
     const bitrl_kernels *kernels;
     const bitrl_tensor *embedding; /* [vocabulary, width], in the mapped file */
+    const bitrl_tensor *head;      /* [vocabulary, width] likewise, what makes logits; often the embedding */
+    double *output_norm;           /* [P(width)] before the head; or NULL */
+    double embedding_scale;        /* of what the embedding gives */
+    double attention_scale;        /* of the scores */
+    double local_rope_theta;       /* of local blocks */
+    uint64_t window;               /* tokens that local blocks see, the token itself included; 0: there are no local blocks */
     bool i2s_arm;
     matrix_format format;
-    double embedding_scale, attention_scale, local_rope_theta;
-    uint64_t window; /* of local blocks; 0: none */
-    block *blocks;   /* [shape.blocks] */
+    block *blocks;  /* [shape.blocks] */
+    matrix output;  /* the head, ready to multiply; without data until bitrl_model_add_head */
+    float *replaced_embedding; /* [vocabulary, width] instead of the file's; or NULL */
+    void *memory;              /* of the blocks' matrices */
+    size_t memory_bytes;
+    uint64_t version; /* counts replacements */
 };
+
+/* A token's row of the embedding -> out: [width], unscaled; false when it is not finite. */
+bool bitrl_embed(const bitrl_model *model, int32_t token, float *restrict out);
+
+/* Fills in all of *model that keys say, and blocks that are empty but for `local` (architecture.c). Wants model->i2s_arm.
+ * What *model owns must be freed in any case. */
+int bitrl_read_architecture(const bitrl_file *file, const bitrl_options *options, bitrl_model *model, char *error);
 
 /* Keys (rotated) and values of a sequence's first tokens, for every block. */
 struct bitrl_cache {
     size_t capacity, length; /* tokens */
-    size_t stride;           /* kv_heads * P(head_dim) */
-    double *values;          /* [blocks, keys or values, capacity, stride] */
+    size_t stride, parts;    /* kv_heads * P(head_dim); keys and values of each block */
+    double *values;          /* [parts, capacity, stride] */
 };
 
 /* Some tokens of one sequence on their way through the model. */
@@ -133,7 +167,7 @@ typedef struct {
     double *attended;              /* [tokens, P(heads * head_dim)] */
     int32_t *sums;                 /* [tokens, as thread_scratch.values] results of products, or floats */
     uint8_t *activations;          /* [tokens, activation_stride] */
-    double *scale;                 /* [tokens] the s of q = round(x * s) */
+    double *scale[3];              /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;             /* [tokens] sum of a token's codes */
     size_t *passage_of;            /* [tokens] */
     size_t *attention_items;       /* [texts + 1] items of work before each text's */
@@ -141,7 +175,6 @@ typedef struct {
 } scratch;
 
 /* A pool of threads that run one function together (threads.c). */
-typedef struct pool pool;
 pool *pool_open(size_t threads); /* NULL when threads cannot be made */
 void pool_close(pool *p);
 size_t pool_threads(const pool *p);
@@ -157,5 +190,13 @@ bool pool_take(pool *p, size_t items, size_t *item);
  * The residual stream after the last block is left in s->x. */
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
                    const passage *passages, size_t count);
+
+/* logits: [count, vocabulary] of each passage's last token, after bitrl_forward. sums: [count to TOKEN_PAD, P(vocabulary)]. */
+void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
+                  int32_t *sums, float *logits);
+
+/* What a session runs with (session.c). */
+pool *bitrl_session_pool(const bitrl_session *session);
+const bitrl_kernels *bitrl_session_kernels(const bitrl_session *session);
 
 #endif

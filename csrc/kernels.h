@@ -136,6 +136,13 @@ typedef struct {
     /* h[i] = gate[i] / (1 + exp(-gate[i])) * up[i]; all [padded]. */
     void (*gated_silu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
 
+    /* h[i] = g / (1 + exp(-2 u)) * up[i] with g = gate[i], u = sqrt(2 / pi) * (g + 0.044715 g^3), which is the tanh
+     * approximation of gelu(g) * up[i]; all [padded]. */
+    void (*gated_gelu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
+
+    /* The sum of exp((x[i] - most) * scale) over any n, which no x exceeds; scale > 0. */
+    double (*exp_sum)(const float *restrict x, size_t n, double most, double scale);
+
     /* x[i] += y[i]; both [padded]. */
     void (*added)(double *restrict x, const double *restrict y, size_t padded);
 
@@ -154,11 +161,14 @@ static inline size_t unpacked_bytes(size_t columns, size_t tokens)
     return (tiles > blocks ? tiles : blocks) + (tokens + TOKEN_PAD) * 64;
 }
 
+/* Row lengths of the copies that `attend` makes: an odd number of cache lines, see activation_stride. */
+static inline size_t attention_keys(size_t length) { return (length + 15) / 16 * 16 + 8; }
+static inline size_t attention_row(size_t head_dim) { return (head_dim + PAD - 1) / PAD * PAD + 8; }
+
 /* Doubles of scratch `attend` needs for texts of up to `length` tokens. */
 static inline size_t attention_scratch(size_t length, size_t head_dim)
 {
-    size_t keys = (length + 7) / 8 * 8;
-    return keys * (head_dim + 4);
+    return attention_keys(length) * (head_dim + attention_row(head_dim) + 4);
 }
 
 extern const bitrl_kernels bitrl_kernels_scalar;

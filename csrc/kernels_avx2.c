@@ -84,6 +84,7 @@ TARGET static inline uint64_t i8_bytes(i8 v)
     return (uint64_t)_mm_cvtsi128_si64(_mm_packs_epi16(words, words));
 }
 
+#define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
 /* Half a tile of rows for N tokens. `vpmaddubsw` adds two products of at most 2 * 128 in 16 bits; a group adds four of
@@ -214,5 +215,5 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {
     "avx2", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend};
 #endif

@@ -42,6 +42,7 @@ TARGET static inline int32_t i8_sum(i8 v)
 }
 TARGET static inline uint64_t i8_bytes(i8 v) { return (uint64_t)_mm_cvtsi128_si64(_mm256_cvtepi32_epi8(v)); }
 
+#define ATTEND_VECTORS 2
 #include "kernels_double.h"
 
 /* ---- few tokens: the weights are multiplied as they are unpacked ---- */
@@ -260,7 +261,7 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL)
 MATRIX_PRODUCT(bf16_product, BF16, halves, NULL, NULL)
 MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL, NULL)
 
-#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, added, rotated, attend
+#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni",

@@ -4,6 +4,8 @@
  * in one register, in two, or in an array. Lanes, their order of addition and every rounding are the same in all of
  * them, so the bits are too.
  *
+ * and ATTEND_VECTORS, 2 when 12 of them fit into registers, else 1.
+ *
  *   v8 v8_load(const double *), v8_from_int(const int32_t *), v8_set(double), void v8_store(double *, v8)
  *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_div(a, b), v8_fma(a, b, c) = a * b + c rounded once
  *   v8 v8_max(a, b) = a > b ? a : b, v8_abs(a)
@@ -136,16 +138,48 @@ TARGET static void gated(double *restrict h, const double *restrict gate, const 
     }
 }
 
+/* g / (1 + exp(-z)), where z has the sign of g. With e = exp(-|z|): g / (1 + e) from zero on, g * e / (1 + e) below;
+ * nothing overflows. */
+TARGET static inline v8 v8_times_sigmoid(v8 g, v8 z)
+{
+    v8 zero = v8_set(0), e = v8_exp(v8_sub(zero, v8_abs(z)));
+    v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
+    return v8_div(v8_sub(above, v8_mul(below, e)), v8_add(v8_set(1), e));
+}
+
 TARGET static void gated_silu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
 {
-    v8 zero = v8_set(0), one = v8_set(1);
     for (size_t i = 0; i < padded; i += 8) {
-        /* With e = exp(-|g|): g / (1 + e) from zero on, g * e / (1 + e) below; nothing overflows. */
-        v8 g = v8_load(gate + i), e = v8_exp(v8_sub(zero, v8_abs(g)));
-        v8 above = v8_max(g, zero), below = v8_max(v8_sub(zero, g), zero);
-        v8 silu = v8_div(v8_sub(above, v8_mul(below, e)), v8_add(one, e));
-        v8_store(h + i, v8_mul(silu, v8_load(up + i)));
+        v8 g = v8_load(gate + i);
+        v8_store(h + i, v8_mul(v8_times_sigmoid(g, g), v8_load(up + i)));
     }
+}
+
+TARGET static void gated_gelu(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
+{
+    const double twice = 1.5957691216057308; /* 2 sqrt(2 / pi) */
+    for (size_t i = 0; i < padded; i += 8) {
+        v8 g = v8_load(gate + i), cubed = v8_mul(v8_mul(g, g), v8_mul(g, v8_set(0.044715)));
+        v8 z = v8_mul(v8_add(g, cubed), v8_set(twice));
+        v8_store(h + i, v8_mul(v8_times_sigmoid(g, z), v8_load(up + i)));
+    }
+}
+
+TARGET static double exp_sum(const float *restrict x, size_t n, double most, double scale)
+{
+    v8 sum = v8_set(0);
+    for (size_t i = 0; i < n; i += 8) {
+        double lane[8];
+        for (size_t j = 0; j < 8; j++) lane[j] = i + j < n ? (double)x[i + j] - most : -INFINITY;
+        v8 power = v8_exp(v8_mul(v8_load(lane), v8_set(scale)));
+        if (i + 8 > n) { /* what is not there weighs nothing, not even next to it */
+            v8_store(lane, power);
+            for (size_t j = n - i; j < 8; j++) lane[j] = 0;
+            power = v8_load(lane);
+        }
+        sum = v8_add(sum, power);
+    }
+    return v8_sum(sum);
 }
 
 TARGET static void added(double *restrict x, const double *restrict y, size_t padded)
@@ -254,17 +288,19 @@ static inline const double *at_position(const double *past, const double *own, s
 
 TARGET static void attend(const attention_task *task, double *restrict scratch)
 {
-    enum { QUERIES = 4 }; /* share every load of a key or a value */
+    enum { QUERIES = 4, VECTORS = ATTEND_VECTORS }; /* sums in registers: queries share every load of a key or a value */
     const attention_task a = *task;
     size_t begin = a.past + a.first, end = begin + a.count; /* positions */
-    size_t keys = (end + 7) / 8 * 8;
-    double *restrict kt = scratch;                   /* [head_dim, keys] transposed: eight scores at a time */
-    double *restrict p = scratch + keys * a.head_dim; /* [QUERIES, keys] */
+    size_t keys = attention_keys(end), row = attention_row(a.head_dim);
+    double *restrict kt = scratch;                    /* [head_dim, keys] transposed: eight scores at a time */
+    double *restrict values = kt + keys * a.head_dim; /* [keys, row] */
+    double *restrict p = values + keys * row;         /* [QUERIES, keys] */
     double *p0 = p, *p1 = p + keys, *p2 = p + 2 * keys, *p3 = p + 3 * keys;
 
     for (size_t j = first_seen(begin, a.window) / 8 * 8; j < end; j++) {
         const double *key = at_position(a.past_k, a.k, a.past, a.kv_stride, j);
         for (size_t d = 0; d < a.head_dim; d++) kt[d * keys + j] = key[d];
+        memcpy(values + j * row, at_position(a.past_v, a.v, a.past, a.kv_stride, j), (row - 8) * sizeof *values);
     }
     for (size_t d = 0; d < a.head_dim; d++)
         for (size_t j = end; j < keys; j++) kt[d * keys + j] = 0;
@@ -278,40 +314,52 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
             size_t position = begin + first, final = position + i3;
             size_t start = first_seen(position, a.window) / 8 * 8;
 
-            for (size_t j = start; j <= final; j += 8) {
-                v8 s0 = v8_set(0), s1 = s0, s2 = s0, s3 = s0;
+            for (size_t j = start; j <= final; j += 8 * VECTORS) {
+                v8 s0[VECTORS], s1[VECTORS], s2[VECTORS], s3[VECTORS];
+                for (size_t i = 0; i < VECTORS; i++) s0[i] = s1[i] = s2[i] = s3[i] = v8_set(0);
                 for (size_t d = 0; d < a.head_dim; d++) {
-                    v8 key = v8_load(kt + d * keys + j);
-                    s0 = v8_fma(key, v8_set(q0[d]), s0);
-                    s1 = v8_fma(key, v8_set(q1[d]), s1);
-                    s2 = v8_fma(key, v8_set(q2[d]), s2);
-                    s3 = v8_fma(key, v8_set(q3[d]), s3);
+                    v8 x0 = v8_set(q0[d]), x1 = v8_set(q1[d]), x2 = v8_set(q2[d]), x3 = v8_set(q3[d]);
+                    for (size_t i = 0; i < VECTORS; i++) {
+                        v8 key = v8_load(kt + d * keys + j + 8 * i);
+                        s0[i] = v8_fma(key, x0, s0[i]);
+                        s1[i] = v8_fma(key, x1, s1[i]);
+                        s2[i] = v8_fma(key, x2, s2[i]);
+                        s3[i] = v8_fma(key, x3, s3[i]);
+                    }
                 }
-                v8_store(p0 + j, s0);
-                v8_store(p1 + j, s1);
-                v8_store(p2 + j, s2);
-                v8_store(p3 + j, s3);
+                for (size_t i = 0; i < VECTORS; i++) {
+                    v8_store(p0 + j + 8 * i, s0[i]);
+                    v8_store(p1 + j + 8 * i, s1[i]);
+                    v8_store(p2 + j + 8 * i, s2[i]);
+                    v8_store(p3 + j + 8 * i, s3[i]);
+                }
             }
             v8 inverse0 = v8_set(softmax(p0, start, position, final, a.window, a.scale));
             v8 inverse1 = v8_set(softmax(p1, start, position + i1, final, a.window, a.scale));
             v8 inverse2 = v8_set(softmax(p2, start, position + i2, final, a.window, a.scale));
             v8 inverse3 = v8_set(softmax(p3, start, final, final, a.window, a.scale));
 
-            for (size_t d = 0; d < a.head_dim; d += 8) {
-                v8 a0 = v8_set(0), a1 = a0, a2 = a0, a3 = a0;
+            for (size_t d = 0; d < a.head_dim; d += 8 * VECTORS) {
+                v8 s0[VECTORS], s1[VECTORS], s2[VECTORS], s3[VECTORS];
+                for (size_t i = 0; i < VECTORS; i++) s0[i] = s1[i] = s2[i] = s3[i] = v8_set(0);
                 for (size_t j = start; j <= final; j++) {
-                    v8 value = v8_load(at_position(a.past_v, a.v, a.past, a.kv_stride, j) + d);
-                    a0 = v8_fma(value, v8_set(p0[j]), a0);
-                    a1 = v8_fma(value, v8_set(p1[j]), a1);
-                    a2 = v8_fma(value, v8_set(p2[j]), a2);
-                    a3 = v8_fma(value, v8_set(p3[j]), a3);
+                    v8 x0 = v8_set(p0[j]), x1 = v8_set(p1[j]), x2 = v8_set(p2[j]), x3 = v8_set(p3[j]);
+                    for (size_t i = 0; i < VECTORS; i++) {
+                        v8 value = v8_load(values + j * row + d + 8 * i);
+                        s0[i] = v8_fma(value, x0, s0[i]);
+                        s1[i] = v8_fma(value, x1, s1[i]);
+                        s2[i] = v8_fma(value, x2, s2[i]);
+                        s3[i] = v8_fma(value, x3, s3[i]);
+                    }
                 }
-                size_t width = a.head_dim - d < 8 ? a.head_dim - d : 8;
-                double *to = a.out + (a.first + first) * a.out_stride + h * a.head_dim + d;
-                store_some(to, v8_mul(a0, inverse0), width);
-                if (i1 > 0) store_some(to + a.out_stride, v8_mul(a1, inverse1), width);
-                if (i2 > i1) store_some(to + 2 * a.out_stride, v8_mul(a2, inverse2), width);
-                if (i3 > i2) store_some(to + 3 * a.out_stride, v8_mul(a3, inverse3), width);
+                for (size_t i = 0, at = d; i < VECTORS && at < a.head_dim; i++, at += 8) {
+                    size_t width = a.head_dim - at < 8 ? a.head_dim - at : 8;
+                    double *to = a.out + (a.first + first) * a.out_stride + h * a.head_dim + at;
+                    store_some(to, v8_mul(s0[i], inverse0), width);
+                    if (i1 > 0) store_some(to + a.out_stride, v8_mul(s1[i], inverse1), width);
+                    if (i2 > i1) store_some(to + 2 * a.out_stride, v8_mul(s2[i], inverse2), width);
+                    if (i3 > i2) store_some(to + 3 * a.out_stride, v8_mul(s3[i], inverse3), width);
+                }
             }
         }
 }

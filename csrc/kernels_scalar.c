@@ -65,6 +65,7 @@ static inline uint64_t i8_bytes(i8 v)
     return bytes;
 }
 
+#define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
 /* One tile of bytes in steps -> rows [16, columns]. */
@@ -157,4 +158,4 @@ static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restr
 
 const bitrl_kernels bitrl_kernels_scalar = {
     "scalar", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, added, rotated, attend};
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend};

@@ -1,259 +1,224 @@
-/* Loading: the file's keys and tensors are checked against each other, matrices are packed for the kernels.
+/* Loading: tensors are checked against the shape that the file's keys say, matrices are packed for the kernels.
  *
- * Knows the bitnet-b1.58 family and llama, and their tensor names. The embedding stays in the mapped file. */
+ * Knows the tensors' names; what the keys mean is architecture.c's. The embedding and the head stay in the mapped file. */
+#define _DEFAULT_SOURCE
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "internal.h"
 
-enum { MAX_WIDTH = 1 << 16, MAX_FFN = 1 << 20, MAX_BLOCKS = 4096, MAX_CONTEXT = 1 << 20, MAX_SUMMED = 1 << 16 };
-
-/* ---- keys ---- */
+enum { MAX_SUMMED = 1 << 16, MAX_THREADS = 1024, NAME = 64, HUGE_PAGE = 2 << 20, MATRICES = 7, NORMS = 6 };
 
 typedef struct {
     const bitrl_file *file;
-    architecture architecture;
-    bool i2s_arm;
-    matrix_format format;
-    float *row; /* [the most columns] */
+    const bitrl_model *model;
+    pool *threads;
+    double norm_offset; /* of norms that the file holds without the 1 they are meant to have */
+    float *row;         /* [the most columns] */
+    uint8_t *memory;    /* where the next matrix goes */
     char *error;
 } loader;
 
-static const bitrl_key *find_key(const loader *l, const char *name, char full[128])
+/* A matrix of a block, and the name of the norm on what enters it, or NULL. */
+typedef struct {
+    const char *name, *norm;
+    size_t columns, rows, turned; /* turned: see weight_source */
+    matrix *matrix;
+} named_matrix;
+
+typedef struct {
+    const char *name; /* NULL: this architecture does not have it */
+    size_t n;
+    double **norm;
+} named_norm;
+
+static void list_block(const bitrl_model *model, block *b, named_matrix matrices[MATRICES], named_norm norms[NORMS])
 {
-    snprintf(full, 128, "%s.%s", l->architecture.name, name);
-    return bitrl_file_find_key(l->file, full);
+    const bitrl_shape *shape = &model->shape;
+    const architecture *a = &model->architecture;
+    size_t width = shape->width, ffn = shape->ffn, q = shape->heads * shape->head_dim;
+    size_t kv = shape->kv_heads * shape->head_dim, turned = a->turned ? shape->head_dim : 0;
+#define INPUT(name) (a->input_norms ? name : NULL)
+#define SUB(input, name) (a->input_norms ? input : a->sub_norms ? name : NULL)
+    const named_matrix all_matrices[MATRICES] = {
+        {"attn_q", INPUT("attn_q_norm_in"), width, q, turned, &b->q},
+        {"attn_k", INPUT("attn_k_norm_in"), width, kv, turned, &b->k},
+        {"attn_v", INPUT("attn_v_norm_in"), width, kv, 0, &b->v},
+        {"attn_output", SUB("attn_output_norm_in", "attn_sub_norm"), q, width, 0, &b->o},
+        {"ffn_gate", INPUT("ffn_gate_norm_in"), width, ffn, 0, &b->gate},
+        {"ffn_up", INPUT("ffn_up_norm_in"), width, ffn, 0, &b->up},
+        {"ffn_down", SUB("ffn_down_norm_in", "ffn_sub_norm"), ffn, width, 0, &b->down}};
+    const named_norm all_norms[NORMS] = {{"attn_norm", width, &b->attn_norm},
+                                         {"ffn_norm", width, &b->ffn_norm},
+                                         {a->head_norms ? "attn_q_norm" : NULL, shape->head_dim, &b->q_norm},
+                                         {a->head_norms ? "attn_k_norm" : NULL, shape->head_dim, &b->k_norm},
+                                         {a->gemma ? "post_attention_norm" : NULL, width, &b->post_attn_norm},
+                                         {a->gemma ? "post_ffw_norm" : NULL, width, &b->post_ffn_norm}};
+    memcpy(matrices, all_matrices, sizeof all_matrices);
+    memcpy(norms, all_norms, sizeof all_norms);
 }
 
-/* Reads an integer key between 1 and `most`; 0 as `otherwise` means the key must be there. */
-static int read_count(const loader *l, const char *name, uint64_t otherwise, uint64_t most, uint64_t *out)
+static const char *name_of(char full[NAME], size_t i, const char *name, const char *suffix)
 {
-    char full[128];
-    const bitrl_key *key = find_key(l, name, full);
-    *out = otherwise;
-    if (!key && otherwise) return BITRL_OK;
-    if (!key) return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks the key %s", full);
-    *out = 0;
-    if (key->type == GGUF_UINT32 || key->type == GGUF_INT32) {
-        uint32_t value;
-        memcpy(&value, key->value, sizeof value);
-        *out = value;
-    } else if (key->type == GGUF_UINT64)
-        memcpy(out, key->value, sizeof *out);
-    if (*out < 1 || *out > most)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s = %llu; it must be an integer from 1 to %llu", full,
-                          (unsigned long long)*out, (unsigned long long)most);
-    return BITRL_OK;
+    snprintf(full, NAME, "blk.%zu.%s%s", i, name, suffix);
+    return full;
 }
 
-static int read_positive(const loader *l, const char *name, double otherwise, double *out)
+/* Finds a tensor with that shape; rows = 0 means a vector. */
+static int find_weight(const loader *l, const char *name, uint64_t columns, uint64_t rows, const bitrl_tensor **out)
 {
-    char full[128];
-    const bitrl_key *key = find_key(l, name, full);
-    *out = otherwise;
-    if (!key && otherwise > 0) return BITRL_OK;
-    if (!key) return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks the key %s", full);
-    float value = NAN;
-    if (key->type == GGUF_FLOAT32) memcpy(&value, key->value, sizeof value);
-    *out = value;
-    if (!(value > 0) || isinf(value))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s = %g; it must be a positive number", full, (double)value);
-    return BITRL_OK;
-}
-
-static bool is_text(const bitrl_key *key, const char *text)
-{
-    return key && key->type == GGUF_STRING && key->value_bytes - 8 == strlen(text) &&
-           memcmp(key->value + 8, text, strlen(text)) == 0;
-}
-
-static int read_architecture(loader *l)
-{
-    /* "bitnet" is what llama.cpp calls two models with two activations. */
-    static const architecture known[] = {{"bitnet-b1.58", true, false, true, RELU2},
-                                         {"bitnet-25", true, false, true, RELU2},
-                                         {"bitnet", true, false, false, RELU2},
-                                         {"llama", false, true, true, SILU}};
-    const bitrl_key *key = bitrl_file_find_key(l->file, "general.architecture");
-    if (!key || key->type != GGUF_STRING)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks the key general.architecture");
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (is_text(key, known[i].name)) {
-            l->architecture = known[i];
-            return BITRL_OK;
-        }
-    uint64_t bytes = key->value_bytes - 8;
-    return bitrl_fail(l->error, BITRL_BAD_FILE,
-                      "holds a model of architecture %.*s; supported are bitnet-b1.58, bitnet-25, bitnet and llama",
-                      bytes > 40 ? 40 : (int)bytes, (const char *)key->value + 8);
-}
-
-/* Never guessed: the caller, the file or its architecture must name the activation. */
-static int read_activation(loader *l, const char *wanted)
-{
-    char full[128];
-    const bitrl_key *key = find_key(l, "hidden_activation", full);
-    architecture *a = &l->architecture;
-    if (wanted ? strcmp(wanted, "silu") == 0 : is_text(key, "silu") || is_text(key, "swish"))
-        a->activation = SILU;
-    else if (wanted ? strcmp(wanted, "relu2") == 0 : is_text(key, "relu2"))
-        a->activation = RELU2;
-    else if (wanted)
-        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "cannot be run with an activation called %.40s", wanted);
-    else if (key)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s other than relu2 and silu, which is not supported", full);
-    else if (!a->says_activation)
-        return bitrl_fail(l->error, BITRL_BAD_FILE,
-                          "lacks the key %s: name the activation (-o backbone.activation=relu2 or silu)", full);
-    return BITRL_OK;
-}
-
-/* What would change the numbers and is not computed here must not be passed over. */
-static int refuse_unknown(const loader *l)
-{
-    static const char *const tensors[] = {"rope_freqs.weight", "blk.0.attn_q.bias", "blk.0.attn_q.scale", "blk.0.ffn_up.bias",
-                                          "blk.0.attn_output.bias", "blk.0.ffn_gate_inp.weight"};
-    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
-        if (bitrl_file_find_tensor(l->file, tensors[i]))
-            return bitrl_fail(l->error, BITRL_BAD_FILE, "has the tensor %s, which is not supported", tensors[i]);
-    char full[128];
-    const bitrl_key *key = find_key(l, "rope.scaling.type", full);
-    if (key && !is_text(key, "none"))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "scales its positions (%s), which is not supported", full);
-    return BITRL_OK;
-}
-
-static int read_shape(const loader *l, bitrl_shape *shape)
-{
-    uint64_t rope_dimensions = 0, key_length = 0, vocabulary = 0;
-    int status;
-    if ((status = read_count(l, "block_count", 0, MAX_BLOCKS, &shape->blocks)) ||
-        (status = read_count(l, "embedding_length", 0, MAX_WIDTH, &shape->width)) ||
-        (status = read_count(l, "feed_forward_length", 0, MAX_FFN, &shape->ffn)) ||
-        (status = read_count(l, "attention.head_count", 0, shape->width, &shape->heads)) ||
-        (status = read_count(l, "attention.head_count_kv", shape->heads, shape->heads, &shape->kv_heads)) ||
-        (status = read_count(l, "context_length", 0, MAX_CONTEXT, &shape->context)) ||
-        (status = read_positive(l, "attention.layer_norm_rms_epsilon", 0, &shape->eps)) ||
-        (status = read_positive(l, "rope.freq_base", 10000, &shape->rope_theta)))
-        return status;
-    if (shape->width % shape->heads || shape->width / shape->heads % 2 || shape->heads % shape->kv_heads)
-        return bitrl_fail(l->error, BITRL_BAD_FILE,
-                          "has a width of %llu with %llu heads and %llu key/value heads, which do not divide",
-                          (unsigned long long)shape->width, (unsigned long long)shape->heads,
-                          (unsigned long long)shape->kv_heads);
-    shape->head_dim = shape->width / shape->heads;
-    if ((status = read_count(l, "attention.key_length", shape->head_dim, MAX_WIDTH, &key_length))) return status;
-    if (key_length != shape->head_dim)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has heads of %llu instead of width / heads, which is not supported",
-                          (unsigned long long)key_length);
-    if ((status = read_count(l, "rope.dimension_count", shape->head_dim, MAX_WIDTH, &rope_dimensions))) return status;
-    if (rope_dimensions != shape->head_dim)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "rotates %llu of %llu head dimensions, which is not supported",
-                          (unsigned long long)rope_dimensions, (unsigned long long)shape->head_dim);
-
-    const bitrl_tensor *embedding = bitrl_file_find_tensor(l->file, "token_embd.weight");
-    if (!embedding || embedding->dims != 2 || embedding->shape[0] != shape->width || embedding->shape[1] > INT32_MAX)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks token_embd.weight in rows of %llu",
-                          (unsigned long long)shape->width);
-    if (!bitrl_packing_fits(embedding, l->i2s_arm))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, 17, "token_embd.weight");
-    shape->vocabulary = embedding->shape[1];
-    if ((status = read_count(l, "vocab_size", shape->vocabulary, INT32_MAX, &vocabulary))) return status;
-    if (vocabulary != shape->vocabulary)
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has a vocabulary of %llu but an embedding of %llu rows",
-                          (unsigned long long)vocabulary, (unsigned long long)shape->vocabulary);
-    return BITRL_OK;
-}
-
-/* ---- tensors ---- */
-
-/* Finds blk.<i>.<name>.weight with that shape; rows = 0 means a vector. */
-static int find_weight(const loader *l, size_t i, const char *name, uint64_t columns, uint64_t rows,
-                       const bitrl_tensor **out)
-{
-    char full[128];
-    snprintf(full, sizeof full, "blk.%zu.%s.weight", i, name);
-    const bitrl_tensor *tensor = *out = bitrl_file_find_tensor(l->file, full);
-    if (!tensor) return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks the tensor %s", full);
+    const bitrl_tensor *tensor = *out = bitrl_file_find_tensor(l->file, name);
+    if (!tensor) return bitrl_fail(l->error, BITRL_BAD_FILE, "lacks the tensor %s", name);
     if (tensor->dims != (rows ? 2 : 1) || tensor->shape[0] != columns || (rows && tensor->shape[1] != rows))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in shape %llu x %llu; its keys say %llu x %llu", full,
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "has %s in shape %llu x %llu; its keys say %llu x %llu", name,
                           (unsigned long long)tensor->shape[1], (unsigned long long)tensor->shape[0],
                           (unsigned long long)(rows ? rows : 1), (unsigned long long)columns);
-    if (!bitrl_packing_fits(tensor, l->i2s_arm))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, (int)strlen(full), full);
+    if (!bitrl_packing_fits(tensor, l->model->i2s_arm))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, BAD_PACKING, (int)strlen(name), name);
     return BITRL_OK;
 }
 
-static int load_norm(const loader *l, size_t i, const char *name, size_t n, double **out)
+static int load_norm(const loader *l, const char *name, size_t n, double offset, double **out)
 {
     const bitrl_tensor *tensor;
-    int status = find_weight(l, i, name, n, 0, &tensor);
+    int status = find_weight(l, name, n, 0, &tensor);
     if (status) return status;
     *out = bitrl_allocate(round_up(n, PAD), sizeof **out);
     if (!*out) return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-    if (!bitrl_read_row(l->row, tensor, l->i2s_arm, 0))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
-    for (size_t c = 0; c < n; c++) (*out)[c] = l->row[c];
+    if (!bitrl_read_row(l->row, tensor, l->model->i2s_arm, 0))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
+    for (size_t c = 0; c < n; c++) (*out)[c] = l->row[c] + offset;
     return BITRL_OK;
 }
 
-/* turned: rows of a head of q or k whose rotation is interleaved in this file, see bitrl_pack. */
-static int load_matrix(const loader *l, size_t i, const char *name, size_t columns, size_t rows, size_t turned,
-                       matrix *out)
+/* A factor of the whole matrix in a tensor of its own, which llama.cpp's bitnet files may have. */
+static int load_scale(const loader *l, const char *name, matrix *m)
 {
     const bitrl_tensor *tensor;
-    int status = find_weight(l, i, name, columns, rows, &tensor);
+    if (!bitrl_file_find_tensor(l->file, name)) return BITRL_OK;
+    int status = find_weight(l, name, 1, 0, &tensor);
     if (status) return status;
-    if (columns > MAX_SUMMED && (l->format == INT8 || l->format == INT4))
-        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
-                          columns);
-    switch (bitrl_pack(out, l->format, tensor, l->i2s_arm, turned)) {
-    case PACKED: bitrl_file_release(tensor); return BITRL_OK;
+    if (!bitrl_read_row(l->row, tensor, l->model->i2s_arm, 0))
+        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
+    m->scale *= l->row[0];
+    return BITRL_OK;
+}
+
+static int pack_failed(const loader *l, pack_result result, const char *name)
+{
+    switch (result) {
     case PACK_NO_MEMORY: return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-    case PACK_NOT_FINITE:
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: blk.%zu.%s.weight is not finite", i, name);
+    case PACK_NOT_FINITE: return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
     default:
         return bitrl_fail(l->error, BITRL_BAD_FILE,
-                          "is damaged or not a ternary model: blk.%zu.%s.weight holds codes or scales other than "
+                          "is damaged or not a ternary model: %s holds codes or scales other than "
                           "-1, 0, 1 times one finite scale",
-                          i, name);
+                          name);
     }
 }
 
-static int load_block(const loader *l, const bitrl_shape *shape, size_t i, block *b)
+static int load_matrix(loader *l, size_t i, const named_matrix *named)
 {
-    size_t width = shape->width, ffn = shape->ffn, kv = shape->kv_heads * shape->head_dim;
-    size_t turned = l->architecture.turned ? shape->head_dim : 0;
-    bool sub_norms = l->architecture.sub_norms;
-    int status;
-    if ((status = load_norm(l, i, "attn_norm", width, &b->attn_norm)) ||
-                (status = load_norm(l, i, "ffn_norm", width, &b->ffn_norm)) ||
-        (status = load_matrix(l, i, "attn_q", width, width, turned, &b->q)) ||
-        (status = load_matrix(l, i, "attn_k", width, kv, turned, &b->k)) ||
-        (status = load_matrix(l, i, "attn_v", width, kv, 0, &b->v)) ||
-        (status = load_matrix(l, i, "attn_output", width, width, 0, &b->o)) ||
-        (status = load_matrix(l, i, "ffn_gate", width, ffn, 0, &b->gate)) ||
-        (status = load_matrix(l, i, "ffn_up", width, ffn, 0, &b->up)) ||
-        (status = load_matrix(l, i, "ffn_down", ffn, width, 0, &b->down)) ||
-        (sub_norms && (status = load_norm(l, i, "attn_sub_norm", width, &b->o.norm))) ||
-        (sub_norms && (status = load_norm(l, i, "ffn_sub_norm", ffn, &b->down.norm))))
-        return status;
-    return BITRL_OK;
+    char full[NAME], other[NAME];
+    const bitrl_tensor *tensor;
+    matrix_format format = l->model->format;
+    matrix *m = named->matrix;
+    int status = find_weight(l, name_of(full, i, named->name, ".weight"), named->columns, named->rows, &tensor);
+    if (status) return status;
+    if (named->columns > MAX_SUMMED && (format == INT8 || format == INT4))
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
+                          named->columns);
+    *m = (matrix){.format = format, .rows = named->rows, .columns = named->columns, .data = l->memory, .scale = 1};
+    l->memory += bitrl_matrix_bytes(format, m->rows, m->columns);
+    const weight_source source = {.tensor = tensor, .arm = l->model->i2s_arm, .turned = named->turned};
+    pack_result result = bitrl_pack(m, &source, l->threads);
+    if (result != PACKED) return pack_failed(l, result, full);
+    bitrl_file_release(tensor);
+    status = load_scale(l, name_of(other, i, named->name, ".scale"), m);
+    if (!status && named->norm) status = load_norm(l, name_of(other, i, named->norm, ".weight"), m->columns, 0, &m->norm);
+    return status;
+}
+
+static int load_block(loader *l, size_t i, block *b)
+{
+    named_matrix matrices[MATRICES];
+    named_norm norms[NORMS];
+    char full[NAME];
+    int status = BITRL_OK;
+    list_block(l->model, b, matrices, norms);
+    for (size_t j = 0; !status && j < NORMS; j++)
+        if (norms[j].name)
+            status = load_norm(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, l->norm_offset, norms[j].norm);
+    for (size_t j = 0; !status && j < MATRICES; j++) status = load_matrix(l, i, &matrices[j]);
+    return status;
+}
+
+/* What makes logits of the last state. A file without the norm can still encode. */
+static int load_head(const loader *l, bitrl_model *model)
+{
+    int status = BITRL_OK;
+    model->head = model->embedding;
+    if (bitrl_file_find_tensor(l->file, "output.weight"))
+        status = find_weight(l, "output.weight", model->shape.width, model->shape.vocabulary, &model->head);
+    if (!status && bitrl_file_find_tensor(l->file, "output_norm.weight"))
+        status = load_norm(l, "output_norm.weight", model->shape.width, l->norm_offset, &model->output_norm);
+    return status;
 }
 
 /* The format asked for, or that of the first matrix. */
-static int choose_format(loader *l, const char *wanted)
+static int choose_format(const bitrl_file *file, const char *wanted, matrix_format *out, char *error)
 {
-    const bitrl_tensor *first = bitrl_file_find_tensor(l->file, "blk.0.attn_q.weight");
+    const bitrl_tensor *first = bitrl_file_find_tensor(file, "blk.0.attn_q.weight");
     if (!wanted) {
-        l->format = first ? bitrl_format_of(first->type) : TERNARY;
+        *out = first ? bitrl_format_of(first->type) : TERNARY;
         return BITRL_OK;
     }
-    for (l->format = 0; l->format < FORMATS; l->format++)
-        if (strcmp(wanted, bitrl_format(l->format)) == 0) return BITRL_OK;
-    return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
+    for (*out = 0; *out < FORMATS; ++*out)
+        if (strcmp(wanted, bitrl_format(*out)) == 0) return BITRL_OK;
+    return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
+}
+
+/* Memory for all matrices of all blocks at once, in huge pages where the system has them: a product walks through much of
+ * it. NULL when there is not enough. */
+static uint8_t *reserve_matrices(bitrl_model *model)
+{
+    named_matrix matrices[MATRICES];
+    named_norm norms[NORMS];
+    size_t bytes = 0;
+    list_block(model, model->blocks, matrices, norms);
+    for (size_t j = 0; j < MATRICES; j++)
+        bytes += bitrl_matrix_bytes(model->format, matrices[j].rows, matrices[j].columns);
+    if (bytes > (SIZE_MAX - HUGE_PAGE) / model->shape.blocks) return NULL;
+    bytes = bytes * model->shape.blocks + HUGE_PAGE;
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return NULL;
+    model->memory = memory;
+    model->memory_bytes = bytes;
+    uint8_t *aligned = (uint8_t *)memory + (HUGE_PAGE - (uintptr_t)memory % HUGE_PAGE) % HUGE_PAGE;
+#ifdef MADV_HUGEPAGE
+    madvise(aligned, bytes - HUGE_PAGE, MADV_HUGEPAGE);
+#endif
+    return aligned;
+}
+
+static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t threads, char *error)
+{
+    const bitrl_shape *shape = &model->shape;
+    size_t heads = shape->heads * shape->head_dim, most = shape->width > shape->ffn ? shape->width : shape->ffn;
+    bool offset = model->architecture.gemma && bitrl_file_is_hugging_face(file);
+    loader l = {.file = file, .model = model, .norm_offset = offset ? 1 : 0, .error = error};
+    l.row = bitrl_allocate(most > heads ? most : heads, sizeof *l.row);
+    l.memory = reserve_matrices(model);
+    l.threads = pool_open(threads);
+    int status = l.row && l.memory && l.threads ? BITRL_OK : bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    for (size_t i = 0; !status && i < shape->blocks; i++) status = load_block(&l, i, &model->blocks[i]);
+    if (!status) status = load_head(&l, model);
+    pool_close(l.threads);
+    free(l.row);
+    return status;
 }
 
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **out, char *error)
@@ -261,39 +226,16 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
     *out = NULL;
     bitrl_model *model = calloc(1, sizeof *model);
     if (!model) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    loader l = {.file = file, .i2s_arm = options->i2s_arm, .error = error};
-    uint64_t wanted = 0, layers = options->layers;
     int status = BITRL_OK;
+    model->i2s_arm = options->i2s_arm;
     model->kernels = bitrl_kernels_find(options->isa);
     if (!model->kernels)
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", options->isa);
-    if (!status) status = choose_format(&l, options->format);
-    if (!status) status = read_architecture(&l);
-    if (!status) status = read_activation(&l, options->activation);
-    if (!status) status = refuse_unknown(&l);
-    if (!status) status = read_shape(&l, &model->shape);
-    model->architecture = l.architecture;
-    if (!status && layers > model->shape.blocks)
-        status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %llu blocks, fewer than the %llu layers asked for",
-                            (unsigned long long)model->shape.blocks, (unsigned long long)layers);
-    if (!status) {
-        model->embedding = bitrl_file_find_tensor(file, "token_embd.weight");
-        model->i2s_arm = l.i2s_arm;
-        model->format = l.format;
-        model->embedding_scale = 1;
-        model->attention_scale = 1 / sqrt((double)model->shape.head_dim);
-        model->local_rope_theta = model->shape.rope_theta;
-        l.row = bitrl_allocate(model->shape.width > model->shape.ffn ? model->shape.width : model->shape.ffn, sizeof *l.row);
-        wanted = layers ? layers : model->shape.blocks;
-        model->shape.blocks = 0; /* counts the blocks bitrl_model_free must look at */
-        model->blocks = calloc(wanted, sizeof *model->blocks);
-        if (!l.row || !model->blocks) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    }
-    while (!status && model->shape.blocks < wanted) {
-        model->shape.blocks++;
-        status = load_block(&l, &model->shape, model->shape.blocks - 1, &model->blocks[model->shape.blocks - 1]);
-    }
-    free(l.row);
+    if (!status) status = choose_format(file, options->format, &model->format, error);
+    if (!status) status = bitrl_read_architecture(file, options, model, error);
+    if (!status && (options->threads < 1 || options->threads > MAX_THREADS))
+        status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    if (!status) status = load_weights(file, model, options->threads, error);
     if (status)
         bitrl_model_free(model);
     else
@@ -301,20 +243,137 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
     return status;
 }
 
+/* The head's matrix from its tensor, or from floats. */
+static int pack_head(bitrl_model *model, const float *values, uint64_t threads, char *error)
+{
+    const loader l = {.model = model, .error = error};
+    matrix *m = &model->output;
+    pool *pool = pool_open(threads);
+    if (!m->data) {
+        /* Products of codes would round the logits of a float model. */
+        matrix_format format = model->format == FP32 || model->format == BF16 ? model->format : INT8;
+        *m = (matrix){.format = format, .rows = model->shape.vocabulary, .columns = model->shape.width, .scale = 1};
+        m->data = bitrl_allocate(bitrl_matrix_bytes(format, m->rows, m->columns), 1);
+    }
+    const weight_source source = {.tensor = values ? NULL : model->head, .arm = model->i2s_arm, .values = values};
+    pack_result result = pool && m->data ? bitrl_pack(m, &source, pool) : PACK_NO_MEMORY;
+    pool_close(pool);
+    if (result == PACKED) return BITRL_OK;
+    free(m->data);
+    free(m->row_scale);
+    *m = (matrix){0};
+    return pack_failed(&l, result, model->head == model->embedding ? "token_embd.weight" : "output.weight");
+}
+
+int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error)
+{
+    if (model->output.data) return BITRL_OK;
+    if (!model->output_norm)
+        return bitrl_fail(error, BITRL_BAD_FILE, "lacks the tensor output_norm.weight, so it cannot generate");
+    return pack_head(model, model->head == model->embedding ? model->replaced_embedding : NULL, threads, error);
+}
+
+uint64_t bitrl_model_bytes_per_token(const bitrl_model *model)
+{
+    uint64_t bytes = model->memory_bytes - HUGE_PAGE;
+    if (model->output.data) bytes += bitrl_matrix_bytes(model->output.format, model->output.rows, model->output.columns);
+    return bytes;
+}
+
+static int replace_norm(const loader *l, const float *values, size_t n, double *norm, size_t given)
+{
+    if (given != n)
+        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has %zu weights there, not %zu", n, given);
+    for (size_t c = 0; c < n; c++) norm[c] = values[c];
+    return BITRL_OK;
+}
+
+static int replace_embedding(bitrl_model *model, const float *values, uint64_t threads, char *error)
+{
+    size_t n = model->shape.vocabulary * model->shape.width;
+    if (model->head == model->embedding && model->output.data) {
+        int status = pack_head(model, values, threads, error);
+        if (status) return status;
+    }
+    if (!model->replaced_embedding) model->replaced_embedding = bitrl_allocate(n, sizeof *values);
+    if (!model->replaced_embedding) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    memcpy(model->replaced_embedding, values, n * sizeof *values);
+    return BITRL_OK;
+}
+
+int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
+                        uint64_t threads, char *error)
+{
+    const loader l = {.model = model, .error = error};
+    const bitrl_shape *shape = &model->shape;
+    char full[NAME];
+    if (threads < 1 || threads > MAX_THREADS)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    for (size_t i = 0; i < rows * columns; i++)
+        if (!isfinite(values[i])) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot hold weights that are not finite");
+    model->version++;
+    bool embedding = strcmp(name, "token_embd.weight") == 0;
+    if (embedding || (strcmp(name, "output.weight") == 0 && model->head != model->embedding)) {
+        if (rows != shape->vocabulary || columns != shape->width)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %llu x %llu weights there, not %llu x %llu",
+                              (unsigned long long)shape->vocabulary, (unsigned long long)shape->width,
+                              (unsigned long long)rows, (unsigned long long)columns);
+        return embedding ? replace_embedding(model, values, threads, error) : pack_head(model, values, threads, error);
+    }
+    if (strcmp(name, "output_norm.weight") == 0 && model->output_norm)
+        return replace_norm(&l, values, shape->width, model->output_norm, rows * columns);
+    for (size_t i = 0; i < shape->blocks; i++) {
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        list_block(model, &model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < NORMS; j++)
+            if (norms[j].name && strcmp(name, name_of(full, i, norms[j].name, ".weight")) == 0)
+                return replace_norm(&l, values, norms[j].n, *norms[j].norm, rows * columns);
+        for (size_t j = 0; j < MATRICES; j++) {
+            matrix *m = matrices[j].matrix;
+            if (matrices[j].norm && strcmp(name, name_of(full, i, matrices[j].norm, ".weight")) == 0)
+                return replace_norm(&l, values, m->columns, m->norm, rows * columns);
+            if (strcmp(name, name_of(full, i, matrices[j].name, ".weight")) != 0) continue;
+            if (rows != m->rows || columns != m->columns)
+                return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu x %zu weights there, not %llu x %llu", m->rows,
+                                  m->columns, (unsigned long long)rows, (unsigned long long)columns);
+            pool *pool = pool_open(threads);
+            const weight_source source = {.values = values, .turned = matrices[j].turned};
+            m->scale = 1;
+            pack_result result = pool ? bitrl_pack(m, &source, pool) : PACK_NO_MEMORY;
+            pool_close(pool);
+            return result == PACKED ? BITRL_OK : pack_failed(&l, result, full);
+        }
+    }
+    return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has no weights called %.60s that can be replaced", name);
+}
+
+bool bitrl_embed(const bitrl_model *model, int32_t token, float *restrict out)
+{
+    size_t width = model->shape.width;
+    if (!model->replaced_embedding) return bitrl_read_row(out, model->embedding, model->i2s_arm, (uint64_t)token);
+    memcpy(out, model->replaced_embedding + (size_t)token * width, width * sizeof *out);
+    return true;
+}
+
 void bitrl_model_free(bitrl_model *model)
 {
     if (!model) return;
     for (size_t i = 0; model->blocks && i < model->shape.blocks; i++) {
-        block *b = &model->blocks[i];
-        matrix *matrices[] = {&b->q, &b->k, &b->v, &b->o, &b->gate, &b->up, &b->down};
-        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) {
-            free(matrices[j]->data);
-            free(matrices[j]->row_scale);
-            free(matrices[j]->norm);
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        list_block(model, &model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < MATRICES; j++) {
+            free(matrices[j].matrix->row_scale);
+            free(matrices[j].matrix->norm);
         }
-        free(b->attn_norm);
-        free(b->ffn_norm);
+        for (size_t j = 0; j < NORMS; j++) free(*norms[j].norm);
     }
+    if (model->memory) munmap(model->memory, model->memory_bytes);
+    free(model->output.data);
+    free(model->output.row_scale);
+    free(model->replaced_embedding);
+    free(model->output_norm);
     free(model->blocks);
     free(model);
 }

@@ -3,6 +3,7 @@
  * Quantises, whatever type the file holds: ternary by one scale a matrix, int8 by one a row, int4 by one a row and a small
  * multiplier for each 32 columns. Knows nothing of models. */
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,8 @@ matrix_format bitrl_format_of(uint32_t type)
     switch (type) {
     case GGML_TQ1_0:
     case GGML_TQ2_0:
-    case GGML_I2_S: return TERNARY;
+    case GGML_I2_S:
+    case HF_PACKED: return TERNARY;
     case GGML_Q8_0:
     case GGML_Q6_K: return INT8;
     case GGML_Q4_0:
@@ -84,15 +86,13 @@ static double quantise_int4(int8_t *restrict codes, int8_t *restrict multipliers
     return scale;
 }
 
-/* Codes of a row that is -1, 0, 1 times one scale; false when it is not. *scale is 0 until a weight is met that is not. */
-static bool ternary_row(int8_t *restrict codes, const float *restrict row, size_t n, float *scale)
+/* Codes of a row that is -1, 0, 1 times the scale; false when it is not. */
+static bool ternary_row(int8_t *restrict codes, const float *restrict row, size_t n, float scale)
 {
-    for (size_t c = 0; c < n && *scale == 0; c++) *scale = fabsf(row[c]);
-    const float s = *scale;
     int wrong = 0;
     for (size_t c = 0; c < n; c++) {
         codes[c] = (int8_t)((row[c] > 0) - (row[c] < 0));
-        wrong |= row[c] != (float)codes[c] * s;
+        wrong |= row[c] != (float)codes[c] * scale;
     }
     return !wrong;
 }
@@ -148,75 +148,124 @@ static void put_fp32(uint8_t *tile, size_t r, const float *row, size_t padded)
 
 /* ---- whole matrices ---- */
 
-/* Where row r lies when heads of `turned` rows have the two halves of their rotation interleaved; 0: they have not. */
-static size_t source_row(size_t r, size_t turned)
+/* What all threads know while they pack one. */
+typedef struct {
+    matrix *m;
+    const weight_source *source;
+    pool *threads;
+    float *rows;   /* [threads, columns padded] */
+    int8_t *codes; /* [threads, 2, columns padded] codes, and behind them multipliers */
+    enum { EXACT, MEASURE, ROUND } ternary; /* weights are one scale's codes; how large are they; round them to codes */
+    float scale;                            /* of EXACT */
+    double *totals;                         /* [rows] of MEASURE: sum of a row's |weights| */
+    atomic_bool not_finite, not_ternary;
+} packing;
+
+/* Row r as it is to lie in the matrix. */
+static bool read_row(const weight_source *source, size_t columns, size_t r, float *out)
 {
-    if (turned == 0) return r;
-    size_t within = r % turned, half = turned / 2;
-    return r - within + within % half * 2 + within / half;
+    if (source->turned) { /* heads of `turned` rows have the two halves of their rotation interleaved */
+        size_t within = r % source->turned, half = source->turned / 2;
+        r = r - within + within % half * 2 + within / half;
+    }
+    if (source->tensor) return bitrl_read_row(out, source->tensor, source->arm, r);
+    bool finite = true;
+    for (size_t c = 0; c < columns; c++) finite &= isfinite(out[c] = source->values[r * columns + c]) != 0;
+    return finite;
 }
 
-/* The rows of a ternary matrix; scale 0: if it is one, else what its mean absolute value would be. */
-static pack_result pack_ternary(matrix *m, const bitrl_tensor *tensor, bool arm, size_t turned, float *row,
-                                int8_t *codes, double scale)
+static void pack_row(packing *p, size_t r, float *row, int8_t *codes)
 {
-    size_t padded = round_up(m->columns, K_PAD), bytes = tile_bytes(m->format, padded);
-    float found = 0;
-    bool exact = true, must_be = bitrl_format_of(tensor->type) == TERNARY;
+    matrix *m = p->m;
+    size_t columns = m->columns, padded = round_up(columns, K_PAD);
+    uint8_t *tile = m->data + r / TILE_ROWS * tile_bytes(m->format, padded);
+    memset(row, 0, padded * sizeof *row); /* rows of padding are zeros */
+    if (r < m->rows && !read_row(p->source, columns, r, row)) p->not_finite = true;
+    switch (m->format) {
+    case TERNARY:
+    case TERNARY_DENSE:
+        memset(codes, 0, padded);
+        if (p->ternary == MEASURE) {
+            double total = 0;
+            for (size_t c = 0; c < columns; c++) total += fabs((double)row[c]);
+            if (r < m->rows) p->totals[r] = total;
+            return;
+        }
+        if (p->ternary == EXACT && !ternary_row(codes, row, columns, p->scale)) p->not_ternary = true;
+        for (size_t c = 0; c < columns && p->ternary == ROUND; c++) codes[c] = quantised(row[c], m->scale, -1, 1);
+        (m->format == TERNARY ? put_ternary : put_dense)(tile, r % TILE_ROWS, codes, padded);
+        return;
+    case INT8:
+        m->row_scale[r] = quantise_int8(codes, row, padded);
+        put_int8(tile, r % TILE_ROWS, codes, padded);
+        return;
+    case INT4:
+        m->row_scale[r] = quantise_int4(codes, codes + padded, row, padded);
+        put_int4(tile, r % TILE_ROWS, codes, codes + padded, padded);
+        return;
+    case BF16: put_bf16(tile, r % TILE_ROWS, row, padded); return;
+    default: put_fp32(tile, r % TILE_ROWS, row, padded);
+    }
+}
+
+static void pack_tiles(void *context, size_t thread, size_t threads)
+{
+    packing *p = context;
+    size_t padded = round_up(p->m->columns, K_PAD), tiles = round_up(p->m->rows, TILE_ROWS) / TILE_ROWS;
+    (void)threads;
+    for (size_t tile; pool_take(p->threads, tiles, &tile);)
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            pack_row(p, tile * TILE_ROWS + r, p->rows + thread * padded, p->codes + thread * 2 * padded);
+}
+
+/* A ternary file's codes are kept; what is not one is rounded by the mean of its absolute weights (SCIENCE.md section 4). */
+static pack_result pack_ternary(packing *p)
+{
+    matrix *m = p->m;
+    for (size_t r = 0; r < m->rows && p->scale == 0; r++) { /* the first weight that is not zero */
+        if (!read_row(p->source, m->columns, r, p->rows)) return PACK_NOT_FINITE;
+        for (size_t c = 0; c < m->columns && p->scale == 0; c++) p->scale = fabsf(p->rows[c]);
+    }
+    m->scale = p->scale;
+    pool_run(p->threads, pack_tiles, p);
+    if (p->not_finite || !p->not_ternary) return PACKED;
+    if (p->source->tensor && bitrl_format_of(p->source->tensor->type) == TERNARY) return PACK_NOT_TERNARY;
+    p->ternary = MEASURE;
+    pool_run(p->threads, pack_tiles, p);
     double total = 0;
-    for (size_t r = 0; r < round_up(m->rows, TILE_ROWS); r++) {
-        memset(codes, 0, padded); /* rows of padding are zeros */
-        if (r < m->rows && !bitrl_read_row(row, tensor, arm, source_row(r, turned))) return PACK_NOT_FINITE;
-        if (r < m->rows && scale == 0) {
-            exact &= ternary_row(codes, row, m->columns, &found);
-            if (!exact && must_be) return PACK_NOT_TERNARY;
-            for (size_t c = 0; c < m->columns && !must_be; c++) total += fabs((double)row[c]);
-        } else if (r < m->rows)
-            for (size_t c = 0; c < m->columns; c++) codes[c] = quantised(row[c], scale, -1, 1);
-        (m->format == TERNARY ? put_ternary : put_dense)(m->data + r / TILE_ROWS * bytes, r % TILE_ROWS, codes, padded);
-    }
-    m->scale = scale ? scale : found;
-    if (exact) return PACKED;
+    for (size_t r = 0; r < m->rows; r++) total += p->totals[r];
     double mean = total / ((double)m->rows * (double)m->columns);
-    return pack_ternary(m, tensor, arm, turned, row, codes, mean > 1e-5 ? mean : 1e-5);
-}
-
-static pack_result pack_rows(matrix *m, const bitrl_tensor *tensor, bool arm, size_t turned, float *row, int8_t *codes,
-                             int8_t *multipliers)
-{
-    size_t padded = round_up(m->columns, K_PAD), bytes = tile_bytes(m->format, padded);
-    for (size_t r = 0; r < round_up(m->rows, TILE_ROWS); r++) {
-        uint8_t *tile = m->data + r / TILE_ROWS * bytes;
-        memset(row, 0, padded * sizeof *row); /* rows of padding are zeros */
-        if (r < m->rows && !bitrl_read_row(row, tensor, arm, source_row(r, turned))) return PACK_NOT_FINITE;
-        if (m->format == INT8) {
-            m->row_scale[r] = quantise_int8(codes, row, padded);
-            put_int8(tile, r % TILE_ROWS, codes, padded);
-        } else if (m->format == INT4) {
-            m->row_scale[r] = quantise_int4(codes, multipliers, row, padded);
-            put_int4(tile, r % TILE_ROWS, codes, multipliers, padded);
-        } else if (m->format == BF16)
-            put_bf16(tile, r % TILE_ROWS, row, padded);
-        else
-            put_fp32(tile, r % TILE_ROWS, row, padded);
-    }
+    m->scale = mean > 1e-5 ? mean : 1e-5;
+    p->ternary = ROUND;
+    pool_run(p->threads, pack_tiles, p);
     return PACKED;
 }
 
-pack_result bitrl_pack(matrix *m, matrix_format format, const bitrl_tensor *tensor, bool arm, size_t turned)
+size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns)
 {
-    size_t columns = tensor->shape[0], rows = tensor->shape[1], padded = round_up(columns, K_PAD);
-    size_t padded_rows = round_up(rows, TILE_ROWS);
-    float *row = bitrl_allocate(padded, sizeof *row);
-    int8_t *codes = bitrl_allocate(2 * padded, sizeof *codes); /* and behind them the multipliers */
-    *m = (matrix){.format = format, .rows = rows, .columns = columns};
-    m->data = bitrl_allocate(padded_rows / TILE_ROWS, tile_bytes(format, padded));
-    if (format == INT8 || format == INT4) m->row_scale = bitrl_allocate(padded_rows, sizeof *m->row_scale);
+    return round_up(rows, TILE_ROWS) / TILE_ROWS * tile_bytes(format, round_up(columns, K_PAD));
+}
+
+pack_result bitrl_pack(matrix *m, const weight_source *source, pool *threads)
+{
+    size_t padded = round_up(m->columns, K_PAD), count = pool_threads(threads);
+    bool rows_scaled = m->format == INT8 || m->format == INT4, ternary = m->format == TERNARY || m->format == TERNARY_DENSE;
+    packing p = {.m = m, .source = source, .threads = threads};
+    p.rows = bitrl_allocate(count * padded, sizeof *p.rows);
+    p.codes = bitrl_allocate(count * 2 * padded, sizeof *p.codes);
+    p.totals = bitrl_allocate(m->rows, sizeof *p.totals);
+    if (rows_scaled && !m->row_scale) m->row_scale = bitrl_allocate(round_up(m->rows, TILE_ROWS), sizeof *m->row_scale);
     pack_result result = PACK_NO_MEMORY;
-    if (row && codes && m->data && (m->row_scale || (format != INT8 && format != INT4)))
-        result = format == TERNARY || format == TERNARY_DENSE ? pack_ternary(m, tensor, arm, turned, row, codes, 0)
-                                   : pack_rows(m, tensor, arm, turned, row, codes, codes + padded);
-    free(row);
-    free(codes);
+    if (p.rows && p.codes && p.totals && (m->row_scale || !rows_scaled)) {
+        result = PACKED;
+        if (ternary)
+            result = pack_ternary(&p);
+        else
+            pool_run(threads, pack_tiles, &p);
+        if (p.not_finite) result = PACK_NOT_FINITE;
+    }
+    free(p.rows);
+    free(p.codes);
+    free(p.totals);
     return result;
 }

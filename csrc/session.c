@@ -16,15 +16,18 @@ typedef struct {
     int32_t *tokens; /* [cache.capacity] */
     double *x;       /* [cache.capacity, P(width)] residual stream after the last block */
     bitrl_cache cache;
+    uint64_t version; /* of the model that it was computed with */
 } prefix;
 
 struct bitrl_session {
     const bitrl_model *model;
     pool *threads;
     scratch scratch;
-    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; local_rope may be NULL */
+    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; the second of local blocks, or NULL */
     size_t positions;
     prefix prefix;
+    int32_t *head_sums; /* [head_rows, P(vocabulary)] */
+    size_t head_rows;
 };
 
 /* A pointer to set, and what it shall point to. */
@@ -64,7 +67,7 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
     scratch next = {.tokens = tokens, .texts = texts, .longest = longest};
     thread_scratch *own = calloc(threads, sizeof *own);
-    part *parts = calloc(12 + 6 * threads, sizeof *parts);
+    part *parts = calloc(14 + 6 * threads, sizeof *parts);
     size_t count = 0;
     if (own && parts) {
         const part shared[] = {
@@ -75,7 +78,9 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
             {(void **)&next.attended, tokens * q, sizeof *next.attended},
             {(void **)&next.sums, tokens * sums, sizeof *next.sums},
             {(void **)&next.activations, tokens, activation_stride(session->model->format, columns)},
-            {(void **)&next.scale, tokens, sizeof *next.scale},
+            {(void **)&next.scale[0], tokens, sizeof *next.scale[0]},
+            {(void **)&next.scale[1], tokens, sizeof *next.scale[1]},
+            {(void **)&next.scale[2], tokens, sizeof *next.scale[2]},
             {(void **)&next.code_sum, tokens, sizeof *next.code_sum},
             {(void **)&next.passage_of, tokens, sizeof *next.passage_of},
             {(void **)&next.attention_items, texts + 1, sizeof *next.attention_items},
@@ -130,8 +135,8 @@ static bool grow_rope(bitrl_session *session, size_t positions)
     const bitrl_model *model = session->model;
     positions = round_up(positions, 64);
     double *rope = make_rope(positions, model->shape.head_dim, model->shape.rope_theta);
-    double *local = make_rope(positions, model->shape.head_dim, model->local_rope_theta);
-    if (!rope || !local) {
+    double *local = model->window ? make_rope(positions, model->shape.head_dim, model->local_rope_theta) : NULL;
+    if (!rope || (model->window && !local)) {
         free(rope);
         free(local);
         return false;
@@ -172,8 +177,12 @@ void bitrl_session_close(bitrl_session *session)
     free(session->prefix.tokens);
     free(session->prefix.x);
     free(session->prefix.cache.values);
+    free(session->head_sums);
     free(session);
 }
+
+pool *bitrl_session_pool(const bitrl_session *session) { return session->threads; }
+const bitrl_kernels *bitrl_session_kernels(const bitrl_session *session) { return session->model->kernels; }
 
 /* ---- sequences ---- */
 
@@ -191,6 +200,7 @@ static bool grow_cache(bitrl_cache *cache, const bitrl_model *model, size_t capa
     cache->values = values;
     cache->capacity = capacity;
     cache->stride = stride;
+    cache->parts = parts;
     return true;
 }
 
@@ -224,6 +234,18 @@ int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "a sequence of %llu tokens cannot be cut to %llu",
                           (unsigned long long)cache->length, (unsigned long long)length);
     cache->length = length;
+    return BITRL_OK;
+}
+
+int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, char *error)
+{
+    if (length > from->length || length > to->capacity || to->stride != from->stride || to->parts != from->parts)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "%llu tokens of a sequence of %llu do not fit there",
+                          (unsigned long long)length, (unsigned long long)from->length);
+    for (size_t i = 0; i < to->parts; i++)
+        memcpy(to->values + i * to->capacity * to->stride, from->values + i * from->capacity * from->stride,
+               length * to->stride * sizeof *to->values);
+    to->length = length;
     return BITRL_OK;
 }
 
@@ -264,6 +286,8 @@ static int share_prefix(bitrl_session *session, const int32_t *tokens, const uin
     prefix *kept = &session->prefix;
     size_t all = lengths[0], width = round_up(session->model->shape.width, PAD);
     for (uint64_t i = 1, at = lengths[0]; i < texts; at += lengths[i++]) all = common(tokens, all, tokens + at, lengths[i]);
+    if (kept->version != session->model->version) kept->cache.length = 0;
+    kept->version = session->model->version;
     *shared = common(tokens, all, kept->tokens, kept->cache.length);
     if (texts > 1 && all >= *shared + LEAST_PREFIX) {
         int32_t *more = realloc(kept->tokens, max(all, kept->cache.capacity) * sizeof *more);
@@ -321,8 +345,7 @@ static int check_finite(bitrl_session *session, const float *out, size_t values,
     for (size_t i = 0; i < values; i++) finite &= isfinite(out[i]) != 0;
     if (finite) return BITRL_OK;
     for (size_t i = 0; i < total; i++)
-        if (!bitrl_read_row(session->scratch.own->embedded, session->model->embedding, session->model->i2s_arm,
-                            (uint64_t)tokens[i]))
+        if (!bitrl_embed(session->model, tokens[i], session->scratch.own->embedded))
             return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
                               (int)tokens[i]);
     return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
@@ -366,4 +389,56 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
     free(passages);
     size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
     return status ? status : check_finite(session, out, values, tokens, total, error);
+}
+
+/* ---- going on with sequences ---- */
+
+int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32_t *tokens, const uint64_t *lengths,
+                 uint64_t sequences, float *logits, char *error)
+{
+    const bitrl_model *model = session->model;
+    size_t total, longest, vocabulary = round_up(model->shape.vocabulary, PAD);
+    int status = check_batch(&model->shape, tokens, lengths, sequences, &total, &longest, error);
+    size_t positions = 0;
+    for (uint64_t i = 0; i < sequences && !status; i++) {
+        positions = max(positions, caches[i]->length + lengths[i]);
+        if (lengths[i] == 0 || lengths[i] > caches[i]->capacity - caches[i]->length)
+            status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "sequence %llu has room for 1 to %zu more tokens, not %llu",
+                                (unsigned long long)i, caches[i]->capacity - caches[i]->length,
+                                (unsigned long long)lengths[i]);
+    }
+    if (!status && logits && !model->output.data)
+        status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "the model's head has not been made ready");
+    if (status || sequences == 0) return status;
+
+    size_t most = min(sequences, CHUNK);
+    passage *passages = calloc(most, sizeof *passages);
+    bool ok = passages && grow_rope(session, positions) && grow_scratch(session, max(min(total, CHUNK), longest), most, positions);
+    if (ok && logits && session->head_rows < most) {
+        free(session->head_sums);
+        session->head_rows = round_up(most, TOKEN_PAD);
+        session->head_sums = bitrl_allocate(session->head_rows * vocabulary, sizeof *session->head_sums);
+        if (!session->head_sums) session->head_rows = 0;
+        ok = session->head_sums != NULL;
+    }
+    if (!ok) {
+        free(passages);
+        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for %zu sequences of up to %zu tokens", most, positions);
+    }
+    for (uint64_t i = 0, end, at = 0; i < sequences; i = end) {
+        size_t rows = 0, count = 0;
+        for (end = i; end < sequences && count < CHUNK; end++, count++) {
+            if (count && rows + lengths[end] > CHUNK) break;
+            passages[count] = (passage){tokens + at, lengths[end], rows, caches[end]->length, caches[end], caches[end]};
+            rows += lengths[end];
+            at += lengths[end];
+        }
+        bitrl_forward(model, session->threads, &session->scratch, session->rope, session->local_rope, passages, count);
+        if (logits)
+            bitrl_logits(model, session->threads, &session->scratch, passages, count, session->head_sums,
+                         logits + i * model->shape.vocabulary);
+        for (size_t j = 0; j < count; j++) caches[i + j]->length += lengths[i + j];
+    }
+    free(passages);
+    return logits ? check_finite(session, logits, sequences * model->shape.vocabulary, tokens, total, error) : BITRL_OK;
 }

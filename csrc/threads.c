@@ -134,12 +134,13 @@ void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void
 
 void pool_barrier(pool *p)
 {
-    if (p->running == 1) {
+    const size_t running = p->running; /* read before arriving: after it the next run may already write it */
+    if (running == 1) {
         atomic_store_explicit(&p->next, 0, memory_order_relaxed);
         return;
     }
     unsigned long passed = atomic_load_explicit(&p->barriers, memory_order_acquire);
-    if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == p->running) {
+    if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == running) {
         atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&p->next, 0, memory_order_relaxed);
         atomic_store_explicit(&p->barriers, passed + 1, memory_order_release);

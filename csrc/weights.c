@@ -1,4 +1,4 @@
-/* Weight types of GGUF: how many bytes a tensor takes, and its rows as float32.
+/* Weight types: how many bytes a tensor takes, and its rows as float32.
  *
  * One table, one function per type; the arithmetic is that of the format's definition, in float32, to the bit.
  * Knows nothing of models and kernels. */
@@ -126,6 +126,7 @@ static const weight_type types[] = {
     {"Q4_0", GGML_Q4_0, 32, 18, read_q4_0},   {"Q4_1", GGML_Q4_1, 32, 20, read_q4_1},
     {"Q6_K", GGML_Q6_K, 256, 210, read_q6_k}, {"TQ1_0", GGML_TQ1_0, 256, 54, read_tq1_0},
     {"TQ2_0", GGML_TQ2_0, 256, 66, read_tq2_0}, {"I2_S", GGML_I2_S, 64, 16, NULL},
+    {"HF_PACKED", HF_PACKED, 1, 0, NULL},
 };
 
 const weight_type *bitrl_weight_type(uint32_t type)
@@ -146,6 +147,7 @@ uint64_t bitrl_tensor_bytes(uint32_t type, uint64_t n, uint64_t columns)
     const weight_type *found = bitrl_weight_type(type);
     if (!found) return 0;
     if (type == GGML_I2_S) return n % found->block ? 0 : n / 4 + sizeof(float);
+    if (type == HF_PACKED) return n / columns % 4 ? 0 : n / 4; /* four rows in one */
     return columns % found->block ? 0 : n / found->block * found->bytes;
 }
 
@@ -170,14 +172,31 @@ static void read_i2_s(float *restrict out, const bitrl_tensor *t, uint64_t first
     }
 }
 
+/* Row `row` of [rows, n]. Each quarter of the rows has a pair of bits of all bytes; 3 is no code. */
+static void read_packed(float *restrict out, const bitrl_tensor *t, uint64_t row)
+{
+    size_t n = t->shape[0];
+    uint64_t quarter = weights_of(t) / n / 4;
+    const uint8_t *from = t->data + row % quarter * n;
+    unsigned shift = (unsigned)(2 * (row / quarter));
+    for (size_t i = 0; i < n; i++) {
+        int code = from[i] >> shift & 3;
+        out[i] = code == 3 ? NAN : (float)(code - 1);
+    }
+}
+
 bool bitrl_read_row(float *restrict out, const bitrl_tensor *t, bool arm, uint64_t row)
 {
     const weight_type *type = bitrl_weight_type(t->type);
     size_t n = t->shape[0];
     if (type->read)
         type->read(out, t->data + row * (n / type->block) * type->bytes, n);
+    else if (t->type == HF_PACKED)
+        read_packed(out, t, row);
     else
         read_i2_s(out, t, row * n, n, arm);
+    if (t->scale != 1)
+        for (size_t i = 0; i < n; i++) out[i] *= t->scale;
     uint32_t worst = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t bits;

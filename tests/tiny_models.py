@@ -1,4 +1,4 @@
-"""Random BitNet models as GGUF files, and the plain float64 forward pass they are compared with."""
+"""Random models as GGUF files, and the plain float64 forward pass they are compared with."""
 
 import struct
 from collections.abc import Callable, Mapping
@@ -20,6 +20,8 @@ class TinyModel:
 
     With `weights`, a type of the gguf package, matrices are not ternary: `dense[name]` is (the file's bytes; their
     values, float32 [rows, columns]).
+    Architectures are bitnet-b1.58, llama, qwen3 and gemma3. `input_norms` puts a norm before each projection, as
+    BitNet's embedding models have it. Of gemma3, all blocks but each `every`-th see `window` tokens.
     """
 
     width: int = 256
@@ -31,6 +33,11 @@ class TinyModel:
     context: int = 512
     theta: float = 10000.0
     eps: float = 1e-5
+    architecture: str = "bitnet-b1.58"
+    head_dim: int = 0  # 0: width // heads
+    input_norms: bool = False
+    window: int = 0
+    every: int = 6
     seed: int = 0
     weights: str | None = None
     dense: dict[str, tuple[bytes, np.ndarray]] = field(default_factory=dict)
@@ -40,12 +47,23 @@ class TinyModel:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        kv = self.kv_heads * self.width // self.heads
-        rows = dict(zip(MATRICES, (self.width, kv, kv, self.width, self.ffn, self.ffn, self.width), strict=True))
+        self.head_dim = self.head_dim or self.width // self.heads
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        rows = dict(zip(MATRICES, (q, kv, kv, self.width, self.ffn, self.ffn, self.width), strict=True))
+        inputs = dict.fromkeys(MATRICES, self.width) | {"attn_output": q, "ffn_down": self.ffn}
+        norms = {"attn_norm": self.width, "ffn_norm": self.width}
+        if self.architecture == "bitnet-b1.58":
+            norms |= {"attn_sub_norm": q, "ffn_sub_norm": self.ffn}
+        if self.architecture in ("qwen3", "gemma3"):
+            norms |= {"attn_q_norm": self.head_dim, "attn_k_norm": self.head_dim}
+        if self.architecture == "gemma3":
+            norms |= {"post_attention_norm": self.width, "post_ffw_norm": self.width}
+        if self.input_norms:
+            norms |= {f"{name}_norm_in": n for name, n in inputs.items()}
         self.embedding = rng.normal(size=(self.vocabulary, self.width)).astype(np.float16)
         for i in range(self.blocks):
             for name in MATRICES:
-                columns = self.ffn if name == "ffn_down" else self.width
+                columns = inputs[name]
                 scale = float(np.float16(rng.uniform(0.5, 2) / np.sqrt(columns)))
                 codes = rng.integers(-1, 2, size=(rows[name], columns)).astype(np.int8)
                 self.ternary[f"blk.{i}.{name}.weight"] = (codes, scale)
@@ -53,8 +71,7 @@ class TinyModel:
                     kind = gguf.GGMLQuantizationType[self.weights]
                     raw = gguf.quantize((rng.normal(size=codes.shape) * scale).astype(np.float32), kind)
                     self.dense[f"blk.{i}.{name}.weight"] = (raw.tobytes(), gguf.dequantize(raw, kind))
-            for name in ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm"):
-                n = self.ffn if name == "ffn_sub_norm" else self.width
+            for name, n in norms.items():
                 self.vectors[f"blk.{i}.{name}.weight"] = rng.uniform(0.5, 1.5, n).astype(np.float32)
         self.vectors["output_norm.weight"] = np.ones(self.width, np.float32)
 
@@ -62,18 +79,25 @@ class TinyModel:
         """The metadata, tokenizer included: 256 byte tokens, then merges of two."""
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         extra = [a + b for a in alphabet[40:60] for b in alphabet[40:60]][: self.vocabulary - len(alphabet)]
+        own = {
+            "block_count": self.blocks,
+            "embedding_length": self.width,
+            "feed_forward_length": self.ffn,
+            "attention.head_count": self.heads,
+            "attention.head_count_kv": self.kv_heads,
+            "attention.layer_norm_rms_epsilon": self.eps,
+            "rope.freq_base": self.theta,
+            "rope.dimension_count": self.head_dim,
+            "context_length": self.context,
+            "vocab_size": self.vocabulary,
+        }
+        if self.head_dim != self.width // self.heads:
+            own |= {"attention.key_length": self.head_dim, "attention.value_length": self.head_dim}
+        if self.window:
+            own |= {"attention.sliding_window": self.window, "attention.sliding_window_pattern": self.every}
         return {
-            "general.architecture": "bitnet-b1.58",
-            "bitnet-b1.58.block_count": self.blocks,
-            "bitnet-b1.58.embedding_length": self.width,
-            "bitnet-b1.58.feed_forward_length": self.ffn,
-            "bitnet-b1.58.attention.head_count": self.heads,
-            "bitnet-b1.58.attention.head_count_kv": self.kv_heads,
-            "bitnet-b1.58.attention.layer_norm_rms_epsilon": self.eps,
-            "bitnet-b1.58.rope.freq_base": self.theta,
-            "bitnet-b1.58.rope.dimension_count": self.width // self.heads,
-            "bitnet-b1.58.context_length": self.context,
-            "bitnet-b1.58.vocab_size": self.vocabulary,
+            "general.architecture": self.architecture,
+            **{f"{self.architecture}.{name}": value for name, value in own.items()},
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": "bitrl",
             "tokenizer.ggml.tokens": alphabet + extra,
@@ -121,6 +145,8 @@ class TinyModel:
     def forward(self, tokens: list[int], format: str = "ternary") -> list[np.ndarray]:
         """The residual stream after the embedding and after each block, float64 [length, width] each."""
         x = torch.from_numpy(self.embedding[tokens].astype(np.float64))
+        if self.architecture == "gemma3":
+            x = x * float(np.float32(self.width**0.5))
         states = [x.numpy()]
         for i in range(self.blocks):
             x = self.block(i, x, format)
@@ -154,13 +180,18 @@ class TinyModel:
 
     def block(self, i: int, x: torch.Tensor, format: str = "ternary") -> torch.Tensor:
         """One block on float64 [length, width]."""
-        length, head_dim = len(x), self.width // self.heads
+        length, head_dim = len(x), self.head_dim
+        local = self.window and (i + 1) % self.every != 0
+        theta = 10000.0 if local else self.theta
 
         def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+            if f"blk.{i}.{name}.weight" not in self.vectors:  # this architecture has no such norm
+                return x
             weight = torch.from_numpy(self.vectors[f"blk.{i}.{name}.weight"].astype(np.float64))
             return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.eps) * weight
 
         def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+            x = norm(x, f"{name}_norm_in")
             w = self.matrix(f"blk.{i}.{name}.weight", format)
             if format in ("bf16", "fp32"):
                 return (x.bfloat16() if format == "bf16" else x.float()).double() @ w.T
@@ -169,23 +200,33 @@ class TinyModel:
 
         def rotate(x: torch.Tensor) -> torch.Tensor:
             half = head_dim // 2
-            frequency = self.theta ** (-torch.arange(half, dtype=torch.float64) * 2 / head_dim)
+            frequency = theta ** (-torch.arange(half, dtype=torch.float64) * 2 / head_dim)
             angle = torch.arange(length, dtype=torch.float64)[:, None, None] * frequency
             a, b = x[..., :half], x[..., half:]
             return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
         n = norm(x, "attn_norm")
-        q = rotate(linear(n, "attn_q").view(length, self.heads, head_dim))
-        k = rotate(linear(n, "attn_k").view(length, self.kv_heads, head_dim))
+        q = rotate(norm(linear(n, "attn_q").view(length, self.heads, head_dim), "attn_q_norm"))
+        k = rotate(norm(linear(n, "attn_k").view(length, self.kv_heads, head_dim), "attn_k_norm"))
         v = linear(n, "attn_v").view(length, self.kv_heads, head_dim)
         k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
         scores = torch.einsum("qhd,khd->hqk", q, k) / head_dim**0.5
-        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
-        attended = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(length, self.width)
-        x = x + linear(norm(attended, "attn_sub_norm"), "attn_output")
+        seen = torch.ones(length, length).tril().bool()
+        if local:
+            seen &= torch.ones(length, length).triu(1 - self.window).bool()
+        scores = scores.masked_fill(~seen, -torch.inf)
+        attended = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(length, -1)
+        x = x + norm(linear(norm(attended, "attn_sub_norm"), "attn_output"), "post_attention_norm")
         n = norm(x, "ffn_norm")
-        hidden = linear(n, "ffn_gate").relu() ** 2 * linear(n, "ffn_up")
-        return x + linear(norm(hidden, "ffn_sub_norm"), "ffn_down")
+        gate = linear(n, "ffn_gate")
+        if self.architecture == "bitnet-b1.58":
+            gate = gate.relu() ** 2
+        elif self.architecture == "gemma3":
+            gate = torch.nn.functional.gelu(gate, approximate="tanh")
+        else:
+            gate = torch.nn.functional.silu(gate)
+        hidden = gate * linear(n, "ffn_up")
+        return x + norm(linear(norm(hidden, "ffn_sub_norm"), "ffn_down"), "post_ffw_norm")
 
 
 def i2_s(codes: np.ndarray, scale: float, stride: int = 32) -> bytes:
@@ -202,7 +243,9 @@ def gguf_string(text: str | bytes) -> bytes:
 
 
 def gguf_value(value: Any) -> bytes:
-    """Type and value: bool, u32, f32, string or an array of strings."""
+    """Type and value: bool, u32, f32, string, or an array of strings, of i32 or of f32 (numpy's); bytes as they are."""
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):
@@ -211,6 +254,9 @@ def gguf_value(value: Any) -> bytes:
         return struct.pack("<If", 6, value)
     if isinstance(value, str):
         return struct.pack("<I", 8) + gguf_string(value)
+    if isinstance(value, np.ndarray):
+        number = {"int32": 5, "float32": 6}[value.dtype.name]
+        return struct.pack("<IIQ", 9, number, len(value)) + value.tobytes()
     return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_string, value))
 
 

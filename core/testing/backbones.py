@@ -73,7 +73,7 @@ def backbone_outcomes(record: BackboneRecord, **options: Any) -> Iterator[Outcom
     component = f'backbone "{record.name}"'
 
     def cases() -> list[Case]:
-        """Its target makes it from its options and the width of the vectors (None for texts)."""
+        """Its target makes it from its options and the width of the vectors (None for texts: unknown)."""
         values: Any = parse(record.options, options, "backbone")
         return [
             Case(record, values, form, record.load()(values, WIDTH if form == "vector" else None))

@@ -15,11 +15,12 @@ class BitNetOptions:
     """Options of the language model, the same in every format."""
 
     model: str | None = option(
-        None, "GGUF file of the model, its weights in any type; unset: the starter model in the package"
+        None,
+        "GGUF file, or directory with config.json and safetensors; unset: the starter model in the package",
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
-    pooling: Literal["mean", "last"] = option(
-        "mean", "a text's features: the mean over its tokens, or its last token's"
+    pooling: Literal["mean", "last", "field"] = option(
+        "mean", "a text's features: the mean over its tokens, its last token's, or those at each number's end in a row"
     )
     threads: int = option(0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0))
     i2s_packing: Literal["x86", "arm"] = option(
@@ -28,9 +29,14 @@ class BitNetOptions:
     activation: Literal["relu2", "silu"] | None = option(
         None, "the feed-forward network's activation, for files that do not name it; unset: the file must"
     )
+    linear_class: Literal["bitlinear", "autobitlinear"] | None = option(
+        None,
+        "weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not say",
+    )
     projection: int | None = option(
         None, "project the features to this width by a fixed random matrix; unset: do not", above(0)
     )
+    cache_mb: float = option(16.0, "MiB in which the features of texts seen lately are kept; 0: none are", at_least(0))
 
 
 @options

@@ -5,30 +5,32 @@ The formats share everything but the product of a matrix and a vector; any of th
 Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
 """
 
-import hashlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones.cache import Cache
 from bitrl.plugins.backbones.engine import Engine, ModelFileError
-from bitrl.plugins.backbones.model_file import HEADER_KEY
-from bitrl.plugins.backbones.tokenizer import tokenizer_from_metadata
+from bitrl.plugins.backbones.fields import number_ends
+from bitrl.plugins.backbones.tokenizer import tokenizer_of
 
 STARTER = "starter.gguf"
+_TEXTS_AT_ONCE = 64  # whose states of every token are held together
 
 
 class BitNet:
     """A frozen BitNet b1.58 model, read by the C engine; `format` as in Engine.
 
-    A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set.
-    `width` is d; `identity` is what must be equal for features to be equal.
-    Raises ModelFileError for a model file that cannot be used.
+    A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set. `cache`
+    keeps those of texts seen lately. The `width` given is how many numbers a text holds, which pooling "field" needs;
+    that of the object is d. `identity` is what must be equal for features to be equal.
+    Raises ModelFileError for a model file that cannot be used, UsageError for options it cannot fulfil.
     """
 
     def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
@@ -40,24 +42,32 @@ class BitNet:
             threads=options.threads,
             i2s_packing=options.i2s_packing,
             activation=options.activation,
+            linear_class=options.linear_class,
         )
         metadata = self.engine.metadata
-        self.tokenizer = tokenizer_from_metadata(metadata, self.engine.path)
-        if self.tokenizer.get_vocab_size() > self.engine.vocabulary:
-            raise ModelFileError(
-                path,
-                f"has {self.tokenizer.get_vocab_size()} tokens but embeds only {self.engine.vocabulary} of them",
-            )
+        self.tokenizer = tokenizer_of(self.engine.file)
+        tokens = max(self.tokenizer.get_vocab().values(), default=-1) + 1
+        if tokens > self.engine.vocabulary:
+            raise ModelFileError(path, f"has {tokens} tokens but embeds only {self.engine.vocabulary} of them")
         self._prefix = _prefix(metadata, self.engine)
-        self.pooling = options.pooling
-        self.projection = projection_matrix(self.engine.width, options.projection) if options.projection else None
-        self.width = options.projection or self.engine.width
+        self.pooling, self._numbers = options.pooling, width
+        if self.pooling == "field" and not width:
+            raise UsageError(
+                'backbone.pooling "field" needs to know how many numbers a text holds: '
+                "name an environment, or load_backbone(..., width=COUNT)"
+            )
+        states = width if self.pooling == "field" and width else 1
+        pooled = states * self.engine.width
+        self.projection = projection_matrix(pooled, options.projection) if options.projection else None
+        self.width = options.projection or pooled
+        self.cache = Cache(int(options.cache_mb * 2**20))
         self.identity: dict[str, Any] = {
-            "model_sha256": metadata.get(HEADER_KEY) or _sha256(path),  # the header's digest covers the tensors'
+            "model_sha256": self.engine.file.sha256(),
             "format": format if format != "ternary" else None,
             "layers": self.engine.blocks,
             "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
             "activation": options.activation,
+            "linear_class": options.linear_class,
             "pooling": self.pooling,
             "projection": options.projection,
         }
@@ -65,15 +75,54 @@ class BitNet:
     def encode(self, inputs: Sequence[str]) -> np.ndarray:
         """Features of n texts: float32 [n, width]. The empty text has no tokens and is encoded as zeros.
 
-        Raises TypeError when `inputs` is not a sequence of str, UsageError for a text longer than the model's context.
+        Raises TypeError when `inputs` is not a sequence of str, UsageError for a text longer than the model's context,
+        or, with pooling "field", for one with another count of numbers.
         """
-        if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
-            raise TypeError(f"encode() takes a list of str, got {_kinds(inputs)}")
-        features = self.engine.encode(token_ids(self.tokenizer, inputs, self._prefix), self.pooling)
+        return self.cache.rows(_checked(inputs), self._encode)
+
+    def tokens(self, inputs: Sequence[str]) -> list[np.ndarray]:
+        """The state of each token of n texts: n arrays float32 [its tokens, width of the model], not projected.
+
+        The rows are those of `tokenizer.encode(text).ids`, after the file's first token if it asks for one.
+        Raises as `encode`.
+        """
+        return self._states(token_ids(self.tokenizer, _checked(inputs), self._prefix))
+
+    def _states(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return np.split(self.engine.encode(ids, "none"), np.cumsum([len(each) for each in ids]))[:-1]
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        if self.pooling == "field":
+            features = self._states_of_numbers(texts)
+        else:
+            features = self.engine.encode(token_ids(self.tokenizer, texts, self._prefix), self.pooling)
         if self.projection is None:
             return features
         # Row by row: a matrix product may round differently with the number of rows.
         return np.array([row @ self.projection for row in features], np.float32).reshape(-1, self.width)
+
+    def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
+        """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
+        count, width = self._numbers or 0, self.engine.width
+        ids, places = [], []
+        for text in texts:
+            ends = number_ends(text)
+            if text and len(ends) != count:
+                raise UsageError(
+                    f'pooling "field": expected {count} numbers in a text, found {len(ends)}: {text[:80]!r}'
+                )
+            encoding = encode_text(self.tokenizer, text)
+            found = [encoding.char_to_token(end - 1) for end in ends]
+            if None in found:
+                raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
+            ids.append([*self._prefix, *encoding.ids])
+            places.append([len(self._prefix) + token for token in found if token is not None])
+        features = np.zeros((len(texts), count * width), np.float32)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            for i, states in enumerate(self._states(ids[start : start + _TEXTS_AT_ONCE]), start):
+                if texts[i]:
+                    features[i] = states[places[i]].reshape(-1)
+        return features
 
 
 def int8(options: BitNetOptions, width: int | None = None) -> BitNet:
@@ -97,19 +146,24 @@ def starter_path() -> Path:
     if not path.is_file():
         raise UsageError(
             "this installation has no starter model (plugins/backbones/models/starter.gguf): reinstall bitrl, "
-            "or name a GGUF file with -o backbone.model=FILE"
+            "or name a model with -o backbone.model=FILE"
         )
     return path
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:
     """The ids of each text, after `prefix`."""
+    # One by one: `encode_batch` starts threads that do not survive a fork, and vector environments fork.
+    encoded = [encode_text(tokenizer, text).ids for text in texts]
+    return [[*prefix, *ids] for ids in encoded] if prefix else encoded
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> Encoding:
+    """A text's tokens, with their ids and their places in it."""
     try:
-        # One by one: `encode_batch` starts threads that do not survive a fork, and vector environments fork.
-        encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        return tokenizer.encode(text, add_special_tokens=False)
     except (TypeError, UnicodeEncodeError):  # what the library says of text it cannot read
         raise UsageError("a text holds half of a surrogate pair, which is not Unicode text") from None
-    return [[*prefix, *ids] for ids in encoded] if prefix else encoded
 
 
 def projection_matrix(rows: int, columns: int) -> np.ndarray:
@@ -122,19 +176,22 @@ def projection_matrix(rows: int, columns: int) -> np.ndarray:
 
 def _prefix(metadata: dict[str, Any], engine: Engine) -> list[int]:
     """The token the file asks to put before every text, if any."""
-    if not metadata.get("tokenizer.ggml.add_bos_token", False):
+    sentencepiece = metadata.get("tokenizer.ggml.model") == "llama"  # whose files ask for it unless they say otherwise
+    asked = metadata.get("tokenizer.ggml.add_bos_token", sentencepiece)
+    if isinstance(asked, int) and not asked:
         return []
     token = metadata.get("tokenizer.ggml.bos_token_id")
-    if not isinstance(token, int) or not 0 <= token < engine.vocabulary:
+    if not isinstance(asked, int) or not isinstance(token, int) or not 0 <= token < engine.vocabulary:
         raise ModelFileError(
             engine.path, "asks for a first token (add_bos_token) but does not say which (tokenizer.ggml.bos_token_id)"
         )
     return [token]
 
 
-def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _checked(inputs: Sequence[str]) -> Sequence[str]:
+    if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
+        raise TypeError(f"encode() takes a list of str, got {_kinds(inputs)}")
+    return inputs
 
 
 def _kinds(inputs: Any) -> str:

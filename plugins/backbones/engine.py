@@ -12,9 +12,11 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.generation import Generated, generate
+from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile, is_checkpoint
 from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message, seal
 
-__all__ = ["Engine", "ModelFileError", "formats", "instruction_sets", "seal"]
+__all__ = ["Engine", "Generated", "ModelFileError", "formats", "instruction_sets", "open_model", "seal"]
 
 _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
 _ERROR_BYTES = 256
@@ -28,6 +30,14 @@ def instruction_sets() -> list[str]:
     return names
 
 
+def known_instruction_sets() -> list[str]:
+    """The instruction sets this build has code for, best first, whether or not this CPU runs them."""
+    names: list[str] = []
+    while (name := lib.bitrl_instruction_set_known(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
 def formats() -> list[str]:
     """The formats in which matrices can be multiplied: ternary, int8, int4, bf16, fp32."""
     names: list[str] = []
@@ -37,14 +47,18 @@ def formats() -> list[str]:
 
 
 class Engine:
-    """A BitNet or Llama model from a GGUF file, ready to encode on `threads` threads (0: every CPU of this process).
+    """A BitNet, Llama, Qwen3 or Gemma 3 model, ready to encode on `threads` threads.
 
+    `path` names a GGUF file, or a Hugging Face checkpoint: its directory or a .safetensors file beside its config.json.
+    `threads` of 0 takes every CPU of this process.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
-    as int4, F16 and BF16 as bf16, F32 as fp32.
+    as int4, F16 and BF16 as bf16, F32 as fp32; packed safetensors as ternary.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
-    `activation` ("relu2" or "silu") is for files that leave it open, as those of architecture "bitnet" do.
+    `activation` ("relu2", "silu" or "gelu", by tanh) is for files that leave it open, as those of architecture "bitnet"
+    do, and `linear_class` ("bitlinear" or "autobitlinear") for packed safetensors that do not say what their
+    weight_scale does.
     Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
     Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
     """
@@ -58,6 +72,7 @@ class Engine:
         isa: str = "auto",
         i2s_packing: str = "x86",
         activation: str | None = None,
+        linear_class: str | None = None,
     ) -> None:
         self.path = os.fspath(path)
         if isa != "auto" and isa not in instruction_sets():
@@ -66,31 +81,34 @@ class Engine:
             raise UsageError(f"unknown format {format!r}; known: {', '.join(formats())}")
         if layers is not None and layers < 1:
             raise UsageError(f"layers must be 1 or more, got {layers}")
-        self.file = ModelFile(path)
+        self.file = open_model(path, activation, linear_class)
         self.verified = self.file.verify()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
         error = ffi.new("char[]", _ERROR_BYTES)
         texts = [
             ffi.new("char[]", text.encode()) for text in (isa, format or "", activation or "")
         ]  # must outlive the call
-        options = ffi.new("bitrl_options *", {"layers": layers or 0, "i2s_arm": is_arm_packing(i2s_packing)})
+        self.threads = threads or available_cpus()
+        options = ffi.new(
+            "bitrl_options *",
+            {"layers": layers or 0, "threads": self.threads, "i2s_arm": is_arm_packing(i2s_packing)},
+        )
         options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
         options.activation = texts[2] if activation else ffi.NULL
         if lib.bitrl_model_load(self.file.handle, options, model, error) != lib.BITRL_OK:
             raise ModelFileError(path, message(error))
-        self._model = ffi.gc(model[0], lib.bitrl_model_free)
-        self.threads = threads or available_cpus()
-        if lib.bitrl_session_open(self._model, self.threads, session, error) != lib.BITRL_OK:
+        self.model = ffi.gc(model[0], lib.bitrl_model_free)
+        if lib.bitrl_session_open(self.model, self.threads, session, error) != lib.BITRL_OK:
             raise UsageError(message(error))
-        self._session = ffi.gc(session[0], lib.bitrl_session_close)
-        self._lock = threading.Lock()
-        shape = lib.bitrl_model_shape(self._model)
+        self.session = ffi.gc(session[0], lib.bitrl_session_close)
+        self.lock = threading.Lock()
+        shape = lib.bitrl_model_shape(self.model)
         self.width: int = shape.width
         self.blocks: int = shape.blocks
         self.vocabulary: int = shape.vocabulary
         self.context: int = shape.context
-        self.isa = ffi.string(lib.bitrl_model_isa(self._model)).decode()
-        self.format = ffi.string(lib.bitrl_model_format(self._model)).decode()
+        self.isa = ffi.string(lib.bitrl_model_isa(self.model)).decode()
+        self.format = ffi.string(lib.bitrl_model_format(self.model)).decode()
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -119,9 +137,9 @@ class Engine:
             raise UsageError(f"a token id is outside the vocabulary of {self.vocabulary}") from None
         out = np.zeros((total if pooling == "none" else len(token_ids), self.width), np.float32)
         error = ffi.new("char[]", _ERROR_BYTES)
-        with self._lock:
+        with self.lock:
             status = lib.bitrl_encode(
-                self._session,
+                self.session,
                 ffi.from_buffer("int32_t[]", ids),
                 ffi.from_buffer("uint64_t[]", lengths),
                 len(token_ids),
@@ -134,6 +152,53 @@ class Engine:
         if status != lib.BITRL_OK:
             raise UsageError(message(error))
         return out
+
+    def generate(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        max_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[int] = (),
+    ) -> list[Generated]:
+        """What follows each prompt, see `generation.generate`."""
+        return generate(
+            self, token_ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop
+        )
+
+    def replace(self, name: str, values: np.ndarray) -> None:
+        """Puts other weights in the place of the tensor `name` (as GGUF names it), quantised to this engine's format.
+
+        `values`: float [rows, columns], of a norm [columns], as they would lie in the file. Of "ternary" formats they
+        are rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale.
+        Raises UsageError for a name or shape that is not there, or weights that are not finite.
+        """
+        weights = np.ascontiguousarray(values, np.float32)
+        if weights.ndim not in (1, 2):
+            raise UsageError(f"{name} takes weights of one or two dimensions, got {weights.ndim}")
+        rows, columns = weights.shape if weights.ndim == 2 else (1, len(weights))
+        error = ffi.new("char[]", _ERROR_BYTES)
+        with self.lock:
+            status = lib.bitrl_model_replace(
+                self.model, name.encode(), ffi.from_buffer("float[]", weights), rows, columns, self.threads, error
+            )
+        if status != lib.BITRL_OK:
+            raise UsageError(f"{self.path} {message(error)} ({name})")
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that a pass of one token reads, the head's included once something has been generated."""
+        return lib.bitrl_model_bytes_per_token(self.model)
+
+
+def open_model(
+    path: str | os.PathLike[str], activation: str | None = None, linear_class: str | None = None
+) -> ModelFile | HuggingFaceFile:
+    """A GGUF file or a Hugging Face checkpoint; `activation` and `linear_class` as in Engine. Raises ModelFileError."""
+    return HuggingFaceFile(path, activation, linear_class) if is_checkpoint(path) else ModelFile(path)
 
 
 def available_cpus() -> int:

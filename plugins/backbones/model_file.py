@@ -1,6 +1,7 @@
 """Model files (GGUF): their header, and the seal that shows damage.
 
-Knows the container, through the C reader, and two checksums. Does not know what the tensors mean.
+Knows the container, through the C reader, how to ask that for keys and tensors, and two checksums. Does not know what
+the tensors mean.
 
 The seal is two metadata strings of 64 lower-case hexadecimal digits:
 
@@ -12,11 +13,13 @@ A writer puts 64 zeros in both and calls `seal`. A file with neither key (made b
 one with a single key is damaged.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +31,7 @@ HEADER_KEY = "bitrl.header_sha256"
 UNSEALED = "0" * 64
 
 _ERROR_BYTES = 256
+_MOST_CHARACTERS = 500
 _STRING, _ARRAY = 8, 9
 _DTYPES = {
     0: "<u1",
@@ -45,9 +49,13 @@ _DTYPES = {
 
 
 class ModelFileError(UsageError):
-    """A model file that cannot be used. The message names the file and what is wrong with it."""
+    """A model file that cannot be used. The message names the file and what is wrong with it.
+
+    It is one line of bounded length, whatever words of the file it repeats.
+    """
 
     def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        problem = "".join(c if c.isprintable() else "?" for c in problem[:_MOST_CHARACTERS])
         super().__init__(f"{os.fspath(path)} {problem}")
 
 
@@ -58,6 +66,22 @@ class Tensor(NamedTuple):
     type: str
     shape: tuple[int, ...]
     bytes: int
+
+
+class Key(NamedTuple):
+    """One key: GGUF's number of its type, and of its elements' if that is an array (9); `value` as in `metadata`."""
+
+    name: str
+    type: int
+    element_type: int
+    value: Any
+
+
+class HasHandle(Protocol):
+    """What has keys and tensors: a GGUF file, or a checkpoint under GGUF's names."""
+
+    path: str
+    handle: Any
 
 
 class ModelFile:
@@ -87,56 +111,31 @@ class ModelFile:
 
     def metadata(self) -> dict[str, Any]:
         """Every key with its value: int, float, bool, str, list of str, or a numpy array of numbers."""
-        keys = (lib.bitrl_file_key(self.handle, i) for i in range(lib.bitrl_file_key_count(self.handle)))
-        return {self._text(key.name, key.name_bytes): self._value(key) for key in keys}
+        return {key.name: key.value for key in keys(self)}
 
     def tensors(self) -> list[Tensor]:
         """Every tensor, in the file's order."""
-        items = (lib.bitrl_file_tensor(self.handle, i) for i in range(lib.bitrl_file_tensor_count(self.handle)))
-        return [
-            Tensor(
-                self._text(item.name, item.name_bytes),
-                ffi.string(lib.bitrl_type_name(item.type)).decode(),
-                tuple(reversed([item.shape[d] for d in range(item.dims)])),
-                item.bytes,
-            )
-            for item in items
-        ]
+        return tensors(self)
 
     def weights(self, name: str, i2s_packing: str = "x86") -> np.ndarray:
         """A tensor's weights as float32, in its shape; `i2s_packing` as in Engine.
 
         Raises KeyError when there is no such tensor, ModelFileError when its weights or scales are not finite.
         """
-        tensors = self.tensors()
-        place = {tensor.name: i for i, tensor in enumerate(tensors)}[name]
-        out, error = np.zeros(tensors[place].shape, np.float32), ffi.new("char[]", _ERROR_BYTES)
-        into = ffi.from_buffer("float[]", out, require_writable=True)
-        item = lib.bitrl_file_tensor(self.handle, place)
-        if lib.bitrl_read_tensor(item, is_arm_packing(i2s_packing), into, error) != lib.BITRL_OK:
-            raise ModelFileError(self.path, message(error))
-        return out
+        return weights(self, name, i2s_packing)
 
-    def _text(self, pointer: Any, size: int) -> str:
-        try:
-            return bytes(ffi.buffer(pointer, size)).decode()
-        except UnicodeDecodeError:
-            raise ModelFileError(self.path, "is damaged: its metadata holds text that is not UTF-8") from None
+    def tokenizer_json(self) -> str | None:
+        """The tokenizer as the `tokenizers` library writes it, if the file carries one in that form."""
+        found = self.metadata().get("tokenizer.huggingface.json")
+        return found if isinstance(found, str) else None
 
-    def _value(self, key: Any) -> Any:
-        raw = bytes(ffi.buffer(key.value, key.value_bytes))
-        if key.element_type == _STRING:
-            strings, at = [], 0
-            try:
-                for _ in range(key.count):
-                    (size,) = struct.unpack_from("<Q", raw, at)
-                    strings.append(raw[at + 8 : at + 8 + size].decode())
-                    at += 8 + size
-            except UnicodeDecodeError:
-                raise ModelFileError(self.path, "is damaged: its metadata holds text that is not UTF-8") from None
-            return strings if key.type == _ARRAY else strings[0]
-        values = np.frombuffer(raw, _DTYPES[key.element_type])
-        return values if key.type == _ARRAY else values[0].item()
+    def sha256(self) -> str:
+        """What tells this model from another: the sealed header's digest, which covers the weights, or the file's."""
+        sealed = self.metadata().get(HEADER_KEY)
+        if isinstance(sealed, str):
+            return sealed
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def verify(self, largest: int | None = 256 << 20) -> str:
         """Checks the seal, or raises ModelFileError saying which part is damaged.
@@ -151,13 +150,72 @@ class ModelFile:
         with open(self.path, "rb") as file:
             header = file.read(self.data_offset)
             place = _digits(header, HEADER_KEY)
-            if tensor_digest is None or place is None or _header_sha256(header, place) != header_digest:
+            texts = isinstance(tensor_digest, str) and isinstance(header_digest, str)
+            if not texts or place is None or _header_sha256(header, place) != header_digest:
                 raise ModelFileError(self.path, "is damaged: its header does not match its checksum; get it again")
             if largest is not None and self.size > largest:
                 return "header"
             if hashlib.file_digest(file, "sha256").hexdigest() != tensor_digest:
                 raise ModelFileError(self.path, "is damaged: its weights do not match their checksum; get it again")
         return "sealed"
+
+
+def keys(file: HasHandle) -> list[Key]:
+    """Every key, in the file's order."""
+    items = (lib.bitrl_file_key(file.handle, i) for i in range(lib.bitrl_file_key_count(file.handle)))
+    return [
+        Key(_text(file.path, item.name, item.name_bytes), item.type, item.element_type, _value(file.path, item))
+        for item in items
+    ]
+
+
+def tensors(file: HasHandle) -> list[Tensor]:
+    """Every tensor, in the file's order."""
+    items = (lib.bitrl_file_tensor(file.handle, i) for i in range(lib.bitrl_file_tensor_count(file.handle)))
+    return [
+        Tensor(
+            _text(file.path, item.name, item.name_bytes),
+            ffi.string(lib.bitrl_type_name(item.type)).decode(),
+            tuple(reversed([item.shape[d] for d in range(item.dims)])),
+            item.bytes,
+        )
+        for item in items
+    ]
+
+
+def weights(file: HasHandle, name: str, i2s_packing: str = "x86") -> np.ndarray:
+    """A tensor's weights as float32, in its shape. Raises as ModelFile.weights."""
+    found = tensors(file)
+    place = {tensor.name: i for i, tensor in enumerate(found)}[name]
+    out, error = np.zeros(found[place].shape, np.float32), ffi.new("char[]", _ERROR_BYTES)
+    into = ffi.from_buffer("float[]", out, require_writable=True)
+    item = lib.bitrl_file_tensor(file.handle, place)
+    if lib.bitrl_read_tensor(item, is_arm_packing(i2s_packing), into, error) != lib.BITRL_OK:
+        raise ModelFileError(file.path, message(error))
+    return out
+
+
+def _text(path: str, pointer: Any, size: int) -> str:
+    try:
+        return bytes(ffi.buffer(pointer, size)).decode()
+    except UnicodeDecodeError:
+        raise ModelFileError(path, "is damaged: its metadata holds text that is not UTF-8") from None
+
+
+def _value(path: str, key: Any) -> Any:
+    raw = bytes(ffi.buffer(key.value, key.value_bytes))
+    if key.element_type == _STRING:
+        strings, at = [], 0
+        try:
+            for _ in range(key.count):
+                (size,) = struct.unpack_from("<Q", raw, at)
+                strings.append(raw[at + 8 : at + 8 + size].decode())
+                at += 8 + size
+        except UnicodeDecodeError:
+            raise ModelFileError(path, "is damaged: its metadata holds text that is not UTF-8") from None
+        return strings if key.type == _ARRAY else strings[0]
+    values = np.frombuffer(raw, _DTYPES[key.element_type])
+    return values if key.type == _ARRAY else values[0].item()
 
 
 def is_arm_packing(name: str) -> bool:

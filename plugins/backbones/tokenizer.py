@@ -1,15 +1,18 @@
-"""Tokenizers built from a model file's own vocabulary (byte-level BPE, the `tokenizers` library does the work).
+"""Tokenizers built from a model file's own vocabulary (the `tokenizers` library does the work).
 
-Knows how text is cut into pieces before BPE merges them, and how GGUF names those ways of cutting. Does not know
-how a vocabulary is trained, nor what the model does with the ids.
+Knows how text is cut into pieces before BPE merges them, how GGUF names those ways of cutting, and how it writes down
+a SentencePiece vocabulary. Does not know how a vocabulary is trained, nor what the model does with the ids.
 """
 
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from bitrl.plugins.backbones.model_file import ModelFileError
+from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
+from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError
 
 BITRL_PATTERN = "|".join(
     [
@@ -31,20 +34,39 @@ BITRL_PATTERN = "|".join(
 )
 """How bitrl's own models cut text (Oniguruma syntax). Lossless: what no branch matches is kept as a piece."""
 
-_LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+
+def _digits_by(count: str) -> str:
+    """The cutting that Llama 3 and Qwen2 share but for how many digits are one piece."""
+    return (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + count + r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+PATTERNS = {
+    "bitrl": BITRL_PATTERN,
+    "llama-bpe": _digits_by("{1,3}"),
+    "llama3": _digits_by("{1,3}"),
+    "default": _digits_by("{1,3}"),  # what a converter writes that did not know the vocabulary
+    "qwen2": _digits_by(""),
+}
+CUTTINGS = (*PATTERNS, "gpt-2", "smollm")
+"""The values of `tokenizer.ggml.pre` that are known here."""
+_BY_MERGES_ALONE = ("gpt-2", "smollm", "qwen2")  # the others take a piece that is a token as that token, merges or not
+
+_NORMAL, _USER_DEFINED, _BYTE = 1, 4, 6  # of tokenizer.ggml.token_type
+_LONGEST_PIECE = 512  # characters; deriving the merges of one takes the square of its length
 
 
 def pre_tokenizer(pre: str = "bitrl") -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer GGUF calls `pre`. Raises KeyError for one that is not known here."""
-    if pre == "gpt-2":
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    pattern = {"bitrl": BITRL_PATTERN, "llama-bpe": _LLAMA3_PATTERN, "llama3": _LLAMA3_PATTERN}[pre]
+    if pre in ("gpt-2", "smollm"):
+        gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return gpt2 if pre == "gpt-2" else pre_tokenizers.Sequence([digits, gpt2])
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PATTERNS[pre]), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -56,26 +78,99 @@ def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bi
     Control tokens get no special treatment: text that spells one is cut like any other text, so an observation
     can never smuggle one in. Raises ValueError when the vocabulary contradicts itself.
     """
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens):
-        raise ValueError("the vocabulary has the same token twice")
-    missing = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if byte not in vocabulary]
+    vocabulary = _ids(tokens)
+    # Published vocabularies lack bytes their training text did not have (SmolLM2's 21); such a byte gives no token.
+    missing = [
+        byte for byte in string.ascii_letters + string.digits + string.punctuation + "Ġ" if byte not in vocabulary
+    ]
     if missing:
-        raise ValueError(f"the vocabulary lacks {len(missing)} of the 256 byte tokens")
+        raise ValueError(
+            f"the vocabulary lacks the byte tokens of {len(missing)} of the 95 printable characters of ASCII"
+        )
     pairs = []
     for merge in merges:
         left, space, right = merge.partition(" ")
         if not (space and left in vocabulary and right in vocabulary and left + right in vocabulary):
-            raise ValueError(f"the merge {merge!r} does not join two tokens into a third")
+            raise ValueError(f"the merge {_quoted(merge)} does not join two tokens into a third")
         pairs.append((left, right))
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre != "gpt-2"))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre not in _BY_MERGES_ALONE))
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer(pre)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
+def tokenizer_from_json(text: str, path: str) -> Tokenizer:
+    """The tokenizer that the `tokenizers` library wrote as JSON (tokenizer.json), for plain text alone.
+
+    As in `build_tokenizer`, text that spells a control token is cut like any other; nothing is cut off or padded.
+    Raises ModelFileError naming `path` when the library cannot read it.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+        raise ModelFileError(path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def tokenizer_of(file: ModelFile | HuggingFaceFile) -> Tokenizer:
+    """The tokenizer of a model file or checkpoint. Raises ModelFileError when it has none or a broken one."""
+    if isinstance(file, HuggingFaceFile):
+        return file.tokenizer
+    text = file.tokenizer_json()
+    return tokenizer_from_metadata(file.metadata(), file.path) if text is None else tokenizer_from_json(text, file.path)
+
+
+def build_sentencepiece(
+    tokens: Sequence[str], scores: np.ndarray, types: np.ndarray, space_prefix: bool = True
+) -> Tokenizer:
+    """A SentencePiece BPE tokenizer whose id i is tokens[i]: of two neighbours the pair of the highest score is joined.
+
+    `scores`: floats [n]; `types`: ints [n], what each token is, as in `tokenizer.ggml.token_type`. A character that
+    is no token becomes the byte tokens of its UTF-8. User-defined tokens (runs of spaces, tags) are found in the text
+    before anything is joined, as SentencePiece does; text never becomes a control or byte token by spelling it.
+    `space_prefix` puts a space before the text, and after a user-defined token.
+    Raises ValueError when the vocabulary contradicts itself.
+    """
+    for name, values, kinds in (("scores", scores, "f"), ("types", types, "iu")):
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds:
+            raise ValueError(
+                f"the vocabulary has no {name} (tokenizer.ggml.{'token_type' if name == 'types' else name})"
+            )
+    if not np.isfinite(scores).all():
+        raise ValueError(f"the score of token {int(np.isfinite(scores).argmin())} is not a finite number")
+    # Converters write the spaces of user-defined tokens as spaces or as the sign that stands for one. These tokens are
+    # looked for in the text as it is normalised, but where that puts a prefix they would get one too: there, before.
+    kinds = types.tolist()
+    pieces = [
+        token.replace("▁", " ") if kind == _USER_DEFINED and space_prefix else token.replace(" ", "▁")
+        for token, kind in zip(tokens, kinds, strict=True)
+    ]
+    vocabulary = _ids(pieces)
+    byte_tokens = {f"<0x{byte:02X}>" for byte in range(256)}
+    for piece, kind in zip(pieces, kinds, strict=True):
+        if kind == _BYTE and piece not in byte_tokens:
+            raise ValueError(f"the byte token {_quoted(piece)} names no byte")
+    missing = len(byte_tokens - vocabulary.keys())
+    if missing:
+        raise ValueError(f"the vocabulary lacks {missing} of the 256 byte tokens")
+    best_first = [pieces[i] for i in np.argsort(-scores, kind="stable") if kinds[i] == _NORMAL]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_merges(best_first), byte_fallback=True))
+    space = normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), space]) if space_prefix else space
+    own = [piece for piece, kind in zip(pieces, kinds, strict=True) if kind == _USER_DEFINED and piece]
+    tokenizer.add_tokens([AddedToken(piece, normalized=not space_prefix) for piece in own])
+    plain = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*plain, decoders.Strip(" ", 1, 0)] if space_prefix else plain)
+    return tokenizer
+
+
 def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer:
-    """The tokenizer of a model file, from its metadata (`Engine.metadata`).
+    """The tokenizer of a model file, from its metadata (`Engine.metadata`): byte-level BPE or SentencePiece's.
 
     A BitNet file without `tokenizer.ggml.pre` gets Llama 3's splitting: the published ones without it carry that
     vocabulary. Raises ModelFileError naming `path` when the vocabulary is missing, unknown or inconsistent.
@@ -83,20 +178,60 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
         raise ModelFileError(path, "has no tokenizer (no tokenizer.ggml.model key); use a file that carries one")
-    if model != "gpt2":
-        raise ModelFileError(path, f"has a tokenizer of kind {model!r}; only byte-level BPE ('gpt2') is supported")
-    tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
-    if not _is_strings(tokens) or not _is_strings(merges):
-        raise ModelFileError(path, "has no usable vocabulary (tokenizer.ggml.tokens and tokenizer.ggml.merges)")
-    pre = metadata.get("tokenizer.ggml.pre", "llama-bpe")
-    try:
-        return build_tokenizer(tokens, merges, pre)
-    except (KeyError, TypeError):
+    if not isinstance(model, str) or model not in ("gpt2", "llama"):
         raise ModelFileError(
-            path, f"cuts text in a way not known here (tokenizer.ggml.pre = {pre!r}); known: bitrl, gpt-2, llama-bpe"
-        ) from None
+            path, f"has a tokenizer of kind {_quoted(model)}; known: gpt2 (byte-level BPE), llama (SentencePiece BPE)"
+        )
+    tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
+    if not _is_strings(tokens):
+        raise ModelFileError(path, "has no usable vocabulary (tokenizer.ggml.tokens)")
+    scores, types = (metadata.get(f"tokenizer.ggml.{name}") for name in ("scores", "token_type"))
+    try:
+        for name, values in (("scores", scores), ("types", types)):
+            if values is not None and np.size(values) != len(tokens):
+                raise ValueError(f"the vocabulary has {len(tokens)} tokens but {np.size(values)} {name}")
+        if model == "llama":
+            prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+            return build_sentencepiece(tokens, scores, types, prefix)  # type: ignore[arg-type]  # it looks for itself
+        if not _is_strings(merges):
+            raise ModelFileError(path, "has no usable vocabulary (tokenizer.ggml.merges)")
+        pre = metadata.get("tokenizer.ggml.pre", "llama-bpe")
+        if pre not in CUTTINGS:
+            known = ", ".join(sorted(CUTTINGS))
+            raise ModelFileError(
+                path, f"cuts text in a way not known here (tokenizer.ggml.pre = {_quoted(pre)}); known: {known}"
+            )
+        return build_tokenizer(tokens, merges, pre)
+    except ModelFileError:
+        raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
         raise ModelFileError(path, f"has a broken vocabulary: {error}") from None
+
+
+def _ids(tokens: Sequence[str]) -> dict[str, int]:
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise ValueError("the vocabulary has the same token twice")
+    return vocabulary
+
+
+def _merges(best_first: Sequence[str]) -> list[tuple[str, str]]:
+    """Every way to join two of the pieces into a third, the one SentencePiece prefers first."""
+    longest = max(best_first, key=len, default="")
+    if len(longest) > _LONGEST_PIECE:
+        raise ValueError(f"the token {_quoted(longest)} is longer than {_LONGEST_PIECE} characters")
+    known = set(best_first)
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in best_first
+        for cut in range(len(piece) - 1, 0, -1)
+        if piece[:cut] in known and piece[cut:] in known
+    ]
+
+
+def _quoted(value: object) -> str:
+    """A value of the file in an error: in quotes, on one line, and short."""
+    return repr(value if len(str(value)) <= 40 else str(value)[:40] + "…")
 
 
 def _is_strings(value: Any) -> TypeGuard[list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import platform
+import re
 import sys
 import tempfile
 from importlib import metadata
@@ -13,6 +15,7 @@ import pytest
 import bitrl.plugins.backbones as backbones
 from bitrl.cli import doctor
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones import engine
 
 
 def findings(check) -> dict[str, doctor.Finding]:
@@ -25,7 +28,8 @@ def test_exit_code_and_json_agree_with_the_findings(bitrl) -> None:
     assert report["ok"] is all(finding["ok"] for finding in report["findings"])
     assert said.code == found.code == (0 if report["ok"] else 1)
     for finding in report["findings"]:
-        assert finding["detail"] in said.out
+        # Between the two commands somebody else may have written to the disk.
+        assert re.sub(r"[\d,]+ MB free", "", finding["detail"]) in re.sub(r"[\d,]+ MB free", "", said.out)
         assert finding["ok"] or finding["remedy"] in said.out
 
 
@@ -74,6 +78,46 @@ def test_engine_that_does_not_load(monkeypatch) -> None:
     finding = findings(doctor._engine)["engine"]
     assert not finding.ok
     assert "compiler" in finding.remedy
+
+
+def test_every_instruction_set_of_the_engine_is_explained() -> None:
+    known, flags = engine.known_instruction_sets(), doctor._cpu_flags()
+    assert set(doctor.NEEDS[platform.machine()]) == set(known)
+    if flags:  # Linux's own word for what this CPU has; only AMX needs its permission as well
+        has = [name for name in known if flags.issuperset(doctor._needs(name))]
+        assert [name for name in has if name != "avx512amx" or name in engine.instruction_sets()] == (
+            engine.instruction_sets()
+        )
+
+
+def test_instruction_sets_that_this_cpu_lacks(monkeypatch) -> None:
+    monkeypatch.setattr(engine, "instruction_sets", lambda: ["old", "scalar"])
+    monkeypatch.setattr(engine, "known_instruction_sets", lambda: ["new", "old", "scalar"])
+    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"avx", "fma"})
+    monkeypatch.setattr(doctor, "NEEDS", {platform.machine(): {"new": ("avx", "amx"), "old": ("avx",), "scalar": ()}})
+    found = findings(doctor._engine)["engine"]
+    assert found.detail == (
+        "old: used, the fastest that this CPU runs; scalar also runs here; new: does not run here, lacks amx"
+    )
+    assert found.facts["instruction_sets"][0] == {"name": "new", "runs": False, "used": False, "lacks": ["amx"]}
+    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"avx", "amx"})
+    assert findings(doctor._engine)["engine"].detail.endswith("new: does not run here, the system does not allow it")
+    monkeypatch.setattr(doctor, "_cpu_flags", set)  # where nothing is known, nothing is said to lack
+    assert findings(doctor._engine)["engine"].detail.endswith("new: does not run here")
+
+
+def test_threads_and_why(monkeypatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr(engine, "available_cpus", lambda: 3)
+    found = findings(doctor._engine)["threads"]
+    assert found.detail == "3: this process may use no more of this machine's 64 CPUs"
+    assert found.facts == {"threads": 3, "cpus": 64}
+    monkeypatch.setattr(engine, "available_cpus", lambda: 64)
+    assert findings(doctor._engine)["threads"].detail == "64: every CPU of this machine"
+
+
+def test_formats_are_the_engines() -> None:
+    assert findings(doctor._engine)["formats"].facts == {"formats": engine.formats()}
 
 
 def test_starter_model_that_is_missing_or_damaged(monkeypatch, tmp_path) -> None:

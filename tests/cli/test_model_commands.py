@@ -1,4 +1,4 @@
-"""`bitrl model train` and `bitrl model inspect`, as a user calls them."""
+"""`bitrl model train`, `convert` and `inspect`, as a user calls them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hugging_face_models import add_tokenizer, llama
 
 from bitrl.plugins.backbones.bitnet import starter_path
 
@@ -80,3 +81,65 @@ def test_inspect_tells_a_damaged_file(bitrl: Call, tmp_path: Path) -> None:
     failed = bitrl("model", "inspect", tmp_path / "m.gguf")
     assert failed.code == 2
     assert "damaged" in failed.err
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint"
+    llama().save_pretrained(path)
+    add_tokenizer(path)
+    return path
+
+
+def test_convert_writes_a_file_that_inspect_shows(bitrl: Call, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.gguf"
+    done = bitrl("model", "convert", checkpoint, "--out", out, "--type", "bf16")
+    assert done.code == 0, done.err
+    assert done.out == f"{out}: {out.stat().st_size:,} bytes\n"
+    assert "\x1b" not in done.err
+    shown, source = (json.loads(bitrl("model", "inspect", path, "--json").out) for path in (out, checkpoint))
+    assert shown["architecture"] == source["architecture"] == "llama"
+    assert (shown["checksum"], source["checksum"]) == ("sealed", "unsealed")
+    assert shown["weights"] == source["weights"]
+    assert {t["type"] for t in shown["tensors"] if t["name"].startswith("blk.1.ffn_u")} == {"BF16"}
+    assert shown["tokenizer"]["tokens"] == "300 entries"
+
+
+def test_convert_replaces_a_file_only_when_told(bitrl: Call, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.gguf"
+    out.write_text("precious")
+    failed = bitrl("model", "convert", checkpoint, "--out", out)
+    assert (failed.code, out.read_text()) == (2, "precious")
+    assert "--force" in failed.err
+    assert bitrl("model", "convert", checkpoint, "--out", out, "--force").code == 0
+    failed = bitrl("model", "convert", out, "--out", out, "--force")
+    assert failed.code == 2
+    assert "choose another" in failed.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "m.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing", "--out", "m.gguf"), "no such file or directory"),
+        ((".", "--out", "m.gguf"), "neither model.safetensors nor"),
+        (("checkpoint", "--out", "nowhere/m.gguf"), "no directory nowhere"),
+        (("checkpoint", "--out", "m.gguf", "--type", "q8"), 'did you mean "q8_0"'),
+        (("checkpoint", "--out", "m.gguf", "--type", "tq2_0"), "choose another --type"),
+        (("checkpoint", "--out", "m.gguf", "--i2s-packing", "riscv"), "riscv"),
+    ],
+)
+def test_what_cannot_be_converted_is_told_in_one_line(
+    bitrl: Call,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed = bitrl("model", "convert", *arguments)
+    assert failed.code == 2
+    assert message in failed.err
+    assert "Traceback" not in failed.err
+    assert list(tmp_path.iterdir()) == [checkpoint]

@@ -63,7 +63,7 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
         ("-o algo.clip_coef=abc", 'algo.clip_coef: expected a number above 0, got "abc"'),
         ("-o algo.clip_coef=-1", "algo.clip_coef: expected a number above 0, got -1"),
         ("-o algo.clip_coef=nan", 'algo.clip_coef: expected a number above 0, got "nan"'),
-        ("-o backbone.pooling=max", 'backbone.pooling: expected one of "mean", "last", got "max"'),
+        ("-o backbone.pooling=max", 'backbone.pooling: expected one of "mean", "last", "field", got "max"'),
         ("--steps -1", "run.steps: expected a whole number of at least 0, got -1"),
         ("--steps lots", 'run.steps: expected a whole number of at least 0, got "lots"'),
         ("--seed 1.5", 'run.seed: expected a whole number of at least 0, got "1.5"'),

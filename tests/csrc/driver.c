@@ -39,7 +39,7 @@ static int check_format(const bitrl_file *file, const char *format, bool thoroug
 {
     int status = BITRL_OK;
     for (uint64_t j = 0; !status && bitrl_instruction_set(j); j++) {
-        const bitrl_options options = {.isa = bitrl_instruction_set(j), .format = format};
+        const bitrl_options options = {.isa = bitrl_instruction_set(j), .format = format, .threads = 2};
         bitrl_model *model = NULL;
         uint64_t single = 14695981039346656037u, several = single;
         status = bitrl_model_load(file, &options, &model, error);

@@ -1,126 +1,341 @@
-"""Models of other architectures against transformers' own classes, on small random weights."""
+"""Every architecture against transformers' own classes, on small random weights; and what the engine refuses to run."""
 
+import dataclasses
+import os
+import shlex
+import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import TinyModel, gguf_bytes
+from cffi import FFI
+from tiny_models import TinyModel
+from transformers.integrations.bitnet import AutoBitLinear
 
 from bitrl.plugins.backbones.engine import Engine, ModelFileError
 
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
+CSRC = Path(__file__).parents[2] / "csrc"
+SHAPE = {
+    "vocab_size": 300, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "rms_norm_eps": 1e-5,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": None,
+    "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+GEMMA_ROPE = {
+    "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
 }
+# transformers' name of the architecture, what its configuration changes of SHAPE
+CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {"rope_theta": 500.0}),
+    "llama, wide heads": ("Llama", {"head_dim": 10, "tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "qwen3": ("Qwen3", {"head_dim": 16, "rope_theta": 500.0}),
+    "qwen3, narrow heads": (
+        "Qwen3",
+        {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 6, "tie_word_embeddings": True},
+    ),
+    "gemma3": (  # windows shorter than the texts; blocks 1 and 3 are local, 2 is global
+        "Gemma3",
+        {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 6, "sliding_window_pattern": 2,
+         "rope_parameters": GEMMA_ROPE},
+    ),
+    "gemma3, wide heads": (
+        "Gemma3",
+        {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 20, "query_pre_attn_scalar": 20,
+         "sliding_window": 9, "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+         "rope_parameters": GEMMA_ROPE, "tie_word_embeddings": False},
+    ),
+}  # fmt: skip
+BITNETS: dict[str, dict[str, Any]] = {
+    "grouped heads": {"rope_theta": 500.0},
+    "tied": {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
+}
+TEXTS = [[1, 2, 3, 299, 7], [17], list(range(40))]
 
 
-def llama(**changes: Any) -> torch.nn.Module:
+class InDouble(torch.overrides.TorchFunctionMode):
+    """Inside it, what transformers does in float32 is done in float64.
+
+    In float32, an activation now and then rounds to the neighbouring 8-bit code, which moves its token by 1e-3.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        kwargs = {key: torch.float64 if arg is torch.float32 else arg for key, arg in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
+def make(kind: str, **changes: Any) -> Any:
+    """A random model of transformers."""
     torch.manual_seed(0)
-    shape = {
-        "vocab_size": 300, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "rms_norm_eps": 1e-5,
-        "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 128, "rope_theta": 500.0,
-    }  # fmt: skip
-    config = transformers.LlamaConfig(**{**shape, **changes}, attn_implementation="eager")
-    model = transformers.LlamaForCausalLM(config).eval()
+    text = "Text" if kind == "Gemma3" else ""
+    config = getattr(transformers, f"{kind}{text}Config")(**{**SHAPE, **changes}, attn_implementation="eager")
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():  # the usual 0.02 would leave attention and gates all but linear
-            weight.copy_(1 + 0.3 * torch.randn_like(weight) if "norm" in name else 0.3 * torch.randn_like(weight))
+            one = 1 if "norm" in name and kind != "Gemma3" else 0  # gemma's norms multiply by 1 + weight
+            weight.copy_(one + 0.3 * torch.randn_like(weight))
     return model
 
 
-def write_llama(
-    model: Any, path: Path, dtype: torch.dtype = torch.float32, changes: dict[str, Any] | None = None
-) -> Path:
-    """As llama.cpp's converter does: rows of q and k with the halves of each head's rotation interleaved."""
+def with_bit_linear(model: Any, online: bool, input_norms: bool = False) -> Any:
+    """Projections become transformers' ternary layers: they quantise themselves (online), or hold codes and a scale."""
+    for name, linear in list(model.model.named_modules()):
+        if not isinstance(linear, torch.nn.Linear):
+            continue
+        layer = AutoBitLinear(
+            linear.in_features, linear.out_features, bias=False, online_quant=online, use_rms_norm=input_norms,
+            rms_norm_eps=model.config.rms_norm_eps,
+        )  # fmt: skip
+        with torch.no_grad():
+            layer.weight.copy_(linear.weight)
+            if input_norms:
+                layer.rms_norm.weight.copy_(1 + 0.3 * torch.randn(linear.in_features))
+            if not online:
+                layer.weight_scale.fill_(float(np.float32(linear.weight.abs().mean())))
+                layer.weight.copy_((linear.weight / layer.weight_scale).round().clamp(-1, 1))
+        model.model.set_submodule(name, layer)
+    return model
+
+
+def tensors_of(model: Any, turned: bool = True, offset: float = 1.0) -> dict[str, np.ndarray]:
+    """Weights under their GGUF names, as llama.cpp's converter has them: the halves of each head's rotation in q and k
+    of llama interleaved, and `offset` added to gemma's norms."""
     c = model.config
-    keys = {
-        "general.architecture": "llama", "llama.block_count": c.num_hidden_layers,
-        "llama.embedding_length": c.hidden_size, "llama.feed_forward_length": c.intermediate_size,
-        "llama.attention.head_count": c.num_attention_heads, "llama.attention.head_count_kv": c.num_key_value_heads,
-        "llama.attention.layer_norm_rms_epsilon": float(c.rms_norm_eps), "llama.rope.freq_base": 500.0,
-        "llama.rope.dimension_count": c.hidden_size // c.num_attention_heads,
-        "llama.context_length": c.max_position_embeddings, "llama.vocab_size": c.vocab_size, **(changes or {}),
-    }  # fmt: skip
-    tensors = []
+    kind = {"gemma3_text": "gemma3"}.get(c.model_type, c.model_type)
+    arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == kind)
+    names = gguf.get_tensor_name_map(arch, c.num_hidden_layers)
+    own = {
+        "attn_sub_norm": "attn_sub_norm",
+        "ffn_sub_norm": "ffn_sub_norm",
+    }  # the package does not know these of BitNet
+    out: dict[str, np.ndarray] = {}
     for name, weight in model.state_dict().items():
-        name = name.removeprefix("model.")
-        if name.startswith("layers."):
-            _, i, rest = name.split(".", 2)
-            rest = rest.removesuffix(".weight")
-            heads = {"self_attn.q_proj": c.num_attention_heads, "self_attn.k_proj": c.num_key_value_heads}.get(rest)
-            if heads:
-                weight = weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-            name = f"blk.{i}.{NAMES[rest]}.weight"
-        else:
-            name = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}.get(
-                name, "output.weight"
-            )
-        half = dtype == torch.bfloat16 and weight.dim() == 2
-        raw = weight.bfloat16().view(torch.int16).numpy() if half else weight.float().numpy()
-        tensors.append((name, 30 if half else 0, tuple(weight.shape), raw.tobytes()))
-    path.write_bytes(gguf_bytes(keys, tensors))
+        if name == "lm_head.weight":
+            if not c.tie_word_embeddings:
+                out["output.weight"] = weight.numpy().astype(np.float32)
+            continue
+        base, rest = name.removesuffix(".weight"), ".weight"
+        if name.endswith(".rms_norm.weight"):
+            base, rest = name.removesuffix(".rms_norm.weight"), "_norm_in.weight"
+        if name.endswith(".weight_scale"):
+            base, rest = name.removesuffix(".weight_scale"), ".scale"
+        last = base.rsplit(".", 1)[1]
+        found = f"blk.{base.split('.')[2]}.{own[last]}" if last in own else names.get_name(base)
+        assert found, name
+        heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(last)
+        if turned and kind == "llama" and heads and rest == ".weight":
+            weight = weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+        if kind == "gemma3" and last.endswith("norm") and rest == ".weight":
+            weight = weight + offset
+        out[found + rest] = weight.contiguous().numpy().astype(np.float32)
+    return out
+
+
+def write(model: Any, path: Path, dtype: str = "F32", changes: dict[str, Any] | None = None, **tensors: Any) -> Path:
+    """Keys and tensors by the gguf package. `changes` sets keys of the architecture, or removes them (None).
+
+    `tensors` is for tensors_of.
+    """
+    c, kind = model.config, {"gemma3_text": "gemma3"}.get(model.config.model_type, model.config.model_type)
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    writer = gguf.GGUFWriter(path, kind)
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_vocab_size(c.vocab_size)
+    if kind == "gemma3":
+        local = [layer == "sliding_attention" for layer in c.layer_types]
+        writer.add_rope_freq_base(c.rope_parameters["full_attention"]["rope_theta"])
+        writer.add_rope_freq_base_swa(c.rope_parameters["sliding_attention"]["rope_theta"])
+        writer.add_sliding_window(c.sliding_window)
+        writer.add_sliding_window_pattern(2 if local == [True, False, True] else local)
+        writer.add_attention_scale(c.query_pre_attn_scalar**-0.5)
+    else:
+        writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
+        writer.add_rope_dimension_count(head_dim)
+    if kind == "bitnet":
+        writer.add_string("bitnet.hidden_activation", c.hidden_act)
+    for name, value in (changes or {}).items():
+        writer.kv_data[0].pop(f"{kind}.{name}", None)
+        if value is not None:
+            kinds = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING", list: "ARRAY"}
+            writer.add_key_value(f"{kind}.{name}", value, gguf.GGUFValueType[kinds[type(value)]])
+    for name, weight in tensors_of(model, **tensors).items():
+        number = gguf.GGMLQuantizationType[dtype if weight.ndim == 2 else "F32"]
+        writer.add_tensor(name, gguf.quantize(weight, number), raw_dtype=number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 
-def hidden_states(model: Any, text: list[int]) -> list[np.ndarray]:
-    """The residual stream after each block, [length, width] each."""
-    states: list[np.ndarray] = []
+def hidden_states(model: Any) -> list[np.ndarray]:
+    """The residual stream of TEXTS after each block, [tokens, width] each."""
+    states: list[list[np.ndarray]] = [[] for _ in model.model.layers]
 
-    def keep(_: Any, __: Any, output: Any) -> None:
-        states.append((output[0] if isinstance(output, tuple) else output).detach().float().view(len(text), -1).numpy())
+    def keep(i: int, output: Any) -> None:
+        states[i].append((output[0] if isinstance(output, tuple) else output).detach().flatten(0, -2).numpy())
 
-    hooks = [layer.register_forward_hook(keep) for layer in model.model.layers]
-    with torch.no_grad():
-        model(torch.tensor([text]))
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, i=i: keep(i, output))
+        for i, layer in enumerate(model.model.layers)
+    ]
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for text in TEXTS:
+            model(torch.tensor([text]))
     for hook in hooks:
         hook.remove()
-    return states
+    return [np.concatenate(state) for state in states]
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
-TEXTS = [[1, 2, 3, 299, 7], [17], list(range(40))]
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_state_after_every_block(tmp_path: Path, name: str) -> None:
+    kind, changes = CONFIGURATIONS[name]
+    model = make(kind, **changes)
+    path = write(model, tmp_path / "model.gguf")
+    for i, want in enumerate(hidden_states(model)):
+        got = Engine(path, layers=i + 1, threads=1).encode(TEXTS, "none")
+        assert relative_error(got, want) < 1e-5
 
 
-def test_llama_matches_transformers_after_every_block(tmp_path: Path) -> None:
-    model = llama()
-    path = write_llama(model, tmp_path / "model.gguf")
-    states = [hidden_states(model, text) for text in TEXTS]
-    for layers in (1, 2, 3):
-        got = Engine(path, layers=layers, threads=1).encode(TEXTS, "none")
-        assert relative_error(got, np.concatenate([state[layers - 1] for state in states])) < 1e-5
-
-
-def test_llama_in_bf16(tmp_path: Path) -> None:
-    model = llama()
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_in_bf16(tmp_path: Path, name: str) -> None:
+    kind, changes = CONFIGURATIONS[name]
+    model = make(kind, **changes)
     with torch.no_grad():
         for weight in model.parameters():  # not .bfloat16(), which would round the rotation's frequencies too
             weight.copy_(weight.bfloat16())
-    path = write_llama(model, tmp_path / "model.gguf", torch.bfloat16)
-    want = np.concatenate([hidden_states(model, text)[-1] for text in TEXTS])
+    path = write(model, tmp_path / "model.gguf", "BF16")
+    want = hidden_states(model)[-1]
     assert Engine(path, threads=1).format == "bf16"
     assert relative_error(Engine(path, "fp32", threads=1).encode(TEXTS, "none"), want) < 1e-5
     # The engine rounds only what enters a product, to 8 bits of mantissa: 2^-9 an activation, through three blocks.
     assert relative_error(Engine(path, threads=1).encode(TEXTS, "none"), want) < 2e-2
 
 
-def test_llama_in_eight_bits_is_near(tmp_path: Path) -> None:
-    model = llama()
-    path = write_llama(model, tmp_path / "model.gguf")
-    want = np.concatenate([hidden_states(model, text)[-1] for text in TEXTS])
-    assert relative_error(Engine(path, "int8", threads=1).encode(TEXTS, "none"), want) < 0.1
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+def test_in_eight_bits_is_near(tmp_path: Path, name: str) -> None:
+    kind, changes = CONFIGURATIONS[name]
+    model = make(kind, **changes)
+    path = write(model, tmp_path / "model.gguf")
+    assert relative_error(Engine(path, "int8", threads=1).encode(TEXTS, "none"), hidden_states(model)[-1]) < 0.1
+
+
+@pytest.mark.parametrize("online", [True, False], ids=["weights quantised at load", "codes and scales"])
+@pytest.mark.parametrize("name", BITNETS)
+def test_bitnet(tmp_path: Path, name: str, online: bool) -> None:
+    with InDouble():
+        model = with_bit_linear(make("BitNet", **BITNETS[name]).double(), online).double()
+    check_ternary(write(model, tmp_path / "model.gguf"), model)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3, narrow heads", "gemma3", "gemma3, wide heads"])
+def test_bitnet_embedding_variants(tmp_path: Path, name: str) -> None:
+    kind, changes = CONFIGURATIONS[name]
+    with InDouble():
+        model = with_bit_linear(make(kind, **changes).double(), online=True, input_norms=True).double()
+    check_ternary(write(model, tmp_path / "model.gguf"), model)
+
+
+def check_ternary(path: Path, model: Any) -> None:
+    """One activation on another 8-bit code would move its token by 1e-3 or so: every token being within 1e-6 shows that
+    codes and integer sums are the same."""
+    with InDouble():
+        states = hidden_states(model)
+    for i, want in enumerate(states):
+        got = Engine(path, "ternary", layers=i + 1, threads=1).encode(TEXTS, "none")
+        errors = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)
+        assert errors.max() < 1e-6
+
+
+def test_a_scale_beside_the_matrix(tmp_path: Path) -> None:
+    """As mainline llama.cpp's bitnet files have it: the same numbers as with the scale inside."""
+    model = with_bit_linear(make("BitNet"), online=False)
+    beside = write(model, tmp_path / "beside.gguf")
+    for layer in model.modules():
+        if isinstance(layer, AutoBitLinear):
+            layer.weight.data *= layer.weight_scale
+            layer.weight_scale.fill_(1)
+    inside = write(model, tmp_path / "inside.gguf")
+    for format, tolerance in (("ternary", 0), ("fp32", 1e-5), ("int8", 0.05), ("int4", 0.05)):
+        got, want = (Engine(path, format).encode(TEXTS, "none") for path in (beside, inside))
+        assert relative_error(got, want) <= tolerance
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> tuple[FFI, Any]:
+    """The engine with a function that takes a GGUF file for one put together from Hugging Face's."""
+    folder = tmp_path_factory.mktemp("shim")
+    own = folder / "gguf_shim.c"
+    own.write_text('#include "gguf.c"\nvoid as_hugging_face(bitrl_file *file) { file->hugging_face = true; }\n')
+    sources = [str(path) for path in CSRC.glob("*.c") if path.name not in ("_engine.c", "gguf.c")]
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
+    flags = ["-std=c11", "-O1", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
+    command = [*compiler, *flags, *sources, str(own), "-lm", "-lpthread", "-o", str(folder / "shim.so")]
+    subprocess.run(command, check=True)
+    ffi = FFI()
+    header = (CSRC / "bitrl.h").read_text()
+    ffi.cdef(header.split("/* cdef begin */")[1].split("/* cdef end */")[0])
+    ffi.cdef("void as_hugging_face(bitrl_file *file);")
+    return ffi, ffi.dlopen(str(folder / "shim.so"))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_weights_as_hugging_face_has_them(tmp_path: Path, shim: tuple[FFI, Any], name: str) -> None:
+    """Heads of llama not interleaved, gemma's norms without their 1, but norms before a projection with it."""
+    kind, changes = CONFIGURATIONS[name]
+    model = with_bit_linear(make(kind, **changes), online=True, input_norms=True)
+    want = Engine(write(model, tmp_path / "model.gguf"), "fp32", threads=1).encode(TEXTS, "none")
+    path = write(model, tmp_path / "raw.gguf", turned=False, offset=0.0)
+    ffi, lib = shim
+    file, loaded, session = ffi.new("bitrl_file **"), ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
+    error, text = ffi.new("char[256]"), [ffi.new("char[]", word) for word in (b"auto", b"fp32")]
+    tokens, lengths = np.concatenate(TEXTS).astype(np.int32), np.array([len(text) for text in TEXTS], np.uint64)
+    got = np.zeros_like(want)
+    assert lib.bitrl_file_open(str(path).encode(), file, error) == 0
+    lib.as_hugging_face(file[0])
+    assert (
+        lib.bitrl_model_load(
+            file[0], ffi.new("bitrl_options *", {"threads": 1, "format": text[1], "isa": text[0]}), loaded, error
+        )
+        == 0
+    )
+    assert lib.bitrl_session_open(loaded[0], 1, session, error) == 0
+    pointers = (ffi.cast(c, array.ctypes.data) for c, array in (("int32_t *", tokens), ("uint64_t *", lengths)))
+    out = ffi.cast("float *", got.ctypes.data)
+    assert lib.bitrl_encode(session[0], *pointers, len(TEXTS), lib.BITRL_POOL_NONE, out, error) == 0
+    lib.bitrl_session_close(session[0])
+    lib.bitrl_model_free(loaded[0])
+    lib.bitrl_file_close(file[0])
+    assert relative_error(got, want) < 1e-6
+
+
+def test_the_largest_gemma_scales_its_queries_otherwise(tmp_path: Path) -> None:
+    """Gemma 3 27B has 62 blocks, and files of it have no key for that."""
+    model = TinyModel(architecture="gemma3", width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=62)
+    got = Engine(model.write(tmp_path / "a.gguf")).encode(TEXTS)
+    key = {"gemma3.attention.scale": 8**-0.5}
+    np.testing.assert_allclose(got, Engine(model.write(tmp_path / "b.gguf", changes=key)).encode(TEXTS), rtol=1e-3)
+    key = {"gemma3.attention.scale": 16**-0.5}
+    assert relative_error(got, Engine(model.write(tmp_path / "c.gguf", changes=key)).encode(TEXTS)) > 0.05
 
 
 def test_the_activation_is_never_guessed(tmp_path: Path) -> None:
@@ -136,22 +351,146 @@ def test_the_activation_is_never_guessed(tmp_path: Path) -> None:
     want = Engine(model.write(tmp_path / "known.gguf")).encode(TEXTS)
     np.testing.assert_array_equal(Engine(said).encode(TEXTS), want)
     np.testing.assert_array_equal(Engine(path, activation="relu2").encode(TEXTS), want)
-    assert not np.array_equal(Engine(path, activation="silu").encode(TEXTS), want)
-    gelu = model.write(tmp_path / "gelu.gguf", changes={**changes, "bitnet.hidden_activation": "gelu"})
+    others = [Engine(path, activation=name).encode(TEXTS) for name in ("silu", "gelu")]
+    assert not np.array_equal(others[0], want)
+    assert not np.array_equal(others[0], others[1])
+    tanh = model.write(tmp_path / "tanh.gguf", changes={**changes, "bitnet.hidden_activation": "gelu_pytorch_tanh"})
+    np.testing.assert_array_equal(Engine(tanh).encode(TEXTS), others[1])
+    exact = model.write(tmp_path / "exact.gguf", changes={**changes, "bitnet.hidden_activation": "gelu"})
     with pytest.raises(ModelFileError, match="hidden_activation other than"):
-        Engine(gelu)
+        Engine(exact)
     with pytest.raises(ModelFileError, match="activation called tanh"):
         Engine(path, activation="tanh")
 
 
+TINY = {
+    "llama": TinyModel(architecture="llama", width=16, ffn=16, heads=4, kv_heads=2, head_dim=12, blocks=2),
+    "qwen3": TinyModel(
+        architecture="qwen3", width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=2, input_norms=True
+    ),
+    "gemma3": TinyModel(
+        architecture="gemma3", width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=2, window=5, every=2
+    ),
+}
+
+
+def refusal(path: Path) -> str:
+    """The engine's message, which is one line."""
+    with pytest.raises(ModelFileError) as error:
+        Engine(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("name", "key", "value", "words"),
     [
-        ({"llama.rope.scaling.type": "yarn"}, "scales its positions"),
-        ({"llama.attention.key_length": 16}, "heads of 16"),
+        ("llama", "rope.scaling.type", "yarn", "scales its positions"),
+        ("llama", "rope.scaling.factor", 8.0, r"scales its positions \(llama\.rope\.scaling\.factor"),
+        ("llama", "rope.scale_linear", 8.0, "scales its positions"),
+        ("llama", "attention.key_length", 11, "heads of 11"),
+        ("llama", "attention.key_length", 2**31, "key_length = 2147483648; it must be an integer from 1 to 65536"),
+        ("llama", "attention.key_length", 65534, "at most 65536 wide"),
+        ("llama", "attention.key_length", 0, "key_length = 0"),
+        ("llama", "attention.key_length", 8, "values of 12 but keys of 8"),
+        ("llama", "attention.value_length", 16, "values of 16 but keys of 12"),
+        ("llama", "rope.dimension_count", 6, "rotates 6 of 12"),
+        ("llama", "attention.head_count", 3, "3 heads of 12 and 2 key/value heads"),
+        ("llama", "attention.scale", 0.0, "attention.scale = 0; it must be a positive number"),
+        ("llama", "attention.causal", False, "both directions"),
+        ("llama", "expert_count", 8, "has llama.expert_count, which is not supported"),
+        ("llama", "attention.clamp_kqv", 8.0, "attention.clamp_kqv"),
+        ("llama", "attention.sliding_window", 64, "llama.attention.sliding_window"),
+        ("qwen3", "attention.sliding_window", 64, "qwen3.attention.sliding_window"),
+        ("gemma3", "attn_logit_softcapping", 50.0, "has gemma3.attn_logit_softcapping"),
+        ("gemma3", "final_logit_softcapping", 30.0, "has gemma3.final_logit_softcapping"),
+        ("gemma3", "attention.sliding_window", 0, "sliding_window = 0; it must be an integer from 1"),
+        ("gemma3", "attention.sliding_window", 2**31, "sliding_window = 2147483648"),
+        ("gemma3", "attention.sliding_window", "five", "sliding_window = 0"),
+        ("gemma3", "attention.sliding_window", None, "lacks the key gemma3.attention.sliding_window"),
+        ("gemma3", "attention.sliding_window_pattern", 0, "sliding_window_pattern = 0"),
+        ("gemma3", "attention.sliding_window_pattern", ["a", "b"], "other than a number or 2 booleans"),
+        ("gemma3", "rope.freq_base_swa", -1.0, "freq_base_swa = -1"),
+        ("gemma3", "rope.local_freq_base", float("nan"), "local_freq_base = nan"),
+        ("gemma3", "attention.layer_norm_rms_epsilon", None, "lacks the key gemma3.attention.layer_norm_rms_epsilon"),
+        ("qwen3", "block_count", None, "lacks the key qwen3.block_count"),
+        ("qwen3", "embedding_length", None, "lacks the key qwen3.embedding_length"),
+        ("qwen3", "feed_forward_length", None, "lacks the key qwen3.feed_forward_length"),
+        ("qwen3", "attention.head_count", None, "lacks the key qwen3.attention.head_count"),
+        ("qwen3", "context_length", None, "lacks the key qwen3.context_length"),
+        ("qwen3", "attention.head_count", 0, "head_count = 0"),
+        ("qwen3", "attention.head_count_kv", 3, "head_count_kv = 3"),
     ],
 )
-def test_what_is_not_computed_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    path = write_llama(llama(num_hidden_layers=1), tmp_path / "model.gguf", changes=changes)
+def test_bad_keys(tmp_path: Path, name: str, key: str, value: Any, words: str) -> None:
+    path = TINY[name].write(tmp_path / "model.gguf", changes={f"{name}.{key}": value})
     with pytest.raises(ModelFileError, match=words):
         Engine(path)
+    refusal(path)
+
+
+def test_heads_that_do_not_divide_the_width_need_a_key(tmp_path: Path) -> None:
+    changes = {"qwen3.attention.head_count": 3, "qwen3.attention.key_length": None, "qwen3.attention.head_count_kv": 1}
+    assert "lacks the key qwen3.attention.key_length" in refusal(TINY["qwen3"].write(tmp_path / "a", changes=changes))
+
+
+def test_keys_that_change_nothing_are_read_over(tmp_path: Path) -> None:
+    """Zeros, as converters write them for what a model does not have."""
+    model = TINY["gemma3"]
+    zeros = {"attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0, "expert_count": 0}
+    changes = {f"gemma3.{name}": value for name, value in zeros.items()}
+    changes |= {"gemma3.attention.causal": True, "gemma3.rope.scaling.type": "none", "gemma3.rope.local_freq_base": 1e4}
+    got, want = (
+        Engine(model.write(tmp_path / name, changes=keys)).encode(TEXTS) for name, keys in (("a", changes), ("b", {}))
+    )
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -> None:
+    model, path = TINY[name], tmp_path / "model.gguf"
+    for tensor in [*model.vectors, *model.ternary]:
+        if tensor == "output_norm.weight":
+            continue
+        vectors, ternary = dict(model.vectors), dict(model.ternary)
+        for table in (vectors, ternary):
+            table.pop(tensor, None)
+        other = dataclasses.replace(model, vectors={}, ternary={})
+        other.vectors, other.ternary = vectors, ternary
+        assert f"lacks the tensor {tensor}" in refusal(other.write(path))
+        if tensor in model.vectors:
+            vectors[tensor] = np.ones(len(model.vectors[tensor]) + 1, np.float32)
+        else:
+            codes, scale = model.ternary[tensor]
+            ternary[tensor] = np.vstack([codes, codes])[: 8 * len(codes)], scale
+        assert f"has {tensor} in shape" in refusal(other.write(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "shape", "words"),
+    [
+        ("llama", "blk.0.attn_q.bias", (48,), "has the tensor blk.0.attn_q.bias, which is not supported"),
+        ("llama", "blk.1.ffn_gate_inp.weight", (8, 16), "blk.1.ffn_gate_inp.weight"),
+        ("llama", "blk.1.attn_sub_norm.weight", (24,), "blk.1.attn_sub_norm.weight"),
+        ("llama", "blk.1.attn_q_norm.weight", (12,), "blk.1.attn_q_norm.weight"),
+        ("llama", "rope_freqs.weight", (6,), "rope_freqs.weight"),
+        ("llama", "blk.attn_q.weight", (6,), "blk.attn_q.weight"),
+        ("llama", "blk.0", (6,), "blk.0"),
+        ("qwen3", "blk.0.post_ffw_norm.weight", (16,), "post_ffw_norm"),
+        ("qwen3", "blk.0.attn_q.scale", (2,), "has blk.0.attn_q.scale in shape"),
+        ("qwen3", "output.weight", (7, 16), "has output.weight in shape"),
+        ("gemma3", "blk.1.ffn_up_norm_in.weight", (16,), "lacks the tensor blk.0.attn_q_norm_in.weight"),
+    ],
+)
+def test_tensors_that_do_not_belong(tmp_path: Path, name: str, tensor: str, shape: Any, words: str) -> None:
+    model = dataclasses.replace(TINY[name], vectors={}, ternary={})
+    model.vectors[tensor] = np.ones(shape, np.float32)
+    assert words in refusal(model.write(tmp_path / "model.gguf"))
+
+
+def test_logits_may_be_missing_their_norm(tmp_path: Path) -> None:
+    """A file without output_norm can still encode."""
+    model = dataclasses.replace(TINY["gemma3"], vectors={}, ternary={})
+    want = Engine(model.write(tmp_path / "a")).encode(TEXTS)
+    model.vectors.pop("output_norm.weight")
+    np.testing.assert_array_equal(Engine(model.write(tmp_path / "b")).encode(TEXTS), want)

@@ -20,7 +20,22 @@ SHAPES = {
     "odd": ({"width": 48, "ffn": 80, "blocks": 3, "heads": 4, "kv_heads": 2}, "I2_S"),
     "narrow heads": ({"width": 16, "ffn": 16, "blocks": 2, "heads": 8, "kv_heads": 8, "theta": 500000.0}, "I2_S"),
     "one key head": ({"width": 640, "ffn": 1728, "blocks": 1, "heads": 5, "kv_heads": 1}, "I2_S"),
-}
+    "qwen3 embedding": (
+        {"architecture": "qwen3", "input_norms": True, "width": 48, "ffn": 80, "blocks": 3, "heads": 4, "kv_heads": 2,
+         "head_dim": 24, "eps": 1e-6, "theta": 1e6},
+        "I2_S",
+    ),
+    "gemma3 embedding": (
+        {"architecture": "gemma3", "input_norms": True, "width": 80, "ffn": 64, "blocks": 4, "heads": 2, "kv_heads": 1,
+         "head_dim": 32, "eps": 1e-6, "theta": 1e6, "window": 9, "every": 3},
+        "I2_S",
+    ),
+    "gemma3 embedding as converted": (  # bitnet.cpp's converter names no window: llama.cpp then has none
+        {"architecture": "gemma3", "input_norms": True, "width": 64, "ffn": 96, "blocks": 2, "heads": 4, "kv_heads": 4,
+         "eps": 1e-6},
+        "I2_S",
+    ),
+}  # fmt: skip
 
 
 def texts(model: TinyModel, seed: int = 1) -> list[list[int]]:

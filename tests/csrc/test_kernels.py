@@ -103,7 +103,7 @@ def pack_dense(codes: np.ndarray) -> np.ndarray:
 
 
 def in_rows(x: np.ndarray) -> tuple[np.ndarray, int]:
-    """[tokens, columns] of 1, 2 or 4 bytes -> rows of bytes with zeros behind, as kernels.h has them, and their stride."""
+    """[tokens, columns] of 1, 2 or 4 bytes -> rows of bytes with zeros behind (kernels.h), and their stride."""
     stride = (x.shape[1] * x.itemsize // 64 + 1 | 1) * 64
     out = aligned((-(-len(x) // TOKEN_PAD) * TOKEN_PAD, stride), np.uint8)
     out[: len(x), : x.shape[1] * x.itemsize] = np.ascontiguousarray(x).view(np.uint8)
@@ -312,13 +312,14 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
     half, gate = int(rng.integers(1, n // 2 + 1)), sums * scale
     ffi, results = tables["ffi"], {}
     for name, table in tables["sets"].items():
-        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n), np.zeros(n)]
+        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n), np.zeros(n), np.zeros(n)]
         table.scaled(pointer(ffi, out[0]), pointer(ffi, sums), scale, n - half % 8)
         table.scaled_rows(pointer(ffi, out[1]), pointer(ffi, sums), pointer(ffi, rows), scale, n)
         table.gated(pointer(ffi, out[2]), pointer(ffi, a), pointer(ffi, b), n)
         table.added(pointer(ffi, out[3]), pointer(ffi, b), n)
         table.rotated(pointer(ffi, out[4]), pointer(ffi, a), pointer(ffi, rope), half)
         table.gated_silu(pointer(ffi, out[5]), pointer(ffi, gate), pointer(ffi, b), n)
+        table.gated_gelu(pointer(ffi, out[6]), pointer(ffi, gate), pointer(ffi, b), n)
         results[name] = out
     want = results["scalar"]
     np.testing.assert_array_equal(want[0][: n - half % 8], (sums * scale)[: n - half % 8])
@@ -328,11 +329,41 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
     gate = gate.astype(np.longdouble)
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(want[5], (gate / (1 + np.exp(-gate)) * b).astype(float), rtol=1e-13, atol=1e-280)
+        twice = 2 * np.sqrt(2 / np.longdouble(np.pi)) * (gate + np.longdouble(0.044715) * gate**3)
+        # The exponent's own rounding, relative: up to 700 * 2^-53.
+        np.testing.assert_allclose(want[6], (gate / (1 + np.exp(-twice)) * b).astype(float), rtol=1e-12, atol=1e-280)
+    torch_gelu = torch.nn.functional.gelu(torch.from_numpy(gate.astype(float)), approximate="tanh").numpy() * b
+    np.testing.assert_allclose(want[6], torch_gelu, rtol=1e-9, atol=1e-14)
     turned = (a[:half] + 1j * a[half : 2 * half]) * (rope[:half] + 1j * rope[half : 2 * half])
     np.testing.assert_allclose(want[4][: 2 * half], [*turned.real, *turned.imag], rtol=1e-9, atol=1e-12)
     for out in results.values():
         for got, expected in zip(out, want, strict=True):
             np.testing.assert_array_equal(got, expected)
+
+
+@quick
+@given(st.integers(1, 40), st.sampled_from([0.1, 1.0, 50.0]), st.sampled_from([0.3, 1.0, 7.0]), seeds)
+def test_sum_of_exponentials(tables, n, size, scale, seed):
+    x = (np.random.default_rng(seed).normal(size=n) * size).astype(np.float32)
+    ffi, most = tables["ffi"], float(x.max())
+    got = [table.exp_sum(ffi.cast("float *", x.ctypes.data), n, most, scale) for table in tables["sets"].values()]
+    assert set(got) == {got[0]}
+    assert got[0] == pytest.approx(np.exp((x.astype(np.float64) - most) * scale).sum(), rel=1e-13)
+
+
+@quick
+@given(st.integers(1, 400), st.sampled_from([1e-30, 1.0, 1e100]), seeds)
+def test_norm(tables, n, size, seed):
+    rng = np.random.default_rng(seed)
+    padded, ffi = -(-n // 16) * 16, tables["ffi"]
+    x, weight = np.zeros(padded), np.zeros(padded)
+    x[:n], weight[:n] = rng.normal(size=n) * size, rng.uniform(-1.5, 1.5, n)
+    results = []
+    for table in tables["sets"].values():
+        results.append(np.full(padded, 7.0))
+        table.normalise(pointer(ffi, results[-1]), pointer(ffi, x), pointer(ffi, weight), n, padded, 1e-5)
+        np.testing.assert_array_equal(results[-1], results[0])
+    np.testing.assert_allclose(results[0], x / np.sqrt((x[:n] ** 2).mean() + 1e-5) * weight, rtol=1e-13)
 
 
 @quick
@@ -357,7 +388,7 @@ def test_attention(tables, length, head_dim, heads, size, window, seed):
     ffi, results = tables["ffi"], []
     for table in tables["sets"].values():
         out = np.full((length - past, heads * head_dim + 3), 7.0)
-        scratch = aligned((length + 7) // 8 * 8 * (head_dim + 4), np.float64)
+        scratch = aligned(((length + 15) // 16 * 16 + 8) * (head_dim + padded + 8 + 4), np.float64)
         task = ffi.new("attention_task *")
         task.q, task.k, task.v = pointer(ffi, queries), pointer(ffi, k[past:]), pointer(ffi, v[past:])
         task.past_k, task.past_v, task.out = pointer(ffi, k), pointer(ffi, v), pointer(ffi, out)

@@ -126,3 +126,25 @@ def test_wrong_files(tiny: TinyModel, tmp_path: Path) -> None:
     wide = tiny.write(tmp_path / "wide.gguf", changes={"tokenizer.ggml.tokens": tokens})
     with pytest.raises(ModelFileError, match="embeds only 300"):
         BitNet(BitNetOptions(model=str(wide)))
+
+
+def test_a_file_with_a_sentencepiece_vocabulary(tiny: TinyModel, path: str, tmp_path: Path) -> None:
+    """Such a file asks for a first token unless it says otherwise; the ids are worked out by hand."""
+    tokens = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "x", "=", "1", "▁x", "▁x="]
+    changes = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.merges": None,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": np.array([0.0] * 262 + [-1.0, -2.0], np.float32),
+        "tokenizer.ggml.token_type": np.array([2, 3, *[6] * 256, *[1] * 6], np.int32),
+        "tokenizer.ggml.add_bos_token": None,
+        "tokenizer.ggml.bos_token_id": 1,
+    }
+    asked = BitNet(BitNetOptions(model=str(tiny.write(tmp_path / "spm.gguf", changes=changes))))
+    ids = [263, 261, 2 + ord("é".encode()[:1]), 2 + ord("é".encode()[1:])]
+    engine = Engine(path)
+    np.testing.assert_array_equal(asked.encode(["x=1é", "<s>"])[0], engine.encode([[1, *ids]])[0])
+    assert 1 not in asked.tokenizer.encode("<s>").ids
+    changes["tokenizer.ggml.add_bos_token"] = False
+    without = BitNet(BitNetOptions(model=str(tiny.write(tmp_path / "without.gguf", changes=changes))))
+    np.testing.assert_array_equal(without.encode(["x=1é"]), engine.encode([ids]))

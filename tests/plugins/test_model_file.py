@@ -119,4 +119,4 @@ def test_files_that_are_no_models(tmp_path: Path, content: bytes | None, words: 
     assert str(path) in str(caught.value)
     assert isinstance(caught.value, UsageError)
     with pytest.raises(ModelFileError, match="is not a file"):
-        Engine(tmp_path)
+        ModelFile(tmp_path)

@@ -1,0 +1,227 @@
+"""`bitrl bench`: how fast the engine is here, and what fraction of the machine's limits that is.
+
+Knows the command and how results are shown; `bitrl.plugins.backbones.benchmark` measures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitrl.cli.output import json_option, print_json, table
+from bitrl.core.errors import UsageError, unknown
+
+
+@click.command
+@click.option(
+    "--model",
+    default="starter",
+    show_default=True,
+    metavar="MODEL",
+    help="A GGUF file; starter; or random weights in a shape: random:bitnet-2b-4t, random:smollm2-135m, "
+    "random:starter, random:WIDTHxFFNxBLOCKS. These are written to a temporary folder and removed afterwards.",
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT",
+    help="Run the model in this format, or in all; may be repeated.  [default: what the file holds]",
+)
+@click.option("--threads", metavar="N,N,…", help="Numbers of threads.  [default: 1 and as many as there are CPUs]")
+@click.option("--isa", default="auto", show_default=True, help="The instruction set; auto takes the best.")
+@click.option("--quick", is_flag=True, help="Measure briefly, to see that it works: not for quoting.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON.")
+@json_option
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    model: str,
+    formats: tuple[str, ...],
+    threads: str | None,
+    isa: str,
+    quick: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the engine against the limits of this machine.
+
+    The limits (multiply-adds a second in int8, bf16 and fp32, bytes read from memory) are measured again beside every
+    result. Encoding is compared with the arithmetic of its format, decoding with memory. A token counts as one
+    multiply-add for each weight of the matrices.
+    """
+    from bitrl.core.files import write_atomically
+    from bitrl.plugins.backbones.benchmark.measure import FULL, QUICK, Bench
+    from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
+    from bitrl.plugins.backbones.bitnet import starter_path
+    from bitrl.plugins.backbones.engine import formats as known_formats
+    from bitrl.plugins.backbones.engine import instruction_sets
+
+    wanted = _formats(formats)
+    counts = _threads(threads)
+    if isa != "auto" and isa not in instruction_sets():
+        raise unknown("instruction set", isa, instruction_sets(), "of those that this CPU has")
+    if out is not None and not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {out}: {out.parent} is not a directory that can be written to: name another place")
+    kind, _, shape = model.partition(":")
+    place: AbstractContextManager[Path]
+    if kind == "random":
+        place = random_model(random_shape(shape))
+        _tell("writing the random model")
+    elif model == "starter":
+        place = nullcontext(starter_path())
+    elif Path(model).is_file():
+        place = nullcontext(Path(model))
+    else:
+        raise UsageError(f"--model {model}: no such file: name a GGUF file, starter, or random:bitnet-2b-4t")
+    with place as path:
+        measured = Bench(path, counts, QUICK if quick else FULL, isa, _tell)
+        runs = [measured.run(format, states=model == "starter") for format in wanted]
+        if not formats and runs[0][1]["format"] == "ternary":  # the same weights, packed otherwise
+            runs += [measured.run(format) for format in known_formats() if format.startswith("ternary-")]
+    rows = [row for found, _ in runs for row in found]
+    record = _record(ctx, rows) | {
+        "results": {
+            "model": model,
+            "weights": measured.weights,
+            "quick": quick,
+            "limits": measured.machine(),
+            "memory_buffer_mb": measured.limits.buffer_bytes / 2**20,
+            "cases": rows,
+            "load": [load for _, load in runs],
+        }
+    }
+    if out is not None:
+        write_atomically(out, json.dumps(record, indent=2) + "\n")
+    if as_json:
+        print_json(record)
+    else:
+        _show(record)
+
+
+def _formats(names: tuple[str, ...]) -> list[str | None]:
+    from bitrl.plugins.backbones.engine import formats
+
+    known = formats()
+    for name in names:
+        if name not in (*known, "all"):
+            raise unknown("format", name, [*known, "all"])
+    if "all" in names:
+        return [*known]
+    return list(dict.fromkeys(names)) or [None]
+
+
+def _threads(text: str | None) -> list[int]:
+    from bitrl.plugins.backbones.engine import available_cpus
+
+    cpus = available_cpus()
+    if text is None:
+        return sorted({1, cpus})
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--threads {text}: expected numbers with commas between, as in --threads 1,2") from None
+    if not all(1 <= count <= 1024 for count in counts):
+        raise UsageError(f"--threads {text}: a number of threads is from 1 to 1024")
+    if max(counts) > cpus:
+        click.echo(f"Warning: {max(counts)} threads share {cpus} CPUs: results will be poor and uneven", err=True)
+    return sorted(set(counts))
+
+
+def _tell(what: str) -> None:
+    """What is being measured now, on a terminal: the whole takes minutes."""
+    if sys.stderr.isatty():
+        click.echo(f"{what} …", err=True)
+
+
+def _record(ctx: click.Context, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What made the results, and the first case's numbers with the most threads: the figure to quote."""
+    from bitrl.core.provenance import git_commit, processor, versions
+
+    arguments = []
+    for option in ctx.command.params:
+        value = ctx.params[option.name or ""]
+        if ctx.get_parameter_source(option.name or "") is click.core.ParameterSource.DEFAULT or option.name == "out":
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            shown = Path(item).name if option.name == "model" and Path(item).is_absolute() else str(item)
+            arguments += [option.opts[0]] if item is True else [option.opts[0], shown]
+    quoted = max((row for row in rows if row["case"] == rows[0]["case"]), key=lambda row: row["threads"])
+    return {
+        "command": shlex.join(["bitrl", "bench", *arguments]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": git_commit().get("git_commit", ""),
+        "versions": {key: value for key, value in versions().items() if key != "platform"},
+        "processor": processor(),
+        **{key: quoted[key] for key in ("case", "format", "threads", "tokens_per_second", "peak_fraction")},
+        "peak_rss_mb": quoted["peak_rss_mb"],
+    }
+
+
+def _show(record: dict[str, Any]) -> None:
+    found = record["results"]
+    counts = [*found["limits"][0]["per_second"]]
+    limits = [("limit", "instructions", *(f"{count} thread{'s' * (count != '1')}" for count in counts))]
+    for limit in found["limits"]:
+        unit = "GB/s" if limit["unit"] == "bytes" else "GMAC/s"
+        speeds = (f"{limit['per_second'][count] / 1e9:,.0f} {unit}" for count in counts)
+        limits.append((limit["limit"], limit["instructions"], *speeds))
+    with_amx = any("amx_fraction" in row for row in found["cases"])
+    cases = [("case", "format", "threads", "tokens/s", "of limit", *["of AMX"] * with_amx, "limit")]
+    for row in found["cases"]:
+        amx = [f"{row['amx_fraction']:.0%}" if "amx_fraction" in row else ""] * with_amx
+        speed = (
+            f"{row['tokens_per_second']:,.0f}" if row["tokens_per_second"] >= 100 else f"{row['tokens_per_second']:.1f}"
+        )
+        cases.append(
+            (row["case"], row["format"], str(row["threads"]), speed, f"{row['peak_fraction']:.0%}", *amx, row["limit"])
+        )
+    loads = [("format", "load", "peak memory")]
+    loads += [(row["format"], f"{row['load_seconds']:.2f} s", f"{row['peak_rss_mb']:,.0f} MB") for row in found["load"]]
+    _print_table("limits of this machine", limits)
+    _print_table(f"{found['model']}, {found['weights']:,} weights, {found['cases'][0]['isa']}", cases)
+    _print_table("loading and encoding 32 tokens, in a process of its own", loads)
+    for row in found["cases"]:
+        if "states_per_second" in row:
+            split = ", ".join(f"{name} {spent:.0f} µs" for name, spent in row["microseconds_per_state"].items())
+            click.echo(
+                f"CartPole states, {row['format']}, threads: {row['threads']}: {row['states_per_second']:,.0f} a "
+                f"second, tokenising included; each takes: {split}"
+            )
+    click.echo(
+        f"Limits are measured beside each result; memory by reading {found['memory_buffer_mb']:,.0f} MB. Decoding "
+        "reads all weights and the output head for each token."
+    )
+    if with_amx:
+        click.echo(
+            "The int8 limit is that of vector instructions: with AMX, which has a column of its own, more than 100% is "
+            "possible."
+        )
+    if found["quick"]:
+        click.echo("Measured briefly (--quick): not for quoting.")
+
+
+def _print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
+    """On a terminal a table with rules, elsewhere plain columns; the first row is its heads."""
+    if not sys.stdout.isatty():
+        click.echo(f"{title}\n{table(rows)}\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left")
+    for column, head in enumerate(rows[0]):
+        numbers = all(row[column][:1].isdigit() or not row[column] for row in rows[1:])
+        shown.add_column(head, justify="right" if numbers else "left")
+    for row in rows[1:]:
+        shown.add_row(*row)
+    Console().print(shown)

@@ -1,0 +1,283 @@
+"""Generating: logits against a float64 twin, sampling against numpy, kept sequences against whole ones, new weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import TinyModel
+
+from bitrl._engine import ffi, lib
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.engine import Engine, Generated, instruction_sets
+from bitrl.plugins.backbones.model_file import ModelFileError
+
+SHAPE = {"width": 48, "ffn": 80, "blocks": 2, "heads": 4, "kv_heads": 2, "vocabulary": 270, "weights": "F32"}
+PROMPTS = [[5, 9, 200], [7], [31, 8, 8, 40, 99, 250, 3, 1, 0, 269], [5, 9, 200]]
+
+
+@pytest.fixture(scope="module")
+def model() -> TinyModel:
+    return TinyModel(**SHAPE)
+
+
+@pytest.fixture(scope="module")
+def path(model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model.write(tmp_path_factory.mktemp("model") / "model.gguf")
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def twin_logits(model: TinyModel, tokens: list[int], format: str) -> np.ndarray:
+    """Logits after the last token, float64 [vocabulary]; the head of a model of codes is int8."""
+    x = model.forward(tokens, format)[-1][-1]
+    x = x / np.sqrt((x * x).mean() + model.eps) * model.vectors["output_norm.weight"]
+    head = model.embedding.astype(np.float64)
+    if format == "fp32":
+        return head @ x.astype(np.float32)
+    step = np.abs(head).max(1, keepdims=True) / 127
+    s = 127 / max(np.abs(x).max(), 1e-5)
+    return (np.round(head / step) * step) @ np.round(x * s) / s
+
+
+def same(a: list[Generated], b: list[Generated]) -> None:
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        np.testing.assert_array_equal(one.logprobs, other.logprobs)
+        np.testing.assert_array_equal(one.model_logprobs, other.model_logprobs)
+
+
+@pytest.mark.parametrize("format", ["fp32", "ternary", "int8"])
+def test_every_token_has_the_log_probability_that_the_twin_gives_it(model: TinyModel, path: Path, format: str) -> None:
+    engine = Engine(path, format, threads=2)
+    for prompt, generated in zip(PROMPTS, engine.generate(PROMPTS, 12, seed=3), strict=True):
+        tokens = list(prompt)
+        assert len(generated.tokens) == 12
+        for token, logprob, model_logprob in zip(
+            generated.tokens, generated.logprobs, generated.model_logprobs, strict=True
+        ):
+            want = log_softmax(twin_logits(model, tokens, format))[token]
+            assert logprob == pytest.approx(want, abs=2e-5)
+            assert model_logprob == pytest.approx(logprob, abs=1e-12)
+            tokens.append(int(token))
+
+
+@pytest.mark.parametrize("format", ["fp32", "ternary", "bf16"])
+def test_tokens_do_not_depend_on_threads_instruction_set_or_neighbours(path: Path, format: str) -> None:
+    settings = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "seed": 1}
+    want = Engine(path, format, threads=1, isa="scalar").generate(PROMPTS, 9, **settings)
+    for isa in instruction_sets():
+        engine = Engine(path, format, threads=3, isa=isa)
+        same(engine.generate(PROMPTS, 9, **settings), want)
+        same(engine.generate(PROMPTS[:2], 9, **settings), want[:2])
+
+
+def test_equal_prompts_are_continued_apart(path: Path) -> None:
+    first, _, _, last = Engine(path, threads=1).generate(PROMPTS, 20, seed=0)
+    assert first.tokens.tolist() != last.tokens.tolist()
+
+
+def test_temperature_zero_takes_the_likeliest(model: TinyModel, path: Path) -> None:
+    (generated,) = Engine(path, "fp32", threads=1).generate([PROMPTS[0]], 10, temperature=0)
+    tokens = list(PROMPTS[0])
+    for token in generated.tokens:
+        assert token == np.argmax(twin_logits(model, tokens, "fp32"))
+        tokens.append(int(token))
+    assert not generated.logprobs.any()
+    assert (generated.model_logprobs < 0).all()
+
+
+def test_a_stop_token_ends_a_sequence_and_is_kept(path: Path) -> None:
+    engine = Engine(path, "fp32", threads=1)
+    free = engine.generate(PROMPTS, 30, seed=5)
+    stop = int(free[1].tokens[4])
+    for one, whole in zip(engine.generate(PROMPTS, 30, seed=5, stop=[stop]), free, strict=True):
+        where = np.flatnonzero(whole.tokens == stop)
+        n = where[0] + 1 if len(where) else 30
+        np.testing.assert_array_equal(one.tokens, whole.tokens[:n])
+
+
+def sample(
+    engine: Engine, logits: np.ndarray, random: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+):
+    """Tokens, log-probabilities as sampled and under the model; logits: [vocabulary], a draw for each of random."""
+    rows = np.ascontiguousarray(np.tile(logits, (len(random), 1)), np.float32)
+    tokens, logprobs, models = np.empty(len(random), np.int32), np.empty(len(random)), np.empty(len(random))
+    how = ffi.new("bitrl_sampling *", {"temperature": temperature, "top_k": top_k, "top_p": top_p})
+    arrays = (
+        ffi.from_buffer(kind, a)
+        for kind, a in zip(("int32_t[]", "double[]", "double[]"), (tokens, logprobs, models), strict=True)
+    )
+    random = np.ascontiguousarray(random, np.float64)
+    error = ffi.new("char[256]")
+    status = lib.bitrl_sample(
+        engine.session,
+        ffi.from_buffer("float[]", rows),
+        *rows.shape,
+        how,
+        ffi.from_buffer("double[]", random),
+        *arrays,
+        error,
+    )
+    assert status == 0, ffi.string(error)
+    return tokens, logprobs, models
+
+
+def truncated(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    """The distribution that is left, the slow way: float64 [vocabulary]."""
+    p = np.exp(log_softmax(logits.astype(np.float64) / temperature))
+    order = np.lexsort((np.arange(len(p)), -logits))
+    kept = order[: top_k or len(p)]
+    p[np.setdiff1d(order, kept)] = 0
+    p /= p.sum()
+    reached = np.cumsum(p[kept])
+    kept = kept[: np.searchsorted(reached, top_p) + 1]
+    p[np.setdiff1d(order, kept)] = 0
+    return p / p.sum()
+
+
+@pytest.mark.parametrize("size", [1, 57, 2500])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.7), (20, 0.6), (1, 0.5), (1000, 0.99)])
+def test_tokens_come_as_often_as_they_should(
+    path: Path, size: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = np.random.default_rng(top_k).normal(size=size).astype(np.float32) * 2
+    logits[7 % size] = logits[3 % size]  # a tie
+    n = 3_000
+    tokens, logprobs, models = sample(
+        Engine(path, threads=2), logits, (np.arange(n) + 0.5) / n, temperature, top_k, top_p
+    )
+    want = truncated(logits, temperature, top_k, top_p)
+    np.testing.assert_allclose(np.bincount(tokens, minlength=size) / n, want, atol=2 / n)
+    np.testing.assert_allclose(logprobs, np.log(want[tokens]), atol=1e-9)
+    np.testing.assert_allclose(models, log_softmax(logits.astype(np.float64))[tokens], atol=1e-9)
+
+
+def test_sampling_survives_extreme_logits(path: Path) -> None:
+    tokens, logprobs, _ = sample(
+        Engine(path, threads=1), np.array([-1e30, 3e38, -3e38], np.float32), np.array([0.0, 0.999999]), 1e-3
+    )
+    assert tokens.tolist() == [1, 1]
+    assert logprobs.tolist() == [0, 0]
+
+
+def extend(engine: Engine, cache, tokens: list[int]) -> np.ndarray:
+    logits, error = np.empty((1, engine.vocabulary), np.float32), ffi.new("char[256]")
+    ids, lengths = np.array(tokens, np.int32), np.array([len(tokens)], np.uint64)
+    status = lib.bitrl_extend(
+        engine.session, ffi.new("bitrl_cache *[]", [cache]), ffi.from_buffer("int32_t[]", ids),
+        ffi.from_buffer("uint64_t[]", lengths), 1, ffi.from_buffer("float[]", logits), error,
+    )  # fmt: skip
+    assert status == 0, ffi.string(error)
+    return logits[0]
+
+
+@pytest.mark.parametrize("architecture", ["bitnet-b1.58", "llama", "qwen3", "gemma3"])
+def test_a_sequence_read_in_pieces_is_the_sequence_read_at_once(tmp_path: Path, architecture: str) -> None:
+    windowed = {"window": 5, "every": 2} if architecture == "gemma3" else {}
+    model = TinyModel(**SHAPE | {"architecture": architecture, "blocks": 3} | windowed)
+    engine = Engine(model.write(tmp_path / "model.gguf"), "fp32", threads=2)
+    engine.generate([[1]], 1)  # makes the head ready
+    tokens = np.random.default_rng(0).integers(0, model.vocabulary, 90).tolist()
+    caches = []
+    for _ in range(2):
+        cache = ffi.new("bitrl_cache **")
+        assert lib.bitrl_cache_open(engine.model, 100, cache, ffi.new("char[256]")) == 0
+        caches.append(ffi.gc(cache[0], lib.bitrl_cache_close))
+    for first, last in ((0, 1), (1, 2), (2, 40), (40, 41), (41, 90)):
+        logits = extend(engine, caches[0], tokens[first:last])
+    np.testing.assert_array_equal(logits, extend(engine, caches[1], tokens))
+    assert lib.bitrl_cache_cut(caches[0], 40, ffi.new("char[256]")) == 0
+    np.testing.assert_array_equal(extend(engine, caches[0], tokens[40:90]), logits)
+
+
+@pytest.mark.parametrize("format", ["fp32", "ternary", "ternary-1.6", "int8", "int4"])
+def test_replaced_weights_are_those_of_a_file_that_holds_them(tmp_path: Path, path: Path, format: str) -> None:
+    other = TinyModel(**SHAPE, seed=1)
+    fresh = Engine(other.write(tmp_path / "other.gguf"), format, threads=1)
+    engine = Engine(path, format, threads=2)
+    batch = [PROMPTS[2] + tail for tail in ([1, 2, 3], [4], [5, 6])]  # with a beginning in common, which is kept
+    before = engine.encode(batch)
+    engine.generate(PROMPTS, 2)
+    for name, (_, values) in other.dense.items():
+        engine.replace(name, values)
+    for name, values in other.vectors.items():
+        engine.replace(name, values)
+    engine.replace("token_embd.weight", other.embedding)
+    assert (engine.encode(batch) != before).any()
+    np.testing.assert_array_equal(engine.encode(batch), fresh.encode(batch))
+    same(engine.generate(PROMPTS, 5), fresh.generate(PROMPTS, 5))
+
+
+def test_weights_that_do_not_fit_are_refused_and_change_nothing(model: TinyModel, path: Path) -> None:
+    engine = Engine(path, threads=1)
+    before = engine.encode(PROMPTS)
+    q = model.dense["blk.0.attn_q.weight"][1]
+    for name, values, problem in [
+        ("blk.0.attn_q.weight", q[:-1], "48 x 48"),
+        ("blk.0.attn_z.weight", q, "no weights called"),
+        ("blk.7.attn_q.weight", q, "no weights called"),
+        ("blk.0.attn_norm.weight", np.ones(5), "has 48 weights"),
+        ("token_embd.weight", q, "270 x 48"),
+        ("blk.0.attn_q.weight", np.full_like(q, np.nan), "finite"),
+        ("blk.0.attn_q.weight", np.zeros((1, 2, 3)), "dimensions"),
+        ("output.weight", q, "no weights called"),
+    ]:
+        with pytest.raises(UsageError, match=problem):
+            engine.replace(name, values)
+    np.testing.assert_array_equal(engine.encode(PROMPTS), before)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "problem"),
+    [
+        ([[]], {}, "no tokens"),
+        ([[1]], {"max_tokens": 0}, "max_tokens"),
+        ([[1]], {"max_tokens": 512}, "context of 512"),
+        ([[270]], {}, "vocabulary"),
+        ([[-1]], {}, "vocabulary"),
+        ([[2**40]], {}, "vocabulary"),
+        ([[1]], {"temperature": -1.0}, "temperature"),
+        ([[1]], {"temperature": float("nan")}, "temperature"),
+        ([[1]], {"top_p": 0.0}, "top_p"),
+        ([[1]], {"top_p": 1.5}, "top_p"),
+    ],
+)
+def test_what_cannot_be_generated_is_said(path: Path, prompts, settings, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        Engine(path, threads=1).generate(prompts, **{"max_tokens": 3, **settings})
+
+
+def test_a_model_without_its_last_norm_encodes_but_does_not_generate(tmp_path: Path, model: TinyModel) -> None:
+    lacking = TinyModel(**SHAPE)
+    del lacking.vectors["output_norm.weight"]
+    engine = Engine(lacking.write(tmp_path / "model.gguf"), threads=1)
+    assert engine.encode(PROMPTS).any()
+    with pytest.raises(ModelFileError, match=r"output_norm\.weight"):
+        engine.generate(PROMPTS, 1)
+
+
+def test_nothing_to_generate_is_an_empty_list(path: Path) -> None:
+    assert Engine(path, threads=1).generate([], 3) == []
+
+
+def test_a_beginning_in_common_changes_no_bit(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 270, 30).tolist()
+    batches = [
+        [start + rng.integers(0, 270, n).tolist() for n in (3, 0, 7, 1)],  # one text is the beginning itself
+        [start[:20] + rng.integers(0, 270, n).tolist() for n in (5, 9)],  # less of it
+        [start + start + rng.integers(0, 270, n).tolist() for n in (2, 4)],  # more of it
+        [start, [], [3]],
+        [start],
+        [[], []],
+        [start[:25], start[:25]],
+    ]
+    kept = Engine(path, threads=2)
+    for pooling in ("mean", "last", "none"):
+        for batch in batches:
+            alone = [Engine(path, threads=1).encode([text], pooling) for text in batch]
+            np.testing.assert_array_equal(kept.encode(batch, pooling), np.concatenate(alone))

@@ -1,0 +1,71 @@
+"""The README's tables of speed, from results such as `bitrl bench --out` and benchmarks/against_llama_cpp.py write."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def figures():
+    spec = importlib.util.spec_from_file_location("figures", BENCHMARKS / "figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(format: str, case: str, threads: int, speed: float, fraction: float, **more: object) -> dict:
+    return {
+        "format": format,
+        "case": case,
+        "threads": threads,
+        "tokens_per_second": speed,
+        "peak_fraction": fraction,
+        **more,
+    }
+
+
+def test_a_line_for_each_case_and_a_column_for_each_number_of_threads(figures):
+    cases = [
+        row("ternary", "encode 32 tokens", 1, 205.4, 0.831),
+        row("ternary", "decode 32 tokens", 1, 43.21, 0.86),
+        row("ternary", "encode 32 tokens", 2, 1402.6, 1.25),
+        row("ternary", "decode 32 tokens", 2, 45, 0.9),
+    ]
+    load = [{"format": "ternary", "peak_rss_mb": 547.6}]
+    lines = figures.bench_lines({"command": "bitrl bench", "results": {"cases": cases, "load": load}})
+    assert "| format | case | 1 thread | 2 threads | peak memory |" in lines
+    assert "| ternary | encode 32 tokens | 205 (83%) | 1,403 (125%) | 548 MB |" in lines
+    assert "| ternary | decode 32 tokens | 43.2 (86%) | 45.0 (90%) | 548 MB |" in lines
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_the_rival_stands_beside(figures):
+    case = {
+        "case": "encode 32 tokens",
+        "threads": 2,
+        "bitrl_tokens_per_second": 401.2,
+        "llama_cpp_tokens_per_second": 65.43,
+        "ratio": 6.04,
+    }
+    rival = {"name": "llama-cpp-python", "version": "0.3.36", "type": "TQ2_0"}
+    lines = figures.rival_lines({"command": "python x.py", "results": {"rival": rival, "cases": [case]}})
+    assert "| encode 32 tokens | 2 | 401 | 65.4 | 6.0 × |" in lines
+    assert "python x.py" in lines[0]
+
+
+def test_states_a_second_and_where_the_time_goes(figures):
+    spent = {"text": 10.6, "tokenizer": 40.2, "engine": 180.0, "all": 231.0}
+    rows = [
+        row("ternary", "states", threads, 1, 1, states_per_second=speed, microseconds_per_state=spent)
+        for threads, speed in ((1, 2400.0), (2, 4329.0))
+    ]
+    rows.append(row("ternary", "encode 32 tokens", 1, 1, 1))
+    (line,) = figures.states_lines({"command": "bitrl bench", "results": {"cases": rows}})
+    assert "4,329 CartPole states a second" in line
+    assert "2 threads" in line
+    assert "2,400 on one" in line
+    assert "231 µs: 11 µs to write, 40 µs to tokenise, 180 µs in the engine" in line
