@@ -94,9 +94,4 @@ const char *bitrl_instruction_set(uint64_t wanted)
     return NULL;
 }
 
-const char *bitrl_instruction_set_known(uint64_t i)
-{
-    int runs = 0;
-    const bitrl_kernels *kernels = built(i, &runs);
-    return kernels ? kernels->name : NULL;
-}
+const char *bitrl_instruction_set_known(uint64_t i) { return i < BUILT ? built[i].kernels->name : NULL; }

@@ -62,6 +62,7 @@ static inline uint64_t i8_bytes(i8 v)
     return vget_lane_u64(vreinterpret_u64_s8(bytes), 0);
 }
 
+#define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
 /* A step of 16 rows is four vectors: a quad of rows in each. */
@@ -440,7 +441,9 @@ MATRIX_PRODUCT(dense_dots, TERNARY_DENSE, dots, few_dense, unpack_dense, 1)
 MATRIX_PRODUCT(int8_dots, INT8, dots, NULL, unpack_int8, 0)
 MATRIX_PRODUCT(int4_dots, INT4, dots, NULL, unpack_int4, 0)
 
-#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, added, rotated, attend
+#define DOUBLE_KERNELS                                                                                                 \
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, \
+        attend
 
 const bitrl_kernels bitrl_kernels_neon = {
     "neon", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product}, DOUBLE_KERNELS};

@@ -217,9 +217,13 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
             double *a = numbers(n, n), *b = numbers(n, n), *rope = numbers(n, n), *gate = numbers(n, n), *out[2];
             for (size_t i = 0; i < n; i++) gate[i] *= largest[j];
             size_t half = 1 + bits() % (n / 2), some = n - bits() % 8;
+            float logits[8 * PAD];
+            double most = -INFINITY, exp_sum[2];
+            for (size_t i = 0; i < some; i++) logits[i] = (float)(50 * a[i]);
+            for (size_t i = 0; i < some; i++) most = logits[i] > most ? logits[i] : most;
             for (int k = 0; k < 2; k++) {
                 const bitrl_kernels *of = k ? scalar : kernels;
-                out[k] = memory(6 * n * sizeof **out);
+                out[k] = memory(7 * n * sizeof **out);
                 of->scaled(out[k], y, 0.37, some);
                 of->scaled_rows(out[k] + n, y, a, 0.37, n);
                 of->gated(out[k] + 2 * n, a, b, n);
@@ -227,9 +231,12 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
                 of->added(out[k] + 3 * n, b, n);
                 of->rotated(out[k] + 4 * n, a, rope, half);
                 of->gated_silu(out[k] + 5 * n, gate, b, n);
+                of->gated_gelu(out[k] + 6 * n, gate, b, n);
+                exp_sum[k] = of->exp_sum(logits, some, most, 0.7);
             }
-            same(out[0], out[1], 6 * n * sizeof **out, kernels->name, "elementwise, %zu numbers, sums to %d", n,
+            same(out[0], out[1], 7 * n * sizeof **out, kernels->name, "elementwise, %zu numbers, sums to %d", n,
                  largest[j]);
+            same(exp_sum, exp_sum + 1, sizeof *exp_sum, kernels->name, "the sum of %zu exponentials", some);
             free(y), free(a), free(b), free(rope), free(gate), free(out[0]), free(out[1]);
         }
     return count;

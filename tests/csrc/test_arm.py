@@ -56,8 +56,8 @@ def test_every_type_of_weights_and_architecture_gives_the_bits_of_this_cpu(drive
     for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"):
         model = TinyModel(width=64, ffn=96, heads=2, kv_heads=1, blocks=1, weights=kind)
         models.append(model.write(tmp_path / f"{kind}.gguf"))
-    for architecture in ("llama", "qwen3", "gemma3"):
-        model = TinyModel(architecture=architecture, width=48, ffn=80, head_dim=24, blocks=2, window=9, every=2)
+    for architecture, more in (("llama", {}), ("qwen3", {}), ("gemma3", {"window": 9, "every": 2})):
+        model = TinyModel(architecture=architecture, width=48, ffn=80, head_dim=24, blocks=2, **more)
         models.append(model.write(tmp_path / f"{architecture}.gguf"))
     lines = run(driver, *models, cpu="max")
     assert lines == run(native, *models)
