@@ -149,9 +149,11 @@ typedef struct {
     bitrl_cache *keep; /* takes the keys and values of these tokens too; or NULL */
 } passage;
 
+enum { PART = 512 }; /* of a long vector, that stays in the first-level cache */
+
 /* One thread's own working memory. P(n) is n rounded up to PAD. */
 typedef struct {
-    double *values;      /* [max(P(q width) + 2 P(kv width), 2 P(ffn))] one token's, scaled */
+    double *values;      /* [max(P(q width) + 2 P(kv width), P(width), 2 PART)] one token's, scaled */
     double *row, *hidden; /* [P(max(width, q width, ffn))] one token: normalised, and inside the feed-forward network */
     float *embedded;     /* [P(width)] a row of the embedding */
     uint8_t *unpacked;   /* of the products */
@@ -165,7 +167,7 @@ typedef struct {
     double *x;                     /* [tokens, P(width)] residual stream */
     double *q, *k, *v;             /* [tokens, heads * P(head_dim)], k and v with kv_heads */
     double *attended;              /* [tokens, P(heads * head_dim)] */
-    int32_t *sums;                 /* [tokens, as thread_scratch.values] results of products, or floats */
+    int32_t *sums;                 /* [tokens, max(P(q width) + 2 P(kv width), P(width), 2 P(ffn))] of products, or floats */
     uint8_t *activations;          /* [tokens, activation_stride] */
     double *scale[3];              /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;             /* [tokens] sum of a token's codes */

@@ -154,11 +154,11 @@ typedef struct {
     void (*attend)(const attention_task *task, double *restrict scratch);
 } bitrl_kernels;
 
-/* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and a line for each token. */
+/* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and three lines for each token. */
 static inline size_t unpacked_bytes(size_t columns, size_t tokens)
 {
     size_t tiles = 2 * TILE_ROWS * (columns + K_PAD), blocks = 4 * 160 * STEP_BYTES;
-    return (tiles > blocks ? tiles : blocks) + (tokens + TOKEN_PAD) * 64;
+    return (tiles > blocks ? tiles : blocks) + (tokens + TOKEN_PAD) * 3 * 64;
 }
 
 /* Row lengths of the copies that `attend` makes: an odd number of cache lines, see activation_stride. */

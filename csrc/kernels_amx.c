@@ -68,11 +68,12 @@ INLINED void add_block(const uint8_t *a, const uint8_t *b, size_t columns, const
     }
 }
 
-/* Two tiles of rows, or one (b NULL), for all tokens. start: [tokens, 16] what sums start from. */
+/* Two tiles of rows, or one, for all tokens. start: [tokens, 16] what sums start from; sums: [tokens, 32] those of all blocks
+ * but the last: y's rows lie far apart. */
 INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restrict y, size_t y_stride, const uint8_t *a,
                           const uint8_t *b, size_t columns, const uint8_t *restrict q, size_t q_stride,
-                          const int32_t *start, size_t tokens, uint8_t *restrict unpacked, const int two_rows,
-                          const int few, const int two_tokens)
+                          const int32_t *start, int32_t *sums, size_t tokens, uint8_t *restrict unpacked,
+                          const int two_rows, const int few, const int two_tokens)
 {
     const extent whole = {two_tokens, two_rows}; /* of a few tokens, whose sums stay in their tiles */
     size_t bytes = tile_bytes(format, columns), packed = bytes / (columns / 4);
@@ -92,20 +93,23 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
             add_block(rows, more, count, q + from, q_stride, ahead, lines, whole);
             continue;
         }
+        const int last = from + count == columns;
+        size_t to_stride = last ? y_stride : 32, from_stride = from ? 32 : 16, second_rows = from ? TILE_ROWS : 0;
         for (size_t t = 0; t < tokens; t += 2 * TOKENS) {
-            int32_t *to = y + t * y_stride;
+            int32_t *to = last ? y + t * y_stride : sums + 32 * t;
+            const int32_t *begun = from ? sums + 32 * t : start + 16 * t;
             size_t fetched = t + 2 * TOKENS < tokens ? 0 : lines;
-            if (t + TOKENS < tokens) {
-                const extent e = {1, two_rows};
-                load_sums(from ? to : start + 16 * t, from ? y_stride : 16, from ? TILE_ROWS : 0, e);
-                add_block(rows, more, count, q + t * q_stride + from, q_stride, ahead, fetched, e);
-                store_sums(to, y_stride, e);
-            } else {
-                const extent e = {0, two_rows};
-                load_sums(from ? to : start + 16 * t, from ? y_stride : 16, from ? TILE_ROWS : 0, e);
-                add_block(rows, more, count, q + t * q_stride + from, q_stride, ahead, fetched, e);
-                store_sums(to, y_stride, e);
-            }
+#define TOKENS_PRODUCT(two)                                                                                 \
+    do {                                                                                                    \
+        const extent e = {two, two_rows};                                                                   \
+        load_sums(begun, from_stride, second_rows, e);                                                      \
+        add_block(rows, more, count, q + t * q_stride + from, q_stride, ahead, fetched, e);                 \
+        store_sums(to, to_stride, e);                                                                       \
+    } while (0)
+            if (t + TOKENS < tokens)
+                TOKENS_PRODUCT(1);
+            else
+                TOKENS_PRODUCT(0);
         }
     }
     if (few) store_sums(y, y_stride, whole);
@@ -124,13 +128,13 @@ INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, int
     _tile_loadconfig(&configuration);
 
     size_t bytes = tile_bytes(format, columns);
-    int32_t *start = (int32_t *)(void *)(unpacked + 4 * BLOCK_BYTES);
+    int32_t *start = (int32_t *)(void *)(unpacked + 4 * BLOCK_BYTES), *sums = start + 16 * ((tokens + TOKENS - 1) / TOKENS * TOKENS);
     for (size_t t = 0; t < (tokens + TOKENS - 1) / TOKENS * TOKENS; t++)
         _mm512_store_si512(start + 16 * t, _mm512_set1_epi32(t < tokens ? -offset * q_sum[t] : 0));
     for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes, y += 2 * TILE_ROWS) {
 #define ROWS(two_rows, few, two_tokens)                                                                             \
     rows_product(format, unpack, y, y_stride, weights, weights + (two_rows) * bytes, columns, q, q_stride, start, \
-                 tokens, unpacked, two_rows, few, two_tokens)
+                 sums, tokens, unpacked, two_rows, few, two_tokens)
         if (tile + 1 == tiles)
             ROWS(0, 0, 0);
         else if (tokens > 2 * TOKENS)

@@ -144,11 +144,12 @@ TARGET_BF16 static inline __m512 halves_add(__m512 sum, __m512i weights, int32_t
     return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(four));
 }
 
-/* Two tiles of rows for N tokens, some steps of them; y is added to unless q_sum is given. Four activations of one token
- * are broadcast from memory once for both tiles. ahead: weights to fetch meanwhile, ahead_bytes of them with each step. */
+/* Two tiles of rows for N tokens, some steps of them, added to sums: [N, 32], or begun when q_sum is given. Four activations
+ * of one token are broadcast from memory once for both tiles. ahead: weights to fetch meanwhile, ahead_bytes of them with
+ * each step. */
 #define PRODUCT(kind, N, sum_type, attribute)                                                                          \
-    attribute static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *a, const uint8_t *b,         \
-                                     size_t steps, const uint8_t *restrict q, size_t q_stride,                         \
+    attribute static void kind##_##N(uint8_t *y, size_t y_stride, const uint8_t *sums, const uint8_t *a,               \
+                                     const uint8_t *b, size_t steps, const uint8_t *restrict q, size_t q_stride,       \
                                      const int32_t *restrict q_sum, const uint8_t *const ahead[2], size_t ahead_bytes) \
     {                                                                                                                  \
         const size_t second_tile = a != b ? 4 * TILE_ROWS : 0;                                                         \
@@ -160,8 +161,8 @@ TARGET_BF16 static inline __m512 halves_add(__m512 sum, __m512i weights, int32_t
             if (q_sum)                                                                                                 \
                 first[t] = second[t] = kind##_start(q_sum[t]);                                                         \
             else {                                                                                                     \
-                memcpy(&first[t], y + 4 * t * y_stride, sizeof first[t]);                                              \
-                memcpy(&second[t], y + 4 * t * y_stride + second_tile, sizeof second[t]);                              \
+                memcpy(&first[t], sums + 128 * t, sizeof first[t]);                                                    \
+                memcpy(&second[t], sums + 128 * t + second_tile, sizeof second[t]);                                    \
             }                                                                                                          \
         }                                                                                                              \
         for (size_t i = 0; i < steps; i++, a += STEP_BYTES, b += STEP_BYTES) {                                         \
@@ -187,8 +188,8 @@ TARGET_BF16 static inline __m512 halves_add(__m512 sum, __m512i weights, int32_t
     }
 
 enum { TILE_TOKENS = 12 };
-typedef void product_of_two(uint8_t *restrict, size_t, const uint8_t *, const uint8_t *, size_t, const uint8_t *restrict,
-                            size_t, const int32_t *restrict, const uint8_t *const[2], size_t);
+typedef void product_of_two(uint8_t *, size_t, const uint8_t *, const uint8_t *, const uint8_t *, size_t,
+                            const uint8_t *restrict, size_t, const int32_t *restrict, const uint8_t *const[2], size_t);
 
 #define PRODUCTS(kind, type, at)                                                                                       \
     PRODUCT(kind, 1, type, at) PRODUCT(kind, 2, type, at) PRODUCT(kind, 3, type, at) PRODUCT(kind, 4, type, at)        \
@@ -210,6 +211,7 @@ static void tiles_product(matrix_format format, product_of_two *const *products,
                           size_t tokens, uint8_t *unpacked)
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns), packed = bytes / steps;
+    uint8_t *sums = unpacked + 4 * BLOCK_BYTES; /* [tokens, 32] of all blocks but the last: y's rows lie far apart */
     for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes, y += 4 * 2 * TILE_ROWS) {
         const uint8_t *a = weights, *b = tile + 1 < tiles ? weights + bytes : weights;
         if (few && tokens && tokens <= FEW) {
@@ -228,9 +230,10 @@ static void tiles_product(matrix_format format, product_of_two *const *products,
             for (size_t t = 0; t < tokens; t += TILE_TOKENS) {
                 size_t next = (t + TILE_TOKENS < tokens ? from : from + count) * packed; /* after the last tokens */
                 const uint8_t *const ahead[2] = {a + next, b + next};
+                const int last = from + count == steps;
                 products[(tokens - t < TILE_TOKENS ? tokens - t : TILE_TOKENS) - 1](
-                    y + 4 * t * y_stride, y_stride, rows, more, count, q + t * q_stride + 4 * from, q_stride,
-                    from ? NULL : q_sum + t, ahead, packed);
+                    last ? y + 4 * t * y_stride : sums + 128 * t, last ? y_stride : 32, sums + 128 * t, rows, more, count,
+                    q + t * q_stride + 4 * from, q_stride, from ? NULL : q_sum + t, ahead, packed);
             }
         }
     }

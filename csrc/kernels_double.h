@@ -4,7 +4,7 @@
  * in one register, in two, or in an array. Lanes, their order of addition and every rounding are the same in all of
  * them, so the bits are too.
  *
- * and ATTEND_VECTORS, 2 when 12 of them fit into registers, else 1.
+ * and ATTEND_VECTORS: 2 when 13 of them fit into registers, else 1.
  *
  *   v8 v8_load(const double *), v8_from_int(const int32_t *), v8_set(double), void v8_store(double *, v8)
  *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_div(a, b), v8_fma(a, b, c) = a * b + c rounded once
@@ -300,7 +300,7 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
     for (size_t j = first_seen(begin, a.window) / 8 * 8; j < end; j++) {
         const double *key = at_position(a.past_k, a.k, a.past, a.kv_stride, j);
         for (size_t d = 0; d < a.head_dim; d++) kt[d * keys + j] = key[d];
-        memcpy(values + j * row, at_position(a.past_v, a.v, a.past, a.kv_stride, j), (row - 8) * sizeof *values);
+        memcpy(values + j * row, at_position(a.past_v, a.v, a.past, a.kv_stride, j), a.head_dim * sizeof *values);
     }
     for (size_t d = 0; d < a.head_dim; d++)
         for (size_t j = end; j < keys; j++) kt[d * keys + j] = 0;

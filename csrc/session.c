@@ -89,7 +89,7 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
         count = sizeof shared / sizeof *shared;
         for (size_t i = 0; i < threads; i++) {
             const part mine[] = {
-                {(void **)&own[i].values, sums, sizeof *own->values},
+                {(void **)&own[i].values, max(max(q + 2 * kv, width), 2 * PART), sizeof *own->values},
                 {(void **)&own[i].row, widest, sizeof *own->row},
                 {(void **)&own[i].hidden, widest, sizeof *own->hidden},
                 {(void **)&own[i].embedded, width, sizeof *own->embedded},

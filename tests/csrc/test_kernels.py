@@ -115,7 +115,7 @@ def product(tables: dict, name: str, kind: str, packed: np.ndarray, rows: int, x
     ffi, table = tables["ffi"], tables["sets"][name]
     sums = x.sum(1, dtype=np.int32) if x.dtype == np.int8 else np.zeros(len(x), np.int32)
     (activations, stride), padded = in_rows(x), -(-len(x) // TOKEN_PAD) * TOKEN_PAD
-    scratch = aligned(max(2 * 16 * (x.shape[1] + 64), 4 * 160 * 64) + (len(x) + TOKEN_PAD) * 64, np.uint8)
+    scratch = aligned(max(2 * 16 * (x.shape[1] + 64), 4 * 160 * 64) + (len(x) + TOKEN_PAD) * 3 * 64, np.uint8)
     y = np.full((padded, rows + 5), 7, np.int32)
     table.product[FORMATS.index(kind)](
         pointer(ffi, y), y.shape[1], pointer(ffi, packed), rows // 16, x.shape[1],
