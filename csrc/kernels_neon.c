@@ -286,14 +286,15 @@ DEFINE_INPUT(pairs, pairs_of_floats, split_pairs(vreinterpretq_u32_u8(vld1q_u8(q
     sums = vfmaq_laneq_f32(vfmaq_laneq_f32(sums, load_floats(at), (x).second, lane), load_floats((at) + STEP_BYTES),   \
                            (x).first, lane)
 
-/* A tile of rows for N tokens, some steps of them (a multiple of four); y is added to unless `start` is given. */
+/* A tile of rows for N tokens, some steps of them (a multiple of four), added to sums: [N, 16], or begun from `start` when
+ * that is given. */
 #define PRODUCT(kind, N, attribute)                                                                                    \
-    attribute static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights,            \
-                                     size_t steps, const uint8_t *restrict q, size_t q_stride,                         \
-                                     const int32_t *restrict start)                                                    \
+    attribute static void kind##_##N(uint8_t *y, size_t y_stride, const uint8_t *before,                               \
+                                     const uint8_t *restrict weights, size_t steps, const uint8_t *restrict q,         \
+                                     size_t q_stride, const int32_t *restrict start)                                   \
     {                                                                                                                  \
-        enum { WIDTH = kind##_quads };                                                                                 \
-        for (size_t first = 0; first < QUADS; first += WIDTH, weights += WIDTH * QUAD_BYTES, y += WIDTH * QUAD_BYTES) { \
+        enum { WIDTH = kind##_quads, NEXT = WIDTH * QUAD_BYTES };                                                      \
+        for (size_t first = 0; first < QUADS; first += WIDTH, weights += NEXT, y += NEXT, before += NEXT) {            \
             const uint8_t *at = weights, *x_at = q;                                                                    \
             kind##_sums sums[N][WIDTH];                                                                                \
             EACH(t, N) EACH(r, WIDTH) sums[t][r] = kind##_start(BEFORE(t, r));                                         \
@@ -314,11 +315,12 @@ DEFINE_INPUT(pairs, pairs_of_floats, split_pairs(vreinterpretq_u32_u8(vld1q_u8(q
     }
 #define EACH(i, n) _Pragma("GCC unroll 4") for (size_t i = 0; i < (n); i++)
 #define Y(t, r) (int32_t *)(void *)(y + 4 * (t) * y_stride + QUAD_BYTES * (r))
-#define BEFORE(t, r) (start ? vdupq_n_s32(start[t]) : vld1q_s32(Y(t, r)))
+#define BEFORE(t, r)                                                                                                   \
+    (start ? vdupq_n_s32(start[t]) : vreinterpretq_s32_u8(vld1q_u8(before + STEP_BYTES * (t) + QUAD_BYTES * (r))))
 
 enum { TILE_TOKENS = 4 };
-typedef void product_of_tile(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict, size_t,
-                             const int32_t *restrict);
+typedef void product_of_tile(uint8_t *, size_t, const uint8_t *, const uint8_t *restrict, size_t,
+                             const uint8_t *restrict, size_t, const int32_t *restrict);
 
 #define PRODUCTS(kind, at)                                                                                             \
     PRODUCT(kind, 1, at) PRODUCT(kind, 2, at) PRODUCT(kind, 3, at) PRODUCT(kind, 4, at)                                \
@@ -390,18 +392,21 @@ FEW_PRODUCT(few_dense, 1, 2, 5, DENSE_TABLES, LOOK_UP)
 FEW_PRODUCT(few_dense, 2, 2, 5, DENSE_TABLES, LOOK_UP)
 FEW_PRODUCT(few_dense, 3, 2, 5, DENSE_TABLES, LOOK_UP)
 
-static product_of_tile *const few_ternary[FEW] = {few_ternary_1, few_ternary_2, few_ternary_3};
-static product_of_tile *const few_dense[FEW] = {few_dense_1, few_dense_2, few_dense_3};
+typedef void product_of_few(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict, size_t,
+                            const int32_t *restrict);
+static product_of_few *const few_ternary[FEW] = {few_ternary_1, few_ternary_2, few_ternary_3};
+static product_of_few *const few_dense[FEW] = {few_dense_1, few_dense_2, few_dense_3};
 
 /* ---- whole products ---- */
 
 /* offset: what was added to the codes that the products read. */
-static void tiles_product(matrix_format format, product_of_tile *const *products, product_of_tile *const *few,
+static void tiles_product(matrix_format format, product_of_tile *const *products, product_of_few *const *few,
                           unpacker *unpack, int32_t offset, uint8_t *restrict y, size_t y_stride, const uint8_t *weights,
                           size_t tiles, size_t columns, const uint8_t *restrict q, size_t q_stride,
                           const int32_t *restrict q_sum, size_t tokens, uint8_t *unpacked)
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
+    uint8_t *sums = unpacked + 4 * BLOCK_STEPS * STEP_BYTES; /* [tokens, 16] of all blocks but the last */
     for (size_t tile = 0; tile < tiles; tile++, weights += bytes, y += 4 * TILE_ROWS) {
         if (few && tokens && tokens <= FEW) {
             few[tokens - 1](y, y_stride, weights, columns, q, q_stride, q_sum);
@@ -414,7 +419,9 @@ static void tiles_product(matrix_format format, product_of_tile *const *products
                 int32_t start[TILE_TOKENS];
                 n = tokens - t < TILE_TOKENS ? tokens - t : TILE_TOKENS;
                 for (size_t i = 0; i < n; i++) start[i] = offset ? -offset * q_sum[t + i] : 0;
-                products[n - 1](y + 4 * t * y_stride, y_stride, unpack ? unpacked : weights + from * STEP_BYTES, count,
+                const int last = from + count == steps; /* y's rows lie far apart */
+                products[n - 1](last ? y + 4 * t * y_stride : sums + STEP_BYTES * t, last ? y_stride : TILE_ROWS,
+                                sums + STEP_BYTES * t, unpack ? unpacked : weights + from * STEP_BYTES, count,
                                 q + t * q_stride + 4 * from, q_stride, from ? NULL : start);
             }
         }
