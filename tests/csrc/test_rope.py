@@ -35,7 +35,7 @@ def test_angles(rope, head_dim, theta):
     frequency = np.longdouble(theta) ** exponents
     angle = np.arange(positions, dtype=np.longdouble)[:, None] * frequency
     got = rope(positions, head_dim, theta)
-    # Relative to 2^-53: of the frequency's logarithm two and a half, of its power two, of the angle one; then the result.
+    # In units of 2^-53: two and a half of the frequency's logarithm, two of its power, one of the angle; the result.
     bound = angle * (3 + 2.5 * np.abs(exponents * np.log(theta))) * 2.0**-53 + 2.0**-52
     assert (np.abs(got[:, :half] - np.cos(angle)) <= bound).all()
     assert (np.abs(got[:, half:] - np.sin(angle)) <= bound).all()
