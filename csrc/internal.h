@@ -189,6 +189,9 @@ void pool_barrier(pool *p);
 /* Inside work, between two barriers: the next item that no thread has taken; false when all are. */
 bool pool_take(pool *p, size_t items, size_t *item);
 
+/* rope: [positions, head_dim], for each position p the cosines of p * theta^(-2 i / head_dim), then the sines (rope.c). */
+void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta);
+
 /* Runs the model on passages that lie one after another in s. rope, local_rope: [positions, head_dim] cosines, then sines.
  * The residual stream after the last block is left in s->x. */
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,

@@ -174,6 +174,8 @@ static inline size_t attention_scratch(size_t length, size_t head_dim)
 extern const bitrl_kernels bitrl_kernels_scalar;
 #if defined(__x86_64__)
 extern const bitrl_kernels bitrl_kernels_avx2, bitrl_kernels_avx512vnni, bitrl_kernels_avx512bf16, bitrl_kernels_avx512amx;
+#elif defined(__aarch64__)
+extern const bitrl_kernels bitrl_kernels_neon, bitrl_kernels_neondot;
 #endif
 
 /* The table of that name; the best one for "auto"; NULL when this CPU or build does not have it. */

@@ -117,15 +117,8 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
 /* [positions, head_dim] cosines, then sines; NULL when memory is short. */
 static double *make_rope(size_t positions, size_t head_dim, double theta)
 {
-    size_t half = head_dim / 2;
     double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
-    for (size_t i = 0; rope && i < half; i++) {
-        double frequency = pow(theta, -2.0 * (double)i / (double)head_dim);
-        for (size_t p = 0; p < positions; p++) {
-            rope[p * head_dim + i] = cos((double)p * frequency);
-            rope[p * head_dim + half + i] = sin((double)p * frequency);
-        }
-    }
+    if (rope) bitrl_rope(rope, positions, head_dim, theta);
     return rope;
 }
 
