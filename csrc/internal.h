@@ -49,6 +49,7 @@ bool bitrl_packing_fits(const bitrl_tensor *tensor, bool arm); /* I2_S packings 
 #define BAD_PACKING                                                                                       \
     "has %.*s in I2_S of a size that x86 packing (128 n weights) cannot have: it may have been written on ARM " \
     "(-o backbone.i2s_packing=arm)"
+bool bitrl_all_finite(const float *values, size_t n);
 /* Row `row` of [rows, n] -> out: [n]; false when a weight is not finite. */
 bool bitrl_read_row(float *restrict out, const bitrl_tensor *tensor, bool arm, uint64_t row);
 void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NULL on overflow; free() it */
@@ -80,7 +81,7 @@ typedef struct pool pool;
 size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns);
 /* Quantises and lays out a matrix (pack.c) whose format, rows, columns and data are set; all threads of the pool share the
  * work. What *m owns must be freed in any case. */
-pack_result bitrl_pack(matrix *m, const weight_source *source, pool *threads);
+pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kernels *kernels, pool *threads);
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {
