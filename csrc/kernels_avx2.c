@@ -219,6 +219,5 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {
     "avx2", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend,
-    round_codes, round_int4, ternary_codes, round_bf16};
+    DOUBLE_KERNELS};
 #endif

@@ -265,9 +265,6 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL)
 MATRIX_PRODUCT(bf16_product, BF16, halves, NULL, NULL)
 MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL, NULL)
 
-#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, \
-    attend, round_codes, round_int4, ternary_codes, round_bf16
-
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni",
     {ternary_product, dense_product_without, int8_product, int4_product, bf16_product_without, fp32_product},

@@ -366,3 +366,8 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
 }
 
 #include "kernels_weights.h"
+
+/* The rest of a table of kernels, in its order. */
+#define DOUBLE_KERNELS                                                                                                \
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added,         \
+    rotated, attend, round_codes, round_int4, ternary_codes, round_bf16

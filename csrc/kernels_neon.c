@@ -28,6 +28,7 @@ typedef struct {
 
 static inline v8 v8_load(const double *from) { PARTS(vld1q_f64(from + 2 * i)); }
 static inline v8 v8_from_int(const int32_t *from) { PARTS(vcvtq_f64_s64(vmovl_s32(vld1_s32(from + 2 * i)))); }
+static inline v8 v8_from_float(const float *from) { PARTS(vcvt_f64_f32(vld1_f32(from + 2 * i))); }
 static inline v8 v8_set(double value) { PARTS(vdupq_n_f64(value)); }
 static inline v8 v8_add(v8 a, v8 b) { PARTS(vaddq_f64(a.part[i], b.part[i])); }
 static inline v8 v8_sub(v8 a, v8 b) { PARTS(vsubq_f64(a.part[i], b.part[i])); }
@@ -447,10 +448,6 @@ MATRIX_PRODUCT(ternary_dots, TERNARY, dots, few_ternary, unpack_ternary, 1)
 MATRIX_PRODUCT(dense_dots, TERNARY_DENSE, dots, few_dense, unpack_dense, 1)
 MATRIX_PRODUCT(int8_dots, INT8, dots, NULL, unpack_int8, 0)
 MATRIX_PRODUCT(int4_dots, INT4, dots, NULL, unpack_int4, 0)
-
-#define DOUBLE_KERNELS                                                                                                 \
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, \
-        attend
 
 const bitrl_kernels bitrl_kernels_neon = {
     "neon", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product}, DOUBLE_KERNELS};

@@ -159,5 +159,4 @@ static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restr
 
 const bitrl_kernels bitrl_kernels_scalar = {
     "scalar", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend,
-    round_codes, round_int4, ternary_codes, round_bf16};
+    DOUBLE_KERNELS};
