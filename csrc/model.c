@@ -181,6 +181,23 @@ static int choose_format(const bitrl_file *file, const char *wanted, matrix_form
     return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
 }
 
+/* Every matrix is there in its shape, before anything is allocated for them: keys alone could ask for any size. */
+static int check_matrices(const loader *l)
+{
+    const bitrl_tensor *tensor;
+    char full[NAME];
+    int status = BITRL_OK;
+    for (size_t i = 0; i < l->model->shape.blocks; i++) {
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        list_block(l->model, &l->model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < MATRICES && !status; j++)
+            status = find_weight(l, name_of(full, i, matrices[j].name, ".weight"), matrices[j].columns, matrices[j].rows,
+                                 &tensor);
+    }
+    return status;
+}
+
 /* Memory for all matrices of all blocks at once, in huge pages where the system has them: a product walks through much of
  * it. NULL when there is not enough. */
 static uint8_t *reserve_matrices(bitrl_model *model)
@@ -210,10 +227,12 @@ static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t thr
     size_t heads = shape->heads * shape->head_dim, most = shape->width > shape->ffn ? shape->width : shape->ffn;
     bool offset = model->architecture.gemma && bitrl_file_is_hugging_face(file);
     loader l = {.file = file, .model = model, .norm_offset = offset ? 1 : 0, .error = error};
+    int status = check_matrices(&l);
+    if (status) return status;
     l.row = bitrl_allocate(most > heads ? most : heads, sizeof *l.row);
     l.memory = reserve_matrices(model);
     l.threads = pool_open(threads);
-    int status = l.row && l.memory && l.threads ? BITRL_OK : bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    if (!l.row || !l.memory || !l.threads) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     for (size_t i = 0; !status && i < shape->blocks; i++) status = load_block(&l, i, &model->blocks[i]);
     if (!status) status = load_head(&l, model);
     pool_close(l.threads);
