@@ -1,10 +1,10 @@
 """Whether llama.cpp reads what `bitrl model convert` writes, and computes from it what the engine does.
 
     python -m venv rival && rival/bin/pip install --no-binary llama-cpp-python llama-cpp-python
-    python benchmarks/converted_in_llama_cpp.py --rival-python rival/bin/python --smollm2 SmolLM2-135M-Instruct.Q4_1.gguf
+    python benchmarks/converted_in_llama_cpp.py --rival-python rival/bin/python --smollm2 FILE
 
-Small random models, saved by transformers, and SmolLM2 if its file is given (see smollm2.py). Each is converted, and for
-each text the logits after its last token are compared with the engine's in fp32. llama.cpp rounds activations to 8 bits
+Small random models, saved by transformers, and SmolLM2 if its file is given (see smollm2.py). Each is converted, and
+for each text the logits after its last token are compared with the engine's in fp32. llama.cpp rounds activations to 8 bits
 before a quantised matrix and to 16 before a 16-bit one, and keeps keys and values as float16. Its BitNet has SiLU
 whatever the model had (which convert says), so the one here has that.
 """
@@ -43,7 +43,7 @@ def bitnet(folder: Path) -> None:
 
 
 def saved(build: Callable[..., Any], **changes: Any) -> Callable[[Path], None]:
-    """Saves a model whose weights are small enough that attention does not pick one token and magnify every rounding."""
+    """Saves a model whose weights are small enough that attention does not magnify every rounding."""
 
     def save_model(folder: Path) -> None:
         model = build(**SHAPE, **changes)

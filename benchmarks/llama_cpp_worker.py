@@ -5,7 +5,7 @@
 "plain" keeps weights as the file has them: the AMX kernels of version 0.3.36 crash on some CPUs with Q8_0 and Q4_0.
 Reads one JSON request a line on stdin and answers each with one line on stdout:
 {"do": "encode", "tokens": […], "threads": n} and {"do": "decode", "tokens": […], "threads": n} → {"seconds": s},
-{"do": "features", "tokens": […]} → the last token's normalised state, {"do": "logits", "tokens": […]} → what follows it,
+{"do": "features", "tokens": […]} → the last token's normalised state, {"do": "logits", "tokens": […]} → those after it,
 {"do": "tokens", "text": …} → ids, {"do": "about"} → version, build, peak memory.
 It needs nothing of bitrl.
 """

