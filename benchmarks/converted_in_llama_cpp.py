@@ -4,8 +4,8 @@
     python benchmarks/converted_in_llama_cpp.py --rival-python rival/bin/python --smollm2 FILE
 
 Small random models, saved by transformers, and SmolLM2 if its file is given (see smollm2.py). Each is converted, and
-for each text the logits after its last token are compared with the engine's in fp32. llama.cpp rounds activations to 8 bits
-before a quantised matrix and to 16 before a 16-bit one, and keeps keys and values as float16. Its BitNet has SiLU
+for each text the logits after its last token are compared with the engine's in fp32. llama.cpp rounds activations to 8
+bits before a quantised matrix and to 16 before a 16-bit one, and keeps keys and values as float16. Its BitNet has SiLU
 whatever the model had (which convert says), so the one here has that.
 """
 

