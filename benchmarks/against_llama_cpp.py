@@ -34,10 +34,10 @@ PAUSE_SECONDS = 0.1  # threads of either may spin for a while after their work
 class Rival:
     """The worker: a request in, an answer out."""
 
-    def __init__(self, python: str, path: Path) -> None:
+    def __init__(self, python: str, path: Path, *options: str) -> None:
         worker = Path(__file__).with_name("llama_cpp_worker.py")
         self.process = subprocess.Popen(
-            [python, str(worker), str(path)],
+            [python, str(worker), str(path), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

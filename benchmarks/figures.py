@@ -62,6 +62,7 @@ def figures() -> str:
         (states_lines, "bench-starter"),
         (bench_lines, "bench-bitnet-2b-4t"),
         (rival_lines, "llama-cpp"),
+        (smollm2_lines, "smollm2"),
     ):
         record = result(name)
         if record:
@@ -133,6 +134,16 @@ def rival_lines(record: dict[str, Any]) -> list[str]:
             f"| {speed(row['llama_cpp_tokens_per_second'])} | {row['ratio']:.1f} × |"
         )
     return lines
+
+
+def smollm2_lines(record: dict[str, Any]) -> list[str]:
+    """How near a real model is to transformers, in a sentence: benchmarks/smollm2.py."""
+    greedy, errors = record["results"]["greedy_fp32"], record["results"]["relative_error_after_each_block"]
+    return [
+        f"SmolLM2-135M in fp32 writes the same {greedy['tokens_each']} greedy tokens as transformers after "
+        f"{greedy['prompts_equal']} of {greedy['prompts']} prompts; its hidden states differ by at most "
+        f"{max(errors):.0e} relatively after any of {len(errors)} blocks (`{record['command']}`)."
+    ]
 
 
 def speed(tokens_per_second: float) -> str:

@@ -1,10 +1,12 @@
-"""The rival's side of against_llama_cpp.py: llama.cpp through llama-cpp-python, in a Python of its own.
+"""The rival's side of against_llama_cpp.py and converted_in_llama_cpp.py: llama.cpp, in a Python of its own.
 
-    python benchmarks/llama_cpp_worker.py MODEL.gguf
+    python benchmarks/llama_cpp_worker.py MODEL.gguf [plain]
 
+"plain" keeps weights as the file has them: the AMX kernels of version 0.3.36 crash on some CPUs with Q8_0 and Q4_0.
 Reads one JSON request a line on stdin and answers each with one line on stdout:
 {"do": "encode", "tokens": […], "threads": n} and {"do": "decode", "tokens": […], "threads": n} → {"seconds": s},
-{"do": "features", "tokens": […]} → the last token's normalised state, {"do": "about"} → version, build, peak memory.
+{"do": "features", "tokens": […]} → the last token's normalised state, {"do": "logits", "tokens": […]} → those after it,
+{"do": "tokens", "text": …} → ids, {"do": "about"} → version, build, peak memory.
 It needs nothing of bitrl.
 """
 
@@ -21,10 +23,11 @@ CONTEXT = 128
 
 
 class Model:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, plain: bool) -> None:
         rival.llama_backend_init()
         parameters = rival.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = not plain
         self.model = rival.llama_model_load_from_file(path.encode(), parameters)
         settings = rival.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = CONTEXT
@@ -73,11 +76,24 @@ class Model:
         rival.llama_set_embeddings(self.context, False)
         return list(found)
 
+    def logits(self, tokens: list[int]) -> list[float]:
+        self.forget()
+        self.forward(tokens)
+        vocabulary = rival.llama_vocab_n_tokens(rival.llama_model_get_vocab(self.model))
+        return list(rival.llama_get_logits_ith(self.context, -1)[:vocabulary])
 
-def main(path: str) -> None:
+    def tokens(self, text: str) -> list[int]:
+        """Control tokens in the text are text, and none is added."""
+        raw, vocabulary = text.encode(), rival.llama_model_get_vocab(self.model)
+        found = (rival.llama_token * (len(raw) + 8))()
+        count = rival.llama_tokenize(vocabulary, raw, len(raw), found, len(found), False, False)
+        return list(found[:count])
+
+
+def main(path: str, plain: bool) -> None:
     answers = os.fdopen(os.dup(1), "w")  # llama.cpp prints what it likes
     os.dup2(2, 1)
-    model = Model(path)
+    model = Model(path, plain)
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "about":
@@ -87,8 +103,10 @@ def main(path: str) -> None:
                 "build": rival.llama_print_system_info().decode().strip(),
                 "peak_rss_mb": int(peak) / 1024,
             }
-        elif request["do"] == "features":
-            answer = {"features": model.features(request["tokens"])}
+        elif request["do"] in ("features", "logits"):
+            answer = {request["do"]: getattr(model, request["do"])(request["tokens"])}
+        elif request["do"] == "tokens":
+            answer = {"tokens": model.tokens(request["text"])}
         else:
             rival.llama_set_n_threads(model.context, request["threads"], request["threads"])
             answer = {"seconds": getattr(model, request["do"])(request["tokens"])}
@@ -96,4 +114,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:] == ["plain"])

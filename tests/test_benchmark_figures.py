@@ -69,3 +69,11 @@ def test_states_a_second_and_where_the_time_goes(figures):
     assert "2 threads" in line
     assert "2,400 on one" in line
     assert "231 µs: 11 µs to write, 40 µs to tokenise, 180 µs in the engine" in line
+
+
+def test_a_real_model_beside_transformers(figures):
+    greedy = {"tokens_each": 64, "prompts": 20, "prompts_equal": 19}
+    results = {"greedy_fp32": greedy, "relative_error_after_each_block": [8.1e-7, 3.2e-6, 2.0e-6]}
+    (line,) = figures.smollm2_lines({"command": "python x.py", "results": results})
+    assert "the same 64 greedy tokens as transformers after 19 of 20 prompts" in line
+    assert "at most 3e-06 relatively after any of 3 blocks (`python x.py`)" in line

@@ -86,7 +86,20 @@ class BitNet:
         The rows are those of `tokenizer.encode(text).ids`, after the file's first token if it asks for one.
         Raises as `encode`.
         """
-        return self._states(token_ids(self.tokenizer, _checked(inputs), self._prefix))
+        return self._states(self._ids(_checked(inputs)))
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text's tokens, after the file's first if it asks for one."""
+        return self._fitting(texts, token_ids(self.tokenizer, texts, self._prefix))
+
+    def _fitting(self, texts: Sequence[str], ids: list[list[int]]) -> list[list[int]]:
+        for text, tokens in zip(texts, ids, strict=True):
+            if len(tokens) > self.engine.context:
+                raise UsageError(
+                    f"a text has {len(tokens)} tokens, but the model reads at most {self.engine.context}: write states "
+                    f"shorter (--serializer compact) or name another model: {text[:80]!r}"
+                )
+        return ids
 
     def _states(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
         return np.split(self.engine.encode(ids, "none"), np.cumsum([len(each) for each in ids]))[:-1]
@@ -95,7 +108,7 @@ class BitNet:
         if self.pooling == "field":
             features = self._states_of_numbers(texts)
         else:
-            features = self.engine.encode(token_ids(self.tokenizer, texts, self._prefix), self.pooling)
+            features = self.engine.encode(self._ids(texts), self.pooling)
         if self.projection is None:
             return features
         # Row by row: a matrix product may round differently with the number of rows.
@@ -117,6 +130,7 @@ class BitNet:
                 raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
             ids.append([*self._prefix, *encoding.ids])
             places.append([len(self._prefix) + token for token in found if token is not None])
+        self._fitting(texts, ids)
         features = np.zeros((len(texts), count * width), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             for i, states in enumerate(self._states(ids[start : start + _TEXTS_AT_ONCE]), start):

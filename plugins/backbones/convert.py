@@ -74,6 +74,7 @@ def convert(
     model_file.is_arm_packing(i2s_packing)
     metadata, lacks = _keys(file, activation)
     plans = _plans(file, kind, metadata["general.architecture"][0])
+    lacks += _differences(metadata, {plan.tensor.name for plan in plans})
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     writer = gguf.GGUFWriter(temporary, metadata.pop("general.architecture")[0])
     for name, (value, *types) in metadata.items():
@@ -269,6 +270,23 @@ def _keys(file: Source, activation: str | None) -> tuple[dict[str, _Value], list
     if lists is None:
         return found, ["llama.cpp cannot read its tokenizer, which is not a byte-level BPE of a kind known here"]
     return found | lists, []
+
+
+def _differences(metadata: dict[str, _Value], names: set[str]) -> list[str]:
+    """What llama.cpp, as of version 0.3.36 of its Python package, refuses or computes otherwise in the new file."""
+    kind, found = metadata["general.architecture"][0], []
+    activation = metadata.get(f"{kind}.hidden_activation", ("silu",))[0]
+    if kind == "bitnet" and activation != "silu":
+        found.append(f"llama.cpp takes SiLU for every BitNet model, so its results differ: this one has {activation}")
+    if kind == "bitnet" and "output.weight" in names:
+        found.append("llama.cpp refuses it: its BitNet models have no head of their own (output.weight)")
+    if any(name.endswith("_norm_in.weight") for name in names):
+        found.append("llama.cpp refuses it: it has no norms before single projections")
+    scale, head = (metadata.get(f"gemma3.attention.{name}") for name in ("scale", "key_length"))
+    is_27b = kind == "gemma3" and metadata["gemma3.block_count"][0] == 62  # by which llama.cpp knows its scale
+    if scale and head and not is_27b and not math.isclose(scale[0], head[0] ** -0.5, rel_tol=1e-4):
+        found.append("llama.cpp scales attention by the heads' width, so its results differ: see query_pre_attn_scalar")
+    return found
 
 
 def _token_lists(text: str, file: HuggingFaceFile) -> dict[str, _Value] | None:

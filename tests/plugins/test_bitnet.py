@@ -121,8 +121,10 @@ def test_wrong_input(tiny: TinyModel, path: str, tmp_path: Path) -> None:
         backbone.encode(np.zeros((2, 3)))
     with pytest.raises(UsageError, match="surrogate"):
         backbone.encode(["\ud800"])
-    with pytest.raises(UsageError, match="reads at most 512"):
-        backbone.encode(["1" * 513])
+    for pooling in ("mean", "field"):
+        backbone = BitNet(BitNetOptions(model=path, pooling=pooling), width=1)
+        with pytest.raises(UsageError, match=r"a text has 513 tokens, .* at most 512: .*compact.*'111"):
+            backbone.encode(["1", "1" * 513])
 
 
 def test_wrong_files(tiny: TinyModel, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_norms_before_projections_pass_unchanged(tmp_path: Path) -> None:
         weights[name.replace(".weight", ".norm.weight")] = torch.rand(weights[name].shape[1]) + 0.5
     model.config.save_pretrained(tmp_path)
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
-    convert(tmp_path, tmp_path / "m.gguf")
+    assert any("norms before single projections" in lack for lack in convert(tmp_path, tmp_path / "m.gguf"))
     norm = weights["model.layers.0.mlp.up_proj.norm.weight"].numpy()
     np.testing.assert_array_equal(tensors_of(tmp_path / "m.gguf")["blk.0.ffn_up_norm_in.weight"].data, norm)
     want = Engine(tmp_path).encode(TEXTS)
@@ -209,3 +209,23 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("build", "changes", "said"),
+    [
+        (gemma3, {"query_pre_attn_scalar": 12}, []),
+        (gemma3, {"query_pre_attn_scalar": 20}, ["scales attention"]),
+        (bitnet, {"hidden_act": "silu", "tie_word_embeddings": True}, []),
+        (bitnet, {"hidden_act": "relu2", "tie_word_embeddings": True}, ["takes SiLU"]),
+        (bitnet, {"hidden_act": "silu", "tie_word_embeddings": False}, ["output.weight"]),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_told(
+    tmp_path: Path, build: Any, changes: dict[str, Any], said: list[str]
+) -> None:
+    build(**changes).save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    told = convert(tmp_path, tmp_path / "m.gguf", "f32")
+    assert len(told) == len(said)
+    assert all(part in line for part, line in zip(said, told, strict=True))
