@@ -35,7 +35,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what a process that was killed in `write_atomically` left in `directory`; no other may be writing there."""
+    """Remove what a process killed in `write_atomically` left in `directory`; nobody may be writing there."""
     for temporary in directory.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", temporary.name):
             temporary.unlink(missing_ok=True)
