@@ -145,7 +145,7 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
         "avx2": ("avx2", "fma"),
         "scalar": (),
     },
-    "aarch64": {"scalar": ()},
+    "aarch64": {"neondot": ("asimd", "asimddp"), "neon": ("asimd",), "scalar": ()},
 }
 """What each of the engine's instruction sets needs of a CPU, in Linux's words for it (/proc/cpuinfo), by machine."""
 

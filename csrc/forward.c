@@ -113,21 +113,29 @@ static void project(const walker *w, const double *x, size_t x_stride, const dou
     }
 }
 
-/* values: [P(rows)] what the i-th of some products left in token t's sums, with its scales. */
-static void scale_sums(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, double *values)
+/* values: [P(n)] what the i-th of some products left in token t's sums of n rows from `first` on, with its scales.
+ * sums: those of the matrix's first row on. */
+static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, size_t first, size_t n,
+                       double *values)
 {
-    size_t n = round_up(m->rows, PAD);
     double scale = m->scale / w->s->scale[m->norm ? i : 0][t]; /* of the activations it was prepared with */
+    sums += first;
+    n = round_up(n, PAD);
     if (m->format == TERNARY || m->format == TERNARY_DENSE)
         w->kernels->scaled(values, sums, scale, n);
     else if (m->row_scale)
-        w->kernels->scaled_rows(values, sums, m->row_scale, scale, n);
+        w->kernels->scaled_rows(values, sums, m->row_scale + first, scale, n);
     else
         for (size_t c = 0; c < n; c++) {
             float value;
             memcpy(&value, sums + c, sizeof value);
             values[c] = value * m->scale;
         }
+}
+
+static void scale_sums(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, double *values)
+{
+    scale_part(w, m, i, t, sums, 0, m->rows, values);
 }
 
 /* x[t] += what a product with m left in sums, after the norm (NULL: none). */
@@ -248,13 +256,17 @@ static void attention(const walker *w, size_t i, const block *b)
 static void gate_token(const walker *w, const block *b, size_t t)
 {
     size_t ffn = round_up(w->shape->ffn, PAD);
-    double *gate = w->own->values, *up = gate + ffn;
-    scale_sums(w, &b->gate, 0, t, w->s->sums + t * 2 * ffn, gate);
-    scale_sums(w, &b->up, 1, t, w->s->sums + t * 2 * ffn + ffn, up);
-    switch (w->model->architecture.activation) {
-    case RELU2: w->kernels->gated(w->own->hidden, gate, up, ffn); break;
-    case SILU: w->kernels->gated_silu(w->own->hidden, gate, up, ffn); break;
-    case GELU: w->kernels->gated_gelu(w->own->hidden, gate, up, ffn); break;
+    const int32_t *sums = w->s->sums + t * 2 * ffn;
+    double *gate = w->own->values, *up = gate + PART, *hidden = w->own->hidden;
+    for (size_t c = 0, n; c < ffn; c += n) { /* a part at a time, which stays in the first-level cache */
+        n = min(PART, ffn - c);
+        scale_part(w, &b->gate, 0, t, sums, c, n, gate);
+        scale_part(w, &b->up, 1, t, sums + ffn, c, n, up);
+        switch (w->model->architecture.activation) {
+        case RELU2: w->kernels->gated(hidden + c, gate, up, n); break;
+        case SILU: w->kernels->gated_silu(hidden + c, gate, up, n); break;
+        case GELU: w->kernels->gated_gelu(hidden + c, gate, up, n); break;
+        }
     }
     prepare(w, 0, t, w->own->hidden, NULL, &b->down);
 }
@@ -341,10 +353,8 @@ static void walk_head(void *context, size_t thread, size_t threads)
     products(&w, matrices, 1, f->head_sums, stride);
     FOR_MY_TOKENS(&w, t) for (size_t r = 0, n; r < vocabulary; r += n)
     {
-        n = min(vocabulary - r, PAD); /* a part of the head at a time: the whole is long */
-        const matrix part = {.format = m->format, .rows = n, .scale = m->scale,
-                             .row_scale = m->row_scale ? m->row_scale + r : NULL};
-        scale_sums(&w, &part, 0, t, f->head_sums + t * stride + r, w.own->values);
+        n = min(vocabulary - r, PART);
+        scale_part(&w, m, 0, t, f->head_sums + t * stride, r, n, w.own->values);
         for (size_t i = 0; i < n; i++) f->logits[t * vocabulary + r + i] = (float)w.own->values[i];
     }
 }

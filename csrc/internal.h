@@ -49,6 +49,7 @@ bool bitrl_packing_fits(const bitrl_tensor *tensor, bool arm); /* I2_S packings 
 #define BAD_PACKING                                                                                       \
     "has %.*s in I2_S of a size that x86 packing (128 n weights) cannot have: it may have been written on ARM " \
     "(-o backbone.i2s_packing=arm)"
+bool bitrl_all_finite(const float *values, size_t n);
 /* Row `row` of [rows, n] -> out: [n]; false when a weight is not finite. */
 bool bitrl_read_row(float *restrict out, const bitrl_tensor *tensor, bool arm, uint64_t row);
 void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NULL on overflow; free() it */
@@ -80,7 +81,7 @@ typedef struct pool pool;
 size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns);
 /* Quantises and lays out a matrix (pack.c) whose format, rows, columns and data are set; all threads of the pool share the
  * work. What *m owns must be freed in any case. */
-pack_result bitrl_pack(matrix *m, const weight_source *source, pool *threads);
+pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kernels *kernels, pool *threads);
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {
@@ -149,9 +150,11 @@ typedef struct {
     bitrl_cache *keep; /* takes the keys and values of these tokens too; or NULL */
 } passage;
 
+enum { PART = 512 }; /* of a long vector, that stays in the first-level cache */
+
 /* One thread's own working memory. P(n) is n rounded up to PAD. */
 typedef struct {
-    double *values;      /* [max(P(q width) + 2 P(kv width), 2 P(ffn))] one token's, scaled */
+    double *values;      /* [max(P(q width) + 2 P(kv width), P(width), 2 PART)] one token's, scaled */
     double *row, *hidden; /* [P(max(width, q width, ffn))] one token: normalised, and inside the feed-forward network */
     float *embedded;     /* [P(width)] a row of the embedding */
     uint8_t *unpacked;   /* of the products */
@@ -165,12 +168,13 @@ typedef struct {
     double *x;                     /* [tokens, P(width)] residual stream */
     double *q, *k, *v;             /* [tokens, heads * P(head_dim)], k and v with kv_heads */
     double *attended;              /* [tokens, P(heads * head_dim)] */
-    int32_t *sums;                 /* [tokens, as thread_scratch.values] results of products, or floats */
+    int32_t *sums;                 /* [tokens, max(P(q width) + 2 P(kv width), P(width), 2 P(ffn))] of products, or floats */
     uint8_t *activations;          /* [tokens, activation_stride] */
     double *scale[3];              /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;             /* [tokens] sum of a token's codes */
     size_t *passage_of;            /* [tokens] */
     size_t *attention_items;       /* [texts + 1] items of work before each text's */
+    passage *passages;             /* [texts] of a chunk */
     thread_scratch *own;           /* [threads] */
 } scratch;
 
@@ -185,6 +189,9 @@ void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void
 void pool_barrier(pool *p);
 /* Inside work, between two barriers: the next item that no thread has taken; false when all are. */
 bool pool_take(pool *p, size_t items, size_t *item);
+
+/* rope: [positions, head_dim], for each position p the cosines of p * theta^(-2 i / head_dim), then the sines (rope.c). */
+void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta);
 
 /* Runs the model on passages that lie one after another in s. rope, local_rope: [positions, head_dim] cosines, then sines.
  * The residual stream after the last block is left in s->x. */

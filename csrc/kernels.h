@@ -53,11 +53,13 @@ static inline size_t activation_stride(matrix_format format, size_t columns)
 }
 
 /* Five trits (0, 1, 2) in a byte, so that two lookups by its low six bits find them: with r the first four as a number
- * below 81, a byte is r + 64 * the fifth when r < 64; the other 51 combinations follow from 192 on. */
-static inline uint8_t trits_pack(const uint8_t trits[5])
+ * below 81, a byte is r + 64 * the fifth when r < 64; the other 51 combinations, 192 + (r - 64) + 17 * the fifth, follow
+ * from 192 on. Four bytes at once, none of which carries into the next. */
+static inline uint32_t trits_pack(const uint32_t trits[5])
 {
-    int r = trits[0] + 3 * trits[1] + 9 * trits[2] + 27 * trits[3];
-    return (uint8_t)(r < 64 ? r + 64 * trits[4] : 192 + (r - 64) + 17 * trits[4]);
+    uint32_t r = trits[0] + 3 * trits[1] + 9 * trits[2] + 27 * trits[3];
+    uint32_t low = r & 0x3f3f3f3f, late = (r >> 6 & 0x01010101) * 255;
+    return low + ((64 * trits[4]) & ~late) + ((0xc0c0c0c0 + 17 * trits[4]) & late);
 }
 
 /* To bf16, ties to even. Numbers below 2^-50 become zero: then no sum of products is ever subnormal, which instruction
@@ -152,6 +154,21 @@ typedef struct {
 
     /* scratch: attention_scratch() doubles. */
     void (*attend)(const attention_task *task, double *restrict scratch);
+
+    /* Codes of a row of finite weights, n a multiple of K_PAD. Of all four, codes: [n]; row: [n].
+     * row / scale, rounded to an integer between the two, ties to even; zeros when the scale is 0. */
+    void (*round_codes)(int8_t *restrict codes, const float *restrict row, size_t n, double scale, double least,
+                        double most);
+
+    /* int4: a weight is nearly code * multiplier * scale, where |row| <= 17 * 7 * scale. multipliers: [n / 32]. */
+    void (*round_int4)(int8_t *restrict codes, int8_t *restrict multipliers, const float *restrict row, size_t n,
+                       double scale);
+
+    /* Codes -1, 0, 1, the signs of the weights; 0 when these times the scale are not exactly the row. */
+    int (*ternary_codes)(int8_t *restrict codes, const float *restrict row, size_t n, float scale);
+
+    /* halves[i] = bf16_from(row[i]). */
+    void (*round_bf16)(uint16_t *restrict halves, const float *restrict row, size_t n);
 } bitrl_kernels;
 
 /* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and three lines for each token. */
@@ -174,6 +191,8 @@ static inline size_t attention_scratch(size_t length, size_t head_dim)
 extern const bitrl_kernels bitrl_kernels_scalar;
 #if defined(__x86_64__)
 extern const bitrl_kernels bitrl_kernels_avx2, bitrl_kernels_avx512vnni, bitrl_kernels_avx512bf16, bitrl_kernels_avx512amx;
+#elif defined(__aarch64__)
+extern const bitrl_kernels bitrl_kernels_neon, bitrl_kernels_neondot;
 #endif
 
 /* The table of that name; the best one for "auto"; NULL when this CPU or build does not have it. */

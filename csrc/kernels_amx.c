@@ -11,7 +11,8 @@
 #define TARGET_AMX \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16,amx-tile,amx-int8")))
 
-enum { LEAST_TOKENS = 7, TOKENS = 16, K = 64, TILE_BYTES = 1024 };
+/* A block is of 320 columns: half of what AVX-512 takes, since the activations of 32 tokens go through the cache beside it. */
+enum { LEAST_TOKENS = 7, TOKENS = 16, K = 64, TILE_BYTES = 1024, BLOCK = 320 };
 
 /* What LDTILECFG reads: eight tiles of 16 rows of 64 bytes. */
 typedef struct {
@@ -43,16 +44,37 @@ INLINED void store_sums(int32_t *y, size_t stride, const extent e)
     if (e.two_tokens && e.two_rows) _tile_stored(3, y + TOKENS * stride + TILE_ROWS, 4 * stride);
 }
 
-/* Adds a block of columns. a, b: tiles of weights in steps; ahead: weights to fetch meanwhile. */
-INLINED void add_block(const uint8_t *a, const uint8_t *b, size_t columns, const uint8_t *q, size_t q_stride,
-                       const uint8_t *const ahead[2], size_t ahead_lines, const extent e)
+/* A block of `count` columns from `from` on, of two packed tiles of `columns`, and where it is unpacked to. */
+typedef struct {
+    const uint8_t *tiles[2];
+    uint8_t *to[2];
+    size_t columns, from, count;
+} packed_block;
+
+/* Unpacks about as many columns as one step of tiles takes; returns how many are unpacked then. */
+INLINED size_t unpack_some(unpacker *unpack, const packed_block *p, size_t done, size_t step, const extent e)
+{
+    if (done >= p->count) return done;
+    size_t n = p->count - done < step ? p->count - done : step;
+    unpack(p->to[0] + done * TILE_ROWS, p->tiles[0], p->columns, p->from + done, n);
+    if (e.two_rows) unpack(p->to[1] + done * TILE_ROWS, p->tiles[1], p->columns, p->from + done, n);
+    return done + n;
+}
+
+/* Adds a block of columns. a, b: its tiles of weights in steps, which are unpacked just ahead of their use when `fresh`: the
+ * units of vectors and of tiles work side by side. ahead: weights to fetch meanwhile. */
+INLINED void add_block(unpacker *unpack, const packed_block *p, const int fresh, size_t step, const uint8_t *a,
+                       const uint8_t *b, const uint8_t *q, size_t q_stride, const uint8_t *const ahead[2],
+                       size_t ahead_lines, const extent e)
 {
     const uint8_t *second = q + TOKENS * q_stride;
-    for (size_t c = 0, line = 0; c < columns; c += K, a += TILE_BYTES, b += TILE_BYTES, q += K, second += K) {
+    size_t done = fresh ? unpack_some(unpack, p, 0, step, e) : 0;
+    for (size_t c = 0, line = 0; c < p->count; c += K, a += TILE_BYTES, b += TILE_BYTES, q += K, second += K) {
         for (size_t upto = line + ahead_lines; line < upto; line++) {
             _mm_prefetch((const char *)ahead[0] + 64 * line, _MM_HINT_T0);
             _mm_prefetch((const char *)ahead[1] + 64 * line, _MM_HINT_T0);
         }
+        if (fresh) done = unpack_some(unpack, p, done, step, e);
         _tile_loadd(6, a, 64);
         _tile_loadd(4, q, q_stride);
         _tile_dpbsud(0, 4, 6);
@@ -76,40 +98,38 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
                           const int two_rows, const int few, const int two_tokens)
 {
     const extent whole = {two_tokens, two_rows}; /* of a few tokens, whose sums stay in their tiles */
-    size_t bytes = tile_bytes(format, columns), packed = bytes / (columns / 4);
+    size_t packed = tile_bytes(format, columns) / (columns / 4), step = format == TERNARY_DENSE ? 80 : K;
     size_t lines = unpack ? (packed * K / 4 + 63) / 64 : 0; /* those of bytes are read in a row, which the CPU foresees */
+    packed_block p = {.tiles = {a, b}, .to = {unpacked, unpacked + 2 * BLOCK_BYTES}, .columns = columns};
     if (few) load_sums(start, 16, 0, whole);
-    for (size_t from = 0, count; from < columns; from += count) {
-        count = columns - from < 4 * BLOCK_STEPS ? columns - from : 4 * BLOCK_STEPS;
-        const uint8_t *rows = a + from * TILE_ROWS, *more = b + from * TILE_ROWS;
-        const uint8_t *const ahead[2] = {a + (from + count) / 4 * packed, b + (from + count) / 4 * packed};
-        if (unpack) {
-            unpack(unpacked, a, columns, from, count);
-            if (two_rows) unpack(unpacked + 2 * BLOCK_BYTES, b, columns, from, count);
-            rows = unpacked;
-            more = unpacked + 2 * BLOCK_BYTES;
-        }
+    for (; p.from < columns; p.from += p.count) {
+        p.count = columns - p.from < BLOCK ? columns - p.from : BLOCK;
+        const uint8_t *rows = unpack ? p.to[0] : a + p.from * TILE_ROWS, *more = unpack ? p.to[1] : b + p.from * TILE_ROWS;
+        const uint8_t *const ahead[2] = {a + (p.from + p.count) / 4 * packed, b + (p.from + p.count) / 4 * packed};
         if (few) {
-            add_block(rows, more, count, q + from, q_stride, ahead, lines, whole);
+            add_block(unpack, &p, unpack != NULL, step, rows, more, q + p.from, q_stride, ahead, lines, whole);
             continue;
         }
-        const int last = from + count == columns;
-        size_t to_stride = last ? y_stride : 32, from_stride = from ? 32 : 16, second_rows = from ? TILE_ROWS : 0;
+        const int last = p.from + p.count == columns;
+        size_t to_stride = last ? y_stride : 32, from_stride = p.from ? 32 : 16, second_rows = p.from ? TILE_ROWS : 0;
         for (size_t t = 0; t < tokens; t += 2 * TOKENS) {
             int32_t *to = last ? y + t * y_stride : sums + 32 * t;
-            const int32_t *begun = from ? sums + 32 * t : start + 16 * t;
-            size_t fetched = t + 2 * TOKENS < tokens ? 0 : lines;
-#define TOKENS_PRODUCT(two)                                                                                 \
-    do {                                                                                                    \
-        const extent e = {two, two_rows};                                                                   \
-        load_sums(begun, from_stride, second_rows, e);                                                      \
-        add_block(rows, more, count, q + t * q_stride + from, q_stride, ahead, fetched, e);                 \
-        store_sums(to, to_stride, e);                                                                       \
+            const int32_t *begun = p.from ? sums + 32 * t : start + 16 * t;
+#define TOKENS_PRODUCT(two, fresh, fetched)                                                                              \
+    do {                                                                                                                 \
+        const extent e = {two, two_rows};                                                                                \
+        load_sums(begun, from_stride, second_rows, e);                                                                   \
+        add_block(unpack, &p, fresh, step, rows, more, q + t * q_stride + p.from, q_stride, ahead, fetched, e);          \
+        store_sums(to, to_stride, e);                                                                                    \
     } while (0)
-            if (t + TOKENS < tokens)
-                TOKENS_PRODUCT(1);
+            if (t == 0 && tokens > TOKENS)
+                TOKENS_PRODUCT(1, unpack != NULL, 0);
+            else if (t == 0)
+                TOKENS_PRODUCT(0, unpack != NULL, lines);
+            else if (t + TOKENS < tokens)
+                TOKENS_PRODUCT(1, 0, t + 2 * TOKENS < tokens ? 0 : lines);
             else
-                TOKENS_PRODUCT(0);
+                TOKENS_PRODUCT(0, 0, lines);
         }
     }
     if (few) store_sums(y, y_stride, whole);

@@ -18,6 +18,10 @@ TARGET static inline v8 v8_from_int(const int32_t *from)
     return (v8){_mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *)from)),
                 _mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *)(from + 4)))};
 }
+TARGET static inline v8 v8_from_float(const float *from)
+{
+    return (v8){_mm256_cvtps_pd(_mm_loadu_ps(from)), _mm256_cvtps_pd(_mm_loadu_ps(from + 4))};
+}
 TARGET static inline v8 v8_set(double value) { return (v8){_mm256_set1_pd(value), _mm256_set1_pd(value)}; }
 TARGET static inline v8 v8_add(v8 a, v8 b)
 {
@@ -215,5 +219,6 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {
     "avx2", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend};
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend,
+    round_codes, round_int4, ternary_codes, round_bf16};
 #endif

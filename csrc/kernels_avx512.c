@@ -15,6 +15,7 @@ TARGET static inline v8 v8_from_int(const int32_t *from)
 {
     return _mm512_cvtepi32_pd(_mm256_loadu_si256((const __m256i *)from));
 }
+TARGET static inline v8 v8_from_float(const float *from) { return _mm512_cvtps_pd(_mm256_loadu_ps(from)); }
 TARGET static inline v8 v8_set(double value) { return _mm512_set1_pd(value); }
 TARGET static inline v8 v8_add(v8 a, v8 b) { return _mm512_add_pd(a, b); }
 TARGET static inline v8 v8_sub(v8 a, v8 b) { return _mm512_sub_pd(a, b); }
@@ -264,7 +265,8 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL)
 MATRIX_PRODUCT(bf16_product, BF16, halves, NULL, NULL)
 MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL, NULL)
 
-#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend
+#define DOUBLE_KERNELS norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, \
+    attend, round_codes, round_int4, ternary_codes, round_bf16
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni",

@@ -6,7 +6,8 @@
  *
  * and ATTEND_VECTORS: 2 when 13 of them fit into registers, else 1.
  *
- *   v8 v8_load(const double *), v8_from_int(const int32_t *), v8_set(double), void v8_store(double *, v8)
+ *   v8 v8_load(const double *), v8_from_int(const int32_t *), v8_from_float(const float *), v8_set(double)
+ *   void v8_store(double *, v8)
  *   v8 v8_add(a, b), v8_sub(a, b), v8_mul(a, b), v8_div(a, b), v8_fma(a, b, c) = a * b + c rounded once
  *   v8 v8_max(a, b) = a > b ? a : b, v8_abs(a)
  *   v8 v8_times_power(p, n) = p * 2^k, where k is the integer in the low bits of n (see ROUNDER)
@@ -363,3 +364,5 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
             }
         }
 }
+
+#include "kernels_weights.h"

@@ -22,6 +22,7 @@ typedef struct {
 
 static inline v8 v8_load(const double *from) { LANES(v8, from[i]); }
 static inline v8 v8_from_int(const int32_t *from) { LANES(v8, from[i]); }
+static inline v8 v8_from_float(const float *from) { LANES(v8, from[i]); }
 static inline v8 v8_set(double value) { LANES(v8, value); }
 static inline v8 v8_add(v8 a, v8 b) { LANES(v8, a.lane[i] + b.lane[i]); }
 static inline v8 v8_sub(v8 a, v8 b) { LANES(v8, a.lane[i] - b.lane[i]); }
@@ -158,4 +159,5 @@ static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restr
 
 const bitrl_kernels bitrl_kernels_scalar = {
     "scalar", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend};
+    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added, rotated, attend,
+    round_codes, round_int4, ternary_codes, round_bf16};

@@ -134,7 +134,7 @@ static int load_matrix(loader *l, size_t i, const named_matrix *named)
     *m = (matrix){.format = format, .rows = named->rows, .columns = named->columns, .data = l->memory, .scale = 1};
     l->memory += bitrl_matrix_bytes(format, m->rows, m->columns);
     const weight_source source = {.tensor = tensor, .arm = l->model->i2s_arm, .turned = named->turned};
-    pack_result result = bitrl_pack(m, &source, l->threads);
+    pack_result result = bitrl_pack(m, &source, l->model->kernels, l->threads);
     if (result != PACKED) return pack_failed(l, result, full);
     bitrl_file_release(tensor);
     status = load_scale(l, name_of(other, i, named->name, ".scale"), m);
@@ -256,7 +256,7 @@ static int pack_head(bitrl_model *model, const float *values, uint64_t threads, 
         m->data = bitrl_allocate(bitrl_matrix_bytes(format, m->rows, m->columns), 1);
     }
     const weight_source source = {.tensor = values ? NULL : model->head, .arm = model->i2s_arm, .values = values};
-    pack_result result = pool && m->data ? bitrl_pack(m, &source, pool) : PACK_NO_MEMORY;
+    pack_result result = pool && m->data ? bitrl_pack(m, &source, model->kernels, pool) : PACK_NO_MEMORY;
     pool_close(pool);
     if (result == PACKED) return BITRL_OK;
     free(m->data);
@@ -340,7 +340,7 @@ int bitrl_model_replace(bitrl_model *model, const char *name, const float *value
             pool *pool = pool_open(threads);
             const weight_source source = {.values = values, .turned = matrices[j].turned};
             m->scale = 1;
-            pack_result result = pool ? bitrl_pack(m, &source, pool) : PACK_NO_MEMORY;
+            pack_result result = pool ? bitrl_pack(m, &source, model->kernels, pool) : PACK_NO_MEMORY;
             pool_close(pool);
             return result == PACKED ? BITRL_OK : pack_failed(&l, result, full);
         }

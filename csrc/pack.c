@@ -32,118 +32,69 @@ matrix_format bitrl_format_of(uint32_t type)
 
 static double largest(const float *row, size_t n)
 {
-    float most = 0;
-    for (size_t c = 0; c < n; c++) most = fabsf(row[c]) > most ? fabsf(row[c]) : most;
-    return most;
-}
-
-/* row / scale, rounded to an integer between the two. */
-static inline int8_t quantised(float weight, double scale, double least, double most)
-{
-    double code = scale != 0 ? rint((double)weight / scale) : 0;
-    return (int8_t)(code < least ? least : code > most ? most : code);
-}
-
-/* Codes of one row [padded], and the scale they are to be multiplied with. */
-static double quantise_int8(int8_t *restrict codes, const float *restrict row, size_t n)
-{
-    double scale = largest(row, n) / 127;
-    for (size_t c = 0; c < n; c++) codes[c] = quantised(row[c], scale, -127, 127);
-    return scale;
-}
-
-/* Codes of a block: its largest weight becomes `end` steps of `times` * scale. Returns the squared error. */
-static double quantise_block(int8_t *restrict codes, int8_t *times, const float *restrict block, size_t n, double scale,
-                             float most, int end)
-{
-    double error = 0;
-    *times = quantised(most, end * scale, -17, 17);
+    int32_t most = 0; /* floats without a sign are in the order of their bits */
+    float value;
     for (size_t c = 0; c < n; c++) {
-        codes[c] = quantised(block[c], *times * scale, end < 0 ? end : -end, 7);
-        double off = (double)block[c] - codes[c] * (*times * scale);
-        error += off * off;
+        int32_t bits;
+        memcpy(&bits, row + c, sizeof bits);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
     }
-    return error;
+    memcpy(&value, &most, sizeof value);
+    return value;
 }
 
-/* The step of each block is a small multiple of the row's. Either the largest weight is 7 steps, which leaves ternary
- * weights as they are, or -8, which does so to Q4_0's codes: whichever errs less. 119 = 7 * 17, and 8 * 15 is nearest. */
-static double quantise_int4(int8_t *restrict codes, int8_t *restrict multipliers, const float *restrict row, size_t n)
+/* ---- a tile from rows of codes, `stride` bytes from one to the next: four of each row at a time ---- */
+
+static inline uint32_t word_at(const uint8_t *from)
 {
-    double scale = largest(row, n) / 119;
-    for (size_t first = 0; first < n; first += INT4_BLOCK, row += INT4_BLOCK, codes += INT4_BLOCK) {
-        size_t size = n - first < INT4_BLOCK ? n - first : INT4_BLOCK;
-        int8_t other[INT4_BLOCK], times;
-        float most = 0;
-        for (size_t c = 0; c < size; c++) most = fabsf(row[c]) > fabsf(most) ? row[c] : most;
-        double error = quantise_block(codes, multipliers, row, size, scale, most, 7);
-        if (quantise_block(other, &times, row, size, scale, most, -8) < error) {
-            memcpy(codes, other, size);
-            *multipliers = times;
-        }
-        multipliers++;
-    }
-    return scale;
+    uint32_t word;
+    memcpy(&word, from, sizeof word);
+    return word;
 }
 
-/* Codes of a row that is -1, 0, 1 times the scale; false when it is not. */
-static bool ternary_row(int8_t *restrict codes, const float *restrict row, size_t n, float scale)
+static inline void put_word(uint8_t *to, uint32_t word) { memcpy(to, &word, sizeof word); }
+
+/* Whole bytes, or pairs of bf16, or floats; `flipped` bits are turned: 0x80 adds 128 to a code. */
+static void put_words(uint8_t *tile, const uint8_t *rows, size_t stride, size_t steps, uint32_t flipped)
 {
-    int wrong = 0;
-    for (size_t c = 0; c < n; c++) {
-        codes[c] = (int8_t)((row[c] > 0) - (row[c] < 0));
-        wrong |= row[c] != (float)codes[c] * scale;
-    }
-    return !wrong;
+    for (size_t s = 0; s < steps; s++, tile += STEP_BYTES, rows += 4)
+        for (size_t r = 0; r < TILE_ROWS; r++) put_word(tile + 4 * r, word_at(rows + r * stride) ^ flipped);
 }
 
-/* ---- one row of a tile, at its place in the tile ---- */
-
-static void put_ternary(uint8_t *tile, size_t r, const int8_t *codes, size_t padded)
+static void put_ternary(uint8_t *tile, const uint8_t *rows, size_t stride, size_t columns)
 {
-    for (size_t c = 0; c < padded; c += 16, tile += STEP_BYTES, codes += 16)
-        for (size_t j = 0; j < 4; j++)
-            tile[4 * r + j] =
-                (uint8_t)((codes[j] + 1) | (codes[4 + j] + 1) << 2 | (codes[8 + j] + 1) << 4 | (codes[12 + j] + 1) << 6);
-}
-
-static void put_dense(uint8_t *tile, size_t r, const int8_t *codes, size_t padded)
-{
-    for (size_t c = 0; c < padded; c += 20, tile += STEP_BYTES)
-        for (size_t j = 0; j < 4; j++) {
-            uint8_t trits[5];
-            for (size_t step = 0; step < 5; step++) {
-                size_t column = c + 4 * step + j;
-                trits[step] = (uint8_t)(column < padded ? codes[column] + 1 : 1);
-            }
-            tile[4 * r + j] = trits_pack(trits);
+    const uint32_t code = 0x03030303, low = 0x55555555;
+    for (size_t c = 0; c < columns; c += 16, tile += STEP_BYTES, rows += 16)
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            const uint8_t *row = rows + r * stride;
+            uint32_t four = (word_at(row) & code) | (word_at(row + 4) & code) << 2 | (word_at(row + 8) & code) << 4 |
+                            (word_at(row + 12) & code) << 6;
+            put_word(tile + 4 * r, four ^ (four & low) << 1 ^ low); /* each of two bits plus 1 */
         }
 }
 
-static void put_int8(uint8_t *tile, size_t r, const int8_t *codes, size_t padded)
+/* Reads up to 16 columns beyond the last, which are zeros. */
+static void put_dense(uint8_t *tile, const uint8_t *rows, size_t stride, size_t columns)
 {
-    for (size_t c = 0; c < padded; c++) tile[c / 4 * STEP_BYTES + 4 * r + c % 4] = (uint8_t)(codes[c] + 128);
+    const uint32_t code = 0x03030303, one = 0x01010101;
+    for (size_t c = 0; c < columns; c += 20, tile += STEP_BYTES, rows += 20)
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            uint32_t trits[5];
+            for (size_t step = 0; step < 5; step++)
+                trits[step] = ((word_at(rows + r * stride + 4 * step) & code) + one) & code;
+            put_word(tile + 4 * r, trits_pack(trits));
+        }
 }
 
-static void put_int4(uint8_t *tile, size_t r, const int8_t *codes, const int8_t *multipliers, size_t padded)
+static void put_int4(uint8_t *tile, const uint8_t *rows, size_t stride, size_t columns)
 {
-    for (size_t c = 0; c < padded; c += 8, tile += STEP_BYTES, codes += 8)
-        for (size_t j = 0; j < 4; j++) tile[4 * r + j] = (uint8_t)((codes[j] + 8) | (codes[4 + j] + 8) << 4);
-    for (size_t b = 0; b < padded / INT4_BLOCK; b++)
-        tile[b * TILE_ROWS + r] = (uint8_t)multipliers[b];
-}
-
-static void put_bf16(uint8_t *tile, size_t r, const float *row, size_t padded)
-{
-    for (size_t c = 0; c < padded; c++) {
-        uint16_t half = bf16_from(row[c]);
-        memcpy(tile + c / 2 * STEP_BYTES + 4 * r + 2 * (c % 2), &half, sizeof half);
-    }
-}
-
-static void put_fp32(uint8_t *tile, size_t r, const float *row, size_t padded)
-{
-    for (size_t c = 0; c < padded; c++) memcpy(tile + c * STEP_BYTES + 4 * r, row + c, sizeof *row);
+    const uint32_t code = 0x0f0f0f0f, eight = 0x88888888;
+    for (size_t c = 0; c < columns; c += 8, tile += STEP_BYTES, rows += 8)
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            const uint8_t *row = rows + r * stride;
+            put_word(tile + 4 * r, ((word_at(row) & code) | (word_at(row + 4) & code) << 4) ^ eight);
+        }
 }
 
 /* ---- whole matrices ---- */
@@ -152,9 +103,13 @@ static void put_fp32(uint8_t *tile, size_t r, const float *row, size_t padded)
 typedef struct {
     matrix *m;
     const weight_source *source;
+    const bitrl_kernels *kernels;
     pool *threads;
-    float *rows;   /* [threads, columns padded] */
-    int8_t *codes; /* [threads, 2, columns padded] codes, and behind them multipliers */
+    size_t padded;  /* columns */
+    float *rows;    /* [threads, TILE_ROWS, padded], of which some formats use the first only; zeros behind each row */
+    uint8_t *codes; /* [threads, TILE_ROWS, stride bytes] codes or bf16, zeros behind */
+    size_t stride;  /* an odd number of cache lines, see activation_stride */
+    bool may_round; /* weights need not be ternary to become so */
     enum { EXACT, MEASURE, ROUND } ternary; /* weights are one scale's codes; how large are they; round them to codes */
     float scale;                            /* of EXACT */
     double *totals;                         /* [rows] of MEASURE: sum of a row's |weights| */
@@ -169,53 +124,88 @@ static bool read_row(const weight_source *source, size_t columns, size_t r, floa
         r = r - within + within % half * 2 + within / half;
     }
     if (source->tensor) return bitrl_read_row(out, source->tensor, source->arm, r);
-    bool finite = true;
-    for (size_t c = 0; c < columns; c++) finite &= isfinite(out[c] = source->values[r * columns + c]) != 0;
-    return finite;
+    memcpy(out, source->values + r * columns, columns * sizeof *out);
+    return bitrl_all_finite(out, columns);
 }
 
-static void pack_row(packing *p, size_t r, float *row, int8_t *codes)
+/* The codes of row r, and what lies beside them. */
+static void round_row(packing *p, size_t r, const float *row, uint8_t *codes, uint8_t *tile)
 {
     matrix *m = p->m;
-    size_t columns = m->columns, padded = round_up(columns, K_PAD);
-    uint8_t *tile = m->data + r / TILE_ROWS * tile_bytes(m->format, padded);
-    memset(row, 0, padded * sizeof *row); /* rows of padding are zeros */
-    if (r < m->rows && !read_row(p->source, columns, r, row)) p->not_finite = true;
+    size_t n = p->padded;
     switch (m->format) {
     case TERNARY:
     case TERNARY_DENSE:
-        memset(codes, 0, padded);
-        if (p->ternary == MEASURE) {
-            double total = 0;
-            for (size_t c = 0; c < columns; c++) total += fabs((double)row[c]);
-            if (r < m->rows) p->totals[r] = total;
-            return;
-        }
-        if (p->ternary == EXACT && !ternary_row(codes, row, columns, p->scale)) p->not_ternary = true;
-        for (size_t c = 0; c < columns && p->ternary == ROUND; c++) codes[c] = quantised(row[c], m->scale, -1, 1);
-        (m->format == TERNARY ? put_ternary : put_dense)(tile, r % TILE_ROWS, codes, padded);
+        if (p->ternary == EXACT && !p->kernels->ternary_codes((int8_t *)codes, row, n, p->scale)) p->not_ternary = true;
+        if (p->ternary == ROUND) p->kernels->round_codes((int8_t *)codes, row, n, m->scale, -1, 1);
         return;
     case INT8:
-        m->row_scale[r] = quantise_int8(codes, row, padded);
-        put_int8(tile, r % TILE_ROWS, codes, padded);
+        m->row_scale[r] = largest(row, n) / 127;
+        p->kernels->round_codes((int8_t *)codes, row, n, m->row_scale[r], -127, 127);
         return;
-    case INT4:
-        m->row_scale[r] = quantise_int4(codes, codes + padded, row, padded);
-        put_int4(tile, r % TILE_ROWS, codes, codes + padded, padded);
+    case INT4: /* a block's step is a small multiple of the row's; 119 = 7 * 17, and 8 * 15 is nearest */
+        m->row_scale[r] = largest(row, n) / 119;
+        p->kernels->round_int4((int8_t *)codes, (int8_t *)codes + n, row, n, m->row_scale[r]);
+        for (size_t b = 0; b < n / INT4_BLOCK; b++)
+            tile[n / 8 * STEP_BYTES + b * TILE_ROWS + r % TILE_ROWS] = codes[n + b];
         return;
-    case BF16: put_bf16(tile, r % TILE_ROWS, row, padded); return;
-    default: put_fp32(tile, r % TILE_ROWS, row, padded);
+    case BF16: p->kernels->round_bf16((uint16_t *)(void *)codes, row, n); return;
+    default: return;
+    }
+}
+
+/* Sums of each row's |weights|, from the first on; of eight rows side by side. */
+static void measure(double *totals, const float *rows, size_t n)
+{
+    enum { ROWS = 8 };
+    for (size_t first = 0; first < TILE_ROWS; first += ROWS, rows += ROWS * n) {
+        double sums[ROWS] = {0};
+        for (size_t c = 0; c < n; c++)
+            for (size_t r = 0; r < ROWS; r++) sums[r] += fabs((double)rows[r * n + c]);
+        memcpy(totals + first, sums, sizeof sums);
+    }
+}
+
+static void pack_tile(packing *p, size_t number, float *rows, uint8_t *codes)
+{
+    const matrix *m = p->m;
+    size_t n = p->padded, first = number * TILE_ROWS;
+    uint8_t *tile = m->data + number * tile_bytes(m->format, n);
+    bool all = m->format == FP32 || p->ternary == MEASURE; /* rows are needed at once */
+    for (size_t r = 0; r < TILE_ROWS; r++) {
+        float *row = rows + (all ? r * n : 0);
+        if (first + r >= m->rows)
+            memset(row, 0, n * sizeof *row); /* rows of padding are zeros */
+        else if (!read_row(p->source, m->columns, first + r, row)) {
+            p->not_finite = true;
+            return;
+        }
+        round_row(p, first + r, row, codes + r * p->stride, tile);
+    }
+    switch (m->format) {
+    case TERNARY:
+    case TERNARY_DENSE:
+        if (p->ternary == MEASURE)
+            measure(p->totals + first, rows, n);
+        else
+            (m->format == TERNARY ? put_ternary : put_dense)(tile, codes, p->stride, n);
+        return;
+    case INT8: put_words(tile, codes, p->stride, n / 4, 0x80808080); return;
+    case INT4: put_int4(tile, codes, p->stride, n); return;
+    case BF16: put_words(tile, codes, p->stride, n / 2, 0); return;
+    default: put_words(tile, (const uint8_t *)rows, n * sizeof *rows, n, 0);
     }
 }
 
 static void pack_tiles(void *context, size_t thread, size_t threads)
 {
     packing *p = context;
-    size_t padded = round_up(p->m->columns, K_PAD), tiles = round_up(p->m->rows, TILE_ROWS) / TILE_ROWS;
+    size_t tiles = round_up(p->m->rows, TILE_ROWS) / TILE_ROWS;
     (void)threads;
-    for (size_t tile; pool_take(p->threads, tiles, &tile);)
-        for (size_t r = 0; r < TILE_ROWS; r++)
-            pack_row(p, tile * TILE_ROWS + r, p->rows + thread * padded, p->codes + thread * 2 * padded);
+    for (size_t tile; pool_take(p->threads, tiles, &tile);) {
+        if (p->not_finite || (p->ternary == EXACT && p->not_ternary && p->may_round)) continue; /* in vain */
+        pack_tile(p, tile, p->rows + thread * TILE_ROWS * p->padded, p->codes + thread * TILE_ROWS * p->stride);
+    }
 }
 
 /* A ternary file's codes are kept; what is not one is rounded by the mean of its absolute weights (SCIENCE.md section 4). */
@@ -229,7 +219,7 @@ static pack_result pack_ternary(packing *p)
     m->scale = p->scale;
     pool_run(p->threads, pack_tiles, p);
     if (p->not_finite || !p->not_ternary) return PACKED;
-    if (p->source->tensor && bitrl_format_of(p->source->tensor->type) == TERNARY) return PACK_NOT_TERNARY;
+    if (!p->may_round) return PACK_NOT_TERNARY;
     p->ternary = MEASURE;
     pool_run(p->threads, pack_tiles, p);
     double total = 0;
@@ -246,15 +236,17 @@ size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns)
     return round_up(rows, TILE_ROWS) / TILE_ROWS * tile_bytes(format, round_up(columns, K_PAD));
 }
 
-pack_result bitrl_pack(matrix *m, const weight_source *source, pool *threads)
+pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kernels *kernels, pool *threads)
 {
-    size_t padded = round_up(m->columns, K_PAD), count = pool_threads(threads);
+    size_t count = pool_threads(threads), padded = round_up(m->columns, K_PAD), rows = round_up(m->rows, TILE_ROWS);
     bool rows_scaled = m->format == INT8 || m->format == INT4, ternary = m->format == TERNARY || m->format == TERNARY_DENSE;
-    packing p = {.m = m, .source = source, .threads = threads};
-    p.rows = bitrl_allocate(count * padded, sizeof *p.rows);
-    p.codes = bitrl_allocate(count * 2 * padded, sizeof *p.codes);
-    p.totals = bitrl_allocate(m->rows, sizeof *p.totals);
-    if (rows_scaled && !m->row_scale) m->row_scale = bitrl_allocate(round_up(m->rows, TILE_ROWS), sizeof *m->row_scale);
+    packing p = {.m = m, .source = source, .kernels = kernels, .threads = threads, .padded = padded};
+    p.may_round = !source->tensor || bitrl_format_of(source->tensor->type) != TERNARY;
+    p.stride = (2 * padded / 64 + 1) * 64;
+    p.rows = bitrl_allocate(count * TILE_ROWS * padded, sizeof *p.rows);
+    p.codes = bitrl_allocate(count * TILE_ROWS, p.stride);
+    p.totals = bitrl_allocate(rows, sizeof *p.totals);
+    if (rows_scaled && !m->row_scale) m->row_scale = bitrl_allocate(rows, sizeof *m->row_scale);
     pack_result result = PACK_NO_MEMORY;
     if (p.rows && p.codes && p.totals && (m->row_scale || !rows_scaled)) {
         result = PACKED;

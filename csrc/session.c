@@ -67,7 +67,7 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
     scratch next = {.tokens = tokens, .texts = texts, .longest = longest};
     thread_scratch *own = calloc(threads, sizeof *own);
-    part *parts = calloc(14 + 6 * threads, sizeof *parts);
+    part *parts = calloc(15 + 6 * threads, sizeof *parts);
     size_t count = 0;
     if (own && parts) {
         const part shared[] = {
@@ -84,12 +84,13 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
             {(void **)&next.code_sum, tokens, sizeof *next.code_sum},
             {(void **)&next.passage_of, tokens, sizeof *next.passage_of},
             {(void **)&next.attention_items, texts + 1, sizeof *next.attention_items},
+            {(void **)&next.passages, texts, sizeof *next.passages},
         };
         memcpy(parts, shared, sizeof shared);
         count = sizeof shared / sizeof *shared;
         for (size_t i = 0; i < threads; i++) {
             const part mine[] = {
-                {(void **)&own[i].values, sums, sizeof *own->values},
+                {(void **)&own[i].values, max(max(q + 2 * kv, width), 2 * PART), sizeof *own->values},
                 {(void **)&own[i].row, widest, sizeof *own->row},
                 {(void **)&own[i].hidden, widest, sizeof *own->hidden},
                 {(void **)&own[i].embedded, width, sizeof *own->embedded},
@@ -116,15 +117,8 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
 /* [positions, head_dim] cosines, then sines; NULL when memory is short. */
 static double *make_rope(size_t positions, size_t head_dim, double theta)
 {
-    size_t half = head_dim / 2;
     double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
-    for (size_t i = 0; rope && i < half; i++) {
-        double frequency = pow(theta, -2.0 * (double)i / (double)head_dim);
-        for (size_t p = 0; p < positions; p++) {
-            rope[p * head_dim + i] = cos((double)p * frequency);
-            rope[p * head_dim + half + i] = sin((double)p * frequency);
-        }
-    }
+    if (rope) bitrl_rope(rope, positions, head_dim, theta);
     return rope;
 }
 
@@ -361,12 +355,10 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
     int status = check_batch(shape, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
 
-    passage *passages = calloc(min(texts, CHUNK) + 1, sizeof *passages);
-    if (!passages || !grow_rope(session, longest) ||
-        !grow_scratch(session, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest)) {
-        free(passages);
+    if (!grow_rope(session, longest) ||
+        !grow_scratch(session, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest))
         return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
-    }
+    passage *passages = session->scratch.passages;
     status = share_prefix(session, tokens, lengths, texts, &shared, error);
     size_t at = 0; /* the token that the next text begins with */
     for (uint64_t i = 0, end; i < texts && !status; i = end) {
@@ -386,7 +378,6 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
             first += lengths[i + j];
         }
     }
-    free(passages);
     size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
     return status ? status : check_finite(session, out, values, tokens, total, error);
 }
@@ -412,8 +403,7 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
     if (status || sequences == 0) return status;
 
     size_t most = min(sequences, CHUNK);
-    passage *passages = calloc(most, sizeof *passages);
-    bool ok = passages && grow_rope(session, positions) && grow_scratch(session, max(min(total, CHUNK), longest), most, positions);
+    bool ok = grow_rope(session, positions) && grow_scratch(session, max(min(total, CHUNK), longest), most, positions);
     if (ok && logits && session->head_rows < most) {
         free(session->head_sums);
         session->head_rows = round_up(most, TOKEN_PAD);
@@ -421,10 +411,8 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
         if (!session->head_sums) session->head_rows = 0;
         ok = session->head_sums != NULL;
     }
-    if (!ok) {
-        free(passages);
-        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for %zu sequences of up to %zu tokens", most, positions);
-    }
+    if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for %zu sequences of up to %zu tokens", most, positions);
+    passage *passages = session->scratch.passages;
     for (uint64_t i = 0, end, at = 0; i < sequences; i = end) {
         size_t rows = 0, count = 0;
         for (end = i; end < sequences && count < CHUNK; end++, count++) {
@@ -439,6 +427,5 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
                          logits + i * model->shape.vocabulary);
         for (size_t j = 0; j < count; j++) caches[i + j]->length += lengths[i + j];
     }
-    free(passages);
     return logits ? check_finite(session, logits, sequences * model->shape.vocabulary, tokens, total, error) : BITRL_OK;
 }

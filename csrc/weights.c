@@ -185,6 +185,17 @@ static void read_packed(float *restrict out, const bitrl_tensor *t, uint64_t row
     }
 }
 
+bool bitrl_all_finite(const float *values, size_t n)
+{
+    uint32_t worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        worst |= (bits & 0x7f800000) + 0x00800000; /* carries from the exponent of infinity and NaN, from no other */
+    }
+    return worst >> 31 == 0;
+}
+
 bool bitrl_read_row(float *restrict out, const bitrl_tensor *t, bool arm, uint64_t row)
 {
     const weight_type *type = bitrl_weight_type(t->type);
@@ -197,14 +208,7 @@ bool bitrl_read_row(float *restrict out, const bitrl_tensor *t, bool arm, uint64
         read_i2_s(out, t, row * n, n, arm);
     if (t->scale != 1)
         for (size_t i = 0; i < n; i++) out[i] *= t->scale;
-    uint32_t worst = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, out + i, sizeof bits);
-        bits &= 0x7f800000;
-        worst = bits > worst ? bits : worst;
-    }
-    return worst < 0x7f800000; /* the exponent of infinity and NaN */
+    return bitrl_all_finite(out, n);
 }
 
 int bitrl_read_tensor(const bitrl_tensor *t, int i2s_arm, float *out, char *error)

@@ -40,6 +40,15 @@ class BitNetOptions:
 
 
 @options
+class TernaryOptions(BitNetOptions):
+    """Options of the language model with ternary weights."""
+
+    bits: Literal["2", "1.6"] = option(
+        "2", "bits a weight takes in memory: the same features; 1.6 saves a fifth, and time where memory is slow"
+    )
+
+
+@options
 class MLPOptions:
     """Options of the multi-layer perceptron."""
 
@@ -50,7 +59,7 @@ class MLPOptions:
 def bitrl_backbones() -> Iterator[BackboneRecord]:
     """The language model in four formats, and mlp."""
     for name, target, summary in (
-        ("bitnet", "BitNet", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
+        ("bitnet", "ternary", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
         ("int8", "int8", "the frozen language model with 8-bit weights, a scale for each row"),
         ("int4", "int4", "the frozen language model with 4-bit weights, a scale for each 32 of a row"),
         ("fp16", "fp16", "the frozen language model with 16-bit floats (bfloat16)"),
@@ -59,7 +68,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             name=name,
             summary=summary,
             target=f"bitrl.plugins.backbones.bitnet:{target}",
-            options=BitNetOptions,
+            options=TernaryOptions if name == "bitnet" else BitNetOptions,
             accepts=("text",),
         )
     yield BackboneRecord(

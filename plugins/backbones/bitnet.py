@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones import BitNetOptions, TernaryOptions
 from bitrl.plugins.backbones.cache import Cache
 from bitrl.plugins.backbones.engine import Engine, ModelFileError
 from bitrl.plugins.backbones.fields import number_ends
@@ -63,7 +63,7 @@ class BitNet:
         self.cache = Cache(int(options.cache_mb * 2**20))
         self.identity: dict[str, Any] = {
             "model_sha256": self.engine.file.sha256(),
-            "format": format if format != "ternary" else None,
+            "format": None if format.startswith("ternary") else format,  # packed in 2 bits or 1.6: the same features
             "layers": self.engine.blocks,
             "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
             "activation": options.activation,
@@ -123,6 +123,11 @@ class BitNet:
                 if texts[i]:
                     features[i] = states[places[i]].reshape(-1)
         return features
+
+
+def ternary(options: TernaryOptions, width: int | None = None) -> BitNet:
+    """The model with weights -1, 0 and +1."""
+    return BitNet(options, width, "ternary" if options.bits == "2" else "ternary-1.6")
 
 
 def int8(options: BitNetOptions, width: int | None = None) -> BitNet:

@@ -64,10 +64,13 @@ int main(int count, char **paths)
     for (int i = thorough ? 2 : 1; i < count; i++) {
         bitrl_file *file = NULL;
         int status = bitrl_file_open(paths[i], &file, error);
-        uint64_t checksum = 0, other;
+        uint64_t checksum = 0;
         if (!status) status = check_format(file, NULL, thorough, &checksum, error);
-        for (uint64_t j = 0; !status && thorough && bitrl_format(j); j++)
+        for (uint64_t j = 0; !status && thorough && bitrl_format(j); j++) {
+            uint64_t other = 0;
             status = check_format(file, bitrl_format(j), false, &other, error);
+            checksum = (checksum ^ other) * 1099511628211u;
+        }
         if (status)
             printf("error %s\n", error);
         else

@@ -3,9 +3,9 @@
 import subprocess
 from pathlib import Path
 
+from c_programs import build
 from fuzz_metadata import accepts, write
 from hostile_files import attacks_on_the_container, attacks_on_the_model, good
-from sanitized import build
 
 CORPUS = Path(__file__).parent / "corpus" / "gguf"
 HEAP = ["-Dmmap=fuzz_mmap", "-Dmunmap=fuzz_munmap", "-Dmadvise=fuzz_madvise"]  # see fuzz_gguf.c

@@ -58,7 +58,10 @@ def aligned(shape: tuple[int, ...] | int, dtype: type) -> np.ndarray:
 
 
 def pointer(ffi: FFI, array: np.ndarray):
-    kinds = {"float64": "double *", "int32": "int32_t *", "int8": "int8_t *", "uint8": "uint8_t *"}
+    kinds = {
+        "float64": "double *", "float32": "float *", "int32": "int32_t *", "int8": "int8_t *", "uint8": "uint8_t *",
+        "uint16": "uint16_t *",
+    }  # fmt: skip
     return ffi.cast(kinds[array.dtype.name], array.ctypes.data)
 
 
@@ -405,3 +408,86 @@ def test_attention(tables, length, head_dim, heads, size, window, seed):
         results.append(out)
     for out in results:
         np.testing.assert_array_equal(out, results[-1])
+
+
+def some_weights(rng: np.random.Generator, n: int, kind: str) -> np.ndarray:
+    """float32 [n], rounded up to a multiple of 64 with zeros behind."""
+    weights = np.zeros(-(-n // GROUP) * GROUP, np.float32)
+    weights[:n] = {
+        "normal": lambda: rng.normal(size=n),
+        "tiny": lambda: rng.normal(size=n) * 1e-42,
+        "huge": lambda: rng.normal(size=n) * 1e37,
+        "zero": lambda: np.full(n, -0.0),
+        "ternary": lambda: rng.integers(-1, 2, n) * np.float32(0.37),
+        "ties": lambda: rng.integers(-15, 16, n) * 0.5,  # halves of the largest, of either sign
+        "spread": lambda: rng.normal(size=n) * np.exp(rng.normal(size=n) * 5),
+    }[kind]()
+    return weights
+
+
+weight_kinds = st.sampled_from(["normal", "tiny", "huge", "zero", "ternary", "ties", "spread"])
+
+
+def rounded(weights: np.ndarray, step: np.ndarray | float, least: int, most: int) -> np.ndarray:
+    """Codes of float64 weights, by the definition."""
+    return np.where(step == 0, 0, np.rint(weights / np.where(step == 0, 1, step))).clip(least, most)
+
+
+@quick
+@given(st.integers(1, 400), weight_kinds, st.sampled_from([1, 7, 8, 127]), seeds)
+def test_weights_are_rounded_to_codes(tables, n, kind, most, seed):
+    row = some_weights(np.random.default_rng(seed), n, kind)
+    scale = float(np.abs(row).max()) / 127
+    if kind == "ties":
+        scale, row[:4] = 1.0, [126.5, -126.5, 0.5, -1.5]
+    for table in tables["sets"].values():
+        codes = np.full(len(row), 99, np.int8)
+        table.round_codes(pointer(tables["ffi"], codes), pointer(tables["ffi"], row), len(row), scale, -most, most)
+        np.testing.assert_array_equal(codes, rounded(row.astype(float), scale, -most, most))
+
+
+@quick
+@given(st.integers(1, 400), weight_kinds, seeds)
+def test_weights_are_rounded_to_int4_whichever_step_errs_less(tables, n, kind, seed):
+    row = some_weights(np.random.default_rng(seed), n, kind)
+    scale = float(np.abs(row).max()) / 119
+    blocks = row.astype(float).reshape(-1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1)[:, None], 1)
+    tries = []
+    for end in (7, -8):
+        times = rounded(largest, np.float64(end * scale), -17, 17)
+        codes = rounded(blocks, times * scale, -abs(end), 7)
+        squares = (blocks - codes * (times * scale)) ** 2
+        tries.append((codes, times, np.add.accumulate(squares, 1)[:, -1:]))  # from the first on
+    better = tries[1][2] < tries[0][2]
+    for table in tables["sets"].values():
+        codes, times = np.full(len(row), 99, np.int8), np.full(len(row) // 32, 99, np.int8)
+        table.round_int4(*(pointer(tables["ffi"], array) for array in (codes, times, row)), len(row), scale)
+        np.testing.assert_array_equal(times, np.where(better, tries[1][1], tries[0][1])[:, 0])
+        np.testing.assert_array_equal(codes.reshape(-1, 32), np.where(better, tries[1][0], tries[0][0]))
+
+
+@quick
+@given(st.integers(1, 400), st.floats(2.0**-24, 2.0**100, width=32), seeds)
+def test_ternary_weights_are_told_from_others(tables, n, scale, seed):
+    rng, ffi = np.random.default_rng(seed), tables["ffi"]
+    row = np.zeros(-(-n // GROUP) * GROUP, np.float32)
+    row[:n] = rng.integers(-1, 2, n) * np.float32(scale)
+    other = row.copy()
+    other[rng.integers(n)] = np.nextafter(np.float32(scale), np.float32(0)) * rng.choice([-1, 1])
+    for table in tables["sets"].values():
+        codes = np.full(len(row), 99, np.int8)
+        assert table.ternary_codes(pointer(ffi, codes), pointer(ffi, row), len(row), scale)
+        np.testing.assert_array_equal(codes, np.sign(row))
+        assert not table.ternary_codes(pointer(ffi, codes), pointer(ffi, other), len(row), scale)
+
+
+@quick
+@given(st.integers(1, 400), weight_kinds, seeds)
+def test_weights_are_rounded_to_bf16(tables, n, kind, seed):
+    row = some_weights(np.random.default_rng(seed), n, kind)
+    want = to_bf16(np.where(np.abs(row) < np.float32(2.0**-50), np.float32(0), row))
+    for table in tables["sets"].values():
+        halves = np.full(len(row), 99, np.uint16)
+        table.round_bf16(pointer(tables["ffi"], halves), pointer(tables["ffi"], row), len(row))
+        np.testing.assert_array_equal(halves, want)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sanitized import build
+from c_programs import build
 from tiny_models import TinyModel
 
 from bitrl.plugins.backbones.engine import formats, instruction_sets
@@ -30,6 +30,12 @@ def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> l
     lines = done.stdout.splitlines()
     assert len(lines) == len(files)
     return lines
+
+
+def test_every_kernel_stays_within_its_memory(tmp_path):
+    program = build(tmp_path / "kernels_check", "kernels_check.c", "-fsanitize=address,undefined")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
 
 
 @pytest.mark.parametrize(

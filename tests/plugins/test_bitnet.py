@@ -56,6 +56,15 @@ def test_options_change_features_and_identity(path: str) -> None:
     np.testing.assert_array_equal(same.encode(TEXTS), plain.encode(TEXTS))
 
 
+def test_weights_may_take_fewer_bits_and_mean_the_same(path: str) -> None:
+    plain, dense = (load_backbone("bitnet", path, bits=bits) for bits in ("2", "1.6"))
+    assert (plain.engine.format, dense.engine.format) == ("ternary", "ternary-1.6")
+    assert dense.identity == plain.identity
+    np.testing.assert_array_equal(dense.encode(TEXTS), plain.encode(TEXTS))
+    with pytest.raises(UsageError, match=r"backbone\.bits"):
+        load_backbone("int8", path, bits="1.6")
+
+
 @pytest.mark.parametrize(("name", "format"), [("int8", "int8"), ("int4", "int4"), ("fp16", "bf16")])
 def test_the_same_model_in_other_formats(path: str, name: str, format: str) -> None:
     other = load_backbone(name, path)

@@ -1,0 +1,72 @@
+"""The engine built for 64-bit ARM and run by an emulator: every kernel, and the same bits as on this CPU."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from c_programs import build
+from tiny_models import TinyModel
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+pytestmark = pytest.mark.skipif(
+    not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
+    reason=f"needs {COMPILER} and {EMULATOR}: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+)
+
+
+def run(program: Path, *arguments: str | Path, cpu: str | None = None) -> list[str]:
+    """The lines it prints, as if on that CPU or on this one."""
+    emulator = [EMULATOR, "-cpu", cpu] if cpu else []
+    done = subprocess.run([*emulator, program, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """kernels_check.c for ARM."""
+    out = tmp_path_factory.mktemp("arm") / "kernels_check"
+    return build(out, "kernels_check.c", "-O3", "-static", compiled_by=[COMPILER])
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """driver.c for ARM."""
+    out = tmp_path_factory.mktemp("arm") / "driver"
+    return build(out, "driver.c", "-O3", "-static", compiled_by=[COMPILER])
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """driver.c for this CPU."""
+    return build(tmp_path_factory.mktemp("native") / "driver", "driver.c", "-O3")
+
+
+@pytest.mark.parametrize(("cpu", "sets"), [("max", ["neondot", "neon"]), ("cortex-a53", ["neon"])])
+def test_every_kernel_gives_the_bits_of_its_scalar_twin(check, cpu, sets):
+    lines = run(check, cpu=cpu)
+    assert [line.split(":")[0] for line in lines] == sets, lines
+
+
+def test_every_type_of_weights_and_architecture_gives_the_bits_of_this_cpu(driver, native, tmp_path):
+    models = [TinyModel(width=48, ffn=80, heads=3, kv_heads=1, blocks=2).write(tmp_path / "I2_S.gguf")]
+    for kind in ("TQ1_0", "TQ2_0"):
+        models.append(TinyModel(ffn=256, blocks=1).write(tmp_path / f"{kind}.gguf", kind))
+    for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"):
+        model = TinyModel(width=64, ffn=96, heads=2, kv_heads=1, blocks=1, weights=kind)
+        models.append(model.write(tmp_path / f"{kind}.gguf"))
+    for architecture, more in (("llama", {}), ("qwen3", {}), ("gemma3", {"window": 9, "every": 2})):
+        model = TinyModel(architecture=architecture, width=48, ffn=80, head_dim=24, blocks=2, **more)
+        models.append(model.write(tmp_path / f"{architecture}.gguf"))
+    lines = run(driver, *models, cpu="max")
+    assert lines == run(native, *models)
+    assert all(line.startswith("ok ") for line in lines), lines
+
+
+@pytest.mark.parametrize("cpu", ["max", "cortex-a57"])
+def test_every_format_and_pooling_gives_the_bits_of_this_cpu(driver, native, tmp_path, cpu):
+    model = TinyModel(width=48, ffn=36, heads=3, kv_heads=1, blocks=1, weights="F16").write(tmp_path / "model.gguf")
+    lines = run(driver, "--thorough", model, cpu=cpu)
+    assert lines == run(native, "--thorough", model)
+    assert lines[0].startswith("ok "), lines
