@@ -204,16 +204,35 @@ static uint8_t *reserve_matrices(bitrl_model *model)
     return aligned;
 }
 
+/* Every matrix is there in the shape that the keys give it, so that a file is given no more memory than it has use for. */
+static int check_matrices(const loader *l)
+{
+    named_matrix matrices[MATRICES];
+    named_norm norms[NORMS];
+    const bitrl_tensor *tensor;
+    char full[NAME];
+    int status = BITRL_OK;
+    for (size_t i = 0; !status && i < l->model->shape.blocks; i++) {
+        list_block(l->model, &l->model->blocks[i], matrices, norms);
+        for (size_t j = 0; !status && j < MATRICES; j++)
+            status = find_weight(l, name_of(full, i, matrices[j].name, ".weight"), matrices[j].columns, matrices[j].rows,
+                                 &tensor);
+    }
+    return status;
+}
+
 static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t threads, char *error)
 {
     const bitrl_shape *shape = &model->shape;
     size_t heads = shape->heads * shape->head_dim, most = shape->width > shape->ffn ? shape->width : shape->ffn;
     bool offset = model->architecture.gemma && bitrl_file_is_hugging_face(file);
     loader l = {.file = file, .model = model, .norm_offset = offset ? 1 : 0, .error = error};
+    int status = check_matrices(&l);
+    if (status) return status;
     l.row = bitrl_allocate(most > heads ? most : heads, sizeof *l.row);
     l.memory = reserve_matrices(model);
     l.threads = pool_open(threads);
-    int status = l.row && l.memory && l.threads ? BITRL_OK : bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    if (!l.row || !l.memory || !l.threads) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     for (size_t i = 0; !status && i < shape->blocks; i++) status = load_block(&l, i, &model->blocks[i]);
     if (!status) status = load_head(&l, model);
     pool_close(l.threads);
