@@ -42,9 +42,14 @@ def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     path = directory / f"{step:012d}.safetensors"
     directory.mkdir(exist_ok=True)
     write_atomically(path, data)
+    drop_old(directory)
+    return path
+
+
+def drop_old(directory: Path) -> None:
+    """Remove the checkpoints beyond `KEEP`."""
     for old in paths(directory)[KEEP:]:
         old.unlink()
-    return path
 
 
 def paths(directory: Path) -> list[Path]:

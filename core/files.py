@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from bitrl.core.errors import RunFailed
@@ -31,6 +32,13 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a process killed in `write_atomically` left in `directory`; nobody may be writing there."""
+    for temporary in directory.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", temporary.name):
+            temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> RunFailed:

@@ -89,11 +89,14 @@ def resume(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, A
         UsageError: no run there, it is in use, or its model is not the one it was started with.
         RunFailed: every checkpoint is damaged, or the environment does not come back to where it was.
     """
+    from bitrl.core import checkpoints
+
     store = RunStore.open(directory)
     try:
         done = store.summary()
         if done is not None:
             return done
+        checkpoints.drop_old(store.checkpoints)  # it may have been killed before it did
         config = resolve(read_toml(directory / "config.toml"))
         parts = build(config)
         _check_identity(directory, parts)

@@ -18,7 +18,7 @@ import tomli_w
 
 from bitrl.core.config import Config, read_toml
 from bitrl.core.errors import UsageError
-from bitrl.core.files import cannot_write, write_atomically
+from bitrl.core.files import cannot_write, remove_unfinished, write_atomically
 
 FILES = ("config.toml", "metrics.jsonl", "timings.jsonl", "summary.json", ".lock")
 
@@ -30,6 +30,8 @@ class RunStore:
         self.directory = directory
         self.checkpoints = directory / "checkpoints"
         self._lock = self._take_lock()
+        for place in (self.directory, self.checkpoints):
+            remove_unfinished(place)
 
     @classmethod
     def create(cls, out: Path | None, config: Config, provenance: Mapping[str, Any], force: bool) -> RunStore:
@@ -48,7 +50,9 @@ class RunStore:
         directory = out if out is not None else _fresh_name(config)
         if directory.is_file():
             raise UsageError(f"{directory}: is a file: choose another directory with --out")
-        occupied = directory.is_dir() and any(directory.iterdir())
+        # A run killed before it wrote its configuration left nothing that matters.
+        nothing = (".lock", ".config.toml.")
+        occupied = directory.is_dir() and any(not path.name.startswith(nothing) for path in directory.iterdir())
         if occupied and not (directory / "config.toml").is_file() and not (directory / ".lock").is_file():
             raise UsageError(f"{directory}: is not empty and holds no run: choose another directory with --out")
         if occupied and not force:

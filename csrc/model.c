@@ -221,6 +221,23 @@ static uint8_t *reserve_matrices(bitrl_model *model)
     return aligned;
 }
 
+/* Every matrix is there in the shape that the keys give it, so that a file is given no more memory than it has use for. */
+static int check_matrices(const loader *l)
+{
+    named_matrix matrices[MATRICES];
+    named_norm norms[NORMS];
+    const bitrl_tensor *tensor;
+    char full[NAME];
+    int status = BITRL_OK;
+    for (size_t i = 0; !status && i < l->model->shape.blocks; i++) {
+        list_block(l->model, &l->model->blocks[i], matrices, norms);
+        for (size_t j = 0; !status && j < MATRICES; j++)
+            status = find_weight(l, name_of(full, i, matrices[j].name, ".weight"), matrices[j].columns, matrices[j].rows,
+                                 &tensor);
+    }
+    return status;
+}
+
 static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t threads, char *error)
 {
     const bitrl_shape *shape = &model->shape;

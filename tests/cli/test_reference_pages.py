@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -37,6 +39,13 @@ def test_every_command_and_flag_is_on_the_page() -> None:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         check(command, f"bitrl {name}")
+
+
+def test_writing_the_pages_leaves_the_program_as_it_is() -> None:
+    code = "from bitrl.cli.reference import cli_page, cli; cli_page(); cli.main(['-h'], 'bitrl')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: bitrl")
 
 
 def test_every_built_in_component_is_on_the_page() -> None:

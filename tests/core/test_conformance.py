@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from conformance_helpers import refusal, target
 
 import bitrl
 from bitrl.testing import (
-    ConformanceError,
     check_backbone,
     check_plugin,
     check_serializer,
@@ -32,19 +32,6 @@ def test_the_built_in_serializers_conform(name: str):
 def test_the_built_in_backbones_conform():
     check_backbone("mlp")
     check_backbone("mlp", hidden=[3])
-
-
-def target(cls: type) -> str:
-    """A reference to a class made inside a test."""
-    name = f"Target{cls.__qualname__.replace('.', '_').replace('<', '').replace('>', '')}"
-    globals()[name] = cls
-    return f"{__name__}:{name}"
-
-
-def refusal(check: Any, component: Any, **arguments: Any) -> str:
-    with pytest.raises(ConformanceError) as caught:
-        check(component, **arguments)
-    return str(caught.value)
 
 
 # Records and options.

@@ -10,9 +10,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from conformance_helpers import refusal, target
 
 import bitrl
-from bitrl.testing import ConformanceError, check_algorithm, check_environment, make_task
+from bitrl.testing import check_algorithm, check_environment, make_task
 
 
 def test_the_built_in_algorithms_conform():
@@ -27,19 +28,6 @@ def test_the_built_in_environments_conform(name: str):
 @pytest.mark.parametrize("id", ["Pendulum-v1", "FrozenLake-v1"])
 def test_other_gymnasium_environments_conform(id: str):
     check_environment("gymnasium", id=id)
-
-
-def target(cls: type) -> str:
-    """A reference to a class made inside a test."""
-    name = f"Target{cls.__qualname__.replace('.', '_').replace('<', '').replace('>', '')}"
-    globals()[name] = cls
-    return f"{__name__}:{name}"
-
-
-def refusal(check: Any, component: Any, **arguments: Any) -> str:
-    with pytest.raises(ConformanceError) as caught:
-        check(component, **arguments)
-    return str(caught.value)
 
 
 # Environments.

@@ -10,7 +10,7 @@ import pytest
 from c_programs import build
 from tiny_models import TinyModel
 
-from bitrl.plugins.backbones.engine import formats
+from bitrl.plugins.backbones.engine import formats, instruction_sets
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,16 @@ def test_threads_that_outnumber_everything_have_no_data_race(many_threads, tmp_p
     path = TinyModel(width=2, ffn=64, heads=1, kv_heads=1, blocks=1, weights="F16").write(tmp_path / "model.gguf")
     done = subprocess.run([many_threads, path], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr[:5000]
+
+
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_generating_and_replacing_weights_is_clean_in_every_format(tmp_path, sanitizer):
+    program = build(tmp_path / "generate", "generate.c", f"-fsanitize={sanitizer}")
+    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2).write(tmp_path / "model.gguf")
+    isas = instruction_sets()[:1] if sanitizer == "thread" else []  # threads meet the same way in each
+    done = subprocess.run([program, path, *isas], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[:5000]
+    assert done.stdout.startswith("ok ")
 
 
 @pytest.mark.parametrize(
