@@ -181,23 +181,6 @@ static int choose_format(const bitrl_file *file, const char *wanted, matrix_form
     return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
 }
 
-/* Every matrix is there in its shape, before anything is allocated for them: keys alone could ask for any size. */
-static int check_matrices(const loader *l)
-{
-    const bitrl_tensor *tensor;
-    char full[NAME];
-    int status = BITRL_OK;
-    for (size_t i = 0; i < l->model->shape.blocks; i++) {
-        named_matrix matrices[MATRICES];
-        named_norm norms[NORMS];
-        list_block(l->model, &l->model->blocks[i], matrices, norms);
-        for (size_t j = 0; j < MATRICES && !status; j++)
-            status = find_weight(l, name_of(full, i, matrices[j].name, ".weight"), matrices[j].columns, matrices[j].rows,
-                                 &tensor);
-    }
-    return status;
-}
-
 /* Memory for all matrices of all blocks at once, in huge pages where the system has them: a product walks through much of
  * it. NULL when there is not enough. */
 static uint8_t *reserve_matrices(bitrl_model *model)
