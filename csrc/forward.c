@@ -29,17 +29,18 @@ typedef struct {
     const bitrl_kernels *kernels;
     scratch *s;
     thread_scratch *own;
-    size_t share; /* items that each thread should find, so that a slower one takes fewer */
+    size_t threads;
 } walker;
 
 static size_t min(size_t a, size_t b) { return a < b ? a : b; }
 
 static void meet(const walker *w) { pool_barrier(w->f->threads); }
 
-/* The next of n things to work on: from <= i < to; false when there are none left. */
-static bool take(const walker *w, size_t n, size_t *from, size_t *to)
+/* The next of n things to work on: from <= i < to; false when there are none left. Each thread finds about `shares` times
+ * some, so that a slower one takes fewer and none waits long for the last. */
+static bool take(const walker *w, size_t n, size_t shares, size_t *from, size_t *to)
 {
-    size_t grain = n / w->share + 1, item;
+    size_t grain = w->threads == 1 ? n + 1 : n / (shares * w->threads) + 1, item;
     if (!pool_take(w->f->threads, (n + grain - 1) / grain, &item)) return false;
     *from = item * grain;
     *to = min(*from + grain, n);
@@ -47,7 +48,7 @@ static bool take(const walker *w, size_t n, size_t *from, size_t *to)
 }
 
 #define FOR_MY_TOKENS(w, t) \
-    for (size_t t, end_; take(w, (w)->f->tokens, &t, &end_);) for (; t < end_; t++)
+    for (size_t t, end_; take(w, (w)->f->tokens, 6, &t, &end_);) for (; t < end_; t++)
 
 static size_t q_width(const bitrl_shape *shape) { return shape->heads * shape->head_dim; }
 
@@ -80,7 +81,8 @@ static void products(const walker *w, const matrix *const *matrices, size_t coun
     size_t pairs = 0, done = 0;
     for (size_t i = 0; i < count; i++) pairs += (matrices[i]->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
     const matrix *const *m = matrices;
-    for (size_t from, to; take(w, pairs, &from, &to);)
+    size_t shares = w->f->tokens < 8 ? 1 : 6; /* few tokens wait for memory, which likes to be read in long runs */
+    for (size_t from, to; take(w, pairs, shares, &from, &to);)
         while (from < to) { /* an item may reach from one matrix into the next */
             size_t mine;
             while (from >= done + (mine = ((*m)->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS))) {
@@ -294,7 +296,7 @@ static void embed(const walker *w, size_t t)
 
 static walker start(const forward *f, size_t thread, size_t threads)
 {
-    return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads == 1 ? 1 : 6 * threads};
+    return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads};
 }
 
 static void walk(void *context, size_t thread, size_t threads)
