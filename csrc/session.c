@@ -8,8 +8,20 @@
 
 #include "internal.h"
 
-/* Tokens that go through the model together: enough to share each unpacked weight, few enough to stay in cache. */
-enum { CHUNK = 256, MAX_THREADS = 1024, LEAST_PREFIX = 4 };
+/* Tokens that go through the model together: enough to share each unpacked weight, few enough to stay in cache. A model of
+ * at most SMALL bytes is in every core's cache: threads then do better alone, each with texts of its own. */
+enum { CHUNK = 256, LEAST_ALONE = 64, SMALL = 4 << 20, MAX_THREADS = 1024, LEAST_PREFIX = 4 };
+
+/* Threads that walk through a forward pass together, and their working memory. */
+typedef struct {
+    pool *threads;
+    scratch scratch;
+} crew;
+
+/* Some texts of a batch: from this text and token on, up to where the next portion begins. */
+typedef struct {
+    size_t text, token;
+} portion;
 
 /* What texts had in common, and what became of it. */
 typedef struct {
@@ -21,8 +33,10 @@ typedef struct {
 
 struct bitrl_session {
     const bitrl_model *model;
-    pool *threads;
-    scratch scratch;
+    crew all;
+    crew *alone;       /* [threads] each of one; without pools until they are needed */
+    portion *portions; /* [portions_capacity] of the batch, and where it ends */
+    size_t portions_capacity;
     double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; the second of local blocks, or NULL */
     size_t positions;
     prefix prefix;
@@ -53,15 +67,15 @@ static void *carve(const part *parts, size_t count)
 }
 
 /* Makes room for `tokens` tokens of `texts` texts, with positions up to `longest`; false when memory is short. */
-static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, size_t longest)
+static bool grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t texts, size_t longest)
 {
-    scratch *s = &session->scratch;
+    scratch *s = &c->scratch;
     if (tokens <= s->tokens && texts <= s->texts && longest <= s->longest) return true;
     tokens = round_up(max(tokens, s->tokens), TOKEN_PAD);
     texts = max(texts, s->texts);
     longest = max(longest, s->longest);
-    const bitrl_shape *shape = &session->model->shape;
-    size_t threads = pool_threads(session->threads);
+    const bitrl_shape *shape = &model->shape;
+    size_t threads = pool_threads(c->threads);
     size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), head = round_up(shape->head_dim, PAD);
     size_t q = round_up(shape->heads * shape->head_dim, PAD), kv = round_up(shape->kv_heads * shape->head_dim, PAD);
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
@@ -77,7 +91,7 @@ static bool grow_scratch(bitrl_session *session, size_t tokens, size_t texts, si
             {(void **)&next.v, tokens * shape->kv_heads * head, sizeof *next.v},
             {(void **)&next.attended, tokens * q, sizeof *next.attended},
             {(void **)&next.sums, tokens * sums, sizeof *next.sums},
-            {(void **)&next.activations, tokens, activation_stride(session->model->format, columns)},
+            {(void **)&next.activations, tokens, activation_stride(model->format, columns)},
             {(void **)&next.scale[0], tokens, sizeof *next.scale[0]},
             {(void **)&next.scale[1], tokens, sizeof *next.scale[1]},
             {(void **)&next.scale[2], tokens, sizeof *next.scale[2]},
@@ -151,8 +165,9 @@ int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session
     bitrl_session *session = calloc(1, sizeof *session);
     if (!session) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a session");
     session->model = model;
-    session->threads = pool_open(threads);
-    if (!session->threads) {
+    session->all.threads = pool_open(threads);
+    session->alone = calloc(threads, sizeof *session->alone);
+    if (!session->all.threads || !session->alone) {
         bitrl_session_close(session);
         return bitrl_fail(error, BITRL_NO_MEMORY, "%llu threads could not be started", (unsigned long long)threads);
     }
@@ -160,12 +175,20 @@ int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session
     return BITRL_OK;
 }
 
+static void close_crew(crew *c)
+{
+    pool_close(c->threads);
+    free(c->scratch.memory);
+    free(c->scratch.own);
+}
+
 void bitrl_session_close(bitrl_session *session)
 {
     if (!session) return;
-    pool_close(session->threads);
-    free(session->scratch.memory);
-    free(session->scratch.own);
+    for (size_t i = 0; session->alone && session->all.threads && i < pool_threads(session->all.threads); i++) close_crew(&session->alone[i]);
+    close_crew(&session->all);
+    free(session->alone);
+    free(session->portions);
     free(session->rope);
     free(session->local_rope);
     free(session->prefix.tokens);
@@ -175,7 +198,7 @@ void bitrl_session_close(bitrl_session *session)
     free(session);
 }
 
-pool *bitrl_session_pool(const bitrl_session *session) { return session->threads; }
+pool *bitrl_session_pool(const bitrl_session *session) { return session->all.threads; }
 const bitrl_kernels *bitrl_session_kernels(const bitrl_session *session) { return session->model->kernels; }
 
 /* ---- sequences ---- */
@@ -296,8 +319,8 @@ static int share_prefix(bitrl_session *session, const int32_t *tokens, const uin
         free(kept->x);
         kept->x = x;
         const passage p = {tokens + *shared, all - *shared, 0, *shared, &kept->cache, &kept->cache};
-        bitrl_forward(session->model, session->threads, &session->scratch, session->rope, session->local_rope, &p, 1);
-        memcpy(kept->x + *shared * width, session->scratch.x, p.length * width * sizeof *x);
+        bitrl_forward(session->model, session->all.threads, &session->all.scratch, session->rope, session->local_rope, &p, 1);
+        memcpy(kept->x + *shared * width, session->all.scratch.x, p.length * width * sizeof *x);
         memcpy(kept->tokens, tokens, all * sizeof *kept->tokens);
         *shared = kept->cache.length = all;
     }
@@ -339,47 +362,97 @@ static int check_finite(bitrl_session *session, const float *out, size_t values,
     for (size_t i = 0; i < values; i++) finite &= isfinite(out[i]) != 0;
     if (finite) return BITRL_OK;
     for (size_t i = 0; i < total; i++)
-        if (!bitrl_embed(session->model, tokens[i], session->scratch.own->embedded))
+        if (!bitrl_embed(session->model, tokens[i], session->all.scratch.own->embedded))
             return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
                               (int)tokens[i]);
     return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
 }
 
+/* What all threads know while they encode a batch. */
+typedef struct {
+    bitrl_session *session;
+    const int32_t *tokens;
+    const uint64_t *lengths;
+    int pooling;
+    size_t shared, count; /* tokens of the kept prefix, portions */
+    float *out;
+} encoding;
+
+/* Divides a batch into portions of about `most` tokens beyond the shared ones, at least a text each; how many there are, or 0
+ * when memory is short. */
+static size_t divide(bitrl_session *session, const uint64_t *lengths, uint64_t texts, size_t shared, size_t most)
+{
+    if (session->portions_capacity < texts + 1) {
+        free(session->portions);
+        session->portions = calloc(texts + 1, sizeof *session->portions);
+        session->portions_capacity = session->portions ? texts + 1 : 0;
+        if (!session->portions) return 0;
+    }
+    size_t count = 0, rows = 0, at = 0;
+    for (uint64_t i = 0; i < texts; at += lengths[i++], rows += lengths[i - 1] - shared)
+        if (i == 0 || rows + lengths[i] - shared > most || i - session->portions[count - 1].text == CHUNK) {
+            session->portions[count++] = (portion){i, at};
+            rows = 0;
+        }
+    session->portions[count] = (portion){texts, at};
+    return count;
+}
+
+static void encode_portion(const encoding *e, const portion *p, crew *c)
+{
+    const bitrl_session *session = e->session;
+    size_t width = session->model->shape.width, rows = 0, count = 0, at = p->token;
+    passage *passages = c->scratch.passages;
+    for (size_t i = p->text; i < p[1].text; at += e->lengths[i++]) {
+        size_t length = e->lengths[i] - e->shared;
+        passages[count++] = (passage){e->tokens + at + e->shared, length, rows, e->shared, &session->prefix.cache, NULL};
+        rows += length;
+    }
+    bitrl_forward(session->model, c->threads, &c->scratch, session->rope, session->local_rope, passages, count);
+    at = p->token;
+    for (size_t j = 0; j < count; at += e->lengths[p->text + j++])
+        pool_text(session, e->shared, c->scratch.x + passages[j].first * round_up(width, PAD), passages[j].length, e->pooling,
+                  e->out + width * (e->pooling == BITRL_POOL_NONE ? at : p->text + j), c->scratch.own->row);
+}
+
+static void encode_alone(void *context, size_t thread, size_t threads)
+{
+    const encoding *e = context;
+    (void)threads;
+    for (size_t i; pool_take(e->session->all.threads, e->count, &i);)
+        encode_portion(e, &e->session->portions[i], &e->session->alone[thread]);
+}
+
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error)
 {
-    const bitrl_shape *shape = &session->model->shape;
+    const bitrl_model *model = session->model;
     if (pooling < BITRL_POOL_MEAN || pooling > BITRL_POOL_NONE)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no pooling %d", pooling);
-    size_t total, longest, shared = 0;
-    int status = check_batch(shape, tokens, lengths, texts, &total, &longest, error);
+    encoding e = {session, tokens, lengths, pooling, 0, 0, out};
+    size_t total, longest, threads = pool_threads(session->all.threads);
+    int status = check_batch(&model->shape, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
 
-    if (!grow_rope(session, longest) ||
-        !grow_scratch(session, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest))
-        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
-    passage *passages = session->scratch.passages;
-    status = share_prefix(session, tokens, lengths, texts, &shared, error);
-    size_t at = 0; /* the token that the next text begins with */
-    for (uint64_t i = 0, end; i < texts && !status; i = end) {
-        size_t rows = 0, count = 0, first = at;
-        for (end = i; end < texts && count < CHUNK; end++, count++) {
-            size_t length = lengths[end] - shared;
-            if (count && rows + length > CHUNK) break;
-            passages[count] = (passage){tokens + at + shared, length, rows, shared, &session->prefix.cache, NULL};
-            rows += length;
-            at += lengths[end];
-        }
-        bitrl_forward(session->model, session->threads, &session->scratch, session->rope, session->local_rope, passages, count);
-        for (size_t j = 0; j < count; j++) {
-            pool_text(session, shared, session->scratch.x + passages[j].first * round_up(shape->width, PAD),
-                      passages[j].length, pooling, out + shape->width * (pooling == BITRL_POOL_NONE ? first : i + j),
-                      session->scratch.own->row);
-            first += lengths[i + j];
-        }
+    size_t most = min(CHUNK, max(LEAST_ALONE, total / (2 * threads))), at_once = min(texts, CHUNK) + 1;
+    bool alone = threads > 1 && texts > 1 && bitrl_model_bytes_per_token(model) <= SMALL;
+    bool ok = grow_rope(session, longest) &&
+              grow_scratch(model, &session->all, max(min(total, CHUNK), longest), at_once, longest);
+    for (size_t i = 0; ok && alone && i < threads; i++) {
+        if (!session->alone[i].threads) session->alone[i].threads = pool_open(1);
+        ok = session->alone[i].threads && grow_scratch(model, &session->alone[i], max(most, longest), at_once, longest);
     }
-    size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * shape->width;
-    return status ? status : check_finite(session, out, values, tokens, total, error);
+    if (ok) status = share_prefix(session, tokens, lengths, texts, &e.shared, error);
+    if (ok && !status) ok = (e.count = divide(session, lengths, texts, e.shared, alone ? most : CHUNK)) > 0;
+    if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
+    if (status) return status;
+
+    if (alone && e.count > 1)
+        pool_run(session->all.threads, encode_alone, &e);
+    else
+        for (size_t i = 0; i < e.count; i++) encode_portion(&e, &session->portions[i], &session->all);
+    size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * model->shape.width;
+    return check_finite(session, out, values, tokens, total, error);
 }
 
 /* ---- going on with sequences ---- */
@@ -403,7 +476,8 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
     if (status || sequences == 0) return status;
 
     size_t most = min(sequences, CHUNK);
-    bool ok = grow_rope(session, positions) && grow_scratch(session, max(min(total, CHUNK), longest), most, positions);
+    bool ok = grow_rope(session, positions) &&
+              grow_scratch(model, &session->all, max(min(total, CHUNK), longest), most, positions);
     if (ok && logits && session->head_rows < most) {
         free(session->head_sums);
         session->head_rows = round_up(most, TOKEN_PAD);
@@ -412,7 +486,7 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
         ok = session->head_sums != NULL;
     }
     if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for %zu sequences of up to %zu tokens", most, positions);
-    passage *passages = session->scratch.passages;
+    passage *passages = session->all.scratch.passages;
     for (uint64_t i = 0, end, at = 0; i < sequences; i = end) {
         size_t rows = 0, count = 0;
         for (end = i; end < sequences && count < CHUNK; end++, count++) {
@@ -421,9 +495,9 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
             rows += lengths[end];
             at += lengths[end];
         }
-        bitrl_forward(model, session->threads, &session->scratch, session->rope, session->local_rope, passages, count);
+        bitrl_forward(model, session->all.threads, &session->all.scratch, session->rope, session->local_rope, passages, count);
         if (logits)
-            bitrl_logits(model, session->threads, &session->scratch, passages, count, session->head_sums,
+            bitrl_logits(model, session->all.threads, &session->all.scratch, passages, count, session->head_sums,
                          logits + i * model->shape.vocabulary);
         for (size_t j = 0; j < count; j++) caches[i + j]->length += lengths[i + j];
     }

@@ -166,7 +166,8 @@ class Bench:
         from bitrl.plugins.backbones.bitnet import BitNet, token_ids
 
         options: Callable[..., BitNetOptions] = BitNetOptions
-        backbone = BitNet(options(model=str(self.path), threads=engine.threads), format=engine.format)
+        given = options(model=str(self.path), threads=engine.threads, cache_mb=0)  # each round has the same states
+        backbone = BitNet(given, format=engine.format)
         backbone.engine = engine  # in the instruction set asked for
         serializer = bitrl.load_serializer("json", env="CartPole-v1")
         states = np.random.default_rng(0).uniform([-2, -2, -0.2, -2], [2, 2, 0.2, 2], (STATES, 4)).astype(np.float32)
