@@ -114,6 +114,15 @@ def bench_lines(record: dict[str, Any]) -> list[str]:
             row = cells[format, case, count]
             speeds.append(f"{speed(row['tokens_per_second'])} ({row['peak_fraction']:.0%})")
         lines.append(f"| {format} | {case} | {' | '.join(speeds)} | {memory[format]:,.0f} MB |")
+    amx = [row["amx_fraction"] for row in found["cases"] if "amx_fraction" in row]
+    if amx:
+        lines += [
+            "",
+            f"Above 100 %: this processor multiplies with AMX; of AMX's own limit these are {min(amx):.0%} to "
+            f"{max(amx):.0%}. Loading takes "
+            + " and ".join(f"{row['load_seconds']:.1f} s ({row['format']})" for row in found["load"])
+            + " from a warm page cache.",
+        ]
     return lines
 
 

@@ -29,6 +29,7 @@ def engine(command: tuple[str, ...]) -> tuple[TemporaryDirectory, list[str]]:
 def build(out: Path, main: str, *flags: str, compiled_by: Sequence[str] | None = None) -> Path:
     """The engine and a program beside this file; any finding of a sanitizer ends the process."""
     always = ["-std=c11", "-g", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
+    always.append("-Werror=incompatible-pointer-types")
     command = (*(compiled_by or compiler()), *always, *flags, f"-I{CSRC}")
     own = str(Path(__file__).with_name(main))
     subprocess.run([*command, *engine(command)[1], own, "-lm", "-lpthread", "-o", out], check=True, capture_output=True)

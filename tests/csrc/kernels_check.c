@@ -83,10 +83,10 @@ static uint8_t *make_weights(matrix_format format, size_t tiles, size_t columns,
     size_t bytes = tile_bytes(format, columns), codes = steps_of(format, columns) / 2 * STEP_BYTES;
     uint8_t *weights = memory(tiles * bytes);
     for (size_t i = 0; i < tiles * bytes; i += format == FP32 ? 4 : format == BF16 ? 2 : 1) {
-        uint8_t trits[5];
-        for (int j = 0; j < 5; j++) trits[j] = (uint8_t)of_kind(kind, 0, 2, 1);
+        uint32_t trits[5];
+        for (int j = 0; j < 5; j++) trits[j] = (uint32_t)of_kind(kind, 0, 2, 1);
         if (format == TERNARY) weights[i] = (uint8_t)(trits[0] | trits[1] << 2 | trits[2] << 4 | trits[3] << 6);
-        if (format == TERNARY_DENSE) weights[i] = trits_pack(trits);
+        if (format == TERNARY_DENSE) weights[i] = (uint8_t)trits_pack(trits);
         if (format == INT8) weights[i] = (uint8_t)of_kind(kind, 1, 255, 128);
         if (format == INT4 && i % bytes < codes) /* -8 times -15, or 15; or 8 less than 8 */
             weights[i] = (uint8_t)(kind == ZERO ? 0x88 : kind == ANY ? between(0, 255) : 0);
