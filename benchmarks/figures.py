@@ -61,6 +61,8 @@ def figures() -> str:
     for lines_of, name in (
         (states_lines, "bench-starter"),
         (bench_lines, "bench-bitnet-2b-4t"),
+        (formats_lines, "bench-formats"),
+        (without_amx_lines, "bench-without-amx"),
         (rival_lines, "llama-cpp"),
         (smollm2_lines, "smollm2"),
     ):
@@ -124,6 +126,27 @@ def bench_lines(record: dict[str, Any]) -> list[str]:
             + " from a warm page cache.",
         ]
     return lines
+
+
+def encoding(record: dict[str, Any], format: str) -> str:
+    """From which fraction of its limit to which a format encodes."""
+    cases = [row for row in record["results"]["cases"] if row["format"] == format and row["case"].startswith("encode")]
+    fractions = [row["peak_fraction"] for row in cases]
+    return f"{min(fractions):.0%} to {max(fractions):.0%}"
+
+
+def formats_lines(record: dict[str, Any]) -> list[str]:
+    """The other formats in a sentence."""
+    found = [f"{format} at {encoding(record, format)}" for format in ("int8", "int4", "bf16")]
+    return [
+        f"Three blocks of that shape in the other formats (`{record['command']}`) encode {', '.join(found)} of the "
+        "limit of their vector instructions, over the same four cases and both numbers of threads."
+    ]
+
+
+def without_amx_lines(record: dict[str, Any]) -> list[str]:
+    """What a processor without AMX would reach, in a sentence."""
+    return [f"Ternary without AMX (`{record['command']}`): {encoding(record, 'ternary')}."]
 
 
 def rival_lines(record: dict[str, Any]) -> list[str]:
