@@ -41,10 +41,10 @@ class Training:
         if isinstance(event, events.RunStarted):
             self.step, self.total = event.step, event.total_steps
             self._updates.append((now, event.step))
-        elif isinstance(event, events.RolloutStepped):
+        elif isinstance(event, (events.RolloutStepped, events.Updated)):
             self.step = event.step
-        elif isinstance(event, events.Updated):
-            self.step = event.step
+            self.total = max(self.total, event.step)  # the last rollout is finished
+        if isinstance(event, events.Updated):
             self.mean_return = event.metrics.get("episode_return", self.mean_return)
             self._updates.append((now, event.step))
 

@@ -39,6 +39,15 @@ def test_speed_is_that_of_the_last_ten_updates() -> None:
     assert training.steps_per_second() == pytest.approx(100)
 
 
+def test_a_last_rollout_that_goes_beyond_the_steps_asked_for_counts_as_the_whole() -> None:
+    training = Training()
+    training.hear(events.RunStarted(RUN, CONFIG, 0, 1000), 0.0)
+    training.hear(events.RolloutStepped(RUN, 1500), 1.0)
+    assert (training.step, training.total) == (1500, 1500)
+    training.hear(events.Updated(RUN, 2048, {}), 2.0)
+    assert training.total == 2048
+
+
 def test_return_stays_when_no_episode_ended() -> None:
     training = Training()
     training.hear(events.RunStarted(RUN, CONFIG, 0, 100), 0.0)
