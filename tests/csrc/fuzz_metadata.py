@@ -87,7 +87,7 @@ def accepts(path: Path) -> bool:
     except UsageError as error:
         refused, said = isinstance(error, ModelFileError), str(error)
     # Either the file is refused, in a line that names it, or the text is longer than the context it claims.
-    assert said.startswith(f"{path} ") if refused else "this model reads at most" in said
+    assert said.startswith(f"{path} ") if refused else "model reads at most" in said
     assert said.isprintable()
     assert len(said) < len(str(path)) + 520
     return False
