@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Field:
-    """One number of an observation: its name, the finite bounds it typically stays in (None: unknown) and its unit."""
+    """One number of an observation: its name, the finite bounds it typically stays in (None: unknown) and its unit.
+
+    `decimals` is how many digits after the point say all there is to say (0 for a count); None: as the bounds suggest.
+    """
 
     name: str
     low: float | None = None
     high: float | None = None
     unit: str = ""
+    decimals: int | None = None
 
 
 @attrs.frozen
@@ -34,12 +38,14 @@ class ObservationSpec:
     """What a serializer may know of an environment's observations.
 
     `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one
-    field and `discrete` says how many values it takes.
+    field and `discrete` says how many values it takes. Where `texts` names parts that are texts, an observation is
+    a mapping of those and of "numbers", the Box that `fields` describes.
     """
 
     env: str | None = None
     fields: tuple[Field, ...] = ()
     discrete: int | None = None
+    texts: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -40,7 +40,8 @@ class Compact:
         """One observation → its text."""
         numbers = self.numbers(observation)
         names = self.short or names_of(self.fields, len(numbers))
-        return " ".join(f"{name}={number}" for name, number in zip(names, numbers, strict=True))
+        pairs = (f"{name}={number}" for name, number in zip(names, numbers, strict=True))
+        return " ".join((*(f"{text}." for text in self.numbers.texts(observation)), *pairs))
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""
