@@ -211,7 +211,8 @@ class PPO(Algorithm):
         for prefix, scale in self.standardisations().items():
             scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
         self.step = int(state["step"])
-        self.episodes = Episodes(*(state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting")))
+        returns, lengths, resetting = (state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting"))
+        self.episodes = Episodes(returns, lengths, resetting)
 
 
 @attrs.define
