@@ -79,11 +79,12 @@ def main() -> None:
             )
     mean, half = interval([run["eval"]["mean_return"] for run in runs])
     first = runs[0]
-    print(f"{first['env']} {first['backbone']} {first['serializer']}: {mean:.1f} ± {half:.1f} (95 % over seeds)")
-    name = known.name or "-".join(["learning", *(first[key] for key in ("env", "backbone", "serializer"))])
+    backbone = first["backbone"] + (f"-critic-{first['critic_backbone']}" if first["critic_backbone"] else "")
+    print(f"{first['env']} {backbone} {first['serializer']}: {mean:.1f} ± {half:.1f} (95 % over seeds)")
+    name = known.name or "-".join(["learning", first["env"], backbone, first["serializer"]])
     results = {"mean_return": mean, "confidence_95": half, "max_train_seconds": max(r["train_seconds"] for r in runs)}
     save(name, {**results, "max_peak_rss_mb": max(r["peak_rss_mb"] for r in runs), "runs": runs})
-    draw(name, f"{first['env']}: {first['backbone']} reads {first['serializer']}", runs)
+    draw(name, f"{first['env']}: {backbone} reads {first['serializer']}", runs)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,19 @@ from bitrl.core.config import Config, RunOptions, parse_assignments, read_toml, 
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe
 
-FLAGS = ("env", "backbone", "serializer", "algo", "steps", "seed")
-"""The options of the run that have a flag of their own: --steps 1000 is -o run.steps=1000."""
-
 
 def _flag(name: str, metavar: str) -> Any:
     row = next(row for row in describe(RunOptions) if row.name == name)
     default = "" if row.default == "none" else f"  [default: {row.default.strip(chr(34))}]"
     help = row.help[0].upper() + row.help[1:]
     # Left a string: `resolve` reads it, and words the error, as it does for -o.
-    return click.option(f"--{name}", metavar=metavar, help=help + default)
+    return click.option(f"--{name.replace('_', '-')}", metavar=metavar, help=help + default)
 
 
 @click.command(context_settings={"max_content_width": 100})
 @_flag("env", "ID")
 @_flag("backbone", "NAME")
+@_flag("critic_backbone", "NAME")
 @_flag("serializer", "NAME")
 @_flag("algo", "NAME")
 @_flag("steps", "N")

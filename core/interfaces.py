@@ -113,6 +113,9 @@ class Task:
         envs: the vector environment, already reset; the algorithm steps it and never resets it.
         observations: its current observations [num_envs, ...]; whoever steps `envs` keeps them current.
         features: observations [n, ...] → float32 [n, d] (or the vectors [n, k] when the backbone is trainable).
+        critic_features: the same for the critic, where it reads a backbone of its own (d is then another), and reads
+            what `features` wrote; None where the critic reads `features`. Only an algorithm whose record says
+            `critic_backbone` is ever given one.
         seed: of everything the algorithm draws; it must use no global random state.
         progress: call with the number of environment steps taken so far, as often as convenient.
     """
@@ -120,8 +123,20 @@ class Task:
     envs: gymnasium.vector.VectorEnv
     observations: np.ndarray
     features: FeatureExtractor
+    critic_features: FeatureExtractor | None = None
     seed: int
     progress: Callable[[int], None]
+
+    def see(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Observations [n, ...] → the policy's features [n, d] and the critic's [n, d'], each state written once.
+
+        Both are one array where the critic has no backbone of its own.
+        """
+        if self.critic_features is None:
+            features = self.features(observations)
+            return features, features
+        inputs = self.features.write(observations)
+        return self.features.encode(inputs), self.critic_features.encode(inputs)
 
 
 class Algorithm(ABC):

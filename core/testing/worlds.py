@@ -48,12 +48,30 @@ class Plain:
         return inputs
 
 
+class Doubled:
+    """A frozen backbone for a critic beside `Plain`, of another width: vectors and their negatives.
+
+    Attributes:
+        read: how many vectors it was given so far.
+    """
+
+    def __init__(self, width: int):
+        self.width, self.read = 2 * width, 0
+        self.identity: Mapping[str, Any] = {"doubled": width}
+
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
+        """Vectors float32 [n, k] → [n, 2k]."""
+        self.read += len(inputs)
+        return np.concatenate([inputs, -inputs], axis=1)
+
+
 def make_task(
     env: str | Environment = "CartPole-v1",
     *,
     num_envs: int = 4,
     seed: int = 0,
     backbone: Callable[[int], Backbone] = Plain,
+    critic_backbone: Callable[[int], Backbone] | None = None,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Task:
     """A task for an algorithm's own tests: vector environments that were just reset, seen as scaled numbers.
@@ -63,6 +81,7 @@ def make_task(
         num_envs: environments side by side.
         seed: of the environments and of the algorithm.
         backbone: makes a backbone for vectors of the given width; by default the numbers themselves are the features.
+        critic_backbone: the same for the critic's own, which reads the same vectors; None: it has none.
         progress: see Task.
     """
     environment = world(env) if isinstance(env, str) else env
@@ -70,7 +89,14 @@ def make_task(
     envs = replay.vectorise(environment.make, num_envs)
     observations, _ = envs.reset(seed=seed)
     features = FeatureExtractor(serializer, backbone(serializer.width))
-    return Task(envs=envs, observations=observations, features=features, seed=seed, progress=progress)
+    return Task(
+        envs=envs,
+        observations=observations,
+        features=features,
+        critic_features=FeatureExtractor(serializer, critic_backbone(serializer.width)) if critic_backbone else None,
+        seed=seed,
+        progress=progress,
+    )
 
 
 class Watched(Environment):

@@ -48,4 +48,5 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
         target="bitrl.plugins.algos.ppo:PPO",
         options=PPOOptions,
+        critic_backbone=True,
     )

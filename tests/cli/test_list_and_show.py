@@ -61,6 +61,7 @@ def test_show_a_component(bitrl) -> None:
     done = bitrl("show", "algo", "ppo")
     assert "bitrl.plugins.algos.ppo:PPO" in done.out
     assert "algo.clip_coef" in done.out
+    assert "critic_backbone  yes" in done.out
     assert "a number above 0; default: 0.1; standard: 0.2" in done.out
 
 

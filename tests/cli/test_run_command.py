@@ -42,6 +42,15 @@ def test_assignment_changes_one_option_and_leaves_the_others_of_the_file(tmp_pat
     assert (config.algo_options.epochs, config.algo_options.clip_coef) == (3, 0.4)
 
 
+def test_critics_backbone_from_flag_and_file(tmp_path: Path) -> None:
+    text = "[run]\ncritic_backbone = 'int4'\n[critic_backbone]\nlayers = 2"
+    options = settings(text, tmp_path, "critic_backbone.pooling=last", backbone="bitnet").critic_backbone_options
+    assert (options.layers, options.pooling) == (2, "last")
+    config = settings(text, tmp_path, backbone="fp16", critic_backbone="bitnet")
+    assert config.critic_backbone is not None
+    assert (config.backbone.name, config.critic_backbone.name) == ("fp16", "bitnet")
+
+
 def test_last_of_two_assignments_counts() -> None:
     assert settings("", None, "algo.epochs=3", "algo.epochs=5").algo_options.epochs == 5
 
@@ -56,6 +65,11 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
     ("args", "error"),
     [
         ("--backbone bitnot", 'unknown backbone "bitnot": did you mean "bitnet"?'),
+        ("--critic-backbone int9", 'unknown backbone "int9": did you mean "int8"'),
+        ("--critic-backbone mlp", 'critic backbone "mlp" reads vector, but serializer "json"'),
+        ("--critic-backbone int8 -o critic_backbone.layer=1", 'unknown option "critic_backbone.layer": did you mean'),
+        ("--critic-backbone int8 -o critic_backbone.model=missing.gguf", "missing.gguf"),
+        ("-o critic_backbone.layers=1", "critic_backbone.layers: the critic has no backbone of its own"),
         ("--serializer jsno", 'unknown serializer "jsno": did you mean "json"?'),
         ("--algo pppo", 'unknown algorithm "pppo": did you mean "ppo"?'),
         ("--env CartPole-v7", 'unknown environment "CartPole-v7": did you mean "CartPole-v1"'),

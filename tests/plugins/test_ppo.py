@@ -66,6 +66,7 @@ def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
     actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
     batch = Batch(
         features=features,
+        critic_features=features,
         actions=actions,
         advantages=torch.randn(16, generator=generator),
         returns=torch.randn(16, generator=generator),
@@ -121,10 +122,10 @@ def test_the_first_rollout_is_uniform_and_sets_the_standardisation():
     outputs = algorithm.policy(torch.randn(5, 3) * 100)
     assert (outputs == 0).all()
     algorithm.update()
-    assert (algorithm.std != 1).all()
-    before = algorithm.mean.copy()
+    assert (algorithm.standardise.std != 1).all()
+    before = algorithm.standardise.mean.copy()
     algorithm.update()
-    np.testing.assert_array_equal(algorithm.mean, before)
+    np.testing.assert_array_equal(algorithm.standardise.mean, before)
 
 
 def test_a_loss_that_is_no_number_stops_the_run():
