@@ -99,7 +99,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     elif values.get("critic_backbone"):
         raise UsageError(
             f"critic_backbone.{next(iter(values['critic_backbone']))}: the critic has no backbone of its own to set it "
-            "for: name one with --critic-backbone"
+            "for: name one with --critic-backbone, or leave that part out"
         )
 
     def options_of(part: str, cls: type) -> Any:
