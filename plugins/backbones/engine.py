@@ -5,7 +5,7 @@ Knows the cffi calls, their buffers and their errors. Does not know text: tokeni
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,29 +129,42 @@ class Engine:
         """
         if pooling not in _POOLING:
             raise UsageError(f"unknown pooling {pooling!r}; known: {', '.join(_POOLING)}")
+        ids, lengths = self._flat(token_ids)
+        out = np.zeros((len(ids) if pooling == "none" else len(token_ids), self.width), np.float32)
+        self._encode(lib.bitrl_encode, ids, lengths, (_POOLING[pooling],), out)
+        return out
+
+    def encode_blocks(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """The state of each token after every block: float32 [blocks, total tokens, width], in one pass.
+
+        Row k holds the bits of `encode(token_ids, "none")` of an engine with `layers=k + 1`. Raises as `encode`.
+        """
+        ids, lengths = self._flat(token_ids)
+        out = np.zeros((self.blocks, len(ids), self.width), np.float32)
+        self._encode(lib.bitrl_encode_blocks, ids, lengths, (), out)
+        return out
+
+    def _flat(self, token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in a row, int32, and how many each text has, uint64."""
         lengths = np.fromiter(map(len, token_ids), np.uint64, len(token_ids))
-        total = int(lengths.sum())
         try:
-            ids = np.fromiter((token for text in token_ids for token in text), np.int32, total)
+            ids = (token for text in token_ids for token in text)
+            return np.fromiter(ids, np.int32, int(lengths.sum())), lengths
         except OverflowError:
             raise UsageError(f"a token id is outside the vocabulary of {self.vocabulary}") from None
-        out = np.zeros((total if pooling == "none" else len(token_ids), self.width), np.float32)
+
+    def _encode(
+        self, call: Callable[..., int], ids: np.ndarray, lengths: np.ndarray, how: tuple[int, ...], out: np.ndarray
+    ) -> None:
         error = ffi.new("char[]", _ERROR_BYTES)
+        tokens, counts = ffi.from_buffer("int32_t[]", ids), ffi.from_buffer("uint64_t[]", lengths)
+        into = ffi.from_buffer("float[]", out, require_writable=True)
         with self.lock:
-            status = lib.bitrl_encode(
-                self.session,
-                ffi.from_buffer("int32_t[]", ids),
-                ffi.from_buffer("uint64_t[]", lengths),
-                len(token_ids),
-                _POOLING[pooling],
-                ffi.from_buffer("float[]", out, require_writable=True),
-                error,
-            )
+            status = call(self.session, tokens, counts, len(lengths), *how, into, error)
         if status == lib.BITRL_BAD_RESULT:
             raise ModelFileError(self.path, message(error))
         if status != lib.BITRL_OK:
             raise UsageError(message(error))
-        return out
 
     def generate(
         self,
