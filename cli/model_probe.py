@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +124,7 @@ def _configs(
     ]
 
 
-def _progress(env: str, serializer: str, kind: str, count: int):  # type: ignore[no-untyped-def]  # a closure of one use
+def _progress(env: str, serializer: str, kind: str, count: int) -> Callable[[int], None]:
     def tell(done: int) -> None:
         if sys.stderr.isatty():
             line = f"{env}, {serializer}, {kind}: {done:,} of {count:,} states"

@@ -56,6 +56,8 @@ def draw_picture(readings: Sequence[Reading], out: Path) -> None:
                 )  # fmt: skip
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
+    lowest = min((score.mean for reading in readings for score in reading.scores), default=0)
+    axes.flat[0].set_ylim(max(lowest, 0) - 0.02, 1.02)  # below 0 a reading is of no use, however far
     for axis in axes[:, 0]:
         axis.set_ylabel("mean R² of the state's numbers")
     for panel, axis in enumerate(axes.flat):

@@ -46,9 +46,7 @@ class BitNet:
         )
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_of(self.engine.file)
-        tokens = max(self.tokenizer.get_vocab().values(), default=-1) + 1
-        if tokens > self.engine.vocabulary:
-            raise ModelFileError(path, f"has {tokens} tokens but embeds only {self.engine.vocabulary} of them")
+        check_vocabulary(self.tokenizer, self.engine.vocabulary, path)
         self._prefix = _prefix(metadata, self.engine)
         self.pooling, self._numbers = options.pooling, width
         if self.pooling == "field" and not width:
@@ -183,6 +181,13 @@ def int4(options: BitNetOptions, width: int | None = None) -> BitNet:
 def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
     """The model with 16-bit floats."""
     return BitNet(options, width, "bf16")
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocabulary: int, path: str | Path) -> None:
+    """Raises ModelFileError naming `path` when the tokenizer has tokens beyond the embedding's rows."""
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens > vocabulary:
+        raise ModelFileError(path, f"has {tokens} tokens but embeds only {vocabulary} of them")
 
 
 def starter_path() -> Path:

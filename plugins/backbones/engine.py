@@ -6,7 +6,7 @@ Knows the cffi calls, their buffers and their errors. Does not know text: tokeni
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ __all__ = ["Engine", "Generated", "ModelFileError", "formats", "instruction_sets
 
 _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
 _ERROR_BYTES = 256
+_PAD = 16  # numbers to which the engine rounds up the width of a head
 
 
 def instruction_sets() -> list[str]:
@@ -212,6 +213,34 @@ def open_model(
 ) -> ModelFile | HuggingFaceFile:
     """A GGUF file or a Hugging Face checkpoint; `activation` and `linear_class` as in Engine. Raises ModelFileError."""
     return HuggingFaceFile(path, activation, linear_class) if is_checkpoint(path) else ModelFile(path)
+
+
+class Plan(NamedTuple):
+    """What loading a file would find: the engine's shape of it, and the bytes of its blocks' matrices in memory."""
+
+    shape: Any
+    matrix_bytes: int
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that generating keeps of every token: keys and values of each block, in double precision."""
+        shape = self.shape
+        return 2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD
+
+
+def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> Plan:
+    """Whether a file can be run, by its keys and the tensors it lists; reads no weights.
+
+    Raises ModelFileError saying what is missing or not supported.
+    """
+    error, shape, matrix_bytes = ffi.new("char[]", _ERROR_BYTES), ffi.new("bitrl_shape *"), ffi.new("uint64_t *")
+    texts = [ffi.new("char[]", text.encode()) for text in ("auto", format or "", activation or "")]
+    options = ffi.new("bitrl_options *", {"threads": 1})
+    options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
+    options.activation = texts[2] if activation else ffi.NULL
+    if lib.bitrl_model_check(file.handle, options, shape, matrix_bytes, error) != lib.BITRL_OK:
+        raise ModelFileError(file.path, message(error))
+    return Plan(shape, matrix_bytes[0])
 
 
 def available_cpus() -> int:

@@ -112,6 +112,12 @@ def probe(
             features[pooling].append(rows)
         tell(min(start + 64, count))
     joined = {pooling: np.concatenate(rows) for pooling, rows in features.items()}
+    fitted = 3 * count // 4
+    notes += [
+        f"pooling {pooling} gives {rows.shape[2]:,} features: {fitted:,} states to fit are few, take a larger --count"
+        for pooling, rows in joined.items()
+        if rows.shape[2] > fitted
+    ]
     lengths = [len(backbone.tokenizer.encode(text).ids) for text in texts[:200]]
     found, constant = scores(joined, states, [field.name for field in fields])
     return Reading(*names, kind, statistics.fmean(lengths), constant, notes, found)
