@@ -33,7 +33,6 @@ def check_picture(out: Path) -> None:
 def draw_picture(readings: Sequence[Reading], out: Path) -> None:
     """Draw the readings into a PNG file. Raises RunFailed when it cannot be written."""
     from matplotlib.figure import Figure  # without pyplot: it opens no window and keeps no state
-    from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
     panels = list(dict.fromkeys((reading.env, reading.serializer) for reading in readings))
@@ -60,13 +59,13 @@ def draw_picture(readings: Sequence[Reading], out: Path) -> None:
     axes.flat[0].set_ylim(max(lowest, 0) - 0.02, 1.02)  # below 0 a reading is of no use, however far
     for axis in axes[:, 0]:
         axis.set_ylabel("mean R² of the state's numbers")
-    for panel, axis in enumerate(axes.flat):
-        if panel + columns >= len(panels):
+    for place, axis in enumerate(axes.flat):
+        if place + columns >= len(panels):
             axis.set_xlabel("after block")
             axis.tick_params(labelbottom=True)
     names = {"uniform": "uniform states", "random": "random policy"}
     handles = [
-        Line2D([], [], linestyle=LINES[states], color=COLOURS[pooling], label=f"{pooling}, {names[states]}")
+        axes.flat[0].plot([], [], LINES[states], color=COLOURS[pooling], label=f"{pooling}, {names[states]}")[0]
         for pooling, states in seen
     ]
     if handles:

@@ -144,7 +144,8 @@ def _met(environment: Environment, count: int, seed: int) -> np.ndarray:
     world = environment.make()
     try:
         world.action_space.seed(seed)
-        states, (observation, _) = [], world.reset(seed=seed)
+        states: list[np.ndarray] = []
+        observation, _ = world.reset(seed=seed)
         while len(states) < count:
             states.append(np.array(observation, np.float32).ravel())
             observation, _, terminated, truncated, _ = world.step(world.action_space.sample())
