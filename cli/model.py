@@ -6,14 +6,18 @@ import click
 
 from bitrl.cli.model_convert import convert
 from bitrl.cli.model_inspect import inspect
+from bitrl.cli.model_probe import probe
+from bitrl.cli.model_quantize import quantize
 from bitrl.cli.model_train import train
 
 
 @click.group()
 def model() -> None:
-    """Train, convert and inspect language models."""
+    """Train, convert, quantise, inspect and probe language models."""
 
 
 model.add_command(train)
 model.add_command(convert)
+model.add_command(quantize)
 model.add_command(inspect)
+model.add_command(probe)

@@ -17,7 +17,8 @@ import click
     "--type",
     "kind",
     metavar="TYPE",
-    help="Of the blocks' matrices: f32, f16, bf16, q8_0, q4_0, q4_1, tq2_0 or tq1_0.  [default: as in SOURCE]",
+    help="Of the blocks' matrices: f32, f16, bf16, or of quantised ones q8_0, q4_0, q4_1, tq2_0, tq1_0."
+    "  [default: as in SOURCE]",
 )
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option("--activation", help="The feed-forward network's, for a source that does not name it.")
@@ -32,21 +33,19 @@ def convert(
     SOURCE is a Hugging Face checkpoint (a directory with config.json and safetensors) or a GGUF file. Ternary weights
     that GGUF has no type for become tq2_0. llama.cpp reads the file, too, if it knows the architecture.
     """
+    check_paths(source, out, force)
+
     from bitrl.core.errors import UsageError, unknown
-
-    if not source.exists():
-        raise UsageError(f"{source}: no such file or directory: name a GGUF file or a directory with safetensors")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
-    if out.exists() and (not force or out.samefile(source)):
-        way = "choose another" if out.samefile(source) else "choose another, or --force to replace it"
-        raise UsageError(f"--out {out}: there is such a file: {way}")
-
     from bitrl.plugins.backbones.convert import TYPES
     from bitrl.plugins.backbones.convert import convert as write
+    from bitrl.plugins.backbones.quantize import loses
 
     if kind is not None and kind not in TYPES:
         raise unknown("type", kind, TYPES)
+    if kind is not None and loses(source, kind, activation, linear_class):
+        raise UsageError(
+            f"--type {kind} would lose precision that {source} has: bitrl model quantize does that, and says how much"
+        )
     terminal = sys.stderr.isatty()
 
     def tell(done: int, total: int) -> None:
@@ -56,3 +55,16 @@ def convert(
     for lack in write(source, out, kind, activation, linear_class, i2s_packing, tell):
         click.echo(f"{out}: {lack}", err=True)
     click.echo(f"{out}: {out.stat().st_size:,} bytes")
+
+
+def check_paths(source: Path, out: Path, force: bool) -> None:
+    """Raises UsageError unless there is a source and `out` may be written."""
+    from bitrl.core.errors import UsageError
+
+    if not source.exists():
+        raise UsageError(f"{source}: no such file or directory: name a GGUF file or a directory with safetensors")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
+    if out.exists() and (not force or out.samefile(source)):
+        way = "choose another" if out.samefile(source) else "choose another, or --force to replace it"
+        raise UsageError(f"--out {out}: there is such a file: {way}")

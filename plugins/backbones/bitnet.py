@@ -5,7 +5,7 @@ The formats share everything but the product of a matrix and a vector; any of th
 Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,7 @@ class BitNet:
         )
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_of(self.engine.file)
-        tokens = max(self.tokenizer.get_vocab().values(), default=-1) + 1
-        if tokens > self.engine.vocabulary:
-            raise ModelFileError(path, f"has {tokens} tokens but embeds only {self.engine.vocabulary} of them")
+        check_vocabulary(self.tokenizer, self.engine.vocabulary, path)
         self._prefix = _prefix(metadata, self.engine)
         self.pooling, self._numbers = options.pooling, width
         if self.pooling == "field" and not width:
@@ -117,19 +115,8 @@ class BitNet:
     def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
         """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
         count, width = self._numbers or 0, self.engine.width
-        ids, places = [], []
-        for text in texts:
-            ends = number_ends(text)
-            if text and len(ends) != count:
-                raise UsageError(
-                    f'pooling "field": expected {count} numbers in a text, found {len(ends)}: {text[:80]!r}'
-                )
-            encoding = encode_text(self.tokenizer, text)
-            found = [encoding.char_to_token(end - 1) for end in ends]
-            if None in found:
-                raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
-            ids.append([*self._prefix, *encoding.ids])
-            places.append([len(self._prefix) + token for token in found if token is not None])
+        located = [self._located(text, count) for text in texts]
+        ids, places = [ids for ids, _ in located], [places for _, places in located]
         self._fitting(texts, ids)
         features = np.zeros((len(texts), count * width), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -137,6 +124,43 @@ class BitNet:
                 if texts[i]:
                     features[i] = states[places[i]].reshape(-1)
         return features
+
+    def _located(self, text: str, count: int) -> tuple[list[int], list[int]]:
+        """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one."""
+        ends = number_ends(text)
+        if text and len(ends) != count:
+            raise UsageError(f'pooling "field": expected {count} numbers in a text, found {len(ends)}: {text[:80]!r}')
+        encoding = encode_text(self.tokenizer, text)
+        found = [encoding.char_to_token(end - 1) for end in ends]
+        if None in found:
+            raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
+        places = [len(self._prefix) + token for token in found if token is not None]
+        return [*self._prefix, *encoding.ids], places
+
+    def pooled_blocks(self, texts: Sequence[str], poolings: Sequence[str], count: int) -> dict[str, np.ndarray]:
+        """Features of n texts after every block at once, by pooling: float32 [n, blocks, width of the model].
+
+        Of "field", `count` times as wide. Not projected, not kept. Raises as `encode`, in "field" only if it is asked.
+        """
+        ids, places = self._ids(_checked(texts)), [[-1]] * len(texts)
+        if "field" in poolings:
+            places = [self._located(text, count)[1] for text in texts]
+        take: dict[str, Callable[[np.ndarray, list[int]], np.ndarray]] = {
+            "mean": lambda states, _: states.mean(axis=1, dtype=np.float64),
+            "last": lambda states, _: states[:, -1],
+            "field": lambda states, at: states[:, at].reshape(len(states), -1),
+        }
+        widths = {pooling: self.engine.width * (count if pooling == "field" else 1) for pooling in poolings}
+        shape = len(texts), self.engine.blocks
+        out = {pooling: np.zeros((*shape, width), np.float32) for pooling, width in widths.items()}
+        at_once = max(4, 4 * _TEXTS_AT_ONCE // self.engine.blocks)  # their states after all blocks are held together
+        for start in range(0, len(texts), at_once):
+            some = ids[start : start + at_once]
+            states = np.split(self.engine.encode_blocks(some), np.cumsum([len(each) for each in some])[:-1], axis=1)
+            for i, of_text in enumerate(states, start):
+                for pooling in poolings if ids[i] else ():
+                    out[pooling][i] = take[pooling](of_text, places[i])
+        return out
 
 
 def ternary(options: TernaryOptions, width: int | None = None) -> BitNet:
@@ -157,6 +181,13 @@ def int4(options: BitNetOptions, width: int | None = None) -> BitNet:
 def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
     """The model with 16-bit floats."""
     return BitNet(options, width, "bf16")
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocabulary: int, path: str | Path) -> None:
+    """Raises ModelFileError naming `path` when the tokenizer has tokens beyond the embedding's rows."""
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens > vocabulary:
+        raise ModelFileError(path, f"has {tokens} tokens but embeds only {vocabulary} of them")
 
 
 def starter_path() -> Path:

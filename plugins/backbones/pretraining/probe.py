@@ -1,4 +1,4 @@
-"""How much of the numbers in a text its features keep: ridge regression, as an outsider would measure it."""
+"""How much of the numbers in a text a trained model's features keep, for its card."""
 
 from __future__ import annotations
 
@@ -9,24 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bitrl.plugins.backbones.pretraining.texts import Known
+from bitrl.plugins.backbones.ridge import r_squared
 
 TRAIN, TEST = 3000, 1000
-
-
-def r_squared(features: np.ndarray, targets: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
-    """R² [k] of ridge regression from features [n, d] to targets [n, k], on the last quarter of the rows.
-
-    Features and targets are standardised by the training rows; `ridge` is a fraction of a feature's variance.
-    """
-    train = slice(0, 3 * len(features) // 4)
-    test = slice(train.stop, None)
-    x, y = features.astype(np.float64), targets.astype(np.float64)
-    x = (x - x[train].mean(axis=0)) / (x[train].std(axis=0) + 1e-8)
-    y = (y - y[train].mean(axis=0)) / y[train].std(axis=0)
-    gram = x[train].T @ x[train] + ridge * len(x[train]) * np.eye(x.shape[1])
-    error = y[test] - x[test] @ np.linalg.solve(gram, x[train].T @ y[train])
-    spread = y[test] - y[test].mean(axis=0)
-    return 1 - (error**2).sum(axis=0) / (spread**2).sum(axis=0)
 
 
 @attrs.frozen
