@@ -37,13 +37,25 @@ if TYPE_CHECKING:
     "--ffn", type=click.IntRange(256), default=768, show_default=True, help="Width inside a feed-forward network."
 )
 @click.option(
-    "--vocab", type=click.IntRange(512, 32768), default=4096, show_default=True, help="At most this many tokens."
+    "--vocab", type=click.IntRange(5120, 32768), default=7680, show_default=True, help="At most this many tokens."
 )
 @click.option(
     "--envs",
     default="CartPole-v1,Acrobot-v1,MountainCar-v0",
     show_default=True,
     help="Environments whose states it is to read best, commas between; the first is seen most.",
+)
+@click.option(
+    "--worlds",
+    default="",
+    help="Text worlds whose states it is to read, commas between: BabyAI, SmartHome-Light, TextWorld.  [default: none]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["ternary", "fp16"]),
+    default="ternary",
+    show_default=True,
+    help="Of the blocks' weights, in training and in the file; fp16 makes the twin of a ternary model.",
 )
 @click.option("--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens of a step.")
 @click.option(
@@ -52,9 +64,9 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
 def train(
     out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
-    ffn: int, vocab: int, envs: str, batch: int, note: tuple[str, ...], resume: bool,
+    ffn: int, vocab: int, envs: str, worlds: str, precision: str, batch: int, note: tuple[str, ...], resume: bool,
 ) -> None:  # fmt: skip
-    """Train a BitNet b1.58 language model that reads the numbers in states.
+    """Train a BitNet b1.58 language model, or its full-precision twin, that reads the numbers in states.
 
     Writes the model file, and beside it a model card (.md) with what was measured. With --steps, the same command
     on the same machine writes the same file.
@@ -69,10 +81,14 @@ def train(
         raise UsageError("--resume: give the --steps that the interrupted training was told, instead of --minutes")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
-    shape = Shape(vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn)
+    shape = Shape(
+        vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn,
+        ternary=precision == "ternary",
+    )  # fmt: skip
     check_shape(shape)
     request = Request(
-        out=out, text=text, envs=[env for env in envs.split(",") if env], shape=shape, tokens_per_batch=batch,
+        out=out, text=text, envs=[env for env in envs.split(",") if env],
+        worlds=[world for world in worlds.split(",") if world], shape=shape, tokens_per_batch=batch,
         seed=seed, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
         command=shlex.join(["bitrl", "model", "train", *_arguments()]),
     )  # fmt: skip

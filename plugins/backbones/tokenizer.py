@@ -21,9 +21,13 @@ BITRL_PATTERN = "|".join(
         r'[{\[, ]{0,4}"[A-Za-z_][A-Za-z0-9_ ]{0,63}": ?',
         # A compact key: `x=`, ` theta_dot=`.
         r" ?[A-Za-z_][A-Za-z0-9_]{0,63}=",
-        # The start of a number below one, with its sign: `0.`, `-0.`. Every digit after it is a piece.
-        r"(?<![0-9.])-?0\.(?=[0-9])",
-        r"[0-9]",
+        # A number's sign, whole part and first decimal are one piece, so that the first token says nearly all of it:
+        # `-0.5`, `12.3`. What follows, or a longer whole part, goes by pairs of digits: `-0.5` `20`, `12` `34` `.5`.
+        r"(?<![0-9.])-?[0-9]{1,2}\.[0-9]",
+        r"(?<![0-9.])-?[0-9]{1,3}(?![0-9])",
+        r"(?<![0-9.])-?[0-9]{1,2}(?=(?:[0-9]{2}){1,32}(?![0-9]))",
+        r"[0-9]{1,2}",
+        r"(?<=[0-9])\.[0-9]",
         # Words and punctuation. The space before a word belongs to the word; the space before a number belongs to
         # what stands before it, so that a number always begins with the same token.
         r" ?\p{L}+(?: (?=-?[0-9]))?",
@@ -35,6 +39,27 @@ BITRL_PATTERN = "|".join(
 """How bitrl's own models cut text (Oniguruma syntax). Lossless: what no branch matches is kept as a piece."""
 
 
+OLD_PATTERN = "|".join(
+    [
+        # A quoted key with the punctuation around it: `{"cart_position": `, `, "joint_3": `. One piece, so that
+        # BPE can make a known key one token. Runs are bounded so that hostile text cannot take quadratic time.
+        r'[{\[, ]{0,4}"[A-Za-z_][A-Za-z0-9_ ]{0,63}": ?',
+        # A compact key: `x=`, ` theta_dot=`.
+        r" ?[A-Za-z_][A-Za-z0-9_]{0,63}=",
+        # The start of a number below one, with its sign: `0.`, `-0.`. Every digit after it is a piece.
+        r"(?<![0-9.])-?0\.(?=[0-9])",
+        r"[0-9]",
+        # Words and punctuation. The space before a word belongs to the word; the space before a number belongs to
+        # what stands before it, so that a number always begins with the same token.
+        r" ?\p{L}+(?: (?=-?[0-9]))?",
+        r" ?(?:(?!-[0-9])[^\s\p{L}0-9])+(?: (?=-?[0-9]))?",
+        r"-",
+        r"\s+(?!\S)|\s+",
+    ]
+)
+"""For the present starter model alone; goes with it."""
+
+
 def _digits_by(count: str) -> str:
     """The cutting that Llama 3 and Qwen2 share but for how many digits are one piece."""
     return (
@@ -44,7 +69,8 @@ def _digits_by(count: str) -> str:
 
 
 PATTERNS = {
-    "bitrl": BITRL_PATTERN,
+    "bitrl": OLD_PATTERN,
+    "bitrl-2": BITRL_PATTERN,
     "llama-bpe": _digits_by("{1,3}"),
     "llama3": _digits_by("{1,3}"),
     "default": _digits_by("{1,3}"),  # what a converter writes that did not know the vocabulary
@@ -58,7 +84,7 @@ _NORMAL, _USER_DEFINED, _BYTE = 1, 4, 6  # of tokenizer.ggml.token_type
 _LONGEST_PIECE = 512  # characters; deriving the merges of one takes the square of its length
 
 
-def pre_tokenizer(pre: str = "bitrl") -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer(pre: str = "bitrl-2") -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer GGUF calls `pre`. Raises KeyError for one that is not known here."""
     if pre in ("gpt-2", "smollm"):
         gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -72,7 +98,7 @@ def pre_tokenizer(pre: str = "bitrl") -> pre_tokenizers.PreTokenizer:
     )
 
 
-def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bitrl") -> Tokenizer:
+def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bitrl-2") -> Tokenizer:
     """A tokenizer whose id i is tokens[i]. `merges` are "left right" pairs, best first.
 
     Control tokens get no special treatment: text that spells one is cut like any other text, so an observation

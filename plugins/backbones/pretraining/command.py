@@ -20,12 +20,19 @@ from bitrl.plugins.backbones.pretraining.corpus import Corpus, TextFile, read_te
 from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.probe import read_states
-from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, invented, known
+from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
 from bitrl.plugins.backbones.pretraining.train import Plan, Progress, Trainer
-from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, train_vocabulary
+from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, train_vocabulary
+from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers
 
 HELD_OUT = 50_000
 """Characters at the end of each text file kept for measuring (at most a tenth of it)."""
+
+LEARNING_STEPS = 100_000
+"""How long a policy learns in each environment to show the states of agents that know more and more."""
+
+WORLD_STATES, GAMES, STATES_A_GAME = 24_000, 40, 200
+"""States of each text world, TextWorld games, and states of each."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +42,7 @@ class Request:
     out: Path
     text: Sequence[Path] = ()
     envs: Sequence[str]
+    worlds: Sequence[str] = ()
     steps: int | None
     minutes: float | None
     seed: int
@@ -51,29 +59,34 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     Raises:
         UsageError: something asked for cannot be. RunFailed: training or writing failed.
     """
+    check_worlds(request.worlds)
     files = [read_text(path) for path in request.text]
-    readers = [known(env, format, request.seed) for env in request.envs for format in FORMATS]
+    say("collecting states")
+    readers = [reader for env in request.envs for reader in known(env, FORMATS, request.seed, LEARNING_STEPS)]
+    worlds = [facts_and_numbers(name, WORLD_STATES, request.seed) for name in request.worlds if name != "TextWorld"]
+    games = choices(GAMES, STATES_A_GAME, request.seed) if "TextWorld" in request.worlds else None
     kept = [attrs.evolve(file, text=file.text[: len(file.text) - _held_out(file)]) for file in files]
     say("training the vocabulary")
-    vocabulary = vocabulary_for(kept, readers, request.shape.vocab, request.seed)
+    vocabulary = vocabulary_for(kept, readers, request.shape.vocab, request.seed, worlds, games)
     shape = attrs.evolve(request.shape, vocab=len(vocabulary.tokens))
     tokenizer = vocabulary.tokenizer()
-    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch, shape.context)
+    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch, shape.context, worlds, games)
     steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed)
     plan = Plan(steps=steps, seed=request.seed)
     # Everything that decides the result, so that a checkpoint is only ever continued by its own command. Not
     # `minutes`: they became steps, and may become others when the machine is busier.
     texts = [file.sha256 for file in files]
-    fingerprint = repr((shape, plan, list(request.envs), texts, request.tokens_per_batch))
-    trainer = Trainer(shape, plan, fingerprint)
+    fingerprint = repr((shape, plan, list(request.envs), list(request.worlds), texts, request.tokens_per_batch))
+    trainer = Trainer(shape, plan, fingerprint, number_features(vocabulary.tokens))
     checkpoint = request.out.with_name(request.out.name + ".checkpoint")
     if request.resume:
         trainer.load(checkpoint)
     say(f"training {sum(p.numel() for p in trainer.model.parameters()):,} weights for {plan.steps:,} steps")
     trainer.run(corpus, checkpoint, lambda progress: report(progress, plan.steps))
+    kind = "BitNet b1.58" if shape.ternary else "full-precision twin of a BitNet b1.58"
     facts = {
         "name": request.out.stem,
-        "description": f"BitNet b1.58 language model trained by bitrl: {plan.steps} steps, seed {plan.seed}",
+        "description": f"{kind} language model trained by bitrl: {plan.steps} steps, seed {plan.seed}",
         "license": "MIT",
     }
     write_gguf(request.out, trainer.model, vocabulary, facts)
@@ -84,12 +97,20 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     return training
 
 
-def vocabulary_for(files: Sequence[TextFile], readers: Sequence[Known], size: int, seed: int) -> Vocabulary:
-    """A vocabulary of at most `size` tokens for these texts and environments."""
+def vocabulary_for(
+    files: Sequence[TextFile],
+    readers: Sequence[Known],
+    size: int,
+    seed: int,
+    worlds: Sequence[Texts] = (),
+    games: Choices | None = None,
+) -> Vocabulary:
+    """A vocabulary of at most `size` tokens for these texts, environments and worlds."""
     rng = np.random.default_rng(seed)
     states = [text for reader in readers for text in reader.sample(rng, 400).texts]
-    # A few megabytes of prose are enough to count pairs of letters by.
+    # A few megabytes of prose are enough to count pairs of letters by. The worlds have few words and use them much.
     passages = [file.text[i : i + 5000] for file in files for i in range(0, min(len(file.text), 4_000_000), 5000)]
+    passages += [text for world in worlds for text in world.texts[:4000]] + (games.texts[::4] if games else [])
     return train_vocabulary([*passages, *invented(rng, 400, 2).texts], states, size)
 
 

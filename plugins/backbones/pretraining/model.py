@@ -1,4 +1,5 @@
-"""The BitNet b1.58 model in torch, as it is trained: quantised forward pass, float32 master weights.
+"""The BitNet b1.58 model in torch, as it is trained: quantised forward pass, float32 master weights; and its
+full-precision twin, the same model without the quantisation.
 
 Knows the architecture and its arithmetic, with straight-through gradients. Does not know texts, losses or files.
 Everything is float32 on purpose. The integer products are exact in it, and with
@@ -31,6 +32,7 @@ class Shape:
     theta: float = 10000.0
     context: int = 512
     eps: float = 1e-5
+    ternary: bool = True
 
     @property
     def head_dim(self) -> int:
@@ -83,9 +85,11 @@ class _NormedProducts(torch.autograd.Function):
         return (for_x, for_norm, None, *for_weights.split(ctx.rows))
 
 
-def normed_products(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
-    """RMSNorm(x) [..., K] by ternary weights [R_i, K] → [..., sum of R_i], quantised as BitNet b1.58 does."""
-    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, eps, *weights)
+def normed_products(x: Tensor, norm: Tensor, shape: Shape, *weights: Tensor) -> Tensor:
+    """RMSNorm(x) [..., K] by weights [R_i, K] → [..., sum of R_i]: quantised as BitNet b1.58 does, or as they are."""
+    if not shape.ternary:
+        return F.linear(F.rms_norm(x, norm.shape, norm, shape.eps), torch.cat(weights))
+    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, shape.eps, *weights)
     return y.view(*x.shape[:-1], -1)
 
 
@@ -166,7 +170,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [B, T, width] → [B, T, width]."""
         shape, (batch, length, _) = self.shape, x.shape
-        qkv = normed_products(x, self.attn_norm, shape.eps, self.attn_q, self.attn_k, self.attn_v)
+        qkv = normed_products(x, self.attn_norm, shape, self.attn_q, self.attn_k, self.attn_v)
         heads = qkv.view(batch, length, -1, shape.head_dim).transpose(1, 2)
         q, k, v = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
         groups = shape.heads // shape.kv_heads
@@ -174,10 +178,10 @@ class Block(nn.Module):
         v = v.repeat_interleave(groups, dim=1)
         attended = causal_attention(rotate(q, cos, sin), k, v)
         attended = attended.transpose(1, 2).reshape(batch, length, shape.width)
-        h = x + normed_products(attended, self.attn_sub_norm, shape.eps, self.attn_output)
-        gate_up = normed_products(h, self.ffn_norm, shape.eps, self.ffn_gate, self.ffn_up)
+        h = x + normed_products(attended, self.attn_sub_norm, shape, self.attn_output)
+        gate_up = normed_products(h, self.ffn_norm, shape, self.ffn_gate, self.ffn_up)
         hidden = squared_relu_gate(gate_up)
-        return h + normed_products(hidden, self.ffn_sub_norm, shape.eps, self.ffn_down)
+        return h + normed_products(hidden, self.ffn_sub_norm, shape, self.ffn_down)
 
 
 class BitNet(nn.Module):

@@ -19,9 +19,9 @@ from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.files import write_atomically
 from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
-from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Readout, losses
+from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Questions, Readout, losses
 
-SHARES = {"known": 0.78, "invented": 0.14, "prose": 0.08}
+SHARES = {"known": 0.5, "invented": 0.2, "prose": 0.1, "worlds": 0.1, "choices": 0.1}
 """How often a step's batch is of which kind."""
 
 
@@ -70,22 +70,41 @@ def batch_of(corpus: Corpus, seed: int, step: int) -> Batch:
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
     if kind == "prose" and len(corpus.prose):
         return corpus.prose_batch(rng)
+    if kind == "worlds" and corpus.worlds:
+        return corpus.world_batch(rng)
+    if kind == "choices" and corpus.choices is not None:
+        return corpus.choice_batch(rng)
     if kind == "known" and corpus.known:
         return corpus.known_batch(rng, corpus.known[rng.choice(len(corpus.known), p=corpus.known_weights)])
     return corpus.invented_batch(rng)
 
 
+@torch.no_grad()
+def start_numbers(model: BitNet, features: Tensor) -> None:
+    """Let the embeddings of tokens with `features` [vocab, k] (a zero row: none) start as a random projection of them,
+    with a little of their own.
+    """
+    there = features.abs().sum(dim=1) > 0
+    size = model.token_embd.std()
+    projected = features[there] @ torch.randn(features.shape[1], model.shape.width)
+    model.token_embd[there] = size * (projected / projected.std() + 0.2 * torch.randn_like(projected))
+
+
 class Trainer:
     """A model, its readouts and its optimiser."""
 
-    def __init__(self, shape: Shape, plan: Plan, fingerprint: str):
+    def __init__(self, shape: Shape, plan: Plan, fingerprint: str, number_features: np.ndarray | None = None):
         keep_memory()
         self.plan, self.fingerprint = plan, fingerprint
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             self.model = BitNet(shape)
-            self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(max(1, shape.blocks - 1)))
-        everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts})
+            if number_features is not None:
+                start_numbers(self.model, torch.from_numpy(number_features))
+            supervised = max(1, shape.blocks - 1)
+            self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(supervised))
+            self.questions = nn.ModuleList(Questions(shape.width) for _ in range(supervised))
+        everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts, "questions": self.questions})
         self.named = dict(everything.named_parameters())
         decayed = [p for p in self.named.values() if p.dim() == 2]
         rest = [p for p in self.named.values() if p.dim() != 2]
@@ -110,7 +129,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         batch = batch_of(corpus, self.plan.seed, self.progress.step)
-        parts = losses(self.model, self.readouts, batch)
+        parts = losses(self.model, self.readouts, self.questions, batch)
         total = torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
         if not torch.isfinite(total):
             raise RunFailed(f"training: a loss is {total.item()} at step {self.progress.step}: try another --seed")
