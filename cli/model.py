@@ -6,6 +6,8 @@ import click
 
 from bitrl.cli.model_convert import convert
 from bitrl.cli.model_inspect import inspect
+from bitrl.cli.model_list import list_models
+from bitrl.cli.model_pull import pull
 from bitrl.cli.model_train import train
 
 
@@ -14,6 +16,8 @@ def model() -> None:
     """Train, convert and inspect language models."""
 
 
+model.add_command(list_models)
+model.add_command(pull)
 model.add_command(train)
 model.add_command(convert)
 model.add_command(inspect)

@@ -11,15 +11,16 @@ from bitrl.cli.output import json_option, print_json, table
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("model")
 @json_option
-def inspect(file: Path, as_json: bool) -> None:
-    """Show what is in a model file: architecture, tensors, tokenizer, checksum."""
-    from bitrl.core.errors import UsageError
+def inspect(model: str, as_json: bool) -> None:
+    """Show what is in a model: architecture, tensors, tokenizer, checksum.
 
-    if not file.exists():
-        raise UsageError(f"{file}: no such file: name a GGUF file or a directory with safetensors")
-    found = _facts(file)
+    MODEL is a GGUF file, a directory with safetensors, or a name of `bitrl model list`.
+    """
+    from bitrl.plugins.backbones.catalogue import hints, resolve
+
+    found = _facts(resolve(model), hints(model))
     if as_json:
         print_json(found)
         return
@@ -31,12 +32,12 @@ def inspect(file: Path, as_json: bool) -> None:
     click.echo(f"\ntensors\n{table(rows)}")
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path, known: dict[str, str | None]) -> dict[str, Any]:
     import math
 
     from bitrl.plugins.backbones.engine import open_model
 
-    file = open_model(path)
+    file = open_model(path, **known)
     checksum = file.verify(largest=None)
     metadata, tensors = file.metadata(), file.tensors()
     architecture = metadata.get("general.architecture", "unknown")
