@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -294,8 +295,18 @@ def test_offline_mode(hub: Hub, llama: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = snapshot_download("tiny/llama")  # by somebody else, or on another machine
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
-    assert pull("hf:tiny/llama").path == folder
+    first = pull("hf:tiny/llama")
+    assert first.path == folder
+    # A cache that holds what the engine reads and no more, as `pull` itself leaves it.
+    (Path(folder) / "README.md").unlink()
+    (Path(folder) / "pytorch_model.bin").unlink()
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"])
+    assert pull("hf:tiny/llama") == first
     assert hub.requests == []
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"])
+    (Path(folder) / "model.safetensors").unlink()
+    shutil.rmtree(Path(folder) / "onnx")
+    assert "offline mode is on: unset HF_HUB_OFFLINE" in str(failure("hf:tiny/llama"))
 
 
 def test_a_full_disk(hub: Hub, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

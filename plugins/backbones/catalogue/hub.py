@@ -93,9 +93,13 @@ def _listing(source: Hub) -> tuple[str, Mapping[str, Published]]:
     try:
         info = HfApi().model_info(source.repository, revision=source.revision, files_metadata=True)
     except OfflineModeIsEnabled:
-        folder = Path(snapshot_download(source.repository, revision=source.revision, local_files_only=True))
-        names = [path for path in folder.rglob("*") if path.is_file()]
-        return folder.name, {path.relative_to(folder).as_posix(): _of_blob(path) for path in names}
+        folder = Path(  # with no pattern at all it would insist on the whole repository
+            snapshot_download(source.repository, revision=source.revision, allow_patterns=[], local_files_only=True)
+        )
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        if not any(path.name.endswith((".safetensors", ".gguf")) for path in paths):
+            raise
+        return folder.name, {path.relative_to(folder).as_posix(): _of_blob(path) for path in paths}
     return info.sha or "", {
         file.rfilename: Published(file.lfs.sha256 if file.lfs else None, file.blob_id) for file in info.siblings or []
     }
