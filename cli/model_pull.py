@@ -22,12 +22,12 @@ def pull(name: str, update: bool, as_json: bool) -> None:
     import attrs
 
     from bitrl.cli.output import claim_stdout
-    from bitrl.plugins.backbones.catalogue import Recipe, find
+    from bitrl.plugins.backbones.catalogue import ENTRIES, Recipe
     from bitrl.plugins.backbones.catalogue import pull as get
 
-    entry = find(name)
+    entry = ENTRIES.get(name)
     stdout = claim_stdout() if as_json else None
-    if isinstance(entry.source, Recipe):
+    if entry is not None and isinstance(entry.source, Recipe):
         if as_json:
             print_json({"name": name, "recipe": list(entry.source.commands)}, stdout)
         else:

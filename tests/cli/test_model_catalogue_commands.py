@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,8 +137,16 @@ def test_wrong_names_are_told_in_one_line(
     assert not (tmp_path / "m.gguf").exists()
 
 
+def test_pull_of_what_ships_with_the_package(bitrl: Call) -> None:
+    found = json.loads(bitrl("model", "pull", "starter", "--json").out)
+    assert found["path"] == str(starter_path())
+    assert found["files"][0]["sha256"] == hashlib.sha256(starter_path().read_bytes()).hexdigest()
+
+
 def test_a_path_comes_before_a_name(bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     TinyModel().write(tmp_path / "smollm2-135m")
     shown = bitrl("model", "inspect", "smollm2-135m", "--json")
     assert json.loads(shown.out)["architecture"] == "bitnet-b1.58"
+    failed = bitrl("model", "pull", tmp_path / "smollm2-135m")
+    assert (failed.code, "is a path, and there: only names are pulled" in failed.err) == (2, True)

