@@ -149,6 +149,23 @@ def test_update_asks_for_what_the_hub_has_now(hub: Hub, llama: Path) -> None:
     assert pinned.path == second.path
 
 
+def test_a_repository_that_changes_meanwhile(hub: Hub, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+
+    repository = hub.add("tiny/llama", llama)
+    ask = HfApi.model_info
+
+    def ask_and_change(*arguments: Any, **given: Any) -> Any:
+        monkeypatch.setattr(HfApi, "model_info", ask)
+        info = ask(*arguments, **given)
+        repository.files["README.md"] = b"something new"
+        return info
+
+    monkeypatch.setattr(HfApi, "model_info", ask_and_change)
+    assert "hf:tiny/llama has changed while it was pulled: pull again" in str(failure("hf:tiny/llama"))
+    assert pull("hf:tiny/llama").origin.endswith(repository.commit)
+
+
 @pytest.fixture
 def two_ggufs(tmp_path: Path) -> Path:
     folder = tmp_path / "ggufs"

@@ -50,35 +50,22 @@ def fetch(name: str, source: Hub) -> Pulled:
     """
     try:
         import huggingface_hub
-        from huggingface_hub.utils import logging
     except ImportError:
         raise UsageError(f"{source}: models of the hub need huggingface_hub: pip install 'bitrl[hub]'") from None
-    logging.set_verbosity_error()  # failures are told here, in a line
+    huggingface_hub.utils.logging.set_verbosity_error()  # failures are told here, in a line
     with _told(source):
         commit, listing = _listing(source)
         before = _files_of_cache(source)
-
-        class Bars(huggingface_hub.utils.tqdm):  # on a terminal alone
-            def __init__(self, *arguments: Any, **options: Any) -> None:
-                super().__init__(*arguments, **(options if sys.stderr.isatty() else options | {"disable": True}))
-
-        def download(files: Sequence[str]) -> Path:
-            patterns = [*map(_literal, files)]
-            folder = huggingface_hub.snapshot_download(
-                source.repository, revision=source.revision, allow_patterns=patterns, tqdm_class=Bars
-            )
-            return Path(folder)
-
-        if source.file is None and (checkpoint := _checkpoint(source, listing)):
-            folder = download(checkpoint)
-            _check(folder, checkpoint, listing, before, source)
+        if source.file is None and (small := _checkpoint(source, listing)):
+            folder = path = _download(source, commit, small)
+            _check(folder, small, listing, before, source)
             _check_configuration(folder, source)
-            files = [*checkpoint, *_weights(folder, listing, source)]
-            path = download(files)
+            files = [*small, *_weights(folder, listing, source)]
+            _download(source, commit, files)
         else:
             files = [_model_file(source, listing)]
-            path = download(files) / files[0]
-            folder = path.parent.joinpath(*[".."] * files[0].count("/"))
+            folder = _download(source, commit, files)
+            path = folder / files[0]
         checked = _check(folder, files, listing, before, source)
     if path.is_file():
         check_model_file(path)
@@ -103,6 +90,24 @@ def _listing(source: Hub) -> tuple[str, Mapping[str, Published]]:
     return info.sha or "", {
         file.rfilename: Published(file.lfs.sha256 if file.lfs else None, file.blob_id) for file in info.siblings or []
     }
+
+
+def _download(source: Hub, commit: str, files: Sequence[str]) -> Path:
+    """The directory with these files in it, of that commit."""
+    import huggingface_hub
+
+    class Bars(huggingface_hub.utils.tqdm):  # on a terminal alone
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **(options if sys.stderr.isatty() else options | {"disable": True}))
+
+    folder = Path(
+        huggingface_hub.snapshot_download(
+            source.repository, revision=source.revision, allow_patterns=[*map(_literal, files)], tqdm_class=Bars
+        )
+    )
+    if folder.name != commit:
+        raise RunFailed(f"{source} has changed while it was pulled: pull again")
+    return folder
 
 
 def _of_blob(path: Path) -> Published:
