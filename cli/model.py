@@ -6,7 +6,9 @@ import click
 
 from bitrl.cli.model_convert import convert
 from bitrl.cli.model_inspect import inspect
+from bitrl.cli.model_list import list_models
 from bitrl.cli.model_probe import probe
+from bitrl.cli.model_pull import pull
 from bitrl.cli.model_quantize import quantize
 from bitrl.cli.model_train import train
 
@@ -16,6 +18,8 @@ def model() -> None:
     """Train, convert, quantise, inspect and probe language models."""
 
 
+model.add_command(list_models)
+model.add_command(pull)
 model.add_command(train)
 model.add_command(convert)
 model.add_command(quantize)

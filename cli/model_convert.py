@@ -9,7 +9,7 @@ import click
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
 )
@@ -25,17 +25,22 @@ import click
 @click.option("--linear-class", help="As -o backbone.linear_class, for packed safetensors that do not say.")
 @click.option("--i2s-packing", default="x86", show_default=True, help="As -o backbone.i2s_packing: x86 or arm.")
 def convert(
-    source: Path, out: Path, kind: str | None, force: bool, activation: str | None, linear_class: str | None,
+    source: str, out: Path, kind: str | None, force: bool, activation: str | None, linear_class: str | None,
     i2s_packing: str,
 ) -> None:  # fmt: skip
     """Write a model as a GGUF file, with its tokenizer.
 
-    SOURCE is a Hugging Face checkpoint (a directory with config.json and safetensors) or a GGUF file. Ternary weights
-    that GGUF has no type for become tq2_0. llama.cpp reads the file, too, if it knows the architecture.
+    SOURCE is a Hugging Face checkpoint (a directory with config.json and safetensors), a GGUF file, or a name of
+    `bitrl model list`. Ternary weights that GGUF has no type for become tq2_0. llama.cpp reads the file, too, if it
+    knows the architecture.
     """
-    check_paths(source, out, force)
-
     from bitrl.core.errors import UsageError, unknown
+    from bitrl.plugins.backbones.catalogue import hints, resolve
+
+    path, known = resolve(source), hints(source)
+    activation, linear_class = activation or known["activation"], linear_class or known["linear_class"]
+    check_paths(path, out, force)
+
     from bitrl.plugins.backbones.convert import TYPES
     from bitrl.plugins.backbones.convert import convert as write
     from bitrl.plugins.backbones.quantize import loses
@@ -52,17 +57,15 @@ def convert(
         if terminal:
             click.echo(f"\r\x1b[K{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", err=True, nl=done == total)
 
-    for lack in write(source, out, kind, activation, linear_class, i2s_packing, tell):
+    for lack in write(path, out, kind, activation, linear_class, i2s_packing, tell):
         click.echo(f"{out}: {lack}", err=True)
     click.echo(f"{out}: {out.stat().st_size:,} bytes")
 
 
 def check_paths(source: Path, out: Path, force: bool) -> None:
-    """Raises UsageError unless there is a source and `out` may be written."""
+    """Raises UsageError unless `out` may be written, made of `source`."""
     from bitrl.core.errors import UsageError
 
-    if not source.exists():
-        raise UsageError(f"{source}: no such file or directory: name a GGUF file or a directory with safetensors")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
     if out.exists() and (not force or out.samefile(source)):

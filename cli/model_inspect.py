@@ -11,20 +11,21 @@ from bitrl.cli.output import json_option, print_json, table
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("model")
 @json_option
-def inspect(file: Path, as_json: bool) -> None:
-    """Show what is in a model file, whether it can be run or what it lacks, and the memory it would take."""
-    from bitrl.core.errors import UsageError
+def inspect(model: str, as_json: bool) -> None:
+    """Show what is in a model, whether it can be run or what it lacks, and the memory it would take.
 
-    if not file.exists():
-        raise UsageError(f"{file}: no such file: name a GGUF file or a directory with safetensors")
-    found = _facts(file)
+    MODEL is a GGUF file, a directory with safetensors, or a name of `bitrl model list`.
+    """
+    from bitrl.plugins.backbones.catalogue import hints, resolve
+
+    found = _facts(resolve(model), hints(model))
     if as_json:
         print_json(found)
         return
     sizes = [(key, f"{found[key]:,}") for key in ("bytes", "weights", "ternary_weights")]
-    click.echo(f"{file} {found['verdict']['words']}\n")
+    click.echo(f"{model} {found['verdict']['words']}\n")
     click.echo(table([("architecture", found["architecture"]), *sizes, ("checksum", found["checksum"])], indent=""))
     if found["memory"]:
         click.echo(f"\nin memory\n{table(_memory_rows(found['memory']))}")
@@ -45,13 +46,13 @@ def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("generating", f"{memory['cache_per_token']:,} bytes a token")]
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path, known: dict[str, str | None]) -> dict[str, Any]:
     import math
 
     from bitrl.plugins.backbones.inspection import as_dict
     from bitrl.plugins.backbones.inspection import inspect as look
 
-    inspected = look(path)
+    inspected = look(path, **known)
     file, verdict = inspected.file, inspected.verdict
     checksum = file.verify(largest=None)
     metadata, tensors = file.metadata(), file.tensors()

@@ -12,7 +12,7 @@ from bitrl.cli.output import claim_stdout, json_option, print_json, table
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
 )
@@ -29,7 +29,7 @@ from bitrl.cli.output import claim_stdout, json_option, print_json, table
 @click.option("--activation", help="The feed-forward network's, for a source that does not name it.")
 @json_option
 def quantize(
-    source: Path, out: Path, kind: str, embeddings: str | None, again: bool, force: bool, activation: str | None,
+    source: str, out: Path, kind: str, embeddings: str | None, again: bool, force: bool, activation: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Write a model of floats with matrices of few bits, without training, and say what each matrix lost.
@@ -37,10 +37,11 @@ def quantize(
     SOURCE is as in `bitrl model convert`, which keeps weights as they are. The loss is the relative error
     ‖Q(W) − W‖ / ‖W‖ of what was written. Untrained ternary weights lose much: see `bitrl model train`.
     """
-    check_paths(source, out, force)
-
+    from bitrl.plugins.backbones.catalogue import hints, resolve
     from bitrl.plugins.backbones.quantize import quantize as write
 
+    path = resolve(source)
+    check_paths(path, out, force)
     stdout = claim_stdout() if as_json else None
     terminal = sys.stderr.isatty()
 
@@ -48,7 +49,7 @@ def quantize(
         if terminal:
             click.echo(f"\r\x1b[K{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", err=True, nl=done == total)
 
-    made = write(source, out, kind, embeddings, again, activation, tell)
+    made = write(path, out, kind, embeddings, again, activation or hints(source)["activation"], tell)
     for lack in made.lacks:
         click.echo(f"{out}: {lack}", err=True)
     if as_json:

@@ -6,7 +6,6 @@ Knows how text, tokenizer and engine fit together. Does not know what the texts 
 """
 
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from tokenizers import Encoding, Tokenizer
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import BitNetOptions, TernaryOptions
 from bitrl.plugins.backbones.cache import Cache
+from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine import Engine, ModelFileError
 from bitrl.plugins.backbones.fields import number_ends
-from bitrl.plugins.backbones.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.tokenizer import check_vocabulary, tokenizer_of
 
 STARTER = "starter.gguf"
 _TEXTS_AT_ONCE = 64  # whose states of every token are held together
@@ -34,19 +34,22 @@ class BitNet:
     """
 
     def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
-        path = options.model or starter_path()
+        path = resolve(options.model) if options.model else starter_path()
+        known = hints(options.model) if options.model else {}
+        activation = options.activation or known.get("activation")
+        linear_class = options.linear_class or known.get("linear_class")
         self.engine = Engine(
             path,
             format,
             layers=options.layers,
             threads=options.threads,
             i2s_packing=options.i2s_packing,
-            activation=options.activation,
-            linear_class=options.linear_class,
+            activation=activation,
+            linear_class=linear_class,
         )
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_of(self.engine.file)
-        check_vocabulary(self.tokenizer, self.engine.vocabulary, path)
+        check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
         self._prefix = _prefix(metadata, self.engine)
         self.pooling, self._numbers = options.pooling, width
         if self.pooling == "field" and not width:
@@ -64,8 +67,8 @@ class BitNet:
             "format": None if format.startswith("ternary") else format,  # packed in 2 bits or 1.6: the same features
             "layers": self.engine.blocks,
             "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
-            "activation": options.activation,
-            "linear_class": options.linear_class,
+            "activation": activation,
+            "linear_class": linear_class,
             "pooling": self.pooling,
             "projection": options.projection,
         }
@@ -183,22 +186,9 @@ def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
     return BitNet(options, width, "bf16")
 
 
-def check_vocabulary(tokenizer: Tokenizer, vocabulary: int, path: str | Path) -> None:
-    """Raises ModelFileError naming `path` when the tokenizer has tokens beyond the embedding's rows."""
-    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if tokens > vocabulary:
-        raise ModelFileError(path, f"has {tokens} tokens but embeds only {vocabulary} of them")
-
-
 def starter_path() -> Path:
     """The model that ships with the package."""
-    path = Path(str(resources.files("bitrl.plugins.backbones.models") / STARTER))
-    if not path.is_file():
-        raise UsageError(
-            "this installation has no starter model (plugins/backbones/models/starter.gguf): reinstall bitrl, "
-            "or name a model with -o backbone.model=FILE"
-        )
-    return path
+    return packaged(STARTER)
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:

@@ -15,11 +15,10 @@ from typing import Any
 import attrs
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.bitnet import check_vocabulary
 from bitrl.plugins.backbones.engine import Plan, formats, open_model, plan
 from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.model_file import ModelFile, Tensor
-from bitrl.plugins.backbones.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.tokenizer import check_vocabulary, tokenizer_of
 
 ACTIVATIONS = ("relu2", "silu")
 LINEAR_CLASSES = ("autobitlinear", "bitlinear")
@@ -64,24 +63,33 @@ class Inspected:
     totals: dict[str, dict[str, int]]
 
 
-def inspect(path: Path) -> Inspected:
-    """Open a model and find out how it would run. Raises ModelFileError for one that is damaged or cannot be read."""
-    file, found, activation, linear_class = _planned(path)
-    needs = [f"-o backbone.linear_class={' or '.join(LINEAR_CLASSES)}"] if linear_class else []
-    needs += [f"-o backbone.activation={' or '.join(ACTIVATIONS)}"] if activation else []
+def inspect(path: Path, activation: str | None = None, linear_class: str | None = None) -> Inspected:
+    """Open a model and find out how it would run, given what is already known of it.
+
+    Raises ModelFileError for one that is damaged or cannot be read.
+    """
+    given = activation, linear_class
+    file, found, activation, linear_class = _planned(path, activation, linear_class)
+    needs = [f"-o backbone.linear_class={' or '.join(LINEAR_CLASSES)}"] if linear_class not in (None, given[1]) else []
+    needs += [f"-o backbone.activation={' or '.join(ACTIVATIONS)}"] if activation not in (None, given[0]) else []
     problems = [] if isinstance(found, Plan) else [found]
     problems += _tokenizer_problems(file, found.shape.vocabulary if isinstance(found, Plan) else None)
     memory = _memory(file, found, activation) if isinstance(found, Plan) else None
     return Inspected(file, Verdict(needs, problems), memory, _totals(file.tensors()))
 
 
-def _planned(path: Path) -> tuple[ModelFile | HuggingFaceFile, Plan | str, str | None, str | None]:
+def _planned(
+    path: Path, activation: str | None, linear_class: str | None
+) -> tuple[ModelFile | HuggingFaceFile, Plan | str, str | None, str | None]:
     """The file and the engine's plan, or why there is none; and what had to be named because the file leaves it open.
 
     Any choice will do to find that out: none changes whether a model runs.
     """
     unreadable, unfit = None, None
-    for activation, linear_class in itertools.product((None, ACTIVATIONS[0]), (None, LINEAR_CLASSES[0])):
+    activations, classes = ([None, first] for first in (ACTIVATIONS[0], LINEAR_CLASSES[0]))
+    for activation, linear_class in itertools.product(
+        [activation] if activation else activations, [linear_class] if linear_class else classes
+    ):
         try:
             file = open_model(path, activation, linear_class)
         except UsageError as error:

@@ -4,6 +4,7 @@ Knows how text is cut into pieces before BPE merges them, how GGUF names those w
 a SentencePiece vocabulary. Does not know how a vocabulary is trained, nor what the model does with the ids.
 """
 
+import os
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
@@ -232,6 +233,26 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
         raise ModelFileError(path, f"has a broken vocabulary: {error}") from None
+
+
+def check_vocabulary(tokenizer: Tokenizer, rows: int, path: str) -> None:
+    """Raises ModelFileError, naming `path`, when plain text can give a token that is not among the embedding's `rows`.
+
+    Special tokens, which plain text never gives, may lie beyond: Gemma's text models leave one of images there.
+    """
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    tokens = max((number for number in tokenizer.get_vocab().values() if number not in special), default=-1) + 1
+    if tokens > rows:
+        raise ModelFileError(path, f"has {tokens} tokens but embeds only {rows} of them")
+
+
+def check_model_file(path: str | os.PathLike[str]) -> None:
+    """Raises ModelFileError for a GGUF file that is damaged, or whose tokenizer is missing, broken or does not fit."""
+    file = ModelFile(path)
+    embedding = next((tensor for tensor in file.tensors() if tensor.name == "token_embd.weight"), None)
+    if embedding is None:
+        raise ModelFileError(path, "has no token_embd.weight, so it is no language model")
+    check_vocabulary(tokenizer_of(file), embedding.shape[0], file.path)
 
 
 def _ids(tokens: Sequence[str]) -> dict[str, int]:
