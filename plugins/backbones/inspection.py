@@ -86,10 +86,9 @@ def _planned(
     Any choice will do to find that out: none changes whether a model runs.
     """
     unreadable, unfit = None, None
-    activations, classes = ([None, first] for first in (ACTIVATIONS[0], LINEAR_CLASSES[0]))
-    for activation, linear_class in itertools.product(
-        [activation] if activation else activations, [linear_class] if linear_class else classes
-    ):
+    activations = [activation] if activation else [None, ACTIVATIONS[0]]
+    classes = [linear_class] if linear_class else [None, LINEAR_CLASSES[0]]
+    for activation, linear_class in itertools.product(activations, classes):
         try:
             file = open_model(path, activation, linear_class)
         except UsageError as error:

@@ -21,7 +21,7 @@ from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.probe import read_states
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
-from bitrl.plugins.backbones.pretraining.train import Plan, Progress, Trainer
+from bitrl.plugins.backbones.pretraining.train import PARTS, Plan, Progress, Trainer
 from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, train_vocabulary
 from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers
 
@@ -70,7 +70,7 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     vocabulary = vocabulary_for(kept, readers, request.shape.vocab, request.seed, worlds, games)
     shape = attrs.evolve(request.shape, vocab=len(vocabulary.tokens))
     tokenizer = vocabulary.tokenizer()
-    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch, shape.context, worlds, games)
+    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch // PARTS, shape.context, worlds, games)
     steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed)
     plan = Plan(steps=steps, seed=request.seed)
     # Everything that decides the result, so that a checkpoint is only ever continued by its own command. Not
@@ -158,7 +158,7 @@ def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -
     whole = len(ids) // window * window
     nats = 0.0
     for rows in torch.tensor(ids[:whole]).view(-1, window).split(32):
-        *_, last = model.residuals(rows)
+        *_, [last] = model.residuals(rows)
         logits = model.logits(last[:, :-1]).flatten(0, 1)
         nats += torch.nn.functional.cross_entropy(logits, rows[:, 1:].flatten(), reduction="sum").item()
     predicted = whole - whole // window

@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, numbers_so_far
+from bitrl.plugins.backbones.pretraining.texts import Known, Texts, invented, numbers_so_far
 from bitrl.plugins.backbones.pretraining.worlds import Choices
 
 GROUP = 8
@@ -93,11 +93,11 @@ class Corpus:
     ):
         self.tokenizer, self.budget, self.context = tokenizer, budget, context
         self.worlds, self.choices = list(worlds), choices
-        # Few numbers before many, and JSON, which most agents read, before sentences: the order in which they join.
-        self.known = sorted(readers, key=lambda reader: (len(reader.half) > 6, FORMATS.index(reader.format)))
+        self.known = list(readers)
         # Many numbers are harder to keep apart than few.
         emphasis = {"json": 1.5, "compact": 1.0, "natural": 0.7}
-        self.weights = np.array([len(reader.half) ** 0.5 * emphasis[reader.format] for reader in self.known])
+        weights = np.array([len(reader.half) ** 0.5 * emphasis[reader.format] for reader in self.known])
+        self.weights = weights / weights.sum()
         passages = [file.text[i : i + 200_000] for file in files for i in range(0, len(file.text), 200_000)]
         encoded = tokenizer.encode_batch(passages, add_special_tokens=False)
         self.prose = torch.from_numpy(
@@ -110,10 +110,9 @@ class Corpus:
         starts = torch.from_numpy(rng.integers(0, max(1, len(self.prose) - length), size=self.budget // length))
         return Batch(self.prose[starts[:, None] + torch.arange(length)].long(), torch.full((len(starts),), length))
 
-    def known_batch(self, rng: np.random.Generator, joined: int) -> Batch:
-        """One of the first `joined` environments and serializers."""
-        weights = self.weights[:joined]
-        reader = self.known[rng.choice(len(weights), p=weights / weights.sum())]
+    def known_batch(self, rng: np.random.Generator) -> Batch:
+        """States of one environment through one serializer."""
+        reader = self.known[rng.choice(len(self.weights), p=self.weights)]
         length = len(self.tokenizer.encode(reader.write(reader.met[:1].astype(np.float32))[0]).ids)
         return self._batch(reader.sample(rng, max(1, self.budget // length // 2) * 2))
 

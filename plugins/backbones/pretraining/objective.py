@@ -5,6 +5,8 @@ Knows the three losses. Does not know how texts are made or how the model is opt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,17 +111,18 @@ def token_loss(model: BitNet, residual: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits, batch.tokens[:, 1:][inside])
 
 
-def pooled_states(model: BitNet, batch: Batch, count: int) -> list[Tensor]:
-    """The mean of the residual stream over each text [B, width], after each of the last `count` blocks."""
+def pooled(after: Sequence[Tensor], batch: Batch) -> list[Tensor]:
+    """Residual streams [B, T, width] → their means over each text [B, width]."""
     inside = (torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]).unsqueeze(2)
-    after = list(model.residuals(batch.tokens))[-count:]
     return [torch.where(inside, x, 0.0).sum(dim=1) / batch.lengths[:, None] for x in after]
 
 
-def choice_loss(model: BitNet, questions: nn.ModuleList, batch: Batch, choices: ChoiceBatch) -> Tensor:
-    """Cross-entropy of whether a command can be given in a state, the two kinds weighing the same."""
-    states = pooled_states(model, batch, len(questions))
-    commands = pooled_states(model, choices.commands, len(questions))
+def choice_loss(
+    questions: nn.ModuleList, states: Sequence[Tensor], commands: Sequence[Tensor], choices: ChoiceBatch
+) -> Tensor:
+    """Cross-entropy of whether a command can be given in a state, the two kinds weighing the same; pooled features
+    [B, width] and [C, width] after each supervised block.
+    """
     share = choices.possible.mean().clamp(0.05, 0.95)
     weight = torch.where(choices.possible > 0, 0.5 / share, 0.5 / (1 - share))
     logits = [q.matches(s, c, choices.pairs) for q, s, c in zip(questions, states, commands, strict=True)]
@@ -132,15 +135,34 @@ def fact_loss(read: Tensor, facts: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(read[asked], facts[asked])
 
 
-def losses(model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, batch: Batch) -> dict[str, Tensor]:
-    """The losses of one batch by name. Every block from the second on is supervised, so that `layers=k` is usable
+def losses(
+    model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, batches: Sequence[Batch]
+) -> list[dict[str, Tensor]]:
+    """The losses of each batch by name. Every block from the second on is supervised, so that `layers=k` is usable
     for any k.
     """
-    if batch.choices is not None:
-        return {"commands": choice_loss(model, questions, batch, batch.choices)}
-    after = list(model.residuals(batch.tokens))
-    if batch.numbers is None:
-        return {"prose": token_loss(model, after[-1], batch)}
+    asked = [batch.choices.commands for batch in batches if batch.choices is not None]
+    everything = [*batches, *asked]
+    streams = list(model.residuals(*(batch.tokens for batch in everything)))[-len(readouts) :]
+    of = [[after[i] for after in streams] for i in range(len(everything))]
+    answers = iter(of[len(batches) :])
+    found = []
+    for batch, after in zip(batches, of, strict=False):
+        if batch.choices is not None:
+            commands = pooled(next(answers), batch.choices.commands)
+            found.append({"commands": choice_loss(questions, pooled(after, batch), commands, batch.choices)})
+        elif batch.numbers is None:
+            found.append({"prose": token_loss(model, after[-1], batch)})
+        else:
+            found.append(state_losses(model, readouts, questions, after, batch))
+    return found
+
+
+def state_losses(
+    model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, after: Sequence[Tensor], batch: Batch
+) -> dict[str, Tensor]:
+    """The losses of states with numbers, and with facts if they have any."""
+    assert batch.numbers is not None
     assert batch.frames is not None
     assert batch.names is not None
     last = torch.arange(len(batch.tokens)), batch.lengths - 1
@@ -148,21 +170,17 @@ def losses(model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, bat
     wanted = so_far[last]
     # Asked for only at its end, a text gives too faint a hint which digit mattered. So the mean is also read while
     # it builds up, and has to hold at each token what has been written by then: every digit is told what it adds.
-    building = [x.cumsum(dim=1) / batch.lengths[:, None, None] for x in after[-len(readouts) :]]
-    pooled = [x[last] for x in building]
-    found = {
-        "numbers": torch.stack(
-            [number_loss(r(p, batch.names), wanted) for r, p in zip(readouts, pooled, strict=True)]
-        ).mean()
-    }
+    building = [x.cumsum(dim=1) / batch.lengths[:, None, None] for x in after]
+    means = [x[last] for x in building]
+    read = [number_loss(readout(mean, batch.names), wanted) for readout, mean in zip(readouts, means, strict=True)]
+    found = {"numbers": torch.stack(read).mean()}
     if batch.facts is not None:
-        found["facts"] = torch.stack(
-            [fact_loss(q.facts(p), batch.facts) for q, p in zip(questions, pooled, strict=True)]
-        ).mean()
+        told = [fact_loss(q.facts(mean), batch.facts) for q, mean in zip(questions, means, strict=True)]
+        found["facts"] = torch.stack(told).mean()
     else:
         read = [number_loss(readout(x, batch.names), so_far) for readout, x in zip(readouts, building, strict=True)]
         found["digits"] = torch.stack(read).mean()
-        found["roughness"] = torch.stack([roughness(p, len(batch.names)) for p in pooled]).mean()
+        found["roughness"] = torch.stack([roughness(mean, len(batch.names)) for mean in means]).mean()
     # Predicting states teaches little: a few of the texts will do.
     found["texts"] = token_loss(model, after[-1][::16], Batch(batch.tokens[::16], batch.lengths[::16]))
     return found
