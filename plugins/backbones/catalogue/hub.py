@@ -49,10 +49,11 @@ def fetch(name: str, source: Hub) -> Pulled:
     RunFailed when the hub cannot be reached, a file is not what the hub says, or the disk is full.
     """
     try:
-        import huggingface_hub
+        import huggingface_hub  # noqa: F401
+        from huggingface_hub.utils import logging
     except ImportError:
         raise UsageError(f"{source}: models of the hub need huggingface_hub: pip install 'bitrl[hub]'") from None
-    huggingface_hub.utils.logging.set_verbosity_error()  # failures are told here, in a line
+    logging.set_verbosity_error()  # failures are told here, in a line
     with _told(source):
         commit, listing = _listing(source)
         before = _files_of_cache(source)
@@ -94,14 +95,15 @@ def _listing(source: Hub) -> tuple[str, Mapping[str, Published]]:
 
 def _download(source: Hub, commit: str, files: Sequence[str]) -> Path:
     """The directory with these files in it, of that commit."""
-    import huggingface_hub
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm
 
-    class Bars(huggingface_hub.utils.tqdm):  # on a terminal alone
+    class Bars(tqdm):  # on a terminal alone
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **(options if sys.stderr.isatty() else options | {"disable": True}))
 
     folder = Path(
-        huggingface_hub.snapshot_download(
+        snapshot_download(
             source.repository, revision=source.revision, allow_patterns=[*map(_literal, files)], tqdm_class=Bars
         )
     )
