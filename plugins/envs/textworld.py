@@ -34,18 +34,26 @@ class CookingGame(gymnasium.Env):
     beyond its end does nothing. Reward: the points won by the step, of a total of 1. An episode ends when the meal is
     eaten (`info["success"]`) or an ingredient is spoilt, and is cut off after `max_steps`.
 
-    `info` also has "policy_commands": a way to win from here, for tests and for sampling states.
+    With `walkthrough`, `info` also has "policy_commands": a way to win from here, for tests and for sampling states.
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's name and type)
 
-    def __init__(self, settings: Cooking, games: Sequence[int], max_steps: int = 50, render_mode: str | None = None):
+    def __init__(
+        self,
+        settings: Cooking,
+        games: Sequence[int],
+        max_steps: int = 50,
+        walkthrough: bool = False,
+        render_mode: str | None = None,
+    ):
         """Makes the games first, where the cache does not have them (about 5 s each).
 
         Args:
             settings: the difficulty.
             games: the seeds of the games.
             max_steps: an episode's length at most.
+            walkthrough: whether `info` has "policy_commands"; takes as long again as the rest of a step.
             render_mode: None or "ansi".
 
         Raises:
@@ -53,7 +61,7 @@ class CookingGame(gymnasium.Env):
         """
         require_textworld()
         self.games = [game(settings, seed) for seed in games]
-        self.max_steps, self.render_mode = max_steps, render_mode
+        self.max_steps, self.walkthrough, self.render_mode = max_steps, walkthrough, render_mode
         self.observation_space = gymnasium.spaces.Text(LONGEST_TEXT, min_length=0, charset=string.printable)
         self.action_space = gymnasium.spaces.Discrete(MOST_COMMANDS)
         self.commands: list[str] = []
@@ -108,8 +116,8 @@ class CookingGame(gymnasium.Env):
 
         self.close()
         wanted = textworld.EnvInfos(
-            facts=True, description=True, inventory=True, admissible_commands=True, policy_commands=True,
-            score=True, max_score=True, won=True, lost=True,
+            facts=True, description=True, inventory=True, admissible_commands=True,
+            policy_commands=self.walkthrough, score=True, max_score=True, won=True, lost=True,
         )  # fmt: skip
         self._player, self.game = textworld.start(str(file), wanted), file
 
