@@ -16,7 +16,6 @@ import attrs
 import numpy as np
 
 from bitrl.core.files import write_atomically
-from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.serializers.grid import COLOURS, Grid, sightings
 
 BABYAI_IDS = (
@@ -69,12 +68,12 @@ def babyai_samples(ids: Sequence[str], count: int, seed: int) -> list[BabyAISamp
     Raises:
         UsageError: MiniGrid is not installed, or has no such id.
     """
-    from bitrl.plugins.envs.babyai import make
+    from bitrl.plugins.envs.babyai import make, spec
 
     samples: list[BabyAISample] = []
     for index, id in enumerate(ids):
         rng = np.random.default_rng([seed, index])
-        write = Grid(None, ObservationSpec(id))
+        write = Grid(None, spec(id))
         wanted = count // len(ids) + (index < count % len(ids))
         world = make(id)
         observation, _ = world.reset(seed=int(rng.integers(2**31)))

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.interfaces import Environment, Field, ObservationSpec
 
 ROOMS = ("study", "kitchen", "bedroom", "hall")
 WINDOWS = {"study": 0.22, "kitchen": 0.28, "bedroom": 0.18, "hall": 0.06}
@@ -217,3 +217,15 @@ class SmartHomeLight(gymnasium.Env):
     def _observation(self) -> dict[str, Any]:
         rooms = np.stack([self.people, self._daylight(), LEVEL * self.levels], axis=1)
         return {"request": self.request, "numbers": np.array([self.hour, *rooms.ravel()], np.float32)}
+
+
+class SmartHome(Environment):
+    """The home, for `bitrl run`."""
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new home."""
+        return SmartHomeLight(render_mode)
+
+    def observation_spec(self) -> ObservationSpec:
+        """The request, and the numbers."""
+        return SPEC
