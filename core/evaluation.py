@@ -44,13 +44,12 @@ def evaluate(
     episodes = len(seeds)
     returns = [Return()] * episodes
     envs = [make() for _ in range(min(BATCH, episodes))]
-    space = envs[0].observation_space if envs else None
     playing = dict(enumerate(envs))  # episode → its environment
     observations: dict[int, Any] = {episode: env.reset(seed=seeds[episode])[0] for episode, env in playing.items()}
     upcoming, done = len(envs), 0
     while playing and not interrupted():
         order = sorted(playing)
-        actions = policy(np.stack([as_array(space, observations[episode]) for episode in order]))
+        actions = policy(np.stack([as_array(envs[0].observation_space, observations[episode]) for episode in order]))
         for episode, action in zip(order, actions, strict=True):
             observation, reward, terminated, truncated, info = playing[episode].step(action)
             returns[episode] = Return(returns[episode] + float(reward))

@@ -61,7 +61,8 @@ def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options
     def cases() -> list[Case]:
         """Its target makes it from its options and an ObservationSpec."""
         values: Any = parse(record.options, options, "serializer")
-        made, refusals = [], []
+        made: list[Case] = []
+        refusals = []
         for env in (*envs, *(OTHERWISE if set(ENVIRONMENTS) <= set(envs) else ())):
             if made and env in OTHERWISE:
                 break

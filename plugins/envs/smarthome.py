@@ -105,7 +105,7 @@ def request(rng: np.random.Generator) -> tuple[str, dict[str, Want]]:
     count = int(rng.integers(2, 4))
     rooms = [ROOMS[i] for i in rng.permutation(len(ROOMS))[:count]]
     choices: tuple[Want, ...] = ("bright", "dim", "dark")
-    wants: list[Want] = ["bright", choices[rng.integers(1, 3)], choices[rng.integers(3)]][:count]  # type: ignore[list-item]
+    wants: list[Want] = ["bright", choices[rng.integers(1, 3)], choices[rng.integers(3)]][:count]
     wants = [wants[i] for i in rng.permutation(count)]
 
     def one(phrases: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import string
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ class CookingGame(gymnasium.Env):
             facts=True, description=True, inventory=True, admissible_commands=True,
             policy_commands=self.walkthrough, score=True, max_score=True, won=True, lost=True,
         )  # fmt: skip
-        self._player, self.game = textworld.start(str(file), wanted), file
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Jericho's, that it has no scores of its own for this game
+            self._player, self.game = textworld.start(str(file), wanted), file
 
     def _info(self) -> dict[str, Any]:
         self.commands = sorted(filter(worthwhile, self.state.admissible_commands))[:MOST_COMMANDS]
@@ -171,9 +174,10 @@ def scene(facts: Iterable[Any]) -> str:
     for fact in kept:  # cut first, then cooked, as recipes have it
         if len(fact.arguments) == 1 and fact.name in _OPENABLE:
             names[fact.arguments[0].name] = f"{fact.name} {names[fact.arguments[0].name]}"
+    burned = {fact.arguments[0].name for fact in kept if fact.name == "burned"}
     for state in reversed(_STATES):
         for fact in kept:
-            if fact.name == state and len(fact.arguments) == 1:
+            if fact.name == state and not (state in _COOKED.values() and fact.arguments[0].name in burned):
                 names[fact.arguments[0].name] = f"{state} {names[fact.arguments[0].name]}"
     pairs = [(fact.name, *(variable.name for variable in fact.arguments)) for fact in kept if len(fact.arguments) == 2]
     room = next(place for relation, thing, place in pairs if relation == "at" and thing == "P")

@@ -57,8 +57,10 @@ def test_the_text_says_what_textworld_says(kept):
     """A thing is named in our text if and only if TextWorld's description, inventory or recipe names it."""
     env = CookingGame(SETTINGS, [0], max_steps=40, walkthrough=True)
     told = 0
-    for seed in range(3):
-        for text, *_ in walk(env, seed, mistakes=0.6):
+    for seed in range(4):
+        for text, _, terminated, *_ in walk(env, seed, mistakes=0.6):
+            if terminated:  # TextWorld then still describes the state before
+                continue
             state = env.state
             recipe, _, rest = text.partition("recipe: ")[2].partition(". ")
             place, _, carried = rest.partition(". carrying ")
@@ -72,7 +74,7 @@ def test_the_text_says_what_textworld_says(kept):
             for state_word in ("sliced", "diced", "chopped", "roasted", "fried", "burned"):
                 assert (state_word in carried) == (state_word in state.inventory)
             assert recipe in ("not read", "sliced roasted carrot, diced roasted yellow bell pepper")
-    assert told > 500
+    assert told > 400
 
 
 def test_same_seed_same_trajectory(kept):
@@ -120,7 +122,7 @@ Ingredients:\nblack pepper\n  red potato\n\nDirections:\nslice the red potato\n 
 @pytest.mark.parametrize(
     ("feedback", "answer"),
     [
-        ("\nYou take the red potato from the counter.\n\n\nYour score has just gone up by one point.\n\n>   -= Kitchen =-1/2",
+        ("\nYou take the red potato from the counter.\n\n\nYour score has just gone up by one point.\n\n>  -= Kitchen",
          "you take the red potato from the counter."),
         ("\nYou open the fridge, revealing an egg.\n\n\n>  -= Kitchen =-0/2", "you open the fridge."),
         ("\n-= Pantry =-\nYou find yourself in a pantry.\n\n>   -= Pantry =-0/3", ""),
