@@ -75,9 +75,12 @@ def read(path: Path) -> Checkpoint:
         raise DamagedCheckpoint(f"not readable ({error})") from None
     if digest != _digest(arrays, meta):
         raise DamagedCheckpoint("its checksum does not match")
-    plain, dtypes = json.loads(meta)
-    for name, description in dtypes.items():
-        arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
+    try:
+        plain, dtypes = json.loads(meta)
+        for name, description in dtypes.items():
+            arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"its arrays are not what it says ({error})") from None
     return Checkpoint(arrays, plain)
 
 
