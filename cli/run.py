@@ -142,7 +142,8 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
         return "not evaluated (run.eval_episodes is 0)"
     mean, std, episodes = statistics["mean_return"], statistics["std_return"], statistics["episodes"]
     plural = "s" if episodes != 1 else ""
-    return f"mean return {mean:.1f} ± {std:.1f} (standard deviation) over {episodes} episode{plural}"
+    success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
+    return f"{success}mean return {mean:.1f} ± {std:.1f} (standard deviation) over {episodes} episode{plural}"
 
 
 def _refuse_beside_resume(ctx: click.Context) -> None:

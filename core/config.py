@@ -5,6 +5,8 @@ Resolving reads records and options classes only, so a mistake is found before a
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,10 @@ PARTS = ("run", "env", "serializer", "backbone", "critic_backbone", "algo")
 
 ANY_GYMNASIUM_ID = "gymnasium"
 """The environment record that stands for every id that no plugin has registered."""
+
+
+REGISTERED_BY = {"BabyAI-": "minigrid", "MiniGrid-": "minigrid"}
+"""Packages whose Gymnasium ids exist once they are imported, by how the ids begin."""
 
 
 @options
@@ -136,6 +142,10 @@ def find_environment(name: str) -> EnvironmentRecord:
         return registry().find("environment", name)
     import gymnasium
 
+    for beginning, package in REGISTERED_BY.items():
+        if name.startswith(beginning):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(package)
     if ":" not in name and name not in gymnasium.registry:
         raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
     return registry().find("environment", ANY_GYMNASIUM_ID)

@@ -39,13 +39,15 @@ class ObservationSpec:
 
     `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one
     field and `discrete` says how many values it takes. Where `texts` names parts that are texts, an observation is
-    a mapping of those and of "numbers", the Box that `fields` describes.
+    a mapping of those and of "numbers", the Box that `fields` describes. If `grid`, it has no numbers, but MiniGrid's
+    "image" and "direction".
     """
 
     env: str | None = None
     fields: tuple[Field, ...] = ()
     discrete: int | None = None
     texts: tuple[str, ...] = ()
+    grid: bool = False
 
 
 @runtime_checkable
@@ -92,7 +94,9 @@ class Environment(ABC):
 
     @abstractmethod
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new single environment with a Box or Discrete observation space and a Discrete or Box action space."""
+        """A new single environment; its observation space is Box, Discrete or what its `observation_spec` says, its
+        action space Discrete or Box.
+        """
 
     def observation_spec(self) -> ObservationSpec:
         """Names and bounds of the observation's numbers; by default read from the observation space."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
     from bitrl.core.checkpoints import Checkpoint
+    from bitrl.core.evaluation import Return
     from bitrl.core.features import FeatureExtractor
 
 Listener = Callable[[events.Event], None]
@@ -269,7 +270,7 @@ def _evaluate(
     directory: Path,
     tell: Listener,
     interrupted: Callable[[], bool] = lambda: False,
-) -> list[float]:
+) -> list[Return]:
     """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted."""
     from bitrl.core.evaluation import evaluate
 
@@ -282,12 +283,16 @@ def _evaluate(
     )
 
 
-def _statistics(returns: list[float]) -> dict[str, Any]:
-    """Episodes, mean and standard deviation (over the episodes, n in the denominator); null where there are none."""
+def _statistics(returns: list[Return]) -> dict[str, Any]:
+    """Episodes, mean and standard deviation (over the episodes, n in the denominator); null where there are none. Also
+    the share of successes, in environments that have them.
+    """
     import numpy as np
 
     mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
-    return {"episodes": len(returns), "mean_return": mean, "std_return": std}
+    successes = [each.success for each in returns if each.success is not None]
+    rate = {"success_rate": float(np.mean(successes))} if successes else {}
+    return {"episodes": len(returns), "mean_return": mean, "std_return": std, **rate}
 
 
 def _seeds(seed: int, use: int, count: int) -> list[int]:

@@ -12,6 +12,7 @@ from bitrl.core import replay
 from bitrl.core.config import find_environment
 from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Backbone, Environment, Task
+from bitrl.core.observations import as_array
 from bitrl.core.options import NoOptions, parse
 from bitrl.plugins.serializers.vector import Vector
 
@@ -31,7 +32,7 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
         while len(seen) < count:
             observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
             seen.append(env.reset()[0] if terminated or truncated else observation)
-        return np.stack([np.array(observation) for observation in seen])
+        return np.stack([as_array(env.observation_space, observation) for observation in seen])
     finally:
         env.close()
 
@@ -134,11 +135,11 @@ class _Watcher(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self.observation = np.array(observation)
+        self.observation = np.array(as_array(self.observation_space, observation))
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.steps += 1
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.observation = np.array(observation)
+        self.observation = np.array(as_array(self.observation_space, observation))
         return observation, reward, terminated, truncated, info

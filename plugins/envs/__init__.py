@@ -12,7 +12,7 @@ TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
 
 @hookimpl
 def bitrl_environments() -> Iterator[EnvironmentRecord]:
-    """Classic control, and every other Gymnasium id."""
+    """Classic control, BabyAI, a home, and every other Gymnasium id."""
     yield EnvironmentRecord(
         name="CartPole-v1",
         summary="keep a pole upright on a cart (return up to 500)",
@@ -29,6 +29,18 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         summary="rock a weak car out of a valley (return about -105 at best)",
         target=TARGET,
         defaults={"run.steps": 300_000},
+    )
+    yield EnvironmentRecord(
+        name="BabyAI-GoToRedBall-v0",
+        summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
+        target=TARGET,
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+    )
+    yield EnvironmentRecord(
+        name="SmartHome-Light",
+        summary="a home's lamps, by a request in plain English (return about 31 at best)",
+        target="bitrl.plugins.envs.smarthome:SmartHome",
+        defaults={"run.serializer": "compact", "run.steps": 1_000_000},
     )
     yield EnvironmentRecord(
         name="gymnasium",

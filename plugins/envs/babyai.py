@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import ObservationSpec
 
 LONGEST_MISSION = 400
 """In characters; a mission of four clauses (BabyAI-BossLevel) has about 200."""
@@ -54,6 +55,16 @@ class BabyAI(gymnasium.Wrapper):
     def _parts(observation: dict[str, Any]) -> dict[str, Any]:
         direction = np.int64(observation["direction"])
         return {"image": observation["image"], "direction": direction, "mission": observation["mission"].lower()}
+
+
+def is_minigrid(id: str) -> bool:
+    """Whether a Gymnasium id is one of MiniGrid's."""
+    return id.rpartition(":")[2].startswith(("BabyAI-", "MiniGrid-"))
+
+
+def spec(id: str) -> ObservationSpec:
+    """What the serializer `grid` must know."""
+    return ObservationSpec(id, texts=("mission",), grid=True)
 
 
 def make(id: str, render_mode: str | None = None) -> gymnasium.Env:

@@ -6,17 +6,16 @@ Every function is deterministic in its `seed`.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
 from bitrl.core.files import write_atomically
-from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.serializers.grid import COLOURS, Grid, sightings
 
 BABYAI_IDS = (
@@ -69,12 +68,12 @@ def babyai_samples(ids: Sequence[str], count: int, seed: int) -> list[BabyAISamp
     Raises:
         UsageError: MiniGrid is not installed, or has no such id.
     """
-    from bitrl.plugins.envs.babyai import make
+    from bitrl.plugins.envs.babyai import make, spec
 
     samples: list[BabyAISample] = []
     for index, id in enumerate(ids):
         rng = np.random.default_rng([seed, index])
-        write = Grid(None, ObservationSpec(id))
+        write = Grid(None, spec(id))
         wanted = count // len(ids) + (index < count % len(ids))
         world = make(id)
         observation, _ = world.reset(seed=int(rng.integers(2**31)))
@@ -140,13 +139,13 @@ def textworld_samples(games: int, per_game: int, seed: int, split: str = "train"
 
     settings = textworld_games.Cooking(split=split)  # type: ignore[arg-type]
     samples: list[TextWorldSample] = []
-    code = b"".join(Path(file).read_bytes() for file in (__file__, textworld.__file__))
-    version = hashlib.sha256(code).hexdigest()[:12]  # the states are worded by this code
+    code = inspect.getsource(textworld) + inspect.getsource(_wander)  # which words and chooses the states
+    version = hashlib.sha256(code.encode()).hexdigest()[:12]
     for index in range(games):
         name = textworld_games.game_name(settings, index)
         kept = textworld_games.cache_directory() / f"states-{per_game}-{seed}-{version}-{name}.json"
         if not kept.exists():
-            world = textworld.CookingGame(settings, [index], max_steps=40)
+            world = textworld.CookingGame(settings, [index], max_steps=40, walkthrough=True)
             states = _wander(world, per_game, np.random.default_rng([seed, index]))
             world.close()
             write_atomically(kept, json.dumps(states))

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.interfaces import Environment, Field, ObservationSpec
 
 ROOMS = ("study", "kitchen", "bedroom", "hall")
 WINDOWS = {"study": 0.22, "kitchen": 0.28, "bedroom": 0.18, "hall": 0.06}
@@ -105,7 +105,7 @@ def request(rng: np.random.Generator) -> tuple[str, dict[str, Want]]:
     count = int(rng.integers(2, 4))
     rooms = [ROOMS[i] for i in rng.permutation(len(ROOMS))[:count]]
     choices: tuple[Want, ...] = ("bright", "dim", "dark")
-    wants: list[Want] = ["bright", choices[rng.integers(1, 3)], choices[rng.integers(3)]][:count]  # type: ignore[list-item]
+    wants: list[Want] = ["bright", choices[rng.integers(1, 3)], choices[rng.integers(3)]][:count]
     wants = [wants[i] for i in rng.permutation(count)]
 
     def one(phrases: tuple[str, ...]) -> str:
@@ -217,3 +217,15 @@ class SmartHomeLight(gymnasium.Env):
     def _observation(self) -> dict[str, Any]:
         rooms = np.stack([self.people, self._daylight(), LEVEL * self.levels], axis=1)
         return {"request": self.request, "numbers": np.array([self.hour, *rooms.ravel()], np.float32)}
+
+
+class SmartHome(Environment):
+    """The home, for `bitrl run`."""
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new home."""
+        return SmartHomeLight(render_mode)
+
+    def observation_spec(self) -> ObservationSpec:
+        """The request, and the numbers."""
+        return SPEC

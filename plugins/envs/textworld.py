@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import string
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,26 @@ class CookingGame(gymnasium.Env):
     beyond its end does nothing. Reward: the points won by the step, of a total of 1. An episode ends when the meal is
     eaten (`info["success"]`) or an ingredient is spoilt, and is cut off after `max_steps`.
 
-    `info` also has "policy_commands": a way to win from here, for tests and for sampling states.
+    With `walkthrough`, `info` also has "policy_commands": a way to win from here, for tests and for sampling states.
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's name and type)
 
-    def __init__(self, settings: Cooking, games: Sequence[int], max_steps: int = 50, render_mode: str | None = None):
+    def __init__(
+        self,
+        settings: Cooking,
+        games: Sequence[int],
+        max_steps: int = 50,
+        walkthrough: bool = False,
+        render_mode: str | None = None,
+    ):
         """Makes the games first, where the cache does not have them (about 5 s each).
 
         Args:
             settings: the difficulty.
             games: the seeds of the games.
             max_steps: an episode's length at most.
+            walkthrough: whether `info` has "policy_commands"; takes as long again as the rest of a step.
             render_mode: None or "ansi".
 
         Raises:
@@ -53,7 +62,7 @@ class CookingGame(gymnasium.Env):
         """
         require_textworld()
         self.games = [game(settings, seed) for seed in games]
-        self.max_steps, self.render_mode = max_steps, render_mode
+        self.max_steps, self.walkthrough, self.render_mode = max_steps, walkthrough, render_mode
         self.observation_space = gymnasium.spaces.Text(LONGEST_TEXT, min_length=0, charset=string.printable)
         self.action_space = gymnasium.spaces.Discrete(MOST_COMMANDS)
         self.commands: list[str] = []
@@ -108,10 +117,12 @@ class CookingGame(gymnasium.Env):
 
         self.close()
         wanted = textworld.EnvInfos(
-            facts=True, description=True, inventory=True, admissible_commands=True, policy_commands=True,
-            score=True, max_score=True, won=True, lost=True,
+            facts=True, description=True, inventory=True, admissible_commands=True,
+            policy_commands=self.walkthrough, score=True, max_score=True, won=True, lost=True,
         )  # fmt: skip
-        self._player, self.game = textworld.start(str(file), wanted), file
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Jericho's, that it has no scores of its own for this game
+            self._player, self.game = textworld.start(str(file), wanted), file
 
     def _info(self) -> dict[str, Any]:
         self.commands = sorted(filter(worthwhile, self.state.admissible_commands))[:MOST_COMMANDS]
@@ -163,9 +174,10 @@ def scene(facts: Iterable[Any]) -> str:
     for fact in kept:  # cut first, then cooked, as recipes have it
         if len(fact.arguments) == 1 and fact.name in _OPENABLE:
             names[fact.arguments[0].name] = f"{fact.name} {names[fact.arguments[0].name]}"
+    burned = {fact.arguments[0].name for fact in kept if fact.name == "burned"}
     for state in reversed(_STATES):
         for fact in kept:
-            if fact.name == state and len(fact.arguments) == 1:
+            if fact.name == state and not (state in _COOKED.values() and fact.arguments[0].name in burned):
                 names[fact.arguments[0].name] = f"{state} {names[fact.arguments[0].name]}"
     pairs = [(fact.name, *(variable.name for variable in fact.arguments)) for fact in kept if len(fact.arguments) == 2]
     room = next(place for relation, thing, place in pairs if relation == "at" and thing == "P")

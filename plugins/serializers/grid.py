@@ -86,24 +86,22 @@ def _names(cell: list[int]) -> tuple[str, str | None, str | None]:
 
 
 class Grid:
-    """The mission, the way the agent faces, what it carries, the walls next to it, and every object it sees."""
+    """The mission, the way the agent faces, what it carries, the walls next to it, and every object it sees.
+
+    Raises:
+        UsageError: the environment is no grid.
+    """
 
     def __init__(self, options: Any, observation: ObservationSpec):
-        self.env = observation.env or "this environment"
+        if not observation.grid:
+            raise UsageError(
+                f"serializer grid writes MiniGrid's grids, and environment {observation.env} has none: choose another "
+                "(bitrl list)"
+            )
 
     def __call__(self, observation: Mapping[str, Any]) -> str:
-        """One observation, the parts of a MiniGrid world → its text.
-
-        Raises:
-            UsageError: it has no such parts.
-        """
-        try:
-            image, direction, mission = (observation[name] for name in ("image", "direction", "mission"))
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise UsageError(
-                f"serializer grid reads MiniGrid's image, direction and mission, which {self.env} does not have: "
-                "choose another (bitrl list)"
-            ) from None
+        """One observation, the parts of a MiniGrid world → its text."""
+        image, direction, mission = (observation[name] for name in ("image", "direction", "mission"))
         near = ", ".join(walls(image))
         seen = ", ".join(map(str, sightings(image))) or "nothing in sight"
         parts = (mission, f"facing {DIRECTIONS[direction]}, carrying {carried(image) or 'nothing'}", near, seen)

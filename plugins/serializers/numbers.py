@@ -28,9 +28,14 @@ def decimals_of(field: Field, wanted: int | None) -> int:
 class NumberFormat:
     """Writes the numbers of one environment's observations, each with its own decimals. A Discrete observation is
     one integer.
+
+    Raises:
+        UsageError: the observations are not numbers.
     """
 
     def __init__(self, observation: ObservationSpec, decimals: int | None):
+        if observation.grid:
+            raise UsageError(f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid")
         self.observation, self.decimals = observation, decimals
         self.formats = [f"%.{decimals_of(field, decimals)}f" for field in observation.fields]
 

@@ -132,7 +132,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" reads text: '
-        "use --serializer compact or json or natural, or --backbone mlp"
+        "use --serializer compact or grid or json or natural, or --backbone mlp"
     )
 
 
