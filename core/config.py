@@ -178,8 +178,8 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the environment's record sets in `part`.
 
-    Its settings of the algorithm are tuned for the default one: left out where the user chose another. A preset that the
-    user chose wins in what presets are about; the others, such as how to explore this world, stay.
+    Its settings of the algorithm are tuned for the default one: left out where the user chose another. A preset that
+    the user chose wins in what presets are about; the others, such as how to explore this world, stay.
     """
     prefix = f"{part}."
     found = {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}
