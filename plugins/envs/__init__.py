@@ -10,7 +10,7 @@ from bitrl.core.records import EnvironmentRecord
 TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
 
 LONGER_LEARNING = {"algo.clip_coef": 0.2, "algo.epochs": 10}
-"""More learning from each rollout than the BitRL recipe does, where steps to a given return matter most."""
+"""A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return."""
 
 
 @hookimpl
@@ -25,7 +25,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="Acrobot-v1",
         summary="swing a two-link arm above a line (return about -80 at best)",
         target=TARGET,
-        defaults={"run.steps": 100_000, **LONGER_LEARNING},
+        defaults=LONGER_LEARNING,
     )
     yield EnvironmentRecord(
         name="MountainCar-v0",
