@@ -233,12 +233,17 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the environment's record sets in `part`.
 
-    Its settings of the algorithm are tuned for the default one: left out where the user chose another, or a preset.
+    Its settings of the algorithm are tuned for the default one: left out where the user chose another. A preset that
+    the user chose wins in what presets are about; the others, such as how to explore this world, stay.
     """
+    prefix = f"{part}."
+    found = {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}
     if part == "algo":
         default = RunOptions().algo
         chosen = values.get("run", {}).get("algo", default)
-        if "preset" in values.get("algo", {}) or chosen.rpartition(":")[2] != default:
+        if chosen.rpartition(":")[2] != default:
             return {}
-    prefix = f"{part}."
-    return {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}
+        if "preset" in values.get("algo", {}):
+            presets = getattr(registry().find("algorithm", chosen).options, "presets", {})
+            return {key: value for key, value in found.items() if not any(key in preset for preset in presets.values())}
+    return found

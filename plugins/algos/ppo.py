@@ -21,7 +21,7 @@ from bitrl.core.interfaces import Algorithm, Task
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.heads import action_head
+from bitrl.plugins.algos.heads import action_head, hold
 from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
 
@@ -77,7 +77,7 @@ class PPO(Algorithm):
     def learn(self) -> dict[str, float]:
         """What `update` does."""
         options, generator = self.options, self.generator
-        noise = self.head.noise(self.rollout_length, self.num_envs, generator)
+        noise = hold(self.head.noise(self.rollout_length, self.num_envs, generator), options.noise_hold, generator)
         actions: list[Tensor] = []
 
         def act(features: np.ndarray, t: int) -> np.ndarray:

@@ -9,6 +9,9 @@ from bitrl.core.records import EnvironmentRecord
 
 TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
 
+LONGER_LEARNING = {"algo.clip_coef": 0.2, "algo.epochs": 10}
+"""A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return."""
+
 
 @hookimpl
 def bitrl_environments() -> Iterator[EnvironmentRecord]:
@@ -22,13 +25,14 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="Acrobot-v1",
         summary="swing a two-link arm above a line (return about -80 at best)",
         target=TARGET,
-        defaults={"run.steps": 200_000},
+        defaults=LONGER_LEARNING,
     )
     yield EnvironmentRecord(
         name="MountainCar-v0",
         summary="rock a weak car out of a valley (return about -105 at best)",
         target=TARGET,
-        defaults={"run.steps": 300_000},
+        # The reward is the same until the goal is met, which takes dozens of pushes in one direction.
+        defaults={"run.steps": 150_000, **LONGER_LEARNING, "algo.noise_hold": 20.0},
     )
     yield EnvironmentRecord(
         name="BabyAI-GoToRedBall-v0",

@@ -72,8 +72,11 @@ def test_show_as_json(bitrl) -> None:
 
 
 def test_show_an_environment_with_what_it_sets(bitrl) -> None:
-    assert "run.steps  200000" in bitrl("show", "env", "Acrobot-v1").out
-    assert json.loads(bitrl("show", "environment", "Acrobot-v1", "--json").out)["defaults"] == {"run.steps": 200_000}
+    shown = [line.split() for line in bitrl("show", "env", "MountainCar-v0").out.splitlines()]
+    assert ["run.steps", "150000"] in shown
+    assert ["algo.noise_hold", "20.0"] in shown
+    found = json.loads(bitrl("show", "environment", "MountainCar-v0", "--json").out)["defaults"]
+    assert (found["run.steps"], found["algo.noise_hold"]) == (150_000, 20)
 
 
 def test_show_any_gymnasium_id(bitrl) -> None:

@@ -30,10 +30,10 @@ def settings(text: str = "", tmp_path: Path | None = None, *assignments: str, **
 
 def test_command_line_wins_over_file_over_environment_over_defaults(tmp_path: Path) -> None:
     assert settings().run.steps == 100_000
-    assert settings(env="Acrobot-v1").run.steps == 200_000
-    assert settings("[run]\nsteps = 7", tmp_path, env="Acrobot-v1").run.steps == 7
-    assert settings("[run]\nsteps = 7", tmp_path, "run.steps=8", env="Acrobot-v1").run.steps == 8
-    assert settings("[run]\nsteps = 7", tmp_path, env="Acrobot-v1", steps="9").run.steps == 9
+    assert settings(env="MountainCar-v0").run.steps == 150_000
+    assert settings("[run]\nsteps = 7", tmp_path, env="MountainCar-v0").run.steps == 7
+    assert settings("[run]\nsteps = 7", tmp_path, "run.steps=8", env="MountainCar-v0").run.steps == 8
+    assert settings("[run]\nsteps = 7", tmp_path, env="MountainCar-v0", steps="9").run.steps == 9
 
 
 def test_assignment_changes_one_option_and_leaves_the_others_of_the_file(tmp_path: Path) -> None:

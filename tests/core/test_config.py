@@ -97,9 +97,24 @@ def test_the_users_values_win_over_the_environments_and_those_over_the_defaults(
 
 
 def test_a_preset_or_another_algorithm_is_not_mixed_with_the_environments_settings(registered: Registry):
-    standard = resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "standard"}})
-    assert standard.algo_options == resolve({"algo": {"preset": "standard"}}).algo_options
+    standard = resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "standard"}}).algo_options
+    assert (standard.clip_coef, standard.ent_coef, standard.epochs) == (0.2, 0.01, 10)
+    assert resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "bitrl"}}).algo_options.clip_coef == 0.1
+    assert standard.max_grad_norm == 9.0  # of which no preset says anything
     assert resolve({"run": {"env": "Tuned-v0", "algo": "own"}}).algo_options == OwnOptions()
+
+
+def test_how_a_world_is_explored_stays_whatever_the_preset_and_goes_with_another_algorithm(registered: Registry):
+    def bitrl_algorithms() -> Any:
+        yield bitrl.AlgorithmRecord(name="ppo", summary="", target="nowhere:Nothing", options=OwnOptions)
+
+    assert resolve({"run": {"env": "MountainCar-v0"}}).algo_options.noise_hold == 20
+    assert resolve({"run": {"env": "MountainCar-v0"}, "algo": {"preset": "standard"}}).algo_options.noise_hold == 20
+    assert resolve({"run": {"env": "MountainCar-v0"}, "algo": {"noise_hold": 3}}).algo_options.noise_hold == 3
+    assert resolve({"run": {"env": "MountainCar-v0", "algo": "own"}}).algo_options == OwnOptions()
+    registered.add(types.SimpleNamespace(bitrl_algorithms=bitrl.hookimpl(bitrl_algorithms)), "other")
+    assert resolve({"run": {"env": "MountainCar-v0", "algo": "other:ppo"}}).algo_options == OwnOptions()
+    assert resolve({"run": {"env": "MountainCar-v0", "algo": "bitrl:ppo"}}).algo_options.noise_hold == 20
 
 
 def test_an_environments_setting_that_the_chosen_component_does_not_have_is_left_out(registered: Registry):
