@@ -26,7 +26,7 @@ quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The kernel tables this CPU runs, by name, from a library of the kernels alone."""
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    sources = [str(path) for path in [*CSRC.glob("kernels_*.c"), CSRC / "dispatch.c"]]
+    sources = [str(path) for path in [*CSRC.glob("kernels_*.c"), CSRC / "dispatch.c", CSRC / "cpu.c"]]
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
     flags = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
     subprocess.run([*compiler, *flags, *sources, "-lm", "-o", str(library)], check=True)
