@@ -62,15 +62,16 @@ static inline uint32_t trits_pack(const uint32_t trits[5])
     return low + ((64 * trits[4]) & ~late) + ((0xc0c0c0c0 + 17 * trits[4]) & late);
 }
 
-/* To bf16, ties to even. Numbers below 2^-50 become zero: then no sum of products is ever subnormal, which instruction
- * sets treat differently. */
+/* To bf16, ties to even. Numbers below 2^-50 become zero: then all products and their sums are multiples of 2^-114, none is
+ * ever subnormal, which instruction sets treat differently. */
 static inline uint16_t bf16_from(float value)
 {
-    uint32_t bits;
+    uint32_t bits, without_sign;
     memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffff) < 0x26800000) return 0;
-    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    without_sign = bits & 0x7fffffff;
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* no branches: rows of them are vectorised */
+    bits = without_sign > 0x7f800000 ? 0x7fc0 : bits;
+    return (uint16_t)(without_sign < 0x26800000 ? 0 : bits);
 }
 
 static inline float float_from(uint16_t bf16)
@@ -128,6 +129,9 @@ typedef struct {
 
     /* x[i] = y[i] * scale; both [n], any n. */
     void (*scaled)(double *restrict x, const int32_t *restrict y, double scale, size_t n);
+
+    /* The same of floats; both [n], any n. */
+    void (*scaled_floats)(double *restrict x, const float *restrict y, double scale, size_t n);
 
     /* x[i] = y[i] * scale * rows[i]; all [padded]. */
     void (*scaled_rows)(double *restrict x, const int32_t *restrict y, const double *restrict rows, double scale,
