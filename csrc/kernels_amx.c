@@ -14,8 +14,9 @@
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16,amx-tile,amx-int8," \
                           "amx-bf16")))
 
-/* A block is of 320 columns: half of what AVX-512 takes, since the activations of 32 tokens go through the cache beside it. */
-enum { TOKENS = 16, K = 64, TILE_BYTES = 1024, BLOCK = 320 };
+/* A block is of 320 columns: half of what AVX-512 takes, since the activations of 32 tokens go through the cache beside it;
+ * of bf16, which takes no time to unpack, more, so that sums go to memory less often. */
+enum { TOKENS = 16, K = 64, TILE_BYTES = 1024, BLOCK = 320, BF16_BLOCK = 512 };
 
 /* What LDTILECFG reads: eight tiles of 16 rows of 64 bytes. */
 typedef struct {
@@ -111,12 +112,13 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
 {
     const extent whole = {two_tokens, two_rows}; /* of a few tokens, whose sums stay in their tiles */
     const int halves = format == BF16;
+    const size_t most = halves ? BF16_BLOCK : BLOCK;
     size_t packed = tile_bytes(halves ? INT8 : format, columns) / (columns / 4), step = format == TERNARY_DENSE ? 80 : K;
     size_t lines = unpack ? (packed * K / 4 + 63) / 64 : 0; /* those of bytes are read in a row, which the CPU foresees */
     packed_block p = {.tiles = {a, b}, .to = {unpacked, unpacked + 2 * BLOCK_BYTES}, .columns = columns};
     if (few) load_sums(start, 16, 0, whole);
     for (; p.from < columns; p.from += p.count) {
-        p.count = columns - p.from < BLOCK ? columns - p.from : BLOCK;
+        p.count = columns - p.from < most ? columns - p.from : most;
         const uint8_t *rows = unpack ? p.to[0] : a + p.from * TILE_ROWS, *more = unpack ? p.to[1] : b + p.from * TILE_ROWS;
         const uint8_t *const ahead[2] = {a + (p.from + p.count) / 4 * packed, b + (p.from + p.count) / 4 * packed};
         if (few) {
