@@ -32,7 +32,7 @@ typedef struct {
 
 #define INLINED TARGET_AMX static inline __attribute__((always_inline))
 
-/* Sums in tile `to` += tokens * rows. */
+/* Sums in tile `to` += tokens * rows. A macro, since numbers of tiles are part of an instruction. */
 #define MULTIPLY(halves, to, tokens, rows)                                                                             \
     do {                                                                                                               \
         if (halves)                                                                                                    \
@@ -76,9 +76,9 @@ INLINED size_t unpack_some(unpacker *unpack, const packed_block *p, size_t done,
 
 /* Adds a block of columns. a, b: its tiles of weights in steps, which are unpacked just ahead of their use when `fresh`: the
  * units of vectors and of tiles work side by side. ahead: weights to fetch meanwhile. */
-INLINED void add_block(const int halves, unpacker *unpack, const packed_block *p, const int fresh, size_t step, const uint8_t *a,
-                       const uint8_t *b, const uint8_t *q, size_t q_stride, const uint8_t *const ahead[2],
-                       size_t ahead_lines, const extent e)
+INLINED void add_block(const int halves, unpacker *unpack, const packed_block *p, const int fresh, size_t step,
+                       const uint8_t *a, const uint8_t *b, const uint8_t *q, size_t q_stride,
+                       const uint8_t *const ahead[2], size_t ahead_lines, const extent e)
 {
     const uint8_t *second = q + TOKENS * q_stride;
     size_t done = fresh ? unpack_some(unpack, p, 0, step, e) : 0;
@@ -134,7 +134,7 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
     do {                                                                                                                 \
         const extent e = {two, two_rows};                                                                                \
         load_sums(begun, from_stride, second_rows, e);                                                                   \
-        add_block(halves, unpack, &p, fresh, step, rows, more, q + t * q_stride + p.from, q_stride, ahead, fetched, e);          \
+        add_block(halves, unpack, &p, fresh, step, rows, more, q + t * q_stride + p.from, q_stride, ahead, fetched, e);  \
         store_sums(to, to_stride, e);                                                                                    \
     } while (0)
             if (t == 0 && tokens > TOKENS)
@@ -151,8 +151,8 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
 }
 
 INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, size_t least, int32_t *restrict y,
-                     size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns, const uint8_t *restrict q, size_t q_stride,
-                     const int32_t *restrict q_sum, size_t tokens, uint8_t *restrict unpacked)
+                     size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns, const uint8_t *restrict q,
+                     size_t q_stride, const int32_t *restrict q_sum, size_t tokens, uint8_t *restrict unpacked)
 {
     if (tokens < least) {
         bitrl_kernels_avx512bf16.product[format](y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens, unpacked);
