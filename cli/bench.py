@@ -200,8 +200,8 @@ def _show(record: dict[str, Any]) -> None:
     )
     if with_amx:
         click.echo(
-            "The int8 limit is that of vector instructions: with AMX, which has a column of its own, more than 100% is "
-            "possible."
+            "The int8 and bf16 limits are those of vector instructions: with AMX, which has a column of its own, more "
+            "than 100% is possible."
         )
     if found["quick"]:
         click.echo("Measured briefly (--quick): not for quoting.")

@@ -151,7 +151,7 @@ int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uin
                  const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
                  char *error);
 
-/* The machine's limits: "int8", "bf16", "fp32" and "amx_int8" in multiply-adds a second, "memory" in bytes read.
+/* The machine's limits: "int8", "bf16", "fp32", "amx_int8" and "amx_bf16" in multiply-adds a second, "memory" in bytes read.
  * With which instructions one is measured; NULL when it does not exist or this CPU has none. */
 const char *bitrl_limit_instructions(const char *what);
 /* threads: at most that many are measured; bytes: the buffer that is read, to be far larger than the caches. */

@@ -128,11 +128,7 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
     else if (m->row_scale)
         w->kernels->scaled_rows(values, sums, m->row_scale + first, scale, n);
     else
-        for (size_t c = 0; c < n; c++) {
-            float value;
-            memcpy(&value, sums + c, sizeof value);
-            values[c] = value * m->scale;
-        }
+        w->kernels->scaled_floats(values, (const float *)(const void *)sums, m->scale, n);
 }
 
 static void scale_sums(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, double *values)
