@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of the blocks' weights, in training and in the file; fp16 makes the twin of a ternary model.",
 )
-@click.option("--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens of a step.")
+@click.option("--batch", type=click.IntRange(384), default=1536, show_default=True, help="Tokens of a step.")
 @click.option(
     "--note", multiple=True, help="A line for the model card, such as where the text came from; repeat for more."
 )

@@ -32,7 +32,7 @@ class Plan:
 
     steps: int
     seed: int = 0
-    learning_rate: float = 3e-3
+    learning_rate: float = 2.5e-3
     warmup: int = 50
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -71,7 +71,7 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-PARTS = 4
+PARTS = 6
 """Kinds of texts in a step: with one at a time, each step would undo some of what the one before it has learned."""
 
 
