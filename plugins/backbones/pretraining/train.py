@@ -41,12 +41,15 @@ class Plan:
 
 @attrs.define
 class Progress:
-    """What has happened so far: steps, tokens, seconds, and a running mean of each loss."""
+    """What has happened so far: steps, tokens, seconds, a running mean of each loss, and those means at every
+    fiftieth of the way, each with its step.
+    """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     means: dict[str, float] = attrs.field(factory=dict)
+    curve: list[dict[str, float]] = attrs.field(factory=list)
 
     def note(self, name: str, value: float) -> None:
         """Take one loss into its running mean."""
@@ -70,6 +73,9 @@ def give_memory_back() -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
+
+CURVE = 50
+"""Points of a loss curve."""
 
 PARTS = 6
 """Kinds of texts in a step: with one at a time, each step would undo some of what the one before it has learned."""
@@ -157,6 +163,8 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
+        if self.progress.step * CURVE // self.plan.steps > (self.progress.step - 1) * CURVE // self.plan.steps:
+            self.progress.curve.append({"step": self.progress.step, **self.progress.means})
         self.progress.seconds += time.perf_counter() - started
 
     def run(self, corpus: Corpus, checkpoint: Path | None, report: Callable[[Progress], None]) -> None:
