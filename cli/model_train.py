@@ -100,8 +100,14 @@ def train(
     click.echo(f"losses: {losses}")
     if made.bits_per_byte is not None:
         click.echo(f"unseen prose: {made.bits_per_byte:.3f} bits per byte")
-    rows = [("environment", "serializer", "tokens", "R² whole bounds", "R² inner tenth")]
-    rows += [(r.env, r.format, f"{r.tokens:.1f}", f"{r.whole[-1]:.4f}", f"{r.near[-1]:.4f}") for r in made.readings]
+    for what, judged in made.judged.items():
+        click.echo(f"{what}: {judged.accuracy:.3f} right")
+    rows = [("environment", "serializer", "tokens", "states", "R²", "worst number")]
+    rows += [
+        (r.env, r.serializer, f"{r.tokens:.1f}", r.states, f"{r.scores[-1].mean:.4f}", r.scores[-1].worst)
+        for r in made.readings
+        if r.scores
+    ]
     if made.readings:
         click.echo(table(rows))
 
