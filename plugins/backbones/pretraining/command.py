@@ -28,7 +28,7 @@ from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
 from bitrl.plugins.backbones.pretraining.train import PARTS, Plan, Progress, Trainer
 from bitrl.plugins.backbones.pretraining.unseen import UNSEEN, Unseen
-from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, train_vocabulary
+from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, number_tokens, train_vocabulary
 from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers
 from bitrl.plugins.backbones.probe import STATES, probe
 
@@ -214,5 +214,6 @@ def check_shape(shape: Shape) -> None:
     """
     if shape.width % 256 or shape.ffn % 256:
         raise UsageError(f"--width {shape.width}, --ffn {shape.ffn}: the file format asks for multiples of 256")
-    if shape.vocab < 512:
-        raise UsageError(f"--vocab {shape.vocab}: at least 512, of which 256 are the bytes")
+    least = 256 + len(number_tokens())
+    if shape.vocab < least:
+        raise UsageError(f"--vocab {shape.vocab}: at least {least:,}, for the bytes and the pieces of numbers")
