@@ -45,7 +45,7 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     The scale is rounded to float16 first, as it is stored in a file, so that training and the file agree exactly.
     """
-    scale = (torch.linalg.vector_norm(weight, 1) / weight.numel()).clamp(min=1e-5).half().float()
+    scale = weight.abs().mean().clamp(min=1e-5).half().float()
     return (weight / scale).round_().clamp_(-1, 1), scale
 
 
