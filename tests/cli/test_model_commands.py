@@ -18,9 +18,9 @@ TINY = ("--blocks", 1, "--ffn", 256, "--vocab", 4400, "--batch", 384, "--envs", 
 
 @pytest.fixture(autouse=True)
 def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.command.PROBED", 80)
+    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.measure.PROBED", 80)
     monkeypatch.setattr("bitrl.plugins.backbones.pretraining.command.LEARNING_STEPS", 0)
-    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.command.UNSEEN", ())
+    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.measure.UNSEEN", ())
 
 
 def test_train_writes_a_model_and_a_card_that_repeats_the_command(bitrl: Call, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.bitnet import starter_path
 from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import ModelFile
-from bitrl.plugins.backbones.pretraining import command, objective
+from bitrl.plugins.backbones.pretraining import command, measure, objective
 from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model
 from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch, read_text
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
@@ -352,9 +352,9 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "PROBED", 80)
+    monkeypatch.setattr(measure, "PROBED", 80)
     monkeypatch.setattr(command, "LEARNING_STEPS", 0)
-    monkeypatch.setattr(command, "UNSEEN", ("Pendulum-v1",))
+    monkeypatch.setattr(measure, "UNSEEN", ("Pendulum-v1",))
 
 
 def test_the_same_command_makes_the_same_file_and_a_card(tmp_path: Path) -> None:
