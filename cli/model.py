@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitrl.cli.model_distill import distill
 from bitrl.cli.output import duration, json_option, print_json, table
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def model() -> None:
-    """Train, convert and inspect language models."""
+    """Train, distil, convert and inspect language models."""
+
+
+model.add_command(distill)
 
 
 @model.command()
