@@ -57,4 +57,5 @@ def load(path: Path, named: Mapping[str, Tensor], optimiser: torch.optim.Optimiz
                 key: value if key == "step" and not parameter.is_cuda else value.to(parameter.device)
                 for key, value in state.items()
             }
-    return metadata["progress"]
+    progress: str = metadata["progress"]
+    return progress

@@ -5,6 +5,7 @@ Knows GGUF's names and how ternary weights fit its types. Does not know how the 
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def write_gguf(path: Path, student: Decoder, source: Source, facts: dict[str, st
         seal(temporary)
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno is None:  # numpy, by which tensors are written, does not say that the disk was full
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise cannot_write(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ straight-through gradients.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 import numpy as np
@@ -72,6 +72,9 @@ class Block(nn.Module):
 
     The student's s are norms of their own (the sub-norms), and its products ternary; the teacher's s do nothing.
     """
+
+    attn_output: nn.Parameter
+    ffn_down: nn.Parameter
 
     def __init__(self, shape: Shape, ternary: bool):
         super().__init__()
@@ -207,7 +210,7 @@ def read_shape(file: ModelFile | HuggingFaceFile, layers: int | None) -> Shape:
     # The engine knows what else there is to check: keys that fit each other, and what neither of us computes.
     engine = Engine(file.path, layers=1, threads=1)
 
-    def key(name: str, otherwise: float = 0) -> float:
+    def key(name: str, otherwise: float = 0) -> Any:
         return metadata.get(f"{ARCHITECTURE}.{name}", otherwise)
 
     whole, heads = int(key("block_count")), int(key("attention.head_count"))

@@ -164,7 +164,7 @@ class Trainer:
             raise RunFailed(
                 f"distillation: a loss is {total.item()} at step {self.progress.step}: try a smaller --learning-rate"
             )
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), self.plan.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
