@@ -18,9 +18,9 @@ def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, count in (("TRAIN", 60), ("TEST", 20)):
         monkeypatch.setattr(f"bitrl.plugins.backbones.distillation.measure.{name}", count)
     folder = tmp_path / "teacher"
-    llama(
-        hidden_size=64, num_attention_heads=4, intermediate_size=96, max_position_embeddings=512, num_hidden_layers=2
-    ).save_pretrained(folder)
+    llama(hidden_size=64, num_attention_heads=4, intermediate_size=96, max_position_embeddings=512).save_pretrained(
+        folder
+    )
     add_tokenizer(folder)
     return folder
 
@@ -59,7 +59,7 @@ def test_distil_writes_a_model_that_an_agent_reads_and_its_card(bitrl: Call, tmp
         (("--out", "nowhere/s.gguf"), "there is no directory"),
         (("--pretraining-steps", 5, "--steps", 4), "--pretraining-steps 5"),
         (("--text", "nowhere.txt"), "nowhere.txt: cannot be read"),
-        (("--layers", 9), "has 2 blocks, fewer than the 9"),
+        (("--layers", 9), "has 3 blocks, fewer than the 9"),
         (("--device", "cuda"), "finds no CUDA device"),
     ],
 )
