@@ -10,15 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bitrl.core.files import write_atomically
 from bitrl.core.provenance import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def save(name: str, results: Any) -> Path:
-    """Write `results` to results/NAME.json with the command line, commit, versions and processor; return the path."""
+def save(name: str, results: Any, folder: Path = RESULTS) -> Path:
+    """Write `results` to NAME.json in `folder` with the command line, commit, versions and processor; return its
+    path.
+    """
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS, check=False)
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
     record = {
         "command": "python " + shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
@@ -28,6 +31,6 @@ def save(name: str, results: Any) -> Path:
         "processor": processor(),
         "results": results,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
     return path

@@ -27,8 +27,9 @@ from bitrl.core.errors import UsageError, unknown
     default="starter",
     show_default=True,
     metavar="MODEL",
-    help="A GGUF file; starter; or random weights in a shape: random:bitnet-2b-4t, random:smollm2-135m, "
-    "random:starter, random:WIDTHxFFNxBLOCKS. These are written to a temporary folder and removed afterwards.",
+    help="A GGUF file; a name of `bitrl model list`; or random weights in a shape: random:bitnet-2b-4t, "
+    "random:smollm2-135m, random:starter, random:WIDTHxFFNxBLOCKS. These are written to a temporary folder "
+    "and removed afterwards.",
 )
 @click.option(
     "--format",
@@ -62,7 +63,7 @@ def bench(
     from bitrl.core.files import write_atomically
     from bitrl.plugins.backbones.benchmark.measure import FULL, QUICK, Bench
     from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
-    from bitrl.plugins.backbones.bitnet import starter_path
+    from bitrl.plugins.backbones.catalogue import resolve
     from bitrl.plugins.backbones.engine import formats as known_formats
     from bitrl.plugins.backbones.engine import instruction_sets
 
@@ -77,12 +78,8 @@ def bench(
     if kind == "random":
         place = random_model(random_shape(shape))
         _tell("writing the random model")
-    elif model == "starter":
-        place = nullcontext(starter_path())
-    elif Path(model).is_file():
-        place = nullcontext(Path(model))
     else:
-        raise UsageError(f"--model {model}: no such file: name a GGUF file, starter, or random:bitnet-2b-4t")
+        place = nullcontext(resolve(model))
     with place as path:
         measured = Bench(path, counts, QUICK if quick else FULL, isa, _tell)
         runs = [measured.run(format, states=model == "starter") for format in wanted]
@@ -203,8 +200,8 @@ def _show(record: dict[str, Any]) -> None:
     )
     if with_amx:
         click.echo(
-            "The int8 limit is that of vector instructions: with AMX, which has a column of its own, more than 100% is "
-            "possible."
+            "The int8 and bf16 limits are those of vector instructions: with AMX, which has a column of its own, more "
+            "than 100% is possible."
         )
     if found["quick"]:
         click.echo("Measured briefly (--quick): not for quoting.")

@@ -139,7 +139,7 @@ _VNNI = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
 _BF16 = (*_VNNI, "avx512_bf16", "avx512vbmi")
 NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
-        "avx512amx": (*_BF16, "amx_tile", "amx_int8"),
+        "avx512amx": (*_BF16, "amx_tile", "amx_int8", "amx_bf16"),
         "avx512bf16": _BF16,
         "avx512vnni": _VNNI,
         "avx2": ("avx2", "fma"),

@@ -7,7 +7,7 @@ import click
 
 from bitrl.cli.kinds import PLURALS, parse_kind
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
-from bitrl.core.records import BackboneRecord, SerializerRecord
+from bitrl.core.records import AlgorithmRecord, BackboneRecord, SerializerRecord
 from bitrl.core.registry import Entry, registry
 
 
@@ -35,11 +35,13 @@ def list_components(kind: str | None, as_json: bool) -> None:
 
 
 def facts(entry: Entry) -> dict[str, object]:
-    """A component as JSON: name, summary, package, and the form it emits or accepts."""
+    """A component as JSON: name, summary, package, and what it fits together with."""
     record = entry.record
     found: dict[str, object] = {"name": record.name, "summary": record.summary, "package": entry.package}
     if isinstance(record, SerializerRecord):
         found["emits"] = record.emits
     if isinstance(record, BackboneRecord):
         found["accepts"] = list(record.accepts)
+    if isinstance(record, AlgorithmRecord):
+        found["critic_backbone"] = record.critic_backbone
     return found

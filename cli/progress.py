@@ -84,7 +84,9 @@ def _warn(event: Event) -> None:
 
 def _opening(event: events.RunStarted) -> str:
     run = event.config["run"]
-    parts = " → ".join(run[part] for part in ("env", "serializer", "backbone", "algo"))
+    critic = run.get("critic_backbone", "none")
+    backbone = run["backbone"] + (f" (critic: {critic})" if critic != "none" else "")
+    parts = " → ".join((run["env"], run["serializer"], backbone, run["algo"]))
     start = f", from step {event.step:,}" if event.step else ""
     return f"{parts}, seed {run['seed']}{start}, in {event.directory}"
 

@@ -58,6 +58,11 @@ def options_page() -> str:
     ]
     for kind, plural in PLURALS.items():
         lines += [f"## {plural.capitalize()}", ""]
+        if kind == "backbone":
+            lines += [
+                "A backbone of the critic's own (`--critic-backbone`) has its options in the part `critic_backbone`.",
+                "",
+            ]
         for entry in registry().entries[kind]:
             if entry.package != "bitrl":
                 continue

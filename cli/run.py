@@ -15,21 +15,19 @@ from bitrl.core.config import Config, RunOptions, parse_assignments, read_toml, 
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe
 
-FLAGS = ("env", "backbone", "serializer", "algo", "steps", "seed")
-"""The options of the run that have a flag of their own: --steps 1000 is -o run.steps=1000."""
-
 
 def _flag(name: str, metavar: str) -> Any:
     row = next(row for row in describe(RunOptions) if row.name == name)
     default = "" if row.default == "none" else f"  [default: {row.default.strip(chr(34))}]"
     help = row.help[0].upper() + row.help[1:]
     # Left a string: `resolve` reads it, and words the error, as it does for -o.
-    return click.option(f"--{name}", metavar=metavar, help=help + default)
+    return click.option(f"--{name.replace('_', '-')}", metavar=metavar, help=help + default)
 
 
 @click.command(context_settings={"max_content_width": 100})
 @_flag("env", "ID")
 @_flag("backbone", "NAME")
+@_flag("critic_backbone", "NAME")
 @_flag("serializer", "NAME")
 @_flag("algo", "NAME")
 @_flag("steps", "N")
@@ -144,7 +142,8 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
         return "not evaluated (run.eval_episodes is 0)"
     mean, std, episodes = statistics["mean_return"], statistics["std_return"], statistics["episodes"]
     plural = "s" if episodes != 1 else ""
-    return f"mean return {mean:.1f} ± {std:.1f} (standard deviation) over {episodes} episode{plural}"
+    success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
+    return f"{success}mean return {mean:.1f} ± {std:.1f} (standard deviation) over {episodes} episode{plural}"
 
 
 def _refuse_beside_resume(ctx: click.Context) -> None:

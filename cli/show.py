@@ -49,7 +49,11 @@ def show(kind: str, name: str | None, as_json: bool) -> None:
         return
     title = described.get("name", "run")
     click.echo(f"{title}: {described['summary']}\n")
-    lines = [(key, _words(described[key])) for key in ("package", "target", "emits", "accepts") if key in described]
+    lines = [
+        (key, _words(described[key]))
+        for key in ("package", "target", "emits", "accepts", "critic_backbone")
+        if key in described
+    ]
     if lines:
         click.echo(table(lines) + "\n")
     if defaults:
@@ -89,4 +93,6 @@ def _find(kind: str, name: str | None) -> Entry:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return " or ".join(value) if isinstance(value, list) else str(value)

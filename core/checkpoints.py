@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+from numpy.lib.format import dtype_to_descr
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -23,7 +24,7 @@ KEEP = 2
 
 @attrs.frozen
 class Checkpoint:
-    """Arrays by name, and plain data about them."""
+    """Arrays by name, and plain data about them. Arrays of texts or records (observations.py) are one-dimensional."""
 
     arrays: Mapping[str, np.ndarray]
     meta: Mapping[str, Any]
@@ -36,7 +37,9 @@ class DamagedCheckpoint(Exception):
 def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write `checkpoint` as the newest in `directory` and drop those beyond `KEEP`; return its path."""
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
-    meta = json.dumps(checkpoint.meta)
+    dtypes = {name: dtype_to_descr(array.dtype) for name, array in arrays.items() if array.dtype.kind in "UV"}
+    arrays |= {name: arrays[name].reshape(-1).view(np.uint8).reshape(len(arrays[name]), -1) for name in dtypes}
+    meta = json.dumps([checkpoint.meta, dtypes])
     # One key: safetensors writes several in no fixed order, and equal checkpoints shall be equal files.
     data = save(arrays, metadata={"bitrl": json.dumps([meta, _digest(arrays, meta)])})
     path = directory / f"{step:012d}.safetensors"
@@ -72,7 +75,13 @@ def read(path: Path) -> Checkpoint:
         raise DamagedCheckpoint(f"not readable ({error})") from None
     if digest != _digest(arrays, meta):
         raise DamagedCheckpoint("its checksum does not match")
-    return Checkpoint(arrays, json.loads(meta))
+    try:
+        plain, dtypes = json.loads(meta)
+        for name, description in dtypes.items():
+            arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"its arrays are not what it says ({error})") from None
+    return Checkpoint(arrays, plain)
 
 
 def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCheckpoint]]:
@@ -82,6 +91,13 @@ def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCh
             yield path, read(path)
         except DamagedCheckpoint as error:
             yield path, error
+
+
+def _dtype(description: str | list[list[Any]]) -> np.dtype:
+    """What `dtype_to_descr` described, after its way through JSON, which has no tuples."""
+    if isinstance(description, str):
+        return np.dtype(description)
+    return np.dtype([(name, _dtype(part), *map(tuple, shape)) for name, part, *shape in description])
 
 
 def _digest(arrays: Mapping[str, np.ndarray], meta: str) -> str:

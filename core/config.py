@@ -5,6 +5,8 @@ Resolving reads records and options classes only, so a mistake is found before a
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +19,15 @@ from bitrl.core.options import above, as_dict, at_least, option, options, parse
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
 from bitrl.core.registry import registry
 
-PARTS = ("run", "env", "serializer", "backbone", "algo")
+PARTS = ("run", "env", "serializer", "backbone", "critic_backbone", "algo")
 """The sections of a configuration; `-o algo.clip_coef=0.2` sets `clip_coef` in `[algo]`."""
 
 ANY_GYMNASIUM_ID = "gymnasium"
 """The environment record that stands for every id that no plugin has registered."""
+
+
+REGISTERED_BY = {"BabyAI-": "minigrid", "MiniGrid-": "minigrid"}
+"""Packages whose Gymnasium ids exist once they are imported, by how the ids begin."""
 
 
 @options
@@ -30,6 +36,9 @@ class RunOptions:
 
     env: str = option("CartPole-v1", "environment: a name from `bitrl list` or any Gymnasium id")
     backbone: str = option("bitnet", "what turns states into features")
+    critic_backbone: str | None = option(
+        None, "backbone of the critic (the value function), which reads the same texts; unset: the policy's"
+    )
     serializer: str | None = option(None, "how a state is written down; unset: json for texts, vector for vectors")
     algo: str = option("ppo", "what learns from the features")
     steps: int = option(100_000, "environment steps to train for, over all environments", at_least(0))
@@ -41,22 +50,27 @@ class RunOptions:
 
 @attrs.frozen
 class Config:
-    """A resolved run: the records of its components and an options object for each part."""
+    """A resolved run: the records of its components and an options object for each part.
+
+    `critic_backbone` and its options are None where the critic reads the policy's backbone.
+    """
 
     run: RunOptions
     environment: EnvironmentRecord
     serializer: SerializerRecord
     backbone: BackboneRecord
+    critic_backbone: BackboneRecord | None
     algorithm: AlgorithmRecord
     env_options: Any
     serializer_options: Any
     backbone_options: Any
+    critic_backbone_options: Any
     algo_options: Any
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The configuration as plain data, every option written out: what `config.toml` holds."""
-        parts = (self.run, self.env_options, self.serializer_options, self.backbone_options, self.algo_options)
-        return {name: as_dict(values) for name, values in zip(PARTS, parts, strict=True)}
+        parts = (self.run, *(getattr(self, f"{name}_options") for name in PARTS[1:]))
+        return {name: as_dict(values) for name, values in zip(PARTS, parts, strict=True) if values is not None}
 
 
 def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozenset[str]] | None = None) -> Config:
@@ -67,7 +81,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         text: part → the options whose value was typed on a command line and is a string.
 
     Raises:
-        UsageError: unknown part, component or option, an ill-typed value, or a serializer and backbone that do not fit.
+        UsageError: unknown part, component or option, an ill-typed value, or components that do not fit.
     """
     text = text or {}
     for part in values:
@@ -78,17 +92,28 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     run_values = {**_defaults(environment, "run", values), **values.get("run", {})}
     run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     backbone: BackboneRecord = registry().find("backbone", run.backbone)
+    critic: BackboneRecord | None = registry().find("backbone", run.critic_backbone) if run.critic_backbone else None
     if run.serializer is None:
-        run_values["serializer"] = "json" if "text" in backbone.accepts else "vector"
+        forms = [form for form in backbone.accepts if critic is None or form in critic.accepts] or backbone.accepts
+        run_values["serializer"] = "json" if "text" in forms else "vector"
         run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     serializer: SerializerRecord = registry().find("serializer", str(run.serializer))
     algorithm: AlgorithmRecord = registry().find("algorithm", run.algo)
     check_fit(serializer, backbone)
+    if critic is not None:
+        check_critic(algorithm, critic, backbone, serializer)
+    elif values.get("critic_backbone"):
+        raise UsageError(
+            f"critic_backbone.{next(iter(values['critic_backbone']))}: the critic has no backbone of its own to set it "
+            "for: name one with --critic-backbone, or leave that part out"
+        )
 
     def options_of(part: str, cls: type) -> Any:
         # The environment's defaults may be meant for another component than the chosen one.
         own = attrs.fields_dict(cls)
-        defaults = {key: value for key, value in _defaults(environment, part, values).items() if key in own}
+        # What an environment asks of a backbone, it asks of the critic's too.
+        tuned = _defaults(environment, part.removeprefix("critic_"), values) | _defaults(environment, part, values)
+        defaults = {key: value for key, value in tuned.items() if key in own}
         return parse(cls, {**defaults, **values.get(part, {})}, part, text.get(part, frozenset()))
 
     return Config(
@@ -96,10 +121,12 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         environment=environment,
         serializer=serializer,
         backbone=backbone,
+        critic_backbone=critic,
         algorithm=algorithm,
         env_options=options_of("env", environment.options),
         serializer_options=options_of("serializer", serializer.options),
         backbone_options=options_of("backbone", backbone.options),
+        critic_backbone_options=options_of("critic_backbone", critic.options) if critic is not None else None,
         algo_options=options_of("algo", algorithm.options),
     )
 
@@ -115,6 +142,10 @@ def find_environment(name: str) -> EnvironmentRecord:
         return registry().find("environment", name)
     import gymnasium
 
+    for beginning, package in REGISTERED_BY.items():
+        if name.startswith(beginning):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(package)
     if ":" not in name and name not in gymnasium.registry:
         raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
     return registry().find("environment", ANY_GYMNASIUM_ID)
@@ -131,6 +162,30 @@ def check_fit(serializer: SerializerRecord, backbone: BackboneRecord) -> None:
         f'serializer "{serializer.name}" emits {serializer.emits}, but backbone "{backbone.name}" reads '
         f"{' or '.join(backbone.accepts)}: use --serializer {' or '.join(sorted(serializers))}, "
         f"or --backbone {' or '.join(sorted(backbones))}"
+    )
+
+
+def check_critic(
+    algorithm: AlgorithmRecord, critic: BackboneRecord, backbone: BackboneRecord, serializer: SerializerRecord
+) -> None:
+    """Refuse a critic's backbone that the algorithm has no use for, or that does not read what the policy's reads."""
+    entries = registry().entries
+    if not algorithm.critic_backbone:
+        able = [e.record.name for e in entries["algorithm"] if e.record.critic_backbone]  # type: ignore[attr-defined]
+        raise UsageError(
+            f'algorithm "{algorithm.name}" has no critic that could read a backbone of its own: '
+            f"leave out --critic-backbone, or use --algo {' or '.join(sorted(able))}"
+        )
+    if serializer.emits in critic.accepts:
+        return
+    critics = [e.record.name for e in entries["backbone"] if serializer.emits in e.record.accepts]  # type: ignore[attr-defined]
+    both = set(critic.accepts) & set(backbone.accepts)
+    serializers = [e.record.name for e in entries["serializer"] if e.record.emits in both]  # type: ignore[attr-defined]
+    raise UsageError(
+        f'critic backbone "{critic.name}" reads {" or ".join(critic.accepts)}, but serializer "{serializer.name}", '
+        f'which also writes for backbone "{backbone.name}", emits {serializer.emits}: '
+        f"use --critic-backbone {' or '.join(sorted(critics))}"
+        + (f", or --serializer {' or '.join(sorted(serializers))}" if both else "")
     )
 
 
@@ -178,12 +233,17 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the environment's record sets in `part`.
 
-    Its settings of the algorithm are tuned for the default one: left out where the user chose another, or a preset.
+    Its settings of the algorithm are tuned for the default one: left out where the user chose another. A preset that
+    the user chose wins in what presets are about; the others, such as how to explore this world, stay.
     """
+    prefix = f"{part}."
+    found = {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}
     if part == "algo":
         default = RunOptions().algo
         chosen = values.get("run", {}).get("algo", default)
-        if "preset" in values.get("algo", {}) or chosen.rpartition(":")[2] != default:
+        if chosen.rpartition(":")[2] != default:
             return {}
-    prefix = f"{part}."
-    return {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}
+        if "preset" in values.get("algo", {}):
+            presets = getattr(registry().find("algorithm", chosen).options, "presets", {})
+            return {key: value for key, value in found.items() if not any(key in preset for preset in presets.values())}
+    return found

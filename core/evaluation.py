@@ -8,8 +8,18 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bitrl.core.observations import as_array
+
 BATCH = 16
 """Episodes played side by side."""
+
+
+class Return(float):
+    """The sum of an episode's rewards; `success` is whether its task was done, where the environment says so
+    (`info["success"]` at the end).
+    """
+
+    success: bool | None = None
 
 
 def evaluate(
@@ -18,7 +28,7 @@ def evaluate(
     seeds: Sequence[int],
     progress: Callable[[int], None] = lambda done: None,
     interrupted: Callable[[], bool] = lambda: False,
-) -> list[float]:
+) -> list[Return]:
     """Play one episode for each seed and return their returns in order.
 
     An episode's start depends on its seed alone, not on how many others are played; and short episodes count as often
@@ -32,19 +42,20 @@ def evaluate(
         interrupted: evaluation stops early once this is true, and only the episodes that ended count.
     """
     episodes = len(seeds)
-    returns = [0.0] * episodes
+    returns = [Return()] * episodes
     envs = [make() for _ in range(min(BATCH, episodes))]
     playing = dict(enumerate(envs))  # episode → its environment
     observations: dict[int, Any] = {episode: env.reset(seed=seeds[episode])[0] for episode, env in playing.items()}
     upcoming, done = len(envs), 0
     while playing and not interrupted():
         order = sorted(playing)
-        actions = policy(np.stack([np.asarray(observations[episode]) for episode in order]))
+        actions = policy(np.stack([as_array(envs[0].observation_space, observations[episode]) for episode in order]))
         for episode, action in zip(order, actions, strict=True):
-            observation, reward, terminated, truncated, _ = playing[episode].step(action)
-            returns[episode] += float(reward)
+            observation, reward, terminated, truncated, info = playing[episode].step(action)
+            returns[episode] = Return(returns[episode] + float(reward))
             observations[episode] = observation
             if terminated or truncated:
+                returns[episode].success = info.get("success")
                 env = playing.pop(episode)
                 done += 1
                 progress(done)

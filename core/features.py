@@ -19,6 +19,7 @@ class FeatureExtractor:
         width: d, the number of features of a state.
         trainable: whether the backbone is a module that the algorithm trains. If so, calling this object gives the
             serializer's vectors, and `module()` gives what turns them into features.
+        identity: what must be equal for the features to be equal.
     """
 
     def __init__(self, serializer: Serializer, backbone: Backbone):
@@ -29,7 +30,14 @@ class FeatureExtractor:
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """Observations [n, ...] → float32 features [n, d] (vectors [n, k] if `trainable`)."""
-        inputs = self.serializer.batch(observations)
+        return self.encode(self.write(observations))
+
+    def write(self, observations: np.ndarray) -> Any:
+        """Observations [n, ...] → what the serializer writes: a list of n texts, or vectors float32 [n, k]."""
+        return self.serializer.batch(observations)
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        """What `write` gave → float32 features [n, d] (the vectors themselves if `trainable`)."""
         return inputs if self.trainable else self.backbone.encode(inputs)
 
     def module(self) -> torch.nn.Module:

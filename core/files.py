@@ -9,10 +9,13 @@ from pathlib import Path
 
 from bitrl.core.errors import RunFailed
 
+OUT = "choose another place with --out"
+"""What a user can do about a place that will not do; commands with another option say theirs."""
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+
+def write_atomically(path: Path, data: bytes | str, elsewhere: str = OUT) -> None:
     """Write `data` to a temporary file beside `path`, make it durable and rename it: readers see the old file or
-    the new.
+    the new. `elsewhere` tells the user how to choose another place.
 
     Raises:
         RunFailed: the disk is full or the place is not writable; nothing is left behind.
@@ -31,7 +34,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             os.close(directory)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, elsewhere) from None
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -41,8 +44,8 @@ def remove_unfinished(directory: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: OSError) -> RunFailed:
+def cannot_write(path: Path, error: OSError, elsewhere: str = OUT) -> RunFailed:
     """`error`, met while writing `path`, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailed(f"{path}: no space left on the disk: free some, or choose another place with --out")
-    return RunFailed(f"{path}: cannot be written: {error.strerror}: choose another place with --out")
+        return RunFailed(f"{path}: no space left on the disk: free some, or {elsewhere}")
+    return RunFailed(f"{path}: cannot be written: {error.strerror}: {elsewhere}")

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Field:
-    """One number of an observation: its name, the finite bounds it typically stays in (None: unknown) and its unit."""
+    """One number of an observation: its name, the finite bounds it typically stays in (None: unknown) and its unit.
+
+    `decimals` is how many digits after the point say all there is to say (0 for a count); None: as the bounds suggest.
+    """
 
     name: str
     low: float | None = None
     high: float | None = None
     unit: str = ""
+    decimals: int | None = None
 
 
 @attrs.frozen
@@ -34,12 +38,16 @@ class ObservationSpec:
     """What a serializer may know of an environment's observations.
 
     `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one
-    field and `discrete` says how many values it takes.
+    field and `discrete` says how many values it takes. Where `texts` names parts that are texts, an observation is
+    a mapping of those and of "numbers", the Box that `fields` describes. If `grid`, it has no numbers, but MiniGrid's
+    "image" and "direction".
     """
 
     env: str | None = None
     fields: tuple[Field, ...] = ()
     discrete: int | None = None
+    texts: tuple[str, ...] = ()
+    grid: bool = False
 
 
 @runtime_checkable
@@ -86,7 +94,9 @@ class Environment(ABC):
 
     @abstractmethod
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new single environment with a Box or Discrete observation space and a Discrete or Box action space."""
+        """A new single environment; its observation space is Box, Discrete or what its `observation_spec` says, its
+        action space Discrete or Box.
+        """
 
     def observation_spec(self) -> ObservationSpec:
         """Names and bounds of the observation's numbers; by default read from the observation space."""
@@ -107,6 +117,9 @@ class Task:
         envs: the vector environment, already reset; the algorithm steps it and never resets it.
         observations: its current observations [num_envs, ...]; whoever steps `envs` keeps them current.
         features: observations [n, ...] → float32 [n, d] (or the vectors [n, k] when the backbone is trainable).
+        critic_features: the same for the critic, where it reads a backbone of its own (d is then another), and reads
+            what `features` wrote; None where the critic reads `features`. Only an algorithm whose record says
+            `critic_backbone` is ever given one.
         seed: of everything the algorithm draws; it must use no global random state.
         progress: call with the number of environment steps taken so far, as often as convenient.
     """
@@ -114,8 +127,20 @@ class Task:
     envs: gymnasium.vector.VectorEnv
     observations: np.ndarray
     features: FeatureExtractor
+    critic_features: FeatureExtractor | None = None
     seed: int
     progress: Callable[[int], None]
+
+    def see(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Observations [n, ...] → the policy's features [n, d] and the critic's [n, d'], each state written once.
+
+        Both are one array where the critic has no backbone of its own.
+        """
+        if self.critic_features is None:
+            features = self.features(observations)
+            return features, features
+        inputs = self.features.write(observations)
+        return self.features.encode(inputs), self.critic_features.encode(inputs)
 
 
 class Algorithm(ABC):

@@ -11,7 +11,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serializer
 from bitrl.core.options import parse
-from bitrl.core.records import BackboneRecord, EnvironmentRecord, SerializerRecord
+from bitrl.core.records import BackboneRecord, EnvironmentRecord, Record, SerializerRecord
 from bitrl.core.registry import registry
 
 
@@ -50,14 +50,17 @@ def load_backbone(name: str, model: str | None = None, *, width: int | None = No
 
 @attrs.frozen
 class Parts:
-    """What a configuration names, built: the world, and how it is seen."""
+    """What a configuration names, built: the world, and how it is seen, by the critic too if that is another way."""
 
     environment: Environment
     features: FeatureExtractor
+    critic_features: FeatureExtractor | None = None
 
 
 def build(config: Config) -> Parts:
-    """Build a configuration's environment, serializer and backbone.
+    """Build a configuration's environment, serializer and backbones.
+
+    A critic's backbone that gives the features of the policy's is the policy's.
 
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
@@ -66,14 +69,29 @@ def build(config: Config) -> Parts:
     observation = environment.observation_spec()
     serializer = config.serializer.load()(config.serializer_options, observation)
     width = serializer.width if config.serializer.emits == "vector" else len(observation.fields) or None
-    backbone = config.backbone.load()(config.backbone_options, width)
-    for kind, part, interface in (("serializer", serializer, Serializer), ("backbone", backbone, Backbone)):
-        if not isinstance(part, interface):
-            name = getattr(config, kind).name
-            raise UsageError(
-                f'{kind} "{name}" does not keep the contract of its kind: check it with bitrl plugin check'
-            )
-    return Parts(environment, FeatureExtractor(serializer, backbone))
+    _require("serializer", config.serializer, serializer, Serializer)
+
+    def features(record: BackboneRecord, options: Any) -> FeatureExtractor:
+        backbone = record.load()(options, width)
+        _require("backbone", record, backbone, Backbone)
+        return FeatureExtractor(serializer, backbone)
+
+    policy = features(config.backbone, config.backbone_options)
+    record, options = config.critic_backbone, config.critic_backbone_options
+    if record is None or (record, options) == (config.backbone, config.backbone_options):
+        return Parts(environment, policy)
+    critic = features(record, options)
+    # Two components' identities say nothing of each other.
+    same = record == config.backbone and critic.identity == policy.identity
+    return Parts(environment, policy, None if same else critic)
+
+
+def _require(kind: str, record: Record, part: object, interface: type) -> None:
+    """Refuse a component that lacks what its kind has."""
+    if not isinstance(part, interface):
+        raise UsageError(
+            f'{kind} "{record.name}" does not keep the contract of its kind: check it with bitrl plugin check'
+        )
 
 
 def _environment(record: EnvironmentRecord, options: Any, name: str) -> Environment:

@@ -18,7 +18,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_i
 def versions() -> dict[str, str]:
     """The versions that a result depends on: Python, the platform, and the packages that computed it."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    for package in ("bitrl", "torch", "numpy", "gymnasium", "mujoco", "tokenizers"):
+    for package in ("bitrl", "torch", "numpy", "gymnasium", "mujoco", "minigrid", "textworld", "tokenizers"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -77,7 +77,9 @@ class BackboneRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class AlgorithmRecord(Record):
-    """A learner."""
+    """A learner; `critic_backbone` says that it has a critic which may read a backbone of its own."""
+
+    critic_backbone: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from bitrl.core.errors import RunFailed
+from bitrl.core.observations import as_array, as_batch
 
 
 class Replayable(gymnasium.Wrapper):
@@ -55,11 +56,30 @@ class Replayable(gymnasium.Wrapper):
         return observation
 
 
-def vectorise(make: Callable[[], gymnasium.Env], num_envs: int) -> SyncVectorEnv:
+class ArrayVectorEnv(SyncVectorEnv):
+    """Environments side by side, whose observations are arrays [num_envs, ...] whatever their space (observations.py),
+    and so are those in `info["final_obs"]`.
+    """
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode in each."""
+        observations, info = super().reset(seed=seed, options=options)
+        return as_batch(self.single_observation_space, observations, self.num_envs), info
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Take a step in each."""
+        observations, rewards, terminated, truncated, info = super().step(actions)
+        for index in np.flatnonzero(info.get("_final_obs", ())):
+            info["final_obs"][index] = as_array(self.single_observation_space, info["final_obs"][index])
+        observations = as_batch(self.single_observation_space, observations, self.num_envs)
+        return observations, rewards, terminated, truncated, info
+
+
+def vectorise(make: Callable[[], gymnasium.Env], num_envs: int) -> ArrayVectorEnv:
     """`num_envs` replayable environments side by side. A finished one is reset in the same step, so no step is
     wasted.
     """
-    return SyncVectorEnv([lambda: Replayable(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    return ArrayVectorEnv([lambda: Replayable(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def save(envs: VectorEnv) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -77,12 +97,11 @@ def restore(
         RunFailed: the observations differ: the environment draws randomness outside `np_random`.
     """
     observations = [
-        env.restore(start, arrays[f"actions.{index}"])
+        as_array(env.observation_space, env.restore(start, arrays[f"actions.{index}"]))
         for index, (env, start) in enumerate(zip(envs.envs, starts, strict=True))  # type: ignore[attr-defined]
     ]
-    if not np.array_equal(
-        np.asarray(observations, dtype=expected.dtype), expected, equal_nan=expected.dtype.kind == "f"
-    ):
+    found = np.stack(observations).astype(expected.dtype)
+    if not np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"):
         raise RunFailed(
             "the environment did not come back to where it was when its episode was played again: it draws randomness "
             "outside np_random, so this run cannot be resumed exactly; start it anew with --force"

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
     from bitrl.core.checkpoints import Checkpoint
+    from bitrl.core.evaluation import Return
+    from bitrl.core.features import FeatureExtractor
 
 Listener = Callable[[events.Event], None]
+
+COMPONENTS = ("env", "backbone", "critic_backbone", "serializer", "algo")
+"""The options of the run that name a component."""
 
 # Every use of randomness has its own stream, so that asking for more of one never shifts another.
 ENVIRONMENTS, ALGORITHM, EVALUATION = 0, 1, 2
@@ -34,6 +39,7 @@ def run(
     env: str | None = None,
     *,
     backbone: str | None = None,
+    critic_backbone: str | None = None,
     serializer: str | None = None,
     algo: str | None = None,
     steps: int | None = None,
@@ -47,7 +53,8 @@ def run(
     """Train an agent, evaluate it, and return its summary (the same as summary.json in the run's directory).
 
     Args:
-        env, backbone, serializer, algo: names as `bitrl list` prints them; unset ones take the defaults.
+        env, backbone, critic_backbone, serializer, algo: names as `bitrl list` prints them; unset ones take the
+            defaults, which for the critic is the policy's backbone.
         steps: environment steps to train for.
         seed: of everything random.
         out: the run's directory; None picks a fresh one under `runs/`.
@@ -60,7 +67,15 @@ def run(
         UsageError: an argument is wrong. RunFailed: training could not go on.
     """
     values = {part: dict(section) for part, section in (read_toml(Path(config)) if config else {}).items()}
-    named = {"env": env, "backbone": backbone, "serializer": serializer, "algo": algo, "steps": steps, "seed": seed}
+    named = {
+        "env": env,
+        "backbone": backbone,
+        "critic_backbone": critic_backbone,
+        "serializer": serializer,
+        "algo": algo,
+        "steps": steps,
+        "seed": seed,
+    }
     for path, value in (options or {}).items():
         part, dot, name = path.partition(".")
         if not dot:
@@ -73,8 +88,7 @@ def run(
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     parts = build(config)
-    identity = {name: value for name, value in parts.features.identity.items() if value is not None}
-    provenance = {"versions": versions(), "features": identity, **git_commit()}
+    provenance = {"versions": versions(), **_identities(parts), **git_commit()}
     store = RunStore.create(out, config, provenance, force)
     try:
         return _train(config, parts, store, listeners)
@@ -117,7 +131,7 @@ def evaluate_run(
         listeners: called with every event.
 
     Returns:
-        run, env, backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
+        run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
 
     Raises:
         UsageError: no run or no checkpoint there, or its model is not the one it was trained with.
@@ -137,10 +151,9 @@ def evaluate_run(
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
     returns = _evaluate(parts, algorithm, episodes, seed, directory, tell)
-    run = config.run
     return {
         "run": str(directory),
-        **{name: getattr(run, name) for name in ("env", "backbone", "serializer", "algo")},
+        **{name: getattr(config.run, name) for name in COMPONENTS},
         "step": algorithm.step,
         "seed": seed,
         **_statistics(returns),
@@ -182,16 +195,17 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
         returns = _evaluate(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
         if len(returns) < run.eval_episodes:
             raise RunFailed(f"stopped before the evaluation was done; go on with: bitrl run --resume {directory}")
-    statistics = getattr(getattr(parts.features.backbone, "cache", None), "statistics", None)
     summary = {
         "run": str(directory),
-        **{name: getattr(run, name) for name in ("env", "backbone", "serializer", "algo", "seed")},
+        **{name: getattr(run, name) for name in (*COMPONENTS, "seed")},
         "steps": algorithm.step,
         "train_seconds": round(seconds, 3),
         "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": _statistics(returns),
-        **({"cache": statistics()} if callable(statistics) else {}),  # of this process: a resumed run starts with none
+        # Of this process: a resumed run starts with empty caches.
+        **_cache_statistics("cache", parts.features),
+        **_cache_statistics("critic_cache", parts.critic_features),
     }
     store.finish(summary)
     tell(events.RunFinished(directory, summary))
@@ -221,7 +235,14 @@ def _algorithm(
 ) -> Algorithm:
     """The algorithm, new or as `checkpoint` left it."""
     [seed] = _seeds(config.run.seed, ALGORITHM, 1)
-    task = Task(envs=envs, observations=observations, features=parts.features, seed=seed, progress=progress)
+    task = Task(
+        envs=envs,
+        observations=observations,
+        features=parts.features,
+        critic_features=parts.critic_features,
+        seed=seed,
+        progress=progress,
+    )
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
     if checkpoint is not None:
         prefix = "algorithm."
@@ -249,7 +270,7 @@ def _evaluate(
     directory: Path,
     tell: Listener,
     interrupted: Callable[[], bool] = lambda: False,
-) -> list[float]:
+) -> list[Return]:
     """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted."""
     from bitrl.core.evaluation import evaluate
 
@@ -262,12 +283,16 @@ def _evaluate(
     )
 
 
-def _statistics(returns: list[float]) -> dict[str, Any]:
-    """Episodes, mean and standard deviation (over the episodes, n in the denominator); null where there are none."""
+def _statistics(returns: list[Return]) -> dict[str, Any]:
+    """Episodes, mean and standard deviation (over the episodes, n in the denominator); null where there are none. Also
+    the share of successes, in environments that have them.
+    """
     import numpy as np
 
     mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
-    return {"episodes": len(returns), "mean_return": mean, "std_return": std}
+    successes = [each.success for each in returns if each.success is not None]
+    rate = {"success_rate": float(np.mean(successes))} if successes else {}
+    return {"episodes": len(returns), "mean_return": mean, "std_return": std, **rate}
 
 
 def _seeds(seed: int, use: int, count: int) -> list[int]:
@@ -310,12 +335,30 @@ def _newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
     return None
 
 
+def _identities(parts: Parts) -> dict[str, dict[str, Any]]:
+    """The identity of the policy's features, and of the critic's where they are others; what is unset left out."""
+    extractors = {"features": parts.features, "critic_features": parts.critic_features}
+    return {
+        name: {key: value for key, value in extractor.identity.items() if value is not None}
+        for name, extractor in extractors.items()
+        if extractor is not None
+    }
+
+
 def _check_identity(directory: Path, parts: Parts) -> None:
     """Refuse to go on with features other than those the run was started with."""
-    before, now = read_provenance(directory).get("features", {}), dict(parts.features.identity)
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    if changed:
-        raise UsageError(
-            f"{directory}: its backbone is not the one it was trained with ({', '.join(changed)} changed): "
-            "put the original model back, or train anew"
-        )
+    provenance, now = read_provenance(directory), _identities(parts)
+    for name, words in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
+        old, new = provenance.get(name, {}), now.get(name, {})
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if changed:
+            raise UsageError(
+                f"{directory}: {words} is not the one it was trained with ({', '.join(changed)} changed): "
+                "put the original model back, or train anew"
+            )
+
+
+def _cache_statistics(name: str, features: FeatureExtractor | None) -> dict[str, Any]:
+    """`{name: …}` if there is a backbone that keeps features and counts how often that helped."""
+    statistics = getattr(getattr(getattr(features, "backbone", None), "cache", None), "statistics", None)
+    return {name: statistics()} if callable(statistics) else {}

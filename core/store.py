@@ -165,7 +165,8 @@ def read_provenance(directory: Path) -> dict[str, Any]:
 def _fresh_name(config: Config) -> Path:
     """runs/CartPole-v1-bitnet-json-ppo-seed0, with -2, -3 … behind it if taken."""
     run = config.run
-    parts = (run.env, run.backbone, run.serializer, run.algo, f"seed{run.seed}")
+    critic = () if run.critic_backbone is None else ("critic", run.critic_backbone)
+    parts = (run.env, run.backbone, *critic, run.serializer, run.algo, f"seed{run.seed}")
     name = "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", str(part)) for part in parts)
     number = 1
     while True:

@@ -94,6 +94,9 @@ const char *bitrl_instruction_set_known(uint64_t i);
 /* The file must outlive the model, which reads embedding rows from it. */
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **model, char *error);
 void bitrl_model_free(bitrl_model *model);
+/* What loading would find: whether the file can be run so, its shape, and the bytes of the blocks' matrices in memory. It
+ * reads no weights. */
+int bitrl_model_check(const bitrl_file *file, const bitrl_options *options, bitrl_shape *shape, uint64_t *bytes, char *error);
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);
 const char *bitrl_model_format(const bitrl_model *model);
@@ -117,10 +120,16 @@ void bitrl_session_close(bitrl_session *session);
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
 
+/* The states after every block, for study. out: [blocks, sum(lengths), width], the same bits as bitrl_encode's of a model
+ * that stops after that block. */
+int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, float *out,
+                        char *error);
+
 /* Keeps up to `capacity` tokens of a sequence. */
 int bitrl_cache_open(const bitrl_model *model, uint64_t capacity, bitrl_cache **cache, char *error);
 void bitrl_cache_close(bitrl_cache *cache);
 uint64_t bitrl_cache_length(const bitrl_cache *cache);
+uint64_t bitrl_cache_bytes(const bitrl_cache *cache);
 /* Forgets all tokens but the first `length`. */
 int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error);
 /* Makes `to` begin as `from` does: its first `length` tokens, of the same model. */
@@ -142,7 +151,7 @@ int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uin
                  const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
                  char *error);
 
-/* The machine's limits: "int8", "bf16", "fp32" and "amx_int8" in multiply-adds a second, "memory" in bytes read.
+/* The machine's limits: "int8", "bf16", "fp32", "amx_int8" and "amx_bf16" in multiply-adds a second, "memory" in bytes read.
  * With which instructions one is measured; NULL when it does not exist or this CPU has none. */
 const char *bitrl_limit_instructions(const char *what);
 /* threads: at most that many are measured; bytes: the buffer that is read, to be far larger than the caches. */

@@ -128,11 +128,7 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
     else if (m->row_scale)
         w->kernels->scaled_rows(values, sums, m->row_scale + first, scale, n);
     else
-        for (size_t c = 0; c < n; c++) {
-            float value;
-            memcpy(&value, sums + c, sizeof value);
-            values[c] = value * m->scale;
-        }
+        w->kernels->scaled_floats(values, (const float *)(const void *)sums, m->scale, n);
 }
 
 static void scale_sums(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, double *values)
@@ -299,6 +295,16 @@ static walker start(const forward *f, size_t thread, size_t threads)
     return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads};
 }
 
+/* Keeps token t's state after block i, if it is asked for. */
+static void keep_state(const walker *w, size_t i, size_t t)
+{
+    size_t width = w->shape->width;
+    if (!w->s->states) return;
+    float *to = w->s->states + (i * w->s->states_rows + t) * width;
+    const double *x = w->s->x + t * round_up(width, PAD);
+    for (size_t c = 0; c < width; c++) to[c] = (float)x[c];
+}
+
 static void walk(void *context, size_t thread, size_t threads)
 {
     const walker w = start(context, thread, threads);
@@ -309,8 +315,10 @@ static void walk(void *context, size_t thread, size_t threads)
         {
             if (i == 0)
                 embed(&w, t);
-            else
+            else {
                 add_residual(&w, t, &b[-1].down, b[-1].post_ffn_norm);
+                keep_state(&w, i - 1, t);
+            }
             prepare(&w, 0, t, w.s->x + t * width, b->attn_norm, &b->q);
         }
         meet(&w);
@@ -324,7 +332,11 @@ static void walk(void *context, size_t thread, size_t threads)
         feed_forward(&w, b);
     }
     const block *last = &w.model->blocks[w.shape->blocks - 1];
-    FOR_MY_TOKENS(&w, t) add_residual(&w, t, &last->down, last->post_ffn_norm);
+    FOR_MY_TOKENS(&w, t)
+    {
+        add_residual(&w, t, &last->down, last->post_ffn_norm);
+        keep_state(&w, w.shape->blocks - 1, t);
+    }
 }
 
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,

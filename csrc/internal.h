@@ -166,6 +166,8 @@ typedef struct {
     void *memory;
     size_t tokens, longest, texts; /* capacity: tokens in a chunk, positions of its longest text, texts */
     double *x;                     /* [tokens, P(width)] residual stream */
+    float *states;                 /* [blocks, states_rows, width] that takes x after every block, from its row on; or NULL */
+    size_t states_rows;
     double *q, *k, *v;             /* [tokens, heads * P(head_dim)], k and v with kv_heads */
     double *attended;              /* [tokens, P(heads * head_dim)] */
     int32_t *sums;                 /* [tokens, max(P(q width) + 2 P(kv width), P(width), 2 P(ffn))] of products, or floats */

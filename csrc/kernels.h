@@ -25,7 +25,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { PAD = 16, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, TOKEN_PAD = 16 };
+enum { PAD = 16, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, BF16_STEPS = 16, TOKEN_PAD = 16 };
 
 typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, BF16, FP32, FORMATS } matrix_format;
 
@@ -62,15 +62,16 @@ static inline uint32_t trits_pack(const uint32_t trits[5])
     return low + ((64 * trits[4]) & ~late) + ((0xc0c0c0c0 + 17 * trits[4]) & late);
 }
 
-/* To bf16, ties to even. Numbers below 2^-50 become zero: then no sum of products is ever subnormal, which instruction
- * sets treat differently. */
+/* To bf16, ties to even. Numbers below 2^-50 become zero: then all products and their sums are multiples of 2^-114, none is
+ * ever subnormal, which instruction sets treat differently. */
 static inline uint16_t bf16_from(float value)
 {
-    uint32_t bits;
+    uint32_t bits, without_sign;
     memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffff) < 0x26800000) return 0;
-    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    without_sign = bits & 0x7fffffff;
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* no branches: rows of them are vectorised */
+    bits = without_sign > 0x7f800000 ? 0x7fc0 : bits;
+    return (uint16_t)(without_sign < 0x26800000 ? 0 : bits);
 }
 
 static inline float float_from(uint16_t bf16)
@@ -81,8 +82,9 @@ static inline float float_from(uint16_t bf16)
     return value;
 }
 
-/* y[t, r] = sum_c activation[t, c] * weight[r, c] without scales: exact int32 for codes, float for bf16 and fp32 (fused
- * multiply-adds column by column, of a pair of bf16 the second first).
+/* y[t, r] = sum_c activation[t, c] * weight[r, c] without scales: exact int32 for codes, float for bf16 and fp32. These are
+ * added with fused multiply-adds, fp32 column by column. bf16 in the order of the instruction tdpbf16ps: the even and the
+ * odd ones of each 32 columns (BF16_STEPS) have a sum of their own, from zero on; the two are added, then to all before.
  * y: [tokens, y_stride] of int32 or float, 16 * tiles columns written; weights: [tiles, tile_bytes]; q: [tokens, q_stride
  * bytes], of `columns` padded columns (at most 65536 of int8 and int4, whose codes are from -127); q_sum: [tokens] the sum
  * of each token's codes; unpacked: unpacked_bytes(columns, tokens) of scratch. weights, q and unpacked 64-byte aligned,
@@ -127,6 +129,9 @@ typedef struct {
 
     /* x[i] = y[i] * scale; both [n], any n. */
     void (*scaled)(double *restrict x, const int32_t *restrict y, double scale, size_t n);
+
+    /* The same of floats; both [n], any n. */
+    void (*scaled_floats)(double *restrict x, const float *restrict y, double scale, size_t n);
 
     /* x[i] = y[i] * scale * rows[i]; all [padded]. */
     void (*scaled_rows)(double *restrict x, const int32_t *restrict y, const double *restrict rows, double scale,
@@ -193,6 +198,13 @@ extern const bitrl_kernels bitrl_kernels_scalar;
 extern const bitrl_kernels bitrl_kernels_avx2, bitrl_kernels_avx512vnni, bitrl_kernels_avx512bf16, bitrl_kernels_avx512amx;
 #elif defined(__aarch64__)
 extern const bitrl_kernels bitrl_kernels_neon, bitrl_kernels_neondot;
+#endif
+
+/* Of the CPU, and of the system that lends its registers (cpu.c). */
+#if defined(__x86_64__)
+int bitrl_cpu_has_amx(void); /* tiles of int8 and of bf16; Linux gives them to a process that asks, as this does */
+#elif defined(__aarch64__)
+int bitrl_cpu_has_dot_products(void);
 #endif
 
 /* The table of that name; the best one for "auto"; NULL when this CPU or build does not have it. */

@@ -1,6 +1,8 @@
-/* Integer products with AMX: tiles of 16 tokens by 64 columns times 64 columns by 16 rows, two of each at a time.
+/* Products of bytes and of bf16 with AMX: tiles of 16 tokens by 64 bytes of columns times those by 16 rows, two of each at
+ * a time.
  *
- * A tile of weights in steps (kernels.h) is what the unit wants as it lies. Few tokens are better off with AVX-512. */
+ * A tile of weights in steps (kernels.h) is what the unit wants as it lies, pairs of bf16 too: to what follows, a column of
+ * these is two columns of bytes, and a sum a word. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -9,10 +11,12 @@
 #include "kernels_avx512.h"
 
 #define TARGET_AMX \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16,amx-tile,amx-int8")))
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16,amx-tile,amx-int8," \
+                          "amx-bf16")))
 
-/* A block is of 320 columns: half of what AVX-512 takes, since the activations of 32 tokens go through the cache beside it. */
-enum { LEAST_TOKENS = 7, TOKENS = 16, K = 64, TILE_BYTES = 1024, BLOCK = 320 };
+/* A block is of 320 columns: half of what AVX-512 takes, since the activations of 32 tokens go through the cache beside it;
+ * of bf16, which takes no time to unpack, more, so that sums go to memory less often. */
+enum { TOKENS = 16, K = 64, TILE_BYTES = 1024, BLOCK = 320, BF16_BLOCK = 512 };
 
 /* What LDTILECFG reads: eight tiles of 16 rows of 64 bytes. */
 typedef struct {
@@ -27,6 +31,15 @@ typedef struct {
 } extent;
 
 #define INLINED TARGET_AMX static inline __attribute__((always_inline))
+
+/* Sums in tile `to` += tokens * rows. A macro, since numbers of tiles are part of an instruction. */
+#define MULTIPLY(halves, to, tokens, rows)                                                                             \
+    do {                                                                                                               \
+        if (halves)                                                                                                    \
+            _tile_dpbf16ps(to, tokens, rows);                                                                          \
+        else                                                                                                           \
+            _tile_dpbsud(to, tokens, rows);                                                                            \
+    } while (0)
 
 INLINED void load_sums(const int32_t *from, size_t stride, size_t second_rows, const extent e)
 {
@@ -63,9 +76,9 @@ INLINED size_t unpack_some(unpacker *unpack, const packed_block *p, size_t done,
 
 /* Adds a block of columns. a, b: its tiles of weights in steps, which are unpacked just ahead of their use when `fresh`: the
  * units of vectors and of tiles work side by side. ahead: weights to fetch meanwhile. */
-INLINED void add_block(unpacker *unpack, const packed_block *p, const int fresh, size_t step, const uint8_t *a,
-                       const uint8_t *b, const uint8_t *q, size_t q_stride, const uint8_t *const ahead[2],
-                       size_t ahead_lines, const extent e)
+INLINED void add_block(const int halves, unpacker *unpack, const packed_block *p, const int fresh, size_t step,
+                       const uint8_t *a, const uint8_t *b, const uint8_t *q, size_t q_stride,
+                       const uint8_t *const ahead[2], size_t ahead_lines, const extent e)
 {
     const uint8_t *second = q + TOKENS * q_stride;
     size_t done = fresh ? unpack_some(unpack, p, 0, step, e) : 0;
@@ -77,15 +90,15 @@ INLINED void add_block(unpacker *unpack, const packed_block *p, const int fresh,
         if (fresh) done = unpack_some(unpack, p, done, step, e);
         _tile_loadd(6, a, 64);
         _tile_loadd(4, q, q_stride);
-        _tile_dpbsud(0, 4, 6);
+        MULTIPLY(halves, 0, 4, 6);
         if (e.two_rows) {
             _tile_loadd(7, b, 64);
-            _tile_dpbsud(1, 4, 7);
+            MULTIPLY(halves, 1, 4, 7);
         }
         if (e.two_tokens) {
             _tile_loadd(5, second, q_stride);
-            _tile_dpbsud(2, 5, 6);
-            if (e.two_rows) _tile_dpbsud(3, 5, 7);
+            MULTIPLY(halves, 2, 5, 6);
+            if (e.two_rows) MULTIPLY(halves, 3, 5, 7);
         }
     }
 }
@@ -98,16 +111,18 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
                           const int two_rows, const int few, const int two_tokens)
 {
     const extent whole = {two_tokens, two_rows}; /* of a few tokens, whose sums stay in their tiles */
-    size_t packed = tile_bytes(format, columns) / (columns / 4), step = format == TERNARY_DENSE ? 80 : K;
+    const int halves = format == BF16;
+    const size_t most = halves ? BF16_BLOCK : BLOCK;
+    size_t packed = tile_bytes(halves ? INT8 : format, columns) / (columns / 4), step = format == TERNARY_DENSE ? 80 : K;
     size_t lines = unpack ? (packed * K / 4 + 63) / 64 : 0; /* those of bytes are read in a row, which the CPU foresees */
     packed_block p = {.tiles = {a, b}, .to = {unpacked, unpacked + 2 * BLOCK_BYTES}, .columns = columns};
     if (few) load_sums(start, 16, 0, whole);
     for (; p.from < columns; p.from += p.count) {
-        p.count = columns - p.from < BLOCK ? columns - p.from : BLOCK;
+        p.count = columns - p.from < most ? columns - p.from : most;
         const uint8_t *rows = unpack ? p.to[0] : a + p.from * TILE_ROWS, *more = unpack ? p.to[1] : b + p.from * TILE_ROWS;
         const uint8_t *const ahead[2] = {a + (p.from + p.count) / 4 * packed, b + (p.from + p.count) / 4 * packed};
         if (few) {
-            add_block(unpack, &p, unpack != NULL, step, rows, more, q + p.from, q_stride, ahead, lines, whole);
+            add_block(halves, unpack, &p, unpack != NULL, step, rows, more, q + p.from, q_stride, ahead, lines, whole);
             continue;
         }
         const int last = p.from + p.count == columns;
@@ -119,7 +134,7 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
     do {                                                                                                                 \
         const extent e = {two, two_rows};                                                                                \
         load_sums(begun, from_stride, second_rows, e);                                                                   \
-        add_block(unpack, &p, fresh, step, rows, more, q + t * q_stride + p.from, q_stride, ahead, fetched, e);          \
+        add_block(halves, unpack, &p, fresh, step, rows, more, q + t * q_stride + p.from, q_stride, ahead, fetched, e);  \
         store_sums(to, to_stride, e);                                                                                    \
     } while (0)
             if (t == 0 && tokens > TOKENS)
@@ -135,11 +150,11 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
     if (few) store_sums(y, y_stride, whole);
 }
 
-INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, int32_t *restrict y, size_t y_stride,
-                     const uint8_t *weights, size_t tiles, size_t columns, const uint8_t *restrict q, size_t q_stride,
-                     const int32_t *restrict q_sum, size_t tokens, uint8_t *restrict unpacked)
+INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, size_t least, int32_t *restrict y,
+                     size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns, const uint8_t *restrict q,
+                     size_t q_stride, const int32_t *restrict q_sum, size_t tokens, uint8_t *restrict unpacked)
 {
-    if (tokens < LEAST_TOKENS) {
+    if (tokens < least) {
         bitrl_kernels_avx512bf16.product[format](y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens, unpacked);
         return;
     }
@@ -148,6 +163,7 @@ INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, int
     _tile_loadconfig(&configuration);
 
     size_t bytes = tile_bytes(format, columns);
+    if (format == BF16) columns *= 2; /* of bytes */
     int32_t *start = (int32_t *)(void *)(unpacked + 4 * BLOCK_BYTES), *sums = start + 16 * ((tokens + TOKENS - 1) / TOKENS * TOKENS);
     for (size_t t = 0; t < (tokens + TOKENS - 1) / TOKENS * TOKENS; t++)
         _mm512_store_si512(start + 16 * t, _mm512_set1_epi32(t < tokens ? -offset * q_sum[t] : 0));
@@ -167,16 +183,19 @@ INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, int
     _tile_release();
 }
 
-#define PRODUCT(name, format, unpack, offset)                                                                         \
+#define PRODUCT(name, format, unpack, offset, least)                                                                  \
     TARGET_AMX void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,            \
                          size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,   \
                          size_t tokens, uint8_t *restrict unpacked)                                                   \
     {                                                                                                                 \
-        product(format, unpack, offset, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens, unpacked);  \
+        product(format, unpack, offset, least, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens,      \
+                unpacked);                                                                                            \
     }
 
-PRODUCT(bitrl_amx_ternary, TERNARY, unpack_ternary, 1)
-PRODUCT(bitrl_amx_dense, TERNARY_DENSE, unpack_dense, 1)
-PRODUCT(bitrl_amx_int8, INT8, NULL, 128)
-PRODUCT(bitrl_amx_int4, INT4, unpack_int4, 128)
+/* The last: fewer tokens than that are better off with AVX-512. */
+PRODUCT(bitrl_amx_ternary, TERNARY, unpack_ternary, 1, 7)
+PRODUCT(bitrl_amx_dense, TERNARY_DENSE, unpack_dense, 1, 7)
+PRODUCT(bitrl_amx_int8, INT8, NULL, 128, 7)
+PRODUCT(bitrl_amx_int4, INT4, unpack_int4, 128, 7)
+PRODUCT(bitrl_amx_bf16, BF16, NULL, 0, 1)
 #endif

@@ -146,16 +146,6 @@ TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, int32_t fo
     return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(weights),
                                                _mm256_castsi256_ps(_mm256_set1_epi32(four)), _mm256_castsi256_ps(sum)));
 }
-TARGET static inline __m256i pairs_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
-TARGET static inline __m256i pairs_add(__m256i sum, __m256i weights, int32_t four)
-{
-    const __m256i upper = _mm256_set1_epi32((int)0xffff0000), x = _mm256_set1_epi32(four);
-    __m256 total = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(weights, upper)),
-                                   _mm256_castsi256_ps(_mm256_and_si256(x, upper)), _mm256_castsi256_ps(sum));
-    return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(weights, 16)),
-                                               _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), total));
-}
-
 /* The same for weights that need no unpacking. */
 #define PRODUCT(kind, N)                                                                                               \
     TARGET static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps, \
@@ -175,13 +165,54 @@ TARGET static inline __m256i pairs_add(__m256i sum, __m256i weights, int32_t fou
         for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t]);                \
     }
 
+/* bf16: as many steps at a time as have sums of their own (kernels.h). totals are of all steps so far, and have no registers. */
+TARGET static inline __m256 evens(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+TARGET static inline __m256 odds(__m256i pairs)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+#define BF16_PRODUCT(N)                                                                                                \
+    TARGET static void bf16_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps,   \
+                                const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)             \
+    {                                                                                                                  \
+        _Alignas(32) float totals[N][8] = {0};                                                                         \
+        (void)q_sum;                                                                                                   \
+        for (size_t i = 0; i < steps; i += BF16_STEPS, q += 4 * BF16_STEPS) {                                          \
+            _Alignas(32) float x[N][2][BF16_STEPS];                                                                    \
+            __m256 even[N], odd[N];                                                                                    \
+            _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
+            {                                                                                                          \
+                for (size_t j = 0; j < BF16_STEPS; j += 8) {                                                           \
+                    const __m256i pairs = _mm256_loadu_si256((const __m256i *)(q + t * q_stride + 4 * j));             \
+                    _mm256_store_ps(x[t][0] + j, evens(pairs));                                                        \
+                    _mm256_store_ps(x[t][1] + j, odds(pairs));                                                         \
+                }                                                                                                      \
+                even[t] = odd[t] = _mm256_setzero_ps();                                                                \
+            }                                                                                                          \
+            for (size_t j = 0; j < BF16_STEPS; j++, weights += STEP_BYTES) {                                           \
+                const __m256i pairs = _mm256_load_si256((const __m256i *)weights);                                     \
+                const __m256 rows = evens(pairs), more = odds(pairs);                                                  \
+                _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                 \
+                {                                                                                                      \
+                    even[t] = _mm256_fmadd_ps(rows, _mm256_broadcast_ss(&x[t][0][j]), even[t]);                        \
+                    odd[t] = _mm256_fmadd_ps(more, _mm256_broadcast_ss(&x[t][1][j]), odd[t]);                          \
+                }                                                                                                      \
+            }                                                                                                          \
+            _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
+                _mm256_store_ps(totals[t], _mm256_add_ps(_mm256_load_ps(totals[t]), _mm256_add_ps(even[t], odd[t])));  \
+        }                                                                                                              \
+        for (size_t t = 0; t < N; t++) memcpy(y + 4 * t * y_stride, totals[t], sizeof totals[t]);                      \
+    }
+
 typedef void product_of_half(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict,
                              size_t, const int32_t *restrict);
 
 #define PRODUCTS(kind) PRODUCT(kind, 1) PRODUCT(kind, 2) PRODUCT(kind, 3) PRODUCT(kind, 4) TABLE(kind)
 #define TABLE(kind) static product_of_half *const kind[4] = {kind##_1, kind##_2, kind##_3, kind##_4};
 
-TABLE(ternary) PRODUCTS(trits) PRODUCTS(bytes) PRODUCTS(pairs) PRODUCTS(floats)
+TABLE(ternary) PRODUCTS(trits) PRODUCTS(bytes) PRODUCTS(floats)
+BF16_PRODUCT(1) BF16_PRODUCT(2) BF16_PRODUCT(3) BF16_PRODUCT(4) TABLE(bf16)
 
 /* All tokens with a tile before the next, so that it is unpacked once. */
 static void tiles_product(matrix_format format, product_of_half *const *products,
@@ -214,7 +245,7 @@ MATRIX_PRODUCT(ternary_product, TERNARY, ternary, NULL) /* unpacking costs littl
 MATRIX_PRODUCT(dense_product, TERNARY_DENSE, trits, unpack_dense_plain)
 MATRIX_PRODUCT(int8_product, INT8, bytes, NULL)
 MATRIX_PRODUCT(int4_product, INT4, bytes, unpack_int4_plain)
-MATRIX_PRODUCT(bf16_product, BF16, pairs, NULL)
+MATRIX_PRODUCT(bf16_product, BF16, bf16, NULL)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {

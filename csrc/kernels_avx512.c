@@ -130,21 +130,6 @@ TARGET static inline __m512 floats_add(__m512 sum, __m512i weights, int32_t four
 {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(weights), _mm512_castsi512_ps(_mm512_set1_epi32(four)), sum);
 }
-TARGET static inline __m512 pairs_start(int32_t q_sum) { return (void)q_sum, _mm512_setzero_ps(); }
-TARGET static inline __m512 pairs_add(__m512 sum, __m512i weights, int32_t four)
-{
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000), x = _mm512_set1_epi32(four);
-    sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(weights, upper)),
-                          _mm512_castsi512_ps(_mm512_and_si512(x, upper)), sum);
-    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(weights, 16)),
-                           _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), sum);
-}
-TARGET_BF16 static inline __m512 halves_start(int32_t q_sum) { return (void)q_sum, _mm512_setzero_ps(); }
-TARGET_BF16 static inline __m512 halves_add(__m512 sum, __m512i weights, int32_t four)
-{
-    return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(four));
-}
-
 /* Two tiles of rows for N tokens, some steps of them, added to sums: [N, 32], or begun when q_sum is given. Four activations
  * of one token are broadcast from memory once for both tiles. ahead: weights to fetch meanwhile, ahead_bytes of them with
  * each step. */
@@ -202,8 +187,103 @@ typedef void product_of_two(uint8_t *, size_t, const uint8_t *, const uint8_t *,
 PRODUCTS(codes, __m512i, TARGET)
 PRODUCTS(bytes, __m512i, TARGET)
 PRODUCTS(floats, __m512, TARGET)
-PRODUCTS(pairs, __m512, TARGET)
-PRODUCTS(halves, __m512, TARGET_BF16)
+
+/* ---- bf16: as many steps at a time as have sums of their own (kernels.h) ---- */
+
+/* What differs between sets: how many steps are one addition; what those of the even and odd columns read of the weights,
+ * and of a token's sixteen pairs (each [16 / steps]); and the addition. `floats` take one step, as its floats; `halves` two,
+ * for an instruction that adds the products of two bf16, the upper first. */
+enum { floats_each = 1, halves_each = 2 };
+
+TARGET static inline __m512i evens(__m512i pairs) { return _mm512_slli_epi32(pairs, 16); }
+TARGET static inline __m512i odds(__m512i pairs) { return _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)); }
+
+TARGET static inline void floats_pairs(int32_t *even, int32_t *odd, __m512i pairs)
+{
+    _mm512_storeu_si512(even, evens(pairs));
+    _mm512_storeu_si512(odd, odds(pairs));
+}
+TARGET static inline void floats_rows(__m512i *even, __m512i *odd, const uint8_t *at)
+{
+    const __m512i pairs = _mm512_load_si512(at);
+    *even = evens(pairs);
+    *odd = odds(pairs);
+}
+
+TARGET_BF16 static inline void halves_pairs(int32_t *even, int32_t *odd, __m512i pairs)
+{
+    const __m512i order = _mm512_set_epi16(29, 31, 25, 27, 21, 23, 17, 19, 13, 15, 9, 11, 5, 7, 1, 3, /* odd */
+                                           28, 30, 24, 26, 20, 22, 16, 18, 12, 14, 8, 10, 4, 6, 0, 2);
+    const __m512i both = _mm512_permutexvar_epi16(order, pairs);
+    _mm256_storeu_si256((__m256i *)(void *)even, _mm512_castsi512_si256(both));
+    _mm256_storeu_si256((__m256i *)(void *)odd, _mm512_extracti64x4_epi64(both, 1));
+}
+TARGET_BF16 static inline void halves_rows(__m512i *even, __m512i *odd, const uint8_t *at)
+{
+    const __m512i first = _mm512_load_si512(at), second = _mm512_load_si512(at + STEP_BYTES);
+    *even = _mm512_mask_blend_epi16(0x55555555, _mm512_slli_epi32(first, 16), second);
+    *odd = _mm512_mask_blend_epi16(0x55555555, first, _mm512_srli_epi32(second, 16));
+}
+TARGET_BF16 static inline __m512 halves_add(__m512 sum, __m512i weights, int32_t two)
+{
+    return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(two));
+}
+
+/* As PRODUCT. totals are of all steps so far, and have no registers. */
+#define BF16_PRODUCT(kind, N, attribute)                                                                               \
+    attribute static void kind##_bf16_##N(uint8_t *y, size_t y_stride, const uint8_t *sums, const uint8_t *a,          \
+                                          const uint8_t *b, size_t steps, const uint8_t *restrict q, size_t q_stride,  \
+                                          const int32_t *restrict q_sum, const uint8_t *const ahead[2],                \
+                                          size_t ahead_bytes)                                                          \
+    {                                                                                                                  \
+        enum { EACH = kind##_each, ADDITIONS = BF16_STEPS / EACH };                                                    \
+        const uint8_t *fetch = ahead[0], *fetch_more = ahead[1];                                                       \
+        _Alignas(64) float totals[N][2][TILE_ROWS] = {0};                                                              \
+        for (size_t t = 0; t < N && !q_sum; t++) memcpy(totals[t], sums + 128 * t, sizeof totals[t]);                  \
+        for (size_t i = 0; i < steps; i += BF16_STEPS, q += 4 * BF16_STEPS) {                                          \
+            _Alignas(64) int32_t x[N][2][ADDITIONS];                                                                   \
+            __m512 even[2][N], odd[2][N];                                                                              \
+            _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                     \
+            {                                                                                                          \
+                kind##_pairs(x[t][0], x[t][1], _mm512_loadu_si512(q + t * q_stride));                                  \
+                even[0][t] = even[1][t] = odd[0][t] = odd[1][t] = _mm512_setzero_ps();                                 \
+            }                                                                                                          \
+            for (size_t j = 0; j < ADDITIONS; j++, a += EACH * STEP_BYTES, b += EACH * STEP_BYTES) {                   \
+                __m512i rows[2], more[2];                                                                              \
+                kind##_rows(&rows[0], &rows[1], a);                                                                    \
+                kind##_rows(&more[0], &more[1], b);                                                                    \
+                for (size_t k = 0; k < EACH; k++, fetch += ahead_bytes, fetch_more += ahead_bytes) {                   \
+                    _mm_prefetch((const char *)fetch, _MM_HINT_T0);                                                    \
+                    _mm_prefetch((const char *)fetch_more, _MM_HINT_T0);                                               \
+                }                                                                                                      \
+                _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                 \
+                {                                                                                                      \
+                    even[0][t] = kind##_add(even[0][t], rows[0], x[t][0][j]);                                          \
+                    even[1][t] = kind##_add(even[1][t], more[0], x[t][0][j]);                                          \
+                    odd[0][t] = kind##_add(odd[0][t], rows[1], x[t][1][j]);                                            \
+                    odd[1][t] = kind##_add(odd[1][t], more[1], x[t][1][j]);                                            \
+                }                                                                                                      \
+            }                                                                                                          \
+            _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                     \
+                _Pragma("GCC unroll 2") for (size_t tile = 0; tile < 2; tile++)                                        \
+            {                                                                                                          \
+                float *total = totals[t][tile];                                                                        \
+                __m512 own = _mm512_add_ps(even[tile][t], odd[tile][t]);                                               \
+                _mm512_store_ps(total, _mm512_add_ps(_mm512_load_ps(total), own));                                     \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (size_t t = 0; t < N; t++, y += 4 * y_stride) memcpy(y, totals[t], sizeof totals[t] / (1 + (a == b)));     \
+    }
+
+enum { BF16_TOKENS = 6 };
+#define BF16_PRODUCTS(kind, at)                                                                                        \
+    BF16_PRODUCT(kind, 1, at) BF16_PRODUCT(kind, 2, at) BF16_PRODUCT(kind, 3, at) BF16_PRODUCT(kind, 4, at)            \
+    BF16_PRODUCT(kind, 5, at) BF16_PRODUCT(kind, 6, at)                                                                \
+    static product_of_two *const kind##_bf16[BF16_TOKENS] = {kind##_bf16_1, kind##_bf16_2, kind##_bf16_3,              \
+                                                             kind##_bf16_4, kind##_bf16_5, kind##_bf16_6};
+
+BF16_PRODUCTS(floats, TARGET)
+BF16_PRODUCTS(halves, TARGET_BF16)
 
 /* Two tiles at a time; unpacked once for all tokens: a shift or mask takes the place of a product in the same ports. */
 static void tiles_product(matrix_format format, product_of_two *const *products, product_of_few *const *few,
@@ -212,6 +292,7 @@ static void tiles_product(matrix_format format, product_of_two *const *products,
                           size_t tokens, uint8_t *unpacked)
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns), packed = bytes / steps;
+    const size_t most = format == BF16 ? BF16_TOKENS : TILE_TOKENS; /* at a time */
     uint8_t *sums = unpacked + 4 * BLOCK_BYTES; /* [tokens, 32] of all blocks but the last: y's rows lie far apart */
     for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes, y += 4 * 2 * TILE_ROWS) {
         const uint8_t *a = weights, *b = tile + 1 < tiles ? weights + bytes : weights;
@@ -228,11 +309,11 @@ static void tiles_product(matrix_format format, product_of_two *const *products,
                 rows = unpacked;
                 more = b != a ? unpacked + 2 * BLOCK_BYTES : unpacked;
             }
-            for (size_t t = 0; t < tokens; t += TILE_TOKENS) {
-                size_t next = (t + TILE_TOKENS < tokens ? from : from + count) * packed; /* after the last tokens */
+            for (size_t t = 0; t < tokens; t += most) {
+                size_t next = (t + most < tokens ? from : from + count) * packed; /* after the last tokens */
                 const uint8_t *const ahead[2] = {a + next, b + next};
                 const int last = from + count == steps;
-                products[(tokens - t < TILE_TOKENS ? tokens - t : TILE_TOKENS) - 1](
+                products[(tokens - t < most ? tokens - t : most) - 1](
                     last ? y + 4 * t * y_stride : sums + 128 * t, last ? y_stride : 32, sums + 128 * t, rows, more, count,
                     q + t * q_stride + 4 * from, q_stride, from ? NULL : q_sum + t, ahead, packed);
             }
@@ -262,8 +343,8 @@ MATRIX_PRODUCT(dense_product_without, TERNARY_DENSE, codes, NULL, unpack_dense_w
 MATRIX_PRODUCT(int8_product, INT8, bytes, NULL, NULL)
 MATRIX_PRODUCT(int4_product, INT4, bytes, NULL, unpack_int4)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL)
-MATRIX_PRODUCT(bf16_product, BF16, halves, NULL, NULL)
-MATRIX_PRODUCT(bf16_product_without, BF16, pairs, NULL, NULL)
+MATRIX_PRODUCT(bf16_product, BF16, halves_bf16, NULL, NULL)
+MATRIX_PRODUCT(bf16_product_without, BF16, floats_bf16, NULL, NULL)
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni",
@@ -273,6 +354,6 @@ const bitrl_kernels bitrl_kernels_avx512bf16 = {
     "avx512bf16", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product}, DOUBLE_KERNELS};
 const bitrl_kernels bitrl_kernels_avx512amx = {
     "avx512amx",
-    {bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bf16_product, fp32_product},
+    {bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bitrl_amx_bf16, fp32_product},
     DOUBLE_KERNELS};
 #endif

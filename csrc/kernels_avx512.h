@@ -17,7 +17,7 @@ enum { BLOCK_STEPS = 160, BLOCK_BYTES = BLOCK_STEPS * STEP_BYTES };
 typedef void unpacker(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count);
 
 /* kernels_amx.c */
-matrix_product bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4;
+matrix_product bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bitrl_amx_bf16;
 
 /* One tile -> bytes [steps][16 rows][4]. */
 TARGET static inline void unpack_ternary(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count)

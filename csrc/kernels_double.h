@@ -124,6 +124,13 @@ TARGET static void scaled(double *restrict x, const int32_t *restrict y, double 
     for (; i < n; i++) x[i] = (double)y[i] * scale;
 }
 
+TARGET static void scaled_floats(double *restrict x, const float *restrict y, double scale, size_t n)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) v8_store(x + i, v8_mul(v8_from_float(y + i), v8_set(scale)));
+    for (; i < n; i++) x[i] = (double)y[i] * scale;
+}
+
 TARGET static void scaled_rows(double *restrict x, const int32_t *restrict y, const double *restrict rows, double scale,
                                size_t padded)
 {
@@ -369,5 +376,5 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
 
 /* The rest of a table of kernels, in its order. */
 #define DOUBLE_KERNELS                                                                                                \
-    norm_quantise, norm_round, normalise, scaled, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added,         \
+    norm_quantise, norm_round, normalise, scaled, scaled_floats, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added,         \
     rotated, attend, round_codes, round_int4, ternary_codes, round_bf16

@@ -177,7 +177,7 @@ static void unpack_int4(uint8_t *restrict out, const uint8_t *restrict tile, siz
     }
 }
 
-/* -> floats, of each pair the second first: [steps][2][16 rows] */
+/* -> floats, of each pair the first and then the second: [steps][2][16 rows] */
 static void unpack_bf16(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count)
 {
     const uint8_t *packed = tile + from * STEP_BYTES;
@@ -185,8 +185,8 @@ static void unpack_bf16(uint8_t *restrict out, const uint8_t *restrict tile, siz
     for (size_t i = 0; i < count; i++, out += STEP_BYTES)
         for (size_t quad = 0; quad < QUADS; quad++, packed += QUAD_BYTES, out += QUAD_BYTES) {
             const uint32x4_t pairs = vreinterpretq_u32_u8(vld1q_u8(packed));
-            vst1q_u8(out, vreinterpretq_u8_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000))));
-            vst1q_u8(out + STEP_BYTES, vreinterpretq_u8_u32(vshlq_n_u32(pairs, 16)));
+            vst1q_u8(out, vreinterpretq_u8_u32(vshlq_n_u32(pairs, 16)));
+            vst1q_u8(out + STEP_BYTES, vreinterpretq_u8_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000))));
         }
 }
 
@@ -269,23 +269,29 @@ static inline int32x4_t floats_end(floats_sums sums, int32x4_t before)
 }
 #define floats_add(sums, at, x, lane) sums = vfmaq_laneq_f32(sums, load_floats(at), x, lane)
 
-/* Pairs of bf16, the weights unpacked to floats. */
+/* Pairs of bf16, the weights unpacked to floats: sums of the even and of the odd columns of one block (kernels.h). */
 typedef struct {
-    float32x4_t first, second;
+    float32x4_t even, odd;
 } pairs_of_floats;
-enum { pairs_quads = 4, pairs_step = 2 * STEP_BYTES };
-typedef float32x4_t pairs_sums;
+enum { pairs_quads = 2, pairs_step = 2 * STEP_BYTES };
+typedef pairs_of_floats pairs_sums;
 static inline pairs_of_floats split_pairs(uint32x4_t pairs)
 {
     return (pairs_of_floats){vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16)),
                              vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)))};
 }
 DEFINE_INPUT(pairs, pairs_of_floats, split_pairs(vreinterpretq_u32_u8(vld1q_u8(q))))
-#define pairs_start floats_start
-#define pairs_end floats_end
+static inline pairs_sums pairs_start(int32x4_t before)
+{
+    return (void)before, (pairs_sums){vdupq_n_f32(0), vdupq_n_f32(0)};
+}
+static inline int32x4_t pairs_end(pairs_sums sums, int32x4_t before)
+{
+    return vreinterpretq_s32_f32(vaddq_f32(vreinterpretq_f32_s32(before), vaddq_f32(sums.even, sums.odd)));
+}
 #define pairs_add(sums, at, x, lane)                                                                                   \
-    sums = vfmaq_laneq_f32(vfmaq_laneq_f32(sums, load_floats(at), (x).second, lane), load_floats((at) + STEP_BYTES),   \
-                           (x).first, lane)
+    sums = (pairs_sums){vfmaq_laneq_f32(sums.even, load_floats(at), (x).even, lane),                                   \
+                        vfmaq_laneq_f32(sums.odd, load_floats((at) + STEP_BYTES), (x).odd, lane)}
 
 /* A tile of rows for N tokens, some steps of them (a multiple of four), added to sums: [N, 16], or begun from `start` when
  * that is given. */
@@ -407,6 +413,7 @@ static void tiles_product(matrix_format format, product_of_tile *const *products
                           const int32_t *restrict q_sum, size_t tokens, uint8_t *unpacked)
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
+    const size_t most = format == BF16 ? BF16_STEPS : BLOCK_STEPS; /* at a time */
     uint8_t *sums = unpacked + 4 * BLOCK_STEPS * STEP_BYTES; /* [tokens, 16] of all blocks but the last */
     for (size_t tile = 0; tile < tiles; tile++, weights += bytes, y += 4 * TILE_ROWS) {
         if (few && tokens && tokens <= FEW) {
@@ -414,7 +421,7 @@ static void tiles_product(matrix_format format, product_of_tile *const *products
             continue;
         }
         for (size_t from = 0, count; from < steps; from += count) {
-            count = steps - from < BLOCK_STEPS ? steps - from : BLOCK_STEPS;
+            count = steps - from < most ? steps - from : most;
             if (unpack) unpack(unpacked, weights, columns, from, count);
             for (size_t t = 0, n; t < tokens; t += n) {
                 int32_t start[TILE_TOKENS];

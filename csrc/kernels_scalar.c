@@ -125,15 +125,18 @@ static void bf16_product(void *restrict y, size_t y_stride, const uint8_t *restr
     for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(BF16, columns))
         for (size_t t = 0; t < tokens; t++) {
             float sums[TILE_ROWS] = {0};
-            const uint8_t *x = q + t * q_stride;
-            for (size_t step = 0; step < columns / 2; step++, x += 4)
-                for (size_t r = 0; r < TILE_ROWS; r++) {
-                    uint16_t w[2], pair[2];
-                    memcpy(w, weights + step * STEP_BYTES + 4 * r, sizeof w);
-                    memcpy(pair, x, sizeof pair);
-                    sums[r] = fmaf(float_from(w[1]), float_from(pair[1]), sums[r]);
-                    sums[r] = fmaf(float_from(w[0]), float_from(pair[0]), sums[r]);
-                }
+            for (size_t from = 0; from < columns / 2; from += BF16_STEPS) {
+                float even[TILE_ROWS] = {0}, odd[TILE_ROWS] = {0};
+                for (size_t step = from; step < from + BF16_STEPS; step++)
+                    for (size_t r = 0; r < TILE_ROWS; r++) {
+                        uint16_t w[2], x[2];
+                        memcpy(w, weights + step * STEP_BYTES + 4 * r, sizeof w);
+                        memcpy(x, q + t * q_stride + 4 * step, sizeof x);
+                        even[r] = fmaf(float_from(w[0]), float_from(x[0]), even[r]);
+                        odd[r] = fmaf(float_from(w[1]), float_from(x[1]), odd[r]);
+                    }
+                for (size_t r = 0; r < TILE_ROWS; r++) sums[r] += even[r] + odd[r];
+            }
             memcpy((float *)y + t * y_stride + tile * TILE_ROWS, sums, sizeof sums);
         }
 }

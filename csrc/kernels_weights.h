@@ -104,11 +104,5 @@ TARGET static int ternary_codes(int8_t *restrict codes, const float *restrict ro
 
 TARGET static void round_bf16(uint16_t *restrict halves, const float *restrict row, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits, without_sign;
-        memcpy(&bits, row + i, sizeof bits);
-        without_sign = bits & 0x7fffffff;
-        bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* bf16_from(), without branches; finite */
-        halves[i] = (uint16_t)(without_sign < 0x26800000 ? 0 : bits);
-    }
+    for (size_t i = 0; i < n; i++) halves[i] = bf16_from(row[i]);
 }

@@ -181,9 +181,8 @@ static int choose_format(const bitrl_file *file, const char *wanted, matrix_form
     return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot be run in a format called %.40s", wanted);
 }
 
-/* Memory for all matrices of all blocks at once, in huge pages where the system has them: a product walks through much of
- * it. NULL when there is not enough. */
-static uint8_t *reserve_matrices(bitrl_model *model)
+/* Bytes of all matrices of all blocks; 0 when they are too many to count. */
+static size_t matrices_bytes(const bitrl_model *model)
 {
     named_matrix matrices[MATRICES];
     named_norm norms[NORMS];
@@ -191,8 +190,16 @@ static uint8_t *reserve_matrices(bitrl_model *model)
     list_block(model, model->blocks, matrices, norms);
     for (size_t j = 0; j < MATRICES; j++)
         bytes += bitrl_matrix_bytes(model->format, matrices[j].rows, matrices[j].columns);
-    if (bytes > (SIZE_MAX - HUGE_PAGE) / model->shape.blocks) return NULL;
-    bytes = bytes * model->shape.blocks + HUGE_PAGE;
+    return bytes > (SIZE_MAX - HUGE_PAGE) / model->shape.blocks ? 0 : bytes * model->shape.blocks;
+}
+
+/* Memory for all matrices of all blocks at once, in huge pages where the system has them: a product walks through much of
+ * it. NULL when there is not enough. */
+static uint8_t *reserve_matrices(bitrl_model *model)
+{
+    size_t bytes = matrices_bytes(model);
+    if (!bytes) return NULL;
+    bytes += HUGE_PAGE;
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return NULL;
     model->memory = memory;
@@ -204,8 +211,9 @@ static uint8_t *reserve_matrices(bitrl_model *model)
     return aligned;
 }
 
-/* Every matrix is there in the shape that the keys give it, so that a file is given no more memory than it has use for. */
-static int check_matrices(const loader *l)
+/* Every matrix and norm of the blocks is there in the shape that the keys give it, so that a file is given no more memory
+ * than it has use for. */
+static int check_tensors(const loader *l)
 {
     named_matrix matrices[MATRICES];
     named_norm norms[NORMS];
@@ -214,9 +222,14 @@ static int check_matrices(const loader *l)
     int status = BITRL_OK;
     for (size_t i = 0; !status && i < l->model->shape.blocks; i++) {
         list_block(l->model, &l->model->blocks[i], matrices, norms);
-        for (size_t j = 0; !status && j < MATRICES; j++)
+        for (size_t j = 0; !status && j < MATRICES; j++) {
             status = find_weight(l, name_of(full, i, matrices[j].name, ".weight"), matrices[j].columns, matrices[j].rows,
                                  &tensor);
+            if (!status && matrices[j].norm)
+                status = find_weight(l, name_of(full, i, matrices[j].norm, ".weight"), matrices[j].columns, 0, &tensor);
+        }
+        for (size_t j = 0; !status && j < NORMS; j++)
+            if (norms[j].name) status = find_weight(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, 0, &tensor);
     }
     return status;
 }
@@ -227,7 +240,7 @@ static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t thr
     size_t heads = shape->heads * shape->head_dim, most = shape->width > shape->ffn ? shape->width : shape->ffn;
     bool offset = model->architecture.gemma && bitrl_file_is_hugging_face(file);
     loader l = {.file = file, .model = model, .norm_offset = offset ? 1 : 0, .error = error};
-    int status = check_matrices(&l);
+    int status = check_tensors(&l);
     if (status) return status;
     l.row = bitrl_allocate(most > heads ? most : heads, sizeof *l.row);
     l.memory = reserve_matrices(model);
@@ -240,11 +253,9 @@ static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t thr
     return status;
 }
 
-int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **out, char *error)
+/* What keys and options say, before any weight is read. */
+static int read_model(const bitrl_file *file, const bitrl_options *options, bitrl_model *model, char *error)
 {
-    *out = NULL;
-    bitrl_model *model = calloc(1, sizeof *model);
-    if (!model) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     int status = BITRL_OK;
     model->i2s_arm = options->i2s_arm;
     model->kernels = bitrl_kernels_find(options->isa);
@@ -254,11 +265,35 @@ int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl
     if (!status) status = bitrl_read_architecture(file, options, model, error);
     if (!status && (options->threads < 1 || options->threads > MAX_THREADS))
         status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    return status;
+}
+
+int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **out, char *error)
+{
+    *out = NULL;
+    bitrl_model *model = calloc(1, sizeof *model);
+    if (!model) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    int status = read_model(file, options, model, error);
     if (!status) status = load_weights(file, model, options->threads, error);
     if (status)
         bitrl_model_free(model);
     else
         *out = model;
+    return status;
+}
+
+int bitrl_model_check(const bitrl_file *file, const bitrl_options *options, bitrl_shape *shape, uint64_t *bytes, char *error)
+{
+    bitrl_model *model = calloc(1, sizeof *model);
+    if (!model) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    const loader l = {.file = file, .model = model, .error = error};
+    int status = read_model(file, options, model, error);
+    if (!status) status = check_tensors(&l);
+    if (!status) {
+        *shape = model->shape;
+        *bytes = matrices_bytes(model);
+    }
+    bitrl_model_free(model);
     return status;
 }
 

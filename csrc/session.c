@@ -243,6 +243,11 @@ void bitrl_cache_close(bitrl_cache *cache)
     free(cache);
 }
 
+uint64_t bitrl_cache_bytes(const bitrl_cache *cache)
+{
+    return cache->parts * cache->capacity * cache->stride * sizeof *cache->values;
+}
+
 uint64_t bitrl_cache_length(const bitrl_cache *cache) { return cache->length; }
 
 int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error)
@@ -453,6 +458,30 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
         for (size_t i = 0; i < e.count; i++) encode_portion(&e, &session->portions[i], &session->all);
     size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * model->shape.width;
     return check_finite(session, out, values, tokens, total, error);
+}
+
+int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, float *out,
+                        char *error)
+{
+    const bitrl_model *model = session->model;
+    scratch *s = &session->all.scratch;
+    size_t total, longest, count = 0;
+    int status = check_batch(&model->shape, tokens, lengths, texts, &total, &longest, error);
+    if (status || texts == 0) return status;
+    bool ok = grow_rope(session, longest) &&
+              grow_scratch(model, &session->all, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest) &&
+              (count = divide(session, lengths, texts, 0, CHUNK)) > 0;
+    if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
+    s->states_rows = total;
+    for (const portion *p = session->portions; p < session->portions + count; p++) {
+        size_t rows = 0, passages = 0;
+        for (size_t i = p->text; i < p[1].text; rows += lengths[i++])
+            s->passages[passages++] = (passage){tokens + p->token + rows, lengths[i], rows, 0, NULL, NULL};
+        s->states = out + p->token * model->shape.width;
+        bitrl_forward(model, session->all.threads, s, session->rope, session->local_rope, s->passages, passages);
+    }
+    s->states = NULL;
+    return check_finite(session, out, model->shape.blocks * total * model->shape.width, tokens, total, error);
 }
 
 /* ---- going on with sequences ---- */

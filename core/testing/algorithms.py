@@ -12,13 +12,13 @@ from safetensors.numpy import load, save
 
 from bitrl.core import replay
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Algorithm, Backbone
+from bitrl.core.interfaces import Algorithm, Backbone, Task
 from bitrl.core.options import parse
 from bitrl.core.records import AlgorithmRecord
 from bitrl.core.registry import registry
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
 from bitrl.testing.records import RECORD_CHECKS, resolve
-from bitrl.testing.worlds import Plain, Watched, make_task, world
+from bitrl.testing.worlds import Doubled, Plain, Watched, make_task, world
 
 NUM_ENVS = 4
 
@@ -39,10 +39,15 @@ WORLDS: tuple[tuple[str, Callable[[int], Backbone]], ...] = (
 
 @attrs.define
 class Trial:
-    """What happened when an algorithm was made and updated twice; see `try_out`."""
+    """What happened when an algorithm was made and updated twice; see `try_out`.
+
+    `critic_reads`: states that the critic's backbone was given in all, and while the algorithm acted; None where the
+    critic has none of its own.
+    """
 
     where: str
     algorithm: Algorithm
+    critic_reads: tuple[int, int] | None
     fresh: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
     metrics: list[dict[str, float]]
     steps: list[tuple[int, int]]
@@ -61,7 +66,8 @@ def check_algorithm(component: str | AlgorithmRecord, *, env: str | None = None,
     Args:
         component: its name as `bitrl list` prints it, or a record that need not be installed.
         env: an environment it must be able to learn in, on a frozen backbone; None: CartPole-v1 on a frozen and on a
-            trainable backbone, and Pendulum-v1, of which it may refuse some (with a UsageError).
+            trainable backbone, and Pendulum-v1, of which it may refuse some (with a UsageError). An algorithm whose
+            record says `critic_backbone` is tried once more, with a critic's backbone.
         options: of the algorithm.
 
     Raises:
@@ -80,21 +86,31 @@ def algorithm_outcomes(
     def trials() -> list[Trial]:
         """Its target makes it from its options and a Task, and it can be updated, saved and restored."""
         values: Any = parse(record.options, options, "algo")
-        made, refusals = [], []
+        made, accepted, refusals = [], [], []
         for env, backbone in worlds:
             try:
                 made.append(try_out(record, values, env, backbone))
             except UsageError as error:
                 refusals.append(error)
+            else:
+                accepted.append((env, backbone))
         if not made:
             raise refusals[0]
+        if record.critic_backbone:
+            made.append(try_out(record, values, *accepted[0], Doubled))
         return made
 
     yield from run_checks(component, record, RECORD_CHECKS)
     yield from examine(component, trials, CHECKS)
 
 
-def try_out(record: AlgorithmRecord, options: Any, env: str, backbone: Callable[[int], Backbone]) -> Trial:
+def try_out(
+    record: AlgorithmRecord,
+    options: Any,
+    env: str,
+    backbone: Callable[[int], Backbone],
+    critic: Callable[[int], Doubled] | None = None,
+) -> Trial:
     """Make an algorithm; update it; let it act; save it; update it; restore another from the save; update that too.
 
     Raises:
@@ -103,15 +119,17 @@ def try_out(record: AlgorithmRecord, options: Any, env: str, backbone: Callable[
     progress: list[int] = []
     metrics, steps, observations = [], [], []
     watched = Watched(world(env))
-    task = make_task(watched, num_envs=NUM_ENVS, backbone=backbone, progress=progress.append)
-    twin_task = make_task(env, num_envs=NUM_ENVS, backbone=backbone)
+    task = make_task(watched, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic, progress=progress.append)
+    twin_task = make_task(env, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic)
     algorithm, twin = record.load()(options, task), record.load()(options, twin_task)
     fresh = _saved(algorithm), _saved(twin)
     for second in (False, True):
         if second:
             features = task.features(task.observations)
             before = _saved(algorithm)
+            read_before = _read_by_critic(task)
             acted = algorithm.act(features.copy()), algorithm.act(features.copy())
+            read_to_act = _read_by_critic(task) - read_before
             state = _saved(algorithm)
             arrays, starts = replay.save(task.envs)
             arrays = load(save({**arrays, "observations": watched.observations()}))
@@ -128,8 +146,10 @@ def try_out(record: AlgorithmRecord, options: Any, env: str, backbone: Callable[
     for envs in (task.envs, twin_task.envs):
         envs.close()
     return Trial(
-        where=f"in {env} on a {'trainable' if task.features.trainable else 'frozen'} backbone",
+        where=f"in {env} on a {'trainable' if task.features.trainable else 'frozen'} backbone"
+        + (" with a critic's own beside it" if critic else ""),
         algorithm=algorithm,
+        critic_reads=(_read_by_critic(task), read_to_act) if critic else None,
         fresh=fresh,
         metrics=metrics,
         steps=steps,
@@ -205,6 +225,15 @@ def acts_without_chance_or_trace(trials: list[Trial]) -> None:
         expect(not different, f"{trial.where}: it changed {different}")
 
 
+def reads_its_critics_backbone(trials: list[Trial]) -> None:
+    """If its record says `critic_backbone`, it learns with the critic's features, and acts without them."""
+    for trial in trials:
+        if trial.critic_reads is not None:
+            in_all, to_act = trial.critic_reads
+            expect(in_all, f"{trial.where}: task.critic_features was never read: read it, or leave the word out")
+            expect(not to_act, f"{trial.where}: act() read task.critic_features, which evaluation is to do without")
+
+
 def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
     """After load_state(state()) the next update is the same, bit for bit."""
     for trial in trials:
@@ -220,6 +249,12 @@ def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
             f"{trial.where}: {', '.join(different) or changed} differs from an uninterrupted run: "
             "state() must hold all that it depends on (weights, optimiser, generators, counters, episodes under way)",
         )
+
+
+def _read_by_critic(task: Task) -> int:
+    """How many states the critic's own backbone was given so far."""
+    backbone = task.critic_features.backbone if task.critic_features is not None else None
+    return backbone.read if isinstance(backbone, Doubled) else 0
 
 
 def _saved(algorithm: Algorithm) -> Mapping[str, np.ndarray]:
@@ -250,5 +285,6 @@ CHECKS: tuple[Check[list[Trial]], ...] = (
     reports_finite_metrics,
     acts_in_the_action_space,
     acts_without_chance_or_trace,
+    reads_its_critics_backbone,
     goes_on_exactly_from_its_state,
 )

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from bitrl.core.interfaces import Environment, ObservationSpec
+from bitrl.core.observations import as_array
 from bitrl.core.options import parse
 from bitrl.core.records import EnvironmentRecord
 from bitrl.core.replay import Replayable
@@ -80,11 +81,17 @@ def passes_gymnasiums_checker(case: Case) -> None:
 
 
 def has_spaces_bitrl_reads(case: Case) -> None:
-    """Observations are Box or Discrete, actions Discrete or Box."""
+    """Observations are Box, Discrete or Text, or a Dict of these; actions Discrete or Box."""
     env = case.environment.make()
     both = (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
-    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
-        expect(isinstance(space, both), f"its {what} are a {type(space).__name__} space")
+    seen = env.observation_space
+    parts = list(seen.values()) if isinstance(seen, gymnasium.spaces.Dict) else [seen]
+    for what, kinds, spaces in (
+        ("observations", (*both, gymnasium.spaces.Text), parts),
+        ("actions", both, [env.action_space]),
+    ):
+        for space in spaces:
+            expect(isinstance(space, kinds), f"its {what} are a {type(space).__name__} space")
     env.close()
 
 
@@ -95,6 +102,15 @@ def describes_its_observations(case: Case) -> None:
     env = case.environment.make()
     space = env.observation_space
     env.close()
+    parts = dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else {}
+    for name in spec.texts:
+        expect(isinstance(parts.get(name), gymnasium.spaces.Text), f'the spec names a text "{name}", and there is none')
+    if spec.grid:
+        expect({"image", "direction"} <= parts.keys(), 'a grid has the parts "image" and "direction"')
+        return
+    if spec.texts:
+        expect("numbers" in parts, 'beside its texts it must have the part "numbers"')
+        space = parts["numbers"]
     if isinstance(space, gymnasium.spaces.Discrete):
         expect(spec.discrete == int(space.n), f"discrete is {spec.discrete}, and the space has {space.n} values")
         expect(len(spec.fields) == 1, f"a Discrete observation has one field, and the spec names {len(spec.fields)}")
@@ -121,7 +137,7 @@ def describes_its_observations(case: Case) -> None:
 def repeats_itself_by_seed(case: Case) -> None:
     """Two environments reset with one seed and stepped alike give the same observations, rewards and ends."""
     first, second = case.environment.make(), case.environment.make()
-    _expect_same(first.reset(seed=7)[0], second.reset(seed=7)[0], "the first observation")
+    _expect_same(first, first.reset(seed=7)[0], second.reset(seed=7)[0], "the first observation")
     _play_alike(first, second, case.actions)
     first.close()
     second.close()
@@ -144,7 +160,7 @@ def comes_back_by_replay(case: Case) -> None:
         raise ConformanceError(
             f"the state of np_random cannot be saved: it must be numpy's default, PCG64 ({error})"
         ) from None
-    _expect_same(second.restore(start, actions), observation, "the observation it comes back to")
+    _expect_same(first, second.restore(start, actions), observation, "the observation it comes back to")
     _play_alike(first, second, case.actions)
     first.close()
     second.close()
@@ -160,18 +176,18 @@ def _play(env: gymnasium.Env, actions: list[Any]) -> None:
 def _play_alike(first: gymnasium.Env, second: gymnasium.Env, actions: list[Any]) -> None:
     for index, action in enumerate(actions, start=1):
         left, right = first.step(action), second.step(action)
-        _expect_same(left[0], right[0], f"the observation after {index} steps")
+        _expect_same(first, left[0], right[0], f"the observation after {index} steps")
         expect(math.isfinite(float(left[1])), f"the reward of step {index} is {left[1]}")
         expect(left[1] == right[1], f"the reward of step {index} differs: {left[1]} and {right[1]}")
         expect(left[2:4] == right[2:4], f"one ended at step {index}, and the other did not")
         if left[2] or left[3]:
             _expect_same(
-                first.reset()[0], second.reset()[0], f"the first observation of an episode, after {index} steps,"
+                first, first.reset()[0], second.reset()[0], f"the first observation of an episode, after {index} steps,"
             )
 
 
-def _expect_same(left: Any, right: Any, what: str) -> None:
-    same = np.array_equal(np.asarray(left), np.asarray(right))
+def _expect_same(env: gymnasium.Env, left: Any, right: Any, what: str) -> None:
+    same = np.array_equal(as_array(env.observation_space, left), as_array(env.observation_space, right))
     expect(same, f"{what} differs: all randomness must come from np_random, and reset(seed=…) must seed it")
 
 

@@ -19,6 +19,9 @@ from bitrl.testing.worlds import observations_of, world
 ENVIRONMENTS = ("CartPole-v1", "FrozenLake-v1")
 """Where a serializer is tried if no environment is named: Box and Discrete observations."""
 
+OTHERWISE = ("BabyAI-GoToRedBall-v0",)
+"""Where it is tried if it refuses all of those: a grid."""
+
 
 @attrs.frozen
 class Case:
@@ -58,16 +61,20 @@ def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options
     def cases() -> list[Case]:
         """Its target makes it from its options and an ObservationSpec."""
         values: Any = parse(record.options, options, "serializer")
-        made, refusals = [], []
-        for env in envs:
+        made: list[Case] = []
+        refusals = []
+        for env in (*envs, *(OTHERWISE if set(ENVIRONMENTS) <= set(envs) else ())):
+            if made and env in OTHERWISE:
+                break
             environment = world(env)
             spec = environment.observation_spec()
             try:
                 serializer = record.load()(values, spec)
+                observations = observations_of(environment)
             except UsageError as error:
                 refusals.append(error)
                 continue
-            made.append(Case(record, values, spec, observations_of(environment), serializer))
+            made.append(Case(record, values, spec, observations, serializer))
         if not made:
             raise refusals[0]
         return made

@@ -12,6 +12,7 @@ from bitrl.core import replay
 from bitrl.core.config import find_environment
 from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Backbone, Environment, Task
+from bitrl.core.observations import as_array
 from bitrl.core.options import NoOptions, parse
 from bitrl.plugins.serializers.vector import Vector
 
@@ -31,7 +32,7 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
         while len(seen) < count:
             observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
             seen.append(env.reset()[0] if terminated or truncated else observation)
-        return np.stack([np.array(observation) for observation in seen])
+        return np.stack([as_array(env.observation_space, observation) for observation in seen])
     finally:
         env.close()
 
@@ -48,12 +49,30 @@ class Plain:
         return inputs
 
 
+class Doubled:
+    """A frozen backbone for a critic beside `Plain`, of another width: vectors and their negatives.
+
+    Attributes:
+        read: how many vectors it was given so far.
+    """
+
+    def __init__(self, width: int):
+        self.width, self.read = 2 * width, 0
+        self.identity: Mapping[str, Any] = {"doubled": width}
+
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
+        """Vectors float32 [n, k] → [n, 2k]."""
+        self.read += len(inputs)
+        return np.concatenate([inputs, -inputs], axis=1)
+
+
 def make_task(
     env: str | Environment = "CartPole-v1",
     *,
     num_envs: int = 4,
     seed: int = 0,
     backbone: Callable[[int], Backbone] = Plain,
+    critic_backbone: Callable[[int], Backbone] | None = None,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Task:
     """A task for an algorithm's own tests: vector environments that were just reset, seen as scaled numbers.
@@ -63,6 +82,7 @@ def make_task(
         num_envs: environments side by side.
         seed: of the environments and of the algorithm.
         backbone: makes a backbone for vectors of the given width; by default the numbers themselves are the features.
+        critic_backbone: the same for the critic's own, which reads the same vectors; None: it has none.
         progress: see Task.
     """
     environment = world(env) if isinstance(env, str) else env
@@ -70,7 +90,14 @@ def make_task(
     envs = replay.vectorise(environment.make, num_envs)
     observations, _ = envs.reset(seed=seed)
     features = FeatureExtractor(serializer, backbone(serializer.width))
-    return Task(envs=envs, observations=observations, features=features, seed=seed, progress=progress)
+    return Task(
+        envs=envs,
+        observations=observations,
+        features=features,
+        critic_features=FeatureExtractor(serializer, critic_backbone(serializer.width)) if critic_backbone else None,
+        seed=seed,
+        progress=progress,
+    )
 
 
 class Watched(Environment):
@@ -108,11 +135,11 @@ class _Watcher(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self.observation = np.array(observation)
+        self.observation = np.array(as_array(self.observation_space, observation))
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.steps += 1
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.observation = np.array(observation)
+        self.observation = np.array(as_array(self.observation_space, observation))
         return observation, reward, terminated, truncated, info

@@ -33,6 +33,9 @@ class PPOOptions:
     max_grad_norm: float | None = option(0.5, "clip the gradient's norm at this; none: do not", above(0))
     learning_rate: float = option(3e-4, "Adam's learning rate for the policy", above(0))
     value_learning_rate: float = option(1e-3, "Adam's learning rate for the value function", above(0))
+    noise_hold: float = option(
+        1.0, "mean steps for which each environment keeps its exploration noise; 1: fresh at every step", at_least(1)
+    )
     hidden: tuple[int, ...] | None = option(
         None,
         "widths of the heads' hidden layers; unset: 256, 128 on a frozen backbone, none on a trainable one",
@@ -48,4 +51,5 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
         target="bitrl.plugins.algos.ppo:PPO",
         options=PPOOptions,
+        critic_backbone=True,
     )

@@ -12,7 +12,7 @@ def next_values(rollout: Rollout, values: np.ndarray, final_values: np.ndarray) 
 
     Args:
         rollout: the steps.
-        values: of `rollout.features`, [T + 1, n].
+        values: of `rollout.critic_features`, [T + 1, n].
         final_values: of `rollout.final_features`, [m].
     """
     after = values[1:].copy()

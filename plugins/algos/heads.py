@@ -118,6 +118,23 @@ class Gaussian:
         return weights * tape / self.log_std.detach().exp()
 
 
+def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor:
+    """Noise [T, n, k] that each environment keeps for `mean_steps` steps on average: at every step it takes that step's
+    noise with probability 1 / mean_steps, and else stays with what it had. With 1, `noise` itself.
+
+    Actions then persist, as exploring a world of weak actions needs (compare coloured noise, Hollenstein et al. 2024,
+    arXiv 2312.11091), until the policy is sure enough for its outputs to outweigh the noise. At any step chosen
+    beforehand the noise has the distribution that it had, so each action is a sample of the policy; but it is not
+    independent of the state that the same noise led to, which the learner leaves out of account.
+    """
+    if mean_steps == 1:
+        return noise
+    steps, num_envs, _ = noise.shape
+    fresh = torch.rand(steps, num_envs, generator=generator) < 1 / mean_steps
+    drawn_at = torch.where(fresh, torch.arange(steps).unsqueeze(1), 0).cummax(dim=0).values
+    return noise[drawn_at, torch.arange(num_envs)]
+
+
 def action_head(space: gymnasium.Space) -> Categorical | Gaussian:
     """The head for an action space, Discrete or Box."""
     return Categorical(space) if isinstance(space, gymnasium.spaces.Discrete) else Gaussian(space)  # type: ignore[arg-type]

@@ -1,14 +1,15 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) of two small heads on a backbone's features.
 
 The defaults are the BitRL recipe (arXiv 2604.24273). Features are computed once, when a state is met, and kept in
-the rollout: a frozen backbone would give the same ones again. Shapes: T steps, n environments, d features, B = T·n
-samples.
+the rollout: a frozen backbone would give the same ones again. The critic may read a backbone of its own: the rollout
+then holds its d' features beside the policy's. Shapes: T steps, n environments, d features, B = T·n samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -20,13 +21,12 @@ from bitrl.core.interfaces import Algorithm, Task
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.heads import action_head
+from bitrl.plugins.algos.heads import action_head, hold
 from bitrl.plugins.algos.rollout import Episodes, collect
+from bitrl.plugins.algos.standardise import Standardisation
 
-FEATURE_LIMIT = 10.0
-"""Standardised features are cut at this many deviations: a state unlike any seen at the start must not blow up the
-heads.
-"""
+if TYPE_CHECKING:
+    from bitrl.core.features import FeatureExtractor
 
 
 class PPO(Algorithm):
@@ -39,16 +39,19 @@ class PPO(Algorithm):
         self.generator = torch.Generator().manual_seed(task.seed)
         self.episodes = Episodes.start(self.num_envs)
 
-        hidden = options.hidden if options.hidden is not None else () if task.features.trainable else (256, 128)
+        critic = task.critic_features or task.features
+
+        def widths(features: FeatureExtractor, outputs: int) -> tuple[int, ...]:
+            default = () if features.trainable else (256, 128)
+            return (features.width, *(default if options.hidden is None else options.hidden), outputs)
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             self.head = action_head(task.envs.single_action_space)
             # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features
             # look like, so they can be standardised by that rollout without the policy changing under it.
-            self.policy = chain(
-                task.features.module(), mlp((task.features.width, *hidden, self.head.outputs), gain=0.0)
-            )
-            self.value = chain(task.features.module(), mlp((task.features.width, *hidden, 1), gain=1.0))
+            self.policy = chain(task.features.module(), mlp(widths(task.features, self.head.outputs), gain=0.0))
+            self.value = chain(critic.module(), mlp(widths(critic, 1), gain=1.0))
         self.weights = {
             "policy": flatten([*self.policy.parameters(), *self.head.parameters]),
             "value": flatten([*self.value.parameters()]),
@@ -61,8 +64,10 @@ class PPO(Algorithm):
             eps=1e-5,
             fused=True,
         )
-        width = task.features(task.observations[:1]).shape[1]
-        self.mean, self.std = np.zeros(width, np.float32), np.ones(width, np.float32)
+        self.standardise = Standardisation(task.features, task.observations)
+        self.standardise_critic = (
+            Standardisation(critic, task.observations) if task.critic_features is not None else self.standardise
+        )
 
     def update(self) -> dict[str, float]:
         """One rollout and `epochs` passes over it; see the base class."""
@@ -72,7 +77,7 @@ class PPO(Algorithm):
     def learn(self) -> dict[str, float]:
         """What `update` does."""
         options, generator = self.options, self.generator
-        noise = self.head.noise(self.rollout_length, self.num_envs, generator)
+        noise = hold(self.head.noise(self.rollout_length, self.num_envs, generator), options.noise_hold, generator)
         actions: list[Tensor] = []
 
         def act(features: np.ndarray, t: int) -> np.ndarray:
@@ -80,19 +85,22 @@ class PPO(Algorithm):
             return self.head.to_env(actions[t])
 
         rollout = collect(self.task, self.episodes, act, self.rollout_length, self.step)
-        if self.step == 0 and not self.task.features.trainable:
-            flat = rollout.features.reshape(-1, rollout.features.shape[-1])
-            self.mean, self.std = flat.mean(axis=0), flat.std(axis=0) + 1e-6
+        if self.step == 0:
+            self.standardise_critic.fit(rollout.critic_features)
+            self.standardise.fit(rollout.features)
         self.step += self.rollout_length * self.num_envs
 
         features = self.standardise(rollout.features)
-        values = self.values(features)
-        after = next_values(rollout, values, self.values(self.standardise(rollout.final_features)))
+        shared = self.standardise_critic is self.standardise
+        critic_features = features if shared else self.standardise_critic(rollout.critic_features)
+        values = self.values(critic_features)
+        after = next_values(rollout, values, self.values(self.standardise_critic(rollout.final_features)))
         advantages = gae(rollout, values, after, options.gamma, options.gae_lambda)
         valid = torch.from_numpy(rollout.valid)
         seen, taken = features[:-1][valid], torch.stack(actions)[valid]
         batch = Batch(
             features=seen,
+            critic_features=seen if shared else critic_features[:-1][valid],
             actions=taken,
             advantages=torch.from_numpy(advantages)[valid],
             returns=torch.from_numpy(advantages + values[:-1])[valid],
@@ -134,7 +142,7 @@ class PPO(Algorithm):
         by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -size
         backward(self.policy, policy_tape, self.head.backward(head_tape, by_log_prob, -options.ent_coef / size))
 
-        values, value_tape = forward(self.value, batch.features)
+        values, value_tape = forward(self.value, batch.critic_features)
         error = values.squeeze(1) - batch.returns
         backward(self.value, value_tape, (2 * options.vf_coef / size * error).unsqueeze(1))
 
@@ -163,16 +171,13 @@ class PPO(Algorithm):
                 )
 
     def values(self, features: Tensor) -> np.ndarray:
-        """Features [..., d] → values float32 [...]."""
+        """The critic's standardised features [..., d'] → values float32 [...]."""
         return forward(self.value, features.reshape(-1, features.shape[-1]))[0].reshape(features.shape[:-1]).numpy()
 
-    def standardise(self, features: np.ndarray) -> Tensor:
-        """Features [..., d] with the first rollout's mean and deviation taken out (a trainable backbone's are left
-        alone).
-        """
-        if self.task.features.trainable:
-            return torch.from_numpy(features)
-        return torch.from_numpy(((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT))
+    def standardisations(self) -> dict[str, Standardisation]:
+        """The policy's, and the critic's if it is another, by what their names in `state` begin with."""
+        own = {"critic_": self.standardise_critic} if self.standardise_critic is not self.standardise else {}
+        return {"": self.standardise, **own}
 
     def act(self, features: np.ndarray) -> np.ndarray:
         """The most probable actions; see the base class."""
@@ -185,9 +190,10 @@ class PPO(Algorithm):
         for name, weights in self.weights.items():
             tensors[name] = weights.detach()
             tensors |= {f"{name}.{key}": value for key, value in self.optimizer.state[weights].items()}
-        return {name: tensor.numpy().copy() for name, tensor in tensors.items()} | {
-            "mean": self.mean,
-            "std": self.std,
+        arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+        for prefix, scale in self.standardisations().items():
+            arrays |= {f"{prefix}mean": scale.mean, f"{prefix}std": scale.std}
+        return arrays | {
             "step": np.array(self.step),
             "episodes.returns": self.episodes.returns.copy(),
             "episodes.lengths": self.episodes.lengths.copy(),
@@ -202,15 +208,21 @@ class PPO(Algorithm):
             if moments:
                 self.optimizer.state[weights] = {key: torch.tensor(state[stored]) for key, stored in moments.items()}
         self.generator.set_state(torch.tensor(state["generator"]))
-        self.mean, self.std, self.step = state["mean"], state["std"], int(state["step"])
-        self.episodes = Episodes(*(state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting")))
+        for prefix, scale in self.standardisations().items():
+            scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
+        self.step = int(state["step"])
+        returns, lengths, resetting = (state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting"))
+        self.episodes = Episodes(returns, lengths, resetting)
 
 
 @attrs.define
 class Batch:
-    """Samples, flat: features [B, d], actions [B, ...], and advantages, returns and log-probabilities [B]."""
+    """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], and advantages,
+    returns and log-probabilities [B].
+    """
 
     features: Tensor
+    critic_features: Tensor
     actions: Tensor
     advantages: Tensor
     returns: Tensor
@@ -218,8 +230,10 @@ class Batch:
 
     def take(self, index: Tensor | slice) -> Batch:
         """The samples at `index`."""
+        features = self.features[index]
         return Batch(
-            self.features[index],
+            features,
+            features if self.critic_features is self.features else self.critic_features[index],
             self.actions[index],
             self.advantages[index],
             self.returns[index],

@@ -1,4 +1,4 @@
-"""Collecting experience from a vector environment. Shapes: T steps, n environments, d features.
+"""Collecting experience from a vector environment. Shapes: T steps, n environments, d features (d' the critic's).
 
 Knows both of Gymnasium's automatic resets (AutoresetMode) and keeps their artefacts out of the learner's sight.
 Knows nothing of
@@ -23,18 +23,21 @@ class Rollout:
 
     Attributes:
         features: of the states acted in, and of the states after the last step: float32 [T + 1, n, d].
+        critic_features: the critic's of the same states, float32 [T + 1, n, d']; `features` itself where the critic has
+            no backbone of its own.
         actions: as the policy chose them [T, n, ...].
         rewards: float32 [T, n].
         terminated: the episode ended in a terminal state, whose value is zero: bool [T, n].
         truncated: it was cut off, and the state it was cut off in still has a value: bool [T, n].
         valid: false where the environment ignored the action because it was being reset: bool [T, n].
         final_steps: the (t, i) of truncated steps whose true next state is not in `features`: int [m, 2].
-        final_features: the features of those next states: float32 [m, d].
+        final_features: the critic's features of those next states, which only it needs: float32 [m, d'].
         returns: of the episodes that ended here, in order of time: float64 [episodes].
         lengths: their lengths in steps: int64 [episodes].
     """
 
     features: np.ndarray
+    critic_features: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
@@ -50,14 +53,14 @@ class Rollout:
 class Episodes:
     """The episodes under way: return and length so far, and whether the next step only resets the environment.
 
-    `features` are those of the current observations, as the last rollout left them; None before the first one, and
-    after a resume, when they are computed again.
+    `features` are the policy's and the critic's of the current observations, as the last rollout left them; None before
+    the first one, and after a resume, when they are computed again.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     resetting: np.ndarray
-    features: np.ndarray | None = None
+    features: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def start(cls, num_envs: int) -> Episodes:
@@ -77,7 +80,7 @@ def collect(
         steps: T.
         taken: environment steps taken before this rollout, for the progress display.
     """
-    envs, features_of = task.envs, task.features
+    envs, critic = task.envs, task.critic_features or task.features
     mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
     if mode is AutoresetMode.DISABLED:
         raise ValueError(
@@ -86,7 +89,7 @@ def collect(
     n = envs.num_envs
     rewards = np.zeros((steps, n), np.float32)
     terminated, truncated, valid = (np.zeros((steps, n), bool) for _ in range(3))
-    features: list[np.ndarray] = [features_of(task.observations) if episodes.features is None else episodes.features]
+    features = [task.see(task.observations) if episodes.features is None else episodes.features]
     actions: list[np.ndarray] = []
     final_steps: list[tuple[int, int]] = []
     final_observations: list[Any] = []
@@ -94,7 +97,7 @@ def collect(
     ended_lengths: list[int] = []
     for t in range(steps):
         valid[t] = ~episodes.resetting
-        action = act(features[t], t)
+        action = act(features[t][0], t)
         observations, rewards[t], terminated[t], truncated[t], info = envs.step(action)
         actions.append(action)
         done = terminated[t] | truncated[t]
@@ -113,21 +116,23 @@ def collect(
         if mode is AutoresetMode.NEXT_STEP:
             # This observation is the true last one; the next step will ignore its action and reset.
             episodes.resetting = done
-        features.append(features_of(observations))
+        features.append(task.see(observations))
         task.observations = observations
         task.progress(taken + (t + 1) * n)
     episodes.features = features[-1]
+    policy_features = np.stack([each for each, _ in features])
     return Rollout(
-        features=np.stack(features),
+        features=policy_features,
+        critic_features=policy_features if critic is task.features else np.stack([each for _, each in features]),
         actions=np.stack(actions),
         rewards=rewards,
         terminated=terminated,
         truncated=truncated,
         valid=valid,
         final_steps=np.array(final_steps, np.int64).reshape(-1, 2),
-        final_features=features_of(np.stack(final_observations))
+        final_features=critic(np.stack(final_observations))
         if final_observations
-        else np.zeros((0, *features[0].shape[1:]), np.float32),
+        else np.zeros((0, *features[0][1].shape[1:]), np.float32),
         returns=np.array(ended_returns),
         lengths=np.array(ended_lengths, np.int64),
     )

@@ -16,7 +16,8 @@ class BitNetOptions:
 
     model: str | None = option(
         None,
-        "GGUF file, or directory with config.json and safetensors; unset: the starter model in the package",
+        "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME); "
+        "unset: the starter model in the package",
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last", "field"] = option(

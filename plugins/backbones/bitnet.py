@@ -5,8 +5,7 @@ The formats share everything but the product of a matrix and a vector; any of th
 Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
 """
 
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from tokenizers import Encoding, Tokenizer
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import BitNetOptions, TernaryOptions
 from bitrl.plugins.backbones.cache import Cache
+from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine import Engine, ModelFileError
 from bitrl.plugins.backbones.fields import number_ends
-from bitrl.plugins.backbones.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.tokenizer import check_vocabulary, tokenizer_of
 
 STARTER = "starter.gguf"
 _TEXTS_AT_ONCE = 64  # whose states of every token are held together
@@ -34,21 +34,22 @@ class BitNet:
     """
 
     def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
-        path = options.model or starter_path()
+        path = resolve(options.model) if options.model else starter_path()
+        known = hints(options.model) if options.model else {}
+        activation = options.activation or known.get("activation")
+        linear_class = options.linear_class or known.get("linear_class")
         self.engine = Engine(
             path,
             format,
             layers=options.layers,
             threads=options.threads,
             i2s_packing=options.i2s_packing,
-            activation=options.activation,
-            linear_class=options.linear_class,
+            activation=activation,
+            linear_class=linear_class,
         )
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_of(self.engine.file)
-        tokens = max(self.tokenizer.get_vocab().values(), default=-1) + 1
-        if tokens > self.engine.vocabulary:
-            raise ModelFileError(path, f"has {tokens} tokens but embeds only {self.engine.vocabulary} of them")
+        check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
         self._prefix = _prefix(metadata, self.engine)
         self.pooling, self._numbers = options.pooling, width
         if self.pooling == "field" and not width:
@@ -66,8 +67,8 @@ class BitNet:
             "format": None if format.startswith("ternary") else format,  # packed in 2 bits or 1.6: the same features
             "layers": self.engine.blocks,
             "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
-            "activation": options.activation,
-            "linear_class": options.linear_class,
+            "activation": activation,
+            "linear_class": linear_class,
             "pooling": self.pooling,
             "projection": options.projection,
         }
@@ -117,19 +118,8 @@ class BitNet:
     def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
         """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
         count, width = self._numbers or 0, self.engine.width
-        ids, places = [], []
-        for text in texts:
-            ends = number_ends(text)
-            if text and len(ends) != count:
-                raise UsageError(
-                    f'pooling "field": expected {count} numbers in a text, found {len(ends)}: {text[:80]!r}'
-                )
-            encoding = encode_text(self.tokenizer, text)
-            found = [encoding.char_to_token(end - 1) for end in ends]
-            if None in found:
-                raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
-            ids.append([*self._prefix, *encoding.ids])
-            places.append([len(self._prefix) + token for token in found if token is not None])
+        located = [self._located(text, count) for text in texts]
+        ids, places = [ids for ids, _ in located], [places for _, places in located]
         self._fitting(texts, ids)
         features = np.zeros((len(texts), count * width), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -137,6 +127,43 @@ class BitNet:
                 if texts[i]:
                     features[i] = states[places[i]].reshape(-1)
         return features
+
+    def _located(self, text: str, count: int) -> tuple[list[int], list[int]]:
+        """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one."""
+        ends = number_ends(text)
+        if text and len(ends) != count:
+            raise UsageError(f'pooling "field": expected {count} numbers in a text, found {len(ends)}: {text[:80]!r}')
+        encoding = encode_text(self.tokenizer, text)
+        found = [encoding.char_to_token(end - 1) for end in ends]
+        if None in found:
+            raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
+        places = [len(self._prefix) + token for token in found if token is not None]
+        return [*self._prefix, *encoding.ids], places
+
+    def pooled_blocks(self, texts: Sequence[str], poolings: Sequence[str], count: int) -> dict[str, np.ndarray]:
+        """Features of n texts after every block at once, by pooling: float32 [n, blocks, width of the model].
+
+        Of "field", `count` times as wide. Not projected, not kept. Raises as `encode`, in "field" only if it is asked.
+        """
+        ids, places = self._ids(_checked(texts)), [[-1]] * len(texts)
+        if "field" in poolings:
+            places = [self._located(text, count)[1] for text in texts]
+        take: dict[str, Callable[[np.ndarray, list[int]], np.ndarray]] = {
+            "mean": lambda states, _: states.mean(axis=1, dtype=np.float64),
+            "last": lambda states, _: states[:, -1],
+            "field": lambda states, at: states[:, at].reshape(len(states), -1),
+        }
+        widths = {pooling: self.engine.width * (count if pooling == "field" else 1) for pooling in poolings}
+        shape = len(texts), self.engine.blocks
+        out = {pooling: np.zeros((*shape, width), np.float32) for pooling, width in widths.items()}
+        at_once = max(4, 4 * _TEXTS_AT_ONCE // self.engine.blocks)  # their states after all blocks are held together
+        for start in range(0, len(texts), at_once):
+            some = ids[start : start + at_once]
+            states = np.split(self.engine.encode_blocks(some), np.cumsum([len(each) for each in some])[:-1], axis=1)
+            for i, of_text in enumerate(states, start):
+                for pooling in poolings if ids[i] else ():
+                    out[pooling][i] = take[pooling](of_text, places[i])
+        return out
 
 
 def ternary(options: TernaryOptions, width: int | None = None) -> BitNet:
@@ -161,13 +188,7 @@ def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
 
 def starter_path() -> Path:
     """The model that ships with the package."""
-    path = Path(str(resources.files("bitrl.plugins.backbones.models") / STARTER))
-    if not path.is_file():
-        raise UsageError(
-            "this installation has no starter model (plugins/backbones/models/starter.gguf): reinstall bitrl, "
-            "or name a model with -o backbone.model=FILE"
-        )
-    return path
+    return packaged(STARTER)
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:

@@ -29,6 +29,7 @@ from bitrl.plugins.backbones.tokenizer import PATTERNS
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
 RELU2_ARCHITECTURES = ("bitnet-b1.58", "bitnet-25")
 """What needs no key for its activation; llama.cpp's "bitnet" does."""
+EMBEDDINGS = ("token_embd.weight", "output.weight")
 TERNARY = ("HF_PACKED", "I2_S", "TQ1_0", "TQ2_0")
 CUTTINGS = {pattern: name for name, pattern in reversed(PATTERNS.items())}
 """What llama.cpp calls ways of cutting text."""
@@ -61,11 +62,13 @@ def convert(
     linear_class: str | None = None,
     i2s_packing: str = "x86",
     tell: Tell = lambda done, total: None,
+    embeddings: str | None = None,
 ) -> list[str]:
     """Write `out`, whole or not at all, with the blocks' matrices in type `kind`, one of TYPES.
 
-    None keeps their type; packed and I2_S ternary weights become TQ2_0. Norms are written as float32, all else as it
-    is. `activation`, `linear_class` and `i2s_packing` as in Engine. Returns what other programs will miss in the file.
+    None keeps their type; packed and I2_S ternary weights become TQ2_0. Norms are written as float32, embedding and
+    head in type `embeddings`, all else as it is. `activation`, `linear_class` and `i2s_packing` as in Engine. Returns
+    what other programs will miss in the file.
     Raises ModelFileError for a source that cannot be used, UsageError for a type that does not fit its shapes,
     RunFailed when the file cannot be written.
     """
@@ -73,7 +76,7 @@ def convert(
     file.verify()
     model_file.is_arm_packing(i2s_packing)
     metadata, lacks = file_keys(file, activation)
-    plans = _plans(file, kind, metadata["general.architecture"][0])
+    plans = _plans(file, kind, embeddings, metadata["general.architecture"][0])
     lacks += _differences(metadata, {plan.tensor.name for plan in plans})
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     writer = gguf.GGUFWriter(temporary, metadata.pop("general.architecture")[0])
@@ -120,10 +123,10 @@ def _write_tensors(writer: gguf.GGUFWriter, file: Source, plans: list[Planned], 
 Source = ModelFile | HuggingFaceFile
 
 
-def _plans(file: Source, wanted: str | None, architecture: str) -> list[Planned]:
+def _plans(file: Source, wanted: str | None, embeddings: str | None, architecture: str) -> list[Planned]:
     names, plans = {tensor.name for tensor in file.tensors()}, []
     for tensor in file.tensors():
-        kind = _kind(file, tensor, wanted)
+        kind = _kind(file, tensor, embeddings if tensor.name in EMBEDDINGS else wanted)
         free = architecture == "bitnet" and _scale_name(tensor.name) not in names
         scaled = kind.name in ("TQ1_0", "TQ2_0") and tensor.type not in ("TQ1_0", "TQ2_0")
         plans.append(Planned(tensor, kind, free and scaled))
@@ -140,6 +143,7 @@ def _kind(file: Source, tensor: Tensor, wanted: str | None) -> gguf.GGMLQuantiza
     if parts[0] != "blk" or parts[-2] not in MATRICES.values() or len(tensor.shape) == 1:
         name = "F32" if len(tensor.shape) == 1 else tensor.type
         name = "F16" if name in ("HF_PACKED", "I2_S") else name
+        name = wanted.upper() if wanted and tensor.name in EMBEDDINGS else name
     elif wanted:
         name = wanted.upper()
     else:
@@ -191,6 +195,13 @@ def ternary(weights: np.ndarray) -> np.ndarray:
     mean = max(float(np.abs(weights).mean(dtype=np.float64)), 1e-5)
     codes = np.clip(np.rint(weights / np.float64(mean)), -1, 1)
     return (codes * mean).astype(np.float32)
+
+
+def in_llama_cpps_order(file: Source, name: str, weights: np.ndarray) -> np.ndarray:
+    """A tensor's weights as this module would write them."""
+    tensor = next(tensor for tensor in file.tensors() if tensor.name == name)
+    changed = isinstance(file, HuggingFaceFile) and _is_changed(file, tensor)
+    return _changed(file, tensor, weights) if isinstance(file, HuggingFaceFile) and changed else weights
 
 
 def _is_changed(file: HuggingFaceFile, tensor: Tensor) -> bool:

@@ -5,8 +5,8 @@ Knows the cffi calls, their buffers and their errors. Does not know text: tokeni
 
 import os
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ __all__ = ["Engine", "Generated", "ModelFileError", "formats", "instruction_sets
 
 _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
 _ERROR_BYTES = 256
+_PAD = 16  # numbers to which the engine rounds up the width of a head
 
 
 def instruction_sets() -> list[str]:
@@ -129,29 +130,42 @@ class Engine:
         """
         if pooling not in _POOLING:
             raise UsageError(f"unknown pooling {pooling!r}; known: {', '.join(_POOLING)}")
+        ids, lengths = self._flat(token_ids)
+        out = np.zeros((len(ids) if pooling == "none" else len(token_ids), self.width), np.float32)
+        self._encode(lib.bitrl_encode, ids, lengths, (_POOLING[pooling],), out)
+        return out
+
+    def encode_blocks(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """The state of each token after every block: float32 [blocks, total tokens, width], in one pass.
+
+        Row k holds the bits of `encode(token_ids, "none")` of an engine with `layers=k + 1`. Raises as `encode`.
+        """
+        ids, lengths = self._flat(token_ids)
+        out = np.zeros((self.blocks, len(ids), self.width), np.float32)
+        self._encode(lib.bitrl_encode_blocks, ids, lengths, (), out)
+        return out
+
+    def _flat(self, token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in a row, int32, and how many each text has, uint64."""
         lengths = np.fromiter(map(len, token_ids), np.uint64, len(token_ids))
-        total = int(lengths.sum())
         try:
-            ids = np.fromiter((token for text in token_ids for token in text), np.int32, total)
+            ids = (token for text in token_ids for token in text)
+            return np.fromiter(ids, np.int32, int(lengths.sum())), lengths
         except OverflowError:
             raise UsageError(f"a token id is outside the vocabulary of {self.vocabulary}") from None
-        out = np.zeros((total if pooling == "none" else len(token_ids), self.width), np.float32)
+
+    def _encode(
+        self, call: Callable[..., int], ids: np.ndarray, lengths: np.ndarray, how: tuple[int, ...], out: np.ndarray
+    ) -> None:
         error = ffi.new("char[]", _ERROR_BYTES)
+        tokens, counts = ffi.from_buffer("int32_t[]", ids), ffi.from_buffer("uint64_t[]", lengths)
+        into = ffi.from_buffer("float[]", out, require_writable=True)
         with self.lock:
-            status = lib.bitrl_encode(
-                self.session,
-                ffi.from_buffer("int32_t[]", ids),
-                ffi.from_buffer("uint64_t[]", lengths),
-                len(token_ids),
-                _POOLING[pooling],
-                ffi.from_buffer("float[]", out, require_writable=True),
-                error,
-            )
+            status = call(self.session, tokens, counts, len(lengths), *how, into, error)
         if status == lib.BITRL_BAD_RESULT:
             raise ModelFileError(self.path, message(error))
         if status != lib.BITRL_OK:
             raise UsageError(message(error))
-        return out
 
     def generate(
         self,
@@ -199,6 +213,34 @@ def open_model(
 ) -> ModelFile | HuggingFaceFile:
     """A GGUF file or a Hugging Face checkpoint; `activation` and `linear_class` as in Engine. Raises ModelFileError."""
     return HuggingFaceFile(path, activation, linear_class) if is_checkpoint(path) else ModelFile(path)
+
+
+class Plan(NamedTuple):
+    """What loading a file would find: the engine's shape of it, and the bytes of its blocks' matrices in memory."""
+
+    shape: Any
+    matrix_bytes: int
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that generating keeps of every token: keys and values of each block, in double precision."""
+        shape = self.shape
+        return 2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD
+
+
+def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> Plan:
+    """Whether a file can be run, by its keys and the tensors it lists; reads no weights.
+
+    Raises ModelFileError saying what is missing or not supported.
+    """
+    error, shape, matrix_bytes = ffi.new("char[]", _ERROR_BYTES), ffi.new("bitrl_shape *"), ffi.new("uint64_t *")
+    texts = [ffi.new("char[]", text.encode()) for text in ("auto", format or "", activation or "")]
+    options = ffi.new("bitrl_options *", {"threads": 1})
+    options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
+    options.activation = texts[2] if activation else ffi.NULL
+    if lib.bitrl_model_check(file.handle, options, shape, matrix_bytes, error) != lib.BITRL_OK:
+        raise ModelFileError(file.path, message(error))
+    return Plan(shape, matrix_bytes[0])
 
 
 def available_cpus() -> int:

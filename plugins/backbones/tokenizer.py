@@ -4,6 +4,7 @@ Knows how text is cut into pieces before BPE merges them, how GGUF names those w
 a SentencePiece vocabulary. Does not know how a vocabulary is trained, nor what the model does with the ids.
 """
 
+import os
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
@@ -21,9 +22,13 @@ BITRL_PATTERN = "|".join(
         r'[{\[, ]{0,4}"[A-Za-z_][A-Za-z0-9_ ]{0,63}": ?',
         # A compact key: `x=`, ` theta_dot=`.
         r" ?[A-Za-z_][A-Za-z0-9_]{0,63}=",
-        # The start of a number below one, with its sign: `0.`, `-0.`. Every digit after it is a piece.
-        r"(?<![0-9.])-?0\.(?=[0-9])",
-        r"[0-9]",
+        # A number's sign, whole part and first decimal are one piece, so that the first token says nearly all of it:
+        # `-0.5`, `12.3`. What follows, or a longer whole part, goes by pairs of digits: `-0.5` `20`, `12` `34` `.5`.
+        r"(?<![0-9.])-?[0-9]{1,2}\.[0-9]",
+        r"(?<![0-9.])-?[0-9]{1,3}(?![0-9])",
+        r"(?<![0-9.])-?[0-9]{1,2}(?=(?:[0-9]{2}){1,32}(?![0-9]))",
+        r"[0-9]{1,2}",
+        r"(?<=[0-9])\.[0-9]",
         # Words and punctuation. The space before a word belongs to the word; the space before a number belongs to
         # what stands before it, so that a number always begins with the same token.
         r" ?\p{L}+(?: (?=-?[0-9]))?",
@@ -35,6 +40,27 @@ BITRL_PATTERN = "|".join(
 """How bitrl's own models cut text (Oniguruma syntax). Lossless: what no branch matches is kept as a piece."""
 
 
+OLD_PATTERN = "|".join(
+    [
+        # A quoted key with the punctuation around it: `{"cart_position": `, `, "joint_3": `. One piece, so that
+        # BPE can make a known key one token. Runs are bounded so that hostile text cannot take quadratic time.
+        r'[{\[, ]{0,4}"[A-Za-z_][A-Za-z0-9_ ]{0,63}": ?',
+        # A compact key: `x=`, ` theta_dot=`.
+        r" ?[A-Za-z_][A-Za-z0-9_]{0,63}=",
+        # The start of a number below one, with its sign: `0.`, `-0.`. Every digit after it is a piece.
+        r"(?<![0-9.])-?0\.(?=[0-9])",
+        r"[0-9]",
+        # Words and punctuation. The space before a word belongs to the word; the space before a number belongs to
+        # what stands before it, so that a number always begins with the same token.
+        r" ?\p{L}+(?: (?=-?[0-9]))?",
+        r" ?(?:(?!-[0-9])[^\s\p{L}0-9])+(?: (?=-?[0-9]))?",
+        r"-",
+        r"\s+(?!\S)|\s+",
+    ]
+)
+"""For the present starter model alone; goes with it."""
+
+
 def _digits_by(count: str) -> str:
     """The cutting that Llama 3 and Qwen2 share but for how many digits are one piece."""
     return (
@@ -44,7 +70,8 @@ def _digits_by(count: str) -> str:
 
 
 PATTERNS = {
-    "bitrl": BITRL_PATTERN,
+    "bitrl": OLD_PATTERN,
+    "bitrl-2": BITRL_PATTERN,
     "llama-bpe": _digits_by("{1,3}"),
     "llama3": _digits_by("{1,3}"),
     "default": _digits_by("{1,3}"),  # what a converter writes that did not know the vocabulary
@@ -58,7 +85,7 @@ _NORMAL, _USER_DEFINED, _BYTE = 1, 4, 6  # of tokenizer.ggml.token_type
 _LONGEST_PIECE = 512  # characters; deriving the merges of one takes the square of its length
 
 
-def pre_tokenizer(pre: str = "bitrl") -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer(pre: str = "bitrl-2") -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer GGUF calls `pre`. Raises KeyError for one that is not known here."""
     if pre in ("gpt-2", "smollm"):
         gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -72,7 +99,7 @@ def pre_tokenizer(pre: str = "bitrl") -> pre_tokenizers.PreTokenizer:
     )
 
 
-def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bitrl") -> Tokenizer:
+def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bitrl-2") -> Tokenizer:
     """A tokenizer whose id i is tokens[i]. `merges` are "left right" pairs, best first.
 
     Control tokens get no special treatment: text that spells one is cut like any other text, so an observation
@@ -206,6 +233,26 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
         raise ModelFileError(path, f"has a broken vocabulary: {error}") from None
+
+
+def check_vocabulary(tokenizer: Tokenizer, rows: int, path: str) -> None:
+    """Raises ModelFileError, naming `path`, when plain text can give a token that is not among the embedding's `rows`.
+
+    Special tokens, which plain text never gives, may lie beyond: Gemma's text models leave one of images there.
+    """
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    tokens = max((number for number in tokenizer.get_vocab().values() if number not in special), default=-1) + 1
+    if tokens > rows:
+        raise ModelFileError(path, f"has {tokens} tokens but embeds only {rows} of them")
+
+
+def check_model_file(path: str | os.PathLike[str]) -> None:
+    """Raises ModelFileError for a GGUF file that is damaged, or whose tokenizer is missing, broken or does not fit."""
+    file = ModelFile(path)
+    embedding = next((tensor for tensor in file.tensors() if tensor.name == "token_embd.weight"), None)
+    if embedding is None:
+        raise ModelFileError(path, "has no token_embd.weight, so it is no language model")
+    check_vocabulary(tokenizer_of(file), embedding.shape[0], file.path)
 
 
 def _ids(tokens: Sequence[str]) -> dict[str, int]:

@@ -32,6 +32,59 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     ),
 }
 FIELDS["MountainCarContinuous-v0"] = FIELDS["MountainCar-v0"]
+# The MuJoCo tasks: joint angles within their joints' ranges and a little beyond (the limits are soft), velocities as
+# far as they matter (Hopper and Walker2d clip theirs at ±10). A trained HalfCheetah runs at 5 to 12 m/s.
+FIELDS["HalfCheetah-v5"] = FIELDS["HalfCheetah-v4"] = (
+    Field("torso_height", -0.6, 0.6, "m"),
+    Field("torso_angle", -4.0, 4.0, "rad"),
+    Field("back_thigh_angle", -0.7, 1.1, "rad"),
+    Field("back_shin_angle", -0.9, 0.9, "rad"),
+    Field("back_foot_angle", -0.6, 0.9, "rad"),
+    Field("front_thigh_angle", -1.2, 0.9, "rad"),
+    Field("front_shin_angle", -1.2, 1.0, "rad"),
+    Field("front_foot_angle", -0.7, 0.7, "rad"),
+    Field("forward_velocity", -4.0, 12.0, "m/s"),
+    Field("upward_velocity", -4.0, 4.0, "m/s"),
+    Field("torso_velocity", -8.0, 8.0, "rad/s"),
+    Field("back_thigh_velocity", -25.0, 25.0, "rad/s"),
+    Field("back_shin_velocity", -25.0, 25.0, "rad/s"),
+    Field("back_foot_velocity", -25.0, 25.0, "rad/s"),
+    Field("front_thigh_velocity", -25.0, 25.0, "rad/s"),
+    Field("front_shin_velocity", -25.0, 25.0, "rad/s"),
+    Field("front_foot_velocity", -25.0, 25.0, "rad/s"),
+)
+FIELDS["Hopper-v5"] = FIELDS["Hopper-v4"] = (
+    Field("torso_height", 0.7, 1.7, "m"),
+    Field("torso_angle", -0.25, 0.25, "rad"),
+    Field("thigh_angle", -1.5, 0.2, "rad"),
+    Field("leg_angle", -1.8, 0.2, "rad"),
+    Field("foot_angle", -0.95, 0.95, "rad"),
+    Field("forward_velocity", -3.0, 5.0, "m/s"),
+    Field("upward_velocity", -4.0, 4.0, "m/s"),
+    Field("torso_velocity", -10.0, 10.0, "rad/s"),
+    Field("thigh_velocity", -10.0, 10.0, "rad/s"),
+    Field("leg_velocity", -10.0, 10.0, "rad/s"),
+    Field("foot_velocity", -10.0, 10.0, "rad/s"),
+)
+FIELDS["Walker2d-v5"] = FIELDS["Walker2d-v4"] = (
+    Field("torso_height", 0.7, 2.0, "m"),
+    Field("torso_angle", -1.4, 1.0, "rad"),
+    Field("right_thigh_angle", -1.8, 0.5, "rad"),
+    Field("right_leg_angle", -2.7, 0.3, "rad"),
+    Field("right_foot_angle", -1.4, 1.4, "rad"),
+    Field("left_thigh_angle", -1.8, 0.5, "rad"),
+    Field("left_leg_angle", -2.7, 0.3, "rad"),
+    Field("left_foot_angle", -1.4, 1.4, "rad"),
+    Field("forward_velocity", -4.0, 6.0, "m/s"),
+    Field("upward_velocity", -6.0, 4.0, "m/s"),
+    Field("torso_velocity", -10.0, 10.0, "rad/s"),
+    Field("right_thigh_velocity", -10.0, 10.0, "rad/s"),
+    Field("right_leg_velocity", -10.0, 10.0, "rad/s"),
+    Field("right_foot_velocity", -10.0, 10.0, "rad/s"),
+    Field("left_thigh_velocity", -10.0, 10.0, "rad/s"),
+    Field("left_leg_velocity", -10.0, 10.0, "rad/s"),
+    Field("left_foot_velocity", -10.0, 10.0, "rad/s"),
+)
 
 
 def spec_of_known(env: str) -> ObservationSpec | None:

@@ -8,6 +8,7 @@ import gymnasium
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Environment, ObservationSpec
+from bitrl.plugins.envs import babyai
 from bitrl.plugins.envs.fields import spec_of_known
 
 
@@ -21,6 +22,8 @@ class GymnasiumEnvironment(Environment):
             UsageError: Gymnasium cannot make it (unknown id, or a package that it needs is missing), or its actions are
                 neither Discrete nor Box.
         """
+        if babyai.is_minigrid(self.id):
+            return babyai.make(self.id, render_mode)
         try:
             arguments: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
             env = gymnasium.make(self.id, **arguments)
@@ -37,5 +40,7 @@ class GymnasiumEnvironment(Environment):
 
     def observation_spec(self) -> ObservationSpec:
         """From the table of known environments, else from the observation space."""
+        if babyai.is_minigrid(self.id):
+            return babyai.spec(self.id)
         spec: Any = spec_of_known(self.id)
         return spec if spec is not None else super().observation_spec()

@@ -20,7 +20,7 @@ class TextOptions:
 
 @hookimpl
 def bitrl_serializers() -> Iterator[SerializerRecord]:
-    """json, natural, compact and vector."""
+    """json, natural, compact, grid and vector."""
     yield SerializerRecord(
         name="json",
         summary='an object of named numbers: {"pole_angle": 0.012, …}',
@@ -38,6 +38,11 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         summary="short names and numbers: x=0.031 v=-0.520 …",
         target="bitrl.plugins.serializers.compact:Compact",
         options=TextOptions,
+    )
+    yield SerializerRecord(
+        name="grid",
+        summary="BabyAI and MiniGrid: the mission, what is seen and where: red ball 2 ahead 1 left",
+        target="bitrl.plugins.serializers.grid:Grid",
     )
     yield SerializerRecord(
         name="vector",

@@ -14,6 +14,18 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "Acrobot-v1": ("c1", "s1", "c2", "s2", "w1", "w2"),
     "MountainCar-v0": ("x", "v"),
 }
+# The MuJoCo tasks: z height, a angles, v and w their velocities; b back, f front, r right, l left.
+_CHEETAH = tuple(
+    "z a bthigh bshin bfoot fthigh fshin ffoot vx vz w wbthigh wbshin wbfoot wfthigh wfshin wffoot".split()  # noqa: SIM905
+)
+_HOPPER = tuple("z a thigh leg foot vx vz w wthigh wleg wfoot".split())  # noqa: SIM905
+_WALKER = tuple(
+    "z a rthigh rleg rfoot lthigh lleg lfoot vx vz w wrthigh wrleg wrfoot wlthigh wlleg wlfoot".split()  # noqa: SIM905
+)
+for _version in ("v4", "v5"):
+    SHORT_NAMES[f"HalfCheetah-{_version}"] = _CHEETAH
+    SHORT_NAMES[f"Hopper-{_version}"] = _HOPPER
+    SHORT_NAMES[f"Walker2d-{_version}"] = _WALKER
 
 
 class Compact:
@@ -28,7 +40,8 @@ class Compact:
         """One observation → its text."""
         numbers = self.numbers(observation)
         names = self.short or names_of(self.fields, len(numbers))
-        return " ".join(f"{name}={number}" for name, number in zip(names, numbers, strict=True))
+        pairs = (f"{name}={number}" for name, number in zip(names, numbers, strict=True))
+        return " ".join((*(f"{text}." for text in self.numbers.texts(observation)), *pairs))
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

@@ -18,13 +18,15 @@ class JSON:
 
     def __init__(self, options: TextOptions, observation: ObservationSpec):
         self.numbers = NumberFormat(observation, options.decimals)
-        self.fields = observation.fields
+        self.fields, self.texts = observation.fields, observation.texts
 
     def __call__(self, observation: Any) -> str:
         """One observation → its JSON text."""
         numbers = self.numbers(observation)
         names = names_of(self.fields, len(numbers))
-        return "{" + ", ".join(f"{dumps(name)}: {_json(text)}" for name, text in zip(names, numbers, strict=True)) + "}"
+        texts = zip(self.texts, map(dumps, self.numbers.texts(observation)), strict=True)
+        entries = [*texts, *zip(names, map(_json, numbers), strict=True)]
+        return "{" + ", ".join(f"{dumps(name)}: {value}" for name, value in entries) + "}"
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

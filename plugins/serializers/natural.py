@@ -55,7 +55,8 @@ class Natural:
         names = (name.replace("_", " ") for name in names_of(self.fields, len(numbers)))
         units = [f" {field.unit}" if field.unit else "" for field in self.fields] or [""] * len(numbers)
         clauses = [f"{name} is {number}{unit}" for name, number, unit in zip(names, numbers, units, strict=True)]
-        return f"The {', the '.join(clauses)}."
+        sentences = [text[:1].upper() + text[1:] for text in self.numbers.texts(observation)]
+        return " ".join(f"{sentence}." for sentence in [*sentences, f"The {', the '.join(clauses)}"])
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

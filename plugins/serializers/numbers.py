@@ -13,13 +13,13 @@ DECIMALS = 3
 
 
 def decimals_of(field: Field, wanted: int | None) -> int:
-    """Digits after the point for one number: `wanted`, else 3, and more where the bounds are so small that 3 say
-    little.
+    """Digits after the point for one number: `wanted`, else the field's own, else 3, and more where the bounds are so
+    small that 3 say little.
 
     A field within ±0.07 gets 4, so that no field is cut to fewer than about 500 steps between its bounds.
     """
-    if wanted is not None:
-        return wanted
+    if wanted is not None or field.decimals is not None:
+        return min(digits for digits in (wanted, field.decimals) if digits is not None)
     if field.low is None or field.high is None or field.high <= field.low:
         return DECIMALS
     return min(9, max(DECIMALS, math.ceil(math.log10(500 / (field.high - field.low)))))
@@ -28,9 +28,14 @@ def decimals_of(field: Field, wanted: int | None) -> int:
 class NumberFormat:
     """Writes the numbers of one environment's observations, each with its own decimals. A Discrete observation is
     one integer.
+
+    Raises:
+        UsageError: the observations are not numbers.
     """
 
     def __init__(self, observation: ObservationSpec, decimals: int | None):
+        if observation.grid:
+            raise UsageError(f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid")
         self.observation, self.decimals = observation, decimals
         self.formats = [f"%.{decimals_of(field, decimals)}f" for field in observation.fields]
 
@@ -40,7 +45,7 @@ class NumberFormat:
         Raises:
             UsageError: their count is not that of the environment's fields.
         """
-        values = flatten(observation)
+        values = flatten(observation["numbers"] if self.observation.texts else observation)
         if self.observation.discrete is not None:
             return [str(int(value)) for value in values]
         formats = self.formats or [f"%.{DECIMALS if self.decimals is None else self.decimals}f"] * len(values)
@@ -49,6 +54,10 @@ class NumberFormat:
                 f"an observation of {self.observation.env} has {len(formats)} numbers, and this one has {len(values)}"
             )
         return [_unsigned_zero(form % value) for form, value in zip(formats, values, strict=True)]
+
+    def texts(self, observation: Any) -> list[str]:
+        """The texts of one observation, where the environment has such parts. They change least, so they come first."""
+        return [str(observation[name]) for name in self.observation.texts]
 
 
 def flatten(observation: Any) -> list[float]:

@@ -6,18 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 
 
 class Vector:
     """Numbers with known bounds are scaled to [-1, 1], others are left as they are; a Discrete observation becomes
-    one-hot.
+    one-hot. Texts beside the numbers are left out: what it says of them, a network without a language model cannot use.
 
     Attributes:
         width: k, the length of the vectors.
     """
 
     def __init__(self, options: Any, observation: ObservationSpec):
+        if observation.grid:
+            raise UsageError(
+                f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid and a backbone "
+                "that reads text"
+            )
         self.observation = observation
         self.width = observation.discrete or len(observation.fields)
         known = [
@@ -29,10 +35,15 @@ class Vector:
 
     def __call__(self, observation: Any) -> np.ndarray:
         """One observation → float32 [k]."""
+        if self.observation.texts:
+            observation = {"numbers": np.asarray(observation["numbers"])[None]}
+            return self.batch(observation)[0]
         return self.batch(np.asarray(observation)[None])[0]
 
     def batch(self, observations: np.ndarray) -> np.ndarray:
         """Observations [n, ...] → float32 [n, k]."""
+        if self.observation.texts:
+            observations = observations["numbers"]
         if self.observation.discrete is not None:
             start = int(self.observation.fields[0].low or 0)
             return np.eye(self.width, dtype=np.float32)[np.asarray(observations).ravel().astype(int) - start]

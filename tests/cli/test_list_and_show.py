@@ -61,6 +61,7 @@ def test_show_a_component(bitrl) -> None:
     done = bitrl("show", "algo", "ppo")
     assert "bitrl.plugins.algos.ppo:PPO" in done.out
     assert "algo.clip_coef" in done.out
+    assert "critic_backbone  yes" in done.out
     assert "a number above 0; default: 0.1; standard: 0.2" in done.out
 
 
@@ -71,8 +72,11 @@ def test_show_as_json(bitrl) -> None:
 
 
 def test_show_an_environment_with_what_it_sets(bitrl) -> None:
-    assert "run.steps  200000" in bitrl("show", "env", "Acrobot-v1").out
-    assert json.loads(bitrl("show", "environment", "Acrobot-v1", "--json").out)["defaults"] == {"run.steps": 200_000}
+    shown = [line.split() for line in bitrl("show", "env", "MountainCar-v0").out.splitlines()]
+    assert ["run.steps", "150000"] in shown
+    assert ["algo.noise_hold", "20.0"] in shown
+    found = json.loads(bitrl("show", "environment", "MountainCar-v0", "--json").out)["defaults"]
+    assert (found["run.steps"], found["algo.noise_hold"]) == (150_000, 20)
 
 
 def test_show_any_gymnasium_id(bitrl) -> None:

@@ -125,7 +125,7 @@ def test_convert_replaces_a_file_only_when_told(bitrl: Call, checkpoint: Path, t
         ((".", "--out", "m.gguf"), "neither model.safetensors nor"),
         (("checkpoint", "--out", "nowhere/m.gguf"), "no directory nowhere"),
         (("checkpoint", "--out", "m.gguf", "--type", "q8"), 'did you mean "q8_0"'),
-        (("checkpoint", "--out", "m.gguf", "--type", "tq2_0"), "choose another --type"),
+        (("checkpoint", "--out", "m.gguf", "--type", "tq2_0"), "bitrl model quantize"),
         (("checkpoint", "--out", "m.gguf", "--i2s-packing", "riscv"), "riscv"),
     ],
 )

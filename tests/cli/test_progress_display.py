@@ -22,6 +22,17 @@ def test_nothing_is_claimed_before_the_first_update() -> None:
     assert training.words() == ("– steps/s", "return –", "– left")
 
 
+def test_opening_line_names_the_critics_backbone_if_it_has_one(capsys) -> None:
+    hybrid = {"run": {**CONFIG["run"], "critic_backbone": "c"}}
+    with progress(quiet=False) as listener:
+        listener(events.RunStarted(RUN, CONFIG, 0, 1000))
+        listener(events.RunStarted(RUN, hybrid, 0, 1000))
+    assert capsys.readouterr().err.splitlines() == [
+        "E → s → b → a, seed 0, in runs/x",
+        "E → s → b (critic: c) → a, seed 0, in runs/x",
+    ]
+
+
 def test_speed_includes_learning_and_time_left_follows() -> None:
     training = Training()
     training.hear(events.RunStarted(RUN, CONFIG, 500, 1500), 10.0)

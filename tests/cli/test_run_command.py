@@ -30,16 +30,25 @@ def settings(text: str = "", tmp_path: Path | None = None, *assignments: str, **
 
 def test_command_line_wins_over_file_over_environment_over_defaults(tmp_path: Path) -> None:
     assert settings().run.steps == 100_000
-    assert settings(env="Acrobot-v1").run.steps == 200_000
-    assert settings("[run]\nsteps = 7", tmp_path, env="Acrobot-v1").run.steps == 7
-    assert settings("[run]\nsteps = 7", tmp_path, "run.steps=8", env="Acrobot-v1").run.steps == 8
-    assert settings("[run]\nsteps = 7", tmp_path, env="Acrobot-v1", steps="9").run.steps == 9
+    assert settings(env="MountainCar-v0").run.steps == 150_000
+    assert settings("[run]\nsteps = 7", tmp_path, env="MountainCar-v0").run.steps == 7
+    assert settings("[run]\nsteps = 7", tmp_path, "run.steps=8", env="MountainCar-v0").run.steps == 8
+    assert settings("[run]\nsteps = 7", tmp_path, env="MountainCar-v0", steps="9").run.steps == 9
 
 
 def test_assignment_changes_one_option_and_leaves_the_others_of_the_file(tmp_path: Path) -> None:
     text = "[algo]\nepochs = 3\nclip_coef = 0.3"
     config = settings(text, tmp_path, "algo.clip_coef=0.4")
     assert (config.algo_options.epochs, config.algo_options.clip_coef) == (3, 0.4)
+
+
+def test_critics_backbone_from_flag_and_file(tmp_path: Path) -> None:
+    text = "[run]\ncritic_backbone = 'int4'\n[critic_backbone]\nlayers = 2"
+    options = settings(text, tmp_path, "critic_backbone.pooling=last", backbone="bitnet").critic_backbone_options
+    assert (options.layers, options.pooling) == (2, "last")
+    config = settings(text, tmp_path, backbone="fp16", critic_backbone="bitnet")
+    assert config.critic_backbone is not None
+    assert (config.backbone.name, config.critic_backbone.name) == ("fp16", "bitnet")
 
 
 def test_last_of_two_assignments_counts() -> None:
@@ -56,6 +65,11 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
     ("args", "error"),
     [
         ("--backbone bitnot", 'unknown backbone "bitnot": did you mean "bitnet"?'),
+        ("--critic-backbone int9", 'unknown backbone "int9": did you mean "int8"'),
+        ("--critic-backbone mlp", 'critic backbone "mlp" reads vector, but serializer "json"'),
+        ("--critic-backbone int8 -o critic_backbone.layer=1", 'unknown option "critic_backbone.layer": did you mean'),
+        ("--critic-backbone int8 -o critic_backbone.model=missing.gguf", "missing.gguf"),
+        ("-o critic_backbone.layers=1", "critic_backbone.layers: the critic has no backbone of its own"),
         ("--serializer jsno", 'unknown serializer "jsno": did you mean "json"?'),
         ("--algo pppo", 'unknown algorithm "pppo": did you mean "ppo"?'),
         ("--env CartPole-v7", 'unknown environment "CartPole-v7": did you mean "CartPole-v1"'),

@@ -35,6 +35,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Registry:
         defaults = {
             "run.steps": 777,
             "serializer.decimals": 5,
+            "backbone.layers": 3,
+            "critic_backbone.pooling": "last",
             "algo.clip_coef": 0.3,
             "algo.max_grad_norm": 9.0,
         }
@@ -66,6 +68,7 @@ CONFIGURATIONS: list[dict[str, dict[str, Any]]] = [
     {"run": {"backbone": "mlp"}, "backbone": {"hidden": [8, 8]}, "algo": {"preset": "standard", "hidden": []}},
     {"algo": {"max_grad_norm": None}},
     {"serializer": {"decimals": 2}, "backbone": {"layers": 2, "pooling": "last"}},
+    {"run": {"critic_backbone": "int8"}, "critic_backbone": {"layers": 2}},
 ]
 
 
@@ -94,9 +97,24 @@ def test_the_users_values_win_over_the_environments_and_those_over_the_defaults(
 
 
 def test_a_preset_or_another_algorithm_is_not_mixed_with_the_environments_settings(registered: Registry):
-    standard = resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "standard"}})
-    assert standard.algo_options == resolve({"algo": {"preset": "standard"}}).algo_options
+    standard = resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "standard"}}).algo_options
+    assert (standard.clip_coef, standard.ent_coef, standard.epochs) == (0.2, 0.01, 10)
+    assert resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "bitrl"}}).algo_options.clip_coef == 0.1
+    assert standard.max_grad_norm == 9.0  # of which no preset says anything
     assert resolve({"run": {"env": "Tuned-v0", "algo": "own"}}).algo_options == OwnOptions()
+
+
+def test_how_a_world_is_explored_stays_whatever_the_preset_and_goes_with_another_algorithm(registered: Registry):
+    def bitrl_algorithms() -> Any:
+        yield bitrl.AlgorithmRecord(name="ppo", summary="", target="nowhere:Nothing", options=OwnOptions)
+
+    assert resolve({"run": {"env": "MountainCar-v0"}}).algo_options.noise_hold == 20
+    assert resolve({"run": {"env": "MountainCar-v0"}, "algo": {"preset": "standard"}}).algo_options.noise_hold == 20
+    assert resolve({"run": {"env": "MountainCar-v0"}, "algo": {"noise_hold": 3}}).algo_options.noise_hold == 3
+    assert resolve({"run": {"env": "MountainCar-v0", "algo": "own"}}).algo_options == OwnOptions()
+    registered.add(types.SimpleNamespace(bitrl_algorithms=bitrl.hookimpl(bitrl_algorithms)), "other")
+    assert resolve({"run": {"env": "MountainCar-v0", "algo": "other:ppo"}}).algo_options == OwnOptions()
+    assert resolve({"run": {"env": "MountainCar-v0", "algo": "bitrl:ppo"}}).algo_options.noise_hold == 20
 
 
 def test_an_environments_setting_that_the_chosen_component_does_not_have_is_left_out(registered: Registry):
@@ -129,7 +147,56 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" reads text: '
-        "use --serializer compact or json or natural, or --backbone mlp"
+        "use --serializer compact or grid or json or natural, or --backbone mlp"
+    )
+
+
+def test_the_critics_backbone_has_options_of_its_own(registered: Registry):
+    values = {"run": {"critic_backbone": "int8"}, "backbone": {"layers": 1}, "critic_backbone": {"pooling": "last"}}
+    resolved = resolve(values)
+    assert resolved.critic_backbone is not None
+    assert resolved.critic_backbone.name == "int8"
+    assert (resolved.backbone_options.layers, resolved.backbone_options.pooling) == (1, "mean")
+    assert (resolved.critic_backbone_options.layers, resolved.critic_backbone_options.pooling) == (None, "last")
+    assert resolve({}).critic_backbone is resolve({}).critic_backbone_options is None
+
+
+def test_what_an_environment_asks_of_a_backbone_it_asks_of_the_critics_too(registered: Registry):
+    resolved = resolve({"run": {"env": "Tuned-v0", "critic_backbone": "int8"}})
+    assert (resolved.backbone_options.layers, resolved.critic_backbone_options.layers) == (3, 3)
+    assert resolved.critic_backbone_options.pooling == "last"
+    assert resolved.backbone_options.pooling == "mean"
+    mine = resolve({"run": {"env": "Tuned-v0", "critic_backbone": "int8"}, "critic_backbone": {"layers": 2}})
+    assert (mine.backbone_options.layers, mine.critic_backbone_options.layers) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "critic", "serializer"), [("both", "bitrl:mlp", "vector"), ("bitrl:mlp", "both", "vector")]
+)
+def test_an_unset_serializer_is_one_that_both_backbones_read(
+    registered: Registry, backbone: str, critic: str, serializer: str
+):
+    assert resolve({"run": {"backbone": backbone, "critic_backbone": critic}}).serializer.name == serializer
+
+
+def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_those_that_can(registered: Registry):
+    with pytest.raises(UsageError) as caught:
+        resolve({"run": {"backbone": "bitnet", "critic_backbone": "bitrl:mlp"}})
+    assert str(caught.value) == (
+        'critic backbone "mlp" reads vector, but serializer "json", which also writes for backbone "bitnet", emits '
+        "text: use --critic-backbone bitnet or both or fp16 or int4 or int8"
+    )
+    with pytest.raises(UsageError) as caught:
+        resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})
+    assert str(caught.value).endswith(", or --serializer compact or json or natural")
+
+
+def test_an_algorithm_without_a_critic_of_its_own_takes_no_backbone_for_it(registered: Registry):
+    with pytest.raises(UsageError) as caught:
+        resolve({"run": {"algo": "own", "critic_backbone": "int8"}})
+    assert str(caught.value) == (
+        'algorithm "own" has no critic that could read a backbone of its own: '
+        "leave out --critic-backbone, or use --algo ppo"
     )
 
 
@@ -145,6 +212,8 @@ def test_a_name_that_two_packages_have_is_refused_until_one_is_picked(registered
     [
         ({"run": {"algo": "pp0"}}, 'unknown algorithm "pp0": did you mean "ppo"?'),
         ({"run": {"backbone": "bitnte"}}, 'unknown backbone "bitnte": did you mean "bitnet"?'),
+        ({"run": {"critic_backbone": "intt8"}}, 'unknown backbone "intt8": did you mean "int8"?'),
+        ({"critic_backbone": {"layers": 2}}, "critic_backbone.layers: the critic has no backbone of its own to set it"),
         ({"run": {"env": "CartPoel-v1"}}, 'unknown environment "CartPoel-v1": did you mean "CartPole-v1"'),
         ({"run": {"step": 3}}, 'unknown option "run.step": did you mean "run.steps"'),
         ({"algo": {"clip_coef": -1}}, "algo.clip_coef: expected a number above 0, got -1.0"),
@@ -173,8 +242,9 @@ def test_typed_values_are_converted_and_others_are_not():
 def test_every_option_of_every_part_is_written_out():
     resolved = resolve({})
     written = resolved.as_dict()
-    assert list(written) == list(config.PARTS)
+    assert list(written) == [part for part in config.PARTS if part != "critic_backbone"]
     assert set(written["algo"]) == set(attrs.fields_dict(type(resolved.algo_options)))
+    assert list(resolve({"run": {"critic_backbone": "int8"}}).as_dict()) == list(config.PARTS)
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,8 @@ class Climb(bitrl.Algorithm):
         self.weights, self.step = state["weights"], int(state["step"])
 
 
-def algorithm_record(cls: type) -> bitrl.AlgorithmRecord:
-    return bitrl.AlgorithmRecord(name="test", summary="a test", target=target(cls))
+def algorithm_record(cls: type, critic_backbone: bool = False) -> bitrl.AlgorithmRecord:
+    return bitrl.AlgorithmRecord(name="test", summary="a test", target=target(cls), critic_backbone=critic_backbone)
 
 
 def test_a_good_algorithm_passes():
@@ -324,6 +324,54 @@ class TellsTooMuch(Climb):
 )
 def test_an_algorithm_that_breaks_its_contract_is_refused(cls: type, message: str):
     assert message in refusal(check_algorithm, algorithm_record(cls), env="CartPole-v1")
+
+
+class Judges(Climb):
+    """Keeps the mean of what its critic sees."""
+
+    def __init__(self, options: Any, task: bitrl.Task):
+        super().__init__(options, task)
+        self.mean = np.zeros((task.critic_features or task.features).width)
+
+    def update(self) -> Any:
+        metrics = super().update()
+        self.mean = self.task.see(self.task.observations)[1].mean(axis=0)
+        return {**metrics, "mean": float(self.mean.sum())}
+
+    def state(self) -> Any:
+        return {**super().state(), "mean": self.mean}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        super().load_state(state)
+        self.mean = state["mean"]
+
+
+class JudgesTheWrongWidth(Judges):
+    def update(self) -> Any:
+        return {**super().update(), "value": float(self.mean @ np.ones(self.task.features.width))}
+
+
+class JudgesToAct(Judges):
+    def act(self, features: np.ndarray) -> np.ndarray:
+        self.task.see(self.task.observations)
+        return super().act(features)
+
+
+def test_an_algorithm_with_a_critic_of_its_own_is_tried_with_a_backbone_for_it():
+    check_algorithm(algorithm_record(Judges, critic_backbone=True))
+    check_algorithm(algorithm_record(JudgesTheWrongWidth), env="CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Climb, "with a critic's own beside it: task.critic_features was never read"),
+        (JudgesTheWrongWidth, "mismatch"),
+        (JudgesToAct, "act() read task.critic_features"),
+    ],
+)
+def test_an_algorithm_that_makes_wrong_use_of_its_critics_backbone_is_refused(cls: type, message: str):
+    assert message in refusal(check_algorithm, algorithm_record(cls, critic_backbone=True), env="CartPole-v1")
 
 
 def test_a_task_for_an_algorithms_own_tests_is_the_same_every_time():

@@ -1,5 +1,6 @@
 """A run killed at any moment and resumed ends with exactly the metrics and weights of one that was not."""
 
+import json
 import os
 import random
 import signal
@@ -25,8 +26,8 @@ START = f"""
 import sys, bitrl
 bitrl.run(env=sys.argv[2], backbone="mlp", steps=6000, out=sys.argv[1], options={OPTIONS!r})
 """
-KILLED = f"""
-import os, pathlib, signal, sys, bitrl
+KILLED = """
+import json, os, pathlib, signal, sys, bitrl
 
 def deadly(function, name):
     def call(path, *others, **named):
@@ -35,9 +36,9 @@ def deadly(function, name):
         return function(path, *others, **named)
     return call
 
-where = {{"replace": os, "unlink": pathlib.Path}}[sys.argv[2]]
+where = {"replace": os, "unlink": pathlib.Path}[sys.argv[2]]
 setattr(where, sys.argv[2], deadly(getattr(where, sys.argv[2]), sys.argv[3]))
-bitrl.run(env="CartPole-v1", backbone="mlp", steps=6000, out=sys.argv[1], options={OPTIONS!r})
+bitrl.run(out=sys.argv[1], **json.loads(sys.argv[4]))
 """
 RESUME = """
 import sys
@@ -45,6 +46,17 @@ from pathlib import Path
 from bitrl.core import runner
 runner.resume(Path(sys.argv[1]))
 """
+
+
+RUN = {"env": "CartPole-v1", "backbone": "mlp", "steps": 6000, "options": OPTIONS}
+ONE_BLOCK = {f"{part}.{name}": 1 for part in ("backbone", "critic_backbone") for name in ("layers", "threads")}
+HYBRID = {
+    "backbone": "bitnet",
+    "critic_backbone": "int8",
+    "serializer": "compact",
+    "steps": 2000,
+    "options": {**OPTIONS, **ONE_BLOCK, "run.checkpoint_every": 1, "run.eval_episodes": 1},
+}
 
 
 def contents(run):
@@ -55,8 +67,14 @@ def contents(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("straight") / "run"
-    summary = bitrl.run(env="CartPole-v1", backbone="mlp", steps=6000, out=directory, options=OPTIONS)
-    return directory, summary
+    return directory, bitrl.run(out=directory, **RUN)
+
+
+def start_and_kill(run, function, name, arguments):
+    """Start a run in a process that is killed when it calls `function` on a file whose name starts with `name`."""
+    command = [sys.executable, "-c", KILLED, run, function, name, json.dumps(arguments)]
+    done = subprocess.run(command, cwd=run.parent, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_killed_again_and_again(uninterrupted, tmp_path):
@@ -98,14 +116,50 @@ def test_killed_again_and_again(uninterrupted, tmp_path):
 def test_killed_while_it_wrote_leaves_nothing_behind(uninterrupted, tmp_path, function, name):
     straight, _ = uninterrupted
     run = tmp_path / "run"
-    done = subprocess.run([sys.executable, "-c", KILLED, run, function, name], cwd=tmp_path, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    start_and_kill(run, function, name, RUN)
     if (run / "config.toml").is_file():
         runner.resume(run)
     else:
-        bitrl.run(env="CartPole-v1", backbone="mlp", steps=6000, out=run, options=OPTIONS)
+        bitrl.run(out=run, **RUN)
     assert contents(run) == contents(straight)
     assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in straight.iterdir())
+
+
+def test_killed_with_a_backbone_of_the_critics_own(tmp_path):
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    summary = bitrl.run(out=straight, **HYBRID)
+    start_and_kill(run, "replace", ".000000001536.safetensors.", HYBRID)
+    assert rows_of(run) == 3
+    again = runner.resume(run)
+    assert contents(run) == contents(straight)
+    assert (again["eval"], again["critic_backbone"]) == (summary["eval"], "int8")
+
+
+def test_another_model_of_the_critics_is_refused(tmp_path):
+    run = tmp_path / "run"
+    bitrl.run(out=run, **{**HYBRID, "steps": 512})
+    config = (run / "config.toml").read_text()
+    changed = config.replace('format = "int8"', 'format = "int4"')
+    assert changed != config
+    (run / "config.toml").write_text(changed)
+    message = r"its critic's backbone is not the one it was trained with \(format changed\)"
+    with pytest.raises(bitrl.UsageError, match=message):
+        runner.evaluate_run(run)
+    (run / "summary.json").unlink()
+    with pytest.raises(bitrl.UsageError, match=message):
+        runner.resume(run)
+
+
+def test_a_run_from_before_critics_had_backbones_goes_on(uninterrupted, tmp_path):
+    straight, _ = uninterrupted
+    run = tmp_path / "run"
+    start_and_kill(run, "replace", ".000000003072.safetensors.", RUN)
+    config = (run / "config.toml").read_text()
+    assert config.count('critic_backbone = "none"\n') == 1
+    (run / "config.toml").write_text(config.replace('critic_backbone = "none"\n', ""))
+    runner.resume(run)
+    assert contents(run) == contents(straight)
+    assert runner.evaluate_run(run, episodes=1)["critic_backbone"] is None
 
 
 def rows_of(run: Path) -> int:

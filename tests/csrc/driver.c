@@ -23,6 +23,15 @@ static int encode(const bitrl_model *model, uint64_t threads, int pooling, uint6
     int status = bitrl_session_open(model, threads, &session, error);
     for (uint64_t texts = 2; !status && texts <= TEXTS; texts += TEXTS - 2) /* scratch grows between the two */
         status = bitrl_encode(session, tokens, lengths, texts, pooling, out, error);
+    if (!status && pooling == BITRL_POOL_NONE) { /* the last of the states after every block are these */
+        float *all = malloc(shape->blocks * values * sizeof *all);
+        status = bitrl_encode_blocks(session, tokens, lengths, TEXTS, all, error);
+        if (!status && memcmp(all + (shape->blocks - 1) * values, out, values * sizeof *out) != 0) {
+            printf("differs after the last block\n");
+            exit(1);
+        }
+        free(all);
+    }
     for (size_t i = 0; !status && i < values; i++) {
         uint32_t bits;
         memcpy(&bits, out + i, sizeof bits);
@@ -42,7 +51,14 @@ static int check_format(const bitrl_file *file, const char *format, bool thoroug
         const bitrl_options options = {.isa = bitrl_instruction_set(j), .format = format, .threads = 2};
         bitrl_model *model = NULL;
         uint64_t single = 14695981039346656037u, several = single;
+        bitrl_shape shape;
+        uint64_t bytes = 0;
+        const int checked = bitrl_model_check(file, &options, &shape, &bytes, error);
         status = bitrl_model_load(file, &options, &model, error);
+        if (!status && (checked || bytes != bitrl_model_bytes_per_token(model))) {
+            printf("differs from what was checked\n");
+            exit(1);
+        }
         for (int pooling = thorough ? 0 : 2; !status && pooling < 3; pooling++) {
             status = encode(model, 1, pooling, &single, error);
             if (!status) status = encode(model, 3, pooling, &several, error);

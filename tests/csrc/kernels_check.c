@@ -223,7 +223,7 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
             for (size_t i = 0; i < some; i++) most = logits[i] > most ? logits[i] : most;
             for (int k = 0; k < 2; k++) {
                 const bitrl_kernels *of = k ? scalar : kernels;
-                out[k] = memory(7 * n * sizeof **out);
+                out[k] = memory(8 * n * sizeof **out);
                 of->scaled(out[k], y, 0.37, some);
                 of->scaled_rows(out[k] + n, y, a, 0.37, n);
                 of->gated(out[k] + 2 * n, a, b, n);
@@ -232,9 +232,10 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
                 of->rotated(out[k] + 4 * n, a, rope, half);
                 of->gated_silu(out[k] + 5 * n, gate, b, n);
                 of->gated_gelu(out[k] + 6 * n, gate, b, n);
+                of->scaled_floats(out[k] + 7 * n, logits, 0.37, some);
                 exp_sum[k] = of->exp_sum(logits, some, most, 0.7);
             }
-            same(out[0], out[1], 7 * n * sizeof **out, kernels->name, "elementwise, %zu numbers, sums to %d", n,
+            same(out[0], out[1], 8 * n * sizeof **out, kernels->name, "elementwise, %zu numbers, sums to %d", n,
                  largest[j]);
             same(exp_sum, exp_sum + 1, sizeof *exp_sum, kernels->name, "the sum of %zu exponentials", some);
             free(y), free(a), free(b), free(rope), free(gate), free(out[0]), free(out[1]);

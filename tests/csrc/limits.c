@@ -5,11 +5,11 @@
 
 int main(void)
 {
-    static const char *const names[] = {"int8", "bf16", "fp32", "amx_int8", "memory"};
+    static const char *const names[] = {"int8", "bf16", "fp32", "amx_int8", "amx_bf16", "memory"};
     char error[BITRL_ERROR_BYTES];
     bitrl_limits *limits;
     if (bitrl_limits_open(2, (4 << 20) + 1, &limits, error)) return puts(error), 1;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         double each = 0;
         const char *how = bitrl_limit_instructions(names[i]);
         int status = bitrl_limits_measure(limits, names[i], 2, 0.01, &each, error);

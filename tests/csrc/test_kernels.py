@@ -26,7 +26,7 @@ quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The kernel tables this CPU runs, by name, from a library of the kernels alone."""
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    sources = [str(path) for path in [*CSRC.glob("kernels_*.c"), CSRC / "dispatch.c"]]
+    sources = [str(path) for path in [*CSRC.glob("kernels_*.c"), CSRC / "dispatch.c", CSRC / "cpu.c"]]
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
     flags = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
     subprocess.run([*compiler, *flags, *sources, "-lm", "-o", str(library)], check=True)
@@ -205,6 +205,51 @@ def test_float_products_have_the_same_bits_everywhere(tables, tiles, groups, tok
         np.testing.assert_array_equal(got.view(np.uint32), reference.view(np.uint32))
 
 
+def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c of float32 (a * b exact in double), rounded once: the sum in double to odd, then to float32."""
+    product = a.astype(np.float64) * b
+    total = product + c
+    rest = product - (total - c) + (c - (total - (total - c)))  # Knuth's: what the sum has lost, exactly
+    even = (total.view(np.int64) & 1) == 0
+    toward = np.where((rest > 0) == (total > 0), 1, -1)
+    odd = np.where((rest != 0) & even, total.view(np.int64) + toward, total.view(np.int64))
+    return odd.view(np.float64).astype(np.float32)
+
+
+def tdpbf16ps(w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """[rows, columns], [tokens, columns] of bf16's bits -> float32 [tokens, rows], as Intel's manual says that the
+    instruction adds (Intel 64 and IA-32 Architectures Software Developer's Manual, TDPBF16PS).
+    """
+    w, x = from_bf16(w).astype(np.float32), from_bf16(x).astype(np.float32)
+    total = np.zeros((len(x), len(w)), np.float32)
+    for start in range(0, w.shape[1], 32):
+        chains = np.zeros((2, *total.shape), np.float32)
+        for column in range(start, start + 32):
+            chain = chains[column % 2]
+            chain[:] = fused(x[:, column, None], w[None, :, column], chain)
+        total += chains[0] + chains[1]
+    return total
+
+
+@quick
+@given(*shapes, st.sampled_from([0, 3, 12, 49]), seeds)
+def test_bf16_adds_in_the_order_of_the_instruction(tables, tiles, groups, tokens, spread, seed):
+    """Sizes from 2^-spread to 2^spread, signs that cancel, zeros of both signs; none below 2^-50."""
+    rng = np.random.default_rng(seed)
+
+    def numbers(rows: int) -> np.ndarray:
+        shape = rows, GROUP * groups
+        signs, exponents = rng.choice([-1.0, 1.0], shape), rng.integers(-spread, spread + 1, shape)
+        values = signs * rng.uniform(1, 2, shape) * 2.0**exponents
+        return to_bf16(np.where(rng.random(shape) < 0.1, 0 * signs, values))
+
+    w, x = numbers(16 * tiles), numbers(tokens)
+    want = tdpbf16ps(w, x)
+    for name in tables["sets"]:
+        got = product(tables, name, "bf16", in_steps(w), len(w), x)
+        np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
 @pytest.mark.parametrize("kind", ["ternary", "ternary-1.6", "int8", "int4"])
 @pytest.mark.parametrize(("code", "value"), [(-1, 127), (1, 127), (-1, -127), (1, -127)])
 def test_long_rows_do_not_overflow_sixteen_bits(tables, kind, code, value):
@@ -312,10 +357,10 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
     sums = rng.integers(-largest, largest, n, dtype=np.int32)
     scale = float(rng.uniform(1e-6, 1))
     a, b, rows, rope = (rng.normal(size=n) for _ in range(4))
-    half, gate = int(rng.integers(1, n // 2 + 1)), sums * scale
+    half, gate, floats = int(rng.integers(1, n // 2 + 1)), sums * scale, rng.normal(size=n).astype(np.float32)
     ffi, results = tables["ffi"], {}
     for name, table in tables["sets"].items():
-        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n), np.zeros(n), np.zeros(n)]
+        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)]
         table.scaled(pointer(ffi, out[0]), pointer(ffi, sums), scale, n - half % 8)
         table.scaled_rows(pointer(ffi, out[1]), pointer(ffi, sums), pointer(ffi, rows), scale, n)
         table.gated(pointer(ffi, out[2]), pointer(ffi, a), pointer(ffi, b), n)
@@ -323,8 +368,10 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
         table.rotated(pointer(ffi, out[4]), pointer(ffi, a), pointer(ffi, rope), half)
         table.gated_silu(pointer(ffi, out[5]), pointer(ffi, gate), pointer(ffi, b), n)
         table.gated_gelu(pointer(ffi, out[6]), pointer(ffi, gate), pointer(ffi, b), n)
+        table.scaled_floats(pointer(ffi, out[7]), pointer(ffi, floats), scale, n - half % 8)
         results[name] = out
     want = results["scalar"]
+    np.testing.assert_array_equal(want[7][: n - half % 8], (floats.astype(np.float64) * scale)[: n - half % 8])
     np.testing.assert_array_equal(want[0][: n - half % 8], (sums * scale)[: n - half % 8])
     np.testing.assert_array_equal(want[1], sums * scale * rows)
     np.testing.assert_allclose(want[2], np.maximum(a, 0) ** 2 * b, rtol=1e-13)

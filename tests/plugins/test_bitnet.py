@@ -128,7 +128,7 @@ def test_wrong_input(tiny: TinyModel, path: str, tmp_path: Path) -> None:
 
 
 def test_wrong_files(tiny: TinyModel, tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file or directory"):
         BitNet(BitNetOptions(model=str(tmp_path / "missing.gguf")))
     untold = tiny.write(tmp_path / "untold.gguf", changes={"tokenizer.ggml.tokens": None})
     with pytest.raises(ModelFileError, match="vocabulary"):

@@ -13,6 +13,7 @@ from bitrl.core import replay
 from bitrl.core.interfaces import Task
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.heads import action_head, hold
 from bitrl.plugins.algos.ppo import PPO, Batch, normalise
 
 
@@ -66,6 +67,7 @@ def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
     actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
     batch = Batch(
         features=features,
+        critic_features=features,
         actions=actions,
         advantages=torch.randn(16, generator=generator),
         returns=torch.randn(16, generator=generator),
@@ -100,14 +102,15 @@ def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
         torch.testing.assert_close(mine.detach(), wanted.detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("noise_hold", [1, 5])
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
-def test_state_and_load_state_go_on_identically(space):
-    straight, saved = make(space), make(space)
+def test_state_and_load_state_go_on_identically(space, noise_hold):
+    straight, saved = make(space, noise_hold=noise_hold), make(space, noise_hold=noise_hold)
     straight.update()
     saved.update()
     actions, starts = replay.save(saved.task.envs)
     state, observations = saved.state(), saved.task.observations
-    resumed = make(space)
+    resumed = make(space, noise_hold=noise_hold)
     replay.restore(resumed.task.envs, actions, starts, observations)
     resumed.task.observations = observations
     resumed.load_state(state)
@@ -116,15 +119,61 @@ def test_state_and_load_state_go_on_identically(space):
         np.testing.assert_array_equal(array, resumed.state()[name])
 
 
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+def test_held_noise_lasts_as_long_as_asked_and_keeps_its_distribution(space):
+    generator = torch.Generator().manual_seed(0)
+    head = action_head(space)
+    noise = head.noise(400, 3000, generator)
+    held = hold(noise, 8.0, generator)
+    assert (held == noise).all(dim=2).any(dim=1).all()  # every step's own noise is taken somewhere
+    assert held[0].equal(noise[0])
+    kept = (held[1:] == held[:-1]).all(dim=2).float()
+    assert kept.mean() == pytest.approx(7 / 8, abs=0.002)
+    together = (kept[1:] * kept[:-1]).mean()  # geometric: whether it is kept does not depend on for how long it was
+    assert together == pytest.approx((7 / 8) ** 2, abs=0.003)
+    # At one step, over environments: uniform logits give uniform actions, means give the Gaussian's moments.
+    actions = head.sample(torch.zeros(3000, head.outputs), held[-1]).double()
+    if isinstance(space, gymnasium.spaces.Discrete):
+        np.testing.assert_allclose(np.bincount(actions.numpy().astype(int)) / 3000, 1 / 3, atol=0.03)
+    else:
+        np.testing.assert_allclose(actions.mean(0), 0, atol=0.06)
+        np.testing.assert_allclose(actions.std(0), 1, atol=0.05)
+
+
+def test_noise_held_for_one_step_is_fresh_and_draws_nothing_more():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 2, 3)
+    before = generator.get_state()
+    assert hold(noise, 1.0, generator) is noise
+    assert generator.get_state().equal(before)
+
+
+def test_held_noise_reaches_a_goal_that_fresh_noise_does_not():
+    """MountainCar's first rollouts: the reward says nothing until the car is out of the valley."""
+    ends = {}
+    for mean_steps in (1.0, 20.0):
+        generator = torch.Generator().manual_seed(0)
+        head = action_head(gymnasium.spaces.Discrete(3))
+        noise = hold(head.noise(200, 100, generator), mean_steps, generator)
+        envs = gymnasium.make_vec("MountainCar-v0", 100, vectorization_mode="sync")
+        envs.reset(seed=0)
+        reached = np.zeros(100, bool)
+        for t in range(199):
+            reached |= envs.step(head.to_env(head.sample(torch.zeros(100, 3), noise[t])))[2]
+        ends[mean_steps] = reached.sum()
+    assert ends[1.0] == 0
+    assert ends[20.0] >= 3
+
+
 def test_the_first_rollout_is_uniform_and_sets_the_standardisation():
     algorithm = make(gymnasium.spaces.Discrete(3))
     outputs = algorithm.policy(torch.randn(5, 3) * 100)
     assert (outputs == 0).all()
     algorithm.update()
-    assert (algorithm.std != 1).all()
-    before = algorithm.mean.copy()
+    assert (algorithm.standardise.std != 1).all()
+    before = algorithm.standardise.mean.copy()
     algorithm.update()
-    np.testing.assert_array_equal(algorithm.mean, before)
+    np.testing.assert_array_equal(algorithm.standardise.mean, before)
 
 
 def test_a_loss_that_is_no_number_stops_the_run():

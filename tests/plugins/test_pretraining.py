@@ -23,7 +23,7 @@ from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, 
 from bitrl.plugins.backbones.pretraining.corpus import read_text
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape, normed_products, squared_relu_gate, ternarise
-from bitrl.plugins.backbones.pretraining.probe import probe, r_squared
+from bitrl.plugins.backbones.pretraining.probe import probe
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, invented, known, numbers_so_far
 from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, train_vocabulary
 
@@ -220,17 +220,6 @@ def test_roughness_is_near_zero_for_smooth_features_and_one_for_noise() -> None:
     # Differences between kinds of text are no merit: only what varies within one counts.
     offset = torch.arange(2.0).repeat_interleave(2000)[:, None] * 100
     assert objective.roughness(noise + offset, 2).item() == pytest.approx(1.0, abs=0.05)
-
-
-def test_r_squared_knows_signal_from_noise() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(4000, 5))
-    noise = rng.normal(size=4000)
-    targets = np.stack([x @ np.arange(1.0, 6.0), x[:, 0] + noise, noise], axis=1)
-    scores = r_squared(x * 1000 + 7, targets)
-    assert scores[0] == pytest.approx(1, abs=1e-4)
-    assert scores[1] == pytest.approx(0.5, abs=0.06)
-    assert scores[2] == pytest.approx(0, abs=0.02)
 
 
 def test_bits_per_byte_of_a_model_that_knows_nothing(tiny: BitNet) -> None:

@@ -213,7 +213,7 @@ class Bench:
     def _row(self, case: str, engine: Engine, limit: str, rate: Callable[[], float], cost: float) -> dict[str, Any]:
         """`rate` (tokens a second) beside its limit; a token takes `cost` of what the limit counts."""
         self.tell(f"{engine.format}, {engine.threads} thread{'s' * (engine.threads > 1)}: {case}")
-        against = [limit, "amx_int8"] if limit == "int8" and "amx_int8" in instructions() else [limit]
+        against = [limit, *({f"amx_{limit}"} & instructions().keys())]
         rates, fractions = [], defaultdict(list)
         for _ in range(self.effort.rounds):
             before = {name: self._limit(name, engine.threads) for name in reversed(against)}
@@ -231,7 +231,7 @@ class Bench:
             "peak_fraction": statistics.median(fractions[limit]),
         }
         if len(against) > 1:
-            found["amx_fraction"] = statistics.median(fractions["amx_int8"])
+            found["amx_fraction"] = statistics.median(fractions[against[1]])
         return found
 
     def _limit(self, name: str, threads: int) -> float:

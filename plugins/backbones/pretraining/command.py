@@ -5,27 +5,41 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
+import gymnasium
 import numpy as np
 import torch
 
+from bitrl.core.config import resolve
 from bitrl.core.errors import UsageError
+from bitrl.core.features import FeatureExtractor
 from bitrl.core.files import write_atomically
-from bitrl.core.loading import load_backbone
+from bitrl.core.loading import Parts, build, load_backbone
+from bitrl.core.options import parse
+from bitrl.core.registry import registry
 from bitrl.plugins.backbones.pretraining.card import Training, write_card
 from bitrl.plugins.backbones.pretraining.corpus import Corpus, TextFile, read_text
 from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
+from bitrl.plugins.backbones.pretraining.language import mission_objects, possible_commands
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
-from bitrl.plugins.backbones.pretraining.probe import read_states
-from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, invented, known
-from bitrl.plugins.backbones.pretraining.train import Plan, Progress, Trainer
-from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, train_vocabulary
+from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
+from bitrl.plugins.backbones.pretraining.train import PARTS, Plan, Progress, Trainer
+from bitrl.plugins.backbones.pretraining.unseen import UNSEEN, Unseen
+from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, train_vocabulary
+from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers
+from bitrl.plugins.backbones.probe import STATES, probe
 
 HELD_OUT = 50_000
 """Characters at the end of each text file kept for measuring (at most a tenth of it)."""
+
+LEARNING_STEPS = 100_000
+"""How long a policy learns in each environment to show the states of agents that know more and more."""
+
+WORLD_STATES, GAMES, STATES_A_GAME = 24_000, 40, 200
+"""States of each text world, TextWorld games, and states of each."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +49,7 @@ class Request:
     out: Path
     text: Sequence[Path] = ()
     envs: Sequence[str]
+    worlds: Sequence[str] = ()
     steps: int | None
     minutes: float | None
     seed: int
@@ -51,45 +66,58 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     Raises:
         UsageError: something asked for cannot be. RunFailed: training or writing failed.
     """
+    check_worlds(request.worlds)
     files = [read_text(path) for path in request.text]
-    readers = [known(env, format, request.seed) for env in request.envs for format in FORMATS]
+    say("collecting states")
+    readers = [reader for env in request.envs for reader in known(env, FORMATS, request.seed, LEARNING_STEPS)]
+    worlds = [facts_and_numbers(name, WORLD_STATES, request.seed) for name in request.worlds if name != "TextWorld"]
+    games = choices(GAMES, STATES_A_GAME, request.seed) if "TextWorld" in request.worlds else None
     kept = [attrs.evolve(file, text=file.text[: len(file.text) - _held_out(file)]) for file in files]
     say("training the vocabulary")
-    vocabulary = vocabulary_for(kept, readers, request.shape.vocab, request.seed)
+    vocabulary = vocabulary_for(kept, readers, request.shape.vocab, request.seed, worlds, games)
     shape = attrs.evolve(request.shape, vocab=len(vocabulary.tokens))
     tokenizer = vocabulary.tokenizer()
-    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch, shape.context)
+    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch // PARTS, shape.context, worlds, games)
     steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed)
     plan = Plan(steps=steps, seed=request.seed)
     # Everything that decides the result, so that a checkpoint is only ever continued by its own command. Not
     # `minutes`: they became steps, and may become others when the machine is busier.
     texts = [file.sha256 for file in files]
-    fingerprint = repr((shape, plan, list(request.envs), texts, request.tokens_per_batch))
-    trainer = Trainer(shape, plan, fingerprint)
+    fingerprint = repr((shape, plan, list(request.envs), list(request.worlds), texts, request.tokens_per_batch))
+    trainer = Trainer(shape, plan, fingerprint, number_features(vocabulary.tokens))
     checkpoint = request.out.with_name(request.out.name + ".checkpoint")
     if request.resume:
         trainer.load(checkpoint)
     say(f"training {sum(p.numel() for p in trainer.model.parameters()):,} weights for {plan.steps:,} steps")
     trainer.run(corpus, checkpoint, lambda progress: report(progress, plan.steps))
+    kind = "BitNet b1.58" if shape.ternary else "full-precision twin of a BitNet b1.58"
     facts = {
         "name": request.out.stem,
-        "description": f"BitNet b1.58 language model trained by bitrl: {plan.steps} steps, seed {plan.seed}",
+        "description": f"{kind} language model trained by bitrl: {plan.steps} steps, seed {plan.seed}",
         "license": "MIT",
     }
     write_gguf(request.out, trainer.model, vocabulary, facts)
     say("measuring")
-    training = _measure(request, plan, trainer.progress, files, readers)
+    training = _measure(request, plan, trainer.progress, files)
     write_atomically(request.out.with_suffix(".md"), write_card(training, request.out))
     checkpoint.unlink(missing_ok=True)
     return training
 
 
-def vocabulary_for(files: Sequence[TextFile], readers: Sequence[Known], size: int, seed: int) -> Vocabulary:
-    """A vocabulary of at most `size` tokens for these texts and environments."""
+def vocabulary_for(
+    files: Sequence[TextFile],
+    readers: Sequence[Known],
+    size: int,
+    seed: int,
+    worlds: Sequence[Texts] = (),
+    games: Choices | None = None,
+) -> Vocabulary:
+    """A vocabulary of at most `size` tokens for these texts, environments and worlds."""
     rng = np.random.default_rng(seed)
     states = [text for reader in readers for text in reader.sample(rng, 400).texts]
-    # A few megabytes of prose are enough to count pairs of letters by.
+    # A few megabytes of prose are enough to count pairs of letters by. The worlds have few words and use them much.
     passages = [file.text[i : i + 5000] for file in files for i in range(0, min(len(file.text), 4_000_000), 5000)]
+    passages += [text for world in worlds for text in world.texts[:4000]] + (games.texts[::4] if games else [])
     return train_vocabulary([*passages, *invented(rng, 400, 2).texts], states, size)
 
 
@@ -105,29 +133,63 @@ def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int) -> int:
     return max(1, round(minutes * 60 / ((seconds[-1] - seconds[1]) / 10)))  # the first two steps are slow
 
 
-def _measure(
-    request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile], readers: Sequence[Known]
-) -> Training:
+PROBED = 4000
+"""States of each kind for the card's R²; a quarter is for judging."""
+
+
+def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile]) -> Training:
     model, tokenizer = read_gguf(request.out)
-    # The numbers are read as an agent will read them: from the file, by the engine, stopping after each block in turn.
-    blocks = [load_backbone("bitnet", str(request.out), layers=k).encode for k in range(1, model.shape.blocks + 1)]
+    # Everything is read as an agent will read it: from the file, by the engine.
+    backbone = "bitnet" if request.shape.ternary else "fp16"
+    encode = load_backbone(backbone, str(request.out), cache_mb=0.0).encode
     unseen = "".join(file.text[len(file.text) - _held_out(file) :] for file in files)
-    packages = ("torch", "tokenizers", "gymnasium", "numpy")
+    packages = ["torch", "tokenizers", "gymnasium", "numpy"]
+    packages += ["minigrid"] if "BabyAI" in request.worlds else []
+    packages += ["textworld"] if "TextWorld" in request.worlds else []
+    judged = {}
+    if "BabyAI" in request.worlds:
+        judged["the object (colour and kind) that a BabyAI mission names"] = mission_objects(encode)
+    if "TextWorld" in request.worlds:
+        judged["whether a command can be given in a TextWorld state, other games"] = possible_commands(encode)
+        judged["the same, games with other foods"] = possible_commands(encode, split="test")
     return Training(
         command=request.command,
         notes=request.notes,
         files=files,
         envs=request.envs,
+        worlds=request.worlds,
         shape=model.shape,
         plan=plan,
         progress=progress,
-        ternary_weights=sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and name != "token_embd"),
+        weights=sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and name != "token_embd"),
         bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode()))
         if len(unseen) > 100
         else None,
-        readings=[read_states(blocks, tokenizer, reader) for reader in readers],
+        judged=judged,
+        readings=[
+            probe(parts, (parts.environment.id, format), kind, ["mean"], PROBED, request.seed)
+            for format in FORMATS
+            for parts in _parts(backbone, request.out, request.envs, format)
+            for kind in STATES
+        ],
         versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
+
+
+def _parts(backbone: str, model: Path, envs: Sequence[str], format: str) -> Iterator[Parts]:
+    """The environments trained on, and those kept aside that can be made here, each seen through `format`."""
+    for env in envs:
+        named = {"env": env, "backbone": backbone, "serializer": format}
+        yield build(resolve({"run": named, "backbone": {"model": str(model), "cache_mb": 0}}))
+    record = registry().find("serializer", format)
+    for env in UNSEEN:
+        environment = Unseen(env)
+        try:
+            environment.make().close()
+        except gymnasium.error.Error:
+            continue  # without MuJoCo
+        serializer = record.load()(parse(record.options, {}, "serializer"), environment.observation_spec())
+        yield Parts(environment, FeatureExtractor(serializer, load_backbone(backbone, str(model), cache_mb=0.0)))
 
 
 @torch.no_grad()
@@ -137,7 +199,7 @@ def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -
     whole = len(ids) // window * window
     nats = 0.0
     for rows in torch.tensor(ids[:whole]).view(-1, window).split(32):
-        *_, last = model.residuals(rows)
+        *_, [last] = model.residuals(rows)
         logits = model.logits(last[:, :-1]).flatten(0, 1)
         nats += torch.nn.functional.cross_entropy(logits, rows[:, 1:].flatten(), reduction="sum").item()
     predicted = whole - whole // window

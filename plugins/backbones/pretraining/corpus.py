@@ -14,11 +14,12 @@ from pathlib import Path
 import attrs
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.pretraining.texts import MAX_NUMBERS, Known, Texts, invented, numbers_so_far
+from bitrl.plugins.backbones.pretraining.texts import Known, Texts, invented, numbers_so_far
+from bitrl.plugins.backbones.pretraining.worlds import Choices
 
 GROUP = 8
 """States of one invented schema that travel together: enough to see what varies within it."""
@@ -55,28 +56,48 @@ class Batch:
     """Tokens int64 [B, T] (padded on the right) and true lengths [B].
 
     For texts with numbers also, float32: `numbers`, the numbers read so far at each token [B, T, slots] (at a
-    text's last token all of them, before it perhaps NaN), and ranges and centres [B, slots].
+    text's last token all of them, before it perhaps NaN), `frames` [B, slots, 2, 2] and `names` [groups, slots, words]
+    as in Texts. For states of text worlds `facts` [B, facts], 1, 0 or NaN, or `choices`.
     """
 
     tokens: Tensor
     lengths: Tensor
     numbers: Tensor | None = None
-    ranges: Tensor | None = None
-    centres: Tensor | None = None
-    groups: int = 1
+    frames: Tensor | None = None
+    names: Tensor | None = None
+    facts: Tensor | None = None
+    choices: ChoiceBatch | None = None
+
+
+@attrs.frozen
+class ChoiceBatch:
+    """Commands [C], and of some pairs (row of a text, row of a command) [P, 2] whether it can be given there [P]."""
+
+    commands: Batch
+    pairs: Tensor
+    possible: Tensor
 
 
 class Corpus:
     """An endless, seeded stream of batches of about `budget` tokens each."""
 
     def __init__(
-        self, files: Sequence[TextFile], readers: Sequence[Known], tokenizer: Tokenizer, budget: int, context: int
+        self,
+        files: Sequence[TextFile],
+        readers: Sequence[Known],
+        tokenizer: Tokenizer,
+        budget: int,
+        context: int,
+        worlds: Sequence[Texts] = (),
+        choices: Choices | None = None,
     ):
         self.tokenizer, self.budget, self.context = tokenizer, budget, context
+        self.worlds, self.choices = list(worlds), choices
         self.known = list(readers)
-        first = {reader.env: 1.0 for reader in readers} | {reader.env: 3.0 for reader in readers[:1]}
-        weights = np.array([first[reader.env] * (2.0 if reader.format == "json" else 1.0) for reader in self.known])
-        self.known_weights = weights / weights.sum()
+        # Many numbers are harder to keep apart than few.
+        emphasis = {"json": 1.5, "compact": 1.0, "natural": 0.7}
+        weights = np.array([len(reader.half) ** 0.5 * emphasis[reader.format] for reader in self.known])
+        self.weights = weights / weights.sum()
         passages = [file.text[i : i + 200_000] for file in files for i in range(0, len(file.text), 200_000)]
         encoded = tokenizer.encode_batch(passages, add_special_tokens=False)
         self.prose = torch.from_numpy(
@@ -89,10 +110,40 @@ class Corpus:
         starts = torch.from_numpy(rng.integers(0, max(1, len(self.prose) - length), size=self.budget // length))
         return Batch(self.prose[starts[:, None] + torch.arange(length)].long(), torch.full((len(starts),), length))
 
-    def known_batch(self, rng: np.random.Generator, reader: Known) -> Batch:
-        """One environment through one serializer."""
-        length = len(self.tokenizer.encode(reader.write(reader.visited[:1].astype(np.float32))[0]).ids)
-        return self._batch(reader.sample(rng, max(1, self.budget // length // 2) * 2), 1)
+    def known_batch(self, rng: np.random.Generator) -> Batch:
+        """States of one environment through one serializer."""
+        reader = self.known[rng.choice(len(self.weights), p=self.weights)]
+        length = len(self.tokenizer.encode(reader.write(reader.met[:1].astype(np.float32))[0]).ids)
+        return self._batch(reader.sample(rng, max(1, self.budget // length // 2) * 2))
+
+    def world_batch(self, rng: np.random.Generator) -> Batch:
+        """States of one text world, with facts."""
+        world = self.worlds[rng.integers(len(self.worlds))]
+        length = len(self.tokenizer.encode(world.texts[0]).ids)
+        rows = rng.integers(len(world.texts), size=max(1, self.budget // length))
+        return self._batch(_rows(world, rows))
+
+    def choice_batch(self, rng: np.random.Generator, candidates: int = 8) -> Batch:
+        """States in which commands are to be chosen, and for each at most `candidates` commands of either kind."""
+        assert self.choices is not None
+        texts: list[str] = []
+        commands: dict[str, int] = {}
+        pairs: list[tuple[int, int]] = []
+        possible: list[float] = []
+        size = 0
+        while True:
+            index = int(rng.integers(len(self.choices.texts)))
+            size += len(self.tokenizer.encode(self.choices.texts[index]).ids)
+            if size > self.budget and texts:
+                break
+            for all_commands, can in ((self.choices.possible[index], 1.0), (self.choices.impossible[index], 0.0)):
+                for chosen in rng.permutation(len(all_commands))[:candidates]:
+                    pairs.append((len(texts), commands.setdefault(all_commands[chosen], len(commands))))
+                    possible.append(can)
+            texts.append(self.choices.texts[index])
+        tokens, lengths = self._padded(texts)[:2]
+        asked = ChoiceBatch(Batch(*self._padded(list(commands))[:2]), torch.tensor(pairs), torch.tensor(possible))
+        return Batch(tokens, lengths, choices=asked)
 
     def invented_batch(self, rng: np.random.Generator, schemas: int = 16) -> Batch:
         """Made-up schemas of similar length: as many as fit, out of `schemas`."""
@@ -108,20 +159,34 @@ class Corpus:
                 break
             chosen = order[start:end]
         rows = (chosen[:, None] * GROUP + np.arange(GROUP)).ravel()
-        part = Texts([made.texts[row] for row in rows], made.numbers[rows], made.ranges[rows], made.centres[rows])
-        return self._batch(part, len(chosen))
+        return self._batch(attrs.evolve(_rows(made, rows), names=made.names[chosen]))
 
-    def _batch(self, made: Texts, groups: int) -> Batch:
-        encoded = self.tokenizer.encode_batch(made.texts, add_special_tokens=False)
+    def _padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[Encoding]]:
+        """Tokens int64 [n, T], padded on the right, their true lengths [n], and the encodings."""
+        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         lengths = torch.tensor([len(e.ids) for e in encoded])
-        longest = int(lengths.max())
-        tokens = torch.zeros(len(encoded), longest, dtype=torch.int64)
-        so_far = np.full((len(encoded), longest, MAX_NUMBERS), np.nan)
-        for row, (text, e) in enumerate(zip(made.texts, encoded, strict=True)):
+        tokens = torch.zeros(len(encoded), int(lengths.max()), dtype=torch.int64)
+        for row, e in enumerate(encoded):
             tokens[row, : len(e.ids)] = torch.tensor(e.ids)
+        return tokens, lengths, encoded
+
+    def _batch(self, made: Texts) -> Batch:
+        tokens, lengths, encoded = self._padded(made.texts)
+        slots = int((~np.isnan(made.numbers)).any(axis=0).sum())
+        so_far = np.full((*tokens.shape, slots), np.nan)
+        for row, (text, e) in enumerate(zip(made.texts, encoded, strict=True)):
             if made.plain:
                 count = int((~np.isnan(made.numbers[row])).sum())
                 so_far[row, : len(e.ids), :count] = numbers_so_far(text, [end for _, end in e.offsets], count)
-            so_far[row, len(e.ids) - 1] = made.numbers[row]
-        numbers, ranges, centres = (torch.from_numpy(x).float() for x in (so_far, made.ranges, made.centres))
-        return Batch(tokens, lengths, numbers, ranges, centres, groups)
+            so_far[row, len(e.ids) - 1] = made.numbers[row, :slots]
+        numbers, frames = (torch.from_numpy(x).float() for x in (so_far, made.frames[:, :slots]))
+        facts = None if made.facts is None else torch.from_numpy(made.facts).float()
+        return Batch(tokens, lengths, numbers, frames, torch.from_numpy(made.names[:, :slots]), facts)
+
+
+def _rows(texts: Texts, rows: np.ndarray) -> Texts:
+    """The texts at `rows`."""
+    facts = None if texts.facts is None else texts.facts[rows]
+    return Texts(
+        [texts.texts[row] for row in rows], texts.numbers[rows], texts.frames[rows], texts.plain, facts, texts.names
+    )

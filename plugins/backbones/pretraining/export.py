@@ -1,6 +1,7 @@
 """Writes a trained model as a GGUF file, and reads one back into torch.
 
-Knows GGUF's names and the TQ2_0 format. Does not know how the model was trained.
+Knows GGUF's names and the TQ2_0 format; a full-precision model's matrices become float16. Does not know how the model
+was trained.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import gguf
 import numpy as np
 import torch
@@ -47,7 +49,7 @@ def write_gguf(path: Path, model: BitNet, vocabulary: Vocabulary, facts: dict[st
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
         _add_metadata(writer, model.shape, vocabulary, facts)
         for name, parameter in model.named_parameters():
-            _add_tensor(writer, name, parameter.detach())
+            _add_tensor(writer, name, parameter.detach(), model.shape.ternary)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -74,7 +76,7 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, vocabulary: Vocabulary,
     writer.add_context_length(shape.context)
     writer.add_vocab_size(shape.vocab)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("bitrl")
+    writer.add_tokenizer_pre("bitrl-2")
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_merges(vocabulary.merges)
     writer.add_token_types([gguf.TokenType.NORMAL] * len(vocabulary.tokens))
@@ -83,15 +85,15 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, vocabulary: Vocabulary,
     writer.add_string(HEADER_KEY, UNSEALED)
 
 
-def _add_tensor(writer: gguf.GGUFWriter, name: str, value: Tensor) -> None:
-    if name == "token_embd":
+def _add_tensor(writer: gguf.GGUFWriter, name: str, value: Tensor, ternary: bool) -> None:
+    if name == "token_embd" or (value.dim() == 2 and not ternary):
         writer.add_tensor(f"{name}.weight", value.half().numpy())
     elif value.dim() == 1:
         writer.add_tensor(f"{name}.weight", value.float().numpy())
     else:
-        ternary, scale = ternarise(value)
+        values, scale = ternarise(value)
         writer.add_tensor(
-            f"{name}.weight", pack_tq2_0(ternary.numpy(), scale.item()), raw_dtype=gguf.GGMLQuantizationType.TQ2_0
+            f"{name}.weight", pack_tq2_0(values.numpy(), scale.item()), raw_dtype=gguf.GGMLQuantizationType.TQ2_0
         )
 
 
@@ -125,8 +127,9 @@ def read_gguf(path: Path) -> tuple[BitNet, Any]:
         context=key("context_length"),
         eps=key("attention.layer_norm_rms_epsilon"),
     )
-    model = BitNet(shape)
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    ternary = tensors["blk.0.attn_q.weight"].tensor_type == gguf.GGMLQuantizationType.TQ2_0
+    model = BitNet(attrs.evolve(shape, ternary=ternary))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             tensor = tensors[f"{name}.weight"]

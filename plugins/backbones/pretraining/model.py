@@ -1,4 +1,5 @@
-"""The BitNet b1.58 model in torch, as it is trained: quantised forward pass, float32 master weights.
+"""The BitNet b1.58 model in torch, as it is trained: quantised forward pass, float32 master weights; and its
+full-precision twin, the same model without the quantisation.
 
 Knows the architecture and its arithmetic, with straight-through gradients. Does not know texts, losses or files.
 Everything is float32 on purpose. The integer products are exact in it, and with
@@ -9,7 +10,7 @@ rounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -31,6 +32,7 @@ class Shape:
     theta: float = 10000.0
     context: int = 512
     eps: float = 1e-5
+    ternary: bool = True
 
     @property
     def head_dim(self) -> int:
@@ -83,9 +85,11 @@ class _NormedProducts(torch.autograd.Function):
         return (for_x, for_norm, None, *for_weights.split(ctx.rows))
 
 
-def normed_products(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
-    """RMSNorm(x) [..., K] by ternary weights [R_i, K] → [..., sum of R_i], quantised as BitNet b1.58 does."""
-    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, eps, *weights)
+def normed_products(x: Tensor, norm: Tensor, shape: Shape, *weights: Tensor) -> Tensor:
+    """RMSNorm(x) [..., K] by weights [R_i, K] → [..., sum of R_i]: quantised as BitNet b1.58 does, or as they are."""
+    if not shape.ternary:
+        return F.linear(F.rms_norm(x, norm.shape, norm, shape.eps), torch.cat(weights))
+    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, shape.eps, *weights)
     return y.view(*x.shape[:-1], -1)
 
 
@@ -139,6 +143,21 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.softmax(dim=-1) @ v
 
 
+@attrs.frozen
+class Part:
+    """Texts [batch, length] that are attended to together, with the rotary table of that length."""
+
+    batch: int
+    length: int
+    cos: Tensor
+    sin: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, padding included."""
+        return self.batch * self.length
+
+
 class Block(nn.Module):
     """h = x + o(norm(attention(norm(x)))); out = h + down(norm(relu(gate(n))² · up(n))), n = norm(h)."""
 
@@ -163,21 +182,28 @@ class Block(nn.Module):
         self.ffn_norm = nn.Parameter(torch.ones(shape.width))
         self.ffn_sub_norm = nn.Parameter(torch.full((shape.ffn,), 0.5))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, T, width] → [B, T, width]."""
-        shape, (batch, length, _) = self.shape, x.shape
-        qkv = normed_products(x, self.attn_norm, shape.eps, self.attn_q, self.attn_k, self.attn_v)
-        heads = qkv.view(batch, length, -1, shape.head_dim).transpose(1, 2)
+    def forward(self, x: Tensor, parts: Sequence[Part]) -> Tensor:
+        """x [N, width], the tokens of all parts one after another → [N, width]. Only attention sees the parts."""
+        shape = self.shape
+        qkv = normed_products(x, self.attn_norm, shape, self.attn_q, self.attn_k, self.attn_v)
+        attended = torch.cat(
+            [self.attend(each, part) for each, part in zip(qkv.split([p.tokens for p in parts]), parts, strict=True)]
+        )
+        h = x + normed_products(attended, self.attn_sub_norm, shape, self.attn_output)
+        gate_up = normed_products(h, self.ffn_norm, shape, self.ffn_gate, self.ffn_up)
+        hidden = squared_relu_gate(gate_up)
+        return h + normed_products(hidden, self.ffn_sub_norm, shape, self.ffn_down)
+
+    def attend(self, qkv: Tensor, part: Part) -> Tensor:
+        """Queries, keys and values of one part [B * T, ...] → what they attend to [B * T, width]."""
+        shape = self.shape
+        heads = qkv.view(part.batch, part.length, -1, shape.head_dim).transpose(1, 2)
         q, k, v = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
         groups = shape.heads // shape.kv_heads
-        k = rotate(k, cos, sin).repeat_interleave(groups, dim=1)
+        k = rotate(k, part.cos, part.sin).repeat_interleave(groups, dim=1)
         v = v.repeat_interleave(groups, dim=1)
-        attended = causal_attention(rotate(q, cos, sin), k, v)
-        attended = attended.transpose(1, 2).reshape(batch, length, shape.width)
-        h = x + normed_products(attended, self.attn_sub_norm, shape.eps, self.attn_output)
-        gate_up = normed_products(h, self.ffn_norm, shape.eps, self.ffn_gate, self.ffn_up)
-        hidden = squared_relu_gate(gate_up)
-        return h + normed_products(hidden, self.ffn_sub_norm, shape.eps, self.ffn_down)
+        attended = causal_attention(rotate(q, part.cos, part.sin), k, v)
+        return attended.transpose(1, 2).reshape(part.tokens, shape.width)
 
 
 class BitNet(nn.Module):
@@ -192,16 +218,21 @@ class BitNet(nn.Module):
         self.output_norm = nn.Parameter(torch.full((shape.width,), 0.2))
         self.blk = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
 
-    def residuals(self, tokens: Tensor) -> Iterator[Tensor]:
-        """tokens int64 [B, T] → the residual stream [B, T, width] after each block in turn.
+    def residuals(self, *parts: Tensor) -> Iterator[list[Tensor]]:
+        """Parts, each tokens int64 [B, T], texts of a similar length → the residual stream after each block in turn, a
+        tensor [B, T, width] for each part.
 
-        Texts are padded on the right; attention is causal, so padding changes nothing before it.
+        Texts are padded on the right; attention is causal, so padding changes nothing before it. Everything but
+        attention is done for all parts at once.
         """
-        cos, sin = rotary_table(self.shape, tokens.shape[1])
-        x = F.embedding(tokens, self.token_embd)
+        layout = [Part(*tokens.shape, *rotary_table(self.shape, tokens.shape[1])) for tokens in parts]
+        x = F.embedding(torch.cat([tokens.flatten() for tokens in parts]), self.token_embd)
         for block in self.blk:
-            x = block(x, cos, sin)
-            yield x
+            x = block(x, layout)
+            yield [
+                each.view(part.batch, part.length, -1)
+                for each, part in zip(x.split([p.tokens for p in layout]), layout, strict=True)
+            ]
 
     def logits(self, residual: Tensor) -> Tensor:
         """The last residual [..., width] → next-token logits [..., vocab] (tied embedding)."""

@@ -5,51 +5,76 @@ Knows the three losses. Does not know how texts are made or how the model is opt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitrl.plugins.backbones.pretraining.corpus import Batch
+from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch
 from bitrl.plugins.backbones.pretraining.model import BitNet
-from bitrl.plugins.backbones.pretraining.texts import MAX_NUMBERS
+from bitrl.plugins.backbones.pretraining.texts import WORD_BUCKETS
+from bitrl.plugins.backbones.pretraining.worlds import FACTS
 
-SCALES = (0.1, 1.0, 10.0, 100.0)
-KINDS = len(SCALES) + 3
+SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+KINDS = len(SCALES) + 4
 
 
-def views(numbers: Tensor, ranges: Tensor, centres: Tensor) -> Tensor:
-    """Numbers [..., slots] → the ways each is asked for [..., slots, KINDS], all within ±1.5; NaN where there is
-    nothing to ask.
+def views(numbers: Tensor, frames: Tensor) -> Tensor:
+    """Numbers [..., slots] and frames [..., slots, 2, 2] (corpus.Batch) → the ways each is asked for [..., slots,
+    KINDS], all within ±1.5; NaN where there is nothing to ask.
 
-    Where the environment is known, a number is asked for by its place in the field's range and in the inner tenth of
-    it, where control happens: both linear. Elsewhere nobody knows the range, and it is asked for at several scales,
-    linear up to each and flat beyond, and by its order of magnitude.
+    Where the environment is known, a number is asked for by its place in the field's range, in the inner tenth of
+    it, where control happens, and among the states that agents meet: all linear. Elsewhere nobody knows the range, and
+    it is asked for at several scales, linear up to each and flat beyond, and by its order of magnitude.
     """
+    known = ~frames[..., 0, 0].isnan().unsqueeze(-1)
     clipped = [(numbers / scale).clamp(-1, 1) for scale in SCALES]
     magnitude = numbers.sign() * numbers.abs().log1p() / 3.0
-    absolute = torch.stack([*clipped, magnitude.clamp(-1.5, 1.5)], dim=-1)
-    place = (numbers - centres) / ranges
-    return torch.cat(
-        [
-            absolute.where(ranges.isnan().unsqueeze(-1), torch.nan),
-            torch.stack([place, (10 * place).clamp(-1, 1)], dim=-1),
-        ],
-        dim=-1,
-    )
+    absolute = torch.stack([*clipped, magnitude.clamp(-2.5, 2.5)], dim=-1)
+    place, among = ((numbers.unsqueeze(-1) - frames[..., 0]) / frames[..., 1]).unbind(dim=-1)
+    relative = torch.stack([place.clamp(-1.5, 1.5), (10 * place).clamp(-1, 1), among.clamp(-1.5, 1.5)], dim=-1)
+    return torch.cat([absolute.where(~known, torch.nan), relative], dim=-1)
 
 
 class Readout(nn.Module):
-    """A linear reading of pooled features, used in training only: slot j reports the j-th number of the text."""
+    """A linear reading of pooled features, used in training only: a number is read by its name.
 
-    def __init__(self, width: int):
+    Where a number's value goes among the features may depend on what stands before it, but not on how many numbers
+    there were already: a small model cannot count.
+    """
+
+    def __init__(self, width: int, rank: int = 64):
         super().__init__()
-        self.linear = nn.Linear(width, MAX_NUMBERS * KINDS)
-        nn.init.normal_(self.linear.weight, std=0.02)
+        self.words = nn.Embedding(WORD_BUCKETS + 1, rank, padding_idx=0)
+        self.reading = nn.Linear(rank, KINDS * (width + 1), bias=False)
+        nn.init.normal_(self.reading.weight, std=0.1)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """[..., width] → [..., slots, KINDS]."""
-        read: Tensor = self.linear(pooled)
-        return read.unflatten(-1, (MAX_NUMBERS, KINDS))
+    def forward(self, pooled: Tensor, names: Tensor) -> Tensor:
+        """[B, ..., width] and names [groups, slots, words] → [B, ..., slots, KINDS]; B / groups rows a group."""
+        # Divided, so that one step of Adam moves the product of two matrices no further than it would move one.
+        words = self.words(names + 1).sum(dim=2) / self.words.embedding_dim
+        reading = self.reading(words).unflatten(-1, (KINDS, -1)).flatten(1, 2)  # [groups, slots * KINDS, width + 1]
+        rows = pooled.view(len(names), -1, pooled.shape[-1])
+        read = torch.baddbmm(reading[:, None, :, -1], rows, reading[:, :, :-1].transpose(1, 2))
+        return read.view(*pooled.shape[:-1], -1, KINDS)
+
+
+class Questions(nn.Module):
+    """Linear readings of pooled features for the text worlds, in training only: facts of a state, and whether a command
+    can be given in it.
+    """
+
+    def __init__(self, width: int, rank: int = 64):
+        super().__init__()
+        self.facts = nn.Linear(width, len(FACTS))
+        self.state, self.command = nn.Linear(width, rank), nn.Linear(width, rank)
+
+    def matches(self, states: Tensor, commands: Tensor, pairs: Tensor) -> Tensor:
+        """States [B, width] and commands [C, width] → a logit for each of the pairs [P, 2]."""
+        a, b = self.state(states)[pairs[:, 0]], self.command(commands)[pairs[:, 1]]
+        logits: Tensor = (a * b).sum(dim=1) * a.shape[1] ** -0.5
+        return logits
 
 
 def number_loss(read: Tensor, wanted: Tensor) -> Tensor:
@@ -86,33 +111,81 @@ def token_loss(model: BitNet, residual: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits, batch.tokens[:, 1:][inside])
 
 
-def losses(model: BitNet, readouts: nn.ModuleList, batch: Batch) -> dict[str, Tensor]:
-    """The losses of one batch by name. Every block from the second on is supervised, so that `layers=k` is usable
+def pooled(after: Sequence[Tensor], batch: Batch) -> list[Tensor]:
+    """Residual streams [B, T, width] → their means over each text [B, width]."""
+    inside = (torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]).unsqueeze(2)
+    return [torch.where(inside, x, 0.0).sum(dim=1) / batch.lengths[:, None] for x in after]
+
+
+def choice_loss(
+    questions: nn.ModuleList, states: Sequence[Tensor], commands: Sequence[Tensor], choices: ChoiceBatch
+) -> Tensor:
+    """Cross-entropy of whether a command can be given in a state, the two kinds weighing the same; pooled features
+    [B, width] and [C, width] after each supervised block.
+    """
+    share = choices.possible.mean().clamp(0.05, 0.95)
+    weight = torch.where(choices.possible > 0, 0.5 / share, 0.5 / (1 - share))
+    logits = [q.matches(s, c, choices.pairs) for q, s, c in zip(questions, states, commands, strict=True)]
+    return torch.stack([F.binary_cross_entropy_with_logits(x, choices.possible, weight) for x in logits]).mean()
+
+
+def fact_loss(read: Tensor, facts: Tensor) -> Tensor:
+    """Cross-entropy of yes-or-no facts [B, facts]; NaN: not asked."""
+    asked = ~facts.isnan()
+    return F.binary_cross_entropy_with_logits(read[asked], facts[asked])
+
+
+def losses(
+    model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, batches: Sequence[Batch]
+) -> list[dict[str, Tensor]]:
+    """The losses of each batch by name. Every block from the second on is supervised, so that `layers=k` is usable
     for any k.
     """
-    after = list(model.residuals(batch.tokens))
-    if batch.numbers is None:
-        return {"prose": token_loss(model, after[-1], batch)}
-    assert batch.ranges is not None
-    assert batch.centres is not None
+    asked = [batch.choices.commands for batch in batches if batch.choices is not None]
+    everything = [*batches, *asked]
+    streams = list(model.residuals(*(batch.tokens for batch in everything)))[-len(readouts) :]
+    of = [[after[i] for after in streams] for i in range(len(everything))]
+    answers = iter(of[len(batches) :])
+    found = []
+    for batch, after in zip(batches, of, strict=False):
+        if batch.choices is not None:
+            commands = pooled(next(answers), batch.choices.commands)
+            found.append({"commands": choice_loss(questions, pooled(after, batch), commands, batch.choices)})
+        elif batch.numbers is None:
+            found.append({"prose": token_loss(model, after[-1], batch)})
+        else:
+            found.append(state_losses(model, readouts, questions, after, batch))
+    return found
+
+
+def state_losses(
+    model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, after: Sequence[Tensor], batch: Batch
+) -> dict[str, Tensor]:
+    """The losses of states with numbers, and with facts if they have any."""
+    assert batch.numbers is not None
+    assert batch.frames is not None
+    assert batch.names is not None
     last = torch.arange(len(batch.tokens)), batch.lengths - 1
-    so_far = views(batch.numbers, batch.ranges[:, None], batch.centres[:, None])
+    so_far = views(batch.numbers, batch.frames[:, None])
     wanted = so_far[last]
     # Asked for only at its end, a text gives too faint a hint which digit mattered. So the mean is also read while
     # it builds up, and has to hold at each token what has been written by then: every digit is told what it adds.
-    building = [x.cumsum(dim=1) / batch.lengths[:, None, None] for x in after[-len(readouts) :]]
-    pooled = [x[last] for x in building]
-    read = [number_loss(readout(p), wanted) for readout, p in zip(readouts, pooled, strict=True)]
-    reading = [number_loss(readout(x), so_far) for readout, x in zip(readouts, building, strict=True)]
-    rough = [roughness(p, batch.groups) for p in pooled]
-    # Predicting digits teaches little: a quarter of the texts will do.
-    few = Batch(batch.tokens[::4], batch.lengths[::4])
-    return {
-        "numbers": torch.stack(read).mean(),
-        "digits": torch.stack(reading).mean(),
-        "roughness": torch.stack(rough).mean(),
-        "texts": token_loss(model, after[-1][::4], few),
-    }
+    building = [x.cumsum(dim=1) / batch.lengths[:, None, None] for x in after]
+    means = [x[last] for x in building]
+    read = [number_loss(readout(mean, batch.names), wanted) for readout, mean in zip(readouts, means, strict=True)]
+    found = {"numbers": torch.stack(read).mean()}
+    if batch.facts is not None:
+        told = [fact_loss(q.facts(mean), batch.facts) for q, mean in zip(questions, means, strict=True)]
+        found["facts"] = torch.stack(told).mean()
+    else:
+        read = [number_loss(readout(x, batch.names), so_far) for readout, x in zip(readouts, building, strict=True)]
+        found["digits"] = torch.stack(read).mean()
+        found["roughness"] = torch.stack([roughness(mean, len(batch.names)) for mean in means]).mean()
+    # Predicting states teaches little: a few of the texts will do.
+    found["texts"] = token_loss(model, after[-1][::16], Batch(batch.tokens[::16], batch.lengths[::16]))
+    return found
 
 
-WEIGHTS = {"prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 0.3, "texts": 0.05}
+WEIGHTS = {
+    "prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 0.3, "texts": 0.05, "facts": 1.0, "commands": 1.0
+}  # fmt: skip

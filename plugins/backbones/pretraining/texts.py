@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,16 +31,37 @@ class Texts:
     """n texts and the numbers in them. Rows come in groups of `group`: states of one kind, the odd rows near twins
     of the even.
 
-    numbers: [n, MAX_NUMBERS] float64, NaN beyond a text's count. ranges: the same shape, a field's half-width where
-    the environment is known and NaN elsewhere; centres goes with it.
+    numbers: [n, MAX_NUMBERS] float64, NaN beyond a text's count. frames [n, MAX_NUMBERS, 2, 2]: where the environment
+    is known, each number's (centre, half-width), first of its bounds, then of where agents are (2.5 deviations); NaN
+    elsewhere.
     """
 
     texts: list[str]
     numbers: np.ndarray
-    ranges: np.ndarray
-    centres: np.ndarray
+    frames: np.ndarray
     plain: bool = True
     """Whether the numbers stand in the text in this order and with their signs."""
+    facts: np.ndarray | None = None
+    """[n, facts], 1, 0 or NaN: answers to the questions of worlds.FACTS."""
+    names: np.ndarray = attrs.field(factory=lambda: np.full((1, MAX_NUMBERS, NAME_WORDS), -1))
+    """int64 [groups, MAX_NUMBERS, NAME_WORDS]: what the numbers are called, see `name_words`."""
+
+
+NAME_WORDS, WORD_BUCKETS = 5, 4096
+
+
+def name_words(names: Sequence[str], env: str = "") -> np.ndarray:
+    """The words of fields' names as bucket numbers, -1 where there are none: int64 [len(names), NAME_WORDS].
+
+    A known environment's name as a whole is a word too, so that it can be read in its own way.
+    """
+    result = np.full((len(names), NAME_WORDS), -1)
+    for row, name in enumerate(names):
+        words = [word for word in re.split(r"[^a-zA-Z]+|(?<=\D)(?=\d)", name) if word] + re.findall(r"\d+", name)
+        whole = [f"{env}/{name}"] if env else []
+        ids = [zlib.crc32(word.lower().encode()) % WORD_BUCKETS for word in [*whole, *words][:NAME_WORDS]]
+        result[row, : len(ids)] = ids
+    return result
 
 
 @attrs.frozen
@@ -51,21 +73,29 @@ class Known:
     write: Callable[[np.ndarray], list[str]]
     centre: np.ndarray
     half: np.ndarray
-    visited: np.ndarray  # states [n, k] that a random policy meets
+    names: np.ndarray  # int64 [k, NAME_WORDS]
+    met: np.ndarray  # states [n, k] that a random policy meets, and one that learns
 
     def uniform(self, rng: np.random.Generator, count: int, part: float = 1.0) -> np.ndarray:
         """States [count, k] float64, uniform in the given part of the bounds around the centre."""
         return self.centre + self.half * part * rng.uniform(-1, 1, (count, len(self.half)))
 
     def states(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """A mix of states [count, k]: everywhere, near the centre at several scales, and met by a random policy."""
+        """A mix of states [count, k]: met by agents, everywhere, and near the centre at several scales."""
         kind = rng.random(count)
-        states = self.uniform(rng, count)
         scale = 10.0 ** rng.uniform(-1.7, -0.3, (count, 1))
         near = self.centre + self.half * scale * rng.standard_normal((count, len(self.half)))
-        states = np.where((kind < 0.45)[:, None], near, states)
-        met = self.visited[rng.integers(len(self.visited), size=count)]
-        return np.where((kind < 0.2)[:, None], met, states)
+        states = np.where((kind < 0.65)[:, None], self.uniform(rng, count), near)
+        met = self.met[rng.integers(len(self.met), size=count)]
+        return np.where((kind < 0.4)[:, None], met, states)
+
+    @property
+    def frame(self) -> np.ndarray:
+        """[k, 2, 2], as in Texts."""
+        bounds = np.stack([self.centre, self.half], axis=1)
+        # A number that hardly varies is not worth more than a thousandth of its bounds.
+        where = np.stack([self.met.mean(axis=0), np.maximum(2.5 * self.met.std(axis=0), 1e-3 * self.half)], axis=1)
+        return np.stack([bounds, where], axis=1)
 
     def sample(self, rng: np.random.Generator, count: int) -> Texts:
         """`count` texts (an even number), one group."""
@@ -75,21 +105,20 @@ class Known:
         size = np.minimum(0.01 * self.half, 0.1 * np.abs(states[::2] - self.centre) + 0.001 * self.half)
         states[1::2] = states[::2] + size * rng.standard_normal(states[::2].shape)
         states = states.astype(np.float32)
-        numbers = _padded(states, count)
-        return Texts(
-            self.write(states), numbers, _padded(np.tile(self.half, (count, 1)), count),
-            _padded(np.tile(self.centre, (count, 1)), count), plain=self.format != "natural",
-        )  # fmt: skip
+        frames = np.full((count, MAX_NUMBERS, 2, 2), np.nan)
+        frames[:, : len(self.half)] = self.frame
+        numbers = np.full((count, MAX_NUMBERS), np.nan)
+        numbers[:, : len(self.half)] = states
+        names = np.full((1, MAX_NUMBERS, NAME_WORDS), -1)
+        names[0, : len(self.half)] = self.names
+        return Texts(self.write(states), numbers, frames, plain=self.format != "natural", names=names)
 
 
-def _padded(values: np.ndarray, count: int) -> np.ndarray:
-    padded = np.full((count, MAX_NUMBERS), np.nan)
-    padded[:, : values.shape[1]] = values
-    return padded
+def known(env: str, formats: Sequence[str], seed: int, learning_steps: int = 0) -> list[Known]:
+    """The environment `env` written by the built-in serializers `formats`. Fields without bounds are taken to stay
+    in ±3.
 
-
-def known(env: str, format: str, seed: int) -> Known:
-    """The environment `env` written by the built-in serializer `format`. Fields without bounds are taken to stay in ±3.
+    `learning_steps` is how long a policy learns whose states are among those met; 0: only a random one's are.
 
     Raises:
         UsageError: there is no such environment, or it has more numbers than the model has slots.
@@ -98,7 +127,6 @@ def known(env: str, format: str, seed: int) -> Known:
     from bitrl.core.loading import load_serializer
     from bitrl.core.options import parse
 
-    serializer = load_serializer(format, env=env)
     record = find_environment(env)
     environment = record.load()(parse(record.options, {}, "env"), env)
     fields = environment.observation_spec().fields
@@ -107,12 +135,19 @@ def known(env: str, format: str, seed: int) -> Known:
     low = np.array([-3.0 if field.low is None else field.low for field in fields])
     high = np.array([3.0 if field.high is None else field.high for field in fields])
     world = environment.make()
-    visited = _random_policy_states(world, seed)
+    met = random_policy_states(world, seed)
     world.close()
-    return Known(env, format, serializer.batch, (low + high) / 2, (high - low) / 2, visited)
+    if learning_steps:
+        met = np.concatenate([met, learning_policy_states(env, seed, learning_steps)])
+    names = name_words([field.name for field in fields], "known")
+    return [
+        Known(env, format, load_serializer(format, env=env).batch, (low + high) / 2, (high - low) / 2, names, met)
+        for format in formats
+    ]
 
 
-def _random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarray:
+def random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarray:
+    """States [count, k] float64 that a uniformly random policy meets, one episode after another."""
     world.action_space.seed(seed)
     observation, _ = world.reset(seed=seed)
     states: list[Any] = []
@@ -122,6 +157,38 @@ def _random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarra
         if terminated or truncated:
             observation, _ = world.reset()
     return np.array(states, dtype=np.float64).reshape(count, -1)
+
+
+def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -> np.ndarray:
+    """States [count, k] float64 that a policy meets while it learns for `steps` steps by PPO on the numbers
+    themselves.
+    """
+    import gymnasium
+
+    from bitrl.core import replay
+    from bitrl.core.config import resolve
+    from bitrl.core.interfaces import Task
+    from bitrl.core.loading import build
+
+    config = resolve({"run": {"env": env, "backbone": "mlp", "serializer": "vector"}, "algo": {"preset": "standard"}})
+    parts = build(config)
+    met: list[Any] = []
+
+    def recorded() -> gymnasium.Env:
+        return gymnasium.wrappers.TransformObservation(
+            parts.environment.make(), lambda observation: met.append(observation) or observation, None
+        )
+
+    envs = replay.vectorise(recorded, config.run.num_envs)
+    seeds: list[int | None] = np.random.SeedSequence(seed).generate_state(config.run.num_envs).tolist()
+    observations = envs.reset(seed=seeds)[0]
+    task = Task(envs=envs, observations=observations, features=parts.features, seed=seed, progress=lambda step: None)
+    algorithm = config.algorithm.load()(config.algo_options, task)
+    while algorithm.step < steps:
+        algorithm.update()
+    envs.close()
+    kept = np.random.default_rng(seed).choice(len(met), size=count)
+    return np.array([met[index] for index in kept], np.float64).reshape(count, -1)
 
 
 _STEMS = """
@@ -168,6 +235,11 @@ def _field_name(rng: np.random.Generator) -> str:
     return f"{name}{'_' * int(rng.integers(2))}{rng.integers(10)}" if rng.random() < 0.2 else name
 
 
+def _field_names(rng: np.random.Generator, count: int) -> list[str]:
+    """Every fourth schema is one whose numbers nobody has named: x0, x1, …, as the serializers call them."""
+    return [f"x{i}" for i in range(count)] if rng.random() < 0.25 else [_field_name(rng) for _ in range(count)]
+
+
 def _layout(rng: np.random.Generator, names: Sequence[str]) -> Callable[[list[str]], str]:
     """A random way to write the fields: numbers already formatted → text."""
     kind = rng.random()
@@ -180,8 +252,6 @@ def _layout(rng: np.random.Generator, names: Sequence[str]) -> Callable[[list[st
     if kind < 0.75:
         separator = rng.choice(["\n", ", ", "; "])
         return lambda numbers: opening + separator.join(f"{n}: {v}" for n, v in zip(names, numbers, strict=True))
-    if kind < 0.85:
-        return lambda numbers: opening + "[" + ", ".join(numbers) + "]"
     words = [name.strip("_0123456789").replace("_", " ") or "it" for name in names]
     units = [str(unit) for unit in rng.choice(_UNITS, size=len(names))]
     verb, separator = rng.choice([" is ", " at ", " of "]), rng.choice([", ", ". ", " and ", "; "])
@@ -197,9 +267,10 @@ def invented(rng: np.random.Generator, groups: int, group: int) -> Texts:
     """Texts of made-up environments: `groups` schemas, `group` (even) states of each."""
     texts: list[str] = []
     numbers = np.full((groups * group, MAX_NUMBERS), np.nan)
+    words = np.full((groups, MAX_NUMBERS, NAME_WORDS), -1)
     for first in range(0, groups * group, group):
         count = int(min(MAX_NUMBERS, rng.geometric(0.18)))
-        scale = 10.0 ** rng.uniform(-1.5, 2.0, count)
+        scale = 10.0 ** rng.uniform(-1.5, 2.7, count)
         decimals = np.clip(np.round(rng.uniform(1.5, 3.5, count) - np.log10(scale)), 0, 5).astype(int)
         if rng.random() < 0.6:  # most writers give every number the same decimals
             decimals[:] = max(decimals.max(), 1) if rng.random() < 0.5 else 3
@@ -212,10 +283,11 @@ def invented(rng: np.random.Generator, groups: int, group: int) -> Texts:
         values += centre
         nearness = np.minimum(0.01 * scale, 0.1 * np.abs(values[::2]) + 0.001 * scale)
         values[1::2] = values[::2] + nearness * rng.standard_normal((group // 2, count))
-        write = _layout(rng, [_field_name(rng) for _ in range(count)])
+        names = _field_names(rng, count)
+        words[first // group, :count] = name_words(names)
+        write = _layout(rng, names)
         for row, state in enumerate(values):
             written = [f"{v:.{d}f}" for v, d in zip(state, decimals, strict=True)]
             texts.append(write(written))
             numbers[first + row, :count] = [float(v) for v in written]
-    nowhere = np.full_like(numbers, np.nan)
-    return Texts(texts, numbers, nowhere, nowhere)
+    return Texts(texts, numbers, np.full((*numbers.shape, 2, 2), np.nan), names=words)

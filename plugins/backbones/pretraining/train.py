@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import time
@@ -19,9 +20,9 @@ from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.files import write_atomically
 from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
-from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Readout, losses
+from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Questions, Readout, losses
 
-SHARES = {"known": 0.78, "invented": 0.14, "prose": 0.08}
+SHARES = {"known": 0.56, "invented": 0.16, "prose": 0.09, "worlds": 0.09, "choices": 0.1}
 """How often a step's batch is of which kind."""
 
 
@@ -31,7 +32,7 @@ class Plan:
 
     steps: int
     seed: int = 0
-    learning_rate: float = 4e-3
+    learning_rate: float = 2.5e-3
     warmup: int = 50
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -40,12 +41,15 @@ class Plan:
 
 @attrs.define
 class Progress:
-    """What has happened so far: steps, tokens, seconds, and a running mean of each loss."""
+    """What has happened so far: steps, tokens, seconds, a running mean of each loss, and those means at every
+    fiftieth of the way, each with its step.
+    """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     means: dict[str, float] = attrs.field(factory=dict)
+    curve: list[dict[str, float]] = attrs.field(factory=list)
 
     def note(self, name: str, value: float) -> None:
         """Take one loss into its running mean."""
@@ -64,28 +68,64 @@ def keep_memory() -> None:
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def batch_of(corpus: Corpus, seed: int, step: int) -> Batch:
-    """The batch of one step. It depends on the seed and the step alone, so resuming needs no random state."""
+def give_memory_back() -> None:
+    """Batches differ in shape, so what is kept grows with holes: now and then it is handed back."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+CURVE = 50
+"""Points of a loss curve."""
+
+PARTS = 6
+"""Kinds of texts in a step: with one at a time, each step would undo some of what the one before it has learned."""
+
+
+def batches_of(corpus: Corpus, seed: int, step: int) -> list[Batch]:
+    """The batches of one step. They depend on the seed and the step alone, so resuming needs no random state."""
     rng = np.random.default_rng([seed, step])
+    return [_batch_of(corpus, rng) for _ in range(PARTS)]
+
+
+def _batch_of(corpus: Corpus, rng: np.random.Generator) -> Batch:
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
     if kind == "prose" and len(corpus.prose):
         return corpus.prose_batch(rng)
+    if kind == "worlds" and corpus.worlds:
+        return corpus.world_batch(rng)
+    if kind == "choices" and corpus.choices is not None:
+        return corpus.choice_batch(rng)
     if kind == "known" and corpus.known:
-        return corpus.known_batch(rng, corpus.known[rng.choice(len(corpus.known), p=corpus.known_weights)])
+        return corpus.known_batch(rng)
     return corpus.invented_batch(rng)
+
+
+@torch.no_grad()
+def start_numbers(model: BitNet, features: Tensor) -> None:
+    """Let the embeddings of tokens with `features` [vocab, k] (a zero row: none) start as a random projection of them,
+    with a little of their own.
+    """
+    there = features.abs().sum(dim=1) > 0
+    size = model.token_embd.std()
+    projected = features[there] @ torch.randn(features.shape[1], model.shape.width)
+    model.token_embd[there] = size * (projected / projected.std() + 0.2 * torch.randn_like(projected))
 
 
 class Trainer:
     """A model, its readouts and its optimiser."""
 
-    def __init__(self, shape: Shape, plan: Plan, fingerprint: str):
+    def __init__(self, shape: Shape, plan: Plan, fingerprint: str, number_features: np.ndarray | None = None):
         keep_memory()
         self.plan, self.fingerprint = plan, fingerprint
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             self.model = BitNet(shape)
-            self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(max(1, shape.blocks - 1)))
-        everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts})
+            if number_features is not None:
+                start_numbers(self.model, torch.from_numpy(number_features))
+            supervised = max(1, shape.blocks - 1)
+            self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(supervised))
+            self.questions = nn.ModuleList(Questions(shape.width) for _ in range(supervised))
+        everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts, "questions": self.questions})
         self.named = dict(everything.named_parameters())
         decayed = [p for p in self.named.values() if p.dim() == 2]
         rest = [p for p in self.named.values() if p.dim() != 2]
@@ -109,19 +149,22 @@ class Trainer:
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        batch = batch_of(corpus, self.plan.seed, self.progress.step)
-        parts = losses(self.model, self.readouts, batch)
-        total = torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
+        batches = batches_of(corpus, self.plan.seed, self.progress.step)
+        parts = losses(self.model, self.readouts, self.questions, batches)
+        total = torch.stack([WEIGHTS[name] * loss for part in parts for name, loss in part.items()]).sum() / len(parts)
         if not torch.isfinite(total):
             raise RunFailed(f"training: a loss is {total.item()} at step {self.progress.step}: try another --seed")
         total.backward()
-        self.progress.tokens += int(batch.lengths.sum())
-        for name, loss in parts.items():
-            self.progress.note(name, loss.item())
+        self.progress.tokens += sum(int(batch.lengths.sum()) for batch in batches)
+        for part in parts:
+            for name, loss in part.items():
+                self.progress.note(name, loss.item())
         nn.utils.clip_grad_norm_(self.named.values(), self.plan.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
+        if self.progress.step * CURVE // self.plan.steps > (self.progress.step - 1) * CURVE // self.plan.steps:
+            self.progress.curve.append({"step": self.progress.step, **self.progress.means})
         self.progress.seconds += time.perf_counter() - started
 
     def run(self, corpus: Corpus, checkpoint: Path | None, report: Callable[[Progress], None]) -> None:
@@ -132,6 +175,8 @@ class Trainer:
             while self.progress.step < self.plan.steps:
                 self.step(corpus)
                 report(self.progress)
+                if self.progress.step % 100 == 0:
+                    give_memory_back()
                 if checkpoint is not None and self.progress.step % self.plan.checkpoint_every == 0:
                     self.save(checkpoint)
         finally:

@@ -1,18 +1,58 @@
-"""Trains a vocabulary: byte-level BPE for prose, one token for every piece the known environments' texts are made of.
+"""Trains a vocabulary: byte-level BPE for prose, one token for every piece that numbers and the known environments'
+texts are made of.
 
-Knows how to choose tokens; how text is cut into pieces is the tokenizer module's.
+Knows how to choose tokens, and what a number's token says of the number; how text is cut into pieces is the tokenizer
+module's.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 import attrs
+import numpy as np
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from bitrl.plugins.backbones.tokenizer import build_tokenizer, pre_tokenizer
+
+
+def number_tokens() -> list[str]:
+    """Every piece that a number up to 999 is cut into: `-0.5`, `12`, `-737`, a pair of digits `05`, a decimal `.2`."""
+    numbers = [f"{sign}{n // 10}.{n % 10}" for n in range(1000) for sign in ("", "-")]
+    numbers += [f"{sign}{n}" for n in range(1000) for sign in ("", "-") if n or not sign]
+    return [*numbers, *(f"{n:02d}" for n in range(10)), *(f".{n}" for n in range(10))]
+
+
+NUMBER_FEATURES = 18
+
+
+def number_features(tokens: Iterable[str]) -> np.ndarray:
+    """What the tokens of numbers say, on scales that a linear layer reads: float32 [tokens, NUMBER_FEATURES].
+
+    Rows of other tokens are zero. Embeddings that start from these let the model read a number that it has rarely
+    seen as it reads its neighbours.
+    """
+    rows = []
+    for token in tokens:
+        row = np.zeros(NUMBER_FEATURES, np.float32)
+        if re.fullmatch(r"-?\d{1,2}\.\d|-?\d{1,3}", token):
+            value = float(token)
+            row[0] = 1.0 if "." in token else 0.5  # digits may follow; a whole number may also be a pair of them
+            row[1] = -1.0 if token.startswith("-") else 1.0
+            row[2] = np.sign(value) * np.log1p(10 * abs(value)) / 5
+            row[3:8] = np.clip(value / np.array([0.5, 2, 10, 50, 250]), -1, 1)
+        if re.fullmatch(r"\.?\d{1,2}", token):  # what stands after other digits, as a fraction of the last of them
+            digits = token.removeprefix(".")
+            row[8 + len(digits)] = 1.0
+            row[11] = 1.0 if token.startswith(".") else 0.0
+            row[12] = 2 * float(f"0.{digits}") - 1
+            row[13:18] = np.cos(np.pi * np.arange(1, 6) * float(f"0.{digits}"))
+        rows.append(row)
+    return np.array(rows, np.float32).reshape(-1, NUMBER_FEATURES)
 
 
 @attrs.frozen
@@ -24,21 +64,20 @@ class Vocabulary:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer an engine builds from this vocabulary."""
-        return build_tokenizer(self.tokens, self.merges, "bitrl")
+        return build_tokenizer(self.tokens, self.merges, "bitrl-2")
 
 
 def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int) -> Vocabulary:
     """A vocabulary of at most `size` tokens, all 256 bytes among them, so that any text can be written in it.
 
-    Every token costs time at every step an agent takes. So each piece that `known` texts consist of (a key with its
-    punctuation, mostly) becomes a token whole, without spending a token on each of its prefixes as BPE would; BPE
-    gets the rest.
+    Every token costs time at every step an agent takes. So the pieces of numbers, and each piece that `known` texts
+    consist of (a key with its punctuation, mostly), become a token whole, without spending a token on each of its
+    prefixes as BPE would; BPE gets the rest.
     """
-    import json
-
-    cut = pre_tokenizer("bitrl")
+    cut = pre_tokenizer("bitrl-2")
     counts = Counter(piece for text in known for piece, _ in cut.pre_tokenize_str(text))
     pieces = [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if len(piece) > 1]
+    pieces = list(dict.fromkeys([*number_tokens(), *pieces]))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = cut
     trainer = trainers.BpeTrainer(
@@ -47,7 +86,7 @@ def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int) -> V
         show_progress=False,
         max_token_length=24,
     )
-    bpe.train_from_iterator(prose, trainer)
+    bpe.train_from_iterator((re.sub(r"[0-9]+", "", text) for text in prose), trainer)
     model = json.loads(bpe.to_str())["model"]
     tokens = [token for token, _ in sorted(model["vocab"].items(), key=lambda item: item[1])]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]

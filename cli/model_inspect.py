@@ -1,0 +1,94 @@
+"""`bitrl model inspect`: look into a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitrl.cli.output import json_option, print_json, table
+
+
+@click.command()
+@click.argument("model")
+@json_option
+def inspect(model: str, as_json: bool) -> None:
+    """Show what is in a model, whether it can be run or what it lacks, and the memory it would take.
+
+    MODEL is a GGUF file, a directory with safetensors, or a name of `bitrl model list`.
+    """
+    from bitrl.plugins.backbones.catalogue import hints, resolve
+
+    found = _facts(resolve(model), hints(model))
+    if as_json:
+        print_json(found)
+        return
+    sizes = [(key, f"{found[key]:,}") for key in ("bytes", "weights", "ternary_weights")]
+    click.echo(f"{model} {found['verdict']['words']}\n")
+    click.echo(table([("architecture", found["architecture"]), *sizes, ("checksum", found["checksum"])], indent=""))
+    if found["memory"]:
+        click.echo(f"\nin memory\n{table(_memory_rows(found['memory']))}")
+    click.echo(f"\nhyper-parameters\n{table([(key, str(value)) for key, value in found['parameters'].items()])}")
+    click.echo(f"\ntokenizer\n{table([(key, str(value)) for key, value in found['tokenizer'].items()])}")
+    rows = [
+        (kind, f"{total['tensors']} tensors", f"{total['weights']:,} weights", f"{total['bytes']:,} bytes")
+        for kind, total in found["types"].items()
+    ]
+    click.echo(f"\ntypes\n{table(rows)}")
+    rows = [(t["name"], t["type"], "x".join(map(str, t["shape"])), f"{t['bytes']:,} bytes") for t in found["tensors"]]
+    click.echo(f"\ntensors\n{table(rows)}")
+
+
+def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(f"blocks as {format}", f"{size:,} bytes") for format, size in memory["matrices"].items()]
+    rows.append(("embedding and head", f"{memory['embedding']:,} bytes, read from the file as needed"))
+    return [*rows, ("generating", f"{memory['cache_per_token']:,} bytes a token")]
+
+
+def _facts(path: Path, known: dict[str, str | None]) -> dict[str, Any]:
+    import math
+
+    from bitrl.plugins.backbones.inspection import as_dict
+    from bitrl.plugins.backbones.inspection import inspect as look
+
+    inspected = look(path, **known)
+    file, verdict = inspected.file, inspected.verdict
+    checksum = file.verify(largest=None)
+    metadata, tensors = file.metadata(), file.tensors()
+    architecture = metadata.get("general.architecture", "unknown")
+    prefix = f"{architecture}."
+    ternary = {"TQ1_0", "TQ2_0", "I2_S", "HF_PACKED"}
+    return {
+        "file": str(path),
+        "verdict": {
+            "words": verdict.words,
+            "runs": not verdict.problems,
+            "needs": verdict.needs,
+            "problems": verdict.problems,
+        },
+        "architecture": architecture,
+        "bytes": file.size,
+        "weights": sum(math.prod(tensor.shape) for tensor in tensors),
+        "ternary_weights": sum(math.prod(tensor.shape) for tensor in tensors if tensor.type in ternary),
+        "checksum": checksum,
+        "memory": as_dict(inspected.memory),
+        "types": inspected.totals,
+        "parameters": {
+            key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)
+        },
+        "tokenizer": {
+            key.removeprefix("tokenizer.ggml."): _plain(value)
+            for key, value in metadata.items()
+            if key.startswith("tokenizer.")
+        },
+        "tensors": [
+            {"name": tensor.name, "type": tensor.type, "shape": list(tensor.shape), "bytes": tensor.bytes}
+            for tensor in tensors
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Lists (a vocabulary) as their length; numbers and short texts as they are."""
+    return value if isinstance(value, (str, int, float, bool)) else f"{len(value)} entries"

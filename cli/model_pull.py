@@ -1,0 +1,44 @@
+"""`bitrl model pull`: get a model by name."""
+
+from __future__ import annotations
+
+import click
+
+from bitrl.cli.output import json_option, print_json
+
+
+@click.command()
+@click.argument("name")
+@click.option("--update", is_flag=True, help="Ask where it comes from again, though it is here.")
+@json_option
+def pull(name: str, update: bool, as_json: bool) -> None:
+    """Get a model by name, and check its hash.
+
+    NAME is one of `bitrl model list`, hf:OWNER/NAME, or hf:OWNER/NAME/FILE.gguf, the last two with @REVISION behind
+    them if need be. When the connection breaks, the download goes on where it broke. Models of the hub lie in
+    huggingface_hub's cache (HF_HOME), and HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE hold; others lie in
+    XDG_CACHE_HOME/bitrl.
+    """
+    import attrs
+
+    from bitrl.cli.output import claim_stdout
+    from bitrl.plugins.backbones.catalogue import ENTRIES, Recipe
+    from bitrl.plugins.backbones.catalogue import pull as get
+
+    entry = ENTRIES.get(name)
+    stdout = claim_stdout() if as_json else None
+    if entry is not None and isinstance(entry.source, Recipe):
+        if as_json:
+            print_json({"name": name, "recipe": list(entry.source.commands)}, stdout)
+        else:
+            click.echo(f"{name} is made, not downloaded: run this, then name the file made (-o backbone.model=FILE)")
+            click.echo("\n".join(f"  {command}" for command in entry.source.commands))
+        return
+    pulled = get(name, update)
+    if as_json:
+        print_json(attrs.asdict(pulled) | {"bytes": pulled.bytes}, stdout)
+        return
+    for file in pulled.files:
+        click.echo(f"{file.path}: {file.bytes:,} bytes, SHA-256 {file.sha256}")
+    click.echo(f"{name} is here ({pulled.origin}): {pulled.path}")
+    click.echo(f"use it: -o backbone.model={name}")

@@ -1,0 +1,65 @@
+"""`bitrl model quantize`: a model of floats in few bits, and what that costs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bitrl.cli.model_convert import check_paths
+from bitrl.cli.output import claim_stdout, json_option, print_json, table
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
+)
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE",
+    required=True,
+    help="Of the blocks' matrices: ternary (tq2_0), int8 (q8_0), int4 (q4_0), or q4_1, tq1_0.",
+)
+@click.option("--embeddings", metavar="TYPE", help="Of embedding and head: f16, q8_0, …  [default: as in SOURCE]")
+@click.option("--again", is_flag=True, help="Also when SOURCE is quantised already.")
+@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@click.option("--activation", help="The feed-forward network's, for a source that does not name it.")
+@json_option
+def quantize(
+    source: str, out: Path, kind: str, embeddings: str | None, again: bool, force: bool, activation: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write a model of floats with matrices of few bits, without training, and say what each matrix lost.
+
+    SOURCE is as in `bitrl model convert`, which keeps weights as they are. The loss is the relative error
+    ‖Q(W) − W‖ / ‖W‖ of what was written. Untrained ternary weights lose much: see `bitrl model train`.
+    """
+    from bitrl.plugins.backbones.catalogue import hints, resolve
+    from bitrl.plugins.backbones.quantize import quantize as write
+
+    path = resolve(source)
+    check_paths(path, out, force)
+    stdout = claim_stdout() if as_json else None
+    terminal = sys.stderr.isatty()
+
+    def tell(done: int, total: int) -> None:
+        if terminal:
+            click.echo(f"\r\x1b[K{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", err=True, nl=done == total)
+
+    made = write(path, out, kind, embeddings, again, activation or hints(source)["activation"], tell)
+    for lack in made.lacks:
+        click.echo(f"{out}: {lack}", err=True)
+    if as_json:
+        losses = [
+            {"name": x.name, "shape": list(x.shape), "from": x.before, "to": x.after, "error": x.error}
+            for x in made.losses
+        ]
+        print_json({"file": str(out), "bytes": out.stat().st_size, "error": made.error, "matrices": losses}, stdout)
+        return
+    rows = [("matrix", "shape", "from", "to", "relative error")]
+    rows += [(x.name, "x".join(map(str, x.shape)), x.before, x.after, f"{x.error:.4f}") for x in made.losses]
+    click.echo(table(rows, indent=""))
+    click.echo(f"\n{out}: {out.stat().st_size:,} bytes; relative error of all these matrices {made.error:.4f}")

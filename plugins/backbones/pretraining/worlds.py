@@ -1,0 +1,124 @@
+"""The text worlds as training material: their states as texts, and what is asked of each.
+
+Knows which facts a state of BabyAI, SmartHome-Light or TextWorld is asked for. Does not know tokens or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.pretraining.texts import MAX_NUMBERS, NAME_WORDS, Texts, name_words
+
+COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
+KINDS = ("ball", "box", "key", "door")
+ROOMS = ("study", "kitchen", "bedroom", "hall")
+WANTS = ("bright", "dim", "dark", "unmentioned")
+FACTS = (
+    *(f"mission {word}" for word in (*COLOURS, *KINDS)),
+    "target in view",
+    *(f"{room} {want}" for room in ROOMS for want in WANTS),
+)
+"""Yes-or-no questions about a state; what is not asked of a world is NaN there."""
+
+WORLDS = ("BabyAI", "SmartHome-Light", "TextWorld")
+
+
+@attrs.frozen
+class Choices:
+    """States in which some commands can be given and others of the same game cannot."""
+
+    texts: list[str]
+    possible: list[tuple[str, ...]]
+    impossible: list[tuple[str, ...]]
+
+
+def facts_and_numbers(world: str, count: int, seed: int) -> Texts:
+    """`count` states of BabyAI or SmartHome-Light, each text with its facts [n, len(FACTS)] and its numbers."""
+    return _babyai(count, seed) if world == "BabyAI" else _smarthome(count, seed)
+
+
+def _babyai(count: int, seed: int) -> Texts:
+    from bitrl.plugins.envs.samples import BABYAI_IDS, babyai_samples
+
+    # Every other state is of the world that the paper reports.
+    samples = babyai_samples(BABYAI_IDS[:1], count // 2, seed) + babyai_samples(BABYAI_IDS, count - count // 2, seed)
+    facts = np.full((count, len(FACTS)), np.nan)
+    numbers = np.full((count, MAX_NUMBERS), np.nan)
+    for row, sample in enumerate(samples):
+        for words, word in ((COLOURS, sample.colour), (KINDS, sample.kind)):
+            if word is not None:
+                facts[row, [FACTS.index(f"mission {each}") for each in words]] = [each == word for each in words]
+        if sample.colour or sample.kind:
+            facts[row, FACTS.index("target in view")] = sample.visible
+        if sample.ahead is not None and sample.right is not None:
+            numbers[row, :2] = sample.ahead, sample.right
+    return Texts(
+        [sample.text for sample in samples],
+        numbers,
+        _frames(numbers, [[3.0, 3.0], [0.0, 3.0]]),
+        False,
+        facts,
+        _names(["ahead", "right"]),
+    )
+
+
+def _smarthome(count: int, seed: int) -> Texts:
+    from bitrl.plugins.envs.samples import smarthome_samples
+    from bitrl.plugins.envs.smarthome import FIELDS
+
+    formats = ("json", "compact", "natural")
+    samples = [
+        sample
+        for index, format in enumerate(formats)
+        for sample in smarthome_samples((count + index) // len(formats), seed + index, format)
+    ]
+    facts = np.full((count, len(FACTS)), np.nan)
+    numbers = np.full((count, MAX_NUMBERS), np.nan)
+    for row, sample in enumerate(samples):
+        for room, wanted in sample.wants.items():
+            facts[row, [FACTS.index(f"{room} {want}") for want in WANTS]] = [want == wanted for want in WANTS]
+        numbers[row, : len(FIELDS)] = sample.numbers
+    bounds = [((f.low + f.high) / 2, (f.high - f.low) / 2) for f in FIELDS if f.low is not None and f.high is not None]
+    names = _names([field.name for field in FIELDS])
+    return Texts([sample.text for sample in samples], numbers, _frames(numbers, bounds), False, facts, names)
+
+
+def _frames(numbers: np.ndarray, bounds: Sequence[Sequence[float]]) -> np.ndarray:
+    """[n, MAX_NUMBERS, 2, 2] as in Texts, from a few fields' (centre, half-width) and the numbers met."""
+    frames = np.full((*numbers.shape, 2, 2), np.nan)
+    for slot, (centre, half) in enumerate(bounds):
+        met = numbers[:, slot]
+        frames[:, slot] = [[centre, half], [np.nanmean(met), max(2.5 * np.nanstd(met), 1e-3 * half)]]
+    return frames
+
+
+def _names(names: Sequence[str]) -> np.ndarray:
+    words = np.full((1, MAX_NUMBERS, NAME_WORDS), -1)
+    words[0, : len(names)] = name_words(names, "known")
+    return words
+
+
+def choices(games: int, per_game: int, seed: int, split: str = "train") -> Choices:
+    """States of TextWorld cooking games."""
+    from bitrl.plugins.envs.samples import textworld_samples
+
+    samples = textworld_samples(games, per_game, seed, split)
+    return Choices(
+        [sample.text for sample in samples],
+        [sample.admissible for sample in samples],
+        [tuple(sorted(set(sample.commands) - set(sample.admissible))) for sample in samples],
+    )
+
+
+def check_worlds(worlds: Sequence[str]) -> None:
+    """Raises UsageError for a world that is not known here."""
+    from bitrl.core.errors import unknown
+
+    for world in worlds:
+        if world not in WORLDS:
+            error: UsageError = unknown("world", world, WORLDS)
+            raise error
