@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--teacher", type=click.Path(path_type=Path), required=True,
-    help="A Llama model in full precision: a GGUF file, or a directory with safetensors.",
+    "--teacher", metavar="MODEL", required=True,
+    help="A Llama model of floats: a GGUF file, a directory with safetensors, or a name of `bitrl model list`.",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
 @json_option
 def distill(
-    teacher: Path, out: Path, layers: int | None, text: tuple[Path, ...], envs: str, steps: int,
+    teacher: str, out: Path, layers: int | None, text: tuple[Path, ...], envs: str, steps: int,
     pretraining_steps: int, batch: int, learning_rate: float, temperature: float, seed: int, device: str,
     resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -61,12 +61,12 @@ def distill(
     same machine writes the same file.
     """
     from bitrl.core.errors import UsageError
+    from bitrl.plugins.backbones.catalogue import resolve
 
-    if not teacher.exists():
-        raise UsageError(f"--teacher {teacher}: no such file: name a GGUF file or a directory with safetensors")
+    path = resolve(teacher)
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
-    if out.exists() and out.samefile(teacher):
+    if out.exists() and out.samefile(path):
         raise UsageError(f"--out {out}: that is the teacher: choose another name")
     if pretraining_steps > steps:
         raise UsageError(f"--pretraining-steps {pretraining_steps}: they are part of --steps {steps}: give fewer")
@@ -128,7 +128,8 @@ def _command() -> str:
             continue
         value = context.params[name]
         for item in value if isinstance(value, tuple) else (value,):
-            arguments += [parameter.opts[0], item.name if isinstance(item, Path) else str(item)]
+            is_path = isinstance(item, Path) or (name == "teacher" and Path(item).exists())
+            arguments += [parameter.opts[0], Path(item).name if is_path else str(item)]
     return shlex.join(["bitrl", "model", "distill", *arguments])
 
 

@@ -15,8 +15,7 @@ Call = Callable[..., Any]
 
 @pytest.fixture
 def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, count in (("TRAIN", 60), ("TEST", 20)):
-        monkeypatch.setattr(f"bitrl.plugins.backbones.distillation.measure.{name}", count)
+    monkeypatch.setattr("bitrl.plugins.backbones.distillation.measure.PROBED", 80)
     folder = tmp_path / "teacher"
     llama(hidden_size=64, num_attention_heads=4, intermediate_size=96, max_position_embeddings=512).save_pretrained(
         folder
@@ -35,7 +34,7 @@ def test_distil_writes_a_model_that_an_agent_reads_and_its_card(bitrl: Call, tmp
     told = json.loads(done.out)
     assert told["losses"]["hidden"] < told["history"][0]["hidden"]
     assert {(k["states"], k["block"]) for k in told["r_squared"]} == {
-        (states, block) for states in ("uniform", "random policy") for block in (1, 2)
+        (states, block) for states in ("uniform", "random") for block in (1, 2)
     }
     assert "20/20" in done.err
     assert "\x1b" not in done.err

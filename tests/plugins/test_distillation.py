@@ -181,7 +181,7 @@ def test_q4_0_holds_ternary_rows_exactly() -> None:
 
 def trainer(path: Path, layers: int | None, plan: Plan, envs: tuple[str, ...] = (), budget: int = 256) -> Trainer:
     teacher, _ = decoders(path, layers)
-    readers = [known(env, "json", 0) for env in envs]
+    readers = [reader for env in envs for reader in known(env, ["json"], 0)]
     batches = Batches([TextFile("p", "", PROSE)], readers, tokenizer_of(open_model(path)), [], budget, plan.seed)
     return Trainer(teacher, batches, plan, "f", torch.device("cpu"))
 
@@ -207,7 +207,7 @@ def test_a_whole_model_is_pretrained_first_and_then_compared_by_logits(teacher_p
 
 
 def test_a_batch_depends_on_seed_and_step_alone_and_starts_with_the_models_first_token(teacher_path: Path) -> None:
-    tokenizer, readers = tokenizer_of(open_model(teacher_path)), [known("MountainCar-v0", "json", 0)]
+    tokenizer, readers = tokenizer_of(open_model(teacher_path)), known("MountainCar-v0", ["json"], 0)
     batches = [Batches([TextFile("p", "", PROSE)], readers, tokenizer, [257], 256, 3) for _ in range(2)]
     batches[1].of_step(7)
     kinds = set()
@@ -273,7 +273,7 @@ def test_memory_left_is_read_from_the_system(tmp_path: Path) -> None:
 def request(teacher: Path, out: Path, **changes: Any) -> Request:
     return Request(
         **{
-            "teacher": teacher, "out": out, "layers": None, "text": (), "envs": ["MountainCar-v0"],
+            "teacher": str(teacher), "out": out, "layers": None, "text": (), "envs": ["MountainCar-v0"],
             "plan": Plan(steps=4, learning_rate=2e-3, checkpoint_every=2), "tokens_per_batch": 128, "device": "cpu",
             "resume": False, "command": "c", **changes,
         }

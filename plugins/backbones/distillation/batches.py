@@ -16,7 +16,7 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus, TextFile
 from bitrl.plugins.backbones.pretraining.texts import Known
 
-STATES = 0.5
+SHARE_OF_STATES = 0.5
 """How often a step's batch holds states, where there is prose as well."""
 LENGTHS = (32, 64, 128)
 """Of passages of prose, in tokens."""
@@ -44,8 +44,8 @@ class Batches:
     def of_step(self, step: int) -> Batch:
         """The batch of one step."""
         rng = np.random.default_rng([self.seed, step])
-        if self.readers and (not self.files or rng.random() < STATES):
-            return self._prefixed(self.states.known_batch(rng, self.readers[rng.integers(len(self.readers))]))
+        if self.readers and (not self.files or rng.random() < SHARE_OF_STATES):
+            return self._prefixed(self.states.known_batch(rng))
         return self._prefixed(self.passages(rng))
 
     def passages(self, rng: np.random.Generator) -> Batch:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import attrs
 
-from bitrl.plugins.backbones.distillation.batches import STATES
-from bitrl.plugins.backbones.distillation.measure import Kept
+from bitrl.plugins.backbones.distillation.batches import SHARE_OF_STATES
+from bitrl.plugins.backbones.distillation.measure import PROBED, Kept
 from bitrl.plugins.backbones.distillation.model import Shape
 from bitrl.plugins.backbones.distillation.train import WEIGHTS, Plan, Progress
 from bitrl.plugins.backbones.pretraining.corpus import TextFile
@@ -76,9 +76,9 @@ Running means of the losses:
 """
 
 _KEPT = """\
-Mean R² of ridge regression (1e-3 of a feature's variance) from standardised, mean-pooled features to the numbers of a
-state written as JSON: 3,000 states to fit, 1,000 to test. The teacher in full precision, the teacher merely rounded to
-ternary weights, and the student:
+Mean R² of ridge regression from standardised, mean-pooled features to the numbers of a state written as JSON, over
+{probed:,} states of each kind, a quarter of them for judging: uniform in their bounds, or met by a random policy. The
+teacher in full precision, the teacher merely rounded to ternary weights, and the student:
 
 """
 
@@ -90,7 +90,7 @@ def write_card(distilled: Distilled, model: Path) -> str:
     if plan.pretraining_steps:
         phases = f"The first {plan.pretraining_steps:,} steps asked for the next token alone."
     states = f"states of {', '.join(d.envs)}, by the json, compact and natural serializers"
-    sources = [f"- {STATES if d.files else 1:.0%} of the batches: {states}"] if d.envs else []
+    sources = [f"- {SHARE_OF_STATES if d.files else 1:.0%} of the batches: {states}"] if d.envs else []
     sources += [
         f"- `{file.name}`, {len(file.text):,} characters, SHA-256 of the file `{file.sha256}`" for file in d.files
     ]
@@ -105,7 +105,7 @@ def write_card(distilled: Distilled, model: Path) -> str:
         versions=", ".join(f"{name} {version}" for name, version in d.versions.items()),
         weights=", ".join(f"{WEIGHTS[name]:g} × {name}" for name in d.progress.means),
         history=_history(d.progress), sources="\n".join(sources),
-        kept=_KEPT + _kept(d.kept) if d.kept else "Not measured: there were no environments.",
+        kept=_KEPT.format(probed=PROBED) + _kept(d.kept) if d.kept else "Not measured: there were no environments.",
     )  # fmt: skip
 
 

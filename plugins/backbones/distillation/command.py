@@ -12,6 +12,7 @@ import torch
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
+from bitrl.plugins.backbones import catalogue
 from bitrl.plugins.backbones.distillation import memory
 from bitrl.plugins.backbones.distillation.batches import LENGTHS, Batches
 from bitrl.plugins.backbones.distillation.card import Distilled, write_card
@@ -31,7 +32,7 @@ from bitrl.plugins.backbones.tokenizer import tokenizer_of
 class Request:
     """What the user asked for; `layers` None keeps all blocks."""
 
-    teacher: Path
+    teacher: str  # what `-o backbone.model` takes
     out: Path
     layers: int | None
     text: Sequence[Path]
@@ -52,7 +53,8 @@ def distill(request: Request, say: Callable[[str], None], report: Callable[[Prog
     if not request.text and not request.envs:
         raise UsageError("there is nothing to learn from: give --text, --envs or both")
     device, plan = device_of(request.device), request.plan
-    file = open_model(request.teacher)
+    path, hints = catalogue.resolve(request.teacher), catalogue.hints(request.teacher)
+    file = open_model(path, **hints)
     file.verify()
     shape = read_shape(file, request.layers)
     if plan.pretraining_steps and not shape.is_whole:
@@ -66,7 +68,7 @@ def distill(request: Request, say: Callable[[str], None], report: Callable[[Prog
     if tokens > shape.vocab:
         raise ModelFileError(file.path, f"has {tokens} tokens but embeds only {shape.vocab} of them")
     files = [read_text(path) for path in request.text]
-    readers = [known(env, format, plan.seed) for env in request.envs for format in FORMATS]
+    readers = [reader for env in request.envs for reader in known(env, FORMATS, plan.seed)]
     say("reading the texts")
     batches = Batches(files, readers, tokenizer, prefix, request.tokens_per_batch, plan.seed)
     say("reading the teacher")
@@ -85,19 +87,19 @@ def distill(request: Request, say: Callable[[str], None], report: Callable[[Prog
     licence = named if isinstance(named, str) else ""
     facts = {
         "name": request.out.stem,
-        "description": f"the first {shape.blocks} blocks of {request.teacher.name} with ternary weights, by bitrl",
+        "description": f"the first {shape.blocks} blocks of {path.name} with ternary weights, by bitrl",
         **({"license": licence} if licence else {}),
     }
     write_gguf(request.out, trainer.student, file, facts)
     say("measuring")
     kept: list[Kept] = []
     if readers:  # of the first environment alone, as JSON: each probe takes as long as many steps
-        threads = torch.get_num_threads()
-        kept = kept_numbers(str(request.teacher), request.out, shape.blocks, readers[0], threads)
+        threads = {"threads": torch.get_num_threads()}
+        kept = kept_numbers(request.envs[0], request.teacher, request.out, shape.blocks, threads)
     packages = ("torch", "tokenizers", "gymnasium", "numpy")
     distilled = Distilled(
         command=request.command,
-        teacher=request.teacher.name,
+        teacher=path.name,
         teacher_sha256=teacher_sha256,
         licence=licence,
         files=files,

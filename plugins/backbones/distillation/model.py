@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitrl.plugins.backbones.convert import TERNARY
-from bitrl.plugins.backbones.engine import Engine
+from bitrl.plugins.backbones.engine import plan
 from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError
-from bitrl.plugins.backbones.pretraining.model import normed_products, rotate
+from bitrl.plugins.backbones.pretraining.model import causal_attention, rotate, ternary_products
 
 ARCHITECTURE = "llama"
 """Of teachers. Qwen3's norms of heads have no place in the ternary architecture of files."""
@@ -91,7 +91,7 @@ class Block(nn.Module):
         """x [..., K] → its norm by the named matrices, side by side [..., sum of their rows]."""
         weights = [getattr(self, name) for name in names]
         if self.ternary:
-            return normed_products(x, getattr(self, norm), self.shape.eps, *weights)
+            return ternary_products(x, getattr(self, norm), self.shape.eps, *weights)
         if not norm.endswith("sub_norm"):
             x = F.rms_norm(x, x.shape[-1:], getattr(self, norm), self.shape.eps)
         return torch.cat([x @ weight.t() for weight in weights], dim=-1)
@@ -105,7 +105,7 @@ class Block(nn.Module):
         q, k, v = (t.view(batch, length, -1, shape.head_dim).transpose(1, 2) for t in (queries, keys, values))
         groups = shape.heads // shape.kv_heads
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        mixed = causal_attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
         return mixed.transpose(1, 2).reshape(batch, length, q_width), queries, keys, values
 
     def gated(self, h: Tensor) -> Tensor:
@@ -201,36 +201,23 @@ def read_shape(file: ModelFile | HuggingFaceFile, layers: int | None) -> Shape:
     Raises:
         ModelFileError: it is no full-precision Llama model, or has fewer blocks.
     """
-    metadata = file.metadata()
-    kind = metadata.get("general.architecture")
+    kind = file.metadata().get("general.architecture")
     if str(kind).startswith("bitnet") or any(tensor.type in TERNARY for tensor in file.tensors()):
         raise ModelFileError(file.path, "is ternary already: name a full-precision model with --teacher")
     if kind != ARCHITECTURE:
         raise ModelFileError(file.path, f"holds a model of architecture {kind}: a teacher must be of {ARCHITECTURE}")
     # The engine knows what else there is to check: keys that fit each other, and what neither of us computes.
-    engine = Engine(file.path, layers=1, threads=1)
-
-    def key(name: str, otherwise: float = 0) -> Any:
-        return metadata.get(f"{ARCHITECTURE}.{name}", otherwise)
-
-    whole, heads = int(key("block_count")), int(key("attention.head_count"))
+    shape = plan(file).shape
+    whole = shape.blocks
     if layers is not None and layers > whole:
         raise ModelFileError(file.path, f"has {whole} blocks, fewer than the {layers} asked for: give --layers less")
     if any(tensor.name.endswith("_norm_in.weight") for tensor in file.tensors()):
         raise ModelFileError(file.path, "has norms before single projections, which a student cannot take over")
     return Shape(
-        vocab=engine.vocabulary,
-        width=engine.width,
-        blocks=layers or whole,
-        whole=whole,
-        heads=heads,
-        kv_heads=int(key("attention.head_count_kv", heads)),
-        head_dim=int(key("attention.key_length", engine.width // heads)),
-        ffn=int(key("feed_forward_length")),
-        theta=float(key("rope.freq_base", 10000.0)),
-        eps=float(key("attention.layer_norm_rms_epsilon")),
-        context=engine.context,
-    )
+        vocab=shape.vocabulary, width=shape.width, blocks=layers or whole, whole=whole, heads=shape.heads,
+        kv_heads=shape.kv_heads, head_dim=shape.head_dim, ffn=shape.ffn, theta=shape.rope_theta, eps=shape.eps,
+        context=shape.context,
+    )  # fmt: skip
 
 
 def read_teacher(file: ModelFile | HuggingFaceFile, shape: Shape) -> Decoder:

@@ -137,14 +137,14 @@ class Trainer:
     def _number_loss(self, residuals: list[Tensor], batch: Batch) -> Tensor:
         """As in pretraining: the running mean of each block's states has to hold the numbers read so far."""
         assert batch.numbers is not None
-        assert batch.ranges is not None
-        assert batch.centres is not None
-        wanted = views(batch.numbers, batch.ranges[:, None], batch.centres[:, None])
+        assert batch.frames is not None
+        assert batch.names is not None
+        wanted = views(batch.numbers, batch.frames[:, None])
         last = torch.arange(len(batch.tokens), device=wanted.device), batch.lengths - 1
         found = []
         for readout, residual, spread in zip(self.readouts, residuals, self.spreads, strict=True):
             building = (residual / (spread + 1e-8).sqrt()).cumsum(dim=1) / batch.lengths[:, None, None]
-            read = readout(building)
+            read = readout(building, batch.names)
             found += [number_loss(read, wanted), number_loss(read[last], wanted[last])]
         return torch.stack(found).mean()
 
