@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     help="How many of the steps only ask for the next token, before distilling; with all blocks.",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens of a step.")
-@click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True), default=2e-3, show_default=True)
 @click.option(
     "--temperature", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True,
     help="At which logits are compared; with all blocks.",

@@ -46,7 +46,7 @@ def test_distil_writes_a_model_that_an_agent_reads_and_its_card(bitrl: Call, tmp
     assert (shown["architecture"], shown["checksum"]) == ("bitnet", "sealed")
     ran = bitrl(
         "run", "--env", "MountainCar-v0", "--backbone", "bitnet", "-o", f"backbone.model={out}", "--steps", 64,
-        "-o", "algo.num_envs=2", "-o", "algo.rollout_steps=64", "--out", tmp_path / "run", "--json",
+        "-o", "run.num_envs=2", "-o", "algo.rollout_steps=64", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
 

@@ -36,11 +36,11 @@ class Plan:
     steps: int
     pretraining_steps: int = 0
     seed: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: int = 20
     clip: float = 1.0
     temperature: float = 5.0
-    checkpoint_every: int = 50
+    checkpoint_minutes: float = 3.0
 
 
 @attrs.define
@@ -180,12 +180,14 @@ class Trainer:
         """Train to the end of the plan, with a checkpoint now and then."""
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact
+        saved = time.monotonic()
         try:
             while self.progress.step < self.plan.steps:
                 self.step()
                 report(self.progress)
-                if self.progress.step % self.plan.checkpoint_every == 0:
+                if time.monotonic() - saved >= 60 * self.plan.checkpoint_minutes:
                     self.save(path)
+                    saved = time.monotonic()
         finally:
             torch.set_float32_matmul_precision(precision)
 
