@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "--ffn", type=click.IntRange(256), default=768, show_default=True, help="Width inside a feed-forward network."
 )
 @click.option(
-    "--vocab", type=click.IntRange(5120, 32768), default=7680, show_default=True, help="At most this many tokens."
+    "--vocab", type=click.IntRange(max=32768), default=7680, show_default=True, help="At most this many tokens."
 )
 @click.option(
     "--envs",

@@ -13,13 +13,14 @@ from hugging_face_models import add_tokenizer, llama
 from bitrl.plugins.backbones.bitnet import starter_path
 
 Call = Callable[..., Any]
-TINY = ("--blocks", 1, "--ffn", 256, "--vocab", 600, "--batch", 256, "--envs", "MountainCar-v0")
+TINY = ("--blocks", 1, "--ffn", 256, "--vocab", 4400, "--batch", 384, "--envs", "MountainCar-v0")
 
 
 @pytest.fixture(autouse=True)
 def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TRAIN", 60)
-    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TEST", 20)
+    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.measure.PROBED", 80)
+    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.command.LEARNING_STEPS", 0)
+    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.measure.UNSEEN", ())
 
 
 def test_train_writes_a_model_and_a_card_that_repeats_the_command(bitrl: Call, tmp_path: Path) -> None:

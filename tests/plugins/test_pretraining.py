@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import gguf
 import numpy as np
 import pytest
@@ -18,22 +19,27 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.bitnet import starter_path
 from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import ModelFile
-from bitrl.plugins.backbones.pretraining import command, objective
+from bitrl.plugins.backbones.pretraining import command, measure, objective
 from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model
-from bitrl.plugins.backbones.pretraining.corpus import read_text
+from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch, read_text
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape, normed_products, squared_relu_gate, ternarise
-from bitrl.plugins.backbones.pretraining.probe import probe
-from bitrl.plugins.backbones.pretraining.texts import FORMATS, invented, known, numbers_so_far
-from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, train_vocabulary
+from bitrl.plugins.backbones.pretraining.texts import FORMATS, invented, known, name_words, numbers_so_far
+from bitrl.plugins.backbones.pretraining.vocabulary import (
+    Vocabulary,
+    number_features,
+    number_tokens,
+    train_vocabulary,
+)
+from bitrl.plugins.backbones.ridge import r_squared
 
-TINY = Shape(vocab=600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
+TINY = Shape(vocab=4600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
 TEXTS = ['{"cart_position": 0.031, "pole_angle": -0.012}', "x=1.5", "The King said 3.14 and no more."]
 
 
-def straight_through(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
+def straight_through(x: Tensor, norm: Tensor, *weights: Tensor) -> Tensor:
     """The same layer as the equations say it, its gradient left to autograd."""
-    n = x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * norm
+    n = x / (x.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * norm
     scale = 127 / n.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
     n = n + ((n * scale).round().clamp(-128, 127) / scale - n).detach()
     quantised = []
@@ -53,14 +59,14 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 @torch.no_grad()
 def features(model: BitNet, tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     """Mean-pooled features in torch after every block, each text by itself: [blocks, n, width]."""
-    rows = [[x.mean(dim=1) for x in model.residuals(torch.tensor([tokenizer.encode(t).ids]))] for t in texts]
+    rows = [[x.mean(dim=1) for [x] in model.residuals(torch.tensor([tokenizer.encode(t).ids]))] for t in texts]
     return np.stack([torch.cat(block).numpy() for block in zip(*rows, strict=True)])
 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
     prose = ["the king and the queen of the sea said nothing at all, and the wind was in the north"] * 20
-    return train_vocabulary(prose, TEXTS[:1], 600)
+    return train_vocabulary(prose, TEXTS[:1], 4600)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +79,9 @@ def test_a_layer_and_its_gradient_are_those_of_the_equations() -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(5, 256), torch.rand(256) + 0.5, torch.randn(64, 256) * 0.02, torch.randn(32, 256)]
     results = []
-    for layer in (normed_products, straight_through):
+    for layer in (lambda x, norm, *w: normed_products(x, norm, TINY, *w), straight_through):
         x, norm, a, b = (t.clone().requires_grad_() for t in tensors)
-        y = layer(x, norm, 1e-5, a, b)
+        y = layer(x, norm, a, b)
         (y * torch.arange(96.0).cos()).sum().backward()
         results.append([y.detach(), x.grad, norm.grad, a.grad, b.grad])
     for ours, theirs in zip(*results, strict=True):
@@ -97,8 +103,36 @@ def test_padding_and_company_do_not_change_a_text(tiny: BitNet) -> None:
     tokens = torch.randint(0, 256, (3, 9))
     together = list(tiny.residuals(tokens))
     for row, length in enumerate((9, 4, 6)):
-        for a, b in zip(together, tiny.residuals(tokens[row : row + 1, :length]), strict=True):
+        for [a], [b] in zip(together, tiny.residuals(tokens[row : row + 1, :length]), strict=True):
             assert torch.allclose(a[row, :length], b[0], atol=1e-5)
+
+
+def test_parts_of_different_lengths_are_computed_at_once_as_if_alone(tiny: BitNet) -> None:
+    parts = [torch.randint(0, 256, shape) for shape in ((3, 9), (2, 4), (1, 12))]
+    together = list(tiny.residuals(*parts))
+    for place, part in enumerate(parts):
+        for among, [alone] in zip(together, tiny.residuals(part), strict=True):
+            assert torch.allclose(among[place], alone, atol=1e-5)
+
+
+def test_the_twin_is_the_same_model_without_quantisation() -> None:
+    torch.manual_seed(0)
+    x, norm, a, b = torch.randn(5, 256), torch.rand(256) + 0.5, torch.randn(64, 256), torch.randn(32, 256)
+    shape = Shape(ternary=False)
+    wanted = F.rms_norm(x, (256,), norm, 1e-5) @ torch.cat([a, b]).t()
+    assert torch.allclose(normed_products(x, norm, shape, a, b), wanted, atol=1e-4)
+    same = [dict(BitNet(attrs.evolve(TINY, ternary=ternary)).named_parameters()) for ternary in (True, False)]
+    assert {name: p.shape for name, p in same[0].items()} == {name: p.shape for name, p in same[1].items()}
+
+
+def test_a_written_twin_computes_the_same_in_the_engine(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    shape = Shape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=512, ternary=False)
+    write_gguf(tmp_path / "twin.gguf", BitNet(shape), vocabulary, {"name": "twin"})
+    back, tokenizer = read_gguf(tmp_path / "twin.gguf")
+    assert not back.shape.ternary
+    theirs = Engine(tmp_path / "twin.gguf", "fp32").encode([tokenizer.encode(text).ids for text in TEXTS], "mean")
+    assert relative(features(back, tokenizer, TEXTS)[-1], theirs) < 1e-5
 
 
 def test_packing_is_what_gguf_unpacks() -> None:
@@ -137,8 +171,9 @@ def test_the_starter_model_computes_in_torch_what_the_engine_computes() -> None:
 
 def test_the_starter_models_features_keep_the_numbers_of_a_state() -> None:
     """PEERS' probe through the public API: default features, CartPole's four variables as JSON."""
-    scores = probe(load_backbone("bitnet").encode, known("CartPole-v1", "json", seed=0))
-    assert scores.mean() >= 0.98
+    [reader] = known("CartPole-v1", ["json"], seed=0)
+    states = reader.uniform(np.random.default_rng(1), 4000).astype(np.float32)
+    assert r_squared(load_backbone("bitnet").encode(reader.write(states)), states).mean() >= 0.98
 
 
 def test_the_starter_model_is_small_and_its_states_are_short() -> None:
@@ -153,13 +188,13 @@ def test_a_vocabulary_writes_any_text_and_known_pieces_as_one_token(vocabulary: 
     for text in [*TEXTS, "naïve ☃ \x00\t\r\n", "".join(chr(i) for i in range(1, 300))]:
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert '{"cart_position":Ġ' in vocabulary.tokens
-    assert len(vocabulary.tokens) <= 600
+    assert len(vocabulary.tokens) <= 4600
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
 def test_states_of_known_environments_come_with_their_numbers(env: str, format: str) -> None:
-    reader = known(env, format, seed=0)
+    [reader] = known(env, [format], seed=0)
     made = reader.sample(np.random.default_rng(0), 8)
     count = len(reader.half)
     assert np.isnan(made.numbers[:, count:]).all()
@@ -172,7 +207,7 @@ def test_states_of_known_environments_come_with_their_numbers(env: str, format: 
 
 
 def test_invented_texts_spell_their_numbers_in_order() -> None:
-    made = invented(np.random.default_rng(5), groups=60, group=4)
+    made = invented(np.random.default_rng(5), groups=120, group=4)
     counts = set()
     for text, numbers in zip(made.texts, made.numbers, strict=True):
         wanted = numbers[~np.isnan(numbers)]
@@ -192,14 +227,76 @@ def test_numbers_so_far_follow_a_text_as_it_is_written() -> None:
     assert np.isnan(numbers_so_far(text, ends, 3)).all()
 
 
+def test_every_number_up_to_999_is_two_tokens_or_three(vocabulary: Vocabulary) -> None:
+    tokenizer = vocabulary.tokenizer()
+    numbers = [("0.520", 2), ("-0.520", 2), ("12.345", 2), ("-99.999", 2), ("7", 1), ("-7", 1), ("512", 1)]
+    for number, count in [*numbers, ("-737.25", 3), ("0.0123", 3), ("12345.6", 4)]:
+        cut = tokenizer.encode(number, add_special_tokens=False)
+        assert len(cut.ids) == count, cut.tokens
+
+
+def test_what_a_numbers_token_says_grows_with_the_number() -> None:
+    tokens = ["-12.5", "-0.5", "0.5", "3.1", "12.5", "512", "the", "x="]
+    said = number_features(tokens)
+    assert (np.diff(said[:6, 2]) > 0).all()  # its order of magnitude, with its sign
+    assert not said[6:].any()
+    assert number_features(["05"])[0].any()
+    assert len(set(number_tokens())) == len(number_tokens())
+
+
+def test_names_are_words_and_a_known_one_is_a_word_of_its_own() -> None:
+    plain, known_one = name_words(["pole_angle"]), name_words(["pole_angle"], "known")
+    assert (plain >= 0).sum() == 2
+    assert (known_one >= 0).sum() == 3
+    assert set(plain[0]) - {-1} < set(known_one[0])
+    assert (name_words(["x12"]) >= 0).sum() == 2
+
+
 def test_a_number_is_asked_for_by_its_place_where_that_is_known_and_at_every_scale_elsewhere() -> None:
     nan = float("nan")
-    views = objective.views(torch.tensor([[0.05, -20.0, nan]]), torch.tensor([[0.5, nan, nan]]), torch.zeros(1, 3))[0]
-    assert views[0, :5].isnan().all()
-    assert views[0, 5:].tolist() == pytest.approx([0.1, 1.0], abs=1e-6)
-    assert views[1, :5].tolist() == pytest.approx([-1, -1, -1, -0.2, -np.log(21) / 3], abs=1e-6)
-    assert views[1, 5:].isnan().all()
+    frames = torch.full((1, 3, 2, 2), nan)
+    frames[0, 0] = torch.tensor([[0.0, 0.5], [0.025, 0.05]])
+    views = objective.views(torch.tensor([[0.05, -20.0, nan]]), frames)[0]
+    scales = len(objective.SCALES)
+    assert views[0, : scales + 1].isnan().all()
+    assert views[0, scales + 1 :].tolist() == pytest.approx([0.1, 1.0, 0.5], abs=1e-6)
+    assert views[1, : scales + 1].tolist() == pytest.approx([-1, -1, -1, -0.2, -0.02, -np.log(21) / 3], abs=1e-6)
+    assert views[1, scales + 1 :].isnan().all()
     assert views[2].isnan().all()
+
+
+def test_a_number_is_read_by_its_name_wherever_it_stands() -> None:
+    torch.manual_seed(0)
+    readout = objective.Readout(8)
+    names = torch.from_numpy(name_words(["speed", "angle", "speed"]))[None]
+    read = readout(torch.randn(4, 8), names)
+    assert read.shape == (4, 3, objective.KINDS)
+    assert torch.equal(read[:, 0], read[:, 2])
+    assert not torch.equal(read[:, 0], read[:, 1])
+    # Two groups of two rows: each row is read by the names of its group, also token by token.
+    pooled = torch.randn(4, 5, 8)
+    both = readout(pooled, torch.cat([names, names.flip(1)]))
+    assert torch.allclose(both[:2], readout(pooled[:2], names), atol=1e-6)
+    assert torch.allclose(both[2:], readout(pooled[2:], names.flip(1)), atol=1e-6)
+
+
+def test_facts_and_commands_are_cross_entropies_over_what_is_asked() -> None:
+    nan = float("nan")
+    facts = torch.tensor([[1.0, nan], [0.0, nan]])
+    assert objective.fact_loss(torch.ones(2, 2), torch.full((2, 2), nan)) == 0
+    logits = torch.tensor([[2.0, 9.0], [-1.0, 9.0]])
+    wanted = (np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2
+    assert objective.fact_loss(logits, facts).item() == pytest.approx(wanted, rel=1e-6)
+
+    questions = objective.Questions(4, rank=2)
+    states, commands = torch.randn(2, 4), torch.randn(3, 4)
+    pairs, possible = torch.tensor([[0, 0], [0, 1], [1, 2], [1, 0]]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    choices = ChoiceBatch(Batch(torch.zeros(3, 1), torch.ones(3)), pairs, possible)
+    z = [(questions.state(states[s]) @ questions.command(commands[c])).item() / 2**0.5 for s, c in pairs.tolist()]
+    # A quarter of the pairs is possible: such a pair weighs 2, the others 2/3.
+    wanted = (2 * np.log1p(np.exp(-z[0])) + 2 / 3 * sum(np.log1p(np.exp(x)) for x in z[1:])) / 4
+    loss = objective.choice_loss(torch.nn.ModuleList([questions]), [states], [commands], choices)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_number_loss_is_the_mean_log_error_of_the_views_that_exist() -> None:
@@ -208,6 +305,7 @@ def test_number_loss_is_the_mean_log_error_of_the_views_that_exist() -> None:
     read = torch.zeros_like(wanted)
     read[0, 0, 0], read[1, 0, 0] = 1.1, 2.3
     assert objective.number_loss(read, wanted).item() == pytest.approx(0.5 * np.log(0.05 + 1e-5), abs=1e-5)
+    assert objective.number_loss(torch.zeros(2, 0, 2), torch.zeros(2, 0, 2)) == 0  # nothing is asked
 
 
 def test_roughness_is_near_zero_for_smooth_features_and_one_for_noise() -> None:
@@ -253,10 +351,10 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _small_probe(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if "starter" not in request.node.name:
-        monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TRAIN", 60)
-        monkeypatch.setattr("bitrl.plugins.backbones.pretraining.probe.TEST", 20)
+def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "PROBED", 80)
+    monkeypatch.setattr(command, "LEARNING_STEPS", 0)
+    monkeypatch.setattr(measure, "UNSEEN", ("Pendulum-v1",))
 
 
 def test_the_same_command_makes_the_same_file_and_a_card(tmp_path: Path) -> None:
@@ -268,7 +366,7 @@ def test_the_same_command_makes_the_same_file_and_a_card(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["m.gguf", "m.md", "prose.txt"]
     card = (tmp_path / "a" / "m.md").read_text()
     assert "{" not in card
-    for fact in (f"{training.ternary_weights:,} ternary", "4 steps", "MountainCar-v0", training.files[0].sha256):
+    for fact in (f"{training.weights:,} weights", "4 steps", "MountainCar-v0", training.files[0].sha256):
         assert fact in card
     assert load_backbone("bitnet", model=str(tmp_path / "a" / "m.gguf")).encode(["x=1"]).shape == (1, 256)
 
@@ -322,7 +420,7 @@ def test_shapes_the_file_format_cannot_hold_are_refused() -> None:
     with pytest.raises(UsageError, match="multiples of 256"):
         check_shape(Shape(width=320))
     with pytest.raises(UsageError, match="--vocab"):
-        check_shape(Shape(vocab=300))
+        check_shape(Shape(vocab=4000))
 
 
 def test_training_lowers_every_loss() -> None:
@@ -330,17 +428,16 @@ def test_training_lowers_every_loss() -> None:
     from bitrl.plugins.backbones.pretraining.corpus import Corpus
     from bitrl.plugins.backbones.pretraining.train import Plan, Trainer
 
-    reader = known("MountainCar-v0", "json", seed=0)
-    rng = np.random.default_rng(0)
-    vocabulary = train_vocabulary(["no prose"], reader.sample(rng, 100).texts, 400)
-    corpus = Corpus([], [reader], vocabulary.tokenizer(), 256, 128)
+    readers = known("MountainCar-v0", ["json"], seed=0)
+    vocabulary = train_vocabulary(["no prose"], readers[0].sample(np.random.default_rng(0), 100).texts, 4400)
+    corpus = Corpus([], readers, vocabulary.tokenizer(), 64, 128)
     shape = Shape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=256)
-    trainer = Trainer(shape, Plan(steps=40, warmup=5), "")
-    batch = corpus.known_batch(np.random.default_rng(9), reader)
+    trainer = Trainer(shape, Plan(steps=40, warmup=5), "", number_features(vocabulary.tokens))
+    batch = corpus.known_batch(np.random.default_rng(9))
 
     def measured() -> dict[str, float]:
         with torch.no_grad():
-            losses = objective.losses(trainer.model, trainer.readouts, batch)
+            [losses] = objective.losses(trainer.model, trainer.readouts, trainer.questions, [batch])
         return {name: loss.item() for name, loss in losses.items()}
 
     before = measured()
@@ -348,13 +445,12 @@ def test_training_lowers_every_loss() -> None:
     after = measured()
     for name, loss in before.items():
         assert after[name] < 0.95 * loss if loss > 0 else after[name] < loss - 0.05, name
+    assert [point["step"] for point in trainer.progress.curve] == list(range(1, 41))
 
 
 def test_the_prose_loss_counts_only_tokens_that_are_there(tiny: BitNet) -> None:
-    from bitrl.plugins.backbones.pretraining.corpus import Batch
-
     tokens, lengths = torch.randint(0, 256, (2, 7)), torch.tensor([7, 4])
-    *_, last = tiny.residuals(tokens)
+    *_, [last] = tiny.residuals(tokens)
     nats = [
         F.cross_entropy(tiny.logits(last[r, : n - 1]), tokens[r, 1:n], reduction="sum") for r, n in ((0, 7), (1, 4))
     ]

@@ -5,32 +5,24 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
-import gymnasium
 import numpy as np
 import torch
 
-from bitrl.core.config import resolve
 from bitrl.core.errors import UsageError
-from bitrl.core.features import FeatureExtractor
 from bitrl.core.files import write_atomically
-from bitrl.core.loading import Parts, build, load_backbone
-from bitrl.core.options import parse
-from bitrl.core.registry import registry
 from bitrl.plugins.backbones.pretraining.card import Training, write_card
 from bitrl.plugins.backbones.pretraining.corpus import Corpus, TextFile, read_text
 from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
-from bitrl.plugins.backbones.pretraining.language import mission_objects, possible_commands
+from bitrl.plugins.backbones.pretraining.measure import judged, readings
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
 from bitrl.plugins.backbones.pretraining.train import PARTS, Plan, Progress, Trainer
-from bitrl.plugins.backbones.pretraining.unseen import UNSEEN, Unseen
-from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, train_vocabulary
+from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, number_tokens, train_vocabulary
 from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers
-from bitrl.plugins.backbones.probe import STATES, probe
 
 HELD_OUT = 50_000
 """Characters at the end of each text file kept for measuring (at most a tenth of it)."""
@@ -133,25 +125,14 @@ def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int) -> int:
     return max(1, round(minutes * 60 / ((seconds[-1] - seconds[1]) / 10)))  # the first two steps are slow
 
 
-PROBED = 4000
-"""States of each kind for the card's R²; a quarter is for judging."""
-
-
 def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile]) -> Training:
     model, tokenizer = read_gguf(request.out)
     # Everything is read as an agent will read it: from the file, by the engine.
     backbone = "bitnet" if request.shape.ternary else "fp16"
-    encode = load_backbone(backbone, str(request.out), cache_mb=0.0).encode
     unseen = "".join(file.text[len(file.text) - _held_out(file) :] for file in files)
     packages = ["torch", "tokenizers", "gymnasium", "numpy"]
     packages += ["minigrid"] if "BabyAI" in request.worlds else []
     packages += ["textworld"] if "TextWorld" in request.worlds else []
-    judged = {}
-    if "BabyAI" in request.worlds:
-        judged["the object (colour and kind) that a BabyAI mission names"] = mission_objects(encode)
-    if "TextWorld" in request.worlds:
-        judged["whether a command can be given in a TextWorld state, other games"] = possible_commands(encode)
-        judged["the same, games with other foods"] = possible_commands(encode, split="test")
     return Training(
         command=request.command,
         notes=request.notes,
@@ -165,31 +146,10 @@ def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[T
         bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode()))
         if len(unseen) > 100
         else None,
-        judged=judged,
-        readings=[
-            probe(parts, (parts.environment.id, format), kind, ["mean"], PROBED, request.seed)
-            for format in FORMATS
-            for parts in _parts(backbone, request.out, request.envs, format)
-            for kind in STATES
-        ],
+        judged=judged(backbone, request.out, request.worlds),
+        readings=readings(backbone, request.out, request.envs),
         versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
-
-
-def _parts(backbone: str, model: Path, envs: Sequence[str], format: str) -> Iterator[Parts]:
-    """The environments trained on, and those kept aside that can be made here, each seen through `format`."""
-    for env in envs:
-        named = {"env": env, "backbone": backbone, "serializer": format}
-        yield build(resolve({"run": named, "backbone": {"model": str(model), "cache_mb": 0}}))
-    record = registry().find("serializer", format)
-    for env in UNSEEN:
-        environment = Unseen(env)
-        try:
-            environment.make().close()
-        except gymnasium.error.Error:
-            continue  # without MuJoCo
-        serializer = record.load()(parse(record.options, {}, "serializer"), environment.observation_spec())
-        yield Parts(environment, FeatureExtractor(serializer, load_backbone(backbone, str(model), cache_mb=0.0)))
 
 
 @torch.no_grad()
@@ -214,5 +174,6 @@ def check_shape(shape: Shape) -> None:
     """
     if shape.width % 256 or shape.ffn % 256:
         raise UsageError(f"--width {shape.width}, --ffn {shape.ffn}: the file format asks for multiples of 256")
-    if shape.vocab < 512:
-        raise UsageError(f"--vocab {shape.vocab}: at least 512, of which 256 are the bytes")
+    least = 256 + len(number_tokens())
+    if shape.vocab < least:
+        raise UsageError(f"--vocab {shape.vocab}: at least {least:,}, for the bytes and the pieces of numbers")

@@ -107,7 +107,7 @@ class Corpus:
     def prose_batch(self, rng: np.random.Generator) -> Batch:
         """Passages of prose of one random length."""
         length = int(rng.choice([32, 64, 128]))
-        starts = torch.from_numpy(rng.integers(0, max(1, len(self.prose) - length), size=self.budget // length))
+        starts = torch.from_numpy(rng.integers(0, max(1, len(self.prose) - length), size=max(1, self.budget // length)))
         return Batch(self.prose[starts[:, None] + torch.arange(length)].long(), torch.full((len(starts),), length))
 
     def known_batch(self, rng: np.random.Generator) -> Batch:

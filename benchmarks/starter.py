@@ -1,0 +1,53 @@
+"""The starter pair in every precision: what comes through of the numbers and the words in a state.
+
+python benchmarks/starter.py
+
+The precision ladder before any learning: `bitnet` reads the ternary starter model; `fp16`, `int8` and `int4` read its
+full-precision twin. Environments, serializers and protocol are those of the model cards.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from record import save
+
+from bitrl.plugins.backbones.bitnet import starter_path
+from bitrl.plugins.backbones.pretraining.measure import judged, readings
+from bitrl.plugins.backbones.pretraining.worlds import WORLDS
+
+ENVS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+BACKBONES = ("bitnet", "int8", "int4", "fp16")
+
+
+def main() -> None:
+    results = {}
+    for backbone in BACKBONES:
+        model = starter_path(ternary=backbone == "bitnet")
+        found = readings(backbone, model, ENVS)
+        words = judged(backbone, model, WORLDS)
+        results[backbone] = {
+            "model": model.name,
+            "r_squared": [
+                {
+                    "env": r.env,
+                    "serializer": r.serializer,
+                    "states": r.states,
+                    "tokens": r.tokens,
+                    "mean": [score.mean for score in r.scores],
+                    "worst": {"name": r.scores[-1].worst, "r_squared": min(r.scores[-1].fields.values())},
+                }
+                for r in found
+            ],
+            "right": {what: {"accuracy": j.accuracy, "commonest": j.chance} for what, j in words.items()},
+        }
+        print(backbone, f"mean R² {statistics.fmean(r.scores[-1].mean for r in found):.4f}", flush=True)
+        for r in found:
+            print(f"  {r.env:<28} {r.serializer:<8} {r.states:<8} {r.tokens:6.1f} tokens  {r.scores[-1].mean:.4f}")
+        for what, j in words.items():
+            print(f"  {what}: {j.accuracy:.3f} ({j.chance:.3f} by the commonest answer)")
+    save("starter", results)
+
+
+if __name__ == "__main__":
+    main()
