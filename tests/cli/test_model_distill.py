@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hugging_face_models import add_tokenizer, llama
+from hugging_face_models import add_tokenizer, calm_llama
 
 Call = Callable[..., Any]
 
@@ -17,9 +17,8 @@ Call = Callable[..., Any]
 def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("bitrl.plugins.backbones.distillation.measure.PROBED", 80)
     folder = tmp_path / "teacher"
-    llama(hidden_size=64, num_attention_heads=4, intermediate_size=96, max_position_embeddings=512).save_pretrained(
-        folder
-    )
+    small = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 512}
+    calm_llama(**small).save_pretrained(folder)
     add_tokenizer(folder)
     return folder
 
@@ -28,11 +27,11 @@ def test_distil_writes_a_model_that_an_agent_reads_and_its_card(bitrl: Call, tmp
     text, out = tmp_path / "prose.txt", tmp_path / "s.gguf"
     text.write_text("Once upon a time there was a small model that thought of the other. " * 60)
     arguments = ("model", "distill", "--teacher", teacher, "--out", out, "--layers", 2, "--text", text)
-    small = ("--envs", "MountainCar-v0", "--steps", 20, "--batch", 256, "--learning-rate", "4e-3", "--device", "cpu")
+    small = ("--envs", "MountainCar-v0", "--steps", 20, "--batch", 256, "--learning-rate", "1e-2", "--device", "cpu")
     done = bitrl(*arguments, *small, "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
-    assert told["losses"]["hidden"] < told["history"][0]["hidden"]
+    assert told["losses"]["hidden"] < 0.8 * told["history"][0]["hidden"]
     assert {(k["states"], k["block"]) for k in told["r_squared"]} == {
         (states, block) for states in ("uniform", "random") for block in (1, 2)
     }

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from hugging_face_models import TEXTS, add_tokenizer, llama, qwen3, relative_error, states
+from hugging_face_models import TEXTS, add_tokenizer, calm_llama, qwen3, relative_error, states
 from tiny_models import TinyModel
 
 from bitrl.core.errors import RunFailed, UsageError
@@ -40,11 +40,8 @@ SMALL = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "
 
 
 def saved(folder: Path, **changes: Any) -> Any:
-    """A random Llama model in `folder`, its matrices small enough for attention not to be a choice of one token."""
-    model = llama(**{**SMALL, **changes})
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.mul_(1 if "norm" in name else 0.3)
+    """A random Llama model in `folder`."""
+    model = calm_llama(**{**SMALL, **changes})
     model.save_pretrained(folder)
     add_tokenizer(folder)
     return model
@@ -196,9 +193,8 @@ def test_a_student_comes_nearer_to_its_teacher(teacher_path: Path, tmp_path: Pat
     made.run(tmp_path / "c", lambda progress: None)
     with torch.no_grad():
         after = made.losses(unseen)
-    print({k: (before[k].item(), after[k].item()) for k in before}, made.progress.history)
-    assert after["hidden"] < 0.8 * before["hidden"]
-    assert after["relations"] < 0.8 * before["relations"]
+    assert after["hidden"] < 0.4 * before["hidden"]
+    assert after["relations"] < 0.7 * before["relations"]
     assert [step for step, _ in made.progress.history[:: len(made.progress.history) - 1]] == [1, 24]
 
 

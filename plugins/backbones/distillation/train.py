@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -92,7 +93,8 @@ class Trainer:
     def _moved(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":
             return batch
-        moved = {k: v.to(self.device) for k, v in attrs.asdict(batch).items() if isinstance(v, Tensor)}
+        fields: dict[str, Any] = attrs.asdict(batch, recurse=False)
+        moved = {name: value.to(self.device) for name, value in fields.items() if isinstance(value, Tensor)}
         return attrs.evolve(batch, **moved)
 
     def learning_rate(self) -> float:
