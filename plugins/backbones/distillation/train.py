@@ -93,8 +93,8 @@ class Trainer:
     def _moved(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":
             return batch
-        fields: dict[str, Any] = attrs.asdict(batch, recurse=False)
-        moved = {name: value.to(self.device) for name, value in fields.items() if isinstance(value, Tensor)}
+        fields = attrs.asdict(batch, recurse=False).items()
+        moved: dict[str, Any] = {name: x.to(self.device) for name, x in fields if isinstance(x, Tensor)}
         return attrs.evolve(batch, **moved)
 
     def learning_rate(self) -> float:
