@@ -26,6 +26,15 @@ def llama(**changes: Any) -> Any:
     return _random(transformers.LlamaConfig(**{**SHAPE, "rope_parameters": THETA, **changes}))
 
 
+def calm_llama(**changes: Any) -> Any:
+    """Its matrices small enough for attention not to be a choice of one token."""
+    model = llama(**changes)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(1 if "norm" in name else 0.3)
+    return model
+
+
 def qwen3(**changes: Any) -> Any:
     return _random(transformers.Qwen3Config(**{**SHAPE, "head_dim": 12, "rope_parameters": THETA, **changes}))
 

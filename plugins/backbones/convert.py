@@ -75,7 +75,7 @@ def convert(
     file = open_model(source, activation, linear_class)
     file.verify()
     model_file.is_arm_packing(i2s_packing)
-    metadata, lacks = _keys(file, activation)
+    metadata, lacks = file_keys(file, activation)
     plans = _plans(file, kind, embeddings, metadata["general.architecture"][0])
     lacks += _differences(metadata, {plan.tensor.name for plan in plans})
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -163,7 +163,7 @@ def _encoded(file: Source, plan: Planned, i2s_packing: str) -> Iterator[np.ndarr
     tensor, kind, scaled = plan
     changed = isinstance(file, HuggingFaceFile) and _is_changed(file, tensor)
     if tensor.type == kind.name and not changed and file_scale(file, tensor.name) == 1:
-        yield _bytes(file, tensor.name)
+        yield raw_bytes(file, tensor.name)
         return
     weights = file.weights(tensor.name, i2s_packing)
     if isinstance(file, HuggingFaceFile) and changed:
@@ -232,21 +232,22 @@ def file_scale(file: Source, name: str) -> float:
     return _item(file, name).scale
 
 
-def _bytes(file: Source, name: str) -> np.ndarray:
+def raw_bytes(file: Source, name: str) -> np.ndarray:
+    """A tensor as it lies in the file, uint8."""
     item = _item(file, name)
     return np.frombuffer(ffi.buffer(item.data, item.bytes), np.uint8)
 
 
 # ---- keys ----
 
-_Value = tuple[Any, ...]
+Value = tuple[Any, ...]
 """A value and GGUF's type of it; for an array also that of its elements."""
 
 
-def _keys(file: Source, activation: str | None) -> tuple[dict[str, _Value], list[str]]:
+def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], list[str]]:
     """Every key of the new file, and what is missing in it for other programs."""
     types = gguf.GGUFValueType
-    found: dict[str, _Value] = {}
+    found: dict[str, Value] = {}
     for key in model_file.keys(file):
         if key.name in ("general.alignment", "general.file_type", TENSOR_KEY, HEADER_KEY):
             continue
@@ -283,7 +284,7 @@ def _keys(file: Source, activation: str | None) -> tuple[dict[str, _Value], list
     return found | lists, []
 
 
-def _differences(metadata: dict[str, _Value], names: set[str]) -> list[str]:
+def _differences(metadata: dict[str, Value], names: set[str]) -> list[str]:
     """What llama.cpp, as of version 0.3.36 of its Python package, refuses or computes otherwise in the new file."""
     kind, found = metadata["general.architecture"][0], []
     activation = metadata.get(f"{kind}.hidden_activation", ("silu",))[0]
@@ -300,7 +301,7 @@ def _differences(metadata: dict[str, _Value], names: set[str]) -> list[str]:
     return found
 
 
-def _token_lists(text: str, file: HuggingFaceFile) -> dict[str, _Value] | None:
+def _token_lists(text: str, file: HuggingFaceFile) -> dict[str, Value] | None:
     """A byte-level BPE's vocabulary and merges as GGUF has them; None for another kind of tokenizer."""
     types = gguf.GGUFValueType
     try:

@@ -89,7 +89,12 @@ def normed_products(x: Tensor, norm: Tensor, shape: Shape, *weights: Tensor) -> 
     """RMSNorm(x) [..., K] by weights [R_i, K] → [..., sum of R_i]: quantised as BitNet b1.58 does, or as they are."""
     if not shape.ternary:
         return F.linear(F.rms_norm(x, norm.shape, norm, shape.eps), torch.cat(weights))
-    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, shape.eps, *weights)
+    return ternary_products(x, norm, shape.eps, *weights)
+
+
+def ternary_products(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
+    """`normed_products` of a quantised model."""
+    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, eps, *weights)
     return y.view(*x.shape[:-1], -1)
 
 
@@ -138,7 +143,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention, [B, heads, T, head_dim] each. For texts this short, plain products beat the fused kernel."""
     length = q.shape[-2]
-    future = torch.full((length, length), float("-inf")).triu_(1)
+    future = torch.full((length, length), float("-inf"), device=q.device).triu_(1)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + future
     return scores.softmax(dim=-1) @ v
 

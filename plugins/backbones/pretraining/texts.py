@@ -121,7 +121,7 @@ def known(env: str, formats: Sequence[str], seed: int, learning_steps: int = 0) 
     `learning_steps` is how long a policy learns whose states are among those met; 0: only a random one's are.
 
     Raises:
-        UsageError: there is no such environment, or it has more numbers than the model has slots.
+        UsageError: there is no such environment, it has more than numbers, or more of them than the model has slots.
     """
     from bitrl.core.config import find_environment
     from bitrl.core.loading import load_serializer
@@ -129,7 +129,10 @@ def known(env: str, formats: Sequence[str], seed: int, learning_steps: int = 0) 
 
     record = find_environment(env)
     environment = record.load()(parse(record.options, {}, "env"), env)
-    fields = environment.observation_spec().fields
+    spec = environment.observation_spec()
+    fields = spec.fields
+    if not fields or spec.texts:
+        raise UsageError(f"--envs {env}: its observations are not numbers alone: leave it out")
     if len(fields) > MAX_NUMBERS:
         raise UsageError(f"--envs {env}: it has {len(fields)} numbers, and a model is trained on {MAX_NUMBERS} at most")
     low = np.array([-3.0 if field.low is None else field.low for field in fields])
