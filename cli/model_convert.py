@@ -47,7 +47,7 @@ def convert(
 
     if kind is not None and kind not in TYPES:
         raise unknown("type", kind, TYPES)
-    if kind is not None and loses(source, kind, activation, linear_class):
+    if kind is not None and loses(path, kind, activation, linear_class):
         raise UsageError(
             f"--type {kind} would lose precision that {source} has: bitrl model quantize does that, and says how much"
         )

@@ -74,13 +74,14 @@ def possible_commands(encode: Encode, seed: int = 1, split: str = "train") -> Ju
         pairs = []
         for row in rows:
             some = min(3, len(source.possible[row]), len(source.impossible[row]))
-            for commands, can in ((source.possible[row], 1.0), (source.impossible[row], 0.0)):
-                pairs += [(source.texts[row], commands[i], can) for i in rng.permutation(len(commands))[:some]]
+            for listed, can in ((source.possible[row], 1.0), (source.impossible[row], 0.0)):
+                pairs += [(source.texts[row], listed[i], can) for i in rng.permutation(len(listed))[:some]]
         parts.append(pairs)
-    states, commands = ([_unique([pair[place] for pair in part]) for part in parts] for place in (0, 1))
+    states = [_unique([pair[0] for pair in part]) for part in parts]
+    commands = [_unique([pair[1] for pair in part]) for part in parts]
     s, t = _standardised(encode(states[0][0]), encode(states[1][0]))
     c, d = _standardised(encode(commands[0][0]), encode(commands[1][0]))
-    can, could = (torch.tensor([pair[2] for pair in part]) for part in parts)
+    given, judged = (torch.tensor([pair[2] for pair in part]) for part in parts)
     form = nn.Bilinear(s.shape[1], c.shape[1], 1)
     alone = nn.Linear(s.shape[1] + c.shape[1], 1)
     model = nn.ModuleList([form, alone])
@@ -90,9 +91,9 @@ def possible_commands(encode: Encode, seed: int = 1, split: str = "train") -> Ju
         matched = ((a @ form.weight[0]) * b).sum(dim=1) / a.shape[1] ** 0.5
         return matched + alone(torch.cat([a, b], dim=1)).squeeze(1)
 
-    _fit(model, lambda: F.binary_cross_entropy_with_logits(logits(s, c, 0), can))
+    _fit(model, lambda: F.binary_cross_entropy_with_logits(logits(s, c, 0), given))
     with torch.no_grad():
-        return Judged(_share((logits(t, d, 1) > 0) == (could > 0)), max(_share(could > 0), _share(could == 0)))
+        return Judged(_share((logits(t, d, 1) > 0) == (judged > 0)), max(_share(judged > 0), _share(judged == 0)))
 
 
 def _unique(texts: Sequence[str]) -> tuple[list[str], Tensor]:

@@ -230,7 +230,7 @@ class BitNet(nn.Module):
         Texts are padded on the right; attention is causal, so padding changes nothing before it. Everything but
         attention is done for all parts at once.
         """
-        layout = [Part(*tokens.shape, *rotary_table(self.shape, tokens.shape[1])) for tokens in parts]
+        layout = [Part(len(tokens), tokens.shape[1], *rotary_table(self.shape, tokens.shape[1])) for tokens in parts]
         x = F.embedding(torch.cat([tokens.flatten() for tokens in parts]), self.token_embd)
         for block in self.blk:
             x = block(x, layout)

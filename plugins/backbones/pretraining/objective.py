@@ -70,7 +70,7 @@ class Questions(nn.Module):
         self.facts = nn.Linear(width, len(FACTS))
         self.state, self.command = nn.Linear(width, rank), nn.Linear(width, rank)
 
-    def matches(self, states: Tensor, commands: Tensor, pairs: Tensor) -> Tensor:
+    def forward(self, states: Tensor, commands: Tensor, pairs: Tensor) -> Tensor:
         """States [B, width] and commands [C, width] → a logit for each of the pairs [P, 2]."""
         a, b = self.state(states)[pairs[:, 0]], self.command(commands)[pairs[:, 1]]
         logits: Tensor = (a * b).sum(dim=1) * a.shape[1] ** -0.5
@@ -127,7 +127,7 @@ def choice_loss(
     """
     share = choices.possible.mean().clamp(0.05, 0.95)
     weight = torch.where(choices.possible > 0, 0.5 / share, 0.5 / (1 - share))
-    logits = [q.matches(s, c, choices.pairs) for q, s, c in zip(questions, states, commands, strict=True)]
+    logits = [q(s, c, choices.pairs) for q, s, c in zip(questions, states, commands, strict=True)]
     return torch.stack([F.binary_cross_entropy_with_logits(x, choices.possible, weight) for x in logits]).mean()
 
 
@@ -179,7 +179,9 @@ def state_losses(
     read = [number_loss(readout(mean, batch.names), wanted) for readout, mean in zip(readouts, means, strict=True)]
     found = {"numbers": torch.stack(read).mean()}
     if batch.facts is not None:
-        told = [fact_loss(q.facts(mean), batch.facts) for q, mean in zip(questions, means, strict=True)]
+        told = [
+            fact_loss(q.get_submodule("facts")(mean), batch.facts) for q, mean in zip(questions, means, strict=True)
+        ]
         found["facts"] = torch.stack(told).mean()
     else:
         read = [number_loss(readout(x, batch.names), so_far) for readout, x in zip(readouts, building, strict=True)]

@@ -18,6 +18,9 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 
+NAME_WORDS, WORD_BUCKETS = 5, 4096
+"""Words of a field's name that are looked at, and buckets they are hashed into."""
+
 MAX_NUMBERS = 20
 """The most numbers in one text: the model has that many slots to report them in."""
 
@@ -45,9 +48,6 @@ class Texts:
     """[n, facts], 1, 0 or NaN: answers to the questions of worlds.FACTS."""
     names: np.ndarray = attrs.field(factory=lambda: np.full((1, MAX_NUMBERS, NAME_WORDS), -1))
     """int64 [groups, MAX_NUMBERS, NAME_WORDS]: what the numbers are called, see `name_words`."""
-
-
-NAME_WORDS, WORD_BUCKETS = 5, 4096
 
 
 def name_words(names: Sequence[str], env: str = "") -> np.ndarray:
@@ -177,10 +177,12 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
     parts = build(config)
     met: list[Any] = []
 
+    def record(observation: Any) -> Any:
+        met.append(observation)
+        return observation
+
     def recorded() -> gymnasium.Env:
-        return gymnasium.wrappers.TransformObservation(
-            parts.environment.make(), lambda observation: met.append(observation) or observation, None
-        )
+        return gymnasium.wrappers.TransformObservation(parts.environment.make(), record, None)
 
     envs = replay.vectorise(recorded, config.run.num_envs)
     seeds: list[int | None] = np.random.SeedSequence(seed).generate_state(config.run.num_envs).tolist()
