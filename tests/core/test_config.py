@@ -188,7 +188,7 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
     )
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})
-    assert str(caught.value).endswith(", or --serializer compact or json or natural")
+    assert str(caught.value).endswith(", or --serializer compact or grid or json or natural")
 
 
 def test_an_algorithm_without_a_critic_of_its_own_takes_no_backbone_for_it(registered: Registry):

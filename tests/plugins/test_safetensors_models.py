@@ -163,7 +163,7 @@ def test_the_backbone_reads_texts_with_the_checkpoints_tokenizer(tmp_path: Path)
 def test_the_tokenizer_must_fit_the_vocabulary(tmp_path: Path) -> None:
     llama(vocab_size=256).save_pretrained(tmp_path)
     add_tokenizer(tmp_path, add_bos_token=False)
-    with pytest.raises(ModelFileError, match="258 tokens but embeds only 256"):
+    with pytest.raises(ModelFileError, match="257 tokens but embeds only 256"):
         BitNet(BitNetOptions(model=str(tmp_path)), format="fp32")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelFileError, match=r"broken tokenizer\.json"):

@@ -61,7 +61,7 @@ class _NormedProducts(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
         inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
         normed = (x * inverse_rms).mul_(norm)
-        step = torch.linalg.vector_norm(normed, torch.inf, dim=1, keepdim=True).clamp_(min=1e-5).div_(127.0)
+        step = normed.abs().amax(dim=1, keepdim=True).clamp_(min=1e-5).div_(127.0)
         q = normed.mul_(1 / step).round_()  # within ±127 by construction
         parts = [ternarise(weight) for weight in weights]
         ternary = torch.cat([t for t, _ in parts])

@@ -21,6 +21,7 @@ from bitrl.core.files import write_atomically
 from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Questions, Readout, losses
+from bitrl.plugins.backbones.pretraining.start import start
 
 SHARES = {"known": 0.56, "invented": 0.16, "prose": 0.09, "worlds": 0.09, "choices": 0.1}
 """How often a step's batch is of which kind."""
@@ -32,8 +33,10 @@ class Plan:
 
     steps: int
     seed: int = 0
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 1.5e-3
+    readouts_rate: float = 2.5e-3
     warmup: int = 50
+    model_warmup: int = 500
     weight_decay: float = 0.05
     clip: float = 1.0
     checkpoint_every: int = 200
@@ -100,17 +103,6 @@ def _batch_of(corpus: Corpus, rng: np.random.Generator) -> Batch:
     return corpus.invented_batch(rng)
 
 
-@torch.no_grad()
-def start_numbers(model: BitNet, features: Tensor) -> None:
-    """Let the embeddings of tokens with `features` [vocab, k] (a zero row: none) start as a random projection of them,
-    with a little of their own.
-    """
-    there = features.abs().sum(dim=1) > 0
-    size = model.token_embd.std()
-    projected = features[there] @ torch.randn(features.shape[1], model.shape.width)
-    model.token_embd[there] = size * (projected / projected.std() + 0.2 * torch.randn_like(projected))
-
-
 class Trainer:
     """A model, its readouts and its optimiser."""
 
@@ -120,25 +112,38 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             self.model = BitNet(shape)
-            if number_features is not None:
-                start_numbers(self.model, torch.from_numpy(number_features))
+            start(self.model, None if number_features is None else torch.from_numpy(number_features))
             supervised = max(1, shape.blocks - 1)
             self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(supervised))
             self.questions = nn.ModuleList(Questions(shape.width) for _ in range(supervised))
         everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts, "questions": self.questions})
         self.named = dict(everything.named_parameters())
-        decayed = [p for p in self.named.values() if p.dim() == 2]
-        rest = [p for p in self.named.values() if p.dim() != 2]
+        mine = list(self.model.parameters())
+        decayed = [p for p in mine if p.dim() == 2]
+        rest = [p for p in mine if p.dim() != 2]
+        readers = [*self.readouts.parameters(), *self.questions.parameters()]
         self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-            lr=plan.learning_rate, betas=(0.9, 0.98), fused=True,
+            [
+                {"params": decayed, "weight_decay": plan.weight_decay},
+                {"params": rest, "weight_decay": 0.0},
+                {"params": readers, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.98), fused=True,
         )  # fmt: skip
         self.progress = Progress()
 
-    def learning_rate(self) -> float:
-        """Linear up, then linear down to nothing: ternary weights settle only when the steps become small."""
+    def learning_rates(self) -> tuple[float, float, float]:
+        """Of the matrices, the norms and the readings: linear up, then linear down to nothing, for ternary weights
+        settle only when the steps become small.
+
+        The model warms up ten times slower than its readings: while those know nothing yet, what they ask of the
+        features would only undo what these already hold (as fine-tuning does to pretrained features before a head is
+        trained, Kumar et al. 2022, arXiv:2202.10054).
+        """
         step, plan = self.progress.step, self.plan
-        return plan.learning_rate * min((step + 1) / plan.warmup, 1.0) * (1 - step / plan.steps)
+        left = 1 - step / plan.steps
+        model = plan.learning_rate * min((step + 1) / plan.model_warmup, 1.0) * left
+        return model, model, plan.readouts_rate * min((step + 1) / plan.warmup, 1.0) * left
 
     def step(self, corpus: Corpus) -> None:
         """One optimiser step.
@@ -147,8 +152,8 @@ class Trainer:
             RunFailed: a loss is not a number.
         """
         started = time.perf_counter()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate()
+        for group, rate in zip(self.optimiser.param_groups, self.learning_rates(), strict=True):
+            group["lr"] = rate
         batches = batches_of(corpus, self.plan.seed, self.progress.step)
         parts = losses(self.model, self.readouts, self.questions, batches)
         total = torch.stack([WEIGHTS[name] * loss for part in parts for name, loss in part.items()]).sum() / len(parts)

@@ -27,14 +27,13 @@ def number_tokens() -> list[str]:
     return [*numbers, *(f"{n:02d}" for n in range(10)), *(f".{n}" for n in range(10))]
 
 
-NUMBER_FEATURES = 18
+NUMBER_FEATURES = 10
 
 
 def number_features(tokens: Iterable[str]) -> np.ndarray:
     """What the tokens of numbers say, on scales that a linear layer reads: float32 [tokens, NUMBER_FEATURES].
 
-    Rows of other tokens are zero. Embeddings that start from these let the model read a number that it has rarely
-    seen as it reads its neighbours.
+    Rows of other tokens are zero. Few features and smooth ones: whatever else an embedding says is noise to a reading.
     """
     rows = []
     for token in tokens:
@@ -44,13 +43,12 @@ def number_features(tokens: Iterable[str]) -> np.ndarray:
             row[0] = 1.0 if "." in token else 0.5  # digits may follow; a whole number may also be a pair of them
             row[1] = -1.0 if token.startswith("-") else 1.0
             row[2] = np.sign(value) * np.log1p(10 * abs(value)) / 5
-            row[3:8] = np.clip(value / np.array([0.5, 2, 10, 50, 250]), -1, 1)
+            row[3:6] = np.clip(value / np.array([2, 10, 50]), -1, 1)
         if re.fullmatch(r"\.?\d{1,2}", token):  # what stands after other digits, as a fraction of the last of them
             digits = token.removeprefix(".")
-            row[8 + len(digits)] = 1.0
-            row[11] = 1.0 if token.startswith(".") else 0.0
-            row[12] = 2 * float(f"0.{digits}") - 1
-            row[13:18] = np.cos(np.pi * np.arange(1, 6) * float(f"0.{digits}"))
+            row[5 + len(digits)] = 1.0
+            row[8] = 1.0 if token.startswith(".") else 0.0
+            row[9] = 3 * float(f"0.{digits}") - 1.5
         rows.append(row)
     return np.array(rows, np.float32).reshape(-1, NUMBER_FEATURES)
 
