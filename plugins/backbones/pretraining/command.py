@@ -142,7 +142,7 @@ def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[T
         shape=model.shape,
         plan=plan,
         progress=progress,
-        weights=sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and name != "token_embd"),
+        weights=sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("_embd")),
         bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode()))
         if len(unseen) > 100
         else None,

@@ -49,6 +49,10 @@ def write_gguf(path: Path, model: BitNet, vocabulary: Vocabulary, facts: dict[st
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
         _add_metadata(writer, model.shape, vocabulary, facts)
         for name, parameter in model.named_parameters():
+            if name == "token_embd":
+                parameter = model.embeddings()
+            elif name == "number_embd":  # a part of those
+                continue
             _add_tensor(writer, name, parameter.detach(), model.shape.ternary)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -132,6 +136,8 @@ def read_gguf(path: Path) -> tuple[BitNet, Any]:
     model = BitNet(attrs.evolve(shape, ternary=ternary))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name == "number_embd":  # it is in the embeddings
+                continue
             tensor = tensors[f"{name}.weight"]
             value = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
             if tensor.tensor_type == gguf.GGMLQuantizationType.TQ2_0:

@@ -212,16 +212,32 @@ class Block(nn.Module):
 
 
 class BitNet(nn.Module):
-    """The whole model. Attribute names are GGUF's tensor names, so exporting is a walk over the parameters."""
+    """The whole model. Attribute names are GGUF's tensor names, so exporting is a walk over the parameters.
 
-    def __init__(self, shape: Shape):
+    The embeddings of tokens with `number_features` [vocab, k] (a zero row: none) are a learned projection of those,
+    [k, width], and nothing else. Learned one by one, each number would get its own noise, which a linear reading of
+    many numbers cannot tell from what they say.
+    """
+
+    number_features: Tensor
+    of_words: Tensor
+
+    def __init__(self, shape: Shape, number_features: Tensor | None = None):
         super().__init__()
         self.shape = shape
+        features = torch.zeros(shape.vocab, 1) if number_features is None else number_features
+        self.register_buffer("number_features", features, persistent=False)
+        self.register_buffer("of_words", (features == 0).all(dim=1, keepdim=True).float(), persistent=False)
+        self.number_embd = nn.Parameter(torch.randn(features.shape[1], shape.width) * 0.1)
         # As large as what a block adds at first: with the usual 0.02, the first attention would drown which digit
         # it is. The output norm makes up for it in the tied logits.
         self.token_embd = nn.Parameter(torch.randn(shape.vocab, shape.width) * 0.1)
         self.output_norm = nn.Parameter(torch.full((shape.width,), 0.2))
         self.blk = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
+
+    def embeddings(self) -> Tensor:
+        """Of all tokens [vocab, width]."""
+        return torch.addmm(self.token_embd * self.of_words, self.number_features, self.number_embd)
 
     def residuals(self, *parts: Tensor) -> Iterator[list[Tensor]]:
         """Parts, each tokens int64 [B, T], texts of a similar length → the residual stream after each block in turn, a
@@ -231,7 +247,7 @@ class BitNet(nn.Module):
         attention is done for all parts at once.
         """
         layout = [Part(len(tokens), tokens.shape[1], *rotary_table(self.shape, tokens.shape[1])) for tokens in parts]
-        x = F.embedding(torch.cat([tokens.flatten() for tokens in parts]), self.token_embd)
+        x = F.embedding(torch.cat([tokens.flatten() for tokens in parts]), self.embeddings())
         for block in self.blk:
             x = block(x, layout)
             yield [
@@ -241,4 +257,4 @@ class BitNet(nn.Module):
 
     def logits(self, residual: Tensor) -> Tensor:
         """The last residual [..., width] → next-token logits [..., vocab] (tied embedding)."""
-        return F.rms_norm(residual, (self.shape.width,), self.output_norm, self.shape.eps) @ self.token_embd.t()
+        return F.rms_norm(residual, (self.shape.width,), self.output_norm, self.shape.eps) @ self.embeddings().t()

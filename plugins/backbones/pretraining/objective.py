@@ -55,9 +55,10 @@ class Readout(nn.Module):
         # Divided, so that one step of Adam moves the product of two matrices no further than it would move one.
         words = self.words(names + 1).sum(dim=2) / self.words.embedding_dim
         reading = self.reading(words).unflatten(-1, (KINDS, -1)).flatten(1, 2)  # [groups, slots * KINDS, width + 1]
-        rows = pooled.view(len(names), -1, pooled.shape[-1])
+        # In float64: numbers lie in faint directions of the mean, which products in bfloat16 would round away.
+        rows, reading = pooled.view(len(names), -1, pooled.shape[-1]).double(), reading.double()
         read = torch.baddbmm(reading[:, None, :, -1], rows, reading[:, :, :-1].transpose(1, 2))
-        return read.view(*pooled.shape[:-1], -1, KINDS)
+        return read.float().view(*pooled.shape[:-1], -1, KINDS)
 
 
 class Questions(nn.Module):

@@ -31,29 +31,19 @@ LATER_NORM = 0.15
 
 
 @torch.no_grad()
-def start(model: BitNet, number_features: Tensor | None = None) -> None:
-    """Set the initial values of `model`, drawn from torch's generator. `number_features` [vocab, k] as in
-    `vocabulary.number_features`; None: there are no tokens of numbers.
-    """
+def start(model: BitNet) -> None:
+    """Set the initial values of `model`, drawn from torch's generator."""
     common = torch.randint(0, 2, (model.shape.width,)) * 2.0 - 1.0
-    if number_features is not None:
-        start_numbers(model, number_features)
+    there = model.of_words[:, 0] == 0
+    if there.any():  # numbers' embeddings as large as the others
+        model.number_embd *= model.token_embd.std() / (model.number_features[there] @ model.number_embd).std()
+        model.number_embd[-1] = COMMON * common  # the last feature is that it is a number
     model.token_embd += COMMON * common
     for block in model.blk:
         look_back(block, common)
     for block in list(model.blk)[1:]:
         block.attn_sub_norm.fill_(LATER_NORM)
         block.ffn_sub_norm.fill_(LATER_NORM)
-
-
-def start_numbers(model: BitNet, features: Tensor) -> None:
-    """Let the embeddings of tokens with `features` [vocab, k] (a zero row: none) start as a random projection of them,
-    and nothing else: what tells neighbouring numbers apart at random is noise to a linear reading.
-    """
-    there = features.abs().sum(dim=1) > 0
-    size = model.token_embd.std()
-    projected = features[there] @ torch.randn(features.shape[1], model.shape.width)
-    model.token_embd[there] = size * projected / projected.std()
 
 
 def look_back(block: Block, common: Tensor) -> None:

@@ -33,7 +33,7 @@ class Plan:
 
     steps: int
     seed: int = 0
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     readouts_rate: float = 2.5e-3
     warmup: int = 50
     model_warmup: int = 500
@@ -111,8 +111,8 @@ class Trainer:
         self.plan, self.fingerprint = plan, fingerprint
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
-            self.model = BitNet(shape)
-            start(self.model, None if number_features is None else torch.from_numpy(number_features))
+            self.model = BitNet(shape, None if number_features is None else torch.from_numpy(number_features))
+            start(self.model)
             supervised = max(1, shape.blocks - 1)
             self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(supervised))
             self.questions = nn.ModuleList(Questions(shape.width) for _ in range(supervised))

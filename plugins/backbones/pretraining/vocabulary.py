@@ -27,7 +27,7 @@ def number_tokens() -> list[str]:
     return [*numbers, *(f"{n:02d}" for n in range(10)), *(f".{n}" for n in range(10))]
 
 
-NUMBER_FEATURES = 10
+NUMBER_FEATURES = 11
 
 
 def number_features(tokens: Iterable[str]) -> np.ndarray:
@@ -49,6 +49,7 @@ def number_features(tokens: Iterable[str]) -> np.ndarray:
             row[5 + len(digits)] = 1.0
             row[8] = 1.0 if token.startswith(".") else 0.0
             row[9] = 3 * float(f"0.{digits}") - 1.5
+        row[10] = float(row.any())
         rows.append(row)
     return np.array(rows, np.float32).reshape(-1, NUMBER_FEATURES)
 
