@@ -1,4 +1,4 @@
-"""Writes the README's figures from benchmarks/results; tests/test_readme.py holds the two equal.
+"""Writes the figures of README.md and docs/starter.md from benchmarks/results; tests/test_readme.py holds them equal.
 
 python benchmarks/figures.py
 """
@@ -183,11 +183,64 @@ def speed(tokens_per_second: float) -> str:
     return f"{tokens_per_second:,.0f}" if tokens_per_second >= 100 else f"{tokens_per_second:.1f}"
 
 
+def starter_figures() -> str:
+    """The tables of docs/starter.md."""
+    lines: list[str] = []
+    for lines_of, name in ((size_lines, "size-against-speed"), (ladder_lines, "starter")):
+        record = result(name)
+        if record:
+            lines += ["", *lines_of(record)]
+    return "\n".join(lines).strip() + "\n"
+
+
+def size_lines(record: dict[str, Any]) -> list[str]:
+    """A table of benchmarks/size_against_speed.py: a line for each shape, a column for each format and threads."""
+    found = record["results"]
+    columns = list(found["shapes"][0]["states_per_second"])
+    lines = [
+        f"States a second, {found['tokens']} tokens each, batches of {found['batch']}, the engine alone "
+        f"(`{record['command']}`; medians of {found['rounds']} rounds in turns):",
+        "",
+        f"| width x feed-forward x blocks | weights in the blocks | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for row in found["shapes"]:
+        cells = " | ".join(f"{row['states_per_second'][column]:,}" for column in columns)
+        lines.append(f"| {row['shape']} | {row['block_weights'] / 1e6:.1f} M | {cells} |")
+    return lines
+
+
+def ladder_lines(record: dict[str, Any]) -> list[str]:
+    """Tables of benchmarks/starter.py: what comes through of numbers and words, a column for each backbone."""
+    found = record["results"]
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for backbone, at in found.items():
+        for reading in at["r_squared"]:
+            row = rows.setdefault((reading["env"], reading["states"]), {})
+            row[f"{backbone} {reading['serializer']}"] = reading["mean"][-1]
+    serializers = list(dict.fromkeys(r["serializer"] for at in found.values() for r in at["r_squared"]))
+    lines = [
+        f"R² of the numbers in a state after the last block, mean over fields (`{record['command']}`), written as "
+        f"{' / '.join(serializers)}:",
+        "",
+        f"| environment | states | {' | '.join(found)} |",
+        "|---" * (len(found) + 2) + "|",
+    ]
+    for (env, states), values in rows.items():
+        cells = " | ".join(" / ".join(f"{values[f'{b} {s}']:.3f}" for s in serializers) for b in found)
+        lines.append(f"| {env} | {states} | {cells} |")
+    lines += ["", f"| right answers about words | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    for question in next(iter(found.values()))["right"]:
+        cells = " | ".join(f"{found[b]['right'][question]['accuracy']:.3f}" for b in found)
+        lines.append(f"| {question} | {cells} |")
+    return lines
+
+
 def main() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    readme.write_text(before + START + figures() + END + rest.split(END)[1], encoding="utf-8")
+    for page, lines in (("README.md", figures()), ("docs/starter.md", starter_figures())):
+        path = ROOT / page
+        before, rest = path.read_text(encoding="utf-8").split(START)
+        path.write_text(before + START + lines + END + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

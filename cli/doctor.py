@@ -164,23 +164,24 @@ def _cpu_flags() -> set[str]:
     return set(line[1].split()) if line else set()
 
 
-def _starter_model() -> Iterator[Finding]:
-    """The model in the package: there, and byte for byte what was shipped."""
+def _starter_models() -> Iterator[Finding]:
+    """The two models in the package: there, and byte for byte what was shipped."""
     from bitrl.core.errors import BitrlError
 
     remedy = "reinstall bitrl, or name another model with -o backbone.model=FILE"
-    try:
-        from bitrl.plugins.backbones.bitnet import starter_path
-        from bitrl.plugins.backbones.model_file import ModelFile
+    for name, ternary in (("starter model", True), ("starter twin", False)):
+        try:
+            from bitrl.plugins.backbones.bitnet import starter_path
+            from bitrl.plugins.backbones.model_file import ModelFile
 
-        path = starter_path()
-        file = ModelFile(path)
-        seal = file.verify(None)
-    except (BitrlError, ImportError) as error:
-        yield Finding("starter model", False, _one_line(error), remedy)
-        return
-    sealed = "its checksums match" if seal == "sealed" else "it carries no checksum"
-    yield Finding("starter model", seal == "sealed", f"{path.name}, {file.size / 2**20:.1f} MB, {sealed}", remedy)
+            path = starter_path(ternary)
+            file = ModelFile(path)
+            seal = file.verify(None)
+        except (BitrlError, ImportError) as error:
+            yield Finding(name, False, _one_line(error), remedy)
+            continue
+        sealed = "its checksums match" if seal == "sealed" else "it carries no checksum"
+        yield Finding(name, seal == "sealed", f"{path.name}, {file.size / 2**20:.1f} MB, {sealed}", remedy)
 
 
 def _disk() -> Iterator[Finding]:
@@ -233,7 +234,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python,
     _packages,
     _engine,
-    _starter_model,
+    _starter_models,
     _disk,
     _plugins,
 )

@@ -77,3 +77,17 @@ def test_a_real_model_beside_transformers(figures):
     (line,) = figures.smollm2_lines({"command": "python x.py", "results": results})
     assert "the same 64 greedy tokens as transformers after 19 of 20 prompts" in line
     assert "at most 3e-06 relatively after any of 3 blocks (`python x.py`)" in line
+
+
+def test_the_precision_ladder_has_a_column_for_each_backbone(figures):
+    reading = {"env": "E-v0", "serializer": "json", "states": "random", "mean": [0.5, 0.98765]}
+    of = {b: {"r_squared": [reading], "right": {"can it?": {"accuracy": a}}} for b, a in (("x", 0.9), ("y", 0.75))}
+    lines = figures.ladder_lines({"command": "python x.py", "results": of})
+    assert "| E-v0 | random | 0.988 | 0.988 |" in lines
+    assert "| can it? | 0.900 | 0.750 |" in lines
+
+
+def test_a_line_for_each_shape(figures):
+    shapes = [{"shape": "256x768x4", "block_weights": 3145728, "states_per_second": {"ternary, 1 threads": 4321}}]
+    found = {"tokens": 13, "batch": 16, "rounds": 5, "shapes": shapes}
+    assert figures.size_lines({"command": "x", "results": found})[-1] == "| 256x768x4 | 3.1 M | 4,321 |"

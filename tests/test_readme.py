@@ -22,6 +22,8 @@ def test_the_figures_are_those_of_the_results():
     figures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(figures)
     assert README.split(figures.START)[1].split(figures.END)[0] == figures.figures()
+    page = (ROOT / "docs" / "starter.md").read_text(encoding="utf-8")
+    assert page.split(figures.START)[1].split(figures.END)[0] == figures.starter_figures()
 
 
 def test_every_result_says_what_made_it():

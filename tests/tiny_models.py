@@ -99,7 +99,7 @@ class TinyModel:
             "general.architecture": self.architecture,
             **{f"{self.architecture}.{name}": value for name, value in own.items()},
             "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": "bitrl",
+            "tokenizer.ggml.pre": "bitrl-2",
             "tokenizer.ggml.tokens": alphabet + extra,
             "tokenizer.ggml.merges": [f"{token[0]} {token[1]}" for token in extra],
             "tokenizer.ggml.add_bos_token": False,

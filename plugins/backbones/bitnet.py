@@ -20,7 +20,7 @@ from bitrl.plugins.backbones.engine import Engine, ModelFileError
 from bitrl.plugins.backbones.fields import number_ends
 from bitrl.plugins.backbones.tokenizer import check_vocabulary, tokenizer_of
 
-STARTER = "starter.gguf"
+STARTER, TWIN = "starter.gguf", "starter-fp16.gguf"
 _TEXTS_AT_ONCE = 64  # whose states of every token are held together
 
 
@@ -34,7 +34,7 @@ class BitNet:
     """
 
     def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
-        path = resolve(options.model) if options.model else starter_path()
+        path = resolve(options.model) if options.model else starter_path(ternary=format.startswith("ternary"))
         known = hints(options.model) if options.model else {}
         activation = options.activation or known.get("activation")
         linear_class = options.linear_class or known.get("linear_class")
@@ -186,9 +186,11 @@ def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
     return BitNet(options, width, "bf16")
 
 
-def starter_path() -> Path:
-    """The model that ships with the package."""
-    return packaged(STARTER)
+def starter_path(ternary: bool = True) -> Path:
+    """The model that ships with the package: the ternary one, or its twin in full precision, of which the other formats
+    are made when it is loaded.
+    """
+    return packaged(STARTER if ternary else TWIN)
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:

@@ -40,27 +40,6 @@ BITRL_PATTERN = "|".join(
 """How bitrl's own models cut text (Oniguruma syntax). Lossless: what no branch matches is kept as a piece."""
 
 
-OLD_PATTERN = "|".join(
-    [
-        # A quoted key with the punctuation around it: `{"cart_position": `, `, "joint_3": `. One piece, so that
-        # BPE can make a known key one token. Runs are bounded so that hostile text cannot take quadratic time.
-        r'[{\[, ]{0,4}"[A-Za-z_][A-Za-z0-9_ ]{0,63}": ?',
-        # A compact key: `x=`, ` theta_dot=`.
-        r" ?[A-Za-z_][A-Za-z0-9_]{0,63}=",
-        # The start of a number below one, with its sign: `0.`, `-0.`. Every digit after it is a piece.
-        r"(?<![0-9.])-?0\.(?=[0-9])",
-        r"[0-9]",
-        # Words and punctuation. The space before a word belongs to the word; the space before a number belongs to
-        # what stands before it, so that a number always begins with the same token.
-        r" ?\p{L}+(?: (?=-?[0-9]))?",
-        r" ?(?:(?!-[0-9])[^\s\p{L}0-9])+(?: (?=-?[0-9]))?",
-        r"-",
-        r"\s+(?!\S)|\s+",
-    ]
-)
-"""For the present starter model alone; goes with it."""
-
-
 def _digits_by(count: str) -> str:
     """The cutting that Llama 3 and Qwen2 share but for how many digits are one piece."""
     return (
@@ -70,7 +49,6 @@ def _digits_by(count: str) -> str:
 
 
 PATTERNS = {
-    "bitrl": OLD_PATTERN,
     "bitrl-2": BITRL_PATTERN,
     "llama-bpe": _digits_by("{1,3}"),
     "llama3": _digits_by("{1,3}"),

@@ -121,15 +121,15 @@ def test_formats_are_the_engines() -> None:
 
 
 def test_starter_model_that_is_missing_or_damaged(monkeypatch, tmp_path) -> None:
-    def missing() -> None:
+    def missing(ternary: bool) -> None:
         raise UsageError("there is none")
 
     monkeypatch.setattr("bitrl.plugins.backbones.bitnet.starter_path", missing)
-    assert findings(doctor._starter_model)["starter model"].detail == "there is none"
+    assert [finding.detail for finding in findings(doctor._starter_models).values()] == ["there is none"] * 2
     damaged = tmp_path / "starter.gguf"
     damaged.write_bytes(b"GGUF" + bytes(100))
-    monkeypatch.setattr("bitrl.plugins.backbones.bitnet.starter_path", lambda: damaged)
-    finding = findings(doctor._starter_model)["starter model"]
+    monkeypatch.setattr("bitrl.plugins.backbones.bitnet.starter_path", lambda ternary: damaged)
+    finding = findings(doctor._starter_models)["starter model"]
     assert not finding.ok
     assert str(damaged) in finding.detail
     assert finding.remedy
