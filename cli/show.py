@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -14,25 +14,38 @@ from bitrl.cli.output import claim_stdout, json_option, print_json, table
 from bitrl.core.config import RunOptions, find_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe
-from bitrl.core.records import EnvironmentRecord, Record
+from bitrl.core.records import EnvironmentRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
+
+if TYPE_CHECKING:
+    from bitrl.cli.show_samples import Sample
 
 
 @click.command
 @click.argument("kind")
 @click.argument("name", required=False)
+@click.option(
+    "--env", "envs", multiple=True, help="Of a serializer: a state of this environment in its words; repeat for more."
+)
+@click.option("-o", "assignments", metavar="serializer.OPTION=VALUE", multiple=True, help="For --env; repeatable.")
 @json_option
-def show(kind: str, name: str | None, as_json: bool) -> None:
+def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[str, ...], as_json: bool) -> None:
     """Show a component and its options.
 
     KIND is serializer, backbone, algorithm or environment, and NAME as `bitrl list` prints it. `bitrl show
-    run` shows the options of the run itself.
+    run` shows the options of the run itself. `bitrl show serializer NAME --env E` also shows what a state of E
+    reads like, and how many tokens it is to the starter model.
     """
     stdout = claim_stdout() if as_json else None
     kind = parse_kind(kind, others=("run",))
+    if envs and kind != "serializer":
+        raise UsageError(f"--env: only a serializer is shown in an environment, and {kind} is none")
+    if assignments and not envs:
+        raise UsageError("-o: options change what is written of an environment's state: name one with --env")
     options: type = RunOptions
     described: dict[str, Any] = {"kind": "run", "summary": "the run itself"}
     part, defaults = "run", {}
+    samples: list[Sample] = []
     if kind == "run":
         if name is not None:
             raise UsageError(f'bitrl show run takes no name, got "{name}"')
@@ -44,6 +57,11 @@ def show(kind: str, name: str | None, as_json: bool) -> None:
         described = {"kind": kind, **facts(entry), "target": record.target}
         if isinstance(record, EnvironmentRecord):
             described["defaults"] = defaults
+        if envs and isinstance(record, SerializerRecord):
+            from bitrl.cli.show_samples import sample
+
+            samples = [sample(record, env, assignments) for env in envs]
+            described["samples"] = [attrs.asdict(each) for each in samples]
     if as_json:
         print_json({**described, "options": option_facts(options)}, stdout)
         return
@@ -61,6 +79,8 @@ def show(kind: str, name: str | None, as_json: bool) -> None:
         click.echo(f"defaults that it sets\n{table(rows)}\n")
     rows = option_rows(part, options)
     click.echo(f"options (set one with -o {rows[0][0]}=VALUE)\n{table(rows)}" if rows else "It has no options.")
+    for each in samples:
+        click.echo(f"\n{each}")
 
 
 def option_rows(part: str, options: type) -> list[tuple[str, str]]:

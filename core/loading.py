@@ -25,9 +25,18 @@ def load_serializer(name: str, env: str | None = None, **options: Any) -> Serial
     values: Any = parse(record.options, options, "serializer")
     observation = ObservationSpec()
     if env is not None:
-        environment = find_environment(env)
-        observation = _environment(environment, parse(environment.options, {}, "env"), env).observation_spec()
+        observation = load_environment(env).observation_spec()
     return record.load()(values, observation)
+
+
+def load_environment(name: str) -> Environment:
+    """An environment by its name in `bitrl list` or any Gymnasium id, with the options it has by default.
+
+    Raises:
+        UsageError: there is none.
+    """
+    record = find_environment(name)
+    return _environment(record, parse(record.options, {}, "env"), name)
 
 
 def load_backbone(name: str, model: str | None = None, *, width: int | None = None, **options: Any) -> Backbone:

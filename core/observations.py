@@ -12,6 +12,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bitrl.core.interfaces import Environment
+
 
 def dtype_of(space: gymnasium.Space) -> np.dtype | None:
     """The dtype of one observation as an array; None for numbers, which are arrays already."""
@@ -42,3 +44,17 @@ def as_batch(space: gymnasium.Space, observations: Any, count: int) -> np.ndarra
     for name, part in space.items():
         batch[name] = as_batch(part, observations[name], count)
     return batch
+
+
+def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
+    """`count` observations [count, ...] of random play, always the same ones."""
+    env = environment.make()
+    try:
+        env.action_space.seed(0)
+        seen = [env.reset(seed=0)[0]]
+        while len(seen) < count:
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen.append(env.reset()[0] if terminated or truncated else observation)
+        return np.stack([as_array(env.observation_space, observation) for observation in seen])
+    finally:
+        env.close()

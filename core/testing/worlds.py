@@ -23,20 +23,6 @@ def world(name: str, **options: Any) -> Environment:
     return record.load()(parse(record.options, options, "env"), name)
 
 
-def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
-    """`count` observations [count, ...] of random play."""
-    env = environment.make()
-    try:
-        env.action_space.seed(0)
-        seen = [env.reset(seed=0)[0]]
-        while len(seen) < count:
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            seen.append(env.reset()[0] if terminated or truncated else observation)
-        return np.stack([as_array(env.observation_space, observation) for observation in seen])
-    finally:
-        env.close()
-
-
 class Plain:
     """A frozen backbone that gives vectors back as they are, so that an algorithm can be tried without a model."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitrl.core.hookspecs import hookimpl
-from bitrl.core.options import between, option, options
+from bitrl.core.options import Constraint, above, between, option, options
 from bitrl.core.records import SerializerRecord
 
 
@@ -18,9 +18,32 @@ class TextOptions:
     )
 
 
+@options
+class BinsOptions:
+    """Options of the serializer that writes whole numbers."""
+
+    bins: int = option(
+        199,
+        "places in a number's range: 199 are the whole numbers -99 to 99, 1999 those to 999",
+        Constraint(lambda bins: 3 <= bins <= 1999 and bins % 2 == 1, "that is odd and between 3 and 1999"),
+    )
+    unbounded: float = option(
+        10.0, "a number without bounds is taken to lie within plus and minus this, beyond it to be at the end", above(0)
+    )
+
+
+@options
+class TemplateOptions(TextOptions):
+    """Options of the serializer that writes the user's own sentence."""
+
+    template: str | None = option(
+        None, "the text of a state, its fields in braces: pole at {pole_angle:.2f} rad; a brace itself is {{ or }}"
+    )
+
+
 @hookimpl
 def bitrl_serializers() -> Iterator[SerializerRecord]:
-    """json, natural, compact, grid and vector."""
+    """json, natural, compact, bins, template, grid and vector."""
     yield SerializerRecord(
         name="json",
         summary='an object of named numbers: {"pole_angle": 0.012, …}',
@@ -38,6 +61,18 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         summary="short names and numbers: x=0.031 v=-0.520 …",
         target="bitrl.plugins.serializers.compact:Compact",
         options=TextOptions,
+    )
+    yield SerializerRecord(
+        name="bins",
+        summary="whole numbers from -99 to 99 by the bounds, the shortest form: 1 -17 3 40",
+        target="bitrl.plugins.serializers.bins:Bins",
+        options=BinsOptions,
+    )
+    yield SerializerRecord(
+        name="template",
+        summary="your own sentence with the fields in it (-o serializer.template='pole at {pole_angle:.2f} rad')",
+        target="bitrl.plugins.serializers.template:Template",
+        options=TemplateOptions,
     )
     yield SerializerRecord(
         name="grid",

@@ -34,8 +34,7 @@ class NumberFormat:
     """
 
     def __init__(self, observation: ObservationSpec, decimals: int | None):
-        if observation.grid:
-            raise UsageError(f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid")
+        refuse_grid(observation)
         self.observation, self.decimals = observation, decimals
         self.formats = [f"%.{decimals_of(field, decimals)}f" for field in observation.fields]
 
@@ -45,19 +44,38 @@ class NumberFormat:
         Raises:
             UsageError: their count is not that of the environment's fields.
         """
-        values = flatten(observation["numbers"] if self.observation.texts else observation)
+        values = numbers_of(self.observation, observation)
         if self.observation.discrete is not None:
             return [str(int(value)) for value in values]
         formats = self.formats or [f"%.{DECIMALS if self.decimals is None else self.decimals}f"] * len(values)
-        if len(values) != len(formats):
-            raise UsageError(
-                f"an observation of {self.observation.env} has {len(formats)} numbers, and this one has {len(values)}"
-            )
         return [_unsigned_zero(form % value) for form, value in zip(formats, values, strict=True)]
 
     def texts(self, observation: Any) -> list[str]:
         """The texts of one observation, where the environment has such parts. They change least, so they come first."""
         return [str(observation[name]) for name in self.observation.texts]
+
+
+def refuse_grid(observation: ObservationSpec) -> None:
+    """Raises UsageError: the environment is a grid, and these serializers write numbers."""
+    if observation.grid:
+        raise UsageError(f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid")
+
+
+def numbers_of(spec: ObservationSpec, observation: Any) -> list[float]:
+    """The numbers of one observation (an array, a sequence or a number), without the texts beside them.
+
+    Raises:
+        UsageError: their count is not that of the environment's fields.
+    """
+    values = flatten(observation["numbers"] if spec.texts else observation)
+    check_count(spec, len(values))
+    return values
+
+
+def check_count(spec: ObservationSpec, count: int) -> None:
+    """Raises UsageError: `count` numbers are not as many as the environment, where it is known, has fields."""
+    if spec.fields and count != len(spec.fields):
+        raise UsageError(f"an observation of {spec.env} has {len(spec.fields)} numbers, and this one has {count}")
 
 
 def flatten(observation: Any) -> list[float]:

@@ -24,7 +24,7 @@ from bitrl.testing import (
 # The built-in components keep their own contracts.
 
 
-@pytest.mark.parametrize("name", ["json", "natural", "compact", "vector"])
+@pytest.mark.parametrize("name", ["json", "natural", "compact", "bins", "vector"])
 def test_the_built_in_serializers_conform(name: str):
     check_serializer(name)
 

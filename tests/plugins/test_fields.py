@@ -56,7 +56,7 @@ def test_hostile_text_takes_linear_time() -> None:
         assert len(number_ends(unit * 100_000)) <= 100_000
 
 
-@pytest.mark.parametrize("serializer", ["json", "natural", "compact"])
+@pytest.mark.parametrize("serializer", ["json", "natural", "compact", "bins"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
 def test_every_number_of_the_serializers_is_found(serializer: str, env: str) -> None:
     write = load_serializer(serializer, env=env)

@@ -1,0 +1,96 @@
+"""States in the user's own words: "pole at {pole_angle:.2f} rad" → "pole at 0.01 rad".
+
+Looks like Python's format strings and is far less: a field is a known name and perhaps a number's format, so that a
+template read from anywhere can do nothing but write the numbers of a state.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import ObservationSpec
+from bitrl.plugins.serializers import TemplateOptions
+from bitrl.plugins.serializers.numbers import decimals_of, numbers_of, refuse_grid
+
+_PART = re.compile(r"(?P<doubled>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<brace>[{}])")
+_FORMAT = re.compile(r"([+ -]?)(0?[0-9]{0,2}(?:\.[0-9])?[efg%])")  # a sign; a width, a count of digits and a kind
+_MOST_NAMES = 40  # an error lists
+
+
+class Template:
+    """One text per observation, made of a template.
+
+    Raises:
+        UsageError: there is no template, or it is wrong: says what, where, and which fields there are.
+    """
+
+    def __init__(self, options: TemplateOptions, observation: ObservationSpec):
+        refuse_grid(observation)
+        if not observation.fields:
+            raise UsageError("serializer template needs to know the names of the fields: name an environment")
+        self.observation, self.fields = observation, observation.fields
+        self._form = "".join(_compiled(options, observation))
+
+    def __call__(self, observation: Any) -> str:
+        """One observation → its text."""
+        texts = [observation[name] for name in self.observation.texts]
+        return self._form.format(*texts, *numbers_of(self.observation, observation))
+
+    def batch(self, observations: Iterable[Any]) -> list[str]:
+        """Observations [n, ...] → n texts."""
+        return [self(observation) for observation in observations]
+
+
+def _compiled(options: TemplateOptions, observation: ObservationSpec) -> Iterator[str]:
+    """The parts of a format string whose fields are places among an observation's texts and numbers.
+
+    `str.format` never sees a name or a format that was not looked at here.
+    """
+    whole = observation.discrete is not None
+    formats: dict[str, str | None] = dict.fromkeys(observation.texts)
+    for field in observation.fields:
+        formats[field.name] = f"z.{0 if whole else decimals_of(field, options.decimals)}f"
+    names = list(formats)
+    template = options.template
+
+    def wrong(what: str, match: re.Match[str] | None = None) -> UsageError:
+        place = f"character {match.start() + 1}, {_quoted(match.group())}: " if match else ""
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        fields = ", ".join(names[:_MOST_NAMES]) + more
+        return UsageError(f"serializer.template: {place}{what} (the fields of {observation.env}: {fields})")
+
+    if template is None:
+        raise wrong(f"no template given: write one with -o serializer.template='{names[0]} is {{{names[0]}}}'")
+    end, found = 0, False
+    for match in _PART.finditer(template):
+        yield template[end : match.start()]
+        end = match.end()
+        if match["doubled"]:
+            yield match["doubled"]
+        elif match["brace"]:
+            what = "is not closed" if match["brace"] == "{" else "closes nothing"
+            raise wrong(f"this brace {what}: write {match['brace'] * 2} for a brace itself", match)
+        else:
+            found = True
+            name, colon, format = match["field"].partition(":")
+            if name not in formats:
+                raise wrong(f"there is no field {_quoted(name)}", match)
+            default, spec = formats[name], _FORMAT.fullmatch(format)
+            if colon and default is None:
+                raise wrong(f"{name} is a text, and takes no format", match)
+            if colon and not spec:
+                raise wrong(f"{_quoted(format)} is no format of a number such as .2f, +.1f, 06.2f, .3e or .0%", match)
+            # z: "-0.00" is written as "0.00", since the sign of nothing is noise to a reader.
+            yield f"{{{names.index(name)}:{f'{spec[1]}z{spec[2]}' if spec else default or ''}}}"
+    if not found:
+        raise wrong("it names no field, so that every state would read the same")
+    yield template[end:]
+
+
+def _quoted(text: str) -> str:
+    """A piece of a template in an error: in quotes, on one line, and short."""
+    return json.dumps(text if len(text) <= 40 else text[:40] + "…", ensure_ascii=not text.isprintable())
