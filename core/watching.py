@@ -76,7 +76,8 @@ class Watched(gymnasium.Wrapper):
             frame: Any = self.env.render()
         except Exception as error:  # whatever graphics raise: no display, no driver, a package missing
             cause = " ".join(f"{type(error).__name__}: {error}".split())
-            raise RunFailed(f"environment {name} could not be drawn: {cause}") from error
+            hint = " (without a display: set MUJOCO_GL=egl or MUJOCO_GL=osmesa)" if "OpenGL" in cause else ""
+            raise RunFailed(f"environment {name} could not be drawn: {cause}{hint}") from error
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
             raise RunFailed(f"environment {name} could not be drawn: what it renders is no array of RGB pixels")
         return frame
