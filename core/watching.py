@@ -43,7 +43,8 @@ class Watched(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, parts: Parts, show: Callable[[Step], None] | None, video: Path | None):
         """`show` is called with every step; a film for `video` is made if `env` renders arrays."""
         super().__init__(env)
-        self._parts, self._show, self._state, self._over = parts, show, None, False
+        self._parts, self._show, self._over = parts, show, False
+        self._state: Any = None
         self.film = film.Film(video, env.metadata.get("render_fps") or FPS) if video is not None else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

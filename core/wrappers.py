@@ -56,7 +56,7 @@ class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordCon
         Raises:
             UsageError: an unknown name or option, or an environment whose observations no serializer reads.
         """
-        choice = {
+        choice: dict[str, Any] = {
             "backbone": backbone,
             "serializer": serializer,
             "backbone_options": backbone_options,
@@ -134,7 +134,7 @@ def _features(
 ) -> FeatureExtractor:
     """What reads observations of `space`, of an environment that was made by the Gymnasium id `id`."""
     name = env_id or id or ANY_GYMNASIUM_ID
-    values = {
+    values: dict[str, dict[str, Any]] = {
         "run": {"env": name, "backbone": backbone} | ({} if serializer is None else {"serializer": serializer}),
         "backbone": dict(backbone_options or {}),
         "serializer": dict(serializer_options or {}),
