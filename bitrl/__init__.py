@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from bitrl.core.errors import BitrlError, RunFailed, UsageError
     from bitrl.core.hookspecs import hookimpl
     from bitrl.core.interfaces import Algorithm, Backbone, Environment, Field, ObservationSpec, Serializer, Task
-    from bitrl.core.loading import load_backbone, load_serializer
+    from bitrl.core.loading import load_backbone, load_environment, load_serializer
     from bitrl.core.options import above, at_least, between, option, options
     from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
     from bitrl.core.runner import run
+    from bitrl.core.wrappers import FeatureObservation, VectorFeatureObservation
 
 __version__ = "0.1.0"
 
@@ -23,10 +24,11 @@ _HOME = {
     "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
     "bitrl.core.hookspecs": ("hookimpl",),
     "bitrl.core.interfaces": ("Algorithm", "Backbone", "Environment", "Field", "ObservationSpec", "Serializer", "Task"),
-    "bitrl.core.loading": ("load_backbone", "load_serializer"),
+    "bitrl.core.loading": ("load_backbone", "load_environment", "load_serializer"),
     "bitrl.core.options": ("above", "at_least", "between", "option", "options"),
     "bitrl.core.records": ("AlgorithmRecord", "BackboneRecord", "EnvironmentRecord", "SerializerRecord"),
     "bitrl.core.runner": ("run",),
+    "bitrl.core.wrappers": ("FeatureObservation", "VectorFeatureObservation"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -38,6 +40,7 @@ __all__ = [
     "BitrlError",
     "Environment",
     "EnvironmentRecord",
+    "FeatureObservation",
     "Field",
     "ObservationSpec",
     "RunFailed",
@@ -45,11 +48,13 @@ __all__ = [
     "SerializerRecord",
     "Task",
     "UsageError",
+    "VectorFeatureObservation",
     "above",
     "at_least",
     "between",
     "hookimpl",
     "load_backbone",
+    "load_environment",
     "load_serializer",
     "option",
     "options",

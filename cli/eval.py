@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bitrl.cli.output import claim_stdout, json_option, print_json
 from bitrl.cli.progress import progress
 from bitrl.cli.run import evaluation_words
+
+if TYPE_CHECKING:
+    from bitrl.core.watching import Step
+
+MOST_SHOWN = 100
+"""Steps that --show prints."""
 
 
 @click.command("eval")
@@ -21,9 +28,18 @@ from bitrl.cli.run import evaluation_words
     show_default="as the run had",
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the episodes.", show_default="the run's")
+@click.option("--show", is_flag=True, help="Print the first episode: states as the model reads them, actions, rewards.")
+@click.option(
+    "--video",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Film the first episode, as FILE.mp4 or FILE.gif (extra video).",
+)
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def evaluate(directory: Path, episodes: int | None, seed: int | None, as_json: bool, quiet: bool) -> None:
+def evaluate(
+    directory: Path, episodes: int | None, seed: int | None, show: bool, video: Path | None, as_json: bool, quiet: bool
+) -> None:
     """Evaluate a trained agent.
 
     DIR is the directory of a run; its newest checkpoint plays, always taking the action it thinks best.
@@ -31,9 +47,36 @@ def evaluate(directory: Path, episodes: int | None, seed: int | None, as_json: b
     from bitrl.core import runner
 
     stdout = claim_stdout() if as_json else None
+    steps: list[Step] = []
     with progress(quiet or as_json) as listener:
-        found = runner.evaluate_run(directory, episodes, seed, (listener,))
+        found = runner.evaluate_run(directory, episodes, seed, (listener,), steps.append if show else None, video)
     if as_json:
+        if show:
+            found["first_episode"] = [
+                {"state": step.state, "action": step.action, "reward": step.reward} for step in steps
+            ]
+        if video is not None:
+            found["video"] = str(video)
         print_json(found, stdout)
     else:
+        for step in steps[:MOST_SHOWN]:
+            click.echo(_line(step))
+        if len(steps) > MOST_SHOWN:
+            click.echo(f"… and {len(steps) - MOST_SHOWN} more steps (all of them: --json)")
         click.echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")
+        if video is not None:
+            click.echo(f"film of the first episode: {video}")
+
+
+def _line(step: Step) -> str:
+    """`{"cart_position": 0.031, …} → 1, reward 1`; what would break the line is written as Python writes it."""
+    state = step.state if isinstance(step.state, str) else _numbers(step.state)
+    state = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in state)
+    return f"{state} → {_numbers(step.action)}, reward {step.reward:.4g}"
+
+
+def _numbers(values: Any) -> str:
+    """A number as it is, several as `[0.031, -0.52]`."""
+    if isinstance(values, list):
+        return f"[{', '.join(map(_numbers, values))}]"
+    return f"{values:.3g}" if isinstance(values, float) else str(values)

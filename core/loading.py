@@ -57,6 +57,16 @@ def load_backbone(name: str, model: str | None = None, *, width: int | None = No
     return record.load()(parse(record.options, options, "backbone"), width)
 
 
+def load_environment(name: str, **options: Any) -> Environment:
+    """An environment by name; `.make()` gives a `gymnasium.Env`, as a run steps it.
+
+    Raises:
+        UsageError: unknown environment or option.
+    """
+    record = find_environment(name)
+    return _environment(record, parse(record.options, options, "env"), name)
+
+
 @attrs.frozen
 class Parts:
     """What a configuration names, built: the world, and how it is seen, by the critic too if that is another way."""
@@ -69,13 +79,20 @@ class Parts:
 def build(config: Config) -> Parts:
     """Build a configuration's environment, serializer and backbones.
 
-    A critic's backbone that gives the features of the policy's is the policy's.
-
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
     """
     environment = _environment(config.environment, config.env_options, config.run.env)
-    observation = environment.observation_spec()
+    return Parts(environment, *build_features(config, environment.observation_spec()))
+
+
+def build_features(config: Config, observation: ObservationSpec) -> tuple[FeatureExtractor, FeatureExtractor | None]:
+    """Build a configuration's serializer, for what `observation` says, and backbones: the policy's features and the
+    critic's, None where they are the same.
+
+    Raises:
+        UsageError: one of them cannot be built; the message names it and says why.
+    """
     serializer = config.serializer.load()(config.serializer_options, observation)
     width = serializer.width if config.serializer.emits == "vector" else len(observation.fields) or None
     _require("serializer", config.serializer, serializer, Serializer)
@@ -88,11 +105,11 @@ def build(config: Config) -> Parts:
     policy = features(config.backbone, config.backbone_options)
     record, options = config.critic_backbone, config.critic_backbone_options
     if record is None or (record, options) == (config.backbone, config.backbone_options):
-        return Parts(environment, policy)
+        return policy, None
     critic = features(record, options)
     # Two components' identities say nothing of each other.
     same = record == config.backbone and critic.identity == policy.identity
-    return Parts(environment, policy, None if same else critic)
+    return policy, None if same else critic
 
 
 def _require(kind: str, record: Record, part: object, interface: type) -> None:

@@ -19,12 +19,14 @@ from bitrl.core.registry import registry
 from bitrl.core.store import RunStore, read_provenance, require_run
 
 if TYPE_CHECKING:
+    import gymnasium
     import numpy as np
     from gymnasium.vector import VectorEnv
 
     from bitrl.core.checkpoints import Checkpoint
     from bitrl.core.evaluation import Return
     from bitrl.core.features import FeatureExtractor
+    from bitrl.core.watching import Step
 
 Listener = Callable[[events.Event], None]
 
@@ -120,7 +122,12 @@ def resume(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, A
 
 
 def evaluate_run(
-    directory: Path, episodes: int | None = None, seed: int | None = None, listeners: tuple[Listener, ...] = ()
+    directory: Path,
+    episodes: int | None = None,
+    seed: int | None = None,
+    listeners: tuple[Listener, ...] = (),
+    show: Callable[[Step], None] | None = None,
+    video: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest good checkpoint of a run.
 
@@ -129,15 +136,22 @@ def evaluate_run(
         episodes: how many; None takes the run's own `eval_episodes`.
         seed: of the episodes; None takes the run's own, which repeats the evaluation at its end.
         listeners: called with every event.
+        show: called with every step of the first episode (bitrl.core.watching).
+        video: an mp4 or gif of the first episode is written there.
 
     Returns:
         run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
 
     Raises:
-        UsageError: no run or no checkpoint there, or its model is not the one it was trained with.
-        RunFailed: every checkpoint is damaged.
+        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or what it plays in
+            cannot be filmed.
+        RunFailed: every checkpoint is damaged, or the film cannot be made.
     """
+    from bitrl.core import film, watching
+
     require_run(directory)
+    if video is not None:
+        film.check(video)
     config = resolve(read_toml(directory / "config.toml"))
     tell = _teller(listeners)
     checkpoint = _newest_good(directory, tell)
@@ -150,7 +164,15 @@ def evaluate_run(
     envs.close()
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
-    returns = _evaluate(parts, algorithm, episodes, seed, directory, tell)
+    if show is None and video is None:
+        returns = _evaluate(parts, algorithm, episodes, seed, directory, tell)
+    elif not episodes:
+        raise UsageError("no episode is played, so there is none to be seen: ask for one with --episodes 1")
+    else:
+        first = watching.watch(parts, show, video)
+        returns = _evaluate(parts, algorithm, episodes, seed, directory, tell, first=first)
+        if first.film is not None:
+            first.film.save()
     return {
         "run": str(directory),
         **{name: getattr(config.run, name) for name in COMPONENTS},
@@ -270,12 +292,16 @@ def _evaluate(
     directory: Path,
     tell: Listener,
     interrupted: Callable[[], bool] = lambda: False,
+    first: gymnasium.Env | None = None,
 ) -> list[Return]:
-    """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted."""
+    """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted. The first
+    is played in `first`, if it is given.
+    """
     from bitrl.core.evaluation import evaluate
 
+    given = [first] if first is not None else []
     return evaluate(
-        parts.environment.make,
+        lambda: given.pop() if given else parts.environment.make(),
         lambda observations: algorithm.act(parts.features(observations)),
         _seeds(seed, EVALUATION, episodes),
         lambda done: tell(events.Evaluating(directory, done, episodes)),

@@ -1,0 +1,101 @@
+"""Films: frames in, an mp4 or gif out. Knows nothing of environments; PyAV (the extra `video`) does the encoding."""
+
+from __future__ import annotations
+
+import io
+import math
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from bitrl.core.errors import UsageError
+from bitrl.core.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CODECS = {".mp4": ("libx264", "yuv420p"), ".gif": ("gif", "pal8")}
+"""How a file's name ends → its codec and format of pixels."""
+
+MOST_GIF_FPS = 50
+"""A gif counts hundredths of a second, and what shows it takes a single one for a mistake."""
+
+
+def check(path: Path) -> None:
+    """Refuse, before anything is played, a file that could not be written in the end.
+
+    Raises:
+        UsageError: it is no mp4 or gif, its folder is missing, or PyAV is.
+    """
+    if path.suffix.lower() not in CODECS:
+        raise UsageError(f"{path}: a film is called {' or '.join(f'*{suffix}' for suffix in CODECS)}: name it so")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}: make it, or name another file")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder: name a file")
+    _av()
+
+
+class Film:
+    """A film in the making. It is held in memory as it is encoded, and written whole or not at all."""
+
+    def __init__(self, path: Path, fps: float):
+        """`path` passed `check`; `fps` is frames a second."""
+        self.path, self._suffix = path, path.suffix.lower()
+        self._every = math.ceil(fps / MOST_GIF_FPS) if self._suffix == ".gif" else 1
+        self._rate = Fraction(fps).limit_denominator(1000) / self._every
+        self._bytes, self._frames = io.BytesIO(), 0
+        self._container = _av().open(self._bytes, "w", format=self._suffix[1:])
+        self._stream: Any = None
+        self._graph: Any = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """Add a frame, uint8 [height, width, 3]; all have one size."""
+        index, self._frames = divmod(self._frames, self._every), self._frames + 1
+        if index[1]:
+            return
+        height, width = (size // 2 * 2 for size in frame.shape[:2])  # yuv420p has a colour for each 2 x 2 pixels
+        if self._stream is None:
+            self._begin(width, height)
+        picture = _av().VideoFrame.from_ndarray(frame[:height, :width].copy(), format="rgb24")
+        picture.pts, picture.time_base = index[0], 1 / self._rate
+        if self._graph is not None:
+            self._graph.push(picture)
+            picture = self._graph.pull()
+        self._container.mux(self._stream.encode(picture))
+
+    def save(self) -> None:
+        """Write the file.
+
+        Raises:
+            RunFailed: the disk is full or the place is not writable.
+        """
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        write_atomically(self.path, self._bytes.getvalue(), "choose another place with --video")
+
+    def _begin(self, width: int, height: int) -> None:
+        codec, pixels = CODECS[self._suffix]
+        self._stream = self._container.add_stream(codec, rate=self._rate)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, pixels
+        if self._suffix == ".gif":  # each frame gets the palette of its own colours
+            graph = self._graph = _av().filter.Graph()
+            source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / self._rate)
+            split, generate = graph.add("split"), graph.add("palettegen", "stats_mode=single")
+            use, sink = graph.add("paletteuse", "new=1"), graph.add("buffersink")
+            source.link_to(split)
+            split.link_to(use, 0, 0)
+            split.link_to(generate, 1, 0)
+            generate.link_to(use, 0, 1)
+            use.link_to(sink)
+            graph.configure()
+
+
+def _av() -> ModuleType:
+    try:
+        import av
+        import av.filter
+    except ImportError:
+        raise UsageError("--video needs PyAV, which is not installed: pip install 'bitrl[video]'") from None
+    return av

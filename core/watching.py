@@ -1,0 +1,104 @@
+"""Watching an episode: what the model reads, what is done for it, what that earns, and what the world looks like.
+
+An evaluation does not know that it is watched: the environment it plays in tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import gymnasium
+import numpy as np
+
+from bitrl.core import film
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.loading import Parts
+from bitrl.core.observations import as_array
+
+FPS = 30.0
+"""Of environments that do not say how fast they are."""
+
+
+@attrs.frozen
+class Step:
+    """A step of an episode, as plain data: the state as the model reads it (a text, or a list of numbers), the action
+    (a number, or a list of them) and its reward.
+    """
+
+    state: Any
+    action: Any
+    reward: float
+
+
+class Watched(gymnasium.Wrapper):
+    """An environment that tells of the first episode played in it.
+
+    Attributes:
+        film: of that episode, or None.
+    """
+
+    def __init__(self, env: gymnasium.Env, parts: Parts, show: Callable[[Step], None] | None, video: Path | None):
+        """`show` is called with every step; a film for `video` is made if `env` renders arrays."""
+        super().__init__(env)
+        self._parts, self._show, self._over = parts, show, False
+        self._state: Any = None
+        self.film = film.Film(video, env.metadata.get("render_fps") or FPS) if video is not None else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._look(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step, and tell of it."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._show is not None and not self._over:
+            self._show(Step(self._state, np.asarray(action).tolist(), float(reward)))
+        self._look(observation)
+        self._over = self._over or terminated or truncated
+        return observation, reward, terminated, truncated, info
+
+    def _look(self, observation: Any) -> None:
+        if self._over:
+            return
+        if self._show is not None:
+            [state] = self._parts.features.write(as_array(self.env.observation_space, observation)[None])
+            self._state = state if isinstance(state, str) else np.asarray(state).tolist()
+        if self.film is not None:
+            self.film.add(self._frame())
+
+    def _frame(self) -> np.ndarray:
+        name = self._parts.environment.id
+        try:
+            frame: Any = self.env.render()
+        except Exception as error:  # whatever graphics raise: no display, no driver, a package missing
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            hint = " (without a display: set MUJOCO_GL=egl or MUJOCO_GL=osmesa)" if "OpenGL" in cause else ""
+            raise RunFailed(f"environment {name} could not be drawn: {cause}{hint}") from error
+        if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
+            raise RunFailed(f"environment {name} could not be drawn: what it renders is no array of RGB pixels")
+        return frame
+
+
+def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None) -> Watched:
+    """An environment of `parts` that tells of its first episode.
+
+    Raises:
+        UsageError: a film is asked for, and the environment does not render arrays.
+    """
+    environment = parts.environment
+    env = environment.make()
+    modes = env.metadata.get("render_modes") or ()
+    if video is not None:
+        env.close()
+        if "rgb_array" not in modes:
+            raise UsageError(
+                f"environment {environment.id} cannot be filmed: it renders {' and '.join(modes) or 'nothing'}, "
+                "and a film needs rgb_array: leave out --video (--show prints its states)"
+            )
+        env = environment.make("rgb_array")
+    return Watched(env, parts, show, video)

@@ -1,0 +1,120 @@
+"""`bitrl eval --show` and `--video`: the first episode as it was, beside results that are the same as ever."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+from PIL import Image
+
+import bitrl as package
+from bitrl.cli.eval import MOST_SHOWN, _line
+from bitrl.core.runner import EVALUATION, _seeds
+from bitrl.core.watching import Step
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The directory of a short run in a world by name."""
+    made = {}
+
+    def run(env="CartPole-v1", backbone="bitnet", serializer="json"):
+        if env not in made:
+            made[env] = tmp_path_factory.mktemp("runs") / "run"
+            options = {"run.eval_episodes": 2, "run.num_envs": 2, "algo.rollout_steps": 16}
+            options |= {"backbone.layers": 1, "backbone.threads": 1} if backbone == "bitnet" else {}
+            package.run(
+                env, backbone=backbone, serializer=serializer, steps=32, out=made[env], options=options
+            )  # enough to have a checkpoint
+        return made[env]
+
+    return run
+
+
+def test_shown_is_the_first_episode_as_the_model_reads_it(bitrl, run) -> None:
+    plain = json.loads(bitrl("eval", run(), "--json").out)
+    done = bitrl("eval", run(), "--json", "--show")
+    found = json.loads(done.out)
+    steps = found.pop("first_episode")
+    assert found == plain
+    assert sum(step["reward"] for step in steps) == found["returns"][0]
+    # Played again by hand, the actions lead through the same states.
+    env, write = gymnasium.make("CartPole-v1"), package.load_serializer("json", env="CartPole-v1")
+    observation, _ = env.reset(seed=_seeds(0, EVALUATION, 1)[0])
+    over = False
+    for step in steps:
+        assert not over
+        assert step["state"] == write(observation)
+        observation, reward, terminated, truncated, _ = env.step(step["action"])
+        assert step["reward"] == reward
+        over = terminated or truncated
+    assert over
+
+    lines = bitrl("eval", run(), "--show", "--episodes", 1).out.splitlines()
+    shown = steps[:MOST_SHOWN]
+    expected = [f"{step['state']} → {step['action']}, reward {step['reward']:g}" for step in shown]
+    assert lines[: len(shown)] == expected
+    assert lines[-1].startswith("CartPole-v1: mean return")
+    assert len(lines) == len(shown) + (2 if len(steps) > MOST_SHOWN else 1)
+
+
+def test_a_long_episode_is_cut_short(bitrl, run) -> None:
+    lines = bitrl("eval", run("Pendulum-v1", "mlp", "vector"), "--show", "--episodes", 1).out.splitlines()
+    assert len(lines) == MOST_SHOWN + 2
+    assert lines[MOST_SHOWN] == "… and 100 more steps (all of them: --json)"
+    assert all(line.startswith("[") and " → [" in line for line in lines[:MOST_SHOWN])
+
+
+def test_a_step_is_one_line_whatever_is_in_it() -> None:
+    assert _line(Step("a\nkitchen\x1b[2J", 3, -0.5)) == "a\\nkitchen\\x1b[2J → 3, reward -0.5"
+    assert _line(Step([0.03125, -1.0], [0.5], 1.0)) == "[0.0312, -1] → [0.5], reward 1"
+
+
+def test_a_film_is_of_the_first_episode_and_changes_nothing(bitrl, run, tmp_path) -> None:
+    plain = json.loads(bitrl("eval", run(), "--json").out)
+    file = tmp_path / "film.gif"
+    done = bitrl("eval", run(), "--video", file, "--json")
+    assert json.loads(done.out) == {**plain, "video": str(file)}
+    env = gymnasium.make("CartPole-v1", render_mode="rgb_array")
+    env.reset(seed=_seeds(0, EVALUATION, 1)[0])
+    with Image.open(file) as image:
+        assert image.n_frames == plain["returns"][0] + 1
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(shown - env.render()).mean() < 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("env", "args", "error"),
+    [
+        ("SmartHome-Light", "--video a.mp4", "SmartHome-Light cannot be filmed: it renders ansi, and a film needs rgb"),
+        ("CartPole-v1", "--video a.avi", "a.avi: a film is called *.mp4 or *.gif"),
+        ("CartPole-v1", "--video nowhere/a.gif", "nowhere/a.gif: there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_filmed_is_told_in_a_line(bitrl, run, tmp_path, monkeypatch, env, args, error) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = bitrl("eval", run(env), *args.split())
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert error in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_world_that_fails_to_render_is_told_in_a_line(bitrl, run, tmp_path, monkeypatch) -> None:
+    def render(self) -> None:
+        raise RuntimeError("no display:\nset one up")
+
+    monkeypatch.setattr("gymnasium.envs.classic_control.cartpole.CartPoleEnv.render", render)
+    done = bitrl("eval", run(), "--video", tmp_path / "a.gif", "--quiet")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "Error: environment CartPole-v1 could not be drawn: RuntimeError: no display: set one up\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_episode_is_none_to_be_seen(run) -> None:
+    from bitrl.core.runner import evaluate_run
+
+    with pytest.raises(package.UsageError, match="--episodes 1"):
+        evaluate_run(run(), episodes=0, show=print)
