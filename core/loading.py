@@ -29,16 +29,6 @@ def load_serializer(name: str, env: str | None = None, **options: Any) -> Serial
     return record.load()(values, observation)
 
 
-def load_environment(name: str) -> Environment:
-    """An environment by its name in `bitrl list` or any Gymnasium id, with the options it has by default.
-
-    Raises:
-        UsageError: there is none.
-    """
-    record = find_environment(name)
-    return _environment(record, parse(record.options, {}, "env"), name)
-
-
 def load_backbone(name: str, model: str | None = None, *, width: int | None = None, **options: Any) -> Backbone:
     """A backbone by name; `.encode(list_of_texts)` gives float32 features [n, d].
 

@@ -37,7 +37,9 @@ class TemplateOptions(TextOptions):
     """Options of the serializer that writes the user's own sentence."""
 
     template: str | None = option(
-        None, "the text of a state, its fields in braces: pole at {pole_angle:.2f} rad; a brace itself is {{ or }}"
+        None,
+        "the text of a state, its fields in braces: pole at {pole_angle:.2f} rad; a brace itself is {{ or }}; "
+        "unset: all fields by their names",
     )
 
 

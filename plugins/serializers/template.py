@@ -25,7 +25,7 @@ class Template:
     """One text per observation, made of a template.
 
     Raises:
-        UsageError: there is no template, or it is wrong: says what, where, and which fields there are.
+        UsageError: the template is wrong: says what, where, and which fields there are.
     """
 
     def __init__(self, options: TemplateOptions, observation: ObservationSpec):
@@ -64,7 +64,7 @@ def _compiled(options: TemplateOptions, observation: ObservationSpec) -> Iterato
         return UsageError(f"serializer.template: {place}{what} (the fields of {observation.env}: {fields})")
 
     if template is None:
-        raise wrong(f"no template given: write one with -o serializer.template='{names[0]} is {{{names[0]}}}'")
+        template = ", ".join(f"{name} {{{name}}}" for name in names)
     end, found = 0, False
     for match in _PART.finditer(template):
         yield template[end : match.start()]

@@ -34,9 +34,9 @@ def test_a_state_of_each_environment_and_its_tokens(bitrl):
 def test_options_of_the_serializer(bitrl):
     show = ("show", "serializer", "template", "--env", "CartPole-v1")
     assert "\n  pole at 0." in bitrl(*show, "-o", "serializer.template=pole at {pole_angle:.3f}").out
-    done = bitrl(*show)
+    done = bitrl(*show, "-o", "serializer.template=pole at {pole}")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "no template given" in done.err
+    assert 'there is no field "pole"' in done.err
     whole = bitrl("show", "serializer", "json", "--env", "MountainCar-v0", "-o", "serializer.decimals=0").out
     assert '{"position": ' in whole
     assert "." not in whole.splitlines()[-1]

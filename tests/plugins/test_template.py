@@ -107,7 +107,6 @@ def test_any_template_is_written_or_refused_in_one_line(template):
 @pytest.mark.parametrize(
     ("template", "error"),
     [
-        (None, "no template given: write one with -o serializer.template='cart_position is {cart_position}'"),
         ("falling", "it names no field, so that every state would read the same"),
         ("a {{pole_angle}}", "it names no field, so that every state would read the same"),
         ("at {pole_angel:.2f}", 'character 4, "{pole_angel:.2f}": there is no field "pole_angel"'),
@@ -174,3 +173,8 @@ def test_what_it_cannot_write_is_refused():
 )
 def test_it_keeps_the_contract(env, template):
     check_serializer("template", env=env, template=template)
+
+
+def test_without_a_template_all_fields_are_named():
+    written = Template(TemplateOptions(), SPEC)([0.031, -0.52, 0.012, -1.204])
+    assert written == "cart_position 0.031, cart_velocity -0.520, pole_angle 0.012, pole_velocity -1.204"

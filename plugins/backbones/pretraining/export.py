@@ -49,11 +49,10 @@ def write_gguf(path: Path, model: BitNet, vocabulary: Vocabulary, facts: dict[st
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
         _add_metadata(writer, model.shape, vocabulary, facts)
         for name, parameter in model.named_parameters():
-            if name == "token_embd":
-                parameter = model.embeddings()
-            elif name == "number_embd":  # a part of those
+            if name == "number_embd":  # a part of the embeddings
                 continue
-            _add_tensor(writer, name, parameter.detach(), model.shape.ternary)
+            value = model.embeddings() if name == "token_embd" else parameter
+            _add_tensor(writer, name, value.detach(), model.shape.ternary)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

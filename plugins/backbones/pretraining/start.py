@@ -8,6 +8,8 @@ provided that a number's token says its value in few directions, and that it see
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -36,12 +38,14 @@ def start(model: BitNet) -> None:
     common = torch.randint(0, 2, (model.shape.width,)) * 2.0 - 1.0
     there = model.of_words[:, 0] == 0
     if there.any():  # numbers' embeddings as large as the others
-        model.number_embd *= model.token_embd.std() / (model.number_features[there] @ model.number_embd).std()
+        said = model.number_features[there] @ model.number_embd
+        model.number_embd.mul_(model.token_embd.std() / said.std())
         model.number_embd[-1] = COMMON * common  # the last feature is that it is a number
-    model.token_embd += COMMON * common
-    for block in model.blk:
+    model.token_embd.add_(COMMON * common)
+    blocks = cast(Sequence[Block], model.blk)
+    for block in blocks:
         look_back(block, common)
-    for block in list(model.blk)[1:]:
+    for block in blocks[1:]:
         block.attn_sub_norm.fill_(LATER_NORM)
         block.ffn_sub_norm.fill_(LATER_NORM)
 
