@@ -185,12 +185,12 @@ def speed(tokens_per_second: float) -> str:
 
 def starter_figures() -> str:
     """The tables of docs/starter.md."""
-    lines: list[str] = []
+    lines: list[str] = [""]
     for lines_of, name in ((size_lines, "size-against-speed"), (ladder_lines, "starter")):
         record = result(name)
         if record:
-            lines += ["", *lines_of(record)]
-    return "\n".join(lines).strip() + "\n"
+            lines += [*lines_of(record), ""]
+    return "\n".join(lines)
 
 
 def size_lines(record: dict[str, Any]) -> list[str]:
