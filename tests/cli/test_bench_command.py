@@ -198,6 +198,7 @@ def test_ctrl_c_leaves_nothing(folder: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(folder)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     deadline = time.monotonic() + 60
     while not list(folder.glob("*/*.gguf")) and time.monotonic() < deadline:
