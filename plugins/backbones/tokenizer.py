@@ -6,7 +6,7 @@ a SentencePiece vocabulary. Does not know how a vocabulary is trained, nor what 
 
 import os
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -77,11 +77,14 @@ def pre_tokenizer(pre: str = "bitrl-2") -> pre_tokenizers.PreTokenizer:
     )
 
 
-def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bitrl-2") -> Tokenizer:
+def build_tokenizer(
+    tokens: Sequence[str], merges: Sequence[str], pre: str = "bitrl-2", phrases: Container[str] = ()
+) -> Tokenizer:
     """A tokenizer whose id i is tokens[i]. `merges` are "left right" pairs, best first.
 
-    Control tokens get no special treatment: text that spells one is cut like any other text, so an observation
-    can never smuggle one in. Raises ValueError when the vocabulary contradicts itself.
+    Those tokens that are `phrases`, plain text and not in the byte alphabet, are found in a text before it is cut, the
+    longest first. Control tokens get no special treatment: text that spells one is cut like any other text, so an
+    observation can never smuggle one in. Raises ValueError when the vocabulary contradicts itself.
     """
     vocabulary = _ids(tokens)
     # Published vocabularies lack bytes their training text did not have (SmolLM2's 21); such a byte gives no token.
@@ -103,6 +106,7 @@ def build_tokenizer(tokens: Sequence[str], merges: Sequence[str], pre: str = "bi
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer(pre)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in tokens if phrase in phrases])
     return tokenizer
 
 
@@ -206,7 +210,8 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
             raise ModelFileError(
                 path, f"cuts text in a way not known here (tokenizer.ggml.pre = {_quoted(pre)}); known: {known}"
             )
-        return build_tokenizer(tokens, merges, pre)
+        phrases = set() if types is None else {tokens[i] for i in np.flatnonzero(types == _USER_DEFINED)}
+        return build_tokenizer(tokens, merges, pre, phrases if pre == "bitrl-2" else ())
     except ModelFileError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong

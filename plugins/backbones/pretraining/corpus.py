@@ -95,8 +95,8 @@ class Corpus:
         self.worlds, self.choices = list(worlds), choices
         self.known = list(readers)
         # Many numbers are harder to keep apart than few.
-        emphasis = {"json": 1.5, "compact": 1.0, "natural": 0.7}
-        weights = np.array([len(reader.half) ** 0.5 * emphasis[reader.format] for reader in self.known])
+        emphasis = {"json": 1.3, "compact": 1.0, "natural": 1.0}
+        weights = np.array([len(reader.half) ** 0.75 * emphasis[reader.format] for reader in self.known])
         self.weights = weights / weights.sum()
         passages = [file.text[i : i + 200_000] for file in files for i in range(0, len(file.text), 200_000)]
         encoded = tokenizer.encode_batch(passages, add_special_tokens=False)
@@ -177,7 +177,10 @@ class Corpus:
         for row, (text, e) in enumerate(zip(made.texts, encoded, strict=True)):
             if made.plain:
                 count = int((~np.isnan(made.numbers[row])).sum())
-                so_far[row, : len(e.ids), :count] = numbers_so_far(text, [end for _, end in e.offsets], count)
+                written = numbers_so_far(text, [end for _, end in e.offsets], count)
+                order = list(made.order or range(count))
+                # A sentence may say the sign in a word, which stands before the number.
+                so_far[row, : len(e.ids), order] = np.copysign(written, made.numbers[row, order]).T
             so_far[row, len(e.ids) - 1] = made.numbers[row, :slots]
         numbers, frames = (torch.from_numpy(x).float() for x in (so_far, made.frames[:, :slots]))
         facts = None if made.facts is None else torch.from_numpy(made.facts).float()
@@ -188,5 +191,11 @@ def _rows(texts: Texts, rows: np.ndarray) -> Texts:
     """The texts at `rows`."""
     facts = None if texts.facts is None else texts.facts[rows]
     return Texts(
-        [texts.texts[row] for row in rows], texts.numbers[rows], texts.frames[rows], texts.plain, facts, texts.names
+        [texts.texts[row] for row in rows],
+        texts.numbers[rows],
+        texts.frames[rows],
+        texts.plain,
+        texts.order,
+        facts,
+        texts.names,
     )

@@ -43,7 +43,9 @@ class Texts:
     numbers: np.ndarray
     frames: np.ndarray
     plain: bool = True
-    """Whether the numbers stand in the text in this order and with their signs."""
+    """Whether the numbers stand in the text, each once, with their signs or after a word for them."""
+    order: tuple[int, ...] = ()
+    """Which number stands first, second, …; empty: they stand in their own order."""
     facts: np.ndarray | None = None
     """[n, facts], 1, 0 or NaN: answers to the questions of worlds.FACTS."""
     names: np.ndarray = attrs.field(factory=lambda: np.full((1, MAX_NUMBERS, NAME_WORDS), -1))
@@ -75,6 +77,7 @@ class Known:
     half: np.ndarray
     names: np.ndarray  # int64 [k, NAME_WORDS]
     met: np.ndarray  # states [n, k] that a random policy meets, and one that learns
+    order: tuple[int, ...] = ()  # as in Texts
 
     def uniform(self, rng: np.random.Generator, count: int, part: float = 1.0) -> np.ndarray:
         """States [count, k] float64, uniform in the given part of the bounds around the centre."""
@@ -111,7 +114,7 @@ class Known:
         numbers[:, : len(self.half)] = states
         names = np.full((1, MAX_NUMBERS, NAME_WORDS), -1)
         names[0, : len(self.half)] = self.names
-        return Texts(self.write(states), numbers, frames, plain=self.format != "natural", names=names)
+        return Texts(self.write(states), numbers, frames, order=self.order, names=names)
 
 
 def known(env: str, formats: Sequence[str], seed: int, learning_steps: int = 0) -> list[Known]:
@@ -143,10 +146,19 @@ def known(env: str, formats: Sequence[str], seed: int, learning_steps: int = 0) 
     if learning_steps:
         met = np.concatenate([met, learning_policy_states(env, seed, learning_steps)])
     names = name_words([field.name for field in fields], "known")
-    return [
+    made = [
         Known(env, format, load_serializer(format, env=env).batch, (low + high) / 2, (high - low) / 2, names, met)
         for format in formats
     ]
+    return [attrs.evolve(each, order=sentence_order(env)) if each.format == "natural" else each for each in made]
+
+
+def sentence_order(env: str) -> tuple[int, ...]:
+    """Which number stands first, second, … in the sentences of `env`; empty where it has none of its own."""
+    from bitrl.plugins.serializers.natural import SENTENCES
+
+    numbers = re.findall(r"\{([0-9]+)(?:\.size)?\}", SENTENCES.get(env, ""))
+    return tuple(int(number) for number in numbers)
 
 
 def random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarray:

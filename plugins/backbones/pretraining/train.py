@@ -23,7 +23,7 @@ from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Questions, Readout, losses
 from bitrl.plugins.backbones.pretraining.start import start
 
-SHARES = {"known": 0.56, "invented": 0.16, "prose": 0.09, "worlds": 0.09, "choices": 0.1}
+SHARES = {"known": 0.46, "invented": 0.22, "prose": 0.06, "worlds": 0.11, "choices": 0.15}
 """How often a step's batch is of which kind."""
 
 

@@ -27,6 +27,8 @@ def number_tokens() -> list[str]:
     return [*numbers, *(f"{n:02d}" for n in range(10)), *(f".{n}" for n in range(10))]
 
 
+_NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?")
+
 NUMBER_FEATURES = 11
 
 
@@ -56,31 +58,46 @@ def number_features(tokens: Iterable[str]) -> np.ndarray:
 
 @attrs.frozen
 class Vocabulary:
-    """Tokens by id, in the byte alphabet of byte-level BPE, and the merges ("left right"), best first."""
+    """Tokens by id, in the byte alphabet of byte-level BPE, and the merges ("left right"), best first.
+
+    `phrases` are those tokens that are plain text, longer than a piece, and taken whole wherever they stand.
+    """
 
     tokens: list[str]
     merges: list[str]
+    phrases: frozenset[str] = frozenset()
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer an engine builds from this vocabulary."""
-        return build_tokenizer(self.tokens, self.merges, "bitrl-2")
+        return build_tokenizer(self.tokens, self.merges, "bitrl-2", self.phrases)
+
+
+def phrases_of(texts: Iterable[str]) -> list[str]:
+    """What stands between the numbers of these texts and is more than one piece, sorted: ` m, moving left at `."""
+    cut = pre_tokenizer("bitrl-2")
+    parts = {part for text in texts for part in _NUMBER.split(text)}
+    return sorted(part for part in parts if len(cut.pre_tokenize_str(part)) > 1)
 
 
 def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int) -> Vocabulary:
     """A vocabulary of at most `size` tokens, all 256 bytes among them, so that any text can be written in it.
 
-    Every token costs time at every step an agent takes. So the pieces of numbers, and each piece that `known` texts
-    consist of (a key with its punctuation, mostly), become a token whole, without spending a token on each of its
-    prefixes as BPE would; BPE gets the rest.
+    Every token costs time at every step an agent takes. So the pieces of numbers, and whatever stands between two
+    numbers of a `known` text (a key with its punctuation, the words of a sentence), become a token whole, without
+    spending a token on each of its prefixes as BPE would; BPE gets the rest.
     """
     cut = pre_tokenizer("bitrl-2")
-    counts = Counter(piece for text in known for piece, _ in cut.pre_tokenize_str(text))
+    known = list(known)
+    phrases = phrases_of(known)
+    whole = re.compile("|".join(map(re.escape, sorted(phrases, key=len, reverse=True))) or "(?!)")
+    rest = (part for text in known for part in whole.split(text))
+    counts = Counter(piece for part in rest for piece, _ in cut.pre_tokenize_str(part))
     pieces = [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if len(piece) > 1]
     pieces = list(dict.fromkeys([*number_tokens(), *pieces]))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = cut
     trainer = trainers.BpeTrainer(
-        vocab_size=max(256, size - len(pieces)),
+        vocab_size=max(256, size - len(pieces) - len(phrases)),
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
         max_token_length=24,
@@ -91,4 +108,4 @@ def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int) -> V
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     there = set(tokens)
     tokens += [piece for piece in pieces if piece not in there]
-    return Vocabulary(tokens[:size], merges)
+    return Vocabulary([*tokens[: size - len(phrases)], *phrases], merges, frozenset(phrases))

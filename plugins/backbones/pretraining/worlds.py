@@ -60,9 +60,9 @@ def _babyai(count: int, seed: int) -> Texts:
         [sample.text for sample in samples],
         numbers,
         _frames(numbers, [[3.0, 3.0], [0.0, 3.0]]),
-        False,
-        facts,
-        _names(["ahead", "right"]),
+        plain=False,
+        facts=facts,
+        names=_names(["ahead", "right"]),
     )
 
 
@@ -84,7 +84,8 @@ def _smarthome(count: int, seed: int) -> Texts:
         numbers[row, : len(FIELDS)] = sample.numbers
     bounds = [((f.low + f.high) / 2, (f.high - f.low) / 2) for f in FIELDS if f.low is not None and f.high is not None]
     names = _names([field.name for field in FIELDS])
-    return Texts([sample.text for sample in samples], numbers, _frames(numbers, bounds), False, facts, names)
+    frames = _frames(numbers, bounds)
+    return Texts([sample.text for sample in samples], numbers, frames, plain=False, facts=facts, names=names)
 
 
 def _frames(numbers: np.ndarray, bounds: Sequence[Sequence[float]]) -> np.ndarray:
