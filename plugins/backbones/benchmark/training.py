@@ -226,6 +226,7 @@ class Training:
         its_own = model.cache if model is not None else None
         if model is not None:
             self.backbone.keep_in(cache)
+        self.backbone.forget()  # so that `batches`, which may be its notes, do not grow
 
         def encode() -> None:
             for batch in batches:
