@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, TypeVar
 
@@ -102,6 +102,9 @@ class WatchedBackbone(Substitute):
         computed: what was computed of them, batch by batch: what the cache did not have.
     """
 
+    width: int
+    identity: Mapping[str, Any]
+
     def __init__(self, backbone: Backbone, split: Split) -> None:
         super().__init__(backbone)
         self.model = backbone if isinstance(backbone, BitNet) else None
@@ -171,20 +174,20 @@ class Training:
     def __init__(self, config: Config) -> None:
         self.split = Split()
         parts = build(config)
-
-        def watched(features: FeatureExtractor) -> FeatureExtractor:
-            serializer: Any = features.serializer
-            timed: Any = Substitute(serializer, batch=self.split.timed("text", serializer.batch))
-            backbone: Any = WatchedBackbone(features.backbone, self.split)
-            return FeatureExtractor(timed, backbone)
-
-        features, critic = watched(parts.features), parts.critic_features
-        self.backbone: Any = features.backbone
+        serializer, critic = parts.features.serializer, parts.critic_features  # which reads what this one writes, too
+        timed: Any = Substitute(serializer, batch=self.split.timed("text", serializer.batch))
+        self.backbone = WatchedBackbone(parts.features.backbone, self.split)
         model = self.backbone.model
         self.cache: Cache | None = model.cache if model is not None and model.cache.budget else None
         # It sees what the cache of the training sees, one round later.
         self._follower = Cache(self.cache.budget) if self.cache is not None else None
-        parts = attrs.evolve(parts, features=features, critic_features=watched(critic) if critic is not None else None)
+        parts = attrs.evolve(
+            parts,
+            features=FeatureExtractor(timed, self.backbone),
+            critic_features=None
+            if critic is None
+            else FeatureExtractor(timed, WatchedBackbone(critic.backbone, self.split)),
+        )
         self.algorithm, self.envs = begin(config, parts)
         self.envs.step = self.split.timed("environment", self.envs.step)  # type: ignore[method-assign]
 
@@ -222,21 +225,21 @@ class Training:
 
     def _again(self, batches: Batches, cache: Cache) -> dict[str, float]:
         """Seconds by part that encoding `batches` takes, the language model's features kept in `cache` meanwhile."""
-        model = self.backbone.model
-        its_own = model.cache if model is not None else None
-        if model is not None:
-            self.backbone.keep_in(cache)
         self.backbone.forget()  # so that `batches`, which may be its notes, do not grow
 
         def encode() -> None:
             for batch in batches:
                 self.backbone.encode(batch)
 
+        model = self.backbone.model
+        if model is None:
+            return self.split.of(encode)
+        kept = model.cache
+        self.backbone.keep_in(cache)
         try:
             return self.split.of(encode)
         finally:
-            if model is not None:
-                model.cache = its_own
+            model.cache = kept
 
     def close(self) -> None:
         """Close the environments."""
