@@ -36,6 +36,7 @@ docs: $(VENV)/.installed  # write the generated pages of docs/
 bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/bitrl bench --out benchmarks/results/bench-starter.json
+	$(BIN)/bitrl bench env --out benchmarks/results/bench-env.json
 	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.

@@ -5,23 +5,19 @@ Knows the command and how results are shown; `bitrl.plugins.backbones.benchmark`
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
-import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bitrl.cli.output import json_option, print_json, table
+from bitrl.cli.bench_env import env
+from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save, tell
+from bitrl.cli.output import json_option, print_json
 from bitrl.core.errors import UsageError, unknown
 
 
-@click.command
+@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")
 @click.option(
     "--model",
     default="starter",
@@ -41,7 +37,7 @@ from bitrl.core.errors import UsageError, unknown
 @click.option("--threads", metavar="N,N,…", help="Numbers of threads.  [default: 1 and as many as there are CPUs]")
 @click.option("--isa", default="auto", show_default=True, help="The instruction set; auto takes the best.")
 @click.option("--quick", is_flag=True, help="Measure briefly, to see that it works: not for quoting.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON.")
+@out_option
 @json_option
 @click.pass_context
 def bench(
@@ -60,7 +56,9 @@ def bench(
     result. Encoding is compared with the arithmetic of its format, decoding with memory. A token counts as one
     multiply-add for each weight of the matrices.
     """
-    from bitrl.core.files import write_atomically
+    if ctx.invoked_subcommand is not None:
+        _refuse_before_command(ctx)
+        return
     from bitrl.plugins.backbones.benchmark.measure import FULL, QUICK, Bench
     from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
     from bitrl.plugins.backbones.catalogue import resolve
@@ -71,17 +69,16 @@ def bench(
     counts = _threads(threads)
     if isa != "auto" and isa not in instruction_sets():
         raise unknown("instruction set", isa, instruction_sets(), "of those that this CPU has")
-    if out is not None and not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out}: {out.parent} is not a directory that can be written to: name another place")
+    check_out(out)
     kind, _, shape = model.partition(":")
     place: AbstractContextManager[Path]
     if kind == "random":
         place = random_model(random_shape(shape))
-        _tell("writing the random model")
+        tell("writing the random model")
     else:
         place = nullcontext(resolve(model))
     with place as path:
-        measured = Bench(path, counts, QUICK if quick else FULL, isa, _tell)
+        measured = Bench(path, counts, QUICK if quick else FULL, isa, tell)
         runs = [measured.run(format, states=model == "starter") for format in wanted]
         if not formats and runs[0][1]["format"] == "ternary":  # the same weights, packed otherwise
             runs += [measured.run(format) for format in known_formats() if format.startswith("ternary-")]
@@ -97,8 +94,7 @@ def bench(
             "load": [load for _, load in runs],
         }
     }
-    if out is not None:
-        write_atomically(out, json.dumps(record, indent=2) + "\n")
+    save(record, out)
     if as_json:
         print_json(record)
     else:
@@ -134,31 +130,11 @@ def _threads(text: str | None) -> list[int]:
     return sorted(set(counts))
 
 
-def _tell(what: str) -> None:
-    """What is being measured now, on a terminal: the whole takes minutes."""
-    if sys.stderr.isatty():
-        click.echo(f"{what} …", err=True)
-
-
 def _record(ctx: click.Context, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What made the results, and the first case's numbers with the most threads: the figure to quote."""
-    from bitrl.core.provenance import git_commit, processor, versions
-
-    arguments = []
-    for option in ctx.command.params:
-        value = ctx.params[option.name or ""]
-        if ctx.get_parameter_source(option.name or "") is click.core.ParameterSource.DEFAULT or option.name == "out":
-            continue
-        for item in value if isinstance(value, tuple) else (value,):
-            shown = Path(item).name if option.name == "model" and Path(item).is_absolute() else str(item)
-            arguments += [option.opts[0]] if item is True else [option.opts[0], shown]
     quoted = max((row for row in rows if row["case"] == rows[0]["case"]), key=lambda row: row["threads"])
     return {
-        "command": shlex.join(["bitrl", "bench", *arguments]),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": git_commit().get("git_commit", ""),
-        "versions": {key: value for key, value in versions().items() if key != "platform"},
-        "processor": processor(),
+        **made_by(ctx),
         **{key: quoted[key] for key in ("case", "format", "threads", "tokens_per_second", "peak_fraction")},
         "peak_rss_mb": quoted["peak_rss_mb"],
     }
@@ -184,9 +160,9 @@ def _show(record: dict[str, Any]) -> None:
         )
     loads = [("format", "load", "peak memory")]
     loads += [(row["format"], f"{row['load_seconds']:.2f} s", f"{row['peak_rss_mb']:,.0f} MB") for row in found["load"]]
-    _print_table("limits of this machine", limits)
-    _print_table(f"{found['model']}, {found['weights']:,} weights, {found['cases'][0]['isa']}", cases)
-    _print_table("loading and encoding 32 tokens, in a process of its own", loads)
+    print_table("limits of this machine", limits)
+    print_table(f"{found['model']}, {found['weights']:,} weights, {found['cases'][0]['isa']}", cases)
+    print_table("loading and encoding 32 tokens, in a process of its own", loads)
     for row in found["cases"]:
         if "states_per_second" in row:
             split = ", ".join(f"{name} {spent:.0f} µs" for name, spent in row["microseconds_per_state"].items())
@@ -207,18 +183,19 @@ def _show(record: dict[str, Any]) -> None:
         click.echo("Measured briefly (--quick): not for quoting.")
 
 
-def _print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
-    """On a terminal a table with rules, elsewhere plain columns; the first row is its heads."""
-    if not sys.stdout.isatty():
-        click.echo(f"{title}\n{table(rows)}\n")
-        return
-    from rich.console import Console
-    from rich.table import Table
+def _refuse_before_command(ctx: click.Context) -> None:
+    """Refuse options before a command's name: they are those of `bitrl bench` itself."""
+    default = click.core.ParameterSource.DEFAULT
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if ctx.get_parameter_source(parameter.name or "") is not default
+    ]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} before {ctx.invoked_subcommand}: options of a command are written behind its name "
+            f"(bitrl bench {ctx.invoked_subcommand} --help)"
+        )
 
-    shown = Table(title=title, title_justify="left")
-    for column, head in enumerate(rows[0]):
-        numbers = all(row[column][:1].isdigit() or not row[column] for row in rows[1:])
-        shown.add_column(head, justify="right" if numbers else "left")
-    for row in rows[1:]:
-        shown.add_row(*row)
-    Console().print(shown)
+
+bench.add_command(env)

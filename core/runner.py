@@ -234,6 +234,12 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
     return summary
 
 
+def begin(config: Config, parts: Parts) -> tuple[Algorithm, VectorEnv]:
+    """The algorithm and its environments as a run of `config` starts them, for who calls `update` without a run."""
+    envs, observations = _environments(config, parts, None)
+    return _algorithm(config, parts, envs, observations, None), envs
+
+
 def _environments(config: Config, parts: Parts, checkpoint: Checkpoint | None) -> tuple[VectorEnv, np.ndarray]:
     """The run's environments and their observations, as the run starts them or as `checkpoint` left them."""
     from bitrl.core import replay

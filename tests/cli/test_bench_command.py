@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bitrl.cli import bench as command
+from bitrl.cli.measurement import print_table
 from bitrl.plugins.backbones.benchmark import measure
 from bitrl.plugins.backbones.engine import formats
 
@@ -148,7 +148,7 @@ def test_plain_tables_on_a_pipe_and_the_same_results_in_a_file(bitrl: Call, tmp_
 
 def test_a_terminal_gets_a_ruled_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    command._print_table("speeds", [("case", "tokens/s"), ("encode", "1,234"), ("decode", "5.6")])
+    print_table("speeds", [("case", "tokens/s"), ("encode", "1,234"), ("decode", "5.6")])
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("speeds", "case", "tokens/s", "encode", "1,234", "5.6"))
     assert "─" in shown or "-" in shown

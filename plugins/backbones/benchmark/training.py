@@ -1,0 +1,316 @@
+"""How fast training is, end to end, and where its time goes: `bitrl bench env`.
+
+A run is built as ever, and what it was built of is then wrapped, so nothing in the product knows of a timer. A round of
+measuring is one update of the algorithm; then its texts once more, without training: those that were computed, by the
+encoder alone, and all that were asked for, with the cache and without it. Machines drift, so ratios are taken within a
+round, and the median of the rounds is given.
+
+Knows runs, and what the language model as a backbone is made of: of any other backbone it sees `encode` alone. Does not
+print.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any, TypeVar
+
+import attrs
+import numpy as np
+
+from bitrl.core.config import Config
+from bitrl.core.features import FeatureExtractor
+from bitrl.core.interfaces import Backbone
+from bitrl.core.loading import build
+from bitrl.core.runner import begin
+from bitrl.plugins.backbones.bitnet import BitNet
+from bitrl.plugins.backbones.cache import Cache
+
+T = TypeVar("T")
+Batches = list[Sequence[str]]
+
+PARTS = ("environment", "text", "cache", "tokenizer", "encoder", "learner")
+"""Where time goes: stepping, the serializer, looking features up, tokens, the model, and all else."""
+
+REST = PARTS[-1]
+
+
+class Split:
+    """Divides the time that passes among `PARTS`: a moment belongs to the part that is at work, the inner one where one
+    works for another; to the learner where none is. Where several threads are at work they share it evenly.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._at_work: dict[int, str] = {}  # thread → the part it is in
+        self._lock = threading.Lock()
+        self._since = time.perf_counter()
+
+    def timed(self, part: str, call: Callable[..., T]) -> Callable[..., T]:
+        """`call`, whose time is the part's."""
+
+        def timed(*args: Any, **kwargs: Any) -> T:
+            outer = self._switch(part)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._switch(outer)
+
+        return timed
+
+    def of(self, work: Callable[[], object]) -> dict[str, float]:
+        """Seconds that each part takes of `work()`: together, all of them."""
+        self._switch(None)
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        work()
+        self._switch(None)
+        return self._seconds
+
+    def _switch(self, part: str | None) -> str | None:
+        """This thread is in `part` from now on, if in any; returns the one it was in."""
+        thread = threading.get_ident()
+        with self._lock:
+            now = time.perf_counter()
+            spent, self._since = now - self._since, now
+            sharing = [*self._at_work.values()] or [REST]
+            for each in sharing:
+                self._seconds[each] += spent / len(sharing)
+            before = self._at_work.pop(thread, None)
+            if part is not None:
+                self._at_work[thread] = part
+        return before
+
+
+class Substitute:
+    """Stands for `inner`, with some attributes of its own."""
+
+    def __init__(self, inner: Any, **own: Any) -> None:
+        self.__dict__.update(own, _inner=inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class WatchedBackbone(Substitute):
+    """A backbone whose time is split and whose texts are noted.
+
+    Attributes:
+        model: the language model, whose cache and tokenizer have parts of their own; None: any other backbone.
+        asked: the batches whose features were asked for.
+        computed: what was computed of them, batch by batch: what the cache did not have.
+    """
+
+    width: int
+    identity: Mapping[str, Any]
+
+    def __init__(self, backbone: Backbone, split: Split) -> None:
+        super().__init__(backbone)
+        self.model = backbone if isinstance(backbone, BitNet) else None
+        self.split = split
+        self.forget()
+        self._encode = split.timed("cache" if self.model else "encoder", backbone.encode)
+        if self.model is not None:
+            tokenizer: Any = self.model.tokenizer
+            watched: Any = Substitute(tokenizer, encode=split.timed("tokenizer", tokenizer.encode))
+            self.model.tokenizer = watched
+            self.keep_in(self.model.cache)
+
+    def forget(self) -> None:
+        """Begin the notes anew."""
+        self.asked: Batches = []
+        self.computed: Batches = []
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        """As the backbone's."""
+        self.asked.append(inputs)
+        if self.model is None:
+            self.computed.append(inputs)
+        return self._encode(inputs)
+
+    def keep_in(self, cache: Cache) -> None:
+        """From now on the language model keeps features in `cache`."""
+
+        def rows(texts: Sequence[str], encode: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
+            def compute(missing: Sequence[str]) -> np.ndarray:
+                self.computed.append(missing)
+                return encode(missing)
+
+            return cache.rows(texts, self.split.timed("encoder", compute))
+
+        assert self.model is not None
+        watched: Any = Substitute(cache, rows=rows)
+        self.model.cache = watched
+
+
+@attrs.frozen
+class Round:
+    """One update and its texts once more. Seconds, of which those with a name each are by part.
+
+    Attributes:
+        steps: that the environments took.
+        asked, computed: how many texts' features were asked for, and computed.
+        training: of the update, by part.
+        alone: of encoding what was computed again, by part.
+        cached, uncached: of encoding what was asked for again, with the cache and without; None where there is none.
+    """
+
+    steps: int
+    asked: int
+    computed: int
+    training: dict[str, float]
+    alone: dict[str, float]
+    cached: float | None
+    uncached: float | None
+
+
+class Training:
+    """A run's parts, watched: call `update` as a run does, or `round` to measure.
+
+    Raises UsageError where something cannot be built.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.split = Split()
+        parts = build(config)
+        serializer, critic = parts.features.serializer, parts.critic_features  # which reads what this one writes, too
+        timed: Any = Substitute(serializer, batch=self.split.timed("text", serializer.batch))
+        self.backbone = WatchedBackbone(parts.features.backbone, self.split)
+        model = self.backbone.model
+        self.cache: Cache | None = model.cache if model is not None and model.cache.budget else None
+        # It sees what the cache of the training sees, one round later.
+        self._follower = Cache(self.cache.budget) if self.cache is not None else None
+        parts = attrs.evolve(
+            parts,
+            features=FeatureExtractor(timed, self.backbone),
+            critic_features=None
+            if critic is None
+            else FeatureExtractor(timed, WatchedBackbone(critic.backbone, self.split)),
+        )
+        self.algorithm, self.envs = begin(config, parts)
+        self.envs.step = self.split.timed("environment", self.envs.step)  # type: ignore[method-assign]
+
+    def update(self) -> dict[str, float]:
+        """The algorithm's next update, and its metrics."""
+        return self.algorithm.update()
+
+    def warm_up(self) -> None:
+        """An update that is not measured: scratch memory grows, the first features are standardised."""
+        self.backbone.forget()
+        self.update()
+        if self._follower is not None:
+            self._again(self.backbone.asked, self._follower)
+
+    def round(self) -> Round:
+        """One update, measured, and its texts once more."""
+        self.backbone.forget()
+        before = self.algorithm.step
+        training = self.split.of(self.update)
+        asked, computed = self.backbone.asked, self.backbone.computed
+        alone = self._again(computed, Cache(0))
+        cached = uncached = None
+        if self._follower is not None:
+            cached = sum(self._again(asked, self._follower).values())
+            uncached = sum(self._again(asked, Cache(0)).values())
+        return Round(
+            steps=self.algorithm.step - before,
+            asked=sum(map(len, asked)),
+            computed=sum(map(len, computed)),
+            training=training,
+            alone=alone,
+            cached=cached,
+            uncached=uncached,
+        )
+
+    def _again(self, batches: Batches, cache: Cache) -> dict[str, float]:
+        """Seconds by part that encoding `batches` takes, the language model's features kept in `cache` meanwhile."""
+        self.backbone.forget()  # so that `batches`, which may be its notes, do not grow
+
+        def encode() -> None:
+            for batch in batches:
+                self.backbone.encode(batch)
+
+        model = self.backbone.model
+        if model is None:
+            return self.split.of(encode)
+        kept = model.cache
+        self.backbone.keep_in(cache)
+        try:
+            return self.split.of(encode)
+        finally:
+            model.cache = kept
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.envs.close()
+
+
+def measure(config: Config, steps: int) -> dict[str, Any]:
+    """Train for at least `steps` environment steps after one update that does not count; what came out, as plain data.
+
+    `seconds` by part add up to what training took, which `steps_per_second` is of; writing to disk is not in it.
+    `encoder`: texts a second that tokenizer and model compute while training runs and alone; `share_of_alone`, the one
+    as a share of the other, and `share_of_training`, the time that they would need alone as a share of the whole
+    training. `cache`: `hit_rate`, and features a second with it and without; `gain`, how many times as many with it.
+    `encoder` and `cache` are None where there is none.
+
+    Raises:
+        UsageError: something cannot be built. RunFailed: training cannot go on.
+    """
+    training = Training(config)
+    try:
+        training.warm_up()
+        rounds = [training.round()]
+        while sum(each.steps for each in rounds) < steps:
+            rounds.append(training.round())
+    finally:
+        training.close()
+    taken = sum(each.steps for each in rounds)
+    seconds = {part: sum(each.training[part] for each in rounds) for part in PARTS}
+    model = training.backbone.model
+    return {
+        "env": config.run.env,
+        "serializer": config.run.serializer,
+        "backbone": config.run.backbone,
+        "algo": config.run.algo,
+        "seed": config.run.seed,
+        "num_envs": config.run.num_envs,
+        "threads": model.engine.threads if model is not None else None,
+        "steps": taken,
+        "rounds": len(rounds),
+        "steps_per_second": taken / sum(seconds.values()),
+        "seconds": seconds,
+        "encoder": _encoder(rounds),
+        "cache": _cache(rounds) if training.cache is not None else None,
+    }
+
+
+def _encoder(rounds: Sequence[Round]) -> dict[str, float] | None:
+    rounds = [each for each in rounds if each.computed]
+    if not rounds:
+        return None
+
+    def spent(seconds: dict[str, float]) -> float:
+        return seconds["tokenizer"] + seconds["encoder"]
+
+    return {
+        "texts": sum(each.computed for each in rounds),
+        "texts_per_second": median(each.computed / spent(each.training) for each in rounds),
+        "texts_per_second_alone": median(each.computed / spent(each.alone) for each in rounds),
+        "share_of_alone": median(spent(each.alone) / spent(each.training) for each in rounds),
+        "share_of_training": median(spent(each.alone) / sum(each.training.values()) for each in rounds),
+    }
+
+
+def _cache(rounds: Sequence[Round]) -> dict[str, float] | None:
+    pairs = [(each.asked, each.cached, each.uncached) for each in rounds if each.cached and each.uncached]
+    if not pairs:
+        return None
+    asked = sum(each.asked for each in rounds)
+    return {
+        "hit_rate": 1 - sum(each.computed for each in rounds) / asked,
+        "features_per_second": median(count / cached for count, cached, _ in pairs),
+        "features_per_second_without": median(count / uncached for count, _, uncached in pairs),
+        "gain": median(uncached / cached for _, cached, uncached in pairs),
+    }
