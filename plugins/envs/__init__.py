@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitrl.core.hookspecs import hookimpl
+from bitrl.core.options import above, option, options
 from bitrl.core.records import EnvironmentRecord
 
 TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
@@ -13,9 +14,18 @@ LONGER_LEARNING = {"algo.clip_coef": 0.2, "algo.epochs": 10}
 """A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return."""
 
 
+@options
+class MontezumaOptions:
+    """Options of Montezuma's Revenge."""
+
+    max_steps: int = option(
+        4500, "steps of four frames in an episode, at most: five minutes of play; the v5 id has 27000", above(0)
+    )
+
+
 @hookimpl
 def bitrl_environments() -> Iterator[EnvironmentRecord]:
-    """Classic control, BabyAI, a home, and every other Gymnasium id."""
+    """Classic control, BabyAI and MiniGrid, a home, an Atari game, and every other Gymnasium id."""
     yield EnvironmentRecord(
         name="CartPole-v1",
         summary="keep a pole upright on a cart (return up to 500)",
@@ -39,6 +49,26 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
         target=TARGET,
         defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+    )
+    yield EnvironmentRecord(
+        name="MiniGrid-DoorKey-8x8-v0",
+        summary="find a key, open its door, reach the goal (extra babyai; other sizes: --serializer grid)",
+        target=TARGET,
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+    )
+    yield EnvironmentRecord(
+        name="MiniGrid-KeyCorridorS3R1-v0",
+        summary="find a key, unlock a room, take its ball (extra babyai; harder ids: --serializer grid)",
+        target=TARGET,
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+    )
+    yield EnvironmentRecord(
+        name="MontezumaRevenge",
+        summary="Atari's Montezuma's Revenge by its memory: keys, doors, 24 rooms, few rewards (extra atari)",
+        target="bitrl.plugins.envs.montezuma:MontezumaRevenge",
+        options=MontezumaOptions,
+        # Nothing ends an evaluation's episode early but the player's death, and a good player does not die.
+        defaults={"run.serializer": "compact", "run.steps": 1_000_000, "run.eval_episodes": 10},
     )
     yield EnvironmentRecord(
         name="SmartHome-Light",
