@@ -118,7 +118,9 @@ class Montezuma(gymnasium.Env):
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else it greets on stderr
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", 0.0)
-        self.ale.loadROM(roms.get_rom_path("montezuma_revenge"))
+        game = roms.get_rom_path("montezuma_revenge")
+        assert game is not None  # it comes with ale-py
+        self.ale.loadROM(game)
         self.joystick = self.ale.getMinimalActionSet()
         self.max_steps, self.render_mode = max_steps, render_mode
         self.action_space = gymnasium.spaces.Discrete(len(self.joystick))
