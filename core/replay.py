@@ -25,12 +25,14 @@ class Replayable(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         self.start: dict[str, Any] = {}
+        self.last_seed: int | None = None
         self.actions: list[np.ndarray] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, and note the seed or the generator it starts from."""
+        """Start an episode, and note the seed or the generator it starts from, and the last seed there was."""
         generator = None if seed is not None else self.env.unwrapped.np_random.bit_generator.state
-        self.start = {"seed": seed, "generator": generator}
+        self.last_seed = self.last_seed if seed is None else seed
+        self.start = {"seed": seed, "generator": generator, "last_seed": self.last_seed}
         self.actions = []
         return self.env.reset(seed=seed, options=options)
 
@@ -46,7 +48,8 @@ class Replayable(gymnasium.Wrapper):
     def restore(self, start: Mapping[str, Any], actions: np.ndarray) -> Any:
         """Play the episode of a `state()` again; return the observation it ends at."""
         if start["seed"] is None:
-            self.env.reset(seed=0)  # builds whatever an environment builds at its first reset
+            self.last_seed = start.get("last_seed")
+            self.env.reset(seed=self.last_seed or 0)  # builds whatever an environment builds at its first reset
             bit_generator = np.random.default_rng().bit_generator
             bit_generator.state = start["generator"]
             self.env.unwrapped.np_random = np.random.Generator(bit_generator)

@@ -242,9 +242,9 @@ def begin(config: Config, parts: Parts) -> tuple[Algorithm, VectorEnv]:
 
 def _environments(config: Config, parts: Parts, checkpoint: Checkpoint | None) -> tuple[VectorEnv, np.ndarray]:
     """The run's environments and their observations, as the run starts them or as `checkpoint` left them."""
-    from bitrl.core import replay
+    from bitrl.core import crashes, replay
 
-    envs = replay.vectorise(parts.environment.make, config.run.num_envs)
+    envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
     if checkpoint is None:
         seeds: list[int | None] = [*_seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)]
         return envs, envs.reset(seed=seeds)[0]
@@ -303,6 +303,7 @@ def _evaluate(
     """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted. The first
     is played in `first`, if it is given.
     """
+    from bitrl.core.crashes import reporting
     from bitrl.core.evaluation import evaluate
 
     given = [first] if first is not None else []
@@ -313,7 +314,7 @@ def _evaluate(
         return algorithm.act(features) if choices is None else algorithm.act(features, choices)
 
     return evaluate(
-        lambda: given.pop() if given else parts.environment.make_for_evaluation(),
+        reporting(lambda: given.pop() if given else parts.environment.make_for_evaluation(), parts.environment.id),
         policy,
         _seeds(seed, EVALUATION, episodes),
         lambda done: tell(events.Evaluating(directory, done, episodes)),

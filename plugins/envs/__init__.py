@@ -34,9 +34,18 @@ class CookingOptions:
     )
 
 
+@options
+class MontezumaOptions:
+    """Options of Montezuma's Revenge."""
+
+    max_steps: int = option(
+        4500, "steps of four frames in an episode, at most: five minutes of play; the v5 id has 27000", above(0)
+    )
+
+
 @hookimpl
 def bitrl_environments() -> Iterator[EnvironmentRecord]:
-    """Classic control, BabyAI, cooking, a home, and every other Gymnasium id."""
+    """Classic control, BabyAI and MiniGrid, cooking, a home, an Atari game, and every other Gymnasium id."""
     yield EnvironmentRecord(
         name="CartPole-v1",
         summary="keep a pole upright on a cart (return up to 500)",
@@ -67,6 +76,26 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         target="bitrl.plugins.envs.cooking:TextWorldCooking",
         options=CookingOptions,
         defaults={"run.serializer": "compact", "run.steps": 100_000, "algo.clip_coef": 0.2, "algo.epochs": 10},
+    )
+    yield EnvironmentRecord(
+        name="MiniGrid-DoorKey-8x8-v0",
+        summary="find a key, open its door, reach the goal (extra babyai; other sizes: --serializer grid)",
+        target=TARGET,
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+    )
+    yield EnvironmentRecord(
+        name="MiniGrid-KeyCorridorS3R1-v0",
+        summary="find a key, unlock a room, take its ball (extra babyai; harder ids: --serializer grid)",
+        target=TARGET,
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+    )
+    yield EnvironmentRecord(
+        name="MontezumaRevenge",
+        summary="Atari's Montezuma's Revenge by its memory: keys, doors, 24 rooms, few rewards (extra atari)",
+        target="bitrl.plugins.envs.montezuma:MontezumaRevenge",
+        options=MontezumaOptions,
+        # Nothing ends an evaluation's episode early but the player's death, and a good player does not die.
+        defaults={"run.serializer": "compact", "run.steps": 1_000_000, "run.eval_episodes": 10},
     )
     yield EnvironmentRecord(
         name="SmartHome-Light",

@@ -87,6 +87,34 @@ def test_the_text_says_what_is_there():
     assert carried > 10
 
 
+def test_a_key_a_locked_door_and_a_goal_are_told_all_the_way():
+    """The shortest way through DoorKey, by hand: the key lies to the agent's right, the door ahead and to its left."""
+    left, right, forward, pick_up, toggle = 0, 1, 2, 3, 5
+    door = "locked yellow door 1 ahead"
+    way = [
+        (right, "south, carrying nothing. wall 2 ahead, wall 1 left, wall 1 right. yellow key 1 ahead"),
+        (pick_up, "south, carrying yellow key. wall 2 ahead, wall 1 left, wall 1 right. nothing in sight"),
+        (left, f"east, carrying yellow key. wall 1 ahead, wall 2 left, wall 2 right. {door} 1 left"),
+        (left, f"north, carrying yellow key. wall 2 ahead, wall 1 left, wall 1 right. {door} 1 right"),
+        (forward, "north, carrying yellow key. wall 1 ahead, wall 1 left. locked yellow door 1 right"),
+        (right, f"east, carrying yellow key. wall 1 left, wall 3 right. {door}"),
+        (toggle, "east, carrying yellow key. wall 3 ahead, wall 1 left, wall 3 right. open yellow door 1 ahead, "
+                 "green goal 2 ahead 2 right"),
+        (forward, "east, carrying yellow key. wall 2 ahead, wall 1 left, wall 1 right. green goal 1 ahead 2 right"),
+        (forward, "east, carrying yellow key. wall 1 ahead, wall 1 left, wall 3 right. green goal 2 right"),
+        (right, "south, carrying yellow key. wall 3 ahead, wall 1 left, wall 3 right. open yellow door 1 right, "
+                "green goal 2 ahead"),
+        (forward, "south, carrying yellow key. wall 2 ahead, wall 1 left, wall 1 right. green goal 1 ahead"),
+    ]  # fmt: skip
+    env, write = babyai.make("MiniGrid-DoorKey-5x5-v0"), load_serializer("grid", env="MiniGrid-DoorKey-5x5-v0")
+    mission = "use the key to open the door and then get to the goal. facing "
+    start = "east, carrying nothing. wall 1 ahead, wall 2 left, wall 2 right. yellow key 1 right, "
+    assert write(env.reset(seed=3)[0]) == f"{mission}{start}{door} 1 left."
+    for action, words in way:
+        assert write(env.step(action)[0]) == f"{mission}{words}."
+    assert env.step(forward)[4]["success"]
+
+
 def test_the_tables_are_minigrids():
     from minigrid.core import constants
 
