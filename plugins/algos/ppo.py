@@ -21,7 +21,8 @@ from bitrl.core.interfaces import Algorithm, Task
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.heads import action_head, hold
+from bitrl.plugins.algos.heads import Gaussian, action_head, hold
+from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
 
@@ -52,6 +53,9 @@ class PPO(Algorithm):
             # look like, so they can be standardised by that rollout without the policy changing under it.
             self.policy = chain(task.features.module(), mlp(widths(task.features, self.head.outputs), gain=0.0))
             self.value = chain(critic.module(), mlp(widths(critic, 1), gain=1.0))
+        if isinstance(self.head, Gaussian):
+            torch.nn.init.constant_(self.head.log_std, options.log_std_init)
+        self.reward_scale = RewardScale(self.num_envs, options.gamma) if options.normalise_rewards else None
         self.weights = {
             "policy": flatten([*self.policy.parameters(), *self.head.parameters]),
             "value": flatten([*self.value.parameters()]),
@@ -64,9 +68,11 @@ class PPO(Algorithm):
             eps=1e-5,
             fused=True,
         )
-        self.standardise = Standardisation(task.features, task.observations)
+        self.standardise = Standardisation(task.features, task.observations, options.running_standardisation)
         self.standardise_critic = (
-            Standardisation(critic, task.observations) if task.critic_features is not None else self.standardise
+            Standardisation(critic, task.observations, options.running_standardisation)
+            if task.critic_features is not None
+            else self.standardise
         )
 
     def update(self) -> dict[str, float]:
@@ -88,6 +94,8 @@ class PPO(Algorithm):
         if self.step == 0:
             self.standardise_critic.fit(rollout.critic_features)
             self.standardise.fit(rollout.features)
+        if self.reward_scale is not None:
+            rollout = self.reward_scale(rollout)
         self.step += self.rollout_length * self.num_envs
 
         features = self.standardise(rollout.features)
@@ -114,6 +122,13 @@ class PPO(Algorithm):
             ]
             last = epoch == options.epochs - 1
             figures = [self.gradient_step(minibatch, measure=last) for minibatch in minibatches]
+
+        rollouts_before = self.step // (self.rollout_length * self.num_envs) - 1
+        if options.running_standardisation and rollouts_before:
+            # Only now: what was sampled and what is learned from it must be of the same policy.
+            self.standardise.update(rollout.features, rollouts_before)
+            if not shared:
+                self.standardise_critic.update(rollout.critic_features, rollouts_before)
 
         metrics = {name: float(np.mean([row[name] for row in figures])) for name in figures[0]}
         self.require_finite(metrics)
@@ -193,6 +208,8 @@ class PPO(Algorithm):
         arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
         for prefix, scale in self.standardisations().items():
             arrays |= {f"{prefix}mean": scale.mean, f"{prefix}std": scale.std}
+        if self.reward_scale is not None:
+            arrays |= self.reward_scale.state()
         return arrays | {
             "step": np.array(self.step),
             "episodes.returns": self.episodes.returns.copy(),
@@ -210,6 +227,8 @@ class PPO(Algorithm):
         self.generator.set_state(torch.tensor(state["generator"]))
         for prefix, scale in self.standardisations().items():
             scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
+        if self.reward_scale is not None:
+            self.reward_scale.load_state(state)
         self.step = int(state["step"])
         returns, lengths, resetting = (state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting"))
         self.episodes = Episodes(returns, lengths, resetting)
