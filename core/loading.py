@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from bitrl.core.config import ANY_GYMNASIUM_ID, Config, find_environment
+from bitrl.core.config import ANY_GYMNASIUM_ID, Config, check_commands, find_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serializer
@@ -73,7 +73,10 @@ def build(config: Config) -> Parts:
         UsageError: one of them cannot be built; the message names it and says why.
     """
     environment = _environment(config.environment, config.env_options, config.run.env)
-    return Parts(environment, *build_features(config, environment.observation_spec()))
+    spec = environment.observation_spec()
+    if spec.commands:
+        check_commands(config)
+    return Parts(environment, *build_features(config, spec))
 
 
 def build_features(config: Config, observation: ObservationSpec) -> tuple[FeatureExtractor, FeatureExtractor | None]:

@@ -4,14 +4,9 @@ d features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from bitrl.core.features import FeatureExtractor
 
 FEATURE_LIMIT = 10.0
 """Standardised features are cut at this many deviations: a state unlike any seen at the start must not blow up the
@@ -20,17 +15,15 @@ heads.
 
 
 class Standardisation:
-    """What a head does to the features before it reads them; to the inputs of a trainable backbone it does nothing,
-    unless `running`.
+    """What a head does to the features [..., d] before it reads them; nothing unless `active`.
 
     Attributes:
         mean, std: taken out of the features, float32 [d]; 0 and 1 before `fit`.
     """
 
-    def __init__(self, features: FeatureExtractor, observations: np.ndarray, running: bool = False):
-        self.active = running or not features.trainable
-        # A trainable backbone is given the serializer's vectors, whose width shows in them.
-        width = features(observations[:1]).shape[1] if features.trainable else features.width
+    def __init__(self, width: int, active: bool = True):
+        """`width` is d."""
+        self.active = active
         self.mean, self.std = np.zeros(width, np.float32), np.ones(width, np.float32)
 
     def fit(self, features: np.ndarray) -> None:

@@ -22,6 +22,10 @@ class Features:
 
     trainable, width = False, 3
 
+    @staticmethod
+    def choices(observations):
+        return None
+
     def __call__(self, observations):
         return np.asarray(observations, np.float32)
 
@@ -190,6 +194,14 @@ def test_running_standardisation_takes_in_every_rollout_after_it_was_learned_fro
     before = algorithm.standardise.mean.copy()
     algorithm.act(np.ones((5, 3), np.float32))  # evaluation changes nothing
     np.testing.assert_array_equal(algorithm.standardise.mean, before)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_trainable_backbones_vectors_are_standardised_only_if_that_goes_on(monkeypatch, running):
+    monkeypatch.setattr(Features, "trainable", True)
+    algorithm = make(gymnasium.spaces.Discrete(3), running_standardisation=running)
+    algorithm.update()
+    assert (algorithm.standardise.std != 1).all() == running
 
 
 def test_a_gaussian_policy_starts_with_the_deviation_asked_for():
