@@ -12,6 +12,7 @@ from bitrl.core.config import find_environment, resolve
 from bitrl.core.events import CheckpointSaved
 from bitrl.plugins.envs.gymnasium import GymnasiumEnvironment
 from bitrl.plugins.envs.mujoco import is_mujoco
+from bitrl.testing import check_environment
 
 pytest.importorskip("mujoco", reason="needs the extra bitrl[mujoco]")
 
@@ -31,6 +32,11 @@ def test_each_has_settings_of_its_own_that_the_user_wins_over(env, backbone):
     assert config.algo_options.ent_coef == 0
     own = resolve({"run": {"env": env, "steps": 5}, "algo": {"normalise_rewards": False}})
     assert (own.run.steps, own.algo_options.normalise_rewards, own.algo_options.epochs) == (5, False, 10)
+
+
+@pytest.mark.parametrize("env", TASKS)
+def test_they_conform(env):
+    check_environment(env)
 
 
 @pytest.mark.parametrize("env", TASKS)
