@@ -120,3 +120,11 @@ def test_a_cheetah_is_cut_off_and_a_hopper_falls():
         ends[env] = (steps, terminated, truncated)
     assert ends["HalfCheetah-v5"] == (1000, False, True)
     assert ends["Hopper-v5"][1:] == (True, False)
+
+
+def test_a_hopper_learns_with_its_own_settings(tmp_path):
+    summary = bitrl.run(
+        "Hopper-v5", backbone="mlp", steps=12_288, out=tmp_path / "run", options={"run.eval_episodes": 10}
+    )
+    # A random policy's return is about 20.
+    assert summary["eval"]["mean_return"] > 100
