@@ -16,7 +16,7 @@ from bitrl.cli import COMMANDS, cli
 from bitrl.cli.kinds import PART, PLURALS
 from bitrl.core.config import RunOptions
 from bitrl.core.errors import BitrlError
-from bitrl.core.options import describe
+from bitrl.core.options import describe, shown
 from bitrl.core.records import BackboneRecord, EnvironmentRecord, SerializerRecord
 from bitrl.core.registry import registry
 
@@ -73,7 +73,8 @@ def options_page() -> str:
             if isinstance(record, BackboneRecord):
                 about += f" Reads {' or '.join(record.accepts)}."
             if isinstance(record, EnvironmentRecord) and record.defaults:
-                about += " Sets " + ", ".join(f"`{path}={value}`" for path, value in record.defaults.items()) + "."
+                values = {path: shown(value).strip('"') for path, value in record.defaults.items()}
+                about += " Sets " + ", ".join(f"`{path}={value}`" for path, value in values.items()) + "."
             lines += [f"### {record.name}", "", about, "", *_options(PART[kind], record.options)]
     return _page(lines)
 

@@ -36,6 +36,16 @@ class PPOOptions:
     noise_hold: float = option(
         1.0, "mean steps for which each environment keeps its exploration noise; 1: fresh at every step", at_least(1)
     )
+    log_std_init: float = option(0.0, "log of the deviation that a policy over continuous actions starts with")
+    normalise_rewards: bool = option(
+        False,
+        "divide rewards by the running deviation of the discounted return and cut them at 10; evaluation does not",
+    )
+    running_standardisation: bool = option(
+        False,
+        "standardise by all rollouts so far, also the vectors that a trainable backbone reads; false: by the first "
+        "rollout, and only a frozen backbone's features",
+    )
     hidden: tuple[int, ...] | None = option(
         None,
         "widths of the heads' hidden layers; unset: 256, 128 on a frozen backbone, none on a trainable one",

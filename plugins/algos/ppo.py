@@ -22,7 +22,8 @@ from bitrl.core.interfaces import Algorithm, Task
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.heads import TextChoice, action_head, hold
+from bitrl.plugins.algos.heads import Gaussian, TextChoice, action_head, hold
+from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
 
@@ -55,6 +56,9 @@ class PPO(Algorithm):
             # look like, so they can be standardised by that rollout without the policy changing under it.
             self.policy = chain(task.features.module(), mlp(widths(task.features, self.head.outputs), gain=0.0))
             self.value = chain(critic.module(), mlp(widths(critic, 1), gain=1.0))
+        if isinstance(self.head, Gaussian):
+            torch.nn.init.constant_(self.head.log_std, options.log_std_init)
+        self.reward_scale = RewardScale(self.num_envs, options.gamma) if options.normalise_rewards else None
         self.weights = {
             "policy": flatten([*self.policy.parameters(), *self.head.parameters]),
             "value": flatten([*self.value.parameters()]),
@@ -67,9 +71,11 @@ class PPO(Algorithm):
             eps=1e-5,
             fused=True,
         )
-        self.standardise = standardisation(task.features, task.observations)
+        self.standardise = standardisation(task.features, task.observations, options.running_standardisation)
         self.standardise_critic = (
-            standardisation(critic, task.observations) if task.critic_features is not None else self.standardise
+            standardisation(critic, task.observations, options.running_standardisation)
+            if task.critic_features is not None
+            else self.standardise
         )
 
     def update(self) -> dict[str, float]:
@@ -94,6 +100,8 @@ class PPO(Algorithm):
             self.standardise.fit(rollout.features)
             if isinstance(self.head, TextChoice):
                 self.head.standardise.fit(self.task.features.choices.features)
+        if self.reward_scale is not None:
+            rollout = self.reward_scale(rollout)
         self.step += self.rollout_length * self.num_envs
 
         features = self.standardise(rollout.features)
@@ -123,6 +131,13 @@ class PPO(Algorithm):
             ]
             last = epoch == options.epochs - 1
             figures = [self.gradient_step(minibatch, measure=last) for minibatch in minibatches]
+
+        rollouts_before = self.step // (self.rollout_length * self.num_envs) - 1
+        if options.running_standardisation and rollouts_before:
+            # Only now: what was sampled and what is learned from it must be of the same policy.
+            self.standardise.update(rollout.features, rollouts_before)
+            if not shared:
+                self.standardise_critic.update(rollout.critic_features, rollouts_before)
 
         metrics = {name: float(np.mean([row[name] for row in figures])) for name in figures[0]}
         self.require_finite(metrics)
@@ -206,6 +221,8 @@ class PPO(Algorithm):
         arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
         for prefix, scale in self.standardisations().items():
             arrays |= {f"{prefix}mean": scale.mean, f"{prefix}std": scale.std}
+        if self.reward_scale is not None:
+            arrays |= self.reward_scale.state()
         return arrays | {
             "step": np.array(self.step),
             "episodes.returns": self.episodes.returns.copy(),
@@ -223,6 +240,8 @@ class PPO(Algorithm):
         self.generator.set_state(torch.tensor(state["generator"]))
         for prefix, scale in self.standardisations().items():
             scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
+        if self.reward_scale is not None:
+            self.reward_scale.load_state(state)
         self.step = int(state["step"])
         returns, lengths, resetting = (state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting"))
         self.episodes = Episodes(returns, lengths, resetting)
@@ -261,10 +280,12 @@ def tensors(choices: Choices | None) -> Choices | None:
     return None if choices is None else choices.map(torch.from_numpy)
 
 
-def standardisation(features: FeatureExtractor, observations: np.ndarray) -> Standardisation:
-    """Of what `features` makes of `observations`: a trainable backbone's are the serializer's vectors, left alone."""
+def standardisation(features: FeatureExtractor, observations: np.ndarray, running: bool) -> Standardisation:
+    """Of what `features` makes of `observations`: a trainable backbone's are the serializer's vectors, and left alone
+    unless `running`.
+    """
     if features.trainable:
-        return Standardisation(features(observations[:1]).shape[1], frozen=False)
+        return Standardisation(features(observations[:1]).shape[1], active=running)
     return Standardisation(features.width)
 
 

@@ -1,4 +1,6 @@
-"""Features on one scale: the first rollout's mean and deviation taken out. Shapes: n states, d features."""
+"""Features on one scale: a mean and deviation taken out, the first rollout's or those of all so far. Shapes: n states,
+d features.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,35 @@ heads.
 
 
 class Standardisation:
-    """What a head does to the features [..., d] before it reads them; nothing if their backbone is not frozen.
+    """What a head does to the features [..., d] before it reads them; nothing unless `active`.
 
     Attributes:
         mean, std: taken out of the features, float32 [d]; 0 and 1 before `fit`.
     """
 
-    def __init__(self, width: int, frozen: bool = True):
+    def __init__(self, width: int, active: bool = True):
         """`width` is d."""
-        self.frozen = frozen
+        self.active = active
         self.mean, self.std = np.zeros(width, np.float32), np.ones(width, np.float32)
 
     def fit(self, features: np.ndarray) -> None:
         """Take mean and deviation from features [..., d]."""
-        if self.frozen:
+        if self.active:
             flat = features.reshape(-1, features.shape[-1])
             self.mean, self.std = flat.mean(axis=0), flat.std(axis=0) + 1e-6
 
+    def update(self, features: np.ndarray, before: int) -> None:
+        """Go on to mean and deviation of `before` + 1 equally large arrays of features, of which [..., d] is the last
+        (Chan et al. 1979).
+        """
+        flat, share = features.reshape(-1, features.shape[-1]), 1 / (before + 1)
+        shift = flat.mean(axis=0) - self.mean
+        self.mean = self.mean + share * shift
+        self.std = np.sqrt((1 - share) * self.std**2 + share * flat.var(axis=0) + share * (1 - share) * shift**2)
+        self.std = np.maximum(self.std, np.float32(1e-6))
+
     def __call__(self, features: np.ndarray) -> Tensor:
         """Features [..., d] → the same on one scale, float32 [..., d]."""
-        if not self.frozen:
+        if not self.active:
             return torch.from_numpy(features)
         return torch.from_numpy(((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT))

@@ -14,6 +14,19 @@ TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
 LONGER_LEARNING = {"algo.clip_coef": 0.2, "algo.epochs": 10}
 """A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return."""
 
+MUJOCO = {
+    "run.steps": 1_000_000,
+    "algo.epochs": 10,
+    "algo.clip_coef": 0.2,
+    "algo.ent_coef": 0.0,
+    "algo.log_std_init": -0.7,
+    "algo.normalise_rewards": True,
+    "algo.running_standardisation": True,
+}
+"""PPO's usual settings for MuJoCo's locomotion tasks (Huang et al. 2022, "The 37 Implementation Details of Proximal
+Policy Optimization"), with a deviation of 0.5 at the start (Andrychowicz et al. 2021, arXiv 2006.05990).
+"""
+
 
 @options
 class CookingOptions:
@@ -45,7 +58,7 @@ class MontezumaOptions:
 
 @hookimpl
 def bitrl_environments() -> Iterator[EnvironmentRecord]:
-    """Classic control, BabyAI and MiniGrid, cooking, a home, an Atari game, and every other Gymnasium id."""
+    """Classic control, locomotion, BabyAI and MiniGrid, cooking, a home, an Atari game, and every other Gymnasium id."""
     yield EnvironmentRecord(
         name="CartPole-v1",
         summary="keep a pole upright on a cart (return up to 500)",
@@ -64,6 +77,15 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         # The reward is the same until the goal is met, which takes dozens of pushes in one direction.
         defaults={"run.steps": 150_000, **LONGER_LEARNING, "algo.noise_hold": 20.0},
     )
+    for version in ("v5", "v4"):
+        for task, summary in (
+            ("HalfCheetah", "run forward on two legs; episodes last 1,000 steps"),
+            ("Hopper", "hop forward on one leg without falling"),
+            ("Walker2d", "walk forward on two legs without falling"),
+        ):
+            yield EnvironmentRecord(
+                name=f"{task}-{version}", summary=f"{summary} (extra mujoco)", target=TARGET, defaults=MUJOCO
+            )
     yield EnvironmentRecord(
         name="BabyAI-GoToRedBall-v0",
         summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",

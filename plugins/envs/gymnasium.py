@@ -10,7 +10,7 @@ import numpy as np
 from bitrl.core.choices import MASK, ActionMask
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Environment, ObservationSpec
-from bitrl.plugins.envs import babyai
+from bitrl.plugins.envs import babyai, mujoco
 from bitrl.plugins.envs.fields import spec_of_known
 
 
@@ -30,9 +30,11 @@ class GymnasiumEnvironment(Environment):
             return babyai.make(self.id, render_mode)
         try:
             arguments: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
-            env = gymnasium.make(self.id, **arguments)
+            with mujoco.quiet(self.id):
+                env = gymnasium.make(self.id, **arguments)
         except Exception as error:  # whatever an environment's own construction raises
-            hint = " (pip install 'bitrl[mujoco]')" if "mujoco" in f"{error!r}{error.__cause__!r}".lower() else ""
+            missing = mujoco.is_mujoco(self.id) and isinstance(error, ModuleNotFoundError)
+            hint = " (pip install 'bitrl[mujoco]')" if missing else ""
             raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}{hint}") from error
         if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box)):
             env.close()

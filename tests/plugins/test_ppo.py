@@ -106,15 +106,19 @@ def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
         torch.testing.assert_close(mine.detach(), wanted.detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("noise_hold", [1, 5])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"noise_hold": 5}, {"normalise_rewards": True, "running_standardisation": True, "log_std_init": -1}],
+    ids=["defaults", "held", "running"],
+)
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
-def test_state_and_load_state_go_on_identically(space, noise_hold):
-    straight, saved = make(space, noise_hold=noise_hold), make(space, noise_hold=noise_hold)
+def test_state_and_load_state_go_on_identically(space, options):
+    straight, saved = make(space, **options), make(space, **options)
     straight.update()
     saved.update()
     actions, starts = replay.save(saved.task.envs)
     state, observations = saved.state(), saved.task.observations
-    resumed = make(space, noise_hold=noise_hold)
+    resumed = make(space, **options)
     replay.restore(resumed.task.envs, actions, starts, observations)
     resumed.task.observations = observations
     resumed.load_state(state)
@@ -178,6 +182,36 @@ def test_the_first_rollout_is_uniform_and_sets_the_standardisation():
     before = algorithm.standardise.mean.copy()
     algorithm.update()
     np.testing.assert_array_equal(algorithm.standardise.mean, before)
+
+
+def test_running_standardisation_takes_in_every_rollout_after_it_was_learned_from():
+    algorithm, means = make(gymnasium.spaces.Discrete(3), running_standardisation=True), []
+    for _ in range(3):
+        algorithm.update()
+        means.append(algorithm.standardise.mean.copy())
+    assert (means[0] != means[1]).all()
+    assert (means[1] != means[2]).all()
+    before = algorithm.standardise.mean.copy()
+    algorithm.act(np.ones((5, 3), np.float32))  # evaluation changes nothing
+    np.testing.assert_array_equal(algorithm.standardise.mean, before)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_trainable_backbones_vectors_are_standardised_only_if_that_goes_on(monkeypatch, running):
+    monkeypatch.setattr(Features, "trainable", True)
+    algorithm = make(gymnasium.spaces.Discrete(3), running_standardisation=running)
+    algorithm.update()
+    assert (algorithm.standardise.std != 1).all() == running
+
+
+def test_a_gaussian_policy_starts_with_the_deviation_asked_for():
+    algorithm = make(gymnasium.spaces.Box(-9, 9, (2,)), log_std_init=-1.5, rollout_steps=4000)
+    np.testing.assert_array_equal(algorithm.head.log_std.detach(), -1.5)
+    actions = []
+    step = algorithm.task.envs.step
+    algorithm.task.envs.step = lambda action: actions.append(action) or step(action)
+    algorithm.update()
+    np.testing.assert_allclose(np.concatenate(actions).std(axis=0), np.exp(-1.5), rtol=0.05)
 
 
 def test_a_loss_that_is_no_number_stops_the_run():

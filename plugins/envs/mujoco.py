@@ -1,0 +1,40 @@
+"""MuJoCo's tasks as Gymnasium makes them (HalfCheetah, Hopper, Walker2d …), without the notices that come with each.
+
+Knows what a user can do nothing about: MuJoCo's warnings on Gymnasium's own model files, one for each environment and
+a file MUJOCO_LOG.TXT, and Gymnasium's on ids before v5, which are asked for to repeat what was measured on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import gymnasium
+
+
+def is_mujoco(id: str) -> bool:
+    """Whether an id is of one of Gymnasium's own tasks on MuJoCo."""
+    spec = gymnasium.registry.get(id)
+    return spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
+
+
+@contextlib.contextmanager
+def quiet(id: str) -> Iterator[None]:
+    """No such notices while an environment is made; nothing if it is no task on MuJoCo.
+
+    Raises:
+        ModuleNotFoundError: MuJoCo is not there.
+    """
+    if not is_mujoco(id):
+        yield
+        return
+    import mujoco
+
+    mujoco.set_mju_user_warning(lambda text: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
+            yield
+    finally:
+        mujoco.set_mju_user_warning(None)

@@ -1,0 +1,30 @@
+"""Standardisation by one rollout, and by all so far."""
+
+import numpy as np
+
+from bitrl.plugins.algos.standardise import Standardisation
+
+ROLLOUTS = [
+    np.random.default_rng(seed).normal([seed, 100, 0], [1, 0.1 + seed, 0], (33, 4, 3)).astype(np.float32)
+    for seed in range(5)
+]
+
+
+def test_rollout_by_rollout_it_comes_to_the_moments_of_all():
+    scale = Standardisation(3)
+    scale.fit(ROLLOUTS[0])
+    for before, rollout in enumerate(ROLLOUTS[1:], start=1):
+        scale.update(rollout, before)
+    together = np.concatenate(ROLLOUTS).reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(scale.mean, together.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(scale.std, together.std(axis=0), rtol=1e-4, atol=2e-6)
+    assert scale.mean.dtype == scale.std.dtype == np.float32
+    standard = scale(together.astype(np.float32)).numpy()
+    np.testing.assert_allclose(standard.mean(axis=0), 0, atol=2e-3)
+    np.testing.assert_allclose(standard.std(axis=0)[:2], 1, rtol=2e-3)
+
+
+def test_what_is_not_to_be_standardised_is_left_alone():
+    scale = Standardisation(3, active=False)
+    scale.fit(ROLLOUTS[0])
+    np.testing.assert_array_equal(scale(ROLLOUTS[1]).numpy(), ROLLOUTS[1])
