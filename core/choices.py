@@ -149,7 +149,7 @@ class ChoiceReader:
             RunFailed: nothing can be done in one of them.
         """
         names = observations.dtype.names
-        if not _splits(names):
+        if names is None or not _splits(names):
             return None
         if MASK in names:
             possible = observations[MASK].astype(bool)

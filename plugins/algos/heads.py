@@ -151,11 +151,11 @@ class Gaussian:
         """Standard normal noise [steps, num_envs, k]."""
         return torch.randn(steps, num_envs, self.outputs, generator=generator)
 
-    def sample(self, outputs: Tensor, noise: Tensor, choices: None = None) -> Tensor:
+    def sample(self, outputs: Tensor, noise: Tensor, choices: Choices | None = None) -> Tensor:
         """Means [n, k] and noise [n, k] → actions float32 [n, k], not clipped."""
         return outputs + noise * self.log_std.detach().exp()
 
-    def best(self, outputs: Tensor, choices: None = None) -> Tensor:
+    def best(self, outputs: Tensor, choices: Choices | None = None) -> Tensor:
         """The means, float32 [n, k]."""
         return outputs
 
@@ -163,7 +163,7 @@ class Gaussian:
         """Actions as the environments take them: in the space's shape, clipped to its bounds."""
         return np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
 
-    def forward(self, outputs: Tensor, actions: Tensor, choices: None = None) -> tuple[Tensor, Tensor, Any]:
+    def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
         log_std = self.log_std.detach()
         standard = (actions - outputs) / log_std.exp()
@@ -202,6 +202,9 @@ def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor
     return noise[drawn_at, torch.arange(num_envs)]
 
 
+Head = Categorical | TextChoice | Gaussian
+
+
 def action_head(space: gymnasium.Space) -> Categorical | Gaussian:
-    """The head for an action space, Discrete or Box."""
+    """The head for an action space, Discrete or Box, whose actions are numbers."""
     return Categorical(space) if isinstance(space, gymnasium.spaces.Discrete) else Gaussian(space)  # type: ignore[arg-type]

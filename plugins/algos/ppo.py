@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from bitrl.core.interfaces import Algorithm, Task
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.heads import Gaussian, TextChoice, action_head, hold
+from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
@@ -51,7 +52,8 @@ class PPO(Algorithm):
             torch.manual_seed(task.seed)
             space, choices = task.envs.single_action_space, task.features.choices(task.observations[:1])
             texts = choices is not None and choices.commands is not None
-            self.head = TextChoice(space, task.features) if texts else action_head(space)
+            assert not texts or isinstance(space, gymnasium.spaces.Discrete)
+            self.head: Head = TextChoice(space, task.features) if texts else action_head(space)  # type: ignore[arg-type]
             # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features
             # look like, so they can be standardised by that rollout without the policy changing under it.
             self.policy = chain(task.features.module(), mlp(widths(task.features, self.head.outputs), gain=0.0))

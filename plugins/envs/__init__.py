@@ -58,7 +58,7 @@ class MontezumaOptions:
 
 @hookimpl
 def bitrl_environments() -> Iterator[EnvironmentRecord]:
-    """Classic control, locomotion, BabyAI and MiniGrid, cooking, a home, an Atari game, and every other Gymnasium id."""
+    """Classic control, locomotion, BabyAI and MiniGrid, cooking, a home, an Atari game, and any other Gymnasium id."""
     yield EnvironmentRecord(
         name="CartPole-v1",
         summary="keep a pole upright on a cart (return up to 500)",

@@ -46,12 +46,12 @@ class GymnasiumEnvironment(Environment):
 
     def _masks(self, env: gymnasium.Env) -> bool:
         """Whether the environment says in each state which of its numbered actions can be taken."""
+        if not isinstance(env.action_space, gymnasium.spaces.Discrete) or spec_of_known(self.id) is not None:
+            return False
         if self._masked is None:
-            self._masked = False
-            if isinstance(env.action_space, gymnasium.spaces.Discrete) and spec_of_known(self.id) is None:
-                trial = gymnasium.make(self.id)
-                self._masked = np.shape(trial.reset(seed=0)[1].get(MASK)) == (env.action_space.n,)
-                trial.close()
+            trial = gymnasium.make(self.id)
+            self._masked = np.shape(trial.reset(seed=0)[1].get(MASK)) == (int(env.action_space.n),)
+            trial.close()
         return self._masked
 
     def observation_spec(self) -> ObservationSpec:
