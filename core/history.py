@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serializer
+from bitrl.core.interfaces import Backbone, Serializer
 
 COUNT = "count"
 """The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
@@ -63,22 +63,6 @@ class Remembering(gymnasium.Wrapper):
         states = [*[self._states[0]] * missing, *self._states]
         kept = {COUNT: np.int64(len(self._states)), **{str(index): state for index, state in enumerate(states)}}
         return {**observation, STATE: kept} if self._splits else kept
-
-
-class WithHistory(Environment):
-    """An environment whose single environments are `Remembering`."""
-
-    def __init__(self, environment: Environment, k: int):
-        super().__init__(environment.options, environment.id)
-        self.environment, self.k = environment, k
-
-    def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new single environment."""
-        return Remembering(self.environment.make(render_mode), self.k)
-
-    def observation_spec(self) -> ObservationSpec:
-        """That of one state."""
-        return self.environment.observation_spec()
 
 
 class History:
@@ -153,7 +137,7 @@ def check_pooling(options: Any) -> None:
     """Raises UsageError: the backbone's pooling needs as many numbers in every text, and a history has ever more."""
     if getattr(options, "pooling", None) == "field":
         raise UsageError(
-            'run.history: a text of several states has ever more numbers as an episode goes on, and backbone.pooling '
+            "run.history: a text of several states has ever more numbers as an episode goes on, and backbone.pooling "
             '"field" needs as many in each: choose "mean" or "last"'
         )
 

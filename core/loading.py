@@ -13,6 +13,7 @@ from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serial
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord, EnvironmentRecord, Record, SerializerRecord
 from bitrl.core.registry import registry
+from bitrl.core.wrapped import Wrapped
 
 
 def load_serializer(name: str, env: str | None = None, **options: Any) -> Serializer:
@@ -76,9 +77,9 @@ def build(config: Config) -> Parts:
     spec, k = environment.observation_spec(), config.run.history
     features = build_features(config, spec, k)
     if k > 1:
-        from bitrl.core.history import WithHistory
+        from bitrl.core.history import Remembering
 
-        environment = WithHistory(environment, k)
+        environment = Wrapped(environment, lambda env: Remembering(env, k))
     return Parts(environment, *features)
 
 

@@ -129,6 +129,7 @@ def evaluate_run(
     listeners: tuple[Listener, ...] = (),
     show: Callable[[Step], None] | None = None,
     video: Path | None = None,
+    states: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest good checkpoint of a run.
 
@@ -139,6 +140,7 @@ def evaluate_run(
         listeners: called with every event.
         show: called with every step of the first episode (bitrl.core.watching).
         video: an mp4 or gif of the first episode is written there.
+        states: the numbers of all states met are written there (bitrl.core.states).
 
     Returns:
         run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
@@ -163,6 +165,11 @@ def evaluate_run(
     envs, observations = _environments(config, parts, None)  # to act, it only needs to know what they look like
     algorithm = _algorithm(config, parts, envs, observations, checkpoint)
     envs.close()
+    met: list[np.ndarray] = []
+    if states is not None:
+        from bitrl.core.states import record, write_states
+
+        parts, met = record(parts)
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
     if show is None and video is None:
@@ -174,6 +181,8 @@ def evaluate_run(
         returns = _evaluate(parts, algorithm, episodes, seed, directory, tell, first=first)
         if first.film is not None:
             first.film.save()
+    if states is not None and met:
+        write_states(states, met)
     return {
         "run": str(directory),
         **{name: getattr(config.run, name) for name in COMPONENTS},

@@ -40,7 +40,9 @@ class Codes:
                 "use --serializer bins"
             )
         if observation.texts and not observation.fields:
-            raise UsageError(f"environment {observation.env} has no numbers to find codes for: use --serializer compact")
+            raise UsageError(
+                f"environment {observation.env} has no numbers to find codes for, only texts: choose another"
+            )
         if not observation.fields:
             raise UsageError("serializer codes learns from states: name the environment that they come from")
         self.options, self.observation = options, observation
