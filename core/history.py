@@ -57,10 +57,10 @@ class Remembering(gymnasium.Wrapper):
         return self._with_past(observation), reward, terminated, truncated, info
 
     def _with_past(self, observation: Any) -> Any:
-        # An environment may reuse the arrays it gives.
+        # Copies both ways: whoever gives or takes an observation may change it later.
         self._states.append(copy.deepcopy(observation[STATE] if self._splits else observation))
         missing = self.k - len(self._states)
-        states = [*[self._states[0]] * missing, *self._states]
+        states = map(copy.deepcopy, [*[self._states[0]] * missing, *self._states])
         kept = {COUNT: np.int64(len(self._states)), **{str(index): state for index, state in enumerate(states)}}
         return {**observation, STATE: kept} if self._splits else kept
 

@@ -169,7 +169,7 @@ def evaluate_run(
     if states is not None:
         from bitrl.core.states import record, write_states
 
-        parts, met = record(parts)
+        parts, met = record(parts, states)
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
     if show is None and video is None:

@@ -53,12 +53,14 @@ def numbers_of(observation: Any) -> np.ndarray:
     return np.array(observation, np.float64).reshape(-1)
 
 
-def record(parts: Parts) -> tuple[Parts, list[np.ndarray]]:
-    """The same parts with an environment that is recorded, and the list that the states are added to.
+def record(parts: Parts, path: Path) -> tuple[Parts, list[np.ndarray]]:
+    """The same parts with an environment that is recorded, and the list of states that is to be written to `path`.
 
     Raises:
-        UsageError: its observations hold no numbers.
+        UsageError: its observations hold no numbers, or the file could not be written in the end.
     """
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--states {path}: is a folder, or its folder is not there: name another file")
     if not parts.environment.observation_spec().fields:
         raise UsageError(f"--states: the observations of {parts.environment.id} hold no numbers to be kept")
     met: list[np.ndarray] = []

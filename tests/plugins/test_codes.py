@@ -147,3 +147,5 @@ def test_states_of_an_agent(tmp_path):
         assert starts.tolist() == [0, 1]
     write = bitrl.load_serializer("codes", env="CartPole-v1", states_file=str(tmp_path / "met.safetensors"))
     assert len(write(states[5]).split()) == 2
+    with pytest.raises(bitrl.UsageError, match="its folder is not there"):
+        runner.evaluate_run(run, states=tmp_path / "none" / "met.safetensors")
