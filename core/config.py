@@ -193,6 +193,17 @@ def check_critic(
     )
 
 
+def check_commands(config: Config) -> None:
+    """Refuse an algorithm that cannot choose among texts, in an environment whose actions are texts."""
+    if not config.algorithm.commands:
+        entries = registry().entries["algorithm"]
+        able = [e.record.name for e in entries if e.record.commands]  # type: ignore[attr-defined]
+        raise UsageError(
+            f'algorithm "{config.algorithm.name}" cannot choose among texts, which are the actions of '
+            f"{config.run.env}: use --algo {' or '.join(sorted(able))}"
+        )
+
+
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     """The configuration in a TOML file; sections other than the parts (versions, identity) are left out.
 

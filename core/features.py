@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bitrl.core.choices import ChoiceReader, states_of
 from bitrl.core.interfaces import Backbone, Serializer
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class FeatureExtractor:
         trainable: whether the backbone is a module that the algorithm trains. If so, calling this object gives the
             serializer's vectors, and `module()` gives what turns them into features.
         identity: what must be equal for the features to be equal.
+        choices: observations [n, ...] → what can be done in them, None where that is always the same; it keeps the
+            features of commands, which the same backbone reads.
     """
 
     def __init__(self, serializer: Serializer, backbone: Backbone):
@@ -27,6 +30,7 @@ class FeatureExtractor:
         self.trainable = hasattr(backbone, "module")
         self.width: int = backbone.width
         self.identity: Mapping[str, Any] = backbone.identity
+        self.choices = ChoiceReader(backbone.encode)
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """Observations [n, ...] → float32 features [n, d] (vectors [n, k] if `trainable`)."""
@@ -34,7 +38,7 @@ class FeatureExtractor:
 
     def write(self, observations: np.ndarray) -> Any:
         """Observations [n, ...] → what the serializer writes: a list of n texts, or vectors float32 [n, k]."""
-        return self.serializer.batch(observations)
+        return self.serializer.batch(states_of(observations))
 
     def encode(self, inputs: Any) -> np.ndarray:
         """What `write` gave → float32 features [n, d] (the vectors themselves if `trainable`)."""

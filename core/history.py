@@ -15,34 +15,32 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bitrl.core.choices import OBSERVATION, space_of_state
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone, Serializer
 
 COUNT = "count"
 """The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
-STATE = "observation"
-BESIDE = ("commands", "action_mask")
-"""Where an observation has one of these beside its STATE, only the latter is kept: what could be done then is past."""
 
 
 class Remembering(gymnasium.Wrapper):
     """An environment whose observations hold the last k of the episode under way.
 
     They are records of `count` and "0" to str(k - 1). Where there are fewer states than k, the first of the episode
-    stands in for those before it.
+    stands in for those before it. What can be done (choices.py) is that of the newest alone, and stays beside them.
     """
 
     def __init__(self, env: gymnasium.Env, k: int):
         super().__init__(env)
         self.k = k
         self._states: deque[Any] = deque(maxlen=k)
-        self._splits = _splits(env.observation_space)
-        state = env.observation_space[STATE] if self._splits else env.observation_space  # type: ignore[index]
+        state = space_of_state(env.observation_space)
+        self._splits = state is not env.observation_space
         parts: dict[str, gymnasium.Space] = {str(index): state for index in range(k)}
         kept: gymnasium.Space = gymnasium.spaces.Dict({COUNT: gymnasium.spaces.Discrete(k, start=1), **parts})
         if self._splits:
             assert isinstance(env.observation_space, gymnasium.spaces.Dict)
-            kept = gymnasium.spaces.Dict({**env.observation_space.spaces, STATE: kept})
+            kept = gymnasium.spaces.Dict({**env.observation_space.spaces, OBSERVATION: kept})
         self.observation_space = kept
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -58,11 +56,11 @@ class Remembering(gymnasium.Wrapper):
 
     def _with_past(self, observation: Any) -> Any:
         # Copies both ways: whoever gives or takes an observation may change it later.
-        self._states.append(copy.deepcopy(observation[STATE] if self._splits else observation))
+        self._states.append(copy.deepcopy(observation[OBSERVATION] if self._splits else observation))
         missing = self.k - len(self._states)
         states = map(copy.deepcopy, [*[self._states[0]] * missing, *self._states])
         kept = {COUNT: np.int64(len(self._states)), **{str(index): state for index, state in enumerate(states)}}
-        return {**observation, STATE: kept} if self._splits else kept
+        return {**observation, OBSERVATION: kept} if self._splits else kept
 
 
 class History:
@@ -140,7 +138,3 @@ def check_pooling(options: Any) -> None:
             "run.history: a text of several states has ever more numbers as an episode goes on, and backbone.pooling "
             '"field" needs as many in each: choose "mean" or "last"'
         )
-
-
-def _splits(space: gymnasium.Space) -> bool:
-    return isinstance(space, gymnasium.spaces.Dict) and STATE in space.spaces and any(n in space.spaces for n in BESIDE)

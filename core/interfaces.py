@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import gymnasium
     import numpy as np
 
+    from bitrl.core.choices import Choices
     from bitrl.core.features import FeatureExtractor
 
 
@@ -40,7 +41,7 @@ class ObservationSpec:
     `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one
     field and `discrete` says how many values it takes. Where `texts` names parts that are texts, an observation is
     a mapping of those and of "numbers", the Box that `fields` describes. If `grid`, it has no numbers, but MiniGrid's
-    "image" and "direction".
+    "image" and "direction". Where `commands`, an action is one of the texts that the observation lists (choices.py).
     """
 
     env: str | None = None
@@ -48,6 +49,7 @@ class ObservationSpec:
     discrete: int | None = None
     texts: tuple[str, ...] = ()
     grid: bool = False
+    commands: bool = False
 
 
 @runtime_checkable
@@ -95,16 +97,23 @@ class Environment(ABC):
     @abstractmethod
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new single environment; its observation space is Box, Discrete or what its `observation_spec` says, its
-        action space Discrete or Box.
+        action space Discrete or Box. Where not every action can be taken in every state, see bitrl.core.choices.
         """
+
+    def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new single environment to evaluate in: `make`'s, unless what is learnt in and what is judged by are to be
+        apart.
+        """
+        return self.make(render_mode)
 
     def observation_spec(self) -> ObservationSpec:
         """Names and bounds of the observation's numbers; by default read from the observation space."""
+        from bitrl.core.choices import space_of_state
         from bitrl.plugins.envs.fields import spec_of_space
 
         env = self.make()
         try:
-            return spec_of_space(env.observation_space, self.id)
+            return spec_of_space(space_of_state(env.observation_space), self.id)
         finally:
             env.close()
 
@@ -165,8 +174,10 @@ class Algorithm(ABC):
         """
 
     @abstractmethod
-    def act(self, features: np.ndarray) -> np.ndarray:
-        """The best actions [n, ...] for features [n, d], for evaluation: deterministic, and changes nothing."""
+    def act(self, features: np.ndarray, choices: Choices | None = None) -> np.ndarray:
+        """The best actions [n, ...] for features [n, d] among `choices` (None: all can be taken), for evaluation:
+        deterministic, and changes nothing.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:

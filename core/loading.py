@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from bitrl.core.config import ANY_GYMNASIUM_ID, Config, find_environment
+from bitrl.core.config import ANY_GYMNASIUM_ID, Config, check_commands, find_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serializer
@@ -75,6 +75,8 @@ def build(config: Config) -> Parts:
     """
     environment = _environment(config.environment, config.env_options, config.run.env)
     spec, k = environment.observation_spec(), config.run.history
+    if spec.commands:
+        check_commands(config)
     features = build_features(config, spec, k)
     if k > 1:
         from bitrl.core.history import Remembering

@@ -322,9 +322,15 @@ def _evaluate(
     from bitrl.core.evaluation import evaluate
 
     given = [first] if first is not None else []
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        features, choices = parts.features(observations), parts.features.choices(observations)
+        # Most algorithms need not know that there can be choices.
+        return algorithm.act(features) if choices is None else algorithm.act(features, choices)
+
     return evaluate(
-        lambda: given.pop() if given else parts.environment.make(),
-        lambda observations: algorithm.act(parts.features(observations)),
+        lambda: given.pop() if given else parts.environment.make_for_evaluation(),
+        policy,
         _seeds(seed, EVALUATION, episodes),
         lambda done: tell(events.Evaluating(directory, done, episodes)),
         interrupted,

@@ -16,9 +16,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from bitrl.core.choices import OBSERVATION
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
-from bitrl.core.history import COUNT, STATE
+from bitrl.core.history import COUNT
 from bitrl.core.loading import Parts
 from bitrl.core.wrapped import Wrapped
 
@@ -49,7 +50,7 @@ def numbers_of(observation: Any) -> np.ndarray:
         if COUNT in observation:
             observation = observation[str(len(observation) - 2)]
         else:
-            observation = observation[STATE if STATE in observation else "numbers"]
+            observation = observation[OBSERVATION if OBSERVATION in observation else "numbers"]
     return np.array(observation, np.float64).reshape(-1)
 
 

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core import film
+from bitrl.core.choices import commands_of
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.loading import Parts
 from bitrl.core.observations import as_array
@@ -25,7 +26,7 @@ FPS = 30.0
 @attrs.frozen
 class Step:
     """A step of an episode, as plain data: the state as the model reads it (a text, or a list of numbers), the action
-    (a number, or a list of them) and its reward.
+    (a number, a list of them, or a command) and its reward.
     """
 
     state: Any
@@ -45,6 +46,7 @@ class Watched(gymnasium.Wrapper):
         super().__init__(env)
         self._parts, self._show, self._over = parts, show, False
         self._state: Any = None
+        self._commands: list[str] | None = None
         self.film = film.Film(video, env.metadata.get("render_fps") or FPS) if video is not None else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -57,7 +59,8 @@ class Watched(gymnasium.Wrapper):
         """Take a step, and tell of it."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._show is not None and not self._over:
-            self._show(Step(self._state, np.asarray(action).tolist(), float(reward)))
+            said = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
+            self._show(Step(self._state, said, float(reward)))
         self._look(observation)
         self._over = self._over or terminated or truncated
         return observation, reward, terminated, truncated, info
@@ -66,7 +69,9 @@ class Watched(gymnasium.Wrapper):
         if self._over:
             return
         if self._show is not None:
-            [state] = self._parts.features.write(as_array(self.env.observation_space, observation)[None])
+            seen = as_array(self.env.observation_space, observation)
+            self._commands = commands_of(seen)
+            [state] = self._parts.features.write(seen[None])
             self._state = state if isinstance(state, str) else np.asarray(state).tolist()
         if self.film is not None:
             self.film.add(self._frame())
@@ -91,7 +96,7 @@ def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None)
         UsageError: a film is asked for, and the environment does not render arrays.
     """
     environment = parts.environment
-    env = environment.make()
+    env = environment.make_for_evaluation()
     modes = env.metadata.get("render_modes") or ()
     if video is not None:
         env.close()
@@ -100,5 +105,5 @@ def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None)
                 f"environment {environment.id} cannot be filmed: it renders {' and '.join(modes) or 'nothing'}, "
                 "and a film needs rgb_array: leave out --video (--show prints its states)"
             )
-        env = environment.make("rgb_array")
+        env = environment.make_for_evaluation("rgb_array")
     return Watched(env, parts, show, video)

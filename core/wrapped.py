@@ -22,6 +22,10 @@ class Wrapped(Environment):
         """A new single environment."""
         return self.wrap(self.environment.make(render_mode))
 
+    def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new single environment to evaluate in."""
+        return self.wrap(self.environment.make_for_evaluation(render_mode))
+
     def observation_spec(self) -> ObservationSpec:
         """That of the environment itself."""
         return self.environment.observation_spec()

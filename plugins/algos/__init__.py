@@ -52,4 +52,5 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         target="bitrl.plugins.algos.ppo:PPO",
         options=PPOOptions,
         critic_backbone=True,
+        commands=True,
     )

@@ -1,18 +1,25 @@
-"""Distributions over actions, from a policy network's outputs. Shapes: B or n states, k outputs.
+"""Distributions over actions, from a policy network's outputs. Shapes: B or n states, k outputs or actions.
 
 Each knows how to sample, and its log-probabilities and entropies together with their gradients, written out (see
-backprop.py).
+backprop.py). Where what can be done differs from state to state, a `Choices` of tensors says so.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from bitrl.core.choices import Choices
+from bitrl.plugins.algos.backprop import backward, forward, mlp
+from bitrl.plugins.algos.standardise import Standardisation
+
+if TYPE_CHECKING:
+    from bitrl.core.features import FeatureExtractor
 
 
 class Categorical:
@@ -33,21 +40,21 @@ class Categorical:
         """
         return -torch.empty(steps, num_envs, self.outputs).exponential_(generator=generator).log()
 
-    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """Logits [n, k] and noise [n, k] → actions int64 [n], counted from 0."""
-        return (outputs + noise).argmax(dim=1)
+    def sample(self, outputs: Tensor, noise: Tensor, choices: Choices | None = None) -> Tensor:
+        """Logits [n, k] and noise [n, at least k] → actions int64 [n], counted from 0."""
+        return (masked(outputs, choices) + noise[:, : outputs.shape[1]]).argmax(dim=1)
 
-    def best(self, outputs: Tensor) -> Tensor:
+    def best(self, outputs: Tensor, choices: Choices | None = None) -> Tensor:
         """The most probable actions, int64 [n]."""
-        return outputs.argmax(dim=1)
+        return masked(outputs, choices).argmax(dim=1)
 
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environments take them: counted from the space's own start."""
         return actions.numpy() + self.start
 
-    def forward(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Any]:
+    def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        log_probs = outputs.log_softmax(dim=1)
+        log_probs = masked(outputs, choices).log_softmax(dim=1)
         probs = log_probs.exp()
         entropies = -(probs * log_probs).sum(dim=1)
         return log_probs.gather(1, actions.unsqueeze(1)).squeeze(1), entropies, (actions, probs, log_probs, entropies)
@@ -60,6 +67,66 @@ class Categorical:
         actions, probs, log_probs, entropies = tape
         gradient = -probs * (by_log_prob.unsqueeze(1) + by_entropy * (log_probs + entropies.unsqueeze(1)))
         return gradient.scatter_add_(1, actions.unsqueeze(1), by_log_prob.unsqueeze(1))
+
+
+def masked(logits: Tensor, choices: Choices | None) -> Tensor:
+    """Logits [n, k], far below all others where an action is not possible: its probability is then exactly zero."""
+    return logits if choices is None else logits.masked_fill(~choices.possible, -1e9)
+
+
+class TextChoice:
+    """Actions that are texts: a command's logit is the product of the policy network's outputs, a query [n, k], and of
+    the command's key, which a small network makes of its features; their softmax is the policy.
+
+    Attributes:
+        outputs: k, the length of queries and keys.
+        parameters: the weights of the keys' network.
+        standardise: what is done to the features of commands before it.
+    """
+
+    def __init__(self, space: gymnasium.spaces.Discrete, features: FeatureExtractor):
+        self.outputs, self.seen = 64, features.choices
+        self.categorical = Categorical(space)
+        self.keys = mlp((features.width, 128, self.outputs), gain=1.0)
+        self.parameters = [*self.keys.parameters()]
+        self.standardise = Standardisation(features.width)
+
+    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
+        """As of discrete actions, for as many commands as a state has at most."""
+        return self.categorical.noise(steps, num_envs, generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor, choices: Choices | None = None) -> Tensor:
+        """Queries [n, k] and noise → which of the commands, int64 [n]."""
+        return self.categorical.sample(self._logits(outputs, choices)[0], noise, choices)
+
+    def best(self, outputs: Tensor, choices: Choices | None = None) -> Tensor:
+        """The most probable commands, int64 [n]."""
+        return self.categorical.best(self._logits(outputs, choices)[0], choices)
+
+    def to_env(self, actions: Tensor) -> np.ndarray:
+        """Actions as the environments take them."""
+        return self.categorical.to_env(actions)
+
+    def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
+        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
+        logits, keys, tape = self._logits(outputs, choices)
+        log_probs, entropies, inner = self.categorical.forward(logits, actions, choices)
+        return log_probs, entropies, (outputs, choices, keys, tape, inner)
+
+    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+        """The loss's gradient by the queries [B, k]; sets that by the keys' network."""
+        queries, choices, keys, keys_tape, inner = tape
+        by_logits = self.categorical.backward(inner, by_log_prob, by_entropy) * self.outputs**-0.5
+        by_pair = torch.zeros(len(queries), len(keys)).scatter_add_(1, choices.commands, by_logits)
+        backward(self.keys, keys_tape, by_pair.t() @ queries)
+        return by_pair @ keys
+
+    def _logits(self, queries: Tensor, choices: Choices | None) -> tuple[Tensor, Tensor, Any]:
+        """Logits of the commands [n, most in a state], keys [C, k], and what the keys' network's `backward` needs."""
+        assert choices is not None
+        keys, tape = forward(self.keys, self.standardise(self.seen.features))
+        # Of all commands met, not only those of these states: few hundreds, and one product.
+        return (queries @ keys.t() * self.outputs**-0.5).gather(1, choices.commands), keys, tape
 
 
 class Gaussian:
@@ -84,11 +151,11 @@ class Gaussian:
         """Standard normal noise [steps, num_envs, k]."""
         return torch.randn(steps, num_envs, self.outputs, generator=generator)
 
-    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, outputs: Tensor, noise: Tensor, choices: None = None) -> Tensor:
         """Means [n, k] and noise [n, k] → actions float32 [n, k], not clipped."""
         return outputs + noise * self.log_std.detach().exp()
 
-    def best(self, outputs: Tensor) -> Tensor:
+    def best(self, outputs: Tensor, choices: None = None) -> Tensor:
         """The means, float32 [n, k]."""
         return outputs
 
@@ -96,7 +163,7 @@ class Gaussian:
         """Actions as the environments take them: in the space's shape, clipped to its bounds."""
         return np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
 
-    def forward(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Any]:
+    def forward(self, outputs: Tensor, actions: Tensor, choices: None = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
         log_std = self.log_std.detach()
         standard = (actions - outputs) / log_std.exp()

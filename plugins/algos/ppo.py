@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitrl.core.choices import Choices
 from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.heads import action_head, hold
+from bitrl.plugins.algos.heads import TextChoice, action_head, hold
 from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
 
@@ -47,7 +48,9 @@ class PPO(Algorithm):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
-            self.head = action_head(task.envs.single_action_space)
+            space, choices = task.envs.single_action_space, task.features.choices(task.observations[:1])
+            texts = choices is not None and choices.commands is not None
+            self.head = TextChoice(space, task.features) if texts else action_head(space)
             # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features
             # look like, so they can be standardised by that rollout without the policy changing under it.
             self.policy = chain(task.features.module(), mlp(widths(task.features, self.head.outputs), gain=0.0))
@@ -64,9 +67,9 @@ class PPO(Algorithm):
             eps=1e-5,
             fused=True,
         )
-        self.standardise = Standardisation(task.features, task.observations)
+        self.standardise = standardisation(task.features, task.observations)
         self.standardise_critic = (
-            Standardisation(critic, task.observations) if task.critic_features is not None else self.standardise
+            standardisation(critic, task.observations) if task.critic_features is not None else self.standardise
         )
 
     def update(self) -> dict[str, float]:
@@ -80,14 +83,17 @@ class PPO(Algorithm):
         noise = hold(self.head.noise(self.rollout_length, self.num_envs, generator), options.noise_hold, generator)
         actions: list[Tensor] = []
 
-        def act(features: np.ndarray, t: int) -> np.ndarray:
-            actions.append(self.head.sample(forward(self.policy, self.standardise(features))[0], noise[t]))
+        def act(features: np.ndarray, choices: Choices | None, t: int) -> np.ndarray:
+            outputs = forward(self.policy, self.standardise(features))[0]
+            actions.append(self.head.sample(outputs, noise[t], tensors(choices)))
             return self.head.to_env(actions[t])
 
         rollout = collect(self.task, self.episodes, act, self.rollout_length, self.step)
         if self.step == 0:
             self.standardise_critic.fit(rollout.critic_features)
             self.standardise.fit(rollout.features)
+            if isinstance(self.head, TextChoice):
+                self.head.standardise.fit(self.task.features.choices.features)
         self.step += self.rollout_length * self.num_envs
 
         features = self.standardise(rollout.features)
@@ -98,13 +104,16 @@ class PPO(Algorithm):
         advantages = gae(rollout, values, after, options.gamma, options.gae_lambda)
         valid = torch.from_numpy(rollout.valid)
         seen, taken = features[:-1][valid], torch.stack(actions)[valid]
+        choices = tensors(rollout.choices)
+        could = None if choices is None else choices.map(lambda each: each[valid])
         batch = Batch(
             features=seen,
             critic_features=seen if shared else critic_features[:-1][valid],
             actions=taken,
             advantages=torch.from_numpy(advantages)[valid],
             returns=torch.from_numpy(advantages + values[:-1])[valid],
-            log_probs=self.head.forward(forward(self.policy, seen)[0], taken)[0],
+            log_probs=self.head.forward(forward(self.policy, seen)[0], taken, could)[0],
+            choices=could,
         )
         for epoch in range(options.epochs):
             shuffled = batch.take(torch.randperm(len(batch.features), generator=generator))
@@ -134,7 +143,7 @@ class PPO(Algorithm):
         options, size = self.options, len(batch.features)
         advantages = normalise(batch.advantages)
         outputs, policy_tape = forward(self.policy, batch.features)
-        log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions)
+        log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.choices)
         log_ratio = log_probs - batch.log_probs
         ratio = log_ratio.exp()
         unclipped = ratio * advantages
@@ -175,14 +184,18 @@ class PPO(Algorithm):
         return forward(self.value, features.reshape(-1, features.shape[-1]))[0].reshape(features.shape[:-1]).numpy()
 
     def standardisations(self) -> dict[str, Standardisation]:
-        """The policy's, and the critic's if it is another, by what their names in `state` begin with."""
-        own = {"critic_": self.standardise_critic} if self.standardise_critic is not self.standardise else {}
-        return {"": self.standardise, **own}
+        """The policy's, the critic's if it is another, and that of commands if actions are texts, by what their names
+        in `state` begin with.
+        """
+        critic = {"critic_": self.standardise_critic} if self.standardise_critic is not self.standardise else {}
+        commands = {"command_": self.head.standardise} if isinstance(self.head, TextChoice) else {}
+        return {"": self.standardise, **critic, **commands}
 
-    def act(self, features: np.ndarray) -> np.ndarray:
+    def act(self, features: np.ndarray, choices: Choices | None = None) -> np.ndarray:
         """The most probable actions; see the base class."""
         with one_thread():
-            return self.head.to_env(self.head.best(forward(self.policy, self.standardise(features))[0]))
+            outputs = forward(self.policy, self.standardise(features))[0]
+            return self.head.to_env(self.head.best(outputs, tensors(choices)))
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
@@ -217,8 +230,8 @@ class PPO(Algorithm):
 
 @attrs.define
 class Batch:
-    """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], and advantages,
-    returns and log-probabilities [B].
+    """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], what else could
+    be done [B, k], and advantages, returns and log-probabilities [B].
     """
 
     features: Tensor
@@ -227,6 +240,7 @@ class Batch:
     advantages: Tensor
     returns: Tensor
     log_probs: Tensor
+    choices: Choices | None = None
 
     def take(self, index: Tensor | slice) -> Batch:
         """The samples at `index`."""
@@ -238,7 +252,20 @@ class Batch:
             self.advantages[index],
             self.returns[index],
             self.log_probs[index],
+            None if self.choices is None else self.choices.map(lambda each: each[index]),
         )
+
+
+def tensors(choices: Choices | None) -> Choices | None:
+    """Choices of arrays → of tensors."""
+    return None if choices is None else choices.map(torch.from_numpy)
+
+
+def standardisation(features: FeatureExtractor, observations: np.ndarray) -> Standardisation:
+    """Of what `features` makes of `observations`: a trainable backbone's are the serializer's vectors, left alone."""
+    if features.trainable:
+        return Standardisation(features(observations[:1]).shape[1], frozen=False)
+    return Standardisation(features.width)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from bitrl.core.choices import Choices, stack
 from bitrl.core.interfaces import Task
 
 
@@ -25,6 +26,7 @@ class Rollout:
         features: of the states acted in, and of the states after the last step: float32 [T + 1, n, d].
         critic_features: the critic's of the same states, float32 [T + 1, n, d']; `features` itself where the critic has
             no backbone of its own.
+        choices: what could be done in the states acted in [T, n, k]; None where that is always the same.
         actions: as the policy chose them [T, n, ...].
         rewards: float32 [T, n].
         terminated: the episode ended in a terminal state, whose value is zero: bool [T, n].
@@ -38,6 +40,7 @@ class Rollout:
 
     features: np.ndarray
     critic_features: np.ndarray
+    choices: Choices | None
     actions: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
@@ -69,14 +72,18 @@ class Episodes:
 
 
 def collect(
-    task: Task, episodes: Episodes, act: Callable[[np.ndarray, int], np.ndarray], steps: int, taken: int = 0
+    task: Task,
+    episodes: Episodes,
+    act: Callable[[np.ndarray, Choices | None, int], np.ndarray],
+    steps: int,
+    taken: int = 0,
 ) -> Rollout:
     """Step `task.envs` `steps` times; `task.observations` and `episodes` move on with it.
 
     Args:
         task: the environments, their current observations, and how to see them.
         episodes: the episodes under way; kept by the caller from one rollout to the next.
-        act: (features [n, d], t) → actions [n, ...] as the environments take them.
+        act: (features [n, d], choices in these n states, t) → actions [n, ...] as the environments take them.
         steps: T.
         taken: environment steps taken before this rollout, for the progress display.
     """
@@ -91,13 +98,15 @@ def collect(
     terminated, truncated, valid = (np.zeros((steps, n), bool) for _ in range(3))
     features = [task.see(task.observations) if episodes.features is None else episodes.features]
     actions: list[np.ndarray] = []
+    choices: list[Choices | None] = []
     final_steps: list[tuple[int, int]] = []
     final_observations: list[Any] = []
     ended_returns: list[float] = []
     ended_lengths: list[int] = []
     for t in range(steps):
         valid[t] = ~episodes.resetting
-        action = act(features[t][0], t)
+        choices.append(task.features.choices(task.observations))
+        action = act(features[t][0], choices[t], t)
         observations, rewards[t], terminated[t], truncated[t], info = envs.step(action)
         actions.append(action)
         done = terminated[t] | truncated[t]
@@ -124,6 +133,7 @@ def collect(
     return Rollout(
         features=policy_features,
         critic_features=policy_features if critic is task.features else np.stack([each for _, each in features]),
+        choices=stack(choices),
         actions=np.stack(actions),
         rewards=rewards,
         terminated=terminated,

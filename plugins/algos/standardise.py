@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from bitrl.core.features import FeatureExtractor
 
 FEATURE_LIMIT = 10.0
 """Standardised features are cut at this many deviations: a state unlike any seen at the start must not blow up the
@@ -18,16 +13,15 @@ heads.
 
 
 class Standardisation:
-    """What a head does to the features before it reads them; to the inputs of a trainable backbone it does nothing.
+    """What a head does to the features [..., d] before it reads them; nothing if their backbone is not frozen.
 
     Attributes:
         mean, std: taken out of the features, float32 [d]; 0 and 1 before `fit`.
     """
 
-    def __init__(self, features: FeatureExtractor, observations: np.ndarray):
-        self.frozen = not features.trainable
-        # A trainable backbone is given the serializer's vectors, whose width shows in them.
-        width = features.width if self.frozen else features(observations[:1]).shape[1]
+    def __init__(self, width: int, frozen: bool = True):
+        """`width` is d."""
+        self.frozen = frozen
         self.mean, self.std = np.zeros(width, np.float32), np.ones(width, np.float32)
 
     def fit(self, features: np.ndarray) -> None:

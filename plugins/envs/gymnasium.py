@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import numpy as np
 
+from bitrl.core.choices import MASK, ActionMask
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Environment, ObservationSpec
 from bitrl.plugins.envs import babyai
@@ -13,7 +15,9 @@ from bitrl.plugins.envs.fields import spec_of_known
 
 
 class GymnasiumEnvironment(Environment):
-    """What `gymnasium.make` makes of an id."""
+    """What `gymnasium.make` makes of an id; an action mask in its `info` becomes part of its observations."""
+
+    _masked: bool | None = None
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new environment.
@@ -36,7 +40,17 @@ class GymnasiumEnvironment(Environment):
             raise UsageError(
                 f"environment {self.id}: its actions are a {kind} space, and algorithms act in Discrete or Box"
             )
-        return env
+        return ActionMask(env) if self._masks(env) else env
+
+    def _masks(self, env: gymnasium.Env) -> bool:
+        """Whether the environment says in each state which of its numbered actions can be taken."""
+        if self._masked is None:
+            self._masked = False
+            if isinstance(env.action_space, gymnasium.spaces.Discrete) and spec_of_known(self.id) is None:
+                trial = gymnasium.make(self.id)
+                self._masked = np.shape(trial.reset(seed=0)[1].get(MASK)) == (env.action_space.n,)
+                trial.close()
+        return self._masked
 
     def observation_spec(self) -> ObservationSpec:
         """From the table of known environments, else from the observation space."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.plugins.serializers import BinsOptions
-from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_grid
+from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_grid, refuse_no_numbers
 
 
 class Bins:
@@ -24,6 +24,7 @@ class Bins:
 
     def __init__(self, options: BinsOptions, observation: ObservationSpec):
         refuse_grid(observation)
+        refuse_no_numbers(observation)
         self.observation, self.fields = observation, observation.fields
         self.end = options.bins // 2
         fields = observation.fields or (Field("any"),)  # where the environment is not known: one range for all

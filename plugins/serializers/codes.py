@@ -18,7 +18,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.serializers import CodesOptions
 from bitrl.plugins.serializers.codebook import Codebook, fit
-from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_grid
+from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_grid, refuse_no_numbers, sentence
 
 
 class Codes:
@@ -34,14 +34,11 @@ class Codes:
 
     def __init__(self, options: CodesOptions, observation: ObservationSpec):
         refuse_grid(observation)
+        refuse_no_numbers(observation)
         if observation.discrete is not None:
             raise UsageError(
                 f"environment {observation.env} has {observation.discrete} states, each a whole number already: "
                 "use --serializer bins"
-            )
-        if observation.texts and not observation.fields:
-            raise UsageError(
-                f"environment {observation.env} has no numbers to find codes for, only texts: choose another"
             )
         if not observation.fields:
             raise UsageError("serializer codes learns from states: name the environment that they come from")
@@ -78,7 +75,7 @@ class Codes:
         rows = [" ".join(map(str, row)) for row in self.codebook.encode(numbers).tolist()]
         if not texts:
             return rows
-        return [" ".join((*(f"{text}." for text in parts), row)) for *parts, row in zip(*texts, rows, strict=True)]
+        return [" ".join((*map(sentence, map(str, parts)), row)) for *parts, row in zip(*texts, rows, strict=True)]
 
     def _numbers(self, observations: np.ndarray) -> np.ndarray:
         """Observations [n, ...] → their numbers, float64 [n, k]."""

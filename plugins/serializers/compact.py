@@ -7,7 +7,7 @@ from typing import Any
 
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.serializers import TextOptions
-from bitrl.plugins.serializers.numbers import NumberFormat, names_of
+from bitrl.plugins.serializers.numbers import NumberFormat, names_of, sentence
 
 SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "CartPole-v1": ("x", "v", "angle", "spin"),
@@ -41,7 +41,7 @@ class Compact:
         numbers = self.numbers(observation)
         names = self.short or names_of(self.fields, len(numbers))
         pairs = (f"{name}={number}" for name, number in zip(names, numbers, strict=True))
-        return " ".join((*(f"{text}." for text in self.numbers.texts(observation)), *pairs))
+        return " ".join((*map(sentence, self.numbers.texts(observation)), *pairs))
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

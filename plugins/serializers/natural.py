@@ -7,7 +7,7 @@ from typing import Any
 
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.serializers import TextOptions
-from bitrl.plugins.serializers.numbers import NumberFormat, names_of
+from bitrl.plugins.serializers.numbers import NumberFormat, names_of, sentence
 
 # A hand-written sentence per classic task. A direction stands before its number: a causal model reads from left to
 # right, and must know the sign when it comes to the digits. {0} is the first number with its sign; {0.size} leaves the
@@ -55,8 +55,8 @@ class Natural:
         names = (name.replace("_", " ") for name in names_of(self.fields, len(numbers)))
         units = [f" {field.unit}" if field.unit else "" for field in self.fields] or [""] * len(numbers)
         clauses = [f"{name} is {number}{unit}" for name, number, unit in zip(names, numbers, units, strict=True)]
-        sentences = [text[:1].upper() + text[1:] for text in self.numbers.texts(observation)]
-        return " ".join(f"{sentence}." for sentence in [*sentences, f"The {', the '.join(clauses)}"])
+        sentences = [sentence(text[:1].upper() + text[1:]) for text in self.numbers.texts(observation)]
+        return " ".join([*sentences, *([f"The {', the '.join(clauses)}."] if clauses else [])])
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

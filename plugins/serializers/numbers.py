@@ -55,10 +55,24 @@ class NumberFormat:
         return [str(observation[name]) for name in self.observation.texts]
 
 
+def sentence(text: str) -> str:
+    """A text with a full stop at its end."""
+    return text if text.endswith(".") else f"{text}."
+
+
 def refuse_grid(observation: ObservationSpec) -> None:
     """Raises UsageError: the environment is a grid, and these serializers write numbers."""
     if observation.grid:
         raise UsageError(f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid")
+
+
+def refuse_no_numbers(observation: ObservationSpec) -> None:
+    """Raises UsageError: all the environment gives is texts, and these serializers write numbers."""
+    if observation.texts and not observation.fields:
+        raise UsageError(
+            f"environment {observation.env} has no numbers, only texts: use --serializer compact, natural or json, and "
+            "a backbone that reads text"
+        )
 
 
 def numbers_of(spec: ObservationSpec, observation: Any) -> list[float]:
@@ -67,7 +81,7 @@ def numbers_of(spec: ObservationSpec, observation: Any) -> list[float]:
     Raises:
         UsageError: their count is not that of the environment's fields.
     """
-    values = flatten(observation["numbers"] if spec.texts else observation)
+    values = flatten(observation["numbers"] if spec.fields else ()) if spec.texts else flatten(observation)
     check_count(spec, len(values))
     return values
 

@@ -30,7 +30,7 @@ class Template:
 
     def __init__(self, options: TemplateOptions, observation: ObservationSpec):
         refuse_grid(observation)
-        if not observation.fields:
+        if not (observation.fields or observation.texts):
             raise UsageError("serializer template needs to know the names of the fields: name an environment")
         self.observation, self.fields = observation, observation.fields
         self._form = "".join(_compiled(options, observation))

@@ -8,6 +8,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.plugins.serializers.numbers import refuse_no_numbers
 
 
 class Vector:
@@ -24,6 +25,7 @@ class Vector:
                 f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid and a backbone "
                 "that reads text"
             )
+        refuse_no_numbers(observation)
         self.observation = observation
         self.width = observation.discrete or len(observation.fields)
         known = [

@@ -70,7 +70,7 @@ def test_what_is_refused(tmp_path):
     for spec, error in (
         (ObservationSpec("Taxi-v3", (Field("state", 0, 499),), discrete=500), "has 500 states, each a whole number"),
         (ObservationSpec("BabyAI-GoTo-v0", texts=("mission",), grid=True), "is a grid, not a list of numbers"),
-        (ObservationSpec("Cooking-v0", texts=("text",)), "has no numbers to find codes for"),
+        (ObservationSpec("Cooking-v0", texts=("text",)), "has no numbers, only texts"),
         (ObservationSpec(), "name the environment"),
     ):
         with pytest.raises(bitrl.UsageError, match=error) as raised:

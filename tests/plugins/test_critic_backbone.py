@@ -67,7 +67,7 @@ def ppo(task, **options):
     return PPO(parse(PPOOptions, {"rollout_steps": 90, "minibatch_size": 32, **options}, "algo"), task)
 
 
-def same_direction(features, t):
+def same_direction(features, choices, t):
     return np.ones(len(features), int)
 
 

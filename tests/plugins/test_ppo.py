@@ -22,6 +22,10 @@ class Features:
 
     trainable, width = False, 3
 
+    @staticmethod
+    def choices(observations):
+        return None
+
     def __call__(self, observations):
         return np.asarray(observations, np.float32)
 

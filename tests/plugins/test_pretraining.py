@@ -21,7 +21,7 @@ from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import ModelFile
 from bitrl.plugins.backbones.pretraining import command, measure, objective
 from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model
-from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch, read_text
+from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch, Corpus, read_text
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import (
     BitNet,
@@ -198,6 +198,37 @@ def test_a_vocabulary_writes_any_text_and_known_pieces_as_one_token(vocabulary: 
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert '{"cart_position":Ġ' in vocabulary.tokens
     assert len(vocabulary.tokens) <= 4600
+
+
+SENTENCE = "The cart is left of the centre by 0.194 m, moving right at 1.110 m/s. The pole leans left by 0.085 rad."
+
+
+def test_what_stands_between_the_numbers_of_a_known_text_is_one_token(tmp_path: Path) -> None:
+    vocabulary = train_vocabulary(["nobody leans on the cart that leans"] * 20, [SENTENCE, TEXTS[0]], 4600)
+    phrases = {"The cart is left of the centre by ", " m, moving right at ", " m/s. The pole leans left by ", " rad."}
+    assert vocabulary.phrases == phrases
+    write_gguf(tmp_path / "m.gguf", BitNet(attrs.evolve(TINY, vocab=len(vocabulary.tokens))), vocabulary, {})
+    for tokenizer in (vocabulary.tokenizer(), read_gguf(tmp_path / "m.gguf")[1]):
+        cut = tokenizer.encode(SENTENCE)
+        assert [token for token in cut.tokens if token in phrases] == cut.tokens[::3]
+        assert len(cut.ids) == 4 + 2 * 3  # "0.1" "94" "1.1" "10" "0.0" "85"
+        for text in (SENTENCE, "The pole leans left by hand, 3 m, moving right at rad.", *TEXTS):
+            assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_a_sentences_numbers_are_asked_for_with_their_signs_as_they_are_written(vocabulary: Vocabulary) -> None:
+    [reader] = known("Acrobot-v1", ["natural"], seed=0)
+    made = reader.sample(np.random.default_rng(1), 6)
+    corpus = Corpus([], [reader], vocabulary.tokenizer(), budget=512, context=256)
+    batch = corpus._batch(made)
+    assert batch.numbers is not None
+    written = batch.numbers[:, :-1]
+    for row, length in enumerate(batch.lengths):
+        steps = written[row, : length - 1]
+        # The second link's numbers stand last, and its cosine, third in the state, fourth.
+        began = (~steps.isnan()).int().argmax(dim=0)
+        assert began.argsort().tolist() == [0, 1, 4, 2, 3, 5]
+        np.testing.assert_allclose(steps[-1], made.numbers[row, :6], atol=1e-3)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -41,6 +41,10 @@ class Corridor(gymnasium.Env):
 class Identity:
     trainable, width = False, 1
 
+    @staticmethod
+    def choices(observations):
+        return None
+
     def __call__(self, observations):
         return np.asarray(observations, np.float32)
 
@@ -51,7 +55,7 @@ def rollout_of(mode, worlds, steps, pieces=1):
     task = Task(envs=envs, observations=observations, features=Identity(), seed=0, progress=lambda step: None)
     episodes = Episodes.start(len(worlds))
 
-    def act(features, t):
+    def act(features, choices, t):
         return np.zeros(len(worlds), int)
 
     return [collect(task, episodes, act, steps // pieces) for _ in range(pieces)]
@@ -123,7 +127,7 @@ def test_every_state_is_turned_into_features_once(mode):
     task = Task(envs=envs, observations=observations, features=Counting(), seed=0, progress=lambda step: None)
     episodes = Episodes.start(1)
     for _ in range(5):
-        collect(task, episodes, lambda features, t: np.zeros(1, int), 3)
+        collect(task, episodes, lambda features, choices, t: np.zeros(1, int), 3)
     # States of this corridor never repeat: 15 steps lead to 15 new ones, and SAME_STEP also shows each episode's last.
     assert len(seen) == len(set(seen))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bitrl
+from bitrl.core.runner import evaluate_run
 from bitrl.plugins.envs import textworld_games
 from bitrl.plugins.envs.samples import textworld_samples
 from bitrl.plugins.envs.textworld import CookingGame, answer_of, recipe_of, worthwhile
@@ -84,6 +85,28 @@ def test_same_seed_same_trajectory(kept):
         played.append([(*step[:4], step[4]["admissible_commands"]) for step in walk(env, 3, mistakes=0.5)])
         env.close()
     assert played[0] == played[1]
+
+
+def test_a_run_chooses_among_commands_and_is_judged_in_other_games(kept, tmp_path):
+    options = {
+        "env.games": 1, "env.eval_games": 1, "env.max_steps": 6, "run.num_envs": 2, "run.eval_episodes": 2,
+        "algo.rollout_steps": 16, "algo.minibatch_size": 8, "algo.epochs": 1,
+    }  # fmt: skip
+    summary = bitrl.run("TextWorld-Cooking", steps=32, options=options, out=tmp_path / "run")
+    assert summary["serializer"] == "compact"
+    assert summary["eval"]["success_rate"] in (0.0, 0.5, 1.0)
+    assert len(list(kept.parent.parent.glob("train-*-seed100000-*"))) == 1
+    steps = []
+    again = evaluate_run(tmp_path / "run", show=steps.append)
+    assert again["mean_return"] == summary["eval"]["mean_return"]
+    assert steps[0].state.startswith("cook the recipe and eat the meal. recipe: not read. kitchen:")
+    assert all(re.fullmatch(r"[a-z]+ [a-z ]+", step.action) for step in steps)
+
+
+@pytest.mark.parametrize("serializer", ["vector", "bins"])
+def test_serializers_of_numbers_say_that_there_are_none(kept, serializer):
+    with pytest.raises(bitrl.UsageError, match=r"^environment TextWorld-Cooking has no numbers, only texts: use "):
+        bitrl.load_serializer(serializer, env="TextWorld-Cooking")
 
 
 def test_gymnasiums_checker_finds_nothing_wrong(kept):

@@ -1,0 +1,56 @@
+"""TextWorld's cooking games for `bitrl run`: some games to learn in, and others to be judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gymnasium
+
+from bitrl.core.choices import Commands
+from bitrl.core.interfaces import Environment, ObservationSpec
+from bitrl.plugins.envs import CookingOptions
+from bitrl.plugins.envs.textworld import CookingGame
+from bitrl.plugins.envs.textworld_games import Cooking, Split, require_textworld
+
+HELD_OUT = 100_000
+"""The seed of the first game that is only ever played in evaluation."""
+
+
+class TextWorldCooking(Environment):
+    """A state is one text, and an action one of the commands that can be given in it."""
+
+    options: CookingOptions
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """The games to learn in. They are made now if they are not in the cache.
+
+        Raises:
+            UsageError: TextWorld is not installed. RunFailed: a game could not be made.
+        """
+        return self._games("train", range(self.options.games), render_mode)
+
+    def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
+        """The games to be judged by; as `make`."""
+        seeds = range(HELD_OUT, HELD_OUT + self.options.eval_games)
+        return self._games(self.options.eval_foods, seeds, render_mode)
+
+    def observation_spec(self) -> ObservationSpec:
+        """One text, and commands."""
+        require_textworld()
+        return ObservationSpec(self.id, texts=("state",), commands=True)
+
+    def _games(self, split: Split, seeds: Sequence[int], render_mode: str | None) -> gymnasium.Env:
+        options = self.options
+        settings = Cooking(
+            recipe=options.recipe,
+            take=options.take,
+            cook=options.cook,
+            cut=options.cut,
+            open=options.open,
+            go=options.go,
+            drop=options.drop,
+            split=split,
+        )
+        game = CookingGame(settings, seeds, options.max_steps, render_mode=render_mode)
+        space = gymnasium.spaces.Dict({"state": game.observation_space})
+        return Commands(gymnasium.wrappers.TransformObservation(game, lambda text: {"state": text}, space))
