@@ -23,7 +23,7 @@ COUNT = "count"
 """The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
 
 
-class Remembering(gymnasium.Wrapper):
+class Remembering(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     """An environment whose observations hold the last k of the episode under way.
 
     They are records of `count` and "0" to str(k - 1). Where there are fewer states than k, the first of the episode
@@ -31,7 +31,8 @@ class Remembering(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, k: int):
-        super().__init__(env)
+        gymnasium.utils.RecordConstructorArgs.__init__(self, k=k)
+        gymnasium.Wrapper.__init__(self, env)
         self.k = k
         self._states: deque[Any] = deque(maxlen=k)
         state = space_of_state(env.observation_space)
