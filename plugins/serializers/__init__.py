@@ -38,7 +38,9 @@ class CodesOptions:
 
     codes: int = option(256, "codes to choose from for each token", between(2, 1000))
     tokens: int | None = option(
-        None, "codes that a state is written with; unset: one for two of its numbers; never more than numbers", above(0)
+        None,
+        "codes that a state is written with, at most one a number; unset: one for two numbers, and at least two",
+        above(0),
     )
     states: int = option(4096, "states of random play that the codes are fitted to", above(0))
     states_file: str | None = option(

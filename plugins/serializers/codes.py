@@ -43,7 +43,7 @@ class Codes:
         if not observation.fields:
             raise UsageError("serializer codes learns from states: name the environment that they come from")
         self.options, self.observation = options, observation
-        self.tokens = options.tokens or math.ceil(len(observation.fields) / 2)
+        self.tokens = options.tokens or max(2, math.ceil(len(observation.fields) / 2))
         self._fitted: Codebook | None = None
 
     @property
