@@ -35,10 +35,23 @@ MOST_SHOWN = 100
     metavar="FILE",
     help="Film the first episode, as FILE.mp4 or FILE.gif (extra video).",
 )
+@click.option(
+    "--states",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep the numbers of all states met, as safetensors: for -o serializer.states_file.",
+)
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def evaluate(
-    directory: Path, episodes: int | None, seed: int | None, show: bool, video: Path | None, as_json: bool, quiet: bool
+    directory: Path,
+    episodes: int | None,
+    seed: int | None,
+    show: bool,
+    video: Path | None,
+    states: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Evaluate a trained agent.
 
@@ -49,7 +62,8 @@ def evaluate(
     stdout = claim_stdout() if as_json else None
     steps: list[Step] = []
     with progress(quiet or as_json) as listener:
-        found = runner.evaluate_run(directory, episodes, seed, (listener,), steps.append if show else None, video)
+        watch = steps.append if show else None
+        found = runner.evaluate_run(directory, episodes, seed, (listener,), watch, video, states)
     if as_json:
         if show:
             found["first_episode"] = [
@@ -57,6 +71,8 @@ def evaluate(
             ]
         if video is not None:
             found["video"] = str(video)
+        if states is not None:
+            found["states"] = str(states)
         print_json(found, stdout)
     else:
         for step in steps[:MOST_SHOWN]:
@@ -66,6 +82,8 @@ def evaluate(
         click.echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")
         if video is not None:
             click.echo(f"film of the first episode: {video}")
+        if states is not None:
+            click.echo(f"the states met: {states}")
 
 
 def _line(step: Step) -> str:

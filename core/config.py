@@ -46,6 +46,10 @@ class RunOptions:
     num_envs: int = option(16, "environments stepped side by side", above(0))
     eval_episodes: int = option(100, "episodes of the evaluation after training", at_least(0))
     checkpoint_every: int = option(5, "updates between two checkpoints", above(0))
+    history: int = option(1, "states of the episode that are read at once, the newest last", above(0))
+    history_tokens: int = option(
+        256, "tokens that the text of several states may have: the oldest are left out", above(0)
+    )
 
 
 @attrs.frozen

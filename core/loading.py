@@ -13,6 +13,7 @@ from bitrl.core.interfaces import Backbone, Environment, ObservationSpec, Serial
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord, EnvironmentRecord, Record, SerializerRecord
 from bitrl.core.registry import registry
+from bitrl.core.wrapped import Wrapped
 
 
 def load_serializer(name: str, env: str | None = None, **options: Any) -> Serializer:
@@ -73,22 +74,36 @@ def build(config: Config) -> Parts:
         UsageError: one of them cannot be built; the message names it and says why.
     """
     environment = _environment(config.environment, config.env_options, config.run.env)
-    spec = environment.observation_spec()
+    spec, k = environment.observation_spec(), config.run.history
     if spec.commands:
         check_commands(config)
-    return Parts(environment, *build_features(config, spec))
+    features = build_features(config, spec, k)
+    if k > 1:
+        from bitrl.core.history import Remembering
+
+        environment = Wrapped(environment, lambda env: Remembering(env, k))
+    return Parts(environment, *features)
 
 
-def build_features(config: Config, observation: ObservationSpec) -> tuple[FeatureExtractor, FeatureExtractor | None]:
+def build_features(
+    config: Config, observation: ObservationSpec, history: int = 1
+) -> tuple[FeatureExtractor, FeatureExtractor | None]:
     """Build a configuration's serializer, for what `observation` says, and backbones: the policy's features and the
-    critic's, None where they are the same.
+    critic's, None where they are the same. With `history` above 1, an observation holds so many states (history.py).
 
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
     """
     serializer = config.serializer.load()(config.serializer_options, observation)
-    width = serializer.width if config.serializer.emits == "vector" else len(observation.fields) or None
     _require("serializer", config.serializer, serializer, Serializer)
+    vectors = config.serializer.emits == "vector"
+    if history > 1:
+        from bitrl.core.history import History, check_pooling
+
+        serializer = History(serializer, history, vectors)
+        for options in (config.backbone_options, config.critic_backbone_options):
+            check_pooling(options)
+    width = serializer.width if vectors else len(observation.fields) or None
 
     def features(record: BackboneRecord, options: Any) -> FeatureExtractor:
         backbone = record.load()(options, width)
@@ -96,6 +111,8 @@ def build_features(config: Config, observation: ObservationSpec) -> tuple[Featur
         return FeatureExtractor(serializer, backbone)
 
     policy = features(config.backbone, config.backbone_options)
+    if history > 1:
+        serializer.limit(policy.backbone, config.run.history_tokens)
     record, options = config.critic_backbone, config.critic_backbone_options
     if record is None or (record, options) == (config.backbone, config.backbone_options):
         return policy, None

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bitrl.core.choices import states_of
 from bitrl.core.interfaces import Environment
 
 
@@ -47,7 +48,9 @@ def as_batch(space: gymnasium.Space, observations: Any, count: int) -> np.ndarra
 
 
 def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
-    """`count` observations [count, ...] of random play, always the same ones."""
+    """`count` observations [count, ...] of random play, always the same ones, as serializers see them: without what can
+    be done (choices.py).
+    """
     env = environment.make()
     try:
         env.action_space.seed(0)
@@ -55,6 +58,6 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
         while len(seen) < count:
             observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
             seen.append(env.reset()[0] if terminated or truncated else observation)
-        return np.stack([as_array(env.observation_space, observation) for observation in seen])
+        return states_of(np.stack([as_array(env.observation_space, observation) for observation in seen]))
     finally:
         env.close()

@@ -90,6 +90,7 @@ def run(
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     parts = build(config)
+    _learnt(parts)  # a serializer that learns from states does so now, and says now why it cannot
     provenance = {"versions": versions(), **_identities(parts), **git_commit()}
     store = RunStore.create(out, config, provenance, force)
     try:
@@ -128,6 +129,7 @@ def evaluate_run(
     listeners: tuple[Listener, ...] = (),
     show: Callable[[Step], None] | None = None,
     video: Path | None = None,
+    states: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest good checkpoint of a run.
 
@@ -138,6 +140,7 @@ def evaluate_run(
         listeners: called with every event.
         show: called with every step of the first episode (bitrl.core.watching).
         video: an mp4 or gif of the first episode is written there.
+        states: the numbers of all states met are written there (bitrl.core.states).
 
     Returns:
         run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
@@ -162,6 +165,11 @@ def evaluate_run(
     envs, observations = _environments(config, parts, None)  # to act, it only needs to know what they look like
     algorithm = _algorithm(config, parts, envs, observations, checkpoint)
     envs.close()
+    met: list[np.ndarray] = []
+    if states is not None:
+        from bitrl.core.states import record, write_states
+
+        parts, met = record(parts, states)
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
     if show is None and video is None:
@@ -173,6 +181,8 @@ def evaluate_run(
         returns = _evaluate(parts, algorithm, episodes, seed, directory, tell, first=first)
         if first.film is not None:
             first.film.save()
+    if states is not None and met:
+        write_states(states, met)
     return {
         "run": str(directory),
         **{name: getattr(config.run, name) for name in COMPONENTS},
@@ -208,7 +218,7 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
                 tell(events.Updated(directory, algorithm.step, row))
                 finished = algorithm.step >= run.steps
                 if finished or interrupted() or updates % run.checkpoint_every == 0:
-                    path = _save(store, algorithm, envs, updates)
+                    path = _save(store, parts, algorithm, envs, updates)
                     tell(events.CheckpointSaved(directory, algorithm.step, path))
                 if interrupted() and not finished:
                     raise RunFailed(f"stopped at step {algorithm.step}; go on with: bitrl run --resume {directory}")
@@ -262,6 +272,8 @@ def _algorithm(
     progress: Callable[[int], None] = lambda step: None,
 ) -> Algorithm:
     """The algorithm, new or as `checkpoint` left it."""
+    if checkpoint is not None and (learnt := _with_prefix(checkpoint.arrays, "serializer.")):
+        parts.features.serializer.load_state(learnt)  # type: ignore[attr-defined]
     [seed] = _seeds(config.run.seed, ALGORITHM, 1)
     task = Task(
         envs=envs,
@@ -273,21 +285,31 @@ def _algorithm(
     )
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
     if checkpoint is not None:
-        prefix = "algorithm."
-        arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(prefix)}
-        algorithm.load_state({name.removeprefix(prefix): array for name, array in arrays.items()})
+        algorithm.load_state(_with_prefix(checkpoint.arrays, "algorithm."))
     return algorithm
 
 
-def _save(store: RunStore, algorithm: Algorithm, envs: VectorEnv, updates: int) -> Path:
+def _save(store: RunStore, parts: Parts, algorithm: Algorithm, envs: VectorEnv, updates: int) -> Path:
     """Write a checkpoint of everything that the next update depends on."""
     from bitrl.core import checkpoints, replay
 
     actions, starts = replay.save(envs)
     arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
+    arrays |= {f"serializer.{name}": array for name, array in _learnt(parts).items()}
     arrays |= {"observations": algorithm.task.observations, **actions}
     meta = {"step": algorithm.step, "updates": updates, "starts": starts}
     return checkpoints.write(store.checkpoints, algorithm.step, checkpoints.Checkpoint(arrays, meta))
+
+
+def _learnt(parts: Parts) -> Mapping[str, np.ndarray]:
+    """What the serializer learnt from states, as named arrays; nothing for one that does not learn."""
+    state = getattr(parts.features.serializer, "state", None)
+    return state() if callable(state) else {}
+
+
+def _with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Those arrays whose names begin with `prefix`, which is left out."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _evaluate(

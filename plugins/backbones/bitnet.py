@@ -89,6 +89,10 @@ class BitNet:
         """
         return self._states(self._ids(_checked(inputs)))
 
+    def token_counts(self, inputs: Sequence[str]) -> list[int]:
+        """How many tokens each of n texts is, without the file's first."""
+        return [len(ids) for ids in token_ids(self.tokenizer, _checked(inputs))]
+
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's tokens, after the file's first if it asks for one."""
         return self._fitting(texts, token_ids(self.tokenizer, texts, self._prefix))

@@ -33,6 +33,22 @@ class BinsOptions:
 
 
 @options
+class CodesOptions:
+    """Options of the serializer that writes learned tokens."""
+
+    codes: int = option(256, "codes to choose from for each token", between(2, 1000))
+    tokens: int | None = option(
+        None,
+        "codes that a state is written with, at most one a number; unset: one for two numbers, and at least two",
+        above(0),
+    )
+    states: int = option(4096, "states of random play that the codes are fitted to", above(0))
+    states_file: str | None = option(
+        None, "fit to the states in this file instead (bitrl eval RUN --states FILE): those that a trained agent meets"
+    )
+
+
+@options
 class TemplateOptions(TextOptions):
     """Options of the serializer that writes the user's own sentence."""
 
@@ -45,7 +61,7 @@ class TemplateOptions(TextOptions):
 
 @hookimpl
 def bitrl_serializers() -> Iterator[SerializerRecord]:
-    """json, natural, compact, bins, template, grid and vector."""
+    """json, natural, compact, bins, codes, template, grid and vector."""
     yield SerializerRecord(
         name="json",
         summary='an object of named numbers: {"pole_angle": 0.012, …}',
@@ -69,6 +85,12 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         summary="whole numbers from -99 to 99 by the bounds, the shortest form: 1 -17 3 40",
         target="bitrl.plugins.serializers.bins:Bins",
         options=BinsOptions,
+    )
+    yield SerializerRecord(
+        name="codes",
+        summary="learned tokens, each for a kind of state, more where states are often: 127 40",
+        target="bitrl.plugins.serializers.codes:Codes",
+        options=CodesOptions,
     )
     yield SerializerRecord(
         name="template",

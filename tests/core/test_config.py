@@ -147,7 +147,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" reads text: '
-        "use --serializer bins or compact or grid or json or natural or template, or --backbone mlp"
+        "use --serializer bins or codes or compact or grid or json or natural or template, or --backbone mlp"
     )
 
 
@@ -188,7 +188,9 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
     )
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})
-    assert str(caught.value).endswith(", or --serializer bins or compact or grid or json or natural or template")
+    assert str(caught.value).endswith(
+        ", or --serializer bins or codes or compact or grid or json or natural or template"
+    )
 
 
 def test_an_algorithm_without_a_critic_of_its_own_takes_no_backbone_for_it(registered: Registry):

@@ -1,0 +1,141 @@
+"""The last k states instead of one: for worlds that do not show everything at once.
+
+A wrapper of environments makes each observation the last k of the episode, so that it is saved, restored and evaluated
+as any observation is; a wrapper of serializers writes those, oldest first. Neither knows what a state is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from bitrl.core.choices import OBSERVATION, space_of_state
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Backbone, Serializer
+
+COUNT = "count"
+"""The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
+
+
+class Remembering(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """An environment whose observations hold the last k of the episode under way.
+
+    They are records of `count` and "0" to str(k - 1). Where there are fewer states than k, the first of the episode
+    stands in for those before it. What can be done (choices.py) is that of the newest alone, and stays beside them.
+    """
+
+    def __init__(self, env: gymnasium.Env, k: int):
+        gymnasium.utils.RecordConstructorArgs.__init__(self, k=k)
+        gymnasium.Wrapper.__init__(self, env)
+        self.k = k
+        self._states: deque[Any] = deque(maxlen=k)
+        state = space_of_state(env.observation_space)
+        self._splits = state is not env.observation_space
+        parts: dict[str, gymnasium.Space] = {str(index): state for index in range(k)}
+        kept: gymnasium.Space = gymnasium.spaces.Dict({COUNT: gymnasium.spaces.Discrete(k, start=1), **parts})
+        if self._splits:
+            assert isinstance(env.observation_space, gymnasium.spaces.Dict)
+            kept = gymnasium.spaces.Dict({**env.observation_space.spaces, OBSERVATION: kept})
+        self.observation_space = kept
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode, and forget the one before."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._states.clear()
+        return self._with_past(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_past(observation), reward, terminated, truncated, info
+
+    def _with_past(self, observation: Any) -> Any:
+        # Copies both ways: whoever gives or takes an observation may change it later.
+        self._states.append(copy.deepcopy(observation[OBSERVATION] if self._splits else observation))
+        missing = self.k - len(self._states)
+        states = map(copy.deepcopy, [*[self._states[0]] * missing, *self._states])
+        kept = {COUNT: np.int64(len(self._states)), **{str(index): state for index, state in enumerate(states)}}
+        return {**observation, OBSERVATION: kept} if self._splits else kept
+
+
+class History:
+    """Writes the last k states by the serializer of one.
+
+    Texts are a line each, the newest last: the oldest are left out until the tokens of the rest, and one for each line
+    break, are at most `budget`; the newest is always there. A backbone that does not count tokens
+    (`token_counts`) is given all. Vectors stand side by side, the newest last, zeros for what was before the episode.
+
+    Attributes:
+        width: k times that of the serializer, where it emits vectors.
+        budget: in tokens, of a text; None: no limit.
+        token_counts: list of texts → how many tokens each is, as the backbone counts them.
+    """
+
+    def __init__(self, serializer: Serializer, k: int, vectors: bool):
+        self.serializer, self.k, self.vectors = serializer, k, vectors
+        self.budget: int | None = None
+        self._tokens: Callable[[str], int] = lambda text: 0
+        self.width: int = k * serializer.width if vectors else 0  # type: ignore[attr-defined]
+
+    def limit(self, backbone: Backbone, budget: int) -> None:
+        """Keep texts within `budget` tokens, if `backbone` counts them."""
+        counts = getattr(backbone, "token_counts", None)
+        if counts is not None:
+            self.budget = budget
+            # A state is met k times.
+            self._tokens = lru_cache(maxsize=4096)(lambda text: counts([text])[0])
+
+    def __call__(self, observation: Any) -> Any:
+        """One observation (a record, or a mapping of its parts) → its text, or float32 [k · width of one]."""
+        count = int(observation[COUNT])
+        written = [self.serializer(observation[str(index)]) for index in range(self.k - count, self.k)]
+        return self._side_by_side(written) if self.vectors else self._lines(written)
+
+    def batch(self, observations: np.ndarray) -> Any:
+        """Observations [n] → n texts, or float32 [n, k · width of one]."""
+        past: list[list[Any]] = [[] for _ in observations]
+        for index in range(self.k):
+            there = np.flatnonzero(observations[COUNT] >= self.k - index)
+            if len(there):
+                for row, written in zip(there, self.serializer.batch(observations[str(index)][there]), strict=True):
+                    past[row].append(written)
+        if self.vectors:
+            return np.array([self._side_by_side(each) for each in past], np.float32).reshape(-1, self.width)
+        return [self._lines(each) for each in past]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the serializer of one state learnt, if it did."""
+        return self.serializer.state() if hasattr(self.serializer, "state") else {}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Write with what was learnt then."""
+        if hasattr(self.serializer, "load_state"):
+            self.serializer.load_state(state)
+
+    def _lines(self, texts: list[str]) -> str:
+        kept, tokens = texts[-1:], self._tokens(texts[-1])
+        for text in reversed(texts[:-1]):
+            tokens += self._tokens(text) + 1
+            if self.budget is not None and tokens > self.budget:
+                break
+            kept.append(text)
+        return "\n".join(reversed(kept))
+
+    def _side_by_side(self, vectors: list[np.ndarray]) -> np.ndarray:
+        one = len(vectors[-1])
+        return np.concatenate([np.zeros((self.k - len(vectors)) * one, np.float32), *vectors]).astype(np.float32)
+
+
+def check_pooling(options: Any) -> None:
+    """Raises UsageError: the backbone's pooling needs as many numbers in every text, and a history has ever more."""
+    if getattr(options, "pooling", None) == "field":
+        raise UsageError(
+            "run.history: a text of several states has ever more numbers as an episode goes on, and backbone.pooling "
+            '"field" needs as many in each: choose "mean" or "last"'
+        )

@@ -1,0 +1,105 @@
+"""States as learned tokens: 412 17. Each code stands for a kind of state, and there are more where states are often.
+
+Shorter than one number for each of a state's (bins), since a code says several at once, and finer where it matters;
+what is lost is the distance to the nearest code. A code is a whole number between 0 and 999, which is one token of
+bitrl's own vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import ObservationSpec
+from bitrl.plugins.serializers import CodesOptions
+from bitrl.plugins.serializers.codebook import Codebook, fit
+from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_grid, refuse_no_numbers, sentence
+
+
+class Codes:
+    """Which codes are nearest to an observation's numbers, two to a code unless `tokens` says otherwise. Texts beside
+    the numbers come first.
+
+    The codebook is fitted when it is first needed, to states of random play or to those in a file, always in the same
+    way. A run saves it with its checkpoints: another machine's rounding would give another one.
+
+    Raises:
+        UsageError: the observations are not numbers, or there are no states to learn from.
+    """
+
+    def __init__(self, options: CodesOptions, observation: ObservationSpec):
+        refuse_grid(observation)
+        refuse_no_numbers(observation)
+        if observation.discrete is not None:
+            raise UsageError(
+                f"environment {observation.env} has {observation.discrete} states, each a whole number already: "
+                "use --serializer bins"
+            )
+        if not observation.fields:
+            raise UsageError("serializer codes learns from states: name the environment that they come from")
+        self.options, self.observation = options, observation
+        self.tokens = options.tokens or max(2, math.ceil(len(observation.fields) / 2))
+        self._fitted: Codebook | None = None
+
+    @property
+    def codebook(self) -> Codebook:
+        """Which codes stand for what; fitted by the first who asks."""
+        if self._fitted is None:
+            self._fitted = fit(self._states(), self.tokens, self.options.codes)
+        return self._fitted
+
+    def __call__(self, observation: Any) -> str:
+        """One observation → its text."""
+        numbers = np.array([numbers_of(self.observation, observation)], np.float64)
+        return self._write(numbers, [[observation[name]] for name in self.observation.texts])[0]
+
+    def batch(self, observations: np.ndarray) -> list[str]:
+        """Observations [n, ...] → n texts."""
+        return self._write(self._numbers(observations), [observations[name] for name in self.observation.texts])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The codebook, as named arrays."""
+        return self.codebook.arrays()
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Write with the codebook of a `state()`."""
+        self._fitted = Codebook.of_arrays(state)
+
+    def _write(self, numbers: np.ndarray, texts: list[Iterable[Any]]) -> list[str]:
+        """Numbers [n, k] and each text part of n observations → n texts."""
+        rows = [" ".join(map(str, row)) for row in self.codebook.encode(numbers).tolist()]
+        if not texts:
+            return rows
+        return [" ".join((*map(sentence, map(str, parts)), row)) for *parts, row in zip(*texts, rows, strict=True)]
+
+    def _numbers(self, observations: np.ndarray) -> np.ndarray:
+        """Observations [n, ...] → their numbers, float64 [n, k]."""
+        numbers = np.asarray(observations["numbers"] if self.observation.texts else observations, np.float64)
+        numbers = numbers.reshape(len(numbers), math.prod(numbers.shape[1:]))
+        check_count(self.observation, numbers.shape[1])
+        return numbers
+
+    def _states(self) -> np.ndarray:
+        """The states to learn from, float64 [n, k]."""
+        if self.options.states_file is not None:
+            return self._saved_states(Path(self.options.states_file))
+        from bitrl.core.loading import load_environment
+        from bitrl.core.observations import observations_of
+
+        return self._numbers(observations_of(load_environment(str(self.observation.env)), self.options.states))
+
+    def _saved_states(self, path: Path) -> np.ndarray:
+        from bitrl.core.states import read_states
+
+        states = read_states(path)
+        if states.shape[1] != len(self.observation.fields):
+            raise UsageError(
+                f"serializer.states_file: {path} holds states of {states.shape[1]} numbers, and those of "
+                f"{self.observation.env} have {len(self.observation.fields)}"
+            )
+        return states
