@@ -41,7 +41,7 @@ class Recorder(gymnasium.Wrapper):
         """Take a step."""
         observation, *rest = self.env.step(action)
         self._met.append(numbers_of(observation))
-        return observation, *rest  # type: ignore[return-value]
+        return observation, *rest
 
 
 def numbers_of(observation: Any) -> np.ndarray:

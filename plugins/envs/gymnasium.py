@@ -50,7 +50,8 @@ class GymnasiumEnvironment(Environment):
             return False
         if self._masked is None:
             trial = gymnasium.make(self.id)
-            self._masked = np.shape(trial.reset(seed=0)[1].get(MASK)) == (int(env.action_space.n),)
+            mask: Any = trial.reset(seed=0)[1].get(MASK)
+            self._masked = np.shape(mask) == (int(env.action_space.n),)
             trial.close()
         return self._masked
 
