@@ -17,7 +17,7 @@ import numpy as np
 
 from bitrl.core.choices import OBSERVATION, space_of_state
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, Serializer
+from bitrl.core.interfaces import Backbone
 
 COUNT = "count"
 """The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
@@ -74,14 +74,14 @@ class History:
     Attributes:
         width: k times that of the serializer, where it emits vectors.
         budget: in tokens, of a text; None: no limit.
-        token_counts: list of texts → how many tokens each is, as the backbone counts them.
     """
 
-    def __init__(self, serializer: Serializer, k: int, vectors: bool):
+    def __init__(self, serializer: Any, k: int, vectors: bool):
+        """`serializer` is a Serializer, and has a `width` if it emits `vectors`."""
         self.serializer, self.k, self.vectors = serializer, k, vectors
         self.budget: int | None = None
         self._tokens: Callable[[str], int] = lambda text: 0
-        self.width: int = k * serializer.width if vectors else 0  # type: ignore[attr-defined]
+        self.width: int = k * serializer.width if vectors else 0
 
     def limit(self, backbone: Backbone, budget: int) -> None:
         """Keep texts within `budget` tokens, if `backbone` counts them."""

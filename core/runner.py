@@ -273,7 +273,8 @@ def _algorithm(
 ) -> Algorithm:
     """The algorithm, new or as `checkpoint` left it."""
     if checkpoint is not None and (learnt := _with_prefix(checkpoint.arrays, "serializer.")):
-        parts.features.serializer.load_state(learnt)  # type: ignore[attr-defined]
+        serializer: Any = parts.features.serializer  # one that learns
+        serializer.load_state(learnt)
     [seed] = _seeds(config.run.seed, ALGORITHM, 1)
     task = Task(
         envs=envs,

@@ -52,8 +52,9 @@ class PPO(Algorithm):
             torch.manual_seed(task.seed)
             space, choices = task.envs.single_action_space, task.features.choices(task.observations[:1])
             texts = choices is not None and choices.commands is not None
-            assert not texts or isinstance(space, gymnasium.spaces.Discrete)
-            self.head: Head = TextChoice(space, task.features) if texts else action_head(space)  # type: ignore[arg-type]
+            self.head: Head = action_head(space)
+            if texts and isinstance(space, gymnasium.spaces.Discrete):
+                self.head = TextChoice(space, task.features)
             # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features
             # look like, so they can be standardised by that rollout without the policy changing under it.
             self.policy = chain(task.features.module(), mlp(widths(task.features, self.head.outputs), gain=0.0))
