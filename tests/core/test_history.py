@@ -187,7 +187,7 @@ def test_the_backbone_counts_the_tokens():
     observation = env.reset(seed=0)[0]
     for _ in range(4):
         observation, *_ = env.step(0)
-    counts = parts.features.backbone.token_counts  # type: ignore[attr-defined]
+    counts = parts.features.backbone.token_counts
     one = bitrl.load_serializer("json", env="CartPole-v1")(observation["3"])
     text = parts.features.serializer(observation)
     assert text.endswith("\n" + one)

@@ -125,7 +125,9 @@ def test_every_moment_of_an_update_is_some_parts(ticks: Iterator[int]) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"run.critic_backbone": "int8", "critic_backbone.threads": 1}])
-def test_watching_and_measuring_changes_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_watching_and_measuring_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     """The same metrics as a run that is not watched, whatever is measured between the updates."""
     same = config("CartPole-v1", **options)
     bitrl.run(
@@ -143,7 +145,7 @@ def test_watching_and_measuring_changes_nothing(tmp_path: Path, options: dict[st
         found.append({"step": training.algorithm.step, **metrics})
         return metrics
 
-    training.algorithm.update = update  # type: ignore[method-assign]
+    monkeypatch.setattr(training.algorithm, "update", update)
     training.warm_up()
     training.round()
     training.round()
