@@ -130,6 +130,7 @@ class Task:
             what `features` wrote; None where the critic reads `features`. Only an algorithm whose record says
             `critic_backbone` is ever given one.
         seed: of everything the algorithm draws; it must use no global random state.
+        steps: environment steps that the run will take, in all.
         progress: call with the number of environment steps taken so far, as often as convenient.
     """
 
@@ -138,6 +139,7 @@ class Task:
     features: FeatureExtractor
     critic_features: FeatureExtractor | None = None
     seed: int
+    steps: int
     progress: Callable[[int], None]
 
     def see(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

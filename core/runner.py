@@ -282,6 +282,7 @@ def _algorithm(
         features=parts.features,
         critic_features=parts.critic_features,
         seed=seed,
+        steps=config.run.steps,
         progress=progress,
     )
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)

@@ -59,6 +59,7 @@ def make_task(
     seed: int = 0,
     backbone: Callable[[int], Backbone] = Plain,
     critic_backbone: Callable[[int], Backbone] | None = None,
+    steps: int = 100_000,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Task:
     """A task for an algorithm's own tests: vector environments that were just reset, seen as scaled numbers.
@@ -69,7 +70,7 @@ def make_task(
         seed: of the environments and of the algorithm.
         backbone: makes a backbone for vectors of the given width; by default the numbers themselves are the features.
         critic_backbone: the same for the critic's own, which reads the same vectors; None: it has none.
-        progress: see Task.
+        steps, progress: see Task.
     """
     environment = world(env) if isinstance(env, str) else env
     serializer = Vector(NoOptions(), environment.observation_spec())
@@ -82,6 +83,7 @@ def make_task(
         features=features,
         critic_features=FeatureExtractor(serializer, critic_backbone(serializer.width)) if critic_backbone else None,
         seed=seed,
+        steps=steps,
         progress=progress,
     )
 

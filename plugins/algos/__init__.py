@@ -33,6 +33,7 @@ class PPOOptions:
     max_grad_norm: float | None = option(0.5, "clip the gradient's norm at this; none: do not", above(0))
     learning_rate: float = option(3e-4, "Adam's learning rate for the policy", above(0))
     value_learning_rate: float = option(1e-3, "Adam's learning rate for the value function", above(0))
+    anneal: bool = option(False, "let both learning rates fall to nothing, in a straight line, over the run's steps")
     noise_hold: float = option(
         1.0, "mean steps for which each environment keeps its exploration noise; 1: fresh at every step", at_least(1)
     )

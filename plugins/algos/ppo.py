@@ -68,8 +68,8 @@ class PPO(Algorithm):
         }
         self.optimizer = torch.optim.Adam(
             [
-                {"params": self.weights["policy"], "lr": options.learning_rate},
-                {"params": self.weights["value"], "lr": options.value_learning_rate},
+                {"params": self.weights[name], "lr": rate, "initial_lr": rate}
+                for name, rate in (("policy", options.learning_rate), ("value", options.value_learning_rate))
             ],
             eps=1e-5,
             fused=True,
@@ -105,6 +105,9 @@ class PPO(Algorithm):
                 self.head.standardise.fit(self.task.features.choices.features)
         if self.reward_scale is not None:
             rollout = self.reward_scale(rollout)
+        if options.anneal:
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * max(0.0, 1 - self.step / self.task.steps)
         self.step += self.rollout_length * self.num_envs
 
         features = self.standardise(rollout.features)

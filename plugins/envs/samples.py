@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.files import write_atomically
-from bitrl.plugins.serializers.grid import COLOURS, Grid, sightings
+from bitrl.plugins.serializers.grid import Grid, blocked, meant, mentions, sightings
 
 BABYAI_IDS = (
     "BabyAI-GoToRedBall-v0",
@@ -47,6 +46,7 @@ class BabyAISample:
             ("the door", "a red object" has kind None).
         visible: whether an object of that colour and kind is in view.
         ahead, right: steps to the nearest such object (right < 0: to the left); None if there is none.
+        blocked: whether something stands in the agent's way, straight ahead.
     """
 
     id: str
@@ -57,9 +57,7 @@ class BabyAISample:
     visible: bool
     ahead: int | None
     right: int | None
-
-
-_OBJECT = re.compile(rf"(?:({'|'.join(COLOURS)}) )?(ball|box|key|door|object)")
+    blocked: bool
 
 
 def babyai_samples(ids: Sequence[str], count: int, seed: int) -> list[BabyAISample]:
@@ -96,16 +94,12 @@ def babyai_samples(ids: Sequence[str], count: int, seed: int) -> list[BabyAISamp
 
 
 def _babyai_sample(id: str, observation: dict[str, Any], text: str) -> BabyAISample:
-    named = _OBJECT.search(observation["mission"])
-    colour, kind = named.groups() if named else (None, None)
-    kind = None if kind == "object" else kind
-    matching = [
-        seen
-        for seen in sightings(observation["image"])
-        if named and colour in (None, seen.colour) and kind in (None, seen.kind)
-    ]
+    first = mentions(observation["mission"])[:1]
+    colour, kind = first[0] if first else (None, None)
+    matching = [seen for seen in sightings(observation["image"]) if meant(seen, first)]
     ahead, right = (matching[0].ahead, matching[0].right) if matching else (None, None)
-    return BabyAISample(id, text, observation["mission"], colour, kind, bool(matching), ahead, right)
+    way = blocked(observation["image"])
+    return BabyAISample(id, text, observation["mission"], colour, kind, bool(matching), ahead, right, way)
 
 
 @attrs.frozen

@@ -1,11 +1,13 @@
 """MiniGrid's partial views as sentences: "go to the red ball. facing east, carrying nothing. wall 3 ahead. red ball 2
-ahead 1 left." The mission comes first: it stays the same for a whole episode.
+ahead 1 left, blue key 1 right." The mission comes first: it stays the same for a whole episode. Of the objects in view,
+those that it names come first, so that a small reader finds them always at one place.
 
 Knows MiniGrid's numbers for objects, colours and states, which its observations are made of; a test compares them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -56,6 +58,25 @@ def sightings(image: np.ndarray) -> list[Sighting]:
     return sorted(found, key=lambda seen: (seen.ahead + abs(seen.right), -seen.ahead, seen.right))
 
 
+_MENTION = re.compile(rf"(?:({'|'.join(COLOURS)}) )?(ball|box|key|door|object)")
+
+
+def mentions(mission: str) -> list[tuple[str | None, str | None]]:
+    """The objects that a mission names, in its order: (colour, kind), None for what it leaves open ("a red object")."""
+    return [(colour or None, None if kind == "object" else kind) for colour, kind in _MENTION.findall(mission)]
+
+
+def meant(seen: Sighting, mentioned: Iterable[tuple[str | None, str | None]]) -> bool:
+    """Whether one of the mentions may mean this object."""
+    return any(colour in (None, seen.colour) and kind in (None, seen.kind) for colour, kind in mentioned)
+
+
+def blocked(image: np.ndarray) -> bool:
+    """Whether something stands in the cell ahead of the agent, or a wall."""
+    ahead = OBJECTS[image[image.shape[0] // 2, image.shape[1] - 2, 0]]
+    return ahead not in ("unseen", "empty", "floor", "goal")
+
+
 def carried(image: np.ndarray) -> str | None:
     """What the agent carries: it is drawn in its own cell."""
     cell = image[image.shape[0] // 2, image.shape[1] - 1].tolist()
@@ -86,7 +107,8 @@ def _names(cell: list[int]) -> tuple[str, str | None, str | None]:
 
 
 class Grid:
-    """The mission, the way the agent faces, what it carries, the walls next to it, and every object it sees.
+    """The mission, the way the agent faces, what it carries, the walls next to it, and every object it sees, nearest
+    first but those before all that the mission names.
 
     Raises:
         UsageError: the environment is no grid.
@@ -103,7 +125,9 @@ class Grid:
         """One observation, the parts of a MiniGrid world → its text."""
         image, direction, mission = (observation[name] for name in ("image", "direction", "mission"))
         near = ", ".join(walls(image))
-        seen = ", ".join(map(str, sightings(image))) or "nothing in sight"
+        mentioned = mentions(mission)
+        objects = sorted(sightings(image), key=lambda seen: not meant(seen, mentioned))
+        seen = ", ".join(map(str, objects)) or "nothing in sight"
         parts = (mission, f"facing {DIRECTIONS[direction]}, carrying {carried(image) or 'nothing'}", near, seen)
         return ". ".join(part for part in parts if part) + "."
 

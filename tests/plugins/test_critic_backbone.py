@@ -59,6 +59,7 @@ def hybrid(backbone, critic, serializer=None):
         features=FeatureExtractor(serializer, backbone),
         critic_features=FeatureExtractor(serializer, critic),
         seed=0,
+        steps=0,
         progress=lambda step: None,
     )
 

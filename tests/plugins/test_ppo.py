@@ -53,7 +53,7 @@ class Drift(gymnasium.Env):
 def make(action_space, **options):
     envs = replay.vectorise(lambda: Drift(action_space), 4)
     observations, _ = envs.reset(seed=[1, 2, 3, 4])
-    task = Task(envs=envs, observations=observations, features=Features(), seed=7, progress=lambda step: None)
+    task = Task(envs=envs, observations=observations, features=Features(), seed=7, steps=0, progress=lambda step: None)
     return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
 
 

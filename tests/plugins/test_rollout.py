@@ -52,7 +52,7 @@ class Identity:
 def rollout_of(mode, worlds, steps, pieces=1):
     envs = SyncVectorEnv([lambda world=world: Corridor(*world) for world in worlds], autoreset_mode=mode)
     observations, _ = envs.reset(seed=0)
-    task = Task(envs=envs, observations=observations, features=Identity(), seed=0, progress=lambda step: None)
+    task = Task(envs=envs, observations=observations, features=Identity(), seed=0, steps=0, progress=lambda step: None)
     episodes = Episodes.start(len(worlds))
 
     def act(features, choices, t):
@@ -124,7 +124,7 @@ def test_every_state_is_turned_into_features_once(mode):
 
     envs = SyncVectorEnv([lambda: Corridor(99, 4)], autoreset_mode=mode)
     observations, _ = envs.reset(seed=0)
-    task = Task(envs=envs, observations=observations, features=Counting(), seed=0, progress=lambda step: None)
+    task = Task(envs=envs, observations=observations, features=Counting(), seed=0, steps=0, progress=lambda step: None)
     episodes = Episodes.start(1)
     for _ in range(5):
         collect(task, episodes, lambda features, choices, t: np.zeros(1, int), 3)

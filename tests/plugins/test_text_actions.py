@@ -100,7 +100,7 @@ def make(world, serializer, backbone, **options):
     envs = replay.vectorise(world, 4)
     observations, _ = envs.reset(seed=[1, 2, 3, 4])
     features = FeatureExtractor(serializer, backbone)
-    task = Task(envs=envs, observations=observations, features=features, seed=0, progress=lambda step: None)
+    task = Task(envs=envs, observations=observations, features=features, seed=0, steps=0, progress=lambda step: None)
     return PPO(parse(PPOOptions, {"rollout_steps": 256, **options}, "algo"), task)
 
 

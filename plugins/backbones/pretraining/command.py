@@ -21,7 +21,13 @@ from bitrl.plugins.backbones.pretraining.measure import judged, readings
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
 from bitrl.plugins.backbones.pretraining.train import PARTS, Plan, Progress, Trainer
-from bitrl.plugins.backbones.pretraining.vocabulary import Vocabulary, number_features, number_tokens, train_vocabulary
+from bitrl.plugins.backbones.pretraining.vocabulary import (
+    Vocabulary,
+    from_its_first_number,
+    number_features,
+    number_tokens,
+    train_vocabulary,
+)
 from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers
 
 HELD_OUT = 50_000
@@ -107,6 +113,13 @@ def vocabulary_for(
     """A vocabulary of at most `size` tokens for these texts, environments and worlds."""
     rng = np.random.default_rng(seed)
     states = [text for reader in readers for text in reader.sample(rng, 400).texts]
+    # The words of a request, which stand before a world's numbers, vary; those between them do not.
+    states += [
+        from_its_first_number(text)
+        for world in worlds
+        if world.plain
+        for text in world.texts[:: max(1, len(world.texts) // 600)]
+    ]
     # A few megabytes of prose are enough to count pairs of letters by. The worlds have few words and use them much.
     passages = [file.text[i : i + 5000] for file in files for i in range(0, min(len(file.text), 4_000_000), 5000)]
     passages += [text for world in worlds for text in world.texts[:4000]] + (games.texts[::4] if games else [])

@@ -67,6 +67,8 @@ class Batch:
     names: Tensor | None = None
     facts: Tensor | None = None
     choices: ChoiceBatch | None = None
+    plain: bool = True
+    """Whether the numbers are known while they are being written; else only at each text's last token."""
 
 
 @attrs.frozen
@@ -184,7 +186,8 @@ class Corpus:
             so_far[row, len(e.ids) - 1] = made.numbers[row, :slots]
         numbers, frames = (torch.from_numpy(x).float() for x in (so_far, made.frames[:, :slots]))
         facts = None if made.facts is None else torch.from_numpy(made.facts).float()
-        return Batch(tokens, lengths, numbers, frames, torch.from_numpy(made.names[:, :slots]), facts)
+        names = torch.from_numpy(made.names[:, :slots])
+        return Batch(tokens, lengths, numbers, frames, names, facts, plain=made.plain)
 
 
 def _rows(texts: Texts, rows: np.ndarray) -> Texts:

@@ -247,7 +247,10 @@ class BitNet(nn.Module):
         attention is done for all parts at once.
         """
         layout = [Part(len(tokens), tokens.shape[1], *rotary_table(self.shape, tokens.shape[1])) for tokens in parts]
-        x = F.embedding(torch.cat([tokens.flatten() for tokens in parts]), self.embeddings())
+        tokens = torch.cat([each.flatten() for each in parts])
+        # As in `embeddings`, without making all of them.
+        words = F.embedding(tokens, self.token_embd) * self.of_words[tokens]
+        x = torch.addmm(words, self.number_features[tokens], self.number_embd)
         for block in self.blk:
             x = block(x, layout)
             yield [

@@ -107,11 +107,19 @@ def roughness(pooled: Tensor, groups: int) -> Tensor:
     return (difference / (variance + 1e-8)).mean()
 
 
-def token_loss(model: BitNet, residual: Tensor, batch: Batch) -> Tensor:
-    """Next-token cross-entropy in nats a token; this is what makes it a language model, at home in any text."""
-    inside = torch.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None]
-    logits = model.logits(residual[:, :-1][inside])
-    return F.cross_entropy(logits, batch.tokens[:, 1:][inside])
+def token_losses(model: BitNet, parts: Sequence[tuple[Tensor, Batch]]) -> list[Tensor]:
+    """Next-token cross-entropy in nats a token of each part, its last residual stream [B, T, width] and its texts; this
+    is what makes it a language model, at home in any text.
+
+    All parts at once: the logits of a large vocabulary are the most expensive thing here.
+    """
+    inside = [torch.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None] for _, batch in parts]
+    before = torch.cat([residual[:, :-1][where] for (residual, _), where in zip(parts, inside, strict=True)])
+    targets = torch.cat([batch.tokens[:, 1:][where] for (_, batch), where in zip(parts, inside, strict=True)])
+    losses = F.cross_entropy(model.logits(before), targets, reduction="none").split(
+        [int(where.sum()) for where in inside]
+    )
+    return [each.mean() for each in losses]
 
 
 def pooled(after: Sequence[Tensor], batch: Batch) -> list[Tensor]:
@@ -151,20 +159,26 @@ def losses(
     streams = list(model.residuals(*(batch.tokens for batch in everything)))[-len(readouts) :]
     of = [[after[i] for after in streams] for i in range(len(everything))]
     answers = iter(of[len(batches) :])
-    found = []
+    found: list[dict[str, Tensor]] = []
+    predicted: list[tuple[Tensor, Batch]] = []
     for batch, after in zip(batches, of, strict=False):
         if batch.choices is not None:
             commands = pooled(next(answers), batch.choices.commands)
             found.append({"commands": choice_loss(questions, pooled(after, batch), commands, batch.choices)})
-        elif batch.numbers is None:
-            found.append({"prose": token_loss(model, after[-1], batch)})
-        else:
-            found.append(state_losses(model, readouts, questions, after, batch))
+            continue
+        found.append(state_losses(readouts, questions, after, batch) if batch.numbers is not None else {})
+        # Predicting states teaches little: a few of the texts will do.
+        some = slice(None, None, 1 if batch.numbers is None else 16)
+        predicted.append((after[-1][some], Batch(batch.tokens[some], batch.lengths[some])))
+    read = iter(token_losses(model, predicted) if predicted else [])
+    for batch, each in zip(batches, found, strict=True):
+        if batch.choices is None:
+            each["prose" if batch.numbers is None else "texts"] = next(read)
     return found
 
 
 def state_losses(
-    model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, after: Sequence[Tensor], batch: Batch
+    readouts: nn.ModuleList, questions: nn.ModuleList, after: Sequence[Tensor], batch: Batch
 ) -> dict[str, Tensor]:
     """The losses of states with numbers, and with facts if they have any."""
     assert batch.numbers is not None
@@ -184,12 +198,11 @@ def state_losses(
             fact_loss(q.get_submodule("facts")(mean), batch.facts) for q, mean in zip(questions, means, strict=True)
         ]
         found["facts"] = torch.stack(told).mean()
-    else:
+    if batch.plain:
         read = [number_loss(readout(x, batch.names), so_far) for readout, x in zip(readouts, building, strict=True)]
         found["digits"] = torch.stack(read).mean()
+    if batch.facts is None:  # twins, that is
         found["roughness"] = torch.stack([roughness(mean, len(batch.names)) for mean in means]).mean()
-    # Predicting states teaches little: a few of the texts will do.
-    found["texts"] = token_loss(model, after[-1][::16], Batch(batch.tokens[::16], batch.lengths[::16]))
     return found
 
 

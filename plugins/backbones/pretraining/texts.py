@@ -185,7 +185,12 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
     from bitrl.core.interfaces import Task
     from bitrl.core.loading import build
 
-    config = resolve({"run": {"env": env, "backbone": "mlp", "serializer": "vector"}, "algo": {"preset": "standard"}})
+    config = resolve(
+        {
+            "run": {"env": env, "backbone": "mlp", "serializer": "vector"},
+            "algo": {"preset": "standard", "anneal": False},
+        }
+    )
     parts = build(config)
     met: list[Any] = []
 
@@ -199,7 +204,14 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
     envs = replay.vectorise(recorded, config.run.num_envs)
     seeds: list[int | None] = np.random.SeedSequence(seed).generate_state(config.run.num_envs).tolist()
     observations = envs.reset(seed=seeds)[0]
-    task = Task(envs=envs, observations=observations, features=parts.features, seed=seed, progress=lambda step: None)
+    task = Task(
+        envs=envs,
+        observations=observations,
+        features=parts.features,
+        seed=seed,
+        steps=steps,
+        progress=lambda step: None,
+    )
     algorithm = config.algorithm.load()(config.algo_options, task)
     while algorithm.step < steps:
         algorithm.update()
@@ -286,7 +298,7 @@ def invented(rng: np.random.Generator, groups: int, group: int) -> Texts:
     numbers = np.full((groups * group, MAX_NUMBERS), np.nan)
     words = np.full((groups, MAX_NUMBERS, NAME_WORDS), -1)
     for first in range(0, groups * group, group):
-        count = int(min(MAX_NUMBERS, rng.geometric(0.18)))
+        count = int(min(MAX_NUMBERS, rng.geometric(0.13)))
         scale = 10.0 ** rng.uniform(-1.5, 2.7, count)
         decimals = np.clip(np.round(rng.uniform(1.5, 3.5, count) - np.log10(scale)), 0, 5).astype(int)
         if rng.random() < 0.6:  # most writers give every number the same decimals

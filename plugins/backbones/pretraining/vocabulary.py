@@ -72,6 +72,12 @@ class Vocabulary:
         return build_tokenizer(self.tokens, self.merges, "bitrl-2", self.phrases)
 
 
+def from_its_first_number(text: str) -> str:
+    """The rest of a text, from its first number on; nothing if it has none."""
+    first = _NUMBER.search(text)
+    return text[first.start() :] if first else ""
+
+
 def phrases_of(texts: Iterable[str]) -> list[str]:
     """What stands between the numbers of these texts and is more than one piece, sorted: ` m, moving left at `."""
     cut = pre_tokenizer("bitrl-2")

@@ -20,6 +20,7 @@ WANTS = ("bright", "dim", "dark", "unmentioned")
 FACTS = (
     *(f"mission {word}" for word in (*COLOURS, *KINDS)),
     "target in view",
+    "way ahead blocked",
     *(f"{room} {want}" for room in ROOMS for want in WANTS),
 )
 """Yes-or-no questions about a state; what is not asked of a world is NaN there."""
@@ -54,6 +55,7 @@ def _babyai(count: int, seed: int) -> Texts:
                 facts[row, [FACTS.index(f"mission {each}") for each in words]] = [each == word for each in words]
         if sample.colour or sample.kind:
             facts[row, FACTS.index("target in view")] = sample.visible
+        facts[row, FACTS.index("way ahead blocked")] = sample.blocked
         if sample.ahead is not None and sample.right is not None:
             numbers[row, :2] = sample.ahead, sample.right
     return Texts(
@@ -85,7 +87,7 @@ def _smarthome(count: int, seed: int) -> Texts:
     bounds = [((f.low + f.high) / 2, (f.high - f.low) / 2) for f in FIELDS if f.low is not None and f.high is not None]
     names = _names([field.name for field in FIELDS])
     frames = _frames(numbers, bounds)
-    return Texts([sample.text for sample in samples], numbers, frames, plain=False, facts=facts, names=names)
+    return Texts([sample.text for sample in samples], numbers, frames, facts=facts, names=names)
 
 
 def _frames(numbers: np.ndarray, bounds: Sequence[Sequence[float]]) -> np.ndarray:
