@@ -14,11 +14,15 @@ TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
 LONGER_LEARNING = {"algo.clip_coef": 0.2, "algo.epochs": 10}
 """A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return."""
 
+SETTLING = {**LONGER_LEARNING, "algo.ent_coef": 0.01, "algo.anneal": True}
+"""And in the end a policy that has made up its mind: what is judged is its most probable action."""
+
 MUJOCO = {
     "run.steps": 1_000_000,
     "algo.epochs": 10,
     "algo.clip_coef": 0.2,
     "algo.ent_coef": 0.0,
+    "algo.anneal": True,
     "algo.log_std_init": -0.7,
     "algo.normalise_rewards": True,
     "algo.running_standardisation": True,
@@ -68,7 +72,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="Acrobot-v1",
         summary="swing a two-link arm above a line (return about -80 at best)",
         target=TARGET,
-        defaults=LONGER_LEARNING,
+        defaults={"run.steps": 200_000, **SETTLING},
     )
     yield EnvironmentRecord(
         name="MountainCar-v0",
@@ -90,26 +94,26 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="BabyAI-GoToRedBall-v0",
         summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
         target=TARGET,
-        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING},
     )
     yield EnvironmentRecord(
         name="TextWorld-Cooking",
         summary="read a recipe, find, prepare and eat it, by commands in English (extra textworld)",
         target="bitrl.plugins.envs.cooking:TextWorldCooking",
         options=CookingOptions,
-        defaults={"run.serializer": "compact", "run.steps": 100_000, "algo.clip_coef": 0.2, "algo.epochs": 10},
+        defaults={"run.serializer": "compact", "run.steps": 100_000, **SETTLING},
     )
     yield EnvironmentRecord(
         name="MiniGrid-DoorKey-8x8-v0",
         summary="find a key, open its door, reach the goal (extra babyai; other sizes: --serializer grid)",
         target=TARGET,
-        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING},
     )
     yield EnvironmentRecord(
         name="MiniGrid-KeyCorridorS3R1-v0",
         summary="find a key, unlock a room, take its ball (extra babyai; harder ids: --serializer grid)",
         target=TARGET,
-        defaults={"run.serializer": "grid", "run.steps": 1_000_000},
+        defaults={"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING},
     )
     yield EnvironmentRecord(
         name="MontezumaRevenge",
@@ -123,7 +127,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="SmartHome-Light",
         summary="a home's lamps, by a request in plain English (return about 31 at best)",
         target="bitrl.plugins.envs.smarthome:SmartHome",
-        defaults={"run.serializer": "compact", "run.steps": 1_000_000},
+        defaults={"run.serializer": "compact", "run.steps": 1_000_000, **SETTLING},
     )
     yield EnvironmentRecord(
         name="gymnasium",

@@ -46,7 +46,7 @@ class BabyAISample:
             ("the door", "a red object" has kind None).
         visible: whether an object of that colour and kind is in view.
         ahead, right: steps to the nearest such object (right < 0: to the left); None if there is none.
-        blocked: whether something stands in the agent's way, straight ahead.
+        blocked: whether the cell straight ahead holds a wall or an object, be it an open door.
     """
 
     id: str

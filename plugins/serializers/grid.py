@@ -72,7 +72,7 @@ def meant(seen: Sighting, mentioned: Iterable[tuple[str | None, str | None]]) ->
 
 
 def blocked(image: np.ndarray) -> bool:
-    """Whether something stands in the cell ahead of the agent, or a wall."""
+    """Whether the cell straight ahead of the agent holds a wall or an object, be it an open door."""
     ahead = OBJECTS[image[image.shape[0] // 2, image.shape[1] - 2, 0]]
     return ahead not in ("unseen", "empty", "floor", "goal")
 

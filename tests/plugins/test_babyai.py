@@ -77,6 +77,8 @@ def test_the_text_says_what_is_there():
             f"{world.mission.lower()}. facing {('east', 'south', 'west', 'north')[world.agent_dir]}, "
         )
         assert described(text) == there(world)
+        before = world.grid.get(*world.front_pos)
+        assert grid.blocked(observation["image"]) == (before is not None and before.type not in ("floor", "goal"))
         load = world.carrying
         assert f"carrying {f'{load.color} {load.type}' if load else 'nothing'}." in text
         objects += len(there(world)[0])
@@ -85,6 +87,36 @@ def test_the_text_says_what_is_there():
     assert objects > 700
     assert doors == {"open", "closed", "locked"}
     assert carried > 10
+
+
+def test_what_the_mission_names_comes_first_and_then_the_nearest():
+    write = load_serializer("grid", env="BabyAI-GoToLocal-v0")
+    behind = 0
+    for env, observation in worlds_met(["BabyAI-GoToLocal-v0"], 200):
+        target = env.unwrapped.instrs.desc
+        placed = list(described(write(observation))[0].items())  # in the order of the text
+        meant = [name.split()[-2:] == [target.color, target.type] for _, name in placed]
+        distances = [ahead + abs(right) for (ahead, right), _ in placed]
+        assert meant == sorted(meant, reverse=True)
+        for kind in (True, False):
+            nearest_first = [each for each, is_meant in zip(distances, meant, strict=True) if is_meant == kind]
+            assert nearest_first == sorted(nearest_first)
+        behind += any(meant) and distances[0] > min(distances)
+    assert behind > 20  # times something else was nearer
+
+
+@pytest.mark.parametrize(
+    ("mission", "expected"),
+    [
+        ("go to the red ball", [("red", "ball")]),
+        ("pick up a grey object", [("grey", None)]),
+        ("open the door", [(None, "door")]),
+        ("put the blue key next to a box", [("blue", "key"), (None, "box")]),
+        ("get to the goal", []),
+    ],
+)
+def test_the_objects_of_a_mission(mission, expected):
+    assert grid.mentions(mission) == expected
 
 
 def test_a_key_a_locked_door_and_a_goal_are_told_all_the_way():

@@ -50,10 +50,12 @@ class Drift(gymnasium.Env):
         return observation, float(np.sum(action)), bool(self.np_random.random() < 0.1), False, {}
 
 
-def make(action_space, **options):
+def make(action_space, steps=0, **options):
     envs = replay.vectorise(lambda: Drift(action_space), 4)
     observations, _ = envs.reset(seed=[1, 2, 3, 4])
-    task = Task(envs=envs, observations=observations, features=Features(), seed=7, steps=0, progress=lambda step: None)
+    task = Task(
+        envs=envs, observations=observations, features=Features(), seed=7, steps=steps, progress=lambda step: None
+    )
     return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
 
 
@@ -125,6 +127,31 @@ def test_state_and_load_state_go_on_identically(space, options):
     assert straight.update() == resumed.update()
     for name, array in straight.state().items():
         np.testing.assert_array_equal(array, resumed.state()[name])
+
+
+def rates(algorithm):
+    return [group["lr"] for group in algorithm.optimizer.param_groups]
+
+
+def test_annealed_learning_rates_fall_in_a_straight_line_and_go_on_after_a_resume():
+    options = {"anneal": True, "learning_rate": 0.01, "value_learning_rate": 0.02}
+    algorithm = make(SPACES[0], steps=256, **options)  # four updates
+    seen = []
+    for _ in range(4):
+        algorithm.update()
+        seen.append(rates(algorithm))
+    np.testing.assert_allclose(seen, [[0.01 * left, 0.02 * left] for left in (1, 0.75, 0.5, 0.25)])
+    resumed = make(SPACES[0], steps=256, **options)
+    resumed.load_state({**algorithm.state(), "step": np.array(64)})
+    resumed.update()
+    np.testing.assert_allclose(rates(resumed), [0.0075, 0.015])
+
+
+def test_learning_rates_stay_unless_annealed():
+    algorithm = make(SPACES[0], steps=64, learning_rate=0.01)
+    algorithm.update()
+    algorithm.update()
+    assert rates(algorithm) == [0.01, 1e-3]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])

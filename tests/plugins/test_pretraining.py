@@ -20,7 +20,7 @@ from bitrl.plugins.backbones.bitnet import starter_path
 from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import ModelFile
 from bitrl.plugins.backbones.pretraining import command, measure, objective
-from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model
+from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model, vocabulary_for
 from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch, Corpus, read_text
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import (
@@ -36,10 +36,12 @@ from bitrl.plugins.backbones.pretraining.start import LOOK_BACK, start
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, invented, known, name_words, numbers_so_far
 from bitrl.plugins.backbones.pretraining.vocabulary import (
     Vocabulary,
+    from_its_first_number,
     number_features,
     number_tokens,
     train_vocabulary,
 )
+from bitrl.plugins.backbones.pretraining.worlds import facts_and_numbers
 from bitrl.plugins.backbones.ridge import r_squared
 
 TINY = Shape(vocab=4600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
@@ -522,11 +524,37 @@ def test_training_lowers_every_loss() -> None:
     assert [point["step"] for point in trainer.progress.curve] == list(range(1, 41))
 
 
-def test_the_prose_loss_counts_only_tokens_that_are_there(tiny: BitNet) -> None:
-    tokens, lengths = torch.randint(0, 256, (2, 7)), torch.tensor([7, 4])
-    *_, [last] = tiny.residuals(tokens)
-    nats = [
-        F.cross_entropy(tiny.logits(last[r, : n - 1]), tokens[r, 1:n], reduction="sum") for r, n in ((0, 7), (1, 4))
-    ]
-    loss = objective.token_loss(tiny, last, Batch(tokens, lengths))
-    assert loss.item() == pytest.approx((nats[0] + nats[1]).item() / 9, rel=1e-5)
+def test_the_token_losses_count_only_tokens_that_are_there(tiny: BitNet) -> None:
+    parts = []
+    wanted = []
+    for length, lengths in ((7, [7, 4]), (5, [2, 5, 3])):
+        tokens = torch.randint(0, 256, (len(lengths), length))
+        *_, [last] = tiny.residuals(tokens)
+        parts.append((last, Batch(tokens, torch.tensor(lengths))))
+        nats = [
+            F.cross_entropy(tiny.logits(last[row, : n - 1]), tokens[row, 1:n], reduction="sum")
+            for row, n in enumerate(lengths)
+        ]
+        wanted.append(sum(each.item() for each in nats) / (sum(lengths) - len(lengths)))
+    assert [loss.item() for loss in objective.token_losses(tiny, parts)] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_worlds_numbers_are_asked_for_while_they_are_written_and_its_phrases_are_tokens() -> None:
+    world = facts_and_numbers("SmartHome-Light", 24, 0)
+    vocabulary = vocabulary_for([], [], 4300, 0, [world])
+    assert " klx, the study lamp is " in vocabulary.phrases
+    corpus = Corpus([], [], vocabulary.tokenizer(), 256, 512, [world])
+    batch = corpus.world_batch(np.random.default_rng(0))
+    assert batch.plain
+    assert batch.facts is not None
+    assert batch.numbers is not None
+    for numbers, length in zip(batch.numbers, batch.lengths.tolist(), strict=True):
+        asked = (~numbers[:length].isnan()).sum(dim=1)  # at each token, how many numbers stand there already
+        assert asked[0] == 0  # the request has none
+        assert set(asked.tolist()) == set(range(14))
+        assert (asked.diff() >= 0).all()
+
+
+def test_from_its_first_number_a_text_goes_on() -> None:
+    assert from_its_first_number("make it bright. hour=6.5 lamp=0") == "6.5 lamp=0"
+    assert from_its_first_number("nothing") == ""
