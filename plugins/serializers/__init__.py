@@ -55,7 +55,7 @@ class TemplateOptions(TextOptions):
     template: str | None = option(
         None,
         "the text of a state, its fields in braces: pole at {pole_angle:.2f} rad; a brace itself is {{ or }}; "
-        "unset: all fields by their names",
+        "unset: as compact writes it",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.serializers import TemplateOptions
+from bitrl.plugins.serializers.compact import Compact
 from bitrl.plugins.serializers.numbers import decimals_of, numbers_of, refuse_grid
 
 _PART = re.compile(r"(?P<doubled>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<brace>[{}])")
@@ -22,7 +23,7 @@ _MOST_NAMES = 40  # an error lists
 
 
 class Template:
-    """One text per observation, made of a template.
+    """One text per observation, made of a template; as `compact` writes it where there is none.
 
     Raises:
         UsageError: the template is wrong: says what, where, and which fields there are.
@@ -33,10 +34,13 @@ class Template:
         if not (observation.fields or observation.texts):
             raise UsageError("serializer template needs to know the names of the fields: name an environment")
         self.observation, self.fields = observation, observation.fields
-        self._form = "".join(_compiled(options, observation))
+        self.compact = Compact(options, observation) if not options.template else None
+        self._form = "".join(_compiled(options.template, options.decimals, observation)) if options.template else ""
 
     def __call__(self, observation: Any) -> str:
         """One observation → its text."""
+        if self.compact is not None:
+            return self.compact(observation)
         texts = [observation[name] for name in self.observation.texts]
         return self._form.format(*texts, *numbers_of(self.observation, observation))
 
@@ -45,7 +49,7 @@ class Template:
         return [self(observation) for observation in observations]
 
 
-def _compiled(options: TemplateOptions, observation: ObservationSpec) -> Iterator[str]:
+def _compiled(template: str, decimals: int | None, observation: ObservationSpec) -> Iterator[str]:
     """The parts of a format string whose fields are places among an observation's texts and numbers.
 
     `str.format` never sees a name or a format that was not looked at here.
@@ -53,9 +57,8 @@ def _compiled(options: TemplateOptions, observation: ObservationSpec) -> Iterato
     whole = observation.discrete is not None
     formats: dict[str, str | None] = dict.fromkeys(observation.texts)
     for field in observation.fields:
-        formats[field.name] = f"z.{0 if whole else decimals_of(field, options.decimals)}f"
+        formats[field.name] = f"z.{0 if whole else decimals_of(field, decimals)}f"
     names = list(formats)
-    template = options.template
 
     def wrong(what: str, match: re.Match[str] | None = None) -> UsageError:
         place = f"character {match.start() + 1}, {_quoted(match.group())}: " if match else ""
@@ -63,8 +66,6 @@ def _compiled(options: TemplateOptions, observation: ObservationSpec) -> Iterato
         fields = ", ".join(names[:_MOST_NAMES]) + more
         return UsageError(f"serializer.template: {place}{what} (the fields of {observation.env}: {fields})")
 
-    if template is None:
-        template = ", ".join(f"{name} {{{name}}}" for name in names)
     end, found = 0, False
     for match in _PART.finditer(template):
         yield template[end : match.start()]

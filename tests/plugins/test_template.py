@@ -176,6 +176,6 @@ def test_it_keeps_the_contract(env, template):
     check_serializer("template", env=env, template=template)
 
 
-def test_without_a_template_all_fields_are_named():
-    written = "cart_position 0.031, cart_velocity -0.520, pole_angle 0.000, pole_velocity 1.204"
+def test_without_a_template_it_writes_what_compact_writes():
+    written = "x=0.031 v=-0.520 angle=0.000 spin=1.204"
     assert cartpole(None)(STATE) == cartpole("")(STATE) == written
