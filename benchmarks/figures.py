@@ -14,6 +14,19 @@ START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end o
 
 RIVALS = ("bitrl", "stable_baselines3")
 
+WORLDS = {
+    "CartPole-v1": "json",
+    "Acrobot-v1": "json",
+    "MountainCar-v0": "json",
+    "HalfCheetah-v5": "json",
+    "Hopper-v5": "json",
+    "Walker2d-v5": "json",
+    "BabyAI-GoToRedBall-v0": "grid",
+    "TextWorld-Cooking": "compact",
+    "SmartHome-Light": "compact",
+}
+"""The nine tasks and how each writes its states unless told otherwise."""
+
 
 def result(name: str) -> dict[str, Any]:
     """One result file, or an empty one while it has not been made."""
@@ -39,6 +52,7 @@ def figures() -> str:
                 f"| {found['runs'][0]['steps']:,} | {found['max_train_seconds']:.0f} s at most "
                 f"| {found['max_peak_rss_mb']:.0f} MB |"
             )
+    lines += world_lines()
     lines += [
         "",
         "Without a language model (`--backbone mlp -o algo.preset=standard`), against Stable-Baselines3's PPO with the "
@@ -60,6 +74,7 @@ def figures() -> str:
             )
     for lines_of, name in (
         (states_lines, "bench-starter"),
+        (training_lines, "bench-env"),
         (bench_lines, "bench-bitnet-2b-4t"),
         (formats_lines, "bench-formats"),
         (without_amx_lines, "bench-without-amx"),
@@ -80,6 +95,61 @@ def figures() -> str:
     if processor:
         lines += ["", f"Measured on two cores of an {processor['name']} ({', '.join(processor['features'])})."]
     return "\n".join(lines) + "\n"
+
+
+def world_lines() -> list[str]:
+    """A table of what the ternary starter model has been seen to learn in each world, with the world's own settings."""
+    found = {env: result(f"learning-{env}-bitnet-{serializer}") for env, serializer in WORLDS.items()}
+    lines = [
+        "",
+        "Every world with its own defaults (`bitrl run --env NAME`), starter model, means over seeds with their 95 % "
+        "intervals:",
+        "",
+        "| world | states written as | seeds | steps | return | success | training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for env, record in found.items():
+        if record:
+            at = record["results"]
+            success = ""
+            if "success_rate" in at:
+                half = at["success_confidence_95"]
+                success = plus_minus(100 * at["success_rate"], None if half is None else 100 * half) + " %"
+            rows.append(
+                f"| {env} | `{WORLDS[env]}` | {len(at['runs'])} | {at['runs'][0]['steps']:,} "
+                f"| {plus_minus(at['mean_return'], at['confidence_95'])} | {success} "
+                f"| {at['max_train_seconds']:,.0f} s at most |"
+            )
+    return [*lines, *rows] if rows else []
+
+
+def plus_minus(mean: float, half: float | None) -> str:
+    """A mean with the half-width of its interval, if that is known."""
+    digits = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 2 else 2
+    return f"{mean:,.{digits}f}" + ("" if half is None else f" ± {half:,.{digits}f}")
+
+
+def training_lines(record: dict[str, Any]) -> list[str]:
+    """A table of `bitrl bench env`: a line for each world."""
+    found = record["results"]["environments"]
+    parts = list(found[0]["seconds"])
+    lines = [
+        f"Training, end to end, and where its time goes (`{record['command']}`): environment steps a second, shares of "
+        "the time, the encoder's speed in training as a share of its speed alone on the same texts, and how many times "
+        "as many features a second the cache gives:",
+        "",
+        f"| world | steps a second | {' | '.join(parts)} | encoder, of alone | cache hits | cache gain |",
+        "|---" * (len(parts) + 5) + "|",
+    ]
+    for row in found:
+        total = sum(row["seconds"].values())
+        shares = " | ".join(f"{row['seconds'][part] / total:.0%}" for part in parts)
+        encoder, cache = row["encoder"], row["cache"]
+        alone = f"{encoder['share_of_alone']:.0%}" if encoder else ""
+        kept = f"{cache['hit_rate']:.0%} | {cache['gain']:.1f} ×" if cache else " | "
+        lines.append(f"| {row['env']} | {row['steps_per_second']:,.0f} | {shares} | {alone} | {kept} |")
+    return lines
 
 
 def states_lines(record: dict[str, Any]) -> list[str]:

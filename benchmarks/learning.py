@@ -135,9 +135,13 @@ def ratio(returns: list[float], reference: list[float]) -> tuple[float, float, f
 def summarise(runs: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     """What a combination's file holds."""
     mean, half = interval([run["eval"]["mean_return"] for run in runs])
+    found = {"mean_return": mean, "confidence_95": half if math.isfinite(half) else None}
+    successes = [run["eval"]["success_rate"] for run in runs if run["eval"].get("success_rate") is not None]
+    if len(successes) == len(runs):
+        mean, half = interval(successes)
+        found |= {"success_rate": mean, "success_confidence_95": half if math.isfinite(half) else None}
     return {
-        "mean_return": mean,
-        "confidence_95": half if math.isfinite(half) else None,
+        **found,
         "max_train_seconds": max(run["train_seconds"] for run in runs),
         "max_peak_rss_mb": max(run["peak_rss_mb"] for run in runs),
         "settings": settings,
@@ -161,6 +165,7 @@ def table(found: dict[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
                 "mean_return": results["mean_return"],
                 "confidence_95": results["confidence_95"],
                 "worst_seed": min(returns[cell]),
+                **{name: results.get(name) for name in ("success_rate", "success_confidence_95")},
                 f"ratio_to_{REFERENCE}": ratio(returns[cell], returns[reference])
                 if reference in returns and reference != cell
                 else None,
@@ -170,8 +175,14 @@ def table(found: dict[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def plus_minus(mean: float, half: float | None, form: str) -> str:
+    """A mean and the half-width of its interval, if that is known."""
+    return f"{mean:{form}}" + ("" if half is None else f" ± {half:{form}}")
+
+
 def markdown(rows: list[dict[str, Any]], command: str) -> str:
-    """The table for people."""
+    """The table for people. Successes have a column if any world counts them."""
+    successes = any(row["success_rate"] is not None for row in rows)
     lines = [
         f"Return over the evaluation episodes, mean over seeds with its 95 % interval (Student's t). The ratio to "
         f"{REFERENCE} is of means, its interval from a bootstrap over seeds; above 100 % is better, also where returns "
@@ -180,23 +191,27 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         f"`{command}`",
         "",
         "| environment | backbone (policy / critic) | states as | seeds | steps | return | worst seed "
-        f"| of {REFERENCE} |",
-        "|---|---|---|---|---|---|---|---|",
+        + ("| success " if successes else "")
+        + f"| of {REFERENCE} |",
+        "|---|---|---|---|---|---|---|---|" + ("---|" if successes else ""),
     ]
     for row in rows:
-        half = "" if row["confidence_95"] is None else f" ± {row['confidence_95']:.1f}"
+        form = ".3f" if abs(row["mean_return"]) < 2 else ".1f"
+        success = row["success_rate"]
+        right = "" if success is None else plus_minus(success, row["success_confidence_95"], ".1%")
         share = row[f"ratio_to_{REFERENCE}"]
         words = "" if share is None else f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"
         lines.append(
             f"| {row['env']} | {row['backbone'].replace('/', ' / ')} | `{row['serializer']}` | {row['seeds']} "
-            f"| {row['steps']:,} | {row['mean_return']:.1f}{half} | {row['worst_seed']:.1f} | {words} |"
+            f"| {row['steps']:,} | {plus_minus(row['mean_return'], row['confidence_95'], form)} "
+            f"| {row['worst_seed']:{form}} " + (f"| {right} " if successes else "") + f"| {words} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def draw(path: Path, found: dict[Cell, dict[str, Any]]) -> None:
-    """The learning curves: a panel for each world, a colour for each combination, a thin line for each seed and a
-    thick one for their mean.
+    """The learning curves: a panel for each world, three in a row, a colour for each combination, a thin line for each
+    seed and a thick one for their mean.
     """
     try:
         import matplotlib
@@ -207,8 +222,12 @@ def draw(path: Path, found: dict[Cell, dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     worlds = list(dict.fromkeys(cell.env for cell in found))
-    figure, panels = plt.subplots(1, len(worlds), figsize=(max(7, 5 * len(worlds)), 3.6), dpi=150, squeeze=False)
-    for axes, env in zip(panels[0], worlds, strict=True):
+    columns = min(3, len(worlds))
+    rows = math.ceil(len(worlds) / columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(max(7, 5 * columns), 3.6 * rows), dpi=150, squeeze=False)
+    for axes in panels.flat[len(worlds) :]:
+        axes.set_visible(False)
+    for axes, env in zip(panels.flat, worlds, strict=False):
         for number, (cell, results) in enumerate((c, r) for c, r in found.items() if c.env == env):
             curves, label = [run["curve"] for run in results["runs"]], cell.backbone.replace("/", " / ")
             for curve in filter(None, curves):

@@ -91,3 +91,44 @@ def test_a_line_for_each_shape(figures):
     shapes = [{"shape": "256x768x4", "block_weights": 3145728, "states_per_second": {"ternary, 1 threads": 4321}}]
     found = {"tokens": 13, "batch": 16, "rounds": 5, "shapes": shapes}
     assert figures.size_lines({"command": "x", "results": found})[-1] == "| 256x768x4 | 3.1 M | 4,321 |"
+
+
+def test_a_line_for_each_world_that_was_trained_in(figures, monkeypatch):
+    runs = [{"steps": 401_408}] * 3
+    made = {
+        "learning-CartPole-v1-bitnet-json": {"mean_return": 499.6, "confidence_95": 1.2},
+        "learning-BabyAI-GoToRedBall-v0-bitnet-grid": {
+            "mean_return": 0.871,
+            "confidence_95": 0.02,
+            "success_rate": 0.912,
+            "success_confidence_95": 0.031,
+        },
+    }
+    monkeypatch.setattr(
+        figures,
+        "result",
+        lambda name: {"results": {"runs": runs, "max_train_seconds": 61.4, **made[name]}} if name in made else {},
+    )
+    table = [line for line in figures.world_lines() if line.startswith("|")][2:]
+    assert table == [
+        "| CartPole-v1 | `json` | 3 | 401,408 | 500 ± 1 |  | 61 s at most |",
+        "| BabyAI-GoToRedBall-v0 | `grid` | 3 | 401,408 | 0.87 ± 0.02 | 91.2 ± 3.1 % | 61 s at most |",
+    ]
+    made.clear()
+    assert figures.world_lines() == []
+
+
+def test_a_line_for_each_world_and_where_its_time_goes(figures):
+    row = {
+        "env": "CartPole-v1",
+        "steps_per_second": 3857.4,
+        "seconds": {"environment": 1.0, "encoder": 3.0},
+        "encoder": {"share_of_alone": 0.98},
+        "cache": {"hit_rate": 0.741, "gain": 3.24},
+    }
+    numbers = {**row, "env": "Pendulum-v1", "encoder": None, "cache": None}
+    lines = figures.training_lines({"command": "bitrl bench env", "results": {"environments": [row, numbers]}})
+    assert "| world | steps a second | environment | encoder | encoder, of alone | cache hits | cache gain |" in lines
+    assert "| CartPole-v1 | 3,857 | 25% | 75% | 98% | 74% | 3.2 × |" in lines
+    assert "| Pendulum-v1 | 3,857 | 25% | 75% |  |  |  |" in lines
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1

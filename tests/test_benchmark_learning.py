@@ -98,6 +98,31 @@ def test_a_seed_that_fails_leaves_those_that_finished(learning, tmp_path, monkey
     assert results["confidence_95"] is None
 
 
+def test_successes_have_a_column_where_a_world_counts_them(learning):
+    def run(seed, mean, **more):
+        return {"seed": seed, "steps": 64, "train_seconds": 1, "peak_rss_mb": 1} | {
+            "eval": {"mean_return": mean, "std_return": 0.0, **more}
+        }
+
+    settings = {"config": {"run": {"serializer": "grid"}}}
+    found = {
+        learning.Cell("BabyAI-GoToRedBall-v0", "bitnet", None, ()): learning.summarise(
+            [run(0, 0.7, success_rate=0.8), run(1, 0.9, success_rate=0.9)], settings
+        ),
+        learning.Cell("CartPole-v1", "bitnet", None, ()): learning.summarise([run(0, 500.0), run(1, 500.0)], settings),
+    }
+    counted, uncounted = learning.table(found)
+    assert counted["success_rate"] == pytest.approx(0.85)
+    # s = 0.1/√2, and t(1) · s/√2 = 12.706 · 0.05.
+    assert counted["success_confidence_95"] == pytest.approx(0.6353)
+    assert uncounted["success_rate"] is None
+    lines = learning.markdown([counted, uncounted], "").splitlines()
+    assert "| BabyAI-GoToRedBall-v0 | bitnet | `grid` | 2 | 64 | 0.800 ± 1.271 | 0.700 | 85.0% ± 63.5% |  |" in lines
+    assert "| CartPole-v1 | bitnet | `grid` | 2 | 64 | 500.0 ± 0.0 | 500.0 |  |  |" in lines
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "success" not in learning.markdown([uncounted], "")
+
+
 def test_a_ratio_is_above_one_where_it_is_better(learning):
     assert learning.ratio([500.0] * 5, [400.0] * 5) == (1.25, 1.25, 1.25)
     assert learning.ratio([-80.0] * 5, [-100.0] * 5) == (1.25, 1.25, 1.25)
