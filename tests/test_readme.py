@@ -6,8 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
+import gguf
 import pytest
 from click.testing import CliRunner
+
+from bitrl.plugins.backbones.bitnet import starter_path
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +36,20 @@ def test_every_result_says_what_made_it():
         record = json.loads(path.read_text(encoding="utf-8"))
         assert {"command", "commit", "versions", "processor", "results"} <= set(record), path.name
         assert not re.search(r"(^|[ \"'])/", record["command"]), f"{path.name} names an absolute path"
+
+
+def test_the_sizes_of_the_starter_pair_are_those_of_its_files():
+    ternary, twin = (starter_path(ternary=each) for each in (True, False))
+    assert (
+        f"({ternary.stat().st_size / 1e6:.0f} MB; its full-precision twin {twin.stat().st_size / 1e6:.0f} MB)" in README
+    )
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(ternary).tensors}
+    embeddings = tensors.pop("token_embd.weight")
+    blocks = sum(int(tensor.n_bytes) for tensor in tensors.values())
+    page = " ".join((ROOT / "docs" / "starter.md").read_text(encoding="utf-8").split())
+    assert f"a vocabulary of {int(embeddings.shape[1]):,} tokens" in page
+    assert f"{int(embeddings.n_bytes) / 1e6:.1f} MB of embeddings in float16" in page
+    assert f"the ternary blocks ({blocks / 1e6:.1f} MB)" in page
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
