@@ -102,8 +102,8 @@ def world_lines() -> list[str]:
     found = {env: result(f"learning-{env}-bitnet-{serializer}") for env, serializer in WORLDS.items()}
     lines = [
         "",
-        "What the starter model has been seen to learn in each world so far, means over seeds with their 95 % intervals "
-        "(`benchmarks/results/learning-*.json` hold the settings and the curves):",
+        "What the starter model has been seen to learn in each world so far, means over seeds with their 95 % "
+        "intervals (`benchmarks/results/learning-*.json` hold the settings and the curves):",
         "",
         "| world | states written as | seeds | steps | return | success | training |",
         "|---|---|---|---|---|---|---|",

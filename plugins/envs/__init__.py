@@ -17,6 +17,8 @@ LONGER_LEARNING = {"algo.clip_coef": 0.2, "algo.epochs": 10}
 SETTLING = {**LONGER_LEARNING, "algo.ent_coef": 0.01, "algo.anneal": True}
 """And in the end a policy that has made up its mind: what is judged is its most probable action."""
 
+MINIGRID = {"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING}
+
 MUJOCO = {
     "run.steps": 1_000_000,
     "algo.epochs": 10,
@@ -94,7 +96,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="BabyAI-GoToRedBall-v0",
         summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
         target=TARGET,
-        defaults={"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING},
+        defaults=MINIGRID,
     )
     yield EnvironmentRecord(
         name="TextWorld-Cooking",
@@ -107,13 +109,13 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="MiniGrid-DoorKey-8x8-v0",
         summary="find a key, open its door, reach the goal (extra babyai; other sizes: --serializer grid)",
         target=TARGET,
-        defaults={"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING},
+        defaults=MINIGRID,
     )
     yield EnvironmentRecord(
         name="MiniGrid-KeyCorridorS3R1-v0",
         summary="find a key, unlock a room, take its ball (extra babyai; harder ids: --serializer grid)",
         target=TARGET,
-        defaults={"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING},
+        defaults=MINIGRID,
     )
     yield EnvironmentRecord(
         name="MontezumaRevenge",
