@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from bitrl.cli.output import claim_stdout, duration, json_option, print_json, table
 from bitrl.cli.progress import progress
-from bitrl.core.config import Config, RunOptions, parse_assignments, read_toml, resolve
+from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, read_toml, resolve
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe
 
@@ -97,16 +97,16 @@ def run(
 
 
 def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None]) -> Config:
-    """The configuration that a command line asks for.
+    """The configuration that a command line asks for. Says which options of the file were left out, if any.
 
     Raises:
         UsageError: the file, an assignment or a flag is wrong.
     """
     typed: dict[str, dict[str, str]] = parse_assignments(assignments)
     typed.setdefault("run", {}).update({name: value for name, value in flags.items() if value is not None})
-    values: dict[str, dict[str, Any]] = read_toml(file) if file is not None else {}
-    for part, section in typed.items():
-        values[part] = {**values.get(part, {}), **section}
+    values, left_out = overlay(read_toml(file) if file is not None else {}, typed)
+    if left_out:
+        click.echo(f"left out of {file}: {', '.join(left_out)}, which belong to what was replaced", err=True)
     return resolve(values, {part: frozenset(section) for part, section in typed.items()})
 
 
@@ -124,7 +124,7 @@ def report(summary: dict[str, Any], advice: bool = True) -> str:
         lines.append(f"{hits / texts:.0%} of {texts:,} states had been seen: their features came from the cache")
     if advice:
         again = f"bitrl run --config {directory}/config.toml"
-        # Only among the built-in ones that write text: they share their options, which the file holds.
+        # Only among the built-in ones that write such states.
         other = {"json": "compact", "natural": "compact", "compact": "natural"}.get(summary["serializer"])
         steps = [
             ("evaluate it on other episodes", f"bitrl eval {directory} --seed {summary['seed'] + 1}"),

@@ -22,6 +22,15 @@ from bitrl.core.registry import registry
 PARTS = ("run", "env", "serializer", "backbone", "critic_backbone", "algo")
 """The sections of a configuration; `-o algo.clip_coef=0.2` sets `clip_coef` in `[algo]`."""
 
+COMPONENTS = {
+    "env": "environment",
+    "backbone": "backbone",
+    "critic_backbone": "backbone",
+    "serializer": "serializer",
+    "algo": "algorithm",
+}
+"""The options of the run that name a component, each with a section of its own, and of which kind."""
+
 ANY_GYMNASIUM_ID = "gymnasium"
 """The environment record that stands for every id that no plugin has registered."""
 
@@ -133,6 +142,33 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         critic_backbone_options=options_of("critic_backbone", critic.options) if critic is not None else None,
         algo_options=options_of("algo", algorithm.options),
     )
+
+
+def overlay(
+    below: Mapping[str, Mapping[str, Any]], above: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The settings of a file with others laid over them, and which of the file's options were left out: where another
+    component is named than the file's, those that it does not have.
+
+    Raises:
+        UsageError: there is no such component.
+    """
+    left_out = []
+    values = {part: dict(section) for part, section in below.items()}
+    for part, kind in COMPONENTS.items():
+        section, chosen = values.get(part), above.get("run", {}).get(part)
+        before = below.get("run", {}).get(part, getattr(RunOptions(), part))
+        if not section or chosen is None or chosen == before:
+            continue
+        known: Mapping[str, Any] = {}
+        if str(chosen).strip().lower() not in ("none", ""):
+            record = find_environment(chosen) if part == "env" else registry().find(kind, chosen)
+            known = attrs.fields_dict(record.options)
+        left_out += [f"{part}.{name}" for name in section if name not in known]
+        values[part] = {name: value for name, value in section.items() if name in known}
+    for part, section in above.items():
+        values[part] = {**values.get(part, {}), **section}
+    return values, left_out
 
 
 def find_environment(name: str) -> EnvironmentRecord:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitrl.core import events
-from bitrl.core.config import Config, read_toml, resolve
+from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.interrupts import interrupts
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from bitrl.core.watching import Step
 
 Listener = Callable[[events.Event], None]
-
-COMPONENTS = ("env", "backbone", "critic_backbone", "serializer", "algo")
-"""The options of the run that name a component."""
 
 # Every use of randomness has its own stream, so that asking for more of one never shifts another.
 ENVIRONMENTS, ALGORITHM, EVALUATION = 0, 1, 2
@@ -60,7 +57,8 @@ def run(
         steps: environment steps to train for.
         seed: of everything random.
         out: the run's directory; None picks a fresh one under `runs/`.
-        config: a TOML file to start from; the other arguments win over it.
+        config: a TOML file to start from; the other arguments win over it, and where they name another component,
+            options of the file's that it does not have are left out.
         options: more settings by path, as `{"algo.clip_coef": 0.2}`.
         force: replace a run that is already in `out`.
         listeners: called with every event (bitrl.core.events).
@@ -68,7 +66,7 @@ def run(
     Raises:
         UsageError: an argument is wrong. RunFailed: training could not go on.
     """
-    values = {part: dict(section) for part, section in (read_toml(Path(config)) if config else {}).items()}
+    values: dict[str, dict[str, Any]] = {}
     named = {
         "env": env,
         "backbone": backbone,
@@ -84,6 +82,7 @@ def run(
             raise UsageError(f'option "{path}": write it as part.option, for example "algo.clip_coef"')
         values.setdefault(part, {})[name] = value
     values.setdefault("run", {}).update({name: value for name, value in named.items() if value is not None})
+    values, _ = overlay(read_toml(Path(config)) if config else {}, values)
     return start(resolve(values), Path(out) if out is not None else None, force, listeners)
 
 

@@ -51,6 +51,42 @@ def test_critics_backbone_from_flag_and_file(tmp_path: Path) -> None:
     assert (config.backbone.name, config.critic_backbone.name) == ("fp16", "bitnet")
 
 
+FILE = """
+[run]
+backbone = "bitnet"
+serializer = "compact"
+[backbone]
+layers = 2
+bits = "1.6"
+[serializer]
+decimals = 2
+"""
+
+
+def test_a_part_that_is_swapped_keeps_the_files_options_that_it_has_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(FILE, tmp_path, backbone="int8", serializer="bins")
+    assert (config.backbone_options.layers, config.serializer_options.bins) == (2, 199)
+    said = capsys.readouterr().err
+    assert said.endswith("given.toml: backbone.bits, serializer.decimals, which belong to what was replaced\n")
+    config = settings(FILE, tmp_path, backbone="int8")
+    assert (config.backbone_options.layers, config.serializer_options.decimals) == (2, 2)
+    capsys.readouterr()
+    settings(FILE, tmp_path, backbone="bitnet")
+    assert capsys.readouterr().err == ""
+    # What is typed for the new part is looked at as ever, and so is a file whose parts stay.
+    with pytest.raises(UsageError, match=r'unknown option "backbone\.bits"'):
+        settings(FILE, tmp_path, "backbone.bits=2", backbone="int8")
+    with pytest.raises(UsageError, match=r'unknown option "serializer\.decimal"'):
+        settings(FILE.replace("decimals", "decimal"), tmp_path, backbone="int8")
+
+
+def test_a_critic_that_reads_what_the_policy_reads_again_needs_no_options(tmp_path: Path) -> None:
+    text = "[run]\ncritic_backbone = 'int4'\n[critic_backbone]\nlayers = 2"
+    assert settings(text, tmp_path, backbone="bitnet", critic_backbone="none").critic_backbone is None
+
+
 def test_last_of_two_assignments_counts() -> None:
     assert settings("", None, "algo.epochs=3", "algo.epochs=5").algo_options.epochs == 5
 
