@@ -156,16 +156,16 @@ def overlay(
     left_out = []
     values = {part: dict(section) for part, section in below.items()}
     for part, kind in COMPONENTS.items():
-        section, chosen = values.get(part), above.get("run", {}).get(part)
+        old, chosen = values.get(part), above.get("run", {}).get(part)
         before = below.get("run", {}).get(part, getattr(RunOptions(), part))
-        if not section or chosen is None or chosen == before:
+        if not old or chosen is None or chosen == before:
             continue
         known: Mapping[str, Any] = {}
         if str(chosen).strip().lower() not in ("none", ""):
             record = find_environment(chosen) if part == "env" else registry().find(kind, chosen)
             known = attrs.fields_dict(record.options)
-        left_out += [f"{part}.{name}" for name in section if name not in known]
-        values[part] = {name: value for name, value in section.items() if name in known}
+        left_out += [f"{part}.{name}" for name in old if name not in known]
+        values[part] = {name: value for name, value in old.items() if name in known}
     for part, section in above.items():
         values[part] = {**values.get(part, {}), **section}
     return values, left_out
