@@ -5,6 +5,7 @@ An evaluation does not know that it is watched: the environment it plays in tell
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,5 +106,7 @@ def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None)
                 f"environment {environment.id} cannot be filmed: it renders {' and '.join(modes) or 'nothing'}, "
                 "and a film needs rgb_array: leave out --video (--show prints its states)"
             )
+        # Nothing is shown on a screen, so pygame need not look for one, nor complain (of a missing XDG_RUNTIME_DIR).
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         env = environment.make_for_evaluation("rgb_array")
     return Watched(env, parts, show, video)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -84,6 +87,16 @@ def test_a_film_is_of_the_first_episode_and_changes_nothing(bitrl, run, tmp_path
         shown = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(shown - env.render()).mean() < 1
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_filming_needs_no_screen_and_says_nothing_of_it(run, tmp_path) -> None:
+    program = "from bitrl.cli import main; main()"
+    command = [sys.executable, "-c", program, "eval", run(), "--video", tmp_path / "film.gif", "--episodes", "1"]
+    screens = ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER")
+    environment = {name: value for name, value in os.environ.items() if name not in screens}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
+    assert "film of the first episode" in done.stdout
 
 
 @pytest.mark.parametrize(
