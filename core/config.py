@@ -156,9 +156,8 @@ def overlay(
     left_out = []
     values = {part: dict(section) for part, section in below.items()}
     for part, kind in COMPONENTS.items():
-        old, chosen = values.get(part), above.get("run", {}).get(part)
-        before = below.get("run", {}).get(part, getattr(RunOptions(), part))
-        if not old or chosen is None or chosen == before:
+        old, before, chosen = values.get(part), below.get("run", {}).get(part), above.get("run", {}).get(part)
+        if not old or chosen is None or before in (None, chosen):  # a file that names none means whichever it is
             continue
         known: Mapping[str, Any] = {}
         if str(chosen).strip().lower() not in ("none", ""):

@@ -80,6 +80,9 @@ def test_a_part_that_is_swapped_keeps_the_files_options_that_it_has_too(
         settings(FILE, tmp_path, "backbone.bits=2", backbone="int8")
     with pytest.raises(UsageError, match=r'unknown option "serializer\.decimal"'):
         settings(FILE.replace("decimals", "decimal"), tmp_path, backbone="int8")
+    # And so is one that does not say whose options it holds.
+    with pytest.raises(UsageError, match=r'unknown option "backbone\.layer"'):
+        settings("[backbone]\nlayer = 2", tmp_path, backbone="int8")
 
 
 def test_a_critic_that_reads_what_the_policy_reads_again_needs_no_options(tmp_path: Path) -> None:
