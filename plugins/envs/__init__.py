@@ -46,7 +46,7 @@ class CookingOptions:
     go: Literal[1, 6, 9, 12] = option(1, "rooms")
     drop: bool = option(False, "no more can be carried than the recipe needs")
     max_steps: int = option(50, "commands in an episode, at most", above(0))
-    games: int = option(40, "games to learn in; making one takes about 5 s, once", above(0))
+    games: int = option(40, "games to learn in; making one takes about a second, once", above(0))
     eval_games: int = option(20, "other games, to be judged by", above(0))
     eval_foods: Literal["train", "valid", "test"] = option(
         "train", "what those ask for: train: the same foods and ways to prepare them, valid and test: others"

@@ -123,18 +123,20 @@ class TextWorldSample:
 def textworld_samples(games: int, per_game: int, seed: int, split: str = "train") -> list[TextWorldSample]:
     """`per_game` states of each of the first `games` games of a split ("train", "valid" or "test": other foods).
 
-    The policy acts at random, follows the way to win, or does either by turns. The games (5 s each) and the states are
-    kept on disk, in the user's cache directory.
+    The policy acts at random, follows the way to win, or does either by turns. The games (a second each) and the states
+    are kept on disk, in the user's cache directory.
 
     Raises:
         UsageError: TextWorld is not installed. RunFailed: a game could not be made.
     """
-    from bitrl.plugins.envs import textworld, textworld_games
+    from bitrl.plugins.envs import textworld, textworld_games, textworld_rules, textworld_words
 
     settings = textworld_games.Cooking(split=split)  # type: ignore[arg-type]
     samples: list[TextWorldSample] = []
-    code = inspect.getsource(textworld) + inspect.getsource(_wander)  # which words and chooses the states
-    version = hashlib.sha256(code.encode()).hexdigest()[:12]
+    # What plays the games, words their states and chooses among them.
+    code = [inspect.getsource(part) for part in (textworld, textworld_rules, textworld_words, _wander)]
+    version = hashlib.sha256("".join(code).encode()).hexdigest()[:12]
+    textworld_games.games_of(settings, range(games))
     for index in range(games):
         name = textworld_games.game_name(settings, index)
         kept = textworld_games.cache_directory() / f"states-{per_game}-{seed}-{version}-{name}.json"

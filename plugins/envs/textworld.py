@@ -1,31 +1,24 @@
 """TextWorld cooking as a Gymnasium environment: read a recipe, find and prepare its ingredients, cook, eat.
 
 A state is a text. It says what a player knows: the recipe once it was read, the room and what lies open in it, what is
-carried, and the game's answer to the last command, each in as few words as will do (TextWorld's own descriptions say
-the same in four times as many). What may be done changes from step to step and stands in the `info`.
+carried, and the game's answer to the last command. What may be done changes from step to step and stands in the `info`.
 """
 
 from __future__ import annotations
 
 import re
 import string
-import warnings
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 
-from bitrl.plugins.envs.textworld_games import Cooking, game, require_textworld
+from bitrl.plugins.envs.textworld_games import Cooking, games_of, require_textworld
+from bitrl.plugins.envs.textworld_rules import Rules, rules
 
 LONGEST_TEXT = 2000
 MOST_COMMANDS = 100
 TASK = "cook the recipe and eat the meal."
-
-_CUT = {"chop": "chopped", "slice": "sliced", "dice": "diced"}
-_COOKED = {"fry": "fried", "roast": "roasted", "grill": "grilled"}
-_STATES = (*_CUT.values(), *_COOKED.values(), "burned")
-_OPENABLE = {"open": "open", "closed": "closed", "locked": "locked"}
 
 
 class CookingGame(gymnasium.Env):
@@ -48,7 +41,7 @@ class CookingGame(gymnasium.Env):
         walkthrough: bool = False,
         render_mode: str | None = None,
     ):
-        """Makes the games first, where the cache does not have them (about 5 s each).
+        """Makes the games first, where the cache does not have them (about a second each).
 
         Args:
             settings: the difficulty.
@@ -61,13 +54,12 @@ class CookingGame(gymnasium.Env):
             UsageError: TextWorld is not installed. RunFailed: it could not make a game.
         """
         require_textworld()
-        self.games = [game(settings, seed) for seed in games]
+        self.games = games_of(settings, games)
         self.max_steps, self.walkthrough, self.render_mode = max_steps, walkthrough, render_mode
         self.observation_space = gymnasium.spaces.Text(LONGEST_TEXT, min_length=0, charset=string.printable)
         self.action_space = gymnasium.spaces.Discrete(MOST_COMMANDS)
         self.commands: list[str] = []
-        self.game: Path | None = None
-        self._player: Any = None
+        self._progress: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start a game: one drawn at random, or `options={"game": i}`, the i-th."""
@@ -75,138 +67,67 @@ class CookingGame(gymnasium.Env):
         index = int(self.np_random.integers(len(self.games)))
         if options and "game" in options:
             index = options["game"]
-        self._load(self.games[index])
-        self.state = self._player.reset()
-        self.recipe, self.answer, self.steps, self.points = "not read", "", 0, 0
-        return self._text(), self._info()
+        self.game = self.games[index]
+        self.rules: Rules = rules(self.game)
+        self.facts = self.rules.start
+        self.reached, _ = self.rules.reached(self.facts, frozenset())
+        self.recipe, self.answer, self.steps = "not read", "", 0
+        if self.walkthrough:
+            from textworld.generator.game import GameProgression
+
+            self._progress = GameProgression(self.rules.game)
+        return self._observe()
 
     def step(self, action: Any) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Give the command of that index."""
         self.steps += 1
-        done = False
+        lost, points = False, self.rules.score(self.reached)
+        self.answer = "nothing happens."
         if int(action) < len(self.commands):
             command = self.commands[int(action)]
-            self.state, _, done = self._player.step(command)
-            self.answer = answer_of(self.state.feedback)
+            effect = self.rules.situation(self.facts).effects[command]
+            self.answer = effect.answer
             if command == "examine cookbook":
-                self.recipe, self.answer = recipe_of(self.state.feedback), "you read the cookbook."
-        else:
-            self.answer = "nothing happens."
-        reward = (self.state.score - self.points) / self.state.max_score
-        self.points = self.state.score
-        truncated = not done and self.steps >= self.max_steps
-        info = self._info()
-        if done or truncated:
-            info["success"] = bool(self.state.won)
-        return self._text(), reward, bool(done), truncated, info
+                self.recipe = self.rules.recipe
+            if effect.added or effect.removed:
+                self._follow(command)
+                self.facts = (self.facts - effect.removed) | effect.added
+                self.reached, lost = self.rules.reached(self.facts, self.reached)
+        won = self.rules.won(self.reached)
+        reward = (self.rules.score(self.reached) - points) / self.rules.max_score
+        truncated = not (won or lost) and self.steps >= self.max_steps
+        text, info = self._observe()
+        if won or lost or truncated:
+            info["success"] = won
+        return text, reward, won or lost, truncated, info
 
     def render(self) -> str | None:
-        """What the player sees, in TextWorld's own words."""
-        return f"{self.state.description}\n\n{self.state.inventory}" if self.render_mode == "ansi" else None
+        """What the player sees."""
+        return self._text() if self.render_mode == "ansi" else None
 
-    def close(self) -> None:
-        """End the game."""
-        if self._player is not None:
-            self._player.close()
-            self._player = self.game = None
+    def _follow(self, command: str) -> None:
+        """Have TextWorld's walkthrough start from the state after `command`."""
+        if self._progress is not None:
+            actions = self._progress.valid_actions
+            index = self.rules.words.gen_commands_from_actions(actions).index(command)
+            self._progress.update(actions[index])
 
-    def _load(self, file: Path) -> None:
-        if file == self.game:
-            return
-        import textworld
-
-        self.close()
-        wanted = textworld.EnvInfos(
-            facts=True, description=True, inventory=True, admissible_commands=True,
-            policy_commands=self.walkthrough, score=True, max_score=True, won=True, lost=True,
-        )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Jericho's, that it has no scores of its own for this game
-            self._player, self.game = textworld.start(str(file), wanted), file
-
-    def _info(self) -> dict[str, Any]:
-        self.commands = sorted(filter(worthwhile, self.state.admissible_commands))[:MOST_COMMANDS]
-        return {
+    def _observe(self) -> tuple[str, dict[str, Any]]:
+        effects = self.rules.situation(self.facts).effects
+        self.commands = [command for command in effects if worthwhile(command)][:MOST_COMMANDS]
+        way = self.rules.words.gen_commands_from_actions(self._progress.winning_policy or ()) if self._progress else ()
+        info = {
             "admissible_commands": list(self.commands),
-            "policy_commands": list(self.state.policy_commands or ()),
-            "game": self.game.parent.name if self.game else None,
+            "policy_commands": list(way),
+            "game": self.game.parent.name,
         }
+        return self._text(), info
 
     def _text(self) -> str:
-        parts = (f"{TASK} recipe: {self.recipe}.", scene(self.state.facts), self.answer)
+        parts = (f"{TASK} recipe: {self.recipe}.", self.rules.situation(self.facts).scene, self.answer)
         return " ".join(part for part in parts if part)[:LONGEST_TEXT]
 
 
 def worthwhile(command: str) -> bool:
     """Whether a command may change something: the text already says what looking around would."""
     return command == "examine cookbook" or not re.match(r"examine |look$|inventory$", command)
-
-
-def recipe_of(cookbook: str) -> str:
-    """What the cookbook asks for, as food is named elsewhere in a state: "sliced roasted red potato, salt"."""
-    ingredients, _, directions = cookbook.partition("Ingredients:")[2].partition("Directions:")
-    wanted = {name.strip(): "" for name in ingredients.splitlines() if name.strip()}
-    for line in directions.splitlines():
-        verb, _, food = line.strip().partition(" the ")
-        if food in wanted:
-            wanted[food] += f"{(_CUT | _COOKED).get(verb, verb)} "
-    return ", ".join(done + food for food, done in wanted.items())
-
-
-def answer_of(feedback: str) -> str:
-    """The first sentence of the game's answer to a command; nothing where it only describes the room."""
-    words = " ".join(feedback.partition("\n>")[0].split())
-    sentence = re.split(r"(?<=[.!?])\s|, revealing|Your score", words)[0].strip().rstrip(".,")
-    return "" if not sentence or sentence.startswith("-=") else f"{sentence[0].lower()}{sentence[1:120]}."
-
-
-def scene(facts: Iterable[Any]) -> str:
-    """The room the player is in, from TextWorld's facts; what is in closed containers or other rooms stays unsaid.
-
-    Of the form "kitchen: closed fridge, stove; on table: cookbook; in open oven: nothing; exits: closed wooden door
-    east, north. carrying sliced red potato."
-    """
-    kept = list(facts)
-    names: dict[str, str] = {}  # variable → the thing's name with its state
-    for fact in kept:
-        for variable in fact.arguments:
-            names.setdefault(variable.name, variable.name)
-    for fact in kept:  # cut first, then cooked, as recipes have it
-        if len(fact.arguments) == 1 and fact.name in _OPENABLE:
-            names[fact.arguments[0].name] = f"{fact.name} {names[fact.arguments[0].name]}"
-    burned = {fact.arguments[0].name for fact in kept if fact.name == "burned"}
-    for state in reversed(_STATES):
-        for fact in kept:
-            if fact.name == state and not (state in _COOKED.values() and fact.arguments[0].name in burned):
-                names[fact.arguments[0].name] = f"{state} {names[fact.arguments[0].name]}"
-    pairs = [(fact.name, *(variable.name for variable in fact.arguments)) for fact in kept if len(fact.arguments) == 2]
-    room = next(place for relation, thing, place in pairs if relation == "at" and thing == "P")
-    contents = {
-        thing: sorted(names[inner] for relation, inner, place in pairs if relation in ("on", "in") and place == thing)
-        for thing in names
-    }
-    here = sorted(thing for relation, thing, place in pairs if relation == "at" and place == room and thing != "P")
-    plain, holding = [], []
-    for thing in here:
-        if contents[thing] and not names[thing].startswith(("closed ", "locked ")):
-            relation = "in" if names[thing].startswith("open ") else "on"
-            holding.append(f"{relation} {names[thing]}: {', '.join(contents[thing])}")
-        else:
-            plain.append(names[thing])
-    exits = sorted(_exits(kept, room, names))
-    parts = [", ".join(plain), *holding, f"exits: {', '.join(exits)}" if exits else ""]
-    carrying = ", ".join(contents.get("I", ())) or "nothing"
-    return f"{room}: {'; '.join(part for part in parts if part)}. carrying {carrying}."
-
-
-def _exits(facts: Iterable[Any], room: str, names: dict[str, str]) -> Iterable[str]:
-    """The ways out of a room, with the door in each."""
-    doors = {
-        (first.name, second.name): names[door.name]
-        for first, door, second in (fact.arguments for fact in facts if fact.name == "link")
-    }
-    for fact in facts:
-        direction = re.fullmatch(r"(north|south|east|west)_of", fact.name)
-        if direction and len(fact.arguments) == 2 and fact.arguments[1].name == room:
-            door = doors.get((room, fact.arguments[0].name))
-            yield f"{door} {direction[1]}" if door else direction[1]

@@ -1,10 +1,10 @@
 """TextWorld cooking games: made from settings and a seed, once, and kept on disk.
 
-A game is `game.z8` and `game.json` in a folder of its own under the user's cache directory. TextWorld makes the same
-game from the same seed only where Python's string hashes are the same, so each is made in a process of its own; the
-folder gets its name when it is whole, so that two processes may want the same game at once.
+A game is `game.json` in a folder of its own under the user's cache directory. TextWorld makes the same game from the
+same seed only where Python's string hashes are the same, so they are made in a process of their own; a folder gets its
+name when it is whole, so that two processes may want the same game at once.
 
-Run as a module, it makes one game: `python -m bitrl.plugins.envs.textworld_games FOLDER SETTINGS` (SETTINGS is JSON).
+Run as a module, it makes games: `python -m bitrl.plugins.envs.textworld_games DIRECTORY SETTINGS SEEDS` (JSON).
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from bitrl.core.errors import RunFailed, UsageError
+
+GAME = "game.json"
 
 Split = Literal["train", "valid", "test"]
 
@@ -80,56 +83,68 @@ def game_name(settings: Cooking, seed: int) -> str:
     return f"{settings.split}-{'-'.join(skills)}-seed{seed}-textworld{require_textworld()}"
 
 
-def game(settings: Cooking, seed: int) -> Path:
-    """The file of a game, made first (in about 5 s) if it is not in the cache.
+def games_of(settings: Cooking, seeds: Sequence[int]) -> list[Path]:
+    """The files of the games with these seeds, made first (in about a second each) where the cache lacks them.
 
     Raises:
-        UsageError: TextWorld is not installed. RunFailed: it could not make the game.
+        UsageError: TextWorld is not installed. RunFailed: it could not make a game.
     """
-    name = game_name(settings, seed)
-    folder = cache_directory() / name
-    if not (folder / "game.z8").exists():
-        _make_apart(folder, settings, seed)
-    return folder / "game.z8"
+    files = {seed: cache_directory() / game_name(settings, seed) / GAME for seed in seeds}
+    missing = [seed for seed, file in files.items() if not file.exists()]
+    if missing:
+        _make_apart(settings, missing)
+    return [files[seed] for seed in seeds]
 
 
-def _make_apart(folder: Path, settings: Cooking, seed: int) -> None:
+def _make_apart(settings: Cooking, seeds: Sequence[int]) -> None:
+    directory = cache_directory()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        directory.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=directory))
     except OSError as error:
-        raise RunFailed(f"{folder.parent}: games cannot be kept there: {error.strerror}: set XDG_CACHE_HOME") from None
+        raise RunFailed(f"{directory}: games cannot be kept there: {error.strerror}: set XDG_CACHE_HOME") from None
     try:
         made = subprocess.run(
-            [sys.executable, "-m", __name__, str(unfinished), json.dumps(attrs.asdict(settings) | {"seed": seed})],
+            [sys.executable, "-m", __name__, str(unfinished), json.dumps(attrs.asdict(settings)), json.dumps(seeds)],
             env=os.environ | {"PYTHONHASHSEED": "0"},
             capture_output=True,
             text=True,
             errors="replace",
         )
+        for seed in seeds:
+            _keep(unfinished / str(seed), directory / game_name(settings, seed))
         if made.returncode != 0:
             lines = made.stderr.strip().splitlines() or [f"exit status {made.returncode}"]
-            raise RunFailed(f"TextWorld could not make the game {folder.name}: {lines[-1]}")
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not (folder / "game.z8").exists():  # else another process was first, with the same game
-                raise RunFailed(f"{folder}: cannot be written: remove it and start again") from None
+            failed = next(seed for seed in seeds if not (directory / game_name(settings, seed) / GAME).exists())
+            raise RunFailed(f"TextWorld could not make the game {game_name(settings, failed)}: {lines[-1]}")
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _make(folder: Path, settings: dict) -> None:
-    """Make and compile one game in this process."""
+def _keep(made: Path, folder: Path) -> None:
+    """Give a game its name, if it was finished."""
+    if not (made / GAME).exists():
+        return
+    try:
+        made.rename(folder)
+    except OSError:
+        if not (folder / GAME).exists():  # else another process was first, with the same game
+            raise RunFailed(f"{folder}: cannot be written: remove it and start again") from None
+
+
+def _make(directory: Path, settings: dict[str, Any], seeds: Sequence[int]) -> None:
+    """Make games in this process."""
     import textworld
     from textworld.challenges.tw_cooking import cooking
 
-    options = textworld.GameOptions()
-    options.seeds = settings.pop("seed")
-    options.path = str(folder / "game.z8")
-    world = cooking.make(settings | {"recipe_seed": 0}, options)
-    textworld.generator.compile_game(world, options)
+    for seed in seeds:
+        options = textworld.GameOptions()
+        options.seeds = seed
+        world = cooking.make(settings | {"recipe_seed": 0}, options)
+        (directory / str(seed)).mkdir()
+        world.save(str(directory / str(seed) / f"{GAME}.unfinished"))
+        (directory / str(seed) / f"{GAME}.unfinished").rename(directory / str(seed) / GAME)
 
 
 if __name__ == "__main__":
-    _make(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    _make(Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

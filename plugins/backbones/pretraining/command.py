@@ -28,7 +28,7 @@ from bitrl.plugins.backbones.pretraining.vocabulary import (
     number_tokens,
     train_vocabulary,
 )
-from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers
+from bitrl.plugins.backbones.pretraining.worlds import Choices, check_worlds, choices, facts_and_numbers, sayings
 
 HELD_OUT = 50_000
 """Characters at the end of each text file kept for measuring (at most a tenth of it)."""
@@ -72,7 +72,9 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     games = choices(GAMES, STATES_A_GAME, request.seed) if "TextWorld" in request.worlds else None
     kept = [attrs.evolve(file, text=file.text[: len(file.text) - _held_out(file)]) for file in files]
     say("training the vocabulary")
-    vocabulary = vocabulary_for(kept, readers, request.shape.vocab, request.seed, worlds, games)
+    vocabulary = vocabulary_for(
+        kept, readers, request.shape.vocab, request.seed, worlds, games, sayings(request.worlds, games)
+    )
     shape = attrs.evolve(request.shape, vocab=len(vocabulary.tokens))
     tokenizer = vocabulary.tokenizer()
     corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch // PARTS, shape.context, worlds, games)
@@ -109,8 +111,9 @@ def vocabulary_for(
     seed: int,
     worlds: Sequence[Texts] = (),
     games: Choices | None = None,
+    sayings: Sequence[str] = (),
 ) -> Vocabulary:
-    """A vocabulary of at most `size` tokens for these texts, environments and worlds."""
+    """A vocabulary of at most `size` tokens for these texts, environments, worlds and their sayings."""
     rng = np.random.default_rng(seed)
     states = [text for reader in readers for text in reader.sample(rng, 400).texts]
     # The words of a request, which stand before a world's numbers, vary; those between them do not.
@@ -123,7 +126,7 @@ def vocabulary_for(
     # A few megabytes of prose are enough to count pairs of letters by. The worlds have few words and use them much.
     passages = [file.text[i : i + 5000] for file in files for i in range(0, min(len(file.text), 4_000_000), 5000)]
     passages += [text for world in worlds for text in world.texts[:4000]] + (games.texts[::4] if games else [])
-    return train_vocabulary([*passages, *invented(rng, 400, 2).texts], states, size)
+    return train_vocabulary([*passages, *invented(rng, 400, 2).texts], states, size, sayings)
 
 
 def _held_out(file: TextFile) -> int:

@@ -62,33 +62,68 @@ class _NormedProducts(torch.autograd.Function):
         inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
         normed = (x * inverse_rms).mul_(norm)
         step = normed.abs().amax(dim=1, keepdim=True).clamp_(min=1e-5).div_(127.0)
-        q = normed.mul_(1 / step).round_()  # within ±127 by construction
+        q = normed.mul_(1 / step).round_().to(torch.int8)  # within ±127 by construction
         parts = [ternarise(weight) for weight in weights]
-        ternary = torch.cat([t for t, _ in parts])
+        ternary = torch.cat([t for t, _ in parts]).to(torch.int8)
         row_scale = torch.cat([w.expand(len(t)) for t, w in parts])
-        y = (q @ ternary.t()).mul_(row_scale).mul_(step)
-        ctx.save_for_backward(x, norm, inverse_rms, q, step, ternary.mul_(row_scale[:, None]))
+        y = integer_product(q, ternary.t()).mul_(row_scale).mul_(step)
+        ctx.save_for_backward(x, norm, inverse_rms, q, step, ternary.mul(row_scale[:, None]))
         ctx.rows = [len(weight) for weight in weights]
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, norm, inverse_rms, q, step, weight = ctx.saved_tensors
-        (gradient,) = gradients
-        for_weights = gradient.t() @ (q * step)
-        for_normed = gradient @ weight
+        gradient = multiplied(gradients[0])
+        for_weights = product(gradient.t(), q * step)
+        for_normed = product(gradient, weight)
         unit = x * inverse_rms
-        product = for_normed * unit
-        for_norm = product.sum(dim=0)
-        along = (product @ norm).div_(x.shape[1]).unsqueeze_(1)
+        along = for_normed * unit
+        for_norm = along.sum(dim=0)
+        along = (along @ norm).div_(x.shape[1]).unsqueeze_(1)
         for_x = for_normed.mul_(norm).sub_(unit.mul_(along)).mul_(inverse_rms)
         return (for_x, for_norm, None, *for_weights.split(ctx.rows))
+
+
+class _Product(torch.autograd.Function):
+    """x · weightᵀ, all three products of it by `product`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        gradient = multiplied(gradients[0])
+        return product(gradient, weight), product(gradient.t(), x)
+
+
+def integer_product(a: Tensor, b: Tensor) -> Tensor:
+    """int8 [M, K] by int8 [K, N] → float32 [M, N], exact for sums below 2^24."""
+    if a.device.type == "cpu":
+        return torch._int_mm(a, b).float()
+    return a.float() @ b.float()
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """[M, K] by [K, N] → float32 [M, N]."""
+    return (multiplied(a) @ multiplied(b)).float()
+
+
+def multiplied(x: Tensor) -> Tensor:
+    """As what it is multiplied: bfloat16 where float32 may be ("medium"). PyTorch itself does so on few CPUs."""
+    rounded = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
+    return x.to(torch.bfloat16 if rounded else torch.float32)
 
 
 def normed_products(x: Tensor, norm: Tensor, shape: Shape, *weights: Tensor) -> Tensor:
     """RMSNorm(x) [..., K] by weights [R_i, K] → [..., sum of R_i]: quantised as BitNet b1.58 does, or as they are."""
     if not shape.ternary:
-        return F.linear(F.rms_norm(x, norm.shape, norm, shape.eps), torch.cat(weights))
+        normed = F.rms_norm(x.reshape(-1, x.shape[-1]), norm.shape, norm, shape.eps)
+        y: Tensor = _Product.apply(normed, torch.cat(weights))
+        return y.view(*x.shape[:-1], -1)
     return ternary_products(x, norm, shape.eps, *weights)
 
 

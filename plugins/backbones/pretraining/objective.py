@@ -207,5 +207,5 @@ def state_losses(
 
 
 WEIGHTS = {
-    "prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 0.3, "texts": 0.05, "facts": 1.0, "commands": 1.0
+    "prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 0.3, "texts": 0.05, "facts": 2.0, "commands": 2.0
 }  # fmt: skip

@@ -256,17 +256,36 @@ _UNITS = ("", "", "", " m", " m/s", " rad", " rad/s", " N", " kg", " s", " V", "
 _OPENINGS = ("", "State: ", "Observation: ", "The state is ", "Sensors: ", "Now ")
 
 
+def _word(rng: np.random.Generator) -> str:
+    """One that is common in names, or one that is made up and can be spoken: not every word is in a dictionary."""
+    if rng.random() < 0.7:
+        return str(rng.choice(_STEMS))
+    onsets, vowels = ("b", "br", "d", "dr", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "w"), "aeiou"
+    syllables = [f"{rng.choice(onsets)}{rng.choice(list(vowels))}" for _ in range(rng.integers(1, 4))]
+    return "".join(syllables) + str(rng.choice(["", "n", "ll", "ck", "ng", "st"]))
+
+
 def _field_name(rng: np.random.Generator) -> str:
-    words = [str(word) for word in rng.choice(_STEMS, size=rng.integers(1, 4))]
-    if rng.random() < 0.15:  # a made-up word: not every name is in a dictionary
-        words[0] = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=rng.integers(2, 8)))
-    name = "_".join(words)
+    name = "_".join(_word(rng) for _ in range(rng.integers(1, 4)))
     return f"{name}{'_' * int(rng.integers(2))}{rng.integers(10)}" if rng.random() < 0.2 else name
 
 
 def _field_names(rng: np.random.Generator, count: int) -> list[str]:
-    """Every fourth schema is one whose numbers nobody has named: x0, x1, …, as the serializers call them."""
-    return [f"x{i}" for i in range(count)] if rng.random() < 0.25 else [_field_name(rng) for _ in range(count)]
+    """Every fifth schema is one whose numbers nobody has named: x0, x1, …, as the serializers call them. In two of
+    five the names are what parts there are by what is said of each, as a robot's are, so that no word tells a field
+    from all others: left_knee_angle, left_knee_speed, right_knee_angle, …
+    """
+    kind = rng.random()
+    if kind < 0.2:
+        return [f"x{i}" for i in range(count)]
+    if kind < 0.6 and count >= 4:
+        told = int(rng.integers(2, 4))
+        parts = [_field_name(rng) for _ in range(-(-count // told))]
+        names = [f"{part}_{what}" for what in [_word(rng) for _ in range(told)] for part in parts]
+        if rng.random() < 0.5:  # by parts, instead of by what is said
+            names = [names[i % told * len(parts) + i // told] for i in range(len(names))]
+        return names[:count]
+    return [_field_name(rng) for _ in range(count)]
 
 
 def _layout(rng: np.random.Generator, names: Sequence[str]) -> Callable[[list[str]], str]:
@@ -281,7 +300,8 @@ def _layout(rng: np.random.Generator, names: Sequence[str]) -> Callable[[list[st
     if kind < 0.75:
         separator = rng.choice(["\n", ", ", "; "])
         return lambda numbers: opening + separator.join(f"{n}: {v}" for n, v in zip(names, numbers, strict=True))
-    words = [name.strip("_0123456789").replace("_", " ") or "it" for name in names]
+    # No digits in the words, which would stand there like numbers of the state.
+    words = [" ".join(re.findall(r"[a-z]+", name)) or "it" for name in names]
     units = [str(unit) for unit in rng.choice(_UNITS, size=len(names))]
     verb, separator = rng.choice([" is ", " at ", " of "]), rng.choice([", ", ". ", " and ", "; "])
     article = str(rng.choice(["the ", "The ", ""]))

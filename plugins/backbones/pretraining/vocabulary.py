@@ -29,7 +29,7 @@ def number_tokens() -> list[str]:
 
 _NUMBER = re.compile(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?")
 
-NUMBER_FEATURES = 11
+NUMBER_FEATURES = 12
 
 
 def number_features(tokens: Iterable[str]) -> np.ndarray:
@@ -45,13 +45,13 @@ def number_features(tokens: Iterable[str]) -> np.ndarray:
             row[0] = 1.0 if "." in token else 0.5  # digits may follow; a whole number may also be a pair of them
             row[1] = -1.0 if token.startswith("-") else 1.0
             row[2] = np.sign(value) * np.log1p(10 * abs(value)) / 5
-            row[3:6] = np.clip(value / np.array([2, 10, 50]), -1, 1)
+            row[3:7] = np.clip(value / np.array([2, 10, 50, 250]), -1, 1)
         if re.fullmatch(r"\.?\d{1,2}", token):  # what stands after other digits, as a fraction of the last of them
             digits = token.removeprefix(".")
-            row[5 + len(digits)] = 1.0
-            row[8] = 1.0 if token.startswith(".") else 0.0
-            row[9] = 3 * float(f"0.{digits}") - 1.5
-        row[10] = float(row.any())
+            row[6 + len(digits)] = 1.0
+            row[9] = 1.0 if token.startswith(".") else 0.0
+            row[10] = 3 * float(f"0.{digits}") - 1.5
+        row[11] = float(row.any())
         rows.append(row)
     return np.array(rows, np.float32).reshape(-1, NUMBER_FEATURES)
 
@@ -85,16 +85,17 @@ def phrases_of(texts: Iterable[str]) -> list[str]:
     return sorted(part for part in parts if len(cut.pre_tokenize_str(part)) > 1)
 
 
-def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int) -> Vocabulary:
+def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int, sayings: Iterable[str] = ()) -> Vocabulary:
     """A vocabulary of at most `size` tokens, all 256 bytes among them, so that any text can be written in it.
 
     Every token costs time at every step an agent takes. So the pieces of numbers, and whatever stands between two
     numbers of a `known` text (a key with its punctuation, the words of a sentence), become a token whole, without
-    spending a token on each of its prefixes as BPE would; BPE gets the rest.
+    spending a token on each of its prefixes as BPE would; BPE gets the rest. So does what is always said in the same
+    words in a world, its `sayings`: ` yellow bell pepper`, which is one thing and not three.
     """
     cut = pre_tokenizer("bitrl-2")
     known = list(known)
-    phrases = phrases_of(known)
+    phrases = sorted({*phrases_of(known), *sayings})
     whole = re.compile("|".join(map(re.escape, sorted(phrases, key=len, reverse=True))) or "(?!)")
     rest = (part for text in known for part in whole.split(text))
     counts = Counter(piece for part in rest for piece, _ in cut.pre_tokenize_str(part))

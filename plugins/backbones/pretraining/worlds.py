@@ -5,6 +5,7 @@ Knows which facts a state of BabyAI, SmartHome-Light or TextWorld is asked for. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import attrs
@@ -115,6 +116,37 @@ def choices(games: int, per_game: int, seed: int, split: str = "train") -> Choic
         [sample.admissible for sample in samples],
         [tuple(sorted(set(sample.commands) - set(sample.admissible))) for sample in samples],
     )
+
+
+_COMMAND = re.compile(
+    r"(take|drop|eat|open|close|cook|chop|slice|dice|put|insert) (.+?)(?: (?:from|with|on|into) (.+))?"
+)
+
+
+def sayings(worlds: Sequence[str], games: Choices | None) -> list[str]:
+    """What these worlds always say in the same words, sorted: things and where they are (` yellow bell pepper`,
+    ` in open fridge`), and what a home is asked for, but for the room (`make the`, ` bright enough to read`).
+    """
+    found: set[str] = set()
+    if "SmartHome-Light" in worlds:
+        from bitrl.plugins.envs.smarthome import ASKED
+
+        for phrase in (phrase for phrases in ASKED.values() for phrase in phrases):
+            before, _, after = phrase.partition(" {room}")
+            found |= {before, f" {before}", after}
+    for command in {command for row in (games.possible if games else ()) for command in row}:
+        parts = _COMMAND.fullmatch(command)
+        if parts is None:
+            continue
+        verb, thing, place = parts.groups()
+        found.add(f" {thing}")
+        if place and verb == "put":
+            found.add(f" on {place}")
+        if place and verb == "insert":
+            found.add(f" in open {place}")
+    if games:
+        found.add(" in hand")
+    return sorted(phrase for phrase in found if " " in phrase.strip())
 
 
 def check_worlds(worlds: Sequence[str]) -> None:

@@ -1,0 +1,150 @@
+"""A cooking game played by TextWorld's own rules, without the interpreter that games are compiled for.
+
+What can be done in a state, and what comes of it, follows from the state's facts alone. So each state is worked out
+once, when it is met, and kept while there is room: agents meet the same ones again and again, the better they get the
+more so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bitrl.plugins.envs.textworld_words import COOKED, CUT, answer_to, recipe_of, scene
+
+KEPT_SITUATIONS, KEPT_GAMES = 400, 128
+"""States that are remembered of each game, of about 5 KB each, and games."""
+
+Facts = frozenset[Any]
+"""A state: TextWorld's propositions."""
+
+
+@attrs.frozen
+class Effect:
+    """What a command does: the facts it ends, those it begins, and the game's answer to it."""
+
+    removed: Facts
+    added: Facts
+    answer: str
+
+
+@attrs.frozen
+class Situation:
+    """What can be seen in a state, and each command that can be given with its effect, in the order of their names."""
+
+    scene: str
+    effects: dict[str, Effect]
+
+
+@attrs.frozen
+class Goal:
+    """Something that earns a point when one of `wins` holds, and loses the game when one of `losses` holds before."""
+
+    reward: int
+    wins: tuple[Facts, ...]
+    losses: tuple[Facts, ...]
+
+
+class Rules:
+    """One game.
+
+    Attributes:
+        start: the state it starts in.
+        recipe: as in `recipe_of`.
+        goals: what is to be reached.
+        max_score: the sum of their rewards.
+        game, words: TextWorld's own record of it, and how it names things.
+    """
+
+    def __init__(self, file: Path):
+        import textworld
+        from textworld.generator.inform7 import Inform7Game
+
+        self.game = textworld.Game.load(str(file))
+        self.start: Facts = frozenset(self.game.world.state.facts)
+        self.recipe = next(recipe_of(info.desc) for info in self.game.infos.values() if info.name == "cookbook")
+        self.goals = [
+            Goal(
+                quest.reward,
+                tuple(frozenset(event.condition.preconditions) for event in quest.win_events),
+                tuple(frozenset(event.condition.preconditions) for event in quest.fail_events),
+            )
+            for quest in self.game.quests
+        ]
+        self.max_score = self.game.max_score
+        # What the recipe asks for, and the food it is to be made of.
+        self._ingredients = sorted(
+            (fact.arguments[1].name, fact.arguments[0].name) for fact in self.start if fact.name == "base"
+        )
+        self.words = Inform7Game(self.game)
+        self._named: dict[Any, Any] = {}
+        self._effects: dict[Effect, Effect] = {}
+        self.situation = functools.lru_cache(KEPT_SITUATIONS)(self._situation)
+
+    def _situation(self, facts: Facts) -> Situation:
+        from textworld.logic import State
+
+        kb = self.game.kb
+        actions = list(State(kb.logic, facts).all_applicable_actions(kb.rules.values(), kb.types.constants_mapping))
+        # Of the rules that prepare a meal, the one for a recipe of so many ingredients comes last.
+        actions.sort(key=lambda action: len(action.preconditions))
+        commands = self.words.gen_commands_from_actions(actions)
+        effects = {c: self._effect(c, a, facts) for c, a in zip(commands, actions, strict=True)}
+        return Situation(scene(self._name(fact) for fact in facts), dict(sorted(effects.items())))
+
+    def _name(self, fact: Any) -> Any:
+        if fact not in self._named:
+            self._named[fact] = self.words.get_human_readable_fact(fact)
+        return self._named[fact]
+
+    def _effect(self, command: str, action: Any, facts: Facts) -> Effect:
+        removed, added = frozenset(action.removed), frozenset(action.added)
+        missing = self._unready(facts) if command == "prepare meal" else None
+        effect = Effect(frozenset(), frozenset(), missing) if missing else Effect(
+            removed, added, answer_to(command, added)
+        )  # fmt: skip
+        return self._effects.setdefault(effect, effect)  # the same in many states
+
+    def _unready(self, facts: Facts) -> str | None:
+        """What keeps the meal from being prepared. The interpreted game asks for all of this; by TextWorld's rules one
+        ingredient, raw, would do.
+        """
+        held = {fact.arguments[0].name for fact in facts if fact.name == "in" and fact.arguments[1].name == "I"}
+        done = {(fact.name, fact.arguments[0].name) for fact in facts if len(fact.arguments) == 1}
+        if any(food not in held for _, food in self._ingredients):
+            return "you still miss something."
+        for states, what in ((COOKED.values(), "cooked"), (CUT.values(), "cut")):
+            for wanted, food in self._ingredients:
+                if any(((state, wanted) in done) != ((state, food) in done) for state in states):
+                    return f"something still needs to be {what}."
+        return None
+
+    def reached(self, facts: Facts, before: frozenset[int]) -> tuple[frozenset[int], bool]:
+        """Of the goals' indices those reached in this state or `before`, and whether the game is lost."""
+        now, lost = set(before), False
+        for index, goal in enumerate(self.goals):
+            if index in before:
+                continue
+            if any(win <= facts for win in goal.wins):
+                now.add(index)
+            elif any(loss <= facts for loss in goal.losses):
+                lost = True
+        return frozenset(now), lost
+
+    def score(self, reached: Iterable[int]) -> int:
+        """The points for these goals."""
+        return sum(self.goals[index].reward for index in reached)
+
+    def won(self, reached: frozenset[int]) -> bool:
+        """Whether all that can be reached has been."""
+        return all(index in reached for index, goal in enumerate(self.goals) if goal.wins)
+
+
+@functools.lru_cache(KEPT_GAMES)
+def rules(file: Path) -> Rules:
+    """The rules of the game in this file, read once in a process."""
+    return Rules(file)
