@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, wr
 from bitrl.plugins.backbones.pretraining.model import (
     BitNet,
     Shape,
+    integer_product,
     normed_products,
     rotary_table,
     rotate,
@@ -41,7 +43,7 @@ from bitrl.plugins.backbones.pretraining.vocabulary import (
     number_tokens,
     train_vocabulary,
 )
-from bitrl.plugins.backbones.pretraining.worlds import facts_and_numbers
+from bitrl.plugins.backbones.pretraining.worlds import Choices, facts_and_numbers, sayings
 from bitrl.plugins.backbones.ridge import r_squared
 
 TINY = Shape(vocab=4600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
@@ -97,6 +99,33 @@ def test_a_layer_and_its_gradient_are_those_of_the_equations() -> None:
         results.append([y.detach(), x.grad, norm.grad, a.grad, b.grad])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_integer_products_are_exact() -> None:
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randint(-127, 128, (37, 768), generator=generator, dtype=torch.int8)
+    t = torch.randint(-1, 2, (50, 768), generator=generator, dtype=torch.int8)
+    assert torch.equal(integer_product(q, t.t()).double(), q.double() @ t.double().t())
+
+
+def test_where_float32_may_be_rounded_gradients_are_and_the_ternary_products_are_not() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(40, 256), torch.rand(256) + 0.5, torch.randn(64, 256) * 0.02]
+    for shape in (TINY, attrs.evolve(TINY, ternary=False)):
+        results = []
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            try:
+                x, norm, a = (t.clone().requires_grad_() for t in tensors)
+                y = normed_products(x, norm, shape, a)
+                (y * torch.arange(64.0).cos()).sum().backward()
+            finally:
+                torch.set_float32_matmul_precision("highest")
+            results.append([y.detach(), x.grad, norm.grad, a.grad])
+        assert torch.equal(results[0][0], results[1][0]) == shape.ternary
+        for exact, rounded in zip(*results, strict=True):
+            # bfloat16 has 8 bits: three roundings of 1/512 at most.
+            assert (exact - rounded).norm() < 3 / 512 * exact.norm()
 
 
 def test_the_gate_has_the_gradient_that_finite_differences_find() -> None:
@@ -251,12 +280,41 @@ def test_states_of_known_environments_come_with_their_numbers(env: str, format: 
 def test_invented_texts_spell_their_numbers_in_order() -> None:
     made = invented(np.random.default_rng(5), groups=120, group=4)
     counts = set()
+    assert any(re.search(r"[a-z]_?[0-9]_[a-z]", text) for text in made.texts)  # names with digits inside
     for text, numbers in zip(made.texts, made.numbers, strict=True):
         wanted = numbers[~np.isnan(numbers)]
         np.testing.assert_array_equal(numbers_so_far(text, [len(text)], len(wanted))[0], wanted)
         counts.add(len(wanted))
     assert min(counts) == 1
     assert max(counts) >= 12
+
+
+def test_many_invented_fields_are_told_apart_by_no_word_alone() -> None:
+    """As a robot's are: every word of most of such a schema's names stands in another of its names too."""
+    made = invented(np.random.default_rng(6), groups=200, group=2)
+    schemas = [[set(field[field >= 0]) for field in names if (field >= 0).any()] for names in made.names]
+    shared = [
+        np.mean([all(any(word in other for other in names if other is not field) for word in field) for field in names])
+        for names in schemas
+        if len(names) >= 6
+    ]
+    assert 0.2 < np.mean(np.array(shared) > 0.6) < 0.6
+
+
+def test_what_a_world_always_says_is_one_token(vocabulary: Vocabulary) -> None:
+    games = Choices(
+        ["on counter: red hot pepper"],
+        [("take red hot pepper from counter", "put knife on counter", "insert knife into fridge", "go east")],
+        [()],
+    )
+    said = sayings(["SmartHome-Light", "TextWorld"], games)
+    assert {" red hot pepper", " on counter", " in open fridge", " in hand"} <= set(said)
+    assert {"make the", " make the", " bright enough to read"} <= set(said)
+    assert not [saying for saying in said if "{" in saying or "study" in saying or " " not in saying.strip()]
+    assert sayings(["BabyAI"], None) == []
+    tokens = train_vocabulary(["so it goes"], TEXTS[:1], 4700, said).tokenizer()
+    assert tokens.encode("red onion, red hot pepper on counter").tokens[-2:] == [" red hot pepper", " on counter"]
+    assert tokens.encode("make the study bright enough to read").tokens[::3][0] == "make the"
 
 
 def test_numbers_so_far_follow_a_text_as_it_is_written() -> None:

@@ -2,10 +2,10 @@
 full-precision twin, the same model without the quantisation.
 
 Knows the architecture and its arithmetic, with straight-through gradients. Does not know texts, losses or files.
-Everything is float32 on purpose. The integer products are exact in it, and with
-`torch.set_float32_matmul_precision("medium")` a CPU with bfloat16 units multiplies in bfloat16 and accumulates in
-float32: int8 activations and ternary weights are exact in bfloat16 too, so only attention, logits and gradients are
-rounded.
+Activations are float32 on purpose. Ternary products are integers, and exact; gradients, and all products of the twin,
+are of bfloat16 where `torch.set_float32_matmul_precision("medium")` allows it, with sums in float32 that are rounded at
+the end. Measured on one thread of an AMD EPYC with AVX-512 VNNI and BF16, [4096, 256] by [256, 1536]: 90 GFLOP/s in
+float32, 205 in bfloat16, 400 in int8.
 """
 
 from __future__ import annotations
