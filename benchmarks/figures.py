@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 
 RIVALS = ("bitrl", "stable_baselines3")
+AGAINST_STEPS = (50_000, 100_000)
+SERIALIZERS = ("json", "compact", "natural")
 
 WORLDS = {
     "CartPole-v1": "json",
@@ -42,7 +44,7 @@ def figures() -> str:
         "| states written as | return, mean over seeds (95 %) | worst seed | steps | training | peak memory |",
         "|---|---|---|---|---|---|",
     ]
-    for serializer in ("json", "compact", "natural"):
+    for serializer in SERIALIZERS:
         record = result(f"learning-CartPole-v1-bitnet-{serializer}")
         if record:
             found = record["results"]
@@ -62,7 +64,7 @@ def figures() -> str:
         "| Stable-Baselines3 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for steps in (50_000, 100_000):
+    for steps in AGAINST_STEPS:
         against = result(f"ppo-against-sb3-{steps}").get("results")
         if against:
             worst_of = {who: min(pair[who]["return"] for pair in against["pairs"]) for who in RIVALS}
@@ -91,10 +93,31 @@ def figures() -> str:
             f"`bitrl --help` takes {startup['bitrl --help (median ms)']:.0f} ms and `bitrl list` "
             f"{startup['bitrl list (median ms)']:.0f} ms.",
         ]
-    processor = result("learning-CartPole-v1-bitnet-json").get("processor")
-    if processor:
-        lines += ["", f"Measured on two cores of an {processor['name']} ({', '.join(processor['features'])})."]
+    lines += ["", *processor_lines()]
     return "\n".join(lines) + "\n"
+
+
+def processor_lines() -> list[str]:
+    """Which of the README's figures were measured on which processor, in a sentence."""
+    figures = {
+        **{f"learning-{env}-bitnet-{serializer}": f"learning of {env}" for env, serializer in WORLDS.items()},
+        **{f"learning-CartPole-v1-bitnet-{serializer}": "learning of CartPole-v1" for serializer in SERIALIZERS},
+        **{f"ppo-against-sb3-{steps}": "Stable-Baselines3 beside ours" for steps in AGAINST_STEPS},
+        "bench-starter": "the starter model's speed",
+        "bench-env": "training's speed",
+        **dict.fromkeys(("bench-bitnet-2b-4t", "bench-formats", "bench-without-amx"), "the large shapes' speed"),
+        "llama-cpp": "llama.cpp beside ours",
+        "smollm2": "SmolLM2-135M",
+        "startup": "the commands' start",
+    }
+    measured: dict[str, list[str]] = {}
+    for name, what in figures.items():
+        processor = result(name).get("processor")
+        if processor:
+            on = measured.setdefault(f"{processor['name']} ({', '.join(processor['features'])})", [])
+            on += [] if what in on else [what]
+    parts = [f"on two cores of an {processor}: {', '.join(what)}" for processor, what in measured.items()]
+    return [f"Measured {'; '.join(parts)}."] if parts else []
 
 
 def world_lines() -> list[str]:
