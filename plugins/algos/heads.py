@@ -109,24 +109,26 @@ class TextChoice:
 
     def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        logits, keys, tape = self._logits(outputs, choices)
+        logits, places, keys, tape = self._logits(outputs, choices)
         log_probs, entropies, inner = self.categorical.forward(logits, actions, choices)
-        return log_probs, entropies, (outputs, choices, keys, tape, inner)
+        return log_probs, entropies, (outputs, places, keys, tape, inner)
 
     def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
         """The loss's gradient by the queries [B, k]; sets that by the keys' network."""
-        queries, choices, keys, keys_tape, inner = tape
+        queries, places, keys, keys_tape, inner = tape
         by_logits = self.categorical.backward(inner, by_log_prob, by_entropy) * self.outputs**-0.5
-        by_pair = torch.zeros(len(queries), len(keys)).scatter_add_(1, choices.commands, by_logits)
+        by_pair = torch.zeros(len(queries), len(keys)).scatter_add_(1, places, by_logits)
         backward(self.keys, keys_tape, by_pair.t() @ queries)
         return by_pair @ keys
 
-    def _logits(self, queries: Tensor, choices: Choices | None) -> tuple[Tensor, Tensor, Any]:
-        """Logits of the commands [n, most in a state], keys [C, k], and what the keys' network's `backward` needs."""
+    def _logits(self, queries: Tensor, choices: Choices | None) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """Logits of the commands [n, most in a state], which of the keys each has [n, most], the keys of all commands
+        in these states [C, k], and what the keys' network's `backward` needs.
+        """
         assert choices is not None
-        keys, tape = forward(self.keys, self.standardise(self.seen.features))
-        # Of all commands met, not only those of these states: few hundreds, and one product.
-        return (queries @ keys.t() * self.outputs**-0.5).gather(1, choices.commands), keys, tape
+        rows, places = choices.commands.unique(return_inverse=True)  # a state shares most of its commands with others
+        keys, tape = forward(self.keys, self.standardise(self.seen.features[rows.numpy()]))
+        return (queries @ keys.t() * self.outputs**-0.5).gather(1, places), places, keys, tape
 
 
 class Gaussian:

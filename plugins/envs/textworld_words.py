@@ -15,7 +15,7 @@ COOKED = {"fry": "fried", "roast": "roasted", "grill": "grilled"}
 """What a recipe tells to do, and what the food is then."""
 
 _STATES = (*CUT.values(), *COOKED.values(), "burned")
-_OPENABLE = {"open": "open", "closed": "closed", "locked": "locked"}
+_OPENABLE = ("open", "closed", "locked")
 
 _ANSWERS = (
     (r"take (.+) from (.+)", r"you take the \1 from the \2."),
