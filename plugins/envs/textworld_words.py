@@ -17,6 +17,8 @@ COOKED = {"fry": "fried", "roast": "roasted", "grill": "grilled"}
 _STATES = (*CUT.values(), *COOKED.values(), "burned")
 _OPENABLE = ("open", "closed", "locked")
 
+_TOOLS = {"stove": "fried", "oven": "roasted", "BBQ": "grilled"}
+
 _ANSWERS = (
     (r"take (.+) from (.+)", r"you take the \1 from the \2."),
     (r"take (.+)", r"you pick up the \1 from the ground."),
@@ -94,6 +96,22 @@ def answer_to(command: str, added: Iterable[Any]) -> str:
         if match:
             return match.expand(answer)
     return ""
+
+
+def asked_for(command: str, recipe: str) -> bool | None:
+    """Whether a recipe, as in `recipe_of`, asks for the food that is taken, or for what is done to it; None of commands
+    that do neither.
+    """
+    parts = re.fullmatch(r"(take|chop|slice|dice|cook) (.+?)(?: (?:from|with) (.+))?", command)
+    if parts is None:
+        return None
+    verb, food, tool = parts.groups()
+    done = _TOOLS.get(tool) if verb == "cook" else CUT.get(verb, "")
+    for item in recipe.split(", "):
+        states = item.removesuffix(food).split()
+        if item.endswith(food) and set(states) <= set(_STATES):
+            return done == "" or done in states
+    return False
 
 
 def recipe_of(cookbook: str) -> str:

@@ -44,11 +44,12 @@ def test_the_object_of_a_mission() -> None:
 FOODS = ("apple", "carrot", "onion", "potato", "pepper", "banana", "lettuce", "pork")
 
 
-def game(rng: np.random.Generator) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """A state of a made-up game: what is on the table can be taken, nothing else."""
+def game(rng: np.random.Generator) -> tuple[str, *tuple[tuple[str, ...], ...]]:
+    """A state of a made-up game: what is on the table can be taken, nothing else. It has no recipe."""
     there = rng.permutation(FOODS)[:4]
     possible = tuple(f"take {food}" for food in there)
-    return f"on table: {', '.join(there)}", possible, tuple(f"take {food}" for food in FOODS if food not in there)
+    impossible = tuple(f"take {food}" for food in FOODS if food not in there)
+    return f"on table: {', '.join(there)}", possible, impossible, (), ()
 
 
 def test_which_commands_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:

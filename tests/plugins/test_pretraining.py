@@ -22,7 +22,7 @@ from bitrl.plugins.backbones.engine import Engine
 from bitrl.plugins.backbones.model_file import ModelFile
 from bitrl.plugins.backbones.pretraining import command, measure, objective
 from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model, vocabulary_for
-from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch, Corpus, read_text
+from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus, Pairs, read_text
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import (
     BitNet,
@@ -301,10 +301,38 @@ def test_many_invented_fields_are_told_apart_by_no_word_alone() -> None:
     assert 0.2 < np.mean(np.array(shared) > 0.6) < 0.6
 
 
+def test_commands_are_asked_about_where_they_stand(vocabulary: Vocabulary) -> None:
+    """Every pair of a batch is a text's and a command's row, with the answer that the state gives."""
+    games = Choices(
+        ["recipe: fried egg. egg on table", "recipe: not read. salt in hand"],
+        [("take egg from table",), ("drop salt",)],
+        [("drop salt", "take salt"), ("take egg from table",)],
+        [("take egg from table", "cook egg with stove"), ()],
+        [("cook egg with oven",), ()],
+    )
+    corpus = Corpus([], [], vocabulary.tokenizer(), 200, 512, (), games)
+    batch = corpus.choice_batch(np.random.default_rng(0))
+    decode = vocabulary.tokenizer().decode
+    texts, commands = (
+        [decode(row[:length].tolist()) for row, length in zip(each.tokens, each.lengths, strict=True)]
+        for each in (batch, batch.choices.commands)
+    )
+    assert set(texts) == set(games.texts)
+    for pairs, yes, no in (
+        (batch.choices.possible, games.possible, games.impossible),
+        (batch.choices.wanted, games.wanted, games.unwanted),
+    ):
+        assert len(pairs.rows) > 0
+        for (row, column), answer in zip(pairs.rows.tolist(), pairs.answers.tolist(), strict=True):
+            assert commands[column] in (yes if answer else no)[games.texts.index(texts[row])]
+
+
 def test_what_a_world_always_says_is_one_token(vocabulary: Vocabulary) -> None:
     games = Choices(
         ["on counter: red hot pepper"],
         [("take red hot pepper from counter", "put knife on counter", "insert knife into fridge", "go east")],
+        [()],
+        [()],
         [()],
     )
     said = sayings(["SmartHome-Light", "TextWorld"], games)
@@ -388,14 +416,13 @@ def test_facts_and_commands_are_cross_entropies_over_what_is_asked() -> None:
     wanted = (np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2
     assert objective.fact_loss(logits, facts).item() == pytest.approx(wanted, rel=1e-6)
 
-    questions = objective.Questions(4, rank=2)
+    question = objective.Bilinear(4)
     states, commands = torch.randn(2, 4), torch.randn(3, 4)
     pairs, possible = torch.tensor([[0, 0], [0, 1], [1, 2], [1, 0]]), torch.tensor([1.0, 0.0, 0.0, 0.0])
-    choices = ChoiceBatch(Batch(torch.zeros(3, 1), torch.ones(3)), pairs, possible)
-    z = [(questions.state(states[s]) @ questions.command(commands[c])).item() / 2**0.5 for s, c in pairs.tolist()]
+    z = [(question.state(states[s]) @ question.command(commands[c])).item() / 2 for s, c in pairs.tolist()]
     # A quarter of the pairs is possible: such a pair weighs 2, the others 2/3.
     wanted = (2 * np.log1p(np.exp(-z[0])) + 2 / 3 * sum(np.log1p(np.exp(x)) for x in z[1:])) / 4
-    loss = objective.choice_loss(torch.nn.ModuleList([questions]), [states], [commands], choices)
+    loss = objective.choice_loss([question], [states], [commands], Pairs(pairs, possible))
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 

@@ -19,7 +19,7 @@ from bitrl.plugins.envs.samples import textworld_samples
 from bitrl.plugins.envs.textworld import CookingGame, worthwhile
 from bitrl.plugins.envs.textworld_games import Cooking, game_name, games_of
 from bitrl.plugins.envs.textworld_rules import rules
-from bitrl.plugins.envs.textworld_words import answer_to, recipe_of
+from bitrl.plugins.envs.textworld_words import answer_to, asked_for, recipe_of
 
 SETTINGS = Cooking()
 
@@ -211,6 +211,39 @@ Ingredients:\nblack pepper\n  red potato\n\nDirections:\nslice the red potato\n 
 def test_a_door_is_opened_and_walked_through():
     assert answer_to("open barn door", ()) == "you open the barn door."
     assert answer_to("go east", ()) == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        ("take red potato from counter", True),
+        ("take salt", True),
+        ("take potato", False),  # another food than a red one
+        ("take knife from table", False),
+        ("slice red potato with knife", True),
+        ("dice red potato with knife", False),
+        ("cook red potato with stove", True),
+        ("cook red potato with oven", False),
+        ("cook salt with stove", False),
+        ("drop red potato", None),
+        ("prepare meal", None),
+    ],
+)
+def test_what_a_recipe_asks_for(command, asked):
+    assert asked_for(command, "sliced fried red potato, salt") is asked
+
+
+def test_a_way_to_win_does_what_the_recipe_asks_for_and_nothing_that_it_does_not(kept):
+    env = CookingGame(SETTINGS, [0], walkthrough=True)
+    text, info = env.reset(seed=0)
+    done, given = False, []
+    while not done:
+        command = "examine cookbook" if "not read" in text else info["policy_commands"][0]
+        text, _, done, _, info = env.step(info["admissible_commands"].index(command))
+        if asked_for(command, env.rules.recipe) is not None and "knife" not in command.split()[1]:
+            given.append(asked_for(command, env.rules.recipe))
+    assert given.count(True) == 6  # two foods, each taken, cut and cooked
+    assert False not in given
 
 
 def test_looking_around_is_no_command():

@@ -55,8 +55,8 @@ This card was written by the command below, and its figures were measured on the
 Every step shows {parts} kinds of texts. The model is asked for the numbers of a state, read linearly, by their names,
 from the mean-pooled residual stream after every block from the second on and while the text builds up (by their place
 in the field's range and among the states that agents meet where the environment is known, at several scales
-elsewhere); for features that move little when the numbers move little; in text worlds for facts of the state and for
-the commands that can be given; and for the next token.
+elsewhere); for features that move little when the numbers move little; in text worlds for facts of the state,
+for the commands that can be given and those that a recipe asks for; and for the next token.
 
 Running means of the losses:
 

@@ -17,6 +17,7 @@ from bitrl.core.files import write_atomically
 from bitrl.plugins.backbones.pretraining.card import Training, write_card
 from bitrl.plugins.backbones.pretraining.corpus import Corpus, TextFile, read_text
 from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
+from bitrl.plugins.backbones.pretraining.language import GAMES, STATES_A_GAME
 from bitrl.plugins.backbones.pretraining.measure import judged, readings
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
@@ -36,8 +37,8 @@ HELD_OUT = 50_000
 LEARNING_STEPS = 100_000
 """How long a policy learns in each environment to show the states of agents that know more and more."""
 
-WORLD_STATES, GAMES, STATES_A_GAME = 24_000, 40, 200
-"""States of each text world, TextWorld games, and states of each."""
+WORLD_STATES = 24_000
+"""States of each text world but TextWorld."""
 
 
 @attrs.frozen(kw_only=True)

@@ -72,12 +72,20 @@ class Batch:
 
 
 @attrs.frozen
+class Pairs:
+    """Pairs (row of a text, row of a command), int64 [P, 2], and the answer to a question about each, 1 or 0, [P]."""
+
+    rows: Tensor
+    answers: Tensor
+
+
+@attrs.frozen
 class ChoiceBatch:
-    """Commands [C], and of some pairs (row of a text, row of a command) [P, 2] whether it can be given there [P]."""
+    """Commands [C], which of them can be given in which text, and which ones its recipe asks for (if any is known)."""
 
     commands: Batch
-    pairs: Tensor
-    possible: Tensor
+    possible: Pairs
+    wanted: Pairs
 
 
 class Corpus:
@@ -126,25 +134,34 @@ class Corpus:
         return self._batch(_rows(world, rows))
 
     def choice_batch(self, rng: np.random.Generator, candidates: int = 8) -> Batch:
-        """States in which commands are to be chosen, and for each at most `candidates` commands of either kind."""
+        """States in which commands are to be chosen, and for each at most `candidates` commands of either kind, and
+        half as many that the recipe asks for and that it does not.
+        """
         assert self.choices is not None
         texts: list[str] = []
         commands: dict[str, int] = {}
-        pairs: list[tuple[int, int]] = []
-        possible: list[float] = []
+        pairs: dict[str, list[tuple[int, int, int]]] = {"possible": [], "wanted": []}
         size = 0
         while True:
             index = int(rng.integers(len(self.choices.texts)))
             size += len(self.tokenizer.encode(self.choices.texts[index]).ids)
             if size > self.budget and texts:
                 break
-            for all_commands, can in ((self.choices.possible[index], 1.0), (self.choices.impossible[index], 0.0)):
-                for chosen in rng.permutation(len(all_commands))[:candidates]:
-                    pairs.append((len(texts), commands.setdefault(all_commands[chosen], len(commands))))
-                    possible.append(can)
+            for question, all_commands, answer, most in (
+                ("possible", self.choices.possible[index], 1, candidates),
+                ("possible", self.choices.impossible[index], 0, candidates),
+                ("wanted", self.choices.wanted[index], 1, candidates // 2),
+                ("wanted", self.choices.unwanted[index], 0, candidates // 2),
+            ):
+                for chosen in rng.permutation(len(all_commands))[:most]:
+                    command = commands.setdefault(all_commands[chosen], len(commands))
+                    pairs[question].append((len(texts), command, answer))
             texts.append(self.choices.texts[index])
         tokens, lengths = self._padded(texts)[:2]
-        asked = ChoiceBatch(Batch(*self._padded(list(commands))[:2]), torch.tensor(pairs), torch.tensor(possible))
+        rows = {question: torch.tensor(found).view(-1, 3) for question, found in pairs.items()}
+        asked = ChoiceBatch(
+            Batch(*self._padded(list(commands))[:2]), **{q: Pairs(r[:, :2], r[:, 2].float()) for q, r in rows.items()}
+        )
         return Batch(tokens, lengths, choices=asked)
 
     def invented_batch(self, rng: np.random.Generator, schemas: int = 16) -> Batch:

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 Encode = Callable[[list[str]], np.ndarray]
 """n texts → features [n, d]."""
 
-GAMES, KEPT_ASIDE, STATES_A_GAME = 40, 10, 200
-"""TextWorld games to fit to (those a model may have been trained on), further ones to judge by, and states of each."""
+GAMES, KEPT_ASIDE, STATES_A_GAME = 160, 40, 50
+"""TextWorld games to fit to (those a model may have been trained on), further ones to judge by, and states of each.
+Many games rather than many states: a food that stood in one place in all of a few games says nothing of other places.
+"""
 
 
 @attrs.frozen

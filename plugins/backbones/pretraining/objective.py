@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitrl.plugins.backbones.pretraining.corpus import Batch, ChoiceBatch
+from bitrl.plugins.backbones.pretraining.corpus import Batch, Pairs
 from bitrl.plugins.backbones.pretraining.model import BitNet
 from bitrl.plugins.backbones.pretraining.texts import WORD_BUCKETS
 from bitrl.plugins.backbones.pretraining.worlds import FACTS
@@ -62,18 +62,28 @@ class Readout(nn.Module):
 
 
 class Questions(nn.Module):
-    """Linear readings of pooled features for the text worlds, in training only: facts of a state, and whether a command
-    can be given in it.
+    """Linear readings of pooled features for the text worlds, in training only: facts of a state, whether a command
+    can be given in it, and whether its recipe asks for it.
     """
 
-    def __init__(self, width: int, rank: int = 64):
+    def __init__(self, width: int):
         super().__init__()
         self.facts = nn.Linear(width, len(FACTS))
-        self.state, self.command = nn.Linear(width, rank), nn.Linear(width, rank)
+        self.possible, self.wanted = Bilinear(width), Bilinear(width)
 
-    def forward(self, states: Tensor, commands: Tensor, pairs: Tensor) -> Tensor:
+
+class Bilinear(nn.Module):
+    """A yes-or-no question about pairs of a state and a command. Of full rank: with fewer directions than there are
+    things in places, answers would blur where the features do not.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.state, self.command = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, states: Tensor, commands: Tensor, rows: Tensor) -> Tensor:
         """States [B, width] and commands [C, width] → a logit for each of the pairs [P, 2]."""
-        a, b = self.state(states)[pairs[:, 0]], self.command(commands)[pairs[:, 1]]
+        a, b = self.state(states)[rows[:, 0]], self.command(commands)[rows[:, 1]]
         logits: Tensor = (a * b).sum(dim=1) * a.shape[1] ** -0.5
         return logits
 
@@ -129,15 +139,15 @@ def pooled(after: Sequence[Tensor], batch: Batch) -> list[Tensor]:
 
 
 def choice_loss(
-    questions: nn.ModuleList, states: Sequence[Tensor], commands: Sequence[Tensor], choices: ChoiceBatch
+    questions: Sequence[nn.Module], states: Sequence[Tensor], commands: Sequence[Tensor], asked: Pairs
 ) -> Tensor:
-    """Cross-entropy of whether a command can be given in a state, the two kinds weighing the same; pooled features
-    [B, width] and [C, width] after each supervised block.
+    """Cross-entropy of a question about pairs, the two answers weighing the same; pooled features [B, width] and
+    [C, width] after each supervised block.
     """
-    share = choices.possible.mean().clamp(0.05, 0.95)
-    weight = torch.where(choices.possible > 0, 0.5 / share, 0.5 / (1 - share))
-    logits = [q(s, c, choices.pairs) for q, s, c in zip(questions, states, commands, strict=True)]
-    return torch.stack([F.binary_cross_entropy_with_logits(x, choices.possible, weight) for x in logits]).mean()
+    share = asked.answers.mean().clamp(0.05, 0.95)
+    weight = torch.where(asked.answers > 0, 0.5 / share, 0.5 / (1 - share))
+    logits = [q(s, c, asked.rows) for q, s, c in zip(questions, states, commands, strict=True)]
+    return torch.stack([F.binary_cross_entropy_with_logits(x, asked.answers, weight) for x in logits]).mean()
 
 
 def fact_loss(read: Tensor, facts: Tensor) -> Tensor:
@@ -163,8 +173,15 @@ def losses(
     predicted: list[tuple[Tensor, Batch]] = []
     for batch, after in zip(batches, of, strict=False):
         if batch.choices is not None:
-            commands = pooled(next(answers), batch.choices.commands)
-            found.append({"commands": choice_loss(questions, pooled(after, batch), commands, batch.choices)})
+            states, commands = pooled(after, batch), pooled(next(answers), batch.choices.commands)
+            asked = {"commands": ("possible", batch.choices.possible), "recipes": ("wanted", batch.choices.wanted)}
+            found.append(
+                {
+                    name: choice_loss([q.get_submodule(question) for q in questions], states, commands, pairs)
+                    for name, (question, pairs) in asked.items()
+                    if len(pairs.rows)
+                }
+            )
             continue
         found.append(state_losses(readouts, questions, after, batch) if batch.numbers is not None else {})
         # Predicting states teaches little: a few of the texts will do.
@@ -207,5 +224,6 @@ def state_losses(
 
 
 WEIGHTS = {
-    "prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 0.3, "texts": 0.05, "facts": 2.0, "commands": 2.0
+    "prose": 0.3, "numbers": 1.0, "digits": 1.0, "roughness": 0.3, "texts": 0.05, "facts": 2.0, "commands": 2.0,
+    "recipes": 1.0,
 }  # fmt: skip

@@ -23,7 +23,7 @@ from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Questions, Readout, losses
 from bitrl.plugins.backbones.pretraining.start import start
 
-SHARES = {"known": 0.27, "invented": 0.26, "prose": 0.06, "worlds": 0.19, "choices": 0.22}
+SHARES = {"known": 0.42, "invented": 0.22, "prose": 0.04, "worlds": 0.14, "choices": 0.18}
 """How often a step's batch is of which kind."""
 
 

@@ -31,11 +31,15 @@ WORLDS = ("BabyAI", "SmartHome-Light", "TextWorld")
 
 @attrs.frozen
 class Choices:
-    """States in which some commands can be given and others of the same game cannot."""
+    """States, and commands of their games that can and cannot be given there; once the recipe is known, also those that
+    it asks for, and those of the same kinds that it does not.
+    """
 
     texts: list[str]
     possible: list[tuple[str, ...]]
     impossible: list[tuple[str, ...]]
+    wanted: list[tuple[str, ...]]
+    unwanted: list[tuple[str, ...]]
 
 
 def facts_and_numbers(world: str, count: int, seed: int) -> Texts:
@@ -111,11 +115,25 @@ def choices(games: int, per_game: int, seed: int, split: str = "train") -> Choic
     from bitrl.plugins.envs.samples import textworld_samples
 
     samples = textworld_samples(games, per_game, seed, split)
+    asked = [_asked(sample.text, sample.commands) for sample in samples]
     return Choices(
         [sample.text for sample in samples],
         [sample.admissible for sample in samples],
         [tuple(sorted(set(sample.commands) - set(sample.admissible))) for sample in samples],
+        [wanted for wanted, _ in asked],
+        [unwanted for _, unwanted in asked],
     )
+
+
+def _asked(text: str, commands: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of these commands those that the recipe told in a text asks for, and those that it does not."""
+    from bitrl.plugins.envs.textworld_words import asked_for
+
+    recipe = text.partition("recipe: ")[2].partition(". ")[0]
+    if recipe == "not read":
+        return (), ()
+    answers = {command: asked_for(command, recipe) for command in commands}
+    return tuple(c for c, yes in answers.items() if yes), tuple(c for c, yes in answers.items() if yes is False)
 
 
 _COMMAND = re.compile(
