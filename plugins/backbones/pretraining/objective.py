@@ -174,11 +174,11 @@ def losses(
     for batch, after in zip(batches, of, strict=False):
         if batch.choices is not None:
             states, commands = pooled(after, batch), pooled(next(answers), batch.choices.commands)
-            asked = {"commands": ("possible", batch.choices.possible), "recipes": ("wanted", batch.choices.wanted)}
+            about = {"commands": ("possible", batch.choices.possible), "recipes": ("wanted", batch.choices.wanted)}
             found.append(
                 {
                     name: choice_loss([q.get_submodule(question) for q in questions], states, commands, pairs)
-                    for name, (question, pairs) in asked.items()
+                    for name, (question, pairs) in about.items()
                     if len(pairs.rows)
                 }
             )
