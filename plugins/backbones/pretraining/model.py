@@ -66,7 +66,7 @@ class _NormedProducts(torch.autograd.Function):
         parts = [ternarise(weight) for weight in weights]
         ternary = torch.cat([t for t, _ in parts]).to(torch.int8)
         row_scale = torch.cat([w.expand(len(t)) for t, w in parts])
-        y = integer_product(q, ternary.t()).mul_(row_scale).mul_(step)
+        y = integer_product(q, ternary.t()).to(x.dtype).mul_(row_scale).mul_(step)
         ctx.save_for_backward(x, norm, inverse_rms, q, step, ternary.mul(row_scale[:, None]))
         ctx.rows = [len(weight) for weight in weights]
         return y
@@ -101,21 +101,21 @@ class _Product(torch.autograd.Function):
 
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
-    """int8 [M, K] by int8 [K, N] → float32 [M, N], exact for sums below 2^24."""
+    """int8 [M, K] by int8 [K, N] → [M, N], exact for sums below 2^24: int32, or elsewhere than on a CPU float32."""
     if a.device.type == "cpu":
-        return torch._int_mm(a, b).float()
+        return torch._int_mm(a, b)
     return a.float() @ b.float()
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """[M, K] by [K, N] → float32 [M, N]."""
-    return (multiplied(a) @ multiplied(b)).float()
+    """[M, K] by [K, N] → [M, N], all of one type, float32 or float64."""
+    return (multiplied(a) @ multiplied(b)).to(b.dtype)
 
 
 def multiplied(x: Tensor) -> Tensor:
     """As what it is multiplied: bfloat16 where float32 may be ("medium"). PyTorch itself does so on few CPUs."""
-    rounded = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
-    return x.to(torch.bfloat16 if rounded else torch.float32)
+    allowed = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
+    return x.bfloat16() if allowed and x.dtype == torch.float32 else x
 
 
 def normed_products(x: Tensor, norm: Tensor, shape: Shape, *weights: Tensor) -> Tensor:
