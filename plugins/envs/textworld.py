@@ -108,9 +108,7 @@ class CookingGame(gymnasium.Env):
     def _follow(self, command: str) -> None:
         """Have TextWorld's walkthrough start from the state after `command`."""
         if self._progress is not None:
-            actions = self._progress.valid_actions
-            index = self.rules.words.gen_commands_from_actions(actions).index(command)
-            self._progress.update(actions[index])
+            self._progress.update(self.rules.named(self._progress.valid_actions)[command])
 
     def _observe(self) -> tuple[str, dict[str, Any]]:
         effects = self.rules.situation(self.facts).effects

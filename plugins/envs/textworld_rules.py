@@ -89,12 +89,15 @@ class Rules:
         from textworld.logic import State
 
         kb = self.game.kb
-        actions = list(State(kb.logic, facts).all_applicable_actions(kb.rules.values(), kb.types.constants_mapping))
-        # Of the rules that prepare a meal, the one for a recipe of so many ingredients comes last.
-        actions.sort(key=lambda action: len(action.preconditions))
-        commands = self.words.gen_commands_from_actions(actions)
-        effects = {c: self._effect(c, a, facts) for c, a in zip(commands, actions, strict=True)}
+        actions = State(kb.logic, facts).all_applicable_actions(kb.rules.values(), kb.types.constants_mapping)
+        effects = {command: self._effect(command, action, facts) for command, action in self.named(actions).items()}
         return Situation(scene(self._name(fact) for fact in facts), dict(sorted(effects.items())))
+
+    def named(self, actions: Iterable[Any]) -> dict[str, Any]:
+        """TextWorld's actions by their commands."""
+        # Of the rules that prepare a meal, the one for a recipe of so many ingredients comes last, and stays.
+        ordered = sorted(actions, key=lambda action: len(action.preconditions))
+        return dict(zip(self.words.gen_commands_from_actions(ordered), ordered, strict=True))
 
     def _name(self, fact: Any) -> Any:
         if fact not in self._named:
@@ -102,11 +105,11 @@ class Rules:
         return self._named[fact]
 
     def _effect(self, command: str, action: Any, facts: Facts) -> Effect:
-        removed, added = frozenset(action.removed), frozenset(action.added)
         missing = self._unready(facts) if command == "prepare meal" else None
-        effect = Effect(frozenset(), frozenset(), missing) if missing else Effect(
-            removed, added, answer_to(command, added)
-        )  # fmt: skip
+        if missing:
+            effect = Effect(frozenset(), frozenset(), missing)
+        else:
+            effect = Effect(frozenset(action.removed), frozenset(action.added), answer_to(command, action.added))
         return self._effects.setdefault(effect, effect)  # the same in many states
 
     def _unready(self, facts: Facts) -> str | None:

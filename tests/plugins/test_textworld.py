@@ -131,6 +131,14 @@ def test_the_game_goes_as_the_interpreter_has_it(kept, interpreter):
     assert won >= 2
 
 
+def test_the_walkthrough_goes_on_from_the_state_that_the_game_is_in(kept):
+    """Also after the meal is prepared, for which TextWorld has a rule for every number of ingredients."""
+    env = CookingGame(SETTINGS, [0], walkthrough=True)
+    for _ in walk(env):
+        assert frozenset(env._progress.state.facts) == env.facts
+    assert env.answer == "you eat the meal."
+
+
 def test_a_state_is_worked_out_once(kept):
     env = CookingGame(SETTINGS, [0])
     _, info = env.reset(seed=0)
