@@ -59,17 +59,22 @@ if TYPE_CHECKING:
 )
 @click.option("--batch", type=click.IntRange(384), default=1536, show_default=True, help="Tokens of a step.")
 @click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
+)
+@click.option(
     "--note", multiple=True, help="A line for the model card, such as where the text came from; repeat for more."
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
 def train(
     out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
-    ffn: int, vocab: int, envs: str, worlds: str, precision: str, batch: int, note: tuple[str, ...], resume: bool,
+    ffn: int, vocab: int, envs: str, worlds: str, precision: str, batch: int, device: str, note: tuple[str, ...],
+    resume: bool,
 ) -> None:  # fmt: skip
     """Train a BitNet b1.58 language model, or its full-precision twin, that reads the numbers in states.
 
     Writes the model file, and beside it a model card (.md) with what was measured. With --steps, the same command
-    on the same machine writes the same file.
+    on the same machine writes the same file; a GPU adds up in no fixed order, so there its figures are the same and
+    its bytes are not.
     """
     from bitrl.core.errors import UsageError
     from bitrl.plugins.backbones.pretraining.command import Request, check_shape, train_model
@@ -89,7 +94,7 @@ def train(
     request = Request(
         out=out, text=text, envs=[env for env in envs.split(",") if env],
         worlds=[world for world in worlds.split(",") if world], shape=shape, tokens_per_batch=batch,
-        seed=seed, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
+        seed=seed, device=device, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
         command=shlex.join(["bitrl", "model", "train", *_arguments()]),
     )  # fmt: skip
     made = train_model(request, lambda line: click.echo(line, err=True), _progress_line())

@@ -120,8 +120,8 @@ class TextWorldSample:
     commands: tuple[str, ...]
 
 
-def textworld_samples(games: int, per_game: int, seed: int, split: str = "train") -> list[TextWorldSample]:
-    """`per_game` states of each of the first `games` games of a split ("train", "valid" or "test": other foods).
+def textworld_samples(games: Sequence[int], per_game: int, seed: int, split: str = "train") -> list[TextWorldSample]:
+    """`per_game` states of each of the games with these seeds in a split ("train", "valid" or "test": other foods).
 
     The policy acts at random, follows the way to win, or does either by turns. The games (a second each) and the states
     are kept on disk, in the user's cache directory.
@@ -136,8 +136,8 @@ def textworld_samples(games: int, per_game: int, seed: int, split: str = "train"
     # What plays the games, words their states and chooses among them.
     code = [inspect.getsource(part) for part in (textworld, textworld_rules, textworld_words, _wander)]
     version = hashlib.sha256("".join(code).encode()).hexdigest()[:12]
-    textworld_games.games_of(settings, range(games))
-    for index in range(games):
+    textworld_games.games_of(settings, games)
+    for index in games:
         name = textworld_games.game_name(settings, index)
         kept = textworld_games.cache_directory() / f"states-{per_game}-{seed}-{version}-{name}.json"
         if not kept.exists():

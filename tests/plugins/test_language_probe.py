@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -53,15 +54,15 @@ def game(rng: np.random.Generator) -> tuple[str, *tuple[tuple[str, ...], ...]]:
 
 
 def test_which_commands_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "GAMES", 20)
-    monkeypatch.setattr(language, "KEPT_ASIDE", 5)
+    monkeypatch.setattr(language, "GAMES_FITTED", range(20))
+    monkeypatch.setattr(language, "GAMES_KEPT_ASIDE", range(30, 35))
     monkeypatch.setattr(language, "STATES_A_GAME", 10)
-    asked: list[tuple[int, str]] = []
+    asked: list[tuple[Sequence[int], str]] = []
 
-    def choices(games: int, per_game: int, seed: int, split: str = "train") -> Choices:
+    def choices(games: Sequence[int], per_game: int, seed: int, split: str = "train") -> Choices:
         asked.append((games, split))
-        rng = np.random.default_rng(len(split))
-        states = [game(rng) for _ in range(games * per_game)]
+        rng = np.random.default_rng([games[0], len(split)])
+        states = [game(rng) for _ in range(len(games) * per_game)]
         return Choices(*(list(part) for part in zip(*states, strict=True)))
 
     monkeypatch.setattr(worlds, "choices", choices)
@@ -70,4 +71,5 @@ def test_which_commands_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guessed.accuracy == pytest.approx(0.5, abs=0.1)
     assert told.chance == pytest.approx(0.5, abs=0.01)
     assert language.possible_commands(words, split="test").accuracy > 0.95
-    assert asked == [(25, "train"), (25, "train"), (20, "train"), (5, "test")]  # 20 to fit to, 5 others to judge by
+    fitted = (range(20), "train")
+    assert asked == [fitted, (range(30, 35), "train")] * 2 + [fitted, (range(5), "test")]

@@ -23,6 +23,7 @@ from bitrl.plugins.backbones.model_file import ModelFile
 from bitrl.plugins.backbones.pretraining import command, measure, objective
 from bitrl.plugins.backbones.pretraining.command import Request, bits_per_byte, check_shape, train_model, vocabulary_for
 from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus, Pairs, read_text
+from bitrl.plugins.backbones.pretraining.device import CPU, moved
 from bitrl.plugins.backbones.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.pretraining.model import (
     BitNet,
@@ -36,6 +37,7 @@ from bitrl.plugins.backbones.pretraining.model import (
 )
 from bitrl.plugins.backbones.pretraining.start import LOOK_BACK, start
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, invented, known, name_words, numbers_so_far
+from bitrl.plugins.backbones.pretraining.train import batches_of, made_ahead
 from bitrl.plugins.backbones.pretraining.vocabulary import (
     Vocabulary,
     from_its_first_number,
@@ -395,34 +397,35 @@ def test_a_number_is_asked_for_by_its_place_where_that_is_known_and_at_every_sca
 
 def test_a_number_is_read_by_its_name_wherever_it_stands() -> None:
     torch.manual_seed(0)
-    readout = objective.Readout(8)
+    readout = objective.Readout(8, 2)
     names = torch.from_numpy(name_words(["speed", "angle", "speed"]))[None]
-    read = readout(torch.randn(4, 8), names)
-    assert read.shape == (4, 3, objective.KINDS)
-    assert torch.equal(read[:, 0], read[:, 2])
-    assert not torch.equal(read[:, 0], read[:, 1])
+    read = readout(torch.randn(1, 4, 8).expand(2, 4, 8), names)
+    assert read.shape == (2, 4, 3, objective.KINDS)
+    assert torch.allclose(read[:, :, 0], read[:, :, 2], atol=1e-6)
+    assert not torch.equal(read[:, :, 0], read[:, :, 1])
+    assert not torch.equal(read[0], read[1])  # each block has its own reading
     # Two groups of two rows: each row is read by the names of its group, also token by token.
-    pooled = torch.randn(4, 5, 8)
+    pooled = torch.randn(2, 4, 5, 8)
     both = readout(pooled, torch.cat([names, names.flip(1)]))
-    assert torch.allclose(both[:2], readout(pooled[:2], names), atol=1e-6)
-    assert torch.allclose(both[2:], readout(pooled[2:], names.flip(1)), atol=1e-6)
+    assert torch.allclose(both[:, :2], readout(pooled[:, :2], names), atol=1e-6)
+    assert torch.allclose(both[:, 2:], readout(pooled[:, 2:], names.flip(1)), atol=1e-6)
 
 
 def test_facts_and_commands_are_cross_entropies_over_what_is_asked() -> None:
     nan = float("nan")
     facts = torch.tensor([[1.0, nan], [0.0, nan]])
-    assert objective.fact_loss(torch.ones(2, 2), torch.full((2, 2), nan)) == 0
+    assert objective.fact_loss(torch.ones(3, 2, 2), torch.full((2, 2), nan)) == 0
     logits = torch.tensor([[2.0, 9.0], [-1.0, 9.0]])
     wanted = (np.log1p(np.exp(-2)) + np.log1p(np.exp(-1))) / 2
-    assert objective.fact_loss(logits, facts).item() == pytest.approx(wanted, rel=1e-6)
+    assert objective.fact_loss(logits[None], facts).item() == pytest.approx(wanted, rel=1e-6)
 
-    question = objective.Bilinear(4)
-    states, commands = torch.randn(2, 4), torch.randn(3, 4)
+    question = objective.Bilinear(4, 1)
+    states, commands = torch.randn(1, 2, 4), torch.randn(1, 3, 4)
     pairs, possible = torch.tensor([[0, 0], [0, 1], [1, 2], [1, 0]]), torch.tensor([1.0, 0.0, 0.0, 0.0])
-    z = [(question.state(states[s]) @ question.command(commands[c])).item() / 2 for s, c in pairs.tolist()]
+    z = [(question.state(states)[0, s] @ question.command(commands)[0, c]).item() / 2 for s, c in pairs.tolist()]
     # A quarter of the pairs is possible: such a pair weighs 2, the others 2/3.
     wanted = (2 * np.log1p(np.exp(-z[0])) + 2 / 3 * sum(np.log1p(np.exp(x)) for x in z[1:])) / 4
-    loss = objective.choice_loss([question], [states], [commands], Pairs(pairs, possible))
+    loss = objective.choice_loss(question, states, commands, Pairs(pairs, possible))
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
@@ -431,8 +434,8 @@ def test_number_loss_is_the_mean_log_error_of_the_views_that_exist() -> None:
     wanted[0, 0, 0], wanted[1, 0, 0] = 1.0, 2.0
     read = torch.zeros_like(wanted)
     read[0, 0, 0], read[1, 0, 0] = 1.1, 2.3
-    assert objective.number_loss(read, wanted).item() == pytest.approx(0.5 * np.log(0.05 + 1e-5), abs=1e-5)
-    assert objective.number_loss(torch.zeros(2, 0, 2), torch.zeros(2, 0, 2)) == 0  # nothing is asked
+    assert objective.number_loss(read[None], wanted).item() == pytest.approx(0.5 * np.log(0.05 + 1e-5), abs=1e-5)
+    assert objective.number_loss(torch.zeros(1, 2, 0, 2), torch.zeros(2, 0, 2)) == 0  # nothing is asked
 
 
 def test_roughness_is_near_zero_for_smooth_features_and_one_for_noise() -> None:
@@ -440,11 +443,11 @@ def test_roughness_is_near_zero_for_smooth_features_and_one_for_noise() -> None:
     state = torch.randn(2000, 1).repeat_interleave(2, dim=0)
     state += 0.01 * torch.randn_like(state)
     smooth, noise = state @ torch.randn(1, 16), torch.randn(4000, 16)
-    assert objective.roughness(smooth, 1).item() < 1e-3
-    assert objective.roughness(noise, 1).item() == pytest.approx(1.0, abs=0.05)
+    assert objective.roughness(smooth[None], 1).item() < 1e-3
+    assert objective.roughness(noise[None], 1).item() == pytest.approx(1.0, abs=0.05)
     # Differences between kinds of text are no merit: only what varies within one counts.
     offset = torch.arange(2.0).repeat_interleave(2000)[:, None] * 100
-    assert objective.roughness(noise + offset, 2).item() == pytest.approx(1.0, abs=0.05)
+    assert objective.roughness((noise + offset)[None], 2).item() == pytest.approx(1.0, abs=0.05)
 
 
 def started(vocabulary: Vocabulary, ternary: bool) -> BitNet:
@@ -463,7 +466,9 @@ def test_two_heads_start_by_looking_one_and_two_tokens_back(vocabulary: Vocabula
     x = model.embeddings()[torch.randint(0, shape.vocab, (length,))]
     qkv = normed_products(x, block.attn_norm, shape, block.attn_q, block.attn_k, block.attn_v)
     heads = qkv.view(length, -1, shape.head_dim).transpose(0, 1)
-    q, k = (rotate(h, *rotary_table(shape, length)) for h in (heads[:2], heads[shape.heads : shape.heads + 1]))
+    q, k = (
+        rotate(h, *rotary_table(shape, length, h.device)) for h in (heads[:2], heads[shape.heads : shape.heads + 1])
+    )
     scores = q @ k.transpose(-2, -1) * shape.head_dim**-0.5
     attention = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf")).softmax(dim=-1)
     for head, back in enumerate(LOOK_BACK):
@@ -491,7 +496,7 @@ def request(out: Path, **changes: object) -> Request:
     text.write_text("The quick brown fox jumps over the lazy dog, and then it does so again.\n" * 60)
     asked: dict[str, object] = dict(  # noqa: C408
         out=out, text=[text], envs=["MountainCar-v0"], steps=4, minutes=None, seed=1, shape=TINY, tokens_per_batch=256,
-        resume=False, command="bitrl model train",
+        resume=False, command="bitrl model train", device="cpu",
     )  # fmt: skip
     return Request(**asked | changes)  # type: ignore[arg-type]
 
@@ -583,7 +588,7 @@ def test_shapes_the_file_format_cannot_hold_are_refused() -> None:
 
 
 def test_training_lowers_every_loss() -> None:
-    """Forty steps on one environment, from scratch."""
+    """Fifty steps on one environment, from scratch."""
     from bitrl.plugins.backbones.pretraining.corpus import Corpus
     from bitrl.plugins.backbones.pretraining.train import Plan, Trainer
 
@@ -592,13 +597,13 @@ def test_training_lowers_every_loss() -> None:
     corpus = Corpus([], readers, vocabulary.tokenizer(), 64, 128)
     shape = Shape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=256)
     trainer = Trainer(
-        shape, Plan(steps=40, learning_rate=2.5e-3, warmup=5, model_warmup=5), "", number_features(vocabulary.tokens)
+        shape, Plan(steps=50, learning_rate=2.5e-3, warmup=5, model_warmup=5), "", number_features(vocabulary.tokens)
     )
     batch = corpus.known_batch(np.random.default_rng(9))
 
     def measured() -> dict[str, float]:
         with torch.no_grad():
-            [losses] = objective.losses(trainer.model, trainer.readouts, trainer.questions, [batch])
+            [losses] = objective.losses(trainer.model, trainer.readout, trainer.questions, [batch])
         return {name: loss.item() for name, loss in losses.items()}
 
     before = measured()
@@ -606,7 +611,7 @@ def test_training_lowers_every_loss() -> None:
     after = measured()
     for name, loss in before.items():
         assert after[name] < 0.95 * loss if loss > 0 else after[name] < loss - 0.05, name
-    assert [point["step"] for point in trainer.progress.curve] == list(range(1, 41))
+    assert [point["step"] for point in trainer.progress.curve] == list(range(1, 51))
 
 
 def test_the_token_losses_count_only_tokens_that_are_there(tiny: BitNet) -> None:
@@ -643,3 +648,32 @@ def test_a_worlds_numbers_are_asked_for_while_they_are_written_and_its_phrases_a
 def test_from_its_first_number_a_text_goes_on() -> None:
     assert from_its_first_number("make it bright. hour=6.5 lamp=0") == "6.5 lamp=0"
     assert from_its_first_number("nothing") == ""
+
+
+def tensors_in(value: object) -> list[torch.Tensor]:
+    if attrs.has(type(value)):
+        return [x for field in attrs.fields(type(value)) for x in tensors_in(getattr(value, field.name))]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def small_corpus() -> Corpus:
+    readers = known("MountainCar-v0", ["json"], seed=0)
+    vocabulary = train_vocabulary(["no prose"], readers[0].sample(np.random.default_rng(0), 100).texts, 4400)
+    games = Choices(["a door. recipe: salt"] * 8, [("open door",)] * 8, [("eat",)] * 8, [("take salt",)] * 8, [()] * 8)
+    return Corpus([], readers, vocabulary.tokenizer(), 64, 128, choices=games)
+
+
+def test_batches_made_ahead_are_those_made_in_turn() -> None:
+    corpus = small_corpus()
+    for step, ahead in zip(range(3, 9), made_ahead(corpus, 5, range(3, 9)), strict=True):
+        for mine, theirs in zip(batches_of(corpus, 5, step), ahead, strict=True):
+            for a, b in zip(tensors_in(mine), tensors_in(theirs), strict=True):
+                assert torch.equal(a.nan_to_num(9.0), b.nan_to_num(9.0))
+
+
+def test_a_batch_moves_as_a_whole() -> None:
+    batch = small_corpus().choice_batch(np.random.default_rng(0))
+    there = moved(batch, torch.device("meta"))
+    assert len(tensors_in(there)) == len(tensors_in(batch)) == 8
+    assert {x.device.type for x in tensors_in(there)} == {"meta"}
+    assert moved(batch, CPU).tokens is batch.tokens

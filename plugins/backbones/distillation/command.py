@@ -24,6 +24,7 @@ from bitrl.plugins.backbones.engine import open_model
 from bitrl.plugins.backbones.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.pretraining.corpus import read_text
+from bitrl.plugins.backbones.pretraining.device import device_of
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, known
 from bitrl.plugins.backbones.tokenizer import tokenizer_of
 
@@ -114,17 +115,6 @@ def distill(request: Request, say: Callable[[str], None], report: Callable[[Prog
     write_atomically(request.out.with_suffix(".md"), write_card(distilled, request.out))
     checkpoint.unlink(missing_ok=True)
     return distilled
-
-
-def device_of(name: str) -> torch.device:
-    """The device called "cpu", "cuda", or "auto": CUDA where there is one.
-
-    Raises:
-        UsageError: there is no CUDA.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this torch finds no CUDA device: use --device cpu, or install torch with CUDA")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def _prefix(file: ModelFile | HuggingFaceFile) -> list[int]:

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitrl.core.errors import RunFailed
-from bitrl.plugins.backbones.distillation import checkpoint
 from bitrl.plugins.backbones.distillation.batches import Batches
 from bitrl.plugins.backbones.distillation.losses import hidden_loss, logit_loss, next_tokens, relation_loss
 from bitrl.plugins.backbones.distillation.model import After, Decoder, fit_sub_norms, student_of
+from bitrl.plugins.backbones.pretraining import checkpoint
 from bitrl.plugins.backbones.pretraining.corpus import Batch
+from bitrl.plugins.backbones.pretraining.device import moved
 from bitrl.plugins.backbones.pretraining.objective import Readout, number_loss, views
 from bitrl.plugins.backbones.pretraining.train import keep_memory
 
@@ -60,7 +60,7 @@ class Progress:
 
 
 class Trainer:
-    """A teacher, its student, readouts and an optimiser."""
+    """A teacher, its student, a readout and an optimiser."""
 
     def __init__(self, teacher: Decoder, batches: Batches, plan: Plan, fingerprint: str, device: torch.device):
         keep_memory()
@@ -69,9 +69,8 @@ class Trainer:
         self.teacher, self.student = teacher, student_of(teacher)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
-            blocks = teacher.shape.blocks if batches.readers else 0
-            self.readouts = nn.ModuleList(Readout(teacher.shape.width) for _ in range(blocks)).to(device)
-        self.named = dict(nn.ModuleDict({"student": self.student, "readouts": self.readouts}).named_parameters())
+            self.readout = Readout(teacher.shape.width, teacher.shape.blocks).to(device)
+        self.named = dict(nn.ModuleDict({"student": self.student, "readout": self.readout}).named_parameters())
         self.optimiser = torch.optim.AdamW(
             self.named.values(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
         )
@@ -82,20 +81,13 @@ class Trainer:
     def _calibrate(self) -> list[Tensor]:
         """Set the sub-norms, and return the variance [width] of the teacher's channels after each block."""
         seen: list[list[Tensor]] = [[] for _ in self.teacher.blk]
-        batches = [self._moved(self.batches.of_step(self.plan.steps + i)) for i in range(CALIBRATION)]
+        batches = [moved(self.batches.of_step(self.plan.steps + i), self.device) for i in range(CALIBRATION)]
         for batch in batches:
             for states, after in zip(seen, self.teacher(batch.tokens), strict=True):
-                states.append(after.residual[there(batch)])
+                states.append(after.residual[batch.inside])
         # Padded texts are cut to the shortest, which leaves no padding.
         fit_sub_norms(self.student, self.teacher, batches[0].tokens[:, : int(batches[0].lengths.min())])
         return [torch.cat(states).var(dim=0, correction=0) for states in seen]
-
-    def _moved(self, batch: Batch) -> Batch:
-        if self.device.type == "cpu":
-            return batch
-        fields = attrs.asdict(batch, recurse=False).items()
-        moved: dict[str, Any] = {name: x.to(self.device) for name, x in fields if isinstance(x, Tensor)}
-        return attrs.evolve(batch, **moved)
 
     def learning_rate(self) -> float:
         """Linear up, then linear down to nothing: ternary weights settle only when the steps become small."""
@@ -114,7 +106,7 @@ class Trainer:
             return parts
         with torch.no_grad():
             theirs: list[After] = self.teacher(batch.tokens)
-        full = there(batch)
+        full = batch.inside
         each = [
             hidden_loss(a.residual, b.residual, spread, full)
             for a, b, spread in zip(ours, theirs, self.spreads, strict=True)
@@ -142,13 +134,10 @@ class Trainer:
         assert batch.frames is not None
         assert batch.names is not None
         wanted = views(batch.numbers, batch.frames[:, None])
-        last = torch.arange(len(batch.tokens), device=wanted.device), batch.lengths - 1
-        found = []
-        for readout, residual, spread in zip(self.readouts, residuals, self.spreads, strict=True):
-            building = (residual / (spread + 1e-8).sqrt()).cumsum(dim=1) / batch.lengths[:, None, None]
-            read = readout(building, batch.names)
-            found += [number_loss(read, wanted), number_loss(read[last], wanted[last])]
-        return torch.stack(found).mean()
+        rows, last = torch.arange(len(batch.tokens), device=wanted.device), batch.lengths - 1
+        normed = torch.stack(residuals) / (torch.stack(self.spreads)[:, None, None] + 1e-8).sqrt()
+        read = self.readout(normed.cumsum(dim=2) / batch.lengths[:, None, None], batch.names)
+        return (number_loss(read, wanted) + number_loss(read[:, rows, last], wanted[rows, last])) / 2
 
     def step(self) -> None:
         """One optimiser step.
@@ -159,7 +148,7 @@ class Trainer:
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        batch = self._moved(self.batches.of_step(self.progress.step))
+        batch = moved(self.batches.of_step(self.progress.step), self.device)
         parts = self.losses(batch)
         total = torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
         if not torch.isfinite(total):
@@ -203,11 +192,6 @@ class Trainer:
         progress = json.loads(checkpoint.load(path, self.named, self.optimiser, self.fingerprint))
         progress["history"] = [(step, means) for step, means in progress["history"]]
         self.progress = Progress(**progress)
-
-
-def there(batch: Batch) -> Tensor:
-    """Where a batch has tokens rather than padding: bool [B, T]."""
-    return torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.lengths[:, None]
 
 
 def _noted(steps: int) -> set[int]:

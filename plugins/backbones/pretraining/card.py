@@ -34,6 +34,7 @@ class Training:
     judged: Mapping[str, Judged]
     readings: Sequence[Reading]
     versions: dict[str, str]
+    device: str
 
 
 _CARD = """\
@@ -48,8 +49,8 @@ This card was written by the command below, and its figures were measured on the
 
     {t.command}
 
-{notes}{t.plan.steps:,} steps, {t.progress.tokens:,} tokens, {minutes:.1f} minutes ({rate:,.0f} tokens/s), seed
-{t.plan.seed}, AdamW with a learning rate of {t.plan.learning_rate:g} falling to 0; {versions}.
+{notes}{t.plan.steps:,} steps, {t.progress.tokens:,} tokens, {minutes:.1f} minutes ({rate:,.0f} tokens/s; {t.device}),
+seed {t.plan.seed}, AdamW with a learning rate of {t.plan.learning_rate:g} falling to 0; {versions}.
 
 {trained}
 Every step shows {parts} kinds of texts. The model is asked for the numbers of a state, read linearly, by their names,

@@ -16,8 +16,9 @@ from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.plugins.backbones.pretraining.card import Training, write_card
 from bitrl.plugins.backbones.pretraining.corpus import Corpus, TextFile, read_text
+from bitrl.plugins.backbones.pretraining.device import device_of, name_of
 from bitrl.plugins.backbones.pretraining.export import read_gguf, write_gguf
-from bitrl.plugins.backbones.pretraining.language import GAMES, STATES_A_GAME
+from bitrl.plugins.backbones.pretraining.language import GAMES_SEEN, STATES_A_GAME
 from bitrl.plugins.backbones.pretraining.measure import judged, readings
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.texts import FORMATS, Known, Texts, invented, known
@@ -52,6 +53,7 @@ class Request:
     steps: int | None
     minutes: float | None
     seed: int
+    device: str
     shape: Shape
     tokens_per_batch: int
     resume: bool
@@ -66,11 +68,12 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
         UsageError: something asked for cannot be. RunFailed: training or writing failed.
     """
     check_worlds(request.worlds)
+    device = device_of(request.device)
     files = [read_text(path) for path in request.text]
     say("collecting states")
     readers = [reader for env in request.envs for reader in known(env, FORMATS, request.seed, LEARNING_STEPS)]
     worlds = [facts_and_numbers(name, WORLD_STATES, request.seed) for name in request.worlds if name != "TextWorld"]
-    games = choices(GAMES, STATES_A_GAME, request.seed) if "TextWorld" in request.worlds else None
+    games = choices(GAMES_SEEN, STATES_A_GAME, request.seed) if "TextWorld" in request.worlds else None
     kept = [attrs.evolve(file, text=file.text[: len(file.text) - _held_out(file)]) for file in files]
     say("training the vocabulary")
     vocabulary = vocabulary_for(
@@ -79,13 +82,15 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     shape = attrs.evolve(request.shape, vocab=len(vocabulary.tokens))
     tokenizer = vocabulary.tokenizer()
     corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch // PARTS, shape.context, worlds, games)
-    steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed)
+    steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed, device)
     plan = Plan(steps=steps, seed=request.seed)
     # Everything that decides the result, so that a checkpoint is only ever continued by its own command. Not
     # `minutes`: they became steps, and may become others when the machine is busier.
     texts = [file.sha256 for file in files]
-    fingerprint = repr((shape, plan, list(request.envs), list(request.worlds), texts, request.tokens_per_batch))
-    trainer = Trainer(shape, plan, fingerprint, number_features(vocabulary.tokens))
+    fingerprint = repr(
+        (shape, plan, list(request.envs), list(request.worlds), texts, request.tokens_per_batch, device.type)
+    )
+    trainer = Trainer(shape, plan, fingerprint, number_features(vocabulary.tokens), device)
     checkpoint = request.out.with_name(request.out.name + ".checkpoint")
     if request.resume:
         trainer.load(checkpoint)
@@ -97,9 +102,9 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
         "description": f"{kind} language model trained by bitrl: {plan.steps} steps, seed {plan.seed}",
         "license": "MIT",
     }
-    write_gguf(request.out, trainer.model, vocabulary, facts)
+    write_gguf(request.out, trainer.model.cpu(), vocabulary, facts)
     say("measuring")
-    training = _measure(request, plan, trainer.progress, files)
+    training = _measure(request, plan, trainer.progress, files, name_of(device))
     write_atomically(request.out.with_suffix(".md"), write_card(training, request.out))
     checkpoint.unlink(missing_ok=True)
     return training
@@ -134,15 +139,15 @@ def _held_out(file: TextFile) -> int:
     return min(HELD_OUT, len(file.text) // 10)
 
 
-def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int) -> int:
+def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int, device: torch.device) -> int:
     """How many steps fit, tried on a throwaway model: the learning rate must know the end before it begins."""
-    trial = Trainer(shape, Plan(steps=12, seed=seed), "")
+    trial = Trainer(shape, Plan(steps=12, seed=seed), "", device=device)
     seconds: list[float] = []
     trial.run(corpus, None, lambda progress: seconds.append(progress.seconds))
     return max(1, round(minutes * 60 / ((seconds[-1] - seconds[1]) / 10)))  # the first two steps are slow
 
 
-def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile]) -> Training:
+def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile], device: str) -> Training:
     model, tokenizer = read_gguf(request.out)
     # Everything is read as an agent will read it: from the file, by the engine.
     backbone = "bitnet" if request.shape.ternary else "fp16"
@@ -157,6 +162,7 @@ def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[T
         envs=request.envs,
         worlds=request.worlds,
         shape=model.shape,
+        device=device,
         plan=plan,
         progress=progress,
         weights=sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("_embd")),

@@ -70,6 +70,11 @@ class Batch:
     plain: bool = True
     """Whether the numbers are known while they are being written; else only at each text's last token."""
 
+    @property
+    def inside(self) -> Tensor:
+        """Where there are tokens rather than padding: bool [B, T]."""
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
+
 
 @attrs.frozen
 class Pairs:

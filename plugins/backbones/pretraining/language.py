@@ -16,9 +16,9 @@ from torch.nn import functional as F
 Encode = Callable[[list[str]], np.ndarray]
 """n texts → features [n, d]."""
 
-GAMES, KEPT_ASIDE, STATES_A_GAME = 160, 40, 50
-"""TextWorld games to fit to (those a model may have been trained on), further ones to judge by, and states of each.
-Many games rather than many states: a food that stood in one place in all of a few games says nothing of other places.
+GAMES_SEEN, GAMES_FITTED, GAMES_KEPT_ASIDE, STATES_A_GAME = range(480), range(160), range(480, 520), 50
+"""TextWorld games that a model may have been trained on, those to fit to, those to judge by, and states of each. Many
+games rather than many states: a food that stood in one place in all of a few games says nothing of other places.
 """
 
 
@@ -66,15 +66,10 @@ def possible_commands(encode: Encode, seed: int = 1, split: str = "train") -> Ju
 
     rng = np.random.default_rng(seed)
     parts = []
-    everything = choices(GAMES + (KEPT_ASIDE if split == "train" else 0), STATES_A_GAME, 0)
-    aside = everything if split == "train" else choices(KEPT_ASIDE, STATES_A_GAME, 0, split)
-    cut = GAMES * STATES_A_GAME
-    for source, rows in (
-        (everything, range(cut)),
-        (aside, range(cut if split == "train" else 0, len(aside.texts))),
-    ):
+    judged_by = GAMES_KEPT_ASIDE if split == "train" else range(len(GAMES_KEPT_ASIDE))
+    for source in (choices(GAMES_FITTED, STATES_A_GAME, 0), choices(judged_by, STATES_A_GAME, 0, split)):
         pairs = []
-        for row in rows:
+        for row in range(len(source.texts)):
             some = min(3, len(source.possible[row]), len(source.impossible[row]))
             for listed, can in ((source.possible[row], 1.0), (source.impossible[row], 0.0)):
                 pairs += [(source.texts[row], listed[i], can) for i in rng.permutation(len(listed))[:some]]

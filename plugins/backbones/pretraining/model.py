@@ -161,11 +161,11 @@ def squared_relu_gate(gate_up: Tensor) -> Tensor:
     return y
 
 
-def rotary_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
+def rotary_table(shape: Shape, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines [length, head_dim / 2] of the rotary embedding; angles in float64, as angles should be."""
     half = shape.head_dim // 2
-    rates = shape.theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    rates = shape.theta ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+    angles = torch.arange(length, dtype=torch.float64, device=device)[:, None] * rates
     return angles.cos().float(), angles.sin().float()
 
 
@@ -238,11 +238,10 @@ class Block(nn.Module):
         """Queries, keys and values of one part [B * T, ...] → what they attend to [B * T, width]."""
         shape = self.shape
         heads = qkv.view(part.batch, part.length, -1, shape.head_dim).transpose(1, 2)
-        q, k, v = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        qk, v = heads.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=1)
+        q, k = rotate(qk, part.cos, part.sin).split([shape.heads, shape.kv_heads], dim=1)
         groups = shape.heads // shape.kv_heads
-        k = rotate(k, part.cos, part.sin).repeat_interleave(groups, dim=1)
-        v = v.repeat_interleave(groups, dim=1)
-        attended = causal_attention(rotate(q, part.cos, part.sin), k, v)
+        attended = causal_attention(q, k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1))
         return attended.transpose(1, 2).reshape(part.tokens, shape.width)
 
 
@@ -281,7 +280,7 @@ class BitNet(nn.Module):
         Texts are padded on the right; attention is causal, so padding changes nothing before it. Everything but
         attention is done for all parts at once.
         """
-        layout = [Part(len(tokens), tokens.shape[1], *rotary_table(self.shape, tokens.shape[1])) for tokens in parts]
+        layout = [Part(*each.shape, *rotary_table(self.shape, each.shape[1], each.device)) for each in parts]
         tokens = torch.cat([each.flatten() for each in parts])
         # As in `embeddings`, without making all of them.
         words = F.embedding(tokens, self.token_embd) * self.of_words[tokens]

@@ -38,38 +38,55 @@ def views(numbers: Tensor, frames: Tensor) -> Tensor:
 
 
 class Readout(nn.Module):
-    """A linear reading of pooled features, used in training only: a number is read by its name.
+    """Linear readings of pooled features after each of some blocks, used in training only: a number is read by its
+    name.
 
     Where a number's value goes among the features may depend on what stands before it, but not on how many numbers
-    there were already: a small model cannot count.
+    there were already: a small model cannot count. All blocks are read at once: a GPU waits for orders, not for sums.
     """
 
-    def __init__(self, width: int, rank: int = 64):
+    def __init__(self, width: int, blocks: int, rank: int = 64):
         super().__init__()
-        self.words = nn.Embedding(WORD_BUCKETS + 1, rank, padding_idx=0)
-        self.reading = nn.Linear(rank, KINDS * (width + 1), bias=False)
-        nn.init.normal_(self.reading.weight, std=0.1)
+        self.words = nn.Embedding(WORD_BUCKETS + 1, blocks * rank, padding_idx=0)
+        self.reading = nn.Parameter(torch.randn(blocks, rank, KINDS * (width + 1)) * 0.1)
 
     def forward(self, pooled: Tensor, names: Tensor) -> Tensor:
-        """[B, ..., width] and names [groups, slots, words] → [B, ..., slots, KINDS]; B / groups rows a group."""
+        """[blocks, B, ..., width] and names [groups, slots, words] → [blocks, B, ..., slots, KINDS]; B / groups rows a
+        group.
+        """
+        blocks, rank, _ = self.reading.shape
         # Divided, so that one step of Adam moves the product of two matrices no further than it would move one.
-        words = self.words(names + 1).sum(dim=2) / self.words.embedding_dim
-        reading = self.reading(words).unflatten(-1, (KINDS, -1)).flatten(1, 2)  # [groups, slots * KINDS, width + 1]
+        words = self.words(names + 1).sum(dim=2).view(-1, blocks, rank).transpose(0, 1) / rank
+        reading = (words @ self.reading).view(blocks * len(names), -1, pooled.shape[-1] + 1)  # [.., slots * KINDS, ..]
         # In float64: numbers lie in faint directions of the mean, which products in bfloat16 would round away.
-        rows, reading = pooled.view(len(names), -1, pooled.shape[-1]).double(), reading.double()
+        rows, reading = pooled.reshape(len(reading), -1, pooled.shape[-1]).double(), reading.double()
         read = torch.baddbmm(reading[:, None, :, -1], rows, reading[:, :, :-1].transpose(1, 2))
         return read.float().view(*pooled.shape[:-1], -1, KINDS)
 
 
 class Questions(nn.Module):
-    """Linear readings of pooled features for the text worlds, in training only: facts of a state, whether a command
-    can be given in it, and whether its recipe asks for it.
+    """Linear readings of pooled features for the text worlds after each of some blocks, in training only: facts of a
+    state, whether a command can be given in it, and whether its recipe asks for it.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, blocks: int):
         super().__init__()
-        self.facts = nn.Linear(width, len(FACTS))
-        self.possible, self.wanted = Bilinear(width), Bilinear(width)
+        self.facts = Linears(width, len(FACTS), blocks)
+        self.possible, self.wanted = Bilinear(width, blocks), Bilinear(width, blocks)
+
+
+class Linears(nn.Module):
+    """A linear layer for each of some blocks."""
+
+    def __init__(self, width: int, outputs: int, blocks: int):
+        super().__init__()
+        size = width**-0.5
+        self.weight = nn.Parameter(torch.empty(blocks, width, outputs).uniform_(-size, size))
+        self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[blocks, B, width] → [blocks, B, outputs]."""
+        return torch.baddbmm(self.bias, x, self.weight)
 
 
 class Bilinear(nn.Module):
@@ -77,43 +94,51 @@ class Bilinear(nn.Module):
     things in places, answers would blur where the features do not.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, blocks: int):
         super().__init__()
-        self.state, self.command = nn.Linear(width, width), nn.Linear(width, width)
+        self.state, self.command = Linears(width, width, blocks), Linears(width, width, blocks)
 
     def forward(self, states: Tensor, commands: Tensor, rows: Tensor) -> Tensor:
-        """States [B, width] and commands [C, width] → a logit for each of the pairs [P, 2]."""
-        a, b = self.state(states)[rows[:, 0]], self.command(commands)[rows[:, 1]]
-        logits: Tensor = (a * b).sum(dim=1) * a.shape[1] ** -0.5
+        """States [blocks, B, width] and commands [blocks, C, width] → a logit for each of the pairs [blocks, P]."""
+        a, b = self.state(states)[:, rows[:, 0]], self.command(commands)[:, rows[:, 1]]
+        logits: Tensor = (a * b).sum(dim=2) * a.shape[2] ** -0.5
         return logits
 
 
 def number_loss(read: Tensor, wanted: Tensor) -> Tensor:
-    """Mean over the views of ½ log of the mean squared error, both [..., slots, KINDS].
+    """Mean over blocks and views of ½ log of the mean squared error: read [blocks, ..., slots, KINDS], wanted [...,
+    slots, KINDS].
 
     Predicting text alone does not need the numbers, so they are asked for. The logarithm keeps every view pulling:
     with plain squares the views that are already good to 1 % would no longer be felt beside those that are not.
     """
     there = ~wanted.isnan()
-    if not there.any():  # no target in view in any of a few BabyAI states
-        return read.sum() * 0.0
     squares = torch.where(there, read - wanted.nan_to_num(), 0.0).square()
     counts = there.flatten(0, -2).sum(dim=0)
-    errors = squares.flatten(0, -2).sum(dim=0) / counts.clamp(min=1)
-    return 0.5 * (errors + 1e-5).log()[counts > 0].mean()
+    errors = squares.flatten(1, -2).sum(dim=1) / counts.clamp(min=1)
+    return 0.5 * mean_where((errors + 1e-5).log(), counts > 0)
+
+
+def mean_where(values: Tensor, there: Tensor) -> Tensor:
+    """Mean of the values that are there; 0 where none is, as with no target in view in any of a few BabyAI states.
+
+    Without picking them out, which a GPU would have to be waited for.
+    """
+    there = there.expand_as(values)
+    return torch.where(there, values, 0.0).sum() / there.sum().clamp(min=1)
 
 
 def roughness(pooled: Tensor, groups: int) -> Tensor:
-    """How much of the features' variance is left between near twins: 0 smooth, 1 noise. pooled [B, width], twins in
-    turn.
+    """How much of the features' variance is left between near twins: 0 smooth, 1 noise. pooled [blocks, B, width],
+    twins in turn.
 
     A small head learns from standardised features, so a feature that jumps with the last digit is noise as loud as
     the signal. Each feature's difference between twins is measured against its own variance within a kind of text,
     which shrinking cannot cheat.
     """
-    kinds = pooled.view(groups, -1, pooled.shape[-1])
-    variance = (kinds - kinds.mean(dim=1, keepdim=True)).square().mean(dim=(0, 1))
-    difference = (pooled[::2] - pooled[1::2]).square().mean(dim=0) / 2
+    kinds = pooled.unflatten(1, (groups, -1))
+    variance = (kinds - kinds.mean(dim=2, keepdim=True)).square().mean(dim=(1, 2))
+    difference = (pooled[:, ::2] - pooled[:, 1::2]).square().mean(dim=1) / 2
     return (difference / (variance + 1e-8)).mean()
 
 
@@ -123,7 +148,7 @@ def token_losses(model: BitNet, parts: Sequence[tuple[Tensor, Batch]]) -> list[T
 
     All parts at once: the logits of a large vocabulary are the most expensive thing here.
     """
-    inside = [torch.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None] for _, batch in parts]
+    inside = [batch.inside[:, 1:] for _, batch in parts]
     before = torch.cat([residual[:, :-1][where] for (residual, _), where in zip(parts, inside, strict=True)])
     targets = torch.cat([batch.tokens[:, 1:][where] for (_, batch), where in zip(parts, inside, strict=True)])
     losses = F.cross_entropy(model.logits(before), targets, reduction="none").split(
@@ -132,61 +157,76 @@ def token_losses(model: BitNet, parts: Sequence[tuple[Tensor, Batch]]) -> list[T
     return [each.mean() for each in losses]
 
 
-def pooled(after: Sequence[Tensor], batch: Batch) -> list[Tensor]:
-    """Residual streams [B, T, width] → their means over each text [B, width]."""
-    inside = (torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]).unsqueeze(2)
-    return [torch.where(inside, x, 0.0).sum(dim=1) / batch.lengths[:, None] for x in after]
+def pooled(after: Tensor, batch: Batch) -> Tensor:
+    """Residual streams [blocks, B, T, width] → their means over each text [blocks, B, width]."""
+    return torch.where(batch.inside.unsqueeze(2), after, 0.0).sum(dim=2) / batch.lengths[:, None]
 
 
-def choice_loss(
-    questions: Sequence[nn.Module], states: Sequence[Tensor], commands: Sequence[Tensor], asked: Pairs
-) -> Tensor:
-    """Cross-entropy of a question about pairs, the two answers weighing the same; pooled features [B, width] and
-    [C, width] after each supervised block.
+def choice_loss(question: Bilinear, states: Tensor, commands: Tensor, asked: Pairs) -> Tensor:
+    """Cross-entropy of a question about pairs, the two answers weighing the same; pooled features [blocks, B, width]
+    and [blocks, C, width].
     """
     share = asked.answers.mean().clamp(0.05, 0.95)
     weight = torch.where(asked.answers > 0, 0.5 / share, 0.5 / (1 - share))
-    logits = [q(s, c, asked.rows) for q, s, c in zip(questions, states, commands, strict=True)]
-    return torch.stack([F.binary_cross_entropy_with_logits(x, asked.answers, weight) for x in logits]).mean()
+    logits = question(states, commands, asked.rows)
+    return F.binary_cross_entropy_with_logits(logits, asked.answers.expand_as(logits), weight)
 
 
 def fact_loss(read: Tensor, facts: Tensor) -> Tensor:
-    """Cross-entropy of yes-or-no facts [B, facts]; NaN: not asked."""
-    asked = ~facts.isnan()
-    if not asked.any():
-        return read.sum() * 0.0
-    return F.binary_cross_entropy_with_logits(read[asked], facts[asked])
+    """Cross-entropy of yes-or-no facts, read [blocks, B, facts], true [B, facts]; NaN: not asked."""
+    wanted = facts.nan_to_num().expand_as(read)
+    return mean_where(F.binary_cross_entropy_with_logits(read, wanted, reduction="none"), ~facts.isnan())
 
 
-def losses(
-    model: BitNet, readouts: nn.ModuleList, questions: nn.ModuleList, batches: Sequence[Batch]
-) -> list[dict[str, Tensor]]:
+def streams(model: BitNet, texts: Sequence[Tensor], blocks: int) -> list[Tensor]:
+    """The residual streams after the last `blocks` blocks [blocks, B, T, width] of each part, tokens [B, T].
+
+    A CPU is busy with every token: parts stay as long as they are. A GPU waits for orders: there they are made equally
+    long, and are one part.
+    """
+    if texts[0].device.type == "cpu":
+        each = zip(*list(model.residuals(*texts))[-blocks:], strict=True)
+        return [torch.stack(after) for after in each]
+    longest = max(tokens.shape[1] for tokens in texts)
+    whole = torch.cat([F.pad(tokens, (0, longest - tokens.shape[1])) for tokens in texts])
+    after = torch.stack([part for [part] in list(model.residuals(whole))[-blocks:]])
+    rows = after.split([len(tokens) for tokens in texts], dim=1)
+    return [part[:, :, : tokens.shape[1]] for part, tokens in zip(rows, texts, strict=True)]
+
+
+def losses(model: BitNet, readout: Readout, questions: Questions, batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
     """The losses of each batch by name. Every block from the second on is supervised, so that `layers=k` is usable
     for any k.
     """
     asked = [batch.choices.commands for batch in batches if batch.choices is not None]
-    everything = [*batches, *asked]
-    streams = list(model.residuals(*(batch.tokens for batch in everything)))[-len(readouts) :]
-    of = [[after[i] for after in streams] for i in range(len(everything))]
+    texts = [batch.tokens for batch in batches]
+    blocks = len(readout.reading)
+    if texts[0].device.type == "cpu":
+        of = streams(model, [*texts, *(batch.tokens for batch in asked)], blocks)
+    else:  # commands are much shorter
+        of = streams(model, texts, blocks) + (streams(model, [b.tokens for b in asked], blocks) if asked else [])
     answers = iter(of[len(batches) :])
     found: list[dict[str, Tensor]] = []
     predicted: list[tuple[Tensor, Batch]] = []
     for batch, after in zip(batches, of, strict=False):
         if batch.choices is not None:
             states, commands = pooled(after, batch), pooled(next(answers), batch.choices.commands)
-            about = {"commands": ("possible", batch.choices.possible), "recipes": ("wanted", batch.choices.wanted)}
+            about = {
+                "commands": (questions.possible, batch.choices.possible),
+                "recipes": (questions.wanted, batch.choices.wanted),
+            }
             found.append(
                 {
-                    name: choice_loss([q.get_submodule(question) for q in questions], states, commands, pairs)
+                    name: choice_loss(question, states, commands, pairs)
                     for name, (question, pairs) in about.items()
                     if len(pairs.rows)
                 }
             )
             continue
-        found.append(state_losses(readouts, questions, after, batch) if batch.numbers is not None else {})
+        found.append(state_losses(readout, questions, after, batch) if batch.numbers is not None else {})
         # Predicting states teaches little: a few of the texts will do.
         some = slice(None, None, 1 if batch.numbers is None else 16)
-        predicted.append((after[-1][some], Batch(batch.tokens[some], batch.lengths[some])))
+        predicted.append((after[-1, some], Batch(batch.tokens[some], batch.lengths[some])))
     read = iter(token_losses(model, predicted) if predicted else [])
     for batch, each in zip(batches, found, strict=True):
         if batch.choices is None:
@@ -194,32 +234,24 @@ def losses(
     return found
 
 
-def state_losses(
-    readouts: nn.ModuleList, questions: nn.ModuleList, after: Sequence[Tensor], batch: Batch
-) -> dict[str, Tensor]:
-    """The losses of states with numbers, and with facts if they have any."""
+def state_losses(readout: Readout, questions: Questions, after: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The losses of states with numbers, and with facts if they have any; after [blocks, B, T, width]."""
     assert batch.numbers is not None
     assert batch.frames is not None
     assert batch.names is not None
-    last = torch.arange(len(batch.tokens)), batch.lengths - 1
+    rows, last = torch.arange(len(batch.tokens), device=after.device), batch.lengths - 1
     so_far = views(batch.numbers, batch.frames[:, None])
-    wanted = so_far[last]
     # Asked for only at its end, a text gives too faint a hint which digit mattered. So the mean is also read while
     # it builds up, and has to hold at each token what has been written by then: every digit is told what it adds.
-    building = [x.cumsum(dim=1) / batch.lengths[:, None, None] for x in after]
-    means = [x[last] for x in building]
-    read = [number_loss(readout(mean, batch.names), wanted) for readout, mean in zip(readouts, means, strict=True)]
-    found = {"numbers": torch.stack(read).mean()}
+    building = after.cumsum(dim=2) / batch.lengths[:, None, None]
+    means = building[:, rows, last]
+    found = {"numbers": number_loss(readout(means, batch.names), so_far[rows, last])}
     if batch.facts is not None:
-        told = [
-            fact_loss(q.get_submodule("facts")(mean), batch.facts) for q, mean in zip(questions, means, strict=True)
-        ]
-        found["facts"] = torch.stack(told).mean()
+        found["facts"] = fact_loss(questions.facts(means), batch.facts)
     if batch.plain:
-        read = [number_loss(readout(x, batch.names), so_far) for readout, x in zip(readouts, building, strict=True)]
-        found["digits"] = torch.stack(read).mean()
+        found["digits"] = number_loss(readout(building, batch.names), so_far)
     if batch.facts is None:  # twins, that is
-        found["roughness"] = torch.stack([roughness(mean, len(batch.names)) for mean in means]).mean()
+        found["roughness"] = roughness(means, len(batch.names))
     return found
 
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import attrs
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from bitrl.core.errors import RunFailed, UsageError
-from bitrl.core.files import write_atomically
+from bitrl.core.errors import RunFailed
+from bitrl.plugins.backbones.pretraining import checkpoint
 from bitrl.plugins.backbones.pretraining.corpus import Batch, Corpus
+from bitrl.plugins.backbones.pretraining.device import CPU, moved
 from bitrl.plugins.backbones.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.pretraining.objective import WEIGHTS, Questions, Readout, losses
 from bitrl.plugins.backbones.pretraining.start import start
 
-SHARES = {"known": 0.42, "invented": 0.22, "prose": 0.04, "worlds": 0.14, "choices": 0.18}
+SHARES = {"known": 0.36, "invented": 0.28, "prose": 0.06, "worlds": 0.12, "choices": 0.18}
 """How often a step's batch is of which kind."""
 
 
@@ -33,7 +35,7 @@ class Plan:
 
     steps: int
     seed: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     readouts_rate: float = 2.5e-3
     warmup: int = 50
     model_warmup: int = 500
@@ -103,25 +105,65 @@ def _batch_of(corpus: Corpus, rng: np.random.Generator) -> Batch:
     return corpus.invented_batch(rng)
 
 
-class Trainer:
-    """A model, its readouts and its optimiser."""
+@attrs.frozen
+class Steps(Dataset[list[Batch]]):
+    """The batches of each step."""
 
-    def __init__(self, shape: Shape, plan: Plan, fingerprint: str, number_features: np.ndarray | None = None):
+    corpus: Corpus
+    seed: int
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        return batches_of(self.corpus, self.seed, step)
+
+
+AHEAD = 4
+"""Steps that a process has ready. Half of the cores make them where a GPU would wait for one core to do so."""
+
+
+def made_ahead(corpus: Corpus, seed: int, steps: range) -> Iterable[list[Batch]]:
+    """The batches of these steps, made by other processes while a GPU works."""
+    torch.multiprocessing.set_sharing_strategy("file_system")  # or each of thousands of tensors keeps a file open
+    processes = max(1, (os.cpu_count() or 1) // 2)
+    return DataLoader(
+        Steps(corpus, seed),
+        batch_size=None,
+        sampler=steps,
+        num_workers=processes,
+        prefetch_factor=AHEAD,
+        collate_fn=_as_it_is,
+    )
+
+
+def _as_it_is(batches: list[Batch]) -> list[Batch]:
+    return batches
+
+
+class Trainer:
+    """A model, its readings and its optimiser."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        plan: Plan,
+        fingerprint: str,
+        number_features: np.ndarray | None = None,
+        device: torch.device = CPU,
+    ):
         keep_memory()
-        self.plan, self.fingerprint = plan, fingerprint
+        self.plan, self.fingerprint, self.device = plan, fingerprint, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             self.model = BitNet(shape, None if number_features is None else torch.from_numpy(number_features))
             start(self.model)
             supervised = max(1, shape.blocks - 1)
-            self.readouts = nn.ModuleList(Readout(shape.width) for _ in range(supervised))
-            self.questions = nn.ModuleList(Questions(shape.width) for _ in range(supervised))
-        everything = nn.ModuleDict({"model": self.model, "readouts": self.readouts, "questions": self.questions})
+            self.readout, self.questions = Readout(shape.width, supervised), Questions(shape.width, supervised)
+        everything = nn.ModuleDict({"model": self.model, "readout": self.readout, "questions": self.questions})
+        everything.to(device)
         self.named = dict(everything.named_parameters())
         mine = list(self.model.parameters())
         decayed = [p for p in mine if p.dim() == 2]
         rest = [p for p in mine if p.dim() != 2]
-        readers = [*self.readouts.parameters(), *self.questions.parameters()]
+        readers = [*self.readout.parameters(), *self.questions.parameters()]
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": plan.weight_decay},
@@ -145,7 +187,7 @@ class Trainer:
         model = plan.learning_rate * min((step + 1) / plan.model_warmup, 1.0) * left
         return model, model, plan.readouts_rate * min((step + 1) / plan.warmup, 1.0) * left
 
-    def step(self, corpus: Corpus) -> None:
+    def step(self, batches: Sequence[Batch]) -> None:
         """One optimiser step.
 
         Raises:
@@ -154,16 +196,16 @@ class Trainer:
         started = time.perf_counter()
         for group, rate in zip(self.optimiser.param_groups, self.learning_rates(), strict=True):
             group["lr"] = rate
-        batches = batches_of(corpus, self.plan.seed, self.progress.step)
-        parts = losses(self.model, self.readouts, self.questions, batches)
-        total = torch.stack([WEIGHTS[name] * loss for part in parts for name, loss in part.items()]).sum() / len(parts)
-        if not torch.isfinite(total):
-            raise RunFailed(f"training: a loss is {total.item()} at step {self.progress.step}: try another --seed")
-        total.backward()
         self.progress.tokens += sum(int(batch.lengths.sum()) for batch in batches)
-        for part in parts:
-            for name, loss in part.items():
-                self.progress.note(name, loss.item())
+        parts = losses(self.model, self.readout, self.questions, [moved(batch, self.device) for batch in batches])
+        found = [(name, loss) for part in parts for name, loss in part.items()]
+        total = torch.stack([WEIGHTS[name] * loss for name, loss in found]).sum() / len(parts)
+        total.backward()
+        *each, whole = torch.stack([*(loss.detach() for _, loss in found), total.detach()]).tolist()
+        if not math.isfinite(whole):
+            raise RunFailed(f"training: a loss is {whole} at step {self.progress.step}: try another --seed")
+        for (name, _), loss in zip(found, each, strict=True):
+            self.progress.note(name, loss)
         nn.utils.clip_grad_norm_(self.named.values(), self.plan.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -175,10 +217,14 @@ class Trainer:
     def run(self, corpus: Corpus, checkpoint: Path | None, report: Callable[[Progress], None]) -> None:
         """Train to the end of the plan, with a checkpoint now and then."""
         precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see model.py
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see model.py
+        steps, seed = range(self.progress.step, self.plan.steps), self.plan.seed
+        made = (batches_of(corpus, seed, step) for step in steps) if on_cpu else made_ahead(corpus, seed, steps)
         try:
-            while self.progress.step < self.plan.steps:
-                self.step(corpus)
+            for batches in made:
+                self.step(batches)
                 report(self.progress)
                 if self.progress.step % 100 == 0:
                     give_memory_back()
@@ -189,32 +235,8 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on."""
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.named.items():
-            tensors[name] = parameter.detach()
-            for key, value in self.optimiser.state[parameter].items():
-                tensors[f"{name}/{key}"] = value
-        metadata = {"fingerprint": self.fingerprint, "progress": json.dumps(attrs.asdict(self.progress))}
-        write_atomically(path, save(tensors, metadata=metadata))
+        checkpoint.save(path, self.named, self.optimiser, self.fingerprint, json.dumps(attrs.asdict(self.progress)))
 
     def load(self, path: Path) -> None:
-        """Go on where a checkpoint stopped.
-
-        Raises:
-            UsageError: there is none, it is damaged, or it belongs to another command.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise UsageError(f"--resume: there is no checkpoint {path}: leave --resume out to start anew") from None
-        except (OSError, SafetensorError) as error:
-            raise UsageError(f"--resume: {path} is damaged ({error}): delete it and leave --resume out") from None
-        if metadata.get("fingerprint") != self.fingerprint:
-            raise UsageError(f"--resume: {path} comes from another command: repeat that one, or leave --resume out")
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(tensors[name])
-                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in tensors]
-                self.optimiser.state[parameter] = {key: tensors[f"{name}/{key}"].clone() for key in keys}
-        self.progress = Progress(**json.loads(metadata["progress"]))
+        """Go on where a checkpoint stopped. Raises UsageError as `checkpoint.load`."""
+        self.progress = Progress(**json.loads(checkpoint.load(path, self.named, self.optimiser, self.fingerprint)))

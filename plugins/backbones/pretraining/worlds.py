@@ -110,8 +110,8 @@ def _names(names: Sequence[str]) -> np.ndarray:
     return words
 
 
-def choices(games: int, per_game: int, seed: int, split: str = "train") -> Choices:
-    """States of TextWorld cooking games."""
+def choices(games: Sequence[int], per_game: int, seed: int, split: str = "train") -> Choices:
+    """States of the TextWorld cooking games with these seeds."""
     from bitrl.plugins.envs.samples import textworld_samples
 
     samples = textworld_samples(games, per_game, seed, split)
