@@ -49,7 +49,7 @@ This card was written by the command below, and its figures were measured on the
 
     {t.command}
 
-{notes}{t.plan.steps:,} steps, {t.progress.tokens:,} tokens, {minutes:.1f} minutes ({rate:,.0f} tokens/s; {t.device}),
+{notes}{steps} steps, {t.progress.tokens:,} tokens, {minutes:.1f} minutes ({rate:,.0f} tokens/s; {t.device}),
 seed {t.plan.seed}, AdamW with a learning rate of {t.plan.learning_rate:g} falling to 0; {versions}.
 
 {trained}
@@ -128,6 +128,7 @@ def write_card(training: Training, model: Path) -> str:
         shape=t.shape,
         size=model.stat().st_size,
         notes="".join(f"- {note}\n" for note in t.notes) + ("\n" if t.notes else ""),
+        steps=f"{t.plan.steps:,}" if t.progress.step == t.plan.steps else f"{t.progress.step:,} of {t.plan.steps:,}",
         minutes=t.progress.seconds / 60,
         rate=t.progress.tokens / max(t.progress.seconds, 1e-9),
         versions=", ".join(f"{name} {version}" for name, version in t.versions.items()),
