@@ -96,7 +96,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="BabyAI-GoToRedBall-v0",
         summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
         target=TARGET,
-        defaults=MINIGRID,
+        defaults={**MINIGRID, "run.steps": 300_000},
     )
     yield EnvironmentRecord(
         name="TextWorld-Cooking",
@@ -129,7 +129,14 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="SmartHome-Light",
         summary="a home's lamps, by a request in plain English (return about 31 at best)",
         target="bitrl.plugins.envs.smarthome:SmartHome",
-        defaults={"run.serializer": "compact", "run.steps": 1_000_000, **SETTLING},
+        # What a lamp is worth shows at once: to look far ahead only adds noise to its advantage.
+        defaults={
+            "run.serializer": "compact",
+            "run.steps": 300_000,
+            "algo.gamma": 0.9,
+            "algo.gae_lambda": 0.9,
+            **SETTLING,
+        },
     )
     yield EnvironmentRecord(
         name="gymnasium",

@@ -54,9 +54,9 @@ def game(rng: np.random.Generator) -> tuple[str, *tuple[tuple[str, ...], ...]]:
 
 
 def test_which_commands_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "GAMES_FITTED", range(20))
+    monkeypatch.setattr(language, "GAMES_SEEN", range(20))
     monkeypatch.setattr(language, "GAMES_KEPT_ASIDE", range(30, 35))
-    monkeypatch.setattr(language, "STATES_A_GAME", 10)
+    monkeypatch.setattr(language, "STATES_A_GAME", 30)
     asked: list[tuple[Sequence[int], str]] = []
 
     def choices(games: Sequence[int], per_game: int, seed: int, split: str = "train") -> Choices:
@@ -66,10 +66,10 @@ def test_which_commands_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
         return Choices(*(list(part) for part in zip(*states, strict=True)))
 
     monkeypatch.setattr(worlds, "choices", choices)
-    told, guessed = (language.possible_commands(encode) for encode in (words, nothing))
-    assert told.accuracy > 0.95
+    for told in language.possible_commands(words):
+        assert told.accuracy > 0.95
+        assert told.chance == pytest.approx(0.5, abs=0.01)
+    # It is fitted to 20 games, and judged by 5 others and by 5 with other foods.
+    assert asked == [(range(20), "train"), (range(30, 35), "train"), (range(5), "test")]
+    [guessed] = language.possible_commands(nothing, splits=["train"])
     assert guessed.accuracy == pytest.approx(0.5, abs=0.1)
-    assert told.chance == pytest.approx(0.5, abs=0.01)
-    assert language.possible_commands(words, split="test").accuracy > 0.95
-    fitted = (range(20), "train")
-    assert asked == [fitted, (range(30, 35), "train")] * 2 + [fitted, (range(5), "test")]

@@ -43,8 +43,11 @@ def judged(backbone: str, model: Path, worlds: Sequence[str]) -> dict[str, Judge
     if "BabyAI" in worlds:
         found["the object (colour and kind) that a BabyAI mission names"] = mission_objects(encode)
     if "TextWorld" in worlds:
-        found["whether a command can be given in a TextWorld state, other games"] = possible_commands(encode)
-        found["the same, games with other foods"] = possible_commands(encode, split="test")
+        questions = (
+            "whether a command can be given in a TextWorld state, other games",
+            "the same, games with other foods",
+        )
+        found |= dict(zip(questions, possible_commands(encode), strict=True))
     return found
 
 
