@@ -677,3 +677,12 @@ def test_a_batch_moves_as_a_whole() -> None:
     assert len(tensors_in(there)) == len(tensors_in(batch)) == 8
     assert {x.device.type for x in tensors_in(there)} == {"meta"}
     assert moved(batch, CPU).tokens is batch.tokens
+
+
+def test_texts_made_equally_long_are_read_alike(tiny: BitNet) -> None:
+    """As a GPU reads them, with the padding that this takes."""
+    texts = [torch.randint(0, 256, shape) for shape in ((3, 9), (2, 4), (1, 6))]
+    with torch.no_grad():
+        for one, each in zip(*(objective.streams(tiny, texts, 1, as_one) for as_one in (True, False)), strict=True):
+            assert one.shape == each.shape
+            assert torch.allclose(one, each, atol=1e-5)

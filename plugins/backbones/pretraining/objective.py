@@ -178,13 +178,13 @@ def fact_loss(read: Tensor, facts: Tensor) -> Tensor:
     return mean_where(F.binary_cross_entropy_with_logits(read, wanted, reduction="none"), ~facts.isnan())
 
 
-def streams(model: BitNet, texts: Sequence[Tensor], blocks: int) -> list[Tensor]:
+def streams(model: BitNet, texts: Sequence[Tensor], blocks: int, as_one: bool) -> list[Tensor]:
     """The residual streams after the last `blocks` blocks [blocks, B, T, width] of each part, tokens [B, T].
 
-    A CPU is busy with every token: parts stay as long as they are. A GPU waits for orders: there they are made equally
-    long, and are one part.
+    With `as_one` all parts are made as long as the longest and are one: best for a GPU, which waits for orders, while
+    a CPU is busy with every token.
     """
-    if texts[0].device.type == "cpu":
+    if not as_one:
         each = zip(*list(model.residuals(*texts))[-blocks:], strict=True)
         return [torch.stack(after) for after in each]
     longest = max(tokens.shape[1] for tokens in texts)
@@ -198,17 +198,14 @@ def losses(model: BitNet, readout: Readout, questions: Questions, batches: Seque
     """The losses of each batch by name. Every block from the second on is supervised, so that `layers=k` is usable
     for any k.
     """
-    asked = [batch.choices.commands for batch in batches if batch.choices is not None]
     texts = [batch.tokens for batch in batches]
-    blocks = len(readout.reading)
-    if texts[0].device.type == "cpu":
-        of = streams(model, [*texts, *(batch.tokens for batch in asked)], blocks)
-    else:  # commands are much shorter
-        of = streams(model, texts, blocks) + (streams(model, [b.tokens for b in asked], blocks) if asked else [])
-    answers = iter(of[len(batches) :])
+    asked = [batch.choices.commands.tokens for batch in batches if batch.choices is not None]
+    blocks, as_one = len(readout.reading), texts[0].device.type != "cpu"
+    of = streams(model, texts, blocks, as_one)
+    answers = iter(streams(model, asked, blocks, as_one) if asked else [])  # apart, for commands are much shorter
     found: list[dict[str, Tensor]] = []
     predicted: list[tuple[Tensor, Batch]] = []
-    for batch, after in zip(batches, of, strict=False):
+    for batch, after in zip(batches, of, strict=True):
         if batch.choices is not None:
             states, commands = pooled(after, batch), pooled(next(answers), batch.choices.commands)
             about = {

@@ -193,7 +193,6 @@ class Trainer:
         Raises:
             RunFailed: a loss is not a number.
         """
-        started = time.perf_counter()
         for group, rate in zip(self.optimiser.param_groups, self.learning_rates(), strict=True):
             group["lr"] = rate
         self.progress.tokens += sum(int(batch.lengths.sum()) for batch in batches)
@@ -212,10 +211,9 @@ class Trainer:
         self.progress.step += 1
         if self.progress.step * CURVE // self.plan.steps > (self.progress.step - 1) * CURVE // self.plan.steps:
             self.progress.curve.append({"step": self.progress.step, **self.progress.means})
-        self.progress.seconds += time.perf_counter() - started
 
-    def run(self, corpus: Corpus, checkpoint: Path | None, report: Callable[[Progress], None]) -> None:
-        """Train to the end of the plan, with a checkpoint now and then."""
+    def run(self, corpus: Corpus, path: Path | None, report: Callable[[Progress], None]) -> None:
+        """Train to the end of the plan, with a checkpoint at `path` now and then."""
         precision = torch.get_float32_matmul_precision()
         on_cpu = self.device.type == "cpu"
         if on_cpu:
@@ -223,13 +221,16 @@ class Trainer:
         steps, seed = range(self.progress.step, self.plan.steps), self.plan.seed
         made = (batches_of(corpus, seed, step) for step in steps) if on_cpu else made_ahead(corpus, seed, steps)
         try:
+            started = time.perf_counter()
             for batches in made:
                 self.step(batches)
+                self.progress.seconds += time.perf_counter() - started
                 report(self.progress)
                 if self.progress.step % 100 == 0:
                     give_memory_back()
-                if checkpoint is not None and self.progress.step % self.plan.checkpoint_every == 0:
-                    self.save(checkpoint)
+                if path is not None and self.progress.step % self.plan.checkpoint_every == 0:
+                    self.save(path)
+                started = time.perf_counter()
         finally:
             torch.set_float32_matmul_precision(precision)
 
