@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from bitrl.core.errors import UsageError
-
-T = TypeVar("T")
 
 CPU = torch.device("cpu")
 
@@ -31,11 +29,11 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
-def moved(value: T, device: torch.device) -> T:
+def moved(value: Any, device: torch.device) -> Any:
     """A tensor, or an attrs object with all tensors in it, on `device`."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if not attrs.has(type(value)):
         return value
-    fields = attrs.asdict(value, recurse=False)  # type: ignore[call-overload]
-    return attrs.evolve(value, **{name: moved(x, device) for name, x in fields.items()})  # type: ignore[misc]
+    fields = [field.name for field in attrs.fields(type(value))]
+    return attrs.evolve(value, **{name: moved(getattr(value, name), device) for name in fields})

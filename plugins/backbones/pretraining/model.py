@@ -280,7 +280,9 @@ class BitNet(nn.Module):
         Texts are padded on the right; attention is causal, so padding changes nothing before it. Everything but
         attention is done for all parts at once.
         """
-        layout = [Part(*each.shape, *rotary_table(self.shape, each.shape[1], each.device)) for each in parts]
+        layout = [
+            Part(len(each), each.shape[1], *rotary_table(self.shape, each.shape[1], each.device)) for each in parts
+        ]
         tokens = torch.cat([each.flatten() for each in parts])
         # As in `embeddings`, without making all of them.
         words = F.embedding(tokens, self.token_embd) * self.of_words[tokens]
