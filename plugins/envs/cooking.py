@@ -22,10 +22,10 @@ class TextWorldCooking(Environment):
     options: CookingOptions
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """The games to learn in. They are made now if they are not in the cache.
+        """The games to learn in. Those that are not in the cache are made when they are played first.
 
         Raises:
-            UsageError: TextWorld is not installed. RunFailed: a game could not be made.
+            UsageError: TextWorld is not installed.
         """
         return self._games("train", range(self.options.games), render_mode)
 

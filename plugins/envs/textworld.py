@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 
-from bitrl.plugins.envs.textworld_games import Cooking, games_of, require_textworld
+from bitrl.plugins.envs.textworld_games import GAMES_A_PROCESS, Cooking, games_of, require_textworld
 from bitrl.plugins.envs.textworld_rules import Rules, rules
 
 LONGEST_TEXT = 2000
@@ -41,7 +42,7 @@ class CookingGame(gymnasium.Env):
         walkthrough: bool = False,
         render_mode: str | None = None,
     ):
-        """Makes the games first, where the cache does not have them (about a second each).
+        """Games that the cache does not have are made when they are played first, GAMES_A_PROCESS of them at once.
 
         Args:
             settings: the difficulty.
@@ -51,10 +52,11 @@ class CookingGame(gymnasium.Env):
             render_mode: None or "ansi".
 
         Raises:
-            UsageError: TextWorld is not installed. RunFailed: it could not make a game.
+            UsageError: TextWorld is not installed.
         """
         require_textworld()
-        self.games = games_of(settings, games)
+        self.settings, self.games = settings, games
+        self.files: dict[int, Path] = {}
         self.max_steps, self.walkthrough, self.render_mode = max_steps, walkthrough, render_mode
         self.observation_space = gymnasium.spaces.Text(LONGEST_TEXT, min_length=0, charset=string.printable)
         self.action_space = gymnasium.spaces.Discrete(MOST_COMMANDS)
@@ -62,12 +64,20 @@ class CookingGame(gymnasium.Env):
         self._progress: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start a game: one drawn at random, or `options={"game": i}`, the i-th."""
+        """Start a game: one drawn at random, or `options={"game": i}`, the i-th.
+
+        Raises:
+            RunFailed: it could not be made.
+        """
         super().reset(seed=seed)
         index = int(self.np_random.integers(len(self.games)))
         if options and "game" in options:
             index = options["game"]
-        self.game = self.games[index]
+        if index not in self.files:
+            first = index // GAMES_A_PROCESS * GAMES_A_PROCESS
+            made = games_of(self.settings, self.games[first : first + GAMES_A_PROCESS])
+            self.files |= dict(enumerate(made, start=first))
+        self.game = self.files[index]
         self.rules: Rules = rules(self.game)
         self.facts = self.rules.start
         self.reached, _ = self.rules.reached(self.facts, frozenset())

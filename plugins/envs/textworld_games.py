@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +27,15 @@ from bitrl.core.errors import RunFailed, UsageError
 
 GAME = "game.json"
 
+GAMES_A_PROCESS = 20
+"""A process takes two seconds to start."""
+
 Split = Literal["train", "valid", "test"]
 
 
 @attrs.frozen(kw_only=True)
 class Cooking:
-    """How hard the games are. The defaults are the difficulty that results are given for.
+    """How hard the games are. The defaults are the difficulty of those that models are trained on.
 
     Attributes:
         recipe: ingredients in the recipe, 1 to 5.
@@ -84,15 +88,28 @@ def game_name(settings: Cooking, seed: int) -> str:
 
 
 def games_of(settings: Cooking, seeds: Sequence[int]) -> list[Path]:
-    """The files of the games with these seeds, made first (in about a second each) where the cache lacks them.
+    """The files of the games with these seeds, made first (in about a second each, on all cores) where the cache lacks
+    them. Each is kept as soon as its piece is done, so that a killed process has to make only the others again.
 
     Raises:
         UsageError: TextWorld is not installed. RunFailed: it could not make a game.
     """
     files = {seed: cache_directory() / game_name(settings, seed) / GAME for seed in seeds}
     missing = [seed for seed, file in files.items() if not file.exists()]
-    if missing:
-        _make_apart(settings, missing)
+    pieces = [missing[i : i + GAMES_A_PROCESS] for i in range(0, len(missing), GAMES_A_PROCESS)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = [pool.submit(_make_apart, settings, piece) for piece in pieces]
+        try:
+            for done, made in enumerate(waiting):
+                if sys.stderr.isatty():
+                    print(f"\rmaking games: {done * GAMES_A_PROCESS} of {len(missing)}", end="", file=sys.stderr)
+                made.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            if missing and sys.stderr.isatty():
+                print("\r\x1b[K", end="", file=sys.stderr)
     return [files[seed] for seed in seeds]
 
 

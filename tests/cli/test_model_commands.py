@@ -62,12 +62,14 @@ def test_inspect_shows_the_starter_model(bitrl: Call) -> None:
         (("train", "--out", "m.gguf", "--steps", 1, "--text", "missing.txt"), "missing.txt"),
         (("train", "--out", "nowhere/m.gguf", "--steps", 1), "nowhere"),
         (("train", "--out", "m.gguf", "--steps", 1, "--envs", "CartPol-v1"), "CartPol-v1"),
+        (("train", "--out", "m.gguf", "--steps", 1, "--device", "cuda"), "finds no CUDA device"),
     ],
 )
 def test_wrong_commands_are_told_in_one_line(
     bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     failed = bitrl("model", *arguments)
     assert failed.code == 2
     assert message in failed.err

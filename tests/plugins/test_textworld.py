@@ -3,6 +3,7 @@
 The interpreter, which plays a compiled game and shares nothing with our rules but the game, is the oracle.
 """
 
+import json
 import re
 import subprocess
 import threading
@@ -301,3 +302,29 @@ def test_a_game_appears_whole_or_not_at_all(monkeypatch, tmp_path):
     with pytest.raises(bitrl.RunFailed, match=r"could not make the game train-.*seed9-.*: Oops: no room$"):
         games_of(SETTINGS, [8, 9])
     assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_many_games_are_made_piece_by_piece_and_kept_as_they_are_done(monkeypatch, tmp_path):
+    """What one process has made is there, although another failed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
+    monkeypatch.setattr(textworld_games, "GAMES_A_PROCESS", 2)
+    pieces = []
+
+    def make(command, **_):
+        seeds = json.loads(command[5])
+        pieces.append(seeds)
+        if 24 in seeds:
+            return subprocess.CompletedProcess(command, 1, "", "Oops: killed\n")
+        for seed in seeds:
+            folder = textworld_games.Path(command[3]) / str(seed)
+            folder.mkdir()
+            (folder / "game.json").write_text("x")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", make)
+    with pytest.raises(bitrl.RunFailed, match="seed24"):
+        games_of(SETTINGS, range(20, 25))
+    assert sorted(pieces) == [[20, 21], [22, 23], [24]]
+    kept = sorted(path.name for path in (tmp_path / "bitrl" / "textworld").iterdir())
+    assert kept == sorted(game_name(SETTINGS, seed) for seed in range(20, 24))
