@@ -11,11 +11,10 @@ from bitrl.core.records import EnvironmentRecord
 
 TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
 
-LONGER_LEARNING = {"algo.clip_coef": 0.2, "algo.epochs": 10}
-"""A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return."""
-
-SETTLING = {**LONGER_LEARNING, "algo.ent_coef": 0.01, "algo.anneal": True}
-"""And in the end a policy that has made up its mind: what is judged is its most probable action."""
+SETTLING = {"algo.clip_coef": 0.2, "algo.epochs": 10, "algo.ent_coef": 0.01, "algo.anneal": True}
+"""A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return. And in the
+end a policy that has made up its mind: what is judged is its most probable action.
+"""
 
 NEAR = {"algo.gamma": 0.9, "algo.gae_lambda": 0.9}
 """Where what a step is worth shows soon, to look far ahead only adds noise to its advantage."""
@@ -86,7 +85,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         summary="rock a weak car out of a valley (return about -105 at best)",
         target=TARGET,
         # The reward is the same until the goal is met, which takes dozens of pushes in one direction.
-        defaults={"run.steps": 150_000, **LONGER_LEARNING, "algo.noise_hold": 20.0},
+        defaults={"run.steps": 150_000, **SETTLING, "algo.noise_hold": 20.0},
     )
     for version in ("v5", "v4"):
         for task, summary in (
