@@ -72,7 +72,7 @@ class CookingGame(gymnasium.Env):
         super().reset(seed=seed)
         index = int(self.np_random.integers(len(self.games)))
         if options and "game" in options:
-            index = options["game"]
+            index = range(len(self.games))[options["game"]]
         if index not in self.files:
             first = index // GAMES_A_PROCESS * GAMES_A_PROCESS
             made = games_of(self.settings, self.games[first : first + GAMES_A_PROCESS])

@@ -200,6 +200,13 @@ def test_an_index_beyond_the_commands_does_nothing_and_time_runs_out(kept):
     assert (terminated, truncated, info["success"]) == (False, True, False)
 
 
+def test_a_game_can_be_chosen_and_must_be_there(kept):
+    env = CookingGame(SETTINGS, [0])
+    assert env.reset(options={"game": -1}) == env.reset(options={"game": 0})
+    with pytest.raises(IndexError):
+        env.reset(options={"game": 1})
+
+
 def test_samples(kept):
     samples = textworld_samples([0], 30, seed=2)
     assert samples == textworld_samples([0], 30, seed=2)

@@ -69,7 +69,8 @@ class Trainer:
         self.teacher, self.student = teacher, student_of(teacher)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
-            self.readout = Readout(teacher.shape.width, teacher.shape.blocks).to(device)
+            blocks = teacher.shape.blocks if batches.readers else 0
+            self.readout = Readout(teacher.shape.width, blocks).to(device)
         self.named = dict(nn.ModuleDict({"student": self.student, "readout": self.readout}).named_parameters())
         self.optimiser = torch.optim.AdamW(
             self.named.values(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
