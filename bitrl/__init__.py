@@ -9,30 +9,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitrl.core.agents import Agent, load_agent
     from bitrl.core.errors import BitrlError, RunFailed, UsageError
     from bitrl.core.hookspecs import hookimpl
     from bitrl.core.interfaces import Algorithm, Backbone, Environment, Field, ObservationSpec, Serializer, Task
     from bitrl.core.loading import load_backbone, load_environment, load_serializer
     from bitrl.core.options import above, at_least, between, option, options
     from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
-    from bitrl.core.runner import run
+    from bitrl.core.runner import export, run
     from bitrl.core.wrappers import FeatureObservation, VectorFeatureObservation
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "bitrl.core.agents": ("Agent", "load_agent"),
     "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
     "bitrl.core.hookspecs": ("hookimpl",),
     "bitrl.core.interfaces": ("Algorithm", "Backbone", "Environment", "Field", "ObservationSpec", "Serializer", "Task"),
     "bitrl.core.loading": ("load_backbone", "load_environment", "load_serializer"),
     "bitrl.core.options": ("above", "at_least", "between", "option", "options"),
     "bitrl.core.records": ("AlgorithmRecord", "BackboneRecord", "EnvironmentRecord", "SerializerRecord"),
-    "bitrl.core.runner": ("run",),
+    "bitrl.core.runner": ("export", "run"),
     "bitrl.core.wrappers": ("FeatureObservation", "VectorFeatureObservation"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Agent",
     "Algorithm",
     "AlgorithmRecord",
     "Backbone",
@@ -52,7 +55,9 @@ __all__ = [
     "above",
     "at_least",
     "between",
+    "export",
     "hookimpl",
+    "load_agent",
     "load_backbone",
     "load_environment",
     "load_serializer",

@@ -18,6 +18,8 @@ from bitrl.core.errors import BitrlError, unknown
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitrl.cli.run:run", "Train an agent, then evaluate it."),
     "eval": ("bitrl.cli.eval:evaluate", "Evaluate a trained agent."),
+    "export": ("bitrl.cli.export:export", "Make one file of a trained agent."),
+    "act": ("bitrl.cli.act:act", "Let an exported agent act: observations in, actions out."),
     "list": ("bitrl.cli.list:list_components", "List the installed components."),
     "show": ("bitrl.cli.show:show", "Show a component and its options."),
     "bench": ("bitrl.cli.bench:bench", "Measure the engine against the limits of this machine."),

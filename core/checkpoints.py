@@ -36,17 +36,21 @@ class DamagedCheckpoint(Exception):
 
 def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write `checkpoint` as the newest in `directory` and drop those beyond `KEEP`; return its path."""
+    path = directory / f"{step:012d}.safetensors"
+    directory.mkdir(exist_ok=True)
+    write_atomically(path, as_bytes(checkpoint))
+    drop_old(directory)
+    return path
+
+
+def as_bytes(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as the contents of a file: equal ones are equal files."""
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     dtypes = {name: dtype_to_descr(array.dtype) for name, array in arrays.items() if array.dtype.kind in "UV"}
     arrays |= {name: arrays[name].reshape(-1).view(np.uint8).reshape(len(arrays[name]), -1) for name in dtypes}
     meta = json.dumps([checkpoint.meta, dtypes])
-    # One key: safetensors writes several in no fixed order, and equal checkpoints shall be equal files.
-    data = save(arrays, metadata={"bitrl": json.dumps([meta, _digest(arrays, meta)])})
-    path = directory / f"{step:012d}.safetensors"
-    directory.mkdir(exist_ok=True)
-    write_atomically(path, data)
-    drop_old(directory)
-    return path
+    # One key: safetensors writes several in no fixed order.
+    return save(arrays, metadata={"bitrl": json.dumps([meta, _digest(arrays, meta)])})
 
 
 def drop_old(directory: Path) -> None:

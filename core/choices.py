@@ -2,25 +2,20 @@
 
 An environment that says so has observations of two parts: {"observation": …, "commands": …}, a command a line, or
 {"observation": …, "action_mask": …}. Being part of the observation, it is saved, restored and evaluated as any
-observation is. Shapes: n states, k actions at most, C commands met so far, d features.
+observation is. choice_wrappers.py makes it so. Shapes: n states, k actions at most, C commands met so far, d features.
 """
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-import gymnasium
 import numpy as np
 
 from bitrl.core.errors import RunFailed
 
 OBSERVATION, COMMANDS, MASK = "observation", "commands", "action_mask"
-
-LONGEST_COMMANDS = 6000
-"""Of all commands of a state together, in characters."""
 
 
 @attrs.frozen
@@ -52,79 +47,19 @@ def stack(steps: Sequence[Choices | None]) -> Choices | None:
     return Choices(np.stack([each.possible for each in widened]), commands)
 
 
-class Commands(gymnasium.Wrapper):
-    """Makes an environment's `info["admissible_commands"]`, a list of texts, part of its observation.
-
-    An action is an index into that list. Its action space, Discrete, says how many are looked at; what is longer, in
-    number or in characters, is cut, whole commands from the end.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        text = gymnasium.spaces.Text(LONGEST_COMMANDS, min_length=0, charset=string.printable)
-        self.observation_space = gymnasium.spaces.Dict({OBSERVATION: env.observation_space, COMMANDS: text})
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._with_commands(observation, info), info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Give a command."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_commands(observation, info), reward, terminated, truncated, info
-
-    def _with_commands(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
-        assert isinstance(self.action_space, gymnasium.spaces.Discrete)
-        kept: list[str] = []
-        room = LONGEST_COMMANDS
-        for command in info["admissible_commands"][: int(self.action_space.n)]:
-            room -= len(command) + 1
-            if room < 0:
-                break
-            kept.append(" ".join(command.split()))
-        return {OBSERVATION: observation, COMMANDS: "\n".join(kept)}
-
-
-class ActionMask(gymnasium.Wrapper):
-    """Makes an environment's `info["action_mask"]`, 1 for each action that can be taken, part of its observation."""
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-        mask = gymnasium.spaces.MultiBinary(int(env.action_space.n))
-        self.observation_space = gymnasium.spaces.Dict({OBSERVATION: env.observation_space, MASK: mask})
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return {OBSERVATION: observation, MASK: np.asarray(info[MASK], np.int8)}, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return {OBSERVATION: observation, MASK: np.asarray(info[MASK], np.int8)}, reward, terminated, truncated, info
-
-
-def space_of_state(space: gymnasium.Space) -> gymnasium.Space:
-    """The part of an observation space that describes the state."""
-    if isinstance(space, gymnasium.spaces.Dict) and _splits(tuple(space)):
-        return space[OBSERVATION]
-    return space
-
-
 def states_of(observations: Any) -> Any:
     """Observations [n, ...] → what they say of the state [n, ...]."""
-    return observations[OBSERVATION] if _splits(getattr(observations, "dtype", np.dtype(float)).names) else observations
+    return observations[OBSERVATION] if splits(getattr(observations, "dtype", np.dtype(float)).names) else observations
 
 
 def commands_of(observation: Any) -> list[str] | None:
     """The commands of one observation; None where actions are numbers."""
     names = tuple(observation) if isinstance(observation, dict) else observation.dtype.names
-    return str(observation[COMMANDS]).split("\n") if _splits(names) and COMMANDS in names else None
+    return str(observation[COMMANDS]).split("\n") if splits(names) and COMMANDS in names else None
 
 
-def _splits(names: Sequence[str] | None) -> bool:
+def splits(names: Sequence[str] | None) -> bool:
+    """Whether an observation of these parts says what can be done."""
     return names is not None and OBSERVATION in names and (COMMANDS in names or MASK in names)
 
 
@@ -149,7 +84,7 @@ class ChoiceReader:
             RunFailed: nothing can be done in one of them.
         """
         names = observations.dtype.names
-        if names is None or not _splits(names):
+        if names is None or not splits(names):
             return None
         if MASK in names:
             possible = observations[MASK].astype(bool)

@@ -1,7 +1,8 @@
 """The last k states instead of one: for worlds that do not show everything at once.
 
-A wrapper of environments makes each observation the last k of the episode, so that it is saved, restored and evaluated
-as any observation is; a wrapper of serializers writes those, oldest first. Neither knows what a state is.
+A wrapper of environments (remembering.py) makes each observation the last k of the episode, so that it is saved,
+restored and evaluated as any observation is; a wrapper of serializers writes those, oldest first. Neither knows what a
+state is.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-from bitrl.core.choices import OBSERVATION, space_of_state
+from bitrl.core.choices import OBSERVATION, splits
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone
 
@@ -23,45 +23,41 @@ COUNT = "count"
 """The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
 
 
-class Remembering(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
-    """An environment whose observations hold the last k of the episode under way.
+class Memory:
+    """The last k states of the episode under way."""
 
-    They are records of `count` and "0" to str(k - 1). Where there are fewer states than k, the first of the episode
-    stands in for those before it. What can be done (choices.py) is that of the newest alone, and stays beside them.
-    """
-
-    def __init__(self, env: gymnasium.Env, k: int):
-        gymnasium.utils.RecordConstructorArgs.__init__(self, k=k)
-        gymnasium.Wrapper.__init__(self, env)
-        self.k = k
+    def __init__(self, k: int):
         self._states: deque[Any] = deque(maxlen=k)
-        state = space_of_state(env.observation_space)
-        self._splits = state is not env.observation_space
-        parts: dict[str, gymnasium.Space] = {str(index): state for index in range(k)}
-        kept: gymnasium.Space = gymnasium.spaces.Dict({COUNT: gymnasium.spaces.Discrete(k, start=1), **parts})
-        if self._splits:
-            assert isinstance(env.observation_space, gymnasium.spaces.Dict)
-            kept = gymnasium.spaces.Dict({**env.observation_space.spaces, OBSERVATION: kept})
-        self.observation_space = kept
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, and forget the one before."""
-        observation, info = self.env.reset(seed=seed, options=options)
+    def clear(self) -> None:
+        """Forget them: an episode begins."""
         self._states.clear()
-        return self._with_past(observation), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_past(observation), reward, terminated, truncated, info
-
-    def _with_past(self, observation: Any) -> Any:
-        # Copies both ways: whoever gives or takes an observation may change it later.
-        self._states.append(copy.deepcopy(observation[OBSERVATION] if self._splits else observation))
-        missing = self.k - len(self._states)
+    def add(self, state: Any) -> dict[str, Any]:
+        """Take in the newest state → `COUNT` and the last k as "0" to str(k - 1), the newest last. Where there are
+        fewer, the first of the episode stands in for those before it.
+        """
+        # Copies both ways: whoever gives or takes a state may change it later.
+        self._states.append(copy.deepcopy(state))
+        missing = self._states.maxlen - len(self._states)  # type: ignore[operator]
         states = map(copy.deepcopy, [*[self._states[0]] * missing, *self._states])
-        kept = {COUNT: np.int64(len(self._states)), **{str(index): state for index, state in enumerate(states)}}
-        return {**observation, OBSERVATION: kept} if self._splits else kept
+        return {COUNT: np.int64(len(self._states)), **{str(index): each for index, each in enumerate(states)}}
+
+
+def newest_of(observations: np.ndarray, k: int) -> np.ndarray:
+    """Observations [n] of the last k states → of the newest alone [n, ...], what can be done still beside it. With k 1
+    they are that already.
+    """
+    if k == 1:
+        return observations
+    if not splits(observations.dtype.names):
+        return observations[str(k - 1)]
+    states = observations[OBSERVATION][str(k - 1)]
+    parts = {name: observations[name] if name != OBSERVATION else states for name in observations.dtype.names or ()}
+    newest = np.empty(len(observations), [(name, part.dtype, part.shape[1:]) for name, part in parts.items()])
+    for name, part in parts.items():
+        newest[name] = part
+    return newest
 
 
 class History:

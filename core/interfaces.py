@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bitrl.core.choices import Choices
     from bitrl.core.features import FeatureExtractor
+    from bitrl.core.policies import Policy
 
 
 @attrs.frozen
@@ -108,7 +109,7 @@ class Environment(ABC):
 
     def observation_spec(self) -> ObservationSpec:
         """Names and bounds of the observation's numbers; by default read from the observation space."""
-        from bitrl.core.choices import space_of_state
+        from bitrl.core.choice_wrappers import space_of_state
         from bitrl.plugins.envs.fields import spec_of_space
 
         env = self.make()
@@ -180,6 +181,17 @@ class Algorithm(ABC):
         """The best actions [n, ...] for features [n, d] among `choices` (None: all can be taken), for evaluation:
         deterministic, and changes nothing.
         """
+
+    def plain_policy(self) -> Policy:
+        """What `act` does, in plain arrays (bitrl.core.policies): for `bitrl export`, whose agents act without what the
+        algorithm was built with. By default an algorithm cannot be exported.
+
+        Raises:
+            UsageError: it cannot be said so.
+        """
+        from bitrl.core.errors import UsageError
+
+        raise UsageError(f"algorithm {type(self).__name__} cannot be exported: it has no plain_policy()")
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:

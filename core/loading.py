@@ -79,7 +79,7 @@ def build(config: Config) -> Parts:
         check_commands(config)
     features = build_features(config, spec, k)
     if k > 1:
-        from bitrl.core.history import Remembering
+        from bitrl.core.remembering import Remembering
 
         environment = Wrapped(environment, lambda env: Remembering(env, k))
     return Parts(environment, *features)
@@ -94,20 +94,15 @@ def build_features(
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
     """
-    serializer = config.serializer.load()(config.serializer_options, observation)
-    _require("serializer", config.serializer, serializer, Serializer)
-    vectors = config.serializer.emits == "vector"
     if history > 1:
-        from bitrl.core.history import History, check_pooling
+        from bitrl.core.history import check_pooling
 
-        serializer = History(serializer, history, vectors)
         for options in (config.backbone_options, config.critic_backbone_options):
             check_pooling(options)
-    width = serializer.width if vectors else len(observation.fields) or None
+    serializer = build_serializer(config.serializer, config.serializer_options, observation, history)
 
     def features(record: BackboneRecord, options: Any) -> FeatureExtractor:
-        backbone = record.load()(options, width)
-        _require("backbone", record, backbone, Backbone)
+        backbone = build_backbone(record, options, config.serializer, serializer, observation)
         return FeatureExtractor(serializer, backbone)
 
     policy = features(config.backbone, config.backbone_options)
@@ -120,6 +115,31 @@ def build_features(
     # Two components' identities say nothing of each other.
     same = record == config.backbone and critic.identity == policy.identity
     return policy, None if same else critic
+
+
+def build_serializer(record: SerializerRecord, options: Any, observation: ObservationSpec, history: int) -> Any:
+    """A serializer for what `observation` says, of the last `history` states if that is above 1."""
+    serializer = record.load()(options, observation)
+    _require("serializer", record, serializer, Serializer)
+    if history > 1:
+        from bitrl.core.history import History
+
+        serializer = History(serializer, history, record.emits == "vector")
+    return serializer
+
+
+def build_backbone(
+    record: BackboneRecord,
+    options: Any,
+    serializer_record: SerializerRecord,
+    serializer: Any,
+    observation: ObservationSpec,
+) -> Any:
+    """A backbone for what `serializer` writes of such observations."""
+    vectors = serializer_record.emits == "vector"
+    backbone = record.load()(options, serializer.width if vectors else len(observation.fields) or None)
+    _require("backbone", record, backbone, Backbone)
+    return backbone
 
 
 def _require(kind: str, record: Record, part: object, interface: type) -> None:

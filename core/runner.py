@@ -154,16 +154,8 @@ def evaluate_run(
     require_run(directory)
     if video is not None:
         film.check(video)
-    config = resolve(read_toml(directory / "config.toml"))
     tell = _teller(listeners)
-    checkpoint = _newest_good(directory, tell)
-    if checkpoint is None:
-        raise UsageError(f"{directory}: has no checkpoint yet: let it train for longer, or go on with --resume")
-    parts = build(config)
-    _check_identity(directory, parts)
-    envs, observations = _environments(config, parts, None)  # to act, it only needs to know what they look like
-    algorithm = _algorithm(config, parts, envs, observations, checkpoint)
-    envs.close()
+    config, parts, algorithm = _trained(directory, tell)
     met: list[np.ndarray] = []
     if states is not None:
         from bitrl.core.states import record, write_states
@@ -190,6 +182,75 @@ def evaluate_run(
         **_statistics(returns),
         "returns": returns,
     }
+
+
+def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+    """Write the newest good checkpoint of a run as an agent that acts by itself (bitrl.core.agents).
+
+    Args:
+        run: its directory.
+        file: the agent's, which is replaced if it is there.
+        listeners: called with every event.
+
+    Returns:
+        file, bytes, run, env, step, serializer, backbone.
+
+    Raises:
+        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its algorithm or
+            trainable backbone cannot be exported.
+        RunFailed: every checkpoint is damaged, or the file cannot be written.
+    """
+    import attrs
+
+    from bitrl.core import agents
+    from bitrl.core.history import newest_of
+
+    directory, path = Path(run), Path(file)
+    require_run(directory)
+    config, parts, algorithm = _trained(directory, _teller(listeners))
+    chosen, sections = config.run, config.as_dict()
+    trained = parts.features.trainable
+    facts = {
+        "env": chosen.env,
+        "step": algorithm.step,
+        "serializer": {"name": chosen.serializer, "options": sections["serializer"]},
+        "backbone": None if trained else {"name": chosen.backbone, "options": sections["backbone"]},
+        "identity": {} if trained else _identities(parts)["features"],
+        "history": chosen.history,
+        "history_tokens": chosen.history_tokens,
+        "observation": attrs.asdict(parts.environment.observation_spec()),
+        "versions": read_provenance(directory).get("versions", {}),
+    }
+    seen = newest_of(algorithm.task.observations, chosen.history)
+    agents.write(path, facts, algorithm.plain_policy(), _learnt(parts), seen)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "run": str(directory),
+        "env": chosen.env,
+        "step": algorithm.step,
+        "serializer": chosen.serializer,
+        "backbone": None if trained else chosen.backbone,
+    }
+
+
+def _trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
+    """The configuration, parts and algorithm of a run, as its newest good checkpoint has them, to act and not to learn.
+
+    Raises:
+        UsageError: no checkpoint there, or its model is not the one it was trained with.
+        RunFailed: every checkpoint is damaged.
+    """
+    config = resolve(read_toml(directory / "config.toml"))
+    checkpoint = _newest_good(directory, tell)
+    if checkpoint is None:
+        raise UsageError(f"{directory}: has no checkpoint yet: let it train for longer, or go on with --resume")
+    parts = build(config)
+    _check_identity(directory, parts)
+    envs, observations = _environments(config, parts, None)  # to act, it only needs to know what they look like
+    algorithm = _algorithm(config, parts, envs, observations, checkpoint)
+    envs.close()
+    return config, parts, algorithm
 
 
 def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Listener, ...]) -> dict[str, Any]:

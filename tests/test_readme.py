@@ -76,3 +76,4 @@ def test_the_python_runs(tmp_path, monkeypatch):
     exec(code.replace("steps=20_000", "steps=2_048").replace('"compact", ', '"compact", '), names)
     assert names["features"].shape == (1, 256)
     assert names["summary"]["steps"] == 2048
+    assert names["action"] in (0, 1)

@@ -251,6 +251,21 @@ def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
         )
 
 
+def exports_what_it_acts_by(trials: list[Trial]) -> None:
+    """plain_policy(), where there is one, gives the actions of act()."""
+    for trial in trials:
+        try:
+            policy = trial.algorithm.plain_policy()
+        except UsageError:
+            continue
+        features = trial.algorithm.task.features(trial.algorithm.task.observations)
+        wanted, actions = trial.algorithm.act(features), policy(features, None, np.zeros(0))
+        expect(
+            np.shape(actions) == np.shape(wanted) and np.allclose(actions, wanted, rtol=1e-3, atol=1e-4),
+            f"{trial.where}: its plain policy gives {actions!r}, and act() {wanted!r}",
+        )
+
+
 def _read_by_critic(task: Task) -> int:
     """How many states the critic's own backbone was given so far."""
     backbone = task.critic_features.backbone if task.critic_features is not None else None
@@ -287,4 +302,5 @@ CHECKS: tuple[Check[list[Trial]], ...] = (
     acts_without_chance_or_trace,
     reads_its_critics_backbone,
     goes_on_exactly_from_its_state,
+    exports_what_it_acts_by,
 )

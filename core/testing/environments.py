@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from bitrl.core.choices import space_of_state
+from bitrl.core.choice_wrappers import space_of_state
 from bitrl.core.interfaces import Environment, ObservationSpec
 from bitrl.core.observations import as_array
 from bitrl.core.options import parse

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bitrl.core.choices import Choices
+from bitrl.core.policies import Commanding, Continuous, Discrete, Network, Policy
 from bitrl.plugins.algos.backprop import backward, forward, mlp
+from bitrl.plugins.algos.plain import plain
 from bitrl.plugins.algos.standardise import Standardisation
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ class Categorical:
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environments take them: counted from the space's own start."""
         return actions.numpy() + self.start
+
+    def plain(self, network: Network) -> Policy:
+        """What `best` does with the outputs of `network`."""
+        return Discrete(network, self.start)
 
     def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
@@ -106,6 +112,10 @@ class TextChoice:
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environments take them."""
         return self.categorical.to_env(actions)
+
+    def plain(self, network: Network) -> Policy:
+        """What `best` does with the outputs of `network`."""
+        return Commanding(network, plain(self.keys, self.standardise))
 
     def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
@@ -164,6 +174,10 @@ class Gaussian:
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environments take them: in the space's shape, clipped to its bounds."""
         return np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
+
+    def plain(self, network: Network) -> Policy:
+        """What `best` does with the outputs of `network`."""
+        return Continuous(network, self.low, self.high)
 
     def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""

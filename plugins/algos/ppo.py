@@ -20,10 +20,12 @@ from torch import Tensor
 from bitrl.core.choices import Choices
 from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Algorithm, Task
+from bitrl.core.policies import Policy
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
+from bitrl.plugins.algos.plain import plain
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
@@ -48,7 +50,7 @@ class PPO(Algorithm):
             default = () if features.trainable else (256, 128)
             return (features.width, *(default if options.hidden is None else options.hidden), outputs)
 
-        with torch.random.fork_rng(devices=[]):
+        with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             space, choices = task.envs.single_action_space, task.features.choices(task.observations[:1])
             texts = choices is not None and choices.commands is not None
@@ -218,6 +220,10 @@ class PPO(Algorithm):
             outputs = forward(self.policy, self.standardise(features))[0]
             return self.head.to_env(self.head.best(outputs, tensors(choices)))
 
+    def plain_policy(self) -> Policy:
+        """The policy network and what its head does with it; see the base class."""
+        return self.head.plain(plain(self.policy, self.standardise))
+
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
         tensors = {"generator": self.generator.get_state()}
@@ -297,7 +303,9 @@ def standardisation(features: FeatureExtractor, observations: np.ndarray, runnin
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The heads are tiny: one thread is quickest, and makes results independent of the machine's core count."""
+    """The heads are tiny: one thread is quickest, and makes results independent of the machine's core count. That goes
+    for their first weights as well: several threads decompose a matrix with another rounding.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from bitrl.core.choices import Commands
+from bitrl.core.choice_wrappers import Commands
 from bitrl.core.interfaces import Environment, ObservationSpec
 from bitrl.plugins.envs import CookingOptions
 from bitrl.plugins.envs.textworld import CookingGame

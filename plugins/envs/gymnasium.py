@@ -7,7 +7,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.choices import MASK, ActionMask
+from bitrl.core.choice_wrappers import ActionMask
+from bitrl.core.choices import MASK
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Environment, ObservationSpec
 from bitrl.plugins.envs import babyai, mujoco

@@ -5,16 +5,8 @@ import numpy as np
 import pytest
 
 from bitrl.core import replay
-from bitrl.core.choices import (
-    ActionMask,
-    ChoiceReader,
-    Choices,
-    Commands,
-    commands_of,
-    space_of_state,
-    stack,
-    states_of,
-)
+from bitrl.core.choice_wrappers import ActionMask, Commands, space_of_state
+from bitrl.core.choices import ChoiceReader, Choices, commands_of, stack, states_of
 from bitrl.core.errors import RunFailed
 from bitrl.core.loading import load_environment
 from bitrl.core.observations import as_array

@@ -13,6 +13,7 @@ import torch
 from conformance_helpers import refusal, target
 
 import bitrl
+from bitrl.core.policies import Discrete, Network, Policy
 from bitrl.testing import check_algorithm, check_environment, make_task
 
 
@@ -296,6 +297,17 @@ class Idle(Climb):
         return {}
 
 
+class Exports(Climb):
+    def plain_policy(self, sign: int = 1) -> Policy:
+        zeros = np.zeros(self.task.features.width)
+        return Discrete(Network(zeros, zeros + 1, np.inf, ((sign * self.weights.T, np.zeros(2)),)))
+
+
+class ExportsAnother(Exports):
+    def plain_policy(self, sign: int = -1) -> Policy:
+        return super().plain_policy(sign)
+
+
 class TellsTooMuch(Climb):
     def update(self) -> Any:
         self.task.progress(10**9)
@@ -319,11 +331,16 @@ class TellsTooMuch(Climb):
         (Lists, "state(): weights is a list, and must be a numpy array"),
         (Objects, "state() cannot be saved"),
         (Idle, "an update took no step"),
+        (ExportsAnother, "its plain policy gives array("),
         (TellsTooMuch, "task.progress was told of steps that were not taken"),
     ],
 )
 def test_an_algorithm_that_breaks_its_contract_is_refused(cls: type, message: str):
     assert message in refusal(check_algorithm, algorithm_record(cls), env="CartPole-v1")
+
+
+def test_an_algorithm_may_say_what_it_acts_by():
+    check_algorithm(algorithm_record(Exports), env="CartPole-v1")
 
 
 class Judges(Climb):

@@ -8,9 +8,10 @@ from gymnasium.utils.env_checker import check_env
 import bitrl
 from bitrl.core import runner
 from bitrl.core.config import resolve
-from bitrl.core.history import History, Remembering
+from bitrl.core.history import History
 from bitrl.core.loading import build
 from bitrl.core.observations import as_array
+from bitrl.core.remembering import Remembering
 from bitrl.core.replay import restore, save, vectorise
 
 OPTIONS = {

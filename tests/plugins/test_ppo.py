@@ -249,6 +249,19 @@ def test_a_loss_that_is_no_number_stops_the_run():
         algorithm.update()
 
 
+def test_the_first_weights_do_not_depend_on_torchs_threads(monkeypatch):
+    monkeypatch.setattr(Features, "width", 320)  # wide enough for the decomposition behind orthogonal weights to share
+    before, weights = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            weights.append(make(gymnasium.spaces.Discrete(2)).state()["policy"])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*weights)
+
+
 def test_the_defaults_are_the_bitrl_recipe_and_the_preset_the_usual_one():
     recipe = parse(PPOOptions, {}, "algo")
     assert (recipe.clip_coef, recipe.ent_coef, recipe.max_grad_norm) == (0.1, 0.05, 0.5)

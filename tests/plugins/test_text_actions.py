@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bitrl.core import replay
-from bitrl.core.choices import ActionMask, Choices, Commands
+from bitrl.core.choice_wrappers import ActionMask, Commands
+from bitrl.core.choices import Choices
 from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Task
 from bitrl.core.options import parse

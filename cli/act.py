@@ -1,0 +1,74 @@
+"""`bitrl act`: an exported agent at work, observations in and actions out, a line each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitrl.cli.output import claim_stdout
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--example", is_flag=True, help="Print an observation that this agent understands, and stop.")
+@click.option("--facts", is_flag=True, help="Print what the agent is, and stop.")
+@click.option(
+    "-o",
+    "--option",
+    "assignments",
+    multiple=True,
+    metavar="backbone.OPTION=VALUE",
+    help="Set an option of the backbone, as in -o backbone.threads=1, or backbone.model=FILE.",
+)
+def act(file: Path, example: bool, facts: bool, assignments: tuple[str, ...]) -> None:
+    """Let an exported agent act: observations in, actions out.
+
+    FILE was written by `bitrl export`. Each line of the input is an observation as JSON, as the environment gives it
+    (--example prints one); each line of the output is the action that the agent thinks best: a number, a list of
+    numbers, or one of the observation's commands. A line `null` says that a new episode begins, and is answered by
+    `null`.
+    """
+    from bitrl.core.agents import Agent, read
+    from bitrl.core.config import parse_assignments
+    from bitrl.core.errors import RunFailed, UsageError
+
+    given = parse_assignments(assignments)
+    if other := sorted(given.keys() - {"backbone"}):
+        raise UsageError(f"-o {other[0]}.…: of an exported agent only options of the backbone can be set")
+    stdout = claim_stdout()
+    contents = read(file)
+    if facts:
+        print(json.dumps(contents.meta, indent=2), file=stdout, flush=True)
+        return
+    agent = Agent(contents, given.get("backbone", {}), typed=True)
+    if example:
+        print(json.dumps(agent.example), file=stdout, flush=True)
+        return
+    with click.open_file("-", encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                observation = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise RunFailed(f"line {number} of the input: not JSON: {error}") from None
+            if observation is None:
+                agent.reset()
+                answer = None
+            else:
+                try:
+                    answer = said(observation, agent.act(observation))
+                except UsageError as error:
+                    raise RunFailed(f"line {number} of the input: {error}") from None
+            print(json.dumps(answer), file=stdout, flush=True)
+
+
+def said(observation: Any, action: Any) -> Any:
+    """An action as plain data; the command itself where the observation has commands."""
+    commands = observation.get("commands") if isinstance(observation, dict) else None
+    if commands is None:
+        return action if isinstance(action, int) else action.tolist()
+    return (commands.split("\n") if isinstance(commands, str) else commands)[action]

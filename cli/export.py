@@ -1,0 +1,37 @@
+"""`bitrl export`: a trained agent as one file that acts without torch and without its environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bitrl.cli.output import claim_stdout, json_option, print_json
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The agent's file (safetensors)."
+)
+@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@json_option
+def export(directory: Path, out: Path, force: bool, as_json: bool) -> None:
+    """Make one file of a trained agent.
+
+    DIR is the directory of a run; its newest checkpoint is exported. The file holds how states are read and the
+    trained policy; the language model stays a file of its own. `bitrl act FILE` and, in Python,
+    `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
+    """
+    from bitrl.cli.model_convert import check_paths
+    from bitrl.core import runner
+
+    check_paths(directory, out, force)
+    stdout = claim_stdout() if as_json else None
+    found = runner.export(directory, out)
+    if as_json:
+        print_json(found, stdout)
+        return
+    reads = "no model" if found["backbone"] is None else f"backbone {found['backbone']}"
+    click.echo(f"{out}: {found['bytes']:,} bytes, {found['env']} after {found['step']:,} steps, reads {reads}")
+    click.echo(f"try it: bitrl act {out} --example | bitrl act {out}")
