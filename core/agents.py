@@ -105,7 +105,12 @@ class Agent:
         name, options = self.facts["backbone"]["name"], self.facts["backbone"]["options"]
         record = registry().find("backbone", name)
         values = parse(record.options, {**options, **given}, "backbone", frozenset(given) if typed else frozenset())
-        backbone = build_backbone(record, values, serializer_record, serializer, spec)
+        try:
+            backbone = build_backbone(record, values, serializer_record, serializer, spec)
+        except UsageError as error:
+            if getattr(values, "model", None) is None or "model" in given:
+                raise
+            raise UsageError(f"{error} (if it is elsewhere now: -o backbone.model=FILE)") from None
         old, new = self.facts["identity"], {key: each for key, each in backbone.identity.items() if each is not None}
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:

@@ -254,6 +254,17 @@ def test_another_model_is_refused_and_the_same_elsewhere_is_not(trained, tmp_pat
         bitrl.load_agent(trained(backbone="mlp", serializer="vector")[1], threads=1)
 
 
+def test_a_model_that_is_not_where_it_was_is_asked_for(trained, tmp_path) -> None:
+    found = checkpoints.read(trained()[1])
+    backbone = {**found.meta["backbone"], "options": {**found.meta["backbone"]["options"], "model": "gone.gguf"}}
+    moved = attrs.evolve(found, meta={**found.meta, "backbone": backbone})
+    (tmp_path / "agent").write_bytes(checkpoints.as_bytes(moved))
+    with pytest.raises(UsageError, match=r"gone.gguf: .* \(if it is elsewhere now: -o backbone.model=FILE\)"):
+        bitrl.load_agent(tmp_path / "agent")
+    model = str(starter_path(ternary=True))
+    assert bitrl.load_agent(tmp_path / "agent", model=model).act([0, 0, 0, 0]) in (0, 1)
+
+
 def test_the_file_is_the_same_whenever_it_is_written(trained, tmp_path) -> None:
     run, file = trained()
     found = runner.export(run, tmp_path / "again")
