@@ -77,6 +77,7 @@ def figures() -> str:
     for lines_of, name in (
         (states_lines, "bench-starter"),
         (training_lines, "bench-env"),
+        (acting_lines, "acting"),
         (bench_lines, "bench-bitnet-2b-4t"),
         (formats_lines, "bench-formats"),
         (without_amx_lines, "bench-without-amx"),
@@ -97,6 +98,17 @@ def figures() -> str:
     return "\n".join(lines) + "\n"
 
 
+def acting_lines(record: dict[str, Any]) -> list[str]:
+    """What an exported agent costs, in a sentence."""
+    found = record["results"]
+    return [
+        f"An exported {found['env']} agent (`bitrl export`) is a file of {found['file_bytes'] / 1e6:.1f} MB beside the "
+        f"starter model. By itself (`{record['command']}`) it takes {found['peak_rss_mb']:.0f} MB of memory, "
+        f"{found['first_action_ms']:.0f} ms from its import to its first action and {found['action_ms']:.2f} ms "
+        f"for each one on one thread, {found['of_training']:.2f} of what the agent in training takes."
+    ]
+
+
 def processor_lines() -> list[str]:
     """Which of the README's figures were measured on which processor, in a sentence."""
     figures = {
@@ -105,6 +117,7 @@ def processor_lines() -> list[str]:
         **{f"ppo-against-sb3-{steps}": "Stable-Baselines3 beside ours" for steps in AGAINST_STEPS},
         "bench-starter": "the starter model's speed",
         "bench-env": "training's speed",
+        "acting": "an exported agent",
         **dict.fromkeys(("bench-bitnet-2b-4t", "bench-formats", "bench-without-amx"), "the large shapes' speed"),
         "llama-cpp": "llama.cpp beside ours",
         "smollm2": "SmolLM2-135M",

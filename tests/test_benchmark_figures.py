@@ -132,3 +132,13 @@ def test_a_line_for_each_world_and_where_its_time_goes(figures):
     assert "| CartPole-v1 | 3,857 | 25% | 75% | 98% | 74% | 3.2 × |" in lines
     assert "| Pendulum-v1 | 3,857 | 25% | 75% |  |  |  |" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_an_exported_agents_cost_is_a_sentence(figures):
+    results = {
+        **{"env": "CartPole-v1", "file_bytes": 400_752, "peak_rss_mb": 52.3, "first_action_ms": 281.0},
+        **{"action_ms": 0.432, "of_training": 0.853},
+    }
+    [line] = figures.acting_lines({"command": "python benchmarks/acting.py", "results": results})
+    assert "a file of 0.4 MB" in line
+    assert "52 MB of memory, 281 ms from its import to its first action and 0.43 ms for each one" in line
