@@ -126,9 +126,23 @@ def _explain(error: Exception) -> int:
         ctx = getattr(error, "ctx", None)
         if ctx is not None:
             message = f"{message.rstrip('.')} (see {ctx.command_path} --help)"
+    elif _out_of_memory(error):
+        message = (
+            "out of memory: make room (other programs, a container's limit), or ask for less: a smaller model or batch"
+        )
+        code = 1
     else:
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
         message = f"{what} (not foreseen, so a mistake in bitrl or a plugin: BITRL_DEBUG=1 shows where)"
         code = 1
     click.echo("Error: " + " ".join(message.split()), err=True)
     return code
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch, which is not imported here, says so by errors of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )

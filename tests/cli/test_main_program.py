@@ -90,6 +90,9 @@ def raising(error: BaseException):
     [
         (RunFailed("the disk is on fire"), "Error: the disk is on fire\n"),
         (KeyboardInterrupt(), "Error: stopped\n"),
+        (MemoryError(), "Error: out of memory: make room"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "Error: out of memory: make room"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "Error: out of memory: make room"),
         (ZeroDivisionError("one\nand two"), "Error: ZeroDivisionError: one and two (not foreseen,"),
     ],
 )
