@@ -139,10 +139,11 @@ def world_lines() -> list[str]:
     lines = [
         "",
         "What the starter model has been seen to learn in each world so far, means over seeds with their 95 % "
-        "intervals (`benchmarks/results/learning-*.json` hold the settings and the curves):",
+        "intervals (`benchmarks/results/learning-*.json` hold the settings and the curves); and how many of the texts "
+        "read in training and evaluation had their features in the cache:",
         "",
-        "| world | states written as | seeds | steps | return | success | training |",
-        "|---|---|---|---|---|---|---|",
+        "| world | states written as | seeds | steps | return | success | cache hits | training |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     rows = []
     for env, record in found.items():
@@ -154,10 +155,16 @@ def world_lines() -> list[str]:
                 success = plus_minus(100 * at["success_rate"], None if half is None else 100 * half) + " %"
             rows.append(
                 f"| {env} | `{WORLDS[env]}` | {len(at['runs'])} | {at['runs'][0]['steps']:,} "
-                f"| {plus_minus(at['mean_return'], at['confidence_95'])} | {success} "
+                f"| {plus_minus(at['mean_return'], at['confidence_95'])} | {success} | {cache_hits(at['runs'])} "
                 f"| {at['max_train_seconds']:,.0f} s at most |"
             )
     return [*lines, *rows] if rows else []
+
+
+def cache_hits(runs: list[dict[str, Any]]) -> str:
+    """The share of texts that were in the cache, over all runs."""
+    hits, misses = (sum(run["cache"][name] for run in runs) for name in ("hits", "misses"))
+    return f"{hits / (hits + misses):.0%}"
 
 
 def plus_minus(mean: float, half: float | None) -> str:

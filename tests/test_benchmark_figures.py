@@ -94,7 +94,7 @@ def test_a_line_for_each_shape(figures):
 
 
 def test_a_line_for_each_world_that_was_trained_in(figures, monkeypatch):
-    runs = [{"steps": 401_408}] * 3
+    runs = [{"steps": 401_408, "cache": {"hits": hits, "misses": 10}} for hits in (10, 20, 10)]
     made = {
         "learning-CartPole-v1-bitnet-json": {"mean_return": 499.6, "confidence_95": 1.2},
         "learning-BabyAI-GoToRedBall-v0-bitnet-grid": {
@@ -111,8 +111,8 @@ def test_a_line_for_each_world_that_was_trained_in(figures, monkeypatch):
     )
     table = [line for line in figures.world_lines() if line.startswith("|")][2:]
     assert table == [
-        "| CartPole-v1 | `json` | 3 | 401,408 | 500 ± 1 |  | 61 s at most |",
-        "| BabyAI-GoToRedBall-v0 | `grid` | 3 | 401,408 | 0.87 ± 0.02 | 91.2 ± 3.1 % | 61 s at most |",
+        "| CartPole-v1 | `json` | 3 | 401,408 | 500 ± 1 |  | 57% | 61 s at most |",
+        "| BabyAI-GoToRedBall-v0 | `grid` | 3 | 401,408 | 0.87 ± 0.02 | 91.2 ± 3.1 % | 57% | 61 s at most |",
     ]
     made.clear()
     assert figures.world_lines() == []
