@@ -188,8 +188,7 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         f"{REFERENCE} is of means, its interval from a bootstrap over seeds; above 100 % is better, also where returns "
         "are negative.",
         "",
-        f"`{command}`",
-        "",
+        *([f"`{command}`", ""] if command else []),
         "| environment | backbone (policy / critic) | states as | seeds | steps | return | worst seed "
         + ("| success " if successes else "")
         + f"| of {REFERENCE} |",
@@ -276,8 +275,8 @@ def main(arguments: list[str] | None = None) -> None:
             found[cell] = summarise(runs, settings)
             save(cell.name, found[cell], known.out)
             print(
-                f"{cell.env} {cell.backbone} seed {seed}: return {run['eval']['mean_return']:.1f} ± "
-                f"{run['eval']['std_return']:.1f}, {run['train_seconds']:.0f} s, {run['peak_rss_mb']:.0f} MB",
+                f"{cell.env} {cell.backbone} seed {seed}: return {run['eval']['mean_return']:.4g} ± "
+                f"{run['eval']['std_return']:.3g}, {run['train_seconds']:.0f} s, {run['peak_rss_mb']:.0f} MB",
                 flush=True,
             )
 

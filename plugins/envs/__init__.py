@@ -100,7 +100,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="BabyAI-GoToRedBall-v0",
         summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
         target=TARGET,
-        defaults={**MINIGRID, "run.steps": 300_000},
+        defaults={**MINIGRID, "run.steps": 300_000, **NEAR},
     )
     yield EnvironmentRecord(
         name="TextWorld-Cooking",
