@@ -1,0 +1,84 @@
+"""What distilling from a larger model gives beside training alone: numbers, words and speed.
+
+python benchmarks/distilled.py --model smollm2-ternary.gguf
+
+The model is the one that `bitrl model pull smollm2-ternary` shows how to make: SmolLM2-135M's first blocks as ternary
+ones. Beside it stand the ternary starter model, which was trained alone, and the teacher's same blocks at 8 bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from record import save
+
+from bitrl.core.config import resolve
+from bitrl.core.loading import build, load_backbone, load_serializer
+from bitrl.core.observations import observations_of
+from bitrl.plugins.backbones.bitnet import starter_path
+from bitrl.plugins.backbones.pretraining.language import mission_objects, possible_commands
+from bitrl.plugins.backbones.probe import probe
+
+ENVS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Pendulum-v1")
+SERIALIZER, PROBED, LAYERS = "json", 2000, 3
+BATCH, ROUNDS = 16, 9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="the distilled one")
+    parser.add_argument("--teacher", default="smollm2-135m")
+    known = parser.parse_args()
+    readers = {
+        "starter": ("bitnet", {"model": str(starter_path(ternary=True))}),
+        "distilled": ("bitnet", {"model": str(known.model)}),
+        "teacher": ("int8", {"model": known.teacher, "layers": LAYERS}),
+    }
+    found = {name: kept(backbone, options) for name, (backbone, options) in readers.items()}
+    for name, speed in speeds(readers).items():
+        found[name]["states_per_second"] = round(speed)
+    for name, of in found.items():
+        print(name, of)
+    save("distilled", found)
+
+
+def kept(backbone: str, options: dict[str, object]) -> dict[str, object]:
+    """What comes through of numbers (mean R² after the last block, random play) and of words (right answers)."""
+    numbers = {}
+    for env in ENVS:
+        named = {"env": env, "backbone": backbone, "serializer": SERIALIZER}
+        parts = build(resolve({"run": named, "backbone": {**options, "cache_mb": 0}}))
+        numbers[env] = round(probe(parts, (env, SERIALIZER), "random", ["mean"], PROBED, 0).scores[-1].mean, 4)
+    encode = load_backbone(backbone, cache_mb=0.0, **options).encode
+    commands, other_foods = possible_commands(encode)
+    words = {
+        "the object that a BabyAI mission names": mission_objects(encode),
+        "whether a TextWorld command can be given": commands,
+        "the same with other foods": other_foods,
+    }
+    return {"r_squared": numbers, "right": {question: round(each.accuracy, 4) for question, each in words.items()}}
+
+
+def speeds(readers: dict[str, tuple[str, dict[str, object]]]) -> dict[str, float]:
+    """CartPole states a second in batches on one thread, tokenising included, in turns."""
+    environment = build(resolve({"run": {"env": "CartPole-v1"}})).environment
+    texts = load_serializer(SERIALIZER, env="CartPole-v1").batch(observations_of(environment, 20 * BATCH))
+    models = {
+        name: load_backbone(backbone, cache_mb=0.0, threads=1, **options)
+        for name, (backbone, options) in readers.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(ROUNDS):
+        for name, model in models.items():
+            began = time.perf_counter()
+            for start in range(0, len(texts), BATCH):
+                model.encode(texts[start : start + BATCH])
+            times[name].append(time.perf_counter() - began)
+    return {name: len(texts) / statistics.median(found) for name, found in times.items()}
+
+
+if __name__ == "__main__":
+    main()
