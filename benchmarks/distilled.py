@@ -37,11 +37,13 @@ def main() -> None:
         "distilled": ("bitnet", {"model": str(known.model)}),
         "teacher": ("int8", {"model": known.teacher, "layers": LAYERS}),
     }
-    found = {name: kept(backbone, options) for name, (backbone, options) in readers.items()}
+    found: dict[str, dict[str, object]] = {}
     for name, speed in speeds(readers).items():
-        found[name]["states_per_second"] = round(speed)
-    for name, of in found.items():
-        print(name, of)
+        found[name] = {"states_per_second": round(speed)}
+        print(name, found[name], flush=True)
+    for name, (backbone, options) in readers.items():
+        found[name] |= kept(backbone, options)
+        print(name, found[name], flush=True)
     save("distilled", found)
 
 
