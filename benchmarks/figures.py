@@ -299,7 +299,11 @@ def speed(tokens_per_second: float) -> str:
 def starter_figures() -> str:
     """The tables of docs/starter.md."""
     lines: list[str] = [""]
-    for lines_of, name in ((size_lines, "size-against-speed"), (ladder_lines, "starter")):
+    for lines_of, name in (
+        (size_lines, "size-against-speed"),
+        (ladder_lines, "starter"),
+        (distilled_lines, "distilled"),
+    ):
         record = result(name)
         if record:
             lines += [*lines_of(record), ""]
@@ -347,6 +351,28 @@ def ladder_lines(record: dict[str, Any]) -> list[str]:
         cells = " | ".join(f"{found[b]['right'][question]['accuracy']:.3f}" for b in found)
         lines.append(f"| {question} | {cells} |")
     return lines
+
+
+def distilled_lines(record: dict[str, Any]) -> list[str]:
+    """A table of benchmarks/distilled.py: a line for each thing measured, a column for each model."""
+    found = record["results"]
+    words = {
+        "starter": "starter, trained alone",
+        "distilled": "SmolLM2's first 3 blocks, distilled into ternary ones",
+        "teacher": "the same blocks of the teacher, int8",
+    }
+    lines = [
+        f"Trained alone, or distilled from a larger model (`{record['command']}`): R² of the numbers in states of "
+        "random play as JSON, right answers about words, and CartPole states a second on one thread:",
+        "",
+        f"| | {' | '.join(words[name] for name in found)} |",
+        "|---" * (len(found) + 1) + "|",
+    ]
+    for part in ("r_squared", "right"):
+        for what in next(iter(found.values()))[part]:
+            lines.append(f"| {what} | {' | '.join(f'{of[part][what]:.3f}' for of in found.values())} |")
+    speeds = " | ".join(f"{of['states_per_second']:,}" for of in found.values())
+    return [*lines, f"| states a second | {speeds} |"]
 
 
 def main() -> None:

@@ -87,6 +87,16 @@ def test_the_precision_ladder_has_a_column_for_each_backbone(figures):
     assert "| can it? | 0.900 | 0.750 |" in lines
 
 
+def test_a_column_for_each_model_trained_or_distilled(figures):
+    def model(shift: float) -> dict:
+        return {"r_squared": {"E-v0": 0.99 - shift}, "right": {"can it?": 0.9}, "states_per_second": 6000}
+
+    lines = figures.distilled_lines({"command": "python x.py", "results": {"starter": model(0), "teacher": model(0.1)}})
+    assert "| | starter, trained alone | the same blocks of the teacher, int8 |" in lines
+    assert "| E-v0 | 0.990 | 0.890 |" in lines
+    assert lines[-1] == "| states a second | 6,000 | 6,000 |"
+
+
 def test_a_line_for_each_shape(figures):
     shapes = [{"shape": "256x768x4", "block_weights": 3145728, "states_per_second": {"ternary, 1 threads": 4321}}]
     found = {"tokens": 13, "batch": 16, "rounds": 5, "shapes": shapes}
