@@ -233,7 +233,8 @@ def draw(path: Path, found: dict[Cell, dict[str, Any]]) -> None:
                 axes.plot(*zip(*curve, strict=True), color=f"C{number}", lw=0.7, alpha=0.35)
             steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
             means = [statistics.mean(dict(map(tuple, curve))[step] for curve in curves) for step in steps]
-            axes.plot(steps, means, color=f"C{number}", lw=1.8, label=f"{label}, {len(curves)} seeds")
+            seeds = "1 seed" if len(curves) == 1 else f"{len(curves)} seeds"
+            axes.plot(steps, means, color=f"C{number}", lw=1.8, label=f"{label}, {seeds}")
         axes.set(xlabel="environment steps", ylabel="return of the episodes in a rollout", title=env)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
