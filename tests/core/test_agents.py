@@ -93,10 +93,11 @@ def test_its_example_is_plain_data_that_it_understands(trained, world) -> None:
 
 
 def test_it_acts_without_torch_or_gymnasium(trained) -> None:
+    """With no more of what bitrl depends on than docs/architecture.md says."""
     _, file = trained()
     program = """
-import json, sys
-for name in ("torch", "gymnasium", "mujoco", "minigrid", "textworld"):
+import sys
+for name in ("torch", "gymnasium", "mujoco", "minigrid", "textworld", "gguf", "rich", "cattrs", "tomli_w"):
     sys.modules[name] = None
 from bitrl.cli import main
 main(["act", sys.argv[1]])
