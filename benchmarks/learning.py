@@ -236,6 +236,7 @@ def draw(path: Path, found: dict[Cell, dict[str, Any]]) -> None:
             seeds = "1 seed" if len(curves) == 1 else f"{len(curves)} seeds"
             axes.plot(steps, means, color=f"C{number}", lw=1.8, label=f"{label}, {seeds}")
         axes.set(xlabel="environment steps", ylabel="return of the episodes in a rollout", title=env)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
         for side in ("top", "right"):
