@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core import checkpoints
-from bitrl.core.checkpoints import Checkpoint, DamagedCheckpoint
+from bitrl.core.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
 from bitrl.core.choices import states_of
 from bitrl.core.errors import UsageError
 from bitrl.core.features import FeatureExtractor
@@ -51,12 +51,12 @@ class Agent:
         serializer = build_serializer(
             record, parse(record.options, self.facts["serializer"]["options"], "serializer"), spec, self.history
         )
-        if learnt := _under("serializer.", file.arrays):
+        if learnt := with_prefix(file.arrays, "serializer."):
             serializer.load_state(learnt)
         self.features = FeatureExtractor(serializer, self._backbone(record, serializer, spec, options, typed))
         if self.history > 1:
             serializer.limit(self.features.backbone, self.facts["history_tokens"])
-        self.policy = policy_of(self.facts["policy"], _under("policy.", file.arrays))
+        self.policy = policy_of(self.facts["policy"], with_prefix(file.arrays, "policy."))
         self._example = file.arrays["example"]
         self._memory = Memory(self.history)
 
@@ -187,10 +187,6 @@ def write(
     arrays = {f"policy.{name}": array for name, array in arrays_of(policy).items()}
     arrays |= {f"serializer.{name}": array for name, array in learnt.items()}
     write_atomically(path, checkpoints.as_bytes(Checkpoint({**arrays, "example": seen[:1]}, facts)))
-
-
-def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _spec_of(data: Mapping[str, Any]) -> ObservationSpec:

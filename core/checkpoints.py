@@ -88,6 +88,11 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(arrays, plain)
 
 
+def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Those arrays whose names begin with `prefix`, which is left out."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
 def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCheckpoint]]:
     """Every checkpoint in `directory`, newest first; damaged ones come as the error that says why."""
     for path in paths(directory):

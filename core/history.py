@@ -27,6 +27,7 @@ class Memory:
     """The last k states of the episode under way."""
 
     def __init__(self, k: int):
+        self.k = k
         self._states: deque[Any] = deque(maxlen=k)
 
     def clear(self) -> None:
@@ -39,7 +40,7 @@ class Memory:
         """
         # Copies both ways: whoever gives or takes a state may change it later.
         self._states.append(copy.deepcopy(state))
-        missing = self._states.maxlen - len(self._states)  # type: ignore[operator]
+        missing = self.k - len(self._states)
         states = map(copy.deepcopy, [*[self._states[0]] * missing, *self._states])
         return {COUNT: np.int64(len(self._states)), **{str(index): each for index, each in enumerate(states)}}
 

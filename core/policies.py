@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
+from bitrl.core.checkpoints import with_prefix
 from bitrl.core.choices import Choices
 
 
@@ -121,11 +122,7 @@ def policy_of(kind: str, arrays: Mapping[str, np.ndarray]) -> Policy:
     """The policy of this kind that `arrays_of` took apart."""
     parts: dict[str, Any] = {}
     for field in attrs.fields(KINDS[kind]):
-        inside = {
-            name.removeprefix(f"{field.name}."): each
-            for name, each in arrays.items()
-            if name.startswith(f"{field.name}.")
-        }
+        inside = with_prefix(arrays, f"{field.name}.")
         parts[field.name] = Network.of_arrays(inside) if inside else arrays[field.name]
     return KINDS[kind](**parts)
 

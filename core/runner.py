@@ -332,7 +332,9 @@ def _algorithm(
     progress: Callable[[int], None] = lambda step: None,
 ) -> Algorithm:
     """The algorithm, new or as `checkpoint` left it."""
-    if checkpoint is not None and (learnt := _with_prefix(checkpoint.arrays, "serializer.")):
+    from bitrl.core.checkpoints import with_prefix
+
+    if checkpoint is not None and (learnt := with_prefix(checkpoint.arrays, "serializer.")):
         serializer: Any = parts.features.serializer  # one that learns
         serializer.load_state(learnt)
     [seed] = _seeds(config.run.seed, ALGORITHM, 1)
@@ -347,7 +349,7 @@ def _algorithm(
     )
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
     if checkpoint is not None:
-        algorithm.load_state(_with_prefix(checkpoint.arrays, "algorithm."))
+        algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
     return algorithm
 
 
@@ -367,11 +369,6 @@ def _learnt(parts: Parts) -> Mapping[str, np.ndarray]:
     """What the serializer learnt from states, as named arrays; nothing for one that does not learn."""
     state = getattr(parts.features.serializer, "state", None)
     return state() if callable(state) else {}
-
-
-def _with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Those arrays whose names begin with `prefix`, which is left out."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _evaluate(
