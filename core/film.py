@@ -1,9 +1,13 @@
-"""Films: frames in, an mp4 or gif out. Knows nothing of environments; PyAV (the extra `video`) does the encoding."""
+"""Films: frames in, an mp4 or gif out. Knows nothing of environments; PyAV (the extra `video`) does the encoding, and
+pygame (of the same extra) draws the frames of a world that shows itself as text.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+import re
+import textwrap
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +39,40 @@ def check(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder: name a file")
     _av()
+
+
+PAGE = (16, 80)
+"""Lines and columns of a page of text."""
+
+CELL = (26, 10)
+"""Pixels that a character has, in height and width: letters of pygame's own font at 26 pixels are about that wide."""
+
+
+def page(text: str) -> np.ndarray:
+    """A text as a frame, uint8 [468, 820, 3]: dark on white, long lines wrapped, cut after 16 lines.
+
+    Words begin in their columns, so that tables stay tables.
+
+    Raises:
+        UsageError: pygame is missing.
+    """
+    try:
+        import pygame
+    except ImportError:
+        raise UsageError("a film of texts needs pygame, which is not installed: pip install 'bitrl[video]'") from None
+    (rows, columns), (height, width) = PAGE, CELL
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns) or [""]]
+    if len(lines) > rows:
+        lines = [*lines[: rows - 1], "…"]
+    pygame.font.init()
+    font = pygame.font.Font(None, height)
+    surface = pygame.Surface(((columns + 2) * width, (rows + 2) * height))
+    surface.fill("white")
+    for row, line in enumerate(lines, 1):
+        for word in re.finditer(r"\S+", line):
+            shown = "".join(c if c.isprintable() else "?" for c in word[0])
+            surface.blit(font.render(shown, True, "black"), ((word.start() + 1) * width, row * height))
+    return pygame.surfarray.array3d(surface).swapaxes(0, 1)
 
 
 class Film:

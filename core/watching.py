@@ -6,6 +6,7 @@ An evaluation does not know that it is watched: the environment it plays in tell
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from bitrl.core.observations import as_array
 
 FPS = 30.0
 """Of environments that do not say how fast they are."""
+
+TEXT_FPS = 1.0
+"""Of those that show themselves as text, which takes its time to read."""
 
 
 @attrs.frozen
@@ -43,12 +47,13 @@ class Watched(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, parts: Parts, show: Callable[[Step], None] | None, video: Path | None):
-        """`show` is called with every step; a film for `video` is made if `env` renders arrays."""
+        """`show` is called with every step; a film for `video` is made of what `env` renders."""
         super().__init__(env)
         self._parts, self._show, self._over = parts, show, False
         self._state: Any = None
         self._commands: list[str] | None = None
-        self.film = film.Film(video, env.metadata.get("render_fps") or FPS) if video is not None else None
+        fps = env.metadata.get("render_fps") or (TEXT_FPS if env.render_mode == "ansi" else FPS)
+        self.film = film.Film(video, fps) if video is not None else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
@@ -85,8 +90,10 @@ class Watched(gymnasium.Wrapper):
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             hint = " (without a display: set MUJOCO_GL=egl or MUJOCO_GL=osmesa)" if "OpenGL" in cause else ""
             raise RunFailed(f"environment {name} could not be drawn: {cause}{hint}") from error
+        if isinstance(frame, str):
+            return film.page(frame)
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
-            raise RunFailed(f"environment {name} could not be drawn: what it renders is no array of RGB pixels")
+            raise RunFailed(f"environment {name} could not be drawn: it renders neither RGB pixels nor text")
         return frame
 
 
@@ -94,19 +101,23 @@ def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None)
     """An environment of `parts` that tells of its first episode.
 
     Raises:
-        UsageError: a film is asked for, and the environment does not render arrays.
+        UsageError: a film is asked for, and the environment renders neither arrays nor text.
     """
     environment = parts.environment
     env = environment.make_for_evaluation()
     modes = env.metadata.get("render_modes") or ()
     if video is not None:
         env.close()
-        if "rgb_array" not in modes:
+        mode = next((mode for mode in ("rgb_array", "ansi") if mode in modes), None)
+        if mode is None:
             raise UsageError(
                 f"environment {environment.id} cannot be filmed: it renders {' and '.join(modes) or 'nothing'}, "
-                "and a film needs rgb_array: leave out --video (--show prints its states)"
+                "and a film needs rgb_array or ansi: leave out --video (--show prints its states)"
             )
-        # Nothing is shown on a screen, so pygame need not look for one, nor complain (of a missing XDG_RUNTIME_DIR).
+        # Nothing is shown on a screen, so pygame need not look for one, nor complain (of a missing XDG_RUNTIME_DIR);
+        # and MuJoCo, where there is none, draws without.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        env = environment.make_for_evaluation("rgb_array")
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        env = environment.make_for_evaluation(mode)
     return Watched(env, parts, show, video)

@@ -14,8 +14,10 @@ from PIL import Image
 
 import bitrl as package
 from bitrl.cli.eval import MOST_SHOWN, _line
+from bitrl.core.film import page
 from bitrl.core.runner import EVALUATION, _seeds
 from bitrl.core.watching import Step
+from bitrl.plugins.envs.smarthome import SmartHomeLight
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +101,45 @@ def test_filming_needs_no_screen_and_says_nothing_of_it(run, tmp_path) -> None:
     assert "film of the first episode" in done.stdout
 
 
+def test_a_world_of_text_is_filmed_as_text(bitrl, run, tmp_path) -> None:
+    file = tmp_path / "film.gif"
+    plain = json.loads(bitrl("eval", run("SmartHome-Light"), "--video", file, "--json").out)
+    env = SmartHomeLight("ansi")
+    env.reset(seed=_seeds(0, EVALUATION, 1)[0])
+    with Image.open(file) as image:
+        assert (image.n_frames, image.info["duration"]) == (36 + 1, 1000)
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert plain["video"] == str(file)
+    assert np.abs(shown - page(env.render())).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("screen", "chosen", "used"), [("", None, "egl"), ("", "osmesa", "osmesa"), (":0", None, None)]
+)
+def test_without_a_screen_mujoco_draws_without(bitrl, run, tmp_path, monkeypatch, screen, chosen, used) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.setenv("MUJOCO_GL", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("MUJOCO_GL")
+    bitrl("eval", run(), "--video", tmp_path / "film.gif")
+    assert os.environ.get("MUJOCO_GL") == used
+
+
 @pytest.mark.parametrize(
     ("env", "args", "error"),
     [
-        ("SmartHome-Light", "--video a.mp4", "SmartHome-Light cannot be filmed: it renders ansi, and a film needs rgb"),
+        ("SmartHome-Light", "--video a.mp4", "SmartHome-Light cannot be filmed: it renders human, and a film"),
         ("CartPole-v1", "--video a.avi", "a.avi: a film is called *.mp4 or *.gif"),
         ("CartPole-v1", "--video nowhere/a.gif", "nowhere/a.gif: there is no folder nowhere"),
     ],
 )
 def test_what_cannot_be_filmed_is_told_in_a_line(bitrl, run, tmp_path, monkeypatch, env, args, error) -> None:
     monkeypatch.chdir(tmp_path)
-    done = bitrl("eval", run(env), *args.split())
+    directory = run(env)
+    monkeypatch.setattr("bitrl.plugins.envs.smarthome.SmartHomeLight.metadata", {"render_modes": ["human"]})
+    done = bitrl("eval", directory, *args.split())
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert error in done.err
     assert not list(tmp_path.iterdir())

@@ -79,6 +79,44 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
         film.check(tmp_path / "a.mp4")
 
 
+def ink(frame):
+    """Where a frame is not white."""
+    return (frame < 128).any(axis=2)
+
+
+def test_a_page_is_drawn_line_by_line():
+    frame = film.page("study    lamp\n\nhall     lamp")
+    assert (frame.shape, frame.dtype) == ((18 * 26, 82 * 10, 3), np.uint8)
+    lines = ink(frame).reshape(18, 26, 820)
+    assert lines.any(axis=(1, 2)).nonzero()[0].tolist() == [1, 3]
+    assert (lines[1, :, 100:] == lines[3, :, 100:]).all()  # the second column, after one of ten characters
+    assert lines[1, :, 100:].any()
+    assert (lines[1, :, :100] != lines[3, :, :100]).any()
+
+
+def test_a_page_wraps_what_is_long_and_marks_what_it_leaves_out():
+    long = ink(film.page("word " * 20)).reshape(18, 26, 820)
+    assert long.any(axis=(1, 2)).nonzero()[0].tolist() == [1, 2]
+    full, more = ("\n".join(["line"] * count) for count in (16, 17))
+    full, more = (ink(film.page(text)).reshape(18, 26, 820) for text in (full, more))
+    assert (full[1:16] == more[1:16]).all()
+    assert full[16].any()
+    assert (full[16] != more[16]).any()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\x00\x07\x1b[2J", "\ud800", "火 😀", "\u202e", "x" * 100_000, "a\n" * 100_000]
+)
+def test_any_text_makes_a_page(text):
+    assert film.page(text).shape == (468, 820, 3)
+
+
+def test_without_pygame_texts_cannot_be_filmed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(UsageError, match=r"pip install 'bitrl\[video\]'"):
+        film.page("hall")
+
+
 def test_a_film_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     filmed(tmp_path / "a.gif", 20)
     before = (tmp_path / "a.gif").read_bytes()
