@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from bitrl.cli.output import claim_stdout, json_option, print_json
@@ -66,9 +67,7 @@ def evaluate(
         found = runner.evaluate_run(directory, episodes, seed, (listener,), watch, video, states)
     if as_json:
         if show:
-            found["first_episode"] = [
-                {"state": step.state, "action": step.action, "reward": step.reward} for step in steps
-            ]
+            found["first_episode"] = [attrs.asdict(step) for step in steps]
         if video is not None:
             found["video"] = str(video)
         if states is not None:
@@ -87,10 +86,10 @@ def evaluate(
 
 
 def _line(step: Step) -> str:
-    """`{"cart_position": 0.031, …} → 1, reward 1`; what would break the line is written as Python writes it."""
+    """`{"cart_position": 0.031, …} → push right, reward 1`; what would break the line is escaped."""
     state = step.state if isinstance(step.state, str) else _numbers(step.state)
     state = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in state)
-    return f"{state} → {_numbers(step.action)}, reward {step.reward:.4g}"
+    return f"{state} → {step.action_name or _numbers(step.action)}, reward {step.reward:.4g}"
 
 
 def _numbers(values: Any) -> str:

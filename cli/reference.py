@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/options.md, from the commands and the options themselves.
+"""Writes docs/cli.md, docs/options.md and docs/worlds.md, from the commands, options and environments themselves.
 
 `make docs` runs it: `python -m bitrl.cli.reference docs`.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import click
 
 from bitrl.cli import COMMANDS, cli
 from bitrl.cli.kinds import PART, PLURALS
+from bitrl.cli.show_world import ANY_ID, about, world, world_rows
 from bitrl.core.config import RunOptions
 from bitrl.core.errors import BitrlError
 from bitrl.core.options import describe, shown
@@ -67,19 +69,45 @@ def options_page() -> str:
             if entry.package != "bitrl":
                 continue
             record = entry.record
-            about = f"{record.summary[0].upper()}{record.summary[1:]}."
+            said = f"{record.summary[0].upper()}{record.summary[1:]}."
             if isinstance(record, SerializerRecord):
-                about += f" Emits {record.emits}."
+                said += f" Emits {record.emits}."
             if isinstance(record, BackboneRecord):
-                about += f" Reads {' or '.join(record.accepts)}."
+                said += f" Reads {' or '.join(record.accepts)}."
             if isinstance(record, EnvironmentRecord) and record.defaults:
-                values = {path: shown(value).strip('"') for path, value in record.defaults.items()}
-                about += " Sets " + ", ".join(f"`{path}={value}`" for path, value in values.items()) + "."
-            lines += [f"### {record.name}", "", about, "", *_options(PART[kind], record.options)]
+                said += f" Sets {_defaults(record)}."
+            lines += [f"### {record.name}", "", said, "", *_options(PART[kind], record.options)]
     return _page(lines)
 
 
-PAGES = {"cli.md": cli_page, "options.md": options_page}
+def worlds_page() -> str:
+    """docs/worlds.md: what is seen and done in every built-in environment, by its name.
+
+    Raises:
+        UsageError: an environment cannot be made here.
+    """
+    names: dict[tuple[str, ...], list[str]] = {}  # what is said of a world → the ids of which it is said
+    for entry in registry().entries["environment"]:
+        record = entry.record
+        if entry.package != "bitrl" or not isinstance(record, EnvironmentRecord) or record.name == ANY_ID:
+            continue
+        said = [f"{record.summary[0].upper()}{record.summary[1:]}.", "", *filter(None, [about(record)]), ""]
+        said += [f"- {row}: {words}" for row, words in world_rows(world(record.name))]
+        said += [f"- sets {_defaults(record)}"] if record.defaults else []
+        names.setdefault(tuple(said), []).append(record.name)
+    lines = ["# Worlds", "", NOTE, ""]
+    lines += [
+        "What is seen and done in each, and which defaults it sets. Bounds are those that numbers typically stay in.",
+        "`bitrl show env NAME` says the same, and what options there are; `bitrl show serializer NAME --env ENV` how a",
+        "state reads as text. What was learnt in them is in the README.",
+        "",
+    ]
+    for words, ids in names.items():
+        lines += [f"## {', '.join(ids)}", "", *words, ""]
+    return re.sub(r"\n{3,}", "\n\n", _page(lines))
+
+
+PAGES = {"cli.md": cli_page, "options.md": options_page, "worlds.md": worlds_page}
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
@@ -103,6 +131,11 @@ def _command(command: click.Command, ctx: click.Context, level: int) -> Iterator
             inner = command.get_command(ctx, name)
             assert inner is not None
             yield from _command(inner, _context(inner, name, ctx), level + 1)
+
+
+def _defaults(record: EnvironmentRecord) -> str:
+    values = {path: shown(value).strip('"') for path, value in record.defaults.items()}
+    return ", ".join(f"`{path}={value}`" for path, value in values.items())
 
 
 def _options(part: str, options: type) -> list[str]:

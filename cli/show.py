@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from bitrl.cli.kinds import PART, parse_kind
 from bitrl.cli.list import facts
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
 from bitrl.core.config import RunOptions, find_environment
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import BitrlError, UsageError
 from bitrl.core.options import describe
 from bitrl.core.records import EnvironmentRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
@@ -33,8 +34,9 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     """Show a component and its options.
 
     KIND is serializer, backbone, algorithm or environment, and NAME as `bitrl list` prints it. `bitrl show
-    run` shows the options of the run itself. `bitrl show serializer NAME --env E` also shows what a state of E
-    reads like, and how many tokens it is to the starter model.
+    run` shows the options of the run itself. An environment is shown with what is seen and done in it. `bitrl
+    show serializer NAME --env E` also shows what a state of E reads like, and how many tokens it is to the
+    starter model.
     """
     stdout = claim_stdout() if as_json else None
     kind = parse_kind(kind, others=("run",))
@@ -57,6 +59,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         described = {"kind": kind, **facts(entry), "target": record.target}
         if isinstance(record, EnvironmentRecord):
             described["defaults"] = defaults
+            described |= _world(record, str(name))
         if envs and isinstance(record, SerializerRecord):
             from bitrl.cli.show_samples import sample
 
@@ -74,6 +77,14 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     ]
     if lines:
         click.echo(table(lines) + "\n")
+    if described.get("about"):
+        click.echo(textwrap.indent(described["about"], "  ") + "\n")
+    if "observation" in described:
+        from bitrl.cli.show_world import world_rows
+
+        click.echo(f"the world\n{table(world_rows(described))}\n")
+    elif "problem" in described:
+        click.echo(f"the world\n  {described['problem']}\n")
     if defaults:
         rows = [(path, _words(value)) for path, value in defaults.items()]
         click.echo(f"defaults that it sets\n{table(rows)}\n")
@@ -81,6 +92,18 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     click.echo(f"options (set one with -o {rows[0][0]}=VALUE)\n{table(rows)}" if rows else "It has no options.")
     for each in samples:
         click.echo(f"\n{each}")
+
+
+def _world(record: EnvironmentRecord, name: str) -> dict[str, Any]:
+    """What can be told of a world; that it cannot be made here is no reason to be silent about its options."""
+    from bitrl.cli.show_world import ANY_ID, about, world
+
+    if name == ANY_ID:
+        return {}
+    try:
+        return {"about": about(record), **world(name)}
+    except BitrlError as error:
+        return {"problem": str(error)}
 
 
 def option_rows(part: str, options: type) -> list[tuple[str, str]]:

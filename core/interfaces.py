@@ -118,6 +118,12 @@ class Environment(ABC):
         finally:
             env.close()
 
+    def action_names(self) -> tuple[str, ...]:
+        """What the actions of a Discrete space are called, in their order, for people to read; () if they have no
+        names.
+        """
+        return ()
+
 
 @attrs.define(kw_only=True)
 class Task:

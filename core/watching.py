@@ -31,12 +31,13 @@ TEXT_FPS = 1.0
 @attrs.frozen
 class Step:
     """A step of an episode, as plain data: the state as the model reads it (a text, or a list of numbers), the action
-    (a number, a list of them, or a command) and its reward.
+    (a number, a list of them, or a command), its reward, and what the action is called, if it has a name.
     """
 
     state: Any
     action: Any
     reward: float
+    action_name: str | None = None
 
 
 class Watched(gymnasium.Wrapper):
@@ -50,6 +51,7 @@ class Watched(gymnasium.Wrapper):
         """`show` is called with every step; a film for `video` is made of what `env` renders."""
         super().__init__(env)
         self._parts, self._show, self._over = parts, show, False
+        self._names = parts.environment.action_names()
         self._state: Any = None
         self._commands: list[str] | None = None
         fps = env.metadata.get("render_fps") or (TEXT_FPS if env.render_mode == "ansi" else FPS)
@@ -66,7 +68,7 @@ class Watched(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._show is not None and not self._over:
             said = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
-            self._show(Step(self._state, said, float(reward)))
+            self._show(Step(self._state, said, float(reward), self._names[int(action)] if self._names else None))
         self._look(observation)
         self._over = self._over or terminated or truncated
         return observation, reward, terminated, truncated, info

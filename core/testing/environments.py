@@ -137,6 +137,17 @@ def describes_its_observations(case: Case) -> None:
             )
 
 
+def names_its_actions_all_or_none(case: Case) -> None:
+    """action_names() names every action of a Discrete space once, or none."""
+    names = case.environment.action_names()
+    env = case.environment.make()
+    space = env.action_space
+    env.close()
+    count = int(space.n) if isinstance(space, gymnasium.spaces.Discrete) else 0
+    expect(len(names) in (0, count), f"it names {len(names)} actions, and there are {count} that can have names")
+    expect(len(set(names)) == len(names), "two actions have the same name")
+
+
 def repeats_itself_by_seed(case: Case) -> None:
     """Two environments reset with one seed and stepped alike give the same observations, rewards and ends."""
     first, second = case.environment.make(), case.environment.make()
@@ -198,6 +209,7 @@ CHECKS: tuple[Check[Case], ...] = (
     passes_gymnasiums_checker,
     has_spaces_bitrl_reads,
     describes_its_observations,
+    names_its_actions_all_or_none,
     repeats_itself_by_seed,
     comes_back_by_replay,
 )

@@ -17,7 +17,13 @@ HELD_OUT = 100_000
 
 
 class TextWorldCooking(Environment):
-    """A state is one text, and an action one of the commands that can be given in it."""
+    """Read a recipe, find its ingredients, cut and cook them as it says, prepare the meal and eat it.
+
+    A state is one text and says what a player knows: the recipe once it was read, the room and what lies open in it,
+    what is carried, and the game's answer to the last command. An action is one of the commands that can be given in
+    it. Each thing done well is a point, the reward its share of all; a game is won when the meal is eaten, and lost
+    when an ingredient is spoilt. What is learnt in and what is judged by are different games.
+    """
 
     options: CookingOptions
 

@@ -12,6 +12,7 @@ from bitrl.core.choices import MASK
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Environment, ObservationSpec
 from bitrl.plugins.envs import babyai, mujoco
+from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 from bitrl.plugins.envs.fields import spec_of_known
 
 
@@ -62,3 +63,7 @@ class GymnasiumEnvironment(Environment):
             return babyai.spec(self.id)
         spec: Any = spec_of_known(self.id)
         return spec if spec is not None else super().observation_spec()
+
+    def action_names(self) -> tuple[str, ...]:
+        """Those of the known environments."""
+        return MINIGRID if babyai.is_minigrid(self.id) else ACTIONS.get(self.id, ())

@@ -62,6 +62,10 @@ treasure or beast. The numbers of what is not there are 0.
 
 SPEC = ObservationSpec("MontezumaRevenge", FIELDS)
 
+_WAYS = ("up", "right", "left", "down", "up right", "up left", "down right", "down left")
+JOYSTICK = ("nothing", "jump", *_WAYS, *(f"jump {way}" for way in _WAYS))
+"""Actions in the emulator's order."""
+
 
 def read(memory: np.ndarray) -> np.ndarray:
     """The 128 bytes of the game's memory → the numbers that `FIELDS` names, float32 [20]."""
@@ -151,7 +155,11 @@ class Montezuma(gymnasium.Env):
 
 
 class MontezumaRevenge(Environment):
-    """The game, for `bitrl run`."""
+    """Atari's Montezuma's Revenge by what its memory says: the room, where everything stands, what is carried.
+
+    Points are few and far apart: 100 for a key, 300 for a door. An action lasts four frames, and in each of them the
+    one before it goes on with probability 0.25. An episode ends with the last life.
+    """
 
     options: MontezumaOptions
 
@@ -169,3 +177,7 @@ class MontezumaRevenge(Environment):
     def observation_spec(self) -> ObservationSpec:
         """The numbers."""
         return SPEC
+
+    def action_names(self) -> tuple[str, ...]:
+        """What the joystick does."""
+        return JOYSTICK

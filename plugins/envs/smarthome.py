@@ -1,22 +1,5 @@
-"""SmartHome-Light: a home's lamps, moved one step at a time to suit a request spoken in plain English.
-
-Four rooms have a lamp each. Daylight comes and goes with the hour and the clouds, people walk from room to room, and
-for one evening or morning (36 steps of ten minutes) a request holds: "make the study bright enough to read, but leave
-the hall dark". Light is in kilolux: a lamp has five levels from 0 to 0.4, windows give 0.28 at most.
-
-What a room needs:
-
-    asked to be bright   0.30 to 0.60
-    asked to be dim      0.05 to 0.20
-    asked to be dark     0.05 at most
-    not mentioned        0.15 to 0.50 while somebody is in it, else nothing
-
-A room that is too light by daylight alone is as it should be once its lamp is off. The reward of a step is the comfort,
-the mean over the rooms that need something of 1 where it is met, falling to 0 at 0.15 kilolux from it (requested rooms
-count twice), less 0.3 times the share of the lamps' full power in use. An episode is a success (`info["success"]` of
-its last step) if each requested room was as requested in at least 75 % of the steps after the first twelve, which are
-enough to move all lamps. A request names two or three rooms, one of them to be bright and one not to be: no policy that
-ignores it can do well.
+"""SmartHome-Light: a home's lamps, moved one step at a time to suit a request spoken in plain English (`SmartHome`
+says how).
 """
 
 from __future__ import annotations
@@ -128,6 +111,7 @@ class SmartHomeLight(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's name and type)
+    max_steps = STEPS
 
     def __init__(self, render_mode: str | None = None):
         self.render_mode = render_mode
@@ -164,9 +148,9 @@ class SmartHomeLight(gymnasium.Env):
         if self.steps > SETTLING:
             for name in self.wants:
                 self.met[name] += self.miss(name) == 0
-        truncated = self.steps >= STEPS
+        truncated = self.steps >= self.max_steps
         if truncated:
-            info["success"] = all(met >= 0.75 * (STEPS - SETTLING) for met in self.met.values())
+            info["success"] = all(met >= 0.75 * (self.max_steps - SETTLING) for met in self.met.values())
         self._drift()
         return self._observation(), float(info["comfort"] - 0.3 * info["energy"]), False, truncated, info
 
@@ -220,7 +204,26 @@ class SmartHomeLight(gymnasium.Env):
 
 
 class SmartHome(Environment):
-    """The home, for `bitrl run`."""
+    """A home's lamps, moved one step at a time to suit a request spoken in plain English.
+
+    Four rooms have a lamp each. Daylight comes and goes with the hour and the clouds, people walk from room to room,
+    and for one evening or morning (36 steps of ten minutes) a request holds: "make the study bright enough to read, but
+    leave the hall dark". Light is in kilolux: a lamp has five levels from 0 to 0.4, windows give 0.28 at most.
+
+    What a room needs:
+
+        asked to be bright   0.30 to 0.60
+        asked to be dim      0.05 to 0.20
+        asked to be dark     0.05 at most
+        not mentioned        0.15 to 0.50 while somebody is in it, else nothing
+
+    A room that is too light by daylight alone is as it should be once its lamp is off. The reward of a step is the
+    comfort, the mean over the rooms that need something of 1 where it is met, falling to 0 at 0.15 kilolux from it
+    (requested rooms count twice), less 0.3 times the share of the lamps' full power in use. An episode is a success
+    (`info["success"]` of its last step) if each requested room was as requested in at least 75 % of the steps after the
+    first twelve, which are enough to move all lamps. A request names two or three rooms, one of them to be bright and
+    one not to be: no policy that ignores it can do well.
+    """
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new home."""
@@ -229,3 +232,7 @@ class SmartHome(Environment):
     def observation_spec(self) -> ObservationSpec:
         """The request, and the numbers."""
         return SPEC
+
+    def action_names(self) -> tuple[str, ...]:
+        """Which lamp goes up or down."""
+        return ("leave all", *(f"{room} {way}" for room in ROOMS for way in ("up", "down")))

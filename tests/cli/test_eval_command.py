@@ -54,12 +54,13 @@ def test_shown_is_the_first_episode_as_the_model_reads_it(bitrl, run) -> None:
         assert step["state"] == write(observation)
         observation, reward, terminated, truncated, _ = env.step(step["action"])
         assert step["reward"] == reward
+        assert step["action_name"] == ("push left", "push right")[step["action"]]
         over = terminated or truncated
     assert over
 
     lines = bitrl("eval", run(), "--show", "--episodes", 1).out.splitlines()
     shown = steps[:MOST_SHOWN]
-    expected = [f"{step['state']} → {step['action']}, reward {step['reward']:g}" for step in shown]
+    expected = [f"{step['state']} → {step['action_name']}, reward {step['reward']:g}" for step in shown]
     assert lines[: len(shown)] == expected
     assert lines[-1].startswith("CartPole-v1: mean return")
     assert len(lines) == len(shown) + (2 if len(steps) > MOST_SHOWN else 1)
@@ -74,6 +75,7 @@ def test_a_long_episode_is_cut_short(bitrl, run) -> None:
 
 def test_a_step_is_one_line_whatever_is_in_it() -> None:
     assert _line(Step("a\nkitchen\x1b[2J", 3, -0.5)) == "a\\nkitchen\\x1b[2J → 3, reward -0.5"
+    assert _line(Step("a", 3, 0.0, "turn left")) == "a → turn left, reward 0"
     assert _line(Step([0.03125, -1.0], [0.5], 1.0)) == "[0.0312, -1] → [0.5], reward 1"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -79,8 +80,47 @@ def test_show_an_environment_with_what_it_sets(bitrl) -> None:
     assert (found["run.steps"], found["algo.noise_hold"]) == (150_000, 20)
 
 
+def test_show_an_environment_with_what_is_seen_and_done(bitrl) -> None:
+    shown = bitrl("show", "env", "MountainCar-v0").out
+    assert "  sees velocity  -0.07 to 0.07\n" in shown
+    assert "  acts by        push left | no push | push right\n" in shown
+    assert "  episode        200 steps at most\n" in shown
+    found = json.loads(bitrl("show", "env", "SmartHome-Light", "--json").out)
+    assert found["about"].startswith("A home's lamps, moved one step at a time")
+    assert found["observation"]["request"] == "a text"
+    assert found["observation"]["hall_lamp"] == "0 to 0.4 klx"
+    assert (len(found["actions"]), found["max_steps"]) == (9, 36)
+
+
+@pytest.mark.parametrize(
+    ("id", "seen", "done", "steps"),
+    [
+        ("Pendulum-v1", "sees x2 -8 to 8", "acts by 1 number from -2 to 2", "episode 200 steps at most"),
+        ("HalfCheetah-v5", "sees torso_height -0.6 to 0.6 m", "acts by 6 numbers from -1 to 1", "episode 1,000 steps"),
+        ("FrozenLake-v1", "sees state one of 16", "acts by one of 4", "episode 100 steps at most"),
+        ("BabyAI-GoToRedBall-v0", "sees mission a text", "acts by turn left | turn right | go forward", ""),
+        ("TextWorld-Cooking", "sees state a text", "acts by one of the commands that each state lists", "episode 50"),
+    ],
+)
+def test_show_all_kinds_of_worlds(bitrl, id: str, seen: str, done: str, steps: str) -> None:
+    if id == "TextWorld-Cooking":
+        pytest.importorskip("textworld")
+    shown = " ".join(bitrl("show", "env", id).out.split())
+    assert all(words in shown for words in (seen, done, steps))
+    assert ("episode" in shown.split("acts by")[1].split("defaults")[0]) is bool(steps)
+
+
+def test_show_an_environment_that_cannot_be_made_here(bitrl, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    done = bitrl("show", "env", "MontezumaRevenge")
+    assert done.code == 0
+    assert "the world\n  environment MontezumaRevenge needs ale-py: pip install 'bitrl[atari]'\n" in done.out
+    assert "env.max_steps" in done.out
+
+
 def test_show_any_gymnasium_id(bitrl) -> None:
     assert "any Gymnasium id" in bitrl("show", "env", "Pendulum-v1").out
+    assert "the world" not in bitrl("show", "env", "gymnasium").out
 
 
 def test_show_the_run(bitrl) -> None:
