@@ -104,6 +104,8 @@ def _world(record: EnvironmentRecord, name: str) -> dict[str, Any]:
         return {"about": about(record), **world(name)}
     except BitrlError as error:
         return {"problem": str(error)}
+    except Exception as error:  # whatever an environment of a plugin raises
+        return {"problem": " ".join(f"it cannot be made: {type(error).__name__}: {error}".split())}
 
 
 def option_rows(part: str, options: type) -> list[tuple[str, str]]:

@@ -25,6 +25,12 @@ CODECS = {".mp4": ("libx264", "yuv420p"), ".gif": ("gif", "pal8")}
 MOST_GIF_FPS = 50
 """A gif counts hundredths of a second, and what shows it takes a single one for a mistake."""
 
+PAGE = (16, 80)
+"""Lines and columns of a page of text."""
+
+CELL = (26, 10)
+"""Pixels that a character has, in height and width: letters of pygame's own font at 26 pixels are about that wide."""
+
 
 def check(path: Path) -> None:
     """Refuse, before anything is played, a file that could not be written in the end.
@@ -39,13 +45,6 @@ def check(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder: name a file")
     _av()
-
-
-PAGE = (16, 80)
-"""Lines and columns of a page of text."""
-
-CELL = (26, 10)
-"""Pixels that a character has, in height and width: letters of pygame's own font at 26 pixels are about that wide."""
 
 
 def page(text: str) -> np.ndarray:

@@ -118,6 +118,13 @@ def test_show_an_environment_that_cannot_be_made_here(bitrl, monkeypatch) -> Non
     assert "env.max_steps" in done.out
 
 
+def test_show_an_environment_that_fails(bitrl, monkeypatch) -> None:
+    monkeypatch.setattr("bitrl.plugins.envs.smarthome.SmartHome.make", lambda self: 1 / 0)
+    done = bitrl("show", "env", "SmartHome-Light")
+    assert "the world\n  it cannot be made: ZeroDivisionError: division by zero\n" in done.out
+    assert "run.steps" in done.out
+
+
 def test_show_any_gymnasium_id(bitrl) -> None:
     assert "any Gymnasium id" in bitrl("show", "env", "Pendulum-v1").out
     assert "the world" not in bitrl("show", "env", "gymnasium").out
