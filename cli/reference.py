@@ -15,8 +15,8 @@ import click
 
 from bitrl.cli import COMMANDS, cli
 from bitrl.cli.kinds import PART, PLURALS
-from bitrl.cli.show_world import ANY_ID, about, world, world_rows
-from bitrl.core.config import RunOptions
+from bitrl.cli.show_world import about, world, world_rows
+from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions
 from bitrl.core.errors import BitrlError
 from bitrl.core.options import describe, shown
 from bitrl.core.records import BackboneRecord, EnvironmentRecord, SerializerRecord
@@ -89,7 +89,7 @@ def worlds_page() -> str:
     names: dict[tuple[str, ...], list[str]] = {}  # what is said of a world → the ids of which it is said
     for entry in registry().entries["environment"]:
         record = entry.record
-        if entry.package != "bitrl" or not isinstance(record, EnvironmentRecord) or record.name == ANY_ID:
+        if entry.package != "bitrl" or not isinstance(record, EnvironmentRecord) or record.name == ANY_GYMNASIUM_ID:
             continue
         said = [f"{record.summary[0].upper()}{record.summary[1:]}.", "", *filter(None, [about(record)]), ""]
         said += [f"- {row}: {words}" for row, words in world_rows(world(record.name))]

@@ -12,7 +12,7 @@ import click
 from bitrl.cli.kinds import PART, parse_kind
 from bitrl.cli.list import facts
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
-from bitrl.core.config import RunOptions, find_environment
+from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions, find_environment
 from bitrl.core.errors import BitrlError, UsageError
 from bitrl.core.options import describe
 from bitrl.core.records import EnvironmentRecord, Record, SerializerRecord
@@ -96,9 +96,9 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
 
 def _world(record: EnvironmentRecord, name: str) -> dict[str, Any]:
     """What can be told of a world; that it cannot be made here is no reason to be silent about its options."""
-    from bitrl.cli.show_world import ANY_ID, about, world
+    from bitrl.cli.show_world import about, world
 
-    if name == ANY_ID:
+    if name == ANY_GYMNASIUM_ID:
         return {}
     try:
         return {"about": about(record), **world(name)}

@@ -12,9 +12,6 @@ from bitrl.core.loading import load_environment
 from bitrl.core.records import EnvironmentRecord
 from bitrl.plugins.envs import TARGET
 
-ANY_ID = "gymnasium"
-"""The record that stands for every Gymnasium id without one of its own."""
-
 
 def about(record: EnvironmentRecord) -> str | None:
     """What an environment of its own says of itself, its class's docstring; None of one that only wraps Gymnasium's."""
