@@ -27,6 +27,8 @@ FPS = 30.0
 TEXT_FPS = 1.0
 """Of those that show themselves as text, which takes its time to read."""
 
+GRAPHICS = " (without a display MuJoCo draws by EGL or OSMesa: install one, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa)"
+
 
 @attrs.frozen
 class Step:
@@ -90,7 +92,7 @@ class Watched(gymnasium.Wrapper):
             frame: Any = self.env.render()
         except Exception as error:  # whatever graphics raise: no display, no driver, a package missing
             cause = " ".join(f"{type(error).__name__}: {error}".split())
-            hint = " (without a display: set MUJOCO_GL=egl or MUJOCO_GL=osmesa)" if "OpenGL" in cause else ""
+            hint = GRAPHICS if hasattr(self.env.unwrapped, "mujoco_renderer") else ""
             raise RunFailed(f"environment {name} could not be drawn: {cause}{hint}") from error
         if isinstance(frame, str):
             return film.page(frame)

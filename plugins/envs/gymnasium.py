@@ -35,8 +35,7 @@ class GymnasiumEnvironment(Environment):
             with mujoco.quiet(self.id):
                 env = gymnasium.make(self.id, **arguments)
         except Exception as error:  # whatever an environment's own construction raises
-            missing = mujoco.is_mujoco(self.id) and isinstance(error, ModuleNotFoundError)
-            hint = " (pip install 'bitrl[mujoco]')" if missing else ""
+            hint = mujoco.hint(self.id, error)
             raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}{hint}") from error
         if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box)):
             env.close()

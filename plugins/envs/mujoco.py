@@ -7,6 +7,7 @@ a file MUJOCO_LOG.TXT, and Gymnasium's on ids before v5, which are asked for to 
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -17,6 +18,15 @@ def is_mujoco(id: str) -> bool:
     """Whether an id is of one of Gymnasium's own tasks on MuJoCo."""
     spec = gymnasium.registry.get(id)
     return spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
+
+
+def hint(id: str, error: Exception) -> str:
+    """What to do about an environment that could not be made, in brackets; nothing if it is no task on MuJoCo."""
+    if is_mujoco(id) and isinstance(error, ModuleNotFoundError):
+        return " (pip install 'bitrl[mujoco]')"
+    if is_mujoco(id) and os.environ.get("MUJOCO_GL"):
+        return f" (MUJOCO_GL is {os.environ['MUJOCO_GL']}: is the library that it names installed?)"
+    return ""
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """MuJoCo's tasks: their records, what a run keeps of them, and that they say nothing that helps nobody."""
 
+import os
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
@@ -55,6 +57,34 @@ def test_the_id_and_mujocos_version_are_kept_with_the_result(tmp_path):
     kept = tomllib.loads((tmp_path / "run/config.toml").read_text())
     assert summary["env"] == kept["run"]["env"] == "HalfCheetah-v4"
     assert kept["provenance"]["versions"]["mujoco"] == version("mujoco")
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (("show", "env", "Hopper-v5"), "(MUJOCO_GL is paper: is the library that it names installed?)"),
+        (("eval", "run", "--video", "a.gif"), "(MUJOCO_GL is paper: is the library that it names installed?)"),
+    ],
+)
+def test_graphics_that_are_not_there_are_named(tmp_path, args, error):
+    bitrl.run("Hopper-v5", backbone="mlp", steps=256, out=tmp_path / "run", options=NO_EVALUATION)
+    command = [sys.executable, "-c", "from bitrl.cli import main; main()", *args]
+    environment = {**os.environ, "MUJOCO_GL": "paper"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert error in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_task_that_cannot_be_drawn_says_how_it_could(tmp_path, monkeypatch):
+    bitrl.run("Hopper-v5", backbone="mlp", steps=256, out=tmp_path / "run", options=NO_EVALUATION)
+
+    def render(self):
+        raise RuntimeError("no EGL here")
+
+    monkeypatch.setattr("gymnasium.envs.mujoco.mujoco_env.MujocoEnv.render", render)
+    with pytest.raises(bitrl.RunFailed, match=r"no EGL here \(without a display MuJoCo draws by EGL or OSMesa"):
+        runner.evaluate_run(tmp_path / "run", episodes=1, video=tmp_path / "a.gif")
 
 
 class Killed(Exception):
