@@ -7,6 +7,8 @@ RUN_ARGS ?= --backbone bitnet --serializer json
 PYTEST_ARGS ?=
 
 FUZZ_SECONDS ?= 600
+TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d-v5 BabyAI-GoToRedBall-v0 TextWorld-Cooking \
+	SmartHome-Light
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
@@ -36,7 +38,7 @@ docs: $(VENV)/.installed  # write the generated pages of docs/
 bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/bitrl bench --out benchmarks/results/bench-starter.json
-	$(BIN)/bitrl bench env --out benchmarks/results/bench-env.json
+	$(BIN)/bitrl bench env $(TASKS) --out benchmarks/results/bench-env.json
 	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.

@@ -77,6 +77,7 @@ def figures() -> str:
     for lines_of, name in (
         (states_lines, "bench-starter"),
         (training_lines, "bench-env"),
+        (longer_lines, "bench-env-longer"),
         (acting_lines, "acting"),
         (bench_lines, "bench-bitnet-2b-4t"),
         (formats_lines, "bench-formats"),
@@ -116,7 +117,7 @@ def processor_lines() -> list[str]:
         **{f"learning-CartPole-v1-bitnet-{serializer}": "learning of CartPole-v1" for serializer in SERIALIZERS},
         **{f"ppo-against-sb3-{steps}": "Stable-Baselines3 beside ours" for steps in AGAINST_STEPS},
         "bench-starter": "the starter model's speed",
-        "bench-env": "training's speed",
+        **dict.fromkeys(("bench-env", "bench-env-longer"), "training's speed"),
         "acting": "an exported agent",
         **dict.fromkeys(("bench-bitnet-2b-4t", "bench-formats", "bench-without-amx"), "the large shapes' speed"),
         "llama-cpp": "llama.cpp beside ours",
@@ -138,7 +139,7 @@ def world_lines() -> list[str]:
     found = {env: result(f"learning-{env}-bitnet-{serializer}") for env, serializer in WORLDS.items()}
     lines = [
         "",
-        "What the starter model has been seen to learn in each world so far, means over seeds with their 95 % "
+        "What the starter model has been seen to learn in each world, means over seeds with their 95 % "
         "intervals (`benchmarks/results/learning-*.json` hold the settings and the curves); and how many of the texts "
         "read in training and evaluation had their features in the cache:",
         "",
@@ -158,7 +159,8 @@ def world_lines() -> list[str]:
                 f"| {plus_minus(at['mean_return'], at['confidence_95'])} | {success} | {cache_hits(at['runs'])} "
                 f"| {at['max_train_seconds']:,.0f} s at most |"
             )
-    return [*lines, *rows] if rows else []
+    picture = ["", "![Learning curves in all nine worlds](benchmarks/results/learning-worlds.png)"]
+    return [*lines, *rows, *(picture if result("learning-worlds") else [])] if rows else []
 
 
 def cache_hits(runs: list[dict[str, Any]]) -> str:
@@ -193,6 +195,16 @@ def training_lines(record: dict[str, Any]) -> list[str]:
         kept = f"{cache['hit_rate']:.0%} | {cache['gain']:.1f} ×" if cache else " | "
         lines.append(f"| {row['env']} | {row['steps_per_second']:,.0f} | {shares} | {alone} | {kept} |")
     return lines
+
+
+def longer_lines(record: dict[str, Any]) -> list[str]:
+    """What the cache gives where states repeat only after a while, in a sentence for each world."""
+    return [
+        f"Over its first {row['steps']:,} steps (`{record['command']}`) {row['cache']['hit_rate']:.0%} of the texts of "
+        f"{row['env']} are found in the cache, which gives {row['cache']['gain']:.1f} × as many features a second "
+        "(median over the updates)."
+        for row in record["results"]["environments"]
+    ]
 
 
 def states_lines(record: dict[str, Any]) -> list[str]:
