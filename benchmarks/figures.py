@@ -200,9 +200,9 @@ def training_lines(record: dict[str, Any]) -> list[str]:
 def longer_lines(record: dict[str, Any]) -> list[str]:
     """What the cache gives where states repeat only after a while, in a sentence for each world."""
     return [
-        f"Over its first {row['steps']:,} steps (`{record['command']}`) {row['cache']['hit_rate']:.0%} of the texts of "
-        f"{row['env']} are found in the cache, which gives {row['cache']['gain']:.1f} × as many features a second "
-        "(median over the updates)."
+        f"Over the first {row['steps']:,} steps in {row['env']} (`{record['command']}`) "
+        f"{row['cache']['hit_rate']:.0%} of the texts are found in the cache, which gives {row['cache']['gain']:.1f} × "
+        "as many features a second (median over the updates)."
         for row in record["results"]["environments"]
     ]
 

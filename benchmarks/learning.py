@@ -181,18 +181,23 @@ def plus_minus(mean: float, half: float | None, form: str) -> str:
 
 
 def markdown(rows: list[dict[str, Any]], command: str) -> str:
-    """The table for people. Successes have a column if any world counts them."""
+    """The table for people. Successes have a column if any world counts them, and so has the ratio to REFERENCE."""
     successes = any(row["success_rate"] is not None for row in rows)
+    ratios = any(row[f"ratio_to_{REFERENCE}"] is not None for row in rows)
+    about = "Return over the evaluation episodes, mean over seeds with its 95 % interval (Student's t)."
+    if ratios:
+        about += (
+            f" The ratio to {REFERENCE} is of means, its interval from a bootstrap over seeds; above 100 % is better, "
+            "also where returns are negative."
+        )
     lines = [
-        f"Return over the evaluation episodes, mean over seeds with its 95 % interval (Student's t). The ratio to "
-        f"{REFERENCE} is of means, its interval from a bootstrap over seeds; above 100 % is better, also where returns "
-        "are negative.",
+        about,
         "",
         *([f"`{command}`", ""] if command else []),
-        "| environment | backbone (policy / critic) | states as | seeds | steps | return | worst seed "
-        + ("| success " if successes else "")
-        + f"| of {REFERENCE} |",
-        "|---|---|---|---|---|---|---|---|" + ("---|" if successes else ""),
+        "| environment | backbone (policy / critic) | states as | seeds | steps | return | worst seed |"
+        + (" success |" if successes else "")
+        + (f" of {REFERENCE} |" if ratios else ""),
+        "|---" * (7 + successes + ratios) + "|",
     ]
     for row in rows:
         form = ".3f" if abs(row["mean_return"]) < 2 else ".1f"
@@ -203,7 +208,7 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         lines.append(
             f"| {row['env']} | {row['backbone'].replace('/', ' / ')} | `{row['serializer']}` | {row['seeds']} "
             f"| {row['steps']:,} | {plus_minus(row['mean_return'], row['confidence_95'], form)} "
-            f"| {row['worst_seed']:{form}} " + (f"| {right} " if successes else "") + f"| {words} |"
+            f"| {row['worst_seed']:{form}} |" + (f" {right} |" if successes else "") + (f" {words} |" if ratios else "")
         )
     return "\n".join(lines) + "\n"
 

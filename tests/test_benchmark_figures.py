@@ -147,7 +147,7 @@ def test_a_line_for_each_world_and_where_its_time_goes(figures):
 def test_a_sentence_for_a_world_whose_states_repeat_later(figures):
     row = {"env": "TextWorld-Cooking", "steps": 131_072, "cache": {"hit_rate": 0.617, "gain": 2.64}}
     [line] = figures.longer_lines({"command": "bitrl bench env", "results": {"environments": [row]}})
-    assert "first 131,072 steps (`bitrl bench env`) 62% of the texts of TextWorld-Cooking" in line
+    assert "first 131,072 steps in TextWorld-Cooking (`bitrl bench env`) 62% of the texts" in line
     assert "gives 2.6 × as many" in line
 
 

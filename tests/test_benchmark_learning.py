@@ -117,10 +117,14 @@ def test_successes_have_a_column_where_a_world_counts_them(learning):
     assert counted["success_confidence_95"] == pytest.approx(0.6353)
     assert uncounted["success_rate"] is None
     lines = learning.markdown([counted, uncounted], "").splitlines()
-    assert "| BabyAI-GoToRedBall-v0 | bitnet | `grid` | 2 | 64 | 0.800 ± 1.271 | 0.700 | 85.0% ± 63.5% |  |" in lines
-    assert "| CartPole-v1 | bitnet | `grid` | 2 | 64 | 500.0 ± 0.0 | 500.0 |  |  |" in lines
+    assert "| BabyAI-GoToRedBall-v0 | bitnet | `grid` | 2 | 64 | 0.800 ± 1.271 | 0.700 | 85.0% ± 63.5% |" in lines
+    assert "| CartPole-v1 | bitnet | `grid` | 2 | 64 | 500.0 ± 0.0 | 500.0 |  |" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "success" not in learning.markdown([uncounted], "")
+    assert "fp16" not in "".join(lines)
+    compared = learning.markdown([counted, {**uncounted, "ratio_to_fp16": (0.97, 0.95, 0.99)}], "").splitlines()
+    assert "| CartPole-v1 | bitnet | `grid` | 2 | 64 | 500.0 ± 0.0 | 500.0 |  | 97.0% (95.0% to 99.0%) |" in compared
+    assert len({line.count("|") for line in compared if line.startswith("|")}) == 1
 
 
 def test_a_ratio_is_above_one_where_it_is_better(learning):
