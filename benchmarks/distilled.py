@@ -20,10 +20,11 @@ from bitrl.core.loading import build, load_backbone, load_serializer
 from bitrl.core.observations import observations_of
 from bitrl.plugins.backbones.bitnet import starter_path
 from bitrl.plugins.backbones.pretraining.language import mission_objects, possible_commands
+from bitrl.plugins.backbones.pretraining.measure import PROBED
 from bitrl.plugins.backbones.probe import probe
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Pendulum-v1")
-SERIALIZER, PROBED, LAYERS = "json", 2000, 3
+SERIALIZER, LAYERS = "json", 3
 BATCH, ROUNDS = 16, 9
 
 
