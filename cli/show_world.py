@@ -45,10 +45,7 @@ def world_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _seen(spec: ObservationSpec) -> dict[str, str]:
     seen = dict.fromkeys(spec.texts, "a text")
     if spec.grid:
-        seen |= {
-            "image": "the cells in view: object, colour, state",
-            "direction": "which way it faces",
-        }
+        seen |= {"image": "the cells in view: object, colour, state", "direction": "which way it faces"}
     if spec.discrete is not None:
         return {spec.fields[0].name: f"one of {spec.discrete:,}"}
     return seen | {field.name: _bounds(field) for field in spec.fields}

@@ -22,11 +22,12 @@ def is_mujoco(id: str) -> bool:
 
 def hint(id: str, error: Exception) -> str:
     """What to do about an environment that could not be made, in brackets; nothing if it is no task on MuJoCo."""
-    if is_mujoco(id) and isinstance(error, ModuleNotFoundError):
+    if not is_mujoco(id):
+        return ""
+    if isinstance(error, ModuleNotFoundError):
         return " (pip install 'bitrl[mujoco]')"
-    if is_mujoco(id) and os.environ.get("MUJOCO_GL"):
-        return f" (MUJOCO_GL is {os.environ['MUJOCO_GL']}: is the library that it names installed?)"
-    return ""
+    graphics = os.environ.get("MUJOCO_GL")
+    return f" (MUJOCO_GL is {graphics}: is the library that it names installed?)" if graphics else ""
 
 
 @contextlib.contextmanager

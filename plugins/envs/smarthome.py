@@ -19,7 +19,6 @@ WINDOWS = {"study": 0.22, "kitchen": 0.28, "bedroom": 0.18, "hall": 0.06}
 LEVEL = 0.1
 """What one level of a lamp adds, in kilolux."""
 LEVELS = 4
-STEPS = 36
 SETTLING = 12
 HOURS_A_STEP = 1 / 6
 
@@ -111,7 +110,7 @@ class SmartHomeLight(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's name and type)
-    max_steps = STEPS
+    max_steps = 36
 
     def __init__(self, render_mode: str | None = None):
         self.render_mode = render_mode
