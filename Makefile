@@ -49,7 +49,7 @@ FUZZ_LOADER := $(filter-out $(FUZZ_PLAIN) csrc/_engine.c,$(wildcard csrc/*.c))
 
 fuzz: $(VENV)/.tools  # look for files that break the loaders, each for FUZZ_SECONDS; needs clang
 	mkdir -p build/fuzz/plain build/fuzz/corpus
-	$(BIN)/python tests/csrc/hostile_files.py build/fuzz/named
+	$(BIN)/python tests/helpers/hostile_files.py build/fuzz/named
 	cd build/fuzz/plain && clang $(FUZZ_FLAGS) -I../../../csrc -c $(addprefix ../../../,$(FUZZ_PLAIN))
 	clang $(FUZZ_FLAGS) -fsanitize=fuzzer $(FUZZ_LOADER) tests/csrc/fuzz_gguf.c build/fuzz/plain/*.o -lm -lpthread -o build/fuzz/fuzz_gguf
 	build/fuzz/fuzz_gguf -max_total_time=$(FUZZ_SECONDS) -timeout=1 -max_len=16384 -malloc_limit_mb=64 -rss_limit_mb=1024 \
@@ -57,7 +57,7 @@ fuzz: $(VENV)/.tools  # look for files that break the loaders, each for FUZZ_SEC
 	$(BIN)/python tests/csrc/fuzz_metadata.py $(FUZZ_SECONDS)
 
 clean:  # remove everything that was made, runs excepted
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bitrl/_engine.* csrc/_engine.*
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis src/bitrl/_engine.* csrc/_engine.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

@@ -22,8 +22,7 @@ from record import save
 
 import bitrl
 from bitrl.core.config import resolve
-from bitrl.core.loading import build
-from bitrl.core.runner import begin
+from bitrl.core.runs.parts import begin, build
 
 ENV = "CartPole-v1"
 STATES = 500
@@ -31,7 +30,7 @@ ALONE = """
 import json, sys, time
 began = time.perf_counter()
 import bitrl
-from bitrl.core.provenance import peak_rss_mb
+from bitrl.core.runs.provenance import peak_rss_mb
 agent = bitrl.load_agent(sys.argv[1], threads=1)
 agent.act([0.0, 0.0, 0.0, 0.0])
 first = time.perf_counter() - began

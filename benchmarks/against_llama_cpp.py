@@ -25,8 +25,8 @@ from record import save
 
 from bitrl.plugins.backbones.benchmark import footprint
 from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
-from bitrl.plugins.backbones.engine import Engine
-from bitrl.plugins.backbones.generation import Sequences
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.engine.generation import Sequences
 
 ENCODED, PROMPT, DECODED = 32, 8, 32
 PAUSE_SECONDS = 0.1  # threads of either may spin for a while after their work

@@ -23,13 +23,13 @@ from against_llama_cpp import Rival
 from record import save
 from smollm2 import PROMPTS, relative_error
 
-from bitrl.plugins.backbones.bitnet import token_ids
-from bitrl.plugins.backbones.convert import convert
-from bitrl.plugins.backbones.engine import Engine
-from bitrl.plugins.backbones.generation import Sequences
-from bitrl.plugins.backbones.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.engine.generation import Sequences
+from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.language_model import token_ids
+from bitrl.plugins.backbones.tools.convert import convert
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 import hugging_face_models as models
 
 SHAPE = {

@@ -15,13 +15,15 @@ from pathlib import Path
 
 from record import save
 
+from bitrl.core.acting.loading import load_backbone
 from bitrl.core.config import resolve
-from bitrl.core.loading import build, load_backbone, load_serializer
-from bitrl.core.observations import observations_of
-from bitrl.plugins.backbones.bitnet import starter_path
-from bitrl.plugins.backbones.pretraining.language import mission_objects, possible_commands
-from bitrl.plugins.backbones.pretraining.measure import PROBED
-from bitrl.plugins.backbones.probe import probe
+from bitrl.core.environments.loading import load_serializer
+from bitrl.core.environments.observations import observations_of
+from bitrl.core.runs.parts import build
+from bitrl.plugins.backbones.language_model import starter_path
+from bitrl.plugins.backbones.tools.probe import probe
+from bitrl.plugins.backbones.training.pretraining.language import mission_objects, possible_commands
+from bitrl.plugins.backbones.training.pretraining.measure import PROBED
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Pendulum-v1")
 SERIALIZER, LAYERS = "json", 3

@@ -1,4 +1,5 @@
-"""Writes the figures of README.md and docs/starter.md from benchmarks/results; tests/test_readme.py holds them equal.
+"""Writes the figures of README.md and docs/starter.md from benchmarks/results;
+tests/docs/test_readme.py holds them equal.
 
 python benchmarks/figures.py
 """

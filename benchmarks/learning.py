@@ -32,7 +32,7 @@ import tomli_w
 from record import RESULTS, save
 
 from bitrl.core.config import parse_assignments, resolve
-from bitrl.core.loading import build
+from bitrl.core.runs.parts import build
 
 # Student's t for a 95 % interval with n − 1 degrees of freedom.
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitrl.core.files import write_atomically
-from bitrl.core.provenance import processor, versions
+from bitrl.core.runs.provenance import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,7 +19,7 @@ from record import save
 
 import bitrl
 from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
-from bitrl.plugins.backbones.engine import Engine
+from bitrl.plugins.backbones.engine.engine import Engine
 
 SHAPES = ("256x768x2", "256x768x4", "256x768x8", "512x1536x2", "512x1536x4", "512x1536x8", "1024x3072x4")
 FORMATS = ("ternary", "int8", "int4", "bf16")

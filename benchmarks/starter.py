@@ -12,9 +12,9 @@ import statistics
 
 from record import save
 
-from bitrl.plugins.backbones.bitnet import starter_path
-from bitrl.plugins.backbones.pretraining.measure import judged, readings
-from bitrl.plugins.backbones.pretraining.worlds import WORLDS
+from bitrl.plugins.backbones.language_model import starter_path
+from bitrl.plugins.backbones.training.pretraining.environment_texts import WORLDS
+from bitrl.plugins.backbones.training.pretraining.measure import judged, readings
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 BACKBONES = ("bitnet", "int8", "int4", "fp16")

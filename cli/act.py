@@ -31,7 +31,7 @@ def act(file: Path, example: bool, facts: bool, assignments: tuple[str, ...]) ->
     numbers, or one of the observation's commands. A line `null` says that a new episode begins, and is answered by
     `null`.
     """
-    from bitrl.core.agents import Agent, read
+    from bitrl.core.acting.agents import Agent, read
     from bitrl.core.config import parse_assignments
     from bitrl.core.errors import RunFailed, UsageError
 

@@ -62,8 +62,8 @@ def bench(
     from bitrl.plugins.backbones.benchmark.measure import FULL, QUICK, Bench
     from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
     from bitrl.plugins.backbones.catalogue import resolve
-    from bitrl.plugins.backbones.engine import formats as known_formats
-    from bitrl.plugins.backbones.engine import instruction_sets
+    from bitrl.plugins.backbones.engine.engine import formats as known_formats
+    from bitrl.plugins.backbones.engine.engine import instruction_sets
 
     wanted = _formats(formats)
     counts = _threads(threads)
@@ -102,7 +102,7 @@ def bench(
 
 
 def _formats(names: tuple[str, ...]) -> list[str | None]:
-    from bitrl.plugins.backbones.engine import formats
+    from bitrl.plugins.backbones.engine.engine import formats
 
     known = formats()
     for name in names:
@@ -114,7 +114,7 @@ def _formats(names: tuple[str, ...]) -> list[str | None]:
 
 
 def _threads(text: str | None) -> list[int]:
-    from bitrl.plugins.backbones.engine import available_cpus
+    from bitrl.plugins.backbones.engine.engine import available_cpus
 
     cpus = available_cpus()
     if text is None:

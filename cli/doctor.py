@@ -108,7 +108,7 @@ def _engine() -> Iterator[Finding]:
     """The C engine: does it load, and which instructions, how many threads and which formats are there."""
     remedy = "install a C compiler (Debian, Ubuntu: apt install gcc python3-dev) and reinstall bitrl"
     try:
-        from bitrl.plugins.backbones import engine
+        from bitrl.plugins.backbones.engine import engine
     except ImportError as error:
         yield Finding("engine", False, f"the C engine does not load: {_one_line(error)}", remedy)
         return
@@ -171,8 +171,8 @@ def _starter_models() -> Iterator[Finding]:
     remedy = "reinstall bitrl, or name another model with -o backbone.model=FILE"
     for name, ternary in (("starter model", True), ("starter twin", False)):
         try:
-            from bitrl.plugins.backbones.bitnet import starter_path
-            from bitrl.plugins.backbones.model_file import ModelFile
+            from bitrl.plugins.backbones.files.model_file import ModelFile
+            from bitrl.plugins.backbones.language_model import starter_path
 
             path = starter_path(ternary)
             file = ModelFile(path)

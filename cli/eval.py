@@ -13,7 +13,7 @@ from bitrl.cli.progress import progress
 from bitrl.cli.run import evaluation_words
 
 if TYPE_CHECKING:
-    from bitrl.core.watching import Step
+    from bitrl.core.runs.watch import Step
 
 MOST_SHOWN = 100
 """Steps that --show prints."""
@@ -58,13 +58,13 @@ def evaluate(
 
     DIR is the directory of a run; its newest checkpoint plays, always taking the action it thinks best.
     """
-    from bitrl.core import runner
+    from bitrl.core.runs import evaluate as evaluation
 
     stdout = claim_stdout() if as_json else None
     steps: list[Step] = []
     with progress(quiet or as_json) as listener:
         watch = steps.append if show else None
-        found = runner.evaluate_run(directory, episodes, seed, (listener,), watch, video, states)
+        found = evaluation.evaluate(directory, episodes, seed, (listener,), watch, video, states)
     if as_json:
         if show:
             found["first_episode"] = [attrs.asdict(step) for step in steps]

@@ -24,11 +24,11 @@ def export(directory: Path, out: Path, force: bool, as_json: bool) -> None:
     `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
     """
     from bitrl.cli.model_convert import check_paths
-    from bitrl.core import runner
+    from bitrl.core.runs import export as exporting
 
     check_paths(directory, out, force)
     stdout = claim_stdout() if as_json else None
-    found = runner.export(directory, out)
+    found = exporting.export(directory, out)
     if as_json:
         print_json(found, stdout)
         return

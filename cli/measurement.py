@@ -40,7 +40,7 @@ def save(record: dict[str, Any], out: Path | None) -> None:
 
 def made_by(ctx: click.Context) -> dict[str, Any]:
     """What makes a command's results: the command itself, date, commit, versions, processor."""
-    from bitrl.core.provenance import git_commit, processor, versions
+    from bitrl.core.runs.provenance import git_commit, processor, versions
 
     arguments = []
     for parameter in ctx.command.params:

@@ -41,9 +41,9 @@ def convert(
     activation, linear_class = activation or known["activation"], linear_class or known["linear_class"]
     check_paths(path, out, force)
 
-    from bitrl.plugins.backbones.convert import TYPES
-    from bitrl.plugins.backbones.convert import convert as write
-    from bitrl.plugins.backbones.quantize import loses
+    from bitrl.plugins.backbones.tools.convert import TYPES
+    from bitrl.plugins.backbones.tools.convert import convert as write
+    from bitrl.plugins.backbones.tools.quantize import loses
 
     if kind is not None and kind not in TYPES:
         raise unknown("type", kind, TYPES)

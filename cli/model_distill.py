@@ -13,7 +13,7 @@ import click
 from bitrl.cli.output import duration, json_option, print_json, table
 
 if TYPE_CHECKING:
-    from bitrl.plugins.backbones.distillation.train import Progress
+    from bitrl.plugins.backbones.training.distillation.train import Progress
 
 
 @click.command()
@@ -71,9 +71,9 @@ def distill(
     if pretraining_steps > steps:
         raise UsageError(f"--pretraining-steps {pretraining_steps}: they are part of --steps {steps}: give fewer")
 
-    from bitrl.plugins.backbones.distillation.command import Request
-    from bitrl.plugins.backbones.distillation.command import distill as make
-    from bitrl.plugins.backbones.distillation.train import Plan
+    from bitrl.plugins.backbones.training.distillation.command import Request
+    from bitrl.plugins.backbones.training.distillation.command import distill as make
+    from bitrl.plugins.backbones.training.distillation.train import Plan
 
     plan = Plan(
         steps=steps, pretraining_steps=pretraining_steps, seed=seed, learning_rate=learning_rate,

@@ -49,8 +49,8 @@ def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
 def _facts(path: Path, known: dict[str, str | None]) -> dict[str, Any]:
     import math
 
-    from bitrl.plugins.backbones.inspection import as_dict
-    from bitrl.plugins.backbones.inspection import inspect as look
+    from bitrl.plugins.backbones.tools.inspection import as_dict
+    from bitrl.plugins.backbones.tools.inspection import inspect as look
 
     inspected = look(path, **known)
     file, verdict = inspected.file, inspected.verdict

@@ -21,7 +21,7 @@ def list_models(as_json: bool) -> None:
     Any Hugging Face repository of a supported architecture has one, too: hf:OWNER/NAME.
     """
     from bitrl.plugins.backbones.catalogue import ENTRIES, find
-    from bitrl.plugins.backbones.catalogue.records import every
+    from bitrl.plugins.backbones.catalogue.receipts import every
 
     others = [find(record.name) for record in every() if record.name not in ENTRIES]
     rows = [_facts(entry) for entry in [*ENTRIES.values(), *others]]
@@ -37,7 +37,8 @@ def list_models(as_json: bool) -> None:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
-    from bitrl.plugins.backbones.catalogue import Recipe, local, records
+    from bitrl.plugins.backbones.catalogue import Recipe, local
+    from bitrl.plugins.backbones.catalogue import receipts as records
 
     path, record = local(entry), records.read(entry.name)
     facts = {
@@ -66,7 +67,8 @@ def _read(path: Path, entry: Entry) -> dict[str, Any]:
     import math
     from collections import Counter
 
-    from bitrl.plugins.backbones.engine import ModelFileError, open_model
+    from bitrl.plugins.backbones.engine.engine import open_model
+    from bitrl.plugins.backbones.files.model_file import ModelFileError
 
     try:
         file = open_model(path, **entry.hints)

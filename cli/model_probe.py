@@ -13,7 +13,7 @@ from bitrl.cli.output import claim_stdout, json_option, print_json, table
 
 if TYPE_CHECKING:
     from bitrl.core.config import Config
-    from bitrl.plugins.backbones.probe import Reading, Setting
+    from bitrl.plugins.backbones.tools.probe import Reading, Setting
 
 KINDS = {"uniform": "uniform in their bounds", "random": "met by a random policy"}
 
@@ -70,9 +70,9 @@ def probe(
 
         check_picture(out)
 
-    from bitrl.core.loading import build
-    from bitrl.plugins.backbones.probe import POOLINGS, as_dict, best
-    from bitrl.plugins.backbones.probe import probe as read
+    from bitrl.core.runs.parts import build
+    from bitrl.plugins.backbones.tools.probe import POOLINGS, as_dict, best
+    from bitrl.plugins.backbones.tools.probe import probe as read
 
     kinds = list(KINDS) if states == "both" else [states]
     chosen = list(dict.fromkeys(poolings)) or list(POOLINGS)

@@ -38,7 +38,7 @@ def quantize(
     ‖Q(W) − W‖ / ‖W‖ of what was written. Untrained ternary weights lose much: see `bitrl model train`.
     """
     from bitrl.plugins.backbones.catalogue import hints, resolve
-    from bitrl.plugins.backbones.quantize import quantize as write
+    from bitrl.plugins.backbones.tools.quantize import quantize as write
 
     path = resolve(source)
     check_paths(path, out, force)

@@ -13,7 +13,7 @@ import click
 from bitrl.cli.output import duration, table
 
 if TYPE_CHECKING:
-    from bitrl.plugins.backbones.pretraining.train import Progress
+    from bitrl.plugins.backbones.training.pretraining.train import Progress
 
 
 @click.command()
@@ -77,8 +77,8 @@ def train(
     its bytes are not.
     """
     from bitrl.core.errors import UsageError
-    from bitrl.plugins.backbones.pretraining.command import Request, check_shape, train_model
-    from bitrl.plugins.backbones.pretraining.model import Shape
+    from bitrl.plugins.backbones.training.pretraining.command import Request, check_shape, train_model
+    from bitrl.plugins.backbones.training.pretraining.model import Shape
 
     if steps is not None and minutes is not None:
         raise UsageError("--steps and --minutes: give one of them")

@@ -13,7 +13,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 
 if TYPE_CHECKING:
-    from bitrl.plugins.backbones.probe import Reading
+    from bitrl.plugins.backbones.tools.probe import Reading
 
 COLOURS = {"mean": "#0072b2", "last": "#d55e00", "field": "#009e73"}  # told apart by colour-blind readers, too
 LINES = {"uniform": "-", "random": "--"}

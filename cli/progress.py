@@ -21,7 +21,7 @@ from bitrl.core import events
 from bitrl.core.events import Event
 
 if TYPE_CHECKING:
-    from bitrl.core.runner import Listener
+    from bitrl.core.runs.listeners import Listener
 
 QUIET_SECONDS = 30.0
 """Without a terminal: the longest silence between two lines, beyond the one at each tenth."""

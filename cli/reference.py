@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, docs/options.md and docs/worlds.md, from the commands, options and environments themselves.
+"""Writes docs/cli.md, docs/options.md and docs/environments.md, from the commands, options and environments themselves.
 
 `make docs` runs it: `python -m bitrl.cli.reference docs`.
 """
@@ -14,7 +14,7 @@ import click
 
 from bitrl.cli import COMMANDS, cli
 from bitrl.cli.kinds import PART, PLURALS
-from bitrl.cli.show_world import about, world, world_rows
+from bitrl.cli.show_environment import about, world, world_rows
 from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions
 from bitrl.core.errors import BitrlError
 from bitrl.core.options import describe, shown
@@ -79,8 +79,8 @@ def options_page() -> str:
     return _page(lines)
 
 
-def worlds_page() -> str:
-    """docs/worlds.md: what is seen and done in every built-in environment, by its name.
+def environments_page() -> str:
+    """docs/environments.md: what is seen and done in every built-in environment, by its name.
 
     Raises:
         UsageError: an environment cannot be made here.
@@ -107,7 +107,7 @@ def worlds_page() -> str:
     return _page(lines)
 
 
-PAGES = {"cli.md": cli_page, "options.md": options_page, "worlds.md": worlds_page}
+PAGES = {"cli.md": cli_page, "options.md": options_page, "environments.md": environments_page}
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:

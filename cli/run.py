@@ -78,7 +78,7 @@ def run(
     What is set on the command line wins over --config, that over what the environment needs (`bitrl show env
     ID`), and that over the defaults. Ctrl-C saves a checkpoint and stops.
     """
-    from bitrl.core import runner
+    from bitrl.core.runs import train
 
     if resume is not None:
         _refuse_beside_resume(ctx)
@@ -87,9 +87,9 @@ def run(
     stdout = claim_stdout() if as_json else None
     with progress(quiet or as_json) as listener:
         if resume is not None:
-            summary = runner.resume(resume, (listener,))
+            summary = train.resume(resume, (listener,))
         else:
-            summary = runner.start(resolved, out, force, (listener,))
+            summary = train.start(resolved, out, force, (listener,))
     if as_json:
         print_json(summary, stdout)
     else:

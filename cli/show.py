@@ -80,7 +80,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     if described.get("about"):
         click.echo(textwrap.indent(described["about"], "  ") + "\n")
     if "observation" in described:
-        from bitrl.cli.show_world import world_rows
+        from bitrl.cli.show_environment import world_rows
 
         click.echo(f"the world\n{table(world_rows(described))}\n")
     elif "problem" in described:
@@ -96,7 +96,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
 
 def _world(record: EnvironmentRecord, name: str) -> dict[str, Any]:
     """What can be told of a world; that it cannot be made here is no reason to be silent about its options."""
-    from bitrl.cli.show_world import about, world
+    from bitrl.cli.show_environment import about, world
 
     if name == ANY_GYMNASIUM_ID:
         return {}

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bitrl.core.config import parse_assignments
+from bitrl.core.environments.loading import load_environment
+from bitrl.core.environments.observations import observations_of
 from bitrl.core.errors import UsageError
-from bitrl.core.loading import load_environment
-from bitrl.core.observations import observations_of
 from bitrl.core.options import parse
 from bitrl.core.records import SerializerRecord
 
@@ -76,15 +76,15 @@ def sample(record: SerializerRecord, env: str, assignments: tuple[str, ...] = ()
 
 
 def _token_counts(texts: Sequence[str]) -> list[int]:
-    from bitrl.plugins.backbones.bitnet import token_ids
+    from bitrl.plugins.backbones.language_model import token_ids
 
     return [len(ids) for ids in token_ids(_starter_tokenizer(), texts)]
 
 
 @cache
 def _starter_tokenizer() -> Tokenizer:
-    from bitrl.plugins.backbones.bitnet import starter_path
-    from bitrl.plugins.backbones.model_file import ModelFile
-    from bitrl.plugins.backbones.tokenizer import tokenizer_of
+    from bitrl.plugins.backbones.files.model_file import ModelFile
+    from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
+    from bitrl.plugins.backbones.language_model import starter_path
 
     return tokenizer_of(ModelFile(starter_path()))

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import gymnasium
     import numpy as np
 
-    from bitrl.core.choices import Choices
-    from bitrl.core.features import FeatureExtractor
-    from bitrl.core.policies import Policy
+    from bitrl.core.acting.choices import Choices
+    from bitrl.core.acting.features import FeatureExtractor
+    from bitrl.core.acting.policies import Policy
 
 
 @attrs.frozen
@@ -89,42 +89,6 @@ class Backbone(Protocol):
         ...
 
 
-class Environment(ABC):
-    """A world. Made by `target(options, id)`, where `id` is the name it was asked for by."""
-
-    def __init__(self, options: Any, id: str):
-        self.options, self.id = options, id
-
-    @abstractmethod
-    def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new single environment; its observation space is Box, Discrete or what its `observation_spec` says, its
-        action space Discrete or Box. Where not every action can be taken in every state, see bitrl.core.choices.
-        """
-
-    def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new single environment to evaluate in: `make`'s, unless what is learnt in and what is judged by are to be
-        apart.
-        """
-        return self.make(render_mode)
-
-    def observation_spec(self) -> ObservationSpec:
-        """Names and bounds of the observation's numbers; by default read from the observation space."""
-        from bitrl.core.choice_wrappers import space_of_state
-        from bitrl.plugins.envs.fields import spec_of_space
-
-        env = self.make()
-        try:
-            return spec_of_space(space_of_state(env.observation_space), self.id)
-        finally:
-            env.close()
-
-    def action_names(self) -> tuple[str, ...]:
-        """What the actions of a Discrete space are called, in their order, for people to read; () if they have no
-        names.
-        """
-        return ()
-
-
 @attrs.define(kw_only=True)
 class Task:
     """What an algorithm is given to learn on: the worlds, how to see them, and a seed.
@@ -189,8 +153,8 @@ class Algorithm(ABC):
         """
 
     def plain_policy(self) -> Policy:
-        """What `act` does, in plain arrays (bitrl.core.policies): for `bitrl export`, whose agents act without what the
-        algorithm was built with. By default an algorithm cannot be exported.
+        """What `act` does, in plain arrays (bitrl.core.acting.policies): for `bitrl export`, whose agents act without
+        what the algorithm was built with. By default an algorithm cannot be exported.
 
         Raises:
             UsageError: it cannot be said so.

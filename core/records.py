@@ -78,7 +78,7 @@ class BackboneRecord(Record):
 @attrs.frozen(kw_only=True)
 class AlgorithmRecord(Record):
     """A learner; `critic_backbone` says that it has a critic which may read a backbone of its own, `commands` that it
-    can act by choosing among texts (bitrl.core.choices).
+    can act by choosing among texts (bitrl.core.acting.choices).
     """
 
     critic_backbone: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))

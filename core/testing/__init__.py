@@ -13,7 +13,7 @@ from bitrl.testing.environments import check_environment
 from bitrl.testing.outcomes import ConformanceError, Outcome
 from bitrl.testing.plugins import check_plugin, plugin_outcomes
 from bitrl.testing.serializers import check_serializer
-from bitrl.testing.worlds import make_task
+from bitrl.testing.tasks import make_task
 
 __all__ = [
     "ConformanceError",

@@ -10,15 +10,15 @@ import attrs
 import numpy as np
 from safetensors.numpy import load, save
 
-from bitrl.core import replay
+from bitrl.core.environments import replay
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Backbone, Task
 from bitrl.core.options import parse
 from bitrl.core.records import AlgorithmRecord
 from bitrl.core.registry import registry
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
-from bitrl.testing.records import RECORD_CHECKS, resolve
-from bitrl.testing.worlds import Doubled, Plain, Watched, make_task, world
+from bitrl.testing.record_checks import RECORD_CHECKS, resolve
+from bitrl.testing.tasks import Doubled, Plain, Watched, make_task, world
 
 NUM_ENVS = 4
 

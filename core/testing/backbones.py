@@ -14,7 +14,7 @@ from bitrl.core.interfaces import Backbone
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
-from bitrl.testing.records import RECORD_CHECKS, resolve
+from bitrl.testing.record_checks import RECORD_CHECKS, resolve
 
 WIDTH = 5
 """k of the vectors that backbones for vectors are tried with."""

@@ -13,14 +13,15 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from bitrl.core.choice_wrappers import space_of_state
-from bitrl.core.interfaces import Environment, ObservationSpec
-from bitrl.core.observations import as_array
+from bitrl.core.environments.choice_wrappers import space_of_state
+from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.observations import as_array
+from bitrl.core.environments.replay import Replayable
+from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import parse
 from bitrl.core.records import EnvironmentRecord
-from bitrl.core.replay import Replayable
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
-from bitrl.testing.records import RECORD_CHECKS, resolve, sets_options_that_exist
+from bitrl.testing.record_checks import RECORD_CHECKS, resolve, sets_options_that_exist
 
 STEPS = 60
 """How many steps of random play two environments are compared over."""

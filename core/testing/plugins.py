@@ -17,7 +17,7 @@ from bitrl.testing.algorithms import algorithm_outcomes
 from bitrl.testing.backbones import backbone_outcomes
 from bitrl.testing.environments import environment_outcomes
 from bitrl.testing.outcomes import Check, Outcome, demand, expect, run_checks
-from bitrl.testing.records import check_light
+from bitrl.testing.record_checks import check_light
 from bitrl.testing.serializers import ENVIRONMENTS, serializer_outcomes
 
 ANY_ID = {"gymnasium": "CartPole-v1"}

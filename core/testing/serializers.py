@@ -8,14 +8,14 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.environments.observations import observations_of
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec, Serializer
-from bitrl.core.observations import observations_of
 from bitrl.core.options import parse
 from bitrl.core.records import SerializerRecord
 from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
-from bitrl.testing.records import RECORD_CHECKS, resolve
-from bitrl.testing.worlds import world
+from bitrl.testing.record_checks import RECORD_CHECKS, resolve
+from bitrl.testing.tasks import world
 
 ENVIRONMENTS = ("CartPole-v1", "FrozenLake-v1")
 """Where a serializer is tried if no environment is named: Box and Discrete observations."""

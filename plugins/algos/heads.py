@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitrl.core.choices import Choices
-from bitrl.core.policies import Commanding, Continuous, Discrete, Network, Policy
+from bitrl.core.acting.choices import Choices
+from bitrl.core.acting.policies import Commanding, Continuous, Discrete, Network, Policy
 from bitrl.plugins.algos.backprop import backward, forward, mlp
 from bitrl.plugins.algos.plain import plain
 from bitrl.plugins.algos.standardise import Standardisation
 
 if TYPE_CHECKING:
-    from bitrl.core.features import FeatureExtractor
+    from bitrl.core.acting.features import FeatureExtractor
 
 
 class Categorical:

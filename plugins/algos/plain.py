@@ -1,4 +1,4 @@
-"""Trained networks as plain arrays, for agents that act without torch (bitrl.core.policies)."""
+"""Trained networks as plain arrays, for agents that act without torch (bitrl.core.acting.policies)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 
+from bitrl.core.acting.policies import Network
 from bitrl.core.errors import UsageError
-from bitrl.core.policies import Network
 from bitrl.plugins.algos.standardise import FEATURE_LIMIT, Standardisation
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitrl.core.choices import Choices
+from bitrl.core.acting.choices import Choices
+from bitrl.core.acting.policies import Policy
 from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Algorithm, Task
-from bitrl.core.policies import Policy
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
@@ -31,7 +31,7 @@ from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
 
 if TYPE_CHECKING:
-    from bitrl.core.features import FeatureExtractor
+    from bitrl.core.acting.features import FeatureExtractor
 
 
 class PPO(Algorithm):

@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from bitrl.core.choices import Choices, stack
+from bitrl.core.acting.choices import Choices, stack
 from bitrl.core.interfaces import Task
 
 

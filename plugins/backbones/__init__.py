@@ -68,7 +68,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
         yield BackboneRecord(
             name=name,
             summary=summary,
-            target=f"bitrl.plugins.backbones.bitnet:{target}",
+            target=f"bitrl.plugins.backbones.language_model:{target}",
             options=TernaryOptions if name == "bitnet" else BitNetOptions,
             accepts=("text",),
         )

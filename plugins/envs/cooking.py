@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from bitrl.core.choice_wrappers import Commands
-from bitrl.core.interfaces import Environment, ObservationSpec
+from bitrl.core.environments.choice_wrappers import Commands
+from bitrl.core.environments.environment import Environment
+from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.envs import CookingOptions
 from bitrl.plugins.envs.textworld import CookingGame
 from bitrl.plugins.envs.textworld_games import Cooking, Split, require_textworld

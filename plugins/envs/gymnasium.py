@@ -7,13 +7,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.choice_wrappers import ActionMask
-from bitrl.core.choices import MASK
+from bitrl.core.acting.choices import MASK
+from bitrl.core.environments.choice_wrappers import ActionMask
+from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.observation_specs import spec_of_known
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Environment, ObservationSpec
+from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.envs import babyai, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
-from bitrl.plugins.envs.fields import spec_of_known
 
 
 class GymnasiumEnvironment(Environment):

@@ -14,8 +14,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bitrl.core.environments.environment import Environment
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Environment, Field, ObservationSpec
+from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.plugins.envs import MontezumaOptions
 
 FRAMES_A_STEP = 4

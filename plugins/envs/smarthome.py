@@ -11,7 +11,8 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from bitrl.core.interfaces import Environment, Field, ObservationSpec
+from bitrl.core.environments.environment import Environment
+from bitrl.core.interfaces import Field, ObservationSpec
 
 ROOMS = ("study", "kitchen", "bedroom", "hall")
 WINDOWS = {"study": 0.22, "kitchen": 0.28, "bedroom": 0.18, "hall": 0.06}

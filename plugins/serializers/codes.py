@@ -88,13 +88,13 @@ class Codes:
         """The states to learn from, float64 [n, k]."""
         if self.options.states_file is not None:
             return self._saved_states(Path(self.options.states_file))
-        from bitrl.core.loading import load_environment
-        from bitrl.core.observations import observations_of
+        from bitrl.core.environments.loading import load_environment
+        from bitrl.core.environments.observations import observations_of
 
         return self._numbers(observations_of(load_environment(str(self.observation.env)), self.options.states))
 
     def _saved_states(self, path: Path) -> np.ndarray:
-        from bitrl.core.states import read_states
+        from bitrl.core.runs.state_recorder import read_states
 
         states = read_states(path)
         if states.shape[1] != len(self.observation.fields):

@@ -17,7 +17,7 @@ import pytest
 
 from bitrl.cli.measurement import print_table
 from bitrl.plugins.backbones.benchmark import measure
-from bitrl.plugins.backbones.engine import formats
+from bitrl.plugins.backbones.engine.engine import formats
 
 Call = Callable[..., Any]
 SMALL = "random:256x256x1"

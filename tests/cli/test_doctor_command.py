@@ -15,7 +15,7 @@ import pytest
 import bitrl.plugins.backbones as backbones
 from bitrl.cli import doctor
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import engine
+from bitrl.plugins.backbones.engine import engine
 
 
 def findings(check) -> dict[str, doctor.Finding]:
@@ -124,11 +124,11 @@ def test_starter_model_that_is_missing_or_damaged(monkeypatch, tmp_path) -> None
     def missing(ternary: bool) -> None:
         raise UsageError("there is none")
 
-    monkeypatch.setattr("bitrl.plugins.backbones.bitnet.starter_path", missing)
+    monkeypatch.setattr("bitrl.plugins.backbones.language_model.starter_path", missing)
     assert [finding.detail for finding in findings(doctor._starter_models).values()] == ["there is none"] * 2
     damaged = tmp_path / "starter.gguf"
     damaged.write_bytes(b"GGUF" + bytes(100))
-    monkeypatch.setattr("bitrl.plugins.backbones.bitnet.starter_path", lambda ternary: damaged)
+    monkeypatch.setattr("bitrl.plugins.backbones.language_model.starter_path", lambda ternary: damaged)
     finding = findings(doctor._starter_models)["starter model"]
     assert not finding.ok
     assert str(damaged) in finding.detail

@@ -14,9 +14,9 @@ from PIL import Image
 
 import bitrl as package
 from bitrl.cli.eval import MOST_SHOWN, _line
-from bitrl.core.film import page
-from bitrl.core.runner import EVALUATION, _seeds
-from bitrl.core.watching import Step
+from bitrl.core.runs.parts import EVALUATION, spawn_seeds
+from bitrl.core.runs.video import page
+from bitrl.core.runs.watch import Step
 from bitrl.plugins.envs.smarthome import SmartHomeLight
 
 
@@ -47,7 +47,7 @@ def test_shown_is_the_first_episode_as_the_model_reads_it(bitrl, run) -> None:
     assert sum(step["reward"] for step in steps) == found["returns"][0]
     # Played again by hand, the actions lead through the same states.
     env, write = gymnasium.make("CartPole-v1"), package.load_serializer("json", env="CartPole-v1")
-    observation, _ = env.reset(seed=_seeds(0, EVALUATION, 1)[0])
+    observation, _ = env.reset(seed=spawn_seeds(0, EVALUATION, 1)[0])
     over = False
     for step in steps:
         assert not over
@@ -85,7 +85,7 @@ def test_a_film_is_of_the_first_episode_and_changes_nothing(bitrl, run, tmp_path
     done = bitrl("eval", run(), "--video", file, "--json")
     assert json.loads(done.out) == {**plain, "video": str(file)}
     env = gymnasium.make("CartPole-v1", render_mode="rgb_array")
-    env.reset(seed=_seeds(0, EVALUATION, 1)[0])
+    env.reset(seed=spawn_seeds(0, EVALUATION, 1)[0])
     with Image.open(file) as image:
         assert image.n_frames == plain["returns"][0] + 1
         shown = np.asarray(image.convert("RGB")).astype(int)
@@ -107,7 +107,7 @@ def test_a_world_of_text_is_filmed_as_text(bitrl, run, tmp_path) -> None:
     file = tmp_path / "film.gif"
     plain = json.loads(bitrl("eval", run("SmartHome-Light"), "--video", file, "--json").out)
     env = SmartHomeLight("ansi")
-    env.reset(seed=_seeds(0, EVALUATION, 1)[0])
+    env.reset(seed=spawn_seeds(0, EVALUATION, 1)[0])
     with Image.open(file) as image:
         assert (image.n_frames, image.info["duration"]) == (36 + 1, 1000)
         shown = np.asarray(image.convert("RGB")).astype(int)
@@ -159,7 +159,7 @@ def test_a_world_that_fails_to_render_is_told_in_a_line(bitrl, run, tmp_path, mo
 
 
 def test_no_episode_is_none_to_be_seen(run) -> None:
-    from bitrl.core.runner import evaluate_run
+    from bitrl.core.runs.evaluate import evaluate
 
     with pytest.raises(package.UsageError, match="--episodes 1"):
-        evaluate_run(run(), episodes=0, show=print)
+        evaluate(run(), episodes=0, show=print)

@@ -97,7 +97,7 @@ def raising(error: BaseException):
     ],
 )
 def test_failure_is_one_line_and_exit_code_1(bitrl, monkeypatch, tmp_path, error: BaseException, line: str) -> None:
-    monkeypatch.setattr("bitrl.core.runner.evaluate_run", raising(error))
+    monkeypatch.setattr("bitrl.core.runs.evaluate.evaluate", raising(error))
     done = bitrl("eval", tmp_path, "--json")
     assert done.code == 1
     assert done.out == ""
@@ -106,7 +106,7 @@ def test_failure_is_one_line_and_exit_code_1(bitrl, monkeypatch, tmp_path, error
 
 
 def test_debug_shows_the_traceback(bitrl, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("bitrl.core.runner.evaluate_run", raising(ZeroDivisionError("gone wrong")))
+    monkeypatch.setattr("bitrl.core.runs.evaluate.evaluate", raising(ZeroDivisionError("gone wrong")))
     assert "Traceback" not in bitrl("eval", tmp_path).err
     monkeypatch.setenv("BITRL_DEBUG", "1")
     done = bitrl("eval", tmp_path)

@@ -12,8 +12,8 @@ import pytest
 from hub_server import Hub, point_client_at, running_hub
 from tiny_models import TinyModel
 
-from bitrl.plugins.backbones.bitnet import starter_path
 from bitrl.plugins.backbones.catalogue import ENTRIES, Wheel
+from bitrl.plugins.backbones.language_model import starter_path
 
 Call = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hugging_face_models import add_tokenizer, llama
 
-from bitrl.plugins.backbones.bitnet import starter_path
+from bitrl.plugins.backbones.language_model import starter_path
 
 Call = Callable[..., Any]
 TINY = ("--blocks", 1, "--ffn", 256, "--vocab", 4400, "--batch", 384, "--envs", "MountainCar-v0")
@@ -18,9 +18,9 @@ TINY = ("--blocks", 1, "--ffn", 256, "--vocab", 4400, "--batch", 384, "--envs", 
 
 @pytest.fixture(autouse=True)
 def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.measure.PROBED", 80)
-    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.command.LEARNING_STEPS", 0)
-    monkeypatch.setattr("bitrl.plugins.backbones.pretraining.measure.UNSEEN", ())
+    monkeypatch.setattr("bitrl.plugins.backbones.training.pretraining.measure.PROBED", 80)
+    monkeypatch.setattr("bitrl.plugins.backbones.training.pretraining.command.LEARNING_STEPS", 0)
+    monkeypatch.setattr("bitrl.plugins.backbones.training.pretraining.measure.UNSEEN", ())
 
 
 def test_train_writes_a_model_and_a_card_that_repeats_the_command(bitrl: Call, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ Call = Callable[..., Any]
 
 @pytest.fixture
 def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("bitrl.plugins.backbones.distillation.measure.PROBED", 80)
+    monkeypatch.setattr("bitrl.plugins.backbones.training.distillation.measure.PROBED", 80)
     folder = tmp_path / "teacher"
     small = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 512}
     calm_llama(**small).save_pretrained(folder)

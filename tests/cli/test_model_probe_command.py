@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hugging_face_models import add_tokenizer, llama
 
-from bitrl.plugins.backbones.bitnet import starter_path
+from bitrl.plugins.backbones.language_model import starter_path
 
 Call = Callable[..., Any]
 PROBE = ("model", "probe", "--env", "MountainCar-v0", "--serializer", "compact", "--count", 400)

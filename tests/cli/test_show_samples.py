@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bitrl.core.loading import load_backbone
+from bitrl.core.acting.loading import load_backbone
 
 
 def test_without_an_environment_nothing_is_added(bitrl):

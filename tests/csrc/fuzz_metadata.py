@@ -12,15 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 from tiny_models import TinyModel, gguf_string
 
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import BitNetOptions
-from bitrl.plugins.backbones.bitnet import BitNet
-from bitrl.plugins.backbones.engine import ModelFileError, seal
-from bitrl.plugins.backbones.model_file import HEADER_KEY, TENSOR_KEY
+from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFileError, seal
+from bitrl.plugins.backbones.language_model import BitNet
 
 ARRAY, STRING = 9, 8
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

@@ -17,7 +17,8 @@ from cffi import FFI
 from tiny_models import TinyModel
 from transformers.integrations.bitnet import AutoBitLinear
 
-from bitrl.plugins.backbones.engine import Engine, ModelFileError
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.model_file import ModelFileError
 
 CSRC = Path(__file__).parents[2] / "csrc"
 SHAPE = {

@@ -14,18 +14,19 @@ from hostile_files import STRING, U8, array, attacks_on_the_container, attacks_o
 from tiny_models import TinyModel, gguf_bytes, gguf_string
 
 from bitrl.plugins.backbones import BitNetOptions
-from bitrl.plugins.backbones.bitnet import BitNet
-from bitrl.plugins.backbones.engine import Engine, ModelFileError
-from bitrl.plugins.backbones.model_file import HEADER_KEY, TENSOR_KEY, ModelFile
-from bitrl.plugins.backbones.tokenizer import tokenizer_from_metadata
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFile, ModelFileError
+from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_metadata
+from bitrl.plugins.backbones.language_model import BitNet
 
 CONTAINER, MODEL = dict(attacks_on_the_container()), dict(attacks_on_the_model())
 MOST_BYTES, MOST_SECONDS = 64 << 20, 1.0
 
 CHILD = """
 import json, resource, sys, time
-from bitrl.plugins.backbones.engine import Engine, ModelFileError
-from bitrl.plugins.backbones.model_file import ModelFile
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.model_file import ModelFileError
+from bitrl.plugins.backbones.files.model_file import ModelFile
 
 room, seconds = int(sys.argv[1]), float(sys.argv[2])
 pages = int(open("/proc/self/statm").read().split()[0])
@@ -178,7 +179,7 @@ def test_memory_follows_the_text_not_the_context_that_a_file_claims(tmp_path):
     )
     script = """
 import resource, sys
-from bitrl.plugins.backbones.engine import Engine
+from bitrl.plugins.backbones.engine.engine import Engine
 engine = Engine(sys.argv[1], threads=1)
 assert engine.context == 2**20
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

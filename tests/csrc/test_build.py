@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 def test_no_compiler_is_one_clear_message(tmp_path: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("csrc", "bitrl", "core", "plugins", "cli"):
+    for name in ("csrc", "src", "core", "plugins", "cli"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.gguf"))
     (tmp_path / "README.md").write_text("bitrl")
     environment = {**os.environ, "CC": "/nowhere/cc", "PATH": ""}

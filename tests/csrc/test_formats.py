@@ -7,7 +7,7 @@ import pytest
 from tiny_models import TinyModel
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.engine import Engine, formats, instruction_sets
+from bitrl.plugins.backbones.engine.engine import Engine, formats, instruction_sets
 
 FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "bf16", "fp32")
 # Codes and sums are exact and all else is double precision: what is left is float32's rounding of the features. The

@@ -12,7 +12,7 @@ import torch
 from tiny_models import TinyModel
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.engine import Engine, instruction_sets
+from bitrl.plugins.backbones.engine.engine import Engine, instruction_sets
 
 SETS = instruction_sets()
 SHAPES = {
@@ -192,7 +192,7 @@ def test_a_forked_child_can_encode(tmp_path: Path) -> None:
     """Threads do not survive a fork (vector environments fork): the child does the work on its own thread."""
     script = f"""
 import os, sys
-from bitrl.plugins.backbones.engine import Engine
+from bitrl.plugins.backbones.engine.engine import Engine
 engine = Engine({str(TinyModel(width=48, ffn=80, blocks=1).write(tmp_path / "model.gguf"))!r}, threads=3)
 batch = [[1, 2, 3], [4], [5, 6], [7] * 40]
 want = engine.encode(batch).tobytes()

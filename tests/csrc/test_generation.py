@@ -8,8 +8,9 @@ from tiny_models import TinyModel
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.engine import Engine, Generated, instruction_sets
-from bitrl.plugins.backbones.model_file import ModelFileError
+from bitrl.plugins.backbones.engine.engine import Engine, instruction_sets
+from bitrl.plugins.backbones.engine.generation import Generated
+from bitrl.plugins.backbones.files.model_file import ModelFileError
 
 SHAPE = {"width": 48, "ffn": 80, "blocks": 2, "heads": 4, "kv_heads": 2, "vocabulary": 270, "weights": "F32"}
 PROMPTS = [[5, 9, 200], [7], [31, 8, 8, 40, 99, 250, 3, 1, 0, 269], [5, 9, 200]]

@@ -10,7 +10,7 @@ import pytest
 from c_programs import build
 from tiny_models import TinyModel
 
-from bitrl.plugins.backbones.engine import formats, instruction_sets
+from bitrl.plugins.backbones.engine.engine import formats, instruction_sets
 
 
 @pytest.fixture(scope="module")

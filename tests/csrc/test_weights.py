@@ -11,8 +11,8 @@ from tiny_models import TinyModel, gguf_bytes, i2_s
 
 from bitrl.cli.model import model as model_command
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.engine import Engine
-from bitrl.plugins.backbones.model_file import ModelFile, ModelFileError
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q6_K", "TQ1_0", "TQ2_0")
 SCALES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q6_K": [208], "TQ1_0": [52], "TQ2_0": [64]}

@@ -13,12 +13,12 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["bitrl.plugins.backbones.safetensors_file", "bitrl.plugins.backbones.hugging_face"]
+    include=["bitrl.plugins.backbones.files.safetensors_file", "bitrl.plugins.backbones.files.hugging_face"]
 ):
-    from bitrl.plugins.backbones.engine import Engine
-    from bitrl.plugins.backbones.hugging_face import MATRICES
-    from bitrl.plugins.backbones.model_file import ModelFileError
-    from bitrl.plugins.backbones.safetensors_file import read_safetensors
+    from bitrl.plugins.backbones.engine.engine import Engine
+    from bitrl.plugins.backbones.files.hugging_face import MATRICES
+    from bitrl.plugins.backbones.files.model_file import ModelFileError
+    from bitrl.plugins.backbones.files.safetensors_file import read_safetensors
 
 CONFIG = {
     "model_type": "llama", "hidden_act": "silu", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,

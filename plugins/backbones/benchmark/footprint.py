@@ -32,8 +32,8 @@ def measure(path: Path, format: str, isa: str, threads: int, tokens: int) -> dic
 
 def main(path: str, format: str, isa: str, threads: str, tokens: str) -> None:
     """The process: load, encode, print."""
-    from bitrl.core.provenance import peak_rss_mb
-    from bitrl.plugins.backbones.engine import Engine
+    from bitrl.core.runs.provenance import peak_rss_mb
+    from bitrl.plugins.backbones.engine.engine import Engine
 
     began = time.perf_counter()
     engine = Engine(path, format, threads=int(threads), isa=isa)

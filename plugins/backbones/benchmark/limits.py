@@ -9,7 +9,7 @@ import os
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.model_file import message
+from bitrl.plugins.backbones.files.model_file import message
 
 NAMES = ("int8", "bf16", "fp32", "amx_int8", "amx_bf16", "memory")
 """All that can be measured, on one CPU or another: the last in bytes read, the others in multiply-adds."""

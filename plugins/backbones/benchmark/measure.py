@@ -24,8 +24,8 @@ import numpy as np
 
 from bitrl.plugins.backbones.benchmark import footprint
 from bitrl.plugins.backbones.benchmark.limits import Limits, instructions
-from bitrl.plugins.backbones.engine import Engine
-from bitrl.plugins.backbones.generation import Sequences
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.engine.generation import Sequences
 
 LIMIT_OF = {"ternary": "int8", "ternary-1.6": "int8", "int8": "int8", "int4": "int8", "bf16": "bf16", "fp32": "fp32"}
 """Format → the limit of its products."""
@@ -163,7 +163,7 @@ class Bench:
         """CartPole states as JSON through text, tokenizer and engine, and how the time splits."""
         import bitrl
         from bitrl.plugins.backbones import BitNetOptions
-        from bitrl.plugins.backbones.bitnet import BitNet, token_ids
+        from bitrl.plugins.backbones.language_model import BitNet, token_ids
 
         options: Callable[..., BitNetOptions] = BitNetOptions
         given = options(model=str(self.path), threads=engine.threads, cache_mb=0)  # each round has the same states

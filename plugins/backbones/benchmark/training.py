@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 
+from bitrl.core.acting.features import FeatureExtractor
 from bitrl.core.config import Config
-from bitrl.core.features import FeatureExtractor
 from bitrl.core.interfaces import Backbone
-from bitrl.core.loading import build
-from bitrl.core.runner import begin
-from bitrl.plugins.backbones.bitnet import BitNet
+from bitrl.core.runs.parts import begin, build
 from bitrl.plugins.backbones.cache import Cache
+from bitrl.plugins.backbones.language_model import BitNet
 
 T = TypeVar("T")
 Batches = list[Sequence[str]]

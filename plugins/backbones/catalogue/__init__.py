@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 
 from bitrl.core.errors import UsageError, unknown
-from bitrl.plugins.backbones.catalogue import records
+from bitrl.plugins.backbones.catalogue import receipts as records
 from bitrl.plugins.backbones.catalogue.entries import ENTRIES, Entry, Hub, Packaged, Recipe, Wheel
-from bitrl.plugins.backbones.catalogue.records import FileRecord, Pulled
+from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
 
 __all__ = [
     "ENTRIES", "Entry", "Hub", "Packaged", "Pulled", "Recipe", "Wheel",

@@ -21,12 +21,12 @@ import attrs
 from bitrl.core.errors import BitrlError, RunFailed, UsageError
 from bitrl.core.files import cannot_write
 from bitrl.plugins.backbones.catalogue.entries import Hub
-from bitrl.plugins.backbones.catalogue.records import FileRecord, Pulled
-from bitrl.plugins.backbones.hugging_face import Config, architecture, check_quantization
-from bitrl.plugins.backbones.hugging_face_file import CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
-from bitrl.plugins.backbones.model_file import ModelFileError
-from bitrl.plugins.backbones.safetensors_file import parse_json, read_bytes
-from bitrl.plugins.backbones.tokenizer import check_model_file, check_vocabulary, tokenizer_from_json
+from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
+from bitrl.plugins.backbones.files.hugging_face import Config, architecture, check_quantization
+from bitrl.plugins.backbones.files.hugging_face_file import CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from bitrl.plugins.backbones.files.model_file import ModelFileError
+from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes
+from bitrl.plugins.backbones.files.tokenizer import check_model_file, check_vocabulary, tokenizer_from_json
 
 _CHUNK = 1 << 20
 _MOST_JSON = 256 << 20

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from bitrl.core.errors import RunFailed
 from bitrl.core.files import cannot_write
-from bitrl.plugins.backbones.catalogue import records
+from bitrl.plugins.backbones.catalogue import receipts as records
 from bitrl.plugins.backbones.catalogue.entries import Wheel
-from bitrl.plugins.backbones.catalogue.records import FileRecord, Pulled
-from bitrl.plugins.backbones.tokenizer import check_model_file
+from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
+from bitrl.plugins.backbones.files.tokenizer import check_model_file
 
 _CHUNK = 1 << 20
 _UNREACHABLE = ("NewConnectionError", "ConnectTimeoutError", "ProxyError", "Network is unreachable", "ReadTimeoutError")

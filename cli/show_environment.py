@@ -1,0 +1,70 @@
+"""What a world is like: `bitrl show env NAME`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import gymnasium
+
+from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.loading import load_environment
+from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.records import EnvironmentRecord
+from bitrl.plugins.envs import TARGET
+
+
+def about(record: EnvironmentRecord) -> str | None:
+    """What an environment of its own says of itself, its class's docstring; None of one that only wraps Gymnasium's."""
+    return None if record.target == TARGET else inspect.getdoc(record.load())
+
+
+def world(name: str) -> dict[str, Any]:
+    """What is seen and done in an environment with its default options: "observation" (part → what it is), "actions"
+    (in words, or their names) and "max_steps" of an episode (None: no limit is known).
+
+    Raises:
+        UsageError: there is no such environment, or it cannot be made here.
+    """
+    environment = load_environment(name)
+    spec, env = environment.observation_spec(), environment.make()
+    try:
+        limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None) or None
+        return {"observation": _seen(spec), "actions": _actions(environment, spec, env), "max_steps": limit}
+    finally:
+        env.close()
+
+
+def world_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same as a table."""
+    actions, limit = found["actions"], found["max_steps"]
+    rows = [(f"sees {part}", words) for part, words in found["observation"].items()]
+    rows.append(("acts by", actions if isinstance(actions, str) else " | ".join(actions)))
+    return [*rows, ("episode", f"{limit:,} steps at most")] if limit is not None else rows
+
+
+def _seen(spec: ObservationSpec) -> dict[str, str]:
+    seen = dict.fromkeys(spec.texts, "a text")
+    if spec.grid:
+        seen |= {"image": "the cells in view: object, colour, state", "direction": "which way it faces"}
+    if spec.discrete is not None:
+        return {spec.fields[0].name: f"one of {spec.discrete:,}"}
+    return seen | {field.name: _bounds(field) for field in spec.fields}
+
+
+def _bounds(field: Field) -> str:
+    unit = f" {field.unit}" if field.unit else ""
+    if field.low is None or field.high is None:
+        return f"a number{unit}"
+    return f"{field.low:g} to {field.high:g}{unit}"
+
+
+def _actions(environment: Environment, spec: ObservationSpec, env: gymnasium.Env) -> str | list[str]:
+    space = env.action_space
+    if spec.commands:
+        return "one of the commands that each state lists"
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return list(environment.action_names()) or f"one of {int(space.n)}"
+    assert isinstance(space, gymnasium.spaces.Box)
+    count, low, high = space.low.size, space.low.min(), space.high.max()
+    return f"{count} number{'' if count == 1 else 's'} from {low:g} to {high:g}"

@@ -1,0 +1,138 @@
+"""The last k states instead of one: for worlds that do not show everything at once.
+
+A wrapper of environments (remembering.py) makes each observation the last k of the episode, so that it is saved,
+restored and evaluated as any observation is; a wrapper of serializers writes those, oldest first. Neither knows what a
+state is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from bitrl.core.acting.choices import OBSERVATION, splits
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Backbone
+
+COUNT = "count"
+"""The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
+
+
+class Memory:
+    """The last k states of the episode under way."""
+
+    def __init__(self, k: int):
+        self.k = k
+        self._states: deque[Any] = deque(maxlen=k)
+
+    def clear(self) -> None:
+        """Forget them: an episode begins."""
+        self._states.clear()
+
+    def add(self, state: Any) -> dict[str, Any]:
+        """Take in the newest state → `COUNT` and the last k as "0" to str(k - 1), the newest last. Where there are
+        fewer, the first of the episode stands in for those before it.
+        """
+        # Copies both ways: whoever gives or takes a state may change it later.
+        self._states.append(copy.deepcopy(state))
+        missing = self.k - len(self._states)
+        states = map(copy.deepcopy, [*[self._states[0]] * missing, *self._states])
+        return {COUNT: np.int64(len(self._states)), **{str(index): each for index, each in enumerate(states)}}
+
+
+def newest_of(observations: np.ndarray, k: int) -> np.ndarray:
+    """Observations [n] of the last k states → of the newest alone [n, ...], what can be done still beside it. With k 1
+    they are that already.
+    """
+    if k == 1:
+        return observations
+    if not splits(observations.dtype.names):
+        return observations[str(k - 1)]
+    states = observations[OBSERVATION][str(k - 1)]
+    parts = {name: observations[name] if name != OBSERVATION else states for name in observations.dtype.names or ()}
+    newest = np.empty(len(observations), [(name, part.dtype, part.shape[1:]) for name, part in parts.items()])
+    for name, part in parts.items():
+        newest[name] = part
+    return newest
+
+
+class History:
+    """Writes the last k states by the serializer of one.
+
+    Texts are a line each, the newest last: the oldest are left out until the tokens of the rest, and one for each line
+    break, are at most `budget`; the newest is always there. A backbone that does not count tokens
+    (`token_counts`) is given all. Vectors stand side by side, the newest last, zeros for what was before the episode.
+
+    Attributes:
+        width: k times that of the serializer, where it emits vectors.
+        budget: in tokens, of a text; None: no limit.
+    """
+
+    def __init__(self, serializer: Any, k: int, vectors: bool):
+        """`serializer` is a Serializer, and has a `width` if it emits `vectors`."""
+        self.serializer, self.k, self.vectors = serializer, k, vectors
+        self.budget: int | None = None
+        self._tokens: Callable[[str], int] = lambda text: 0
+        self.width: int = k * serializer.width if vectors else 0
+
+    def limit(self, backbone: Backbone, budget: int) -> None:
+        """Keep texts within `budget` tokens, if `backbone` counts them."""
+        counts = getattr(backbone, "token_counts", None)
+        if counts is not None:
+            self.budget = budget
+            # A state is met k times.
+            self._tokens = lru_cache(maxsize=4096)(lambda text: counts([text])[0])
+
+    def __call__(self, observation: Any) -> Any:
+        """One observation (a record, or a mapping of its parts) → its text, or float32 [k · width of one]."""
+        count = int(observation[COUNT])
+        written = [self.serializer(observation[str(index)]) for index in range(self.k - count, self.k)]
+        return self._side_by_side(written) if self.vectors else self._lines(written)
+
+    def batch(self, observations: np.ndarray) -> Any:
+        """Observations [n] → n texts, or float32 [n, k · width of one]."""
+        past: list[list[Any]] = [[] for _ in observations]
+        for index in range(self.k):
+            there = np.flatnonzero(observations[COUNT] >= self.k - index)
+            if len(there):
+                for row, written in zip(there, self.serializer.batch(observations[str(index)][there]), strict=True):
+                    past[row].append(written)
+        if self.vectors:
+            return np.array([self._side_by_side(each) for each in past], np.float32).reshape(-1, self.width)
+        return [self._lines(each) for each in past]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the serializer of one state learnt, if it did."""
+        return self.serializer.state() if hasattr(self.serializer, "state") else {}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Write with what was learnt then."""
+        if hasattr(self.serializer, "load_state"):
+            self.serializer.load_state(state)
+
+    def _lines(self, texts: list[str]) -> str:
+        kept, tokens = texts[-1:], self._tokens(texts[-1])
+        for text in reversed(texts[:-1]):
+            tokens += self._tokens(text) + 1
+            if self.budget is not None and tokens > self.budget:
+                break
+            kept.append(text)
+        return "\n".join(reversed(kept))
+
+    def _side_by_side(self, vectors: list[np.ndarray]) -> np.ndarray:
+        one = len(vectors[-1])
+        return np.concatenate([np.zeros((self.k - len(vectors)) * one, np.float32), *vectors]).astype(np.float32)
+
+
+def check_pooling(options: Any) -> None:
+    """Raises UsageError: the backbone's pooling needs as many numbers in every text, and a history has ever more."""
+    if getattr(options, "pooling", None) == "field":
+        raise UsageError(
+            "run.history: a text of several states has ever more numbers as an episode goes on, and backbone.pooling "
+            '"field" needs as many in each: choose "mean" or "last"'
+        )

@@ -1,0 +1,131 @@
+"""Trained policies as plain arrays, which decide with numpy alone: the last part of an exported agent (agents.py).
+
+An algorithm whose `act` can be said in these terms can be exported (Algorithm.plain_policy). Shapes: n states, d
+features, k outputs or actions, C commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+from bitrl.core.acting.checkpoints import with_prefix
+from bitrl.core.acting.choices import Choices
+
+
+@attrs.frozen(eq=False)
+class Network:
+    """Linear layers with tanh between them, after features are put on one scale.
+
+    Attributes:
+        mean, std: taken out of the features, float32 [d].
+        limit: in deviations, where what is left is cut off.
+        layers: weights [outputs, inputs] and biases [outputs], float32.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    limit: float
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Features float32 [..., d] → outputs float32 [..., k]."""
+        values = ((features - self.mean) / self.std).clip(-self.limit, self.limit)
+        for index, (weights, biases) in enumerate(self.layers):
+            values = (np.tanh(values) if index else values) @ weights.T + biases
+        return values
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it by name."""
+        layers = {
+            f"{index}.{name}": array
+            for index, layer in enumerate(self.layers)
+            for name, array in zip(("weight", "bias"), layer, strict=True)
+        }
+        return {"mean": self.mean, "std": self.std, "limit": np.array(self.limit), **layers}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Network:
+        """The network of `arrays()`."""
+        count = sum(name.endswith(".weight") for name in arrays)
+        layers = tuple((arrays[f"{index}.weight"], arrays[f"{index}.bias"]) for index in range(count))
+        return cls(arrays["mean"], arrays["std"], float(arrays["limit"]), layers)
+
+
+@attrs.frozen(eq=False)
+class Discrete:
+    """Does the action of the greatest output among those that can be taken; actions are counted from `start`."""
+
+    kind: ClassVar[str] = "discrete"
+    network: Network
+    start: Any = 0
+
+    def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
+        """Features [n, d] → actions int64 [n]."""
+        return _best(self.network(features), choices) + self.start
+
+
+@attrs.frozen(eq=False)
+class Commanding:
+    """Gives the command whose key, made of its features by a network, has the greatest product with the state's query,
+    the policy network's outputs.
+    """
+
+    kind: ClassVar[str] = "commanding"
+    network: Network
+    keys: Network
+
+    def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
+        """Features of states [n, d], what can be done in them, and features of commands [C, d] → which command of each
+        state's, int64 [n].
+        """
+        assert choices is not None
+        keys = self.keys(commands[choices.commands])
+        return _best((self.network(features)[:, None] * keys).sum(axis=-1), choices)
+
+
+@attrs.frozen(eq=False)
+class Continuous:
+    """Does what the outputs say, cut to the bounds `low` and `high`, which have the shape of an action."""
+
+    kind: ClassVar[str] = "continuous"
+    network: Network
+    low: np.ndarray
+    high: np.ndarray
+
+    def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
+        """Features [n, d] → actions float32 [n, ...]."""
+        return np.clip(self.network(features).reshape(-1, *self.low.shape), self.low, self.high)
+
+
+Policy = Discrete | Commanding | Continuous
+
+KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, Commanding, Continuous)}
+
+
+def arrays_of(policy: Policy) -> dict[str, np.ndarray]:
+    """A policy as arrays by name, those of its networks as `network.0.weight`."""
+    arrays: dict[str, np.ndarray] = {}
+    for field in attrs.fields(type(policy)):
+        value = getattr(policy, field.name)
+        if isinstance(value, Network):
+            arrays |= {f"{field.name}.{name}": array for name, array in value.arrays().items()}
+        else:
+            arrays[field.name] = np.asarray(value)
+    return arrays
+
+
+def policy_of(kind: str, arrays: Mapping[str, np.ndarray]) -> Policy:
+    """The policy of this kind that `arrays_of` took apart."""
+    parts: dict[str, Any] = {}
+    for field in attrs.fields(KINDS[kind]):
+        inside = with_prefix(arrays, f"{field.name}.")
+        parts[field.name] = Network.of_arrays(inside) if inside else arrays[field.name]
+    return KINDS[kind](**parts)
+
+
+def _best(outputs: np.ndarray, choices: Choices | None) -> np.ndarray:
+    return (outputs if choices is None else np.where(choices.possible, outputs, -np.inf)).argmax(axis=1)

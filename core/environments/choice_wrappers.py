@@ -1,0 +1,75 @@
+"""Environments that say what can be done in a state (choices.py), made of those whose `info` says it."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from bitrl.core.acting.choices import COMMANDS, MASK, OBSERVATION, splits
+
+LONGEST_COMMANDS = 6000
+"""Of all commands of a state together, in characters."""
+
+
+class Commands(gymnasium.Wrapper):
+    """Makes an environment's `info["admissible_commands"]`, a list of texts, part of its observation.
+
+    An action is an index into that list. Its action space, Discrete, says how many are looked at; what is longer, in
+    number or in characters, is cut, whole commands from the end.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        text = gymnasium.spaces.Text(LONGEST_COMMANDS, min_length=0, charset=string.printable)
+        self.observation_space = gymnasium.spaces.Dict({OBSERVATION: env.observation_space, COMMANDS: text})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_commands(observation, info), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Give a command."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_commands(observation, info), reward, terminated, truncated, info
+
+    def _with_commands(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        assert isinstance(self.action_space, gymnasium.spaces.Discrete)
+        kept: list[str] = []
+        room = LONGEST_COMMANDS
+        for command in info["admissible_commands"][: int(self.action_space.n)]:
+            room -= len(command) + 1
+            if room < 0:
+                break
+            kept.append(" ".join(command.split()))
+        return {OBSERVATION: observation, COMMANDS: "\n".join(kept)}
+
+
+class ActionMask(gymnasium.Wrapper):
+    """Makes an environment's `info["action_mask"]`, 1 for each action that can be taken, part of its observation."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+        mask = gymnasium.spaces.MultiBinary(int(env.action_space.n))
+        self.observation_space = gymnasium.spaces.Dict({OBSERVATION: env.observation_space, MASK: mask})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return {OBSERVATION: observation, MASK: np.asarray(info[MASK], np.int8)}, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return {OBSERVATION: observation, MASK: np.asarray(info[MASK], np.int8)}, reward, terminated, truncated, info
+
+
+def space_of_state(space: gymnasium.Space) -> gymnasium.Space:
+    """The part of an observation space that describes the state."""
+    if isinstance(space, gymnasium.spaces.Dict) and splits(tuple(space)):
+        return space[OBSERVATION]
+    return space

@@ -1,0 +1,199 @@
+"""Gymnasium environments whose observations are features: for algorithms of other libraries.
+
+Knows how a serializer and a backbone are found by name and put together, as a run does it; nothing of learning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+from bitrl.core.acting.features import FeatureExtractor
+from bitrl.core.acting.loading import build_features
+from bitrl.core.config import ANY_GYMNASIUM_ID, Config, resolve
+from bitrl.core.environments.loading import load_environment
+from bitrl.core.environments.observations import as_array, as_batch
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import ObservationSpec
+
+_shared: WeakValueDictionary[Any, FeatureExtractor] = WeakValueDictionary()
+
+
+class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
+    """One environment; observations are float32 [d], what the backbone makes of the serializer's text.
+
+    All environments of a process that are seen in the same way share one backbone.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        backbone: str = "bitnet",
+        serializer: str | None = None,
+        *,
+        backbone_options: Mapping[str, Any] | None = None,
+        serializer_options: Mapping[str, Any] | None = None,
+        env_id: str | None = None,
+    ):
+        """Wraps `env`, whose observations must be those it was made with: normalised numbers say little as text.
+
+        Args:
+            env: the environment.
+            backbone: a name from `bitrl list`, of one that is not trained.
+            serializer: a name from `bitrl list`; None: as a run chooses it, json unless the environment asks for
+                another.
+            backbone_options: its options, as {"layers": 2}.
+            serializer_options: its options.
+            env_id: the environment's name, as a run takes it, which tells what its numbers are called; None: the
+                Gymnasium id that it was made by. Without either, they are x0, x1, …
+
+        Raises:
+            UsageError: an unknown name or option, or an environment whose observations no serializer reads.
+        """
+        choice: dict[str, Any] = {
+            "backbone": backbone,
+            "serializer": serializer,
+            "backbone_options": backbone_options,
+            "serializer_options": serializer_options,
+            "env_id": env_id,
+        }
+        gymnasium.utils.RecordConstructorArgs.__init__(self, **choice)
+        gymnasium.ObservationWrapper.__init__(self, env)
+        self.features = _features(env.observation_space, _id(env.spec), **choice)
+        self.observation_space = _space(self.features)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """An observation of the environment → its features, float32 [d]."""
+        return self.features(as_array(self.env.observation_space, observation)[None])[0]
+
+
+class VectorFeatureObservation(VectorWrapper):
+    """A vector environment; observations are float32 [num_envs, d], all of a step computed in one batch.
+
+    In `AutoresetMode.SAME_STEP` the true last observations in `info["final_obs"]` are features too.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        backbone: str = "bitnet",
+        serializer: str | None = None,
+        *,
+        backbone_options: Mapping[str, Any] | None = None,
+        serializer_options: Mapping[str, Any] | None = None,
+        env_id: str | None = None,
+    ):
+        """Wraps `env`; arguments and errors are those of `FeatureObservation`."""
+        super().__init__(env)
+        self.features = _features(
+            env.single_observation_space,
+            _id(_spec_of_one(env)),
+            backbone=backbone,
+            serializer=serializer,
+            backbone_options=backbone_options,
+            serializer_options=serializer_options,
+            env_id=env_id,
+        )
+        self.single_observation_space = _space(self.features)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode in each environment."""
+        observations, info = self.env.reset(seed=seed, options=options)
+        return self.features(as_batch(self.env.single_observation_space, observations, self.num_envs)), info
+
+    def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
+        """Take a step in each environment."""
+        observations, rewards, terminated, truncated, info = self.env.step(actions)
+        space, count = self.env.single_observation_space, self.num_envs
+        batch, ended = as_batch(space, observations, count), np.flatnonzero(info.get("_final_obs", ()))
+        if not ended.size:
+            return self.features(batch), rewards, terminated, truncated, info
+        last = np.stack([as_array(space, info["final_obs"][index]) for index in ended])
+        features = self.features(np.concatenate([batch, last]))
+        final = np.full(count, None, object)
+        for index, row in zip(ended, features[count:], strict=True):
+            final[index] = row
+        return features[:count], rewards, terminated, truncated, {**info, "final_obs": final}
+
+
+def _features(
+    space: gymnasium.Space,
+    id: str | None,
+    backbone: str,
+    serializer: str | None,
+    backbone_options: Mapping[str, Any] | None,
+    serializer_options: Mapping[str, Any] | None,
+    env_id: str | None,
+) -> FeatureExtractor:
+    """What reads observations of `space`, of an environment that was made by the Gymnasium id `id`."""
+    name = env_id or id or ANY_GYMNASIUM_ID
+    values: dict[str, dict[str, Any]] = {
+        "run": {"env": name, "backbone": backbone} | ({} if serializer is None else {"serializer": serializer}),
+        "backbone": dict(backbone_options or {}),
+        "serializer": dict(serializer_options or {}),
+    }
+    config = resolve(values)
+    spec = _observation_spec(space, name, config)
+    key = (os.getpid(), config.serializer, config.serializer_options, config.backbone, config.backbone_options, spec)
+    features = _shared.get(key)  # never one from before a fork: its threads are not there any more
+    if features is None:
+        features, _ = build_features(config, spec)
+        if features.trainable:
+            raise UsageError(
+                f'backbone "{backbone}" is trained by a run\'s algorithm and has no features of its own: '
+                'choose a frozen one, such as "bitnet", or give the other library the environment itself'
+            )
+        _shared[key] = features
+    return features
+
+
+def _observation_spec(space: gymnasium.Space, name: str, config: Config) -> ObservationSpec:
+    """What is known of the numbers and texts in `space`, by the environment's name."""
+    from bitrl.core.environments.observation_specs import spec_of_space
+
+    plain = isinstance(space, (gymnasium.spaces.Box, gymnasium.spaces.Discrete))
+    if plain and (config.environment.name == ANY_GYMNASIUM_ID or name in gymnasium.registry):
+        return spec_of_space(space, name)
+    if name == ANY_GYMNASIUM_ID:
+        raise UsageError(
+            f"the environment's observations are a {type(space).__name__} space, which is read only where the name is "
+            'known: name it with env_id="…", as in bitrl list'
+        )
+    environment = load_environment(name)
+    ours = environment.make()
+    ours.close()
+    if ours.observation_space != space:
+        raise UsageError(
+            f"environment {name}: its observations are not those that serializers read here: make it with "
+            f'bitrl.load_environment("{name}").make()'
+        )
+    return environment.observation_spec()
+
+
+def _spec_of_one(env: VectorEnv) -> Any:
+    """What Gymnasium knows of how the environments in `env` were made, or None."""
+    inner = env.unwrapped
+    if env.spec is None and isinstance(inner, SyncVectorEnv):
+        return inner.envs[0].spec
+    if env.spec is None and isinstance(inner, AsyncVectorEnv):
+        one = inner.env_fns[0]()
+        one.close()
+        return one.spec
+    return env.spec
+
+
+def _id(spec: Any) -> str | None:
+    """The Gymnasium id that an environment was made by, if it has one."""
+    return spec.id if spec is not None and spec.id in gymnasium.registry else None
+
+
+def _space(features: FeatureExtractor) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-np.inf, np.inf, (features.width,), np.float32)

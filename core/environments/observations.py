@@ -1,0 +1,63 @@
+"""Observations as numpy arrays, whatever their space, so that the rest of bitrl holds, slices and saves one kind of
+thing.
+
+Numbers stay as they are. A text becomes a numpy string, and an observation of several parts (a `Dict` space) a record
+with a field a part: `observations["mission"]` is that part of all, `observations[3]` all parts of one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from bitrl.core.acting.choices import states_of
+from bitrl.core.environments.environment import Environment
+
+
+def dtype_of(space: gymnasium.Space) -> np.dtype | None:
+    """The dtype of one observation as an array; None for numbers, which are arrays already."""
+    if isinstance(space, gymnasium.spaces.Text):
+        return np.dtype((np.str_, space.max_length))
+    if isinstance(space, gymnasium.spaces.Dict):
+        return np.dtype([(name, dtype_of(part) or (part.dtype, part.shape)) for name, part in space.items()])
+    return None
+
+
+def as_array(space: gymnasium.Space, observation: Any) -> np.ndarray:
+    """One observation of a single environment."""
+    dtype = dtype_of(space)
+    if isinstance(space, gymnasium.spaces.Dict):
+        observation = tuple(as_array(part, observation[name]) for name, part in space.items())
+    return np.asarray(observation) if dtype is None else np.array(observation, dtype)
+
+
+def as_batch(space: gymnasium.Space, observations: Any, count: int) -> np.ndarray:
+    """`count` observations as a vector environment gives them (part by part) → [count, ...].
+
+    `space` is that of a single one.
+    """
+    dtype = dtype_of(space)
+    if dtype is None or not isinstance(space, gymnasium.spaces.Dict):
+        return np.asarray(observations, dtype)
+    batch = np.empty(count, dtype)
+    for name, part in space.items():
+        batch[name] = as_batch(part, observations[name], count)
+    return batch
+
+
+def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
+    """`count` observations [count, ...] of random play, always the same ones, as serializers see them: without what can
+    be done (choices.py).
+    """
+    env = environment.make()
+    try:
+        env.action_space.seed(0)
+        seen = [env.reset(seed=0)[0]]
+        while len(seen) < count:
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen.append(env.reset()[0] if terminated or truncated else observation)
+        return states_of(np.stack([as_array(env.observation_space, observation) for observation in seen]))
+    finally:
+        env.close()

@@ -1,0 +1,32 @@
+"""A world whose single environments are all wrapped in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bitrl.core.environments.environment import Environment
+from bitrl.core.interfaces import ObservationSpec
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+class Wrapped(Environment):
+    """`environment`, every one that it makes put through `wrap`. What it says of observations stays."""
+
+    def __init__(self, environment: Environment, wrap: Callable[[gymnasium.Env], gymnasium.Env]):
+        super().__init__(environment.options, environment.id)
+        self.environment, self.wrap = environment, wrap
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new single environment."""
+        return self.wrap(self.environment.make(render_mode))
+
+    def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new single environment to evaluate in."""
+        return self.wrap(self.environment.make_for_evaluation(render_mode))
+
+    def observation_spec(self) -> ObservationSpec:
+        """That of the environment itself."""
+        return self.environment.observation_spec()

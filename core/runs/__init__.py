@@ -1,0 +1,1 @@
+"""Runs: train, resume, evaluate, export, and the directory that a run leaves behind."""

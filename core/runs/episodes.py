@@ -1,0 +1,68 @@
+"""Evaluation: whole episodes, each with its own seed, a batch of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from bitrl.core.environments.observations import as_array
+
+BATCH = 16
+"""Episodes played side by side."""
+
+
+class Return(float):
+    """The sum of an episode's rewards; `success` is whether its task was done, where the environment says so
+    (`info["success"]` at the end).
+    """
+
+    success: bool | None = None
+
+
+def play_episodes(
+    make: Callable[[], gymnasium.Env],
+    policy: Callable[[np.ndarray], np.ndarray],
+    seeds: Sequence[int],
+    progress: Callable[[int], None] = lambda done: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> list[Return]:
+    """Play one episode for each seed and return their returns in order.
+
+    An episode's start depends on its seed alone, not on how many others are played; and short episodes count as often
+    as long ones, which is not so where a fixed number of steps is played.
+
+    Args:
+        make: makes a single environment.
+        policy: observations [n, ...] → actions [n, ...].
+        seeds: of the episodes.
+        progress: called with the number of episodes done whenever one ends.
+        interrupted: evaluation stops early once this is true, and only the episodes that ended count.
+    """
+    episodes = len(seeds)
+    returns = [Return()] * episodes
+    envs = [make() for _ in range(min(BATCH, episodes))]
+    playing = dict(enumerate(envs))  # episode → its environment
+    observations: dict[int, Any] = {episode: env.reset(seed=seeds[episode])[0] for episode, env in playing.items()}
+    upcoming, done = len(envs), 0
+    while playing and not interrupted():
+        order = sorted(playing)
+        actions = policy(np.stack([as_array(envs[0].observation_space, observations[episode]) for episode in order]))
+        for episode, action in zip(order, actions, strict=True):
+            observation, reward, terminated, truncated, info = playing[episode].step(action)
+            returns[episode] = Return(returns[episode] + float(reward))
+            observations[episode] = observation
+            if terminated or truncated:
+                returns[episode].success = info.get("success")
+                env = playing.pop(episode)
+                done += 1
+                progress(done)
+                if upcoming < episodes:
+                    playing[upcoming] = env
+                    observations[upcoming] = env.reset(seed=seeds[upcoming])[0]
+                    upcoming += 1
+    for env in envs:
+        env.close()
+    return [value for episode, value in enumerate(returns) if episode < upcoming and episode not in playing]

@@ -1,0 +1,123 @@
+"""Evaluating an algorithm in training, or a run that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from bitrl.core import events
+from bitrl.core.config import COMPONENTS
+from bitrl.core.environments.crashes import reporting
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Algorithm
+from bitrl.core.runs import video as video_files
+from bitrl.core.runs import watch as watching
+from bitrl.core.runs.episodes import Return, play_episodes
+from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.parts import EVALUATION, Parts, spawn_seeds
+from bitrl.core.runs.state_recorder import record, write_states
+from bitrl.core.runs.store import require_run
+from bitrl.core.runs.trained import trained
+from bitrl.core.runs.watch import Step
+
+
+def evaluate(
+    directory: Path,
+    episodes: int | None = None,
+    seed: int | None = None,
+    listeners: tuple[Listener, ...] = (),
+    show: Callable[[Step], None] | None = None,
+    video: Path | None = None,
+    states: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate the newest good checkpoint of a run.
+
+    Args:
+        directory: the run's.
+        episodes: how many; None takes the run's own `eval_episodes`.
+        seed: of the episodes; None takes the run's own, which repeats the evaluation at its end.
+        listeners: called with every event.
+        show: called with every step of the first episode (bitrl.core.runs.watch).
+        video: an mp4 or gif of the first episode is written there.
+        states: the numbers of all states met are written there (bitrl.core.runs.state_recorder).
+
+    Returns:
+        run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
+
+    Raises:
+        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or what it plays in
+            cannot be filmed.
+        RunFailed: every checkpoint is damaged, or the film cannot be made.
+    """
+    require_run(directory)
+    if video is not None:
+        video_files.check(video)
+    tell = teller(listeners)
+    config, parts, algorithm = trained(directory, tell)
+    met: list[np.ndarray] = []
+    if states is not None:
+        parts, met = record(parts, states)
+    seed = config.run.seed if seed is None else seed
+    episodes = config.run.eval_episodes if episodes is None else episodes
+    if show is None and video is None:
+        returns = play(parts, algorithm, episodes, seed, directory, tell)
+    elif not episodes:
+        raise UsageError("no episode is played, so there is none to be seen: ask for one with --episodes 1")
+    else:
+        first = watching.watch(parts, show, video)
+        returns = play(parts, algorithm, episodes, seed, directory, tell, first=first)
+        if first.film is not None:
+            first.film.save()
+    if states is not None and met:
+        write_states(states, met)
+    return {
+        "run": str(directory),
+        **{name: getattr(config.run, name) for name in COMPONENTS},
+        "step": algorithm.step,
+        "seed": seed,
+        **statistics(returns),
+        "returns": returns,
+    }
+
+
+def play(
+    parts: Parts,
+    algorithm: Algorithm,
+    episodes: int,
+    seed: int,
+    directory: Path,
+    tell: Listener,
+    interrupted: Callable[[], bool] = lambda: False,
+    first: gymnasium.Env | None = None,
+) -> list[Return]:
+    """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted. The first
+    is played in `first`, if it is given.
+    """
+    given = [first] if first is not None else []
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        features, choices = parts.features(observations), parts.features.choices(observations)
+        # Most algorithms need not know that there can be choices.
+        return algorithm.act(features) if choices is None else algorithm.act(features, choices)
+
+    return play_episodes(
+        reporting(lambda: given.pop() if given else parts.environment.make_for_evaluation(), parts.environment.id),
+        policy,
+        spawn_seeds(seed, EVALUATION, episodes),
+        lambda done: tell(events.Evaluating(directory, done, episodes)),
+        interrupted,
+    )
+
+
+def statistics(returns: list[Return]) -> dict[str, Any]:
+    """Episodes, mean and standard deviation (over the episodes, n in the denominator); null where there are none. Also
+    the share of successes, in environments that have them.
+    """
+    mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
+    successes = [each.success for each in returns if each.success is not None]
+    rate = {"success_rate": float(np.mean(successes))} if successes else {}
+    return {"episodes": len(returns), "mean_return": mean, "std_return": std, **rate}

@@ -1,0 +1,60 @@
+"""Exporting a run: one file of what acts, and nothing of what learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bitrl.core.acting import agents
+from bitrl.core.acting.history import newest_of
+from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.parts import identities, learned_by_serializer
+from bitrl.core.runs.store import read_provenance, require_run
+from bitrl.core.runs.trained import trained
+
+
+def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+    """Write the newest good checkpoint of a run as an agent that acts by itself (bitrl.core.acting.agents).
+
+    Args:
+        run: its directory.
+        file: the agent's, which is replaced if it is there.
+        listeners: called with every event.
+
+    Returns:
+        file, bytes, run, env, step, serializer, backbone.
+
+    Raises:
+        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its algorithm or
+            trainable backbone cannot be exported.
+        RunFailed: every checkpoint is damaged, or the file cannot be written.
+    """
+    directory, path = Path(run), Path(file)
+    require_run(directory)
+    config, parts, algorithm = trained(directory, teller(listeners))
+    chosen, sections = config.run, config.as_dict()
+    trainable = parts.features.trainable
+    facts = {
+        "env": chosen.env,
+        "step": algorithm.step,
+        "serializer": {"name": chosen.serializer, "options": sections["serializer"]},
+        "backbone": None if trainable else {"name": chosen.backbone, "options": sections["backbone"]},
+        "identity": {} if trainable else identities(parts)["features"],
+        "history": chosen.history,
+        "history_tokens": chosen.history_tokens,
+        "observation": attrs.asdict(parts.environment.observation_spec()),
+        "versions": read_provenance(directory).get("versions", {}),
+    }
+    seen = newest_of(algorithm.task.observations, chosen.history)
+    agents.write(path, facts, algorithm.plain_policy(), learned_by_serializer(parts), seen)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "run": str(directory),
+        "env": chosen.env,
+        "step": algorithm.step,
+        "serializer": chosen.serializer,
+        "backbone": None if trainable else chosen.backbone,
+    }

@@ -1,0 +1,90 @@
+"""States that an agent met, kept in a file: what a codebook is best fitted to, and what a probe may look at.
+
+The file is safetensors with one array, "states": float64 [n, k], the numbers of n observations in the order of the
+environment's fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import gymnasium
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from bitrl.core.acting.choices import OBSERVATION
+from bitrl.core.acting.history import COUNT
+from bitrl.core.environments.wrapped import Wrapped
+from bitrl.core.errors import UsageError
+from bitrl.core.files import write_atomically
+from bitrl.core.runs.parts import Parts
+
+
+class Recorder(gymnasium.Wrapper):
+    """Adds the numbers of every observation to a list."""
+
+    def __init__(self, env: gymnasium.Env, met: list[np.ndarray]):
+        super().__init__(env)
+        self._met = met
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._met.append(numbers_of(observation))
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        observation, *rest = self.env.step(action)
+        self._met.append(numbers_of(observation))
+        return observation, *rest
+
+
+def numbers_of(observation: Any) -> np.ndarray:
+    """The numbers of one observation, float64 [k]: of its newest state, without texts and what can be done."""
+    while isinstance(observation, Mapping):
+        if COUNT in observation:
+            observation = observation[str(len(observation) - 2)]
+        else:
+            observation = observation[OBSERVATION if OBSERVATION in observation else "numbers"]
+    return np.array(observation, np.float64).reshape(-1)
+
+
+def record(parts: Parts, path: Path) -> tuple[Parts, list[np.ndarray]]:
+    """The same parts with an environment that is recorded, and the list of states that is to be written to `path`.
+
+    Raises:
+        UsageError: its observations hold no numbers, or the file could not be written in the end.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--states {path}: is a folder, or its folder is not there: name another file")
+    if not parts.environment.observation_spec().fields:
+        raise UsageError(f"--states: the observations of {parts.environment.id} hold no numbers to be kept")
+    met: list[np.ndarray] = []
+    return attrs.evolve(parts, environment=Wrapped(parts.environment, lambda env: Recorder(env, met))), met
+
+
+def write_states(path: Path, met: list[np.ndarray]) -> None:
+    """Write states, each [k], to a file. Raises RunFailed if it cannot be written."""
+    write_atomically(path, save({"states": np.stack(met)}), "name another file with --states")
+
+
+def read_states(path: Path) -> np.ndarray:
+    """States float64 [n, k] from a file.
+
+    Raises:
+        UsageError: no such file, or none of states.
+    """
+    try:
+        states = load(path.read_bytes())["states"]
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (SafetensorError, KeyError, ValueError):
+        raise UsageError(f"{path}: holds no states: make it with bitrl eval RUN --states FILE") from None
+    if states.ndim != 2 or states.dtype.kind != "f" or not states.size or not np.isfinite(states).all():
+        raise UsageError(f"{path}: its states are no table of finite numbers: make it anew with bitrl eval --states")
+    return states.astype(np.float64)

@@ -1,0 +1,177 @@
+"""Runs: train, checkpoint, resume, evaluate, summarise. The only module that sees all parts at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from bitrl.core import events
+from bitrl.core.acting import checkpoints
+from bitrl.core.acting.features import FeatureExtractor
+from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
+from bitrl.core.environments import replay
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.interfaces import Algorithm
+from bitrl.core.runs.evaluate import play, statistics
+from bitrl.core.runs.interrupts import interrupts
+from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.parts import Parts, build, identities, learned_by_serializer, make_algorithm, make_environments
+from bitrl.core.runs.provenance import git_commit, peak_rss_mb, versions
+from bitrl.core.runs.store import RunStore
+from bitrl.core.runs.trained import check_identity, newest_good
+
+
+def run(
+    env: str | None = None,
+    *,
+    backbone: str | None = None,
+    critic_backbone: str | None = None,
+    serializer: str | None = None,
+    algo: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    config: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    force: bool = False,
+    listeners: tuple[Listener, ...] = (),
+) -> dict[str, Any]:
+    """Train an agent, evaluate it, and return its summary (the same as summary.json in the run's directory).
+
+    Args:
+        env, backbone, critic_backbone, serializer, algo: names as `bitrl list` prints them; unset ones take the
+            defaults, which for the critic is the policy's backbone.
+        steps: environment steps to train for.
+        seed: of everything random.
+        out: the run's directory; None picks a fresh one under `runs/`.
+        config: a TOML file to start from; the other arguments win over it, and where they name another component,
+            options of the file's that it does not have are left out.
+        options: more settings by path, as `{"algo.clip_coef": 0.2}`.
+        force: replace a run that is already in `out`.
+        listeners: called with every event (bitrl.core.events).
+
+    Raises:
+        UsageError: an argument is wrong. RunFailed: training could not go on.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    named = {
+        "env": env,
+        "backbone": backbone,
+        "critic_backbone": critic_backbone,
+        "serializer": serializer,
+        "algo": algo,
+        "steps": steps,
+        "seed": seed,
+    }
+    for path, value in (options or {}).items():
+        part, dot, name = path.partition(".")
+        if not dot:
+            raise UsageError(f'option "{path}": write it as part.option, for example "algo.clip_coef"')
+        values.setdefault(part, {})[name] = value
+    values.setdefault("run", {}).update({name: value for name, value in named.items() if value is not None})
+    values, _ = overlay(read_toml(Path(config)) if config else {}, values)
+    return start(resolve(values), Path(out) if out is not None else None, force, listeners)
+
+
+def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+    """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
+    parts = build(config)
+    learned_by_serializer(parts)  # a serializer that learns from states does so now, and says now why it cannot
+    provenance = {"versions": versions(), **identities(parts), **git_commit()}
+    store = RunStore.create(out, config, provenance, force)
+    try:
+        return _train(config, parts, store, listeners)
+    finally:
+        store.close()
+
+
+def resume(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+    """Go on with a run that was stopped; it ends as if it had not been. A complete one only gives its summary again.
+
+    Raises:
+        UsageError: no run there, it is in use, or its model is not the one it was started with.
+        RunFailed: every checkpoint is damaged, or the environment does not come back to where it was.
+    """
+    store = RunStore.open(directory)
+    try:
+        done = store.summary()
+        if done is not None:
+            return done
+        checkpoints.drop_old(store.checkpoints)  # it may have been killed before it did
+        config = resolve(read_toml(directory / "config.toml"))
+        parts = build(config)
+        check_identity(directory, parts)
+        return _train(config, parts, store, listeners)
+    finally:
+        store.close()
+
+
+def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Listener, ...]) -> dict[str, Any]:
+    """Train from the newest good checkpoint, or from the start, to the end; evaluate; write the summary."""
+    directory, run = store.directory, config.run
+    tell = teller(listeners)
+    with interrupts(lambda: tell(events.Interrupted(directory))) as interrupted:
+        checkpoint = newest_good(directory, tell)
+        envs, observations = make_environments(config, parts, checkpoint)
+        progress: Callable[[int], None] = lambda step: tell(events.RolloutStepped(directory, step))  # noqa: E731
+        algorithm = make_algorithm(config, parts, envs, observations, checkpoint, progress)
+        store.rewind(algorithm.step)
+        timings = store.rows("timings.jsonl")
+        seconds = timings[-1]["seconds"] if timings else 0.0
+        updates = checkpoint.meta["updates"] if checkpoint is not None else 0
+        tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
+        try:
+            while algorithm.step < run.steps:
+                began = time.perf_counter()
+                metrics = algorithm.update()
+                seconds += time.perf_counter() - began
+                updates += 1
+                row = {"step": algorithm.step, **metrics}
+                store.log(row, {"step": algorithm.step, "seconds": seconds})
+                tell(events.Updated(directory, algorithm.step, row))
+                finished = algorithm.step >= run.steps
+                if finished or interrupted() or updates % run.checkpoint_every == 0:
+                    path = _save(store, parts, algorithm, envs, updates)
+                    tell(events.CheckpointSaved(directory, algorithm.step, path))
+                if interrupted() and not finished:
+                    raise RunFailed(f"stopped at step {algorithm.step}; go on with: bitrl run --resume {directory}")
+        finally:
+            envs.close()
+        returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
+        if len(returns) < run.eval_episodes:
+            raise RunFailed(f"stopped before the evaluation was done; go on with: bitrl run --resume {directory}")
+    summary = {
+        "run": str(directory),
+        **{name: getattr(run, name) for name in (*COMPONENTS, "seed")},
+        "steps": algorithm.step,
+        "train_seconds": round(seconds, 3),
+        "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+        "eval": statistics(returns),
+        # Of this process: a resumed run starts with empty caches.
+        **_cache_statistics("cache", parts.features),
+        **_cache_statistics("critic_cache", parts.critic_features),
+    }
+    store.finish(summary)
+    tell(events.RunFinished(directory, summary))
+    return summary
+
+
+def _save(store: RunStore, parts: Parts, algorithm: Algorithm, envs: VectorEnv, updates: int) -> Path:
+    """Write a checkpoint of everything that the next update depends on."""
+    actions, starts = replay.save(envs)
+    arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
+    arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(parts).items()}
+    arrays |= {"observations": algorithm.task.observations, **actions}
+    meta = {"step": algorithm.step, "updates": updates, "starts": starts}
+    return checkpoints.write(store.checkpoints, algorithm.step, checkpoints.Checkpoint(arrays, meta))
+
+
+def _cache_statistics(name: str, features: FeatureExtractor | None) -> dict[str, Any]:
+    """`{name: …}` if there is a backbone that keeps features and counts how often that helped."""
+    statistics = getattr(getattr(getattr(features, "backbone", None), "cache", None), "statistics", None)
+    return {name: statistics()} if callable(statistics) else {}

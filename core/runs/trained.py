@@ -1,0 +1,63 @@
+"""A run that was trained: its newest good checkpoint, brought back to act."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitrl.core import events
+from bitrl.core.acting import checkpoints
+from bitrl.core.acting.checkpoints import Checkpoint
+from bitrl.core.config import Config, read_toml, resolve
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.interfaces import Algorithm
+from bitrl.core.runs.listeners import Listener
+from bitrl.core.runs.parts import Parts, build, identities, make_algorithm, make_environments
+from bitrl.core.runs.store import read_provenance
+
+
+def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
+    """The configuration, parts and algorithm of a run, as its newest good checkpoint has them, to act and not to learn.
+
+    Raises:
+        UsageError: no checkpoint there, or its model is not the one it was trained with.
+        RunFailed: every checkpoint is damaged.
+    """
+    config = resolve(read_toml(directory / "config.toml"))
+    checkpoint = newest_good(directory, tell)
+    if checkpoint is None:
+        raise UsageError(f"{directory}: has no checkpoint yet: let it train for longer, or go on with --resume")
+    parts = build(config)
+    check_identity(directory, parts)
+    envs, observations = make_environments(config, parts, None)  # to act, it only needs to know what they look like
+    algorithm = make_algorithm(config, parts, envs, observations, checkpoint)
+    envs.close()
+    return config, parts, algorithm
+
+
+def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
+    """The newest checkpoint that reads well, or None if there is none at all; damaged ones are told of and skipped.
+
+    Raises:
+        RunFailed: there are checkpoints, and all are damaged.
+    """
+    found = list(checkpoints.newest_first(directory / "checkpoints"))
+    for path, checkpoint in found:
+        if isinstance(checkpoint, checkpoints.Checkpoint):
+            return checkpoint
+        tell(events.CheckpointSkipped(directory, path, str(checkpoint)))
+    if found:
+        raise RunFailed(f"{directory / 'checkpoints'}: every checkpoint is damaged: start the run anew with --force")
+    return None
+
+
+def check_identity(directory: Path, parts: Parts) -> None:
+    """Refuse to go on with features other than those the run was started with."""
+    provenance, now = read_provenance(directory), identities(parts)
+    for name, words in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
+        old, new = provenance.get(name, {}), now.get(name, {})
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if changed:
+            raise UsageError(
+                f"{directory}: {words} is not the one it was trained with ({', '.join(changed)} changed): "
+                "put the original model back, or train anew"
+            )

@@ -1,0 +1,127 @@
+"""Watching an episode: what the model reads, what is done for it, what that earns, and what the world looks like.
+
+An evaluation does not know that it is watched: the environment it plays in tells.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import gymnasium
+import numpy as np
+
+from bitrl.core.acting.choices import commands_of
+from bitrl.core.environments.observations import as_array
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.runs import video as film
+from bitrl.core.runs.parts import Parts
+
+FPS = 30.0
+"""Of environments that do not say how fast they are."""
+
+TEXT_FPS = 1.0
+"""Of those that show themselves as text, which takes its time to read."""
+
+GRAPHICS = " (without a display MuJoCo draws by EGL or OSMesa: install one, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa)"
+
+
+@attrs.frozen
+class Step:
+    """A step of an episode, as plain data: the state as the model reads it (a text, or a list of numbers), the action
+    (a number, a list of them, or a command), its reward, and what the action is called, if it has a name.
+    """
+
+    state: Any
+    action: Any
+    reward: float
+    action_name: str | None = None
+
+
+class Watched(gymnasium.Wrapper):
+    """An environment that tells of the first episode played in it.
+
+    Attributes:
+        film: of that episode, or None.
+    """
+
+    def __init__(self, env: gymnasium.Env, parts: Parts, show: Callable[[Step], None] | None, video: Path | None):
+        """`show` is called with every step; a film for `video` is made of what `env` renders."""
+        super().__init__(env)
+        self._parts, self._show, self._over = parts, show, False
+        self._names = parts.environment.action_names()
+        self._state: Any = None
+        self._commands: list[str] | None = None
+        fps = env.metadata.get("render_fps") or (TEXT_FPS if env.render_mode == "ansi" else FPS)
+        self.film = film.Film(video, fps) if video is not None else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._look(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step, and tell of it."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._show is not None and not self._over:
+            said = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
+            self._show(Step(self._state, said, float(reward), self._names[int(action)] if self._names else None))
+        self._look(observation)
+        self._over = self._over or terminated or truncated
+        return observation, reward, terminated, truncated, info
+
+    def _look(self, observation: Any) -> None:
+        if self._over:
+            return
+        if self._show is not None:
+            seen = as_array(self.env.observation_space, observation)
+            self._commands = commands_of(seen)
+            [state] = self._parts.features.write(seen[None])
+            self._state = state if isinstance(state, str) else np.asarray(state).tolist()
+        if self.film is not None:
+            self.film.add(self._frame())
+
+    def _frame(self) -> np.ndarray:
+        name = self._parts.environment.id
+        try:
+            frame: Any = self.env.render()
+        except Exception as error:  # whatever graphics raise: no display, no driver, a package missing
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            hint = GRAPHICS if hasattr(self.env.unwrapped, "mujoco_renderer") else ""
+            raise RunFailed(f"environment {name} could not be drawn: {cause}{hint}") from error
+        if isinstance(frame, str):
+            return film.page(frame)
+        if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
+            raise RunFailed(f"environment {name} could not be drawn: it renders neither RGB pixels nor text")
+        return frame
+
+
+def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None) -> Watched:
+    """An environment of `parts` that tells of its first episode.
+
+    Raises:
+        UsageError: a film is asked for, and the environment renders neither arrays nor text.
+    """
+    environment = parts.environment
+    env = environment.make_for_evaluation()
+    modes = env.metadata.get("render_modes") or ()
+    if video is not None:
+        env.close()
+        mode = next((mode for mode in ("rgb_array", "ansi") if mode in modes), None)
+        if mode is None:
+            raise UsageError(
+                f"environment {environment.id} cannot be filmed: it renders {' and '.join(modes) or 'nothing'}, "
+                "and a film needs rgb_array or ansi: leave out --video (--show prints its states)"
+            )
+        # Nothing is shown on a screen, so pygame need not look for one, nor complain (of a missing XDG_RUNTIME_DIR);
+        # and MuJoCo, where there is none, draws without.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        env = environment.make_for_evaluation(mode)
+    return Watched(env, parts, show, video)

@@ -1,0 +1,248 @@
+"""The C engine seen from Python: a model file and token ids in, features out.
+
+Knows the cffi calls, their buffers and their errors. Does not know text: tokenizer.py makes the ids.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bitrl._engine import ffi, lib
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.engine.generation import Generated, generate
+from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile, is_checkpoint
+from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message
+
+_POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
+_ERROR_BYTES = 256
+_PAD = 16  # numbers to which the engine rounds up the width of a head
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets this CPU runs, best first; the last is "scalar"."""
+    names: list[str] = []
+    while (name := lib.bitrl_instruction_set(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
+def known_instruction_sets() -> list[str]:
+    """The instruction sets this build has code for, best first, whether or not this CPU runs them."""
+    names: list[str] = []
+    while (name := lib.bitrl_instruction_set_known(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
+def formats() -> list[str]:
+    """The formats in which matrices can be multiplied: ternary, int8, int4, bf16, fp32."""
+    names: list[str] = []
+    while (name := lib.bitrl_format(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
+class Engine:
+    """A BitNet, Llama, Qwen3 or Gemma 3 model, ready to encode on `threads` threads.
+
+    `path` names a GGUF file, or a Hugging Face checkpoint: its directory or a .safetensors file beside its config.json.
+    `threads` of 0 takes every CPU of this process.
+    `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
+    what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
+    as int4, F16 and BF16 as bf16, F32 as fp32; packed safetensors as ternary.
+    `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
+    `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
+    `activation` ("relu2", "silu" or "gelu", by tanh) is for files that leave it open, as those of architecture "bitnet"
+    do, and `linear_class` ("bitlinear" or "autobitlinear") for packed safetensors that do not say what their
+    weight_scale does.
+    Features do not depend on `threads`, `isa` or what else is in the batch: the same bits every time.
+    Raises ModelFileError for a file that cannot be used, UsageError for settings it cannot fulfil.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        layers: int | None = None,
+        threads: int = 0,
+        isa: str = "auto",
+        i2s_packing: str = "x86",
+        activation: str | None = None,
+        linear_class: str | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        if isa != "auto" and isa not in instruction_sets():
+            raise UsageError(f"this CPU has no instruction set {isa!r}; it has {', '.join(instruction_sets())}")
+        if format is not None and format not in formats():
+            raise UsageError(f"unknown format {format!r}; known: {', '.join(formats())}")
+        if layers is not None and layers < 1:
+            raise UsageError(f"layers must be 1 or more, got {layers}")
+        self.file = open_model(path, activation, linear_class)
+        self.verified = self.file.verify()
+        model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
+        error = ffi.new("char[]", _ERROR_BYTES)
+        texts = [
+            ffi.new("char[]", text.encode()) for text in (isa, format or "", activation or "")
+        ]  # must outlive the call
+        self.threads = threads or available_cpus()
+        options = ffi.new(
+            "bitrl_options *",
+            {"layers": layers or 0, "threads": self.threads, "i2s_arm": is_arm_packing(i2s_packing)},
+        )
+        options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
+        options.activation = texts[2] if activation else ffi.NULL
+        if lib.bitrl_model_load(self.file.handle, options, model, error) != lib.BITRL_OK:
+            raise ModelFileError(path, message(error))
+        self.model = ffi.gc(model[0], lib.bitrl_model_free)
+        if lib.bitrl_session_open(self.model, self.threads, session, error) != lib.BITRL_OK:
+            raise UsageError(message(error))
+        self.session = ffi.gc(session[0], lib.bitrl_session_close)
+        self.lock = threading.Lock()
+        shape = lib.bitrl_model_shape(self.model)
+        self.width: int = shape.width
+        self.blocks: int = shape.blocks
+        self.vocabulary: int = shape.vocabulary
+        self.context: int = shape.context
+        self.isa = ffi.string(lib.bitrl_model_isa(self.model)).decode()
+        self.format = ffi.string(lib.bitrl_model_format(self.model)).decode()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The file's metadata, see ModelFile.metadata."""
+        return self.file.metadata()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The file's tensors, see ModelFile.tensors."""
+        return self.file.tensors()
+
+    def encode(self, token_ids: Sequence[Sequence[int]], pooling: str = "mean") -> np.ndarray:
+        """Features of each text: float32 [n, width]; with pooling "none", of each token: [total tokens, width].
+
+        The state after the last block that is run, without the final norm. A text of no tokens is zeros.
+        Raises UsageError for a token outside the vocabulary, a text longer than the model's context, or an unknown
+        pooling.
+        """
+        if pooling not in _POOLING:
+            raise UsageError(f"unknown pooling {pooling!r}; known: {', '.join(_POOLING)}")
+        ids, lengths = self._flat(token_ids)
+        out = np.zeros((len(ids) if pooling == "none" else len(token_ids), self.width), np.float32)
+        self._encode(lib.bitrl_encode, ids, lengths, (_POOLING[pooling],), out)
+        return out
+
+    def encode_blocks(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """The state of each token after every block: float32 [blocks, total tokens, width], in one pass.
+
+        Row k holds the bits of `encode(token_ids, "none")` of an engine with `layers=k + 1`. Raises as `encode`.
+        """
+        ids, lengths = self._flat(token_ids)
+        out = np.zeros((self.blocks, len(ids), self.width), np.float32)
+        self._encode(lib.bitrl_encode_blocks, ids, lengths, (), out)
+        return out
+
+    def _flat(self, token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in a row, int32, and how many each text has, uint64."""
+        lengths = np.fromiter(map(len, token_ids), np.uint64, len(token_ids))
+        try:
+            ids = (token for text in token_ids for token in text)
+            return np.fromiter(ids, np.int32, int(lengths.sum())), lengths
+        except OverflowError:
+            raise UsageError(f"a token id is outside the vocabulary of {self.vocabulary}") from None
+
+    def _encode(
+        self, call: Callable[..., int], ids: np.ndarray, lengths: np.ndarray, how: tuple[int, ...], out: np.ndarray
+    ) -> None:
+        error = ffi.new("char[]", _ERROR_BYTES)
+        tokens, counts = ffi.from_buffer("int32_t[]", ids), ffi.from_buffer("uint64_t[]", lengths)
+        into = ffi.from_buffer("float[]", out, require_writable=True)
+        with self.lock:
+            status = call(self.session, tokens, counts, len(lengths), *how, into, error)
+        if status == lib.BITRL_BAD_RESULT:
+            raise ModelFileError(self.path, message(error))
+        if status != lib.BITRL_OK:
+            raise UsageError(message(error))
+
+    def generate(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        max_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[int] = (),
+    ) -> list[Generated]:
+        """What follows each prompt, see `generation.generate`."""
+        return generate(
+            self, token_ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop
+        )
+
+    def replace(self, name: str, values: np.ndarray) -> None:
+        """Puts other weights in the place of the tensor `name` (as GGUF names it), quantised to this engine's format.
+
+        `values`: float [rows, columns], of a norm [columns], as they would lie in the file. Of "ternary" formats they
+        are rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale.
+        Raises UsageError for a name or shape that is not there, or weights that are not finite.
+        """
+        weights = np.ascontiguousarray(values, np.float32)
+        if weights.ndim not in (1, 2):
+            raise UsageError(f"{name} takes weights of one or two dimensions, got {weights.ndim}")
+        rows, columns = weights.shape if weights.ndim == 2 else (1, len(weights))
+        error = ffi.new("char[]", _ERROR_BYTES)
+        with self.lock:
+            status = lib.bitrl_model_replace(
+                self.model, name.encode(), ffi.from_buffer("float[]", weights), rows, columns, self.threads, error
+            )
+        if status != lib.BITRL_OK:
+            raise UsageError(f"{self.path} {message(error)} ({name})")
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that a pass of one token reads, the head's included once something has been generated."""
+        return lib.bitrl_model_bytes_per_token(self.model)
+
+
+def open_model(
+    path: str | os.PathLike[str], activation: str | None = None, linear_class: str | None = None
+) -> ModelFile | HuggingFaceFile:
+    """A GGUF file or a Hugging Face checkpoint; `activation` and `linear_class` as in Engine. Raises ModelFileError."""
+    return HuggingFaceFile(path, activation, linear_class) if is_checkpoint(path) else ModelFile(path)
+
+
+class Plan(NamedTuple):
+    """What loading a file would find: the engine's shape of it, and the bytes of its blocks' matrices in memory."""
+
+    shape: Any
+    matrix_bytes: int
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that generating keeps of every token: keys and values of each block, in double precision."""
+        shape = self.shape
+        return 2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD
+
+
+def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> Plan:
+    """Whether a file can be run, by its keys and the tensors it lists; reads no weights.
+
+    Raises ModelFileError saying what is missing or not supported.
+    """
+    error, shape, matrix_bytes = ffi.new("char[]", _ERROR_BYTES), ffi.new("bitrl_shape *"), ffi.new("uint64_t *")
+    texts = [ffi.new("char[]", text.encode()) for text in ("auto", format or "", activation or "")]
+    options = ffi.new("bitrl_options *", {"threads": 1})
+    options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
+    options.activation = texts[2] if activation else ffi.NULL
+    if lib.bitrl_model_check(file.handle, options, shape, matrix_bytes, error) != lib.BITRL_OK:
+        raise ModelFileError(file.path, message(error))
+    return Plan(shape, matrix_bytes[0])
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,178 @@
+"""A Hugging Face checkpoint as one file for the engine: the same face as ModelFile.
+
+Knows which files a checkpoint has and hands their checked contents to the engine. Runs no code of the checkpoint's, and
+asks no network. Does not know what keys and tensors mean: hugging_face.py translates them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitrl._engine import ffi, lib
+from bitrl.plugins.backbones.files import model_file
+from bitrl.plugins.backbones.files.hugging_face import Config, Translated, engine_keys, engine_tensors
+from bitrl.plugins.backbones.files.model_file import ModelFileError, Tensor
+from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes, read_safetensors, read_shards
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+_MOST_CONFIG, _MOST_TOKENIZER = 4 << 20, 256 << 20
+_ERROR_BYTES = 256
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` names a directory, or a safetensors file or its index."""
+    return os.fspath(path).endswith((".safetensors", ".safetensors.index.json")) or os.path.isdir(path)
+
+
+class HuggingFaceFile:
+    """A checkpoint's mapped files with checked headers, under GGUF's keys and names.
+
+    `path` is its directory, its .safetensors file or its index. `activation` and `linear_class` as in Engine.
+    Raises ModelFileError when a file is missing or damaged, or holds what the engine does not compute.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], activation: str | None = None, linear_class: str | None = None
+    ) -> None:
+        self.path = os.fspath(path)
+        weights = _weights(Path(path))
+        self.directory = weights.parent
+        if not (self.directory / CONFIG).is_file():
+            raise ModelFileError(path, f"has no {CONFIG} beside its weights, which says what they are; get it")
+        self.config = Config(_object(self.directory / CONFIG), self.directory / CONFIG)
+        keys = engine_keys(self.config, activation)
+        if weights.name.endswith(".json"):
+            stored, shards = read_shards(weights)
+        else:
+            stored, shards = read_safetensors(weights), [weights]
+        self._files = [name for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG) if (self.directory / name).is_file()]
+        self._files += [shard.name for shard in shards]
+        tensors = list(engine_tensors(stored, self.config, weights, linear_class))
+        self._mapped = [tensor.data for tensor in tensors]  # the engine reads them where they are
+        self.handle = _assemble(self.path, keys, tensors)
+        self._keys = keys
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return lib.bitrl_file_size(self.handle)
+
+    def metadata(self) -> dict[str, Any]:
+        """Every key with its value, those of the tokenizer's first token included. Raises as `tokenizer`."""
+        return self._keys | self._first_token
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, under GGUF's names."""
+        return model_file.tensors(self)
+
+    def weights(self, name: str, i2s_packing: str = "x86") -> np.ndarray:
+        """A tensor's weights as float32, in its shape, in Hugging Face's order of rows. Raises as ModelFile.weights."""
+        return model_file.weights(self, name, i2s_packing)
+
+    def verify(self, largest: int | None = 256 << 20) -> str:
+        """A checkpoint carries no seal."""
+        return "unsealed"
+
+    def sha256(self) -> str:
+        """What tells this model from another: the digest of its files' names and digests."""
+        whole = hashlib.sha256()
+        for name in self._files:
+            with (self.directory / name).open("rb") as file:
+                whole.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer.json."""
+        return TOKENIZER in self._files
+
+    def tokenizer_json(self) -> str:
+        """tokenizer.json's text. Raises ModelFileError when there is none."""
+        if not self.has_tokenizer():
+            raise ModelFileError(self.path, f"has no {TOKENIZER}, so texts cannot be read; get it")
+        try:
+            return read_bytes(self.directory / TOKENIZER, _MOST_TOKENIZER).decode()
+        except UnicodeDecodeError:
+            raise ModelFileError(self.directory / TOKENIZER, "is damaged: it is not UTF-8") from None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What tokenizer.json holds, made once. Raises ModelFileError when it is missing or broken."""
+        from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_json  # which knows this module
+
+        return tokenizer_from_json(self.tokenizer_json(), self.path)
+
+    @cached_property
+    def _first_token(self) -> dict[str, Any]:
+        """Whether a token goes before every text, and which, under GGUF's keys.
+
+        add_bos_token says so; without it, what tokenizer.json itself puts before a text.
+        """
+        if not self.has_tokenizer():
+            return {}
+        said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
+        wanted, token = said.get("add_bos_token"), said.get("bos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if wanted is False:
+            return {"tokenizer.ggml.add_bos_token": False}
+        number = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if wanted is None:
+            wanted = number is not None and self.tokenizer.encode("", add_special_tokens=True).ids[:1] == [number]
+        found = {} if number is None else {"tokenizer.ggml.bos_token_id": number}
+        return {"tokenizer.ggml.add_bos_token": bool(wanted)} | found
+
+
+def _weights(path: Path) -> Path:
+    """The safetensors file, or the index of several."""
+    if not path.is_dir():
+        return path
+    for name in (WEIGHTS, INDEX):
+        if (path / name).is_file():
+            return path / name
+    raise ModelFileError(
+        path, f"holds neither {WEIGHTS} nor {INDEX}: name a GGUF file or a directory with one of these"
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return parse_json(read_bytes(path, _MOST_CONFIG), path, "it")
+
+
+def _assemble(path: str, keys: dict[str, str | int | float], tensors: list[Translated]) -> Any:
+    """The engine's file of this table. Names and values are copied, tensor data are not."""
+    kept = [ffi.new("char[]", name.encode()) for name in [*keys, *(tensor.name for tensor in tensors)]]
+    listed = ffi.new("bitrl_key[]", len(keys))
+    for key, name, value in zip(listed, kept, keys.values(), strict=False):
+        kind, raw = _raw(value)
+        kept.append(ffi.new("uint8_t[]", raw))
+        key.name, key.name_bytes, key.count = name, len(name) - 1, 1
+        key.type = key.element_type = kind
+        key.value, key.value_bytes = kept[-1], len(raw)
+    into = ffi.new("bitrl_tensor[]", len(tensors))
+    for item, name, tensor in zip(into, kept[len(keys) :], tensors, strict=False):
+        item.name, item.name_bytes = name, len(name) - 1
+        item.type, item.dims, item.scale = tensor.type, len(tensor.shape), tensor.scale
+        item.shape[0 : len(tensor.shape)] = tensor.shape[::-1]
+        item.data, item.bytes = ffi.from_buffer("uint8_t[]", tensor.data), len(tensor.data)
+    handle, error = ffi.new("bitrl_file **"), ffi.new("char[]", _ERROR_BYTES)
+    if lib.bitrl_file_assemble(listed, len(keys), into, len(tensors), handle, error) != lib.BITRL_OK:
+        raise ModelFileError(path, model_file.message(error))
+    return ffi.gc(handle[0], lib.bitrl_file_close)
+
+
+def _raw(value: str | int | float) -> tuple[int, bytes]:
+    """GGUF's number of the value's type, and its bytes."""
+    if isinstance(value, str):
+        text = value.encode()
+        return 8, struct.pack("<Q", len(text)) + text
+    return (4, struct.pack("<I", value)) if isinstance(value, int) else (6, struct.pack("<f", value))

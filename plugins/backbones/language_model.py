@@ -1,0 +1,247 @@
+"""The language model as a backbone, in four formats: text in, features out, nothing to train.
+
+The formats share everything but the product of a matrix and a vector; any of them runs any file.
+
+Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones import BitNetOptions, TernaryOptions
+from bitrl.plugins.backbones.cache import Cache
+from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.model_file import ModelFileError
+from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.number_ends import number_ends
+
+STARTER, TWIN = "starter.gguf", "starter-fp16.gguf"
+_TEXTS_AT_ONCE = 64  # whose states of every token are held together
+
+
+class BitNet:
+    """A frozen BitNet b1.58 model, read by the C engine; `format` as in Engine.
+
+    A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set. `cache`
+    keeps those of texts seen lately. The `width` given is how many numbers a text holds, which pooling "field" needs;
+    that of the object is d. `identity` is what must be equal for features to be equal.
+    Raises ModelFileError for a model file that cannot be used, UsageError for options it cannot fulfil.
+    """
+
+    def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
+        path = resolve(options.model) if options.model else starter_path(ternary=format.startswith("ternary"))
+        known = hints(options.model) if options.model else {}
+        activation = options.activation or known.get("activation")
+        linear_class = options.linear_class or known.get("linear_class")
+        self.engine = Engine(
+            path,
+            format,
+            layers=options.layers,
+            threads=options.threads,
+            i2s_packing=options.i2s_packing,
+            activation=activation,
+            linear_class=linear_class,
+        )
+        metadata = self.engine.metadata
+        self.tokenizer = tokenizer_of(self.engine.file)
+        check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
+        self._prefix = _prefix(metadata, self.engine)
+        self.pooling, self._numbers = options.pooling, width
+        if self.pooling == "field" and not width:
+            raise UsageError(
+                'backbone.pooling "field" needs to know how many numbers a text holds: '
+                "name an environment, or load_backbone(..., width=COUNT)"
+            )
+        states = width if self.pooling == "field" and width else 1
+        pooled = states * self.engine.width
+        self.projection = projection_matrix(pooled, options.projection) if options.projection else None
+        self.width = options.projection or pooled
+        self.cache = Cache(int(options.cache_mb * 2**20))
+        self.identity: dict[str, Any] = {
+            "model_sha256": self.engine.file.sha256(),
+            "format": None if format.startswith("ternary") else format,  # packed in 2 bits or 1.6: the same features
+            "layers": self.engine.blocks,
+            "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,
+            "activation": activation,
+            "linear_class": linear_class,
+            "pooling": self.pooling,
+            "projection": options.projection,
+        }
+
+    def encode(self, inputs: Sequence[str]) -> np.ndarray:
+        """Features of n texts: float32 [n, width]. The empty text has no tokens and is encoded as zeros.
+
+        Raises TypeError when `inputs` is not a sequence of str, UsageError for a text longer than the model's context,
+        or, with pooling "field", for one with another count of numbers.
+        """
+        return self.cache.rows(_checked(inputs), self._encode)
+
+    def tokens(self, inputs: Sequence[str]) -> list[np.ndarray]:
+        """The state of each token of n texts: n arrays float32 [its tokens, width of the model], not projected.
+
+        The rows are those of `tokenizer.encode(text).ids`, after the file's first token if it asks for one.
+        Raises as `encode`.
+        """
+        return self._states(self._ids(_checked(inputs)))
+
+    def token_counts(self, inputs: Sequence[str]) -> list[int]:
+        """How many tokens each of n texts is, without the file's first."""
+        return [len(ids) for ids in token_ids(self.tokenizer, _checked(inputs))]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text's tokens, after the file's first if it asks for one."""
+        return self._fitting(texts, token_ids(self.tokenizer, texts, self._prefix))
+
+    def _fitting(self, texts: Sequence[str], ids: list[list[int]]) -> list[list[int]]:
+        for text, tokens in zip(texts, ids, strict=True):
+            if len(tokens) > self.engine.context:
+                raise UsageError(
+                    f"a text has {len(tokens)} tokens, but the model reads at most {self.engine.context}: write states "
+                    f"shorter (--serializer compact) or name another model: {text[:80]!r}"
+                )
+        return ids
+
+    def _states(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return np.split(self.engine.encode(ids, "none"), np.cumsum([len(each) for each in ids]))[:-1]
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        if self.pooling == "field":
+            features = self._states_of_numbers(texts)
+        else:
+            features = self.engine.encode(self._ids(texts), self.pooling)
+        if self.projection is None:
+            return features
+        # Row by row: a matrix product may round differently with the number of rows.
+        return np.array([row @ self.projection for row in features], np.float32).reshape(-1, self.width)
+
+    def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
+        """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
+        count, width = self._numbers or 0, self.engine.width
+        located = [self._located(text, count) for text in texts]
+        ids, places = [ids for ids, _ in located], [places for _, places in located]
+        self._fitting(texts, ids)
+        features = np.zeros((len(texts), count * width), np.float32)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            for i, states in enumerate(self._states(ids[start : start + _TEXTS_AT_ONCE]), start):
+                if texts[i]:
+                    features[i] = states[places[i]].reshape(-1)
+        return features
+
+    def _located(self, text: str, count: int) -> tuple[list[int], list[int]]:
+        """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one."""
+        ends = number_ends(text)
+        if text and len(ends) != count:
+            raise UsageError(f'pooling "field": expected {count} numbers in a text, found {len(ends)}: {text[:80]!r}')
+        encoding = encode_text(self.tokenizer, text)
+        found = [encoding.char_to_token(end - 1) for end in ends]
+        if None in found:
+            raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
+        places = [len(self._prefix) + token for token in found if token is not None]
+        return [*self._prefix, *encoding.ids], places
+
+    def pooled_blocks(self, texts: Sequence[str], poolings: Sequence[str], count: int) -> dict[str, np.ndarray]:
+        """Features of n texts after every block at once, by pooling: float32 [n, blocks, width of the model].
+
+        Of "field", `count` times as wide. Not projected, not kept. Raises as `encode`, in "field" only if it is asked.
+        """
+        ids, places = self._ids(_checked(texts)), [[-1]] * len(texts)
+        if "field" in poolings:
+            places = [self._located(text, count)[1] for text in texts]
+        take: dict[str, Callable[[np.ndarray, list[int]], np.ndarray]] = {
+            "mean": lambda states, _: states.mean(axis=1, dtype=np.float64),
+            "last": lambda states, _: states[:, -1],
+            "field": lambda states, at: states[:, at].reshape(len(states), -1),
+        }
+        widths = {pooling: self.engine.width * (count if pooling == "field" else 1) for pooling in poolings}
+        shape = len(texts), self.engine.blocks
+        out = {pooling: np.zeros((*shape, width), np.float32) for pooling, width in widths.items()}
+        at_once = max(4, 4 * _TEXTS_AT_ONCE // self.engine.blocks)  # their states after all blocks are held together
+        for start in range(0, len(texts), at_once):
+            some = ids[start : start + at_once]
+            states = np.split(self.engine.encode_blocks(some), np.cumsum([len(each) for each in some])[:-1], axis=1)
+            for i, of_text in enumerate(states, start):
+                for pooling in poolings if ids[i] else ():
+                    out[pooling][i] = take[pooling](of_text, places[i])
+        return out
+
+
+def ternary(options: TernaryOptions, width: int | None = None) -> BitNet:
+    """The model with weights -1, 0 and +1."""
+    return BitNet(options, width, "ternary" if options.bits == "2" else "ternary-1.6")
+
+
+def int8(options: BitNetOptions, width: int | None = None) -> BitNet:
+    """The model with 8-bit weights."""
+    return BitNet(options, width, "int8")
+
+
+def int4(options: BitNetOptions, width: int | None = None) -> BitNet:
+    """The model with 4-bit weights."""
+    return BitNet(options, width, "int4")
+
+
+def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
+    """The model with 16-bit floats."""
+    return BitNet(options, width, "bf16")
+
+
+def starter_path(ternary: bool = True) -> Path:
+    """The model that ships with the package: the ternary one, or its twin in full precision, of which the other formats
+    are made when it is loaded.
+    """
+    return packaged(STARTER if ternary else TWIN)
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:
+    """The ids of each text, after `prefix`."""
+    # One by one: `encode_batch` starts threads that do not survive a fork, and vector environments fork.
+    encoded = [encode_text(tokenizer, text).ids for text in texts]
+    return [[*prefix, *ids] for ids in encoded] if prefix else encoded
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> Encoding:
+    """A text's tokens, with their ids and their places in it."""
+    try:
+        return tokenizer.encode(text, add_special_tokens=False)
+    except (TypeError, UnicodeEncodeError):  # what the library says of text it cannot read
+        raise UsageError("a text holds half of a surrogate pair, which is not Unicode text") from None
+
+
+def projection_matrix(rows: int, columns: int) -> np.ndarray:
+    """The fixed Gaussian projection float32 [rows, columns] that keeps squared lengths on average.
+
+    `RandomState` because its stream is frozen: the same numbers in every version of numpy.
+    """
+    return (np.random.RandomState(0).standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+
+
+def _prefix(metadata: dict[str, Any], engine: Engine) -> list[int]:
+    """The token the file asks to put before every text, if any."""
+    sentencepiece = metadata.get("tokenizer.ggml.model") == "llama"  # whose files ask for it unless they say otherwise
+    asked = metadata.get("tokenizer.ggml.add_bos_token", sentencepiece)
+    if isinstance(asked, int) and not asked:
+        return []
+    token = metadata.get("tokenizer.ggml.bos_token_id")
+    if not isinstance(asked, int) or not isinstance(token, int) or not 0 <= token < engine.vocabulary:
+        raise ModelFileError(
+            engine.path, "asks for a first token (add_bos_token) but does not say which (tokenizer.ggml.bos_token_id)"
+        )
+    return [token]
+
+
+def _checked(inputs: Sequence[str]) -> Sequence[str]:
+    if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
+        raise TypeError(f"encode() takes a list of str, got {_kinds(inputs)}")
+    return inputs
+
+
+def _kinds(inputs: Any) -> str:
+    if isinstance(inputs, str):
+        return "one str; put it in a list"
+    return f"a {type(inputs).__name__} of " + ", ".join(sorted({type(item).__name__ for item in inputs}))

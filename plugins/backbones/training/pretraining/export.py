@@ -1,0 +1,155 @@
+"""Writes a trained model as a GGUF file, and reads one back into torch.
+
+Knows GGUF's names and the TQ2_0 format; a full-precision model's matrices become float16. Does not know how the model
+was trained.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitrl.core.files import cannot_write
+from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, seal
+from bitrl.plugins.backbones.training.pretraining.model import BitNet, Shape, ternarise
+from bitrl.plugins.backbones.training.pretraining.vocabulary import Vocabulary
+
+ARCHITECTURE = "bitnet-b1.58"
+
+
+def pack_tq2_0(ternary: np.ndarray, scale: float) -> np.ndarray:
+    """Values in {-1, 0, 1} [R, K] (K a multiple of 256) as TQ2_0: uint8 [R, K / 256 * 66].
+
+    A block is 256 weights: 2 x 32 bytes, byte m of half h holding weights 128 h + 32 i + m in its bit pairs i = 0
+    .. 3 as value + 1, then the scale in float16, the same in every block.
+    """
+    rows, columns = ternary.shape
+    codes = (ternary + 1).astype(np.uint8).reshape(rows, columns // 256, 2, 4, 32)
+    packed = np.bitwise_or.reduce(codes << np.array([0, 2, 4, 6], np.uint8)[:, None], axis=3)
+    blocks = packed.reshape(rows, columns // 256, 64)
+    scales = np.broadcast_to(np.array([scale], np.float16).view(np.uint8), (*blocks.shape[:2], 2))
+    return np.concatenate([blocks, scales], axis=2).reshape(rows, -1)
+
+
+def write_gguf(path: Path, model: BitNet, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
+    """Write `path` whole or not at all, sealed. `facts` are general.* metadata (name, license, description).
+
+    Raises:
+        RunFailed: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
+        _add_metadata(writer, model.shape, vocabulary, facts)
+        for name, parameter in model.named_parameters():
+            if name == "number_embd":  # a part of the embeddings
+                continue
+            value = model.embeddings() if name == "token_embd" else parameter
+            _add_tensor(writer, name, value.detach(), model.shape.ternary)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        seal(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
+    for name, fact in facts.items():
+        writer.add_string(f"general.{name}", fact)
+    writer.add_block_count(shape.blocks)
+    writer.add_embedding_length(shape.width)
+    writer.add_feed_forward_length(shape.ffn)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_layer_norm_rms_eps(shape.eps)
+    writer.add_rope_freq_base(shape.theta)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_context_length(shape.context)
+    writer.add_vocab_size(shape.vocab)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("bitrl-2")
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_merges(vocabulary.merges)
+    kinds = (gguf.TokenType.NORMAL, gguf.TokenType.USER_DEFINED)
+    writer.add_token_types([kinds[token in vocabulary.phrases] for token in vocabulary.tokens])
+    writer.add_add_bos_token(False)
+    writer.add_string(TENSOR_KEY, UNSEALED)
+    writer.add_string(HEADER_KEY, UNSEALED)
+
+
+def _add_tensor(writer: gguf.GGUFWriter, name: str, value: Tensor, ternary: bool) -> None:
+    if name == "token_embd" or (value.dim() == 2 and not ternary):
+        writer.add_tensor(f"{name}.weight", value.half().numpy())
+    elif value.dim() == 1:
+        writer.add_tensor(f"{name}.weight", value.float().numpy())
+    else:
+        values, scale = ternarise(value)
+        writer.add_tensor(
+            f"{name}.weight", pack_tq2_0(values.numpy(), scale.item()), raw_dtype=gguf.GGMLQuantizationType.TQ2_0
+        )
+
+
+def read_gguf(path: Path) -> tuple[BitNet, Any]:
+    """A model file of ours in torch, with its tokenizer: for measuring, and for comparing with the engine.
+
+    The weights come back as t times the scale, which `ternarise` would not map to itself (mean|W| shrinks when a
+    third of the weights is 0); so they are given in a form that it does: see `_fixed_point`.
+
+    Raises:
+        ModelFileError: it is not a model file, or it is damaged.
+    """
+    from bitrl.plugins.backbones.files.model_file import ModelFile
+    from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_metadata
+
+    file = ModelFile(path)
+    file.verify()
+    metadata = file.metadata()
+
+    def key(name: str) -> Any:
+        return metadata[f"{ARCHITECTURE}.{name}"]
+
+    shape = Shape(
+        vocab=key("vocab_size"),
+        width=key("embedding_length"),
+        blocks=key("block_count"),
+        heads=key("attention.head_count"),
+        kv_heads=key("attention.head_count_kv"),
+        ffn=key("feed_forward_length"),
+        theta=key("rope.freq_base"),
+        context=key("context_length"),
+        eps=key("attention.layer_norm_rms_epsilon"),
+    )
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    ternary = tensors["blk.0.attn_q.weight"].tensor_type == gguf.GGMLQuantizationType.TQ2_0
+    model = BitNet(attrs.evolve(shape, ternary=ternary))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "number_embd":  # it is in the embeddings
+                continue
+            tensor = tensors[f"{name}.weight"]
+            value = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+            if tensor.tensor_type == gguf.GGMLQuantizationType.TQ2_0:
+                value = _fixed_point(value)
+            parameter.copy_(value.view(parameter.shape))
+    return model, tokenizer_from_metadata(metadata, str(path))
+
+
+def _fixed_point(weight: Tensor) -> Tensor:
+    """Master weights that `ternarise` maps to exactly these values: |w| enlarged where t = ±1 until mean|w| is the
+    scale again.
+    """
+    scale = weight.abs().max()
+    share = (weight != 0).float().mean()
+    return weight / share.clamp(min=1e-9) if scale > 0 else weight

@@ -1,0 +1,68 @@
+"""What comes through a model, measured on its file by the engine, as an agent will read it: numbers and words.
+
+Knows what a model card reports. Does not know how a model is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import gymnasium
+
+from bitrl.core.acting.features import FeatureExtractor
+from bitrl.core.acting.loading import load_backbone
+from bitrl.core.config import resolve
+from bitrl.core.options import parse
+from bitrl.core.registry import registry
+from bitrl.core.runs.parts import Parts, build
+from bitrl.plugins.backbones.tools.probe import STATES, Reading, probe
+from bitrl.plugins.backbones.training.pretraining.language import Judged, mission_objects, possible_commands
+from bitrl.plugins.backbones.training.pretraining.texts import FORMATS
+from bitrl.plugins.backbones.training.pretraining.unseen import UNSEEN, Unseen
+
+PROBED = 4000
+"""States of each kind; a quarter is for judging."""
+
+
+def readings(backbone: str, model: Path, envs: Sequence[str], seed: int = 0) -> list[Reading]:
+    """R² of the numbers in states of `envs` and of the environments kept aside, mean-pooled, through each built-in
+    serializer, for uniform states and those of a random policy.
+    """
+    return [
+        probe(parts, (parts.environment.id, format), kind, ["mean"], PROBED, seed)
+        for format in FORMATS
+        for parts in _parts(backbone, model, envs, format)
+        for kind in STATES
+    ]
+
+
+def judged(backbone: str, model: Path, worlds: Sequence[str]) -> dict[str, Judged]:
+    """What the features keep of words, by question, for the text worlds of `worlds`."""
+    encode = load_backbone(backbone, str(model), cache_mb=0.0).encode
+    found = {}
+    if "BabyAI" in worlds:
+        found["the object (colour and kind) that a BabyAI mission names"] = mission_objects(encode)
+    if "TextWorld" in worlds:
+        questions = (
+            "whether a command can be given in a TextWorld state, other games",
+            "the same, games with other foods",
+        )
+        found |= dict(zip(questions, possible_commands(encode), strict=True))
+    return found
+
+
+def _parts(backbone: str, model: Path, envs: Sequence[str], format: str) -> Iterator[Parts]:
+    """The environments trained on, and those kept aside that can be made here, each seen through `format`."""
+    for env in envs:
+        named = {"env": env, "backbone": backbone, "serializer": format}
+        yield build(resolve({"run": named, "backbone": {"model": str(model), "cache_mb": 0}}))
+    record = registry().find("serializer", format)
+    for env in UNSEEN:
+        environment = Unseen(env)
+        try:
+            environment.make().close()
+        except gymnasium.error.Error:
+            continue  # without MuJoCo
+        serializer = record.load()(parse(record.options, {}, "serializer"), environment.observation_spec())
+        yield Parts(environment, FeatureExtractor(serializer, load_backbone(backbone, str(model), cache_mb=0.0)))

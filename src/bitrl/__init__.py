@@ -1,0 +1,89 @@
+"""bitrl: reinforcement-learning agents whose eyes are a frozen 1-bit language model.
+
+The public face. Everything here is imported when it is first used, so `import bitrl` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitrl.core.acting.agents import Agent, load_agent
+    from bitrl.core.acting.loading import load_backbone
+    from bitrl.core.environments.environment import Environment
+    from bitrl.core.environments.feature_wrappers import FeatureObservation, VectorFeatureObservation
+    from bitrl.core.environments.loading import load_environment, load_serializer
+    from bitrl.core.errors import BitrlError, RunFailed, UsageError
+    from bitrl.core.hookspecs import hookimpl
+    from bitrl.core.interfaces import Algorithm, Backbone, Field, ObservationSpec, Serializer, Task
+    from bitrl.core.options import above, at_least, between, option, options
+    from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
+    from bitrl.core.runs.evaluate import evaluate
+    from bitrl.core.runs.export import export
+    from bitrl.core.runs.train import resume, run
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "bitrl.core.acting.agents": ("Agent", "load_agent"),
+    "bitrl.core.acting.loading": ("load_backbone",),
+    "bitrl.core.environments.environment": ("Environment",),
+    "bitrl.core.environments.feature_wrappers": ("FeatureObservation", "VectorFeatureObservation"),
+    "bitrl.core.environments.loading": ("load_environment", "load_serializer"),
+    "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
+    "bitrl.core.hookspecs": ("hookimpl",),
+    "bitrl.core.interfaces": ("Algorithm", "Backbone", "Field", "ObservationSpec", "Serializer", "Task"),
+    "bitrl.core.options": ("above", "at_least", "between", "option", "options"),
+    "bitrl.core.records": ("AlgorithmRecord", "BackboneRecord", "EnvironmentRecord", "SerializerRecord"),
+    "bitrl.core.runs.evaluate": ("evaluate",),
+    "bitrl.core.runs.export": ("export",),
+    "bitrl.core.runs.train": ("resume", "run"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Agent",
+    "Algorithm",
+    "AlgorithmRecord",
+    "Backbone",
+    "BackboneRecord",
+    "BitrlError",
+    "Environment",
+    "EnvironmentRecord",
+    "FeatureObservation",
+    "Field",
+    "ObservationSpec",
+    "RunFailed",
+    "Serializer",
+    "SerializerRecord",
+    "Task",
+    "UsageError",
+    "VectorFeatureObservation",
+    "above",
+    "at_least",
+    "between",
+    "evaluate",
+    "export",
+    "hookimpl",
+    "load_agent",
+    "load_backbone",
+    "load_environment",
+    "load_serializer",
+    "option",
+    "options",
+    "resume",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'bitrl' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])

@@ -1,0 +1,298 @@
+"""Exported agents: that they act as the trained ones do, without torch, and refuse what they were not made for."""
+
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+
+import attrs
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bitrl
+from bitrl.core.acting import agents, checkpoints
+from bitrl.core.acting.choices import Choices
+from bitrl.core.acting.plain_observations import as_array
+from bitrl.core.acting.policies import KINDS, Commanding, Continuous, Discrete, Network, arrays_of, policy_of
+from bitrl.core.environments.loading import load_environment
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.interfaces import Algorithm
+from bitrl.core.runs.parts import EVALUATION, spawn_seeds
+from bitrl.plugins.algos.plain import plain
+from bitrl.plugins.algos.standardise import Standardisation
+from bitrl.plugins.backbones.language_model import starter_path
+
+SMALL = {"run.num_envs": 4, "run.eval_episodes": 2, "algo.rollout_steps": 64, "algo.learning_rate": 0.01}
+ONE_BLOCK = {"backbone.layers": 1, "backbone.threads": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a short run, and the agent exported from it, by its environment and settings."""
+    made = {}
+
+    def trained(env="CartPole-v1", steps=256, backbone="bitnet", **named):
+        key = (env, backbone, *sorted(named.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("agents")
+            options = {**SMALL, **(ONE_BLOCK if backbone == "bitnet" else {})}
+            options |= {name.replace("__", "."): value for name, value in named.items() if "__" in name}
+            serializer = named.get("serializer")
+            bitrl.run(env, backbone=backbone, serializer=serializer, steps=steps, out=folder / "run", options=options)
+            bitrl.export(folder / "run", folder / "agent.safetensors")
+            made[key] = folder
+        return made[key] / "run", made[key] / "agent.safetensors"
+
+    return trained
+
+
+WORLDS = [
+    {},
+    {"run__history": 3},
+    {"serializer": "codes", "serializer__codes": 16, "serializer__states": 200},
+    {"backbone": "mlp", "serializer": "vector"},
+    {"backbone": "mlp", "serializer": "vector", "run__history": 2},
+    {"env": "Pendulum-v1"},
+    {"env": "Pendulum-v1", "backbone": "mlp", "serializer": "vector", "algo__running_standardisation": True},
+    {"env": "Taxi-v4"},
+    {"env": "BabyAI-GoToRedBall-v0"},
+    {"env": "TextWorld-Cooking", "env__games": 2, "env__eval_games": 2, "env__max_steps": 12},
+    {"env": "TextWorld-Cooking", "env__games": 2, "env__eval_games": 2, "env__max_steps": 12, "run__history": 2},
+]
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: "-".join(map(str, world.values())) or "defaults")
+def test_an_exported_agent_does_what_the_trained_one_does(trained, world) -> None:
+    run, file = trained(**world)
+    agent, wanted = bitrl.load_agent(file), bitrl.evaluate(run)["returns"]
+    options = {name[5:]: value for name, value in world.items() if name.startswith("env__")}
+    env = load_environment(world.get("env", "CartPole-v1"), **options).make_for_evaluation()
+    returns = []
+    for seed in spawn_seeds(0, EVALUATION, 2):
+        agent.reset()
+        observation, over, total = env.reset(seed=seed)[0], False, 0.0
+        while not over:
+            action = agent.act(observation)
+            assert env.action_space.contains(action)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        returns.append(total)
+    assert returns == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: "-".join(map(str, world.values())) or "defaults")
+def test_its_example_is_plain_data_that_it_understands(trained, world) -> None:
+    agent = bitrl.load_agent(trained(**world)[1])
+    example = json.loads(json.dumps(agent.example))
+    np.testing.assert_array_equal(as_array(example, like=agent._example), agent._example)
+    agent.act(example)
+
+
+def test_it_acts_without_torch_or_gymnasium(trained) -> None:
+    """With no more of what bitrl depends on than docs/architecture.md says."""
+    _, file = trained()
+    program = """
+import sys
+for name in ("torch", "gymnasium", "mujoco", "minigrid", "textworld", "gguf", "rich", "cattrs", "tomli_w"):
+    sys.modules[name] = None
+from bitrl.cli import main
+main(["act", sys.argv[1]])
+"""
+    lines = "[0, 0, 0.1, 0]\nnull\n\n[0, 0, -0.1, 0]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], input=lines, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    agent = bitrl.load_agent(file)
+    answers = [agent.act([0, 0, 0.1, 0]), None, agent.act([0, 0, -0.1, 0])]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == answers
+
+
+def test_more_states_are_remembered_until_the_episode_ends(trained) -> None:
+    agent, seen = bitrl.load_agent(trained(run__history=3)[1]), []
+    encode = agent.features.backbone.encode
+    agent.features.backbone.encode = lambda texts: seen.extend(texts) or encode(texts)
+    for x in (1, 2, 3, 4):
+        agent.act([x, 0, 0, 0])
+    agent.reset()
+    agent.act([5, 0, 0, 0])
+    assert [text.count("\n") for text in seen] == [0, 1, 2, 2, 0]
+    first, second, third, fourth, _ = (text.split("\n") for text in seen)
+    assert (first, second, fourth) == (second[:1], third[:2], [*third[1:], fourth[-1]])
+
+
+def test_networks_are_what_torch_makes_of_them() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    scale = Standardisation(5)
+    scale.fit(np.random.default_rng(0).normal(2, 3, (100, 5)).astype(np.float32))
+    features = np.random.default_rng(1).normal(2, 30, (50, 5)).astype(np.float32)  # some beyond the limit
+    made = plain(network, scale)
+    wanted = network(scale(features)).detach().numpy()
+    np.testing.assert_allclose(made(features), wanted, rtol=1e-4, atol=1e-5)
+    again = Network.of_arrays(made.arrays())
+    np.testing.assert_array_equal(again(features), made(features))
+    alone = plain(network, Standardisation(5, active=False))
+    assert alone.limit == math.inf
+    np.testing.assert_allclose(alone(features), network(torch.from_numpy(features)).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [[nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)], [nn.Linear(2, 2)] * 2, [nn.Tanh()]])
+def test_other_networks_are_refused(layers) -> None:
+    with pytest.raises(UsageError, match="cannot be exported: its network is"):
+        plain(nn.Sequential(*layers), Standardisation(2))
+
+
+def test_policies_survive_being_taken_apart() -> None:
+    generator = np.random.default_rng(0)
+
+    def network(*widths):
+        layers = tuple((generator.normal(size=(b, a)), generator.normal(size=b)) for a, b in pairwise(widths))
+        return Network(np.zeros(widths[0]), np.ones(widths[0]), 10.0, layers)
+
+    policies = [
+        Discrete(network(3, 4), 2),
+        Commanding(network(3, 4, 2), network(5, 2)),
+        Continuous(network(3, 4), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
+    ]
+    assert {type(policy) for policy in policies} == set(KINDS.values())
+    features, commands = generator.normal(size=(6, 3)), generator.normal(size=(7, 5))
+    choices = Choices(np.arange(4) < generator.integers(1, 5, (6, 1)), generator.integers(0, 7, (6, 4)))
+    for policy in policies:
+        again = policy_of(policy.kind, arrays_of(policy))
+        given = choices if isinstance(policy, Commanding) else None
+        np.testing.assert_array_equal(again(features, given, commands), policy(features, given, commands))
+
+
+def test_what_cannot_be_done_is_not_done() -> None:
+    network = Network(np.zeros(1), np.ones(1), 10.0, ((np.array([[1.0], [0.0], [-1.0]]), np.zeros(3)),))
+    choices = Choices(np.array([[True, True, True], [False, True, True], [False, False, True]]))
+    assert Discrete(network, 5)(np.ones((3, 1)), choices, np.zeros(0)).tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("world", "observation", "error"),
+    [
+        ({}, [0, 0, 0], "an observation is to be 4 numbers, not [0, 0, 0]"),
+        ({}, [[0, 0, 0, 0]], "an observation is to be 4 numbers"),
+        ({}, [0, 0, 0, None], "an observation is to be 4 numbers"),
+        ({}, [0, 0, 0, "1"], "an observation is to be 4 numbers"),
+        ({}, [0, [1], 0, 0], "an observation is to be 4 numbers"),
+        ({}, [0, 0, 0, math.nan], "has a number that is none (NaN)"),
+        ({}, {"a": 1}, "an observation is to be 4 numbers"),
+        ({"env": "Taxi-v4"}, 3, "of action_mask and observation; there is no action_mask and no observation"),
+        ({"env": "Taxi-v4"}, {"observation": 3}, "there is no action_mask"),
+        ({"env": "Taxi-v4"}, {"observation": 3.5, "action_mask": [1] * 6}, '"observation" is to be of whole numbers'),
+        ({"env": "Taxi-v4"}, {"observation": 3, "action_mask": [1] * 5}, '"action_mask" is to be 6 numbers'),
+        (WORLDS[-2], {"observation": {"state": 3}, "commands": ["go"]}, '"state" is to be a text, not 3'),
+        (WORLDS[-2], {"observation": {"state": "x" * 10**6}, "commands": ["go"]}, "text of 1,000,000 characters"),
+        (WORLDS[-2], {"observation": {"state": "a"}, "commands": []}, "there is nothing to choose from"),
+        (WORLDS[-2], {"observation": "a", "commands": ["go"]}, '"observation" is to be a mapping of state'),
+    ],
+)
+def test_an_observation_of_another_kind_is_refused_in_words(trained, world, observation, error) -> None:
+    agent = bitrl.load_agent(trained(**world)[1])
+    with pytest.raises(UsageError) as refused:
+        agent.act(observation)
+    assert error in str(refused.value)
+
+
+def test_a_mask_that_forbids_everything_is_an_error(trained) -> None:
+    agent = bitrl.load_agent(trained("Taxi-v4")[1])
+    with pytest.raises(RunFailed, match="forbids every action"):
+        agent.act({"observation": 3, "action_mask": [0] * 6})
+
+
+def test_commands_may_be_listed_or_stand_a_line_each(trained) -> None:
+    agent = bitrl.load_agent(trained(**WORLDS[-2])[1])
+    state, commands = agent.example["observation"], ["take knife", "  cook   it ", "look", "go\nnorth"]
+    tidied = "\n".join(["take knife", "cook it", "look", "go north"])
+    action = agent.act({"observation": state, "commands": commands})
+    assert action == agent.act({"observation": state, "commands": tidied})
+
+
+def test_a_file_that_is_no_agent_is_refused(trained, tmp_path) -> None:
+    run, file = trained()
+    data = file.read_bytes()
+    cases = {
+        "cut": data[:-10],
+        "flipped": data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],
+        "empty": b"",
+        "text": b"hello",
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=f"{name}: no agent, or a damaged one"):
+            bitrl.load_agent(tmp_path / name)
+    with pytest.raises(UsageError, match="a checkpoint and no agent"):
+        bitrl.load_agent(checkpoints.paths(run / "checkpoints")[0])
+    with pytest.raises(UsageError, match="bitrl export"):
+        bitrl.load_agent(run)
+    with pytest.raises(UsageError, match="there is no such file"):
+        bitrl.load_agent(tmp_path / "nothing")
+    found = checkpoints.read(file)
+    newer = attrs.evolve(found, meta={**found.meta, "agent": agents.FORMAT + 1})
+    (tmp_path / "newer").write_bytes(checkpoints.as_bytes(newer))
+    with pytest.raises(UsageError, match="written by another version of bitrl"):
+        bitrl.load_agent(tmp_path / "newer")
+
+
+def test_another_model_is_refused_and_the_same_elsewhere_is_not(trained, tmp_path) -> None:
+    _, file = trained()
+    (tmp_path / "elsewhere.gguf").write_bytes(starter_path(ternary=True).read_bytes())
+    state = [0.1, 0.2, -0.03, 0.4]
+    moved = bitrl.load_agent(file, model=str(tmp_path / "elsewhere.gguf"), threads=2)
+    assert moved.act(state) == bitrl.load_agent(file).act(state)
+    with pytest.raises(UsageError, match=r"model_sha256 changed.: name its model's file"):
+        bitrl.load_agent(file, model=str(starter_path(ternary=False)))
+    with pytest.raises(UsageError, match=r"pooling changed.: leave out what sets that"):
+        bitrl.load_agent(file, pooling="last")
+    with pytest.raises(UsageError, match="reads no model"):
+        bitrl.load_agent(trained(backbone="mlp", serializer="vector")[1], threads=1)
+
+
+def test_a_model_that_is_not_where_it_was_is_asked_for(trained, tmp_path) -> None:
+    found = checkpoints.read(trained()[1])
+    backbone = {**found.meta["backbone"], "options": {**found.meta["backbone"]["options"], "model": "gone.gguf"}}
+    moved = attrs.evolve(found, meta={**found.meta, "backbone": backbone})
+    (tmp_path / "agent").write_bytes(checkpoints.as_bytes(moved))
+    with pytest.raises(UsageError, match=r"gone.gguf: .* \(if it is elsewhere now: -o backbone.model=FILE\)"):
+        bitrl.load_agent(tmp_path / "agent")
+    model = str(starter_path(ternary=True))
+    assert bitrl.load_agent(tmp_path / "agent", model=model).act([0, 0, 0, 0]) in (0, 1)
+
+
+def test_the_file_is_the_same_whenever_it_is_written(trained, tmp_path) -> None:
+    run, file = trained()
+    found = bitrl.export(run, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == file.read_bytes()
+    assert found["bytes"] == file.stat().st_size
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "again"]
+
+
+def test_an_algorithm_need_not_be_exportable() -> None:
+    class Silent(Algorithm):
+        def update(self): ...
+        def act(self, features, choices=None): ...
+        def state(self): ...
+        def load_state(self, state): ...
+
+    with pytest.raises(UsageError, match="algorithm Silent cannot be exported"):
+        Silent(None, None).plain_policy()
+
+
+def test_actions_of_a_box_have_its_shape_and_bounds() -> None:
+    space = gymnasium.spaces.Box(-1, np.array([[0.5, 2.0]], np.float32), (1, 2), np.float32)
+    network = Network(
+        np.zeros(1, np.float32),
+        np.ones(1, np.float32),
+        10.0,
+        ((np.full((2, 1), 3, np.float32), np.zeros(2, np.float32)),),
+    )
+    actions = Continuous(network, space.low, space.high)(np.array([[1.0], [-1.0]], np.float32), None, np.zeros(0))
+    assert actions.tolist() == [[[0.5, 2.0]], [[-1.0, -1.0]]]
+    assert all(space.contains(action) for action in actions)

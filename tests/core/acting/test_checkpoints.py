@@ -1,0 +1,69 @@
+"""Checkpoints: what is written is read, and anything else is found out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitrl.core.acting import checkpoints
+from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint
+
+ARRAYS = {
+    "weights": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "step": np.array(7),
+    "flags": np.array([True, False]),
+    "none": np.zeros((0, 2)),
+    "transposed": np.arange(6).reshape(2, 3).T,
+}
+
+
+def test_round_trip(tmp_path):
+    path = checkpoints.write(tmp_path / "c", 5, Checkpoint(ARRAYS, {"step": 5, "starts": [{"seed": None}]}))
+    read = checkpoints.read(path)
+    assert read.meta == {"step": 5, "starts": [{"seed": None}]}
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(read.arrays[name], array)
+        assert read.arrays[name].dtype == array.dtype
+        assert read.arrays[name].shape == array.shape
+
+
+def test_equal_checkpoints_are_equal_files(tmp_path):
+    paths = [checkpoints.write(tmp_path / name, 5, Checkpoint(ARRAYS, {"a": 1, "b": 2})) for name in ("x", "y")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_two_newest_are_kept(tmp_path):
+    for step in (1, 20, 300, 4000):
+        checkpoints.write(tmp_path, step, Checkpoint({"a": np.zeros(1)}, {}))
+    assert [int(path.stem) for path in checkpoints.paths(tmp_path)] == [4000, 300]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return checkpoints.write(tmp_path_factory.mktemp("c"), 5, Checkpoint(ARRAYS, {"step": 5}))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_flipped_bit_is_found(written, tmp_path_factory, data):
+    whole = bytearray(written.read_bytes())
+    position = data.draw(st.integers(0, len(whole) - 1))
+    whole[position] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.mktemp("d") / "1.safetensors"
+    path.write_bytes(whole)
+    try:
+        read = checkpoints.read(path)
+    except DamagedCheckpoint:
+        return
+    # A flip that changes nothing that is read (a space of JSON padding) is no damage.
+    assert read.meta == {"step": 5}
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(read.arrays[name], array)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 100, -1])
+def test_any_cut_is_found(written, tmp_path, length):
+    path = tmp_path / "1.safetensors"
+    path.write_bytes(written.read_bytes()[:length])
+    with pytest.raises(DamagedCheckpoint):
+        checkpoints.read(path)

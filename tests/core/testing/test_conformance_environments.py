@@ -1,0 +1,398 @@
+"""The conformance kit for environments and algorithms: good ones pass, each way of breaking a contract is named."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conformance_helpers import refusal, target
+
+import bitrl
+from bitrl.core.acting.policies import Discrete, Network, Policy
+from bitrl.testing import check_algorithm, check_environment, make_task
+
+
+def test_the_built_in_algorithms_conform():
+    check_algorithm("ppo", rollout_steps=64, minibatch_size=16)
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+def test_the_built_in_environments_conform(name: str):
+    check_environment(name)
+
+
+@pytest.mark.parametrize("id", ["Pendulum-v1", "FrozenLake-v1"])
+def test_other_gymnasium_environments_conform(id: str):
+    check_environment("gymnasium", id=id)
+
+
+# Environments.
+
+
+class Walk(gymnasium.Env):
+    """An environment without faults."""
+
+    def __init__(self) -> None:
+        self.observation_space: Any = gymnasium.spaces.Box(-50, 50, (2,), np.float32)
+        self.action_space: Any = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.place, self.time = self.np_random.standard_normal(), 0
+        return self.look(), {}
+
+    def step(self, action: Any) -> Any:
+        self.place += self.np_random.standard_normal() + action
+        self.time += 1
+        return self.look(), float(self.place), self.time >= 20, False, {}
+
+    def look(self) -> Any:
+        return np.array([np.clip(self.place, -50, 50), self.time], np.float32)
+
+
+def environment_record(env: type, **attributes: Any) -> bitrl.EnvironmentRecord:
+    defaults = attributes.pop("defaults", {})
+    body = {"make": lambda self, render_mode=None: env(), **attributes}
+    world = type(f"World{env.__name__}", (bitrl.Environment,), body)
+    return bitrl.EnvironmentRecord(name="Test-v0", summary="a test", target=target(world), defaults=defaults)
+
+
+def test_a_good_environment_passes():
+    check_environment(environment_record(Walk, defaults={"run.steps": 10, "algo.clip_coef": 0.2}))
+
+
+class OwnChance(Walk):
+    def step(self, action: Any) -> Any:
+        self.place += np.random.default_rng().standard_normal()
+        return super().step(action)
+
+
+class GlobalNoise(Walk):
+    def step(self, action: Any) -> Any:
+        self.place += random.random()
+        return super().step(action)
+
+
+class OutOfSpace(Walk):
+    def look(self) -> Any:
+        return super().look() + np.float32(100)
+
+
+class CountsEpisodes(Walk):
+    """What happens depends on how many episodes were played before."""
+
+    episodes = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        _, info = super().reset(seed=seed)
+        self.episodes = 0 if seed is not None else self.episodes + 1
+        self.place += self.episodes
+        return self.look(), info
+
+
+class DictActions(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.MultiBinary(2)
+
+    def step(self, action: Any) -> Any:
+        return super().step(int(action[0]))
+
+
+class OtherGenerator(Walk):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if seed is not None:
+            self.np_random = np.random.Generator(np.random.MT19937(seed))
+        self.place, self.time = self.np_random.standard_normal(), 0
+        return self.look(), {}
+
+
+class NanReward(Walk):
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return (observation, float("nan"), *rest)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (OwnChance, "all randomness must come from np_random"),
+        (GlobalNoise, "random changed state"),
+        (OutOfSpace, "Gymnasium's own checker finds nothing wrong: it says: "),
+        (CountsEpisodes, "the observation it comes back to differs"),
+        (DictActions, "its actions are a MultiBinary space"),
+        (OtherGenerator, "it must be numpy's default, PCG64"),
+        (NanReward, "the reward of step 1 is nan"),
+    ],
+)
+def test_an_environment_that_breaks_its_contract_is_refused(cls: type, message: str):
+    assert message in refusal(check_environment, environment_record(cls))
+
+
+def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:
+    return lambda self: bitrl.ObservationSpec("Test-v0", fields, discrete)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"observation_spec": spec(bitrl.Field("x"))}, "the spec names 1 fields, and an observation has 2 numbers"),
+        ({"observation_spec": spec(bitrl.Field("x"), bitrl.Field("x"))}, "two fields have the same name"),
+        ({"observation_spec": spec(bitrl.Field("x", 1, 0), bitrl.Field("y"))}, "x: its low bound 1 is not below"),
+        ({"observation_spec": spec(bitrl.Field("x", 0, float("inf")), bitrl.Field("y"))}, "x: write None for a bound"),
+        ({"observation_spec": spec(bitrl.Field("x"), discrete=2)}, "discrete is 2, and the space is a Box"),
+        ({"observation_spec": lambda self: None}, "expected an ObservationSpec, got NoneType"),
+        ({"make": lambda self, render_mode=None: object()}, "make() must return a gymnasium.Env, got object"),
+        ({"defaults": {"steps": 3}}, '"steps" is not of the form part.option'),
+        ({"defaults": {"run.steps": "many"}}, 'run.steps: expected a whole number of at least 0, got "many"'),
+        ({"defaults": {"env.size": 3}}, 'unknown option "env.size"'),
+    ],
+)
+def test_an_environment_that_says_wrong_things_of_itself_is_refused(attributes: dict[str, Any], message: str):
+    assert message in refusal(check_environment, environment_record(Walk, **attributes))
+
+
+# Algorithms.
+
+
+class Climb(bitrl.Algorithm):
+    """An algorithm without faults: a linear policy that a random step is added to."""
+
+    def __init__(self, options: Any, task: bitrl.Task):
+        super().__init__(options, task)
+        if not isinstance(task.envs.single_action_space, gymnasium.spaces.Discrete) or task.features.trainable:
+            raise bitrl.UsageError("discrete actions and frozen backbones only")
+        self.weights = self.draw().standard_normal((task.features.width, int(task.envs.single_action_space.n)))
+
+    def draw(self) -> np.random.Generator:
+        return np.random.default_rng([self.task.seed, self.step])
+
+    def update(self) -> Any:
+        reward = 0.0
+        for _ in range(10):
+            reward += self.play().mean()
+        self.weights = self.weights + self.draw().standard_normal(self.weights.shape) * 0.1
+        return {"reward": float(reward)}
+
+    def play(self) -> np.ndarray:
+        actions = self.act(self.task.features(self.task.observations))
+        self.task.observations, rewards, *_ = self.task.envs.step(actions)
+        self.step += self.task.envs.num_envs
+        self.task.progress(self.step)
+        return rewards
+
+    def act(self, features: np.ndarray) -> np.ndarray:
+        return (features @ self.weights).argmax(axis=1)
+
+    def state(self) -> Any:
+        return {"weights": self.weights, "step": np.array(self.step)}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        self.weights, self.step = state["weights"], int(state["step"])
+
+
+def algorithm_record(cls: type, critic_backbone: bool = False) -> bitrl.AlgorithmRecord:
+    return bitrl.AlgorithmRecord(name="test", summary="a test", target=target(cls), critic_backbone=critic_backbone)
+
+
+def test_a_good_algorithm_passes():
+    check_algorithm(algorithm_record(Climb))
+    check_algorithm(algorithm_record(Climb), env="MountainCar-v0")
+
+
+def test_an_algorithm_may_refuse_worlds_but_not_the_one_it_is_checked_in():
+    assert "discrete actions" in refusal(check_algorithm, algorithm_record(Climb), env="Pendulum-v1")
+
+
+class Forgets(Climb):
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        self.step = int(state["step"])
+
+
+class OwnCounter(Climb):
+    updates = 0
+
+    def update(self) -> Any:
+        self.updates += 1
+        return {**super().update(), "updates": float(self.updates)}
+
+
+class StaleObservations(Climb):
+    def update(self) -> Any:
+        before = self.task.observations
+        metrics = super().update()
+        self.task.observations = before
+        return metrics
+
+
+class CountsUpdates(Climb):
+    def update(self) -> Any:
+        metrics = super().update()
+        self.step = self.step - 40 + 10
+        return metrics
+
+
+class NanMetric(Climb):
+    def update(self) -> Any:
+        return {**super().update(), "loss": float("nan")}
+
+
+class ArrayMetric(Climb):
+    def update(self) -> Any:
+        return {**super().update(), "loss": np.float32(1)}
+
+
+class Explores(Climb):
+    calls = 0
+
+    def act(self, features: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return np.full(len(features), self.calls % 2)
+
+
+class Traces(Climb):
+    def act(self, features: np.ndarray) -> np.ndarray:
+        self.weights = self.weights * 1.01
+        return super().act(features)
+
+
+class OutOfActions(Climb):
+    def act(self, features: np.ndarray) -> np.ndarray:
+        return super().act(features) + 0.5
+
+    def play(self) -> np.ndarray:
+        self.task.observations, rewards, *_ = self.task.envs.step(np.zeros(self.task.envs.num_envs, int))
+        self.step += self.task.envs.num_envs
+        return rewards
+
+
+class UnseededStart(Climb):
+    def draw(self) -> np.random.Generator:
+        return np.random.default_rng()
+
+
+class GlobalTorch(Climb):
+    def update(self) -> Any:
+        torch.rand(1)
+        return super().update()
+
+
+class Lists(Climb):
+    def state(self) -> Any:
+        return {**super().state(), "weights": self.weights.tolist()}
+
+
+class Objects(Climb):
+    def state(self) -> Any:
+        return {**super().state(), "who": np.array([object()])}
+
+
+class Idle(Climb):
+    def update(self) -> Any:
+        return {}
+
+
+class Exports(Climb):
+    def plain_policy(self, sign: int = 1) -> Policy:
+        zeros = np.zeros(self.task.features.width)
+        return Discrete(Network(zeros, zeros + 1, np.inf, ((sign * self.weights.T, np.zeros(2)),)))
+
+
+class ExportsAnother(Exports):
+    def plain_policy(self, sign: int = -1) -> Policy:
+        return super().plain_policy(sign)
+
+
+class TellsTooMuch(Climb):
+    def update(self) -> Any:
+        self.task.progress(10**9)
+        return super().update()
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Forgets, "differs from an uninterrupted run"),
+        (OwnCounter, "updates differs from an uninterrupted run"),
+        (StaleObservations, "set task.observations whenever task.envs is stepped"),
+        (CountsUpdates, "step is 10 after 40 environment steps"),
+        (NanMetric, "loss is nan"),
+        (ArrayMetric, "loss is a float32: make it a float"),
+        (Explores, "a second call gave other actions"),
+        (Traces, "it changed weights"),
+        (OutOfActions, "is not in Discrete(2)"),
+        (UnseededStart, "weights differs: draw from the task's seed only"),
+        (GlobalTorch, "torch's generator changed state"),
+        (Lists, "state(): weights is a list, and must be a numpy array"),
+        (Objects, "state() cannot be saved"),
+        (Idle, "an update took no step"),
+        (ExportsAnother, "its plain policy gives array("),
+        (TellsTooMuch, "task.progress was told of steps that were not taken"),
+    ],
+)
+def test_an_algorithm_that_breaks_its_contract_is_refused(cls: type, message: str):
+    assert message in refusal(check_algorithm, algorithm_record(cls), env="CartPole-v1")
+
+
+def test_an_algorithm_may_say_what_it_acts_by():
+    check_algorithm(algorithm_record(Exports), env="CartPole-v1")
+
+
+class Judges(Climb):
+    """Keeps the mean of what its critic sees."""
+
+    def __init__(self, options: Any, task: bitrl.Task):
+        super().__init__(options, task)
+        self.mean = np.zeros((task.critic_features or task.features).width)
+
+    def update(self) -> Any:
+        metrics = super().update()
+        self.mean = self.task.see(self.task.observations)[1].mean(axis=0)
+        return {**metrics, "mean": float(self.mean.sum())}
+
+    def state(self) -> Any:
+        return {**super().state(), "mean": self.mean}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        super().load_state(state)
+        self.mean = state["mean"]
+
+
+class JudgesTheWrongWidth(Judges):
+    def update(self) -> Any:
+        return {**super().update(), "value": float(self.mean @ np.ones(self.task.features.width))}
+
+
+class JudgesToAct(Judges):
+    def act(self, features: np.ndarray) -> np.ndarray:
+        self.task.see(self.task.observations)
+        return super().act(features)
+
+
+def test_an_algorithm_with_a_critic_of_its_own_is_tried_with_a_backbone_for_it():
+    check_algorithm(algorithm_record(Judges, critic_backbone=True))
+    check_algorithm(algorithm_record(JudgesTheWrongWidth), env="CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Climb, "with a critic's own beside it: task.critic_features was never read"),
+        (JudgesTheWrongWidth, "mismatch"),
+        (JudgesToAct, "act() read task.critic_features"),
+    ],
+)
+def test_an_algorithm_that_makes_wrong_use_of_its_critics_backbone_is_refused(cls: type, message: str):
+    assert message in refusal(check_algorithm, algorithm_record(cls, critic_backbone=True), env="CartPole-v1")
+
+
+def test_a_task_for_an_algorithms_own_tests_is_the_same_every_time():
+    one, two = make_task("MountainCar-v0", num_envs=3, seed=5), make_task("MountainCar-v0", num_envs=3, seed=5)
+    np.testing.assert_array_equal(one.observations, two.observations)
+    assert one.features(one.observations).shape == (3, 2)
+    assert not np.array_equal(one.observations, make_task("MountainCar-v0", num_envs=3, seed=6).observations)

@@ -1,0 +1,294 @@
+"""PPO: its gradient step against autograd on the textbook loss, its recipe, and that it learns."""
+
+import copy
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bitrl
+from bitrl.core.environments import replay
+from bitrl.core.interfaces import Task
+from bitrl.core.options import parse
+from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.heads import action_head, hold
+from bitrl.plugins.algos.ppo import PPO, Batch, normalise
+
+
+class Features:
+    """Observations as features, of a frozen backbone."""
+
+    trainable, width = False, 3
+
+    @staticmethod
+    def choices(observations):
+        return None
+
+    def __call__(self, observations):
+        return np.asarray(observations, np.float32)
+
+    def module(self):
+        return nn.Identity()
+
+
+class Drift(gymnasium.Env):
+    """A random walk in three dimensions that rewards actions; deterministic given its seed."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.standard_normal(3).astype(np.float32), {}
+
+    def step(self, action):
+        observation = self.np_random.standard_normal(3).astype(np.float32)
+        return observation, float(np.sum(action)), bool(self.np_random.random() < 0.1), False, {}
+
+
+def make(action_space, steps=0, **options):
+    envs = replay.vectorise(lambda: Drift(action_space), 4)
+    observations, _ = envs.reset(seed=[1, 2, 3, 4])
+    task = Task(
+        envs=envs, observations=observations, features=Features(), seed=7, steps=steps, progress=lambda step: None
+    )
+    return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
+
+
+SPACES = [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
+    algorithm = make(space, ent_coef=0.03, vf_coef=0.7, max_grad_norm=0.1)
+    for weights in algorithm.weights.values():
+        weights.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(16, 3, generator=generator)
+    outputs = algorithm.policy(features).detach()
+    actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
+    batch = Batch(
+        features=features,
+        critic_features=features,
+        actions=actions,
+        advantages=torch.randn(16, generator=generator),
+        returns=torch.randn(16, generator=generator),
+        # Far enough from the current policy that the clip is active on some samples and not on others.
+        log_probs=algorithm.head.forward(outputs, actions)[0] + 0.3 * torch.randn(16, generator=generator),
+    )
+    twin = copy.deepcopy(algorithm.policy), copy.deepcopy(algorithm.value), copy.deepcopy(algorithm.head)
+    algorithm.gradient_step(batch, measure=True)
+
+    policy, value, head = twin
+    if isinstance(space, gymnasium.spaces.Discrete):
+        distribution = torch.distributions.Categorical(logits=policy(features))
+        log_probs, entropy = distribution.log_prob(actions), distribution.entropy()
+    else:
+        distribution = torch.distributions.Normal(policy(features), head.log_std.exp())
+        log_probs, entropy = distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
+    ratio, advantages = (log_probs - batch.log_probs).exp(), normalise(batch.advantages)
+    assert ((ratio - 1).abs() > 0.1).any()
+    assert ((ratio - 1).abs() < 0.1).any()
+    surrogate = torch.min(ratio * advantages, ratio.clamp(0.9, 1.1) * advantages).mean()
+    (-surrogate - 0.03 * entropy.mean() + 0.7 * (value(features)[:, 0] - batch.returns).square().mean()).backward()
+    policy_parameters = [
+        *policy.parameters(),
+        *([] if isinstance(space, gymnasium.spaces.Discrete) else [head.log_std]),
+    ]
+    nn.utils.clip_grad_norm_(policy_parameters, 0.1)
+    nn.utils.clip_grad_norm_(value.parameters(), 0.1)
+    torch.optim.Adam(policy_parameters, lr=3e-4, eps=1e-5).step()
+    torch.optim.Adam(value.parameters(), lr=1e-3, eps=1e-5).step()
+    got = [*algorithm.policy.parameters(), *algorithm.head.parameters, *algorithm.value.parameters()]
+    for mine, wanted in zip(got, [*policy_parameters, *value.parameters()], strict=True):
+        torch.testing.assert_close(mine.detach(), wanted.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"noise_hold": 5}, {"normalise_rewards": True, "running_standardisation": True, "log_std_init": -1}],
+    ids=["defaults", "held", "running"],
+)
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+def test_state_and_load_state_go_on_identically(space, options):
+    straight, saved = make(space, **options), make(space, **options)
+    straight.update()
+    saved.update()
+    actions, starts = replay.save(saved.task.envs)
+    state, observations = saved.state(), saved.task.observations
+    resumed = make(space, **options)
+    replay.restore(resumed.task.envs, actions, starts, observations)
+    resumed.task.observations = observations
+    resumed.load_state(state)
+    assert straight.update() == resumed.update()
+    for name, array in straight.state().items():
+        np.testing.assert_array_equal(array, resumed.state()[name])
+
+
+def rates(algorithm):
+    return [group["lr"] for group in algorithm.optimizer.param_groups]
+
+
+def test_annealed_learning_rates_fall_in_a_straight_line_and_go_on_after_a_resume():
+    options = {"anneal": True, "learning_rate": 0.01, "value_learning_rate": 0.02}
+    algorithm = make(SPACES[0], steps=256, **options)  # four updates
+    seen = []
+    for _ in range(4):
+        algorithm.update()
+        seen.append(rates(algorithm))
+    np.testing.assert_allclose(seen, [[0.01 * left, 0.02 * left] for left in (1, 0.75, 0.5, 0.25)])
+    resumed = make(SPACES[0], steps=256, **options)
+    resumed.load_state({**algorithm.state(), "step": np.array(64)})
+    resumed.update()
+    np.testing.assert_allclose(rates(resumed), [0.0075, 0.015])
+
+
+def test_learning_rates_stay_unless_annealed():
+    algorithm = make(SPACES[0], steps=64, learning_rate=0.01)
+    algorithm.update()
+    algorithm.update()
+    assert rates(algorithm) == [0.01, 1e-3]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+def test_held_noise_lasts_as_long_as_asked_and_keeps_its_distribution(space):
+    generator = torch.Generator().manual_seed(0)
+    head = action_head(space)
+    noise = head.noise(400, 3000, generator)
+    held = hold(noise, 8.0, generator)
+    assert (held == noise).all(dim=2).any(dim=1).all()  # every step's own noise is taken somewhere
+    assert held[0].equal(noise[0])
+    kept = (held[1:] == held[:-1]).all(dim=2).float()
+    assert kept.mean() == pytest.approx(7 / 8, abs=0.002)
+    together = (kept[1:] * kept[:-1]).mean()  # geometric: whether it is kept does not depend on for how long it was
+    assert together == pytest.approx((7 / 8) ** 2, abs=0.003)
+    # At one step, over environments: uniform logits give uniform actions, means give the Gaussian's moments.
+    actions = head.sample(torch.zeros(3000, head.outputs), held[-1]).double()
+    if isinstance(space, gymnasium.spaces.Discrete):
+        np.testing.assert_allclose(np.bincount(actions.numpy().astype(int)) / 3000, 1 / 3, atol=0.03)
+    else:
+        np.testing.assert_allclose(actions.mean(0), 0, atol=0.06)
+        np.testing.assert_allclose(actions.std(0), 1, atol=0.05)
+
+
+def test_noise_held_for_one_step_is_fresh_and_draws_nothing_more():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 2, 3)
+    before = generator.get_state()
+    assert hold(noise, 1.0, generator) is noise
+    assert generator.get_state().equal(before)
+
+
+def test_held_noise_reaches_a_goal_that_fresh_noise_does_not():
+    """MountainCar's first rollouts: the reward says nothing until the car is out of the valley."""
+    ends = {}
+    for mean_steps in (1.0, 20.0):
+        generator = torch.Generator().manual_seed(0)
+        head = action_head(gymnasium.spaces.Discrete(3))
+        noise = hold(head.noise(200, 100, generator), mean_steps, generator)
+        envs = gymnasium.make_vec("MountainCar-v0", 100, vectorization_mode="sync")
+        envs.reset(seed=0)
+        reached = np.zeros(100, bool)
+        for t in range(199):
+            reached |= envs.step(head.to_env(head.sample(torch.zeros(100, 3), noise[t])))[2]
+        ends[mean_steps] = reached.sum()
+    assert ends[1.0] == 0
+    assert ends[20.0] >= 3
+
+
+def test_the_first_rollout_is_uniform_and_sets_the_standardisation():
+    algorithm = make(gymnasium.spaces.Discrete(3))
+    outputs = algorithm.policy(torch.randn(5, 3) * 100)
+    assert (outputs == 0).all()
+    algorithm.update()
+    assert (algorithm.standardise.std != 1).all()
+    before = algorithm.standardise.mean.copy()
+    algorithm.update()
+    np.testing.assert_array_equal(algorithm.standardise.mean, before)
+
+
+def test_running_standardisation_takes_in_every_rollout_after_it_was_learned_from():
+    algorithm, means = make(gymnasium.spaces.Discrete(3), running_standardisation=True), []
+    for _ in range(3):
+        algorithm.update()
+        means.append(algorithm.standardise.mean.copy())
+    assert (means[0] != means[1]).all()
+    assert (means[1] != means[2]).all()
+    before = algorithm.standardise.mean.copy()
+    algorithm.act(np.ones((5, 3), np.float32))  # evaluation changes nothing
+    np.testing.assert_array_equal(algorithm.standardise.mean, before)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_trainable_backbones_vectors_are_standardised_only_if_that_goes_on(monkeypatch, running):
+    monkeypatch.setattr(Features, "trainable", True)
+    algorithm = make(gymnasium.spaces.Discrete(3), running_standardisation=running)
+    algorithm.update()
+    assert (algorithm.standardise.std != 1).all() == running
+
+
+def test_a_gaussian_policy_starts_with_the_deviation_asked_for():
+    algorithm = make(gymnasium.spaces.Box(-9, 9, (2,)), log_std_init=-1.5, rollout_steps=4000)
+    np.testing.assert_array_equal(algorithm.head.log_std.detach(), -1.5)
+    actions = []
+    step = algorithm.task.envs.step
+    algorithm.task.envs.step = lambda action: actions.append(action) or step(action)
+    algorithm.update()
+    np.testing.assert_allclose(np.concatenate(actions).std(axis=0), np.exp(-1.5), rtol=0.05)
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    algorithm = make(gymnasium.spaces.Discrete(3))
+    algorithm.update()
+    algorithm.weights["value"].data.fill_(float("nan"))
+    with pytest.raises(bitrl.RunFailed, match=r"_loss is not a finite number in the update that ends at step 128"):
+        algorithm.update()
+
+
+def test_the_first_weights_do_not_depend_on_torchs_threads(monkeypatch):
+    monkeypatch.setattr(Features, "width", 320)  # wide enough for the decomposition behind orthogonal weights to share
+    before, weights = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            weights.append(make(gymnasium.spaces.Discrete(2)).state()["policy"])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*weights)
+
+
+def test_the_defaults_are_the_bitrl_recipe_and_the_preset_the_usual_one():
+    recipe = parse(PPOOptions, {}, "algo")
+    assert (recipe.clip_coef, recipe.ent_coef, recipe.max_grad_norm) == (0.1, 0.05, 0.5)
+    assert (recipe.learning_rate, recipe.value_learning_rate) == (3e-4, 1e-3)
+    assert (recipe.rollout_steps, recipe.gae_lambda, recipe.gamma, recipe.epochs, recipe.minibatch_size) == (
+        2048,
+        0.95,
+        0.99,
+        4,
+        64,
+    )
+    standard = parse(PPOOptions, {"preset": "standard", "ent_coef": 0.0}, "algo")
+    assert (standard.clip_coef, standard.ent_coef, standard.epochs) == (0.2, 0.0, 10)
+
+
+def test_it_learns_cartpole_without_a_language_model(tmp_path):
+    summary = bitrl.run(
+        backbone="mlp", steps=30_000, out=tmp_path / "run", options={"algo.preset": "standard", "run.eval_episodes": 20}
+    )
+    # A random policy's return is about 22.
+    assert summary["eval"]["mean_return"] > 150
+
+
+def test_it_learns_a_continuous_task(tmp_path):
+    """The reward is the sum of two actions in [-1, 1]: the best is the largest."""
+    algorithm = make(gymnasium.spaces.Box(-1, 1, (2,)), rollout_steps=256, learning_rate=3e-3)
+    for _ in range(30):
+        algorithm.update()
+
+    assert (algorithm.act(np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)) > 0.5).mean() > 0.9

@@ -1,0 +1,196 @@
+"""Policies over texts and masked numbers: gradients against autograd, nothing impossible ever done, and learning."""
+
+import copy
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from bitrl.core.acting.choices import Choices
+from bitrl.core.acting.features import FeatureExtractor
+from bitrl.core.environments import replay
+from bitrl.core.environments.choice_wrappers import ActionMask, Commands
+from bitrl.core.interfaces import Task
+from bitrl.core.options import parse
+from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.heads import Categorical
+from bitrl.plugins.algos.ppo import PPO
+
+WORDS = ("red", "green", "blue", "white", "black")
+
+
+class SayTheWord(gymnasium.Env):
+    """Of some words, in any order, one is asked for. To say it earns 1."""
+
+    observation_space = gymnasium.spaces.Text(30, charset="abcdefghijklmnopqrstuvwxyz ")
+    action_space = gymnasium.spaces.Discrete(6)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.ask()
+
+    def step(self, action):
+        assert action < len(self.offered), "an action was taken that is not there"
+        reward = float(self.offered[action] == f"say {self.asked}")
+        self.steps += 1
+        observation, info = self.ask()
+        return observation, reward, False, self.steps == 8, info
+
+    def ask(self):
+        words = self.np_random.permutation(WORDS)[: self.np_random.integers(2, 5)]
+        self.asked = str(self.np_random.choice(words))
+        self.offered = [f"say {word}" for word in words]
+        return f"asked for {self.asked}", {"admissible_commands": self.offered}
+
+
+class Masked(gymnasium.Env):
+    """Each action is possible by chance; the highest possible earns 1, what is not possible raises."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (5,))
+    action_space = gymnasium.spaces.Discrete(5, start=2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.see()
+
+    def step(self, action):
+        assert self.mask[action - 2], "an action was taken that is masked"
+        reward = float(action - 2 == np.flatnonzero(self.mask)[-1])
+        self.steps += 1
+        observation, info = self.see()
+        return observation, reward, False, self.steps == 8, info
+
+    def see(self):
+        self.mask = self.np_random.integers(0, 2, 5)
+        self.mask[self.np_random.integers(5)] = 1
+        return self.mask.astype(np.float32), {"action_mask": self.mask.astype(np.int8)}
+
+
+class Texts:
+    """Observations that are texts already."""
+
+    def batch(self, observations):
+        return [str(each) for each in observations]
+
+
+class BagOfWords:
+    """Which of a few words a text has."""
+
+    width, identity = len(WORDS) + 1, {}
+
+    def encode(self, texts):
+        return np.array([[*(word in text for word in WORDS), 1.0] for text in texts], np.float32)
+
+
+class Numbers:
+    def batch(self, observations):
+        return np.asarray(observations, np.float32)
+
+
+class Plain:
+    width, identity = 5, {}
+
+    def encode(self, inputs):
+        return inputs
+
+
+def make(world, serializer, backbone, **options):
+    envs = replay.vectorise(world, 4)
+    observations, _ = envs.reset(seed=[1, 2, 3, 4])
+    features = FeatureExtractor(serializer, backbone)
+    task = Task(envs=envs, observations=observations, features=features, seed=0, steps=0, progress=lambda step: None)
+    return PPO(parse(PPOOptions, {"rollout_steps": 256, **options}, "algo"), task)
+
+
+def words(**options):
+    return make(lambda: Commands(SayTheWord()), Texts(), BagOfWords(), **options)
+
+
+def test_gradients_are_autograds():
+    algorithm = words()
+    reader = algorithm.task.features.choices
+    reader(algorithm.task.observations)
+    head = algorithm.head
+    head.keys[-1].weight.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    queries = torch.randn(7, head.outputs, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    generator = np.random.default_rng(2)
+    possible = np.array(
+        [[True, True, False], [True, False, False], [True] * 3, [True] * 3, [True] * 3] + [[True] * 3] * 2
+    )
+    rows = generator.integers(len(reader.features), size=(7, 3))
+    choices = Choices(torch.from_numpy(possible), torch.from_numpy(rows))
+    actions = torch.tensor([1, 0, 2, 0, 1, 2, 0])
+    by_log_prob, by_entropy = torch.randn(7, generator=torch.Generator().manual_seed(3)), 0.3
+
+    twin = copy.deepcopy(head.keys).double()
+    twin.load_state_dict({name: value.double() for name, value in head.keys.state_dict().items()})
+    exact = queries.detach().double().requires_grad_()
+    keys = twin(
+        torch.from_numpy(((reader.features - head.standardise.mean) / head.standardise.std).clip(-10, 10)).double()
+    )
+    logits = (exact[:, None] * keys[rows]).sum(-1) / head.outputs**0.5
+    distribution = torch.distributions.Categorical(logits=logits.masked_fill(~choices.possible, -torch.inf))
+    entropy = -(distribution.probs * distribution.logits.nan_to_num(neginf=0.0)).sum(1)
+    (by_log_prob.double() @ distribution.log_prob(actions) + by_entropy * entropy.sum()).backward()
+
+    log_probs, entropies, tape = head.forward(queries.detach(), actions, choices)
+    by_queries = head.backward(tape, by_log_prob, by_entropy)
+    torch.testing.assert_close(log_probs.double(), distribution.log_prob(actions).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(entropies.double(), entropy.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(by_queries.double(), exact.grad, rtol=1e-4, atol=1e-5)
+    for mine, wanted in zip(head.keys.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_possible_has_no_probability_and_no_gradient():
+    head = Categorical(gymnasium.spaces.Discrete(3))
+    outputs, possible = torch.tensor([[5.0, 1.0, 2.0]]), torch.tensor([[False, True, True]])
+    choices = Choices(possible)
+    assert head.best(outputs, choices).item() == 2
+    log_probs, entropies, tape = head.forward(outputs, torch.tensor([1]), choices)
+    wanted = torch.distributions.Categorical(logits=torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(log_probs, wanted.log_prob(torch.tensor([0])))
+    torch.testing.assert_close(entropies, wanted.entropy().reshape(1))
+    gradient = head.backward(tape, torch.ones(1), 1.0)
+    assert gradient[0, 0] == 0
+    assert gradient[0, 1] == pytest.approx(-gradient[0, 2].item(), rel=1e-5)
+
+
+def test_it_learns_to_say_the_word_that_is_asked_for():
+    """The right command stands elsewhere each time, so it can only be known by what it says."""
+    algorithm = words(learning_rate=3e-3, minibatch_size=64, ent_coef=0.01)
+    first = algorithm.update()["episode_return"]
+    for _ in range(11):
+        last = algorithm.update()["episode_return"]
+    assert first < 5
+    assert last > 7  # of 8; by chance 2.9
+    observations = algorithm.task.observations
+    best = algorithm.act(algorithm.task.features(observations), algorithm.task.features.choices(observations))
+    for observation, action in zip(observations, best, strict=True):
+        commands = str(observation["commands"]).split("\n")
+        assert commands[action] == f"say {str(observation['observation']).split()[-1]}"
+
+
+def test_masked_actions_are_never_taken_and_the_rest_is_learnt():
+    algorithm = make(lambda: ActionMask(Masked()), Numbers(), Plain(), learning_rate=3e-3, ent_coef=0.0)
+    for _ in range(15):
+        last = algorithm.update()["episode_return"]
+    assert last > 7  # of 8; by chance 4
+
+
+def test_it_goes_on_from_its_state_as_if_it_had_not_stopped():
+    whole, half = words(), words()
+    whole.update()
+    half.update()
+    arrays, starts = replay.save(half.task.envs)
+    resumed = words()
+    replay.restore(resumed.task.envs, arrays, starts, half.task.observations)
+    resumed.task.observations = half.task.observations
+    resumed.load_state(half.state())
+    assert {"command_mean", "command_std"} <= half.state().keys()
+    assert resumed.update() == whole.update()
+    for name, array in whole.state().items():
+        np.testing.assert_array_equal(array, resumed.state()[name], err_msg=name)

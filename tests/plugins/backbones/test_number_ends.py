@@ -1,0 +1,115 @@
+"""Where numbers end in a text, and the features made of the states there."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import TinyModel
+
+from bitrl.core.acting.loading import load_backbone
+from bitrl.core.environments.loading import load_serializer
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.number_ends import number_ends
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> str:
+    return str(TinyModel(width=48, ffn=80).write(tmp_path_factory.mktemp("fields") / "tiny.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ('{"cart_position": 0.031, "joint_3": -12.5, "joint 4": 1e-05, "5": 6}', ["0.031", "12.5", "1e-05", "6"]),
+        ('{"a \\" 1": 2, "b": null, "c": "3"}', ["2", "null", "3"]),
+        ("x1=0.031 v2=-0.520 theta_dot=+7 t=nan u=-inf", ["0.031", "0.520", "7", "nan", "inf"]),
+        ("The arm-2 leans by 0.5 rad, turning at -1.25. It is 3.", ["0.5", "1.25", "3"]),
+        ("[.5, 1E+3, 2e, 0.5m]", [".5", "1E+3", "2", "0.5"]),
+        ("3-0.5 4/5", ["3", "0.5", "4", "5"]),
+        ("nothing here, x3 inf=2 é9", ["2"]),
+        ("", []),
+    ],
+)
+def test_numbers(text: str, numbers: list[str]) -> None:
+    assert [text[:end][-len(number) :] for end, number in zip(number_ends(text), numbers, strict=True)] == numbers
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=20),
+        st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**9), 10**9) | st.none(),
+    )
+)
+def test_any_json_object_of_numbers_has_as_many_ends_as_numbers(numbers: dict) -> None:
+    text = json.dumps(numbers)
+    ends = number_ends(text)
+    assert len(ends) == len(numbers)
+    for end, value in zip(ends, numbers.values(), strict=True):
+        assert text[:end].endswith(json.dumps(value).lstrip("-"))
+
+
+def test_hostile_text_takes_linear_time() -> None:
+    for unit in ('"', '\\"', "a.", "1e", "1.", "-", '" ', "é-"):
+        assert len(number_ends(unit * 100_000)) <= 100_000
+
+
+@pytest.mark.parametrize("serializer", ["json", "natural", "compact", "bins"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+def test_every_number_of_the_serializers_is_found(serializer: str, env: str) -> None:
+    write = load_serializer(serializer, env=env)
+    count = len(write.fields)
+    for values in (np.linspace(-1, 1, count), np.zeros(count), np.full(count, np.nan)):
+        assert len(number_ends(write(values.astype(np.float32)))) == count
+
+
+def test_features_are_the_states_at_the_numbers_ends(path: str) -> None:
+    backbone = BitNet(BitNetOptions(model=path, pooling="field"), 2)
+    assert backbone.width == 2 * 48
+    texts = ['{"x1": 0.037, "y": -1.25}', "a=12 b=7.", "", "Ünïcödé 3 日本 4"]
+    features, states = backbone.encode(texts), backbone.tokens(texts)
+    assert features.shape == (4, 96)
+    assert not features[2].any()
+    assert features.dtype == np.float32
+    # The tiny model's tokens are single digits, so the one that ends a number is its last digit's; found by hand.
+    for row, each, last in ((0, states[0], "75"), (1, states[1], "27"), (3, states[3], "34")):
+        tokens = backbone.tokenizer.encode(texts[row]).tokens
+        ends = [max(i for i, token in enumerate(tokens) if token == digit) for digit in last]
+        np.testing.assert_array_equal(features[row], each[ends].reshape(-1))
+    for text, feature in zip(texts, features, strict=True):
+        np.testing.assert_array_equal(backbone.encode([text])[0], feature)
+
+
+def test_the_files_first_token_moves_the_places(path: str, tmp_path) -> None:
+    changes = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 7}
+    model = str(TinyModel(width=48, ffn=80).write(tmp_path / "bos.gguf", changes=changes))
+    backbone = BitNet(BitNetOptions(model=model, pooling="field"), 1)
+    [states] = backbone.tokens(["x=5!"])
+    assert len(states) == 1 + len(backbone.tokenizer.encode("x=5!").ids)
+    np.testing.assert_array_equal(backbone.encode(["x=5!"])[0], states[-2])
+
+
+def test_tokens_pool_to_the_other_features(path: str) -> None:
+    texts = ["x=0.1", "", "the cart"]
+    for pooling, pool in (
+        ("mean", lambda states: states.mean(0, dtype=np.float64)),
+        ("last", lambda states: states[-1]),
+    ):
+        backbone = BitNet(BitNetOptions(model=path, pooling=pooling))
+        states, features = backbone.tokens(texts), backbone.encode(texts)
+        assert [each.shape for each in states] == [(len(backbone.tokenizer.encode(text).ids), 48) for text in texts]
+        for i in (0, 2):
+            np.testing.assert_allclose(features[i], pool(states[i]), rtol=1e-5, atol=1e-6)
+    assert BitNet(BitNetOptions(model=path)).tokens([]) == []
+
+
+def test_another_count_of_numbers_is_an_error_that_names_both(path: str) -> None:
+    backbone = BitNet(BitNetOptions(model=path, pooling="field"), 2)
+    with pytest.raises(UsageError, match=r"expected 2 numbers in a text, found 3: '1 2 3'"):
+        backbone.encode(["1 2", "1 2 3"])
+    with pytest.raises(UsageError, match="how many numbers"):
+        BitNet(BitNetOptions(model=path, pooling="field"))
+    assert load_backbone("bitnet", path, width=3, pooling="field").width == 3 * 48

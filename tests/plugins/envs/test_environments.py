@@ -1,0 +1,104 @@
+"""Environments by id: what is known of their observations, and what is refused."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+import bitrl
+from bitrl.core.environments import replay
+from bitrl.core.environments.observation_specs import FIELDS, spec_of_space
+from bitrl.core.runs.episodes import play_episodes
+from bitrl.plugins.envs.gymnasium import GymnasiumEnvironment
+
+
+@pytest.mark.parametrize("id", [id for id in FIELDS if id in gymnasium.registry])
+def test_the_table_fits_the_environment(id):
+    """As many fields as numbers, in bounds that the space's finite bounds agree with."""
+    space = gymnasium.make(id).observation_space
+    assert len(FIELDS[id]) == space.shape[0]
+    for field, low, high in zip(FIELDS[id], space.low, space.high, strict=True):
+        for mine, theirs in ((field.low, low), (field.high, high)):
+            assert abs(theirs) > 1e30 or mine == pytest.approx(theirs, rel=2e-3)
+
+
+def test_an_unknown_environment_is_described_by_its_space():
+    spec = GymnasiumEnvironment(None, "Pendulum-v1").observation_spec()
+    assert [field.name for field in spec.fields] == ["x0", "x1", "x2"]
+    assert spec.fields[2].low == -8
+    assert spec_of_space(gymnasium.spaces.Box(-np.inf, np.inf, (2, 2)), "M-v0").fields[3].low is None
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "bitnet"])
+@pytest.mark.parametrize(
+    "id", ["Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "Pendulum-v1", "MountainCarContinuous-v0"]
+)
+def test_any_box_or_discrete_environment_runs(id, backbone, tmp_path):
+    options = {
+        "algo.rollout_steps": 64,
+        "run.num_envs": 4,
+        "run.eval_episodes": 1,
+        "algo.epochs": 1,
+        "backbone.hidden" if backbone == "mlp" else "backbone.layers": [8] if backbone == "mlp" else 1,
+    }
+    summary = bitrl.run(id, backbone=backbone, steps=128, out=tmp_path / "run", options=options)
+    assert summary["steps"] == 128
+    assert np.isfinite(summary["eval"]["mean_return"])
+
+
+def test_observations_that_cannot_be_written_down_are_refused(tmp_path):
+    with pytest.raises(
+        bitrl.UsageError, match=r"Blackjack-v1: its observations are a Tuple space, and serializers read Box"
+    ):
+        bitrl.run("Blackjack-v1", backbone="mlp", out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Absent-v0", entry_point="no_such_package.module:Env")
+    monkeypatch.setitem(gymnasium.registry, "Absent-v0", spec)
+    with pytest.raises(bitrl.UsageError, match=r"environment Absent-v0 cannot be made: .*no_such_package"):
+        GymnasiumEnvironment(None, "Absent-v0").make()
+
+
+class Countdown(gymnasium.Env):
+    """Lasts as many steps as its seed says, one to nine; each is worth 1."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (1,))
+    action_space = gymnasium.spaces.Discrete(1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(1, 10))
+        return np.array([self.left], np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.array([self.left], np.float32), 1.0, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("episodes", [0, 1, 3, 16, 40])
+def test_evaluation_plays_every_episode_once_whatever_their_number(episodes):
+    seeds = list(range(100, 100 + episodes))
+    expected = [float(np.random.default_rng(seed).integers(1, 10)) for seed in seeds]
+    done = []
+    assert play_episodes(Countdown, lambda states: np.zeros(len(states), int), seeds, done.append) == expected
+    assert done == list(range(1, episodes + 1))
+
+
+def test_an_interrupted_evaluation_counts_whole_episodes_only():
+    seeds, steps = list(range(100, 140)), []
+    expected = {float(np.random.default_rng(seed).integers(1, 10)) for seed in seeds}
+
+    def policy(states):
+        steps.append(len(states))
+        return np.zeros(len(states), int)
+
+    returns = play_episodes(Countdown, policy, seeds, interrupted=lambda: len(steps) >= 5)
+    assert 0 < len(returns) < 40
+    assert set(returns) <= expected
+
+
+def test_vectorised_environments_are_independent():
+    envs = replay.vectorise(Countdown, 5)
+    observations, _ = envs.reset(seed=[1, 2, 3, 4, 5])
+    assert observations[:, 0].tolist() == [float(np.random.default_rng(s).integers(1, 10)) for s in (1, 2, 3, 4, 5)]
