@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 
@@ -15,9 +15,20 @@ from bitrl.core.options import NoOptions
 
 Form = Literal["text", "vector"]
 
+Capability = Literal["features", "gradients", "generation", "tokens", "cache"]
+"""What a backbone may provide: each stands for a protocol (interfaces.PROTOCOLS)."""
 
-def _forms(values: Iterable[Form]) -> tuple[Form, ...]:
+LearnsFrom = Literal["features", "gradients", "generation"]
+"""What an algorithm may learn from."""
+
+
+def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(values)
+
+
+def _some_of(*names: str) -> list[Any]:
+    """Validators of a tuple that is not empty and holds nothing but `names`."""
+    return [attrs.validators.min_len(1), attrs.validators.deep_iterable(attrs.validators.in_(names))]
 
 
 def _target(instance: object, attribute: attrs.Attribute, value: str) -> None:
@@ -56,31 +67,63 @@ class Record:
 
 @attrs.frozen(kw_only=True)
 class SerializerRecord(Record):
-    """A way to write a state down; `emits` says whether as a text or as a vector of numbers."""
+    """A way to write a state down; `emits` says whether as a text or as a vector of numbers, `learns` that it learns
+    from states what to write (interfaces.LearningSerializer).
+    """
 
     emits: Form = attrs.field(default="text", validator=attrs.validators.in_(("text", "vector")))
+    learns: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
 
 @attrs.frozen(kw_only=True)
 class BackboneRecord(Record):
-    """A map from texts (or vectors) to features; `accepts` lists the forms it reads."""
+    """A map from texts (or vectors) to features.
 
-    accepts: tuple[Form, ...] = attrs.field(
-        default=("text",),
-        converter=_forms,
-        validator=[
-            attrs.validators.min_len(1),
-            attrs.validators.deep_iterable(attrs.validators.in_(("text", "vector"))),
-        ],
+    Attributes:
+        accepts: the forms it reads.
+        provides: what it can do: "features" that stay the same while an agent learns, "gradients" (the algorithm trains
+            it), "generation" (it writes texts), "tokens", "cache". Each is a protocol of bitrl.core.interfaces.
+        needs_option: what it provides only where an option is set → that option, as {"gradients": "lora_rank"}. Where
+            gradients are provided so, setting the option asks for them.
+    """
+
+    accepts: tuple[Form, ...] = attrs.field(default=("text",), converter=_tuple, validator=_some_of(*get_args(Form)))
+    provides: tuple[Capability, ...] = attrs.field(
+        default=("features",), converter=_tuple, validator=_some_of(*get_args(Capability))
     )
+    needs_option: Mapping[Capability, str] = attrs.field(factory=dict)
+
+    @needs_option.validator
+    def _known(self, attribute: attrs.Attribute, value: Mapping[str, str]) -> None:
+        own = attrs.fields_dict(self.options)
+        for capability, name in value.items():
+            if capability not in self.provides:
+                raise ValueError(f'needs_option: "{capability}" is not among what the backbone provides')
+            if name not in own:
+                raise ValueError(f'needs_option: the backbone has no option "{name}"')
+
+    def trains(self, options: Any) -> bool:
+        """Whether the algorithm trains the backbone that is made of these options."""
+        if "gradients" not in self.provides:
+            return False
+        option = self.needs_option.get("gradients")
+        return option is None or getattr(options, option) is not None
 
 
 @attrs.frozen(kw_only=True)
 class AlgorithmRecord(Record):
-    """A learner; `critic_backbone` says that it has a critic which may read a backbone of its own, `commands` that it
-    can act by choosing among texts (bitrl.core.acting.choices).
+    """A learner.
+
+    Attributes:
+        learns_from: what it can learn from, of which one is enough: a backbone's "features", the "gradients" of one
+            that it trains, the "generation" of one that it trains to write.
+        critic_backbone: it has a critic which may read a backbone of its own.
+        commands: it can act by choosing among texts (bitrl.core.acting.choices).
     """
 
+    learns_from: tuple[LearnsFrom, ...] = attrs.field(
+        default=("features",), converter=_tuple, validator=_some_of(*get_args(LearnsFrom))
+    )
     critic_backbone: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     commands: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 

@@ -62,6 +62,7 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
         target="bitrl.plugins.algos.ppo:PPO",
         options=PPOOptions,
+        learns_from=("features", "gradients"),
         critic_backbone=True,
         commands=True,
     )

@@ -71,6 +71,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             target=f"bitrl.plugins.backbones.language_model:{target}",
             options=TernaryOptions if name == "bitnet" else BitNetOptions,
             accepts=("text",),
+            provides=("features", "tokens", "cache"),
         )
     yield BackboneRecord(
         name="mlp",
@@ -78,4 +79,5 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
         target="bitrl.plugins.backbones.mlp:MLP",
         options=MLPOptions,
         accepts=("vector",),
+        provides=("gradients",),
     )

@@ -91,6 +91,7 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         summary="learned tokens, each for a kind of state, more where states are often: 127 40",
         target="bitrl.plugins.serializers.codes:Codes",
         options=CodesOptions,
+        learns=True,
     )
     yield SerializerRecord(
         name="template",
