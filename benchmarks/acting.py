@@ -55,14 +55,14 @@ def main(repeats: int) -> None:
         agent = bitrl.load_agent(file, threads=1)
         config = resolve({"run": {"env": ENV}, "backbone": {"threads": 1}})
         parts = build(config)
-        algorithm, envs = begin(config, parts)
-        envs.close()
+        algorithm = begin(config, parts)
+        algorithm.task.collector.envs.close()
         generator = np.random.default_rng(0)
         exported, trained = [], []
         for _ in range(repeats):
             for times, act in (
                 (exported, agent.act),
-                (trained, lambda state: algorithm.act(parts.features(state[None]))),
+                (trained, lambda state: algorithm.act(parts.reader(state[None]))),
             ):
                 states = generator.normal(0, 0.1, (STATES, 4)).astype(np.float32)
                 times.append(milliseconds(act, states))

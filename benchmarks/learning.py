@@ -73,12 +73,11 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """All that its results depend on but the seed: every option, and which model files are read."""
         config = self.config()
-        parts = build(config)
-        critic = getattr(parts, "critic_features", None)
+        reader = build(config).reader
         settings = {
             "config": config.as_dict(),
-            "features": dict(parts.features.identity),
-            "critic_features": dict(critic.identity) if critic is not None else None,
+            "features": dict(reader.backbone.identity),
+            "critic_features": dict(reader.critic.identity) if reader.critic is not None else None,
         }
         del settings["config"]["run"]["seed"]
         return json.loads(json.dumps(settings))

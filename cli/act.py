@@ -44,6 +44,7 @@ def act(file: Path, example: bool, facts: bool, assignments: tuple[str, ...]) ->
         print(json.dumps(contents.meta, indent=2), file=stdout, flush=True)
         return
     agent = Agent(contents, given.get("backbone", {}), typed=True)
+    episode = agent.episode()
     if example:
         print(json.dumps(agent.example), file=stdout, flush=True)
         return
@@ -56,11 +57,11 @@ def act(file: Path, example: bool, facts: bool, assignments: tuple[str, ...]) ->
             except (ValueError, RecursionError) as error:
                 raise RunFailed(f"line {number} of the input: not JSON: {error}") from None
             if observation is None:
-                agent.reset()
+                episode.reset()
                 answer = None
             else:
                 try:
-                    answer = said(observation, agent.act(observation))
+                    answer = said(observation, episode.act(observation))
                 except UsageError as error:
                     raise RunFailed(f"line {number} of the input: {error}") from None
             print(json.dumps(answer), file=stdout, flush=True)

@@ -59,6 +59,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         described = {"kind": kind, **facts(entry), "target": record.target}
         if isinstance(record, EnvironmentRecord):
             described["defaults"] = defaults
+            described["tuned"] = {algorithm: dict(settings) for algorithm, settings in record.tuned.items()}
             described |= _world(record, str(name))
         if envs and isinstance(record, SerializerRecord):
             from bitrl.cli.show_samples import sample
@@ -72,7 +73,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     click.echo(f"{title}: {described['summary']}\n")
     lines = [
         (key, _words(described[key]))
-        for key in ("package", "target", "emits", "accepts", "critic_backbone")
+        for key in ("package", "target", "emits", "accepts", "provides", "learns_from", "critic_backbone")
         if key in described
     ]
     if lines:
@@ -88,6 +89,9 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     if defaults:
         rows = [(path, _words(value)) for path, value in defaults.items()]
         click.echo(f"defaults that it sets\n{table(rows)}\n")
+    for algorithm, settings in described.get("tuned", {}).items():
+        rows = [(path, _words(value)) for path, value in settings.items()]
+        click.echo(f"tuned for {algorithm}\n{table(rows)}\n")
     rows = option_rows(part, options)
     click.echo(f"options (set one with -o {rows[0][0]}=VALUE)\n{table(rows)}" if rows else "It has no options.")
     for each in samples:

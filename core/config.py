@@ -10,13 +10,13 @@ import importlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 
 from bitrl.core.errors import UsageError, unknown
 from bitrl.core.options import above, as_dict, at_least, option, options, parse
-from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
+from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, LearnsFrom, SerializerRecord
 from bitrl.core.registry import registry
 
 PARTS = ("run", "env", "serializer", "backbone", "critic_backbone", "algo")
@@ -129,7 +129,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         defaults = {key: value for key, value in tuned.items() if key in own}
         return parse(cls, {**defaults, **values.get(part, {})}, part, text.get(part, frozenset()))
 
-    return Config(
+    config = Config(
         run=run,
         environment=environment,
         serializer=serializer,
@@ -142,6 +142,8 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         critic_backbone_options=options_of("critic_backbone", critic.options) if critic is not None else None,
         algo_options=options_of("algo", algorithm.options),
     )
+    check_learning(config)
+    return config
 
 
 def overlay(
@@ -201,6 +203,46 @@ def check_fit(serializer: SerializerRecord, backbone: BackboneRecord) -> None:
         f'serializer "{serializer.name}" emits {serializer.emits}, but backbone "{backbone.name}" reads '
         f"{' or '.join(backbone.accepts)}: use --serializer {' or '.join(sorted(serializers))}, "
         f"or --backbone {' or '.join(sorted(backbones))}"
+    )
+
+
+def check_learning(config: Config) -> None:
+    """Refuse a backbone that does not provide, by its record and options, what the algorithm learns from, and name
+    those that fit.
+    """
+    algorithm, backbone = config.algorithm, config.backbone
+    learns_from = " or ".join(algorithm.learns_from)
+    trains = backbone.trains(config.backbone_options)
+    lacking = "features" if trains else "gradients"  # what is trained has no features that stay the same
+    offered = [each for each in backbone.provides if each in get_args(LearnsFrom) and each != lacking]
+    if set(offered) & set(algorithm.learns_from):
+        return
+    entries = registry().entries
+    option = backbone.needs_option.get("gradients")
+    if "gradients" in algorithm.learns_from and option is not None:
+        raise UsageError(
+            f'algorithm "{algorithm.name}" learns from {learns_from}, and backbone "{backbone.name}" provides that where '
+            f"an option asks for it: set it with -o backbone.{option}=VALUE"
+        )
+    backbones = sorted(
+        entry.record.name
+        for entry in entries["backbone"]
+        if set(entry.record.provides) & set(algorithm.learns_from)  # type: ignore[attr-defined]
+    )
+    algorithms = sorted(
+        entry.record.name
+        for entry in entries["algorithm"]
+        if set(entry.record.learns_from) & set(offered)  # type: ignore[attr-defined]
+    )
+    remedies = [
+        *([f"leave out backbone.{option}"] if trains and option and "features" in algorithm.learns_from else []),
+        *([f"--backbone {' or '.join(backbones)}"] if backbones else []),
+        *([f"--algo {' or '.join(algorithms)}"] if algorithms else []),
+    ]
+    provided = " and ".join(offered) or "neither features nor gradients"
+    raise UsageError(
+        f'algorithm "{algorithm.name}" learns from {learns_from}, but backbone "{backbone.name}" provides {provided}'
+        + (f": use {', or '.join(remedies)}" if remedies else "")
     )
 
 
@@ -281,19 +323,21 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
 
 
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the environment's record sets in `part`.
+    """What is set in `part` unless the user sets it: by the environment's record for every algorithm, by it for the
+    chosen algorithm, and by the algorithm's record for this environment; the later wins.
 
-    Its settings of the algorithm are tuned for the default one: left out where the user chose another. A preset that
-    the user chose wins in what presets are about; the others, such as how to explore this world, stay.
+    A preset that the user chose wins in what presets are about; the others, such as how to explore this environment,
+    stay.
     """
+    chosen = values.get("run", {})
+    name = str(chosen.get("algo", environment.defaults.get("run.algo", RunOptions().algo)))
+    algorithm: AlgorithmRecord = registry().find("algorithm", name)
+    id = environment.name if environment.name != ANY_GYMNASIUM_ID else chosen.get("env", RunOptions().env)
+    layers = (environment.defaults, environment.tuned.get(algorithm.name, {}), algorithm.tuned.get(id, {}))
+    merged = {path: value for layer in layers for path, value in layer.items()}
     prefix = f"{part}."
-    found = {key.removeprefix(prefix): value for key, value in environment.defaults.items() if key.startswith(prefix)}
-    if part == "algo":
-        default = RunOptions().algo
-        chosen = values.get("run", {}).get("algo", default)
-        if chosen.rpartition(":")[2] != default:
-            return {}
-        if "preset" in values.get("algo", {}):
-            presets = getattr(registry().find("algorithm", chosen).options, "presets", {})
-            return {key: value for key, value in found.items() if not any(key in preset for preset in presets.values())}
+    found = {path.removeprefix(prefix): value for path, value in merged.items() if path.startswith(prefix)}
+    if part == "algo" and "preset" in values.get("algo", {}):
+        presets = getattr(algorithm.options, "presets", {})
+        return {key: value for key, value in found.items() if not any(key in preset for preset in presets.values())}
     return found

@@ -8,22 +8,22 @@ Gymnasium, are described in environments/environment.py.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 import attrs
 
 from bitrl.core.errors import UsageError
 
 if TYPE_CHECKING:
-    import gymnasium
     import numpy as np
     import torch
 
-    from bitrl.core.acting.choices import Choices
-    from bitrl.core.acting.features import FeatureExtractor
     from bitrl.core.acting.policies import Policy
+    from bitrl.core.acting.states import StateReader, States
+    from bitrl.core.environments.collector import Collector
 
 
 @attrs.frozen
@@ -239,85 +239,94 @@ PROTOCOLS: dict[str, type] = {
 }
 """What a backbone may provide → the protocol that it then keeps."""
 
+MOVED = {
+    "envs": "task.collector.step(actions) and task.collector.rollout(act, steps) step the environments; "
+    "task.collector.action_space is the space of one action",
+    "observations": "task.collector.states is a view of the current states",
+    "features": "task.collector.states.features, and task.reader.width for d",
+    "critic_features": "task.collector.states.critic_features, and task.reader.critic_width for d'",
+    "see": "task.reader(observations) is a view of states, with features and critic_features",
+    "progress": "the collector counts steps and reports them",
+}
+"""What a task had before bitrl 0.2 → what replaces it."""
+
 
 @attrs.define(kw_only=True)
 class Task:
-    """What an algorithm is given to learn on: the worlds, how to see them, and a seed.
+    """What an algorithm is given to learn on.
 
     Attributes:
-        envs: the vector environment, already reset; the algorithm steps it and never resets it.
-        observations: its current observations [num_envs, ...]; whoever steps `envs` keeps them current.
-        features: observations [n, ...] → float32 [n, d] (or the vectors [n, k] when the backbone is trainable).
-        critic_features: the same for the critic, where it reads a backbone of its own (d is then another), and reads
-            what `features` wrote; None where the critic reads `features`. Only an algorithm whose record says
-            `critic_backbone` is ever given one.
-        seed: of everything the algorithm draws; it must use no global random state.
+        collector: owns the environments and their current observations, steps them and counts the steps.
+        reader: how states are read: observations [n, ...] → a view of them (acting/states.py).
+        seed: random seed of everything that the algorithm draws; it must use no global random state.
         steps: environment steps that the run will take, in all.
-        progress: call with the number of environment steps taken so far, as often as convenient.
     """
 
-    envs: gymnasium.vector.VectorEnv
-    observations: np.ndarray
-    features: FeatureExtractor
-    critic_features: FeatureExtractor | None = None
+    collector: Collector
+    reader: StateReader
     seed: int
     steps: int
-    progress: Callable[[int], None]
 
-    def see(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Observations [n, ...] → the policy's features [n, d] and the critic's [n, d'], each state written once.
-
-        Both are one array where the critic has no backbone of its own.
-        """
-        if self.critic_features is None:
-            features = self.features(observations)
-            return features, features
-        inputs = self.features.write(observations)
-        return self.features.encode(inputs), self.critic_features.encode(inputs)
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in MOVED:
+            raise UsageError(f"task.{name} is no longer there: {MOVED[name]} (docs/plugins.md, Algorithm)")
+        raise AttributeError(f"a Task has no attribute {name!r}")
 
 
 class Algorithm(ABC):
-    """A learner. Made by `target(options, task: Task)`; the runner calls `update` until enough steps were taken.
-
-    Attributes:
-        step: environment steps taken so far, over all environments.
-    """
-
-    step: int = 0
+    """A learner. Made by `target(options, task: Task)`; a run calls `update` until enough steps were taken."""
 
     def __init__(self, options: Any, task: Task):
         self.options, self.task = options, task
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        parameters = [*inspect.signature(cls.act).parameters]
+        if parameters[1:2] == ["features"]:
+            raise UsageError(
+                f"algorithm {cls.__name__} is written for bitrl 0.1: act(features, choices) has become act(states), "
+                "which has states.features and states.admissible (docs/plugins.md, Algorithm)"
+            )
+
+    @property
+    def step(self) -> int:
+        """Environment steps taken so far, over all environments: the collector counts them."""
+        return self.task.collector.steps
+
+    @step.setter
+    def step(self, value: int) -> None:
+        raise UsageError(
+            f"algorithm {type(self).__name__} sets `step`, which the collector counts since bitrl 0.2: leave that out, "
+            "and step the environments by task.collector (docs/plugins.md, Algorithm)"
+        )
+
     @abstractmethod
     def update(self) -> dict[str, float]:
-        """Collect experience, learn from it, advance `step`; return metrics (finite numbers; absent where there is
-        none).
+        """Collect experience and learn from it; return metrics (finite numbers; absent where there is none).
 
         Raises:
             RunFailed: learning cannot go on (a loss is not finite).
         """
 
     @abstractmethod
-    def act(self, features: np.ndarray, choices: Choices | None = None) -> np.ndarray:
-        """The best actions [n, ...] for features [n, d] among `choices` (None: all can be taken), for evaluation:
-        deterministic, and changes nothing.
-        """
+    def act(self, states: States) -> np.ndarray:
+        """The best actions [n, ...] in n states, for evaluation: deterministic, and changes nothing."""
 
     def plain_policy(self) -> Policy:
-        """What `act` does, in plain arrays (bitrl.core.acting.policies): for `bitrl export`, whose agents act without
+        """What `act` does, as a numpy policy (bitrl.core.acting.policies): for `bitrl export`, whose agents act without
         what the algorithm was built with. By default an algorithm cannot be exported.
 
         Raises:
-            UsageError: it cannot be said so.
+            UsageError: it cannot be expressed so.
         """
         raise UsageError(f"algorithm {type(self).__name__} cannot be exported: it has no plain_policy()")
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that the next `update` depends on, as named arrays (weights, optimiser, generators, counters)."""
+        """Everything that the next `update` depends on, as named arrays (weights, optimiser, generators, counters);
+        the collector saves its own.
+        """
 
     @abstractmethod
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go back to a `state()`. The task this object was made with holds the restored environments and
-        observations.
-        """
+        """Go back to a `state()`. The task's collector holds the restored environments and observations."""

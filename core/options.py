@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import attrs
 
 from bitrl.core.errors import UsageError, unknown
+from bitrl.core.schedules import Schedule
 
 T = TypeVar("T")
 
@@ -29,7 +30,8 @@ class Constraint:
 
     def __call__(self, instance: object, attribute: attrs.Attribute, value: Any) -> None:
         """Raise ValueError, in words, if `value` is not accepted."""
-        if value is not None and not self.accepts(value):
+        ends = isinstance(value, Schedule) and value.end != 0 and not self.accepts(value.end)  # all may decay to zero
+        if value is not None and (ends or not self.accepts(value)):
             raise ValueError(f"{attribute.name}: expected {_expected(attribute)}, got {shown(value)}")
 
 
@@ -78,6 +80,8 @@ def shown(value: Any) -> str:
     """`value` as an error message quotes it and an option table prints it; None is `none`, as one types it."""
     if value is None:
         return "none"
+    if isinstance(value, Schedule) and value.shape != "constant":
+        return f'"{value}"'
     try:
         return json.dumps(value)
     except (TypeError, ValueError):
@@ -93,13 +97,16 @@ def type_words(kind: Any) -> str:
         return " or ".join([*map(type_words, inner), "none"])
     if typing.get_origin(kind) is tuple:
         return f"a list of {({int: 'whole numbers', float: 'numbers'}).get(typing.get_args(kind)[0], 'texts')}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, str(kind))
+    return {int: "a whole number", float: "a number", Schedule: "a number", bool: "true or false", str: "a text"}.get(
+        kind, str(kind)
+    )
 
 
 def _expected(attribute: attrs.Attribute) -> str:
     words, none, _ = type_words(attribute.type).partition(" or none")
     constraint = attribute.validator
-    return (f"{words} {constraint.words}" if isinstance(constraint, Constraint) else words) + none
+    schedule = ', or a schedule of it: "linear:START:END" or "cosine:START:END"' if attribute.type is Schedule else ""
+    return (f"{words} {constraint.words}" if isinstance(constraint, Constraint) else words) + none + schedule
 
 
 def _convert(value: Any, kind: Any, text: bool) -> Any:
@@ -132,6 +139,8 @@ def _convert(value: Any, kind: Any, text: bool) -> Any:
         number = float(value) if text or (isinstance(value, (int, float)) and not isinstance(value, bool)) else math.nan
         if math.isfinite(number):
             return number
+    elif kind is Schedule:
+        return Schedule.parse(value) if isinstance(value, str) else Schedule(_convert(value, float, text=False))
     elif kind is str and isinstance(value, str):
         return value
     raise ValueError(value)
@@ -200,6 +209,12 @@ def as_dict(values: Any) -> dict[str, Any]:
     """
     plain = attrs.asdict(values)
     return {
-        key: "none" if value is None else list(value) if isinstance(value, tuple) else value
+        key: "none" if value is None else list(value) if isinstance(value, tuple) else _plain_number(value)
         for key, value in plain.items()
     }
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        return float(value) if value.shape == "constant" else str(value)
+    return value

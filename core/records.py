@@ -118,7 +118,9 @@ class AlgorithmRecord(Record):
         learns_from: what it can learn from, of which one is enough: a backbone's "features", the "gradients" of one
             that it trains, the "generation" of one that it trains to write.
         critic_backbone: it has a critic which may read a backbone of its own.
-        commands: it can act by choosing among texts (bitrl.core.acting.choices).
+        commands: it can act by choosing among texts (bitrl.core.acting.admissible).
+        tuned: environment → settings that make this algorithm learn there, as {"CartPole-v1": {"algo.gamma": 0.98}};
+            they win over what the environment's record sets.
     """
 
     learns_from: tuple[LearnsFrom, ...] = attrs.field(
@@ -126,12 +128,25 @@ class AlgorithmRecord(Record):
     )
     critic_backbone: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     commands: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
 class EnvironmentRecord(Record):
-    """A world; `defaults` are settings that make learning in it work (`{"run.steps": 100_000}`), below the user's
-    own.
+    """An environment.
+
+    Attributes:
+        defaults: settings for every algorithm that make learning in it work (`{"run.steps": 100_000}`), below the
+            user's own. Options of an algorithm belong in `tuned`.
+        tuned: algorithm → settings for the pair of it and this environment, as {"ppo": {"algo.gamma": 0.9}}.
     """
 
     defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+
+    @defaults.validator
+    def _no_algorithm(self, attribute: attrs.Attribute, value: Mapping[str, Any]) -> None:
+        of_algorithm = [path for path in value if path.startswith("algo.")]
+        if of_algorithm:
+            path = of_algorithm[0]
+            raise ValueError(f'defaults: "{path}" is an option of one algorithm: tuned={{"ppo": {{"{path}": …}}}}')

@@ -6,23 +6,23 @@ language model stays a file of its own, and must be the one that the agent was t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bitrl.core.acting import checkpoints
+from bitrl.core.acting.admissible import states_of
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
-from bitrl.core.acting.choices import states_of
-from bitrl.core.acting.features import FeatureExtractor
 from bitrl.core.acting.history import Memory
 from bitrl.core.acting.loading import build_backbone, build_serializer
 from bitrl.core.acting.plain_observations import as_array, as_plain
 from bitrl.core.acting.policies import Policy, arrays_of, policy_of
+from bitrl.core.acting.states import StateReader, States
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
-from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
 from bitrl.core.options import parse
 from bitrl.core.registry import registry
 
@@ -31,11 +31,12 @@ FORMAT = 1
 
 
 class Agent:
-    """A trained agent that only acts, always as it thinks best.
+    """A trained agent that only acts, always by its greedy actions. It is shared: any number of threads and episodes
+    may use it at once.
 
     Attributes:
         facts: what it is: format, env, step, serializer, backbone, history, observation, versions …
-        features: how it sees.
+        reader: how it reads states.
         policy: how it decides.
     """
 
@@ -51,14 +52,16 @@ class Agent:
         serializer = build_serializer(
             record, parse(record.options, self.facts["serializer"]["options"], "serializer"), spec, self.history
         )
-        if learnt := with_prefix(file.arrays, "serializer."):
-            serializer.load_state(learnt)
-        self.features = FeatureExtractor(serializer, self._backbone(record, serializer, spec, options, typed))
-        if self.history > 1:
-            serializer.limit(self.features.backbone, self.facts["history_tokens"])
+        if record.learns:
+            serializer.load_state(with_prefix(file.arrays, "serializer."))
+        backbone = self._backbone(record, serializer, spec, options, typed)
+        if learned := with_prefix(file.arrays, "backbone."):
+            backbone.load_learned(learned)
+        if self.history > 1 and isinstance(backbone, TokenizingBackbone):
+            serializer.limit(backbone.token_counts, self.facts["history_tokens"])
+        self.reader = StateReader(serializer, backbone)
         self.policy = policy_of(self.facts["policy"], with_prefix(file.arrays, "policy."))
         self._example = file.arrays["example"]
-        self._memory = Memory(self.history)
 
     @property
     def history(self) -> int:
@@ -70,30 +73,54 @@ class Agent:
         """An observation as plain data: what `act` may be given."""
         return as_plain(self._example[0])
 
-    def reset(self) -> None:
-        """An episode begins: forget the one before. Only an agent that looks at several states remembers any."""
-        self._memory.clear()
+    def episode(self) -> Episode:
+        """An episode begins; what the agent remembers of it is the episode's."""
+        return Episode(self)
 
     def act(self, observation: Any) -> int | np.ndarray:
-        """The best action for an observation, as the environment takes it: a whole number, or float32 [...].
+        """The greedy action for an observation, as the environment takes it: an integer, or float32 [...].
 
         Args:
-            observation: as the environment gives it, or as plain data; where not everything can be done in every state,
+            observation: as the environment gives it, or as plain data; where not all actions are always admissible,
                 {"observation": …, "commands": [texts]}, of which the action is an index, or {…, "action_mask": [0, 1]}.
 
         Raises:
-            UsageError: it is not of the kind or shape that this agent reads.
+            UsageError: it is not of the kind or shape that this agent reads, or the agent looks at several states of
+                an episode (then: `episode().act`).
         """
-        seen = as_array(observation, like=self._example)
-        states = states_of(seen)
+        return self.act_batch([observation])[0]
+
+    def act_batch(
+        self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None
+    ) -> list[int | np.ndarray]:
+        """The greedy actions for n observations, all encoded in one batch.
+
+        Args:
+            observations: each as in `act`.
+            episodes: the episode that each is the newest observation of, all different; an agent that looks at one
+                state at a time needs none.
+
+        Raises:
+            UsageError: as `act`; then no episode has taken in its observation.
+        """
+        if not observations:
+            return []
+        if self.history > 1 and episodes is None:
+            raise UsageError(
+                f"this agent looks at the last {self.history} states of an episode: begin one with agent.episode(), "
+                "and give it the observations: episode.act(observation)"
+            )
+        rows = np.concatenate([as_array(observation, like=self._example) for observation in observations])
+        states = States(rows, self.reader)
         if self.history > 1:
-            written = [self.features.serializer(self._memory.add(states[0]))]
-            inputs = written if isinstance(written[0], str) else np.stack(written)
-        else:
-            inputs = self.features.serializer.batch(states)
-        features, choices = self.features.encode(inputs), self.features.choices(seen)
-        [action] = self.policy(features, choices, self.features.choices.features)
-        return action if np.ndim(action) else action.item()
+            assert episodes is not None
+            newest = states_of(rows)
+            written = [
+                self.reader.serializer(episode.memory.add(state))
+                for episode, state in zip(episodes, newest, strict=True)
+            ]
+            states = States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written))
+        return [action if np.ndim(action) else action.item() for action in self.policy(states)]
 
     def _backbone(
         self, serializer_record: Any, serializer: Any, spec: ObservationSpec, given: Mapping[str, Any], typed: bool
@@ -119,6 +146,21 @@ class Agent:
                 f"the agent's backbone is not the one it was trained with ({', '.join(changed)} changed): {remedy}"
             )
         return backbone
+
+
+class Episode:
+    """One episode of an agent at work, with the memory of its last states. Not to be shared between threads."""
+
+    def __init__(self, agent: Agent):
+        self.agent, self.memory = agent, Memory(agent.history)
+
+    def act(self, observation: Any) -> int | np.ndarray:
+        """The greedy action for the episode's newest observation; see `Agent.act`."""
+        return self.agent.act_batch([observation], [self])[0]
+
+    def reset(self) -> None:
+        """Another episode begins: forget this one."""
+        self.memory.clear()
 
 
 class _Vectors:
@@ -169,7 +211,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(
-    path: Path, facts: Mapping[str, Any], policy: Policy, learnt: Mapping[str, np.ndarray], seen: np.ndarray
+    path: Path, facts: Mapping[str, Any], policy: Policy, learned: Mapping[str, np.ndarray], example: np.ndarray
 ) -> None:
     """Write an agent's file.
 
@@ -177,16 +219,17 @@ def write(
         path: of the file, which is replaced if it is there.
         facts: see `Agent`; "agent" and "policy" are added.
         policy: one of bitrl.core.acting.policies.
-        learnt: by the serializer, as its `state()` has it.
-        seen: observations [n, ...] as the environment gives them, one at least.
+        learned: by the serializer (its `state()`, names behind "serializer.") and the backbone (its `learned()`, behind
+            "backbone.").
+        example: observations [n, ...] as the environment gives them, one at least.
 
     Raises:
         RunFailed: it cannot be written; nothing is left behind.
     """
     facts = {"agent": FORMAT, **facts, "policy": policy.kind}
     arrays = {f"policy.{name}": array for name, array in arrays_of(policy).items()}
-    arrays |= {f"serializer.{name}": array for name, array in learnt.items()}
-    write_atomically(path, checkpoints.as_bytes(Checkpoint({**arrays, "example": seen[:1]}, facts)))
+    arrays |= {**learned, "example": example[:1]}
+    write_atomically(path, checkpoints.as_bytes(Checkpoint(arrays, facts)))
 
 
 def _spec_of(data: Mapping[str, Any]) -> ObservationSpec:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.acting.choices import OBSERVATION, splits
+from bitrl.core.acting.admissible import OBSERVATION, splits
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone
+from bitrl.core.records import SerializerRecord
 
 COUNT = "count"
 """The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
@@ -73,20 +73,18 @@ class History:
         budget: in tokens, of a text; None: no limit.
     """
 
-    def __init__(self, serializer: Any, k: int, vectors: bool):
-        """`serializer` is a Serializer, and has a `width` if it emits `vectors`."""
-        self.serializer, self.k, self.vectors = serializer, k, vectors
+    def __init__(self, serializer: Any, k: int, record: SerializerRecord):
+        """`serializer` was made by `record`."""
+        self.serializer, self.k, self.vectors, self.learns = serializer, k, record.emits == "vector", record.learns
         self.budget: int | None = None
         self._tokens: Callable[[str], int] = lambda text: 0
-        self.width: int = k * serializer.width if vectors else 0
+        self.width: int = k * serializer.width if self.vectors else 0
 
-    def limit(self, backbone: Backbone, budget: int) -> None:
-        """Keep texts within `budget` tokens, if `backbone` counts them."""
-        counts = getattr(backbone, "token_counts", None)
-        if counts is not None:
-            self.budget = budget
-            # A state is met k times.
-            self._tokens = lru_cache(maxsize=4096)(lambda text: counts([text])[0])
+    def limit(self, token_counts: Callable[[list[str]], list[int]], budget: int) -> None:
+        """Keep texts within `budget` tokens, as a backbone's `token_counts` counts them."""
+        self.budget = budget
+        # A state is visited k times.
+        self._tokens = lru_cache(maxsize=4096)(lambda text: token_counts([text])[0])
 
     def __call__(self, observation: Any) -> Any:
         """One observation (a record, or a mapping of its parts) → its text, or float32 [k · width of one]."""
@@ -108,11 +106,11 @@ class History:
 
     def state(self) -> dict[str, np.ndarray]:
         """What the serializer of one state learnt, if it did."""
-        return self.serializer.state() if hasattr(self.serializer, "state") else {}
+        return self.serializer.state() if self.learns else {}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Write with what was learnt then."""
-        if hasattr(self.serializer, "load_state"):
+        if self.learns:
             self.serializer.load_state(state)
 
     def _lines(self, texts: list[str]) -> str:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitrl.core.acting.features import FeatureExtractor
+from bitrl.core.acting.history import History, check_pooling
+from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, ObservationSpec, Serializer
+from bitrl.core.interfaces import (
+    PROTOCOLS,
+    Backbone,
+    LearningBackbone,
+    LearningSerializer,
+    ObservationSpec,
+    Serializer,
+    TrainableBackbone,
+)
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord, Record, SerializerRecord
 from bitrl.core.registry import registry
@@ -31,47 +40,45 @@ def load_backbone(name: str, model: str | None = None, *, width: int | None = No
     return record.load()(parse(record.options, options, "backbone"), width)
 
 
-def build_features(
-    config: Config, observation: ObservationSpec, history: int = 1
-) -> tuple[FeatureExtractor, FeatureExtractor | None]:
-    """Build a configuration's serializer, for what `observation` says, and backbones: the policy's features and the
-    critic's, None where they are the same. With `history` above 1, an observation holds so many states (history.py).
+def build_reader(config: Config, observation: ObservationSpec, history: int = 1) -> StateReader:
+    """Build a configuration's serializer, for what `observation` says, the policy's backbone, and the critic's where it
+    is another one. With `history` above 1, an observation holds so many states (history.py).
 
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
     """
     if history > 1:
-        from bitrl.core.acting.history import check_pooling
-
         for options in (config.backbone_options, config.critic_backbone_options):
             check_pooling(options)
     serializer = build_serializer(config.serializer, config.serializer_options, observation, history)
 
-    def features(record: BackboneRecord, options: Any) -> FeatureExtractor:
-        backbone = build_backbone(record, options, config.serializer, serializer, observation)
-        return FeatureExtractor(serializer, backbone)
+    def backbone(record: BackboneRecord, options: Any) -> Any:
+        return build_backbone(record, options, config.serializer, serializer, observation)
 
-    policy = features(config.backbone, config.backbone_options)
-    if history > 1:
-        serializer.limit(policy.backbone, config.run.history_tokens)
+    policy = backbone(config.backbone, config.backbone_options)
+    if history > 1 and "tokens" in config.backbone.provides:
+        serializer.limit(policy.token_counts, config.run.history_tokens)
     record, options = config.critic_backbone, config.critic_backbone_options
-    if record is None or (record, options) == (config.backbone, config.backbone_options):
-        return policy, None
-    critic = features(record, options)
-    # Two components' identities say nothing of each other.
-    same = record == config.backbone and critic.identity == policy.identity
-    return policy, None if same else critic
+    critic = None
+    if record is not None and (record, options) != (config.backbone, config.backbone_options):
+        critic = backbone(record, options)
+        # Two components' identities say nothing of each other.
+        if record == config.backbone and critic.identity == policy.identity:
+            critic = None
+    return StateReader(
+        serializer,
+        policy,
+        critic,
+        trainable=config.backbone.trains(config.backbone_options),
+        critic_trainable=record is not None and record.trains(options),
+    )
 
 
 def build_serializer(record: SerializerRecord, options: Any, observation: ObservationSpec, history: int) -> Any:
     """A serializer for what `observation` says, of the last `history` states if that is above 1."""
     serializer = record.load()(options, observation)
-    _require("serializer", record, serializer, Serializer)
-    if history > 1:
-        from bitrl.core.acting.history import History
-
-        serializer = History(serializer, history, record.emits == "vector")
-    return serializer
+    _require("serializer", record, serializer, LearningSerializer if record.learns else Serializer)
+    return History(serializer, history, record) if history > 1 else serializer
 
 
 def build_backbone(
@@ -81,16 +88,30 @@ def build_backbone(
     serializer: Any,
     observation: ObservationSpec,
 ) -> Any:
-    """A backbone for what `serializer` writes of such observations."""
+    """A backbone for what `serializer` writes of such observations, which can do what its record claims."""
     vectors = serializer_record.emits == "vector"
     backbone = record.load()(options, serializer.width if vectors else len(observation.fields) or None)
     _require("backbone", record, backbone, Backbone)
+    for capability in record.provides:
+        if capability != "gradients":
+            _require("backbone", record, backbone, PROTOCOLS[capability], capability)
+        elif record.trains(options):
+            _require("backbone", record, backbone, TrainableBackbone if vectors else LearningBackbone, capability)
     return backbone
 
 
-def _require(kind: str, record: Record, part: object, interface: type) -> None:
-    """Refuse a component that lacks what its kind has."""
+def _require(kind: str, record: Record, part: object, interface: type, capability: str = "") -> None:
+    """Refuse a component that lacks what its kind, or a capability that its record claims, has."""
     if not isinstance(part, interface):
+        lacking = sorted(get_protocol_members(interface) - {*dir(part)})
+        what = f'claims to provide "{capability}"' if capability else "does not keep the contract of its kind"
         raise UsageError(
-            f'{kind} "{record.name}" does not keep the contract of its kind: check it with bitrl plugin check'
+            f'{kind} "{record.name}" {what}, but has no {" and no ".join(lacking)}: check it with bitrl plugin check'
         )
+
+
+def get_protocol_members(interface: type) -> set[str]:
+    """The names that a protocol asks for, those of its bases among them."""
+    own = {name for base in interface.__mro__ if base.__module__ == interface.__module__ for name in vars(base)}
+    annotated = {name for base in interface.__mro__ for name in getattr(base, "__annotations__", {})}
+    return {name for name in own | annotated if not name.startswith("_")} | {name for name in own if name == "__call__"}

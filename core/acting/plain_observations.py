@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.acting.choices import COMMANDS, splits
+from bitrl.core.acting.admissible import COMMANDS, splits
 from bitrl.core.errors import UsageError
 
 

@@ -7,13 +7,15 @@ features, k outputs or actions, C commands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import with_prefix
-from bitrl.core.acting.choices import Choices
+
+if TYPE_CHECKING:
+    from bitrl.core.acting.states import States
 
 
 @attrs.frozen(eq=False)
@@ -63,9 +65,9 @@ class Discrete:
     network: Network
     start: Any = 0
 
-    def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
-        """Features [n, d] → actions int64 [n]."""
-        return _best(self.network(features), choices) + self.start
+    def __call__(self, states: States) -> np.ndarray:
+        """n states → actions int64 [n]."""
+        return states.best(self.network(states.features)) + self.start
 
 
 @attrs.frozen(eq=False)
@@ -78,13 +80,13 @@ class Commanding:
     network: Network
     keys: Network
 
-    def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
-        """Features of states [n, d], what can be done in them, and features of commands [C, d] → which command of each
-        state's, int64 [n].
-        """
-        assert choices is not None
-        keys = self.keys(commands[choices.commands])
-        return _best((self.network(features)[:, None] * keys).sum(axis=-1), choices)
+    def __call__(self, states: States) -> np.ndarray:
+        """n states → which command of each state's, int64 [n]."""
+        admissible = states.admissible
+        assert admissible is not None
+        assert admissible.commands is not None
+        keys = self.keys(admissible.commands.features[admissible.rows])
+        return states.best((self.network(states.features)[:, None] * keys).sum(axis=-1))
 
 
 @attrs.frozen(eq=False)
@@ -96,9 +98,9 @@ class Continuous:
     low: np.ndarray
     high: np.ndarray
 
-    def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
-        """Features [n, d] → actions float32 [n, ...]."""
-        return np.clip(self.network(features).reshape(-1, *self.low.shape), self.low, self.high)
+    def __call__(self, states: States) -> np.ndarray:
+        """n states → actions float32 [n, ...]."""
+        return np.clip(self.network(states.features).reshape(-1, *self.low.shape), self.low, self.high)
 
 
 Policy = Discrete | Commanding | Continuous
@@ -125,7 +127,3 @@ def policy_of(kind: str, arrays: Mapping[str, np.ndarray]) -> Policy:
         inside = with_prefix(arrays, f"{field.name}.")
         parts[field.name] = Network.of_arrays(inside) if inside else arrays[field.name]
     return KINDS[kind](**parts)
-
-
-def _best(outputs: np.ndarray, choices: Choices | None) -> np.ndarray:
-    return (outputs if choices is None else np.where(choices.possible, outputs, -np.inf)).argmax(axis=1)

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.acting.choices import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
 
 LONGEST_COMMANDS = 6000
 """Of all commands of a state together, in characters."""

@@ -21,7 +21,7 @@ class Environment(ABC):
     @abstractmethod
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new single environment; its observation space is Box, Discrete or what its `observation_spec` says, its
-        action space Discrete or Box. Where not every action can be taken in every state, see bitrl.core.acting.choices.
+        action space Discrete or Box. Where not all actions are always admissible, see bitrl.core.acting.admissible.
         """
 
     def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:

@@ -15,15 +15,15 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from bitrl.core.acting.features import FeatureExtractor
-from bitrl.core.acting.loading import build_features
+from bitrl.core.acting.loading import build_reader
+from bitrl.core.acting.states import StateReader
 from bitrl.core.config import ANY_GYMNASIUM_ID, Config, resolve
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 
-_shared: WeakValueDictionary[Any, FeatureExtractor] = WeakValueDictionary()
+_shared: WeakValueDictionary[Any, StateReader] = WeakValueDictionary()
 
 
 class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
@@ -66,12 +66,12 @@ class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordCon
         }
         gymnasium.utils.RecordConstructorArgs.__init__(self, **choice)
         gymnasium.ObservationWrapper.__init__(self, env)
-        self.features = _features(env.observation_space, _id(env.spec), **choice)
-        self.observation_space = _space(self.features)
+        self.reader = _reader(env.observation_space, _id(env.spec), **choice)
+        self.observation_space = _space(self.reader)
 
     def observation(self, observation: Any) -> np.ndarray:
         """An observation of the environment → its features, float32 [d]."""
-        return self.features(as_array(self.env.observation_space, observation)[None])[0]
+        return self.reader(as_array(self.env.observation_space, observation)[None]).features[0]
 
 
 class VectorFeatureObservation(VectorWrapper):
@@ -92,7 +92,7 @@ class VectorFeatureObservation(VectorWrapper):
     ):
         """Wraps `env`; arguments and errors are those of `FeatureObservation`."""
         super().__init__(env)
-        self.features = _features(
+        self.reader = _reader(
             env.single_observation_space,
             _id(_spec_of_one(env)),
             backbone=backbone,
@@ -101,13 +101,14 @@ class VectorFeatureObservation(VectorWrapper):
             serializer_options=serializer_options,
             env_id=env_id,
         )
-        self.single_observation_space = _space(self.features)
+        self.single_observation_space = _space(self.reader)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode in each environment."""
         observations, info = self.env.reset(seed=seed, options=options)
-        return self.features(as_batch(self.env.single_observation_space, observations, self.num_envs)), info
+        batch = as_batch(self.env.single_observation_space, observations, self.num_envs)
+        return self.reader(batch).features, info
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
         """Take a step in each environment."""
@@ -115,16 +116,16 @@ class VectorFeatureObservation(VectorWrapper):
         space, count = self.env.single_observation_space, self.num_envs
         batch, ended = as_batch(space, observations, count), np.flatnonzero(info.get("_final_obs", ()))
         if not ended.size:
-            return self.features(batch), rewards, terminated, truncated, info
+            return self.reader(batch).features, rewards, terminated, truncated, info
         last = np.stack([as_array(space, info["final_obs"][index]) for index in ended])
-        features = self.features(np.concatenate([batch, last]))
+        features = self.reader(np.concatenate([batch, last])).features
         final = np.full(count, None, object)
         for index, row in zip(ended, features[count:], strict=True):
             final[index] = row
         return features[:count], rewards, terminated, truncated, {**info, "final_obs": final}
 
 
-def _features(
+def _reader(
     space: gymnasium.Space,
     id: str | None,
     backbone: str,
@@ -132,7 +133,7 @@ def _features(
     backbone_options: Mapping[str, Any] | None,
     serializer_options: Mapping[str, Any] | None,
     env_id: str | None,
-) -> FeatureExtractor:
+) -> StateReader:
     """What reads observations of `space`, of an environment that was made by the Gymnasium id `id`."""
     name = env_id or id or ANY_GYMNASIUM_ID
     values: dict[str, dict[str, Any]] = {
@@ -143,16 +144,16 @@ def _features(
     config = resolve(values)
     spec = _observation_spec(space, name, config)
     key = (os.getpid(), config.serializer, config.serializer_options, config.backbone, config.backbone_options, spec)
-    features = _shared.get(key)  # never one from before a fork: its threads are not there any more
-    if features is None:
-        features, _ = build_features(config, spec)
-        if features.trainable:
+    reader = _shared.get(key)  # never one from before a fork: its threads are not there any more
+    if reader is None:
+        reader = build_reader(config, spec)
+        if reader.trainable:
             raise UsageError(
                 f'backbone "{backbone}" is trained by a run\'s algorithm and has no features of its own: '
                 'choose a frozen one, such as "bitnet", or give the other library the environment itself'
             )
-        _shared[key] = features
-    return features
+        _shared[key] = reader
+    return reader
 
 
 def _observation_spec(space: gymnasium.Space, name: str, config: Config) -> ObservationSpec:
@@ -195,5 +196,5 @@ def _id(spec: Any) -> str | None:
     return spec.id if spec is not None and spec.id in gymnasium.registry else None
 
 
-def _space(features: FeatureExtractor) -> gymnasium.spaces.Box:
-    return gymnasium.spaces.Box(-np.inf, np.inf, (features.width,), np.float32)
+def _space(reader: StateReader) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-np.inf, np.inf, (reader.width,), np.float32)

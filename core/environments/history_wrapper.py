@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 
-from bitrl.core.acting.choices import OBSERVATION
+from bitrl.core.acting.admissible import OBSERVATION
 from bitrl.core.acting.history import COUNT, Memory
 from bitrl.core.environments.choice_wrappers import space_of_state
 

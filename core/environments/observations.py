@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.acting.choices import states_of
+from bitrl.core.acting.admissible import states_of
 from bitrl.core.environments.environment import Environment
 
 

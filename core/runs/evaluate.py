@@ -99,14 +99,9 @@ def play(
     """
     given = [first] if first is not None else []
 
-    def policy(observations: np.ndarray) -> np.ndarray:
-        features, choices = parts.features(observations), parts.features.choices(observations)
-        # Most algorithms need not know that there can be choices.
-        return algorithm.act(features) if choices is None else algorithm.act(features, choices)
-
     return play_episodes(
         reporting(lambda: given.pop() if given else parts.environment.make_for_evaluation(), parts.environment.id),
-        policy,
+        lambda observations: algorithm.act(parts.reader(observations)),
         spawn_seeds(seed, EVALUATION, episodes),
         lambda done: tell(events.Evaluating(directory, done, episodes)),
         interrupted,

@@ -35,20 +35,25 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
     require_run(directory)
     config, parts, algorithm = trained(directory, teller(listeners))
     chosen, sections = config.run, config.as_dict()
-    trainable = parts.features.trainable
+    reader = parts.reader
+    inside = reader.trainable and not reader.adapts  # what the algorithm trained is part of the policy's network
     facts = {
         "env": chosen.env,
         "step": algorithm.step,
         "serializer": {"name": chosen.serializer, "options": sections["serializer"]},
-        "backbone": None if trainable else {"name": chosen.backbone, "options": sections["backbone"]},
-        "identity": {} if trainable else identities(parts)["features"],
+        "backbone": None if inside else {"name": chosen.backbone, "options": sections["backbone"]},
+        "identity": {} if inside else identities(parts)["features"],
         "history": chosen.history,
         "history_tokens": chosen.history_tokens,
         "observation": attrs.asdict(parts.environment.observation_spec()),
         "versions": read_provenance(directory).get("versions", {}),
     }
-    seen = newest_of(algorithm.task.observations, chosen.history)
-    agents.write(path, facts, algorithm.plain_policy(), learned_by_serializer(parts), seen)
+    example = newest_of(algorithm.task.collector.states.observations, chosen.history)
+    backbone: Any = reader.backbone
+    learned = {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
+    if reader.adapts:
+        learned |= {f"backbone.{name}": array for name, array in backbone.learned().items()}
+    agents.write(path, facts, algorithm.plain_policy(), learned, example)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -56,5 +61,5 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
         "env": chosen.env,
         "step": algorithm.step,
         "serializer": chosen.serializer,
-        "backbone": None if trainable else chosen.backbone,
+        "backbone": None if inside else chosen.backbone,
     }

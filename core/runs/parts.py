@@ -7,13 +7,13 @@ from typing import Any
 
 import attrs
 import numpy as np
-from gymnasium.vector import VectorEnv
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.features import FeatureExtractor
-from bitrl.core.acting.loading import build_features
+from bitrl.core.acting.loading import build_reader
+from bitrl.core.acting.states import StateReader, identity_of
 from bitrl.core.config import Config, check_commands
 from bitrl.core.environments import crashes, replay
+from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.history_wrapper import Remembering
 from bitrl.core.environments.loading import build_environment
@@ -26,11 +26,10 @@ ENVIRONMENTS, ALGORITHM, EVALUATION = 0, 1, 2
 
 @attrs.frozen
 class Parts:
-    """What a configuration names, built: the world, and how it is seen, by the critic too if that is another way."""
+    """What a configuration names, built: the environment, and how its states are read."""
 
     environment: Environment
-    features: FeatureExtractor
-    critic_features: FeatureExtractor | None = None
+    reader: StateReader
 
 
 def build(config: Config) -> Parts:
@@ -43,73 +42,76 @@ def build(config: Config) -> Parts:
     spec, k = environment.observation_spec(), config.run.history
     if spec.commands:
         check_commands(config)
-    features = build_features(config, spec, k)
+    reader = build_reader(config, spec, k)
     if k > 1:
         environment = Wrapped(environment, lambda env: Remembering(env, k))
-    return Parts(environment, *features)
+    return Parts(environment, reader)
 
 
-def begin(config: Config, parts: Parts) -> tuple[Algorithm, VectorEnv]:
-    """The algorithm and its environments as a run of `config` starts them, for who calls `update` without a run."""
-    envs, observations = make_environments(config, parts, None)
-    return make_algorithm(config, parts, envs, observations, None), envs
-
-
-def make_environments(config: Config, parts: Parts, checkpoint: Checkpoint | None) -> tuple[VectorEnv, np.ndarray]:
-    """The run's environments and their observations, as the run starts them or as `checkpoint` left them."""
-    envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
-    if checkpoint is None:
-        seeds: list[int | None] = [*spawn_seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)]
-        return envs, envs.reset(seed=seeds)[0]
-    observations = checkpoint.arrays["observations"]
-    replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
-    return envs, observations
-
-
-def make_algorithm(
+def begin(
     config: Config,
     parts: Parts,
-    envs: VectorEnv,
-    observations: np.ndarray,
-    checkpoint: Checkpoint | None,
+    checkpoint: Checkpoint | None = None,
     progress: Callable[[int], None] = lambda step: None,
+    *,
+    to_learn: bool = True,
 ) -> Algorithm:
-    """The algorithm, new or as `checkpoint` left it."""
-    if checkpoint is not None and (learnt := with_prefix(checkpoint.arrays, "serializer.")):
-        serializer: Any = parts.features.serializer  # one that learns
-        serializer.load_state(learnt)
+    """The algorithm and its environments (`algorithm.task.collector`), as a run of `config` starts them, or as
+    `checkpoint` left them. An algorithm that is not to learn, but to act, needs no environments to go on with: they
+    are started anew.
+    """
+    envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
+    if checkpoint is None or not to_learn:
+        seeds: list[int | None] = [*spawn_seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)]
+        observations = envs.reset(seed=seeds)[0]
+    else:
+        observations = checkpoint.arrays["observations"]
+        replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
+    if checkpoint is not None and config.serializer.learns:
+        serializer: Any = parts.reader.serializer
+        serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
     [seed] = spawn_seeds(config.run.seed, ALGORITHM, 1)
-    task = Task(
-        envs=envs,
-        observations=observations,
-        features=parts.features,
-        critic_features=parts.critic_features,
-        seed=seed,
-        steps=config.run.steps,
-        progress=progress,
-    )
+    collector = Collector(envs, parts.reader, observations, progress)
+    task = Task(collector=collector, reader=parts.reader, seed=seed, steps=config.run.steps)
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
     if checkpoint is not None:
         algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
+        collector.load_state(_collected(checkpoint))
     return algorithm
 
 
-def learned_by_serializer(parts: Parts) -> Mapping[str, np.ndarray]:
-    """What the serializer learnt from states, as named arrays; nothing for one that does not learn."""
-    state = getattr(parts.features.serializer, "state", None)
-    return state() if callable(state) else {}
+def checkpoint_of(config: Config, algorithm: Algorithm, updates: int) -> Checkpoint:
+    """Everything that the next update depends on."""
+    collector = algorithm.task.collector
+    actions, starts = replay.save(collector.envs)
+    arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
+    arrays |= {f"collector.{name}": array for name, array in collector.state().items()}
+    arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
+    arrays |= {"observations": collector.states.observations, **actions}
+    return Checkpoint(arrays, {"step": algorithm.step, "updates": updates, "starts": starts})
+
+
+def learned_by_serializer(config: Config, algorithm: Algorithm) -> Mapping[str, np.ndarray]:
+    """What the serializer learned from states, as named arrays; nothing for one that does not learn."""
+    serializer: Any = algorithm.task.reader.serializer
+    return serializer.state() if config.serializer.learns else {}
 
 
 def identities(parts: Parts) -> dict[str, dict[str, Any]]:
-    """The identity of the policy's features, and of the critic's where they are others; what is unset left out."""
-    extractors = {"features": parts.features, "critic_features": parts.critic_features}
-    return {
-        name: {key: value for key, value in extractor.identity.items() if value is not None}
-        for name, extractor in extractors.items()
-        if extractor is not None
-    }
+    """The identity of the policy's backbone, and of the critic's where it has its own."""
+    reader = parts.reader
+    critic = {} if reader.critic is None else {"critic_features": identity_of(reader.critic)}
+    return {"features": identity_of(reader.backbone), **critic}
 
 
 def spawn_seeds(seed: int, use: int, count: int) -> list[int]:
     """`count` seeds for one use of the run's randomness."""
     return np.random.SeedSequence([seed, use]).generate_state(count).tolist()
+
+
+def _collected(checkpoint: Checkpoint) -> Mapping[str, np.ndarray]:
+    """The collector's state in a checkpoint. Before bitrl 0.2 PPO kept it among its own."""
+    own = with_prefix(checkpoint.arrays, "collector.")
+    if own:
+        return own
+    return {"steps": np.array(checkpoint.meta["step"]), **with_prefix(checkpoint.arrays, "algorithm.episodes.")}

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from bitrl.core.acting.choices import OBSERVATION
+from bitrl.core.acting.admissible import OBSERVATION
 from bitrl.core.acting.history import COUNT
 from bitrl.core.environments.wrapped import Wrapped
 from bitrl.core.errors import UsageError

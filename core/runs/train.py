@@ -1,25 +1,21 @@
-"""Runs: train, checkpoint, resume, evaluate, summarise. The only module that sees all parts at once."""
+"""Training a run, from the beginning or from where it stopped: update, checkpoint, evaluate, summarise."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gymnasium.vector import VectorEnv
-
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
-from bitrl.core.acting.features import FeatureExtractor
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
-from bitrl.core.environments import replay
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.core.interfaces import Algorithm
+from bitrl.core.records import BackboneRecord
 from bitrl.core.runs.evaluate import play, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, teller
-from bitrl.core.runs.parts import Parts, build, identities, learned_by_serializer, make_algorithm, make_environments
+from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
 from bitrl.core.runs.provenance import git_commit, peak_rss_mb, versions
 from bitrl.core.runs.store import RunStore
 from bitrl.core.runs.trained import check_identity, newest_good
@@ -80,7 +76,9 @@ def run(
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     parts = build(config)
-    learned_by_serializer(parts)  # a serializer that learns from states does so now, and says now why it cannot
+    if config.serializer.learns:  # it does so now, and says now why it cannot
+        serializer: Any = parts.reader.serializer
+        serializer.state()
     provenance = {"versions": versions(), **identities(parts), **git_commit()}
     store = RunStore.create(out, config, provenance, force)
     try:
@@ -116,9 +114,7 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
     tell = teller(listeners)
     with interrupts(lambda: tell(events.Interrupted(directory))) as interrupted:
         checkpoint = newest_good(directory, tell)
-        envs, observations = make_environments(config, parts, checkpoint)
-        progress: Callable[[int], None] = lambda step: tell(events.RolloutStepped(directory, step))  # noqa: E731
-        algorithm = make_algorithm(config, parts, envs, observations, checkpoint, progress)
+        algorithm = begin(config, parts, checkpoint, lambda step: tell(events.RolloutStepped(directory, step)))
         store.rewind(algorithm.step)
         timings = store.rows("timings.jsonl")
         seconds = timings[-1]["seconds"] if timings else 0.0
@@ -135,12 +131,13 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
                 tell(events.Updated(directory, algorithm.step, row))
                 finished = algorithm.step >= run.steps
                 if finished or interrupted() or updates % run.checkpoint_every == 0:
-                    path = _save(store, parts, algorithm, envs, updates)
+                    saved = checkpoint_of(config, algorithm, updates)
+                    path = checkpoints.write(store.checkpoints, algorithm.step, saved)
                     tell(events.CheckpointSaved(directory, algorithm.step, path))
                 if interrupted() and not finished:
                     raise RunFailed(f"stopped at step {algorithm.step}; go on with: bitrl run --resume {directory}")
         finally:
-            envs.close()
+            algorithm.task.collector.envs.close()
         returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
         if len(returns) < run.eval_episodes:
             raise RunFailed(f"stopped before the evaluation was done; go on with: bitrl run --resume {directory}")
@@ -153,25 +150,15 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": statistics(returns),
         # Of this process: a resumed run starts with empty caches.
-        **_cache_statistics("cache", parts.features),
-        **_cache_statistics("critic_cache", parts.critic_features),
+        **_cache_statistics("cache", config.backbone, parts.reader.backbone),
+        **_cache_statistics("critic_cache", config.critic_backbone, parts.reader.critic),
     }
     store.finish(summary)
     tell(events.RunFinished(directory, summary))
     return summary
 
 
-def _save(store: RunStore, parts: Parts, algorithm: Algorithm, envs: VectorEnv, updates: int) -> Path:
-    """Write a checkpoint of everything that the next update depends on."""
-    actions, starts = replay.save(envs)
-    arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
-    arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(parts).items()}
-    arrays |= {"observations": algorithm.task.observations, **actions}
-    meta = {"step": algorithm.step, "updates": updates, "starts": starts}
-    return checkpoints.write(store.checkpoints, algorithm.step, checkpoints.Checkpoint(arrays, meta))
-
-
-def _cache_statistics(name: str, features: FeatureExtractor | None) -> dict[str, Any]:
+def _cache_statistics(name: str, record: BackboneRecord | None, backbone: Any) -> dict[str, Any]:
     """`{name: …}` if there is a backbone that keeps features and counts how often that helped."""
-    statistics = getattr(getattr(getattr(features, "backbone", None), "cache", None), "statistics", None)
-    return {name: statistics()} if callable(statistics) else {}
+    kept = record is not None and backbone is not None and "cache" in record.provides
+    return {name: backbone.cache.statistics()} if kept else {}

@@ -11,7 +11,7 @@ from bitrl.core.config import Config, read_toml, resolve
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.listeners import Listener
-from bitrl.core.runs.parts import Parts, build, identities, make_algorithm, make_environments
+from bitrl.core.runs.parts import Parts, begin, build, identities
 from bitrl.core.runs.store import read_provenance
 
 
@@ -28,9 +28,8 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
         raise UsageError(f"{directory}: has no checkpoint yet: let it train for longer, or go on with --resume")
     parts = build(config)
     check_identity(directory, parts)
-    envs, observations = make_environments(config, parts, None)  # to act, it only needs to know what they look like
-    algorithm = make_algorithm(config, parts, envs, observations, checkpoint)
-    envs.close()
+    algorithm = begin(config, parts, checkpoint, to_learn=False)
+    algorithm.task.collector.envs.close()
     return config, parts, algorithm
 
 

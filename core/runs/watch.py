@@ -15,7 +15,7 @@ import attrs
 import gymnasium
 import numpy as np
 
-from bitrl.core.acting.choices import commands_of
+from bitrl.core.acting.admissible import commands_of
 from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.runs import video as film
@@ -81,7 +81,7 @@ class Watched(gymnasium.Wrapper):
         if self._show is not None:
             seen = as_array(self.env.observation_space, observation)
             self._commands = commands_of(seen)
-            [state] = self._parts.features.write(seen[None])
+            [state] = self._parts.reader(seen[None]).inputs
             self._state = state if isinstance(state, str) else np.asarray(state).tolist()
         if self.film is not None:
             self.film.add(self._frame())

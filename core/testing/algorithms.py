@@ -11,6 +11,8 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from bitrl.core.environments import replay
+from bitrl.core.environments.collector import Collector
+from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Backbone, Task
 from bitrl.core.options import parse
@@ -18,7 +20,7 @@ from bitrl.core.records import AlgorithmRecord
 from bitrl.core.registry import registry
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
 from bitrl.testing.record_checks import RECORD_CHECKS, resolve
-from bitrl.testing.tasks import Doubled, Plain, Watched, make_task, world
+from bitrl.testing.tasks import CountingEnvironment, Doubled, Plain, make_task
 
 NUM_ENVS = 4
 
@@ -29,7 +31,7 @@ def trainable(width: int) -> Backbone:
     return record.load()(parse(record.options, {"hidden": [8]}, "backbone"), width)
 
 
-WORLDS: tuple[tuple[str, Callable[[int], Backbone]], ...] = (
+SETTINGS: tuple[tuple[str, Callable[[int], Backbone]], ...] = (
     ("CartPole-v1", Plain),
     ("CartPole-v1", trainable),
     ("Pendulum-v1", Plain),
@@ -52,7 +54,6 @@ class Trial:
     metrics: list[dict[str, float]]
     steps: list[tuple[int, int]]
     progress: list[int]
-    observations: list[tuple[np.ndarray, np.ndarray]]
     acted: tuple[np.ndarray, np.ndarray]
     state_before_acting: Mapping[str, np.ndarray]
     state_after_acting: Mapping[str, np.ndarray]
@@ -74,26 +75,31 @@ def check_algorithm(component: str | AlgorithmRecord, *, env: str | None = None,
         ConformanceError: the contract is broken; one line for each check that failed.
     """
     record = resolve(AlgorithmRecord, component)
-    demand(algorithm_outcomes(record, ((env, Plain),) if env is not None else WORLDS, **options))
+    demand(algorithm_outcomes(record, ((env, Plain),) if env is not None else SETTINGS, **options))
 
 
 def algorithm_outcomes(
-    record: AlgorithmRecord, worlds: Sequence[tuple[str, Callable[[int], Backbone]]] = WORLDS, **options: Any
+    record: AlgorithmRecord, settings: Sequence[tuple[str, Callable[[int], Backbone]]] = SETTINGS, **options: Any
 ) -> Iterator[Outcome]:
-    """The outcome of every check, in the worlds that the algorithm does not refuse."""
+    """The outcome of every check, in the settings that the algorithm does not refuse."""
     component = f'algorithm "{record.name}"'
+    fitting = [each for each in settings if ("gradients" if each[1] is trainable else "features") in record.learns_from]
 
     def trials() -> list[Trial]:
         """Its target makes it from its options and a Task, and it can be updated, saved and restored."""
         values: Any = parse(record.options, options, "algo")
         made, accepted, refusals = [], [], []
-        for env, backbone in worlds:
+        for env, backbone in fitting:
             try:
                 made.append(try_out(record, values, env, backbone))
             except UsageError as error:
                 refusals.append(error)
             else:
                 accepted.append((env, backbone))
+        if not fitting:
+            raise UsageError(
+                f"it learns from {' and '.join(record.learns_from)}, and is tried with features or gradients"
+            )
         if not made:
             raise refusals[0]
         if record.critic_backbone:
@@ -114,39 +120,47 @@ def try_out(
     """Make an algorithm; update it; let it act; save it; update it; restore another from the save; update that too.
 
     Raises:
-        UsageError: the algorithm refuses this world.
+        UsageError: the algorithm refuses this environment.
     """
     progress: list[int] = []
-    metrics, steps, observations = [], [], []
-    watched = Watched(world(env))
-    task = make_task(watched, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic, progress=progress.append)
-    twin_task = make_task(env, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic)
+    metrics, steps = [], []
+    counted, trains = CountingEnvironment(load_environment(env)), backbone is trainable
+    task = make_task(
+        counted,
+        num_envs=NUM_ENVS,
+        backbone=backbone,
+        critic_backbone=critic,
+        trainable=trains,
+        progress=progress.append,
+    )
+    twin_task = make_task(env, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic, trainable=trains)
     algorithm, twin = record.load()(options, task), record.load()(options, twin_task)
     fresh = _saved(algorithm), _saved(twin)
     for second in (False, True):
         if second:
-            features = task.features(task.observations)
+            states = task.collector.states.observations
             before = _saved(algorithm)
             read_before = _read_by_critic(task)
-            acted = algorithm.act(features.copy()), algorithm.act(features.copy())
+            acted = algorithm.act(task.reader(states)), algorithm.act(task.reader(states))
             read_to_act = _read_by_critic(task) - read_before
-            state = _saved(algorithm)
-            arrays, starts = replay.save(task.envs)
-            arrays = load(save({**arrays, "observations": watched.observations()}))
+            state, collected = _saved(algorithm), task.collector.state()
+            arrays, starts = replay.save(task.collector.envs)
+            arrays = load(save({**arrays, "observations": counted.observations()}))
         metrics.append(algorithm.update())
-        steps.append((algorithm.step, watched.steps))
-        observations.append((np.array(algorithm.task.observations), watched.observations()))
+        steps.append((algorithm.step, counted.steps))
     final = _saved(algorithm)
 
-    replay.restore(twin_task.envs, arrays, starts, arrays["observations"])
-    twin_task.observations = arrays["observations"]
-    restored = record.load()(options, twin_task)
+    twin_envs = twin_task.collector.envs
+    replay.restore(twin_envs, arrays, starts, arrays["observations"])
+    collector = Collector(twin_envs, twin_task.reader, arrays["observations"])
+    restored = record.load()(options, attrs.evolve(twin_task, collector=collector))
     restored.load_state(state)
+    collector.load_state(collected)
     again = restored.update(), _saved(restored)
-    for envs in (task.envs, twin_task.envs):
+    for envs in (task.collector.envs, twin_envs):
         envs.close()
     return Trial(
-        where=f"in {env} on a {'trainable' if task.features.trainable else 'frozen'} backbone"
+        where=f"in {env} on a {'trainable' if trains else 'frozen'} backbone"
         + (" with a critic's own beside it" if critic else ""),
         algorithm=algorithm,
         critic_reads=(_read_by_critic(task), read_to_act) if critic else None,
@@ -154,7 +168,6 @@ def try_out(
         metrics=metrics,
         steps=steps,
         progress=progress,
-        observations=observations,
         acted=acted,
         state_before_acting=before,
         state_after_acting=state,
@@ -170,27 +183,15 @@ def starts_from_its_seed(trials: list[Trial]) -> None:
         expect(not different, f"{trial.where}: {different} differs: draw from the task's seed only")
 
 
-def counts_its_steps(trials: list[Trial]) -> None:
-    """update() advances step by the environment steps it took, over all environments."""
+def steps_by_its_collector(trials: list[Trial]) -> None:
+    """update() takes steps, all of them by task.collector, which counts them."""
     for trial in trials:
         before = 0
         for step, taken in trial.steps:
             expect(taken > before, f"{trial.where}: an update took no step")
-            expect(step == taken, f"{trial.where}: step is {step} after {taken} environment steps")
+            expect(step == taken, f"{trial.where}: {taken} environment steps were taken, {step} by task.collector")
             before = taken
-        told = max(trial.progress, default=0)
-        expect(told <= before, f"{trial.where}: task.progress was told of steps that were not taken")
-        expect(trial.progress == sorted(trial.progress), f"{trial.where}: the steps told to task.progress go backwards")
-
-
-def keeps_the_observations_current(trials: list[Trial]) -> None:
-    """After an update, task.observations are those that the environments gave last."""
-    for trial in trials:
-        for held, current in trial.observations:
-            expect(
-                np.array_equal(held, current),
-                f"{trial.where}: they are not: set task.observations whenever task.envs is stepped",
-            )
+        expect(trial.progress == sorted(trial.progress), f"{trial.where}: the steps reported go backwards")
 
 
 def reports_finite_metrics(trials: list[Trial]) -> None:
@@ -206,19 +207,19 @@ def reports_finite_metrics(trials: list[Trial]) -> None:
 
 
 def acts_in_the_action_space(trials: list[Trial]) -> None:
-    """act() gives n actions of the action space for n features."""
+    """act() gives n actions of the action space for n states."""
     for trial in trials:
         task, actions = trial.algorithm.task, trial.acted[0]
-        expect(len(actions) == NUM_ENVS, f"{trial.where}: {len(actions)} actions for {NUM_ENVS} features")
+        expect(len(actions) == NUM_ENVS, f"{trial.where}: {len(actions)} actions for {NUM_ENVS} states")
         for action in actions:
-            inside = task.envs.single_action_space.contains(action)
-            expect(inside, f"{trial.where}: {action!r} is not in {task.envs.single_action_space}")
-        one = trial.algorithm.act(task.features(task.observations[:1]))
-        expect(len(one) == 1, f"{trial.where}: {len(one)} actions for the features of one state")
+            inside = task.collector.action_space.contains(action)
+            expect(inside, f"{trial.where}: {action!r} is not in {task.collector.action_space}")
+        one = trial.algorithm.act(task.reader(task.collector.states.observations[:1]))
+        expect(len(one) == 1, f"{trial.where}: {len(one)} actions for one state")
 
 
 def acts_without_chance_or_trace(trials: list[Trial]) -> None:
-    """act() gives the same actions for the same features, and changes nothing."""
+    """act() gives the same actions for the same states, and changes nothing."""
     for trial in trials:
         expect(np.array_equal(*trial.acted), f"{trial.where}: a second call gave other actions")
         different = _different(trial.state_before_acting, trial.state_after_acting)
@@ -230,8 +231,11 @@ def reads_its_critics_backbone(trials: list[Trial]) -> None:
     for trial in trials:
         if trial.critic_reads is not None:
             in_all, to_act = trial.critic_reads
-            expect(in_all, f"{trial.where}: task.critic_features was never read: read it, or leave the word out")
-            expect(not to_act, f"{trial.where}: act() read task.critic_features, which evaluation is to do without")
+            expect(
+                in_all,
+                f"{trial.where}: states.critic_features was never read: learn from it, or leave the word out",
+            )
+            expect(not to_act, f"{trial.where}: act() read the critic's features, which evaluation does without")
 
 
 def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
@@ -258,17 +262,17 @@ def exports_what_it_acts_by(trials: list[Trial]) -> None:
             policy = trial.algorithm.plain_policy()
         except UsageError:
             continue
-        features = trial.algorithm.task.features(trial.algorithm.task.observations)
-        wanted, actions = trial.algorithm.act(features), policy(features, None, np.zeros(0))
+        states = trial.algorithm.task.collector.states
+        wanted, actions = trial.algorithm.act(states), policy(states)
         expect(
             np.shape(actions) == np.shape(wanted) and np.allclose(actions, wanted, rtol=1e-3, atol=1e-4),
-            f"{trial.where}: its plain policy gives {actions!r}, and act() {wanted!r}",
+            f"{trial.where}: its numpy policy gives {actions!r}, and act() {wanted!r}",
         )
 
 
 def _read_by_critic(task: Task) -> int:
     """How many states the critic's own backbone was given so far."""
-    backbone = task.critic_features.backbone if task.critic_features is not None else None
+    backbone = task.reader.critic
     return backbone.read if isinstance(backbone, Doubled) else 0
 
 
@@ -295,8 +299,7 @@ def _bytes(array: np.ndarray | None) -> tuple[Any, ...] | None:
 
 CHECKS: tuple[Check[list[Trial]], ...] = (
     starts_from_its_seed,
-    counts_its_steps,
-    keeps_the_observations_current,
+    steps_by_its_collector,
     reports_finite_metrics,
     acts_in_the_action_space,
     acts_without_chance_or_trace,

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 import tomli_w
 
-from bitrl.core.interfaces import Backbone
+from bitrl.core.interfaces import PROTOCOLS, Backbone, LearningBackbone
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
@@ -28,6 +28,9 @@ TEXTS = [
     "x=0.031 v=-0.520 angle=0.012 spin=1.204",
 ]
 """What backbones for texts are tried with: different lengths, one text twice, and letters beyond ASCII."""
+
+LEARNING_TOLERANCE = 1e-4
+"""How far the features of a module that learns may be from those of encode(), as a share of the largest."""
 
 TOLERANCE = 1e-5
 """How far features may differ, as a share of the largest, where only the order of additions may differ."""
@@ -164,12 +167,75 @@ def has_plain_data_as_identity(cases: list[Case]) -> None:
         expect(back == identity, f"{identity!r} comes back as {back!r}: texts, numbers, lists and dicts only")
 
 
-def is_trained_through_its_module(cases: list[Case]) -> None:
-    """If it is trainable, module() is a fresh map of float32 [n, k] to [n, width] giving every weight a gradient."""
+def provides_what_it_claims(cases: list[Case]) -> None:
+    """It has the members of every capability that its record claims, and claims those that it has."""
     for case in cases:
-        if not hasattr(case.backbone, "module"):
+        for capability, protocol in PROTOCOLS.items():
+            if capability == "features":
+                continue
+            has, claims = isinstance(case.backbone, protocol), capability in case.record.provides
+            missing = f'its record claims "{capability}", and it lacks a member of {protocol.__name__}'
+            expect(has or not claims or capability in case.record.needs_option, missing)
+            expect(claims or not has, f'it has the members of {protocol.__name__}: add "{capability}" to `provides`')
+
+
+def counts_its_tokens(cases: list[Case]) -> None:
+    """If it provides tokens, tokenize() gives the ids of each text by itself, and token_counts() how many they are."""
+    for case in cases:
+        if "tokens" not in case.record.provides or case.form != "text":
             continue
-        expect(case.form == "vector", "a backbone with module() must accept vectors only")
+        ids = case.backbone.tokenize(TEXTS)
+        expect(len(ids) == len(TEXTS), f"expected the tokens of {len(TEXTS)} texts, got {len(ids)}")
+        alone = [case.backbone.tokenize([text])[0] for text in TEXTS]
+        expect([*map(list, ids)] == [*map(list, alone)], "a text's tokens depend on the others in the batch")
+        counts = case.backbone.token_counts(TEXTS)
+        expect(list(counts) == [len(each) for each in ids], f"token_counts() gives {counts}, and tokenize() {ids}")
+
+
+def learns_through_its_module(cases: list[Case]) -> None:
+    """If it reads texts and is trained, its one module gives encode()'s features, and sync() makes encode() follow."""
+    for case in cases:
+        if case.form != "text" or not case.record.trains(case.options):
+            continue
+        backbone: LearningBackbone = case.backbone
+        module, version = backbone.module(), backbone.version
+        expect(backbone.module() is module, "module() gives another object at every call")
+        weights = [weight for weight in module.parameters() if weight.requires_grad]
+        expect(weights, "no parameter of its module learns")
+        before = backbone.encode(list(TEXTS))
+        _expect_like(module, before, "before it learned")
+        import torch
+
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for weight in weights:
+                weight.add_(0.05 * torch.randn_like(weight))
+        backbone.sync()
+        expect(backbone.version > version, "sync() does not advance `version`")
+        after = backbone.encode(list(TEXTS))
+        expect(not np.array_equal(before, after), "encode() gives the old features after sync()")
+        _expect_like(module, after, "after sync()")
+        another = case.another()
+        another.load_learned(backbone.learned())
+        expect(
+            np.array_equal(another.encode(list(TEXTS)), after), "load_learned(learned()) gives other features elsewhere"
+        )
+
+
+def _expect_like(module: Any, features: np.ndarray, when: str) -> None:
+    learned = module(list(TEXTS)).detach().numpy()
+    scale = max(float(np.abs(features).max()), 1e-30)
+    difference = float(np.abs(learned - features).max()) / scale
+    expect(difference <= LEARNING_TOLERANCE, f"{when} module() and encode() differ by {difference:.1e} of the largest")
+
+
+def is_trained_through_its_module(cases: list[Case]) -> None:
+    """If it reads vectors and is trained, module() is a fresh map of float32 [n, k] to [n, width] giving every weight a
+    gradient.
+    """
+    for case in cases:
+        if case.form != "vector" or not case.record.trains(case.options):
+            continue
         import torch
 
         with torch.random.fork_rng(devices=[]):
@@ -215,5 +281,8 @@ CHECKS: tuple[Check[list[Case]], ...] = (
     reads_each_input_by_itself,
     keeps_its_results,
     has_plain_data_as_identity,
+    provides_what_it_claims,
+    counts_its_tokens,
     is_trained_through_its_module,
+    learns_through_its_module,
 )

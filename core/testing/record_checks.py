@@ -97,7 +97,7 @@ def has_valid_defaults(record: Record) -> None:
 def sets_options_that_exist(record: EnvironmentRecord) -> None:
     """The defaults that it sets are options with valid values."""
     known = {"run": RunOptions, "env": record.options}
-    for path, value in record.defaults.items():
+    for path, value in [item for layer in (record.defaults, *record.tuned.values()) for item in layer.items()]:
         part, _, name = path.partition(".")
         expect(
             part in PARTS and name,

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import observations_of
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec, Serializer
@@ -15,7 +16,6 @@ from bitrl.core.options import parse
 from bitrl.core.records import SerializerRecord
 from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
 from bitrl.testing.record_checks import RECORD_CHECKS, resolve
-from bitrl.testing.tasks import world
 
 ENVIRONMENTS = ("CartPole-v1", "FrozenLake-v1")
 """Where a serializer is tried if no environment is named: Box and Discrete observations."""
@@ -67,7 +67,7 @@ def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options
         for env in (*envs, *(OTHERWISE if set(ENVIRONMENTS) <= set(envs) else ())):
             if made and env in OTHERWISE:
                 break
-            environment = world(env)
+            environment = load_environment(env)
             spec = environment.observation_spec()
             try:
                 serializer = record.load()(values, spec)

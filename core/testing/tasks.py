@@ -1,4 +1,4 @@
-"""Small worlds that components are tried in. All of it is seeded."""
+"""Small environments and tasks that components are tried in. All of it is seeded."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.acting.features import FeatureExtractor
-from bitrl.core.config import find_environment
+from bitrl.core.acting.states import StateReader
 from bitrl.core.environments import replay
+from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array
 from bitrl.core.interfaces import Backbone, Task
-from bitrl.core.options import NoOptions, parse
+from bitrl.core.options import NoOptions
 from bitrl.plugins.serializers.vector import Vector
-
-
-def world(name: str, **options: Any) -> Environment:
-    """The environment called `name` in `bitrl list`, or any Gymnasium id."""
-    record = find_environment(name)
-    return record.load()(parse(record.options, options, "env"), name)
 
 
 class Plain:
@@ -60,6 +55,7 @@ def make_task(
     seed: int = 0,
     backbone: Callable[[int], Backbone] = Plain,
     critic_backbone: Callable[[int], Backbone] | None = None,
+    trainable: bool = False,
     steps: int = 100_000,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Task:
@@ -67,39 +63,38 @@ def make_task(
 
     Args:
         env: an environment, or its name.
-        num_envs: environments side by side.
+        num_envs: parallel environments.
         seed: of the environments and of the algorithm.
         backbone: makes a backbone for vectors of the given width; by default the numbers themselves are the features.
         critic_backbone: the same for the critic's own, which reads the same vectors; None: it has none.
-        steps, progress: see Task.
+        trainable: the algorithm trains the backbone, which has `module()`.
+        steps: see Task.
+        progress: called with the number of environment steps taken so far.
     """
-    environment = world(env) if isinstance(env, str) else env
-    serializer = Vector(NoOptions(), environment.observation_spec())
-    envs = replay.vectorise(environment.make, num_envs)
+    made = load_environment(env) if isinstance(env, str) else env
+    serializer = Vector(NoOptions(), made.observation_spec())
+    envs = replay.vectorise(made.make, num_envs)
     observations, _ = envs.reset(seed=seed)
-    features = FeatureExtractor(serializer, backbone(serializer.width))
-    return Task(
-        envs=envs,
-        observations=observations,
-        features=features,
-        critic_features=FeatureExtractor(serializer, critic_backbone(serializer.width)) if critic_backbone else None,
-        seed=seed,
-        steps=steps,
-        progress=progress,
+    reader = StateReader(
+        serializer,
+        backbone(serializer.width),
+        critic_backbone(serializer.width) if critic_backbone else None,
+        trainable=trainable,
     )
+    return Task(collector=Collector(envs, reader, observations, progress), reader=reader, seed=seed, steps=steps)
 
 
-class Watched(Environment):
+class CountingEnvironment(Environment):
     """An environment whose single environments count their steps and remember their last observation."""
 
     def __init__(self, environment: Environment):
         super().__init__(environment.options, environment.id)
         self.environment = environment
-        self.made: list[_Watcher] = []
+        self.made: list[_Counter] = []
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new watched environment."""
-        self.made.append(_Watcher(self.environment.make(render_mode)))
+        """A new environment that counts."""
+        self.made.append(_Counter(self.environment.make(render_mode)))
         return self.made[-1]
 
     def observation_spec(self) -> Any:
@@ -116,7 +111,7 @@ class Watched(Environment):
         return np.stack([env.observation for env in self.made])
 
 
-class _Watcher(gymnasium.Wrapper):
+class _Counter(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         self.steps = 0

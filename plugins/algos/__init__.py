@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from bitrl.core.hookspecs import hookimpl
 from bitrl.core.options import above, at_least, between, each_at_least, option, options
 from bitrl.core.records import AlgorithmRecord
+from bitrl.core.schedules import Schedule
 
 
 @options
@@ -27,13 +28,16 @@ class PPOOptions:
     minibatch_size: int = option(64, "samples in a gradient step", above(0))
     gamma: float = option(0.99, "discount factor", between(0, 1))
     gae_lambda: float = option(0.95, "λ of generalised advantage estimation", between(0, 1))
-    clip_coef: float = option(0.1, "clip range ε of the probability ratio", above(0))
-    ent_coef: float = option(0.05, "weight β of the entropy bonus", at_least(0))
+    clip_coef: Schedule = option(0.1, "clip range ε of the probability ratio", above(0))
+    ent_coef: Schedule = option(0.05, "weight β of the entropy bonus", at_least(0))
     vf_coef: float = option(0.5, "weight of the value loss", at_least(0))
     max_grad_norm: float | None = option(0.5, "clip the gradient's norm at this; none: do not", above(0))
-    learning_rate: float = option(3e-4, "Adam's learning rate for the policy", above(0))
-    value_learning_rate: float = option(1e-3, "Adam's learning rate for the value function", above(0))
-    anneal: bool = option(False, "let both learning rates fall to nothing, in a straight line, over the run's steps")
+    learning_rate: Schedule = option(3e-4, "Adam's learning rate for the policy", above(0))
+    value_learning_rate: Schedule = option(1e-3, "Adam's learning rate for the value function", above(0))
+    adapter_learning_rate: Schedule = option(
+        3e-4, "Adam's learning rate for a language model's adapters (backbone.lora_rank)", above(0)
+    )
+    anneal: bool = option(False, "let constant learning rates decay linearly to zero over the run's steps")
     noise_hold: float = option(
         1.0, "mean steps for which each environment keeps its exploration noise; 1: fresh at every step", at_least(1)
     )

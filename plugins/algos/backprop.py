@@ -60,22 +60,25 @@ def forward(network: nn.Sequential, inputs: Tensor) -> tuple[Tensor, Tape]:
     return inputs, [*tape, inputs]
 
 
-def backward(network: nn.Sequential, tape: Tape, gradient: Tensor) -> None:
-    """Set every parameter's `.grad` from `gradient` [B, k], that of the loss by the outputs."""
+def backward(network: nn.Sequential, tape: Tape, gradient: Tensor, by_inputs: bool = False) -> Tensor | None:
+    """Set every parameter's `.grad` from `gradient` [B, k], that of the loss by the outputs; return the loss's gradient
+    by the inputs [B, d] if that is asked for, of a network whose backward pass is written out here.
+    """
     if len(tape) == 1:
         network.zero_grad(set_to_none=False)
         tape[0].backward(gradient)
-        return
+        return None
     with torch.no_grad():
         for index in range(len(network) - 1, -1, -1):
             layer, inputs, outputs = network[index], tape[index], tape[index + 1]
             if isinstance(layer, nn.Linear):
                 torch.mm(gradient.t(), inputs, out=_gradient_of(layer.weight))
                 torch.sum(gradient, dim=0, out=_gradient_of(layer.bias))
-                if index > 0:
+                if index > 0 or by_inputs:
                     gradient = gradient @ layer.weight
             else:
                 gradient = torch.ops.aten.tanh_backward(gradient, outputs)
+    return gradient if by_inputs else None
 
 
 def written_out(network: nn.Sequential) -> bool:

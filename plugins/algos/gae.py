@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitrl.plugins.algos.rollout import Rollout
+from bitrl.core.environments.collector import Rollout
 
 
 def next_values(rollout: Rollout, values: np.ndarray, final_values: np.ndarray) -> np.ndarray:
@@ -12,8 +12,8 @@ def next_values(rollout: Rollout, values: np.ndarray, final_values: np.ndarray) 
 
     Args:
         rollout: the steps.
-        values: of `rollout.critic_features`, [T + 1, n].
-        final_values: of `rollout.final_features`, [m].
+        values: of `rollout.states`, [T + 1, n].
+        final_values: of `rollout.final_states`, [m].
     """
     after = values[1:].copy()
     after[rollout.terminated] = 0.0

@@ -1,27 +1,27 @@
 """Distributions over actions, from a policy network's outputs. Shapes: B or n states, k outputs or actions.
 
 Each knows how to sample, and its log-probabilities and entropies together with their gradients, written out (see
-backprop.py). Where what can be done differs from state to state, a `Choices` of tensors says so.
+backprop.py). Where the admissible actions differ from state to state, `AdmissibleActions` of tensors hold them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitrl.core.acting.choices import Choices
+from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import Commanding, Continuous, Discrete, Network, Policy
 from bitrl.plugins.algos.backprop import backward, forward, mlp
 from bitrl.plugins.algos.plain import plain
 from bitrl.plugins.algos.standardise import Standardisation
 
-if TYPE_CHECKING:
-    from bitrl.core.acting.features import FeatureExtractor
+Admissible = AdmissibleActions | None
+"""Of tensors; None where all actions are admissible in every state."""
 
 
 class Categorical:
@@ -42,13 +42,13 @@ class Categorical:
         """
         return -torch.empty(steps, num_envs, self.outputs).exponential_(generator=generator).log()
 
-    def sample(self, outputs: Tensor, noise: Tensor, choices: Choices | None = None) -> Tensor:
+    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
         """Logits [n, k] and noise [n, at least k] → actions int64 [n], counted from 0."""
-        return (masked(outputs, choices) + noise[:, : outputs.shape[1]]).argmax(dim=1)
+        return (masked(outputs, admissible) + noise[:, : outputs.shape[1]]).argmax(dim=1)
 
-    def best(self, outputs: Tensor, choices: Choices | None = None) -> Tensor:
+    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
         """The most probable actions, int64 [n]."""
-        return masked(outputs, choices).argmax(dim=1)
+        return masked(outputs, admissible).argmax(dim=1)
 
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environments take them: counted from the space's own start."""
@@ -58,9 +58,9 @@ class Categorical:
         """What `best` does with the outputs of `network`."""
         return Discrete(network, self.start)
 
-    def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
+    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        log_probs = masked(outputs, choices).log_softmax(dim=1)
+        log_probs = masked(outputs, admissible).log_softmax(dim=1)
         probs = log_probs.exp()
         entropies = -(probs * log_probs).sum(dim=1)
         return log_probs.gather(1, actions.unsqueeze(1)).squeeze(1), entropies, (actions, probs, log_probs, entropies)
@@ -75,9 +75,9 @@ class Categorical:
         return gradient.scatter_add_(1, actions.unsqueeze(1), by_log_prob.unsqueeze(1))
 
 
-def masked(logits: Tensor, choices: Choices | None) -> Tensor:
+def masked(logits: Tensor, admissible: Admissible) -> Tensor:
     """Logits [n, k], far below all others where an action is not possible: its probability is then exactly zero."""
-    return logits if choices is None else logits.masked_fill(~choices.possible, -1e9)
+    return logits if admissible is None else logits.masked_fill(~admissible.mask, -1e9)
 
 
 class TextChoice:
@@ -90,24 +90,25 @@ class TextChoice:
         standardise: what is done to the features of commands before it.
     """
 
-    def __init__(self, space: gymnasium.spaces.Discrete, features: FeatureExtractor):
-        self.outputs, self.seen = 64, features.choices
+    def __init__(self, space: gymnasium.spaces.Discrete, width: int):
+        """`width` is that of a command's features."""
+        self.outputs = 64
         self.categorical = Categorical(space)
-        self.keys = mlp((features.width, 128, self.outputs), gain=1.0)
+        self.keys = mlp((width, 128, self.outputs), gain=1.0)
         self.parameters = [*self.keys.parameters()]
-        self.standardise = Standardisation(features.width)
+        self.standardise = Standardisation(width)
 
     def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
         """As of discrete actions, for as many commands as a state has at most."""
         return self.categorical.noise(steps, num_envs, generator)
 
-    def sample(self, outputs: Tensor, noise: Tensor, choices: Choices | None = None) -> Tensor:
+    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
         """Queries [n, k] and noise → which of the commands, int64 [n]."""
-        return self.categorical.sample(self._logits(outputs, choices)[0], noise, choices)
+        return self.categorical.sample(self._logits(outputs, admissible)[0], noise, admissible)
 
-    def best(self, outputs: Tensor, choices: Choices | None = None) -> Tensor:
+    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
         """The most probable commands, int64 [n]."""
-        return self.categorical.best(self._logits(outputs, choices)[0], choices)
+        return self.categorical.best(self._logits(outputs, admissible)[0], admissible)
 
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environments take them."""
@@ -117,10 +118,10 @@ class TextChoice:
         """What `best` does with the outputs of `network`."""
         return Commanding(network, plain(self.keys, self.standardise))
 
-    def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
+    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        logits, places, keys, tape = self._logits(outputs, choices)
-        log_probs, entropies, inner = self.categorical.forward(logits, actions, choices)
+        logits, places, keys, tape = self._logits(outputs, admissible)
+        log_probs, entropies, inner = self.categorical.forward(logits, actions, admissible)
         return log_probs, entropies, (outputs, places, keys, tape, inner)
 
     def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
@@ -131,13 +132,14 @@ class TextChoice:
         backward(self.keys, keys_tape, by_pair.t() @ queries)
         return by_pair @ keys
 
-    def _logits(self, queries: Tensor, choices: Choices | None) -> tuple[Tensor, Tensor, Tensor, Any]:
+    def _logits(self, queries: Tensor, admissible: Admissible) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Logits of the commands [n, most in a state], which of the keys each has [n, most], the keys of all commands
         in these states [C, k], and what the keys' network's `backward` needs.
         """
-        assert choices is not None
-        rows, places = choices.commands.unique(return_inverse=True)  # a state shares most of its commands with others
-        keys, tape = forward(self.keys, self.standardise(self.seen.features[rows.numpy()]))
+        assert admissible is not None
+        assert admissible.commands is not None
+        rows, places = admissible.rows.unique(return_inverse=True)  # a state shares most of its commands with others
+        keys, tape = forward(self.keys, self.standardise(admissible.commands.features[rows.numpy()]))
         return (queries @ keys.t() * self.outputs**-0.5).gather(1, places), places, keys, tape
 
 
@@ -163,11 +165,11 @@ class Gaussian:
         """Standard normal noise [steps, num_envs, k]."""
         return torch.randn(steps, num_envs, self.outputs, generator=generator)
 
-    def sample(self, outputs: Tensor, noise: Tensor, choices: Choices | None = None) -> Tensor:
+    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
         """Means [n, k] and noise [n, k] → actions float32 [n, k], not clipped."""
         return outputs + noise * self.log_std.detach().exp()
 
-    def best(self, outputs: Tensor, choices: Choices | None = None) -> Tensor:
+    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
         """The means, float32 [n, k]."""
         return outputs
 
@@ -179,7 +181,7 @@ class Gaussian:
         """What `best` does with the outputs of `network`."""
         return Continuous(network, self.low, self.high)
 
-    def forward(self, outputs: Tensor, actions: Tensor, choices: Choices | None = None) -> tuple[Tensor, Tensor, Any]:
+    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
         log_std = self.log_std.detach()
         standard = (actions - outputs) / log_std.exp()

@@ -9,29 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import attrs
-import gymnasium
 import numpy as np
 import torch
-from torch import Tensor
+from gymnasium.spaces import Discrete
+from torch import Tensor, nn
 
-from bitrl.core.acting.choices import Choices
+from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import Policy
+from bitrl.core.acting.states import States
+from bitrl.core.environments.collector import Collector, Rollout
 from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Algorithm, Task
+from bitrl.core.schedules import Schedule, value_at
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
 from bitrl.plugins.algos.plain import plain
 from bitrl.plugins.algos.reward_scale import RewardScale
-from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.algos.standardise import Standardisation
-
-if TYPE_CHECKING:
-    from bitrl.core.acting.features import FeatureExtractor
 
 
 class PPO(Algorithm):
@@ -39,47 +37,53 @@ class PPO(Algorithm):
 
     def __init__(self, options: PPOOptions, task: Task):
         super().__init__(options, task)
-        self.num_envs = task.envs.num_envs
-        self.rollout_length = max(1, options.rollout_steps // self.num_envs)
+        collector, reader = task.collector, task.reader
+        self.rollout_length = max(1, options.rollout_steps // collector.num_envs)
         self.generator = torch.Generator().manual_seed(task.seed)
-        self.episodes = Episodes.start(self.num_envs)
 
-        critic = task.critic_features or task.features
-
-        def widths(features: FeatureExtractor, outputs: int) -> tuple[int, ...]:
-            default = () if features.trainable else (256, 128)
-            return (features.width, *(default if options.hidden is None else options.hidden), outputs)
+        def widths(width: int, trainable: bool, outputs: int) -> tuple[int, ...]:
+            default = () if trainable else (256, 128)
+            return (width, *(default if options.hidden is None else options.hidden), outputs)
 
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
-            space, choices = task.envs.single_action_space, task.features.choices(task.observations[:1])
-            texts = choices is not None and choices.commands is not None
+            space, admissible = collector.action_space, collector.states.admissible
             self.head: Head = action_head(space)
-            if texts and isinstance(space, gymnasium.spaces.Discrete):
-                self.head = TextChoice(space, task.features)
+            if admissible is not None and admissible.commands is not None and isinstance(space, Discrete):
+                self.head = TextChoice(space, reader.width)
+            # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
+            self.encoder: nn.Module | None = reader.module() if reader.adapts else None
+            own, critics = (reader.trainable and not reader.adapts), (reader.critic_trainable and not reader.adapts)
+            policy, critic = (nn.Identity(), nn.Identity())
+            if own:
+                policy = reader.module()
             # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features
             # look like, so they can be standardised by that rollout without the policy changing under it.
-            self.policy = chain(task.features.module(), mlp(widths(task.features, self.head.outputs), gain=0.0))
-            self.value = chain(critic.module(), mlp(widths(critic, 1), gain=1.0))
+            self.policy = chain(policy, mlp(widths(reader.width, own, self.head.outputs), gain=0.0))
+            if critics:
+                critic = reader.critic_module()
+            self.value = chain(critic, mlp(widths(reader.critic_width, critics, 1), gain=1.0))
         if isinstance(self.head, Gaussian):
-            torch.nn.init.constant_(self.head.log_std, options.log_std_init)
-        self.reward_scale = RewardScale(self.num_envs, options.gamma) if options.normalise_rewards else None
+            nn.init.constant_(self.head.log_std, options.log_std_init)
+        self.reward_scale = RewardScale(collector.num_envs, options.gamma) if options.normalise_rewards else None
         self.weights = {
             "policy": flatten([*self.policy.parameters(), *self.head.parameters]),
             "value": flatten([*self.value.parameters()]),
         }
+        rates = {"policy": options.learning_rate, "value": options.value_learning_rate}
+        if self.encoder is not None:
+            learned = [each for each in self.encoder.parameters() if each.requires_grad]
+            self.weights["adapters"], rates["adapters"] = flatten(learned), options.adapter_learning_rate
+        self.rates = {name: decaying(rate) if options.anneal else rate for name, rate in rates.items()}
         self.optimizer = torch.optim.Adam(
-            [
-                {"params": self.weights[name], "lr": rate, "initial_lr": rate}
-                for name, rate in (("policy", options.learning_rate), ("value", options.value_learning_rate))
-            ],
+            [{"params": self.weights[name], "lr": value_at(rate, 0.0)} for name, rate in self.rates.items()],
             eps=1e-5,
             fused=True,
         )
-        self.standardise = standardisation(task.features, task.observations, options.running_standardisation)
+        self.standardise = standardisation(reader.width, own, collector, options.running_standardisation)
         self.standardise_critic = (
-            standardisation(critic, task.observations, options.running_standardisation)
-            if task.critic_features is not None
+            standardisation(reader.critic_width, critics, collector, options.running_standardisation)
+            if reader.critic is not None
             else self.standardise
         )
 
@@ -90,46 +94,48 @@ class PPO(Algorithm):
 
     def learn(self) -> dict[str, float]:
         """What `update` does."""
-        options, generator = self.options, self.generator
-        noise = hold(self.head.noise(self.rollout_length, self.num_envs, generator), options.noise_hold, generator)
+        options, generator, collector = self.options, self.generator, self.task.collector
+        progress, first = self.step / self.task.steps if self.task.steps else 1.0, self.step == 0
+        noise = self.head.noise(self.rollout_length, collector.num_envs, generator)
+        noise = hold(noise, options.noise_hold, generator)
         actions: list[Tensor] = []
 
-        def act(features: np.ndarray, choices: Choices | None, t: int) -> np.ndarray:
-            outputs = forward(self.policy, self.standardise(features))[0]
-            actions.append(self.head.sample(outputs, noise[t], tensors(choices)))
+        def act(states: States, t: int) -> np.ndarray:
+            outputs = forward(self.policy, self.standardise(states.features))[0]
+            actions.append(self.head.sample(outputs, noise[t], tensors(states.admissible)))
             return self.head.to_env(actions[t])
 
-        rollout = collect(self.task, self.episodes, act, self.rollout_length, self.step)
-        if self.step == 0:
+        rollout = collector.rollout(act, self.rollout_length)
+        if first:
             self.standardise_critic.fit(rollout.critic_features)
             self.standardise.fit(rollout.features)
-            if isinstance(self.head, TextChoice):
-                self.head.standardise.fit(self.task.features.choices.features)
+            if isinstance(self.head, TextChoice) and rollout.admissible is not None and rollout.admissible.commands:
+                self.head.standardise.fit(rollout.admissible.commands.features)
         if self.reward_scale is not None:
             rollout = self.reward_scale(rollout)
-        if options.anneal:
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * max(0.0, 1 - self.step / self.task.steps)
-        self.step += self.rollout_length * self.num_envs
+        for group, rate in zip(self.optimizer.param_groups, self.rates.values(), strict=True):
+            group["lr"] = value_at(rate, progress)
+        clip_coef, ent_coef = value_at(options.clip_coef, progress), value_at(options.ent_coef, progress)
 
         features = self.standardise(rollout.features)
         shared = self.standardise_critic is self.standardise
         critic_features = features if shared else self.standardise_critic(rollout.critic_features)
         values = self.values(critic_features)
-        after = next_values(rollout, values, self.values(self.standardise_critic(rollout.final_features)))
+        after = next_values(rollout, values, self.values(self.standardise_critic(rollout.final_critic_features)))
         advantages = gae(rollout, values, after, options.gamma, options.gae_lambda)
         valid = torch.from_numpy(rollout.valid)
-        seen, taken = features[:-1][valid], torch.stack(actions)[valid]
-        choices = tensors(rollout.choices)
-        could = None if choices is None else choices.map(lambda each: each[valid])
+        visited, taken = features[:-1][valid], torch.stack(actions)[valid]
+        admissible = tensors(rollout.admissible)
+        admissible = None if admissible is None else admissible.map(lambda each: each[valid])
         batch = Batch(
-            features=seen,
-            critic_features=seen if shared else critic_features[:-1][valid],
+            features=visited,
+            critic_features=visited if shared else critic_features[:-1][valid],
             actions=taken,
             advantages=torch.from_numpy(advantages)[valid],
             returns=torch.from_numpy(advantages + values[:-1])[valid],
-            log_probs=self.head.forward(forward(self.policy, seen)[0], taken, could)[0],
-            choices=could,
+            log_probs=self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0],
+            admissible=admissible,
+            texts=None if self.encoder is None else texts_of(rollout)[rollout.valid],
         )
         for epoch in range(options.epochs):
             shuffled = batch.take(torch.randperm(len(batch.features), generator=generator))
@@ -138,9 +144,11 @@ class PPO(Algorithm):
                 for i in range(0, len(batch.features), options.minibatch_size)
             ]
             last = epoch == options.epochs - 1
-            figures = [self.gradient_step(minibatch, measure=last) for minibatch in minibatches]
+            figures = [self.gradient_step(minibatch, clip_coef, ent_coef, measure=last) for minibatch in minibatches]
+        if self.encoder is not None:
+            self.task.reader.backbone.sync()  # type: ignore[attr-defined]  # a LearningBackbone, as `adapts` says
 
-        rollouts_before = self.step // (self.rollout_length * self.num_envs) - 1
+        rollouts_before = self.step // (self.rollout_length * collector.num_envs) - 1
         if options.running_standardisation and rollouts_before:
             # Only now: what was sampled and what is learned from it must be of the same policy.
             self.standardise.update(rollout.features, rollouts_before)
@@ -157,26 +165,37 @@ class PPO(Algorithm):
             metrics["episode_length"] = float(rollout.lengths.mean())
         return metrics
 
-    def gradient_step(self, batch: Batch, measure: bool) -> dict[str, float]:
+    def gradient_step(self, batch: Batch, clip_coef: float, ent_coef: float, measure: bool) -> dict[str, float]:
         """One step of Adam on a minibatch, on the loss L = −E[min(r·A, clip(r, 1−ε, 1+ε)·A)] − β·E[H] + c·E[(V − R)²].
 
         The gradients by the networks' outputs are written out: r·A where the minimum is the unclipped term, nothing
         elsewhere.
         """
-        options, size = self.options, len(batch.features)
+        options, size, learns = self.options, len(batch.features), self.encoder is not None
+        features, critic_features = batch.features, batch.critic_features
+        if self.encoder is not None and batch.texts is not None:
+            encoded = self.standardise.differentiable(self.encoder(batch.texts.tolist()))
+            features = encoded.detach()
+            critic_features = features if self.task.reader.critic is None else critic_features
         advantages = normalise(batch.advantages)
-        outputs, policy_tape = forward(self.policy, batch.features)
-        log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.choices)
+        outputs, policy_tape = forward(self.policy, features)
+        log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
         log_ratio = log_probs - batch.log_probs
         ratio = log_ratio.exp()
         unclipped = ratio * advantages
-        clipped = ratio.clamp(1 - options.clip_coef, 1 + options.clip_coef) * advantages
+        clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages
         by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -size
-        backward(self.policy, policy_tape, self.head.backward(head_tape, by_log_prob, -options.ent_coef / size))
+        by_outputs = self.head.backward(head_tape, by_log_prob, -ent_coef / size)
+        by_features = backward(self.policy, policy_tape, by_outputs, by_inputs=learns)
 
-        values, value_tape = forward(self.value, batch.critic_features)
+        values, value_tape = forward(self.value, critic_features)
         error = values.squeeze(1) - batch.returns
-        backward(self.value, value_tape, (2 * options.vf_coef / size * error).unsqueeze(1))
+        by_values = (2 * options.vf_coef / size * error).unsqueeze(1)
+        by_critic_features = backward(self.value, value_tape, by_values, by_inputs=learns)
+        if by_features is not None and by_critic_features is not None:  # both heads' gradients meet in the adapters
+            self.weights["adapters"].grad.zero_()  # type: ignore[union-attr]
+            shares = self.task.reader.critic is None
+            encoded.backward(by_features + by_critic_features if shares else by_features)
 
         # Clipped apart: together, the value function's far larger gradient would decide the policy's step size.
         norms = {name: clip_gradient(each, options.max_grad_norm) for name, each in self.weights.items()}
@@ -188,13 +207,12 @@ class PPO(Algorithm):
             "value_loss": float(error.square().mean()),
             "entropy": float(entropies.mean()),
             "approx_kl": float((ratio - 1 - log_ratio).mean()),  # Schulman's third estimator
-            "clip_fraction": float(((ratio - 1).abs() > options.clip_coef).float().mean()),
-            "policy_gradient_norm": norms["policy"],
-            "value_gradient_norm": norms["value"],
+            "clip_fraction": float(((ratio - 1).abs() > clip_coef).float().mean()),
+            **{f"{name}_gradient_norm": norm for name, norm in norms.items()},
         }
 
     def require_finite(self, metrics: Mapping[str, float]) -> None:
-        """Stop a run whose losses are no numbers any more."""
+        """Stop a run whose losses are not finite any more."""
         for name, value in metrics.items():
             if not np.isfinite(value):
                 raise RunFailed(
@@ -214,11 +232,11 @@ class PPO(Algorithm):
         commands = {"command_": self.head.standardise} if isinstance(self.head, TextChoice) else {}
         return {"": self.standardise, **critic, **commands}
 
-    def act(self, features: np.ndarray, choices: Choices | None = None) -> np.ndarray:
+    def act(self, states: States) -> np.ndarray:
         """The most probable actions; see the base class."""
         with one_thread():
-            outputs = forward(self.policy, self.standardise(features))[0]
-            return self.head.to_env(self.head.best(outputs, tensors(choices)))
+            outputs = forward(self.policy, self.standardise(states.features))[0]
+            return self.head.to_env(self.head.best(outputs, tensors(states.admissible)))
 
     def plain_policy(self) -> Policy:
         """The policy network and what its head does with it; see the base class."""
@@ -235,12 +253,7 @@ class PPO(Algorithm):
             arrays |= {f"{prefix}mean": scale.mean, f"{prefix}std": scale.std}
         if self.reward_scale is not None:
             arrays |= self.reward_scale.state()
-        return arrays | {
-            "step": np.array(self.step),
-            "episodes.returns": self.episodes.returns.copy(),
-            "episodes.lengths": self.episodes.lengths.copy(),
-            "episodes.resetting": self.episodes.resetting.copy(),
-        }
+        return arrays
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
@@ -254,15 +267,14 @@ class PPO(Algorithm):
             scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
         if self.reward_scale is not None:
             self.reward_scale.load_state(state)
-        self.step = int(state["step"])
-        returns, lengths, resetting = (state[f"episodes.{name}"].copy() for name in ("returns", "lengths", "resetting"))
-        self.episodes = Episodes(returns, lengths, resetting)
+        if self.encoder is not None:
+            self.task.reader.backbone.sync()  # type: ignore[attr-defined]
 
 
 @attrs.define
 class Batch:
     """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], what else could
-    be done [B, k], and advantages, returns and log-probabilities [B].
+    have been done [B, k], advantages, returns and log-probabilities [B], and the texts [B] where adapters learn.
     """
 
     features: Tensor
@@ -271,7 +283,8 @@ class Batch:
     advantages: Tensor
     returns: Tensor
     log_probs: Tensor
-    choices: Choices | None = None
+    admissible: AdmissibleActions | None = None
+    texts: np.ndarray | None = None
 
     def take(self, index: Tensor | slice) -> Batch:
         """The samples at `index`."""
@@ -283,22 +296,31 @@ class Batch:
             self.advantages[index],
             self.returns[index],
             self.log_probs[index],
-            None if self.choices is None else self.choices.map(lambda each: each[index]),
+            None if self.admissible is None else self.admissible.map(lambda each: each[index]),
+            None if self.texts is None else self.texts[index.numpy() if isinstance(index, Tensor) else index],
         )
 
 
-def tensors(choices: Choices | None) -> Choices | None:
-    """Choices of arrays → of tensors."""
-    return None if choices is None else choices.map(torch.from_numpy)
+def tensors(admissible: AdmissibleActions | None) -> AdmissibleActions | None:
+    """Admissible actions as arrays → as tensors."""
+    return None if admissible is None else admissible.map(torch.from_numpy)
 
 
-def standardisation(features: FeatureExtractor, observations: np.ndarray, running: bool) -> Standardisation:
-    """Of what `features` makes of `observations`: a trainable backbone's are the serializer's vectors, and left alone
-    unless `running`.
-    """
-    if features.trainable:
-        return Standardisation(features(observations[:1]).shape[1], active=running)
-    return Standardisation(features.width)
+def texts_of(rollout: Rollout) -> np.ndarray:
+    """The texts of the states acted in, an array of str objects [T, n]."""
+    return np.array([states.texts for states in rollout.states[:-1]], object)
+
+
+def decaying(rate: float) -> Schedule:
+    """A constant learning rate, decaying linearly to zero over the run; a schedule as it is."""
+    return rate if isinstance(rate, Schedule) and rate.shape != "constant" else Schedule(rate, 0.0, "linear")
+
+
+def standardisation(width: int, vectors: bool, collector: Collector, running: bool) -> Standardisation:
+    """Of features of this width, or of the vectors that a trainable backbone reads: left alone unless `running`."""
+    if vectors:
+        return Standardisation(collector.states.vectors.shape[1], active=running)
+    return Standardisation(width)
 
 
 @contextmanager

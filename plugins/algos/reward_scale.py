@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 
-from bitrl.plugins.algos.rollout import Rollout
+from bitrl.core.environments.collector import Rollout
 
 REWARD_LIMIT = 10.0
 """Scaled rewards are cut at plus and minus this."""

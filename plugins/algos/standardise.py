@@ -47,3 +47,10 @@ class Standardisation:
         if not self.active:
             return torch.from_numpy(features)
         return torch.from_numpy(((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT))
+
+    def differentiable(self, features: Tensor) -> Tensor:
+        """The same of a tensor [..., d], with its gradient."""
+        if not self.active:
+            return features
+        mean, std = torch.from_numpy(self.mean), torch.from_numpy(self.std)
+        return ((features - mean) / std).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)

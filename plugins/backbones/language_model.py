@@ -90,6 +90,10 @@ class BitNet:
         """
         return self._states(self._ids(_checked(inputs)))
 
+    def tokenize(self, inputs: Sequence[str]) -> list[list[int]]:
+        """The ids of each of n texts' tokens, after the file's first if it asks for one."""
+        return self._ids(_checked(inputs))
+
     def token_counts(self, inputs: Sequence[str]) -> list[int]:
         """How many tokens each of n texts is, without the file's first."""
         return [len(ids) for ids in token_ids(self.tokenizer, _checked(inputs))]

@@ -19,10 +19,11 @@ end a policy that has made up its mind: what is judged is its most probable acti
 NEAR = {"algo.gamma": 0.9, "algo.gae_lambda": 0.9}
 """Where what a step is worth shows soon, to look far ahead only adds noise to its advantage."""
 
-MINIGRID = {"run.serializer": "grid", "run.steps": 1_000_000, **SETTLING}
+MINIGRID = {"run.serializer": "grid", "run.steps": 1_000_000}
 
-MUJOCO = {
-    "run.steps": 1_000_000,
+MUJOCO = {"run.steps": 1_000_000, "backbone.layers": 2}
+
+TUNED_MUJOCO = {
     "algo.epochs": 10,
     "algo.clip_coef": 0.2,
     "algo.ent_coef": 0.0,
@@ -32,7 +33,6 @@ MUJOCO = {
     "algo.minibatch_size": 256,
     "algo.normalise_rewards": True,
     "algo.running_standardisation": True,
-    "backbone.layers": 2,
 }
 """PPO's usual settings for MuJoCo's locomotion tasks (Huang et al. 2022, "The 37 Implementation Details of Proximal
 Policy Optimization"), with a deviation of 0.5 at the start (Andrychowicz et al. 2021, arXiv 2006.05990). But with
@@ -84,14 +84,16 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="Acrobot-v1",
         summary="swing a two-link arm above a line (return about -80 at best)",
         target=TARGET,
-        defaults={"run.steps": 200_000, **SETTLING},
+        defaults={"run.steps": 200_000},
+        tuned={"ppo": SETTLING},
     )
     yield EnvironmentRecord(
         name="MountainCar-v0",
         summary="rock a weak car out of a valley (return about -105 at best)",
         target=TARGET,
         # The reward is the same until the goal is met, which takes dozens of pushes in one direction.
-        defaults={"run.steps": 150_000, **SETTLING, "algo.noise_hold": 20.0},
+        defaults={"run.steps": 150_000},
+        tuned={"ppo": {**SETTLING, "algo.noise_hold": 20.0}},
     )
     for version in ("v5", "v4"):
         for task, summary in (
@@ -100,32 +102,40 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
             ("Walker2d", "walk forward on two legs without falling"),
         ):
             yield EnvironmentRecord(
-                name=f"{task}-{version}", summary=f"{summary} (extra mujoco)", target=TARGET, defaults=MUJOCO
+                name=f"{task}-{version}",
+                summary=f"{summary} (extra mujoco)",
+                target=TARGET,
+                defaults=MUJOCO,
+                tuned={"ppo": TUNED_MUJOCO},
             )
     yield EnvironmentRecord(
         name="BabyAI-GoToRedBall-v0",
         summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
         target=TARGET,
-        defaults={**MINIGRID, "run.steps": 300_000, **NEAR},
+        defaults={**MINIGRID, "run.steps": 300_000},
+        tuned={"ppo": {**SETTLING, **NEAR}},
     )
     yield EnvironmentRecord(
         name="TextWorld-Cooking",
         summary="read a recipe, find, prepare and eat it, by commands in English (extra textworld)",
         target="bitrl.plugins.envs.cooking:TextWorldCooking",
         options=CookingOptions,
-        defaults={"run.serializer": "compact", "run.steps": 250_000, **NEAR, **SETTLING},
+        defaults={"run.serializer": "compact", "run.steps": 250_000},
+        tuned={"ppo": {**NEAR, **SETTLING}},
     )
     yield EnvironmentRecord(
         name="MiniGrid-DoorKey-8x8-v0",
         summary="find a key, open its door, reach the goal (extra babyai; other sizes: --serializer grid)",
         target=TARGET,
         defaults=MINIGRID,
+        tuned={"ppo": SETTLING},
     )
     yield EnvironmentRecord(
         name="MiniGrid-KeyCorridorS3R1-v0",
         summary="find a key, unlock a room, take its ball (extra babyai; harder ids: --serializer grid)",
         target=TARGET,
         defaults=MINIGRID,
+        tuned={"ppo": SETTLING},
     )
     yield EnvironmentRecord(
         name="MontezumaRevenge",
@@ -139,7 +149,8 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="SmartHome-Light",
         summary="a home's lamps, by a request in plain English (return about 31 at best)",
         target="bitrl.plugins.envs.smarthome:SmartHome",
-        defaults={"run.serializer": "compact", "run.steps": 300_000, **NEAR, **SETTLING},
+        defaults={"run.serializer": "compact", "run.steps": 300_000},
+        tuned={"ppo": {**NEAR, **SETTLING}},
     )
     yield EnvironmentRecord(
         name="gymnasium",

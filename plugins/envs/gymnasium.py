@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.acting.choices import MASK
+from bitrl.core.acting.admissible import MASK
 from bitrl.core.environments.choice_wrappers import ActionMask
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.observation_specs import spec_of_known

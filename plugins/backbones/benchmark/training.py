@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 
-from bitrl.core.acting.features import FeatureExtractor
+from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config
 from bitrl.core.interfaces import Backbone
 from bitrl.core.runs.parts import begin, build
@@ -173,21 +173,23 @@ class Training:
     def __init__(self, config: Config) -> None:
         self.split = Split()
         parts = build(config)
-        serializer, critic = parts.features.serializer, parts.critic_features  # which reads what this one writes, too
+        reader = parts.reader
+        serializer: Any = reader.serializer
         timed: Any = Substitute(serializer, batch=self.split.timed("text", serializer.batch))
-        self.backbone = WatchedBackbone(parts.features.backbone, self.split)
+        self.backbone = WatchedBackbone(reader.backbone, self.split)
         model = self.backbone.model
         self.cache: Cache | None = model.cache if model is not None and model.cache.budget else None
         # It sees what the cache of the training sees, one round later.
         self._follower = Cache(self.cache.budget) if self.cache is not None else None
-        parts = attrs.evolve(
-            parts,
-            features=FeatureExtractor(timed, self.backbone),
-            critic_features=None
-            if critic is None
-            else FeatureExtractor(timed, WatchedBackbone(critic.backbone, self.split)),
+        watched = StateReader(
+            timed,
+            self.backbone,
+            None if reader.critic is None else WatchedBackbone(reader.critic, self.split),
+            trainable=reader.trainable,
+            critic_trainable=reader.critic_trainable,
         )
-        self.algorithm, self.envs = begin(config, parts)
+        self.algorithm = begin(config, attrs.evolve(parts, reader=watched))
+        self.envs = self.algorithm.task.collector.envs
         envs: Any = self.envs  # whose method is wrapped where it stands
         envs.step = self.split.timed("environment", envs.step)
 

@@ -94,7 +94,7 @@ def probe(
     `tell` is called with the number of texts encoded. Raises UsageError when the backbone is no language model, the
     observations hold no numbers, or memory will not do.
     """
-    backbone, serializer = parts.features.backbone, parts.features.serializer
+    backbone, serializer = parts.reader.backbone, parts.reader.serializer
     if not isinstance(backbone, BitNet):
         raise UsageError("only language models are probed: name one of --backbone bitnet, int8, int4, fp16")
     fields = parts.environment.observation_spec().fields

@@ -187,9 +187,9 @@ def test_the_backbone_counts_the_tokens():
     observation = env.reset(seed=0)[0]
     for _ in range(4):
         observation, *_ = env.step(0)
-    counts = parts.features.backbone.token_counts
+    counts = parts.reader.backbone.token_counts
     one = bitrl.load_serializer("json", env="CartPole-v1")(observation["3"])
-    text = parts.features.serializer(observation)
+    text = parts.reader.serializer(observation)
     assert text.endswith("\n" + one)
     assert counts([text]) == [sum(counts([line])[0] + 1 for line in text.split("\n")) - 1]
     assert counts([text])[0] <= 40 < counts([one + "\n" + text])[0]

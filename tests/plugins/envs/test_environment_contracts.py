@@ -9,9 +9,9 @@ import pytest
 
 from bitrl.core.environments import replay
 from bitrl.core.environments.crashes import reporting
+from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array
 from bitrl.testing import check_environment
-from bitrl.testing.tasks import world
 
 STEPS = 80
 NEEDS = {"MiniGrid": "minigrid", "BabyAI": "minigrid", "HalfCheetah": "mujoco", "Hopper": "mujoco"}
@@ -39,7 +39,7 @@ def test_minigrids_hard_worlds_conform(name: str) -> None:
 
 def alone(name: str, seed: int, actions: list) -> list[tuple]:
     """What a single environment does: (observation, reward, terminated, truncated, last observation of an episode)."""
-    env = world(name).make()
+    env = load_environment(name).make()
     first = as_array(env.observation_space, env.reset(seed=seed)[0])
     rows: list[tuple] = [(first, 0.0, False, False, None)]
     for action in actions:
@@ -64,12 +64,12 @@ def alone(name: str, seed: int, actions: list) -> list[tuple]:
 def test_same_seed_same_trajectory_whatever_stands_beside_it(name: str, ends: str) -> None:
     require(name)
     seeds = [11, 12, 13, 14, 15]
-    space = world(name).make().action_space
+    space = load_environment(name).make().action_space
     space.seed(0)
     actions = {seed: [space.sample() for _ in range(STEPS)] for seed in seeds}
     expected = {seed: alone(name, seed, actions[seed]) for seed in seeds}
     for chosen in ([13], [15, 12], seeds):
-        envs = replay.vectorise(reporting(world(name).make, name), len(chosen))
+        envs = replay.vectorise(reporting(load_environment(name).make, name), len(chosen))
         observations, _ = envs.reset(seed=chosen)
         for i, seed in enumerate(chosen):
             np.testing.assert_array_equal(observations[i], expected[seed][0][0])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import gymnasium
 
-from bitrl.core.acting.features import FeatureExtractor
 from bitrl.core.acting.loading import load_backbone
+from bitrl.core.acting.states import StateReader
 from bitrl.core.config import resolve
 from bitrl.core.options import parse
 from bitrl.core.registry import registry
@@ -65,4 +65,4 @@ def _parts(backbone: str, model: Path, envs: Sequence[str], format: str) -> Iter
         except gymnasium.error.Error:
             continue  # without MuJoCo
         serializer = record.load()(parse(record.options, {}, "serializer"), environment.observation_spec())
-        yield Parts(environment, FeatureExtractor(serializer, load_backbone(backbone, str(model), cache_mb=0.0)))
+        yield Parts(environment, StateReader(serializer, load_backbone(backbone, str(model), cache_mb=0.0)))

@@ -182,6 +182,7 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
 
     from bitrl.core.config import resolve
     from bitrl.core.environments import replay
+    from bitrl.core.environments.collector import Collector
     from bitrl.core.interfaces import Task
     from bitrl.core.runs.parts import build
 
@@ -203,15 +204,8 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
 
     envs = replay.vectorise(recorded, config.run.num_envs)
     seeds: list[int | None] = np.random.SeedSequence(seed).generate_state(config.run.num_envs).tolist()
-    observations = envs.reset(seed=seeds)[0]
-    task = Task(
-        envs=envs,
-        observations=observations,
-        features=parts.features,
-        seed=seed,
-        steps=steps,
-        progress=lambda step: None,
-    )
+    collector = Collector(envs, parts.reader, envs.reset(seed=seeds)[0])
+    task = Task(collector=collector, reader=parts.reader, seed=seed, steps=steps)
     algorithm = config.algorithm.load()(config.algo_options, task)
     while algorithm.step < steps:
         algorithm.update()

@@ -168,8 +168,8 @@ def test_the_starter_model_keeps_the_numbers_of_a_mountain_car() -> None:
 
 def test_field_pooling_is_left_out_where_texts_hold_other_numbers() -> None:
     parts = build(resolve({"run": {"env": "MountainCar-v0"}}))
-    write = parts.features.serializer.batch
-    parts.features.serializer.batch = lambda states: [f"step 5: {text}" for text in write(states)]  # type: ignore[method-assign]
+    write = parts.reader.serializer.batch
+    parts.reader.serializer.batch = lambda states: [f"step 5: {text}" for text in write(states)]  # type: ignore[method-assign]
     reading = probe(parts, ("MountainCar-v0", "json"), "uniform", ["mean", "field"], 400, 0)
     assert {score.pooling for score in reading.scores} == {"mean"}
     assert "not every text holds 2 numbers" in reading.notes[0]
@@ -181,4 +181,4 @@ def test_what_cannot_be_probed_is_refused() -> None:
         probe(vectors, ("CartPole-v1", "vector"), "uniform", ["mean"], 40, 0)
     parts = build(resolve({}))
     with pytest.raises(UsageError, match="GB of memory are free"):
-        probing._check_memory(parts.features.backbone, ["mean"], 10**12, 4)  # type: ignore[arg-type]
+        probing._check_memory(parts.reader.backbone, ["mean"], 10**12, 4)  # type: ignore[arg-type]

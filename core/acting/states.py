@@ -1,0 +1,185 @@
+"""A view of a batch of states: all that can be known of them, each part computed when it is first asked for, and once.
+
+What acts and what learns are handed `States` and take from them what they need, so that a new kind of information
+changes neither. Knows serializers and backbones; nothing of environments or learning. Shapes: n states, k numbers a
+vector, d features (d' the critic's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Backbone, LearningBackbone, Serializer, TokenizingBackbone
+
+
+class StateReader:
+    """How states are read: a serializer writes them, the policy's backbone reads that, and the critic's where it has
+    one of its own.
+
+    Attributes:
+        serializer, backbone: as a configuration names them.
+        critic: the critic's own backbone, which reads what `serializer` writes; None: the critic reads the policy's
+            features.
+        trainable: whether `backbone` is trained by the algorithm (its record provides gradients, and its options ask
+            for them); and so for `critic_trainable`.
+        adapts: whether that training changes what `backbone.encode` gives: a language model whose adapters learn.
+    """
+
+    def __init__(
+        self,
+        serializer: Serializer,
+        backbone: Backbone,
+        critic: Backbone | None = None,
+        *,
+        trainable: bool = False,
+        critic_trainable: bool = False,
+    ):
+        self.serializer, self.backbone, self.critic = serializer, backbone, critic
+        self.trainable, self.critic_trainable = trainable, critic_trainable if critic is not None else trainable
+        self.adapts = trainable and isinstance(backbone, LearningBackbone)
+
+    @property
+    def width(self) -> int:
+        """d, the number of the policy's features of a state, or of what a trainable backbone makes of its vector."""
+        return self.backbone.width
+
+    @property
+    def critic_width(self) -> int:
+        """d', the same for the critic."""
+        return self.backbone.width if self.critic is None else self.critic.width
+
+    def __call__(self, observations: np.ndarray) -> States:
+        """Observations [n, ...] → a view of them."""
+        return States(observations, self)
+
+    def features(self, inputs: Any) -> np.ndarray:
+        """What the serializer wrote of n states → the policy's features float32 [n, d].
+
+        Of vectors that a trainable backbone reads: the vectors themselves, float32 [n, k], which the algorithm turns
+        into features.
+        """
+        return _features(self.backbone, self.trainable, inputs)
+
+    def critic_features(self, inputs: Any) -> np.ndarray:
+        """The same for the critic, float32 [n, d']."""
+        return _features(self.backbone if self.critic is None else self.critic, self.critic_trainable, inputs)
+
+    def module(self) -> Any:
+        """The torch.nn.Module that the algorithm trains, from what `features` gives (vectors) to features [n, d]; the
+        identity where the backbone is frozen.
+        """
+        return _module(self.backbone, self.trainable)
+
+    def critic_module(self) -> Any:
+        """The same for the critic."""
+        return _module(self.backbone if self.critic is None else self.critic, self.critic_trainable)
+
+    @property
+    def version(self) -> int:
+        """How often the weights that features depend on have changed."""
+        backbone: Any = self.backbone
+        return backbone.version if self.adapts else 0
+
+
+class States:
+    """n states, as a serializer writes them and backbones read them.
+
+    Attributes:
+        observations: [n, ...], as the environment gives them.
+    """
+
+    def __init__(self, observations: np.ndarray, reader: StateReader, inputs: Any = None):
+        """Of `observations`; `inputs` is what the serializer wrote of them, if it has done so already."""
+        self.observations, self.reader = observations, reader
+        if inputs is not None:
+            self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    @cached_property
+    def inputs(self) -> Any:
+        """What the serializer writes: a list of n texts, or vectors float32 [n, k]."""
+        return self.reader.serializer.batch(states_of(self.observations))
+
+    @property
+    def texts(self) -> list[str]:
+        """The n states as texts.
+
+        Raises:
+            UsageError: the serializer writes vectors.
+        """
+        if isinstance(self.inputs, np.ndarray):
+            raise UsageError("these states are written as vectors, and texts were asked for: choose another serializer")
+        return self.inputs
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The n states as vectors, float32 [n, k].
+
+        Raises:
+            UsageError: the serializer writes texts.
+        """
+        if not isinstance(self.inputs, np.ndarray):
+            raise UsageError("these states are written as texts, and vectors were asked for: use --serializer vector")
+        return self.inputs
+
+    @cached_property
+    def tokens(self) -> list[list[int]]:
+        """The token ids of each text, as the policy's backbone reads them.
+
+        Raises:
+            UsageError: the backbone has no tokens.
+        """
+        backbone = self.reader.backbone
+        if not isinstance(backbone, TokenizingBackbone):
+            raise UsageError(f"backbone {type(backbone).__name__} provides no tokens, and the algorithm asks for them")
+        return backbone.tokenize(self.texts)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """The policy's features, float32 [n, d] (`StateReader.features`)."""
+        return self.reader.features(self.inputs)
+
+    @cached_property
+    def critic_features(self) -> np.ndarray:
+        """The critic's features, float32 [n, d']; `features` itself where the critic has no backbone of its own."""
+        return self.features if self.reader.critic is None else self.reader.critic_features(self.inputs)
+
+    @cached_property
+    def admissible(self) -> AdmissibleActions | None:
+        """The admissible actions; None where all are, in every state."""
+        return admissible_actions(self.observations, self.reader.backbone.encode)
+
+    def best(self, scores: np.ndarray) -> np.ndarray:
+        """The admissible action with the greatest score in each state, int64 [n], counted from 0.
+
+        Args:
+            scores: [n, k], one for each action of a Discrete space.
+        """
+        if self.admissible is None:
+            return scores.argmax(axis=1)
+        mask = self.admissible.mask
+        return np.where(mask, scores[:, : mask.shape[1]], -np.inf).argmax(axis=1)
+
+
+def identity_of(backbone: Backbone) -> dict[str, Any]:
+    """What must be equal for two backbones to be the same one (learned weights apart); what is unset is left out."""
+    identity: Mapping[str, Any] = backbone.identity
+    return {key: value for key, value in identity.items() if value is not None}
+
+
+def _features(backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
+    return inputs if trainable and isinstance(inputs, np.ndarray) else backbone.encode(inputs)
+
+
+def _module(backbone: Any, trainable: bool) -> Any:
+    import torch
+
+    return backbone.module() if trainable else torch.nn.Identity()

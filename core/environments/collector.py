@@ -1,0 +1,200 @@
+"""The one place that owns the environments of a run and their current observations: algorithms ask it for experience.
+
+Knows both of Gymnasium's automatic resets (AutoresetMode) and keeps their artefacts out of the learner's sight. Knows
+nothing of policies: actions come from a function. Shapes: T steps, n environments, d features (d' the critic's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import attrs
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from bitrl.core.acting.admissible import AdmissibleActions, stack
+from bitrl.core.acting.states import StateReader, States
+
+
+@attrs.frozen
+class Transition:
+    """One step in n environments; the state that it led to is the collector's current one.
+
+    Attributes:
+        rewards: float32 [n].
+        terminated: the episode ended in a terminal state, whose value is zero: bool [n].
+        truncated: it was cut off, and the state it was cut off in still has a value: bool [n].
+        valid: false where the environment ignored the action because it was being reset: bool [n].
+        final: environment → the true next observation of a truncated episode, where the current one is already that of
+            a new episode.
+        info: the vector environment's.
+    """
+
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+    final: Mapping[int, Any]
+    info: Mapping[str, Any]
+
+
+@attrs.frozen
+class Rollout:
+    """T steps in n environments.
+
+    Attributes:
+        states: views of the states acted in, and of those after the last step: T + 1 of n states each.
+        actions: as the environments took them [T, n, ...]; a list of T where they are texts.
+        rewards, terminated, truncated, valid: as in Transition, [T, n].
+        final_steps: the (t, i) of truncated steps whose true next state is not in `states`: int [m, 2].
+        final_states: a view of those m next states; None where there are none.
+        returns: of the episodes that ended here, in order of time: float64 [episodes].
+        lengths: their lengths in steps: int64 [episodes].
+    """
+
+    states: tuple[States, ...]
+    actions: Any
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+    final_steps: np.ndarray
+    final_states: States | None
+    returns: np.ndarray
+    lengths: np.ndarray
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """The policy's features of `states`, float32 [T + 1, n, d]."""
+        return np.stack([each.features for each in self.states])
+
+    @cached_property
+    def critic_features(self) -> np.ndarray:
+        """The critic's, float32 [T + 1, n, d']; `features` itself where the critic has no backbone of its own."""
+        if self.states[0].reader.critic is None:
+            return self.features
+        return np.stack([each.critic_features for each in self.states])
+
+    @cached_property
+    def final_critic_features(self) -> np.ndarray:
+        """The critic's features of `final_states`, float32 [m, d']: only a value is ever asked of them."""
+        if self.final_states is None:
+            return np.zeros((0, *self.critic_features.shape[2:]), np.float32)
+        return self.final_states.critic_features
+
+    @cached_property
+    def admissible(self) -> AdmissibleActions | None:
+        """The admissible actions in the states acted in, [T, n, k]; None where all are, in every state."""
+        return stack([each.admissible for each in self.states[:-1]])
+
+
+class Collector:
+    """Steps a vector environment, keeps its current observations, and counts steps and episodes.
+
+    Attributes:
+        envs: the vector environment, which nobody else steps.
+        states: a view of the current states.
+        steps: environment steps taken so far, over all environments.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        reader: StateReader,
+        observations: np.ndarray,
+        progress: Callable[[int], None] = lambda step: None,
+    ):
+        """`envs` was reset already, or restored, and gave `observations` [n, ...]; `progress` hears of every step."""
+        self.envs, self.reader, self._progress = envs, reader, progress
+        self._mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        if self._mode is AutoresetMode.DISABLED:
+            raise ValueError(
+                "the vector environment does not reset itself: make it with AutoresetMode.SAME_STEP or NEXT_STEP"
+            )
+        self.steps = 0
+        self.states = reader(observations)
+        self._version = reader.version
+        n = envs.num_envs
+        self._returns, self._lengths, self._resetting = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
+        self._ended: list[tuple[float, int]] = []
+
+    @property
+    def num_envs(self) -> int:
+        """n, how many environments there are."""
+        return self.envs.num_envs
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        """The space of one environment's action."""
+        return self.envs.single_action_space
+
+    def step(self, actions: Any) -> Transition:
+        """Take one step in every environment, with actions [n, ...] as the environments take them."""
+        valid = ~self._resetting
+        observations, rewards, terminated, truncated, info = self.envs.step(actions)
+        rewards = rewards.astype(np.float32)
+        done = terminated | truncated
+        final: dict[int, Any] = {}
+        if self._mode is AutoresetMode.SAME_STEP and done.any():
+            # The observation is already that of a new episode; the true next one is in the info.
+            final = {int(i): info["final_obs"][i] for i in np.flatnonzero(truncated & ~terminated)}
+        self._returns += rewards
+        self._lengths += valid
+        self._ended += [(float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(done)]
+        self._returns[done] = 0.0
+        self._lengths[done] = 0
+        if self._mode is AutoresetMode.NEXT_STEP:
+            # This observation is the true last one; the next step will ignore its action and reset.
+            self._resetting = done
+        self.states = self.reader(observations)
+        self.steps += self.num_envs
+        self._progress(self.steps)
+        return Transition(rewards, terminated, truncated, valid, final, info)
+
+    def rollout(self, act: Callable[[States, int], Any], steps: int) -> Rollout:
+        """Take `steps` steps.
+
+        Args:
+            act: (states, t) → actions [n, ...] as the environments take them.
+            steps: T.
+        """
+        if self._version != self.reader.version:  # the backbone has learned since these states were read
+            self.states, self._version = self.reader(self.states.observations), self.reader.version
+        self._ended = []
+        states, actions, taken = [self.states], [], []
+        for t in range(steps):
+            actions.append(act(self.states, t))
+            taken.append(self.step(actions[-1]))
+            states.append(self.states)
+        final = [((t, i), each) for t, step in enumerate(taken) for i, each in step.final.items()]
+        return Rollout(
+            states=tuple(states),
+            actions=np.stack(actions) if isinstance(actions[0], np.ndarray) else actions,
+            rewards=np.stack([each.rewards for each in taken]),
+            terminated=np.stack([each.terminated for each in taken]),
+            truncated=np.stack([each.truncated for each in taken]),
+            valid=np.stack([each.valid for each in taken]),
+            final_steps=np.array([place for place, _ in final], np.int64).reshape(-1, 2),
+            final_states=self.reader(np.stack([each for _, each in final])) if final else None,
+            returns=np.array([each for each, _ in self._ended]),
+            lengths=np.array([each for _, each in self._ended], np.int64),
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is not in the environments or the observations: the episodes under way, and the steps taken."""
+        return {
+            "steps": np.array(self.steps),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "resetting": self._resetting.copy(),
+        }
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go back to a `state()`."""
+        self.steps = int(state["steps"])
+        self._returns, self._lengths, self._resetting = (
+            state[name].copy() for name in ("returns", "lengths", "resetting")
+        )
