@@ -221,7 +221,7 @@ def check_learning(config: Config) -> None:
     option = backbone.needs_option.get("gradients")
     if "gradients" in algorithm.learns_from and option is not None:
         raise UsageError(
-            f'algorithm "{algorithm.name}" learns from {learns_from}, and backbone "{backbone.name}" provides that where '
+            f'algorithm "{algorithm.name}" learns from {learns_from}, and backbone "{backbone.name}" provides that if '
             f"an option asks for it: set it with -o backbone.{option}=VALUE"
         )
     backbones = sorted(

@@ -105,7 +105,7 @@ def type_words(kind: Any) -> str:
 def _expected(attribute: attrs.Attribute) -> str:
     words, none, _ = type_words(attribute.type).partition(" or none")
     constraint = attribute.validator
-    schedule = ', or a schedule of it: "linear:START:END" or "cosine:START:END"' if attribute.type is Schedule else ""
+    schedule = " (or linear:START:END, cosine:START:END)" if attribute.type is Schedule else ""
     return (f"{words} {constraint.words}" if isinstance(constraint, Constraint) else words) + none + schedule
 
 

@@ -91,7 +91,7 @@ class BackboneRecord(Record):
     provides: tuple[Capability, ...] = attrs.field(
         default=("features",), converter=_tuple, validator=_some_of(*get_args(Capability))
     )
-    needs_option: Mapping[Capability, str] = attrs.field(factory=dict)
+    needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
 
     @needs_option.validator
     def _known(self, attribute: attrs.Attribute, value: Mapping[str, str]) -> None:
@@ -128,7 +128,7 @@ class AlgorithmRecord(Record):
     )
     critic_backbone: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     commands: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -141,8 +141,8 @@ class EnvironmentRecord(Record):
         tuned: algorithm → settings for the pair of it and this environment, as {"ppo": {"algo.gamma": 0.9}}.
     """
 
-    defaults: Mapping[str, Any] = attrs.field(factory=dict)
-    tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    defaults: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
 
     @defaults.validator
     def _no_algorithm(self, attribute: attrs.Attribute, value: Mapping[str, Any]) -> None:

@@ -75,8 +75,8 @@ def begin(
     task = Task(collector=collector, reader=parts.reader, seed=seed, steps=config.run.steps)
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
     if checkpoint is not None:
-        algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
         collector.load_state(_collected(checkpoint))
+        algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
     return algorithm
 
 

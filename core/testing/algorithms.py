@@ -154,8 +154,8 @@ def try_out(
     replay.restore(twin_envs, arrays, starts, arrays["observations"])
     collector = Collector(twin_envs, twin_task.reader, arrays["observations"])
     restored = record.load()(options, attrs.evolve(twin_task, collector=collector))
-    restored.load_state(state)
     collector.load_state(collected)
+    restored.load_state(state)
     again = restored.update(), _saved(restored)
     for envs in (task.collector.envs, twin_envs):
         envs.close()

@@ -56,6 +56,7 @@ def make_task(
     backbone: Callable[[int], Backbone] = Plain,
     critic_backbone: Callable[[int], Backbone] | None = None,
     trainable: bool = False,
+    critic_trainable: bool = False,
     steps: int = 100_000,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Task:
@@ -67,7 +68,7 @@ def make_task(
         seed: of the environments and of the algorithm.
         backbone: makes a backbone for vectors of the given width; by default the numbers themselves are the features.
         critic_backbone: the same for the critic's own, which reads the same vectors; None: it has none.
-        trainable: the algorithm trains the backbone, which has `module()`.
+        trainable, critic_trainable: the algorithm trains that backbone, which has `module()`.
         steps: see Task.
         progress: called with the number of environment steps taken so far.
     """
@@ -80,6 +81,7 @@ def make_task(
         backbone(serializer.width),
         critic_backbone(serializer.width) if critic_backbone else None,
         trainable=trainable,
+        critic_trainable=critic_trainable,
     )
     return Task(collector=Collector(envs, reader, observations, progress), reader=reader, seed=seed, steps=steps)
 

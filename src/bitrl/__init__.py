@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitrl.core.acting.agents import Agent, load_agent
     from bitrl.core.acting.loading import load_backbone
+    from bitrl.core.acting.states import States
+    from bitrl.core.environments.collector import Collector, Rollout
     from bitrl.core.environments.environment import Environment
     from bitrl.core.environments.feature_wrappers import FeatureObservation, VectorFeatureObservation
     from bitrl.core.environments.loading import load_environment, load_serializer
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     from bitrl.core.runs.evaluate import evaluate
     from bitrl.core.runs.export import export
     from bitrl.core.runs.train import resume, run
+    from bitrl.core.schedules import Schedule, value_at
 
 __version__ = "0.1.0"
 
 _HOME = {
     "bitrl.core.acting.agents": ("Agent", "load_agent"),
     "bitrl.core.acting.loading": ("load_backbone",),
+    "bitrl.core.acting.states": ("States",),
+    "bitrl.core.environments.collector": ("Collector", "Rollout"),
     "bitrl.core.environments.environment": ("Environment",),
     "bitrl.core.environments.feature_wrappers": ("FeatureObservation", "VectorFeatureObservation"),
     "bitrl.core.environments.loading": ("load_environment", "load_serializer"),
@@ -39,6 +44,7 @@ _HOME = {
     "bitrl.core.runs.evaluate": ("evaluate",),
     "bitrl.core.runs.export": ("export",),
     "bitrl.core.runs.train": ("resume", "run"),
+    "bitrl.core.schedules": ("Schedule", "value_at"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -49,14 +55,18 @@ __all__ = [
     "Backbone",
     "BackboneRecord",
     "BitrlError",
+    "Collector",
     "Environment",
     "EnvironmentRecord",
     "FeatureObservation",
     "Field",
     "ObservationSpec",
+    "Rollout",
     "RunFailed",
+    "Schedule",
     "Serializer",
     "SerializerRecord",
+    "States",
     "Task",
     "UsageError",
     "VectorFeatureObservation",
@@ -74,6 +84,7 @@ __all__ = [
     "options",
     "resume",
     "run",
+    "value_at",
 ]
 
 

@@ -113,9 +113,18 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
         ("--algo pppo", 'unknown algorithm "pppo": did you mean "ppo"?'),
         ("--env CartPole-v7", 'unknown environment "CartPole-v7": did you mean "CartPole-v1"'),
         ("-o algo.clip_coeff=0.2", 'unknown option "algo.clip_coeff": did you mean "algo.clip_coef"'),
-        ("-o algo.clip_coef=abc", 'algo.clip_coef: expected a number above 0, got "abc"'),
-        ("-o algo.clip_coef=-1", "algo.clip_coef: expected a number above 0, got -1"),
-        ("-o algo.clip_coef=nan", 'algo.clip_coef: expected a number above 0, got "nan"'),
+        (
+            "-o algo.clip_coef=abc",
+            'algo.clip_coef: expected a number above 0 (or linear:START:END, cosine:START:END), got "abc"',
+        ),
+        (
+            "-o algo.clip_coef=-1",
+            "algo.clip_coef: expected a number above 0 (or linear:START:END, cosine:START:END), got -1",
+        ),
+        (
+            "-o algo.clip_coef=nan",
+            'algo.clip_coef: expected a number above 0 (or linear:START:END, cosine:START:END), got "nan"',
+        ),
         ("-o backbone.pooling=max", 'backbone.pooling: expected one of "mean", "last", "field", got "max"'),
         ("--steps -1", "run.steps: expected a whole number of at least 0, got -1"),
         ("--steps lots", 'run.steps: expected a whole number of at least 0, got "lots"'),

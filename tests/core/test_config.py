@@ -218,7 +218,10 @@ def test_a_name_that_two_packages_have_is_refused_until_one_is_picked(registered
         ({"critic_backbone": {"layers": 2}}, "critic_backbone.layers: the critic has no backbone of its own to set it"),
         ({"run": {"env": "CartPoel-v1"}}, 'unknown environment "CartPoel-v1": did you mean "CartPole-v1"'),
         ({"run": {"step": 3}}, 'unknown option "run.step": did you mean "run.steps"'),
-        ({"algo": {"clip_coef": -1}}, "algo.clip_coef: expected a number above 0, got -1.0"),
+        (
+            {"algo": {"clip_coef": -1}},
+            "algo.clip_coef: expected a number above 0 (or linear:START:END, cosine:START:END), got -1.0",
+        ),
         ({"algos": {}}, 'unknown part "algos": did you mean "algo"?'),
     ],
 )

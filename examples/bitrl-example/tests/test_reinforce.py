@@ -13,5 +13,5 @@ def test_it_learns_to_keep_the_pole_upright_for_longer():
     task = bitrl.testing.make_task("CartPole-v1", num_envs=8)
     algorithm = Reinforce(ReinforceOptions(rollout_steps=1024, learning_rate=20.0), task)
     returns = [algorithm.update()["episode_return"] for _ in range(12)]
-    task.envs.close()
+    task.collector.envs.close()
     assert returns[-1] > 3 * returns[0]

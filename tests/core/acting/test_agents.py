@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import attrs
@@ -15,9 +16,10 @@ from torch import nn
 
 import bitrl
 from bitrl.core.acting import agents, checkpoints
-from bitrl.core.acting.choices import Choices
+from bitrl.core.acting.admissible import AdmissibleActions, Commands
 from bitrl.core.acting.plain_observations import as_array
 from bitrl.core.acting.policies import KINDS, Commanding, Continuous, Discrete, Network, arrays_of, policy_of
+from bitrl.core.acting.states import StateReader, States
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
@@ -50,7 +52,7 @@ def trained(tmp_path_factory):
     return trained
 
 
-WORLDS = [
+SETTINGS = [
     {},
     {"run__history": 3},
     {"serializer": "codes", "serializer__codes": 16, "serializer__states": 200},
@@ -65,18 +67,18 @@ WORLDS = [
 ]
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=lambda world: "-".join(map(str, world.values())) or "defaults")
-def test_an_exported_agent_does_what_the_trained_one_does(trained, world) -> None:
-    run, file = trained(**world)
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())) or "defaults")
+def test_an_exported_agent_does_what_the_trained_one_does(trained, settings) -> None:
+    run, file = trained(**settings)
     agent, wanted = bitrl.load_agent(file), bitrl.evaluate(run)["returns"]
-    options = {name[5:]: value for name, value in world.items() if name.startswith("env__")}
-    env = load_environment(world.get("env", "CartPole-v1"), **options).make_for_evaluation()
+    options = {name[5:]: value for name, value in settings.items() if name.startswith("env__")}
+    env = load_environment(settings.get("env", "CartPole-v1"), **options).make_for_evaluation()
     returns = []
     for seed in spawn_seeds(0, EVALUATION, 2):
-        agent.reset()
+        episode = agent.episode()
         observation, over, total = env.reset(seed=seed)[0], False, 0.0
         while not over:
-            action = agent.act(observation)
+            action = episode.act(observation)
             assert env.action_space.contains(action)
             observation, reward, terminated, truncated, _ = env.step(action)
             total, over = total + float(reward), terminated or truncated
@@ -84,12 +86,12 @@ def test_an_exported_agent_does_what_the_trained_one_does(trained, world) -> Non
     assert returns == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=lambda world: "-".join(map(str, world.values())) or "defaults")
-def test_its_example_is_plain_data_that_it_understands(trained, world) -> None:
-    agent = bitrl.load_agent(trained(**world)[1])
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())) or "defaults")
+def test_its_example_is_plain_data_that_it_understands(trained, settings) -> None:
+    agent = bitrl.load_agent(trained(**settings)[1])
     example = json.loads(json.dumps(agent.example))
     np.testing.assert_array_equal(as_array(example, like=agent._example), agent._example)
-    agent.act(example)
+    agent.episode().act(example)
 
 
 def test_it_acts_without_torch_or_gymnasium(trained) -> None:
@@ -114,15 +116,53 @@ main(["act", sys.argv[1]])
 
 def test_more_states_are_remembered_until_the_episode_ends(trained) -> None:
     agent, seen = bitrl.load_agent(trained(run__history=3)[1]), []
-    encode = agent.features.backbone.encode
-    agent.features.backbone.encode = lambda texts: seen.extend(texts) or encode(texts)
+    encode = agent.reader.backbone.encode
+    agent.reader.backbone.encode = lambda texts: seen.extend(texts) or encode(texts)
+    episode = agent.episode()
     for x in (1, 2, 3, 4):
-        agent.act([x, 0, 0, 0])
-    agent.reset()
-    agent.act([5, 0, 0, 0])
+        episode.act([x, 0, 0, 0])
+    episode.reset()
+    episode.act([5, 0, 0, 0])
     assert [text.count("\n") for text in seen] == [0, 1, 2, 2, 0]
     first, second, third, fourth, _ = (text.split("\n") for text in seen)
     assert (first, second, fourth) == (second[:1], third[:2], [*third[1:], fourth[-1]])
+
+
+def test_one_agent_serves_many_episodes_each_with_its_own_memory_in_one_encoding(trained) -> None:
+    agent, batches = bitrl.load_agent(trained(run__history=3)[1]), []
+    observations = np.random.default_rng(0).normal(0, 0.1, (5, 4, 4)).astype(np.float32)  # 5 steps of 4 episodes
+    alone = [
+        [episode.act(each[i]) for each in observations] for i, episode in enumerate(agent.episode() for _ in range(4))
+    ]
+    encode = agent.reader.backbone.encode
+    agent.reader.backbone.encode = lambda texts: batches.append(len(texts)) or encode(texts)
+    episodes = [agent.episode() for _ in range(4)]
+    together = [agent.act_batch(list(each), episodes) for each in observations]
+    assert [*map(list, zip(*together, strict=True))] == alone
+    assert batches == [4] * 5
+    assert agent.act_batch([], []) == []
+    with pytest.raises(UsageError, match=r"looks at the last 3 states of an episode: begin one with agent.episode\(\)"):
+        agent.act(observations[0, 0])
+
+
+def test_a_bad_observation_leaves_every_episode_as_it_was(trained) -> None:
+    agent = bitrl.load_agent(trained(run__history=3)[1])
+    episodes = [agent.episode(), agent.episode()]
+    with pytest.raises(UsageError):
+        agent.act_batch([[0, 0, 0, 0], [0, 0]], episodes)
+    assert agent.act_batch([[0, 0, 0.1, 0]] * 2, episodes) == [agent.episode().act([0, 0, 0.1, 0])] * 2
+
+
+def test_threads_share_an_agent(trained) -> None:
+    agent = bitrl.load_agent(trained(env="TextWorld-Cooking", env__games=2, env__eval_games=2, env__max_steps=12)[1])
+    commands = [f"take {word}" for word in ("apple", "knife", "pan", "door", "egg")]
+    observations = [
+        {**agent.example, "commands": commands[: 2 + i % 4], "observation": {**agent.example["observation"]}}
+        for i in range(40)
+    ]
+    wanted = [agent.act(observation) for observation in observations]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(agent.act, observations * 5)) == wanted * 5
 
 
 def test_networks_are_what_torch_makes_of_them() -> None:
@@ -161,21 +201,29 @@ def test_policies_survive_being_taken_apart() -> None:
     ]
     assert {type(policy) for policy in policies} == set(KINDS.values())
     features, commands = generator.normal(size=(6, 3)), generator.normal(size=(7, 5))
-    choices = Choices(np.arange(4) < generator.integers(1, 5, (6, 1)), generator.integers(0, 7, (6, 4)))
+    mask, rows = np.arange(4) < generator.integers(1, 5, (6, 1)), generator.integers(0, 7, (6, 4))
+    admissible = AdmissibleActions(mask, rows, Commands("abcdefg", lambda texts: commands))
     for policy in policies:
         again = policy_of(policy.kind, arrays_of(policy))
-        given = choices if isinstance(policy, Commanding) else None
-        np.testing.assert_array_equal(again(features, given, commands), policy(features, given, commands))
+        states = states_with(features, admissible if isinstance(policy, Commanding) else None)
+        np.testing.assert_array_equal(again(states), policy(states))
 
 
-def test_what_cannot_be_done_is_not_done() -> None:
+def states_with(features, admissible=None):
+    """States of these features, and these admissible actions."""
+    states = States(features, StateReader(None, None))
+    states.features, states.admissible = features, admissible
+    return states
+
+
+def test_an_inadmissible_action_is_not_taken() -> None:
     network = Network(np.zeros(1), np.ones(1), 10.0, ((np.array([[1.0], [0.0], [-1.0]]), np.zeros(3)),))
-    choices = Choices(np.array([[True, True, True], [False, True, True], [False, False, True]]))
-    assert Discrete(network, 5)(np.ones((3, 1)), choices, np.zeros(0)).tolist() == [5, 6, 7]
+    admissible = AdmissibleActions(np.array([[True, True, True], [False, True, True], [False, False, True]]))
+    assert Discrete(network, 5)(states_with(np.ones((3, 1)), admissible)).tolist() == [5, 6, 7]
 
 
 @pytest.mark.parametrize(
-    ("world", "observation", "error"),
+    ("settings", "observation", "error"),
     [
         ({}, [0, 0, 0], "an observation is to be 4 numbers, not [0, 0, 0]"),
         ({}, [[0, 0, 0, 0]], "an observation is to be 4 numbers"),
@@ -188,14 +236,14 @@ def test_what_cannot_be_done_is_not_done() -> None:
         ({"env": "Taxi-v4"}, {"observation": 3}, "there is no action_mask"),
         ({"env": "Taxi-v4"}, {"observation": 3.5, "action_mask": [1] * 6}, '"observation" is to be of whole numbers'),
         ({"env": "Taxi-v4"}, {"observation": 3, "action_mask": [1] * 5}, '"action_mask" is to be 6 numbers'),
-        (WORLDS[-2], {"observation": {"state": 3}, "commands": ["go"]}, '"state" is to be a text, not 3'),
-        (WORLDS[-2], {"observation": {"state": "x" * 10**6}, "commands": ["go"]}, "text of 1,000,000 characters"),
-        (WORLDS[-2], {"observation": {"state": "a"}, "commands": []}, "there is nothing to choose from"),
-        (WORLDS[-2], {"observation": "a", "commands": ["go"]}, '"observation" is to be a mapping of state'),
+        (SETTINGS[-2], {"observation": {"state": 3}, "commands": ["go"]}, '"state" is to be a text, not 3'),
+        (SETTINGS[-2], {"observation": {"state": "x" * 10**6}, "commands": ["go"]}, "text of 1,000,000 characters"),
+        (SETTINGS[-2], {"observation": {"state": "a"}, "commands": []}, "there is nothing to choose from"),
+        (SETTINGS[-2], {"observation": "a", "commands": ["go"]}, '"observation" is to be a mapping of state'),
     ],
 )
-def test_an_observation_of_another_kind_is_refused_in_words(trained, world, observation, error) -> None:
-    agent = bitrl.load_agent(trained(**world)[1])
+def test_an_observation_of_another_kind_is_refused_in_words(trained, settings, observation, error) -> None:
+    agent = bitrl.load_agent(trained(**settings)[1])
     with pytest.raises(UsageError) as refused:
         agent.act(observation)
     assert error in str(refused.value)
@@ -208,7 +256,7 @@ def test_a_mask_that_forbids_everything_is_an_error(trained) -> None:
 
 
 def test_commands_may_be_listed_or_stand_a_line_each(trained) -> None:
-    agent = bitrl.load_agent(trained(**WORLDS[-2])[1])
+    agent = bitrl.load_agent(trained(**SETTINGS[-2])[1])
     state, commands = agent.example["observation"], ["take knife", "  cook   it ", "look", "go\nnorth"]
     tidied = "\n".join(["take knife", "cook it", "look", "go north"])
     action = agent.act({"observation": state, "commands": commands})
@@ -277,7 +325,7 @@ def test_the_file_is_the_same_whenever_it_is_written(trained, tmp_path) -> None:
 def test_an_algorithm_need_not_be_exportable() -> None:
     class Silent(Algorithm):
         def update(self): ...
-        def act(self, features, choices=None): ...
+        def act(self, states): ...
         def state(self): ...
         def load_state(self, state): ...
 
@@ -293,6 +341,6 @@ def test_actions_of_a_box_have_its_shape_and_bounds() -> None:
         10.0,
         ((np.full((2, 1), 3, np.float32), np.zeros(2, np.float32)),),
     )
-    actions = Continuous(network, space.low, space.high)(np.array([[1.0], [-1.0]], np.float32), None, np.zeros(0))
+    actions = Continuous(network, space.low, space.high)(states_with(np.array([[1.0], [-1.0]], np.float32)))
     assert actions.tolist() == [[[0.5, 2.0]], [[-1.0, -1.0]]]
     assert all(space.contains(action) for action in actions)

@@ -1,13 +1,13 @@
-"""Rollouts and advantages on a world whose values are known, under both of Gymnasium's automatic resets."""
+"""Rollouts and advantages in an environment whose values are known, under both of Gymnasium's automatic resets."""
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from bitrl.core.interfaces import Task
+from bitrl.core.acting.states import StateReader
+from bitrl.core.environments.collector import Collector
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.rollout import Episodes, collect
 
 GAMMA = 0.9
 
@@ -39,26 +39,36 @@ class Corridor(gymnasium.Env):
 
 
 class Identity:
-    trainable, width = False, 1
+    """A serializer that writes the observation as it is, and a backbone whose features are what was written."""
 
-    @staticmethod
-    def choices(observations):
-        return None
+    width, identity = 1, {"features": "observation"}
 
-    def __call__(self, observations):
-        return np.asarray(observations, np.float32)
+    def __call__(self, observation):
+        return observation
+
+    def batch(self, observations):
+        return observations
+
+    def encode(self, inputs):
+        return np.asarray(inputs, np.float32)
 
 
-def rollout_of(mode, worlds, steps, pieces=1):
-    envs = SyncVectorEnv([lambda world=world: Corridor(*world) for world in worlds], autoreset_mode=mode)
+def collector_of(mode, corridors, part=None):
+    envs = SyncVectorEnv([lambda corridor=corridor: Corridor(*corridor) for corridor in corridors], autoreset_mode=mode)
     observations, _ = envs.reset(seed=0)
-    task = Task(envs=envs, observations=observations, features=Identity(), seed=0, steps=0, progress=lambda step: None)
-    episodes = Episodes.start(len(worlds))
+    part = part or Identity()
+    return Collector(envs, StateReader(part, part), observations)
 
-    def act(features, choices, t):
-        return np.zeros(len(worlds), int)
 
-    return [collect(task, episodes, act, steps // pieces) for _ in range(pieces)]
+def rollout_of(mode, corridors, steps, pieces=1):
+    collector = collector_of(mode, corridors)
+
+    def act(states, t):
+        return np.zeros(len(states), int)
+
+    rollouts = [collector.rollout(act, steps // pieces) for _ in range(pieces)]
+    assert collector.steps == steps * len(corridors)
+    return rollouts
 
 
 def value(states):
@@ -76,15 +86,15 @@ MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("world", "true_value"),
+    ("corridor", "true_value"),
     [((5, 99), terminal_value(5)), ((99, 4), value), ((10_000, 10_000), value)],
     ids=["terminated", "truncated", "endless"],
 )
-def test_the_true_value_function_leaves_no_advantage(mode, world, true_value):
+def test_the_true_value_function_leaves_no_advantage(mode, corridor, true_value):
     """With the true V, every δ is zero if terminal states are worth nothing and truncated ones keep their value."""
-    for rollout in rollout_of(mode, [world, world], 30, pieces=2):
+    for rollout in rollout_of(mode, [corridor, corridor], 30, pieces=2):
         values = true_value(rollout.features).astype(np.float32)
-        finals = true_value(rollout.final_features).astype(np.float32)
+        finals = true_value(rollout.final_critic_features).astype(np.float32)
         advantages = gae(rollout, values, next_values(rollout, values, finals), GAMMA, 0.95)
         np.testing.assert_allclose(advantages[rollout.valid], 0, atol=1e-5)
 
@@ -94,7 +104,7 @@ def test_same_step_wastes_no_step_and_finds_the_true_last_state():
     assert rollout.valid.all()
     assert rollout.features[:, 0, 0].tolist() == [0, 1, 2, 100, 101, 102, 200, 201]
     assert rollout.final_steps.tolist() == [[2, 0], [5, 0]]
-    assert rollout.final_features[:, 0].tolist() == [3, 103]
+    assert rollout.final_critic_features[:, 0].tolist() == [3, 103]
     assert rollout.returns.tolist() == [3, 3]
     assert rollout.lengths.tolist() == [3, 3]
 
@@ -115,21 +125,46 @@ def test_an_episodes_return_goes_on_over_rollouts():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_state_is_turned_into_features_once(mode):
-    seen = []
+    encoded = []
 
     class Counting(Identity):
-        def __call__(self, observations):
-            seen.extend(np.ravel(observations).tolist())
-            return super().__call__(observations)
+        def encode(self, inputs):
+            encoded.extend(np.ravel(inputs).tolist())
+            return super().encode(inputs)
 
-    envs = SyncVectorEnv([lambda: Corridor(99, 4)], autoreset_mode=mode)
-    observations, _ = envs.reset(seed=0)
-    task = Task(envs=envs, observations=observations, features=Counting(), seed=0, steps=0, progress=lambda step: None)
-    episodes = Episodes.start(1)
+    collector = collector_of(mode, [(99, 4)], Counting())
     for _ in range(5):
-        collect(task, episodes, lambda features, choices, t: np.zeros(1, int), 3)
+        rollout = collector.rollout(lambda states, t: np.zeros(1, int), 3)
+        assert rollout.features is rollout.features
+        assert rollout.critic_features is rollout.features
+        rollout.final_critic_features  # noqa: B018 (asks for them)
     # States of this corridor never repeat: 15 steps lead to 15 new ones, and SAME_STEP also shows each episode's last.
-    assert len(seen) == len(set(seen))
+    assert len(encoded) == len(set(encoded)) == (16 if mode is AutoresetMode.NEXT_STEP else 19)
+
+
+def test_nothing_is_encoded_that_is_not_asked_for():
+    class Refusing(Identity):
+        def encode(self, inputs):
+            raise AssertionError("nobody asked for features")
+
+    rollout = collector_of(AutoresetMode.SAME_STEP, [(99, 4)], Refusing()).rollout(
+        lambda states, t: np.zeros(1, int), 6
+    )
+    assert rollout.states[3].observations.tolist() == [[3.0]]
+    assert rollout.states[3].vectors.tolist() == [[3.0]]
+
+
+def test_a_collector_goes_on_from_its_state():
+    whole, stopped = (collector_of(AutoresetMode.NEXT_STEP, [(99, 3)]) for _ in range(2))
+    act = lambda states, t: np.zeros(1, int)  # noqa: E731
+    whole.rollout(act, 4), stopped.rollout(act, 4)
+    again = Collector(stopped.envs, stopped.reader, stopped.states.observations)
+    again.load_state(stopped.state())
+    first, second = whole.rollout(act, 4), again.rollout(act, 4)
+    assert first.returns.tolist() == second.returns.tolist()
+    assert first.valid.tolist() == second.valid.tolist()
+    assert first.features.tolist() == second.features.tolist()
+    assert again.steps == whole.steps == 8
 
 
 def test_environments_that_do_not_reset_themselves_are_refused():

@@ -59,8 +59,8 @@ def test_a_vector_environment_sees_the_same_and_its_last_observations_too(mode):
 
     wrapped, plain = bitrl.VectorFeatureObservation(make()), make()
     batches = []
-    encode = wrapped.features.encode
-    wrapped.features.encode = lambda texts: batches.append(len(texts)) or encode(texts)
+    encode = wrapped.reader.backbone.encode
+    wrapped.reader.backbone.encode = lambda texts: batches.append(len(texts)) or encode(texts)
     features, observations = wrapped.reset(seed=5)[0], plain.reset(seed=5)[0]
     ended = 0
     for _ in range(9):
@@ -136,8 +136,8 @@ def test_an_environment_without_a_name():
 def test_environments_seen_in_the_same_way_share_a_backbone():
     first, second = (bitrl.FeatureObservation(cartpole()) for _ in range(2))
     other = bitrl.FeatureObservation(cartpole(), backbone_options={"layers": 1})
-    assert first.features is second.features
-    assert first.features.backbone is not other.features.backbone
+    assert first.reader is second.features
+    assert first.reader.backbone is not other.reader.backbone
 
 
 def test_gymnasium_can_make_it_again():

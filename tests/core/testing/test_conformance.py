@@ -263,9 +263,9 @@ def test_a_serializer_may_refuse_environments_but_not_the_one_it_is_checked_in()
 # Backbones.
 
 
-def backbone_record(cls: type, *accepts: str) -> bitrl.BackboneRecord:
+def backbone_record(cls: type, *accepts: str, **fields: Any) -> bitrl.BackboneRecord:
     forms: Any = accepts or ("text",)
-    return bitrl.BackboneRecord(name="test", summary="a test", target=target(cls), accepts=forms)
+    return bitrl.BackboneRecord(name="test", summary="a test", target=target(cls), accepts=forms, **fields)
 
 
 class Lengths:
@@ -427,7 +427,7 @@ class ReseedsTorch(Linear):
 
 
 def test_a_good_trainable_backbone_passes():
-    check_backbone(backbone_record(Linear, "vector"))
+    check_backbone(backbone_record(Linear, "vector", provides=("gradients",)))
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,138 @@ def test_a_good_trainable_backbone_passes():
 )
 def test_a_trainable_backbone_that_breaks_its_contract_is_refused(cls: type, message: str):
     with torch.random.fork_rng(devices=[]):
-        assert message in refusal(check_backbone, backbone_record(cls, "vector"))
+        assert message in refusal(check_backbone, backbone_record(cls, "vector", provides=("gradients",)))
+
+
+class Letters(Lengths):
+    """A backbone of tokens, without faults: each letter is one."""
+
+    def tokenize(self, inputs: Any) -> list[list[int]]:
+        return [[*map(ord, text)] for text in inputs]
+
+    def token_counts(self, inputs: Any) -> list[int]:
+        return [len(text) for text in inputs]
+
+
+class Miscounts(Letters):
+    def token_counts(self, inputs: Any) -> list[int]:
+        return [1 for _ in inputs]
+
+
+def test_what_a_backbone_claims_must_be_true_and_what_it_can_do_be_claimed():
+    check_backbone(backbone_record(Letters, provides=("features", "tokens")))
+    assert 'claims "tokens", and it lacks a member of TokenizingBackbone' in refusal(
+        check_backbone, backbone_record(Lengths, provides=("features", "tokens"))
+    )
+    assert 'add "tokens" to `provides`' in refusal(check_backbone, backbone_record(Letters))
+    assert 'add "gradients" to `provides`' in refusal(check_backbone, backbone_record(Linear, "vector"))
+    miscounted = refusal(check_backbone, backbone_record(Miscounts, provides=("features", "tokens")))
+    assert "token_counts() gives [1, 1" in miscounted
+
+
+@bitrl.options
+class GainOptions:
+    """What a backbone that learns has to set."""
+
+    gain: float | None = bitrl.option(None, "learn a gain that begins with this; none: do not")
+
+
+class Gain(Lengths):
+    """A backbone of texts that learns, without faults: one number that its features are multiplied by."""
+
+    def __init__(self, options: GainOptions, width: int | None):
+        super().__init__(options, width)
+        self.version, self.gain, self.learner = 0, np.float32(options.gain or 1.0), None
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs) * self.gain
+
+    def module(self) -> torch.nn.Module:
+        if self.learner is None:
+            self.learner = Multiply(super().encode, float(self.gain))
+        return self.learner
+
+    def sync(self) -> None:
+        self.load_learned({"gain": self.module().gain.detach().numpy().copy()})
+
+    def learned(self) -> dict[str, np.ndarray]:
+        return {"gain": np.asarray(self.gain)}
+
+    def load_learned(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.gain, self.version = np.float32(arrays["gain"]), self.version + 1
+
+
+class Multiply(torch.nn.Module):
+    def __init__(self, encode: Any, gain: float):
+        super().__init__()
+        self.encode, self.gain = encode, torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, texts: list[str]) -> torch.Tensor:
+        return torch.from_numpy(self.encode(texts)) * self.gain
+
+
+class ForgetsToSync(Gain):
+    def sync(self) -> None:
+        self.version += 1
+
+
+class NoVersion(Gain):
+    def load_learned(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.gain = np.float32(arrays["gain"])
+
+
+class AnotherModule(Gain):
+    def module(self) -> torch.nn.Module:
+        return Multiply(super(Gain, self).encode, float(self.gain))
+
+
+class KeepsItsGain(Gain):
+    def learned(self) -> dict[str, np.ndarray]:
+        return {"gain": np.asarray(np.float32(1.0))}
+
+
+class ComputesOtherwise(Gain):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs) * np.float32(1.01)
+
+
+def learning_record(cls: type) -> bitrl.BackboneRecord:
+    return backbone_record(
+        cls, provides=("features", "gradients"), needs_option={"gradients": "gain"}, options=GainOptions
+    )
+
+
+def test_a_good_backbone_of_texts_that_learns_passes():
+    check_backbone(learning_record(Gain), gain=1.5)
+    check_backbone(learning_record(Gain))
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (ForgetsToSync, "encode() gives the old features after sync()"),
+        (NoVersion, "sync() does not advance `version`"),
+        (AnotherModule, "module() gives another object at every call"),
+        (KeepsItsGain, "load_learned(learned()) gives other features elsewhere"),
+        (ComputesOtherwise, "before it learned module() and encode() differ"),
+    ],
+)
+def test_a_backbone_of_texts_that_learns_wrongly_is_refused(cls: type, message: str):
+    assert message in refusal(check_backbone, learning_record(cls), gain=1.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"provides": ("feature",)}, "provides"),
+        ({"provides": ()}, "provides"),
+        ({"needs_option": {"gradients": "gain"}}, '"gradients" is not among what the backbone provides'),
+        ({"provides": ("gradients",), "needs_option": {"gradients": "rank"}}, 'has no option "rank"'),
+    ],
+)
+def test_a_record_that_claims_nonsense_is_not_made(fields: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        backbone_record(Lengths, **fields)
 
 
 # Plugins.

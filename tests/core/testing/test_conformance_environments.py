@@ -63,7 +63,7 @@ def environment_record(env: type, **attributes: Any) -> bitrl.EnvironmentRecord:
 
 
 def test_a_good_environment_passes():
-    check_environment(environment_record(Walk, defaults={"run.steps": 10, "algo.clip_coef": 0.2}))
+    check_environment(environment_record(Walk, defaults={"run.steps": 10}, tuned={"ppo": {"algo.clip_coef": 0.2}}))
 
 
 class OwnChance(Walk):
@@ -165,9 +165,10 @@ class Climb(bitrl.Algorithm):
 
     def __init__(self, options: Any, task: bitrl.Task):
         super().__init__(options, task)
-        if not isinstance(task.envs.single_action_space, gymnasium.spaces.Discrete) or task.features.trainable:
-            raise bitrl.UsageError("discrete actions and frozen backbones only")
-        self.weights = self.draw().standard_normal((task.features.width, int(task.envs.single_action_space.n)))
+        space = task.collector.action_space
+        if not isinstance(space, gymnasium.spaces.Discrete):
+            raise bitrl.UsageError("discrete actions only")
+        self.weights = self.draw().standard_normal((task.reader.width, int(space.n)))
 
     def draw(self) -> np.random.Generator:
         return np.random.default_rng([self.task.seed, self.step])
@@ -180,20 +181,17 @@ class Climb(bitrl.Algorithm):
         return {"reward": float(reward)}
 
     def play(self) -> np.ndarray:
-        actions = self.act(self.task.features(self.task.observations))
-        self.task.observations, rewards, *_ = self.task.envs.step(actions)
-        self.step += self.task.envs.num_envs
-        self.task.progress(self.step)
-        return rewards
+        collector = self.task.collector
+        return collector.step(self.act(collector.states)).rewards
 
-    def act(self, features: np.ndarray) -> np.ndarray:
-        return (features @ self.weights).argmax(axis=1)
+    def act(self, states: bitrl.States) -> np.ndarray:
+        return states.best(states.features @ self.weights)
 
     def state(self) -> Any:
-        return {"weights": self.weights, "step": np.array(self.step)}
+        return {"weights": self.weights}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        self.weights, self.step = state["weights"], int(state["step"])
+        self.weights = state["weights"]
 
 
 def algorithm_record(cls: type, critic_backbone: bool = False) -> bitrl.AlgorithmRecord:
@@ -205,13 +203,13 @@ def test_a_good_algorithm_passes():
     check_algorithm(algorithm_record(Climb), env="MountainCar-v0")
 
 
-def test_an_algorithm_may_refuse_worlds_but_not_the_one_it_is_checked_in():
+def test_an_algorithm_may_refuse_environments_but_not_the_one_it_is_checked_in():
     assert "discrete actions" in refusal(check_algorithm, algorithm_record(Climb), env="Pendulum-v1")
 
 
 class Forgets(Climb):
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        self.step = int(state["step"])
+        pass
 
 
 class OwnCounter(Climb):
@@ -222,19 +220,22 @@ class OwnCounter(Climb):
         return {**super().update(), "updates": float(self.updates)}
 
 
-class StaleObservations(Climb):
+class StepsByItself(Climb):
     def update(self) -> Any:
-        before = self.task.observations
+        self.task.collector.envs.step(np.zeros(4, int))
+        return super().update()
+
+
+class CountsSteps(Climb):
+    def update(self) -> Any:
         metrics = super().update()
-        self.task.observations = before
+        self.step = self.step + 40
         return metrics
 
 
-class CountsUpdates(Climb):
+class ReadsTheOldTask(Climb):
     def update(self) -> Any:
-        metrics = super().update()
-        self.step = self.step - 40 + 10
-        return metrics
+        return {"reward": float(np.mean(self.task.observations))}
 
 
 class NanMetric(Climb):
@@ -250,25 +251,23 @@ class ArrayMetric(Climb):
 class Explores(Climb):
     calls = 0
 
-    def act(self, features: np.ndarray) -> np.ndarray:
+    def act(self, states: bitrl.States) -> np.ndarray:
         self.calls += 1
-        return np.full(len(features), self.calls % 2)
+        return np.full(len(states), self.calls % 2)
 
 
 class Traces(Climb):
-    def act(self, features: np.ndarray) -> np.ndarray:
+    def act(self, states: bitrl.States) -> np.ndarray:
         self.weights = self.weights * 1.01
-        return super().act(features)
+        return super().act(states)
 
 
 class OutOfActions(Climb):
-    def act(self, features: np.ndarray) -> np.ndarray:
-        return super().act(features) + 0.5
+    def act(self, states: bitrl.States) -> np.ndarray:
+        return super().act(states) + 0.5
 
     def play(self) -> np.ndarray:
-        self.task.observations, rewards, *_ = self.task.envs.step(np.zeros(self.task.envs.num_envs, int))
-        self.step += self.task.envs.num_envs
-        return rewards
+        return self.task.collector.step(np.zeros(self.task.collector.num_envs, int)).rewards
 
 
 class UnseededStart(Climb):
@@ -299,7 +298,7 @@ class Idle(Climb):
 
 class Exports(Climb):
     def plain_policy(self, sign: int = 1) -> Policy:
-        zeros = np.zeros(self.task.features.width)
+        zeros = np.zeros(self.task.reader.width)
         return Discrete(Network(zeros, zeros + 1, np.inf, ((sign * self.weights.T, np.zeros(2)),)))
 
 
@@ -308,19 +307,14 @@ class ExportsAnother(Exports):
         return super().plain_policy(sign)
 
 
-class TellsTooMuch(Climb):
-    def update(self) -> Any:
-        self.task.progress(10**9)
-        return super().update()
-
-
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
         (Forgets, "differs from an uninterrupted run"),
         (OwnCounter, "updates differs from an uninterrupted run"),
-        (StaleObservations, "set task.observations whenever task.envs is stepped"),
-        (CountsUpdates, "step is 10 after 40 environment steps"),
+        (StepsByItself, "44 environment steps were taken, 40 by task.collector"),
+        (CountsSteps, "sets `step`, which the collector counts since bitrl 0.2"),
+        (ReadsTheOldTask, "task.observations is no longer there: task.collector.states is a view"),
         (NanMetric, "loss is nan"),
         (ArrayMetric, "loss is a float32: make it a float"),
         (Explores, "a second call gave other actions"),
@@ -331,12 +325,18 @@ class TellsTooMuch(Climb):
         (Lists, "state(): weights is a list, and must be a numpy array"),
         (Objects, "state() cannot be saved"),
         (Idle, "an update took no step"),
-        (ExportsAnother, "its plain policy gives array("),
-        (TellsTooMuch, "task.progress was told of steps that were not taken"),
+        (ExportsAnother, "its numpy policy gives array("),
     ],
 )
 def test_an_algorithm_that_breaks_its_contract_is_refused(cls: type, message: str):
     assert message in refusal(check_algorithm, algorithm_record(cls), env="CartPole-v1")
+
+
+def test_an_algorithm_of_the_old_interface_is_told_what_has_changed():
+    with pytest.raises(bitrl.UsageError, match=r"act\(features, choices\) has become act\(states\)"):
+
+        class Old(bitrl.Algorithm):
+            def act(self, features: np.ndarray, choices: Any = None) -> np.ndarray: ...  # type: ignore[override]
 
 
 def test_an_algorithm_may_say_what_it_acts_by():
@@ -348,11 +348,11 @@ class Judges(Climb):
 
     def __init__(self, options: Any, task: bitrl.Task):
         super().__init__(options, task)
-        self.mean = np.zeros((task.critic_features or task.features).width)
+        self.mean = np.zeros(task.reader.critic_width)
 
     def update(self) -> Any:
         metrics = super().update()
-        self.mean = self.task.see(self.task.observations)[1].mean(axis=0)
+        self.mean = self.task.collector.states.critic_features.mean(axis=0)
         return {**metrics, "mean": float(self.mean.sum())}
 
     def state(self) -> Any:
@@ -365,13 +365,13 @@ class Judges(Climb):
 
 class JudgesTheWrongWidth(Judges):
     def update(self) -> Any:
-        return {**super().update(), "value": float(self.mean @ np.ones(self.task.features.width))}
+        return {**super().update(), "value": float(self.mean @ np.ones(self.task.reader.width))}
 
 
 class JudgesToAct(Judges):
-    def act(self, features: np.ndarray) -> np.ndarray:
-        self.task.see(self.task.observations)
-        return super().act(features)
+    def act(self, states: bitrl.States) -> np.ndarray:
+        assert len(states.critic_features) == len(states)
+        return super().act(states)
 
 
 def test_an_algorithm_with_a_critic_of_its_own_is_tried_with_a_backbone_for_it():
@@ -382,9 +382,9 @@ def test_an_algorithm_with_a_critic_of_its_own_is_tried_with_a_backbone_for_it()
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (Climb, "with a critic's own beside it: task.critic_features was never read"),
+        (Climb, "with a critic's own beside it: states.critic_features was never read"),
         (JudgesTheWrongWidth, "mismatch"),
-        (JudgesToAct, "act() read task.critic_features"),
+        (JudgesToAct, "act() read the critic's features"),
     ],
 )
 def test_an_algorithm_that_makes_wrong_use_of_its_critics_backbone_is_refused(cls: type, message: str):
@@ -393,6 +393,8 @@ def test_an_algorithm_that_makes_wrong_use_of_its_critics_backbone_is_refused(cl
 
 def test_a_task_for_an_algorithms_own_tests_is_the_same_every_time():
     one, two = make_task("MountainCar-v0", num_envs=3, seed=5), make_task("MountainCar-v0", num_envs=3, seed=5)
-    np.testing.assert_array_equal(one.observations, two.observations)
-    assert one.features(one.observations).shape == (3, 2)
-    assert not np.array_equal(one.observations, make_task("MountainCar-v0", num_envs=3, seed=6).observations)
+    other = make_task("MountainCar-v0", num_envs=3, seed=6)
+    observations = [task.collector.states.observations for task in (one, two, other)]
+    np.testing.assert_array_equal(observations[0], observations[1])
+    assert one.collector.states.features.shape == (3, 2)
+    assert not np.array_equal(observations[0], observations[2])

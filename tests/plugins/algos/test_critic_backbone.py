@@ -8,16 +8,16 @@ import torch
 from tiny_models import TinyModel
 
 import bitrl
-from bitrl.core.acting.features import FeatureExtractor
 from bitrl.core.acting.loading import load_backbone
+from bitrl.core.acting.states import StateReader
 from bitrl.core.config import resolve
 from bitrl.core.environments import replay
+from bitrl.core.environments.collector import Collector
 from bitrl.core.interfaces import Task
 from bitrl.core.options import NoOptions, parse
 from bitrl.core.runs.parts import build
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.ppo import PPO, Batch
-from bitrl.plugins.algos.rollout import Episodes, collect
 from bitrl.plugins.backbones.language_model import BitNet
 from bitrl.testing import make_task
 from bitrl.testing.tasks import Doubled, Plain
@@ -53,24 +53,16 @@ def hybrid(backbone, critic, serializer=None):
     """CartPole cut off after nine steps, so that most episodes are truncated and some fall."""
     envs = replay.vectorise(lambda: gymnasium.make("CartPole-v1", max_episode_steps=9), ENVS)
     observations, _ = envs.reset(seed=0)
-    serializer = serializer or Notes()
-    return Task(
-        envs=envs,
-        observations=observations,
-        features=FeatureExtractor(serializer, backbone),
-        critic_features=FeatureExtractor(serializer, critic),
-        seed=0,
-        steps=0,
-        progress=lambda step: None,
-    )
+    reader = StateReader(serializer or Notes(), backbone, critic)
+    return Task(collector=Collector(envs, reader, observations), reader=reader, seed=0, steps=0)
 
 
 def ppo(task, **options):
     return PPO(parse(PPOOptions, {"rollout_steps": 90, "minibatch_size": 32, **options}, "algo"), task)
 
 
-def same_direction(features, choices, t):
-    return np.ones(len(features), int)
+def same_direction(states, t):
+    return np.ones(len(states), int)
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +74,18 @@ def model(tmp_path_factory):
 
 def test_a_rollout_holds_what_each_backbone_makes_of_the_same_texts(model):
     task = hybrid(load_backbone("bitnet", model), load_backbone("int8", model, layers=1))
-    rollout = collect(task, Episodes.start(ENVS), same_direction, 24)
-    texts, cut_off = task.features.serializer.texts[: 25 * ENVS], task.features.serializer.texts[25 * ENVS :]
+    rollout = task.collector.rollout(same_direction, 24)
+    features, critic_features, final_features = (
+        rollout.features,
+        rollout.critic_features,
+        rollout.final_critic_features,
+    )
+    texts, cut_off = task.reader.serializer.texts[: 25 * ENVS], task.reader.serializer.texts[25 * ENVS :]
     ternary, eight_bits = load_backbone("bitnet", model, cache_mb=0), load_backbone("int8", model, layers=1, cache_mb=0)
-    np.testing.assert_array_equal(rollout.features, ternary.encode(texts).reshape(25, ENVS, -1))
-    np.testing.assert_array_equal(rollout.critic_features, eight_bits.encode(texts).reshape(25, ENVS, -1))
+    np.testing.assert_array_equal(features, ternary.encode(texts).reshape(25, ENVS, -1))
+    np.testing.assert_array_equal(critic_features, eight_bits.encode(texts).reshape(25, ENVS, -1))
     assert len(cut_off) == len(rollout.final_steps) > 0
-    np.testing.assert_array_equal(rollout.final_features, eight_bits.encode(cut_off))
+    np.testing.assert_array_equal(final_features, eight_bits.encode(cut_off))
     assert not np.array_equal(rollout.features, rollout.critic_features)
 
 
@@ -98,8 +95,8 @@ def test_each_state_is_written_once_and_read_once_by_each_backbone():
     algorithm = ppo(task)
     algorithm.update()
     algorithm.update()
-    written = task.features.serializer.texts
-    acted_on, judged = task.features.backbone.texts, task.critic_features.backbone.texts
+    written = task.reader.serializer.texts
+    acted_on, judged = task.reader.backbone.texts, task.reader.critic.texts
     assert len(written) == len(set(written))
     assert sorted(judged) == sorted(written)
     assert len(acted_on) == len(set(acted_on)) == (2 * 90 // ENVS + 1) * ENVS
@@ -108,7 +105,7 @@ def test_each_state_is_written_once_and_read_once_by_each_backbone():
 
 def test_without_a_backbone_of_its_own_the_critic_reads_the_policys_array():
     task = make_task()
-    rollout = collect(task, Episodes.start(4), same_direction, 5)
+    rollout = task.collector.rollout(same_direction, 5)
     assert rollout.critic_features is rollout.features
     assert "critic_mean" not in ppo(task).state()
 
@@ -137,7 +134,7 @@ def test_each_heads_gradient_depends_on_its_own_features_alone():
         algorithm = ppo(make_task(critic_backbone=Doubled))
         for weights in algorithm.weights.values():
             weights.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-        algorithm.gradient_step(Batch(features, critic_features, *rest), measure=True)
+        algorithm.gradient_step(Batch(features, critic_features, *rest), 0.1, 0.05, measure=True)
         return {name: weights.detach().clone() for name, weights in algorithm.weights.items()}
 
     plain = weights_after(features, critic_features)
@@ -152,7 +149,7 @@ def test_each_backbones_features_are_standardised_by_themselves():
     task = hybrid(Reader(1), Reader(2))
     algorithm = ppo(task)
     algorithm.update()
-    state, texts = algorithm.state(), task.features.backbone.texts[: (90 // ENVS + 1) * ENVS]
+    state, texts = algorithm.state(), task.reader.backbone.texts[: (90 // ENVS + 1) * ENVS]
     for prefix, times in (("", 1), ("critic_", 2)):
         rows = Reader(times).encode(texts)
         np.testing.assert_allclose(state[f"{prefix}mean"], rows.mean(axis=0), atol=1e-6)
@@ -165,13 +162,14 @@ def test_a_trainable_critic_may_stand_beside_another_policy():
     def small(width):
         return load_backbone("mlp", width=width, hidden=(6,))
 
-    for backbone in (Plain, lambda width: load_backbone("mlp", width=width, hidden=(5,))):
-        algorithm = ppo(make_task(backbone=backbone, critic_backbone=small))
+    for backbone, trainable in ((Plain, False), (lambda width: load_backbone("mlp", width=width, hidden=(5,)), True)):
+        task = make_task(backbone=backbone, critic_backbone=small, trainable=trainable, critic_trainable=True)
+        algorithm = ppo(task)
         before = algorithm.weights["value"].detach().clone()
         algorithm.update()
         assert [tuple(weights.shape) for weights in algorithm.value.parameters()] == [(6, 4), (6,), (1, 6), (1,)]
         assert not torch.equal(before, algorithm.weights["value"])
-        assert algorithm.act(algorithm.task.features(algorithm.task.observations)).shape == (4,)
+        assert algorithm.act(algorithm.task.collector.states).shape == (4,)
 
 
 def built(critic, **options):
@@ -183,15 +181,14 @@ def test_a_critics_backbone_with_the_policys_features_is_the_policys(monkeypatch
     loads = []
     load = BitNet.__init__
     monkeypatch.setattr(BitNet, "__init__", lambda self, *args: (loads.append(args), load(self, *args))[1])
-    assert built("bitnet", layers=1).critic_features is None
+    assert built("bitnet", layers=1).reader.critic is None
     assert len(loads) == 1
-    assert built("bitnet", layers=1, threads=1, cache_mb=0, bits="1.6").critic_features is None
+    assert built("bitnet", layers=1, threads=1, cache_mb=0, bits="1.6").reader.critic is None
     loads.clear()
-    parts = built("int8", layers=1)
-    assert parts.critic_features is not None
+    reader = built("int8", layers=1).reader
+    assert reader.critic is not None
     assert len(loads) == 2
-    assert parts.critic_features.serializer is parts.features.serializer
-    assert built("bitnet", layers=2).critic_features is not None
+    assert built("bitnet", layers=2).reader.critic is not None
 
 
 def once(options, width):
@@ -204,8 +201,8 @@ def test_two_components_whose_identities_are_equal_are_still_two():
     )
     none = {"backbone_options": NoOptions(), "critic_backbone_options": NoOptions()}
     config = attrs.evolve(resolve({}), backbone=policys, critic_backbone=critics, **none)
-    assert build(config).critic_features is not None
-    assert build(attrs.evolve(config, critic_backbone=policys)).critic_features is None
+    assert build(config).reader.critic is not None
+    assert build(attrs.evolve(config, critic_backbone=policys)).reader.critic is None
 
 
 ONE_BLOCK = {f"{part}.{name}": 1 for part in ("backbone", "critic_backbone") for name in ("layers", "threads")}

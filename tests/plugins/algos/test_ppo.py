@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import bitrl
+from bitrl.core.acting.states import StateReader
 from bitrl.core.environments import replay
+from bitrl.core.environments.collector import Collector
 from bitrl.core.interfaces import Task
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
@@ -17,17 +19,16 @@ from bitrl.plugins.algos.heads import action_head, hold
 from bitrl.plugins.algos.ppo import PPO, Batch, normalise
 
 
-class Features:
-    """Observations as features, of a frozen backbone."""
+class Identity:
+    """A serializer that writes the observation as it is, and a backbone whose features are what was written."""
 
-    trainable, width = False, 3
+    width, identity = 3, {"features": "observation"}
 
-    @staticmethod
-    def choices(observations):
-        return None
-
-    def __call__(self, observations):
+    def batch(self, observations):
         return np.asarray(observations, np.float32)
+
+    def encode(self, inputs):
+        return inputs
 
     def module(self):
         return nn.Identity()
@@ -50,12 +51,11 @@ class Drift(gymnasium.Env):
         return observation, float(np.sum(action)), bool(self.np_random.random() < 0.1), False, {}
 
 
-def make(action_space, steps=0, **options):
+def make(action_space, steps=0, trainable=False, **options):
     envs = replay.vectorise(lambda: Drift(action_space), 4)
     observations, _ = envs.reset(seed=[1, 2, 3, 4])
-    task = Task(
-        envs=envs, observations=observations, features=Features(), seed=7, steps=steps, progress=lambda step: None
-    )
+    reader = StateReader(Identity(), Identity(), trainable=trainable)
+    task = Task(collector=Collector(envs, reader, observations), reader=reader, seed=7, steps=steps)
     return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
 
 
@@ -81,7 +81,7 @@ def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
         log_probs=algorithm.head.forward(outputs, actions)[0] + 0.3 * torch.randn(16, generator=generator),
     )
     twin = copy.deepcopy(algorithm.policy), copy.deepcopy(algorithm.value), copy.deepcopy(algorithm.head)
-    algorithm.gradient_step(batch, measure=True)
+    algorithm.gradient_step(batch, 0.1, 0.03, measure=True)
 
     policy, value, head = twin
     if isinstance(space, gymnasium.spaces.Discrete):
@@ -118,12 +118,13 @@ def test_state_and_load_state_go_on_identically(space, options):
     straight, saved = make(space, **options), make(space, **options)
     straight.update()
     saved.update()
-    actions, starts = replay.save(saved.task.envs)
-    state, observations = saved.state(), saved.task.observations
+    stopped = saved.task.collector
+    actions, starts = replay.save(stopped.envs)
     resumed = make(space, **options)
-    replay.restore(resumed.task.envs, actions, starts, observations)
-    resumed.task.observations = observations
-    resumed.load_state(state)
+    replay.restore(resumed.task.collector.envs, actions, starts, stopped.states.observations)
+    resumed.task.collector.states = stopped.states
+    resumed.task.collector.load_state(stopped.state())
+    resumed.load_state(saved.state())
     assert straight.update() == resumed.update()
     for name, array in straight.state().items():
         np.testing.assert_array_equal(array, resumed.state()[name])
@@ -133,7 +134,7 @@ def rates(algorithm):
     return [group["lr"] for group in algorithm.optimizer.param_groups]
 
 
-def test_annealed_learning_rates_fall_in_a_straight_line_and_go_on_after_a_resume():
+def test_annealed_learning_rates_decay_linearly_and_go_on_after_a_resume():
     options = {"anneal": True, "learning_rate": 0.01, "value_learning_rate": 0.02}
     algorithm = make(SPACES[0], steps=256, **options)  # four updates
     seen = []
@@ -142,9 +143,21 @@ def test_annealed_learning_rates_fall_in_a_straight_line_and_go_on_after_a_resum
         seen.append(rates(algorithm))
     np.testing.assert_allclose(seen, [[0.01 * left, 0.02 * left] for left in (1, 0.75, 0.5, 0.25)])
     resumed = make(SPACES[0], steps=256, **options)
-    resumed.load_state({**algorithm.state(), "step": np.array(64)})
+    resumed.load_state(algorithm.state())
+    resumed.task.collector.steps = 64
     resumed.update()
     np.testing.assert_allclose(rates(resumed), [0.0075, 0.015])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("linear:0.01:0.002", [0.01, 0.008, 0.006, 0.004]), ("cosine:0.01", [0.01, 0.0085355339, 0.005, 0.0014644661])],
+)
+def test_any_rate_may_follow_a_schedule_of_its_own(schedule, expected):
+    algorithm = make(SPACES[0], steps=256, learning_rate=schedule, anneal=True)
+    for rate in expected:
+        algorithm.update()
+        assert rates(algorithm)[0] == pytest.approx(rate, rel=1e-6)
 
 
 def test_learning_rates_stay_unless_annealed():
@@ -219,14 +232,13 @@ def test_running_standardisation_takes_in_every_rollout_after_it_was_learned_fro
     assert (means[0] != means[1]).all()
     assert (means[1] != means[2]).all()
     before = algorithm.standardise.mean.copy()
-    algorithm.act(np.ones((5, 3), np.float32))  # evaluation changes nothing
+    algorithm.act(algorithm.task.reader(np.ones((5, 3), np.float32)))  # evaluation changes nothing
     np.testing.assert_array_equal(algorithm.standardise.mean, before)
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_a_trainable_backbones_vectors_are_standardised_only_if_that_goes_on(monkeypatch, running):
-    monkeypatch.setattr(Features, "trainable", True)
-    algorithm = make(gymnasium.spaces.Discrete(3), running_standardisation=running)
+def test_a_trainable_backbones_vectors_are_standardised_only_if_that_goes_on(running):
+    algorithm = make(gymnasium.spaces.Discrete(3), trainable=True, running_standardisation=running)
     algorithm.update()
     assert (algorithm.standardise.std != 1).all() == running
 
@@ -235,8 +247,9 @@ def test_a_gaussian_policy_starts_with_the_deviation_asked_for():
     algorithm = make(gymnasium.spaces.Box(-9, 9, (2,)), log_std_init=-1.5, rollout_steps=4000)
     np.testing.assert_array_equal(algorithm.head.log_std.detach(), -1.5)
     actions = []
-    step = algorithm.task.envs.step
-    algorithm.task.envs.step = lambda action: actions.append(action) or step(action)
+    envs = algorithm.task.collector.envs
+    step = envs.step
+    envs.step = lambda action: actions.append(action) or step(action)
     algorithm.update()
     np.testing.assert_allclose(np.concatenate(actions).std(axis=0), np.exp(-1.5), rtol=0.05)
 
@@ -250,7 +263,7 @@ def test_a_loss_that_is_no_number_stops_the_run():
 
 
 def test_the_first_weights_do_not_depend_on_torchs_threads(monkeypatch):
-    monkeypatch.setattr(Features, "width", 320)  # wide enough for the decomposition behind orthogonal weights to share
+    monkeypatch.setattr(Identity, "width", 320)  # wide enough for the decomposition behind orthogonal weights to share
     before, weights = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -291,4 +304,5 @@ def test_it_learns_a_continuous_task(tmp_path):
     for _ in range(30):
         algorithm.update()
 
-    assert (algorithm.act(np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)) > 0.5).mean() > 0.9
+    states = algorithm.task.reader(np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32))
+    assert (algorithm.act(states) > 0.5).mean() > 0.9

@@ -5,8 +5,8 @@ import gymnasium
 import numpy as np
 import pytest
 
+from bitrl.core.environments.collector import Rollout
 from bitrl.plugins.algos.reward_scale import RewardScale
-from bitrl.plugins.algos.rollout import Rollout
 
 
 def rollout(rewards, terminated=(), truncated=(), resetting=()):

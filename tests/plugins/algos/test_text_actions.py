@@ -1,4 +1,4 @@
-"""Policies over texts and masked numbers: gradients against autograd, nothing impossible ever done, and learning."""
+"""Policies over texts and masked numbers: gradients against autograd, inadmissible actions never taken, learning."""
 
 import copy
 
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bitrl.core.acting.choices import Choices
-from bitrl.core.acting.features import FeatureExtractor
-from bitrl.core.environments import replay
-from bitrl.core.environments.choice_wrappers import ActionMask, Commands
+from bitrl.core.acting.admissible import AdmissibleActions, Commands
+from bitrl.core.acting.states import StateReader
+from bitrl.core.environments import choice_wrappers, replay
+from bitrl.core.environments.choice_wrappers import ActionMask
+from bitrl.core.environments.collector import Collector
 from bitrl.core.interfaces import Task
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
@@ -97,31 +98,28 @@ class Plain:
         return inputs
 
 
-def make(world, serializer, backbone, **options):
-    envs = replay.vectorise(world, 4)
+def make(environment, serializer, backbone, **options):
+    envs = replay.vectorise(environment, 4)
     observations, _ = envs.reset(seed=[1, 2, 3, 4])
-    features = FeatureExtractor(serializer, backbone)
-    task = Task(envs=envs, observations=observations, features=features, seed=0, steps=0, progress=lambda step: None)
+    reader = StateReader(serializer, backbone)
+    task = Task(collector=Collector(envs, reader, observations), reader=reader, seed=0, steps=0)
     return PPO(parse(PPOOptions, {"rollout_steps": 256, **options}, "algo"), task)
 
 
 def words(**options):
-    return make(lambda: Commands(SayTheWord()), Texts(), BagOfWords(), **options)
+    return make(lambda: choice_wrappers.Commands(SayTheWord()), Texts(), BagOfWords(), **options)
 
 
 def test_gradients_are_autograds():
     algorithm = words()
-    reader = algorithm.task.features.choices
-    reader(algorithm.task.observations)
+    commands = Commands(["", *(f"say {word}" for word in WORDS)], BagOfWords().encode)
     head = algorithm.head
     head.keys[-1].weight.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     queries = torch.randn(7, head.outputs, generator=torch.Generator().manual_seed(1), requires_grad=True)
     generator = np.random.default_rng(2)
-    possible = np.array(
-        [[True, True, False], [True, False, False], [True] * 3, [True] * 3, [True] * 3] + [[True] * 3] * 2
-    )
-    rows = generator.integers(len(reader.features), size=(7, 3))
-    choices = Choices(torch.from_numpy(possible), torch.from_numpy(rows))
+    mask = np.array([[True, True, False], [True, False, False], [True] * 3, [True] * 3, [True] * 3] + [[True] * 3] * 2)
+    rows = generator.integers(len(commands.texts), size=(7, 3))
+    admissible = AdmissibleActions(torch.from_numpy(mask), torch.from_numpy(rows), commands)
     actions = torch.tensor([1, 0, 2, 0, 1, 2, 0])
     by_log_prob, by_entropy = torch.randn(7, generator=torch.Generator().manual_seed(3)), 0.3
 
@@ -129,14 +127,14 @@ def test_gradients_are_autograds():
     twin.load_state_dict({name: value.double() for name, value in head.keys.state_dict().items()})
     exact = queries.detach().double().requires_grad_()
     keys = twin(
-        torch.from_numpy(((reader.features - head.standardise.mean) / head.standardise.std).clip(-10, 10)).double()
+        torch.from_numpy(((commands.features - head.standardise.mean) / head.standardise.std).clip(-10, 10)).double()
     )
     logits = (exact[:, None] * keys[rows]).sum(-1) / head.outputs**0.5
-    distribution = torch.distributions.Categorical(logits=logits.masked_fill(~choices.possible, -torch.inf))
+    distribution = torch.distributions.Categorical(logits=logits.masked_fill(~admissible.mask, -torch.inf))
     entropy = -(distribution.probs * distribution.logits.nan_to_num(neginf=0.0)).sum(1)
     (by_log_prob.double() @ distribution.log_prob(actions) + by_entropy * entropy.sum()).backward()
 
-    log_probs, entropies, tape = head.forward(queries.detach(), actions, choices)
+    log_probs, entropies, tape = head.forward(queries.detach(), actions, admissible)
     by_queries = head.backward(tape, by_log_prob, by_entropy)
     torch.testing.assert_close(log_probs.double(), distribution.log_prob(actions).detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(entropies.double(), entropy.detach(), rtol=1e-4, atol=1e-5)
@@ -145,12 +143,12 @@ def test_gradients_are_autograds():
         torch.testing.assert_close(mine.grad.double(), wanted.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_not_possible_has_no_probability_and_no_gradient():
+def test_an_inadmissible_action_has_no_probability_and_no_gradient():
     head = Categorical(gymnasium.spaces.Discrete(3))
-    outputs, possible = torch.tensor([[5.0, 1.0, 2.0]]), torch.tensor([[False, True, True]])
-    choices = Choices(possible)
-    assert head.best(outputs, choices).item() == 2
-    log_probs, entropies, tape = head.forward(outputs, torch.tensor([1]), choices)
+    outputs, mask = torch.tensor([[5.0, 1.0, 2.0]]), torch.tensor([[False, True, True]])
+    admissible = AdmissibleActions(mask)
+    assert head.best(outputs, admissible).item() == 2
+    log_probs, entropies, tape = head.forward(outputs, torch.tensor([1]), admissible)
     wanted = torch.distributions.Categorical(logits=torch.tensor([1.0, 2.0]))
     torch.testing.assert_close(log_probs, wanted.log_prob(torch.tensor([0])))
     torch.testing.assert_close(entropies, wanted.entropy().reshape(1))
@@ -167,14 +165,13 @@ def test_it_learns_to_say_the_word_that_is_asked_for():
         last = algorithm.update()["episode_return"]
     assert first < 5
     assert last > 7  # of 8; by chance 2.9
-    observations = algorithm.task.observations
-    best = algorithm.act(algorithm.task.features(observations), algorithm.task.features.choices(observations))
-    for observation, action in zip(observations, best, strict=True):
+    states = algorithm.task.collector.states
+    for observation, action in zip(states.observations, algorithm.act(states), strict=True):
         commands = str(observation["commands"]).split("\n")
         assert commands[action] == f"say {str(observation['observation']).split()[-1]}"
 
 
-def test_masked_actions_are_never_taken_and_the_rest_is_learnt():
+def test_masked_actions_are_never_taken_and_the_rest_is_learned():
     algorithm = make(lambda: ActionMask(Masked()), Numbers(), Plain(), learning_rate=3e-3, ent_coef=0.0)
     for _ in range(15):
         last = algorithm.update()["episode_return"]
@@ -185,10 +182,12 @@ def test_it_goes_on_from_its_state_as_if_it_had_not_stopped():
     whole, half = words(), words()
     whole.update()
     half.update()
-    arrays, starts = replay.save(half.task.envs)
+    stopped = half.task.collector
+    arrays, starts = replay.save(stopped.envs)
     resumed = words()
-    replay.restore(resumed.task.envs, arrays, starts, half.task.observations)
-    resumed.task.observations = half.task.observations
+    replay.restore(resumed.task.collector.envs, arrays, starts, stopped.states.observations)
+    resumed.task.collector.states = stopped.states
+    resumed.task.collector.load_state(stopped.state())
     resumed.load_state(half.state())
     assert {"command_mean", "command_std"} <= half.state().keys()
     assert resumed.update() == whole.update()

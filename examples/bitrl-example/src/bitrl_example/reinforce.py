@@ -14,52 +14,39 @@ from bitrl_example import ReinforceOptions
 class Reinforce(bitrl.Algorithm):
     """Collects a rollout, then takes one step along the policy gradient, with the returns' mean as the baseline.
 
-    It relies on environments that are reset in the step that ends an episode, as bitrl makes them. The return of an
-    episode that the rollout's end cuts off counts only the rewards so far.
+    The return of an episode that the rollout's end cuts off counts only the rewards so far.
     """
 
     def __init__(self, options: ReinforceOptions, task: bitrl.Task):
         super().__init__(options, task)
-        if not isinstance(task.envs.single_action_space, gymnasium.spaces.Discrete):
+        space = task.collector.action_space
+        if not isinstance(space, gymnasium.spaces.Discrete):
             raise bitrl.UsageError(
                 "algorithm example-reinforce acts in Discrete spaces only: choose another with --algo"
             )
-        if task.features.trainable:
-            raise bitrl.UsageError(
-                "algorithm example-reinforce needs a frozen backbone: choose another with --backbone"
-            )
-        self.first_action = int(task.envs.single_action_space.start)
-        self.weights = np.zeros((task.features.width, int(task.envs.single_action_space.n)))  # [d, actions]
-        self.episode_returns = np.zeros(task.envs.num_envs)  # of the episodes under way
+        self.first_action = int(space.start)
+        self.weights = np.zeros((task.reader.width, int(space.n)))  # [d, actions]
 
     def update(self) -> dict[str, float]:
         """One rollout of T steps in n environments and one gradient step; see the base class."""
-        task, options = self.task, self.options
-        generator = np.random.default_rng([task.seed, self.step])  # one a rollout: there is no generator to save
-        steps, n = max(1, options.rollout_steps // task.envs.num_envs), task.envs.num_envs
-        rows, choices, rewards, dones, ended = [], [], [], [], []
-        for _ in range(steps):
-            features = task.features(task.observations)
-            probabilities = softmax(features @ self.weights)
-            choice = (probabilities.cumsum(axis=1) > generator.random((n, 1))).argmax(axis=1)
-            task.observations, reward, terminated, truncated, _ = task.envs.step(choice + self.first_action)
-            self.step += n
-            task.progress(self.step)
-            done = terminated | truncated
-            self.episode_returns += reward
-            ended += self.episode_returns[done].tolist()
-            self.episode_returns[done] = 0.0
-            rows.append(features)
-            choices.append(choice)
-            rewards.append(reward)
-            dones.append(done)
+        collector, options = self.task.collector, self.options
+        generator = np.random.default_rng([self.task.seed, self.step])  # one a rollout: there is no generator to save
+        steps, n = max(1, options.rollout_steps // collector.num_envs), collector.num_envs
+        noise = generator.gumbel(size=(steps, n, self.weights.shape[1]))
 
+        def act(states: bitrl.States, t: int) -> np.ndarray:
+            """The softmax policy's sample, by the Gumbel trick, among the admissible actions."""
+            return states.best(states.features @ self.weights + noise[t]) + self.first_action
+
+        rollout = collector.rollout(act, steps)
+        over = rollout.terminated | rollout.truncated
         returns = np.zeros((steps, n))
         following = np.zeros(n)
         for t in reversed(range(steps)):
-            following = returns[t] = rewards[t] + options.gamma * following * ~dones[t]
+            following = returns[t] = rollout.rewards[t] + options.gamma * following * ~over[t]
         advantages = ((returns - returns.mean()) / (returns.std() + 1e-8)).ravel()
-        x, chosen = np.concatenate(rows), np.eye(self.weights.shape[1])[np.concatenate(choices)]
+        x = rollout.features[:-1].reshape(steps * n, -1)
+        chosen = np.eye(self.weights.shape[1])[rollout.actions.ravel() - self.first_action]
         probabilities = softmax(x @ self.weights)
         self.weights += options.learning_rate * x.T @ ((chosen - probabilities) * advantages[:, None]) / len(x)
 
@@ -67,26 +54,21 @@ class Reinforce(bitrl.Algorithm):
         if not np.isfinite(entropy):
             raise bitrl.RunFailed("the policy is not finite any more: try a smaller -o algo.learning_rate")
         metrics = {"entropy": float(entropy)}
-        if ended:
-            metrics["episode_return"] = float(np.mean(ended))
+        if len(rollout.returns):
+            metrics["episode_return"] = float(rollout.returns.mean())
         return metrics
 
-    def act(self, features: np.ndarray) -> np.ndarray:
+    def act(self, states: bitrl.States) -> np.ndarray:
         """The most probable actions [n]; see the base class."""
-        return (features @ self.weights).argmax(axis=1) + self.first_action
+        return states.best(states.features @ self.weights) + self.first_action
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
-        return {
-            "weights": self.weights.copy(),
-            "episode_returns": self.episode_returns.copy(),
-            "step": np.array(self.step),
-        }
+        return {"weights": self.weights.copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
-        self.weights, self.episode_returns = state["weights"].copy(), state["episode_returns"].copy()
-        self.step = int(state["step"])
+        self.weights = state["weights"].copy()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
