@@ -44,6 +44,8 @@ def world_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _seen(spec: ObservationSpec) -> dict[str, str]:
+    if spec.prompt:
+        return {"prompt": "a text"}
     seen = dict.fromkeys(spec.texts, "a text")
     if spec.grid:
         seen |= {"image": "the cells in view: object, colour, state", "direction": "which way it faces"}
@@ -65,6 +67,8 @@ def _actions(environment: Environment, spec: ObservationSpec, env: gymnasium.Env
         return "one of the commands that each state lists"
     if isinstance(space, gymnasium.spaces.Discrete):
         return list(environment.action_names()) or f"one of {int(space.n)}"
+    if isinstance(space, gymnasium.spaces.Text):
+        return f"a text of at most {space.max_length:,} characters"
     assert isinstance(space, gymnasium.spaces.Box)
     count, low, high = space.low.size, space.low.min(), space.high.max()
     return f"{count} number{'' if count == 1 else 's'} from {low:g} to {high:g}"

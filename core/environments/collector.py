@@ -47,7 +47,7 @@ class Rollout:
 
     Attributes:
         states: views of the states acted in, and of those after the last step: T + 1 of n states each.
-        actions: as the environments took them [T, n, ...]; a list of T where they are texts.
+        actions: as the environments took them [T, n, ...]; strings where they are texts.
         rewards, terminated, truncated, valid: as in Transition, [T, n].
         final_steps: the (t, i) of truncated steps whose true next state is not in `states`: int [m, 2].
         final_states: a view of those m next states; None where there are none.
@@ -56,7 +56,7 @@ class Rollout:
     """
 
     states: tuple[States, ...]
-    actions: Any
+    actions: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -172,7 +172,7 @@ class Collector:
         final = [((t, i), each) for t, step in enumerate(taken) for i, each in step.final.items()]
         return Rollout(
             states=tuple(states),
-            actions=np.stack(actions) if isinstance(actions[0], np.ndarray) else actions,
+            actions=np.stack(actions),
             rewards=np.stack([each.rewards for each in taken]),
             terminated=np.stack([each.terminated for each in taken]),
             truncated=np.stack([each.truncated for each in taken]),

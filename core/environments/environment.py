@@ -20,8 +20,11 @@ class Environment(ABC):
 
     @abstractmethod
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new single environment; its observation space is Box, Discrete or what its `observation_spec` says, its
-        action space Discrete or Box. Where not all actions are always admissible, see bitrl.core.acting.admissible.
+        """A new single environment.
+
+        Its observation space is Box, Discrete, Text (a prompt) or what its `observation_spec` says; its action space
+        Discrete, Box or Text (a completion). Where not all actions are always admissible, see
+        bitrl.core.acting.admissible.
         """
 
     def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:

@@ -96,17 +96,19 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
     """The spec of an observation space; fields are called x0, x1, … unless the table knows the environment.
 
     Raises:
-        UsageError: the space is neither Box nor Discrete.
+        UsageError: the space is none of Box, Discrete and Text.
     """
     import gymnasium
 
+    if isinstance(space, gymnasium.spaces.Text):
+        return ObservationSpec(env, prompt=True)
     if isinstance(space, gymnasium.spaces.Discrete):
         start = int(space.start)
         return ObservationSpec(env, (Field("state", start, start + int(space.n) - 1),), discrete=int(space.n))
     if not isinstance(space, gymnasium.spaces.Box):
         raise UsageError(
-            f"environment {env}: its observations are a {type(space).__name__} space, and serializers read Box or "
-            "Discrete: wrap it (for example in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
+            f"environment {env}: its observations are a {type(space).__name__} space, and serializers read "
+            "Box, Discrete or Text: wrap it (say, in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
         )
     known = spec_of_known(env)
     if known is not None and len(known.fields) == math.prod(space.shape):

@@ -55,7 +55,8 @@ class Replayable(gymnasium.Wrapper):
             self.env.unwrapped.np_random = np.random.Generator(bit_generator)
         observation, _ = self.reset(seed=start["seed"])
         for action in actions:
-            observation = self.step(action if action.ndim else action[()])[0]
+            text = isinstance(action, np.str_)
+            observation = self.step(str(action) if text else action if action.ndim else action[()])[0]
         return observation
 
 

@@ -83,14 +83,14 @@ def passes_gymnasiums_checker(case: Case) -> None:
 
 
 def has_spaces_bitrl_reads(case: Case) -> None:
-    """Observations are Box, Discrete or Text, or a Dict of these; actions Discrete or Box."""
+    """Observations are Box, Discrete or Text, or a Dict of these; actions Discrete, Box or Text."""
     env = case.environment.make()
     both = (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
     seen = space_of_state(env.observation_space)
     parts = list(seen.values()) if isinstance(seen, gymnasium.spaces.Dict) else [seen]
     for what, kinds, spaces in (
         ("observations", (*both, gymnasium.spaces.Text), parts),
-        ("actions", both, [env.action_space]),
+        ("actions", (*both, gymnasium.spaces.Text), [env.action_space]),
     ):
         for space in spaces:
             expect(isinstance(space, kinds), f"its {what} are a {type(space).__name__} space")
@@ -107,6 +107,12 @@ def describes_its_observations(case: Case) -> None:
     parts = dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else {}
     for name in spec.texts:
         expect(isinstance(parts.get(name), gymnasium.spaces.Text), f'the spec names a text "{name}", and there is none')
+    expect(
+        spec.prompt == isinstance(space, gymnasium.spaces.Text),
+        f"prompt is {spec.prompt}, and its observations are a {type(space).__name__} space",
+    )
+    if spec.prompt:
+        return
     if spec.grid:
         expect({"image", "direction"} <= parts.keys(), 'a grid has the parts "image" and "direction"')
         return

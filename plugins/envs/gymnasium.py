@@ -27,7 +27,7 @@ class GymnasiumEnvironment(Environment):
 
         Raises:
             UsageError: Gymnasium cannot make it (unknown id, or a package that it needs is missing), or its actions are
-                neither Discrete nor Box.
+                none of Discrete, Box and Text.
         """
         if babyai.is_minigrid(self.id):
             return babyai.make(self.id, render_mode)
@@ -38,11 +38,11 @@ class GymnasiumEnvironment(Environment):
         except Exception as error:  # whatever an environment's own construction raises
             hint = mujoco.hint(self.id, error)
             raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}{hint}") from error
-        if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box)):
+        if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box, gymnasium.spaces.Text)):
             env.close()
             kind = type(env.action_space).__name__
             raise UsageError(
-                f"environment {self.id}: its actions are a {kind} space, and algorithms act in Discrete or Box"
+                f"environment {self.id}: its actions are a {kind} space, and algorithms act in Discrete, Box or Text"
             )
         return ActionMask(env) if self._masks(env) else env
 

@@ -61,7 +61,7 @@ class TemplateOptions(TextOptions):
 
 @hookimpl
 def bitrl_serializers() -> Iterator[SerializerRecord]:
-    """json, natural, compact, bins, codes, template, grid and vector."""
+    """json, natural, compact, bins, codes, prompt, template, grid and vector."""
     yield SerializerRecord(
         name="json",
         summary='an object of named numbers: {"pole_angle": 0.012, …}',
@@ -92,6 +92,11 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         target="bitrl.plugins.serializers.codes:Codes",
         options=CodesOptions,
         learns=True,
+    )
+    yield SerializerRecord(
+        name="prompt",
+        summary="a prompt as it stands, where observations are texts already",
+        target="bitrl.plugins.serializers.prompt:Prompt",
     )
     yield SerializerRecord(
         name="template",

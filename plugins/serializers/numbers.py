@@ -60,14 +60,22 @@ def sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
+def refuse_prompt(observation: ObservationSpec) -> None:
+    """Raises UsageError: the environment hands out prompts, which are texts already."""
+    if observation.prompt:
+        raise UsageError(f"environment {observation.env} hands out prompts, not numbers: use --serializer prompt")
+
+
 def refuse_grid(observation: ObservationSpec) -> None:
     """Raises UsageError: the environment is a grid, and these serializers write numbers."""
+    refuse_prompt(observation)
     if observation.grid:
         raise UsageError(f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid")
 
 
 def refuse_no_numbers(observation: ObservationSpec) -> None:
     """Raises UsageError: all the environment gives is texts, and these serializers write numbers."""
+    refuse_prompt(observation)
     if observation.texts and not observation.fields:
         raise UsageError(
             f"environment {observation.env} has no numbers, only texts: use --serializer compact, natural or json, and "

@@ -1,0 +1,32 @@
+"""Prompts as they stand: for environments whose observations are texts already."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.options import NoOptions
+
+
+class Prompt:
+    """Writes an observation that is a text as that text.
+
+    Raises:
+        UsageError: the observations are not prompts.
+    """
+
+    def __init__(self, options: NoOptions, observation: ObservationSpec):
+        if not observation.prompt:
+            raise UsageError(
+                f"environment {observation.env} hands out no prompts (observations of a Text space): "
+                "use --serializer json, compact or natural"
+            )
+
+    def __call__(self, observation: str) -> str:
+        """One observation → its text."""
+        return str(observation)
+
+    def batch(self, observations: np.ndarray) -> list[str]:
+        """Observations [n] → n texts."""
+        return [str(observation) for observation in observations]
