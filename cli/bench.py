@@ -59,7 +59,7 @@ def bench(
     if ctx.invoked_subcommand is not None:
         _refuse_before_command(ctx)
         return
-    from bitrl.plugins.backbones.benchmark.measure import FULL, QUICK, Bench
+    from bitrl.plugins.backbones.benchmark.engine_speed import FULL, QUICK, Bench
     from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
     from bitrl.plugins.backbones.catalogue import resolve
     from bitrl.plugins.backbones.engine.engine import formats as known_formats

@@ -1,6 +1,6 @@
 """`bitrl bench env`: how fast training is, end to end, and where its time goes.
 
-Knows the command and how results are shown; `bitrl.plugins.backbones.benchmark.training` measures.
+Knows the command and how results are shown; `bitrl.plugins.backbones.benchmark.run_speed` measures.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def env(
     compared with its speed alone, on the same texts; the cache with computing all features anew.
     """
     from bitrl.core.errors import UsageError
-    from bitrl.plugins.backbones.benchmark.training import measure
+    from bitrl.plugins.backbones.benchmark.run_speed import measure
 
     check_out(out)
     stdout = claim_stdout() if as_json else None

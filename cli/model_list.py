@@ -10,7 +10,7 @@ import click
 from bitrl.cli.output import json_option, print_json, table
 
 if TYPE_CHECKING:
-    from bitrl.plugins.backbones.catalogue import Entry
+    from bitrl.plugins.backbones.catalogue import ModelEntry
 
 
 @click.command("list")
@@ -36,11 +36,10 @@ def list_models(as_json: bool) -> None:
     )
 
 
-def _facts(entry: Entry) -> dict[str, Any]:
-    from bitrl.plugins.backbones.catalogue import Recipe, local
-    from bitrl.plugins.backbones.catalogue import receipts as records
+def _facts(entry: ModelEntry) -> dict[str, Any]:
+    from bitrl.plugins.backbones.catalogue import Recipe, local, receipts
 
-    path, record = local(entry), records.read(entry.name)
+    path, record = local(entry), receipts.read(entry.name)
     facts = {
         "name": entry.name,
         "summary": entry.summary or None,
@@ -62,7 +61,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
     return facts
 
 
-def _read(path: Path, entry: Entry) -> dict[str, Any]:
+def _read(path: Path, entry: ModelEntry) -> dict[str, Any]:
     """What the files say; nothing if they cannot be read."""
     import math
     from collections import Counter

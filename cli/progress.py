@@ -27,7 +27,7 @@ QUIET_SECONDS = 30.0
 """Without a terminal: the longest silence between two lines, beyond the one at each tenth."""
 
 
-class Training:
+class TrainingProgress:
     """How far training is, how fast it goes and how good the agent is."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def _opening(event: events.RunStarted) -> str:
 
 
 def _lines() -> Listener:
-    training = Training()
+    training = TrainingProgress()
     told = {"at": time.monotonic(), "tenth": 0}
 
     def listener(event: Event) -> None:
@@ -118,7 +118,7 @@ def _live() -> Iterator[Listener]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-    training = Training()
+    training = TrainingProgress()
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

@@ -42,7 +42,7 @@ class Step:
     action_name: str | None = None
 
 
-class Watched(gymnasium.Wrapper):
+class EpisodeWatcher(gymnasium.Wrapper):
     """An environment that tells of the first episode played in it.
 
     Attributes:
@@ -101,7 +101,7 @@ class Watched(gymnasium.Wrapper):
         return frame
 
 
-def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None) -> Watched:
+def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None) -> EpisodeWatcher:
     """An environment of `parts` that tells of its first episode.
 
     Raises:
@@ -124,4 +124,4 @@ def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None)
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             os.environ.setdefault("MUJOCO_GL", "egl")
         env = environment.make_for_evaluation(mode)
-    return Watched(env, parts, show, video)
+    return EpisodeWatcher(env, parts, show, video)

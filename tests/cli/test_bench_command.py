@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bitrl.cli.measurement import print_table
-from bitrl.plugins.backbones.benchmark import measure
+from bitrl.plugins.backbones.benchmark import engine_speed
 from bitrl.plugins.backbones.engine.engine import formats
 
 Call = Callable[..., Any]
@@ -27,8 +27,8 @@ KEYS = {"case", "format", "isa", "threads", "tokens_per_second", "peak_fraction"
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The temporary folder; and measurements that take no time."""
-    brief = measure.Effort(rounds=2, work_seconds=1e-4, limit_seconds=1e-4, loads=1, buffer_bytes=1 << 24)
-    monkeypatch.setattr(measure, "QUICK", brief)
+    brief = engine_speed.Effort(rounds=2, work_seconds=1e-4, limit_seconds=1e-4, loads=1, buffer_bytes=1 << 24)
+    monkeypatch.setattr(engine_speed, "QUICK", brief)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -74,7 +74,7 @@ def test_json_is_one_object_with_every_case(bitrl: Call, folder: Path) -> None:
 
 def test_fractions_are_the_work_over_the_limit(monkeypatch: pytest.MonkeyPatch, bitrl: Call) -> None:
     """With limits of 1e12 multiply-adds a second, a fraction is tokens a second x weights / 1e12."""
-    monkeypatch.setattr(measure.Limits, "measure", lambda self, name, threads, seconds: 1e12)
+    monkeypatch.setattr(engine_speed.Limits, "measure", lambda self, name, threads, seconds: 1e12)
     found = json.loads(bitrl("bench", "--quick", "--json", "--model", SMALL, "--threads", 1).out)["results"]
     for row in found["cases"]:
         cost = row["bytes_per_token"] if row["limit"] == "memory" else found["weights"]
@@ -98,9 +98,9 @@ def test_decoding_is_a_fraction_of_reading_weights_and_head(monkeypatch: pytest.
     def generate(self: object, prompts: list[list[int]], max_tokens: int) -> None:
         clock[0] += 1 + max_tokens / 2
 
-    monkeypatch.setattr(measure.Engine, "generate", generate)
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock.__setitem__(0, clock[0] + 1e-6) or clock[0])
-    monkeypatch.setattr(measure.Limits, "measure", lambda self, name, threads, seconds: 1e6)
+    monkeypatch.setattr(engine_speed.Engine, "generate", generate)
+    monkeypatch.setattr(engine_speed.time, "perf_counter", lambda: clock.__setitem__(0, clock[0] + 1e-6) or clock[0])
+    monkeypatch.setattr(engine_speed.Limits, "measure", lambda self, name, threads, seconds: 1e6)
     found = json.loads(bitrl("bench", "--quick", "--json", "--model", SMALL, "--threads", 1).out)["results"]
     blocks = {row["format"]: row for row in found["cases"] if row["case"] == "decode 32 tokens, blocks alone"}
     for row in (row for row in found["cases"] if row["case"] == "decode 32 tokens"):
@@ -114,7 +114,7 @@ def test_decoding_is_a_fraction_of_reading_weights_and_head(monkeypatch: pytest.
 
 
 def test_every_format_has_its_limit() -> None:
-    assert set(formats()) == set(measure.LIMIT_OF)
+    assert set(formats()) == set(engine_speed.LIMIT_OF)
 
 
 def test_all_formats_and_a_file_of_ones_own(bitrl: Call, tmp_path: Path) -> None:

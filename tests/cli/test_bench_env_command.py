@@ -14,7 +14,7 @@ import pytest
 from bitrl.core.config import Config
 from bitrl.core.errors import UsageError
 from bitrl.core.registry import registry
-from bitrl.plugins.backbones.benchmark import training
+from bitrl.plugins.backbones.benchmark import run_speed
 
 Call = Callable[..., Any]
 SMALL = ("-o", "algo.rollout_steps=64", "-o", "run.num_envs=4", "-o", "algo.epochs=1", "--steps", 1)
@@ -29,7 +29,7 @@ def row(config: Config, steps: int) -> dict[str, Any]:
         "serializer": config.run.serializer,
         "steps": steps,
         "steps_per_second": 4321.0,
-        "seconds": dict.fromkeys(training.PARTS, 2.0),
+        "seconds": dict.fromkeys(run_speed.PARTS, 2.0),
         "encoder": {"texts": 99, **rates, **shares},
         "cache": {"hit_rate": 0.987, "gain": 2.5},
     }
@@ -50,7 +50,7 @@ def test_json_is_one_object_and_the_file_the_same(bitrl: Call, tmp_path: Path) -
     [found] = record["results"]["environments"]
     assert (found["env"], found["serializer"], found["backbone"]) == ("FrozenLake-v1", "json", "bitnet")
     assert (found["seed"], found["threads"], found["num_envs"], found["steps"]) == (0, 1, 4, 64)
-    assert list(found["seconds"]) == list(training.PARTS)
+    assert list(found["seconds"]) == list(run_speed.PARTS)
     assert found["steps_per_second"] == pytest.approx(64 / sum(found["seconds"].values()))
     assert found["cache"]["hit_rate"] > 0.5  # 16 states
 
@@ -61,7 +61,7 @@ def test_without_names_all_that_are_registered_and_can_be_made(bitrl: Call, monk
             raise UsageError("Acrobot-v1 needs its arms")
         return row(config, steps)
 
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(run_speed, "measure", measure)
     results = json.loads(bitrl("bench", "env", "--json").out)["results"]
     names = {entry.record.name for entry in registry().entries["environment"] if entry.package == "bitrl"}
     assert {found["env"] for found in results["environments"]} == names - {"gymnasium", "Acrobot-v1"}
@@ -76,7 +76,7 @@ def test_one_that_was_asked_for_is_not_left_out(bitrl: Call, monkeypatch: pytest
     def measure(config: Config, steps: int) -> dict[str, Any]:
         raise UsageError("no arms")
 
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(run_speed, "measure", measure)
     assert bitrl("bench", "env", "Acrobot-v1").code == 2
     nothing = bitrl("bench", "env")
     assert (nothing.code, nothing.out, nothing.err) == (2, "", "Error: no arms\n")
@@ -100,7 +100,7 @@ def test_one_that_was_asked_for_is_not_left_out(bitrl: Call, monkeypatch: pytest
 def test_wrong_commands_are_told_in_one_line(
     bitrl: Call, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
-    monkeypatch.setattr(training, "measure", row)
+    monkeypatch.setattr(run_speed, "measure", row)
     failed = bitrl("bench", *arguments)
     assert failed.code == 2
     assert message in failed.err

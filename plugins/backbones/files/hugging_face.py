@@ -62,7 +62,7 @@ class Translated(NamedTuple):
     scale: float
 
 
-class Config:
+class CheckpointConfig:
     """config.json's values, each checked as it is read. Raises ModelFileError naming the key."""
 
     def __init__(self, values: Mapping[str, Any], path: Path) -> None:
@@ -108,7 +108,7 @@ class Config:
         return value
 
 
-def engine_keys(config: Config, activation: str | None = None) -> dict[str, str | int | float]:
+def engine_keys(config: CheckpointConfig, activation: str | None = None) -> dict[str, str | int | float]:
     """GGUF's keys for this configuration. `activation` is the one the caller names, for files that name none."""
     kind = architecture(config)
     heads, width = config.count("num_attention_heads"), config.count("hidden_size")
@@ -136,7 +136,7 @@ def engine_keys(config: Config, activation: str | None = None) -> dict[str, str 
     return {"general.architecture": kind} | {f"{kind}.{name}": value for name, value in keys.items()}
 
 
-def architecture(config: Config) -> str:
+def architecture(config: CheckpointConfig) -> str:
     """GGUF's name of the model, once nothing in its configuration speaks against running it."""
     kind = config.values.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
@@ -152,7 +152,7 @@ def architecture(config: Config) -> str:
 
 
 def engine_tensors(
-    stored: Mapping[str, Stored], config: Config, path: Path, linear_class: str | None = None
+    stored: Mapping[str, Stored], config: CheckpointConfig, path: Path, linear_class: str | None = None
 ) -> Iterator[Translated]:
     """Every tensor under GGUF's name. `linear_class` is the one the caller names, for packed files that name none."""
     kind = architecture(config)
@@ -211,7 +211,7 @@ def _is_matrix(ours: str) -> bool:
 
 
 def _factor(
-    name: str, tensor: Stored, scale: Stored | None, config: Config, path: Path, linear_class: str | None
+    name: str, tensor: Stored, scale: Stored | None, config: CheckpointConfig, path: Path, linear_class: str | None
 ) -> float:
     """What every weight is to be multiplied with, from `weight_scale` in either of its meanings."""
     said = config.group("quantization_config")
@@ -247,7 +247,7 @@ def _number(scale: Stored) -> float:
     return float(np.frombuffer(raw, "<f4" if scale.dtype == "F32" else "<f2")[0])
 
 
-def check_quantization(config: Config) -> None:
+def check_quantization(config: CheckpointConfig) -> None:
     """Raises ModelFileError for weights quantised in a way that is not BitNet's, or normed by another epsilon."""
     said = config.group("quantization_config")
     if said and said.get("quant_method") != "bitnet":
@@ -263,7 +263,7 @@ def check_quantization(config: Config) -> None:
             )
 
 
-def _activation(config: Config, wanted: str | None) -> str | None:
+def _activation(config: CheckpointConfig, wanted: str | None) -> str | None:
     name = config.values.get("hidden_act") or config.values.get("hidden_activation")
     if name is None:
         if wanted is None:
@@ -275,7 +275,7 @@ def _activation(config: Config, wanted: str | None) -> str | None:
     return ACTIVATIONS[name]
 
 
-def _rope_theta(config: Config, key: str, layers: str | None) -> float:
+def _rope_theta(config: CheckpointConfig, key: str, layers: str | None) -> float:
     """The base of rotations: transformers 5 has it in rope_parameters (`layers` names Gemma's kind), 4 as a key."""
     found = config.group("rope_parameters")
     if layers is not None and found:
@@ -293,7 +293,7 @@ def _rope_theta(config: Config, key: str, layers: str | None) -> float:
     return config.positive(key) if found.get("rope_theta") is None else config.positive("rope_theta", found)
 
 
-def _gemma_keys(config: Config) -> dict[str, str | int | float]:
+def _gemma_keys(config: CheckpointConfig) -> dict[str, str | int | float]:
     scalar = config.positive("query_pre_attn_scalar")
     return {
         "rope.freq_base": _rope_theta(config, "rope_theta", "full_attention"),
@@ -304,7 +304,7 @@ def _gemma_keys(config: Config) -> dict[str, str | int | float]:
     }
 
 
-def _window_pattern(config: Config) -> int:
+def _window_pattern(config: CheckpointConfig) -> int:
     """p where every p-th block attends to everything; other layouts are refused."""
     blocks = config.count("num_hidden_layers")
     kinds = config.items("layer_types")

@@ -17,7 +17,7 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.plugins.backbones.files import model_file
-from bitrl.plugins.backbones.files.hugging_face import Config, Translated, engine_keys, engine_tensors
+from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, Translated, engine_keys, engine_tensors
 from bitrl.plugins.backbones.files.model_file import ModelFileError, Tensor
 from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes, read_safetensors, read_shards
 
@@ -50,7 +50,7 @@ class HuggingFaceFile:
         self.directory = weights.parent
         if not (self.directory / CONFIG).is_file():
             raise ModelFileError(path, f"has no {CONFIG} beside its weights, which says what they are; get it")
-        self.config = Config(_object(self.directory / CONFIG), self.directory / CONFIG)
+        self.config = CheckpointConfig(_object(self.directory / CONFIG), self.directory / CONFIG)
         keys = engine_keys(self.config, activation)
         if weights.name.endswith(".json"):
             stored, shards = read_shards(weights)
@@ -108,7 +108,7 @@ class HuggingFaceFile:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """What tokenizer.json holds, made once. Raises ModelFileError when it is missing or broken."""
-        from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_json  # which knows this module
+        from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_json  # only texts need it
 
         return tokenizer_from_json(self.tokenizer_json(), self.path)
 

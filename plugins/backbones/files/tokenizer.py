@@ -4,16 +4,20 @@ Knows how text is cut into pieces before BPE merges them, how GGUF names those w
 a SentencePiece vocabulary. Does not know how a vocabulary is trained, nor what the model does with the ids.
 """
 
+from __future__ import annotations
+
 import os
 import string
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 
 BITRL_PATTERN = "|".join(
     [
@@ -128,7 +132,7 @@ def tokenizer_from_json(text: str, path: str) -> Tokenizer:
 
 def tokenizer_of(file: ModelFile | HuggingFaceFile) -> Tokenizer:
     """The tokenizer of a model file or checkpoint. Raises ModelFileError when it has none or a broken one."""
-    if isinstance(file, HuggingFaceFile):
+    if not isinstance(file, ModelFile):
         return file.tokenizer
     text = file.tokenizer_json()
     return tokenizer_from_metadata(file.metadata(), file.path) if text is None else tokenizer_from_json(text, file.path)

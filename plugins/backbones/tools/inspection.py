@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.engine.engine import Plan, formats, open_model, plan
+from bitrl.plugins.backbones.engine.engine import LoadPlan, formats, open_model, plan
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, Tensor
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
@@ -44,7 +44,7 @@ class Verdict:
 
 
 @attrs.frozen
-class Memory:
+class MemoryNeeded:
     """Bytes in memory. `matrices` by format; `embedding` stays in the file, whose pages are read as needed;
     `cache_per_token` is what generating keeps of each token."""
 
@@ -59,7 +59,7 @@ class Inspected:
 
     file: ModelFile | HuggingFaceFile
     verdict: Verdict
-    memory: Memory | None
+    memory: MemoryNeeded | None
     totals: dict[str, dict[str, int]]
 
 
@@ -72,15 +72,15 @@ def inspect(path: Path, activation: str | None = None, linear_class: str | None 
     file, found, activation, linear_class = _planned(path, activation, linear_class)
     needs = [f"-o backbone.linear_class={' or '.join(LINEAR_CLASSES)}"] if linear_class not in (None, given[1]) else []
     needs += [f"-o backbone.activation={' or '.join(ACTIVATIONS)}"] if activation not in (None, given[0]) else []
-    problems = [] if isinstance(found, Plan) else [found]
-    problems += _tokenizer_problems(file, found.shape.vocabulary if isinstance(found, Plan) else None)
-    memory = _memory(file, found, activation) if isinstance(found, Plan) else None
+    problems = [] if isinstance(found, LoadPlan) else [found]
+    problems += _tokenizer_problems(file, found.shape.vocabulary if isinstance(found, LoadPlan) else None)
+    memory = _memory(file, found, activation) if isinstance(found, LoadPlan) else None
     return Inspected(file, Verdict(needs, problems), memory, _totals(file.tensors()))
 
 
 def _planned(
     path: Path, activation: str | None, linear_class: str | None
-) -> tuple[ModelFile | HuggingFaceFile, Plan | str, str | None, str | None]:
+) -> tuple[ModelFile | HuggingFaceFile, LoadPlan | str, str | None, str | None]:
     """The file and the engine's plan, or why there is none; and what had to be named because the file leaves it open.
 
     Any choice will do to find that out: none changes whether a model runs.
@@ -118,10 +118,10 @@ def _problem(file: ModelFile | HuggingFaceFile, error: UsageError) -> str:
     return "it " + str(error).removeprefix(f"{file.path} ")
 
 
-def _memory(file: ModelFile | HuggingFaceFile, found: Plan, activation: str | None) -> Memory:
+def _memory(file: ModelFile | HuggingFaceFile, found: LoadPlan, activation: str | None) -> MemoryNeeded:
     matrices = {format: plan(file, format, activation).matrix_bytes for format in formats()}
     outside = sum(tensor.bytes for tensor in file.tensors() if not tensor.name.startswith(BLOCKS))
-    return Memory(matrices, outside, found.cache_bytes_per_token)
+    return MemoryNeeded(matrices, outside, found.cache_bytes_per_token)
 
 
 def _totals(tensors: list[Tensor]) -> dict[str, dict[str, int]]:
@@ -134,6 +134,6 @@ def _totals(tensors: list[Tensor]) -> dict[str, dict[str, int]]:
     return {kind: {"tensors": counts[kind], "weights": weights[kind], "bytes": sizes[kind]} for kind in sorted(counts)}
 
 
-def as_dict(memory: Memory | None) -> dict[str, Any] | None:
+def as_dict(memory: MemoryNeeded | None) -> dict[str, Any] | None:
     """As plain data."""
     return None if memory is None else attrs.asdict(memory)

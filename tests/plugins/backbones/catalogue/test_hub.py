@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from bitrl import load_backbone
 from bitrl.core.errors import BitrlError, RunFailed, UsageError
-from bitrl.plugins.backbones.catalogue import ENTRIES, Entry, hints, pull, resolve
+from bitrl.plugins.backbones.catalogue import ENTRIES, ModelEntry, hints, pull, resolve
 from bitrl.plugins.backbones.catalogue import Hub as Source
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 
@@ -202,7 +202,7 @@ def test_an_entry_of_the_catalogue(hub: Hub, tmp_path: Path, monkeypatch: pytest
     del config["quantization_config"]["linear_class"]
     (folder / "config.json").write_text(json.dumps(config))
     hub.add("tiny/packed", folder)
-    entry = Entry("tiny-packed", Source("tiny/packed"), hints={"linear_class": "autobitlinear"})
+    entry = ModelEntry("tiny-packed", Source("tiny/packed"), hints={"linear_class": "autobitlinear"})
     monkeypatch.setitem(ENTRIES, entry.name, entry)
     with pytest.raises(UsageError, match="tiny-packed is not here: bitrl model pull tiny-packed"):
         load_backbone("bitnet", model="tiny-packed")
@@ -219,7 +219,7 @@ def test_an_entry_of_the_catalogue(hub: Hub, tmp_path: Path, monkeypatch: pytest
 def test_an_entry_with_a_hash_takes_that_file_alone(hub: Hub, two_ggufs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = hub.add("tiny/gguf", two_ggufs)
     right = hashlib.sha256(repository.files["a.gguf"]).hexdigest()
-    entry = Entry("tiny-gguf", Source("tiny/gguf", file="a.gguf", sha256=right))
+    entry = ModelEntry("tiny-gguf", Source("tiny/gguf", file="a.gguf", sha256=right))
     monkeypatch.setitem(ENTRIES, entry.name, entry)
     first = pull("tiny-gguf")
     assert first.files[0].sha256 == right

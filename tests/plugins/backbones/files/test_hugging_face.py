@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitrl.plugins.backbones.files.hugging_face import Config, engine_keys, engine_tensors
+from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, engine_keys, engine_tensors
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.files.safetensors_file import Stored
 
@@ -58,7 +58,7 @@ BITNET: dict[str, Any] = {
 
 
 def keys(values: dict[str, Any]) -> dict[str, Any]:
-    return engine_keys(Config(values, HERE))
+    return engine_keys(CheckpointConfig(values, HERE))
 
 
 @pytest.mark.parametrize(("values", "expected"), [(GEMMA, GEMMA_KEYS), (QWEN, QWEN_KEYS)], ids=["gemma3", "qwen3"])
@@ -197,9 +197,9 @@ def test_names_of_tensors(kind: str, prefix: str) -> None:
     }
     stored = {name: Stored("F32", (4,), np.zeros(16, np.uint8)) for name in wanted}
     stored[f"{prefix}rotary_emb.inv_freq"] = Stored("F32", (4,), np.zeros(16, np.uint8))
-    config = Config({"model_type": kind, "tie_word_embeddings": False}, HERE)
+    config = CheckpointConfig({"model_type": kind, "tie_word_embeddings": False}, HERE)
     assert [tensor.name for tensor in engine_tensors(stored, config, HERE)] == list(wanted.values())
-    tied = Config({"model_type": kind, "tie_word_embeddings": True}, HERE)
+    tied = CheckpointConfig({"model_type": kind, "tie_word_embeddings": True}, HERE)
     assert "output.weight" not in [tensor.name for tensor in engine_tensors(stored, tied, HERE)]
 
 
@@ -210,7 +210,7 @@ def test_a_scale_may_stand_before_or_behind_its_weights() -> None:
     scale = Stored("F32", (1,), np.array([0.25], "<f4").view(np.uint8))
     for linear_class, factor in (("bitlinear", 4.0), ("autobitlinear", 0.25)):
         said = {"quant_method": "bitnet", "linear_class": linear_class}
-        config = Config({"model_type": "llama", "quantization_config": said}, HERE)
+        config = CheckpointConfig({"model_type": "llama", "quantization_config": said}, HERE)
         for stored in ({name: weights, f"{name}_scale": scale}, {f"{name}_scale": scale, name: weights}):
             (found,) = engine_tensors(stored, config, HERE)
             assert (found.name, found.shape, found.scale) == ("blk.0.ffn_up.weight", (4, 4), factor)
@@ -225,5 +225,5 @@ def test_a_scale_may_stand_before_or_behind_its_weights() -> None:
 def test_other_tensors_are_refused_by_name(name: str) -> None:
     stored = {name: Stored("F32", (4,), np.zeros(16, np.uint8))}
     with pytest.raises(ModelFileError, match="has the tensor") as caught:
-        list(engine_tensors(stored, Config({"model_type": "llama"}, HERE), HERE))
+        list(engine_tensors(stored, CheckpointConfig({"model_type": "llama"}, HERE), HERE))
     assert "\n" not in str(caught.value)

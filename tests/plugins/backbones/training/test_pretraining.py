@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -511,39 +512,56 @@ def quiet(*anything: object) -> None:
     pass
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+@contextmanager
+def one_thread() -> Iterator[None]:
     """Models this small are slower with two, above all when the tests share the machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def small_measurements() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "PROBED", 80)
+        patch.setattr(command, "LEARNING_STEPS", 0)
+        patch.setattr(measure, "UNSEEN", ("Pendulum-v1",))
+        yield
 
 
 @pytest.fixture(autouse=True)
-def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "PROBED", 80)
-    monkeypatch.setattr(command, "LEARNING_STEPS", 0)
-    monkeypatch.setattr(measure, "UNSEEN", ("Pendulum-v1",))
+def _small() -> Iterator[None]:
+    with small_measurements(), one_thread():
+        yield
 
 
-def test_the_same_command_makes_the_same_file_and_a_card(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        training = train_model(request(tmp_path / name / "m.gguf"), quiet, quiet)
-    first, second = ((tmp_path / name / "m.gguf").read_bytes() for name in ("a", "b"))
-    assert first == second
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["m.gguf", "m.md", "prose.txt"]
-    card = (tmp_path / "a" / "m.md").read_text()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a training that nothing disturbed, in a folder with what else it wrote."""
+    with small_measurements(), one_thread():
+        path = tmp_path_factory.mktemp("whole") / "m.gguf"
+        train_model(request(path), quiet, quiet)
+    return path
+
+
+def test_the_same_command_makes_the_same_file_and_a_card(whole: Path, tmp_path: Path) -> None:
+    training = train_model(request(tmp_path / "m.gguf"), quiet, quiet)
+    assert (tmp_path / "m.gguf").read_bytes() == whole.read_bytes()
+    for folder in (whole.parent, tmp_path):
+        assert sorted(path.name for path in folder.iterdir()) == ["m.gguf", "m.md", "prose.txt"]
+    card = (tmp_path / "m.md").read_text()
     assert "{" not in card
     for fact in (f"{training.weights:,} weights", "4 steps", "MountainCar-v0", training.files[0].sha256):
         assert fact in card
-    assert load_backbone("bitnet", model=str(tmp_path / "a" / "m.gguf")).encode(["x=1"]).shape == (1, 256)
+    assert load_backbone("bitnet", model=str(tmp_path / "m.gguf")).encode(["x=1"]).shape == (1, 256)
 
 
-def test_a_killed_training_resumes_to_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "whole").mkdir()
-    train_model(request(tmp_path / "whole" / "m.gguf"), quiet, quiet)
+def test_a_killed_training_resumes_to_the_same_file(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     class Killed(Exception):
         pass
@@ -560,7 +578,7 @@ def test_a_killed_training_resumes_to_the_same_file(tmp_path: Path, monkeypatch:
     with pytest.raises(UsageError, match="another command"):
         train_model(request(tmp_path / "m.gguf", resume=True, seed=2), quiet, quiet)
     train_model(request(tmp_path / "m.gguf", resume=True), quiet, quiet)
-    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "whole" / "m.gguf").read_bytes()
+    assert (tmp_path / "m.gguf").read_bytes() == whole.read_bytes()
     assert not (tmp_path / "m.gguf.checkpoint").exists()
 
 

@@ -1,4 +1,4 @@
-"""Fuzzes the reader of Hugging Face checkpoints: python tests/fuzz/fuzz_safetensors.py [corpus...] -max_total_time=600
+"""Fuzzes the reader of Hugging Face checkpoints: python fuzz_safetensors.py [corpus...] -max_total_time=600
 
 Needs the `fuzz` extra (atheris). An input is a safetensors file, read alone and as the weights of a tiny model with a
 right config.json; one that starts with "{" is the config.json of a model with right weights instead. Only a
