@@ -40,8 +40,6 @@ they need."""
 EXCEPTIONS = {
     # Which ids Gymnasium knows is asked where an environment's name is looked up that no plugin has registered.
     ("bitrl.core.config", "gymnasium"),
-    # The observations of an algorithm that learns through its backbone: tensors. An agent that acts has none.
-    ("bitrl.core.acting.features", "torch"),
 }
 """(module, package) that its layer may not import, but it does, inside a function."""
 
@@ -62,8 +60,6 @@ ONE_NAME_FOR_SEVERAL_CLASSES: dict[str, str] = {}
 KNOWN = {
     # The decoders of pre-training and distillation are still two.
     "model", "BitNet", "Shape", "Block", "Request", "Plan", "Progress", "Trainer",
-    # Batch: a minibatch of PPO and one of texts. Choices: a step's actions and a game's. Case: of each kind's checks.
-    "Batch", "Choices", "Case",
 }  # fmt: skip
 """Names that still mean several things: to be removed one by one, never to be added to."""
 

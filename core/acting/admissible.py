@@ -23,7 +23,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 """Commands → their features, float32 [C, d]."""
 
 
-class Commands:
+class CommandTable:
     """Different commands, and their features, computed when they are first asked for.
 
     Attributes:
@@ -52,7 +52,7 @@ class AdmissibleActions:
 
     mask: Any
     rows: Any = None
-    commands: Commands | None = None
+    commands: CommandTable | None = None
 
     def map(self, function: Callable[[Any], Any]) -> AdmissibleActions:
         """The same with `function` of both arrays: another kind of array, or some of the rows."""
@@ -81,7 +81,7 @@ def stack(steps: Sequence[AdmissibleActions | None]) -> AdmissibleActions | None
         widen(np.array([places[text] for text in table.texts])[each.rows])
         for each, table in zip(there, tables, strict=True)
     ]
-    return AdmissibleActions(mask, np.stack(rows), Commands([*places], tables[0].encode))
+    return AdmissibleActions(mask, np.stack(rows), CommandTable([*places], tables[0].encode))
 
 
 def states_of(observations: Any) -> Any:
@@ -124,4 +124,4 @@ def admissible_actions(observations: np.ndarray, encode: Encode) -> AdmissibleAc
     for index, commands in enumerate(lists):
         rows[index, : len(commands)] = [places[command] for command in commands]
         mask[index, : len(commands)] = True
-    return AdmissibleActions(mask, rows, Commands([*places], encode))
+    return AdmissibleActions(mask, rows, CommandTable([*places], encode))

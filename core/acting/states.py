@@ -71,14 +71,14 @@ class StateReader:
         return _features(self.backbone if self.critic is None else self.critic, self.critic_trainable, inputs)
 
     def module(self) -> Any:
-        """The torch.nn.Module that the algorithm trains, from what `features` gives (vectors) to features [n, d]; the
-        identity where the backbone is frozen.
-        """
-        return _module(self.backbone, self.trainable)
+        """The torch.nn.Module that the algorithm trains; only of a trainable backbone."""
+        backbone: Any = self.backbone
+        return backbone.module()
 
     def critic_module(self) -> Any:
         """The same for the critic."""
-        return _module(self.backbone if self.critic is None else self.critic, self.critic_trainable)
+        backbone: Any = self.backbone if self.critic is None else self.critic
+        return backbone.module()
 
     @property
     def version(self) -> int:
@@ -177,9 +177,3 @@ def identity_of(backbone: Backbone) -> dict[str, Any]:
 
 def _features(backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
     return inputs if trainable and isinstance(inputs, np.ndarray) else backbone.encode(inputs)
-
-
-def _module(backbone: Any, trainable: bool) -> Any:
-    import torch
-
-    return backbone.module() if trainable else torch.nn.Identity()

@@ -37,7 +37,7 @@ TOLERANCE = 1e-5
 
 
 @attrs.frozen
-class Case:
+class BackboneCase:
     """A backbone made for one form of input, and inputs of that form."""
 
     record: BackboneRecord
@@ -75,11 +75,11 @@ def backbone_outcomes(record: BackboneRecord, **options: Any) -> Iterator[Outcom
     """The outcome of every check."""
     component = f'backbone "{record.name}"'
 
-    def cases() -> list[Case]:
+    def cases() -> list[BackboneCase]:
         """Its target makes it from its options and the width of the vectors (None for texts: unknown)."""
         values: Any = parse(record.options, options, "backbone")
         return [
-            Case(record, values, form, record.load()(values, WIDTH if form == "vector" else None))
+            BackboneCase(record, values, form, record.load()(values, WIDTH if form == "vector" else None))
             for form in record.accepts
         ]
 
@@ -87,7 +87,7 @@ def backbone_outcomes(record: BackboneRecord, **options: Any) -> Iterator[Outcom
     yield from examine(component, cases, CHECKS)
 
 
-def has_the_interface(cases: list[Case]) -> None:
+def has_the_interface(cases: list[BackboneCase]) -> None:
     """It has encode(), a width above 0 and an identity."""
     for case in cases:
         expect(isinstance(case.backbone, Backbone), "it must have encode(inputs), width and identity")
@@ -95,7 +95,7 @@ def has_the_interface(cases: list[Case]) -> None:
         expect(isinstance(width, int) and width > 0, f"width must be a whole number above 0, got {width!r}")
 
 
-def gives_finite_float32_features(cases: list[Case]) -> None:
+def gives_finite_float32_features(cases: list[BackboneCase]) -> None:
     """encode() gives finite float32 features [n, width]."""
     for case in cases:
         features = case.backbone.encode(case.inputs)
@@ -106,7 +106,7 @@ def gives_finite_float32_features(cases: list[Case]) -> None:
         expect(np.isfinite(features).all(), "the features are not all finite")
 
 
-def takes_no_inputs_at_all(cases: list[Case]) -> None:
+def takes_no_inputs_at_all(cases: list[BackboneCase]) -> None:
     """encode() of nothing gives features [0, width]."""
     for case in cases:
         features = case.backbone.encode(case.some([]))
@@ -114,7 +114,7 @@ def takes_no_inputs_at_all(cases: list[Case]) -> None:
         expect(list(np.shape(features)) == shape, f"expected shape {shape}, got {list(np.shape(features))}")
 
 
-def repeats_itself_exactly(cases: list[Case]) -> None:
+def repeats_itself_exactly(cases: list[BackboneCase]) -> None:
     """The same inputs give exactly the same features, whenever and by whichever object of the same options."""
     for case in cases:
         first = case.backbone.encode(case.inputs).copy()
@@ -129,7 +129,7 @@ def repeats_itself_exactly(cases: list[Case]) -> None:
         )
 
 
-def reads_each_input_by_itself(cases: list[Case]) -> None:
+def reads_each_input_by_itself(cases: list[BackboneCase]) -> None:
     """The features of an input do not depend on the others in the batch, nor on their order."""
     for case in cases:
         together = case.backbone.encode(case.inputs).copy()
@@ -139,7 +139,7 @@ def reads_each_input_by_itself(cases: list[Case]) -> None:
             _expect_close(case.backbone.encode(case.some([index])), together[[index]], "alone")
 
 
-def keeps_its_results(cases: list[Case]) -> None:
+def keeps_its_results(cases: list[BackboneCase]) -> None:
     """Features once given do not change when encode() is called again, and its inputs are left alone."""
     for case in cases:
         inputs = case.inputs
@@ -153,7 +153,7 @@ def keeps_its_results(cases: list[Case]) -> None:
         )
 
 
-def has_plain_data_as_identity(cases: list[Case]) -> None:
+def has_plain_data_as_identity(cases: list[BackboneCase]) -> None:
     """Its identity is plain data that a TOML file gives back unchanged."""
     for case in cases:
         identity = {name: value for name, value in case.backbone.identity.items() if value is not None}  # None: unset
@@ -167,7 +167,7 @@ def has_plain_data_as_identity(cases: list[Case]) -> None:
         expect(back == identity, f"{identity!r} comes back as {back!r}: texts, numbers, lists and dicts only")
 
 
-def provides_what_it_claims(cases: list[Case]) -> None:
+def provides_what_it_claims(cases: list[BackboneCase]) -> None:
     """It has the members of every capability that its record claims, and claims those that it has."""
     for case in cases:
         for capability, protocol in PROTOCOLS.items():
@@ -179,7 +179,7 @@ def provides_what_it_claims(cases: list[Case]) -> None:
             expect(claims or not has, f'it has the members of {protocol.__name__}: add "{capability}" to `provides`')
 
 
-def counts_its_tokens(cases: list[Case]) -> None:
+def counts_its_tokens(cases: list[BackboneCase]) -> None:
     """If it provides tokens, tokenize() gives the ids of each text by itself, and token_counts() how many they are."""
     for case in cases:
         if "tokens" not in case.record.provides or case.form != "text":
@@ -192,7 +192,7 @@ def counts_its_tokens(cases: list[Case]) -> None:
         expect(list(counts) == [len(each) for each in ids], f"token_counts() gives {counts}, and tokenize() {ids}")
 
 
-def learns_through_its_module(cases: list[Case]) -> None:
+def learns_through_its_module(cases: list[BackboneCase]) -> None:
     """If it reads texts and is trained, its one module gives encode()'s features, and sync() makes encode() follow."""
     for case in cases:
         if case.form != "text" or not case.record.trains(case.options):
@@ -229,7 +229,7 @@ def _expect_like(module: Any, features: np.ndarray, when: str) -> None:
     expect(difference <= LEARNING_TOLERANCE, f"{when} module() and encode() differ by {difference:.1e} of the largest")
 
 
-def is_trained_through_its_module(cases: list[Case]) -> None:
+def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
     """If it reads vectors and is trained, module() is a fresh map of float32 [n, k] to [n, width] giving every weight a
     gradient.
     """
@@ -273,7 +273,7 @@ def _expect_close(features: np.ndarray, expected: np.ndarray, where: str) -> Non
     expect(difference <= TOLERANCE, f"an input read {where} has other features (by {difference:.1e} of the largest)")
 
 
-CHECKS: tuple[Check[list[Case]], ...] = (
+CHECKS: tuple[Check[list[BackboneCase]], ...] = (
     has_the_interface,
     gives_finite_float32_features,
     takes_no_inputs_at_all,

@@ -28,7 +28,7 @@ STEPS = 60
 
 
 @attrs.frozen
-class Case:
+class EnvironmentCase:
     """An environment, and fixed actions to play in it."""
 
     environment: Environment
@@ -54,7 +54,7 @@ def environment_outcomes(record: EnvironmentRecord, id: str, **options: Any) -> 
     """The outcome of every check."""
     component = f'environment "{record.name}"'
 
-    def case() -> Case:
+    def case() -> EnvironmentCase:
         """Its target makes it from its options and its name, and make() a gymnasium.Env."""
         environment = record.load()(parse(record.options, options, "env"), id)
         env = environment.make()
@@ -62,13 +62,13 @@ def environment_outcomes(record: EnvironmentRecord, id: str, **options: Any) -> 
         env.action_space.seed(0)
         actions = [env.action_space.sample() for _ in range(STEPS)]
         env.close()
-        return Case(environment, actions)
+        return EnvironmentCase(environment, actions)
 
     yield from run_checks(component, record, (*RECORD_CHECKS, sets_options_that_exist))
     yield from examine(component, case, CHECKS)
 
 
-def passes_gymnasiums_checker(case: Case) -> None:
+def passes_gymnasiums_checker(case: EnvironmentCase) -> None:
     """Gymnasium's own checker finds nothing wrong."""
     env = case.environment.make()
     try:
@@ -82,7 +82,7 @@ def passes_gymnasiums_checker(case: Case) -> None:
         env.close()
 
 
-def has_spaces_bitrl_reads(case: Case) -> None:
+def has_spaces_bitrl_reads(case: EnvironmentCase) -> None:
     """Observations are Box, Discrete or Text, or a Dict of these; actions Discrete, Box or Text."""
     env = case.environment.make()
     both = (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
@@ -97,7 +97,7 @@ def has_spaces_bitrl_reads(case: Case) -> None:
     env.close()
 
 
-def describes_its_observations(case: Case) -> None:
+def describes_its_observations(case: EnvironmentCase) -> None:
     """observation_spec() names every number of the observation space once, with bounds in order."""
     spec = case.environment.observation_spec()
     expect(isinstance(spec, ObservationSpec), f"expected an ObservationSpec, got {type(spec).__name__}")
@@ -144,7 +144,7 @@ def describes_its_observations(case: Case) -> None:
             )
 
 
-def names_its_actions_all_or_none(case: Case) -> None:
+def names_its_actions_all_or_none(case: EnvironmentCase) -> None:
     """action_names() names every action of a Discrete space once, or none."""
     names = case.environment.action_names()
     env = case.environment.make()
@@ -155,7 +155,7 @@ def names_its_actions_all_or_none(case: Case) -> None:
     expect(len(set(names)) == len(names), "two actions have the same name")
 
 
-def repeats_itself_by_seed(case: Case) -> None:
+def repeats_itself_by_seed(case: EnvironmentCase) -> None:
     """Two environments reset with one seed and stepped alike give the same observations, rewards and ends."""
     first, second = case.environment.make(), case.environment.make()
     _expect_same(first, first.reset(seed=7)[0], second.reset(seed=7)[0], "the first observation")
@@ -164,7 +164,7 @@ def repeats_itself_by_seed(case: Case) -> None:
     second.close()
 
 
-def comes_back_by_replay(case: Case) -> None:
+def comes_back_by_replay(case: EnvironmentCase) -> None:
     """Playing an episode again brings it back to where it was, and it goes on from there alike."""
     first, second = Replayable(case.environment.make()), Replayable(case.environment.make())
     first.reset(seed=7)
@@ -212,7 +212,7 @@ def _expect_same(env: gymnasium.Env, left: Any, right: Any, what: str) -> None:
     expect(same, f"{what} differs: all randomness must come from np_random, and reset(seed=…) must seed it")
 
 
-CHECKS: tuple[Check[Case], ...] = (
+CHECKS: tuple[Check[EnvironmentCase], ...] = (
     passes_gymnasiums_checker,
     has_spaces_bitrl_reads,
     describes_its_observations,

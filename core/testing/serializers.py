@@ -25,7 +25,7 @@ OTHERWISE = ("BabyAI-GoToRedBall-v0",)
 
 
 @attrs.frozen
-class Case:
+class SerializerCase:
     """A serializer made for one environment, and observations [n, ...] from there."""
 
     record: SerializerRecord
@@ -59,10 +59,10 @@ def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options
     """The outcome of every check, in the environments that the serializer does not refuse."""
     component = f'serializer "{record.name}"'
 
-    def cases() -> list[Case]:
+    def cases() -> list[SerializerCase]:
         """Its target makes it from its options and an ObservationSpec."""
         values: Any = parse(record.options, options, "serializer")
-        made: list[Case] = []
+        made: list[SerializerCase] = []
         refusals = []
         for env in (*envs, *(OTHERWISE if set(ENVIRONMENTS) <= set(envs) else ())):
             if made and env in OTHERWISE:
@@ -75,7 +75,7 @@ def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options
             except UsageError as error:
                 refusals.append(error)
                 continue
-            made.append(Case(record, values, spec, observations, serializer))
+            made.append(SerializerCase(record, values, spec, observations, serializer))
         if not made:
             raise refusals[0]
         return made
@@ -84,7 +84,7 @@ def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options
     yield from examine(component, cases, CHECKS)
 
 
-def has_the_interface(cases: list[Case]) -> None:
+def has_the_interface(cases: list[SerializerCase]) -> None:
     """It can be called with one observation and has batch(), and a width if it emits vectors."""
     for case in cases:
         expect(isinstance(case.serializer, Serializer), "it must have __call__(observation) and batch(observations)")
@@ -93,7 +93,7 @@ def has_the_interface(cases: list[Case]) -> None:
             expect(isinstance(width, int) and width > 0, f"width must be a whole number above 0, got {width!r}")
 
 
-def emits_what_its_record_says(cases: list[Case]) -> None:
+def emits_what_its_record_says(cases: list[SerializerCase]) -> None:
     """An observation becomes a text that is not empty, or a float32 vector [width]."""
     for case in cases:
         written = case.serializer(case.observations[0])
@@ -104,7 +104,7 @@ def emits_what_its_record_says(cases: list[Case]) -> None:
             _expect_vectors(written, (case.serializer.width,))
 
 
-def writes_a_batch_as_one_by_one(cases: list[Case]) -> None:
+def writes_a_batch_as_one_by_one(cases: list[SerializerCase]) -> None:
     """batch(observations) is what one call per observation gives."""
     for case in cases:
         batch = case.serializer.batch(case.observations)
@@ -122,7 +122,7 @@ def writes_a_batch_as_one_by_one(cases: list[Case]) -> None:
             )
 
 
-def is_a_function_of_the_observation(cases: list[Case]) -> None:
+def is_a_function_of_the_observation(cases: list[SerializerCase]) -> None:
     """The same observation is written the same way, whenever and by whichever object of the same options."""
     for case in cases:
         first = case.serializer.batch(case.observations)
@@ -134,7 +134,7 @@ def is_a_function_of_the_observation(cases: list[Case]) -> None:
         expect(_same(first, case.another().batch(case.observations)), "another object of the same options differs")
 
 
-def leaves_its_input_alone(cases: list[Case]) -> None:
+def leaves_its_input_alone(cases: list[SerializerCase]) -> None:
     """It does not change the observations it is given."""
     for case in cases:
         given = case.observations.copy()
@@ -155,7 +155,7 @@ def _same(left: Any, right: Any) -> bool:
     return np.array_equal(np.asarray(left), np.asarray(right))
 
 
-CHECKS: tuple[Check[list[Case]], ...] = (
+CHECKS: tuple[Check[list[SerializerCase]], ...] = (
     has_the_interface,
     emits_what_its_record_says,
     writes_a_batch_as_one_by_one,

@@ -127,7 +127,7 @@ class PPO(Algorithm):
         visited, taken = features[:-1][valid], torch.stack(actions)[valid]
         admissible = tensors(rollout.admissible)
         admissible = None if admissible is None else admissible.map(lambda each: each[valid])
-        batch = Batch(
+        batch = Samples(
             features=visited,
             critic_features=visited if shared else critic_features[:-1][valid],
             actions=taken,
@@ -165,7 +165,7 @@ class PPO(Algorithm):
             metrics["episode_length"] = float(rollout.lengths.mean())
         return metrics
 
-    def gradient_step(self, batch: Batch, clip_coef: float, ent_coef: float, measure: bool) -> dict[str, float]:
+    def gradient_step(self, batch: Samples, clip_coef: float, ent_coef: float, measure: bool) -> dict[str, float]:
         """One step of Adam on a minibatch, on the loss L = −E[min(r·A, clip(r, 1−ε, 1+ε)·A)] − β·E[H] + c·E[(V − R)²].
 
         The gradients by the networks' outputs are written out: r·A where the minimum is the unclipped term, nothing
@@ -272,7 +272,7 @@ class PPO(Algorithm):
 
 
 @attrs.define
-class Batch:
+class Samples:
     """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], what else could
     have been done [B, k], advantages, returns and log-probabilities [B], and the texts [B] where adapters learn.
     """
@@ -286,10 +286,10 @@ class Batch:
     admissible: AdmissibleActions | None = None
     texts: np.ndarray | None = None
 
-    def take(self, index: Tensor | slice) -> Batch:
+    def take(self, index: Tensor | slice) -> Samples:
         """The samples at `index`."""
         features = self.features[index]
-        return Batch(
+        return Samples(
             features,
             features if self.critic_features is self.features else self.critic_features[index],
             self.actions[index],

@@ -4,7 +4,14 @@ import gymnasium
 import numpy as np
 import pytest
 
-from bitrl.core.acting.admissible import AdmissibleActions, Commands, admissible_actions, commands_of, stack, states_of
+from bitrl.core.acting.admissible import (
+    AdmissibleActions,
+    CommandTable,
+    admissible_actions,
+    commands_of,
+    stack,
+    states_of,
+)
 from bitrl.core.environments import choice_wrappers, replay
 from bitrl.core.environments.choice_wrappers import ActionMask, space_of_state
 from bitrl.core.environments.loading import load_environment
@@ -80,8 +87,10 @@ def test_each_command_of_a_batch_is_encoded_once_and_only_when_asked():
 
 
 def test_steps_with_different_commands_are_stacked_over_one_table_with_room_for_the_most():
-    one = AdmissibleActions(np.ones((2, 1), bool), np.full((2, 1), 1), Commands(["", "go"], lengths))
-    three = AdmissibleActions(np.ones((2, 3), bool), np.array([[1, 2, 1]] * 2), Commands(["", "look", "go"], lengths))
+    one = AdmissibleActions(np.ones((2, 1), bool), np.full((2, 1), 1), CommandTable(["", "go"], lengths))
+    three = AdmissibleActions(
+        np.ones((2, 3), bool), np.array([[1, 2, 1]] * 2), CommandTable(["", "look", "go"], lengths)
+    )
     both = stack([one, three])
     assert both.mask.shape == both.rows.shape == (2, 2, 3)
     np.testing.assert_array_equal(both.mask[0], [[True, False, False]] * 2)

@@ -16,7 +16,7 @@ from torch import nn
 
 import bitrl
 from bitrl.core.acting import agents, checkpoints
-from bitrl.core.acting.admissible import AdmissibleActions, Commands
+from bitrl.core.acting.admissible import AdmissibleActions, CommandTable
 from bitrl.core.acting.plain_observations import as_array
 from bitrl.core.acting.policies import KINDS, Commanding, Continuous, Discrete, Network, arrays_of, policy_of
 from bitrl.core.acting.states import StateReader, States
@@ -202,7 +202,7 @@ def test_policies_survive_being_taken_apart() -> None:
     assert {type(policy) for policy in policies} == set(KINDS.values())
     features, commands = generator.normal(size=(6, 3)), generator.normal(size=(7, 5))
     mask, rows = np.arange(4) < generator.integers(1, 5, (6, 1)), generator.integers(0, 7, (6, 4))
-    admissible = AdmissibleActions(mask, rows, Commands("abcdefg", lambda texts: commands))
+    admissible = AdmissibleActions(mask, rows, CommandTable("abcdefg", lambda texts: commands))
     for policy in policies:
         again = policy_of(policy.kind, arrays_of(policy))
         states = states_with(features, admissible if isinstance(policy, Commanding) else None)

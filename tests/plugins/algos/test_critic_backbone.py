@@ -17,7 +17,7 @@ from bitrl.core.interfaces import Task
 from bitrl.core.options import NoOptions, parse
 from bitrl.core.runs.parts import build
 from bitrl.plugins.algos import PPOOptions
-from bitrl.plugins.algos.ppo import PPO, Batch
+from bitrl.plugins.algos.ppo import PPO, Samples
 from bitrl.plugins.backbones.language_model import BitNet
 from bitrl.testing import make_task
 from bitrl.testing.tasks import Doubled, Plain
@@ -134,7 +134,7 @@ def test_each_heads_gradient_depends_on_its_own_features_alone():
         algorithm = ppo(make_task(critic_backbone=Doubled))
         for weights in algorithm.weights.values():
             weights.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-        algorithm.gradient_step(Batch(features, critic_features, *rest), 0.1, 0.05, measure=True)
+        algorithm.gradient_step(Samples(features, critic_features, *rest), 0.1, 0.05, measure=True)
         return {name: weights.detach().clone() for name, weights in algorithm.weights.items()}
 
     plain = weights_after(features, critic_features)

@@ -16,7 +16,7 @@ from bitrl.core.interfaces import Task
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.heads import action_head, hold
-from bitrl.plugins.algos.ppo import PPO, Batch, normalise
+from bitrl.plugins.algos.ppo import PPO, Samples, normalise
 
 
 class Identity:
@@ -71,7 +71,7 @@ def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
     features = torch.randn(16, 3, generator=generator)
     outputs = algorithm.policy(features).detach()
     actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
-    batch = Batch(
+    batch = Samples(
         features=features,
         critic_features=features,
         actions=actions,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitrl.core.acting.admissible import AdmissibleActions, Commands
+from bitrl.core.acting.admissible import AdmissibleActions, CommandTable
 from bitrl.core.acting.states import StateReader
 from bitrl.core.environments import choice_wrappers, replay
 from bitrl.core.environments.choice_wrappers import ActionMask
@@ -112,7 +112,7 @@ def words(**options):
 
 def test_gradients_are_autograds():
     algorithm = words()
-    commands = Commands(["", *(f"say {word}" for word in WORDS)], BagOfWords().encode)
+    commands = CommandTable(["", *(f"say {word}" for word in WORDS)], BagOfWords().encode)
     head = algorithm.head
     head.keys[-1].weight.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     queries = torch.randn(7, head.outputs, generator=torch.Generator().manual_seed(1), requires_grad=True)
