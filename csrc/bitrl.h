@@ -26,7 +26,6 @@ typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a mapp
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
 typedef struct bitrl_cache bitrl_cache;     /* what a session keeps of a sequence to go on with it */
-typedef struct bitrl_limits bitrl_limits;   /* a buffer to measure the machine with; one call at a time */
 
 typedef struct {
     const char *name; /* [name_bytes], not terminated */
@@ -159,16 +158,6 @@ typedef struct {
 int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uint64_t vocabulary,
                  const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
                  char *error);
-
-/* The machine's limits: "int8", "bf16", "fp32", "amx_int8" and "amx_bf16" in multiply-adds a second, "memory" in bytes read.
- * With which instructions one is measured; NULL when it does not exist or this CPU has none. */
-const char *bitrl_limit_instructions(const char *what);
-/* threads: at most that many are measured; bytes: the buffer that is read, to be far larger than the caches. */
-int bitrl_limits_open(uint64_t threads, uint64_t bytes, bitrl_limits **limits, char *error);
-/* Runs `threads` threads for that long and adds up what they did in a second. */
-int bitrl_limits_measure(bitrl_limits *limits, const char *what, uint64_t threads, double seconds, double *per_second,
-                         char *error);
-void bitrl_limits_close(bitrl_limits *limits);
 /* cdef end */
 
 #endif

@@ -21,7 +21,7 @@ def compiler() -> list[str]:
 def engine(command: tuple[str, ...]) -> tuple[TemporaryDirectory, list[str]]:
     """The engine, compiled once for all programs of a compiler and its flags: its folder (kept alive) and objects."""
     folder = TemporaryDirectory()
-    sources = [path for path in CSRC.glob("*.c") if path.name != "_engine.c"]
+    sources = [path for path in CSRC.glob("*.c") if path.name not in ("_engine.c", "_limits.c", "limits.c")]
     subprocess.run([*command, "-c", *sources], cwd=folder.name, check=True, capture_output=True)
     return folder, [f"{folder.name}/{path.stem}.o" for path in sources]
 
