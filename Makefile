@@ -47,7 +47,7 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \
 	-fno-sanitize-recover=all -Dmmap=fuzz_mmap -Dmunmap=fuzz_munmap -Dmadvise=fuzz_madvise
 FUZZ_PLAIN := $(wildcard csrc/kernels_*.c) $(addprefix csrc/,forward.c session.c threads.c)
-FUZZ_LOADER := $(filter-out $(FUZZ_PLAIN) csrc/_engine.c,$(wildcard csrc/*.c))
+FUZZ_LOADER := $(filter-out $(FUZZ_PLAIN) $(addprefix csrc/,limits.c _engine.c _limits.c),$(wildcard csrc/*.c))
 
 fuzz: $(VENV)/.tools  # look for files that break the loaders, each for FUZZ_SECONDS; needs clang
 	mkdir -p build/fuzz/plain build/fuzz/corpus
@@ -59,7 +59,7 @@ fuzz: $(VENV)/.tools  # look for files that break the loaders, each for FUZZ_SEC
 	$(BIN)/python tests/csrc/fuzz_metadata.py $(FUZZ_SECONDS)
 
 clean:  # remove everything that was made, runs excepted
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis src/bitrl/_engine.* csrc/_engine.*
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis src/bitrl/_engine.* src/bitrl/_limits.* csrc/_engine.* csrc/_limits.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

@@ -1,4 +1,4 @@
-"""Builds the C engine (csrc/) as the cffi extension `bitrl._engine`; everything else is in pyproject.toml."""
+"""Builds csrc/ as the cffi extensions `bitrl._engine` and `bitrl._limits`; everything else is in pyproject.toml."""
 
 import shutil
 import sys
@@ -29,7 +29,7 @@ class BuildEngine(build_ext):
 
 
 setup(
-    cffi_modules=["csrc/build.py:ffibuilder"],
+    cffi_modules=["csrc/build.py:engine", "csrc/build.py:limits"],
     cmdclass={"build_ext": BuildEngine},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for Python 3.11 and later
 )

@@ -1,4 +1,7 @@
-"""How cffi compiles the engine: bitrl.h is the declaration, the other C files are the sources."""
+"""How cffi compiles the engine and, as an extension of its own, the machine's limits.
+
+bitrl.h and machine_limits.h are the declarations, the other C files are the sources.
+"""
 
 import re
 from pathlib import Path
@@ -7,27 +10,35 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in HERE.glob("*.c") if path.name != "_engine.c")
-
-
-def declarations() -> str:
-    """The part of bitrl.h that cffi reads."""
-    return re.search(r"/\* cdef begin \*/(.*)/\* cdef end \*/", (HERE / "bitrl.h").read_text(), re.S)[1]
-
-
-ffibuilder = FFI()
-ffibuilder.cdef(declarations())
-ffibuilder.set_source(
-    "bitrl._engine",
-    '#include "bitrl.h"',
-    sources=SOURCES,
-    depends=sorted(path.relative_to(ROOT).as_posix() for path in HERE.glob("*.h")),
-    include_dirs=["csrc"],
-    # No fused multiply-add: every instruction set must round alike (kernels.h).
-    extra_compile_args=["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wextra"],
-    libraries=["m", "pthread"],
-    py_limited_api=True,
+LIMITS = ["csrc/common.c", "csrc/cpu.c", "csrc/limits.c", "csrc/threads.c"]
+ENGINE = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in HERE.glob("*.c")
+    if path.name not in ("limits.c", "_engine.c", "_limits.c")
 )
 
+
+def extension(name: str, header: str, sources: list[str]) -> FFI:
+    """`bitrl.<name>`: what stands between the marks of the header, compiled from these sources."""
+    builder = FFI()
+    builder.cdef(re.search(r"/\* cdef begin \*/(.*)/\* cdef end \*/", (HERE / header).read_text(), re.S)[1])
+    builder.set_source(
+        f"bitrl.{name}",
+        f'#include "{header}"',
+        sources=sources,
+        depends=sorted(path.relative_to(ROOT).as_posix() for path in HERE.glob("*.h")),
+        include_dirs=["csrc"],
+        # No fused multiply-add: every instruction set must round alike (kernels.h).
+        extra_compile_args=["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wextra"],
+        libraries=["m", "pthread"],
+        py_limited_api=True,
+    )
+    return builder
+
+
+engine = extension("_engine", "bitrl.h", ENGINE)
+limits = extension("_limits", "machine_limits.h", LIMITS)
+
 if __name__ == "__main__":
-    ffibuilder.compile(verbose=True)
+    engine.compile(verbose=True)
+    limits.compile(verbose=True)

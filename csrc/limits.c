@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "internal.h"
+#include "machine_limits.h"
 
 enum { REPEATS = 2000, SUMS = 12, READ_BYTES = 1 << 20 };
 

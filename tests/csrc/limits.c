@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "bitrl.h"
+#include "machine_limits.h"
 
 int main(void)
 {

@@ -14,7 +14,7 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.benchmark.limits import NAMES, Limits, instructions
 
 CSRC = Path(__file__).parents[2] / "csrc"
-SOURCES = [str(CSRC / f"{name}.c") for name in ("limits", "cpu", "threads", "gguf", "weights")]
+SOURCES = [str(CSRC / f"{name}.c") for name in ("limits", "cpu", "threads", "common")]
 FASTEST = 1e10
 """No clock ticks faster (Hz)."""
 MOST_A_TICK = {"int8": 2 * 64, "bf16": 2 * 32, "fp32": 2 * 16, "amx_int8": 1024, "amx_bf16": 512, "memory": 2 * 64}

@@ -24,8 +24,8 @@ def compiler() -> list[str]:
 
 
 def engine_sources() -> list[Path]:
-    """The engine's C files, without the one that cffi writes."""
-    return sorted(path for path in CSRC.glob("*.c") if path.name != "_engine.c")
+    """The engine's C files, without those that cffi writes and the measuring of the machine's limits."""
+    return sorted(path for path in CSRC.glob("*.c") if path.name not in ("_engine.c", "_limits.c", "limits.c"))
 
 
 def build(out: Path, main: str, *flags: str, compiled_by: Sequence[str] | None = None, kept: Path = KEPT) -> Path:

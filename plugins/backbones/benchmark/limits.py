@@ -1,4 +1,4 @@
-"""The machine's limits, measured by the engine (csrc/limits.c): multiply-adds a second, and bytes read.
+"""The machine's limits, measured in C (csrc/limits.c): multiply-adds a second, and bytes read.
 
 Knows the cffi calls. Does not know what is compared with the limits.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from bitrl._engine import ffi, lib
+from bitrl._limits import ffi, lib
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.files.model_file import message
 
@@ -34,13 +34,13 @@ class Limits:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.buffer_bytes = max(min(buffer_bytes, memory // 4), threads << 20)
         handle, error = ffi.new("bitrl_limits **"), ffi.new("char[]", 256)
-        if lib.bitrl_limits_open(threads, self.buffer_bytes, handle, error) != lib.BITRL_OK:
+        if lib.bitrl_limits_open(threads, self.buffer_bytes, handle, error):
             raise UsageError(message(error))
         self._handle = ffi.gc(handle[0], lib.bitrl_limits_close)
 
     def measure(self, name: str, threads: int, seconds: float) -> float:
         """What `threads` threads do in a second, together. Raises UsageError for a limit that this CPU has not."""
         out, error = ffi.new("double *"), ffi.new("char[]", 256)
-        if lib.bitrl_limits_measure(self._handle, name.encode(), threads, seconds, out, error) != lib.BITRL_OK:
+        if lib.bitrl_limits_measure(self._handle, name.encode(), threads, seconds, out, error):
             raise UsageError(message(error))
         return out[0]
