@@ -140,7 +140,9 @@ def _convert(value: Any, kind: Any, text: bool) -> Any:
         if math.isfinite(number):
             return number
     elif kind is Schedule:
-        return Schedule.parse(value) if isinstance(value, str) else Schedule(_convert(value, float, text=False))
+        if isinstance(value, str) and (text or ":" in value):  # a bare number in a file is written without quotes
+            return Schedule.parse(value)
+        return Schedule(_convert(value, float, text=False))
     elif kind is str and isinstance(value, str):
         return value
     raise ValueError(value)

@@ -63,21 +63,22 @@ def test_show_a_component(bitrl) -> None:
     assert "bitrl.plugins.algos.ppo:PPO" in done.out
     assert "algo.clip_coef" in done.out
     assert "critic_backbone  yes" in done.out
-    assert "a number above 0; default: 0.1; standard: 0.2" in done.out
+    assert "a number above 0 (or linear:START:END, cosine:START:END); default: 0.1; standard: 0.2" in done.out
 
 
 def test_show_as_json(bitrl) -> None:
     found = json.loads(bitrl("show", "algorithm", "ppo", "--json").out)
     [clip] = [option for option in found["options"] if option["name"] == "clip_coef"]
-    assert (clip["default"], clip["presets"], clip["type"]) == (0.1, {"standard": 0.2}, "a number above 0")
+    expected = "a number above 0 (or linear:START:END, cosine:START:END)"
+    assert (clip["default"], clip["presets"], clip["type"]) == (0.1, {"standard": 0.2}, expected)
 
 
 def test_show_an_environment_with_what_it_sets(bitrl) -> None:
     shown = [line.split() for line in bitrl("show", "env", "MountainCar-v0").out.splitlines()]
     assert ["run.steps", "150000"] in shown
     assert ["algo.noise_hold", "20.0"] in shown
-    found = json.loads(bitrl("show", "environment", "MountainCar-v0", "--json").out)["defaults"]
-    assert (found["run.steps"], found["algo.noise_hold"]) == (150_000, 20)
+    found = json.loads(bitrl("show", "environment", "MountainCar-v0", "--json").out)
+    assert (found["defaults"]["run.steps"], found["tuned"]["ppo"]["algo.noise_hold"]) == (150_000, 20)
 
 
 def test_show_an_environment_with_what_is_seen_and_done(bitrl) -> None:

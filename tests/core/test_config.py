@@ -27,6 +27,9 @@ class OwnOptions:
     limit: float | None = bitrl.option(0.5, "a limit, or none")
 
 
+BOTH = ("features", "gradients")
+
+
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> Registry:
     """The built-in components, and a few of the test's own."""
@@ -37,13 +40,17 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Registry:
             "serializer.decimals": 5,
             "backbone.layers": 3,
             "critic_backbone.pooling": "last",
-            "algo.clip_coef": 0.3,
-            "algo.max_grad_norm": 9.0,
         }
-        yield bitrl.EnvironmentRecord(name="Tuned-v0", summary="", target="nowhere:Nothing", defaults=defaults)
+        tuned = {"ppo": {"algo.clip_coef": 0.3, "algo.max_grad_norm": 9.0}, "own": {"run.num_envs": 2}}
+        yield bitrl.EnvironmentRecord(
+            name="Tuned-v0", summary="", target="nowhere:Nothing", defaults=defaults, tuned=tuned
+        )
 
     def bitrl_algorithms() -> Any:
-        yield bitrl.AlgorithmRecord(name="own", summary="", target="nowhere:Nothing", options=OwnOptions)
+        tuned = {"Tuned-v0": {"algo.limit": 0.25, "run.steps": 99}, "CartPole-v1": {"algo.limit": 0.75}}
+        yield bitrl.AlgorithmRecord(
+            name="own", summary="", target="nowhere:Nothing", options=OwnOptions, tuned=tuned, learns_from=BOTH
+        )
 
     def bitrl_backbones() -> Any:
         yield bitrl.BackboneRecord(name="both", summary="", target="nowhere:Nothing", accepts=("vector", "text"))
@@ -101,10 +108,19 @@ def test_a_preset_or_another_algorithm_is_not_mixed_with_the_environments_settin
     assert (standard.clip_coef, standard.ent_coef, standard.epochs) == (0.2, 0.01, 10)
     assert resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "bitrl"}}).algo_options.clip_coef == 0.1
     assert standard.max_grad_norm == 9.0  # of which no preset says anything
-    assert resolve({"run": {"env": "Tuned-v0", "algo": "own"}}).algo_options == OwnOptions()
 
 
-def test_how_a_world_is_explored_stays_whatever_the_preset_and_goes_with_another_algorithm(registered: Registry):
+def test_each_algorithm_has_settings_of_its_own_for_an_environment(registered: Registry):
+    own = resolve({"run": {"env": "Tuned-v0", "algo": "own"}})
+    assert own.algo_options == OwnOptions(limit=0.25)
+    assert (own.run.num_envs, own.run.steps) == (2, 99)  # by the environment's record, and by the algorithm's
+    assert resolve({"run": {"algo": "own"}}).algo_options.limit == 0.75
+    assert resolve({"run": {"env": "Pendulum-v1", "algo": "own"}}).algo_options.limit == 0.5
+    assert resolve({"run": {"env": "Tuned-v0", "algo": "own"}, "algo": {"limit": 1.0}}).algo_options.limit == 1.0
+    assert resolve({"run": {"env": "Tuned-v0"}}).run.num_envs == 16
+
+
+def test_how_an_environment_is_explored_stays_whatever_the_preset_and_goes_with_another_algorithm(registered: Registry):
     def bitrl_algorithms() -> Any:
         yield bitrl.AlgorithmRecord(name="ppo", summary="", target="nowhere:Nothing", options=OwnOptions)
 
@@ -147,7 +163,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" reads text: '
-        "use --serializer bins or codes or compact or grid or json or natural or template, or --backbone mlp"
+        "use --serializer bins or codes or compact or grid or json or natural or prompt or template, or --backbone mlp"
     )
 
 
@@ -189,7 +205,7 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})
     assert str(caught.value).endswith(
-        ", or --serializer bins or codes or compact or grid or json or natural or template"
+        ", or --serializer bins or codes or compact or grid or json or natural or prompt or template"
     )
 
 
@@ -240,7 +256,7 @@ def test_a_gymnasium_id_that_no_plugin_names_is_an_environment_too():
 def test_typed_values_are_converted_and_others_are_not():
     values = {"algo": {"clip_coef": "0.2"}}
     assert resolve(values, {"algo": frozenset({"clip_coef"})}).algo_options.clip_coef == 0.2
-    with pytest.raises(UsageError, match=r'algo.clip_coef: expected a number above 0, got "0.2"'):
+    with pytest.raises(UsageError, match=r'algo.clip_coef: expected a number above 0 .*, got "0.2"'):
         resolve(values)
 
 

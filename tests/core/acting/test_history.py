@@ -11,12 +11,16 @@ from bitrl.core.config import resolve
 from bitrl.core.environments.history_wrapper import Remembering
 from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.replay import restore, save, vectorise
+from bitrl.core.records import SerializerRecord
 from bitrl.core.runs.parts import build
 
 OPTIONS = {
     **{"run.history": 3, "run.num_envs": 4, "run.eval_episodes": 1, "run.checkpoint_every": 1},
     **{"algo.rollout_steps": 64, "backbone.layers": 1, "backbone.threads": 1},
 }
+
+
+TEXTS, VECTORS = (SerializerRecord(name="test", summary="", target="a:b", emits=form) for form in ("text", "vector"))
 
 
 class Letters(gymnasium.Env):
@@ -97,7 +101,7 @@ def episode(env):
 
 
 def test_the_newest_is_last_and_an_episode_starts_without_a_past():
-    write, env = History(Spell(), 3, vectors=False), Remembering(Letters(), 3)
+    write, env = History(Spell(), 3, TEXTS), Remembering(Letters(), 3)
     expected = ["a", "a\nb", "a\nb\nc", "b\nc\nd", "c\nd\ne", "d\ne\nf", "e\nf\ng", "f\ng\nh"]
     for _ in range(2):
         seen = episode(env)
@@ -107,7 +111,7 @@ def test_the_newest_is_last_and_an_episode_starts_without_a_past():
 
 
 def test_vectors_stand_side_by_side_with_zeros_for_what_was_not():
-    write = History(Code(), 3, vectors=True)
+    write = History(Code(), 3, VECTORS)
     seen = episode(Remembering(Letters(), 3))
     expected = [[0, 0, 0, 0, 97, 1], [0, 0, 97, 1, 98, 1], [97, 1, 98, 1, 99, 1], [98, 1, 99, 1, 100, 1]]
     assert write.width == 6
@@ -122,15 +126,14 @@ def test_vectors_stand_side_by_side_with_zeros_for_what_was_not():
     ("budget", "last"), [(1, "h"), (2, "h"), (3, "g\nh"), (4, "g\nh"), (5, "f\ng\nh"), (9, "f\ng\nh")]
 )
 def test_the_oldest_are_left_out_until_the_tokens_and_line_breaks_fit(budget, last):
-    write = History(Spell(), 3, vectors=False)
-    write.limit(Counter(), budget)
+    write = History(Spell(), 3, TEXTS)
+    write.limit(Counter().token_counts, budget)
     assert write(episode(Remembering(Letters(), 3))[-1]) == last
-    assert write.limit(object(), 1) is None  # a backbone that does not count
 
 
 def test_a_newest_state_beyond_the_budget_is_read_all_the_same():
-    write = History(Spell(), 2, vectors=False)
-    write.limit(Counter(), 3)
+    write = History(Spell(), 2, TEXTS)
+    write.limit(Counter().token_counts, 3)
     assert write({"count": 2, "0": np.array("old"), "1": np.array("a long one")}) == "a long one"
 
 
@@ -138,7 +141,7 @@ def test_what_can_be_done_is_that_of_the_newest_state():
     seen = np.stack(episode(Remembering(Choosing(), 2)))
     assert seen["action_mask"].tolist() == [[1, 0], [1, 1], [1, 0], [1, 1]]
     texts = ["step0", "step0\nstep1", "step1\nstep2", "step2\nstep3"]
-    assert History(Spell(), 2, vectors=False).batch(seen["observation"]) == texts
+    assert History(Spell(), 2, TEXTS).batch(seen["observation"]) == texts
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "SmartHome-Light", "BabyAI-GoToRedBall-v0"])

@@ -47,7 +47,7 @@ class ReinforceOptions:
     """Options of the algorithm."""
 
     rollout_steps: int = bitrl.option(2048, "environment steps between two updates", bitrl.above(0))
-    learning_rate: float = bitrl.option(5.0, "step size of gradient ascent", bitrl.above(0))
+    learning_rate: float = bitrl.option(10.0, "step size of gradient ascent", bitrl.above(0))
     gamma: float = bitrl.option(0.99, "discount factor", bitrl.between(0, 1))
 
 
