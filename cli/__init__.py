@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from bitrl.core.errors import BitrlError, unknown
+from bitrl.core.wording import command_line
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitrl.cli.run:run", "Train an agent, then evaluate it."),
@@ -97,7 +98,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without "…" is no reason to fail
     try:
-        code: Any = cli.main(args=args, prog_name="bitrl", standalone_mode=False)
+        with command_line():
+            code: Any = cli.main(args=args, prog_name="bitrl", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output went away, which is its right. Without this, Python would complain at exit.

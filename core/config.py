@@ -18,6 +18,7 @@ from bitrl.core.errors import UsageError, unknown
 from bitrl.core.options import above, as_dict, at_least, option, options, parse
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, LearnsFrom, SerializerRecord
 from bitrl.core.registry import registry
+from bitrl.core.wording import setting
 
 PARTS = ("run", "env", "serializer", "backbone", "critic_backbone", "algo")
 """The sections of a configuration; `-o algo.clip_coef=0.2` sets `clip_coef` in `[algo]`."""
@@ -118,7 +119,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     elif values.get("critic_backbone"):
         raise UsageError(
             f"critic_backbone.{next(iter(values['critic_backbone']))}: the critic has no backbone of its own to set it "
-            "for: name one with --critic-backbone, or leave that part out"
+            f"for: name one with {setting('critic_backbone')}, or leave that part out"
         )
 
     def options_of(part: str, cls: type) -> Any:
@@ -201,8 +202,8 @@ def check_fit(serializer: SerializerRecord, backbone: BackboneRecord) -> None:
     backbones = [e.record.name for e in entries["backbone"] if serializer.emits in e.record.accepts]  # type: ignore[attr-defined]
     raise UsageError(
         f'serializer "{serializer.name}" emits {serializer.emits}, but backbone "{backbone.name}" reads '
-        f"{' or '.join(backbone.accepts)}: use --serializer {' or '.join(sorted(serializers))}, "
-        f"or --backbone {' or '.join(sorted(backbones))}"
+        f"{' or '.join(backbone.accepts)}: use {setting('serializer', *sorted(serializers))}, "
+        f"or {setting('backbone', *sorted(backbones))}"
     )
 
 
@@ -222,7 +223,7 @@ def check_learning(config: Config) -> None:
     if "gradients" in algorithm.learns_from and option is not None:
         raise UsageError(
             f'algorithm "{algorithm.name}" learns from {learns_from}, and backbone "{backbone.name}" provides that if '
-            f"an option asks for it: set it with -o backbone.{option}=VALUE"
+            f"an option asks for it: set {setting(f'backbone.{option}', 'VALUE')}"
         )
     backbones = sorted(
         entry.record.name
@@ -236,8 +237,8 @@ def check_learning(config: Config) -> None:
     )
     remedies = [
         *([f"leave out backbone.{option}"] if trains and option and "features" in algorithm.learns_from else []),
-        *([f"--backbone {' or '.join(backbones)}"] if backbones else []),
-        *([f"--algo {' or '.join(algorithms)}"] if algorithms else []),
+        *([setting("backbone", *backbones)] if backbones else []),
+        *([setting("algo", *algorithms)] if algorithms else []),
     ]
     provided = " and ".join(offered) or "neither features nor gradients"
     raise UsageError(
@@ -255,7 +256,7 @@ def check_critic(
         able = [e.record.name for e in entries["algorithm"] if e.record.critic_backbone]  # type: ignore[attr-defined]
         raise UsageError(
             f'algorithm "{algorithm.name}" has no critic that could read a backbone of its own: '
-            f"leave out --critic-backbone, or use --algo {' or '.join(sorted(able))}"
+            f"leave out {setting('critic_backbone')}, or use {setting('algo', *sorted(able))}"
         )
     if serializer.emits in critic.accepts:
         return
@@ -265,8 +266,8 @@ def check_critic(
     raise UsageError(
         f'critic backbone "{critic.name}" reads {" or ".join(critic.accepts)}, but serializer "{serializer.name}", '
         f'which also writes for backbone "{backbone.name}", emits {serializer.emits}: '
-        f"use --critic-backbone {' or '.join(sorted(critics))}"
-        + (f", or --serializer {' or '.join(sorted(serializers))}" if both else "")
+        f"use {setting('critic_backbone', *sorted(critics))}"
+        + (f", or {setting('serializer', *sorted(serializers))}" if both else "")
     )
 
 
@@ -277,7 +278,7 @@ def check_commands(config: Config) -> None:
         able = [e.record.name for e in entries if e.record.commands]  # type: ignore[attr-defined]
         raise UsageError(
             f'algorithm "{config.algorithm.name}" cannot choose among texts, which are the actions of '
-            f"{config.run.env}: use --algo {' or '.join(sorted(able))}"
+            f"{config.run.env}: use {setting('algo', *sorted(able))}"
         )
 
 

@@ -8,14 +8,12 @@ import re
 from pathlib import Path
 
 from bitrl.core.errors import RunFailed
-
-OUT = "choose another place with --out"
-"""What a user can do about a place that will not do; commands with another option say theirs."""
+from bitrl.core.wording import setting
 
 
-def write_atomically(path: Path, data: bytes | str, elsewhere: str = OUT) -> None:
+def write_atomically(path: Path, data: bytes | str, elsewhere: str | None = None) -> None:
     """Write `data` to a temporary file beside `path`, make it durable and rename it: readers see the old file or
-    the new. `elsewhere` tells the user how to choose another place.
+    the new. `elsewhere` says how to choose another place; None: as a run does, by `out`.
 
     Raises:
         RunFailed: the disk is full or the place is not writable; nothing is left behind.
@@ -44,8 +42,9 @@ def remove_unfinished(directory: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: OSError, elsewhere: str = OUT) -> RunFailed:
+def cannot_write(path: Path, error: OSError, elsewhere: str | None = None) -> RunFailed:
     """`error`, met while writing `path`, in words."""
+    elsewhere = elsewhere or f"choose another place with {setting('out')}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(f"{path}: no space left on the disk: free some, or {elsewhere}")
     return RunFailed(f"{path}: cannot be written: {error.strerror}: {elsewhere}")

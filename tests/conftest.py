@@ -1,6 +1,16 @@
 """Lets the tests import the helpers that lie beside this file, and gives property tests all the time they need."""
 
+import pytest
 from hypothesis import settings
+
+from bitrl.core.wording import command_line
 
 settings.register_profile("bitrl", deadline=None)  # a machine under load is no defect of the code
 settings.load_profile("bitrl")
+
+
+@pytest.fixture(autouse=True)
+def worded_as_on_the_command_line():
+    """Errors name flags; tests/core/test_wording.py has what they say to who called Python."""
+    with command_line():
+        yield

@@ -137,7 +137,8 @@ class Agent:
         except UsageError as error:
             if getattr(values, "model", None) is None or "model" in given:
                 raise
-            raise UsageError(f"{error} (if it is elsewhere now: -o backbone.model=FILE)") from None
+            where = "-o backbone.model=FILE" if typed else "load_agent(..., model=FILE)"
+            raise UsageError(f"{error} (if it is elsewhere now: {where})") from None
         old, new = self.facts["identity"], {key: each for key, each in backbone.identity.items() if each is not None}
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:

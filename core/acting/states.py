@@ -16,6 +16,7 @@ import numpy as np
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone, LearningBackbone, Serializer, TokenizingBackbone
+from bitrl.core.wording import setting
 
 
 class StateReader:
@@ -127,7 +128,9 @@ class States:
             UsageError: the serializer writes texts.
         """
         if not isinstance(self.inputs, np.ndarray):
-            raise UsageError("these states are written as texts, and vectors were asked for: use --serializer vector")
+            raise UsageError(
+                f"these states are written as texts, and vectors were asked for: use {setting('serializer', 'vector')}"
+            )
         return self.inputs
 
     @cached_property

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.errors import RunFailed
+from bitrl.core.wording import setting
 
 
 class Replayable(gymnasium.Wrapper):
@@ -108,5 +109,5 @@ def restore(
     if not np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"):
         raise RunFailed(
             "the environment did not come back to where it was when its episode was played again: it draws randomness "
-            "outside np_random, so this run cannot be resumed exactly; start it anew with --force"
+            f"outside np_random, so this run cannot be resumed exactly; start it anew with {setting('force')}"
         )

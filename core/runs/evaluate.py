@@ -23,6 +23,7 @@ from bitrl.core.runs.state_recorder import record, write_states
 from bitrl.core.runs.store import require_run
 from bitrl.core.runs.trained import trained
 from bitrl.core.runs.watch import Step
+from bitrl.core.wording import setting
 
 
 def evaluate(
@@ -66,7 +67,7 @@ def evaluate(
     if show is None and video is None:
         returns = play(parts, algorithm, episodes, seed, directory, tell)
     elif not episodes:
-        raise UsageError("no episode is played, so there is none to be seen: ask for one with --episodes 1")
+        raise UsageError(f"no episode is played, so there is none to be seen: ask for one with {setting('episodes')}")
     else:
         first = watching.watch(parts, show, video)
         returns = play(parts, algorithm, episodes, seed, directory, tell, first=first)

@@ -22,6 +22,7 @@ from bitrl.core.environments.wrapped import Wrapped
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.runs.parts import Parts
+from bitrl.core.wording import setting
 
 
 class Recorder(gymnasium.Wrapper):
@@ -61,16 +62,16 @@ def record(parts: Parts, path: Path) -> tuple[Parts, list[np.ndarray]]:
         UsageError: its observations hold no numbers, or the file could not be written in the end.
     """
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--states {path}: is a folder, or its folder is not there: name another file")
+        raise UsageError(f"{setting('states')} {path}: is a folder, or its folder is not there: name another file")
     if not parts.environment.observation_spec().fields:
-        raise UsageError(f"--states: the observations of {parts.environment.id} hold no numbers to be kept")
+        raise UsageError(f"{setting('states')}: the observations of {parts.environment.id} hold no numbers to be kept")
     met: list[np.ndarray] = []
     return attrs.evolve(parts, environment=Wrapped(parts.environment, lambda env: Recorder(env, met))), met
 
 
 def write_states(path: Path, met: list[np.ndarray]) -> None:
     """Write states, each [k], to a file. Raises RunFailed if it cannot be written."""
-    write_atomically(path, save({"states": np.stack(met)}), "name another file with --states")
+    write_atomically(path, save({"states": np.stack(met)}), f"name another file with {setting('states')}")
 
 
 def read_states(path: Path) -> np.ndarray:

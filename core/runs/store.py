@@ -19,6 +19,7 @@ import tomli_w
 from bitrl.core.config import Config, read_toml
 from bitrl.core.errors import UsageError
 from bitrl.core.files import cannot_write, remove_unfinished, write_atomically
+from bitrl.core.wording import resuming, setting
 
 FILES = ("config.toml", "metrics.jsonl", "timings.jsonl", "summary.json", ".lock")
 
@@ -49,15 +50,18 @@ class RunStore:
         """
         directory = out if out is not None else _fresh_name(config)
         if directory.is_file():
-            raise UsageError(f"{directory}: is a file: choose another directory with --out")
+            raise UsageError(f"{directory}: is a file: choose another directory with {setting('out')}")
         # A run killed before it wrote its configuration left nothing that matters.
         nothing = (".lock", ".config.toml.")
         occupied = directory.is_dir() and any(not path.name.startswith(nothing) for path in directory.iterdir())
         if occupied and not (directory / "config.toml").is_file() and not (directory / ".lock").is_file():
-            raise UsageError(f"{directory}: is not empty and holds no run: choose another directory with --out")
+            raise UsageError(
+                f"{directory}: is not empty and holds no run: choose another directory with {setting('out')}"
+            )
         if occupied and not force:
             raise UsageError(
-                f"{directory}: already holds a run: go on with --resume {directory}, or replace it with --force"
+                f"{directory}: already holds a run: go on with {resuming(directory)}, or replace it with "
+                f"{setting('force')}"
             )
         try:
             directory.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
 from bitrl.core.runs.provenance import git_commit, peak_rss_mb, versions
 from bitrl.core.runs.store import RunStore
 from bitrl.core.runs.trained import check_identity, newest_good
+from bitrl.core.wording import resuming
 
 
 def run(
@@ -135,12 +136,12 @@ def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Liste
                     path = checkpoints.write(store.checkpoints, algorithm.step, saved)
                     tell(events.CheckpointSaved(directory, algorithm.step, path))
                 if interrupted() and not finished:
-                    raise RunFailed(f"stopped at step {algorithm.step}; go on with: bitrl run --resume {directory}")
+                    raise RunFailed(f"stopped at step {algorithm.step}; go on with: {resuming(directory)}")
         finally:
             algorithm.task.collector.envs.close()
         returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
         if len(returns) < run.eval_episodes:
-            raise RunFailed(f"stopped before the evaluation was done; go on with: bitrl run --resume {directory}")
+            raise RunFailed(f"stopped before the evaluation was done; go on with: {resuming(directory)}")
     summary = {
         "run": str(directory),
         **{name: getattr(run, name) for name in (*COMPONENTS, "seed")},

@@ -13,6 +13,7 @@ from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.listeners import Listener
 from bitrl.core.runs.parts import Parts, begin, build, identities
 from bitrl.core.runs.store import read_provenance
+from bitrl.core.wording import resuming, setting
 
 
 def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
@@ -25,7 +26,9 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
     config = resolve(read_toml(directory / "config.toml"))
     checkpoint = newest_good(directory, tell)
     if checkpoint is None:
-        raise UsageError(f"{directory}: has no checkpoint yet: let it train for longer, or go on with --resume")
+        raise UsageError(
+            f"{directory}: has no checkpoint yet: let it train for longer, or go on with {resuming(directory)}"
+        )
     parts = build(config)
     check_identity(directory, parts)
     algorithm = begin(config, parts, checkpoint, to_learn=False)
@@ -45,7 +48,9 @@ def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
             return checkpoint
         tell(events.CheckpointSkipped(directory, path, str(checkpoint)))
     if found:
-        raise RunFailed(f"{directory / 'checkpoints'}: every checkpoint is damaged: start the run anew with --force")
+        raise RunFailed(
+            f"{directory / 'checkpoints'}: every checkpoint is damaged: start the run anew with {setting('force')}"
+        )
     return None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
+from bitrl.core.wording import setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +111,7 @@ class Film:
         """
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        write_atomically(self.path, self._bytes.getvalue(), "choose another place with --video")
+        write_atomically(self.path, self._bytes.getvalue(), f"choose another place with {setting('video')}")
 
     def _begin(self, width: int, height: int) -> None:
         codec, pixels = CODECS[self._suffix]
@@ -134,5 +135,5 @@ def _av() -> ModuleType:
         import av
         import av.filter
     except ImportError:
-        raise UsageError("--video needs PyAV, which is not installed: pip install 'bitrl[video]'") from None
+        raise UsageError(f"{setting('video')} needs PyAV, which is not installed: pip install 'bitrl[video]'") from None
     return av

@@ -20,6 +20,7 @@ from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.runs import video as film
 from bitrl.core.runs.parts import Parts
+from bitrl.core.wording import setting
 
 FPS = 30.0
 """Of environments that do not say how fast they are."""
@@ -116,7 +117,7 @@ def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None)
         if mode is None:
             raise UsageError(
                 f"environment {environment.id} cannot be filmed: it renders {' and '.join(modes) or 'nothing'}, "
-                "and a film needs rgb_array or ansi: leave out --video (--show prints its states)"
+                f"and a film needs rgb_array or ansi: leave out {setting('video')} ({setting('show')} gives its states)"
             )
         # Nothing is shown on a screen, so pygame need not look for one, nor complain (of a missing XDG_RUNTIME_DIR);
         # and MuJoCo, where there is none, draws without.

@@ -23,6 +23,7 @@ from bitrl.core.environments.collector import Collector, Rollout
 from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.schedules import Schedule, value_at
+from bitrl.core.wording import setting
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
@@ -217,7 +218,8 @@ class PPO(Algorithm):
             if not np.isfinite(value):
                 raise RunFailed(
                     f"{name} is not a finite number in the update that ends at step {self.step}: it is thrown away, "
-                    "and any checkpoint is of before; try a smaller -o algo.learning_rate or algo.value_learning_rate"
+                    f"and any checkpoint is of before; try a smaller {setting('algo.learning_rate')} or "
+                    "algo.value_learning_rate"
                 )
 
     def values(self, features: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.wording import setting
 from bitrl.plugins.serializers import CodesOptions
 from bitrl.plugins.serializers.codebook import Codebook, fit
 from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_grid, refuse_no_numbers, sentence
@@ -38,7 +39,7 @@ class Codes:
         if observation.discrete is not None:
             raise UsageError(
                 f"environment {observation.env} has {observation.discrete} states, each a whole number already: "
-                "use --serializer bins"
+                f"use {setting('serializer', 'bins')}"
             )
         if not observation.fields:
             raise UsageError("serializer codes learns from states: name the environment that they come from")

@@ -8,6 +8,7 @@ from typing import Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.wording import setting
 
 DECIMALS = 3
 
@@ -63,14 +64,18 @@ def sentence(text: str) -> str:
 def refuse_prompt(observation: ObservationSpec) -> None:
     """Raises UsageError: the environment hands out prompts, which are texts already."""
     if observation.prompt:
-        raise UsageError(f"environment {observation.env} hands out prompts, not numbers: use --serializer prompt")
+        raise UsageError(
+            f"environment {observation.env} hands out prompts, not numbers: use {setting('serializer', 'prompt')}"
+        )
 
 
 def refuse_grid(observation: ObservationSpec) -> None:
     """Raises UsageError: the environment is a grid, and these serializers write numbers."""
     refuse_prompt(observation)
     if observation.grid:
-        raise UsageError(f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid")
+        raise UsageError(
+            f"environment {observation.env} is a grid, not a list of numbers: use {setting('serializer', 'grid')}"
+        )
 
 
 def refuse_no_numbers(observation: ObservationSpec) -> None:
@@ -78,8 +83,8 @@ def refuse_no_numbers(observation: ObservationSpec) -> None:
     refuse_prompt(observation)
     if observation.texts and not observation.fields:
         raise UsageError(
-            f"environment {observation.env} has no numbers, only texts: use --serializer compact, natural or json, and "
-            "a backbone that reads text"
+            f"environment {observation.env} has no numbers, only texts: use "
+            f"{setting('serializer', 'compact', 'natural', 'json')}, and a backbone that reads text"
         )
 
 

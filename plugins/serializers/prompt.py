@@ -7,6 +7,7 @@ import numpy as np
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import NoOptions
+from bitrl.core.wording import setting
 
 
 class Prompt:
@@ -20,7 +21,7 @@ class Prompt:
         if not observation.prompt:
             raise UsageError(
                 f"environment {observation.env} hands out no prompts (observations of a Text space): "
-                "use --serializer json, compact or natural"
+                f"use {setting('serializer', 'json', 'compact', 'natural')}"
             )
 
     def __call__(self, observation: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.wording import setting
 from bitrl.plugins.serializers.numbers import refuse_no_numbers
 
 
@@ -22,8 +23,8 @@ class Vector:
     def __init__(self, options: Any, observation: ObservationSpec):
         if observation.grid:
             raise UsageError(
-                f"environment {observation.env} is a grid, not a list of numbers: use --serializer grid and a backbone "
-                "that reads text"
+                f"environment {observation.env} is a grid, not a list of numbers: use {setting('serializer', 'grid')} "
+                "and a backbone that reads text"
             )
         refuse_no_numbers(observation)
         self.observation = observation

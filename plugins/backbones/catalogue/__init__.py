@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from bitrl.core.errors import UsageError, unknown
+from bitrl.core.wording import setting
 from bitrl.plugins.backbones.catalogue import receipts
 from bitrl.plugins.backbones.catalogue.entries import ENTRIES, Hub, ModelEntry, Packaged, Recipe, Wheel
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
@@ -82,7 +83,7 @@ def packaged(file: str) -> Path:
     if not path.is_file():
         raise UsageError(
             f"this installation has no starter model (plugins/backbones/models/{file}): reinstall bitrl, "
-            "or name a model with -o backbone.model=FILE"
+            f"or name a model with {setting('backbone.model', 'FILE')}"
         )
     return path
 

@@ -32,7 +32,7 @@ def test_an_existing_run_is_refused_unless_forced(tmp_path):
     first = bitrl.run(out=out, options=QUICK)
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     with pytest.raises(
-        bitrl.UsageError, match=r"already holds a run: go on with --resume .*, or replace it with --force"
+        bitrl.UsageError, match=r"already holds a run: go on with bitrl run --resume .*, or replace it with --force"
     ):
         bitrl.run(out=out, options=QUICK)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before

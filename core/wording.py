@@ -1,0 +1,41 @@
+"""How an error says what to set: as a flag to who typed a command, as an argument to who called Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Within, settings are worded as flags."""
+    token = _COMMAND_LINE.set(True)
+    try:
+        yield
+    finally:
+        _COMMAND_LINE.reset(token)
+
+
+def setting(name: str, *values: str) -> str:
+    """What to set: `--serializer json or grid`, or `serializer="json" or "grid"`.
+
+    Args:
+        name: an argument of `bitrl.run` and its like, or an option's path (`backbone.layers`).
+        values: to choose from; none for a switch, or where any other value will do. FILE and such stand for a value.
+    """
+    typed = _COMMAND_LINE.get()
+    flag = f"-o {name}" if "." in name else f"--{name.replace('_', '-')}"
+    if not values:
+        return flag if typed else name
+    if typed:
+        return f"{flag}={' or '.join(values)}" if "." in name else f"{flag} {' or '.join(values)}"
+    words = " or ".join(value if value.isupper() else f'"{value}"' for value in values)
+    return f'options={{"{name}": {words}}}' if "." in name else f"{name}={words}"
+
+
+def resuming(directory: object) -> str:
+    """How to go on with a run: `bitrl run --resume DIR`, or `bitrl.resume("DIR")`."""
+    return f"bitrl run --resume {directory}" if _COMMAND_LINE.get() else f'bitrl.resume("{directory}")'
