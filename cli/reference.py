@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from bitrl.cli import COMMANDS, cli
-from bitrl.cli.kinds import PART, PLURALS
+from bitrl.cli.kinds import PLURALS, WITHOUT_OPTIONS, section
 from bitrl.cli.show_environment import about, world, world_rows
 from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions
 from bitrl.core.errors import BitrlError
@@ -58,6 +58,8 @@ def options_page() -> str:
         *_options("run", RunOptions),
     ]
     for kind, plural in PLURALS.items():
+        if kind in WITHOUT_OPTIONS:
+            continue
         lines += [f"## {plural.capitalize()}", ""]
         if kind == "backbone":
             lines += [
@@ -75,7 +77,7 @@ def options_page() -> str:
                 said += f" Reads {' or '.join(record.accepts)}."
             if isinstance(record, EnvironmentRecord) and record.defaults:
                 said += f" Sets {_defaults(record)}."
-            lines += [f"### {record.name}", "", said, "", *_options(PART[kind], record.options)]
+            lines += [f"### {record.name}", "", said, "", *_options(section(kind, record.name), record.options)]
     return _page(lines)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from bitrl.core import events
@@ -18,9 +19,9 @@ from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.evaluate import play, statistics
 from bitrl.core.runs.interrupts import interrupts
-from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, build, identities, learned_by_serializer, make_algorithm, make_environments
-from bitrl.core.runs.provenance import git_commit, peak_rss_mb, versions
+from bitrl.core.runs.provenance import brought_by, git_commit, peak_rss_mb, versions
 from bitrl.core.runs.store import RunStore
 from bitrl.core.runs.trained import check_identity, newest_good
 
@@ -38,6 +39,7 @@ def run(
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     force: bool = False,
+    loggers: tuple[str, ...] | None = None,
     listeners: tuple[Listener, ...] = (),
 ) -> dict[str, Any]:
     """Train an agent, evaluate it, and return its summary (the same as summary.json in the run's directory).
@@ -52,6 +54,7 @@ def run(
             options of the file's that it does not have are left out.
         options: more settings by path, as `{"algo.clip_coef": 0.2}`.
         force: replace a run that is already in `out`.
+        loggers: names of loggers that are told the metrics, as ("csv", "tensorboard").
         listeners: called with every event (bitrl.core.events).
 
     Raises:
@@ -66,9 +69,10 @@ def run(
         "algo": algo,
         "steps": steps,
         "seed": seed,
+        "loggers": loggers,
     }
     for path, value in (options or {}).items():
-        part, dot, name = path.partition(".")
+        part, dot, name = path.rpartition(".")
         if not dot:
             raise UsageError(f'option "{path}": write it as part.option, for example "algo.clip_coef"')
         values.setdefault(part, {})[name] = value
@@ -81,10 +85,19 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     parts = build(config)
     learned_by_serializer(parts)  # a serializer that learns from states does so now, and says now why it cannot
-    provenance = {"versions": versions(), **identities(parts), **git_commit()}
-    store = RunStore.create(out, config, provenance, force)
+    for record in (config.algorithm, *(logger.record for logger in config.loggers)):
+        record.load()
+    environments = make_environments(config, parts, None)
     try:
-        return _train(config, parts, store, listeners)
+        # All that takes part is imported now, and what cannot be was said before anything is written.
+        provenance = {"versions": versions(brought_by(config)), **identities(parts), **git_commit()}
+        store = RunStore.create(out, config, provenance, force)
+    except BaseException:
+        environments[0].close()
+        raise
+    try:
+        with open_loggers(config, store.directory) as logger:
+            return _train(config, parts, store, (*listeners, logger), environments)
     finally:
         store.close()
 
@@ -105,18 +118,27 @@ def resume(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, A
         config = resolve(read_toml(directory / "config.toml"))
         parts = build(config)
         check_identity(directory, parts)
-        return _train(config, parts, store, listeners)
+        with open_loggers(config, directory) as logger:
+            return _train(config, parts, store, (*listeners, logger))
     finally:
         store.close()
 
 
-def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Listener, ...]) -> dict[str, Any]:
-    """Train from the newest good checkpoint, or from the start, to the end; evaluate; write the summary."""
+def _train(
+    config: Config,
+    parts: Parts,
+    store: RunStore,
+    listeners: tuple[Listener, ...],
+    environments: tuple[VectorEnv, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Train from the newest good checkpoint, or from the start in `environments`, to the end; evaluate; write the
+    summary.
+    """
     directory, run = store.directory, config.run
     tell = teller(listeners)
     with interrupts(lambda: tell(events.Interrupted(directory))) as interrupted:
         checkpoint = newest_good(directory, tell)
-        envs, observations = make_environments(config, parts, checkpoint)
+        envs, observations = environments or make_environments(config, parts, checkpoint)
         progress: Callable[[int], None] = lambda step: tell(events.RolloutStepped(directory, step))  # noqa: E731
         algorithm = make_algorithm(config, parts, envs, observations, checkpoint, progress)
         store.rewind(algorithm.step)
