@@ -51,7 +51,9 @@ class LazyGroup(click.Group):
 
         command = registry().find("command", cmd_name).load()
         if not isinstance(command, click.Command):
-            raise UsageError(f'command "{cmd_name}" is no click command, but {command!r}: tell the authors of its plugin')
+            raise UsageError(
+                f'command "{cmd_name}" is no click command: tell its plugin's authors'
+            )
         return command
 
     def resolve_command(
@@ -104,7 +106,7 @@ def _plugins_installed() -> bool:
         except OSError:  # a zip file, or nothing
             continue
         for name in names:
-            distribution, dot, kind = name.rpartition(".")
+            distribution, _, kind = name.rpartition(".")
             if kind in ("dist-info", "egg-info") and distribution.partition("-")[0] != "bitrl":
                 try:
                     with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:

@@ -149,7 +149,9 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         raise UsageError(f"run.loggers: one is named twice in {', '.join(run.loggers)}: name each once")
     for part in values:
         if part.startswith(LOGGER) and part.removeprefix(LOGGER) not in run.loggers:
-            raise UsageError(f"{part} has options, but the run has no such logger: name it in run.loggers, or leave them out")
+            raise UsageError(
+                f"{part} has options, but the run has no such logger: name it in run.loggers, or leave them out"
+            )
 
     def options_of(part: str, cls: type) -> Any:
         # The environment's defaults may be meant for another component than the chosen one.

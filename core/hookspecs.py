@@ -100,7 +100,7 @@ def bitrl_commands() -> Iterable[CommandRecord]:  # type: ignore[empty-body]
 
         @bitrl.hookimpl
         def bitrl_commands():
-            yield bitrl.CommandRecord(name="report", summary="Write a report of a run.", target="my_plugin.report:report")
+            yield bitrl.CommandRecord(name="report", summary="Report on a run.", target="my_plugin.report:report")
     """
 
 

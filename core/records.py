@@ -155,7 +155,7 @@ class LoggerRecord(Record):
         """Raise UsageError where something that the logger needs is not installed."""
         for module, package in self.needs.items():
             if importlib.util.find_spec(module) is None:
-                raise UsageError(f'logger "{self.name}" needs {module}: pip install \'{package}\'')
+                raise UsageError(f"logger \"{self.name}\" needs {module}: pip install '{package}'")
 
 
 @attrs.frozen(kw_only=True)
