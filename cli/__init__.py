@@ -51,9 +51,7 @@ class LazyGroup(click.Group):
 
         command = registry().find("command", cmd_name).load()
         if not isinstance(command, click.Command):
-            raise UsageError(
-                f'command "{cmd_name}" is no click command: tell its plugin's authors'
-            )
+            raise UsageError(f'command "{cmd_name}" is no click command: tell the authors of its plugin')
         return command
 
     def resolve_command(

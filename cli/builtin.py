@@ -1,4 +1,4 @@
-"""The commands and checks of bitrl itself as plugins' are: so they are listed, and no plugin takes their names unseen."""
+"""The commands and checks of bitrl itself as a plugin's: they are listed, and no plugin takes their names unseen."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ PLURALS = {
 """Kind → its plural, in the order of the data's way; then what else a plugin may bring."""
 
 PART = {kind: kind for kind in PLURALS} | {"algorithm": "algo", "environment": "env"}
-"""Kind → its flag in `bitrl run`, and the section of a configuration that holds its options (of a logger: `section`)."""
+"""Kind → its flag in `bitrl run`, and the section that holds its options (a logger's: `section`)."""
 
 WITHOUT_OPTIONS = ("command", "doctor-check")
 

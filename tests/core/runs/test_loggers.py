@@ -35,14 +35,11 @@ def test_csv_holds_the_rows_with_columns_in_the_order_they_came(tmp_path: Path) 
     assert (tmp_path / "metrics.csv").read_text() == "step,a,b,c\n1,0.1,,\n2,0.2,1,\n3,0.3,,\n4,,2,1e-09\n"
 
 
-@pytest.mark.parametrize("stopped", range(5))
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize(("stopped", "step"), [(stopped, step) for stopped in range(5) for step in range(stopped + 1)])
 @pytest.mark.parametrize("half", [0, 1, 3])
 def test_csv_of_a_resumed_run_has_the_bytes_of_one_that_was_not_stopped(
     tmp_path: Path, stopped: int, step: int, half: int
 ) -> None:
-    if step > stopped:
-        return
     path = tmp_path / "metrics.csv"
     told(Csv(CsvOptions(delimiter="tab"), tmp_path), ROWS)
     whole = path.read_bytes()
@@ -124,9 +121,14 @@ def test_loggers_are_closed_when_a_run_fails(tmp_path: Path, install) -> None:
     heard: list[str] = []
     install(type("Closing", (bitrl.Logger,), {"close": lambda self: heard.append("close")}))
     config = resolve({"run": {"loggers": ("mine",), "backbone": "mlp"}})
-    with pytest.raises(ZeroDivisionError), open_loggers(config, tmp_path) as hear:
-        hear(RunStarted(tmp_path, {}, 0, 4))
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with open_loggers(config, tmp_path) as hear:
+            hear(RunStarted(tmp_path, {}, 0, 4))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert heard == ["close"]
 
 
