@@ -20,7 +20,15 @@ import click
 from bitrl.cli.output import claim_stdout, json_option, print_json
 from bitrl.core.errors import RunFailed, UsageError
 
-COMPONENTS = {"serializer": "bins", "backbone": "hashing", "algorithm": "reinforce", "environment": "corridor"}
+COMPONENTS = {
+    "serializer": "bins",
+    "backbone": "hashing",
+    "algorithm": "reinforce",
+    "environment": "corridor",
+    "logger": "plaintext",
+    "command": "leaderboard",
+    "doctor-check": "thermal",
+}
 """Kind → the component of the example that stands for it."""
 
 HOOKS = "src/bitrl_example/__init__.py"

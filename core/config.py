@@ -143,7 +143,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         logger: LoggerRecord = registry().find("logger", name)
         logger.check_needs()
         part = LOGGER + name
-        own = parse(logger.options, values.get(part, {}), part, text.get(part, frozenset()))
+        own: Any = parse(logger.options, values.get(part, {}), part, text.get(part, frozenset()))
         loggers.append(ChosenLogger(name, logger, own))
     if len(set(run.loggers)) < len(run.loggers):
         raise UsageError(f"run.loggers: one is named twice in {', '.join(run.loggers)}: name each once")
@@ -300,13 +300,13 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     return _flat(data)
 
 
-def _flat(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _flat(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """`values` with the options of each logger, which TOML nests in `logger`, in a part of their own."""
-    flat = {part: section for part, section in values.items() if part != "logger"}
+    flat = {part: dict(section) for part, section in values.items() if part != "logger"}
     for name, section in values.get("logger", {}).items():
         if not isinstance(section, Mapping):
             raise UsageError(f"logger.{name} stands outside a section: write it under [logger.NAME], as [logger.csv]")
-        flat[LOGGER + name] = section
+        flat[LOGGER + name] = dict(section)
     return flat
 
 
