@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bitrl.core.errors import BitrlError, unknown
+from bitrl.core.errors import BitrlError, UsageError
 from bitrl.core.wording import command_line
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -32,31 +32,88 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are those of `COMMANDS`, imported when they are called."""
+    """A group whose commands are those of `COMMANDS` and of plugins, imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the table."""
-        return [*COMMANDS]  # once `bitrl list` is imported, `list` is that module here
+        # Once `bitrl list` is imported, `list` is that module here.
+        return [*COMMANDS, *(name for name, _ in plugin_commands())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command called `cmd_name`, if there is one."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        """Import the command called `cmd_name`.
+
+        Raises:
+            UsageError: there is none, or a plugin's cannot be imported or is no command.
+        """
+        if cmd_name in COMMANDS:
+            module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        from bitrl.core.registry import registry
+
+        command = registry().find("command", cmd_name).load()
+        if not isinstance(command, click.Command):
+            raise UsageError(f'command "{cmd_name}" is no click command: tell the authors of its plugin')
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that `args` begin with, or say which was meant."""
-        if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            raise unknown("command", args[0], COMMANDS)
+        if ctx.resilient_parsing:  # while a shell completes the command, which says no errors
+            try:
+                return super().resolve_command(ctx, args)
+            except UsageError:
+                return None, None, args
+        if args[0].startswith("-"):
+            ctx.fail(f"No such option: {args[0]}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands from the table, importing none."""
+        """Write the commands from the table and the records of plugins, importing none."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        if found := plugin_commands():
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(found)
+
+
+def plugin_commands() -> list[tuple[str, str]]:
+    """Name and summary of the commands that plugins bring; a name that is taken stands behind its package's, as
+    `package:name`.
+    """
+    if not _plugins_installed():
+        return []
+    from bitrl.core.registry import registry
+
+    entries = registry().entries["command"]
+    names = [entry.record.name for entry in entries]
+    return [
+        (name if names.count(name) == 1 else f"{entry.package}:{name}", entry.record.summary)
+        for name, entry in zip(names, entries, strict=True)
+        if entry.package != "bitrl"
+    ]
+
+
+def _plugins_installed() -> bool:
+    """Whether another distribution than bitrl declares entry points for it.
+
+    Reads the files by itself: importing importlib.metadata would take as long as all the rest of `bitrl --help`.
+    """
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:  # a zip file, or nothing
+            continue
+        for name in names:
+            distribution, _, kind = name.rpartition(".")
+            if kind in ("dist-info", "egg-info") and distribution.partition("-")[0] != "bitrl":
+                try:
+                    with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:
+                        if b"[bitrl]" in file.read():
+                            return True
+                except OSError:
+                    continue
+    return False
 
 
 def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:

@@ -15,29 +15,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import attrs
 import click
 
 from bitrl.cli.kinds import PLURALS
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.core.findings import Finding
 
 SPACE_NEEDED_MB = 200
 """Free disk space below which a run may fail: checkpoints, their temporary copies and the metrics."""
-
-
-@attrs.frozen
-class Finding:
-    """What a check found: `detail` says what is there or what is wrong, `remedy` what to do about it, `facts` the same
-    as `detail` for programs, where that is more than words.
-    """
-
-    check: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-    facts: dict[str, Any] = attrs.Factory(dict)
 
 
 @click.command
@@ -49,14 +35,18 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     The exit code is 1 if something is wrong.
     """
     stdout = claim_stdout() if as_json else None
-    findings = [finding for check in CHECKS for finding in examine(check)]
+    findings = [finding for check in (*CHECKS, _checks_of_plugins) for finding in examine(check)]
     wrong = [finding for finding in findings if not finding.ok]
     if as_json:
-        print_json({"ok": not wrong, "findings": [attrs.asdict(finding) for finding in findings]}, stdout)
+        rows = [
+            {"check": each.name, "ok": each.ok, "detail": each.detail, "remedy": each.remedy, "facts": each.facts}
+            for each in findings
+        ]
+        print_json({"ok": not wrong, "findings": rows}, stdout)
     else:
-        click.echo(table([("ok" if each.ok else "WRONG", each.check, each.detail) for each in findings], indent=""))
+        click.echo(table([("ok" if each.ok else "WRONG", each.name, each.detail) for each in findings], indent=""))
         if wrong:
-            click.echo("\nwhat to do\n" + table([(finding.check, finding.remedy) for finding in wrong]))
+            click.echo("\nwhat to do\n" + table([(finding.name, finding.remedy) for finding in wrong]))
         else:
             click.echo("\nEverything is in order.")
     if wrong:
@@ -222,12 +212,29 @@ def _plugins() -> Iterator[Finding]:
         mend = f"choose one by its full name, as {problem.package}:NAME, or uninstall a package"
         yield Finding(f"plugin {problem.package}", False, problem.message, mend)
     for kind, entries in registry().entries.items():
-        for entry in entries:
+        for entry in entries if kind != "doctor-check" else ():  # those are imported when they run
             try:
                 entry.record.load()
             except Exception as error:
                 mend = "install what it lacks, or update the package that brings it"
                 yield Finding(f"plugin {entry.package}", False, f"{kind} {_one_line(error)}", mend)
+
+
+def _checks_of_plugins() -> Iterator[Finding]:
+    """The checks that plugins bring; one that fails by itself is a finding about its package."""
+    from bitrl.core.registry import FAILURES, registry
+
+    for package, record in [(entry.package, entry.record) for entry in registry().entries["doctor-check"]]:
+        if package == "bitrl":
+            continue
+        try:
+            for finding in record.load()():
+                if not isinstance(finding, Finding):
+                    raise TypeError(f"expected bitrl.Finding objects, got {finding!r}")
+                yield finding
+        except FAILURES as error:
+            mend = f"update {package}, tell its authors, or remove it: pip uninstall {package}"
+            yield Finding(f"plugin {package}", False, f'doctor-check "{record.name}" failed: {_one_line(error)}', mend)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -9,13 +9,23 @@ PLURALS = {
     "backbone": "backbones",
     "algorithm": "algorithms",
     "environment": "environments",
+    "logger": "loggers",
+    "command": "commands",
+    "doctor-check": "doctor-checks",
 }
-"""Kind → its plural, in the order of the data's way."""
+"""Kind → its plural, in the order of the data's way; then what else a plugin may bring."""
 
-PART = {"serializer": "serializer", "backbone": "backbone", "algorithm": "algo", "environment": "env"}
-"""Kind → the section of a configuration that holds its options, and its flag in `bitrl run`."""
+PART = {kind: kind for kind in PLURALS} | {"algorithm": "algo", "environment": "env"}
+"""Kind → its flag in `bitrl run`, and the section that holds its options (a logger's: `section`)."""
+
+WITHOUT_OPTIONS = ("command", "doctor-check")
 
 _KINDS = {word: kind for kind in PLURALS for word in (kind, PLURALS[kind], PART[kind], f"{PART[kind]}s")}
+
+
+def section(kind: str, name: str) -> str:
+    """The section of a configuration with the options of the component of that name."""
+    return f"{PART[kind]}.{name}" if kind == "logger" else PART[kind]
 
 
 def parse_kind(word: str, others: tuple[str, ...] = ()) -> str:

@@ -17,7 +17,8 @@ from bitrl.core.registry import Entry, registry
 def list_components(kind: str | None, as_json: bool) -> None:
     """List the installed components.
 
-    KIND is serializers, backbones, algorithms or environments; all of them if left out.
+    KIND is serializers, backbones, algorithms, environments, loggers, commands or doctor-checks; all of them if
+    left out.
     """
     stdout = claim_stdout() if as_json else None
     kinds = list(PLURALS) if kind is None else [parse_kind(kind)]

@@ -17,11 +17,18 @@ from pathlib import Path
 
 import click
 
-from bitrl.cli.kinds import PLURALS
 from bitrl.cli.output import claim_stdout, json_option, print_json
 from bitrl.core.errors import RunFailed, UsageError
 
-COMPONENTS = {"serializer": "bins", "backbone": "hashing", "algorithm": "reinforce", "environment": "corridor"}
+COMPONENTS = {
+    "serializer": "bins",
+    "backbone": "hashing",
+    "algorithm": "reinforce",
+    "environment": "corridor",
+    "logger": "plaintext",
+    "command": "leaderboard",
+    "doctor-check": "thermal",
+}
 """Kind → the component of the example that stands for it."""
 
 HOOKS = "src/bitrl_example/__init__.py"
@@ -38,7 +45,7 @@ def plugin() -> None:
     "--kind",
     "kinds",
     multiple=True,
-    type=click.Choice([*PLURALS, "all"]),
+    type=click.Choice([*COMPONENTS, "all"]),
     help="A kind of component to start with; may be repeated.  [default: all]",
 )
 @click.option(
@@ -55,7 +62,7 @@ def new(name: str, kinds: tuple[str, ...], parent: Path) -> None:
     Its components are called after it: `bitrl plugin new bitrl-grid` makes the serializer grid-bins, and so on.
     """
     module = module_name(name)
-    chosen = list(PLURALS) if not kinds or "all" in kinds else [kind for kind in PLURALS if kind in kinds]
+    chosen = list(COMPONENTS) if not kinds or "all" in kinds else [kind for kind in COMPONENTS if kind in kinds]
     directory = parent / name
     if not parent.is_dir():
         raise UsageError(f"{parent}: no such directory: make it first, or choose another with --dir")

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from bitrl.cli import COMMANDS, cli
-from bitrl.cli.kinds import PART, PLURALS
+from bitrl.cli.kinds import PLURALS, WITHOUT_OPTIONS, section
 from bitrl.cli.list import provided
 from bitrl.cli.show_environment import about, world, world_rows
 from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions
@@ -59,6 +59,8 @@ def options_page() -> str:
         *_options("run", RunOptions),
     ]
     for kind, plural in PLURALS.items():
+        if kind in WITHOUT_OPTIONS:
+            continue
         lines += [f"## {plural.capitalize()}", ""]
         if kind == "backbone":
             lines += [
@@ -80,7 +82,7 @@ def options_page() -> str:
                 said += f" Learns from {' or '.join(record.learns_from)}."
             if isinstance(record, EnvironmentRecord):
                 said += "".join(f" Sets {words}." for words in _defaults(record))
-            lines += [f"### {record.name}", "", said, "", *_options(PART[kind], record.options)]
+            lines += [f"### {record.name}", "", said, "", *_options(section(kind, record.name), record.options)]
     return _page(lines)
 
 

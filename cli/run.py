@@ -33,6 +33,13 @@ def _flag(name: str, metavar: str) -> Any:
 @_flag("steps", "N")
 @_flag("seed", "N")
 @click.option(
+    "--logger",
+    "loggers",
+    multiple=True,
+    metavar="NAME",
+    help="Tell the metrics to this logger, too, as csv or tensorboard (`bitrl list loggers`). May be repeated.",
+)
+@click.option(
     "-o",
     "--option",
     "assignments",
@@ -64,6 +71,7 @@ def _flag(name: str, metavar: str) -> Any:
 @click.pass_context
 def run(
     ctx: click.Context,
+    loggers: tuple[str, ...],
     assignments: tuple[str, ...],
     config: Path | None,
     out: Path | None,
@@ -83,7 +91,7 @@ def run(
     if resume is not None:
         _refuse_beside_resume(ctx)
     else:
-        resolved = configure(config, assignments, flags)
+        resolved = configure(config, assignments, flags | {"loggers": ",".join(loggers) or None})
     stdout = claim_stdout() if as_json else None
     with progress(quiet or as_json) as listener:
         if resume is not None:

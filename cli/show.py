@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from bitrl.cli.kinds import PART, parse_kind
+from bitrl.cli.kinds import PART, WITHOUT_OPTIONS, parse_kind, section
 from bitrl.cli.list import facts
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
 from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions, find_environment
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[str, ...], as_json: bool) -> None:
     """Show a component and its options.
 
-    KIND is serializer, backbone, algorithm or environment, and NAME as `bitrl list` prints it. `bitrl show
+    KIND is one of those that `bitrl list` heads, and NAME as `bitrl list` prints it. `bitrl show
     run` shows the options of the run itself. An environment is shown with what is seen and done in it. `bitrl
     show serializer NAME --env E` also shows what a state of E reads like, and how many tokens it is to the
     starter model.
@@ -54,7 +54,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     else:
         entry = _find(kind, name)
         record = entry.record
-        part, options = PART[kind], record.options
+        part, options = section(kind, record.name), record.options
         defaults = dict(record.defaults) if isinstance(record, EnvironmentRecord) else {}
         described = {"kind": kind, **facts(entry), "target": record.target}
         if isinstance(record, EnvironmentRecord):
@@ -92,6 +92,8 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     for algorithm, settings in described.get("tuned", {}).items():
         rows = [(path, _words(value)) for path, value in settings.items()]
         click.echo(f"tuned for {algorithm}\n{table(rows)}\n")
+    if kind in WITHOUT_OPTIONS:
+        return
     rows = option_rows(part, options)
     click.echo(f"options (set one with -o {rows[0][0]}=VALUE)\n{table(rows)}" if rows else "It has no options.")
     for each in samples:

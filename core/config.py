@@ -16,7 +16,14 @@ import attrs
 
 from bitrl.core.errors import UsageError, unknown
 from bitrl.core.options import above, as_dict, at_least, option, options, parse
-from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, LearnsFrom, SerializerRecord
+from bitrl.core.records import (
+    AlgorithmRecord,
+    BackboneRecord,
+    EnvironmentRecord,
+    LearnsFrom,
+    LoggerRecord,
+    SerializerRecord,
+)
 from bitrl.core.registry import registry
 from bitrl.core.wording import setting
 
@@ -31,6 +38,9 @@ COMPONENTS = {
     "algo": "algorithm",
 }
 """The options of the run that name a component, each with a section of its own, and of which kind."""
+
+LOGGER = "logger."
+"""What the section of a logger's options begins with: `-o logger.csv.NAME=VALUE` sets `NAME` in `[logger.csv]`."""
 
 ANY_GYMNASIUM_ID = "gymnasium"
 """The environment record that stands for every id that no plugin has registered."""
@@ -60,6 +70,16 @@ class RunOptions:
     history_tokens: int = option(
         256, "tokens that the text of several states may have: the oldest are left out", above(0)
     )
+    loggers: tuple[str, ...] = option((), "loggers that are told the metrics, beside metrics.jsonl")
+
+
+@attrs.frozen
+class ChosenLogger:
+    """A logger of a run: the name that it was chosen by, its record and its options."""
+
+    name: str
+    record: LoggerRecord
+    options: Any
 
 
 @attrs.frozen
@@ -80,11 +100,15 @@ class Config:
     backbone_options: Any
     critic_backbone_options: Any
     algo_options: Any
+    loggers: tuple[ChosenLogger, ...] = ()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The configuration as plain data, every option written out: what `config.toml` holds."""
         parts = (self.run, *(getattr(self, f"{name}_options") for name in PARTS[1:]))
-        return {name: as_dict(values) for name, values in zip(PARTS, parts, strict=True) if values is not None}
+        plain = {name: as_dict(values) for name, values in zip(PARTS, parts, strict=True) if values is not None}
+        if self.loggers:
+            plain["logger"] = {logger.name: as_dict(logger.options) for logger in self.loggers}
+        return plain
 
 
 def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozenset[str]] | None = None) -> Config:
@@ -92,15 +116,15 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
 
     Args:
         values: part → option → value. What is unset comes from the environment's record, then from the options classes.
+            The options of a logger are in a part `logger.NAME`, or in `logger` by its name.
         text: part → the options whose value was typed on a command line and is a string.
 
     Raises:
         UsageError: unknown part, component or option, an ill-typed value, or components that do not fit.
     """
-    text = text or {}
+    text, values = text or {}, _flat(values)
     for part in values:
-        if part not in PARTS:
-            raise unknown("part", part, PARTS, "options are written part.option=value")
+        check_part(part, "options are written part.option=value")
     chosen = parse(RunOptions, values.get("run", {}), "run", text.get("run", frozenset()))
     environment = find_environment(chosen.env)
     run_values = {**_defaults(environment, "run", values), **values.get("run", {})}
@@ -122,6 +146,21 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
             f"for: name one with {setting('critic_backbone')}, or leave that part out"
         )
 
+    loggers = []
+    for name in run.loggers:
+        logger: LoggerRecord = registry().find("logger", name)
+        logger.check_needs()
+        part = LOGGER + name
+        own: Any = parse(logger.options, values.get(part, {}), part, text.get(part, frozenset()))
+        loggers.append(ChosenLogger(name, logger, own))
+    if len(set(run.loggers)) < len(run.loggers):
+        raise UsageError(f"run.loggers: one is named twice in {', '.join(run.loggers)}: name each once")
+    for part in values:
+        if part.startswith(LOGGER) and part.removeprefix(LOGGER) not in run.loggers:
+            raise UsageError(
+                f"{part} has options, but the run has no such logger: name it in run.loggers, or leave them out"
+            )
+
     def options_of(part: str, cls: type) -> Any:
         # The environment's defaults may be meant for another component than the chosen one.
         own = attrs.fields_dict(cls)
@@ -142,6 +181,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         backbone_options=options_of("backbone", backbone.options),
         critic_backbone_options=options_of("critic_backbone", critic.options) if critic is not None else None,
         algo_options=options_of("algo", algorithm.options),
+        loggers=tuple(loggers),
     )
     check_learning(config)
     return config
@@ -168,6 +208,11 @@ def overlay(
             known = attrs.fields_dict(record.options)
         left_out += [f"{part}.{name}" for name in old if name not in known]
         values[part] = {name: value for name, value in old.items() if name in known}
+    if "loggers" in above.get("run", {}):
+        chosen = above["run"]["loggers"]
+        names = [name.strip() for name in chosen.split(",")] if isinstance(chosen, str) else chosen
+        for part in [part for part in values if part.startswith(LOGGER) and part.removeprefix(LOGGER) not in names]:
+            left_out += [f"{part}.{name}" for name in values.pop(part)]
     for part, section in above.items():
         values[part] = {**values.get(part, {}), **section}
     return values, left_out
@@ -300,9 +345,32 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
             raise UsageError(
                 f"{path}: {part} stands outside a section: write it under one of {', '.join(f'[{p}]' for p in PARTS)}"
             )
-        if part not in PARTS:
+        if part not in (*PARTS, "logger"):
             raise UsageError(f"{path}: unknown section [{part}]: the sections are {', '.join(f'[{p}]' for p in PARTS)}")
-    return data
+    return _flat(data)
+
+
+def _flat(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`values` with the options of each logger, which TOML nests in `logger`, in a part of their own."""
+    flat = {part: dict(section) for part, section in values.items() if part != "logger"}
+    for name, section in values.get("logger", {}).items():
+        if not isinstance(section, Mapping):
+            raise UsageError(f"logger.{name} stands outside a section: write it under [logger.NAME], as [logger.csv]")
+        flat[LOGGER + name] = dict(section)
+    return flat
+
+
+def check_part(part: str, hint: str) -> None:
+    """Raise UsageError for a part of a configuration that does not exist."""
+    if part not in PARTS and not part.startswith(LOGGER):
+        raise unknown("part", part, (*PARTS, f"{LOGGER}NAME"), hint)
+
+
+def without_loggers(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of a run that is not to be trained on: its loggers need not be installed here."""
+    kept = {part: dict(section) for part, section in values.items() if not part.startswith(LOGGER)}
+    kept.get("run", {}).pop("loggers", None)
+    return kept
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -314,11 +382,10 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
     values: dict[str, dict[str, str]] = {}
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
-        part, dot, name = path.strip().partition(".")
+        part, dot, name = path.strip().rpartition(".")
         if not (equals and dot and name):
             raise UsageError(f'-o "{assignment}": write it as part.option=value, for example -o algo.clip_coef=0.2')
-        if part not in PARTS:
-            raise unknown("part", part, PARTS, f'in -o "{assignment}"')
+        check_part(part, f'in -o "{assignment}"')
         values.setdefault(part, {})[name] = value
     return values
 

@@ -7,7 +7,15 @@ from collections.abc import Iterable
 import pluggy
 
 from bitrl.core.events import Event
-from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
+from bitrl.core.records import (
+    AlgorithmRecord,
+    BackboneRecord,
+    CommandRecord,
+    DoctorCheckRecord,
+    EnvironmentRecord,
+    LoggerRecord,
+    SerializerRecord,
+)
 
 PROJECT = "bitrl"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -67,6 +75,45 @@ def bitrl_environments() -> Iterable[EnvironmentRecord]:  # type: ignore[empty-b
             yield bitrl.EnvironmentRecord(
                 name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorWorld"
             )
+    """
+
+
+@hookspec
+def bitrl_loggers() -> Iterable[LoggerRecord]:  # type: ignore[empty-body]
+    """Loggers: where a run's metrics go as they come, beside metrics.jsonl.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_loggers():
+            yield bitrl.LoggerRecord(name="sqlite", summary="rows of a database", target="my_plugin.sqlite:Sqlite")
+    """
+
+
+@hookspec
+def bitrl_commands() -> Iterable[CommandRecord]:  # type: ignore[empty-body]
+    """Commands of the program, each a click command.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_commands():
+            yield bitrl.CommandRecord(name="report", summary="Report on a run.", target="my_plugin.report:report")
+    """
+
+
+@hookspec
+def bitrl_doctor_checks() -> Iterable[DoctorCheckRecord]:  # type: ignore[empty-body]
+    """Checks of `bitrl doctor`.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_doctor_checks():
+            yield bitrl.DoctorCheckRecord(name="camera", summary="is it plugged in", target="my_plugin.camera:check")
     """
 
 

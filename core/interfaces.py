@@ -1,4 +1,4 @@
-"""What serializers, backbones and algorithms look like to each other. Shapes: n states, k numbers a vector, d features.
+"""What serializers, backbones, algorithms and loggers look like to each other. Shapes: n states, k numbers a vector, d features.
 
 Data goes one way: environment → Serializer → Backbone → Algorithm → environment. A component's `target`
 (records.py) is called as its class docstring here says. What a backbone can do beyond features it declares in its
@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 import attrs
@@ -330,3 +331,40 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Go back to a `state()`. The task's collector holds the restored environments and observations."""
+
+
+class Logger:
+    """Takes the rows of metrics.jsonl as they are written.
+
+    A run that is stopped and resumed makes a logger again, over the same directory. Whatever a logger raises is
+    reported once, and the run goes on without it.
+
+    Args:
+        options: its options object.
+        directory: the run's directory, which exists; a logger's files lie there under names of their own.
+    """
+
+    def __init__(self, options: Any, directory: Path):
+        self.options, self.directory = options, directory
+
+    def start(self, config: Mapping[str, Any], step: int) -> None:
+        """Training begins, or goes on from the checkpoint at `step` (environment steps; 0 in a new run).
+
+        The rows after `step` will come again: what was kept of them is to be dropped.
+
+        Args:
+            config: all options by section, as config.toml holds them.
+            step: the last step whose row is to be kept.
+        """
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """An update is done. `row` holds its `step` and its metrics; not all of them need be in every row.
+
+        Keep it before you return: the process may be killed at any time.
+        """
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Training and evaluation are done; `summary` is summary.json."""
+
+    def close(self) -> None:
+        """Nothing more will come, whether the run is done, was stopped or failed."""

@@ -5,6 +5,7 @@ chosen.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
@@ -60,6 +61,8 @@ class Record:
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
+        except UsageError:
+            raise  # the component says by itself what it lacks
         except (Exception, SystemExit) as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError(f'"{self.name}" could not be loaded from {self.target}: {cause}') from error
@@ -150,3 +153,35 @@ class EnvironmentRecord(Record):
         if of_algorithm:
             path = of_algorithm[0]
             raise ValueError(f'defaults: "{path}" is an option of one algorithm: tuned={{"ppo": {{"{path}": …}}}}')
+
+
+@attrs.frozen(kw_only=True)
+class LoggerRecord(Record):
+    """Where a run's metrics go as they come, beside metrics.jsonl; the target is a bitrl.Logger.
+
+    Attributes:
+        needs: modules that the package does not install by itself → what to install, as
+            {"tensorboardX": "bitrl[tensorboard]"}. Without them the logger is refused before a run begins.
+    """
+
+    needs: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+
+    def check_needs(self) -> None:
+        """Raise UsageError where something that the logger needs is not installed."""
+        for module, package in self.needs.items():
+            if importlib.util.find_spec(module) is None:
+                raise UsageError(f"logger \"{self.name}\" needs {module}: pip install '{package}'")
+
+
+@attrs.frozen(kw_only=True)
+class CommandRecord(Record):
+    """A command of the program: `bitrl NAME`; the target is a click command."""
+
+    options: type = attrs.field(default=NoOptions, init=False)  # click's own
+
+
+@attrs.frozen(kw_only=True)
+class DoctorCheckRecord(Record):
+    """A check of `bitrl doctor`; the target is called without arguments, and yields bitrl.Finding objects."""
+
+    options: type = attrs.field(default=NoOptions, init=False)

@@ -18,13 +18,25 @@ import pluggy
 from bitrl.core import hookspecs
 from bitrl.core.errors import BitrlError, UsageError, unknown
 from bitrl.core.events import Event
-from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, Record, SerializerRecord
+from bitrl.core.records import (
+    AlgorithmRecord,
+    BackboneRecord,
+    CommandRecord,
+    DoctorCheckRecord,
+    EnvironmentRecord,
+    LoggerRecord,
+    Record,
+    SerializerRecord,
+)
 
 HOOKS: dict[str, tuple[str, type[Record]]] = {
     "serializer": ("bitrl_serializers", SerializerRecord),
     "backbone": ("bitrl_backbones", BackboneRecord),
     "algorithm": ("bitrl_algorithms", AlgorithmRecord),
     "environment": ("bitrl_environments", EnvironmentRecord),
+    "logger": ("bitrl_loggers", LoggerRecord),
+    "command": ("bitrl_commands", CommandRecord),
+    "doctor-check": ("bitrl_doctor_checks", DoctorCheckRecord),
 }
 """Kind of component → (its hook, its record class)."""
 
@@ -72,7 +84,7 @@ class Registry:
                 raise
             except BaseException as error:  # sys.exit(), or a panic in an extension module
                 self.problems.append(
-                    Problem(package, f"entry point {point.name} = {point.value} failed: {_one_line(error)}")
+                    Problem(package, f"entry point {point.name} = {point.value} failed: {one_line(error)}")
                 )
             else:
                 self.add(plugin, package)
@@ -90,7 +102,7 @@ class Registry:
         except FAILURES as error:
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)
-            self.problems.append(Problem(package, _one_line(error)))
+            self.problems.append(Problem(package, one_line(error)))
             return
         if name is not None:
             self.packages[name] = package
@@ -103,7 +115,7 @@ class Registry:
                             raise TypeError(f"expected {record_class.__name__} records, got {record!r}")
                         self.entries[kind].append(Entry(package, record))
                 except FAILURES as error:
-                    self.problems.append(Problem(package, f"{hook} failed: {_one_line(error)}"))
+                    self.problems.append(Problem(package, f"{hook} failed: {one_line(error)}"))
 
     def find(self, kind: str, name: str) -> Any:
         """The record called `name`, or `package:name` where two packages share it.
@@ -130,6 +142,11 @@ class Registry:
             raise UsageError(f'{kind} "{name}" is offered by {" and ".join(packages)}: choose {choices}')
         return found[0].record
 
+    def package(self, record: Record) -> str | None:
+        """The package that brought `record`; None for one that no plugin has yielded."""
+        found = (entry.package for entries in self.entries.values() for entry in entries if entry.record is record)
+        return next(found, None)
+
     def conflicts(self) -> list[Problem]:
         """One problem for every name that two plugins share."""
         problems = []
@@ -150,7 +167,7 @@ class Registry:
                 implementation.function(*([event] if implementation.argnames else []))
             except FAILURES as error:
                 package = self.packages.get(implementation.plugin_name, implementation.plugin_name)
-                failed.append(Problem(package, f"bitrl_event failed on {type(event).__name__}: {_one_line(error)}"))
+                failed.append(Problem(package, f"bitrl_event failed on {type(event).__name__}: {one_line(error)}"))
         return failed
 
     def _implementations(self, hook: str, plugin: Any = None) -> list[pluggy.HookImpl]:
@@ -176,7 +193,8 @@ def _name(plugin: Any) -> str:
     return getattr(plugin, "__name__", None) or type(plugin).__name__
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What went wrong in a plugin, as one line; bitrl's own errors need no name."""
     text = " ".join(str(error).split())
     return text if isinstance(error, BitrlError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 

@@ -52,6 +52,9 @@ def test_its_components_are_listed_beside_ours(bitrl: Call):
         ("backbones", "example-hashing"),
         ("algorithms", "example-reinforce"),
         ("environments", "example-corridor-v0"),
+        ("loggers", "example-plaintext"),
+        ("commands", "example-leaderboard"),
+        ("doctor-checks", "example-thermal"),
     ]:
         packages = {row["name"]: row["package"] for row in listed[kind]}
         assert packages[name] == "bitrl-example"
@@ -100,6 +103,15 @@ def test_its_components_run_with_ours_and_their_own(
     found = [summary[key] for key in ("env", "serializer", "backbone", "algo", "seed", "steps")]
     assert found == [env, serializer, backbone, algo, 3, 256]
     assert summary["eval"]["episodes"] == 2
+
+
+def test_its_logger_and_its_command_work_on_a_run(bitrl: Call, tmp_path: Path):
+    done = bitrl("run", "--backbone", "mlp", "--logger", "example-plaintext", *QUICK, "--out", "runs/one", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in (tmp_path / "runs/one/metrics.jsonl").read_text().splitlines()]
+    lines = (tmp_path / "runs/one/log.txt").read_text().splitlines()
+    assert [line.rpartition("step=")[2] for line in lines] == [str(row["step"]) for row in rows]
+    assert bitrl("example-leaderboard").stdout.split()[1] == "runs/one"
 
 
 def test_it_learns_its_own_world(bitrl: Call):

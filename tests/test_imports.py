@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "bitrl.core.environments": CORE[:3],
     "bitrl.core.runs": CORE[:4],
     "bitrl": CORE,
+    "bitrl.__main__": ("bitrl.cli",),
     "bitrl.testing": (*CORE, "bitrl", "bitrl.testing", "bitrl.plugins"),
     "bitrl.plugins": (*CORE, "bitrl", "bitrl.plugins", "bitrl._engine", "bitrl._limits"),
     "bitrl.cli": (*CORE, "bitrl", "bitrl.testing", "bitrl.plugins", "bitrl.cli"),
@@ -29,6 +30,7 @@ MAY_IMPORT = {
 
 OTHERS = {
     "bitrl": set(),
+    "bitrl.__main__": set(),
     "bitrl.core": {"attrs", "pluggy"},
     "bitrl.core.acting": {"attrs", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.environments": {"attrs", "gymnasium", "numpy", "safetensors", "tokenizers"},

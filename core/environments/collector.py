@@ -98,6 +98,7 @@ class Collector:
         envs: the vector environment, which nobody else steps.
         states: a view of the current states.
         steps: environment steps taken so far, over all environments.
+        progress: called with that number after every step.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class Collector:
         observations: np.ndarray,
         progress: Callable[[int], None] = lambda step: None,
     ):
-        """`envs` was reset already, or restored, and gave `observations` [n, ...]; `progress` hears of every step."""
-        self.envs, self.reader, self._progress = envs, reader, progress
+        """`envs` was reset already, or restored, and gave `observations` [n, ...]."""
+        self.envs, self.reader, self.progress = envs, reader, progress
         self._mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         if self._mode is AutoresetMode.DISABLED:
             raise ValueError(
@@ -151,7 +152,7 @@ class Collector:
             self._resetting = done
         self.states = self.reader(observations)
         self.steps += self.num_envs
-        self._progress(self.steps)
+        self.progress(self.steps)
         return Transition(rewards, terminated, truncated, valid, final, info)
 
     def rollout(self, act: Callable[[States, int], Any], steps: int) -> Rollout:

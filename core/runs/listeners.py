@@ -1,12 +1,17 @@
-"""Who hears what happens in a run: callers of this process and plugins."""
+"""Who hears what happens in a run: callers of this process, plugins and the run's loggers."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from bitrl.core import events
-from bitrl.core.registry import registry
+from bitrl.core.config import ChosenLogger, Config
+from bitrl.core.interfaces import Logger
+from bitrl.core.registry import FAILURES, one_line, registry
 
 Listener = Callable[[events.Event], None]
 
@@ -21,6 +26,64 @@ def teller(listeners: tuple[Listener, ...]) -> Listener:
         for problem in registry().send(event):
             if problem.message not in said:
                 said.add(problem.message)
-                print(f"warning: plugin {problem.package}: {problem.message}", file=sys.stderr)
+                _warn(problem.package, problem.message)
 
     return tell
+
+
+@contextmanager
+def open_loggers(config: Config, directory: Path) -> Iterator[Listener]:
+    """The loggers of a run as one listener; each is closed in the end, however that comes.
+
+    One that fails is reported on stderr, and the run goes on without it.
+
+    Raises:
+        UsageError: the code of one cannot be imported.
+    """
+    opened = [OpenLogger(chosen, directory) for chosen in config.loggers]
+
+    def hear(event: events.Event) -> None:
+        for each in opened:
+            if isinstance(event, events.RunStarted):
+                each.call("start", event.config, event.step)
+            elif isinstance(event, events.Updated):
+                each.call("log", dict(event.metrics))  # its own, to change as it likes
+            elif isinstance(event, events.RunFinished):
+                each.call("finish", event.summary)
+
+    try:
+        yield hear
+    finally:
+        for each in opened:
+            each.call("close")
+
+
+class OpenLogger:
+    """A logger at work, made when training starts. Once a call has failed, it is called no more."""
+
+    def __init__(self, chosen: ChosenLogger, directory: Path):
+        self.chosen, self.directory = chosen, directory
+        self._target: Callable[..., Logger] = chosen.record.load()
+        self._logger: Logger | None = None
+        self._failed = False
+
+    def call(self, method: str, *arguments: object) -> None:
+        """Call one of its methods; one that fails is reported, and the logger closed."""
+        if self._failed or (self._logger is None and method == "close"):
+            return
+        try:
+            if self._logger is None:
+                self._logger = self._target(self.chosen.options, self.directory)
+            getattr(self._logger, method)(*arguments)
+        except FAILURES as error:
+            self._failed = True
+            package = registry().package(self.chosen.record) or self.chosen.name
+            failure = f'logger "{self.chosen.name}" failed in {method}: {one_line(error)}'
+            _warn(package, failure + ("" if method == "close" else ": the run goes on without it"))
+            if self._logger is not None and method != "close":
+                with contextlib.suppress(*FAILURES):
+                    self._logger.close()
+
+
+def _warn(package: str, message: str) -> None:
+    print(f"warning: plugin {package}: {message}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -48,14 +48,7 @@ def build(config: Config) -> Parts:
     return Parts(environment, reader)
 
 
-def begin(
-    config: Config,
-    parts: Parts,
-    checkpoint: Checkpoint | None = None,
-    progress: Callable[[int], None] = lambda step: None,
-    *,
-    to_learn: bool = True,
-) -> Algorithm:
+def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *, to_learn: bool = True) -> Algorithm:
     """The algorithm and its environments (`algorithm.task.collector`), as a run of `config` starts them, or as
     `checkpoint` left them. An algorithm that is not to learn, but to act, needs no environments to go on with: they
     are started anew.
@@ -71,7 +64,7 @@ def begin(
         serializer: Any = parts.reader.serializer
         serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
     [seed] = spawn_seeds(config.run.seed, ALGORITHM, 1)
-    collector = Collector(envs, parts.reader, observations, progress)
+    collector = Collector(envs, parts.reader, observations)
     task = Task(collector=collector, reader=parts.reader, seed=seed, steps=config.run.steps)
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
     if checkpoint is not None:

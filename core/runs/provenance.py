@@ -8,22 +8,62 @@ import re
 import resource
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
+
+from bitrl.core.config import Config
+from bitrl.core.registry import registry
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimd", "asimddp")
 
 
-def versions() -> dict[str, str]:
-    """The versions that a result depends on: Python, the platform, and the packages that computed it."""
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """The versions that a result depends on: Python, the platform, and in alphabetical order every distribution that
+    this process has imported something of, and `packages`.
+    """
     found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    for package in ("bitrl", "torch", "numpy", "gymnasium", "mujoco", "minigrid", "textworld", "tokenizers"):
+    return found | dict(sorted({**_imported(), **_installed(packages)}.items()))
+
+
+def brought_by(config: Config) -> set[str]:
+    """The distributions that brought a run's components."""
+    parts = (config.environment, config.serializer, config.backbone, config.critic_backbone, config.algorithm)
+    records = [*parts, *(logger.record for logger in config.loggers)]
+    packages = (registry().package(record) for record in records if record is not None)
+    return {package for package in packages if package is not None}
+
+
+def _imported() -> dict[str, str]:
+    """Name and version of each distribution that a module imported so far belongs to.
+
+    importlib.metadata.packages_distributions() finds the same from the metadata of all that is installed, which takes
+    many times longer.
+    """
+    imported = {name.partition(".")[0] for name in sys.modules}
+    found: dict[str, str] = {}
+    for each in distributions():
+        declared = (each.read_text("top_level.txt") or "").split()
+        # Lines of RECORD, as "package/module.py,sha256=…,123" or "module.py,…".
+        recorded = re.findall(r"^([^/,.\n]+)[/.]", "" if declared else each.read_text("RECORD") or "", re.M)
+        if not imported.isdisjoint(declared or recorded):
+            found.setdefault(_normalised(each.name), each.version)  # the first on the path is the one imported
+    return found
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:
+            found[_normalised(package)] = distribution(package).version
+        except PackageNotFoundError:  # a module that was registered by hand
             continue
     return found
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def git_commit() -> dict[str, str]:

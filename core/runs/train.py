@@ -11,12 +11,13 @@ from bitrl.core import events
 from bitrl.core.acting import checkpoints
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.interfaces import Algorithm
 from bitrl.core.records import BackboneRecord
 from bitrl.core.runs.evaluate import play, statistics
 from bitrl.core.runs.interrupts import interrupts
-from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
-from bitrl.core.runs.provenance import git_commit, peak_rss_mb, versions
+from bitrl.core.runs.provenance import brought_by, git_commit, peak_rss_mb, versions
 from bitrl.core.runs.store import RunStore
 from bitrl.core.runs.trained import check_identity, newest_good
 from bitrl.core.wording import resuming
@@ -35,6 +36,7 @@ def run(
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     force: bool = False,
+    loggers: tuple[str, ...] | None = None,
     listeners: tuple[Listener, ...] = (),
 ) -> dict[str, Any]:
     """Train an agent, evaluate it, and return its summary (the same as summary.json in the run's directory).
@@ -49,6 +51,7 @@ def run(
             options of the file's that it does not have are left out.
         options: more settings by path, as `{"algo.clip_coef": 0.2}`.
         force: replace a run that is already in `out`.
+        loggers: names of loggers that are told the metrics, as ("csv", "tensorboard").
         listeners: called with every event (bitrl.core.events).
 
     Raises:
@@ -63,9 +66,10 @@ def run(
         "algo": algo,
         "steps": steps,
         "seed": seed,
+        "loggers": loggers,
     }
     for path, value in (options or {}).items():
-        part, dot, name = path.partition(".")
+        part, dot, name = path.rpartition(".")
         if not dot:
             raise UsageError(f'option "{path}": write it as part.option, for example "algo.clip_coef"')
         values.setdefault(part, {})[name] = value
@@ -80,10 +84,19 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
     if config.serializer.learns:  # it does so now, and says now why it cannot
         serializer: Any = parts.reader.serializer
         serializer.state()
-    provenance = {"versions": versions(), **identities(parts), **git_commit()}
-    store = RunStore.create(out, config, provenance, force)
+    for chosen in config.loggers:
+        chosen.record.load()
+    algorithm = begin(config, parts)
     try:
-        return _train(config, parts, store, listeners)
+        # All that takes part is imported now, and what cannot be was said before anything is written.
+        provenance = {"versions": versions(brought_by(config)), **identities(parts), **git_commit()}
+        store = RunStore.create(out, config, provenance, force)
+    except BaseException:
+        algorithm.task.collector.envs.close()
+        raise
+    try:
+        with open_loggers(config, store.directory) as logger:
+            return _train(config, parts, store, algorithm, 0, (*listeners, logger))
     finally:
         store.close()
 
@@ -104,22 +117,31 @@ def resume(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, A
         config = resolve(read_toml(directory / "config.toml"))
         parts = build(config)
         check_identity(directory, parts)
-        return _train(config, parts, store, listeners)
+        checkpoint = newest_good(directory, teller(listeners))
+        algorithm = begin(config, parts, checkpoint)
+        updates = checkpoint.meta["updates"] if checkpoint is not None else 0
+        with open_loggers(config, directory) as logger:
+            return _train(config, parts, store, algorithm, updates, (*listeners, logger))
     finally:
         store.close()
 
 
-def _train(config: Config, parts: Parts, store: RunStore, listeners: tuple[Listener, ...]) -> dict[str, Any]:
-    """Train from the newest good checkpoint, or from the start, to the end; evaluate; write the summary."""
+def _train(
+    config: Config,
+    parts: Parts,
+    store: RunStore,
+    algorithm: Algorithm,
+    updates: int,
+    listeners: tuple[Listener, ...],
+) -> dict[str, Any]:
+    """Train from where `algorithm` stands, after `updates` updates, to the end; evaluate; write the summary."""
     directory, run = store.directory, config.run
     tell = teller(listeners)
     with interrupts(lambda: tell(events.Interrupted(directory))) as interrupted:
-        checkpoint = newest_good(directory, tell)
-        algorithm = begin(config, parts, checkpoint, lambda step: tell(events.RolloutStepped(directory, step)))
+        algorithm.task.collector.progress = lambda step: tell(events.RolloutStepped(directory, step))
         store.rewind(algorithm.step)
         timings = store.rows("timings.jsonl")
         seconds = timings[-1]["seconds"] if timings else 0.0
-        updates = checkpoint.meta["updates"] if checkpoint is not None else 0
         tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
         try:
             while algorithm.step < run.steps:

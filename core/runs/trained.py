@@ -7,7 +7,7 @@ from pathlib import Path
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint
-from bitrl.core.config import Config, read_toml, resolve
+from bitrl.core.config import Config, read_toml, resolve, without_loggers
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.listeners import Listener
@@ -23,7 +23,7 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
         UsageError: no checkpoint there, or its model is not the one it was trained with.
         RunFailed: every checkpoint is damaged.
     """
-    config = resolve(read_toml(directory / "config.toml"))
+    config = resolve(without_loggers(read_toml(directory / "config.toml")))
     checkpoint = newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(

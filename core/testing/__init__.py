@@ -10,6 +10,7 @@ from __future__ import annotations
 from bitrl.testing.algorithms import check_algorithm
 from bitrl.testing.backbones import check_backbone
 from bitrl.testing.environments import check_environment
+from bitrl.testing.loggers import check_logger
 from bitrl.testing.outcomes import ConformanceError, Outcome
 from bitrl.testing.plugins import check_plugin, plugin_outcomes
 from bitrl.testing.serializers import check_serializer
@@ -21,6 +22,7 @@ __all__ = [
     "check_algorithm",
     "check_backbone",
     "check_environment",
+    "check_logger",
     "check_plugin",
     "check_serializer",
     "make_task",

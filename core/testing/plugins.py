@@ -16,6 +16,8 @@ from bitrl.core.registry import Registry, registry
 from bitrl.testing.algorithms import algorithm_outcomes
 from bitrl.testing.backbones import backbone_outcomes
 from bitrl.testing.environments import environment_outcomes
+from bitrl.testing.extras import command_outcomes, doctor_check_outcomes
+from bitrl.testing.loggers import logger_outcomes
 from bitrl.testing.outcomes import Check, Outcome, demand, expect, run_checks
 from bitrl.testing.record_checks import check_light
 from bitrl.testing.serializers import ENVIRONMENTS, serializer_outcomes
@@ -62,6 +64,9 @@ def plugin_outcomes(package: str) -> Iterator[Outcome]:
         "backbone": backbone_outcomes,
         "algorithm": algorithm_outcomes,
         "environment": lambda record: environment_outcomes(record, ANY_ID.get(record.name, record.name)),
+        "logger": logger_outcomes,
+        "command": command_outcomes,
+        "doctor-check": doctor_check_outcomes,
     }
     for kind, found in entries.items():
         for entry in found:

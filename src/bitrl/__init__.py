@@ -17,10 +17,19 @@ if TYPE_CHECKING:
     from bitrl.core.environments.feature_wrappers import FeatureObservation, VectorFeatureObservation
     from bitrl.core.environments.loading import load_environment, load_serializer
     from bitrl.core.errors import BitrlError, RunFailed, UsageError
+    from bitrl.core.findings import Finding
     from bitrl.core.hookspecs import hookimpl
-    from bitrl.core.interfaces import Algorithm, Backbone, Field, ObservationSpec, Serializer, Task
+    from bitrl.core.interfaces import Algorithm, Backbone, Field, Logger, ObservationSpec, Serializer, Task
     from bitrl.core.options import above, at_least, between, option, options
-    from bitrl.core.records import AlgorithmRecord, BackboneRecord, EnvironmentRecord, SerializerRecord
+    from bitrl.core.records import (
+        AlgorithmRecord,
+        BackboneRecord,
+        CommandRecord,
+        DoctorCheckRecord,
+        EnvironmentRecord,
+        LoggerRecord,
+        SerializerRecord,
+    )
     from bitrl.core.runs.evaluate import evaluate
     from bitrl.core.runs.export import export
     from bitrl.core.runs.train import resume, run
@@ -37,10 +46,19 @@ _HOME = {
     "bitrl.core.environments.feature_wrappers": ("FeatureObservation", "VectorFeatureObservation"),
     "bitrl.core.environments.loading": ("load_environment", "load_serializer"),
     "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
+    "bitrl.core.findings": ("Finding",),
     "bitrl.core.hookspecs": ("hookimpl",),
-    "bitrl.core.interfaces": ("Algorithm", "Backbone", "Field", "ObservationSpec", "Serializer", "Task"),
+    "bitrl.core.interfaces": ("Algorithm", "Backbone", "Field", "Logger", "ObservationSpec", "Serializer", "Task"),
     "bitrl.core.options": ("above", "at_least", "between", "option", "options"),
-    "bitrl.core.records": ("AlgorithmRecord", "BackboneRecord", "EnvironmentRecord", "SerializerRecord"),
+    "bitrl.core.records": (
+        "AlgorithmRecord",
+        "BackboneRecord",
+        "CommandRecord",
+        "DoctorCheckRecord",
+        "EnvironmentRecord",
+        "LoggerRecord",
+        "SerializerRecord",
+    ),
     "bitrl.core.runs.evaluate": ("evaluate",),
     "bitrl.core.runs.export": ("export",),
     "bitrl.core.runs.train": ("resume", "run"),
@@ -56,10 +74,15 @@ __all__ = [
     "BackboneRecord",
     "BitrlError",
     "Collector",
+    "CommandRecord",
+    "DoctorCheckRecord",
     "Environment",
     "EnvironmentRecord",
     "FeatureObservation",
     "Field",
+    "Finding",
+    "Logger",
+    "LoggerRecord",
     "ObservationSpec",
     "Rollout",
     "RunFailed",

@@ -19,7 +19,7 @@ from bitrl.plugins.backbones.engine import engine
 
 
 def findings(check) -> dict[str, doctor.Finding]:
-    return {finding.check: finding for finding in doctor.examine(check)}
+    return {finding.name: finding for finding in doctor.examine(check)}
 
 
 def test_exit_code_and_json_agree_with_the_findings(bitrl) -> None:

@@ -38,7 +38,8 @@ def test_list_of_one_kind(bitrl, kind: str) -> None:
 
 def test_list_as_json(bitrl) -> None:
     found = json.loads(bitrl("list", "--json").out)
-    assert list(found) == ["serializers", "backbones", "algorithms", "environments", "problems"]
+    kinds = ["serializers", "backbones", "algorithms", "environments", "loggers", "commands", "doctor-checks"]
+    assert list(found) == [*kinds, "problems"]
     [bitnet] = [each for each in found["backbones"] if each["name"] == "bitnet"]
     assert (bitnet["package"], bitnet["accepts"]) == ("bitrl", ["text"])
 

@@ -15,7 +15,15 @@ import pytest
 
 Call = Callable[..., Any]  # what conftest.py calls the command line with
 
-COMPONENTS = {"serializer": "bins", "backbone": "hashing", "algorithm": "reinforce", "environment": "corridor"}
+COMPONENTS = {
+    "serializer": "bins",
+    "backbone": "hashing",
+    "algorithm": "reinforce",
+    "environment": "corridor",
+    "logger": "plaintext",
+    "command": "leaderboard",
+    "doctor-check": "thermal",
+}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bitrl-example"
 
 
@@ -24,7 +32,10 @@ def contents(directory: Path) -> dict[str, str]:
     return {path.relative_to(directory).as_posix(): path.read_text() for path in found}
 
 
-@pytest.mark.parametrize("kinds", [["serializer"], ["backbone"], ["algorithm"], ["environment"], ["all"]])
+@pytest.mark.parametrize(
+    "kinds",
+    [["serializer"], ["backbone"], ["algorithm"], ["environment"], ["logger", "command", "doctor-check"], ["all"]],
+)
 def test_a_new_plugin_installs_and_its_tests_pass(bitrl: Call, tmp_path: Path, kinds: list[str]):
     done = bitrl("plugin", "new", "grid.World", "--dir", tmp_path, *(f"--kind={kind}" for kind in kinds))
     assert (done.code, done.err) == (0, "")

@@ -80,3 +80,33 @@ def bitrl_environments() -> Iterator[bitrl.EnvironmentRecord]:
         options=CorridorOptions,
         defaults={"run.steps": 20_000},
     )
+
+
+@bitrl.hookimpl
+def bitrl_loggers() -> Iterator[bitrl.LoggerRecord]:
+    """The loggers of this package."""
+    yield bitrl.LoggerRecord(
+        name="example-plaintext",
+        summary="log.txt: a line of text per update",
+        target="bitrl_example.plaintext:PlainText",
+    )
+
+
+@bitrl.hookimpl
+def bitrl_commands() -> Iterator[bitrl.CommandRecord]:
+    """The commands of this package."""
+    yield bitrl.CommandRecord(
+        name="example-leaderboard",
+        summary="List finished runs by their mean return.",
+        target="bitrl_example.leaderboard:leaderboard",
+    )
+
+
+@bitrl.hookimpl
+def bitrl_doctor_checks() -> Iterator[bitrl.DoctorCheckRecord]:
+    """The checks of `bitrl doctor` in this package."""
+    yield bitrl.DoctorCheckRecord(
+        name="example-thermal",
+        summary="is the machine cool enough",
+        target="bitrl_example.thermal:check",
+    )

@@ -1,0 +1,35 @@
+"""Checks of what else a plugin brings: commands, and checks of the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from bitrl.core.findings import Finding
+from bitrl.core.records import CommandRecord, DoctorCheckRecord
+from bitrl.testing.outcomes import Outcome, expect, run_checks
+from bitrl.testing.record_checks import is_named_in_one_word
+
+
+def command_outcomes(record: CommandRecord) -> Iterator[Outcome]:
+    """The outcome of every check of a command."""
+    yield from run_checks(f'command "{record.name}"', record, (is_named_in_one_word, is_a_click_command))
+
+
+def doctor_check_outcomes(record: DoctorCheckRecord) -> Iterator[Outcome]:
+    """The outcome of every check of a check of the doctor's."""
+    yield from run_checks(f'doctor-check "{record.name}"', record, (is_named_in_one_word, yields_findings))
+
+
+def is_a_click_command(record: CommandRecord) -> None:
+    """Its target is a click command."""
+    command = record.load()
+    expect(isinstance(command, click.Command), f"expected a click command, got {command!r}")
+
+
+def yields_findings(record: DoctorCheckRecord) -> None:
+    """Called, it yields bitrl.Finding objects, and what is wrong has a remedy."""
+    for finding in record.load()():
+        expect(isinstance(finding, Finding), f"expected bitrl.Finding objects, got {finding!r}")
+        expect(finding.ok or finding.remedy, f'"{finding.name}" is wrong, but no remedy is named')
