@@ -67,7 +67,8 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py constraints.txt $(ENGINE)
+# src/bitrl/__init__.py holds the version.
+$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py constraints.txt src/bitrl/__init__.py $(ENGINE)
 	@echo "Installing bitrl and what it needs into $(VENV); the first time this takes some minutes."
 	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@

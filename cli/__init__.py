@@ -83,7 +83,7 @@ def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
 )
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Train reinforcement-learning agents whose eyes are a frozen 1-bit language model."""
+    """Train reinforcement-learning agents that perceive through a frozen 1-bit language model."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
