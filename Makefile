@@ -12,7 +12,7 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test lint typecheck pytest docs bench fuzz clean
+.PHONY: run test lint typecheck pytest docs site bench fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
@@ -34,6 +34,11 @@ pytest: $(VENV)/.tools
 
 docs: $(VENV)/.installed  # write the generated pages of docs/
 	$(BIN)/python -m bitrl.cli.reference docs
+
+site: $(VENV)/.tools  # build the documentation site into build/site; a warning is an error
+	@rm -rf build/typecheck
+	$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
 	$(BIN)/python benchmarks/startup.py
