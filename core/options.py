@@ -27,7 +27,7 @@ class Constraint:
     def __init__(self, accepts: Callable[[Any], bool], words: str):
         self.accepts, self.words = accepts, words
 
-    def __call__(self, instance: object, attribute: attrs.Attribute, value: Any) -> None:
+    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         """Raise ValueError, in words, if `value` is not accepted."""
         if value is not None and not self.accepts(value):
             raise ValueError(f"{attribute.name}: expected {_expected(attribute)}, got {shown(value)}")
@@ -64,8 +64,8 @@ def options(cls: type[T]) -> type[T]:
     A class may carry `presets: ClassVar[dict[str, dict[str, Any]]]`, named sets of defaults chosen by its `preset`
     field.
     """
-    made: Any = attrs.frozen(cls, kw_only=True)
-    attrs.resolve_types(made)
+    made: type[T] = attrs.frozen(cls, kw_only=True)
+    attrs.resolve_types(made)  # type: ignore[type-var]
     return made
 
 
@@ -96,7 +96,7 @@ def type_words(kind: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, str(kind))
 
 
-def _expected(attribute: attrs.Attribute) -> str:
+def _expected(attribute: attrs.Attribute[Any]) -> str:
     words, none, _ = type_words(attribute.type).partition(" or none")
     constraint = attribute.validator
     return (f"{words} {constraint.words}" if isinstance(constraint, Constraint) else words) + none

@@ -31,13 +31,13 @@ def _some_of(*names: str) -> list[Any]:
     return [attrs.validators.min_len(1), attrs.validators.deep_iterable(attrs.validators.in_(names))]
 
 
-def _target(instance: object, attribute: attrs.Attribute, value: str) -> None:
+def _target(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
     module, _, name = value.partition(":")
     if not module or not name.isidentifier():
         raise ValueError(f'target: expected "module:attribute", got "{value}"')
 
 
-def _options_class(instance: object, attribute: attrs.Attribute, value: Any) -> None:
+def _options_class(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, type) and attrs.has(value)):
         raise ValueError(f"options: expected a class decorated with @bitrl.options, got {value!r}")
 
@@ -94,7 +94,7 @@ class BackboneRecord(Record):
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict)
 
     @needs_option.validator
-    def _known(self, attribute: attrs.Attribute, value: Mapping[str, str]) -> None:
+    def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
         own = attrs.fields_dict(self.options)
         for capability, name in value.items():
             if capability not in self.provides:

@@ -63,7 +63,7 @@ class Agent:
     @property
     def history(self) -> int:
         """How many states of an episode it looks at."""
-        return self.facts["history"]
+        return int(self.facts["history"])
 
     @property
     def example(self) -> Any:
@@ -93,7 +93,8 @@ class Agent:
             inputs = self.features.serializer.batch(states)
         features, choices = self.features.encode(inputs), self.features.choices(seen)
         [action] = self.policy(features, choices, self.features.choices.features)
-        return action if np.ndim(action) else action.item()
+        chosen: int | np.ndarray = action if np.ndim(action) else action.item()
+        return chosen
 
     def _backbone(
         self, serializer_record: Any, serializer: Any, spec: ObservationSpec, given: Mapping[str, Any], typed: bool
@@ -129,7 +130,7 @@ class _Vectors:
     def __init__(self, width: int):
         self.width = width
 
-    def encode(self, inputs: Any) -> np.ndarray:
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
         """Vectors float32 [n, k], as they are."""
         return inputs
 

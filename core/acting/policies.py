@@ -33,7 +33,7 @@ class Network:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features float32 [..., d] → outputs float32 [..., k]."""
-        values = ((features - self.mean) / self.std).clip(-self.limit, self.limit)
+        values: np.ndarray = ((features - self.mean) / self.std).clip(-self.limit, self.limit)
         for index, (weights, biases) in enumerate(self.layers):
             values = (np.tanh(values) if index else values) @ weights.T + biases
         return values
@@ -65,7 +65,8 @@ class Discrete:
 
     def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
         """Features [n, d] → actions int64 [n]."""
-        return _best(self.network(features), choices) + self.start
+        actions: np.ndarray = _best(self.network(features), choices) + self.start
+        return actions
 
 
 @attrs.frozen(eq=False)
@@ -98,7 +99,8 @@ class Continuous:
 
     def __call__(self, features: np.ndarray, choices: Choices | None, commands: np.ndarray) -> np.ndarray:
         """Features [n, d] → actions float32 [n, ...]."""
-        return np.clip(self.network(features).reshape(-1, *self.low.shape), self.low, self.high)
+        actions: np.ndarray = np.clip(self.network(features).reshape(-1, *self.low.shape), self.low, self.high)
+        return actions
 
 
 Policy = Discrete | Commanding | Continuous
@@ -128,4 +130,6 @@ def policy_of(kind: str, arrays: Mapping[str, np.ndarray]) -> Policy:
 
 
 def _best(outputs: np.ndarray, choices: Choices | None) -> np.ndarray:
-    return (outputs if choices is None else np.where(choices.possible, outputs, -np.inf)).argmax(axis=1)
+    possible = outputs if choices is None else np.where(choices.possible, outputs, -np.inf)
+    best: np.ndarray = possible.argmax(axis=1)
+    return best

@@ -21,7 +21,8 @@ from bitrl.plugins.serializers.vector import Vector
 def world(name: str, **options: Any) -> Environment:
     """The environment called `name` in `bitrl list`, or any Gymnasium id."""
     record = find_environment(name)
-    return record.load()(parse(record.options, options, "env"), name)
+    environment: Environment = record.load()(parse(record.options, options, "env"), name)
+    return environment
 
 
 class Plain:
