@@ -12,7 +12,7 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test lint typecheck pytest docs bench fuzz clean
+.PHONY: run test lint typecheck pytest docs site bench fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
@@ -36,6 +36,11 @@ pytest: $(VENV)/.tools
 
 docs: $(VENV)/.installed  # write the generated pages of docs/
 	$(BIN)/python -m bitrl.cli.reference docs
+
+site: $(VENV)/.tools  # build the documentation site into build/site; a warning is an error
+	@rm -rf build/typecheck
+	$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(VENV)/.installed  # print the figures that need no other library; see benchmarks/ for the rest
 	$(BIN)/python benchmarks/startup.py
@@ -69,7 +74,8 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py constraints.txt $(ENGINE)
+# src/bitrl/__init__.py holds the version.
+$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py constraints.txt src/bitrl/__init__.py $(ENGINE)
 	@echo "Installing bitrl and what it needs into $(VENV); the first time this takes some minutes."
 	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@

@@ -1,5 +1,5 @@
-"""Writes the figures of README.md and docs/starter.md from benchmarks/results;
-tests/docs/test_readme.py holds them equal.
+"""Writes the figures of docs/results.md and docs/starter.md from benchmarks/results;
+tests/docs/test_results.py holds them equal.
 
 python benchmarks/figures.py
 """
@@ -17,7 +17,7 @@ RIVALS = ("bitrl", "stable_baselines3")
 AGAINST_STEPS = (50_000, 100_000)
 SERIALIZERS = ("json", "compact", "natural")
 
-WORLDS = {
+ENVIRONMENTS = {
     "CartPole-v1": "json",
     "Acrobot-v1": "json",
     "MountainCar-v0": "json",
@@ -38,7 +38,7 @@ def result(name: str) -> dict[str, Any]:
 
 
 def figures() -> str:
-    """The README's tables."""
+    """The tables of docs/results.md."""
     lines = [
         "CartPole-v1, BitRL recipe, starter model; five seeds each, 100 evaluation episodes a seed:",
         "",
@@ -55,11 +55,11 @@ def figures() -> str:
                 f"| {found['runs'][0]['steps']:,} | {found['max_train_seconds']:.0f} s at most "
                 f"| {found['max_peak_rss_mb']:.0f} MB |"
             )
-    lines += world_lines()
+    lines += environment_lines()
     lines += [
         "",
         "Without a language model (`--backbone mlp -o algo.preset=standard`), against Stable-Baselines3's PPO with the "
-        "same settings, taking turns in one run, means over five seeds:",
+        "same settings, interleaved in one process, means over five seeds:",
         "",
         "| steps | return: bitrl | Stable-Baselines3 | worst seed: bitrl | Stable-Baselines3 | steps per second: bitrl "
         "| Stable-Baselines3 |",
@@ -112,9 +112,9 @@ def acting_lines(record: dict[str, Any]) -> list[str]:
 
 
 def processor_lines() -> list[str]:
-    """Which of the README's figures were measured on which processor, in a sentence."""
+    """Which of the figures were measured on which processor, in a sentence."""
     figures = {
-        **{f"learning-{env}-bitnet-{serializer}": f"learning of {env}" for env, serializer in WORLDS.items()},
+        **{f"learning-{env}-bitnet-{serializer}": f"learning of {env}" for env, serializer in ENVIRONMENTS.items()},
         **{f"learning-CartPole-v1-bitnet-{serializer}": "learning of CartPole-v1" for serializer in SERIALIZERS},
         **{f"ppo-against-sb3-{steps}": "Stable-Baselines3 beside ours" for steps in AGAINST_STEPS},
         "bench-starter": "the starter model's speed",
@@ -135,16 +135,16 @@ def processor_lines() -> list[str]:
     return [f"Measured {'; '.join(parts)}."] if parts else []
 
 
-def world_lines() -> list[str]:
-    """A table of what the ternary starter model has been seen to learn in each world, with the world's own settings."""
-    found = {env: result(f"learning-{env}-bitnet-{serializer}") for env, serializer in WORLDS.items()}
+def environment_lines() -> list[str]:
+    """A table of what is learned on the ternary starter model in each environment, with the environment's defaults."""
+    found = {env: result(f"learning-{env}-bitnet-{serializer}") for env, serializer in ENVIRONMENTS.items()}
     lines = [
         "",
-        "What the starter model has been seen to learn in each world, means over seeds with their 95 % "
-        "intervals (`benchmarks/results/learning-*.json` hold the settings and the curves); and how many of the texts "
-        "read in training and evaluation had their features in the cache:",
+        "Results by environment on the starter model: means over seeds with their 95 % intervals "
+        "(`benchmarks/results/learning-*.json` hold the settings and the curves), and the feature-cache hit rate over "
+        "training and evaluation:",
         "",
-        "| world | states written as | seeds | steps | return | success | cache hits | training |",
+        "| environment | states written as | seeds | steps | return | success | cache hits | training |",
         "|---|---|---|---|---|---|---|---|",
     ]
     rows = []
@@ -156,11 +156,11 @@ def world_lines() -> list[str]:
                 half = at["success_confidence_95"]
                 success = plus_minus(100 * at["success_rate"], None if half is None else 100 * half) + " %"
             rows.append(
-                f"| {env} | `{WORLDS[env]}` | {len(at['runs'])} | {at['runs'][0]['steps']:,} "
+                f"| {env} | `{ENVIRONMENTS[env]}` | {len(at['runs'])} | {at['runs'][0]['steps']:,} "
                 f"| {plus_minus(at['mean_return'], at['confidence_95'])} | {success} | {cache_hits(at['runs'])} "
                 f"| {at['max_train_seconds']:,.0f} s at most |"
             )
-    picture = ["", "![Learning curves in all nine worlds](benchmarks/results/learning-worlds.png)"]
+    picture = ["", "![Learning curves in all nine environments](../benchmarks/results/learning-worlds.png)"]
     return [*lines, *rows, *(picture if result("learning-worlds") else [])] if rows else []
 
 
@@ -177,15 +177,15 @@ def plus_minus(mean: float, half: float | None) -> str:
 
 
 def training_lines(record: dict[str, Any]) -> list[str]:
-    """A table of `bitrl bench env`: a line for each world."""
+    """A table of `bitrl bench env`: a line for each environment."""
     found = record["results"]["environments"]
     parts = list(found[0]["seconds"])
     lines = [
         f"Training, end to end, and where its time goes (`{record['command']}`): environment steps a second, shares of "
-        "the time, the encoder's speed in training as a share of its speed alone on the same texts, and how many times "
-        "as many features a second the cache gives:",
+        "the time, the encoder's speed in training as a percentage of its standalone speed on the same texts, and how "
+        "many times as many features a second the cache gives:",
         "",
-        f"| world | steps a second | {' | '.join(parts)} | encoder, of alone | cache hits | cache gain |",
+        f"| environment | steps a second | {' | '.join(parts)} | encoder, % of standalone | cache hits | cache gain |",
         "|---" * (len(parts) + 5) + "|",
     ]
     for row in found:
@@ -199,7 +199,7 @@ def training_lines(record: dict[str, Any]) -> list[str]:
 
 
 def longer_lines(record: dict[str, Any]) -> list[str]:
-    """What the cache gives where states repeat only after a while, in a sentence for each world."""
+    """What the cache gives where states repeat only after a while, in a sentence for each environment."""
     return [
         f"Over the first {row['steps']:,} steps in {row['env']} (`{record['command']}`) "
         f"{row['cache']['hit_rate']:.0%} of the texts are found in the cache, which gives {row['cache']['gain']:.1f} × "
@@ -280,8 +280,8 @@ def rival_lines(record: dict[str, Any]) -> list[str]:
     found = record["results"]
     rival = f"{found['rival']['name']} {found['rival']['version']}"
     lines = [
-        f"The same shape in {found['rival']['type']}, against {rival} built from source: one file read by both, taking "
-        f"turns in one run (`{record['command']}`), tokens a second:",
+        f"The same shape in {found['rival']['type']}, against {rival} built from source: one file read by both, "
+        f"interleaved in one process (`{record['command']}`), tokens a second:",
         "",
         "| case | threads | bitrl | llama.cpp | ratio |",
         "|---|---|---|---|---|",
@@ -329,7 +329,7 @@ def size_lines(record: dict[str, Any]) -> list[str]:
     columns = list(found["shapes"][0]["states_per_second"])
     lines = [
         f"States a second, {found['tokens']} tokens each, batches of {found['batch']}, the engine alone "
-        f"(`{record['command']}`; medians of {found['rounds']} rounds in turns):",
+        f"(`{record['command']}`; medians of {found['rounds']} interleaved rounds):",
         "",
         f"| width x feed-forward x blocks | weights in the blocks | {' | '.join(columns)} |",
         "|---" * (len(columns) + 2) + "|",
@@ -389,7 +389,7 @@ def distilled_lines(record: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    for page, lines in (("README.md", figures()), ("docs/starter.md", starter_figures())):
+    for page, lines in (("docs/results.md", figures()), ("docs/starter.md", starter_figures())):
         path = ROOT / page
         before, rest = path.read_text(encoding="utf-8").split(START)
         path.write_text(before + START + lines + END + rest.split(END)[1], encoding="utf-8")

@@ -47,10 +47,11 @@ class LazyGroup(click.Group):
         """
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-            return getattr(importlib.import_module(module), attribute)
+            own: click.Command = getattr(importlib.import_module(module), attribute)
+            return own
         from bitrl.core.registry import registry
 
-        command = registry().find("command", cmd_name).load()
+        command: object = registry().find("command", cmd_name).load()
         if not isinstance(command, click.Command):
             raise UsageError(f'command "{cmd_name}" is no click command: tell the authors of its plugin')
         return command
@@ -141,7 +142,7 @@ def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
 )
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Train reinforcement-learning agents whose eyes are a frozen 1-bit language model."""
+    """Train reinforcement-learning agents that perceive through a frozen 1-bit language model."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -106,7 +106,7 @@ def environments_page() -> str:
     lines += [
         "What is seen and done in each, and which defaults it sets. Bounds are those that numbers typically stay in.",
         "`bitrl show env NAME` says the same, and what options there are; `bitrl show serializer NAME --env ENV` how a",
-        "state reads as text. What was learnt in them is in the README.",
+        "state reads as text. Results are in [results.md](results.md).",
         "",
     ]
     for words, ids in names.items():

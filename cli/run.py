@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,8 +16,10 @@ from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, re
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe
 
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-def _flag(name: str, metavar: str) -> Any:
+
+def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     row = next(row for row in describe(RunOptions) if row.name == name)
     default = "" if row.default == "none" else f"  [default: {row.default.strip(chr(34))}]"
     help = row.help[0].upper() + row.help[1:]
@@ -71,6 +74,7 @@ def _flag(name: str, metavar: str) -> Any:
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     loggers: tuple[str, ...],
     assignments: tuple[str, ...],
     config: Path | None,

@@ -226,7 +226,8 @@ def find_environment(name: str) -> EnvironmentRecord:
     """
     names = {entry.record.name for entry in registry().entries["environment"]}
     if name in names or (":" in name and name.partition(":")[2] in names):
-        return registry().find("environment", name)
+        named: EnvironmentRecord = registry().find("environment", name)
+        return named
     import gymnasium
 
     for beginning, package in REGISTERED_BY.items():
@@ -235,7 +236,8 @@ def find_environment(name: str) -> EnvironmentRecord:
                 importlib.import_module(package)
     if ":" not in name and name not in gymnasium.registry:
         raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
-    return registry().find("environment", ANY_GYMNASIUM_ID)
+    any_id: EnvironmentRecord = registry().find("environment", ANY_GYMNASIUM_ID)
+    return any_id
 
 
 def check_fit(serializer: SerializerRecord, backbone: BackboneRecord) -> None:

@@ -10,7 +10,7 @@ import attrs
 _TEXT = attrs.validators.instance_of(str)
 
 
-def _json(instance: object, attribute: attrs.Attribute, value: Any) -> None:
+def _json(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     json.dumps(value)
 
 

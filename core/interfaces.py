@@ -1,4 +1,5 @@
-"""What serializers, backbones, algorithms and loggers look like to each other. Shapes: n states, k numbers a vector, d features.
+"""What serializers, backbones, algorithms and loggers look like to each other. Shapes: n states, k numbers a
+vector, d features.
 
 Data goes one way: environment → Serializer → Backbone → Algorithm → environment. A component's `target`
 (records.py) is called as its class docstring here says. What a backbone can do beyond features it declares in its

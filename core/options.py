@@ -28,7 +28,7 @@ class Constraint:
     def __init__(self, accepts: Callable[[Any], bool], words: str):
         self.accepts, self.words = accepts, words
 
-    def __call__(self, instance: object, attribute: attrs.Attribute, value: Any) -> None:
+    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         """Raise ValueError, in words, if `value` is not accepted."""
         ends = isinstance(value, Schedule) and value.end != 0 and not self.accepts(value.end)  # all may decay to zero
         if value is not None and (ends or not self.accepts(value)):
@@ -66,8 +66,8 @@ def options(cls: type[T]) -> type[T]:
     A class may carry `presets: ClassVar[dict[str, dict[str, Any]]]`, named sets of defaults chosen by its `preset`
     field.
     """
-    made: Any = attrs.frozen(cls, kw_only=True)
-    attrs.resolve_types(made)
+    made: type[T] = attrs.frozen(cls, kw_only=True)
+    attrs.resolve_types(made)  # type: ignore[type-var]
     return made
 
 
@@ -102,7 +102,7 @@ def type_words(kind: Any) -> str:
     )
 
 
-def _expected(attribute: attrs.Attribute) -> str:
+def _expected(attribute: attrs.Attribute[Any]) -> str:
     words, none, _ = type_words(attribute.type).partition(" or none")
     constraint = attribute.validator
     schedule = " (or linear:START:END, cosine:START:END)" if attribute.type is Schedule else ""

@@ -32,13 +32,13 @@ def _some_of(*names: str) -> list[Any]:
     return [attrs.validators.min_len(1), attrs.validators.deep_iterable(attrs.validators.in_(names))]
 
 
-def _target(instance: object, attribute: attrs.Attribute, value: str) -> None:
+def _target(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
     module, _, name = value.partition(":")
     if not module or not name.isidentifier():
         raise ValueError(f'target: expected "module:attribute", got "{value}"')
 
 
-def _options_class(instance: object, attribute: attrs.Attribute, value: Any) -> None:
+def _options_class(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, type) and attrs.has(value)):
         raise ValueError(f"options: expected a class decorated with @bitrl.options, got {value!r}")
 
@@ -97,7 +97,7 @@ class BackboneRecord(Record):
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
 
     @needs_option.validator
-    def _known(self, attribute: attrs.Attribute, value: Mapping[str, str]) -> None:
+    def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
         own = attrs.fields_dict(self.options)
         for capability, name in value.items():
             if capability not in self.provides:
@@ -148,7 +148,7 @@ class EnvironmentRecord(Record):
     tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
 
     @defaults.validator
-    def _no_algorithm(self, attribute: attrs.Attribute, value: Mapping[str, Any]) -> None:
+    def _no_algorithm(self, attribute: attrs.Attribute[Any], value: Mapping[str, Any]) -> None:
         of_algorithm = [path for path in value if path.startswith("algo.")]
         if of_algorithm:
             path = of_algorithm[0]

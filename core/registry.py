@@ -186,7 +186,7 @@ class Registry:
 
 
 def _package(point: Any) -> str:
-    return point.dist.name if point.dist is not None else point.value.partition(".")[0]
+    return str(point.dist.name if point.dist is not None else point.value.partition(".")[0])
 
 
 def _name(plugin: Any) -> str:

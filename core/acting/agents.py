@@ -66,7 +66,7 @@ class Agent:
     @property
     def history(self) -> int:
         """How many states of an episode it looks at."""
-        return self.facts["history"]
+        return int(self.facts["history"])
 
     @property
     def example(self) -> Any:
@@ -172,7 +172,7 @@ class _Vectors:
     def __init__(self, width: int):
         self.width = width
 
-    def encode(self, inputs: Any) -> np.ndarray:
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
         """Vectors float32 [n, k], as they are."""
         return inputs
 

@@ -37,7 +37,8 @@ def load_backbone(name: str, model: str | None = None, *, width: int | None = No
     record: BackboneRecord = registry().find("backbone", name)
     if model is not None:
         options["model"] = model
-    return record.load()(parse(record.options, options, "backbone"), width)
+    backbone: Backbone = record.load()(parse(record.options, options, "backbone"), width)
+    return backbone
 
 
 def build_reader(config: Config, observation: ObservationSpec, history: int = 1) -> StateReader:

@@ -35,7 +35,7 @@ class Network:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features float32 [..., d] → outputs float32 [..., k]."""
-        values = ((features - self.mean) / self.std).clip(-self.limit, self.limit)
+        values: np.ndarray = ((features - self.mean) / self.std).clip(-self.limit, self.limit)
         for index, (weights, biases) in enumerate(self.layers):
             values = (np.tanh(values) if index else values) @ weights.T + biases
         return values
@@ -67,7 +67,8 @@ class Discrete:
 
     def __call__(self, states: States) -> np.ndarray:
         """n states → actions int64 [n]."""
-        return states.best(self.network(states.features)) + self.start
+        actions: np.ndarray = states.best(self.network(states.features)) + self.start
+        return actions
 
 
 @attrs.frozen(eq=False)
@@ -100,7 +101,8 @@ class Continuous:
 
     def __call__(self, states: States) -> np.ndarray:
         """n states → actions float32 [n, ...]."""
-        return np.clip(self.network(states.features).reshape(-1, *self.low.shape), self.low, self.high)
+        actions: np.ndarray = np.clip(self.network(states.features).reshape(-1, *self.low.shape), self.low, self.high)
+        return actions
 
 
 Policy = Discrete | Commanding | Continuous

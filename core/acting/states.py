@@ -118,7 +118,8 @@ class States:
         """
         if isinstance(self.inputs, np.ndarray):
             raise UsageError("these states are written as vectors, and texts were asked for: choose another serializer")
-        return self.inputs
+        texts: list[str] = self.inputs
+        return texts
 
     @property
     def vectors(self) -> np.ndarray:
@@ -166,10 +167,11 @@ class States:
         Args:
             scores: [n, k], one for each action of a Discrete space.
         """
-        if self.admissible is None:
-            return scores.argmax(axis=1)
-        mask = self.admissible.mask
-        return np.where(mask, scores[:, : mask.shape[1]], -np.inf).argmax(axis=1)
+        if self.admissible is not None:
+            mask = self.admissible.mask
+            scores = np.where(mask, scores[:, : mask.shape[1]], -np.inf)
+        best: np.ndarray = scores.argmax(axis=1)
+        return best
 
 
 def identity_of(backbone: Backbone) -> dict[str, Any]:

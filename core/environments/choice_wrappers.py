@@ -68,7 +68,7 @@ class ActionMask(gymnasium.Wrapper):
         return {OBSERVATION: observation, MASK: np.asarray(info[MASK], np.int8)}, reward, terminated, truncated, info
 
 
-def space_of_state(space: gymnasium.Space) -> gymnasium.Space:
+def space_of_state(space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
     """The part of an observation space that describes the state."""
     if isinstance(space, gymnasium.spaces.Dict) and splits(tuple(space)):
         return space[OBSERVATION]

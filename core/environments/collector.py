@@ -128,7 +128,7 @@ class Collector:
         return self.envs.num_envs
 
     @property
-    def action_space(self) -> gymnasium.Space:
+    def action_space(self) -> gymnasium.Space[Any]:
         """The space of one environment's action."""
         return self.envs.single_action_space
 

@@ -71,7 +71,8 @@ class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordCon
 
     def observation(self, observation: Any) -> np.ndarray:
         """An observation of the environment → its features, float32 [d]."""
-        return self.reader(as_array(self.env.observation_space, observation)[None]).features[0]
+        features: np.ndarray = self.reader(as_array(self.env.observation_space, observation)[None]).features[0]
+        return features
 
 
 class VectorFeatureObservation(VectorWrapper):
@@ -126,7 +127,7 @@ class VectorFeatureObservation(VectorWrapper):
 
 
 def _reader(
-    space: gymnasium.Space,
+    space: gymnasium.Space[Any],
     id: str | None,
     backbone: str,
     serializer: str | None,
@@ -156,7 +157,7 @@ def _reader(
     return reader
 
 
-def _observation_spec(space: gymnasium.Space, name: str, config: Config) -> ObservationSpec:
+def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) -> ObservationSpec:
     """What is known of the numbers and texts in `space`, by the environment's name."""
     from bitrl.core.environments.observation_specs import spec_of_space
 

@@ -24,8 +24,8 @@ class Remembering(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         self._memory = Memory(k)
         state = space_of_state(env.observation_space)
         self._splits = state is not env.observation_space
-        parts: dict[str, gymnasium.Space] = {str(index): state for index in range(k)}
-        kept: gymnasium.Space = gymnasium.spaces.Dict({COUNT: gymnasium.spaces.Discrete(k, start=1), **parts})
+        parts: dict[str, gymnasium.Space[Any]] = {str(index): state for index in range(k)}
+        kept: gymnasium.Space[Any] = gymnasium.spaces.Dict({COUNT: gymnasium.spaces.Discrete(k, start=1), **parts})
         if self._splits:
             assert isinstance(env.observation_space, gymnasium.spaces.Dict)
             kept = gymnasium.spaces.Dict({**env.observation_space.spaces, OBSERVATION: kept})

@@ -23,7 +23,8 @@ def load_serializer(name: str, env: str | None = None, **options: Any) -> Serial
     observation = ObservationSpec()
     if env is not None:
         observation = load_environment(env).observation_spec()
-    return record.load()(values, observation)
+    serializer: Serializer = record.load()(values, observation)
+    return serializer
 
 
 def load_environment(name: str, **options: Any) -> Environment:

@@ -16,7 +16,7 @@ from bitrl.core.acting.admissible import states_of
 from bitrl.core.environments.environment import Environment
 
 
-def dtype_of(space: gymnasium.Space) -> np.dtype | None:
+def dtype_of(space: gymnasium.Space[Any]) -> np.dtype | None:
     """The dtype of one observation as an array; None for numbers, which are arrays already."""
     if isinstance(space, gymnasium.spaces.Text):
         return np.dtype((np.str_, space.max_length))
@@ -25,7 +25,7 @@ def dtype_of(space: gymnasium.Space) -> np.dtype | None:
     return None
 
 
-def as_array(space: gymnasium.Space, observation: Any) -> np.ndarray:
+def as_array(space: gymnasium.Space[Any], observation: Any) -> np.ndarray:
     """One observation of a single environment."""
     dtype = dtype_of(space)
     if isinstance(space, gymnasium.spaces.Dict):
@@ -33,7 +33,7 @@ def as_array(space: gymnasium.Space, observation: Any) -> np.ndarray:
     return np.asarray(observation) if dtype is None else np.array(observation, dtype)
 
 
-def as_batch(space: gymnasium.Space, observations: Any, count: int) -> np.ndarray:
+def as_batch(space: gymnasium.Space[Any], observations: Any, count: int) -> np.ndarray:
     """`count` observations as a vector environment gives them (part by part) → [count, ...].
 
     `space` is that of a single one.
@@ -58,6 +58,7 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
         while len(seen) < count:
             observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
             seen.append(env.reset()[0] if terminated or truncated else observation)
-        return states_of(np.stack([as_array(env.observation_space, observation) for observation in seen]))
+        states: np.ndarray = states_of(np.stack([as_array(env.observation_space, each) for each in seen]))
+        return states
     finally:
         env.close()

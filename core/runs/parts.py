@@ -99,7 +99,7 @@ def identities(parts: Parts) -> dict[str, dict[str, Any]]:
 
 def spawn_seeds(seed: int, use: int, count: int) -> list[int]:
     """`count` seeds for one use of the run's randomness."""
-    return np.random.SeedSequence([seed, use]).generate_state(count).tolist()
+    return [int(each) for each in np.random.SeedSequence([seed, use]).generate_state(count)]
 
 
 def _collected(checkpoint: Checkpoint) -> Mapping[str, np.ndarray]:

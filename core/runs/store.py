@@ -163,7 +163,9 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     import tomllib
 
     read_toml(directory / "config.toml")  # says what is wrong, if anything is
-    return tomllib.loads((directory / "config.toml").read_text(encoding="utf-8")).get("provenance", {})
+    written = tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
+    provenance: dict[str, Any] = written.get("provenance", {})
+    return provenance
 
 
 def _fresh_name(config: Config) -> Path:

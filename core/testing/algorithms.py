@@ -28,7 +28,8 @@ NUM_ENVS = 4
 def trainable(width: int) -> Backbone:
     """A small trainable backbone for vectors of the given width."""
     record = registry().find("backbone", "mlp")
-    return record.load()(parse(record.options, {"hidden": [8]}, "backbone"), width)
+    backbone: Backbone = record.load()(parse(record.options, {"hidden": [8]}, "backbone"), width)
+    return backbone
 
 
 SETTINGS: tuple[tuple[str, Callable[[int], Backbone]], ...] = (

@@ -32,7 +32,8 @@ class Subject:
         """A new logger over a run's directory, in which two of the run's own files lie."""
         for name in ("config.toml", "metrics.jsonl"):
             (directory / name).write_text("the run's own\n", encoding="utf-8")
-        return self.record.load()(self.options, directory)
+        logger: Logger = self.record.load()(self.options, directory)
+        return logger
 
 
 def check_logger(component: str | LoggerRecord, **options: Any) -> None:

@@ -34,7 +34,7 @@ def gae(rollout: Rollout, values: np.ndarray, after: np.ndarray, gamma: float, g
     """
     deltas = rollout.rewards + gamma * after - values[:-1]
     goes_on = ~(rollout.terminated | rollout.truncated)
-    advantages = np.zeros_like(deltas)
+    advantages: np.ndarray = np.zeros_like(deltas)
     following = np.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
         following = deltas[t] + gamma * gae_lambda * goes_on[t] * following

@@ -71,8 +71,9 @@ class Categorical:
         ∂log p(a)/∂z = 1_a − p and ∂H/∂z = −p·(log p + H).
         """
         actions, probs, log_probs, entropies = tape
-        gradient = -probs * (by_log_prob.unsqueeze(1) + by_entropy * (log_probs + entropies.unsqueeze(1)))
-        return gradient.scatter_add_(1, actions.unsqueeze(1), by_log_prob.unsqueeze(1))
+        gradient: Tensor = -probs * (by_log_prob.unsqueeze(1) + by_entropy * (log_probs + entropies.unsqueeze(1)))
+        gradient.scatter_add_(1, actions.unsqueeze(1), by_log_prob.unsqueeze(1))
+        return gradient
 
 
 def masked(logits: Tensor, admissible: Admissible) -> Tensor:
@@ -130,7 +131,8 @@ class TextChoice:
         by_logits = self.categorical.backward(inner, by_log_prob, by_entropy) * self.outputs**-0.5
         by_pair = torch.zeros(len(queries), len(keys)).scatter_add_(1, places, by_logits)
         backward(self.keys, keys_tape, by_pair.t() @ queries)
-        return by_pair @ keys
+        by_queries: Tensor = by_pair @ keys
+        return by_queries
 
     def _logits(self, queries: Tensor, admissible: Admissible) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Logits of the commands [n, most in a state], which of the keys each has [n, most], the keys of all commands
@@ -175,7 +177,8 @@ class Gaussian:
 
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environments take them: in the space's shape, clipped to its bounds."""
-        return np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
+        clipped: np.ndarray = np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
+        return clipped
 
     def plain(self, network: Network) -> Policy:
         """What `best` does with the outputs of `network`."""
@@ -200,7 +203,8 @@ class Gaussian:
             self.log_std.grad = by_log_std
         else:
             self.log_std.grad.copy_(by_log_std)
-        return weights * tape / self.log_std.detach().exp()
+        by_mean: Tensor = weights * tape / self.log_std.detach().exp()
+        return by_mean
 
 
 def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor:
@@ -223,6 +227,6 @@ def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor
 Head = Categorical | TextChoice | Gaussian
 
 
-def action_head(space: gymnasium.Space) -> Categorical | Gaussian:
+def action_head(space: gymnasium.Space[Any]) -> Categorical | Gaussian:
     """The head for an action space, Discrete or Box, whose actions are numbers."""
     return Categorical(space) if isinstance(space, gymnasium.spaces.Discrete) else Gaussian(space)  # type: ignore[arg-type]

@@ -222,7 +222,8 @@ def projection_matrix(rows: int, columns: int) -> np.ndarray:
 
     `RandomState` because its stream is frozen: the same numbers in every version of numpy.
     """
-    return (np.random.RandomState(0).standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+    normal: np.ndarray = np.random.RandomState(0).standard_normal((rows, columns)) / np.sqrt(columns)
+    return normal.astype(np.float32)
 
 
 def _prefix(metadata: dict[str, Any], engine: Engine) -> list[int]:

@@ -45,4 +45,5 @@ class MLP:
         """Vectors float32 [n, k] → float32 [n, d] by an untrained network, the same for every call (seed 0)."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
-            return self.module()(torch.as_tensor(inputs, dtype=torch.float32)).numpy()
+            features: np.ndarray = self.module()(torch.as_tensor(inputs, dtype=torch.float32)).numpy()
+        return features

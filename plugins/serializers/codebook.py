@@ -41,7 +41,8 @@ class Codebook:
     def decode(self, found: np.ndarray) -> np.ndarray:
         """What `encode` gave → the vectors that the codes stand for, float64 [n, d]."""
         parts = [codes[found[:, i]] for i, codes in enumerate(self.codes)]
-        return np.concatenate(parts, axis=1) * self.scale + self.mean
+        vectors: np.ndarray = np.concatenate(parts, axis=1) * self.scale + self.mean
+        return vectors
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Itself as named arrays."""

@@ -38,10 +38,13 @@ class Vector:
 
     def __call__(self, observation: Any) -> np.ndarray:
         """One observation → float32 [k]."""
-        if self.observation.texts:
-            observation = {"numbers": np.asarray(observation["numbers"])[None]}
-            return self.batch(observation)[0]
-        return self.batch(np.asarray(observation)[None])[0]
+        one: Any = (
+            {"numbers": np.asarray(observation["numbers"])[None]}
+            if self.observation.texts
+            else np.asarray(observation)[None]
+        )
+        vector: np.ndarray = self.batch(one)[0]
+        return vector
 
     def batch(self, observations: np.ndarray) -> np.ndarray:
         """Observations [n, ...] → float32 [n, k]."""
@@ -49,8 +52,12 @@ class Vector:
             observations = observations["numbers"]
         if self.observation.discrete is not None:
             start = int(self.observation.fields[0].low or 0)
-            return np.eye(self.width, dtype=np.float32)[np.asarray(observations).ravel().astype(int) - start]
+            one_hot: np.ndarray = np.eye(self.width, dtype=np.float32)[
+                np.asarray(observations).ravel().astype(int) - start
+            ]
+            return one_hot
         flat = np.asarray(observations, dtype=np.float64).reshape(len(observations), -1)
         if not self.observation.fields:
             return flat.astype(np.float32)
-        return ((flat - self.middle) / self.half).astype(np.float32)
+        scaled: np.ndarray = (flat - self.middle) / self.half
+        return scaled.astype(np.float32)

@@ -1,4 +1,4 @@
-"""bitrl: reinforcement-learning agents whose eyes are a frozen 1-bit language model.
+"""bitrl: reinforcement-learning agents that perceive through a frozen 1-bit language model.
 
 The public face. Everything here is imported when it is first used, so `import bitrl` is quick.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bitrl.core.runs.train import resume, run
     from bitrl.core.schedules import Schedule, value_at
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 
 _HOME = {
     "bitrl.core.acting.agents": ("Agent", "load_agent"),

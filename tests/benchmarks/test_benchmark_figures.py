@@ -1,4 +1,4 @@
-"""The README's tables of speed, from results such as `bitrl bench --out` and benchmarks/against_llama_cpp.py write."""
+"""The tables of speed in docs/results.md, from what `bitrl bench --out` and benchmarks/against_llama_cpp.py write."""
 
 import importlib.util
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_a_line_for_each_shape(figures):
     assert figures.size_lines({"command": "x", "results": found})[-1] == "| 256x768x4 | 3.1 M | 4,321 |"
 
 
-def test_a_line_for_each_world_that_was_trained_in(figures, monkeypatch):
+def test_a_line_for_each_environment_that_was_trained_in(figures, monkeypatch):
     runs = [{"steps": 401_408, "cache": {"hits": hits, "misses": 10}} for hits in (10, 20, 10)]
     made = {
         "learning-CartPole-v1-bitnet-json": {"mean_return": 499.6, "confidence_95": 1.2},
@@ -119,16 +119,16 @@ def test_a_line_for_each_world_that_was_trained_in(figures, monkeypatch):
         "result",
         lambda name: {"results": {"runs": runs, "max_train_seconds": 61.4, **made[name]}} if name in made else {},
     )
-    table = [line for line in figures.world_lines() if line.startswith("|")][2:]
+    table = [line for line in figures.environment_lines() if line.startswith("|")][2:]
     assert table == [
         "| CartPole-v1 | `json` | 3 | 401,408 | 500 ± 1 |  | 57% | 61 s at most |",
         "| BabyAI-GoToRedBall-v0 | `grid` | 3 | 401,408 | 0.87 ± 0.02 | 91.2 ± 3.1 % | 57% | 61 s at most |",
     ]
     made.clear()
-    assert figures.world_lines() == []
+    assert figures.environment_lines() == []
 
 
-def test_a_line_for_each_world_and_where_its_time_goes(figures):
+def test_a_line_for_each_environment_and_where_its_time_goes(figures):
     row = {
         "env": "CartPole-v1",
         "steps_per_second": 3857.4,
@@ -138,13 +138,16 @@ def test_a_line_for_each_world_and_where_its_time_goes(figures):
     }
     numbers = {**row, "env": "Pendulum-v1", "encoder": None, "cache": None}
     lines = figures.training_lines({"command": "bitrl bench env", "results": {"environments": [row, numbers]}})
-    assert "| world | steps a second | environment | encoder | encoder, of alone | cache hits | cache gain |" in lines
+    assert (
+        "| environment | steps a second | environment | encoder | encoder, % of standalone | cache hits | cache gain |"
+        in lines
+    )
     assert "| CartPole-v1 | 3,857 | 25% | 75% | 98% | 74% | 3.2 × |" in lines
     assert "| Pendulum-v1 | 3,857 | 25% | 75% |  |  |  |" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
-def test_a_sentence_for_a_world_whose_states_repeat_later(figures):
+def test_a_sentence_for_an_environment_whose_states_repeat_later(figures):
     row = {"env": "TextWorld-Cooking", "steps": 131_072, "cache": {"hit_rate": 0.617, "gain": 2.64}}
     [line] = figures.longer_lines({"command": "bitrl bench env", "results": {"environments": [row]}})
     assert "first 131,072 steps in TextWorld-Cooking (`bitrl bench env`) 62% of the texts" in line

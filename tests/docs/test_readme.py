@@ -1,7 +1,5 @@
-"""What the README promises is there: its figures are the measured ones, its commands exist, its Python runs."""
+"""What README and docs/getting-started.md promise is there: commands, sizes of files, Python that runs."""
 
-import importlib.util
-import json
 import re
 import shlex
 from pathlib import Path
@@ -14,28 +12,11 @@ from bitrl.plugins.backbones.language_model import starter_path
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GETTING_STARTED = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
-
-
-def test_the_figures_are_those_of_the_results():
-    spec = importlib.util.spec_from_file_location("figures", ROOT / "benchmarks" / "figures.py")
-    figures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(figures)
-    assert README.split(figures.START)[1].split(figures.END)[0] == figures.figures()
-    page = (ROOT / "docs" / "starter.md").read_text(encoding="utf-8")
-    assert page.split(figures.START)[1].split(figures.END)[0] == figures.starter_figures()
-
-
-def test_every_result_says_what_made_it():
-    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    assert results
-    for path in results:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        assert {"command", "commit", "versions", "processor", "results"} <= set(record), path.name
-        assert not re.search(r"(^|[ \"'])/", record["command"]), f"{path.name} names an absolute path"
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.S | re.M)
 
 
 def test_the_sizes_of_the_starter_pair_are_those_of_its_files():
@@ -57,7 +38,31 @@ def test_every_link_leads_somewhere(target):
     assert target.startswith("http") or (ROOT / target).exists()
 
 
-COMMANDS = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines() if "bitrl " in line]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for page in (README, GETTING_STARTED)
+    for block in blocks("sh", page)
+    for line in block.splitlines()
+    if "bitrl " in line
+]
+
+
+def test_the_two_commands_are_make_run_and_make_test():
+    first = [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()]
+    assert first == ["make run", "make test"]
+    [recipe] = re.findall(r"^RUN_ARGS \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert f"`make run` is `bitrl run {recipe}`" in README
+
+
+def test_ten_lines_of_use():
+    [code] = blocks("python")
+    assert len([line for line in code.splitlines() if line]) <= 10
+
+
+def test_getting_started_shows_every_command_but_those_of_other_pages():
+    from bitrl.cli import COMMANDS as KNOWN
+
+    assert {command.split()[1] for command in COMMANDS if command.startswith("bitrl ")} == set(KNOWN)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("bitrl ")])

@@ -27,7 +27,8 @@ def measure(path: Path, format: str, isa: str, threads: int, tokens: int) -> dic
     if done.returncode != 0:
         why = (done.stderr.strip().splitlines() or [f"it was ended by signal {-done.returncode}"])[-1]
         raise RunFailed(f"{path}: loading it in {format} in a process of its own failed: {why}")
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def main(path: str, format: str, isa: str, threads: str, tokens: str) -> None:

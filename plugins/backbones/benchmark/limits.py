@@ -43,4 +43,4 @@ class Limits:
         out, error = ffi.new("double *"), ffi.new("char[]", 256)
         if lib.bitrl_limits_measure(self._handle, name.encode(), threads, seconds, out, error):
             raise UsageError(message(error))
-        return out[0]
+        return float(out[0])

@@ -96,11 +96,12 @@ def _listing(source: Hub) -> tuple[str, Mapping[str, Published]]:
 def _download(source: Hub, commit: str, files: Sequence[str]) -> Path:
     """The directory with these files in it, of that commit."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     class Bars(tqdm):  # on a terminal alone
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **(options if sys.stderr.isatty() else options | {"disable": True}))
+            shown = options if sys.stderr.isatty() else options | {"disable": True}
+            super().__init__(*arguments, **shown)  # type: ignore[no-untyped-call]
 
     folder = Path(
         snapshot_download(

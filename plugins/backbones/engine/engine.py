@@ -231,7 +231,7 @@ class Engine:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of weights that a pass of one token reads, adapters included; the head's once it has generated."""
-        return lib.bitrl_model_bytes_per_token(self.model)
+        return int(lib.bitrl_model_bytes_per_token(self.model))
 
 
 def open_model(
@@ -251,7 +251,7 @@ class LoadPlan(NamedTuple):
     def cache_bytes_per_token(self) -> int:
         """Bytes that generating keeps of every token: keys and values of each block, in double precision."""
         shape = self.shape
-        return 2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD
+        return int(2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD)
 
 
 def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> LoadPlan:

@@ -66,7 +66,7 @@ class HuggingFaceFile:
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return lib.bitrl_file_size(self.handle)
+        return int(lib.bitrl_file_size(self.handle))
 
     def metadata(self) -> dict[str, Any]:
         """Every key with its value, those of the tokenizer's first token included. Raises as `tokenizer`."""

@@ -102,12 +102,12 @@ class ModelFile:
     @property
     def size(self) -> int:
         """Bytes of the whole file."""
-        return lib.bitrl_file_size(self.handle)
+        return int(lib.bitrl_file_size(self.handle))
 
     @property
     def data_offset(self) -> int:
         """Where the tensor data begin."""
-        return lib.bitrl_file_data_offset(self.handle)
+        return int(lib.bitrl_file_data_offset(self.handle))
 
     def metadata(self) -> dict[str, Any]:
         """Every key with its value: int, float, bool, str, list of str, or a numpy array of numbers."""
@@ -227,7 +227,7 @@ def is_arm_packing(name: str) -> bool:
 
 def message(error: Any) -> str:
     """The text in a C error buffer."""
-    return ffi.string(error).decode(errors="replace")
+    return str(ffi.string(error), errors="replace")
 
 
 def seal(path: str | os.PathLike[str]) -> None:

@@ -237,7 +237,7 @@ def _item(file: Source, name: str) -> Any:
 
 def file_scale(file: Source, name: str) -> float:
     """The factor of every weight of a tensor."""
-    return _item(file, name).scale
+    return float(_item(file, name).scale)
 
 
 def raw_bytes(file: Source, name: str) -> np.ndarray:

@@ -25,4 +25,5 @@ def r_squared(features: np.ndarray, targets: np.ndarray, ridge: float = 1e-3) ->
         predicted = x[test] @ (x[train].T @ np.linalg.solve(gram, y[train]))
     error = y[test] - predicted
     spread = y[test] - y[test].mean(axis=0)
-    return 1 - (error**2).sum(axis=0) / (spread**2).sum(axis=0)
+    unexplained: np.ndarray = (error**2).sum(axis=0) / (spread**2).sum(axis=0)
+    return 1 - unexplained

@@ -31,7 +31,8 @@ def relation_loss(student: Tensor, teacher: Tensor, heads: int, there: Tensor) -
     def relations(states: Tensor) -> Tensor:
         a = states.unflatten(-1, (heads, -1)).transpose(1, 2)
         scores = a @ a.transpose(-2, -1) * a.shape[-1] ** -0.5
-        return scores.masked_fill(~there[:, None, None, :], -1e9).log_softmax(dim=-1)
+        logs: Tensor = scores.masked_fill(~there[:, None, None, :], -1e9).log_softmax(dim=-1)
+        return logs
 
     theirs, ours = relations(teacher), relations(student)
     each = (theirs.exp() * (theirs - ours)).sum(dim=-1).transpose(1, 2)  # [B, T, heads]

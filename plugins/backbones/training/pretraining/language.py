@@ -79,7 +79,8 @@ def possible_commands(encode: Encode, seed: int = 1, splits: Sequence[str] = ("t
 
     def logits(a: Tensor, b: Tensor) -> Tensor:
         matched = ((a @ form.weight[0]) * b).sum(dim=1) / form.in1_features**0.5
-        return matched + alone(torch.cat([a, b], dim=1)).squeeze(1)
+        scores: Tensor = matched + alone(torch.cat([a, b], dim=1)).squeeze(1)
+        return scores
 
     def loss(some: Tensor) -> Tensor:
         a, b = fitted.rows[some].unbind(dim=1)

@@ -122,14 +122,14 @@ def normed_products(x: Tensor, norm: Tensor, shape: Shape, *weights: Tensor) -> 
     """RMSNorm(x) [..., K] by weights [R_i, K] → [..., sum of R_i]: quantised as BitNet b1.58 does, or as they are."""
     if not shape.ternary:
         normed = F.rms_norm(x.reshape(-1, x.shape[-1]), norm.shape, norm, shape.eps)
-        y: Tensor = _Product.apply(normed, torch.cat(weights))
+        y: Tensor = _Product.apply(normed, torch.cat(weights))  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
     return ternary_products(x, norm, shape.eps, *weights)
 
 
 def ternary_products(x: Tensor, norm: Tensor, eps: float, *weights: Tensor) -> Tensor:
     """`normed_products` of a quantised model."""
-    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, eps, *weights)
+    y: Tensor = _NormedProducts.apply(x.reshape(-1, x.shape[-1]), norm, eps, *weights)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], -1)
 
 
@@ -157,7 +157,7 @@ class _SquaredReluGate(torch.autograd.Function):
 
 def squared_relu_gate(gate_up: Tensor) -> Tensor:
     """[..., 2F], gate beside up → relu(gate)² · up [..., F]."""
-    y: Tensor = _SquaredReluGate.apply(gate_up)
+    y: Tensor = _SquaredReluGate.apply(gate_up)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -180,7 +180,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     length = q.shape[-2]
     future = torch.full((length, length), float("-inf"), device=q.device).triu_(1)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + future
-    return scores.softmax(dim=-1) @ v
+    mixed: Tensor = scores.softmax(dim=-1) @ v
+    return mixed
 
 
 @attrs.frozen

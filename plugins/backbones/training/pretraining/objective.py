@@ -139,7 +139,8 @@ def roughness(pooled: Tensor, groups: int) -> Tensor:
     kinds = pooled.unflatten(1, (groups, -1))
     variance = (kinds - kinds.mean(dim=2, keepdim=True)).square().mean(dim=(1, 2))
     difference = (pooled[:, ::2] - pooled[:, 1::2]).square().mean(dim=1) / 2
-    return (difference / (variance + 1e-8)).mean()
+    loss: Tensor = (difference / (variance + 1e-8)).mean()
+    return loss
 
 
 def token_losses(model: BitNet, parts: Sequence[tuple[Tensor, Batch]]) -> list[Tensor]:

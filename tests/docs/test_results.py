@@ -1,0 +1,27 @@
+"""The figures on the pages are the measured ones, and every result says what made it."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_figures_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "benchmarks" / "figures.py")
+    figures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page.split(figures.START)[1].split(figures.END)[0] == figures.figures()
+    page = (ROOT / "docs" / "starter.md").read_text(encoding="utf-8")
+    assert page.split(figures.START)[1].split(figures.END)[0] == figures.starter_figures()
+
+
+def test_every_result_says_what_made_it():
+    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert results
+    for path in results:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert {"command", "commit", "versions", "processor", "results"} <= set(record), path.name
+        assert not re.search(r"(^|[ \"'])/", record["command"]), f"{path.name} names an absolute path"
