@@ -228,7 +228,9 @@ class Block(nn.Module):
     def attended(self, x: Tensor, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
         """x [N, width] → what attn_output reads [N, heads · head_dim], and queries, keys and values side by side."""
         qkv = self.products(x, "attn_norm", "attn_q", "attn_k", "attn_v")
-        mixed = [self.attend(each, part) for each, part in zip(qkv.split([p.tokens for p in parts]), parts, strict=True)]
+        mixed = [
+            self.attend(each, part) for each, part in zip(qkv.split([p.tokens for p in parts]), parts, strict=True)
+        ]
         return torch.cat(mixed), qkv
 
     def attend(self, qkv: Tensor, part: Part) -> Tensor:

@@ -46,7 +46,7 @@ def shape_of(
     blocks = int(found.blocks)
     input_norms = "blk.0.attn_q_norm_in.weight" in names
     scaled = found.width // found.heads if gemma and blocks == _LARGEST_GEMMA else found.head_dim
-    window, local = (_window(key, blocks) if gemma else (0, frozenset()))
+    window, local = _window(key, blocks) if gemma else (0, frozenset())
     return DecoderShape(
         vocab=found.vocabulary, width=found.width, blocks=layers or blocks, heads=found.heads,
         kv_heads=found.kv_heads, ffn=found.ffn, theta=found.rope_theta, context=found.context, eps=found.eps,
