@@ -11,7 +11,7 @@ from bitrl.core.records import BackboneRecord
 
 
 @options
-class BitNetOptions:
+class LanguageModelOptions:
     """Options of the language model, the same in every format."""
 
     model: str | None = option(
@@ -41,7 +41,7 @@ class BitNetOptions:
 
 
 @options
-class TernaryOptions(BitNetOptions):
+class TernaryOptions(LanguageModelOptions):
     """Options of the language model with ternary weights."""
 
     bits: Literal["2", "1.6"] = option(
@@ -69,7 +69,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             name=name,
             summary=summary,
             target=f"bitrl.plugins.backbones.language_model:{target}",
-            options=TernaryOptions if name == "bitnet" else BitNetOptions,
+            options=TernaryOptions if name == "bitnet" else LanguageModelOptions,
             accepts=("text",),
             provides=("features", "tokens", "cache"),
         )

@@ -13,8 +13,8 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import BitNetOptions, TernaryOptions
-from bitrl.plugins.backbones.cache import Cache
+from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
+from bitrl.core.acting.cache import Cache
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFileError
@@ -25,7 +25,7 @@ STARTER, TWIN = "starter.gguf", "starter-fp16.gguf"
 _TEXTS_AT_ONCE = 64  # whose states of every token are held together
 
 
-class BitNet:
+class LanguageModel:
     """A frozen BitNet b1.58 model, read by the C engine; `format` as in Engine.
 
     A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set. `cache`
@@ -34,7 +34,7 @@ class BitNet:
     Raises ModelFileError for a model file that cannot be used, UsageError for options it cannot fulfil.
     """
 
-    def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
+    def __init__(self, options: LanguageModelOptions, width: int | None = None, format: str = "ternary") -> None:
         path = resolve(options.model) if options.model else starter_path(ternary=format.startswith("ternary"))
         known = hints(options.model) if options.model else {}
         activation = options.activation or known.get("activation")
@@ -171,24 +171,24 @@ class BitNet:
         return out
 
 
-def ternary(options: TernaryOptions, width: int | None = None) -> BitNet:
+def ternary(options: TernaryOptions, width: int | None = None) -> LanguageModel:
     """The model with weights -1, 0 and +1."""
-    return BitNet(options, width, "ternary" if options.bits == "2" else "ternary-1.6")
+    return LanguageModel(options, width, "ternary" if options.bits == "2" else "ternary-1.6")
 
 
-def int8(options: BitNetOptions, width: int | None = None) -> BitNet:
+def int8(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 8-bit weights."""
-    return BitNet(options, width, "int8")
+    return LanguageModel(options, width, "int8")
 
 
-def int4(options: BitNetOptions, width: int | None = None) -> BitNet:
+def int4(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 4-bit weights."""
-    return BitNet(options, width, "int4")
+    return LanguageModel(options, width, "int4")
 
 
-def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
+def fp16(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 16-bit floats."""
-    return BitNet(options, width, "bf16")
+    return LanguageModel(options, width, "bf16")
 
 
 def starter_path(ternary: bool = True) -> Path:

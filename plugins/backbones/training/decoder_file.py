@@ -168,8 +168,8 @@ def _place(module: nn.Module, name: str, value: Tensor | None, learns: bool) -> 
 
 
 def _master(weight: Tensor, shape: DecoderShape) -> Tensor:
-    """Weights that learn. Of ternary ones |w| is enlarged until its mean is the file's scale, so that they are rounded to
-    exactly what the file holds: -1, 0 and 1 times one scale would be rounded by another, smaller one.
+    """Weights that learn. Of ternary ones |w| is enlarged until its mean is the file's scale, so that they are rounded
+    to exactly what the file holds: -1, 0 and 1 times one scale would be rounded by another, smaller one.
     """
     if not (shape.ternary and is_ternary(weight)):
         return weight

@@ -72,7 +72,7 @@ def test_files_of_floats(tmp_path: Path, name: str, format: str) -> None:
 @pytest.mark.parametrize("form", ["safetensors", "gguf"])
 @pytest.mark.parametrize("make", [llama, qwen3, gemma3, bitnet])
 def test_checkpoints_of_transformers(tmp_path: Path, make: Any, form: str) -> None:
-    """GGUF has rows of llama in another order, safetensors norms of gemma without their 1, and heads are of their own."""
+    """GGUF has rows of llama in another order, safetensors norms of gemma without their 1."""
     make().save_pretrained(tmp_path)
     path = tmp_path
     if form == "gguf":

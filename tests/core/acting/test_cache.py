@@ -16,9 +16,9 @@ from bitrl.core.config import resolve
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.parts import build
 from bitrl.core.runs.train import run
-from bitrl.plugins.backbones import BitNetOptions
-from bitrl.plugins.backbones.cache import Cache, size_of
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones import LanguageModelOptions
+from bitrl.core.acting.cache import Cache, size_of
+from bitrl.plugins.backbones.language_model import LanguageModel
 
 WIDTH = 3
 
@@ -134,7 +134,7 @@ def test_threads_share_one(tmp_path) -> None:
 @pytest.mark.parametrize("options", [{}, {"pooling": "last"}, {"projection": 8}, {"pooling": "field"}])
 def test_a_backbone_gives_the_same_bits_with_and_without(tmp_path, options: dict) -> None:
     path = str(TinyModel(width=48, ffn=80).write(tmp_path / "tiny.gguf"))
-    cached, plain = (BitNet(BitNetOptions(model=path, cache_mb=mb, **options), 2) for mb in (0.01, 0.0))
+    cached, plain = (LanguageModel(LanguageModelOptions(model=path, cache_mb=mb, **options), 2) for mb in (0.01, 0.0))
     assert cached.identity == plain.identity
     rng = np.random.default_rng(0)
     for _ in range(30):
