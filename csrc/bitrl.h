@@ -110,6 +110,14 @@ uint64_t bitrl_model_bytes_per_token(const bitrl_model *model);
  * [rows, columns], of a norm [1, columns], as they lie there. No session of the model may be running. */
 int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
                         uint64_t threads, char *error);
+/* Adds a low-rank adapter to a projection of a block, in the place of one that is there: its product becomes
+ * W x + up (down x), the second part in float32, of the input x before it is quantised. name: of W as in a GGUF file;
+ * down: [rank, columns]; up: [rows, rank], in the order of W's rows there, with any factor multiplied in; both are copied.
+ * rows, columns: W's; rank: from 1 to the smaller of them. No session of the model may be running. */
+int bitrl_model_adapt(bitrl_model *model, const char *name, const float *down, const float *up, uint64_t rank,
+                      uint64_t rows, uint64_t columns, char *error);
+/* Takes all adapters away. No session of the model may be running. */
+void bitrl_model_unadapt(bitrl_model *model);
 
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
@@ -135,7 +143,8 @@ int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error);
 /* Makes `to` begin as `from` does: its first `length` tokens, of the same model. */
 int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, char *error);
 /* Goes on with sequences, each in a cache of its own: tokens: the new ones, one sequence's after another,
- * [sum(lengths)], at least one each. logits: [sequences, vocabulary] of what may come next; or NULL. */
+ * [sum(lengths)], at least one each. logits: [sequences, vocabulary] of what may come next; or NULL. A sequence that was
+ * begun before weights or adapters changed is refused. */
 int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32_t *tokens, const uint64_t *lengths,
                  uint64_t sequences, float *logits, char *error);
 

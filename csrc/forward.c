@@ -54,6 +54,18 @@ static size_t q_width(const bitrl_shape *shape) { return shape->heads * shape->h
 
 /* ---- products ---- */
 
+/* Token t's input of adapters as floats, and zeros for what their downs leave free. Arguments as prepare's, x after the norm
+ * that it shares with other matrices, if m has one of its own. */
+static void prepare_adapters(const walker *w, size_t t, const double *x, const double *norm, const matrix *m)
+{
+    size_t padded = round_up(m->columns, PAD), stride = activation_stride(FP32, round_up(m->columns, K_PAD));
+    size_t bytes = padded * sizeof(float), hidden = SHARING * hidden_bytes(w->s->rank);
+    uint8_t *to = w->s->inputs + t * stride;
+    w->kernels->norm_round(to, FP32, w->own->row, x, norm, m->columns, padded, w->shape->eps);
+    memset(to + bytes, 0, stride - bytes);
+    memset(w->s->hidden + t * hidden, 0, hidden);
+}
+
 /* Token t's activations for a product with m, and their scale (the i-th) and sum, from its vector x: [P(columns)], after
  * the norm (NULL: none) and m's own. */
 static void prepare(const walker *w, size_t i, size_t t, const double *x, const double *norm, const matrix *m)
@@ -73,31 +85,62 @@ static void prepare(const walker *w, size_t i, size_t t, const double *x, const 
         s->scale[i][t] =
             w->kernels->norm_quantise(to, s->code_sum + t, w->own->row, x, norm, m->columns, padded, w->shape->eps);
     memset(to + bytes, 0, stride - bytes);
+    if (m->float_input) prepare_adapters(w, t, x, norm, m);
 }
 
-/* sums[t] = activations[t] . matrix, without scales; sums: [tokens, stride]. Each matrix's sums follow the previous one's. */
-static void products(const walker *w, const matrix *const *matrices, size_t count, int32_t *sums, size_t stride)
+/* A matrix's products with all tokens, without scales: sums[t] = activations[t] . m. */
+typedef struct {
+    const matrix *m;
+    const uint8_t *activations; /* [tokens, activation_bytes] */
+    size_t activation_bytes;
+    void *sums; /* [tokens, stride] of int32 or float */
+    size_t stride;
+} product;
+
+static void products(const walker *w, const product *list, size_t count)
 {
     size_t pairs = 0, done = 0;
-    for (size_t i = 0; i < count; i++) pairs += (matrices[i]->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
-    const matrix *const *m = matrices;
+    for (size_t i = 0; i < count; i++) pairs += (list[i].m->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
     size_t shares = w->f->tokens < 8 ? 1 : 6; /* few tokens wait for memory, which likes to be read in long runs */
     for (size_t from, to; take(w, pairs, shares, &from, &to);)
         while (from < to) { /* an item may reach from one matrix into the next */
             size_t mine;
-            while (from >= done + (mine = ((*m)->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS))) {
+            while (from >= done + (mine = (list->m->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS))) {
                 done += mine;
-                sums += round_up((*m++)->rows, PAD);
+                list++;
             }
-            size_t columns = round_up((*m)->columns, K_PAD), tile = 2 * (from - done), upto = 2 * (min(to, done + mine) - done);
-            size_t tiles = min(upto, round_up((*m)->rows, TILE_ROWS) / TILE_ROWS) - tile;
-            w->kernels->product[(*m)->format](sums + tile * TILE_ROWS, stride,
-                                              (*m)->data + tile * tile_bytes((*m)->format, columns), tiles, columns,
-                                              w->s->activations, activation_stride((*m)->format, columns),
-                                              w->s->code_sum, w->f->tokens, w->own->unpacked);
+            const matrix *m = list->m;
+            size_t columns = round_up(m->columns, K_PAD), tile = 2 * (from - done), upto = 2 * (min(to, done + mine) - done);
+            size_t tiles = min(upto, round_up(m->rows, TILE_ROWS) / TILE_ROWS) - tile;
+            w->kernels->product[m->format]((int32_t *)list->sums + tile * TILE_ROWS, list->stride,
+                                           m->data + tile * tile_bytes(m->format, columns), tiles, columns,
+                                           list->activations, list->activation_bytes, w->s->code_sum, w->f->tokens,
+                                           w->own->unpacked);
             from = done + upto / 2;
         }
     meet(w);
+}
+
+/* The products of matrices with one input, which is prepared, and of their adapters. sums: [tokens, stride], in s->sums; each
+ * matrix's follow the previous one's. */
+static void multiply(const walker *w, const matrix *const *matrices, size_t count, int32_t *sums, size_t stride)
+{
+    const scratch *s = w->s;
+    product first[2 * SHARING], second[SHARING];
+    size_t firsts = 0, seconds = 0, bytes = SHARING * hidden_bytes(s->rank);
+    for (size_t j = 0; j < count; j++) {
+        const matrix *m = matrices[j];
+        first[firsts++] = (product){m, s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), sums, stride};
+        if (m->adapter) {
+            uint8_t *hidden = s->hidden + j * hidden_bytes(s->rank);
+            first[firsts++] = (product){&m->adapter->down, s->inputs, activation_stride(FP32, round_up(m->columns, K_PAD)),
+                                        hidden, bytes / sizeof(float)};
+            second[seconds++] = (product){&m->adapter->up, hidden, bytes, s->adapted + (sums - s->sums), stride};
+        }
+        sums += round_up(m->rows, PAD);
+    }
+    products(w, first, firsts);
+    if (seconds) products(w, second, seconds);
 }
 
 /* The products of x: [tokens, x_stride] with several matrices; the activations for the first one are prepared. */
@@ -110,13 +153,13 @@ static void project(const walker *w, const double *x, size_t x_stride, const dou
             meet(w);
         }
         for (alike = 1; i + alike < count && !matrices[i]->norm && !matrices[i + alike]->norm;) alike++;
-        products(w, matrices + i, alike, w->s->sums + column, stride);
+        multiply(w, matrices + i, alike, w->s->sums + column, stride);
         for (size_t j = i; j < i + alike; j++) column += round_up(matrices[j]->rows, PAD);
     }
 }
 
-/* values: [P(n)] what the i-th of some products left in token t's sums of n rows from `first` on, with its scales.
- * sums: those of the matrix's first row on. */
+/* values: [P(n)] what the i-th of some products left in token t's sums of n rows from `first` on, with its scales, and what
+ * its adapter adds. sums: those of the matrix's first row on. */
 static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, size_t first, size_t n,
                        double *values)
 {
@@ -129,6 +172,11 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
         w->kernels->scaled_rows(values, sums, m->row_scale + first, scale, n);
     else
         w->kernels->scaled_floats(values, (const float *)(const void *)sums, m->scale, n);
+    if (m->adapter) {
+        const float *adapted = w->s->adapted + (sums - w->s->sums);
+        for (size_t c = 0; c < n; c++) values[c] += adapted[c];
+        if (!bitrl_all_finite(adapted, n)) w->own->overflowed = true;
+    }
 }
 
 static void scale_sums(const walker *w, const matrix *m, size_t i, size_t t, const int32_t *sums, double *values)
@@ -245,7 +293,7 @@ static void attention(const walker *w, size_t i, const block *b)
 
     FOR_MY_TOKENS(w, t) prepare(w, 0, t, s->attended + t * out_width, NULL, &b->o);
     meet(w);
-    products(w, output, 1, s->sums, width);
+    multiply(w, output, 1, s->sums, width);
 }
 
 /* ---- the feed-forward network ---- */
@@ -276,7 +324,7 @@ static void feed_forward(const walker *w, const block *b)
     project(w, w->s->x, width, b->ffn_norm, matrices, 2, 2 * round_up(w->shape->ffn, PAD));
     FOR_MY_TOKENS(w, t) gate_token(w, b, t);
     meet(w);
-    products(w, down, 1, w->s->sums, width);
+    multiply(w, down, 1, w->s->sums, width);
 }
 
 /* ---- the whole ---- */
@@ -356,7 +404,7 @@ static void walk_head(void *context, size_t thread, size_t threads)
 {
     const walker w = start(context, thread, threads);
     const forward *f = w.f;
-    const matrix *m = &w.model->output, *const matrices[] = {m};
+    const matrix *m = &w.model->output;
     size_t width = round_up(w.shape->width, PAD), vocabulary = w.shape->vocabulary, stride = round_up(vocabulary, PAD);
     FOR_MY_TOKENS(&w, t)
     {
@@ -364,7 +412,8 @@ static void walk_head(void *context, size_t thread, size_t threads)
         prepare(&w, 0, t, w.s->x + (p->first + p->length - 1) * width, w.model->output_norm, m);
     }
     meet(&w);
-    products(&w, matrices, 1, f->head_sums, stride);
+    const product logits = {m, w.s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), f->head_sums, stride};
+    products(&w, &logits, 1);
     FOR_MY_TOKENS(&w, t) for (size_t r = 0, n; r < vocabulary; r += n)
     {
         n = min(vocabulary - r, PART);

@@ -56,6 +56,8 @@ void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NUL
 
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+typedef struct adapter adapter;
+
 /* A matrix as the kernels read it (kernels.h). Rows are padded to PAD, columns to K_PAD. */
 typedef struct {
     matrix_format format;
@@ -64,7 +66,15 @@ typedef struct {
     double scale;      /* of the whole matrix */
     double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
+    adapter *adapter;  /* or NULL */
+    bool float_input;  /* an adapter, its own or of a matrix with the same input, wants that input as floats too */
 } matrix;
+
+/* What is added to a matrix's product: up (down x) in float32, of the input x before it is quantised. */
+struct adapter {
+    matrix down, up; /* FP32: [rank, columns], [rows, rank] */
+    uint8_t *memory; /* of both */
+};
 
 typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
 
@@ -124,7 +134,8 @@ struct bitrl_model {
     float *replaced_embedding; /* [vocabulary, width] instead of the file's; or NULL */
     void *memory;              /* of the blocks' matrices */
     size_t memory_bytes;
-    uint64_t version; /* counts replacements */
+    size_t rank;      /* the highest of all adapters; 0: there are none */
+    uint64_t version; /* counts the changes of weights and adapters */
 };
 
 /* A token's row of the embedding -> out: [width], unscaled; false when it is not finite. */
@@ -139,6 +150,7 @@ struct bitrl_cache {
     size_t capacity, length; /* tokens */
     size_t stride, parts;    /* kv_heads * P(head_dim); keys and values of each block */
     double *values;          /* [parts, capacity, stride] */
+    uint64_t version;        /* of the model that they were computed with */
 };
 
 /* Some tokens of one sequence on their way through the model. */
@@ -151,6 +163,10 @@ typedef struct {
 } passage;
 
 enum { PART = 512 }; /* of a long vector, that stays in the first-level cache */
+enum { SHARING = 3 }; /* matrices of a block that share an input, at most */
+
+/* Bytes of an adapter's down x, the activations of its up. */
+static inline size_t hidden_bytes(size_t rank) { return activation_stride(FP32, round_up(rank, K_PAD)); }
 
 /* One thread's own working memory. P(n) is n rounded up to PAD. */
 typedef struct {
@@ -159,12 +175,14 @@ typedef struct {
     float *embedded;     /* [P(width)] a row of the embedding */
     uint8_t *unpacked;   /* of the products */
     double *attention;   /* of the attention kernel */
+    bool overflowed;     /* an adapter gave what is not finite, which attention or codes would hide */
 } thread_scratch;
 
 /* Working memory for `tokens` tokens, carved out of one allocation. Rows are padded to TOKEN_PAD. */
 typedef struct {
     void *memory;
     size_t tokens, longest, texts; /* capacity: tokens in a chunk, positions of its longest text, texts */
+    size_t rank;                   /* and of adapters, for which what they need is there; 0: it is not */
     double *x;                     /* [tokens, P(width)] residual stream */
     float *states;                 /* [blocks, states_rows, width] that takes x after every block, from its row on; or NULL */
     size_t states_rows;
@@ -172,6 +190,9 @@ typedef struct {
     double *attended;              /* [tokens, P(heads * head_dim)] */
     int32_t *sums;                 /* [tokens, max(P(q width) + 2 P(kv width), P(width), 2 P(ffn))] of products, or floats */
     uint8_t *activations;          /* [tokens, activation_stride] */
+    uint8_t *inputs;               /* [tokens, activation_stride] as floats, which adapters take; or NULL */
+    uint8_t *hidden;               /* [tokens, SHARING, hidden_bytes(rank)] down x of adapters that share an input; or NULL */
+    float *adapted;                /* up (down x), as they lie in sums; or NULL */
     double *scale[3];              /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;             /* [tokens] sum of a token's codes */
     size_t *passage_of;            /* [tokens] */

@@ -327,10 +327,21 @@ int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error)
     return pack_head(model, model->head == model->embedding ? model->replaced_embedding : NULL, threads, error);
 }
 
+static size_t adapter_bytes(const adapter *a)
+{
+    return a ? bitrl_matrix_bytes(FP32, a->down.rows, a->down.columns) + bitrl_matrix_bytes(FP32, a->up.rows, a->up.columns) : 0;
+}
+
 uint64_t bitrl_model_bytes_per_token(const bitrl_model *model)
 {
     uint64_t bytes = model->memory_bytes - HUGE_PAGE;
     if (model->output.data) bytes += bitrl_matrix_bytes(model->output.format, model->output.rows, model->output.columns);
+    for (size_t i = 0; model->rank && i < model->shape.blocks; i++) {
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        list_block(model, &model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < MATRICES; j++) bytes += adapter_bytes(matrices[j].matrix->adapter);
+    }
     return bytes;
 }
 
@@ -402,6 +413,97 @@ int bitrl_model_replace(bitrl_model *model, const char *name, const float *value
     return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has no weights called %.60s that can be replaced", name);
 }
 
+/* ---- adapters ---- */
+
+static void free_adapter(adapter *a)
+{
+    if (a) free(a->memory);
+    free(a);
+}
+
+/* NULL when memory is short. turned: see weight_source. */
+static adapter *make_adapter(const bitrl_model *model, const float *down, const float *up, size_t rank, size_t rows,
+                             size_t columns, size_t turned)
+{
+    adapter *a = calloc(1, sizeof *a);
+    pool *pool = pool_open(1);
+    bool packed = false;
+    if (a && pool) {
+        a->down = (matrix){.format = FP32, .rows = rank, .columns = columns, .scale = 1};
+        a->up = (matrix){.format = FP32, .rows = rows, .columns = rank, .scale = 1};
+        a->down.data = a->memory = bitrl_allocate(adapter_bytes(a), 1);
+        if (a->memory) a->up.data = a->memory + bitrl_matrix_bytes(FP32, rank, columns);
+        const weight_source downs = {.values = down}, ups = {.values = up, .turned = turned};
+        packed = a->memory && bitrl_pack(&a->down, &downs, model->kernels, pool) == PACKED &&
+                 bitrl_pack(&a->up, &ups, model->kernels, pool) == PACKED;
+    }
+    pool_close(pool);
+    if (packed) return a;
+    free_adapter(a);
+    return NULL;
+}
+
+/* Says which matrices' inputs adapters read: q, k and v have one input, gate and up have one. */
+static void mark_inputs(block *b)
+{
+    b->q.float_input = b->k.float_input = b->v.float_input = b->q.adapter || b->k.adapter || b->v.adapter;
+    b->o.float_input = b->o.adapter != NULL;
+    b->gate.float_input = b->up.float_input = b->gate.adapter || b->up.adapter;
+    b->down.float_input = b->down.adapter != NULL;
+}
+
+int bitrl_model_adapt(bitrl_model *model, const char *name, const float *down, const float *up, uint64_t rank,
+                      uint64_t rows, uint64_t columns, char *error)
+{
+    for (size_t i = 0; i < model->shape.blocks; i++) {
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        char full[NAME];
+        list_block(model, &model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < MATRICES; j++) {
+            matrix *m = matrices[j].matrix;
+            if (strcmp(name, name_of(full, i, matrices[j].name, ".weight")) != 0) continue;
+            size_t most = m->rows < m->columns ? m->rows : m->columns;
+            if (rows != m->rows || columns != m->columns)
+                return bitrl_fail(error, BITRL_BAD_ARGUMENT,
+                                  "expected down [rank, %zu] and up [%zu, rank], got down [%llu, %llu] and up [%llu, %llu]",
+                                  m->columns, m->rows, (unsigned long long)rank, (unsigned long long)columns,
+                                  (unsigned long long)rows, (unsigned long long)rank);
+            if (rank < 1 || rank > most)
+                return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a rank from 1 to %zu, got %llu", most,
+                                  (unsigned long long)rank);
+            if (!bitrl_all_finite(down, rank * columns) || !bitrl_all_finite(up, rows * rank))
+                return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected finite values, got some that are not");
+            adapter *a = make_adapter(model, down, up, rank, rows, columns, matrices[j].turned);
+            if (!a) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+            free_adapter(m->adapter);
+            m->adapter = a;
+            mark_inputs(&model->blocks[i]);
+            if (rank > model->rank) model->rank = rank;
+            model->version++;
+            return BITRL_OK;
+        }
+    }
+    return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a projection of one of the %llu blocks, such as blk.0.attn_q.weight",
+                      (unsigned long long)model->shape.blocks);
+}
+
+void bitrl_model_unadapt(bitrl_model *model)
+{
+    for (size_t i = 0; i < model->shape.blocks; i++) {
+        named_matrix matrices[MATRICES];
+        named_norm norms[NORMS];
+        list_block(model, &model->blocks[i], matrices, norms);
+        for (size_t j = 0; j < MATRICES; j++) {
+            free_adapter(matrices[j].matrix->adapter);
+            matrices[j].matrix->adapter = NULL;
+        }
+        mark_inputs(&model->blocks[i]);
+    }
+    model->rank = 0;
+    model->version++;
+}
+
 bool bitrl_embed(const bitrl_model *model, int32_t token, float *restrict out)
 {
     size_t width = model->shape.width;
@@ -420,6 +522,7 @@ void bitrl_model_free(bitrl_model *model)
         for (size_t j = 0; j < MATRICES; j++) {
             free(matrices[j].matrix->row_scale);
             free(matrices[j].matrix->norm);
+            free_adapter(matrices[j].matrix->adapter);
         }
         for (size_t j = 0; j < NORMS; j++) free(*norms[j].norm);
     }

@@ -28,7 +28,6 @@ typedef struct {
     int32_t *tokens; /* [cache.capacity] */
     double *x;       /* [cache.capacity, P(width)] residual stream after the last block */
     bitrl_cache cache;
-    uint64_t version; /* of the model that it was computed with */
 } prefix;
 
 struct bitrl_session {
@@ -66,22 +65,24 @@ static void *carve(const part *parts, size_t count)
     return memory;
 }
 
-/* Makes room for `tokens` tokens of `texts` texts, with positions up to `longest`; false when memory is short. */
+/* Makes room for `tokens` tokens of `texts` texts, with positions up to `longest`, and for the model's adapters; false when
+ * memory is short. */
 static bool grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t texts, size_t longest)
 {
     scratch *s = &c->scratch;
-    if (tokens <= s->tokens && texts <= s->texts && longest <= s->longest) return true;
+    if (tokens <= s->tokens && texts <= s->texts && longest <= s->longest && model->rank <= s->rank) return true;
     tokens = round_up(max(tokens, s->tokens), TOKEN_PAD);
     texts = max(texts, s->texts);
     longest = max(longest, s->longest);
+    size_t rank = max(model->rank, s->rank), adapted = rank ? tokens : 0;
     const bitrl_shape *shape = &model->shape;
     size_t threads = pool_threads(c->threads);
     size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), head = round_up(shape->head_dim, PAD);
     size_t q = round_up(shape->heads * shape->head_dim, PAD), kv = round_up(shape->kv_heads * shape->head_dim, PAD);
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
-    scratch next = {.tokens = tokens, .texts = texts, .longest = longest};
+    scratch next = {.tokens = tokens, .texts = texts, .longest = longest, .rank = rank};
     thread_scratch *own = calloc(threads, sizeof *own);
-    part *parts = calloc(15 + 6 * threads, sizeof *parts);
+    part *parts = calloc(17 + 6 * threads, sizeof *parts);
     size_t count = 0;
     if (own && parts) {
         const part shared[] = {
@@ -92,6 +93,9 @@ static bool grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_
             {(void **)&next.attended, tokens * q, sizeof *next.attended},
             {(void **)&next.sums, tokens * sums, sizeof *next.sums},
             {(void **)&next.activations, tokens, activation_stride(model->format, columns)},
+            {(void **)&next.inputs, adapted, activation_stride(FP32, columns)},
+            {(void **)&next.hidden, adapted, SHARING * hidden_bytes(rank)},
+            {(void **)&next.adapted, adapted * sums, sizeof *next.adapted},
             {(void **)&next.scale[0], tokens, sizeof *next.scale[0]},
             {(void **)&next.scale[1], tokens, sizeof *next.scale[1]},
             {(void **)&next.scale[2], tokens, sizeof *next.scale[2]},
@@ -268,6 +272,7 @@ int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, 
         memcpy(to->values + i * to->capacity * to->stride, from->values + i * from->capacity * from->stride,
                length * to->stride * sizeof *to->values);
     to->length = length;
+    to->version = from->version;
     return BITRL_OK;
 }
 
@@ -308,8 +313,8 @@ static int share_prefix(bitrl_session *session, const int32_t *tokens, const uin
     prefix *kept = &session->prefix;
     size_t all = lengths[0], width = round_up(session->model->shape.width, PAD);
     for (uint64_t i = 1, at = lengths[0]; i < texts; at += lengths[i++]) all = common(tokens, all, tokens + at, lengths[i]);
-    if (kept->version != session->model->version) kept->cache.length = 0;
-    kept->version = session->model->version;
+    if (kept->cache.version != session->model->version) kept->cache.length = 0;
+    kept->cache.version = session->model->version;
     *shared = common(tokens, all, kept->tokens, kept->cache.length);
     if (texts > 1 && all >= *shared + LEAST_PREFIX) {
         int32_t *more = realloc(kept->tokens, max(all, kept->cache.capacity) * sizeof *more);
@@ -359,13 +364,26 @@ static void pool_text(const bitrl_session *session, size_t shared, const double 
     for (size_t c = 0; c < width && pooling != BITRL_POOL_NONE; c++) out[c] = (float)(sum[c] / count);
 }
 
+/* Whether an adapter gave what is not finite since this was last asked. */
+static bool overflowed(crew *c)
+{
+    bool found = false;
+    for (size_t i = 0; c->scratch.own && i < pool_threads(c->threads); i++) {
+        found |= c->scratch.own[i].overflowed;
+        c->scratch.own[i].overflowed = false;
+    }
+    return found;
+}
+
 /* Features that are not finite come from the embedding, which is read as it is needed, or from the model. */
 static int check_finite(bitrl_session *session, const float *out, size_t values, const int32_t *tokens, size_t total,
                         char *error)
 {
-    bool finite = true;
+    bool finite = !overflowed(&session->all);
+    for (size_t i = 0; i < pool_threads(session->all.threads); i++) finite &= !overflowed(&session->alone[i]);
     for (size_t i = 0; i < values; i++) finite &= isfinite(out[i]) != 0;
     if (finite) return BITRL_OK;
+    session->prefix.cache.length = 0;
     for (size_t i = 0; i < total; i++)
         if (!bitrl_embed(session->model, tokens[i], session->all.scratch.own->embedded))
             return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
@@ -495,7 +513,11 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
     size_t positions = 0;
     for (uint64_t i = 0; i < sequences && !status; i++) {
         positions = max(positions, caches[i]->length + lengths[i]);
-        if (lengths[i] == 0 || lengths[i] > caches[i]->capacity - caches[i]->length)
+        if (caches[i]->length && caches[i]->version != model->version)
+            status = bitrl_fail(error, BITRL_BAD_ARGUMENT,
+                                "sequence %llu was read with weights that have been changed since; read it again from the start",
+                                (unsigned long long)i);
+        else if (lengths[i] == 0 || lengths[i] > caches[i]->capacity - caches[i]->length)
             status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "sequence %llu has room for 1 to %zu more tokens, not %llu",
                                 (unsigned long long)i, caches[i]->capacity - caches[i]->length,
                                 (unsigned long long)lengths[i]);
@@ -528,7 +550,10 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
         if (logits)
             bitrl_logits(model, session->all.threads, &session->all.scratch, passages, count, session->head_sums,
                          logits + i * model->shape.vocabulary);
-        for (size_t j = 0; j < count; j++) caches[i + j]->length += lengths[i + j];
+        for (size_t j = 0; j < count; j++) {
+            caches[i + j]->length += lengths[i + j];
+            caches[i + j]->version = model->version;
+        }
     }
-    return logits ? check_finite(session, logits, sequences * model->shape.vocabulary, tokens, total, error) : BITRL_OK;
+    return check_finite(session, logits, logits ? sequences * model->shape.vocabulary : 0, tokens, total, error);
 }

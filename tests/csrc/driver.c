@@ -1,11 +1,12 @@
 /* Runs the engine outside Python, for the sanitizers: every file given is opened, loaded and encodes a batch on every
- * instruction set, with one and three threads; after "--thorough" with all poolings and all formats. Prints a line per
- * file: "ok <checksum>" or "error <message>". */
+ * instruction set, with one and three threads; after "--thorough" with all poolings, all formats and with low-rank
+ * adapters. Prints a line per file: "ok <checksum>" or "error <message>". */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapters.h"
 #include "bitrl.h"
 
 enum { TEXTS = 9, TOKENS = 1 + 2 + 33 + 0 + 7 + 12 + 13 + 140 + 5 };
@@ -44,7 +45,8 @@ static int encode(const bitrl_model *model, uint64_t threads, int pooling, uint6
 }
 
 /* Every instruction set must give the bits of the first, whose checksum is left in *expected. */
-static int check_format(const bitrl_file *file, const char *format, bool thorough, uint64_t *expected, char *error)
+static int check_format(const bitrl_file *file, const char *format, bool thorough, bool adapted, uint64_t *expected,
+                        char *error)
 {
     int status = BITRL_OK;
     for (uint64_t j = 0; !status && bitrl_instruction_set(j); j++) {
@@ -59,6 +61,7 @@ static int check_format(const bitrl_file *file, const char *format, bool thoroug
             printf("differs from what was checked\n");
             exit(1);
         }
+        if (!status && adapted) status = adapt_all(model, error);
         for (int pooling = thorough ? 0 : 2; !status && pooling < 3; pooling++) {
             status = encode(model, 1, pooling, &single, error);
             if (!status) status = encode(model, 3, pooling, &several, error);
@@ -81,10 +84,10 @@ int main(int count, char **paths)
         bitrl_file *file = NULL;
         int status = bitrl_file_open(paths[i], &file, error);
         uint64_t checksum = 0;
-        if (!status) status = check_format(file, NULL, thorough, &checksum, error);
-        for (uint64_t j = 0; !status && thorough && bitrl_format(j); j++) {
+        if (!status) status = check_format(file, NULL, thorough, false, &checksum, error);
+        for (uint64_t j = 0; !status && thorough && bitrl_format(j / 2); j++) { /* without adapters and with */
             uint64_t other = 0;
-            status = check_format(file, bitrl_format(j), false, &other, error);
+            status = check_format(file, bitrl_format(j / 2), false, j % 2, &other, error);
             checksum = (checksum ^ other) * 1099511628211u;
         }
         if (status)

@@ -1,10 +1,12 @@
 /* Generates outside Python, for the sanitizers: for every format on every instruction set, with one to three threads,
- * sequences are begun, copied, cut, gone on with together and sampled from, weights are replaced, and it all again.
+ * sequences are begun, copied, cut, gone on with together and sampled from; and it all again with weights replaced, with
+ * adapters, and without them.
  * Prints "ok <checksum>", or what is wrong. Usage: generate FILE [ISA] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapters.h"
 #include "bitrl.h"
 
 enum { SEQUENCES = 3, CAPACITY = 48, PROMPT = 33, STEPS = 5 };
@@ -58,7 +60,7 @@ static int replace(bitrl_model *model, float *values, uint64_t threads, char *er
     return status;
 }
 
-/* The session outlives the replacing, and what it kept of a beginning in common is of the old weights. */
+/* The session outlives every change, and what it kept of a beginning in common is of the old weights. */
 static int check(const bitrl_file *file, const bitrl_options *options, uint64_t threads, uint64_t *checksum, char *error)
 {
     static const uint64_t lengths[2] = {9, 12};
@@ -75,8 +77,10 @@ static int check(const bitrl_file *file, const bitrl_options *options, uint64_t 
         if (!out) status = BITRL_NO_MEMORY;
         for (size_t i = 0; i < 9 + 12; i++) tokens[i] = (int32_t)(i % 9 % shape->vocabulary); /* nine in common */
     }
-    for (int round = 0; !status && round < 2; round++) {
-        if (round) status = replace(model, out, threads, error);
+    for (int round = 0; !status && round < 4; round++) {
+        if (round == 1) status = replace(model, out, threads, error);
+        if (round == 2) status = adapt_all(model, error);
+        if (round == 3) bitrl_model_unadapt(model);
         if (!status) status = bitrl_encode(session, tokens, lengths, 2, BITRL_POOL_MEAN, out, error);
         if (!status) mix(checksum, out, 2 * bitrl_model_shape(model)->width * sizeof *out);
         if (!status) status = generate(model, session, checksum, error);

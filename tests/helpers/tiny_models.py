@@ -22,6 +22,7 @@ class TinyModel:
     values, float32 [rows, columns]).
     Architectures are bitnet-b1.58, llama, qwen3 and gemma3. `input_norms` puts a norm before each projection, as
     BitNet's embedding models have it. Of gemma3, all blocks but each `every`-th see `window` tokens.
+    `adapters[name]` is (down [rank, columns], up [rows, rank]), which `forward` adds to that matrix's product.
     """
 
     width: int = 256
@@ -44,6 +45,7 @@ class TinyModel:
     ternary: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     embedding: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    adapters: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -194,9 +196,14 @@ class TinyModel:
             x = norm(x, f"{name}_norm_in")
             w = self.matrix(f"blk.{i}.{name}.weight", format)
             if format in ("bf16", "fp32"):
-                return (x.bfloat16() if format == "bf16" else x.float()).double() @ w.T
-            s = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
-            return (x * s).round().clamp(-128, 127) @ w.T / s
+                y = (x.bfloat16() if format == "bf16" else x.float()).double() @ w.T
+            else:
+                s = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+                y = (x * s).round().clamp(-128, 127) @ w.T / s
+            if f"blk.{i}.{name}.weight" in self.adapters:
+                down, up = (torch.from_numpy(part).double() for part in self.adapters[f"blk.{i}.{name}.weight"])
+                y = y + x @ down.T @ up.T
+            return y
 
         def rotate(x: torch.Tensor) -> torch.Tensor:
             half = head_dim // 2

@@ -200,9 +200,37 @@ class Engine:
         if status != lib.BITRL_OK:
             raise UsageError(f"{self.path} {message(error)} ({name})")
 
+    def adapt(self, name: str, down: np.ndarray, up: np.ndarray) -> None:
+        """Adds a low-rank adapter to a projection, whose product with its input x becomes W x + up (down x).
+
+        `name`: of W's tensor as GGUF names it, such as "blk.0.attn_q.weight"; an adapter that is there is replaced.
+        `down`: float [rank, in], `up`: float [out, rank], its rows in the order of W's in the file, with any factor
+        (alpha / rank) multiplied in. The second part is computed in float32, of x before it is quantised; features
+        still do not depend on threads, instruction set or batch.
+        Raises UsageError for a name that is no block's projection, other shapes, a rank that is not from 1 to
+        min(in, out), or values that are not finite; an adapter that is there then stays.
+        """
+        down, up = np.ascontiguousarray(down, np.float32), np.ascontiguousarray(up, np.float32)
+        if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
+            raise UsageError(
+                f"adapter of {name}: expected down [rank, in] and up [out, rank], "
+                f"got down {list(down.shape)} and up {list(up.shape)}"
+            )
+        error = ffi.new("char[]", _ERROR_BYTES)
+        values = (ffi.from_buffer("float[]", matrix) for matrix in (down, up))
+        with self.lock:
+            status = lib.bitrl_model_adapt(self.model, name.encode(), *values, len(down), len(up), down.shape[1], error)
+        if status != lib.BITRL_OK:
+            raise UsageError(f"adapter of {name}: {message(error)}")
+
+    def unadapt(self) -> None:
+        """Takes all adapters away."""
+        with self.lock:
+            lib.bitrl_model_unadapt(self.model)
+
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of weights that a pass of one token reads, the head's included once something has been generated."""
+        """Bytes of weights that a pass of one token reads, adapters included; the head's once it has generated."""
         return lib.bitrl_model_bytes_per_token(self.model)
 
 
