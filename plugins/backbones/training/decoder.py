@@ -29,7 +29,7 @@ class DecoderShape:
     """What there is to know of a decoder but its weights. By default, the starter model's: a BitNet b1.58.
 
     `format` is how matrices are multiplied (products.FORMATS). `window` is how many tokens the blocks in `local` see,
-    which rotate by `local_theta`.
+    which rotate by `local_theta`. `turned` says of the file that it has rows of q and k in llama.cpp's order.
     """
 
     vocab: int = 4096
@@ -53,6 +53,7 @@ class DecoderShape:
     window: int = 0
     local: frozenset[int] = frozenset()
     local_theta: float = 10000.0
+    turned: bool = False
 
     @property
     def ternary(self) -> bool:
@@ -191,6 +192,7 @@ class Block(nn.Module):
     tensors: matrices are parameters that learn, or a FrozenMatrix, beside which an adapter may learn (lora.py).
     """
 
+    adapters: nn.ModuleDict
     attn_q_norm: Tensor
     attn_k_norm: Tensor
 

@@ -57,7 +57,7 @@ def shape_of(
         embedding_scale=float(np.float32(np.sqrt(found.width))) if gemma else 1.0,
         attention_scale=float(np.float32(key("attention.scale", 0))) or float(scaled) ** -0.5,
         window=window, local=local,
-        local_theta=float(key("rope.freq_base_swa", key("rope.local_freq_base", 10000.0))),
+        turned=kind == "llama" and isinstance(file, ModelFile), local_theta=float(key("rope.freq_base_swa", key("rope.local_freq_base", 10000.0))),
     )  # fmt: skip
 
 
@@ -75,12 +75,10 @@ def _window(key: Callable[[str, Any], Any], blocks: int) -> tuple[int, frozenset
 class Weights:
     """A file's tensors as a decoder has them: rows of heads in NeoX order, norms with their 1, scales multiplied in."""
 
-    def __init__(self, file: SourceFile, head_dim: int, i2s_packing: str = "x86"):
-        self.file, self.head_dim, self.i2s_packing = file, head_dim, i2s_packing
+    def __init__(self, file: SourceFile, shape: DecoderShape, i2s_packing: str = "x86"):
+        self.file, self.shape, self.i2s_packing = file, shape, i2s_packing
         self.names = {tensor.name for tensor in file.tensors()}
-        kind, in_gguf = file.metadata()["general.architecture"], isinstance(file, ModelFile)
-        self.turned = in_gguf and kind == "llama"
-        self.offset = 1.0 if kind == "gemma3" and not in_gguf else 0.0
+        self.offset = 1.0 if shape.post_norms and not isinstance(file, ModelFile) else 0.0  # of gemma's norms
 
     def read(self, name: str) -> Tensor:
         """The tensor `name`.weight, float32.
@@ -93,19 +91,26 @@ class Weights:
         weights = self.file.weights(f"{name}.weight", self.i2s_packing)
         if f"{name}.scale" in self.names:
             weights = weights * self.file.weights(f"{name}.scale", self.i2s_packing)
-        if self.turns(name):
-            weights = unturned(weights, self.head_dim)
+        if _turns(self.shape, name):
+            weights = unturned(weights, self.shape.head_dim)
         if weights.ndim == 1 and not name.endswith("_norm_in"):
             weights = weights + np.float32(self.offset)
         return torch.from_numpy(weights)
 
-    def turns(self, name: str) -> bool:
-        """Whether the file has the rows of this matrix in another order than the decoder."""
-        return self.turned and name.endswith(("attn_q", "attn_k"))
 
-    def as_in_file(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """A decoder's rows in the file's order, as `Engine.replace` takes them."""
-        return turned(rows, self.head_dim) if self.turns(name) else rows
+def from_file(decoder: Decoder, name: str, rows: np.ndarray) -> np.ndarray:
+    """A file's rows of a block's matrix (or of what is added to it) in the decoder's order."""
+    return unturned(rows, decoder.shape.head_dim) if _turns(decoder.shape, name) else rows
+
+
+def as_in_file(decoder: Decoder, name: str, rows: np.ndarray) -> np.ndarray:
+    """A decoder's rows of a block's matrix in the file's order, as the engine takes them."""
+    return turned(rows, decoder.shape.head_dim) if _turns(decoder.shape, name) else rows
+
+
+def _turns(shape: DecoderShape, name: str) -> bool:
+    """Whether the file has the rows of this matrix in another order than the decoder."""
+    return shape.turned and name.endswith(("attn_q", "attn_k"))
 
 
 def unturned(weights: np.ndarray, head_dim: int) -> np.ndarray:
@@ -131,7 +136,7 @@ def read_decoder(
         ModelFileError: a tensor is missing, damaged or of another shape.
     """
     shape = shape_of(file, format, layers, activation)
-    weights = Weights(file, shape.head_dim, i2s_packing)
+    weights = Weights(file, shape, i2s_packing)
 
     def around(name: str) -> Tensor | None:
         return weights.read(name) if f"{name}.weight" in weights.names else None
