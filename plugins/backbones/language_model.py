@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from bitrl.core.acting.cache import Cache
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.adapters import Adapters
-from bitrl.core.acting.cache import Cache
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFileError
@@ -65,7 +65,7 @@ class LanguageModel:
         self.tokenizer = tokenizer_of(self.engine.file)
         check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
         self._prefix = _prefix(metadata, self.engine)
-        self.pooling, self._numbers = options.pooling, width
+        self.pooling, self.number_count = options.pooling, width
         if self.pooling == "field" and not width:
             raise UsageError(
                 'backbone.pooling "field" needs to know how many numbers a text holds: '
@@ -143,7 +143,7 @@ class LanguageModel:
         """
         texts = _checked(inputs)
         if self.pooling == "field":
-            located = [self._located(text, self._numbers or 0) for text in texts]
+            located = [self._located(text, self.number_count or 0) for text in texts]
             return self._fitting(texts, [ids for ids, _ in located]), [places for _, places in located]
         ids = self._ids(texts)
         return ids, [list(range(len(each)))[0 if self.pooling == "mean" else -1 :] for each in ids]
@@ -176,7 +176,7 @@ class LanguageModel:
 
     def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
         """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
-        count, width = self._numbers or 0, self.engine.width
+        count, width = self.number_count or 0, self.engine.width
         located = [self._located(text, count) for text in texts]
         ids, places = [ids for ids, _ in located], [places for _, places in located]
         self._fitting(texts, ids)
@@ -283,6 +283,15 @@ class LearningLanguageModel(LanguageModel):
             from bitrl.plugins.backbones.training.lora import load_arrays
 
             load_arrays(self.decoder, self.adapters)
+
+    def copy_adapters(self, to: LearningLanguageModel) -> None:
+        """Let another object of the same options go by the module's adapters as they are now."""
+        if "decoder" in vars(self):
+            from bitrl.plugins.backbones.training.lora import learned_arrays
+
+            to.load_learned(learned_arrays(self.decoder, self.adapters))
+        else:
+            to.load_learned(self.adapters.arrays)
 
     def _put(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.adapters.put(self.engine, arrays)

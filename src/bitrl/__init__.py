@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitrl.core.acting.agents import Agent, load_agent
+    from bitrl.core.acting.cache import cached
     from bitrl.core.acting.loading import load_backbone
     from bitrl.core.environments.environment import Environment
     from bitrl.core.environments.feature_wrappers import FeatureObservation, VectorFeatureObservation
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "bitrl.core.acting.agents": ("Agent", "load_agent"),
+    "bitrl.core.acting.cache": ("cached",),
     "bitrl.core.acting.loading": ("load_backbone",),
     "bitrl.core.environments.environment": ("Environment",),
     "bitrl.core.environments.feature_wrappers": ("FeatureObservation", "VectorFeatureObservation"),
@@ -63,6 +65,7 @@ __all__ = [
     "above",
     "at_least",
     "between",
+    "cached",
     "evaluate",
     "export",
     "hookimpl",

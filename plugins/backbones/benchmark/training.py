@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 
+from bitrl.core.acting.cache import Cache
 from bitrl.core.acting.features import FeatureExtractor
 from bitrl.core.config import Config
 from bitrl.core.interfaces import Backbone
 from bitrl.core.runs.parts import begin, build
-from bitrl.core.acting.cache import Cache
 from bitrl.plugins.backbones.language_model import LanguageModel
 
 T = TypeVar("T")

@@ -79,6 +79,12 @@ def codes_of(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scale.double().reshape(-1).expand(len(weight)).clone()
 
 
+def codes_as_learned(weight: Tensor, format: str) -> Tensor:
+    """Codes times their scale, of weights that learn: what `normed_products` multiplies with."""
+    codes, scale = QUANTISERS[format](weight)
+    return (codes * scale).float()
+
+
 def head_format(format: str) -> str:
     """The format of a model's output head: products of codes would round the logits of a float model."""
     return format if format in ("bf16", "fp32") else "int8"

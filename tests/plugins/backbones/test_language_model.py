@@ -75,7 +75,10 @@ def test_the_same_model_in_other_formats(path: str, name: str, format: str) -> N
 
 
 def test_projection_is_fixed_and_does_not_depend_on_the_batch(path: str) -> None:
-    plain, projected = LanguageModel(LanguageModelOptions(model=path)), LanguageModel(LanguageModelOptions(model=path, projection=32))
+    plain, projected = (
+        LanguageModel(LanguageModelOptions(model=path)),
+        LanguageModel(LanguageModelOptions(model=path, projection=32)),
+    )
     assert projected.width == 32
     features = projected.encode(TEXTS)
     assert features.shape == (5, 32)

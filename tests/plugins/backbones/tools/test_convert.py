@@ -149,7 +149,9 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.eos_token_id"] == 8
     texts = ["the thin moth", "", '{"x": -0.25}']
     before = LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32").encode(texts)
-    np.testing.assert_array_equal(LanguageModel(LanguageModelOptions(model=str(out)), format="fp32").encode(texts), before)
+    np.testing.assert_array_equal(
+        LanguageModel(LanguageModelOptions(model=str(out)), format="fp32").encode(texts), before
+    )
 
 
 def test_a_tokenizer_that_llama_cpp_cannot_read_is_told(tmp_path: Path) -> None:
