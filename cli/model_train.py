@@ -77,8 +77,8 @@ def train(
     its bytes are not.
     """
     from bitrl.core.errors import UsageError
+    from bitrl.plugins.backbones.training.decoder import DecoderShape
     from bitrl.plugins.backbones.training.pretraining.command import Request, check_shape, train_model
-    from bitrl.plugins.backbones.training.pretraining.model import Shape
 
     if steps is not None and minutes is not None:
         raise UsageError("--steps and --minutes: give one of them")
@@ -86,9 +86,9 @@ def train(
         raise UsageError("--resume: give the --steps that the interrupted training was told, instead of --minutes")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
-    shape = Shape(
+    shape = DecoderShape(
         vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn,
-        ternary=precision == "ternary",
+        format="ternary-f16" if precision == "ternary" else "fp32",
     )  # fmt: skip
     check_shape(shape)
     request = Request(

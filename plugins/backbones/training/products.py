@@ -86,8 +86,11 @@ def codes_as_learned(weight: Tensor, format: str) -> Tensor:
 
 
 def head_format(format: str) -> str:
-    """The format of a model's output head: products of codes would round the logits of a float model."""
-    return format if format in ("bf16", "fp32") else "int8"
+    """The format of a model's output head: products of codes would round the logits of a float model.
+
+    That of a model in training is of floats, and rounded when the file is run.
+    """
+    return {"bf16": "bf16", "fp32": "fp32", "ternary-f16": "fp32"}.get(format, "int8")
 
 
 # ---- products ----
@@ -141,10 +144,14 @@ class _Product(torch.autograd.Function):
         return product(x.to(weight.dtype), weight.t()).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         gradient = multiplied(gradients[0].to(weight.dtype))
-        return product(gradient, weight).to(x.dtype), product(gradient.t(), x.to(weight.dtype))
+        for_x, for_weight = ctx.needs_input_grad
+        return (
+            product(gradient, weight).to(x.dtype) if for_x else None,
+            product(gradient.t(), x.to(weight.dtype)) if for_weight else None,
+        )
 
 
 class _CodedProduct(torch.autograd.Function):

@@ -9,7 +9,7 @@ import attrs
 
 from bitrl.plugins.backbones.training.distillation.batches import SHARE_OF_STATES
 from bitrl.plugins.backbones.training.distillation.measure import PROBED, Kept
-from bitrl.plugins.backbones.training.distillation.model import Shape
+from bitrl.plugins.backbones.training.distillation.model import TeacherShape
 from bitrl.plugins.backbones.training.distillation.train import WEIGHTS, Plan, Progress
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 
@@ -24,7 +24,7 @@ class Distilled:
     licence: str
     files: Sequence[TextFile]
     envs: Sequence[str]
-    shape: Shape
+    shape: TeacherShape
     plan: Plan
     progress: Progress
     ternary_weights: int

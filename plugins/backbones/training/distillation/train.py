@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import attrs
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitrl.core.errors import RunFailed
+from bitrl.plugins.backbones.training.decoder import After, Decoder
 from bitrl.plugins.backbones.training.distillation.batches import Batches
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, next_tokens, relation_loss
-from bitrl.plugins.backbones.training.distillation.model import After, Decoder, fit_sub_norms, student_of
+from bitrl.plugins.backbones.training.distillation.model import TeacherShape, fit_sub_norms, states_after, student_of
 from bitrl.plugins.backbones.training.pretraining import checkpoint
 from bitrl.plugins.backbones.training.pretraining.corpus import Batch
 from bitrl.plugins.backbones.training.pretraining.device import moved
@@ -64,9 +66,9 @@ class Trainer:
 
     def __init__(self, teacher: Decoder, batches: Batches, plan: Plan, fingerprint: str, device: torch.device):
         keep_memory()
+        self.shape = cast(TeacherShape, teacher.shape)
         self.plan, self.fingerprint, self.device, self.batches = plan, fingerprint, device, batches
-        teacher.around_to(device)
-        self.teacher, self.student = teacher, student_of(teacher)
+        self.teacher, self.student = teacher.to(device), student_of(teacher).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             blocks = teacher.shape.blocks if batches.readers else 0
@@ -84,7 +86,7 @@ class Trainer:
         seen: list[list[Tensor]] = [[] for _ in self.teacher.blk]
         batches = [moved(self.batches.of_step(self.plan.steps + i), self.device) for i in range(CALIBRATION)]
         for batch in batches:
-            for states, after in zip(seen, self.teacher(batch.tokens), strict=True):
+            for states, after in zip(seen, states_after(self.teacher, batch.tokens), strict=True):
                 states.append(after.residual[batch.inside])
         # Padded texts are cut to the shortest, which leaves no padding.
         fit_sub_norms(self.student, self.teacher, batches[0].tokens[:, : int(batches[0].lengths.min())])
@@ -97,16 +99,16 @@ class Trainer:
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch by name."""
-        ours = self.student(batch.tokens)
+        ours = states_after(self.student, batch.tokens)
         parts: dict[str, Tensor] = {}
         inside = next_tokens(batch.tokens, batch.lengths)
-        logits = self.student.logits(ours[-1].residual[inside]) if self.teacher.shape.is_whole else None
+        logits = self.student.logits(ours[-1].residual[inside]) if self.shape.is_whole else None
         if logits is not None:
             parts["tokens"] = F.cross_entropy(logits, batch.tokens[:, 1:][inside[:, :-1]])
         if self.progress.step < self.plan.pretraining_steps:
             return parts
         with torch.no_grad():
-            theirs: list[After] = self.teacher(batch.tokens)
+            theirs: list[After] = states_after(self.teacher, batch.tokens)
         full = batch.inside
         each = [
             hidden_loss(a.residual, b.residual, spread, full)

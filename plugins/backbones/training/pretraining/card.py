@@ -10,9 +10,9 @@ from pathlib import Path
 import attrs
 
 from bitrl.plugins.backbones.tools.probe import Reading
+from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 from bitrl.plugins.backbones.training.pretraining.language import Judged
-from bitrl.plugins.backbones.training.pretraining.model import Shape
 from bitrl.plugins.backbones.training.pretraining.train import PARTS, SHARES, Plan, Progress
 from bitrl.plugins.backbones.training.pretraining.unseen import UNSEEN
 
@@ -26,7 +26,7 @@ class Training:
     files: Sequence[TextFile]
     envs: Sequence[str]
     worlds: Sequence[str]
-    shape: Shape
+    shape: DecoderShape
     plan: Plan
     progress: Progress
     weights: int

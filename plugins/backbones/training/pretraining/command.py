@@ -14,6 +14,7 @@ import torch
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
+from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape
 from bitrl.plugins.backbones.training.pretraining.card import Training, write_card
 from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TextFile, read_text
 from bitrl.plugins.backbones.training.pretraining.device import device_of, name_of
@@ -27,7 +28,6 @@ from bitrl.plugins.backbones.training.pretraining.environment_texts import (
 from bitrl.plugins.backbones.training.pretraining.export import read_gguf, write_gguf
 from bitrl.plugins.backbones.training.pretraining.language import GAMES_SEEN, STATES_A_GAME
 from bitrl.plugins.backbones.training.pretraining.measure import judged, readings
-from bitrl.plugins.backbones.training.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.training.pretraining.texts import FORMATS, Known, Texts, invented, known
 from bitrl.plugins.backbones.training.pretraining.train import PARTS, Plan, Progress, Trainer
 from bitrl.plugins.backbones.training.pretraining.vocabulary import (
@@ -60,7 +60,7 @@ class Request:
     minutes: float | None
     seed: int
     device: str
-    shape: Shape
+    shape: DecoderShape
     tokens_per_batch: int
     resume: bool
     command: str
@@ -145,7 +145,7 @@ def _held_out(file: TextFile) -> int:
     return min(HELD_OUT, len(file.text) // 10)
 
 
-def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int, device: torch.device) -> int:
+def _steps_in(minutes: float, shape: DecoderShape, corpus: Corpus, seed: int, device: torch.device) -> int:
     """How many steps fit, tried on a throwaway model: the learning rate must know the end before it begins."""
     trial = Trainer(shape, Plan(steps=12, seed=seed), "", device=device)
     seconds: list[float] = []
@@ -182,7 +182,7 @@ def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[T
 
 
 @torch.no_grad()
-def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -> float:
+def bits_per_byte(model: Decoder, ids: list[int], size: int, window: int = 128) -> float:
     """Bits per byte of prose of `size` bytes, predicted in windows that each start from nothing."""
     window = min(window, len(ids))
     whole = len(ids) // window * window
@@ -195,7 +195,7 @@ def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -
     return nats / math.log(2) / (size * predicted / len(ids))
 
 
-def check_shape(shape: Shape) -> None:
+def check_shape(shape: DecoderShape) -> None:
     """Whether a model of this shape can be trained and written.
 
     Raises:

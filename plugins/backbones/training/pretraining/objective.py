@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Pairs
 from bitrl.plugins.backbones.training.pretraining.environment_texts import FACTS
-from bitrl.plugins.backbones.training.pretraining.model import BitNet
+from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.texts import WORD_BUCKETS
 
 SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -142,7 +142,7 @@ def roughness(pooled: Tensor, groups: int) -> Tensor:
     return (difference / (variance + 1e-8)).mean()
 
 
-def token_losses(model: BitNet, parts: Sequence[tuple[Tensor, Batch]]) -> list[Tensor]:
+def token_losses(model: NumberDecoder, parts: Sequence[tuple[Tensor, Batch]]) -> list[Tensor]:
     """Next-token cross-entropy in nats a token of each part, its last residual stream [B, T, width] and its texts; this
     is what makes it a language model, at home in any text.
 
@@ -178,7 +178,7 @@ def fact_loss(read: Tensor, facts: Tensor) -> Tensor:
     return mean_where(F.binary_cross_entropy_with_logits(read, wanted, reduction="none"), ~facts.isnan())
 
 
-def streams(model: BitNet, texts: Sequence[Tensor], blocks: int, as_one: bool) -> list[Tensor]:
+def streams(model: NumberDecoder, texts: Sequence[Tensor], blocks: int, as_one: bool) -> list[Tensor]:
     """The residual streams after the last `blocks` blocks [blocks, B, T, width] of each part, tokens [B, T].
 
     With `as_one` all parts are made as long as the longest and are one: best for a GPU, which waits for orders, while
@@ -194,7 +194,9 @@ def streams(model: BitNet, texts: Sequence[Tensor], blocks: int, as_one: bool) -
     return [part[:, :, : tokens.shape[1]] for part, tokens in zip(rows, texts, strict=True)]
 
 
-def losses(model: BitNet, readout: Readout, questions: Questions, batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+def losses(
+    model: NumberDecoder, readout: Readout, questions: Questions, batches: Sequence[Batch]
+) -> list[dict[str, Tensor]]:
     """The losses of each batch by name. Every block from the second on is supervised, so that `layers=k` is usable
     for any k.
     """

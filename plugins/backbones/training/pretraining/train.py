@@ -18,10 +18,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from bitrl.core.errors import RunFailed
+from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining import checkpoint
 from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Corpus
 from bitrl.plugins.backbones.training.pretraining.device import CPU, moved
-from bitrl.plugins.backbones.training.pretraining.model import BitNet, Shape
+from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.objective import WEIGHTS, Questions, Readout, losses
 from bitrl.plugins.backbones.training.pretraining.start import start
 
@@ -143,7 +144,7 @@ class Trainer:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: DecoderShape,
         plan: Plan,
         fingerprint: str,
         number_features: np.ndarray | None = None,
@@ -153,7 +154,7 @@ class Trainer:
         self.plan, self.fingerprint, self.device = plan, fingerprint, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
-            self.model = BitNet(shape, None if number_features is None else torch.from_numpy(number_features))
+            self.model = NumberDecoder(shape, None if number_features is None else torch.from_numpy(number_features))
             start(self.model)
             supervised = max(1, shape.blocks - 1)
             self.readout, self.questions = Readout(shape.width, supervised), Questions(shape.width, supervised)
@@ -217,7 +218,7 @@ class Trainer:
         precision = torch.get_float32_matmul_precision()
         on_cpu = self.device.type == "cpu"
         if on_cpu:
-            torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see model.py
+            torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see products.py
         steps, seed = range(self.progress.step, self.plan.steps), self.plan.seed
         made = (batches_of(corpus, seed, step) for step in steps) if on_cpu else made_ahead(corpus, seed, steps)
         try:

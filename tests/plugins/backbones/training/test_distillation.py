@@ -18,19 +18,19 @@ from bitrl.core.errors import RunFailed, UsageError
 from bitrl.plugins.backbones.engine.engine import Engine, open_model
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
 from bitrl.plugins.backbones.tools.convert import convert
+from bitrl.plugins.backbones.training.decoder import Decoder, part_of
 from bitrl.plugins.backbones.training.distillation import memory
 from bitrl.plugins.backbones.training.distillation.batches import LENGTHS, Batches
 from bitrl.plugins.backbones.training.distillation.command import Request, distill
 from bitrl.plugins.backbones.training.distillation.export import matrix_type, pack_q4_0, write_gguf
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, relation_loss
 from bitrl.plugins.backbones.training.distillation.model import (
-    Decoder,
     fit_sub_norms,
     read_shape,
     read_teacher,
-    rotary_table,
+    states_after,
     student_of,
-)  # fmt: skip
+)
 from bitrl.plugins.backbones.training.distillation.train import Plan, Progress, Trainer
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 from bitrl.plugins.backbones.training.pretraining.texts import known
@@ -71,7 +71,7 @@ def test_the_teacher_is_transformers_model(tmp_path: Path, form: str, layers: in
     teacher, _ = decoders(path, layers)
     wanted = states(theirs, TEXTS[0])[: layers or 3]
     with torch.no_grad():
-        got = teacher(torch.tensor(TEXTS[:1]))
+        got = states_after(teacher, torch.tensor(TEXTS[:1]))
         logits = teacher.logits(got[-1].residual)
         theirs_logits = theirs(torch.tensor(TEXTS[:1])).logits
     assert len(got) == len(wanted)
@@ -94,8 +94,7 @@ def test_the_engine_computes_what_the_student_does(tmp_path: Path, width: int, f
     out = tmp_path / "s.gguf"
     write_gguf(out, student, open_model(tmp_path), {"name": "s"})
     student.double()
-    student.token_embd = student.token_embd.double()
-    for layers, after in enumerate(student(torch.tensor(TEXTS[:1])), 1):
+    for layers, after in enumerate(states_after(student, torch.tensor(TEXTS[:1])), 1):
         got = Engine(out, "ternary", layers=layers, threads=1).encode(TEXTS[:1], "none")
         assert relative_error(got, after.residual[0].detach().numpy()) < 1e-6
     assert (
@@ -116,7 +115,7 @@ def test_a_whole_student_generates_from_the_teachers_head(teacher_path: Path, tm
     _, student = decoders(teacher_path)
     write_gguf(tmp_path / "s.gguf", student, open_model(teacher_path), {})
     with torch.no_grad():
-        logits = student.logits(student(torch.tensor(TEXTS[:1]))[-1].residual)[0, -1]
+        logits = student(torch.tensor(TEXTS[:1]))[0, -1]
     (made,) = Engine(tmp_path / "s.gguf", "ternary", threads=1).generate(TEXTS[:1], 1, temperature=0.0)
     assert made.tokens[0] == int(logits.argmax())
 
@@ -126,9 +125,9 @@ def test_sub_norms_take_back_the_scale_that_they_remove(teacher_path: Path) -> N
     teacher, student = decoders(teacher_path, 1)
     tokens = torch.tensor([TEXTS[0], TEXTS[0][::-1]])
     fit_sub_norms(student, teacher, tokens)
-    x = teacher.token_embd[tokens]
+    x = teacher.token_embd[tokens.flatten()]
     first: Any = teacher.blk[0]
-    mixed, *_ = first.attended(x, *rotary_table(teacher.shape, tokens.shape[1], x.device))
+    mixed, _ = first.attended(x, [part_of(tokens, teacher.shape, x.dtype)])
     unit = mixed / mixed.square().mean(dim=-1, keepdim=True).sqrt()
     found = student.get_parameter("blk.0.attn_sub_norm").detach()
     assert found.unique().numel() == 1
@@ -245,7 +244,7 @@ def test_the_estimate_of_activations_covers_what_autograd_keeps(teacher_path: Pa
             largest = max(largest, held / batch.tokens.numel())
             del losses
         weights = 4 * sum(p.numel() for p in made.student.parameters())  # the ternary copies, counted with the weights
-        estimate = memory.activations(made.teacher.shape, 512, max(LENGTHS), bool(envs))
+        estimate = memory.activations(made.shape, 512, max(LENGTHS), bool(envs))
         assert largest * 512 - weights < estimate < 4 * largest * 512
 
 
