@@ -138,8 +138,8 @@ class LanguageModel:
         return self._ids(_checked(texts))
 
     def pooled_places(self, inputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        """The tokens read of n texts, and the places of those whose states, in a row, are a text's features: the last, or
-        each number's end. Of pooling "mean", all places. Raises as `encode`.
+        """The tokens read of n texts, and the places of those whose states, in a row, are a text's features: the last,
+        or each number's end. Of pooling "mean", all places. Raises as `encode`.
         """
         texts = _checked(inputs)
         if self.pooling == "field":

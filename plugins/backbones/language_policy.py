@@ -46,7 +46,7 @@ class EnginePolicy:
         most probable ones, whose log-probabilities are then 0.
 
         Raises:
-            UsageError: a prompt is empty or too long, or a number makes no sense. ModelFileError: the model has no head.
+            UsageError: a prompt is empty or too long, or a setting makes no sense. ModelFileError: there is no head.
         """
         made = self.model.engine.generate(
             self.model.prompt_ids(prompts), max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,

@@ -164,7 +164,7 @@ class Round:
     uncached: float | None
 
 
-class Training:
+class TimedTraining:
     """A run's parts, watched: call `update` as a run does, or `round` to measure.
 
     Raises UsageError where something cannot be built.
@@ -258,7 +258,7 @@ def measure(config: Config, steps: int) -> dict[str, Any]:
     Raises:
         UsageError: something cannot be built. RunFailed: training cannot go on.
     """
-    training = Training(config)
+    training = TimedTraining(config)
     try:
         training.warm_up()
         rounds = [training.round()]

@@ -241,7 +241,7 @@ def open_model(
     return HuggingFaceFile(path, activation, linear_class) if is_checkpoint(path) else ModelFile(path)
 
 
-class Plan(NamedTuple):
+class LoadPlan(NamedTuple):
     """What loading a file would find: the engine's shape of it, and the bytes of its blocks' matrices in memory."""
 
     shape: Any
@@ -254,7 +254,7 @@ class Plan(NamedTuple):
         return 2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD
 
 
-def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> Plan:
+def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> LoadPlan:
     """Whether a file can be run, by its keys and the tensors it lists; reads no weights.
 
     Raises ModelFileError saying what is missing or not supported.
@@ -266,7 +266,7 @@ def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activatio
     options.activation = texts[2] if activation else ffi.NULL
     if lib.bitrl_model_check(file.handle, options, shape, matrix_bytes, error) != lib.BITRL_OK:
         raise ModelFileError(file.path, message(error))
-    return Plan(shape, matrix_bytes[0])
+    return LoadPlan(shape, matrix_bytes[0])
 
 
 def available_cpus() -> int:

@@ -193,8 +193,12 @@ class Block(nn.Module):
     """
 
     adapters: nn.ModuleDict
+    attn_q: nn.Parameter
+    attn_k: nn.Parameter
     attn_q_norm: Tensor
     attn_k_norm: Tensor
+    attn_sub_norm: Tensor
+    ffn_sub_norm: Tensor
 
     def __init__(self, shape: DecoderShape, index: int = 0):
         super().__init__()
@@ -292,7 +296,7 @@ class Decoder(nn.Module):
                 self.register_parameter(name, value)
             else:
                 self.register_buffer(name, value, persistent=False)
-        self.head: FrozenMatrix | None = None
+        self.head: FrozenMatrix | None = None  # of a model that does not learn, made when logits are first asked for
         self.blk = nn.ModuleList(Block(shape, index) for index in range(shape.blocks))
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -323,12 +327,13 @@ class Decoder(nn.Module):
 
     def logits(self, residual: Tensor) -> Tensor:
         """The last residual [..., width] → next-token logits [..., vocab]."""
-        shape = self.shape
-        if self.head is not None:
+        shape, head = self.shape, self.token_embd if self.output is None else self.output
+        format = head_format(shape.format)
+        if format == "int8" and not isinstance(head, nn.Parameter):
+            self.head = self.head or FrozenMatrix(head.float(), format)
             y: Tensor = self.head(rms_norm(residual, self.output_norm, shape.eps))
             return y
-        head = self.token_embd if self.output is None else self.output
-        return normed_products(residual, self.output_norm, shape.eps, head_format(shape.format), head)
+        return normed_products(residual, self.output_norm, shape.eps, format, head.float())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens int64 [B, T], padded on the right → logits [B, T, vocab]."""

@@ -17,7 +17,7 @@ from bitrl.plugins.backbones.engine.engine import plan
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.training.decoder import MATRICES, Decoder, DecoderShape
-from bitrl.plugins.backbones.training.products import FrozenMatrix, head_format, is_ternary
+from bitrl.plugins.backbones.training.products import FrozenMatrix, is_ternary
 
 SourceFile = ModelFile | HuggingFaceFile
 
@@ -57,7 +57,8 @@ def shape_of(
         embedding_scale=float(np.float32(np.sqrt(found.width))) if gemma else 1.0,
         attention_scale=float(np.float32(key("attention.scale", 0))) or float(scaled) ** -0.5,
         window=window, local=local,
-        turned=kind == "llama" and isinstance(file, ModelFile), local_theta=float(key("rope.freq_base_swa", key("rope.local_freq_base", 10000.0))),
+        turned=kind == "llama" and isinstance(file, ModelFile),
+        local_theta=float(key("rope.freq_base_swa", key("rope.local_freq_base", 10000.0))),
     )  # fmt: skip
 
 
@@ -139,13 +140,17 @@ def read_decoder(
     weights = Weights(file, shape, i2s_packing)
 
     def around(name: str) -> Tensor | None:
-        return weights.read(name) if f"{name}.weight" in weights.names else None
+        if f"{name}.weight" not in weights.names:
+            return None
+        value = weights.read(name)
+        halved = value.half()  # as most files have embeddings: half the memory, where nothing is lost
+        return halved if not learns and torch.equal(halved.float(), value) else value
 
     with torch.device("meta"):  # whose blocks' weights take no memory until they are read
         decoder = Decoder(shape, torch.empty(0), torch.empty(0), precision=torch.float64)
     norm = around("output_norm")
-    _place(decoder, "token_embd", weights.read("token_embd"), learns)
-    _place(decoder, "output_norm", torch.ones(shape.width) if norm is None else norm, learns)
+    _place(decoder, "token_embd", around("token_embd"), learns)
+    _place(decoder, "output_norm", torch.ones(shape.width) if norm is None else norm.float(), learns)
     _place(decoder, "output", around("output"), learns)
     for index, block in enumerate(decoder.blk):
         for name in shape.norms():
@@ -157,9 +162,6 @@ def read_decoder(
             else:
                 delattr(block, name)
                 setattr(block, name, FrozenMatrix(value, shape.format))
-    if not learns:
-        head = decoder.token_embd if decoder.output is None else decoder.output
-        decoder.head = FrozenMatrix(head, head_format(shape.format))
     return decoder
 
 

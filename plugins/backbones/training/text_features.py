@@ -20,6 +20,8 @@ class TextFeatures(nn.Module):
     Texts of one length are attended to together, and nothing is padded: all else is done for all tokens at once.
     """
 
+    projection: Tensor | None
+
     def __init__(self, model: LanguageModel, decoder: Decoder):
         super().__init__()
         self.decoder = decoder
@@ -38,8 +40,7 @@ class TextFeatures(nn.Module):
             return torch.zeros(len(ids), self._width)
         device = self.decoder.token_embd.device
         parts = [torch.tensor([ids[text] for text in group], device=device) for group in groups]
-        for each in self.decoder.residuals(*parts):
-            residuals = each
+        *_, residuals = self.decoder.residuals(*parts)
         pooled = [self._pooled(x, [places[i] for i in group]) for x, group in zip(residuals, groups, strict=True)]
         if empty:
             pooled.append(pooled[0].new_zeros(len(empty), pooled[0].shape[1]))

@@ -1,4 +1,4 @@
-"""The teacher and the student of a distillation: one decoder as a Llama model's file has it, and ternary with sub-norms.
+"""Teacher and student of a distillation: a decoder as a Llama model's file has it, and one that is ternary.
 
 Knows how the one becomes the other. Does not know losses, texts or how files are written.
 """

@@ -20,7 +20,7 @@ from bitrl.plugins.backbones.training.distillation.batches import Batches
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, next_tokens, relation_loss
 from bitrl.plugins.backbones.training.distillation.model import TeacherShape, fit_sub_norms, states_after, student_of
 from bitrl.plugins.backbones.training.pretraining import checkpoint
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch
+from bitrl.plugins.backbones.training.pretraining.corpus import TokenBatch
 from bitrl.plugins.backbones.training.pretraining.device import moved
 from bitrl.plugins.backbones.training.pretraining.objective import Readout, number_loss, views
 from bitrl.plugins.backbones.training.pretraining.train import keep_memory
@@ -33,7 +33,7 @@ HISTORY = 20
 
 
 @attrs.frozen
-class Plan:
+class DistillationPlan:
     """How to train. The first `pretraining_steps` of `steps` ask for the next token alone (whole models only)."""
 
     steps: int
@@ -47,7 +47,7 @@ class Plan:
 
 
 @attrs.define
-class Progress:
+class DistillationProgress:
     """What has happened so far: steps, tokens, seconds, a running mean of each loss, and that over time."""
 
     step: int = 0
@@ -61,10 +61,12 @@ class Progress:
         self.means[name] = value if name not in self.means else 0.95 * self.means[name] + 0.05 * value
 
 
-class Trainer:
+class Distiller:
     """A teacher, its student, a readout and an optimiser."""
 
-    def __init__(self, teacher: Decoder, batches: Batches, plan: Plan, fingerprint: str, device: torch.device):
+    def __init__(
+        self, teacher: Decoder, batches: Batches, plan: DistillationPlan, fingerprint: str, device: torch.device
+    ):
         keep_memory()
         self.shape = cast(TeacherShape, teacher.shape)
         self.plan, self.fingerprint, self.device, self.batches = plan, fingerprint, device, batches
@@ -78,7 +80,7 @@ class Trainer:
             self.named.values(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
         )
         self.spreads = self._calibrate()
-        self.progress = Progress()
+        self.progress = DistillationProgress()
 
     @torch.no_grad()
     def _calibrate(self) -> list[Tensor]:
@@ -97,7 +99,7 @@ class Trainer:
         step, plan = self.progress.step, self.plan
         return plan.learning_rate * min((step + 1) / plan.warmup, 1.0) * (1 - step / plan.steps)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: TokenBatch) -> dict[str, Tensor]:
         """The losses of one batch by name."""
         ours = states_after(self.student, batch.tokens)
         parts: dict[str, Tensor] = {}
@@ -131,7 +133,7 @@ class Trainer:
             parts["numbers"] = self._number_loss([after.residual for after in ours], batch)
         return parts
 
-    def _number_loss(self, residuals: list[Tensor], batch: Batch) -> Tensor:
+    def _number_loss(self, residuals: list[Tensor], batch: TokenBatch) -> Tensor:
         """As in pretraining: the running mean of each block's states has to hold the numbers read so far."""
         assert batch.numbers is not None
         assert batch.frames is not None
@@ -170,7 +172,7 @@ class Trainer:
         if self.progress.step in _noted(self.plan.steps):
             self.progress.history.append((self.progress.step, dict(self.progress.means)))
 
-    def run(self, path: Path, report: Callable[[Progress], None]) -> None:
+    def run(self, path: Path, report: Callable[[DistillationProgress], None]) -> None:
         """Train to the end of the plan, with a checkpoint now and then."""
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact
@@ -194,7 +196,7 @@ class Trainer:
         """Go on where a checkpoint stopped. Raises UsageError as `checkpoint.load`."""
         progress = json.loads(checkpoint.load(path, self.named, self.optimiser, self.fingerprint))
         progress["history"] = [(step, means) for step, means in progress["history"]]
-        self.progress = Progress(**progress)
+        self.progress = DistillationProgress(**progress)
 
 
 def _noted(steps: int) -> set[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Pairs
+from bitrl.plugins.backbones.training.pretraining.corpus import Pairs, TokenBatch
 from bitrl.plugins.backbones.training.pretraining.environment_texts import FACTS
 from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.texts import WORD_BUCKETS
@@ -21,7 +21,7 @@ KINDS = len(SCALES) + 4
 
 
 def views(numbers: Tensor, frames: Tensor) -> Tensor:
-    """Numbers [..., slots] and frames [..., slots, 2, 2] (corpus.Batch) → the ways each is asked for [..., slots,
+    """Numbers [..., slots] and frames [..., slots, 2, 2] (corpus.TokenBatch) → the ways each is asked for [..., slots,
     KINDS], all within ±1.5; NaN where there is nothing to ask.
 
     Where the environment is known, a number is asked for by its place in the field's range, in the inner tenth of
@@ -142,7 +142,7 @@ def roughness(pooled: Tensor, groups: int) -> Tensor:
     return (difference / (variance + 1e-8)).mean()
 
 
-def token_losses(model: NumberDecoder, parts: Sequence[tuple[Tensor, Batch]]) -> list[Tensor]:
+def token_losses(model: NumberDecoder, parts: Sequence[tuple[Tensor, TokenBatch]]) -> list[Tensor]:
     """Next-token cross-entropy in nats a token of each part, its last residual stream [B, T, width] and its texts; this
     is what makes it a language model, at home in any text.
 
@@ -157,7 +157,7 @@ def token_losses(model: NumberDecoder, parts: Sequence[tuple[Tensor, Batch]]) ->
     return [each.mean() for each in losses]
 
 
-def pooled(after: Tensor, batch: Batch) -> Tensor:
+def pooled(after: Tensor, batch: TokenBatch) -> Tensor:
     """Residual streams [blocks, B, T, width] → their means over each text [blocks, B, width]."""
     return torch.where(batch.inside.unsqueeze(2), after, 0.0).sum(dim=2) / batch.lengths[:, None]
 
@@ -195,7 +195,7 @@ def streams(model: NumberDecoder, texts: Sequence[Tensor], blocks: int, as_one: 
 
 
 def losses(
-    model: NumberDecoder, readout: Readout, questions: Questions, batches: Sequence[Batch]
+    model: NumberDecoder, readout: Readout, questions: Questions, batches: Sequence[TokenBatch]
 ) -> list[dict[str, Tensor]]:
     """The losses of each batch by name. Every block from the second on is supervised, so that `layers=k` is usable
     for any k.
@@ -206,7 +206,7 @@ def losses(
     of = streams(model, texts, blocks, as_one)
     answers = iter(streams(model, asked, blocks, as_one) if asked else [])  # apart, for commands are much shorter
     found: list[dict[str, Tensor]] = []
-    predicted: list[tuple[Tensor, Batch]] = []
+    predicted: list[tuple[Tensor, TokenBatch]] = []
     for batch, after in zip(batches, of, strict=True):
         if batch.choices is not None:
             states, commands = pooled(after, batch), pooled(next(answers), batch.choices.commands)
@@ -225,7 +225,7 @@ def losses(
         found.append(state_losses(readout, questions, after, batch) if batch.numbers is not None else {})
         # Predicting states teaches little: a few of the texts will do.
         some = slice(None, None, 1 if batch.numbers is None else 16)
-        predicted.append((after[-1, some], Batch(batch.tokens[some], batch.lengths[some])))
+        predicted.append((after[-1, some], TokenBatch(batch.tokens[some], batch.lengths[some])))
     read = iter(token_losses(model, predicted) if predicted else [])
     for batch, each in zip(batches, found, strict=True):
         if batch.choices is None:
@@ -233,7 +233,7 @@ def losses(
     return found
 
 
-def state_losses(readout: Readout, questions: Questions, after: Tensor, batch: Batch) -> dict[str, Tensor]:
+def state_losses(readout: Readout, questions: Questions, after: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
     """The losses of states with numbers, and with facts if they have any; after [blocks, B, T, width]."""
     assert batch.numbers is not None
     assert batch.frames is not None

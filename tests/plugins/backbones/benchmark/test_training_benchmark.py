@@ -16,7 +16,7 @@ import pytest
 import bitrl
 from bitrl.core.config import Config, resolve
 from bitrl.plugins.backbones.benchmark import training as measured
-from bitrl.plugins.backbones.benchmark.training import PARTS, Split, Training, WatchedBackbone, measure
+from bitrl.plugins.backbones.benchmark.training import PARTS, Split, TimedTraining, WatchedBackbone, measure
 
 ENVS, ROLLOUT = 4, 64
 SMALL = {"algo.rollout_steps": ROLLOUT, "algo.epochs": 1, "run.num_envs": ENVS, "run.eval_episodes": 0}
@@ -107,7 +107,7 @@ def test_threads_at_work_together_share_the_time(clock: SimpleNamespace) -> None
 
 
 def test_every_moment_of_an_update_is_some_parts(ticks: Iterator[int]) -> None:
-    training = Training(config("CartPole-v1"))
+    training = TimedTraining(config("CartPole-v1"))
     training.warm_up()
     training.backbone.forget()
     began = next(ticks)
@@ -137,7 +137,7 @@ def test_watching_and_measuring_changes_nothing(
         options={**SMALL, "backbone.threads": 1, **options},
     )
     wanted = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    training = Training(same)
+    training = TimedTraining(same)
     found = []
 
     def update() -> dict[str, float]:
@@ -155,7 +155,7 @@ def test_watching_and_measuring_changes_nothing(
 
 def test_hits_are_the_texts_that_were_seen_before() -> None:
     """FrozenLake has 16 states; its cache holds them all."""
-    training = Training(config("FrozenLake-v1"))
+    training = TimedTraining(config("FrozenLake-v1"))
     training.warm_up()
     seen = {text for batch in training.backbone.asked for text in batch}
     for _ in range(2):
@@ -182,8 +182,8 @@ def test_results_are_sums_and_medians_of_the_rounds(monkeypatch: pytest.MonkeyPa
         measured.Round(100, 80, 0, seconds(environment=4.0), seconds(), 1.0, 8.0),
     ]
     upcoming = iter(rounds)
-    monkeypatch.setattr(Training, "warm_up", lambda self: None)
-    monkeypatch.setattr(Training, "round", lambda self: next(upcoming))
+    monkeypatch.setattr(TimedTraining, "warm_up", lambda self: None)
+    monkeypatch.setattr(TimedTraining, "round", lambda self: next(upcoming))
     found = measure(config("FrozenLake-v1"), steps=201)
     assert (found["steps"], found["rounds"], found["threads"]) == (300, 3, 1)
     assert sum(found["seconds"].values()) == 30

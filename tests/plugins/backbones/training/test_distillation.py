@@ -21,7 +21,7 @@ from bitrl.plugins.backbones.tools.convert import convert
 from bitrl.plugins.backbones.training.decoder import Decoder, part_of
 from bitrl.plugins.backbones.training.distillation import memory
 from bitrl.plugins.backbones.training.distillation.batches import LENGTHS, Batches
-from bitrl.plugins.backbones.training.distillation.command import Request, distill
+from bitrl.plugins.backbones.training.distillation.command import DistillationRequest, distill
 from bitrl.plugins.backbones.training.distillation.export import matrix_type, pack_q4_0, write_gguf
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, relation_loss
 from bitrl.plugins.backbones.training.distillation.model import (
@@ -31,7 +31,7 @@ from bitrl.plugins.backbones.training.distillation.model import (
     states_after,
     student_of,
 )
-from bitrl.plugins.backbones.training.distillation.train import Plan, Progress, Trainer
+from bitrl.plugins.backbones.training.distillation.train import DistillationPlan, DistillationProgress, Distiller
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 from bitrl.plugins.backbones.training.pretraining.texts import known
 
@@ -175,16 +175,18 @@ def test_q4_0_holds_ternary_rows_exactly() -> None:
 # ---- training ----
 
 
-def trainer(path: Path, layers: int | None, plan: Plan, envs: tuple[str, ...] = (), budget: int = 256) -> Trainer:
+def trainer(
+    path: Path, layers: int | None, plan: DistillationPlan, envs: tuple[str, ...] = (), budget: int = 256
+) -> Distiller:
     teacher, _ = decoders(path, layers)
     readers = [reader for env in envs for reader in known(env, ["json"], 0)]
     batches = Batches([TextFile("p", "", PROSE)], readers, tokenizer_of(open_model(path)), [], budget, plan.seed)
-    return Trainer(teacher, batches, plan, "f", torch.device("cpu"))
+    return Distiller(teacher, batches, plan, "f", torch.device("cpu"))
 
 
 def test_a_student_comes_nearer_to_its_teacher(teacher_path: Path, tmp_path: Path) -> None:
     """On a batch that it has never seen, too."""
-    made = trainer(teacher_path, 2, Plan(steps=24, learning_rate=1e-2, warmup=4))
+    made = trainer(teacher_path, 2, DistillationPlan(steps=24, learning_rate=1e-2, warmup=4))
     unseen = made.batches.of_step(1000)
     with torch.no_grad():
         before = made.losses(unseen)
@@ -198,7 +200,7 @@ def test_a_student_comes_nearer_to_its_teacher(teacher_path: Path, tmp_path: Pat
 
 
 def test_a_whole_model_is_pretrained_first_and_then_compared_by_logits(teacher_path: Path) -> None:
-    made = trainer(teacher_path, None, Plan(steps=2, pretraining_steps=1), ("MountainCar-v0",))
+    made = trainer(teacher_path, None, DistillationPlan(steps=2, pretraining_steps=1), ("MountainCar-v0",))
     assert set(made.losses(made.batches.of_step(0))) == {"tokens"}
     made.progress.step = 1
     states_step = next(i for i in range(50) if made.batches.of_step(i).numbers is not None)
@@ -226,7 +228,7 @@ def test_a_batch_depends_on_seed_and_step_alone_and_starts_with_the_models_first
 def test_the_estimate_of_activations_covers_what_autograd_keeps(teacher_path: Path) -> None:
     """And is not many times as much, or models that fit would be refused."""
     for layers, envs in ((1, ("MountainCar-v0",)), (2, ()), (None, ())):
-        made = trainer(teacher_path, layers, Plan(steps=2), envs, budget=512)
+        made = trainer(teacher_path, layers, DistillationPlan(steps=2), envs, budget=512)
         kept: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
@@ -271,11 +273,12 @@ def test_memory_left_is_read_from_the_system(tmp_path: Path) -> None:
 # ---- the whole of it ----
 
 
-def request(teacher: Path, out: Path, **changes: Any) -> Request:
-    return Request(
+def request(teacher: Path, out: Path, **changes: Any) -> DistillationRequest:
+    return DistillationRequest(
         **{
             "teacher": str(teacher), "out": out, "layers": None, "text": (), "envs": ["MountainCar-v0"],
-            "plan": Plan(steps=4, learning_rate=2e-3, checkpoint_minutes=0), "tokens_per_batch": 128, "device": "cpu",
+            "plan": DistillationPlan(steps=4, learning_rate=2e-3, checkpoint_minutes=0), "tokens_per_batch": 128,
+            "device": "cpu",
             "resume": False, "command": "c", **changes,
         }
     )  # fmt: skip
@@ -284,7 +287,7 @@ def request(teacher: Path, out: Path, **changes: Any) -> Request:
 def test_resuming_writes_the_same_file(teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitrl.plugins.backbones.training.distillation.command.kept_numbers", lambda *given: [])
 
-    def stop(progress: Progress, steps: int) -> None:
+    def stop(progress: DistillationProgress, steps: int) -> None:
         if progress.step == 3:
             raise KeyboardInterrupt
 
@@ -313,7 +316,7 @@ def test_a_teacher_that_will_not_do_is_refused(teacher_path: Path, tmp_path: Pat
         (teacher_path, {"layers": 4}, "has 3 blocks, fewer than the 4 asked for"),
         (tmp_path / "small", {}, "has 258 tokens but embeds only 200"),
         (teacher_path, {"envs": []}, "nothing to learn from"),
-        (teacher_path, {"layers": 1, "plan": Plan(steps=4, pretraining_steps=2)}, "--pretraining-steps"),
+        (teacher_path, {"layers": 1, "plan": DistillationPlan(steps=4, pretraining_steps=2)}, "--pretraining-steps"),
         (teacher_path, {"resume": True}, "there is no checkpoint"),
     ]
     for path, changes, message in cases:

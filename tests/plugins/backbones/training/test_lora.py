@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,13 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import CachingBackbone, LearningBackbone, TokenizingBackbone
 from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.adapters import PROJECTIONS
+from bitrl.plugins.backbones.benchmark.random_model import random_shape
+from bitrl.plugins.backbones.engine.engine import open_model, plan
 from bitrl.plugins.backbones.language_model import LanguageModel, LearningLanguageModel, starter_path
 from bitrl.plugins.backbones.tools.convert import convert
+from bitrl.plugins.backbones.tools.inspection import _lora
+from bitrl.plugins.backbones.tools.lora_memory import TEXTS as TEXTS_AT_ONCE
+from bitrl.plugins.backbones.tools.lora_memory import TOKENS, lora_memory
 
 TEXTS = ['{"x": 0.125, "y": -3}', "x=1.5 y=2", "", "1, 2", "x=1.5 y=2", "the cart is at 0.25, moving at 1.75"]
 ALL = tuple(PROJECTIONS)
@@ -197,3 +204,61 @@ def test_learned_weights_of_other_options_are_refused(tmp_path: Path) -> None:
         learning(path).load_learned(learning(path, lora_rank=2).learned())
     with pytest.raises(UsageError, match=r"expected blk\.0\.attn_k\.down of \[4, 48\], got none"):
         learning(path).load_learned(learning(path, lora_targets=("q",)).learned())
+
+
+@pytest.mark.parametrize("targets", [("q", "v"), ALL])
+@pytest.mark.parametrize(
+    "model",
+    [
+        TinyModel(width=256, ffn=512, blocks=4),
+        TinyModel(architecture="llama", width=128, ffn=512, blocks=3, head_dim=64),
+        TinyModel(architecture="qwen3", width=256, ffn=512, blocks=3, head_dim=64, input_norms=True),
+        TinyModel(architecture="gemma3", width=256, ffn=512, blocks=3, head_dim=32, window=5, every=2),
+    ],
+    ids=lambda model: model.architecture,
+)
+def test_the_memory_that_inspect_prints_is_what_training_takes(
+    tmp_path: Path, model: TinyModel, targets: tuple[str, ...]
+) -> None:
+    """Activations as an estimate: enough, and not many times as much."""
+    path = model.write(tmp_path / "m.gguf")
+    backbone = learning(path, lora_rank=8, lora_targets=targets)
+    decoder = backbone.decoder
+    tokens = torch.randint(0, 256, (TEXTS_AT_ONCE, TOKENS), generator=torch.Generator().manual_seed(0))
+    own = [*decoder.parameters(), *decoder.buffers()]
+    places, kept = {tensor.untyped_storage().data_ptr() for tensor in own}, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        *_, [residual] = decoder.residuals(tokens)
+    held = sum(size for place, size in kept.items() if place not in places)
+    file = open_model(path)
+    memory = _lora(file, plan(file), 8, targets)
+    assert memory is not None
+    print(held / memory.activations)
+    assert held < memory.activations < 2 * held
+    residual.sum().backward()
+    assert memory.gradients == sum(4 * p.grad.numel() for p in decoder.parameters() if p.grad is not None)
+    assert memory.adapters == 3 * memory.gradients
+    optimiser = torch.optim.Adam(decoder.parameters())
+    optimiser.step()
+    moments = [value for state in optimiser.state.values() for value in state.values() if value.numel() > 1]
+    assert memory.moments == sum(4 * moment.numel() for moment in moments)
+    frozen = sum(b.numel() * b.element_size() for b in decoder.buffers() if b.dim() == 2)
+    assert memory.weights == frozen
+
+
+def test_the_shape_of_the_2b_model() -> None:
+    """About three quarters of its memory are activations in double precision; the adapters are next to nothing."""
+    large = random_shape("bitnet-2b-4t")
+    shape = SimpleNamespace(**attrs.asdict(large), head_dim=128)
+    none = dict.fromkeys(("smooth", "head_norms", "post_norms", "input_norms"), False)
+    found = lora_memory(shape, 8, ("q", "v"), 1, 4, none)
+    assert found is not None
+    assert found.gradients == 30 * 8 * (2560 + 2560 + 2560 + 640) * 4
+    assert found.weights == 30 * (2 * 2560**2 + 2 * 640 * 2560 + 3 * 6912 * 2560) + 4 * 128256 * 2560
+    print(found)
+    assert lora_memory(shape, 641, ("q", "v"), 1, 2, none) is None

@@ -24,15 +24,15 @@ from bitrl.plugins.backbones.tools.ridge import r_squared
 from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape, rotary_table, rotate, squared_relu_gate
 from bitrl.plugins.backbones.training.pretraining import command, measure, objective
 from bitrl.plugins.backbones.training.pretraining.command import (
-    Request,
+    PretrainingRequest,
     bits_per_byte,
     check_shape,
     train_model,
     vocabulary_for,
 )
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Corpus, Pairs, read_text
+from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, Pairs, TokenBatch, read_text
 from bitrl.plugins.backbones.training.pretraining.device import CPU, moved
-from bitrl.plugins.backbones.training.pretraining.environment_texts import Choices, facts_and_numbers, sayings
+from bitrl.plugins.backbones.training.pretraining.environment_texts import CommandTexts, facts_and_numbers, sayings
 from bitrl.plugins.backbones.training.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.start import LOOK_BACK, start
@@ -303,7 +303,7 @@ def test_many_invented_fields_are_told_apart_by_no_word_alone() -> None:
 
 def test_commands_are_asked_about_where_they_stand(vocabulary: Vocabulary) -> None:
     """Every pair of a batch is a text's and a command's row, with the answer that the state gives."""
-    games = Choices(
+    games = CommandTexts(
         ["recipe: fried egg. egg on table", "recipe: not read. salt in hand"],
         [("take egg from table",), ("drop salt",)],
         [("drop salt", "take salt"), ("take egg from table",)],
@@ -328,7 +328,7 @@ def test_commands_are_asked_about_where_they_stand(vocabulary: Vocabulary) -> No
 
 
 def test_what_a_world_always_says_is_one_token(vocabulary: Vocabulary) -> None:
-    games = Choices(
+    games = CommandTexts(
         ["on counter: red hot pepper"],
         [("take red hot pepper from counter", "put knife on counter", "insert knife into fridge", "go east")],
         [()],
@@ -490,14 +490,14 @@ def test_bits_per_byte_of_a_model_that_knows_nothing(tiny: NumberDecoder) -> Non
     assert bits_per_byte(blank, ids, size=len(ids)) == pytest.approx(np.log2(tiny.shape.vocab), abs=1e-4)
 
 
-def request(out: Path, **changes: object) -> Request:
+def request(out: Path, **changes: object) -> PretrainingRequest:
     text = out.parent / "prose.txt"
     text.write_text("The quick brown fox jumps over the lazy dog, and then it does so again.\n" * 60)
     asked: dict[str, object] = dict(  # noqa: C408
         out=out, text=[text], envs=["MountainCar-v0"], steps=4, minutes=None, seed=1, shape=TINY, tokens_per_batch=256,
         resume=False, command="bitrl model train", device="cpu",
     )  # fmt: skip
-    return Request(**asked | changes)  # type: ignore[arg-type]
+    return PretrainingRequest(**asked | changes)  # type: ignore[arg-type]
 
 
 def quiet(*anything: object) -> None:
@@ -545,8 +545,8 @@ def test_a_killed_training_resumes_to_the_same_file(tmp_path: Path, monkeypatch:
         if progress.step == 3:  # type: ignore[attr-defined]
             raise Killed
 
-    plan = command.Plan
-    monkeypatch.setattr(command, "Plan", lambda **facts: plan(**facts, checkpoint_every=2))
+    plan = command.PretrainingPlan
+    monkeypatch.setattr(command, "PretrainingPlan", lambda **facts: plan(**facts, checkpoint_every=2))
     with pytest.raises(Killed):
         train_model(request(tmp_path / "m.gguf"), quiet, kill)
     assert not (tmp_path / "m.gguf").exists()
@@ -589,14 +589,17 @@ def test_shapes_the_file_format_cannot_hold_are_refused() -> None:
 def test_training_lowers_every_loss() -> None:
     """Fifty steps on one environment, from scratch."""
     from bitrl.plugins.backbones.training.pretraining.corpus import Corpus
-    from bitrl.plugins.backbones.training.pretraining.train import Plan, Trainer
+    from bitrl.plugins.backbones.training.pretraining.train import Pretrainer, PretrainingPlan
 
     readers = known("MountainCar-v0", ["json"], seed=0)
     vocabulary = train_vocabulary(["no prose"], readers[0].sample(np.random.default_rng(0), 100).texts, 4400)
     corpus = Corpus([], readers, vocabulary.tokenizer(), 64, 128)
     shape = DecoderShape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=256)
-    trainer = Trainer(
-        shape, Plan(steps=50, learning_rate=2.5e-3, warmup=5, model_warmup=5), "", number_features(vocabulary.tokens)
+    trainer = Pretrainer(
+        shape,
+        PretrainingPlan(steps=50, learning_rate=2.5e-3, warmup=5, model_warmup=5),
+        "",
+        number_features(vocabulary.tokens),
     )
     batch = corpus.known_batch(np.random.default_rng(9))
 
@@ -619,7 +622,7 @@ def test_the_token_losses_count_only_tokens_that_are_there(tiny: NumberDecoder) 
     for length, lengths in ((7, [7, 4]), (5, [2, 5, 3])):
         tokens = torch.randint(0, 256, (len(lengths), length))
         *_, [last] = tiny.residuals(tokens)
-        parts.append((last, Batch(tokens, torch.tensor(lengths))))
+        parts.append((last, TokenBatch(tokens, torch.tensor(lengths))))
         nats = [
             F.cross_entropy(tiny.logits(last[row, : n - 1]), tokens[row, 1:n], reduction="sum")
             for row, n in enumerate(lengths)
@@ -658,7 +661,9 @@ def tensors_in(value: object) -> list[torch.Tensor]:
 def small_corpus() -> Corpus:
     readers = known("MountainCar-v0", ["json"], seed=0)
     vocabulary = train_vocabulary(["no prose"], readers[0].sample(np.random.default_rng(0), 100).texts, 4400)
-    games = Choices(["a door. recipe: salt"] * 8, [("open door",)] * 8, [("eat",)] * 8, [("take salt",)] * 8, [()] * 8)
+    games = CommandTexts(
+        ["a door. recipe: salt"] * 8, [("open door",)] * 8, [("eat",)] * 8, [("take salt",)] * 8, [()] * 8
+    )
     return Corpus([], readers, vocabulary.tokenizer(), 64, 128, choices=games)
 
 
