@@ -138,7 +138,7 @@ def _lora(
     """Of adapters on `targets` (None: those that have one by default), on the model in its file's own precision."""
     kinds, kind = {tensor.name: tensor.type for tensor in file.tensors()}, file.metadata()["general.architecture"]
     extra = {
-        "smooth": not str(kind).startswith("bitnet"),
+        "sub_norms": str(kind).startswith("bitnet"),
         "head_norms": kind in ("qwen3", "gemma3"),
         "post_norms": kind == "gemma3",
         "input_norms": "blk.0.attn_q_norm_in.weight" in kinds,

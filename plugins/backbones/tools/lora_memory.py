@@ -64,13 +64,11 @@ def activations(
     shape: Any, rank: int, targets: Sequence[str], tokens: int, longest: int, extra: Mapping[str, bool]
 ) -> int:
     """Bytes kept for the backward pass of `tokens` in texts of `longest`, in double precision: roughly, and rather too
-    many. `extra` says which of head_norms, post_norms, input_norms and smooth activations there are.
+    many. `extra` says which of sub_norms, head_norms, post_norms and input_norms there are.
     """
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    block = 5 * shape.width + 4 * q + kv + 4 * shape.ffn + shape.heads * longest
-    block += (
-        2 * shape.ffn * extra["smooth"] + 4 * (q + kv) * extra["head_norms"] + 8 * shape.width * extra["post_norms"]
-    )
-    block += 3 * (5 * shape.width + q + shape.ffn) * extra["input_norms"]
+    block = 5 * shape.width + 3 * q + kv + 3 * shape.ffn + shape.heads * longest
+    block += (q + shape.ffn) * extra["sub_norms"] + 2 * (q + kv) * extra["head_norms"]
+    block += 2 * shape.width * extra["post_norms"] + (5 * shape.width + q + shape.ffn) * extra["input_norms"]
     inputs = sum(columns for name, (_, columns) in matrices(shape).items() if name in targets)
     return shape.blocks * tokens * (_DOUBLE * block + _FLOAT * (inputs + rank * len(targets)))
