@@ -13,7 +13,7 @@ import click
 from bitrl.cli.output import duration, json_option, print_json, table
 
 if TYPE_CHECKING:
-    from bitrl.plugins.backbones.training.distillation.train import Progress
+    from bitrl.plugins.backbones.training.distillation.train import DistillationProgress
 
 
 @click.command()
@@ -71,15 +71,15 @@ def distill(
     if pretraining_steps > steps:
         raise UsageError(f"--pretraining-steps {pretraining_steps}: they are part of --steps {steps}: give fewer")
 
-    from bitrl.plugins.backbones.training.distillation.command import Request
+    from bitrl.plugins.backbones.training.distillation.command import DistillationRequest
     from bitrl.plugins.backbones.training.distillation.command import distill as make
-    from bitrl.plugins.backbones.training.distillation.train import Plan
+    from bitrl.plugins.backbones.training.distillation.train import DistillationPlan
 
-    plan = Plan(
+    plan = DistillationPlan(
         steps=steps, pretraining_steps=pretraining_steps, seed=seed, learning_rate=learning_rate,
         temperature=temperature,
     )  # fmt: skip
-    request = Request(
+    request = DistillationRequest(
         teacher=teacher, out=out, layers=layers, text=text, envs=[env for env in envs.split(",") if env], plan=plan,
         tokens_per_batch=batch, device=device, resume=resume, command=_command(),
     )  # fmt: skip
@@ -133,7 +133,7 @@ def _command() -> str:
     return shlex.join(["bitrl", "model", "distill", *arguments])
 
 
-Shown = tuple[Callable[[str], None], Callable[["Progress", int], None]]
+Shown = tuple[Callable[[str], None], Callable[["DistillationProgress", int], None]]
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def _shown() -> Iterator[Shown]:
     import os
     import sys
 
-    def words(progress: Progress, steps: int) -> tuple[str, str]:
+    def words(progress: DistillationProgress, steps: int) -> tuple[str, str]:
         left = progress.seconds / progress.step * (steps - progress.step)
         speed = progress.tokens / max(progress.seconds, 1e-9)
         losses = " ".join(f"{name} {value:.3f}" for name, value in progress.means.items())
@@ -151,7 +151,7 @@ def _shown() -> Iterator[Shown]:
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         told = {"tenth": 0}
 
-        def line(progress: Progress, steps: int) -> None:
+        def line(progress: DistillationProgress, steps: int) -> None:
             if (tenth := 10 * progress.step // steps) > told["tenth"]:
                 told["tenth"] = tenth
                 click.echo("   ".join(words(progress, steps)), err=True)
@@ -167,7 +167,7 @@ def _shown() -> Iterator[Shown]:
     with Bars(*columns, console=Console(stderr=True, highlight=False)) as bars:
         tasks: list[int] = []
 
-        def bar(progress: Progress, steps: int) -> None:
+        def bar(progress: DistillationProgress, steps: int) -> None:
             count, facts = words(progress, steps)
             if not tasks:
                 tasks.append(bars.add_task("", total=steps, count=count, facts=facts))

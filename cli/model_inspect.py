@@ -12,15 +12,22 @@ from bitrl.cli.output import json_option, print_json, table
 
 @click.command()
 @click.argument("model")
+@click.option(
+    "--lora-rank",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Rank of adapters whose memory is shown.",
+)
 @json_option
-def inspect(model: str, as_json: bool) -> None:
+def inspect(model: str, lora_rank: int, as_json: bool) -> None:
     """Show what is in a model, whether it can be run or what it lacks, and the memory it would take.
 
     MODEL is a GGUF file, a directory with safetensors, or a name of `bitrl model list`.
     """
     from bitrl.plugins.backbones.catalogue import hints, resolve
 
-    found = _facts(resolve(model), hints(model))
+    found = _facts(resolve(model), hints(model), lora_rank)
     if as_json:
         print_json(found)
         return
@@ -29,6 +36,9 @@ def inspect(model: str, as_json: bool) -> None:
     click.echo(table([("architecture", found["architecture"]), *sizes, ("checksum", found["checksum"])], indent=""))
     if found["memory"]:
         click.echo(f"\nin memory\n{table(_memory_rows(found['memory']))}")
+        click.echo(
+            f"\ntraining adapters of rank {lora_rank} (lora_rank), beside these\n{table(_lora_rows(found['memory']))}"
+        )
     click.echo(f"\nhyper-parameters\n{table([(key, str(value)) for key, value in found['parameters'].items()])}")
     click.echo(f"\ntokenizer\n{table([(key, str(value)) for key, value in found['tokenizer'].items()])}")
     rows = [
@@ -46,13 +56,28 @@ def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("generating", f"{memory['cache_per_token']:,} bytes a token")]
 
 
-def _facts(path: Path, known: dict[str, str | None]) -> dict[str, Any]:
+def _lora_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
+    lora = memory["lora"]
+    if lora is None:
+        return [("not possible", "a projection is narrower than the rank")]
+    sizes = {
+        "adapters": lora["adapters"],
+        "gradients": lora["gradients"],
+        "Adam's moments": lora["moments"],
+        "activations of 64 texts of 32 tokens": lora["activations"],
+        "frozen weights in torch": lora["weights"],
+    }
+    sizes["in all"] = sum(sizes.values())
+    return [(name, f"{size:,} bytes") for name, size in sizes.items()]
+
+
+def _facts(path: Path, known: dict[str, str | None], lora_rank: int) -> dict[str, Any]:
     import math
 
     from bitrl.plugins.backbones.tools.inspection import as_dict
     from bitrl.plugins.backbones.tools.inspection import inspect as look
 
-    inspected = look(path, **known)
+    inspected = look(path, **known, lora_rank=lora_rank)
     file, verdict = inspected.file, inspected.verdict
     checksum = file.verify(largest=None)
     metadata, tensors = file.metadata(), file.tensors()

@@ -13,7 +13,7 @@ import click
 from bitrl.cli.output import duration, table
 
 if TYPE_CHECKING:
-    from bitrl.plugins.backbones.training.pretraining.train import Progress
+    from bitrl.plugins.backbones.training.pretraining.train import PretrainingProgress
 
 
 @click.command()
@@ -77,8 +77,8 @@ def train(
     its bytes are not.
     """
     from bitrl.core.errors import UsageError
-    from bitrl.plugins.backbones.training.pretraining.command import Request, check_shape, train_model
-    from bitrl.plugins.backbones.training.pretraining.model import Shape
+    from bitrl.plugins.backbones.training.decoder import DecoderShape
+    from bitrl.plugins.backbones.training.pretraining.command import PretrainingRequest, check_shape, train_model
 
     if steps is not None and minutes is not None:
         raise UsageError("--steps and --minutes: give one of them")
@@ -86,12 +86,12 @@ def train(
         raise UsageError("--resume: give the --steps that the interrupted training was told, instead of --minutes")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
-    shape = Shape(
+    shape = DecoderShape(
         vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn,
-        ternary=precision == "ternary",
+        format="ternary-f16" if precision == "ternary" else "fp32",
     )  # fmt: skip
     check_shape(shape)
-    request = Request(
+    request = PretrainingRequest(
         out=out, text=text, envs=[env for env in envs.split(",") if env],
         worlds=[world for world in worlds.split(",") if world], shape=shape, tokens_per_batch=batch,
         seed=seed, device=device, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
@@ -131,11 +131,11 @@ def _arguments() -> list[str]:
     return arguments
 
 
-def _progress_line() -> Callable[[Progress, int], None]:
+def _progress_line() -> Callable[[PretrainingProgress, int], None]:
     terminal = sys.stderr.isatty()
     told = {"tenth": 0}
 
-    def report(progress: Progress, steps: int) -> None:
+    def report(progress: PretrainingProgress, steps: int) -> None:
         left = progress.seconds / progress.step * (steps - progress.step)
         losses = " ".join(f"{name} {value:.2f}" for name, value in progress.means.items())
         speed = f"{progress.tokens / progress.seconds:,.0f} tokens/s"

@@ -11,7 +11,7 @@ from bitrl.core.records import BackboneRecord
 
 
 @options
-class BitNetOptions:
+class LanguageModelOptions:
     """Options of the language model, the same in every format."""
 
     model: str | None = option(
@@ -38,10 +38,17 @@ class BitNetOptions:
         None, "project the features to this width by a fixed random matrix; unset: do not", above(0)
     )
     cache_mb: float = option(16.0, "MiB in which the features of texts seen lately are kept; 0: none are", at_least(0))
+    lora_rank: int | None = option(
+        None, "rank of low-rank adapters (LoRA) that learn with the heads; unset: the model is frozen", above(0)
+    )
+    lora_alpha: float = option(16.0, "what adapters add is multiplied by lora_alpha / lora_rank", above(0))
+    lora_targets: tuple[str, ...] = option(
+        ("q", "v"), "projections with an adapter in every block: some of q, k, v, o, gate, up, down"
+    )
 
 
 @options
-class TernaryOptions(BitNetOptions):
+class TernaryOptions(LanguageModelOptions):
     """Options of the language model with ternary weights."""
 
     bits: Literal["2", "1.6"] = option(
@@ -69,9 +76,10 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             name=name,
             summary=summary,
             target=f"bitrl.plugins.backbones.language_model:{target}",
-            options=TernaryOptions if name == "bitnet" else BitNetOptions,
+            options=TernaryOptions if name == "bitnet" else LanguageModelOptions,
             accepts=("text",),
-            provides=("features", "tokens", "cache"),
+            provides=("features", "gradients", "generation", "tokens", "cache"),
+            needs_option={"gradients": "lora_rank"},
         )
     yield BackboneRecord(
         name="mlp",

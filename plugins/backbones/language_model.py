@@ -1,43 +1,56 @@
-"""The language model as a backbone, in four formats: text in, features out, nothing to train.
+"""The language model as a backbone, in four formats: text in, features out; frozen, or with adapters that learn.
 
 The formats share everything but the product of a matrix and a vector; any of them runs any file.
 
-Knows how text, tokenizer and engine fit together. Does not know what the texts describe.
+Knows how text, tokenizer and engine fit together. Does not know what the texts describe. What learns, learns in torch
+(training/), which is imported when it is asked for; acting needs none.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from bitrl.core.acting.cache import Cache
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import BitNetOptions, TernaryOptions
-from bitrl.plugins.backbones.cache import Cache
+from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
+from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
 from bitrl.plugins.backbones.number_ends import number_ends
 
+if TYPE_CHECKING:
+    import torch
+
+    from bitrl.plugins.backbones.language_policy import EnginePolicy
+    from bitrl.plugins.backbones.training.decoder import Decoder
+
 STARTER, TWIN = "starter.gguf", "starter-fp16.gguf"
 _TEXTS_AT_ONCE = 64  # whose states of every token are held together
 
 
-class BitNet:
-    """A frozen BitNet b1.58 model, read by the C engine; `format` as in Engine.
+class LanguageModel:
+    """A BitNet, Llama, Qwen3 or Gemma 3 model, read by the C engine; `format` as in Engine.
 
     A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set. `cache`
     keeps those of texts seen lately. The `width` given is how many numbers a text holds, which pooling "field" needs;
-    that of the object is d. `identity` is what must be equal for features to be equal.
+    that of the object is d. `identity` is what must be equal for features to be equal, learned weights apart; `version`
+    counts how often those have changed.
     Raises ModelFileError for a model file that cannot be used, UsageError for options it cannot fulfil.
     """
 
-    def __init__(self, options: BitNetOptions, width: int | None = None, format: str = "ternary") -> None:
+    def __init__(self, options: LanguageModelOptions, width: int | None = None, format: str = "ternary") -> None:
         path = resolve(options.model) if options.model else starter_path(ternary=format.startswith("ternary"))
         known = hints(options.model) if options.model else {}
-        activation = options.activation or known.get("activation")
+        self.options, self.version = options, 0
+        activation = self.activation = options.activation or known.get("activation")
         linear_class = options.linear_class or known.get("linear_class")
         self.engine = Engine(
             path,
@@ -52,7 +65,7 @@ class BitNet:
         self.tokenizer = tokenizer_of(self.engine.file)
         check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
         self._prefix = _prefix(metadata, self.engine)
-        self.pooling, self._numbers = options.pooling, width
+        self.pooling, self.number_count = options.pooling, width
         if self.pooling == "field" and not width:
             raise UsageError(
                 'backbone.pooling "field" needs to know how many numbers a text holds: '
@@ -91,12 +104,49 @@ class BitNet:
         return self._states(self._ids(_checked(inputs)))
 
     def tokenize(self, inputs: Sequence[str]) -> list[list[int]]:
-        """The ids of each of n texts' tokens, after the file's first if it asks for one."""
-        return self._ids(_checked(inputs))
+        """The ids of each of n texts' tokens, without the file's first."""
+        return token_ids(self.tokenizer, _checked(inputs))
 
     def token_counts(self, inputs: Sequence[str]) -> list[int]:
         """How many tokens each of n texts is, without the file's first."""
-        return [len(ids) for ids in token_ids(self.tokenizer, _checked(inputs))]
+        return [len(ids) for ids in self.tokenize(inputs)]
+
+    @cached_property
+    def _policy(self) -> EnginePolicy:
+        from bitrl.plugins.backbones.language_policy import EnginePolicy
+
+        return EnginePolicy(self)
+
+    def language_policy(self) -> EnginePolicy:
+        """The model as a policy over texts: it generates, and learns in full, or by its adapters where it has some.
+
+        Raises:
+            UsageError: the model cannot generate; the message says why.
+        """
+        return self._policy
+
+    def weights_changed(self) -> None:
+        """Features computed so far are out of date."""
+        self.version += 1
+        self.cache.clear()
+
+    def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens that the model reads of n texts: the file's first, if it asks for one, and theirs.
+
+        Raises as `encode`.
+        """
+        return self._ids(_checked(texts))
+
+    def pooled_places(self, inputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """The tokens read of n texts, and the places of those whose states, in a row, are a text's features: the last,
+        or each number's end. Of pooling "mean", all places. Raises as `encode`.
+        """
+        texts = _checked(inputs)
+        if self.pooling == "field":
+            located = [self._located(text, self.number_count or 0) for text in texts]
+            return self._fitting(texts, [ids for ids, _ in located]), [places for _, places in located]
+        ids = self._ids(texts)
+        return ids, [list(range(len(each)))[0 if self.pooling == "mean" else -1 :] for each in ids]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's tokens, after the file's first if it asks for one."""
@@ -126,7 +176,7 @@ class BitNet:
 
     def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
         """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
-        count, width = self._numbers or 0, self.engine.width
+        count, width = self.number_count or 0, self.engine.width
         located = [self._located(text, count) for text in texts]
         ids, places = [ids for ids, _ in located], [places for _, places in located]
         self._fitting(texts, ids)
@@ -175,24 +225,102 @@ class BitNet:
         return out
 
 
-def ternary(options: TernaryOptions, width: int | None = None) -> BitNet:
+class LearningLanguageModel(LanguageModel):
+    """A language model with low-rank adapters that learn, for options that set `lora_rank`; all else stays frozen.
+
+    `encode` and what is generated go by the adapters as they were at the last `sync` or `load_learned`.
+    Raises UsageError, beyond what LanguageModel does, for adapters that cannot be.
+    """
+
+    def __init__(self, options: LanguageModelOptions, width: int | None = None, format: str = "ternary") -> None:
+        super().__init__(options, width, format)
+        assert options.lora_rank is not None
+        self.adapters = Adapters(self.engine, options.lora_rank, options.lora_alpha, options.lora_targets)
+        self.identity |= {
+            "lora_rank": options.lora_rank,
+            "lora_alpha": options.lora_alpha,
+            "lora_targets": list(options.lora_targets),
+        }
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The model in torch, its adapters its only parameters."""
+        from bitrl.plugins.backbones.training.decoder_file import read_decoder
+        from bitrl.plugins.backbones.training.lora import add_adapters
+
+        decoder = read_decoder(
+            self.engine.file, self.engine.format, self.engine.blocks, activation=self.activation,
+            i2s_packing=self.options.i2s_packing,
+        )  # fmt: skip
+        add_adapters(decoder, self.adapters)
+        return decoder
+
+    @cached_property
+    def _module(self) -> torch.nn.Module:
+        from bitrl.plugins.backbones.training.text_features import TextFeatures
+
+        return TextFeatures(self, self.decoder)
+
+    def module(self) -> torch.nn.Module:
+        """n texts → features float32 [n, width] as `encode` gives them, with gradients of the adapters."""
+        return self._module
+
+    def sync(self) -> None:
+        """Let `encode` go by the module's adapters as they are now."""
+        if "decoder" in vars(self):
+            from bitrl.plugins.backbones.training.lora import learned_arrays
+
+            self._put(learned_arrays(self.decoder, self.adapters))
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """The adapters that `encode` goes by: "blk.0.attn_q.down" [rank, in], "blk.0.attn_q.up" [out, rank] …"""
+        return {name: array.copy() for name, array in self.adapters.arrays.items()}
+
+    def load_learned(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go by the adapters of a `learned()`. Raises UsageError for those of other options."""
+        self._put(arrays)
+        if "decoder" in vars(self):
+            from bitrl.plugins.backbones.training.lora import load_arrays
+
+            load_arrays(self.decoder, self.adapters)
+
+    def copy_adapters(self, to: LearningLanguageModel) -> None:
+        """Let another object of the same options go by the module's adapters as they are now."""
+        if "decoder" in vars(self):
+            from bitrl.plugins.backbones.training.lora import learned_arrays
+
+            to.load_learned(learned_arrays(self.decoder, self.adapters))
+        else:
+            to.load_learned(self.adapters.arrays)
+
+    def _put(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.adapters.put(self.engine, arrays)
+        self.weights_changed()
+
+
+def language_model(options: LanguageModelOptions, width: int | None, format: str) -> LanguageModel:
+    """The model in a format: frozen, or with adapters where the options ask for them."""
+    return (LanguageModel if options.lora_rank is None else LearningLanguageModel)(options, width, format)
+
+
+def ternary(options: TernaryOptions, width: int | None = None) -> LanguageModel:
     """The model with weights -1, 0 and +1."""
-    return BitNet(options, width, "ternary" if options.bits == "2" else "ternary-1.6")
+    return language_model(options, width, "ternary" if options.bits == "2" else "ternary-1.6")
 
 
-def int8(options: BitNetOptions, width: int | None = None) -> BitNet:
+def int8(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 8-bit weights."""
-    return BitNet(options, width, "int8")
+    return language_model(options, width, "int8")
 
 
-def int4(options: BitNetOptions, width: int | None = None) -> BitNet:
+def int4(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 4-bit weights."""
-    return BitNet(options, width, "int4")
+    return language_model(options, width, "int4")
 
 
-def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
+def fp16(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 16-bit floats."""
-    return BitNet(options, width, "bf16")
+    return language_model(options, width, "bf16")
 
 
 def starter_path(ternary: bool = True) -> Path:

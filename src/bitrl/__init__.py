@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitrl.core.acting.agents import Agent, load_agent
+    from bitrl.core.acting.cache import cached
     from bitrl.core.acting.loading import load_backbone
     from bitrl.core.acting.states import States
     from bitrl.core.environments.collector import Collector, Rollout
@@ -39,6 +40,7 @@ __version__ = "0.2.0"  # the only place: pyproject.toml reads it from here
 
 _HOME = {
     "bitrl.core.acting.agents": ("Agent", "load_agent"),
+    "bitrl.core.acting.cache": ("cached",),
     "bitrl.core.acting.loading": ("load_backbone",),
     "bitrl.core.acting.states": ("States",),
     "bitrl.core.environments.collector": ("Collector", "Rollout"),
@@ -96,6 +98,7 @@ __all__ = [
     "above",
     "at_least",
     "between",
+    "cached",
     "evaluate",
     "export",
     "hookimpl",

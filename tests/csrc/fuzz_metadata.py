@@ -17,9 +17,9 @@ sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 from tiny_models import TinyModel, gguf_string
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFileError, seal
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.language_model import LanguageModel
 
 ARRAY, STRING = 9, 8
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -80,7 +80,7 @@ def write(path: Path, seed: int) -> None:
 def accepts(path: Path) -> bool:
     """Whether the file was good enough to encode with. Raises what should never be raised."""
     try:
-        model = BitNet(BitNetOptions(model=str(path), threads=1), format="fp32")
+        model = LanguageModel(LanguageModelOptions(model=str(path), threads=1), format="fp32")
         assert model.encode(['{"x": 0.5}', "", "\0é"]).shape == (3, model.width)
         return True
     except UsageError as error:

@@ -13,11 +13,11 @@ import pytest
 from hostile_files import STRING, U8, array, attacks_on_the_container, attacks_on_the_model, good
 from tiny_models import TinyModel, gguf_bytes, gguf_string
 
-from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_metadata
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.language_model import LanguageModel
 
 CONTAINER, MODEL = dict(attacks_on_the_container()), dict(attacks_on_the_model())
 MOST_BYTES, MOST_SECONDS = 64 << 20, 1.0
@@ -170,7 +170,7 @@ def test_a_first_token_that_is_not_one_is_refused(tmp_path, changes):
     changes = {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
     path = TinyModel(blocks=1).write(tmp_path / "model.gguf", changes=changes)
     with pytest.raises(ModelFileError, match="add_bos_token"):
-        BitNet(BitNetOptions(model=str(path)))
+        LanguageModel(LanguageModelOptions(model=str(path)))
 
 
 def test_memory_follows_the_text_not_the_context_that_a_file_claims(tmp_path):

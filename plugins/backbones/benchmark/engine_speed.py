@@ -162,12 +162,12 @@ class Bench:
     def _states(self, engine: Engine) -> dict[str, Any]:
         """CartPole states as JSON through text, tokenizer and engine, and how the time splits."""
         import bitrl
-        from bitrl.plugins.backbones import BitNetOptions
-        from bitrl.plugins.backbones.language_model import BitNet, token_ids
+        from bitrl.plugins.backbones import LanguageModelOptions
+        from bitrl.plugins.backbones.language_model import LanguageModel, token_ids
 
-        options: Callable[..., BitNetOptions] = BitNetOptions
+        options: Callable[..., LanguageModelOptions] = LanguageModelOptions
         given = options(model=str(self.path), threads=engine.threads, cache_mb=0)  # each round has the same states
-        backbone = BitNet(given, format=engine.format)
+        backbone = LanguageModel(given, format=engine.format)
         backbone.engine = engine  # in the instruction set asked for
         serializer = bitrl.load_serializer("json", env="CartPole-v1")
         states = np.random.default_rng(0).uniform([-2, -2, -0.2, -2], [2, 2, 0.2, 2], (STATES, 4)).astype(np.float32)

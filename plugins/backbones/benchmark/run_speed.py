@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 
+from bitrl.core.acting.cache import Cache
 from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config
 from bitrl.core.interfaces import Backbone
 from bitrl.core.runs.parts import begin, build
-from bitrl.plugins.backbones.cache import Cache
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.language_model import LanguageModel
 
 T = TypeVar("T")
 Batches = list[Sequence[str]]
@@ -106,7 +106,7 @@ class WatchedBackbone(Substitute):
 
     def __init__(self, backbone: Backbone, split: Split) -> None:
         super().__init__(backbone)
-        self.model = backbone if isinstance(backbone, BitNet) else None
+        self.model = backbone if isinstance(backbone, LanguageModel) else None
         self.split = split
         self.forget()
         self._encode = split.timed("cache" if self.model else "encoder", backbone.encode)

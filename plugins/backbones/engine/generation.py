@@ -82,6 +82,43 @@ def generate(
     ]
 
 
+def exact_logprobs(
+    sequences: Sequences,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    temperature: float = 1.0,
+) -> list[np.ndarray]:
+    """Log-probabilities float64 [m] of each completion's tokens after its prompt, under the model at a temperature.
+
+    At temperature 1, the bits that `generate` reports as `model_logprobs` when it draws the same tokens. Raises as
+    `generate`.
+    """
+    engine, longest = sequences.engine, max(map(len, completions), default=0)
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise UsageError("a prompt has no tokens; begin with the model's first token, or with text")
+    if any(len(prompt) + len(rest) > engine.context for prompt, rest in zip(prompts, completions, strict=True)):
+        raise UsageError(f"a prompt and its completion do not fit the model's context of {engine.context}")
+    if any(not 0 <= token < engine.vocabulary for rest in completions for token in rest):
+        raise UsageError(f"a token id is outside the vocabulary of {engine.vocabulary}")
+    greedy = ffi.new("bitrl_sampling *", {"temperature": 0.0, "top_k": 0, "top_p": 1.0})
+    found = [np.empty(len(rest)) for rest in completions]
+    caches, logits = sequences.read(prompts, longest)
+    running = list(range(len(prompts)))
+    for step in range(longest):
+        going = [place for place, i in enumerate(running) if step < len(completions[i])]
+        running, logits = [running[place] for place in going], logits[going]
+        if step:
+            sequences.extend([caches[i] for i in running], [[completions[i][step - 1]] for i in running], logits)
+        # At temperature 0 the engine says -log(sum of exp(logit - largest)).
+        _, _, normalisers = sequences.sample(logits, greedy, np.zeros(len(running)))
+        for row, i, normaliser in zip(logits.astype(np.float64), running, normalisers, strict=True):
+            token, largest = completions[i][step], row.max()
+            if temperature != 1:
+                normaliser = -float(np.log(np.exp((row - largest) / temperature).sum()))
+            found[i][step] = (row[token] - largest) / temperature + normaliser
+    return found
+
+
 _DTYPES = (np.int32, np.float64, np.float64)
 
 

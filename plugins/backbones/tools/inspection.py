@@ -15,14 +15,18 @@ from typing import Any
 import attrs
 
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import LoadPlan, formats, open_model, plan
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, Tensor
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.tools.lora_memory import LoraMemory, lora_memory
 
 ACTIVATIONS = ("relu2", "silu")
 LINEAR_CLASSES = ("autobitlinear", "bitlinear")
 BLOCKS = "blk."
+_FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of a weight in torch, of matrices that are run as floats; others are int8 codes."""
 
 
 @attrs.frozen
@@ -46,11 +50,13 @@ class Verdict:
 @attrs.frozen
 class MemoryNeeded:
     """Bytes in memory. `matrices` by format; `embedding` stays in the file, whose pages are read as needed;
-    `cache_per_token` is what generating keeps of each token."""
+    `cache_per_token` is what generating keeps of each token; `lora` what training adapters takes, None where the rank
+    is above a projection's width."""
 
     matrices: dict[str, int]
     embedding: int
     cache_per_token: int
+    lora: LoraMemory | None
 
 
 @attrs.frozen
@@ -63,8 +69,10 @@ class Inspected:
     totals: dict[str, dict[str, int]]
 
 
-def inspect(path: Path, activation: str | None = None, linear_class: str | None = None) -> Inspected:
-    """Open a model and find out how it would run, given what is already known of it.
+def inspect(
+    path: Path, activation: str | None = None, linear_class: str | None = None, lora_rank: int = 8
+) -> Inspected:
+    """Open a model and find out how it would run, given what is already known of it, and what adapters of a rank take.
 
     Raises ModelFileError for one that is damaged or cannot be read.
     """
@@ -74,7 +82,7 @@ def inspect(path: Path, activation: str | None = None, linear_class: str | None 
     needs += [f"-o backbone.activation={' or '.join(ACTIVATIONS)}"] if activation not in (None, given[0]) else []
     problems = [] if isinstance(found, LoadPlan) else [found]
     problems += _tokenizer_problems(file, found.shape.vocabulary if isinstance(found, LoadPlan) else None)
-    memory = _memory(file, found, activation) if isinstance(found, LoadPlan) else None
+    memory = _memory(file, found, activation, lora_rank) if isinstance(found, LoadPlan) else None
     return Inspected(file, Verdict(needs, problems), memory, _totals(file.tensors()))
 
 
@@ -118,10 +126,27 @@ def _problem(file: ModelFile | HuggingFaceFile, error: UsageError) -> str:
     return "it " + str(error).removeprefix(f"{file.path} ")
 
 
-def _memory(file: ModelFile | HuggingFaceFile, found: LoadPlan, activation: str | None) -> MemoryNeeded:
+def _memory(file: ModelFile | HuggingFaceFile, found: LoadPlan, activation: str | None, lora_rank: int) -> MemoryNeeded:
     matrices = {format: plan(file, format, activation).matrix_bytes for format in formats()}
     outside = sum(tensor.bytes for tensor in file.tensors() if not tensor.name.startswith(BLOCKS))
-    return MemoryNeeded(matrices, outside, found.cache_bytes_per_token)
+    return MemoryNeeded(matrices, outside, found.cache_bytes_per_token, _lora(file, found, lora_rank))
+
+
+def _lora(
+    file: ModelFile | HuggingFaceFile, found: LoadPlan, rank: int, targets: tuple[str, ...] | None = None
+) -> LoraMemory | None:
+    """Of adapters on `targets` (None: those that have one by default), on the model in its file's own precision."""
+    kinds, kind = {tensor.name: tensor.type for tensor in file.tensors()}, file.metadata()["general.architecture"]
+    extra = {
+        "sub_norms": str(kind).startswith("bitnet"),
+        "head_norms": kind in ("qwen3", "gemma3"),
+        "post_norms": kind == "gemma3",
+        "input_norms": "blk.0.attn_q_norm_in.weight" in kinds,
+    }
+    targets = targets or LanguageModelOptions().lora_targets
+    weight_bytes = _FLOAT_BYTES.get(kinds["blk.0.attn_q.weight"], 1)
+    embedding_bytes = 2 if kinds["token_embd.weight"] == "F16" else 4
+    return lora_memory(found.shape, rank, targets, weight_bytes, embedding_bytes, extra)
 
 
 def _totals(tensors: list[Tensor]) -> dict[str, dict[str, int]]:

@@ -18,7 +18,7 @@ from bitrl.core.environments.environment import Environment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field
 from bitrl.core.runs.parts import Parts
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.language_model import LanguageModel
 from bitrl.plugins.backbones.number_ends import number_ends
 from bitrl.plugins.backbones.tools.ridge import r_squared
 
@@ -95,7 +95,7 @@ def probe(
     observations hold no numbers, or memory will not do.
     """
     backbone, serializer = parts.reader.backbone, parts.reader.serializer
-    if not isinstance(backbone, BitNet):
+    if not isinstance(backbone, LanguageModel):
         raise UsageError("only language models are probed: name one of --backbone bitnet, int8, int4, fp16")
     fields = parts.environment.observation_spec().fields
     if not fields:
@@ -202,7 +202,7 @@ def as_dict(reading: Reading) -> dict[str, Any]:
     return data
 
 
-def _check_memory(backbone: BitNet, poolings: Sequence[str], count: int, numbers: int) -> None:
+def _check_memory(backbone: LanguageModel, poolings: Sequence[str], count: int, numbers: int) -> None:
     """Refuses what would not fit beside its copy in double precision."""
     states = sum(numbers if pooling == "field" else 1 for pooling in poolings)
     needed = 8 * count * backbone.engine.blocks * backbone.engine.width * states

@@ -18,7 +18,7 @@ from bitrl.core.options import NoOptions, parse
 from bitrl.core.runs.parts import build
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.ppo import PPO, Samples
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.language_model import LanguageModel
 from bitrl.testing import make_task
 from bitrl.testing.tasks import Doubled, Plain
 
@@ -179,8 +179,8 @@ def built(critic, **options):
 
 def test_a_critics_backbone_with_the_policys_features_is_the_policys(monkeypatch):
     loads = []
-    load = BitNet.__init__
-    monkeypatch.setattr(BitNet, "__init__", lambda self, *args: (loads.append(args), load(self, *args))[1])
+    load = LanguageModel.__init__
+    monkeypatch.setattr(LanguageModel, "__init__", lambda self, *args: (loads.append(args), load(self, *args))[1])
     assert built("bitnet", layers=1).reader.critic is None
     assert len(loads) == 1
     assert built("bitnet", layers=1, threads=1, cache_mb=0, bits="1.6").reader.critic is None
@@ -225,8 +225,10 @@ def test_a_run_says_which_backbone_its_critic_read_and_evaluates_without_it(tmp_
     assert (identities["critic_features"]["format"], identities["critic_features"]["layers"]) == ("int8", 1)
 
     read = []
-    encode = BitNet.encode
-    monkeypatch.setattr(BitNet, "encode", lambda self, texts: (read.append(self.engine.format), encode(self, texts))[1])
+    encode = LanguageModel.encode
+    monkeypatch.setattr(
+        LanguageModel, "encode", lambda self, texts: (read.append(self.engine.format), encode(self, texts))[1]
+    )
     found = bitrl.evaluate(run)
     assert found["critic_backbone"] == "int8"
     assert found["mean_return"] == summary["eval"]["mean_return"]

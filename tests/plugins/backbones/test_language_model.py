@@ -8,10 +8,10 @@ from tiny_models import TinyModel
 
 from bitrl.core.acting.loading import load_backbone
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFileError, seal
-from bitrl.plugins.backbones.language_model import BitNet, token_ids
+from bitrl.plugins.backbones.language_model import LanguageModel, token_ids
 
 TEXTS = ['{"cart_position": 0.031, "pole_angle": -1.25}', "x=0.1", "", "Ünïcödé 日本", "The cart is 0.5 m right."]
 
@@ -27,7 +27,7 @@ def path(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_features_are_those_of_the_tokens(tiny: TinyModel, path: str) -> None:
-    backbone = BitNet(BitNetOptions(model=path))
+    backbone = LanguageModel(LanguageModelOptions(model=path))
     features = backbone.encode(TEXTS)
     assert features.shape == (5, 48)
     assert features.dtype == np.float32
@@ -42,16 +42,16 @@ def test_features_are_those_of_the_tokens(tiny: TinyModel, path: str) -> None:
 
 
 def test_options_change_features_and_identity(path: str) -> None:
-    plain = BitNet(BitNetOptions(model=path))
+    plain = LanguageModel(LanguageModelOptions(model=path))
     identities = [plain.identity]
     for options in ({"layers": 1}, {"pooling": "last"}, {"projection": 8}):
-        other = BitNet(BitNetOptions(model=path, **options))
+        other = LanguageModel(LanguageModelOptions(model=path, **options))
         assert other.identity not in identities
         identities.append(other.identity)
         assert other.encode(TEXTS).shape == (5, other.width)
         if other.width == plain.width:
             assert not np.array_equal(other.encode(TEXTS), plain.encode(TEXTS))
-    same = BitNet(BitNetOptions(model=path, threads=3, layers=2))
+    same = LanguageModel(LanguageModelOptions(model=path, threads=3, layers=2))
     assert same.identity == plain.identity
     np.testing.assert_array_equal(same.encode(TEXTS), plain.encode(TEXTS))
 
@@ -68,14 +68,17 @@ def test_weights_may_take_fewer_bits_and_mean_the_same(path: str) -> None:
 @pytest.mark.parametrize(("name", "format"), [("int8", "int8"), ("int4", "int4"), ("fp16", "bf16")])
 def test_the_same_model_in_other_formats(path: str, name: str, format: str) -> None:
     other = load_backbone(name, path)
-    plain = BitNet(BitNetOptions(model=path))
+    plain = LanguageModel(LanguageModelOptions(model=path))
     np.testing.assert_array_equal(other.encode(TEXTS), Engine(path, format).encode(token_ids(plain.tokenizer, TEXTS)))
     assert other.identity != plain.identity
     assert other.identity["format"] == format
 
 
 def test_projection_is_fixed_and_does_not_depend_on_the_batch(path: str) -> None:
-    plain, projected = BitNet(BitNetOptions(model=path)), BitNet(BitNetOptions(model=path, projection=32))
+    plain, projected = (
+        LanguageModel(LanguageModelOptions(model=path)),
+        LanguageModel(LanguageModelOptions(model=path, projection=32)),
+    )
     assert projected.width == 32
     features = projected.encode(TEXTS)
     assert features.shape == (5, 32)
@@ -93,26 +96,26 @@ def test_identity_follows_the_file(tiny: TinyModel, tmp_path: Path) -> None:
         path = model.write(tmp_path / f"{i}.gguf", seal=i < 2)
         if i < 2:
             seal(path)
-        identities.append(BitNet(BitNetOptions(model=str(path))).identity)
+        identities.append(LanguageModel(LanguageModelOptions(model=str(path))).identity)
     assert identities[0] != identities[1]
     copy = a.write(tmp_path / "copy.gguf", seal=True)
     seal(copy)
-    assert BitNet(BitNetOptions(model=str(copy))).identity == identities[0]
+    assert LanguageModel(LanguageModelOptions(model=str(copy))).identity == identities[0]
 
 
 def test_the_files_first_token_is_put_before_every_text(tiny: TinyModel, path: str, tmp_path: Path) -> None:
     changes = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 7}
-    backbone = BitNet(BitNetOptions(model=str(tiny.write(tmp_path / "bos.gguf", changes=changes))))
+    backbone = LanguageModel(LanguageModelOptions(model=str(tiny.write(tmp_path / "bos.gguf", changes=changes))))
     ids = backbone.tokenizer.encode("x=0.1").ids
     np.testing.assert_array_equal(backbone.encode(["x=0.1", ""]), Engine(path).encode([[7, *ids], [7]]))
     for token in (None, 300, "bos"):
         broken = tiny.write(tmp_path / "bad.gguf", changes={**changes, "tokenizer.ggml.bos_token_id": token})
         with pytest.raises(ModelFileError, match="bos_token_id"):
-            BitNet(BitNetOptions(model=str(broken)))
+            LanguageModel(LanguageModelOptions(model=str(broken)))
 
 
 def test_wrong_input(tiny: TinyModel, path: str, tmp_path: Path) -> None:
-    backbone = BitNet(BitNetOptions(model=path))
+    backbone = LanguageModel(LanguageModelOptions(model=path))
     with pytest.raises(TypeError, match="list of str, got one str"):
         backbone.encode("x=1")
     with pytest.raises(TypeError, match="int, str"):
@@ -122,21 +125,21 @@ def test_wrong_input(tiny: TinyModel, path: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="surrogate"):
         backbone.encode(["\ud800"])
     for pooling in ("mean", "field"):
-        backbone = BitNet(BitNetOptions(model=path, pooling=pooling), width=1)
+        backbone = LanguageModel(LanguageModelOptions(model=path, pooling=pooling), width=1)
         with pytest.raises(UsageError, match=r"a text has 513 tokens, .* at most 512: .*compact.*'111"):
             backbone.encode(["1", "1" * 513])
 
 
 def test_wrong_files(tiny: TinyModel, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or directory"):
-        BitNet(BitNetOptions(model=str(tmp_path / "missing.gguf")))
+        LanguageModel(LanguageModelOptions(model=str(tmp_path / "missing.gguf")))
     untold = tiny.write(tmp_path / "untold.gguf", changes={"tokenizer.ggml.tokens": None})
     with pytest.raises(ModelFileError, match="vocabulary"):
-        BitNet(BitNetOptions(model=str(untold)))
+        LanguageModel(LanguageModelOptions(model=str(untold)))
     tokens = [*tiny.keys()["tokenizer.ggml.tokens"], *(f"extra{i}" for i in range(9))]
     wide = tiny.write(tmp_path / "wide.gguf", changes={"tokenizer.ggml.tokens": tokens})
     with pytest.raises(ModelFileError, match="embeds only 300"):
-        BitNet(BitNetOptions(model=str(wide)))
+        LanguageModel(LanguageModelOptions(model=str(wide)))
 
 
 def test_a_file_with_a_sentencepiece_vocabulary(tiny: TinyModel, path: str, tmp_path: Path) -> None:
@@ -151,11 +154,11 @@ def test_a_file_with_a_sentencepiece_vocabulary(tiny: TinyModel, path: str, tmp_
         "tokenizer.ggml.add_bos_token": None,
         "tokenizer.ggml.bos_token_id": 1,
     }
-    asked = BitNet(BitNetOptions(model=str(tiny.write(tmp_path / "spm.gguf", changes=changes))))
+    asked = LanguageModel(LanguageModelOptions(model=str(tiny.write(tmp_path / "spm.gguf", changes=changes))))
     ids = [263, 261, 2 + ord("é".encode()[:1]), 2 + ord("é".encode()[1:])]
     engine = Engine(path)
     np.testing.assert_array_equal(asked.encode(["x=1é", "<s>"])[0], engine.encode([[1, *ids]])[0])
     assert 1 not in asked.tokenizer.encode("<s>").ids
     changes["tokenizer.ggml.add_bos_token"] = False
-    without = BitNet(BitNetOptions(model=str(tiny.write(tmp_path / "without.gguf", changes=changes))))
+    without = LanguageModel(LanguageModelOptions(model=str(tiny.write(tmp_path / "without.gguf", changes=changes))))
     np.testing.assert_array_equal(without.encode(["x=1é"]), engine.encode([ids]))

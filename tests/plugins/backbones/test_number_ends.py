@@ -11,8 +11,8 @@ from tiny_models import TinyModel
 from bitrl.core.acting.loading import load_backbone
 from bitrl.core.environments.loading import load_serializer
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import BitNetOptions
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones import LanguageModelOptions
+from bitrl.plugins.backbones.language_model import LanguageModel
 from bitrl.plugins.backbones.number_ends import number_ends
 
 
@@ -67,7 +67,7 @@ def test_every_number_of_the_serializers_is_found(serializer: str, env: str) -> 
 
 
 def test_features_are_the_states_at_the_numbers_ends(path: str) -> None:
-    backbone = BitNet(BitNetOptions(model=path, pooling="field"), 2)
+    backbone = LanguageModel(LanguageModelOptions(model=path, pooling="field"), 2)
     assert backbone.width == 2 * 48
     texts = ['{"x1": 0.037, "y": -1.25}', "a=12 b=7.", "", "Ünïcödé 3 日本 4"]
     features, states = backbone.encode(texts), backbone.tokens(texts)
@@ -86,7 +86,7 @@ def test_features_are_the_states_at_the_numbers_ends(path: str) -> None:
 def test_the_files_first_token_moves_the_places(path: str, tmp_path) -> None:
     changes = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 7}
     model = str(TinyModel(width=48, ffn=80).write(tmp_path / "bos.gguf", changes=changes))
-    backbone = BitNet(BitNetOptions(model=model, pooling="field"), 1)
+    backbone = LanguageModel(LanguageModelOptions(model=model, pooling="field"), 1)
     [states] = backbone.tokens(["x=5!"])
     assert len(states) == 1 + len(backbone.tokenizer.encode("x=5!").ids)
     np.testing.assert_array_equal(backbone.encode(["x=5!"])[0], states[-2])
@@ -98,18 +98,18 @@ def test_tokens_pool_to_the_other_features(path: str) -> None:
         ("mean", lambda states: states.mean(0, dtype=np.float64)),
         ("last", lambda states: states[-1]),
     ):
-        backbone = BitNet(BitNetOptions(model=path, pooling=pooling))
+        backbone = LanguageModel(LanguageModelOptions(model=path, pooling=pooling))
         states, features = backbone.tokens(texts), backbone.encode(texts)
         assert [each.shape for each in states] == [(len(backbone.tokenizer.encode(text).ids), 48) for text in texts]
         for i in (0, 2):
             np.testing.assert_allclose(features[i], pool(states[i]), rtol=1e-5, atol=1e-6)
-    assert BitNet(BitNetOptions(model=path)).tokens([]) == []
+    assert LanguageModel(LanguageModelOptions(model=path)).tokens([]) == []
 
 
 def test_another_count_of_numbers_is_an_error_that_names_both(path: str) -> None:
-    backbone = BitNet(BitNetOptions(model=path, pooling="field"), 2)
+    backbone = LanguageModel(LanguageModelOptions(model=path, pooling="field"), 2)
     with pytest.raises(UsageError, match=r"expected 2 numbers in a text, found 3: '1 2 3'"):
         backbone.encode(["1 2", "1 2 3"])
     with pytest.raises(UsageError, match="how many numbers"):
-        BitNet(BitNetOptions(model=path, pooling="field"))
+        LanguageModel(LanguageModelOptions(model=path, pooling="field"))
     assert load_backbone("bitnet", path, width=3, pooling="field").width == 3 * 48

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Corpus, TextFile
+from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TextFile, TokenBatch
 from bitrl.plugins.backbones.training.pretraining.texts import Known
 
 SHARE_OF_STATES = 0.5
@@ -41,14 +41,14 @@ class Batches:
         if not self.readers and not self.files:
             raise UsageError(f"--text: no file has {LEAST:,} characters to learn from: give a longer one, or --envs")
 
-    def of_step(self, step: int) -> Batch:
+    def of_step(self, step: int) -> TokenBatch:
         """The batch of one step."""
         rng = np.random.default_rng([self.seed, step])
         if self.readers and (not self.files or rng.random() < SHARE_OF_STATES):
             return self._prefixed(self.states.known_batch(rng))
         return self._prefixed(self.passages(rng))
 
-    def passages(self, rng: np.random.Generator) -> Batch:
+    def passages(self, rng: np.random.Generator) -> TokenBatch:
         """Passages of one random length, from a word's start at a random place of a file."""
         length = int(rng.choice(LENGTHS))
         sizes = np.array([len(file.text) for file in self.files])
@@ -62,9 +62,9 @@ class Batches:
         tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
         for row, each in zip(tokens, ids, strict=True):
             row[: len(each)] = torch.tensor(each)
-        return Batch(tokens, lengths)
+        return TokenBatch(tokens, lengths)
 
-    def _prefixed(self, batch: Batch) -> Batch:
+    def _prefixed(self, batch: TokenBatch) -> TokenBatch:
         more, count = len(self.prefix), len(batch.tokens)
         if not more:
             return batch

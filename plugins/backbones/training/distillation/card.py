@@ -9,8 +9,8 @@ import attrs
 
 from bitrl.plugins.backbones.training.distillation.batches import SHARE_OF_STATES
 from bitrl.plugins.backbones.training.distillation.measure import PROBED, Kept
-from bitrl.plugins.backbones.training.distillation.model import Shape
-from bitrl.plugins.backbones.training.distillation.train import WEIGHTS, Plan, Progress
+from bitrl.plugins.backbones.training.distillation.model import TeacherShape
+from bitrl.plugins.backbones.training.distillation.train import WEIGHTS, DistillationPlan, DistillationProgress
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 
 
@@ -24,9 +24,9 @@ class Distilled:
     licence: str
     files: Sequence[TextFile]
     envs: Sequence[str]
-    shape: Shape
-    plan: Plan
-    progress: Progress
+    shape: TeacherShape
+    plan: DistillationPlan
+    progress: DistillationProgress
     ternary_weights: int
     kept: Sequence[Kept]
     versions: dict[str, str]
@@ -109,7 +109,7 @@ def write_card(distilled: Distilled, model: Path) -> str:
     )  # fmt: skip
 
 
-def _history(progress: Progress) -> str:
+def _history(progress: DistillationProgress) -> str:
     names = list(progress.means)
     rows = [f"| {step:,} |" + "".join(f" {means[n]:.4f} |" if n in means else " |" for n in names)
             for step, means in progress.history]  # fmt: skip

@@ -23,14 +23,14 @@ from bitrl.plugins.backbones.training.distillation.card import Distilled, write_
 from bitrl.plugins.backbones.training.distillation.export import write_gguf
 from bitrl.plugins.backbones.training.distillation.measure import Kept, kept_numbers
 from bitrl.plugins.backbones.training.distillation.model import read_shape, read_teacher
-from bitrl.plugins.backbones.training.distillation.train import Plan, Progress, Trainer
+from bitrl.plugins.backbones.training.distillation.train import DistillationPlan, DistillationProgress, Distiller
 from bitrl.plugins.backbones.training.pretraining.corpus import read_text
 from bitrl.plugins.backbones.training.pretraining.device import device_of
 from bitrl.plugins.backbones.training.pretraining.texts import FORMATS, known
 
 
 @attrs.frozen(kw_only=True)
-class Request:
+class DistillationRequest:
     """What the user asked for; `layers` None keeps all blocks."""
 
     teacher: str  # what `-o backbone.model` takes
@@ -38,14 +38,16 @@ class Request:
     layers: int | None
     text: Sequence[Path]
     envs: Sequence[str]
-    plan: Plan
+    plan: DistillationPlan
     tokens_per_batch: int
     device: str
     resume: bool
     command: str
 
 
-def distill(request: Request, say: Callable[[str], None], report: Callable[[Progress, int], None]) -> Distilled:
+def distill(
+    request: DistillationRequest, say: Callable[[str], None], report: Callable[[DistillationProgress, int], None]
+) -> Distilled:
     """Distil, write the model file and its card, and measure what was written.
 
     Raises:
@@ -78,7 +80,7 @@ def distill(request: Request, say: Callable[[str], None], report: Callable[[Prog
     texts = [each.sha256 for each in files]
     teacher_sha256 = file.sha256()
     fingerprint = repr((teacher_sha256, shape, plan, list(request.envs), texts, request.tokens_per_batch, device.type))
-    trainer = Trainer(teacher, batches, plan, fingerprint, device)
+    trainer = Distiller(teacher, batches, plan, fingerprint, device)
     checkpoint = request.out.with_name(request.out.name + ".checkpoint")
     if request.resume:
         trainer.load(checkpoint)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.training.distillation.model import Shape
+from bitrl.plugins.backbones.training.distillation.model import TeacherShape
 
 _FLOAT = 4
 _PER_WEIGHT = 6
@@ -16,14 +16,14 @@ _PER_WEIGHT = 6
 room for what the checkpoint's bytes take beyond the gradient's and that copy's."""
 
 
-def needed(shape: Shape, tokens: int, longest: int, numbers: bool) -> int:
+def needed(shape: TeacherShape, tokens: int, longest: int, numbers: bool) -> int:
     """Bytes, roughly and rather too many: teacher, student, optimiser, and the activations of a step of `tokens`."""
     weights = shape.blocks * sum(math.prod(size) for size in shape.matrices().values())
     around = shape.vocab * shape.width * (2 if shape.is_whole else 1)  # perhaps a head of its own
     return _FLOAT * (weights * (1 + _PER_WEIGHT) + around) + activations(shape, tokens, longest, numbers)
 
 
-def activations(shape: Shape, tokens: int, longest: int, numbers: bool) -> int:
+def activations(shape: TeacherShape, tokens: int, longest: int, numbers: bool) -> int:
     """Bytes kept for the backward pass of a step of `tokens` in texts of `longest` at most."""
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     block = 6 * shape.width + 10 * q + 6 * kv + 6 * shape.ffn + shape.heads * longest
@@ -66,7 +66,7 @@ def _cgroup(folder: Path) -> int | None:
     return None
 
 
-def check(shape: Shape, tokens: int, longest: int, numbers: bool, device: torch.device) -> None:
+def check(shape: TeacherShape, tokens: int, longest: int, numbers: bool, device: torch.device) -> None:
     """Whether it fits.
 
     Raises:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import attrs
 import numpy as np
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitrl.core.errors import RunFailed
+from bitrl.plugins.backbones.training.decoder import After, Decoder
 from bitrl.plugins.backbones.training.distillation.batches import Batches
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, next_tokens, relation_loss
-from bitrl.plugins.backbones.training.distillation.model import After, Decoder, fit_sub_norms, student_of
+from bitrl.plugins.backbones.training.distillation.model import TeacherShape, fit_sub_norms, states_after, student_of
 from bitrl.plugins.backbones.training.pretraining import checkpoint
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch
+from bitrl.plugins.backbones.training.pretraining.corpus import TokenBatch
 from bitrl.plugins.backbones.training.pretraining.device import moved
 from bitrl.plugins.backbones.training.pretraining.objective import Readout, number_loss, views
 from bitrl.plugins.backbones.training.pretraining.train import keep_memory
@@ -31,7 +33,7 @@ HISTORY = 20
 
 
 @attrs.frozen
-class Plan:
+class DistillationPlan:
     """How to train. The first `pretraining_steps` of `steps` ask for the next token alone (whole models only)."""
 
     steps: int
@@ -45,7 +47,7 @@ class Plan:
 
 
 @attrs.define
-class Progress:
+class DistillationProgress:
     """What has happened so far: steps, tokens, seconds, a running mean of each loss, and that over time."""
 
     step: int = 0
@@ -59,14 +61,16 @@ class Progress:
         self.means[name] = value if name not in self.means else 0.95 * self.means[name] + 0.05 * value
 
 
-class Trainer:
+class Distiller:
     """A teacher, its student, a readout and an optimiser."""
 
-    def __init__(self, teacher: Decoder, batches: Batches, plan: Plan, fingerprint: str, device: torch.device):
+    def __init__(
+        self, teacher: Decoder, batches: Batches, plan: DistillationPlan, fingerprint: str, device: torch.device
+    ):
         keep_memory()
+        self.shape = cast(TeacherShape, teacher.shape)
         self.plan, self.fingerprint, self.device, self.batches = plan, fingerprint, device, batches
-        teacher.around_to(device)
-        self.teacher, self.student = teacher, student_of(teacher)
+        self.teacher, self.student = teacher.to(device), student_of(teacher).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             blocks = teacher.shape.blocks if batches.readers else 0
@@ -76,7 +80,7 @@ class Trainer:
             self.named.values(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
         )
         self.spreads = self._calibrate()
-        self.progress = Progress()
+        self.progress = DistillationProgress()
 
     @torch.no_grad()
     def _calibrate(self) -> list[Tensor]:
@@ -84,7 +88,7 @@ class Trainer:
         seen: list[list[Tensor]] = [[] for _ in self.teacher.blk]
         batches = [moved(self.batches.of_step(self.plan.steps + i), self.device) for i in range(CALIBRATION)]
         for batch in batches:
-            for states, after in zip(seen, self.teacher(batch.tokens), strict=True):
+            for states, after in zip(seen, states_after(self.teacher, batch.tokens), strict=True):
                 states.append(after.residual[batch.inside])
         # Padded texts are cut to the shortest, which leaves no padding.
         fit_sub_norms(self.student, self.teacher, batches[0].tokens[:, : int(batches[0].lengths.min())])
@@ -95,18 +99,18 @@ class Trainer:
         step, plan = self.progress.step, self.plan
         return plan.learning_rate * min((step + 1) / plan.warmup, 1.0) * (1 - step / plan.steps)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: TokenBatch) -> dict[str, Tensor]:
         """The losses of one batch by name."""
-        ours = self.student(batch.tokens)
+        ours = states_after(self.student, batch.tokens)
         parts: dict[str, Tensor] = {}
         inside = next_tokens(batch.tokens, batch.lengths)
-        logits = self.student.logits(ours[-1].residual[inside]) if self.teacher.shape.is_whole else None
+        logits = self.student.logits(ours[-1].residual[inside]) if self.shape.is_whole else None
         if logits is not None:
             parts["tokens"] = F.cross_entropy(logits, batch.tokens[:, 1:][inside[:, :-1]])
         if self.progress.step < self.plan.pretraining_steps:
             return parts
         with torch.no_grad():
-            theirs: list[After] = self.teacher(batch.tokens)
+            theirs: list[After] = states_after(self.teacher, batch.tokens)
         full = batch.inside
         each = [
             hidden_loss(a.residual, b.residual, spread, full)
@@ -129,7 +133,7 @@ class Trainer:
             parts["numbers"] = self._number_loss([after.residual for after in ours], batch)
         return parts
 
-    def _number_loss(self, residuals: list[Tensor], batch: Batch) -> Tensor:
+    def _number_loss(self, residuals: list[Tensor], batch: TokenBatch) -> Tensor:
         """As in pretraining: the running mean of each block's states has to hold the numbers read so far."""
         assert batch.numbers is not None
         assert batch.frames is not None
@@ -168,7 +172,7 @@ class Trainer:
         if self.progress.step in _noted(self.plan.steps):
             self.progress.history.append((self.progress.step, dict(self.progress.means)))
 
-    def run(self, path: Path, report: Callable[[Progress], None]) -> None:
+    def run(self, path: Path, report: Callable[[DistillationProgress], None]) -> None:
         """Train to the end of the plan, with a checkpoint now and then."""
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact
@@ -192,7 +196,7 @@ class Trainer:
         """Go on where a checkpoint stopped. Raises UsageError as `checkpoint.load`."""
         progress = json.loads(checkpoint.load(path, self.named, self.optimiser, self.fingerprint))
         progress["history"] = [(step, means) for step, means in progress["history"]]
-        self.progress = Progress(**progress)
+        self.progress = DistillationProgress(**progress)
 
 
 def _noted(steps: int) -> set[int]:

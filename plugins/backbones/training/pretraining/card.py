@@ -10,15 +10,15 @@ from pathlib import Path
 import attrs
 
 from bitrl.plugins.backbones.tools.probe import Reading
+from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 from bitrl.plugins.backbones.training.pretraining.language import Judged
-from bitrl.plugins.backbones.training.pretraining.model import Shape
-from bitrl.plugins.backbones.training.pretraining.train import PARTS, SHARES, Plan, Progress
+from bitrl.plugins.backbones.training.pretraining.train import PARTS, SHARES, PretrainingPlan, PretrainingProgress
 from bitrl.plugins.backbones.training.pretraining.unseen import UNSEEN
 
 
 @attrs.frozen
-class Training:
+class Pretrained:
     """Everything the card tells."""
 
     command: str
@@ -26,9 +26,9 @@ class Training:
     files: Sequence[TextFile]
     envs: Sequence[str]
     worlds: Sequence[str]
-    shape: Shape
-    plan: Plan
-    progress: Progress
+    shape: DecoderShape
+    plan: PretrainingPlan
+    progress: PretrainingProgress
     weights: int
     bits_per_byte: float | None
     judged: Mapping[str, Judged]
@@ -111,7 +111,7 @@ quantisation of weights and activations.
 """
 
 
-def write_card(training: Training, model: Path) -> str:
+def write_card(training: Pretrained, model: Path) -> str:
     """The card of `model`, as Markdown."""
     t = training
     sources = [
@@ -147,14 +147,14 @@ def write_card(training: Training, model: Path) -> str:
     )
 
 
-def _language(t: Training) -> str:
+def _language(t: Pretrained) -> str:
     prose = f"Prose it has not seen (the end of each text file): {t.bits_per_byte:.3f} bits per byte.\n\n"
     lines = ["| from frozen features, on worlds not fitted to | right | commonest answer |", "|---|---:|---:|"]
     lines += [f"| {what} | {judged.accuracy:.3f} | {judged.chance:.3f} |" for what, judged in t.judged.items()]
     return (prose if t.bits_per_byte is not None else "") + ("\n".join(lines) + "\n\n" if t.judged else "")
 
 
-def _curve(progress: Progress, rows: int = 13) -> str:
+def _curve(progress: PretrainingProgress, rows: int = 13) -> str:
     """Some points of the loss curves, as a table."""
     names = sorted(progress.means)
     points = progress.curve[:: max(1, len(progress.curve) // rows)]
@@ -166,7 +166,7 @@ def _curve(progress: Progress, rows: int = 13) -> str:
     return "\n".join(lines)
 
 
-def _table(training: Training) -> str:
+def _table(training: Pretrained) -> str:
     blocks = "".join(f" block {i + 1} |" for i in range(training.shape.blocks))
     lines = [
         f"| environment | serializer | tokens | states |{blocks} worst |",

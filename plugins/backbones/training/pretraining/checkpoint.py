@@ -48,7 +48,10 @@ def load(path: Path, named: Mapping[str, Tensor], optimiser: torch.optim.Optimiz
     except (OSError, SafetensorError) as error:
         raise UsageError(f"--resume: {path} is damaged ({error}): delete it and leave --resume out") from None
     if metadata.get("fingerprint") != fingerprint:
-        raise UsageError(f"--resume: {path} comes from another command: repeat that one, or leave --resume out")
+        raise UsageError(
+            f"--resume: {path} comes from another command or an earlier version of bitrl: repeat that one, or leave "
+            "--resume out"
+        )
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(tensors[name])

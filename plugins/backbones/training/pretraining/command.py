@@ -14,11 +14,12 @@ import torch
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
-from bitrl.plugins.backbones.training.pretraining.card import Training, write_card
+from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape
+from bitrl.plugins.backbones.training.pretraining.card import Pretrained, write_card
 from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TextFile, read_text
 from bitrl.plugins.backbones.training.pretraining.device import device_of, name_of
 from bitrl.plugins.backbones.training.pretraining.environment_texts import (
-    Choices,
+    CommandTexts,
     check_worlds,
     choices,
     facts_and_numbers,
@@ -27,9 +28,8 @@ from bitrl.plugins.backbones.training.pretraining.environment_texts import (
 from bitrl.plugins.backbones.training.pretraining.export import read_gguf, write_gguf
 from bitrl.plugins.backbones.training.pretraining.language import GAMES_SEEN, STATES_A_GAME
 from bitrl.plugins.backbones.training.pretraining.measure import judged, readings
-from bitrl.plugins.backbones.training.pretraining.model import BitNet, Shape
 from bitrl.plugins.backbones.training.pretraining.texts import FORMATS, Known, Texts, invented, known
-from bitrl.plugins.backbones.training.pretraining.train import PARTS, Plan, Progress, Trainer
+from bitrl.plugins.backbones.training.pretraining.train import PARTS, Pretrainer, PretrainingPlan, PretrainingProgress
 from bitrl.plugins.backbones.training.pretraining.vocabulary import (
     Vocabulary,
     from_its_first_number,
@@ -49,7 +49,7 @@ WORLD_STATES = 24_000
 
 
 @attrs.frozen(kw_only=True)
-class Request:
+class PretrainingRequest:
     """What the user asked for. Exactly one of `steps` and `minutes` is set."""
 
     out: Path
@@ -60,14 +60,16 @@ class Request:
     minutes: float | None
     seed: int
     device: str
-    shape: Shape
+    shape: DecoderShape
     tokens_per_batch: int
     resume: bool
     command: str
     notes: Sequence[str] = ()
 
 
-def train_model(request: Request, say: Callable[[str], None], report: Callable[[Progress, int], None]) -> Training:
+def train_model(
+    request: PretrainingRequest, say: Callable[[str], None], report: Callable[[PretrainingProgress, int], None]
+) -> Pretrained:
     """Train, write the model file and its card, and measure what was written.
 
     Raises:
@@ -89,14 +91,14 @@ def train_model(request: Request, say: Callable[[str], None], report: Callable[[
     tokenizer = vocabulary.tokenizer()
     corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch // PARTS, shape.context, worlds, games)
     steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed, device)
-    plan = Plan(steps=steps, seed=request.seed)
+    plan = PretrainingPlan(steps=steps, seed=request.seed)
     # Everything that decides the result, so that a checkpoint is only ever continued by its own command. Not
     # `minutes`: they became steps, and may become others when the machine is busier.
     texts = [file.sha256 for file in files]
     fingerprint = repr(
         (shape, plan, list(request.envs), list(request.worlds), texts, request.tokens_per_batch, device.type)
     )
-    trainer = Trainer(shape, plan, fingerprint, number_features(vocabulary.tokens), device)
+    trainer = Pretrainer(shape, plan, fingerprint, number_features(vocabulary.tokens), device)
     checkpoint = request.out.with_name(request.out.name + ".checkpoint")
     if request.resume:
         trainer.load(checkpoint)
@@ -122,7 +124,7 @@ def vocabulary_for(
     size: int,
     seed: int,
     worlds: Sequence[Texts] = (),
-    games: Choices | None = None,
+    games: CommandTexts | None = None,
     sayings: Sequence[str] = (),
 ) -> Vocabulary:
     """A vocabulary of at most `size` tokens for these texts, environments, worlds and their sayings."""
@@ -145,15 +147,21 @@ def _held_out(file: TextFile) -> int:
     return min(HELD_OUT, len(file.text) // 10)
 
 
-def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int, device: torch.device) -> int:
+def _steps_in(minutes: float, shape: DecoderShape, corpus: Corpus, seed: int, device: torch.device) -> int:
     """How many steps fit, tried on a throwaway model: the learning rate must know the end before it begins."""
-    trial = Trainer(shape, Plan(steps=12, seed=seed), "", device=device)
+    trial = Pretrainer(shape, PretrainingPlan(steps=12, seed=seed), "", device=device)
     seconds: list[float] = []
     trial.run(corpus, None, lambda progress: seconds.append(progress.seconds))
     return max(1, round(minutes * 60 / ((seconds[-1] - seconds[1]) / 10)))  # the first two steps are slow
 
 
-def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile], device: str) -> Training:
+def _measure(
+    request: PretrainingRequest,
+    plan: PretrainingPlan,
+    progress: PretrainingProgress,
+    files: Sequence[TextFile],
+    device: str,
+) -> Pretrained:
     model, tokenizer = read_gguf(request.out)
     # Everything is read as an agent will read it: from the file, by the engine.
     backbone = "bitnet" if request.shape.ternary else "fp16"
@@ -161,7 +169,7 @@ def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[T
     packages = ["torch", "tokenizers", "gymnasium", "numpy"]
     packages += ["minigrid"] if "BabyAI" in request.worlds else []
     packages += ["textworld"] if "TextWorld" in request.worlds else []
-    return Training(
+    return Pretrained(
         command=request.command,
         notes=request.notes,
         files=files,
@@ -182,7 +190,7 @@ def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[T
 
 
 @torch.no_grad()
-def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -> float:
+def bits_per_byte(model: Decoder, ids: list[int], size: int, window: int = 128) -> float:
     """Bits per byte of prose of `size` bytes, predicted in windows that each start from nothing."""
     window = min(window, len(ids))
     whole = len(ids) // window * window
@@ -195,7 +203,7 @@ def bits_per_byte(model: BitNet, ids: list[int], size: int, window: int = 128) -
     return nats / math.log(2) / (size * predicted / len(ids))
 
 
-def check_shape(shape: Shape) -> None:
+def check_shape(shape: DecoderShape) -> None:
     """Whether a model of this shape can be trained and written.
 
     Raises:

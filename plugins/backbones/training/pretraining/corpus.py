@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.training.pretraining.environment_texts import Choices
+from bitrl.plugins.backbones.training.pretraining.environment_texts import CommandTexts
 from bitrl.plugins.backbones.training.pretraining.texts import Known, Texts, invented, numbers_so_far
 
 GROUP = 8
@@ -52,7 +52,7 @@ def read_text(path: Path) -> TextFile:
 
 
 @attrs.frozen
-class Batch:
+class TokenBatch:
     """Tokens int64 [B, T] (padded on the right) and true lengths [B].
 
     For texts with numbers also, float32: `numbers`, the numbers read so far at each token [B, T, slots] (at a
@@ -88,7 +88,7 @@ class Pairs:
 class ChoiceBatch:
     """Commands [C], which of them can be given in which text, and which ones its recipe asks for (if any is known)."""
 
-    commands: Batch
+    commands: TokenBatch
     possible: Pairs
     wanted: Pairs
 
@@ -104,7 +104,7 @@ class Corpus:
         budget: int,
         context: int,
         worlds: Sequence[Texts] = (),
-        choices: Choices | None = None,
+        choices: CommandTexts | None = None,
     ):
         self.tokenizer, self.budget, self.context = tokenizer, budget, context
         self.worlds, self.choices = list(worlds), choices
@@ -119,26 +119,26 @@ class Corpus:
             np.concatenate([np.array(e.ids, dtype=np.int16) for e in encoded] or [np.zeros(0, np.int16)])
         )
 
-    def prose_batch(self, rng: np.random.Generator) -> Batch:
+    def prose_batch(self, rng: np.random.Generator) -> TokenBatch:
         """Passages of prose of one random length."""
         length = int(rng.choice([32, 64, 128]))
         starts = torch.from_numpy(rng.integers(0, max(1, len(self.prose) - length), size=max(1, self.budget // length)))
-        return Batch(self.prose[starts[:, None] + torch.arange(length)].long(), torch.full((len(starts),), length))
+        return TokenBatch(self.prose[starts[:, None] + torch.arange(length)].long(), torch.full((len(starts),), length))
 
-    def known_batch(self, rng: np.random.Generator) -> Batch:
+    def known_batch(self, rng: np.random.Generator) -> TokenBatch:
         """States of one environment through one serializer."""
         reader = self.known[rng.choice(len(self.weights), p=self.weights)]
         length = len(self.tokenizer.encode(reader.write(reader.met[:1].astype(np.float32))[0]).ids)
         return self._batch(reader.sample(rng, max(1, self.budget // length // 2) * 2))
 
-    def world_batch(self, rng: np.random.Generator) -> Batch:
+    def world_batch(self, rng: np.random.Generator) -> TokenBatch:
         """States of one text world, with facts."""
         world = self.worlds[rng.integers(len(self.worlds))]
         length = len(self.tokenizer.encode(world.texts[0]).ids)
         rows = rng.integers(len(world.texts), size=max(1, self.budget // length))
         return self._batch(_rows(world, rows))
 
-    def choice_batch(self, rng: np.random.Generator, candidates: int = 8) -> Batch:
+    def choice_batch(self, rng: np.random.Generator, candidates: int = 8) -> TokenBatch:
         """States in which commands are to be chosen, and for each at most `candidates` commands of either kind, and
         half as many that the recipe asks for and that it does not.
         """
@@ -165,11 +165,12 @@ class Corpus:
         tokens, lengths = self._padded(texts)[:2]
         rows = {question: torch.tensor(found).view(-1, 3) for question, found in pairs.items()}
         asked = ChoiceBatch(
-            Batch(*self._padded(list(commands))[:2]), **{q: Pairs(r[:, :2], r[:, 2].float()) for q, r in rows.items()}
+            TokenBatch(*self._padded(list(commands))[:2]),
+            **{q: Pairs(r[:, :2], r[:, 2].float()) for q, r in rows.items()},
         )
-        return Batch(tokens, lengths, choices=asked)
+        return TokenBatch(tokens, lengths, choices=asked)
 
-    def invented_batch(self, rng: np.random.Generator, schemas: int = 16) -> Batch:
+    def invented_batch(self, rng: np.random.Generator, schemas: int = 16) -> TokenBatch:
         """Made-up schemas of similar length: as many as fit, out of `schemas`."""
         made = invented(rng, schemas, GROUP)
         lengths = [len(e.ids) for e in self.tokenizer.encode_batch(made.texts, add_special_tokens=False)]
@@ -194,7 +195,7 @@ class Corpus:
             tokens[row, : len(e.ids)] = torch.tensor(e.ids)
         return tokens, lengths, encoded
 
-    def _batch(self, made: Texts) -> Batch:
+    def _batch(self, made: Texts) -> TokenBatch:
         tokens, lengths, encoded = self._padded(made.texts)
         slots = int((~np.isnan(made.numbers)).any(axis=0).sum())
         so_far = np.full((*tokens.shape, slots), np.nan)
@@ -209,7 +210,7 @@ class Corpus:
         numbers, frames = (torch.from_numpy(x).float() for x in (so_far, made.frames[:, :slots]))
         facts = None if made.facts is None else torch.from_numpy(made.facts).float()
         names = torch.from_numpy(made.names[:, :slots])
-        return Batch(tokens, lengths, numbers, frames, names, facts, plain=made.plain)
+        return TokenBatch(tokens, lengths, numbers, frames, names, facts, plain=made.plain)
 
 
 def _rows(texts: Texts, rows: np.ndarray) -> Texts:

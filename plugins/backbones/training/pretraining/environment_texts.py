@@ -30,7 +30,7 @@ WORLDS = ("BabyAI", "SmartHome-Light", "TextWorld")
 
 
 @attrs.frozen
-class Choices:
+class CommandTexts:
     """States, and commands of their games that can and cannot be given there; once the recipe is known, also those that
     it asks for, and those of the same kinds that it does not.
     """
@@ -110,13 +110,13 @@ def _names(names: Sequence[str]) -> np.ndarray:
     return words
 
 
-def choices(games: Sequence[int], per_game: int, seed: int, split: str = "train") -> Choices:
+def choices(games: Sequence[int], per_game: int, seed: int, split: str = "train") -> CommandTexts:
     """States of the TextWorld cooking games with these seeds."""
     from bitrl.plugins.envs.samples import textworld_samples
 
     samples = textworld_samples(games, per_game, seed, split)
     asked = [_asked(sample.text, sample.commands) for sample in samples]
-    return Choices(
+    return CommandTexts(
         [sample.text for sample in samples],
         [sample.admissible for sample in samples],
         [tuple(sorted(set(sample.commands) - set(sample.admissible))) for sample in samples],
@@ -141,7 +141,7 @@ _COMMAND = re.compile(
 )
 
 
-def sayings(worlds: Sequence[str], games: Choices | None) -> list[str]:
+def sayings(worlds: Sequence[str], games: CommandTexts | None) -> list[str]:
     """What these worlds always say in the same words, sorted: things and where they are (` yellow bell pepper`,
     ` in open fridge`), and what a home is asked for, but for the room (`make the`, ` bright enough to read`).
     """

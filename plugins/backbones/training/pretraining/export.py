@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-import attrs
 import gguf
 import numpy as np
-import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from bitrl.core.files import cannot_write
-from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, seal
-from bitrl.plugins.backbones.training.pretraining.model import BitNet, Shape, ternarise
+from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, ModelFile, seal
+from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
+from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape
+from bitrl.plugins.backbones.training.decoder_file import read_decoder
+from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.vocabulary import Vocabulary
+from bitrl.plugins.backbones.training.products import ternarise
 
 ARCHITECTURE = "bitnet-b1.58"
 
@@ -38,7 +40,7 @@ def pack_tq2_0(ternary: np.ndarray, scale: float) -> np.ndarray:
     return np.concatenate([blocks, scales], axis=2).reshape(rows, -1)
 
 
-def write_gguf(path: Path, model: BitNet, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
+def write_gguf(path: Path, model: NumberDecoder, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
     """Write `path` whole or not at all, sealed. `facts` are general.* metadata (name, license, description).
 
     Raises:
@@ -65,7 +67,7 @@ def write_gguf(path: Path, model: BitNet, vocabulary: Vocabulary, facts: dict[st
         temporary.unlink(missing_ok=True)
 
 
-def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, shape: DecoderShape, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
     for name, fact in facts.items():
         writer.add_string(f"general.{name}", fact)
     writer.add_block_count(shape.blocks)
@@ -101,55 +103,14 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, value: Tensor, ternary: bool
         )
 
 
-def read_gguf(path: Path) -> tuple[BitNet, Any]:
+def read_gguf(path: Path) -> tuple[Decoder, Tokenizer]:
     """A model file of ours in torch, with its tokenizer: for measuring, and for comparing with the engine.
-
-    The weights come back as t times the scale, which `ternarise` would not map to itself (mean|W| shrinks when a
-    third of the weights is 0); so they are given in a form that it does: see `_fixed_point`.
 
     Raises:
         ModelFileError: it is not a model file, or it is damaged.
     """
-    from bitrl.plugins.backbones.files.model_file import ModelFile
-    from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_metadata
-
     file = ModelFile(path)
     file.verify()
-    metadata = file.metadata()
-
-    def key(name: str) -> Any:
-        return metadata[f"{ARCHITECTURE}.{name}"]
-
-    shape = Shape(
-        vocab=key("vocab_size"),
-        width=key("embedding_length"),
-        blocks=key("block_count"),
-        heads=key("attention.head_count"),
-        kv_heads=key("attention.head_count_kv"),
-        ffn=key("feed_forward_length"),
-        theta=key("rope.freq_base"),
-        context=key("context_length"),
-        eps=key("attention.layer_norm_rms_epsilon"),
-    )
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    ternary = tensors["blk.0.attn_q.weight"].tensor_type == gguf.GGMLQuantizationType.TQ2_0
-    model = BitNet(attrs.evolve(shape, ternary=ternary))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "number_embd":  # it is in the embeddings
-                continue
-            tensor = tensors[f"{name}.weight"]
-            value = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-            if tensor.tensor_type == gguf.GGMLQuantizationType.TQ2_0:
-                value = _fixed_point(value)
-            parameter.copy_(value.view(parameter.shape))
-    return model, tokenizer_from_metadata(metadata, str(path))
-
-
-def _fixed_point(weight: Tensor) -> Tensor:
-    """Master weights that `ternarise` maps to exactly these values: |w| enlarged where t = ±1 until mean|w| is the
-    scale again.
-    """
-    scale = weight.abs().max()
-    share = (weight != 0).float().mean()
-    return weight / share.clamp(min=1e-9) if scale > 0 else weight
+    kinds = {tensor.name: tensor.type for tensor in file.tensors()}
+    format = "ternary" if kinds.get("blk.0.attn_q.weight") == "TQ2_0" else "fp32"
+    return read_decoder(file, format, learns=True), tokenizer_of(file)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from bitrl.plugins.backbones.training.pretraining.environment_texts import Choices
+    from bitrl.plugins.backbones.training.pretraining.environment_texts import CommandTexts
 
 Encode = Callable[[list[str]], np.ndarray]
 """n texts → features [n, d]."""
@@ -111,7 +111,7 @@ class _Asked:
     answers: Tensor
 
 
-def _asked(source: Choices, rng: np.random.Generator) -> _Asked:
+def _asked(source: CommandTexts, rng: np.random.Generator) -> _Asked:
     """Up to three commands of each state that can be given in it, and as many that cannot."""
     states: dict[str, int] = {}
     commands: dict[str, int] = {}

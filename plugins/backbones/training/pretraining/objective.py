@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Pairs
+from bitrl.plugins.backbones.training.pretraining.corpus import Pairs, TokenBatch
 from bitrl.plugins.backbones.training.pretraining.environment_texts import FACTS
-from bitrl.plugins.backbones.training.pretraining.model import BitNet
+from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.texts import WORD_BUCKETS
 
 SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -21,7 +21,7 @@ KINDS = len(SCALES) + 4
 
 
 def views(numbers: Tensor, frames: Tensor) -> Tensor:
-    """Numbers [..., slots] and frames [..., slots, 2, 2] (corpus.Batch) → the ways each is asked for [..., slots,
+    """Numbers [..., slots] and frames [..., slots, 2, 2] (corpus.TokenBatch) → the ways each is asked for [..., slots,
     KINDS], all within ±1.5; NaN where there is nothing to ask.
 
     Where the environment is known, a number is asked for by its place in the field's range, in the inner tenth of
@@ -143,7 +143,7 @@ def roughness(pooled: Tensor, groups: int) -> Tensor:
     return loss
 
 
-def token_losses(model: BitNet, parts: Sequence[tuple[Tensor, Batch]]) -> list[Tensor]:
+def token_losses(model: NumberDecoder, parts: Sequence[tuple[Tensor, TokenBatch]]) -> list[Tensor]:
     """Next-token cross-entropy in nats a token of each part, its last residual stream [B, T, width] and its texts; this
     is what makes it a language model, at home in any text.
 
@@ -158,7 +158,7 @@ def token_losses(model: BitNet, parts: Sequence[tuple[Tensor, Batch]]) -> list[T
     return [each.mean() for each in losses]
 
 
-def pooled(after: Tensor, batch: Batch) -> Tensor:
+def pooled(after: Tensor, batch: TokenBatch) -> Tensor:
     """Residual streams [blocks, B, T, width] → their means over each text [blocks, B, width]."""
     return torch.where(batch.inside.unsqueeze(2), after, 0.0).sum(dim=2) / batch.lengths[:, None]
 
@@ -179,7 +179,7 @@ def fact_loss(read: Tensor, facts: Tensor) -> Tensor:
     return mean_where(F.binary_cross_entropy_with_logits(read, wanted, reduction="none"), ~facts.isnan())
 
 
-def streams(model: BitNet, texts: Sequence[Tensor], blocks: int, as_one: bool) -> list[Tensor]:
+def streams(model: NumberDecoder, texts: Sequence[Tensor], blocks: int, as_one: bool) -> list[Tensor]:
     """The residual streams after the last `blocks` blocks [blocks, B, T, width] of each part, tokens [B, T].
 
     With `as_one` all parts are made as long as the longest and are one: best for a GPU, which waits for orders, while
@@ -195,7 +195,9 @@ def streams(model: BitNet, texts: Sequence[Tensor], blocks: int, as_one: bool) -
     return [part[:, :, : tokens.shape[1]] for part, tokens in zip(rows, texts, strict=True)]
 
 
-def losses(model: BitNet, readout: Readout, questions: Questions, batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+def losses(
+    model: NumberDecoder, readout: Readout, questions: Questions, batches: Sequence[TokenBatch]
+) -> list[dict[str, Tensor]]:
     """The losses of each batch by name. Every block from the second on is supervised, so that `layers=k` is usable
     for any k.
     """
@@ -205,7 +207,7 @@ def losses(model: BitNet, readout: Readout, questions: Questions, batches: Seque
     of = streams(model, texts, blocks, as_one)
     answers = iter(streams(model, asked, blocks, as_one) if asked else [])  # apart, for commands are much shorter
     found: list[dict[str, Tensor]] = []
-    predicted: list[tuple[Tensor, Batch]] = []
+    predicted: list[tuple[Tensor, TokenBatch]] = []
     for batch, after in zip(batches, of, strict=True):
         if batch.choices is not None:
             states, commands = pooled(after, batch), pooled(next(answers), batch.choices.commands)
@@ -224,7 +226,7 @@ def losses(model: BitNet, readout: Readout, questions: Questions, batches: Seque
         found.append(state_losses(readout, questions, after, batch) if batch.numbers is not None else {})
         # Predicting states teaches little: a few of the texts will do.
         some = slice(None, None, 1 if batch.numbers is None else 16)
-        predicted.append((after[-1, some], Batch(batch.tokens[some], batch.lengths[some])))
+        predicted.append((after[-1, some], TokenBatch(batch.tokens[some], batch.lengths[some])))
     read = iter(token_losses(model, predicted) if predicted else [])
     for batch, each in zip(batches, found, strict=True):
         if batch.choices is None:
@@ -232,7 +234,7 @@ def losses(model: BitNet, readout: Readout, questions: Questions, batches: Seque
     return found
 
 
-def state_losses(readout: Readout, questions: Questions, after: Tensor, batch: Batch) -> dict[str, Tensor]:
+def state_losses(readout: Readout, questions: Questions, after: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
     """The losses of states with numbers, and with facts if they have any; after [blocks, B, T, width]."""
     assert batch.numbers is not None
     assert batch.frames is not None

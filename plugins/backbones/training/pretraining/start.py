@@ -14,7 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from bitrl.plugins.backbones.training.pretraining.model import BitNet, Block
+from bitrl.plugins.backbones.training.decoder import Block
+from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 
 COMMON = 0.05
 """How much of a fixed vector of ±1 all embeddings share at the start: what a head looks at that looks at a place."""
@@ -33,7 +34,7 @@ LATER_NORM = 0.15
 
 
 @torch.no_grad()
-def start(model: BitNet) -> None:
+def start(model: NumberDecoder) -> None:
     """Set the initial values of `model`, drawn from torch's generator."""
     common = torch.randint(0, 2, (model.shape.width,)) * 2.0 - 1.0
     there = model.of_words[:, 0] == 0

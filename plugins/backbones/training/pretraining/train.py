@@ -18,10 +18,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from bitrl.core.errors import RunFailed
+from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining import checkpoint
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Corpus
+from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TokenBatch
 from bitrl.plugins.backbones.training.pretraining.device import CPU, moved
-from bitrl.plugins.backbones.training.pretraining.model import BitNet, Shape
+from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.objective import WEIGHTS, Questions, Readout, losses
 from bitrl.plugins.backbones.training.pretraining.start import start
 
@@ -30,7 +31,7 @@ SHARES = {"known": 0.36, "invented": 0.28, "prose": 0.06, "worlds": 0.12, "choic
 
 
 @attrs.frozen
-class Plan:
+class PretrainingPlan:
     """How to train."""
 
     steps: int
@@ -45,7 +46,7 @@ class Plan:
 
 
 @attrs.define
-class Progress:
+class PretrainingProgress:
     """What has happened so far: steps, tokens, seconds, a running mean of each loss, and those means at every
     fiftieth of the way, each with its step.
     """
@@ -86,13 +87,13 @@ PARTS = 6
 """Kinds of texts in a step: with one at a time, each step would undo some of what the one before it has learned."""
 
 
-def batches_of(corpus: Corpus, seed: int, step: int) -> list[Batch]:
+def batches_of(corpus: Corpus, seed: int, step: int) -> list[TokenBatch]:
     """The batches of one step. They depend on the seed and the step alone, so resuming needs no random state."""
     rng = np.random.default_rng([seed, step])
     return [_batch_of(corpus, rng) for _ in range(PARTS)]
 
 
-def _batch_of(corpus: Corpus, rng: np.random.Generator) -> Batch:
+def _batch_of(corpus: Corpus, rng: np.random.Generator) -> TokenBatch:
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
     if kind == "prose" and len(corpus.prose):
         return corpus.prose_batch(rng)
@@ -106,13 +107,13 @@ def _batch_of(corpus: Corpus, rng: np.random.Generator) -> Batch:
 
 
 @attrs.frozen
-class Steps(Dataset[list[Batch]]):
+class Steps(Dataset[list[TokenBatch]]):
     """The batches of each step."""
 
     corpus: Corpus
     seed: int
 
-    def __getitem__(self, step: int) -> list[Batch]:
+    def __getitem__(self, step: int) -> list[TokenBatch]:
         return batches_of(self.corpus, self.seed, step)
 
 
@@ -120,7 +121,7 @@ AHEAD = 4
 """Steps that a process has ready. Half of the cores make them where a GPU would wait for one core to do so."""
 
 
-def made_ahead(corpus: Corpus, seed: int, steps: range) -> Iterable[list[Batch]]:
+def made_ahead(corpus: Corpus, seed: int, steps: range) -> Iterable[list[TokenBatch]]:
     """The batches of these steps, made by other processes while a GPU works."""
     torch.multiprocessing.set_sharing_strategy("file_system")  # or each of thousands of tensors keeps a file open
     processes = max(1, (os.cpu_count() or 1) // 2)
@@ -134,17 +135,17 @@ def made_ahead(corpus: Corpus, seed: int, steps: range) -> Iterable[list[Batch]]
     )
 
 
-def _as_it_is(batches: list[Batch]) -> list[Batch]:
+def _as_it_is(batches: list[TokenBatch]) -> list[TokenBatch]:
     return batches
 
 
-class Trainer:
+class Pretrainer:
     """A model, its readings and its optimiser."""
 
     def __init__(
         self,
-        shape: Shape,
-        plan: Plan,
+        shape: DecoderShape,
+        plan: PretrainingPlan,
         fingerprint: str,
         number_features: np.ndarray | None = None,
         device: torch.device = CPU,
@@ -153,7 +154,7 @@ class Trainer:
         self.plan, self.fingerprint, self.device = plan, fingerprint, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
-            self.model = BitNet(shape, None if number_features is None else torch.from_numpy(number_features))
+            self.model = NumberDecoder(shape, None if number_features is None else torch.from_numpy(number_features))
             start(self.model)
             supervised = max(1, shape.blocks - 1)
             self.readout, self.questions = Readout(shape.width, supervised), Questions(shape.width, supervised)
@@ -172,7 +173,7 @@ class Trainer:
             ],
             betas=(0.9, 0.98), fused=True,
         )  # fmt: skip
-        self.progress = Progress()
+        self.progress = PretrainingProgress()
 
     def learning_rates(self) -> tuple[float, float, float]:
         """Of the matrices, the norms and the readings: linear up, then linear down to nothing, for ternary weights
@@ -187,7 +188,7 @@ class Trainer:
         model = plan.learning_rate * min((step + 1) / plan.model_warmup, 1.0) * left
         return model, model, plan.readouts_rate * min((step + 1) / plan.warmup, 1.0) * left
 
-    def step(self, batches: Sequence[Batch]) -> None:
+    def step(self, batches: Sequence[TokenBatch]) -> None:
         """One optimiser step.
 
         Raises:
@@ -212,12 +213,12 @@ class Trainer:
         if self.progress.step * CURVE // self.plan.steps > (self.progress.step - 1) * CURVE // self.plan.steps:
             self.progress.curve.append({"step": self.progress.step, **self.progress.means})
 
-    def run(self, corpus: Corpus, path: Path | None, report: Callable[[Progress], None]) -> None:
+    def run(self, corpus: Corpus, path: Path | None, report: Callable[[PretrainingProgress], None]) -> None:
         """Train to the end of the plan, with a checkpoint at `path` now and then."""
         precision = torch.get_float32_matmul_precision()
         on_cpu = self.device.type == "cpu"
         if on_cpu:
-            torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see model.py
+            torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see products.py
         steps, seed = range(self.progress.step, self.plan.steps), self.plan.seed
         made = (batches_of(corpus, seed, step) for step in steps) if on_cpu else made_ahead(corpus, seed, steps)
         try:
@@ -240,4 +241,6 @@ class Trainer:
 
     def load(self, path: Path) -> None:
         """Go on where a checkpoint stopped. Raises UsageError as `checkpoint.load`."""
-        self.progress = Progress(**json.loads(checkpoint.load(path, self.named, self.optimiser, self.fingerprint)))
+        self.progress = PretrainingProgress(
+            **json.loads(checkpoint.load(path, self.named, self.optimiser, self.fingerprint))
+        )

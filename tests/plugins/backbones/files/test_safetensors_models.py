@@ -22,10 +22,10 @@ from hugging_face_models import (
 )
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFileError
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.language_model import LanguageModel
 
 MODELS = {"llama": llama, "qwen3": qwen3, "gemma3": gemma3}
 
@@ -145,15 +145,15 @@ def test_the_backbone_reads_texts_with_the_checkpoints_tokenizer(tmp_path: Path)
     model = llama()
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match=r"tokenizer\.json"):
-        BitNet(BitNetOptions(model=str(tmp_path)), format="fp32")
+        LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32")
     tokenizer = add_tokenizer(tmp_path)
-    backbone = BitNet(BitNetOptions(model=str(tmp_path)), format="fp32")
+    backbone = LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32")
     ids = tokenizer.encode("the thin moth").ids
     assert ids[0] == tokenizer.token_to_id("<s>")  # by tokenizer.json's own rule
     np.testing.assert_array_equal(backbone.encode(["the thin moth"]), Engine(tmp_path).encode([ids]))
 
     add_tokenizer(tmp_path, add_bos_token=False)
-    without = BitNet(BitNetOptions(model=str(tmp_path)), format="fp32")
+    without = LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32")
     np.testing.assert_array_equal(without.encode(["the thin moth"]), Engine(tmp_path).encode([ids[1:]]))
     assert without.identity["model_sha256"] != backbone.identity["model_sha256"]
     # A text that spells a control token is text.
@@ -165,10 +165,10 @@ def test_the_tokenizer_must_fit_the_vocabulary(tmp_path: Path) -> None:
     llama(vocab_size=256).save_pretrained(tmp_path)
     add_tokenizer(tmp_path, add_bos_token=False)
     with pytest.raises(ModelFileError, match="257 tokens but embeds only 256"):
-        BitNet(BitNetOptions(model=str(tmp_path)), format="fp32")
+        LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelFileError, match=r"broken tokenizer\.json"):
-        BitNet(BitNetOptions(model=str(tmp_path)), format="fp32")
+        LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32")
 
 
 @pytest.mark.parametrize(

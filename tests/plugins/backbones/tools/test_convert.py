@@ -15,10 +15,10 @@ from hugging_face_models import TEXTS, add_tokenizer, bitnet, gemma3, llama, pac
 from tiny_models import TinyModel
 
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.plugins.backbones import BitNetOptions
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFile
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones.language_model import LanguageModel
 from bitrl.plugins.backbones.tools.convert import convert, ternary
 
 MODELS = {"llama": llama, "qwen3": qwen3, "gemma3": gemma3}
@@ -148,8 +148,10 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.bos_token_id"] == tokenizer.token_to_id("<s>")
     assert metadata["tokenizer.ggml.eos_token_id"] == 8
     texts = ["the thin moth", "", '{"x": -0.25}']
-    before = BitNet(BitNetOptions(model=str(tmp_path)), format="fp32").encode(texts)
-    np.testing.assert_array_equal(BitNet(BitNetOptions(model=str(out)), format="fp32").encode(texts), before)
+    before = LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32").encode(texts)
+    np.testing.assert_array_equal(
+        LanguageModel(LanguageModelOptions(model=str(out)), format="fp32").encode(texts), before
+    )
 
 
 def test_a_tokenizer_that_llama_cpp_cannot_read_is_told(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_a_tokenizer_that_llama_cpp_cannot_read_is_told(tmp_path: Path) -> None:
     said["pre_tokenizer"] = {"type": "Whitespace"}
     (tmp_path / "tokenizer.json").write_text(json.dumps(said))
     assert "llama.cpp cannot read" in convert(tmp_path, tmp_path / "b.gguf")[0]
-    BitNet(BitNetOptions(model=str(tmp_path / "b.gguf")), format="fp32")  # bitrl can
+    LanguageModel(LanguageModelOptions(model=str(tmp_path / "b.gguf")), format="fp32")  # bitrl can
 
 
 @pytest.mark.parametrize("kind", [None, "q8_0"])

@@ -18,20 +18,20 @@ from bitrl.core.errors import RunFailed, UsageError
 from bitrl.plugins.backbones.engine.engine import Engine, open_model
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
 from bitrl.plugins.backbones.tools.convert import convert
+from bitrl.plugins.backbones.training.decoder import Decoder, part_of
 from bitrl.plugins.backbones.training.distillation import memory
 from bitrl.plugins.backbones.training.distillation.batches import LENGTHS, Batches
-from bitrl.plugins.backbones.training.distillation.command import Request, distill
+from bitrl.plugins.backbones.training.distillation.command import DistillationRequest, distill
 from bitrl.plugins.backbones.training.distillation.export import matrix_type, pack_q4_0, write_gguf
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, relation_loss
 from bitrl.plugins.backbones.training.distillation.model import (
-    Decoder,
     fit_sub_norms,
     read_shape,
     read_teacher,
-    rotary_table,
+    states_after,
     student_of,
-)  # fmt: skip
-from bitrl.plugins.backbones.training.distillation.train import Plan, Progress, Trainer
+)
+from bitrl.plugins.backbones.training.distillation.train import DistillationPlan, DistillationProgress, Distiller
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 from bitrl.plugins.backbones.training.pretraining.texts import known
 
@@ -71,7 +71,7 @@ def test_the_teacher_is_transformers_model(tmp_path: Path, form: str, layers: in
     teacher, _ = decoders(path, layers)
     wanted = states(theirs, TEXTS[0])[: layers or 3]
     with torch.no_grad():
-        got = teacher(torch.tensor(TEXTS[:1]))
+        got = states_after(teacher, torch.tensor(TEXTS[:1]))
         logits = teacher.logits(got[-1].residual)
         theirs_logits = theirs(torch.tensor(TEXTS[:1])).logits
     assert len(got) == len(wanted)
@@ -94,8 +94,7 @@ def test_the_engine_computes_what_the_student_does(tmp_path: Path, width: int, f
     out = tmp_path / "s.gguf"
     write_gguf(out, student, open_model(tmp_path), {"name": "s"})
     student.double()
-    student.token_embd = student.token_embd.double()
-    for layers, after in enumerate(student(torch.tensor(TEXTS[:1])), 1):
+    for layers, after in enumerate(states_after(student, torch.tensor(TEXTS[:1])), 1):
         got = Engine(out, "ternary", layers=layers, threads=1).encode(TEXTS[:1], "none")
         assert relative_error(got, after.residual[0].detach().numpy()) < 1e-6
     assert (
@@ -116,7 +115,7 @@ def test_a_whole_student_generates_from_the_teachers_head(teacher_path: Path, tm
     _, student = decoders(teacher_path)
     write_gguf(tmp_path / "s.gguf", student, open_model(teacher_path), {})
     with torch.no_grad():
-        logits = student.logits(student(torch.tensor(TEXTS[:1]))[-1].residual)[0, -1]
+        logits = student(torch.tensor(TEXTS[:1]))[0, -1]
     (made,) = Engine(tmp_path / "s.gguf", "ternary", threads=1).generate(TEXTS[:1], 1, temperature=0.0)
     assert made.tokens[0] == int(logits.argmax())
 
@@ -126,9 +125,9 @@ def test_sub_norms_take_back_the_scale_that_they_remove(teacher_path: Path) -> N
     teacher, student = decoders(teacher_path, 1)
     tokens = torch.tensor([TEXTS[0], TEXTS[0][::-1]])
     fit_sub_norms(student, teacher, tokens)
-    x = teacher.token_embd[tokens]
+    x = teacher.token_embd[tokens.flatten()]
     first: Any = teacher.blk[0]
-    mixed, *_ = first.attended(x, *rotary_table(teacher.shape, tokens.shape[1], x.device))
+    mixed, _ = first.attended(x, [part_of(tokens, teacher.shape, x.dtype)])
     unit = mixed / mixed.square().mean(dim=-1, keepdim=True).sqrt()
     found = student.get_parameter("blk.0.attn_sub_norm").detach()
     assert found.unique().numel() == 1
@@ -176,16 +175,18 @@ def test_q4_0_holds_ternary_rows_exactly() -> None:
 # ---- training ----
 
 
-def trainer(path: Path, layers: int | None, plan: Plan, envs: tuple[str, ...] = (), budget: int = 256) -> Trainer:
+def trainer(
+    path: Path, layers: int | None, plan: DistillationPlan, envs: tuple[str, ...] = (), budget: int = 256
+) -> Distiller:
     teacher, _ = decoders(path, layers)
     readers = [reader for env in envs for reader in known(env, ["json"], 0)]
     batches = Batches([TextFile("p", "", PROSE)], readers, tokenizer_of(open_model(path)), [], budget, plan.seed)
-    return Trainer(teacher, batches, plan, "f", torch.device("cpu"))
+    return Distiller(teacher, batches, plan, "f", torch.device("cpu"))
 
 
 def test_a_student_comes_nearer_to_its_teacher(teacher_path: Path, tmp_path: Path) -> None:
     """On a batch that it has never seen, too."""
-    made = trainer(teacher_path, 2, Plan(steps=24, learning_rate=1e-2, warmup=4))
+    made = trainer(teacher_path, 2, DistillationPlan(steps=24, learning_rate=1e-2, warmup=4))
     unseen = made.batches.of_step(1000)
     with torch.no_grad():
         before = made.losses(unseen)
@@ -199,7 +200,7 @@ def test_a_student_comes_nearer_to_its_teacher(teacher_path: Path, tmp_path: Pat
 
 
 def test_a_whole_model_is_pretrained_first_and_then_compared_by_logits(teacher_path: Path) -> None:
-    made = trainer(teacher_path, None, Plan(steps=2, pretraining_steps=1), ("MountainCar-v0",))
+    made = trainer(teacher_path, None, DistillationPlan(steps=2, pretraining_steps=1), ("MountainCar-v0",))
     assert set(made.losses(made.batches.of_step(0))) == {"tokens"}
     made.progress.step = 1
     states_step = next(i for i in range(50) if made.batches.of_step(i).numbers is not None)
@@ -227,7 +228,7 @@ def test_a_batch_depends_on_seed_and_step_alone_and_starts_with_the_models_first
 def test_the_estimate_of_activations_covers_what_autograd_keeps(teacher_path: Path) -> None:
     """And is not many times as much, or models that fit would be refused."""
     for layers, envs in ((1, ("MountainCar-v0",)), (2, ()), (None, ())):
-        made = trainer(teacher_path, layers, Plan(steps=2), envs, budget=512)
+        made = trainer(teacher_path, layers, DistillationPlan(steps=2), envs, budget=512)
         kept: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
@@ -245,7 +246,7 @@ def test_the_estimate_of_activations_covers_what_autograd_keeps(teacher_path: Pa
             largest = max(largest, held / batch.tokens.numel())
             del losses
         weights = 4 * sum(p.numel() for p in made.student.parameters())  # the ternary copies, counted with the weights
-        estimate = memory.activations(made.teacher.shape, 512, max(LENGTHS), bool(envs))
+        estimate = memory.activations(made.shape, 512, max(LENGTHS), bool(envs))
         assert largest * 512 - weights < estimate < 4 * largest * 512
 
 
@@ -272,11 +273,12 @@ def test_memory_left_is_read_from_the_system(tmp_path: Path) -> None:
 # ---- the whole of it ----
 
 
-def request(teacher: Path, out: Path, **changes: Any) -> Request:
-    return Request(
+def request(teacher: Path, out: Path, **changes: Any) -> DistillationRequest:
+    return DistillationRequest(
         **{
             "teacher": str(teacher), "out": out, "layers": None, "text": (), "envs": ["MountainCar-v0"],
-            "plan": Plan(steps=4, learning_rate=2e-3, checkpoint_minutes=0), "tokens_per_batch": 128, "device": "cpu",
+            "plan": DistillationPlan(steps=4, learning_rate=2e-3, checkpoint_minutes=0), "tokens_per_batch": 128,
+            "device": "cpu",
             "resume": False, "command": "c", **changes,
         }
     )  # fmt: skip
@@ -285,7 +287,7 @@ def request(teacher: Path, out: Path, **changes: Any) -> Request:
 def test_resuming_writes_the_same_file(teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitrl.plugins.backbones.training.distillation.command.kept_numbers", lambda *given: [])
 
-    def stop(progress: Progress, steps: int) -> None:
+    def stop(progress: DistillationProgress, steps: int) -> None:
         if progress.step == 3:
             raise KeyboardInterrupt
 
@@ -314,7 +316,7 @@ def test_a_teacher_that_will_not_do_is_refused(teacher_path: Path, tmp_path: Pat
         (teacher_path, {"layers": 4}, "has 3 blocks, fewer than the 4 asked for"),
         (tmp_path / "small", {}, "has 258 tokens but embeds only 200"),
         (teacher_path, {"envs": []}, "nothing to learn from"),
-        (teacher_path, {"layers": 1, "plan": Plan(steps=4, pretraining_steps=2)}, "--pretraining-steps"),
+        (teacher_path, {"layers": 1, "plan": DistillationPlan(steps=4, pretraining_steps=2)}, "--pretraining-steps"),
         (teacher_path, {"resume": True}, "there is no checkpoint"),
     ]
     for path, changes, message in cases:

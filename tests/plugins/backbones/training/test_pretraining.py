@@ -22,28 +22,20 @@ from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.language_model import starter_path
 from bitrl.plugins.backbones.tools.ridge import r_squared
+from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape, rotary_table, rotate, squared_relu_gate
 from bitrl.plugins.backbones.training.pretraining import command, measure, objective
 from bitrl.plugins.backbones.training.pretraining.command import (
-    Request,
+    PretrainingRequest,
     bits_per_byte,
     check_shape,
     train_model,
     vocabulary_for,
 )
-from bitrl.plugins.backbones.training.pretraining.corpus import Batch, Corpus, Pairs, read_text
+from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, Pairs, TokenBatch, read_text
 from bitrl.plugins.backbones.training.pretraining.device import CPU, moved
-from bitrl.plugins.backbones.training.pretraining.environment_texts import Choices, facts_and_numbers, sayings
+from bitrl.plugins.backbones.training.pretraining.environment_texts import CommandTexts, facts_and_numbers, sayings
 from bitrl.plugins.backbones.training.pretraining.export import pack_tq2_0, read_gguf, write_gguf
-from bitrl.plugins.backbones.training.pretraining.model import (
-    BitNet,
-    Shape,
-    integer_product,
-    normed_products,
-    rotary_table,
-    rotate,
-    squared_relu_gate,
-    ternarise,
-)
+from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.start import LOOK_BACK, start
 from bitrl.plugins.backbones.training.pretraining.texts import FORMATS, invented, known, name_words, numbers_so_far
 from bitrl.plugins.backbones.training.pretraining.train import batches_of, made_ahead
@@ -54,8 +46,9 @@ from bitrl.plugins.backbones.training.pretraining.vocabulary import (
     number_tokens,
     train_vocabulary,
 )
+from bitrl.plugins.backbones.training.products import integer_product, normed_products, ternarise
 
-TINY = Shape(vocab=4600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
+TINY = DecoderShape(vocab=4600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
 TEXTS = ['{"cart_position": 0.031, "pole_angle": -0.012}', "x=1.5", "The King said 3.14 and no more."]
 
 
@@ -79,7 +72,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def features(model: BitNet, tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
+def features(model: Decoder, tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     """Mean-pooled features in torch after every block, each text by itself: [blocks, n, width]."""
     rows = [[x.mean(dim=1) for [x] in model.residuals(torch.tensor([tokenizer.encode(t).ids]))] for t in texts]
     return np.stack([torch.cat(block).numpy() for block in zip(*rows, strict=True)])
@@ -92,16 +85,16 @@ def vocabulary() -> Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def tiny(vocabulary: Vocabulary) -> BitNet:
+def tiny(vocabulary: Vocabulary) -> NumberDecoder:
     torch.manual_seed(3)
-    return BitNet(Shape(vocab=len(vocabulary.tokens), width=256, blocks=3, heads=4, kv_heads=2, ffn=512))
+    return NumberDecoder(DecoderShape(vocab=len(vocabulary.tokens), width=256, blocks=3, heads=4, kv_heads=2, ffn=512))
 
 
 def test_a_layer_and_its_gradient_are_those_of_the_equations() -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(5, 256), torch.rand(256) + 0.5, torch.randn(64, 256) * 0.02, torch.randn(32, 256)]
     results = []
-    for layer in (lambda x, norm, *w: normed_products(x, norm, TINY, *w), straight_through):
+    for layer in (lambda x, norm, *w: normed_products(x, norm, 1e-5, "ternary-f16", *w), straight_through):
         x, norm, a, b = (t.clone().requires_grad_() for t in tensors)
         y = layer(x, norm, a, b)
         (y * torch.arange(96.0).cos()).sum().backward()
@@ -120,18 +113,18 @@ def test_integer_products_are_exact() -> None:
 def test_where_float32_may_be_rounded_gradients_are_and_the_ternary_products_are_not() -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(40, 256), torch.rand(256) + 0.5, torch.randn(64, 256) * 0.02]
-    for shape in (TINY, attrs.evolve(TINY, ternary=False)):
+    for format in ("ternary-f16", "fp32"):
         results = []
         for precision in ("highest", "medium"):
             torch.set_float32_matmul_precision(precision)
             try:
                 x, norm, a = (t.clone().requires_grad_() for t in tensors)
-                y = normed_products(x, norm, shape, a)
+                y = normed_products(x, norm, 1e-5, format, a)
                 (y * torch.arange(64.0).cos()).sum().backward()
             finally:
                 torch.set_float32_matmul_precision("highest")
             results.append([y.detach(), x.grad, norm.grad, a.grad])
-        assert torch.equal(results[0][0], results[1][0]) == shape.ternary
+        assert torch.equal(results[0][0], results[1][0]) == (format == "ternary-f16")
         for exact, rounded in zip(*results, strict=True):
             # bfloat16 has 8 bits: three roundings of 1/512 at most.
             assert (exact - rounded).norm() < 3 / 512 * exact.norm()
@@ -148,7 +141,7 @@ def test_ternary_values_and_scale() -> None:
     assert t.tolist() == [[1, 0, 1], [-1, 0, 1]]
 
 
-def test_padding_and_company_do_not_change_a_text(tiny: BitNet) -> None:
+def test_padding_and_company_do_not_change_a_text(tiny: NumberDecoder) -> None:
     tokens = torch.randint(0, 256, (3, 9))
     together = list(tiny.residuals(tokens))
     for row, length in enumerate((9, 4, 6)):
@@ -156,7 +149,7 @@ def test_padding_and_company_do_not_change_a_text(tiny: BitNet) -> None:
             assert torch.allclose(a[row, :length], b[0], atol=1e-5)
 
 
-def test_parts_of_different_lengths_are_computed_at_once_as_if_alone(tiny: BitNet) -> None:
+def test_parts_of_different_lengths_are_computed_at_once_as_if_alone(tiny: NumberDecoder) -> None:
     parts = [torch.randint(0, 256, shape) for shape in ((3, 9), (2, 4), (1, 12))]
     together = list(tiny.residuals(*parts))
     for place, part in enumerate(parts):
@@ -167,17 +160,16 @@ def test_parts_of_different_lengths_are_computed_at_once_as_if_alone(tiny: BitNe
 def test_the_twin_is_the_same_model_without_quantisation() -> None:
     torch.manual_seed(0)
     x, norm, a, b = torch.randn(5, 256), torch.rand(256) + 0.5, torch.randn(64, 256), torch.randn(32, 256)
-    shape = Shape(ternary=False)
     wanted = F.rms_norm(x, (256,), norm, 1e-5) @ torch.cat([a, b]).t()
-    assert torch.allclose(normed_products(x, norm, shape, a, b), wanted, atol=1e-4)
-    same = [dict(BitNet(attrs.evolve(TINY, ternary=ternary)).named_parameters()) for ternary in (True, False)]
+    assert torch.allclose(normed_products(x, norm, 1e-5, "fp32", a, b), wanted, atol=1e-4)
+    same = [dict(NumberDecoder(attrs.evolve(TINY, format=each)).named_parameters()) for each in ("ternary-f16", "fp32")]
     assert {name: p.shape for name, p in same[0].items()} == {name: p.shape for name, p in same[1].items()}
 
 
 def test_a_written_twin_computes_the_same_in_the_engine(vocabulary: Vocabulary, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    shape = Shape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=512, ternary=False)
-    write_gguf(tmp_path / "twin.gguf", BitNet(shape), vocabulary, {"name": "twin"})
+    shape = DecoderShape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=512, format="fp32")
+    write_gguf(tmp_path / "twin.gguf", NumberDecoder(shape), vocabulary, {"name": "twin"})
     back, tokenizer = read_gguf(tmp_path / "twin.gguf")
     assert not back.shape.ternary
     theirs = Engine(tmp_path / "twin.gguf", "fp32").encode([tokenizer.encode(text).ids for text in TEXTS], "mean")
@@ -192,7 +184,7 @@ def test_packing_is_what_gguf_unpacks() -> None:
 
 
 def test_a_written_model_is_sealed_and_computes_the_same_in_the_engine(
-    tiny: BitNet, vocabulary: Vocabulary, tmp_path: Path
+    tiny: NumberDecoder, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     path = tmp_path / "tiny.gguf"
     write_gguf(path, tiny, vocabulary, {"name": "tiny"})
@@ -247,7 +239,7 @@ def test_what_stands_between_the_numbers_of_a_known_text_is_one_token(tmp_path: 
     vocabulary = train_vocabulary(["nobody leans on the cart that leans"] * 20, [SENTENCE, TEXTS[0]], 4600)
     phrases = {"The cart is left of the centre by ", " m, moving right at ", " m/s. The pole leans left by ", " rad."}
     assert vocabulary.phrases == phrases
-    write_gguf(tmp_path / "m.gguf", BitNet(attrs.evolve(TINY, vocab=len(vocabulary.tokens))), vocabulary, {})
+    write_gguf(tmp_path / "m.gguf", NumberDecoder(attrs.evolve(TINY, vocab=len(vocabulary.tokens))), vocabulary, {})
     for tokenizer in (vocabulary.tokenizer(), read_gguf(tmp_path / "m.gguf")[1]):
         cut = tokenizer.encode(SENTENCE)
         assert [token for token in cut.tokens if token in phrases] == cut.tokens[::3]
@@ -312,7 +304,7 @@ def test_many_invented_fields_are_told_apart_by_no_word_alone() -> None:
 
 def test_commands_are_asked_about_where_they_stand(vocabulary: Vocabulary) -> None:
     """Every pair of a batch is a text's and a command's row, with the answer that the state gives."""
-    games = Choices(
+    games = CommandTexts(
         ["recipe: fried egg. egg on table", "recipe: not read. salt in hand"],
         [("take egg from table",), ("drop salt",)],
         [("drop salt", "take salt"), ("take egg from table",)],
@@ -337,7 +329,7 @@ def test_commands_are_asked_about_where_they_stand(vocabulary: Vocabulary) -> No
 
 
 def test_what_a_world_always_says_is_one_token(vocabulary: Vocabulary) -> None:
-    games = Choices(
+    games = CommandTexts(
         ["on counter: red hot pepper"],
         [("take red hot pepper from counter", "put knife on counter", "insert knife into fridge", "go east")],
         [()],
@@ -457,10 +449,10 @@ def test_roughness_is_near_zero_for_smooth_features_and_one_for_noise() -> None:
     assert objective.roughness((noise + offset)[None], 2).item() == pytest.approx(1.0, abs=0.05)
 
 
-def started(vocabulary: Vocabulary, ternary: bool) -> BitNet:
+def started(vocabulary: Vocabulary, ternary: bool) -> NumberDecoder:
     torch.manual_seed(5)
-    shape = attrs.evolve(TINY, vocab=len(vocabulary.tokens), ternary=ternary)
-    model = BitNet(shape, torch.from_numpy(number_features(vocabulary.tokens)))
+    shape = attrs.evolve(TINY, vocab=len(vocabulary.tokens), format="ternary-f16" if ternary else "fp32")
+    model = NumberDecoder(shape, torch.from_numpy(number_features(vocabulary.tokens)))
     start(model)
     return model
 
@@ -471,10 +463,11 @@ def test_two_heads_start_by_looking_one_and_two_tokens_back(vocabulary: Vocabula
     model, length = started(vocabulary, ternary), 30
     shape, block = model.shape, model.blk[0]
     x = model.embeddings()[torch.randint(0, shape.vocab, (length,))]
-    qkv = normed_products(x, block.attn_norm, shape, block.attn_q, block.attn_k, block.attn_v)
+    qkv = block.products(x, "attn_norm", "attn_q", "attn_k", "attn_v")
     heads = qkv.view(length, -1, shape.head_dim).transpose(0, 1)
     q, k = (
-        rotate(h, *rotary_table(shape, length, h.device)) for h in (heads[:2], heads[shape.heads : shape.heads + 1])
+        rotate(h, *rotary_table(shape.theta, shape.head_dim, length, h.device))
+        for h in (heads[:2], heads[shape.heads : shape.heads + 1])
     )
     scores = q @ k.transpose(-2, -1) * shape.head_dim**-0.5
     attention = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf")).softmax(dim=-1)
@@ -491,21 +484,21 @@ def test_tokens_of_numbers_are_nothing_but_what_they_say(vocabulary: Vocabulary)
     assert torch.equal(table[~there], model.token_embd[~there])
 
 
-def test_bits_per_byte_of_a_model_that_knows_nothing(tiny: BitNet) -> None:
-    blank = BitNet(tiny.shape)
+def test_bits_per_byte_of_a_model_that_knows_nothing(tiny: NumberDecoder) -> None:
+    blank = NumberDecoder(tiny.shape)
     torch.nn.init.zeros_(blank.output_norm)  # every token equally likely
     ids = list(range(256)) * 2
     assert bits_per_byte(blank, ids, size=len(ids)) == pytest.approx(np.log2(tiny.shape.vocab), abs=1e-4)
 
 
-def request(out: Path, **changes: object) -> Request:
+def request(out: Path, **changes: object) -> PretrainingRequest:
     text = out.parent / "prose.txt"
     text.write_text("The quick brown fox jumps over the lazy dog, and then it does so again.\n" * 60)
     asked: dict[str, object] = dict(  # noqa: C408
         out=out, text=[text], envs=["MountainCar-v0"], steps=4, minutes=None, seed=1, shape=TINY, tokens_per_batch=256,
         resume=False, command="bitrl model train", device="cpu",
     )  # fmt: skip
-    return Request(**asked | changes)  # type: ignore[arg-type]
+    return PretrainingRequest(**asked | changes)  # type: ignore[arg-type]
 
 
 def quiet(*anything: object) -> None:
@@ -570,8 +563,8 @@ def test_a_killed_training_resumes_to_the_same_file(
         if progress.step == 3:  # type: ignore[attr-defined]
             raise Killed
 
-    plan = command.Plan
-    monkeypatch.setattr(command, "Plan", lambda **facts: plan(**facts, checkpoint_every=2))
+    plan = command.PretrainingPlan
+    monkeypatch.setattr(command, "PretrainingPlan", lambda **facts: plan(**facts, checkpoint_every=2))
     with pytest.raises(Killed):
         train_model(request(tmp_path / "m.gguf"), quiet, kill)
     assert not (tmp_path / "m.gguf").exists()
@@ -606,22 +599,25 @@ def test_text_files_may_be_compressed_and_must_exist(tmp_path: Path) -> None:
 
 def test_shapes_the_file_format_cannot_hold_are_refused() -> None:
     with pytest.raises(UsageError, match="multiples of 256"):
-        check_shape(Shape(width=320))
+        check_shape(DecoderShape(width=320))
     with pytest.raises(UsageError, match="--vocab"):
-        check_shape(Shape(vocab=4000))
+        check_shape(DecoderShape(vocab=4000))
 
 
 def test_training_lowers_every_loss() -> None:
     """Fifty steps on one environment, from scratch."""
     from bitrl.plugins.backbones.training.pretraining.corpus import Corpus
-    from bitrl.plugins.backbones.training.pretraining.train import Plan, Trainer
+    from bitrl.plugins.backbones.training.pretraining.train import Pretrainer, PretrainingPlan
 
     readers = known("MountainCar-v0", ["json"], seed=0)
     vocabulary = train_vocabulary(["no prose"], readers[0].sample(np.random.default_rng(0), 100).texts, 4400)
     corpus = Corpus([], readers, vocabulary.tokenizer(), 64, 128)
-    shape = Shape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=256)
-    trainer = Trainer(
-        shape, Plan(steps=50, learning_rate=2.5e-3, warmup=5, model_warmup=5), "", number_features(vocabulary.tokens)
+    shape = DecoderShape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=256)
+    trainer = Pretrainer(
+        shape,
+        PretrainingPlan(steps=50, learning_rate=2.5e-3, warmup=5, model_warmup=5),
+        "",
+        number_features(vocabulary.tokens),
     )
     batch = corpus.known_batch(np.random.default_rng(9))
 
@@ -638,13 +634,13 @@ def test_training_lowers_every_loss() -> None:
     assert [point["step"] for point in trainer.progress.curve] == list(range(1, 51))
 
 
-def test_the_token_losses_count_only_tokens_that_are_there(tiny: BitNet) -> None:
+def test_the_token_losses_count_only_tokens_that_are_there(tiny: NumberDecoder) -> None:
     parts = []
     wanted = []
     for length, lengths in ((7, [7, 4]), (5, [2, 5, 3])):
         tokens = torch.randint(0, 256, (len(lengths), length))
         *_, [last] = tiny.residuals(tokens)
-        parts.append((last, Batch(tokens, torch.tensor(lengths))))
+        parts.append((last, TokenBatch(tokens, torch.tensor(lengths))))
         nats = [
             F.cross_entropy(tiny.logits(last[row, : n - 1]), tokens[row, 1:n], reduction="sum")
             for row, n in enumerate(lengths)
@@ -683,7 +679,9 @@ def tensors_in(value: object) -> list[torch.Tensor]:
 def small_corpus() -> Corpus:
     readers = known("MountainCar-v0", ["json"], seed=0)
     vocabulary = train_vocabulary(["no prose"], readers[0].sample(np.random.default_rng(0), 100).texts, 4400)
-    games = Choices(["a door. recipe: salt"] * 8, [("open door",)] * 8, [("eat",)] * 8, [("take salt",)] * 8, [()] * 8)
+    games = CommandTexts(
+        ["a door. recipe: salt"] * 8, [("open door",)] * 8, [("eat",)] * 8, [("take salt",)] * 8, [()] * 8
+    )
     return Corpus([], readers, vocabulary.tokenizer(), 64, 128, choices=games)
 
 
@@ -703,7 +701,7 @@ def test_a_batch_moves_as_a_whole() -> None:
     assert moved(batch, CPU).tokens is batch.tokens
 
 
-def test_texts_made_equally_long_are_read_alike(tiny: BitNet) -> None:
+def test_texts_made_equally_long_are_read_alike(tiny: NumberDecoder) -> None:
     """As a GPU reads them, with the padding that this takes."""
     texts = [torch.randint(0, 256, shape) for shape in ((3, 9), (2, 4), (1, 6))]
     with torch.no_grad():

@@ -1,14 +1,20 @@
 """Features of texts already seen, up to a number of bytes; the least recently asked for go first.
 
 Knows texts, rows and their sizes. Does not know where features come from, nor what else decides them: a cache belongs
-to one backbone.
+to one backbone. `cached` gives one to a backbone that has none.
 """
+
+from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Backbone, LearningBackbone
 
 ENTRY_BYTES = 400
 """An entry's bytes beyond its text and its numbers, at the most: two objects' headers and the dictionary's share."""
@@ -26,6 +32,7 @@ class Cache:
 
     def __init__(self, budget: int) -> None:
         self.budget, self.hits, self.misses, self.bytes = budget, 0, 0, 0
+        self.generation = 0  # counts `clear`: what was begun before one is not kept after it
         self._rows: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()  # of the dictionary and the counts; never held while features are computed
 
@@ -39,6 +46,12 @@ class Cache:
         with self._lock:
             return {"hits": self.hits, "misses": self.misses, "entries": self.entries, "bytes": self.bytes}
 
+    def clear(self) -> None:
+        """Keep nothing of what was computed so far: it is out of date. The counts go on."""
+        with self._lock:
+            self._rows.clear()
+            self.bytes, self.generation = 0, self.generation + 1
+
     def rows(self, texts: Sequence[str], encode: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
         """Features of n texts, float32 [n, d]: what `encode(texts)` gives, called only for texts that are not kept.
 
@@ -49,6 +62,7 @@ class Cache:
             self._count(0, len(texts))
             return features
         with self._lock:
+            generation = self.generation
             kept = {text: self._rows[text] for text in texts if text in self._rows}
             for text in kept:
                 self._rows.move_to_end(text)
@@ -60,7 +74,8 @@ class Cache:
         self._count(len(texts) - len(missing), len(missing))
         with self._lock:
             for text, row in zip(missing, features, strict=True):
-                self._keep(text, row)
+                if generation == self.generation:
+                    self._keep(text, row)
         if len(missing) == len(texts):
             return features
         kept.update(zip(missing, features, strict=True))
@@ -84,3 +99,50 @@ class Cache:
 def size_of(text: str, row: np.ndarray) -> int:
     """Bytes of an entry, at the most: Python keeps other text than ASCII as up to 4 bytes a character, and as UTF-8."""
     return ENTRY_BYTES + row.nbytes + len(text) * (1 if text.isascii() else 8)
+
+
+def cached(backbone: Backbone, mebibytes: float = 16.0) -> Any:
+    """`backbone`, which reads texts, with the features of the texts that it read last kept in `mebibytes` MiB.
+
+    What comes back has all that the backbone has, and provides "cache" as well (interfaces.CachingBackbone). A text
+    must have the same features in any batch. Of one that learns, `sync` and `load_learned` empty the cache.
+
+    Raises:
+        UsageError: the memory is not above 0, or the backbone has a cache already.
+    """
+    if mebibytes <= 0:
+        raise UsageError(f"cached: expected mebibytes above 0, got {mebibytes:g}")
+    if hasattr(type(backbone), "cache") or "cache" in vars(backbone):
+        raise UsageError(f"cached: {type(backbone).__name__} has a cache of features already")
+    kind = _CachedLearning if isinstance(backbone, LearningBackbone) else _Cached
+    return kind(backbone, Cache(int(mebibytes * 2**20)))
+
+
+class _Cached:
+    """A backbone of texts behind a cache; all else is the backbone's."""
+
+    def __init__(self, backbone: Any, cache: Cache) -> None:
+        self.backbone, self.cache = backbone, cache
+
+    def encode(self, inputs: Sequence[str]) -> np.ndarray:
+        """n texts → float32 [n, d], computed for those that are not kept."""
+        return self.cache.rows(inputs, self.backbone.encode)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "backbone":  # asked for before __init__, by copy and pickle
+            raise AttributeError(name)
+        return getattr(self.backbone, name)
+
+
+class _CachedLearning(_Cached):
+    """Of a backbone that learns: features of an older version are out of date."""
+
+    def sync(self) -> None:
+        """Go by the module's parameters as they are now."""
+        self.backbone.sync()
+        self.cache.clear()
+
+    def load_learned(self, arrays: Any) -> None:
+        """Go by the weights of a `learned()`."""
+        self.backbone.load_learned(arrays)
+        self.cache.clear()

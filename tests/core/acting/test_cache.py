@@ -1,5 +1,6 @@
 """The features cache: the same bits as without, within its bytes, counted right."""
 
+import copy
 import json
 import threading
 import tracemalloc
@@ -11,14 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import TinyModel
 
+from bitrl import cached
 from bitrl.cli.run import report
+from bitrl.core.acting.cache import Cache, size_of
 from bitrl.core.config import resolve
 from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import CachingBackbone, LearningBackbone, TokenizingBackbone
 from bitrl.core.runs.parts import build
 from bitrl.core.runs.train import run
-from bitrl.plugins.backbones import BitNetOptions
-from bitrl.plugins.backbones.cache import Cache, size_of
-from bitrl.plugins.backbones.language_model import BitNet
+from bitrl.plugins.backbones import LanguageModelOptions
+from bitrl.plugins.backbones.language_model import LanguageModel
 
 WIDTH = 3
 
@@ -109,6 +112,93 @@ def test_nothing_is_kept_or_counted_when_encoding_fails() -> None:
     assert cache.statistics() == {"hits": 0, "misses": 0, "entries": 0, "bytes": 0}
 
 
+def test_nothing_that_was_begun_before_it_was_cleared_is_kept() -> None:
+    cache = Cache(1 << 20)
+    cache.rows(["a"], encode)
+
+    def cleared_meanwhile(texts):
+        cache.clear()
+        return encode(texts)
+
+    np.testing.assert_array_equal(cache.rows(["a", "b"], cleared_meanwhile), encode(["a", "b"]))
+    assert (cache.entries, cache.bytes, cache.hits, cache.misses) == (0, 0, 1, 2)
+
+
+class ThirdParty:
+    """A backbone as somebody else may have written it; it notes what it is asked."""
+
+    width, identity = WIDTH, {"name": "third party"}
+    greeting = "hello"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, inputs) -> np.ndarray:
+        self.asked.extend(inputs)
+        return encode(inputs)
+
+    def tokenize(self, inputs) -> list[list[int]]:
+        return [list(map(ord, text)) for text in inputs]
+
+    def token_counts(self, inputs) -> list[int]:
+        return list(map(len, inputs))
+
+
+class ThatLearns(ThirdParty):
+    version = 0
+
+    def module(self):
+        return None
+
+    def sync(self) -> None:
+        self.version += 1
+
+    def learned(self) -> dict:
+        return {}
+
+    def load_learned(self, arrays) -> None:
+        self.version += 1
+
+
+def test_a_third_partys_backbone_gets_a_cache_and_keeps_its_protocols() -> None:
+    own = ThirdParty()
+    backbone = cached(own, mebibytes=0.5)
+    for _ in range(2):
+        np.testing.assert_array_equal(backbone.encode(["a", "bb", "a"]), encode(["a", "bb", "a"]))
+    assert own.asked == ["a", "bb"]
+    assert isinstance(backbone, TokenizingBackbone)
+    assert isinstance(backbone, CachingBackbone)
+    assert not isinstance(backbone, LearningBackbone)
+    assert (backbone.cache.budget, backbone.cache.hits, backbone.greeting) == (1 << 19, 4, "hello")
+    assert (backbone.width, backbone.identity) == (WIDTH, {"name": "third party"})
+    assert copy.copy(backbone).width == WIDTH
+    with pytest.raises(AttributeError, match="'ThirdParty' object has no attribute 'nothing'"):
+        _ = backbone.nothing
+
+
+def test_a_backbone_that_learns_empties_its_cache() -> None:
+    own = ThatLearns()
+    backbone = cached(own)
+    assert isinstance(backbone, LearningBackbone)
+    for change in (backbone.sync, lambda: backbone.load_learned({})):
+        backbone.encode(["a"])
+        change()
+        assert backbone.cache.entries == 0
+    assert backbone.version == 2
+    backbone.encode(["a"])
+    assert own.asked == ["a", "a", "a"]
+
+
+def test_what_cannot_be_cached(tmp_path) -> None:
+    path = str(TinyModel(width=48, ffn=80).write(tmp_path / "tiny.gguf"))
+    with pytest.raises(UsageError, match="LanguageModel has a cache of features already"):
+        cached(LanguageModel(LanguageModelOptions(model=path)))
+    with pytest.raises(UsageError, match="_Cached has a cache of features already"):
+        cached(cached(ThirdParty()))
+    with pytest.raises(UsageError, match="expected mebibytes above 0, got 0"):
+        cached(ThirdParty(), 0)
+
+
 def test_threads_share_one(tmp_path) -> None:
     cache, wrong = Cache(20 * entry("10")), []
 
@@ -134,7 +224,7 @@ def test_threads_share_one(tmp_path) -> None:
 @pytest.mark.parametrize("options", [{}, {"pooling": "last"}, {"projection": 8}, {"pooling": "field"}])
 def test_a_backbone_gives_the_same_bits_with_and_without(tmp_path, options: dict) -> None:
     path = str(TinyModel(width=48, ffn=80).write(tmp_path / "tiny.gguf"))
-    cached, plain = (BitNet(BitNetOptions(model=path, cache_mb=mb, **options), 2) for mb in (0.01, 0.0))
+    cached, plain = (LanguageModel(LanguageModelOptions(model=path, cache_mb=mb, **options), 2) for mb in (0.01, 0.0))
     assert cached.identity == plain.identity
     rng = np.random.default_rng(0)
     for _ in range(30):

@@ -1,0 +1,167 @@
+"""A language model as a policy over texts (interfaces.LanguagePolicy): the engine generates, torch learns.
+
+Knows how prompts become completions with exact log-probabilities, and how weights that learned reach the engine. Does
+not know rewards or losses. torch is imported when the module is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Completion
+from bitrl.plugins.backbones.engine.generation import Sequences, exact_logprobs
+from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
+from bitrl.plugins.backbones.files.model_file import ModelFile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitrl.plugins.backbones.language_model import LanguageModel
+    from bitrl.plugins.backbones.training.decoder import Decoder
+
+
+class EnginePolicy:
+    """The policy of a language model. All of its weights learn, or its adapters alone where it has some.
+
+    Features that the language model gives as a backbone change with `sync`, too. `version` counts those.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.version = model, 0
+        self.ends = end_tokens(model.engine.file)
+        self._pushed: dict[str, bytes] = {}  # digests of the weights that the engine has
+
+    def generate(
+        self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[Completion]:  # fmt: skip
+        """One completion for each of n prompts, to the model's end token or of `max_tokens` tokens; temperature 0: the
+        most probable ones, whose log-probabilities are then 0.
+
+        Raises:
+            UsageError: a prompt is empty or too long, or a setting makes no sense. ModelFileError: there is no head.
+        """
+        made = self.model.engine.generate(
+            self.model.prompt_ids(prompts), max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+            stop=self.ends,
+        )  # fmt: skip
+        return [Completion(self._text(each.tokens), each.tokens, each.logprobs) for each in made]
+
+    def logprobs(
+        self, prompts: Sequence[str], completions: Sequence[np.ndarray], *, temperature: float = 1.0
+    ) -> list[np.ndarray]:
+        """Log-probabilities float64 [m] of each completion's tokens int [m] after its prompt, nothing cut off.
+
+        At temperature 1 they are, to the bit, what `generate` reported without top_k and top_p; at others, but for the
+        last bits of float64. Raises as `generate`.
+        """
+        if temperature <= 0:
+            raise UsageError(f"temperature: expected above 0, got {temperature:g}")
+        ids = self.model.prompt_ids(prompts)
+        return exact_logprobs(Sequences(self.model.engine), ids, [each.tolist() for each in completions], temperature)
+
+    def _text(self, tokens: np.ndarray) -> str:
+        ids = [token for token in tokens.tolist() if token not in self.ends]
+        return str(self.model.tokenizer.decode(ids))
+
+    def reference(self) -> EnginePolicy:
+        """A frozen copy of the model as `module()` is now, with an engine of its own."""
+        return FrozenPolicy(self)
+
+    def module(self) -> nn.Module:
+        """Token ids int64 [n, T] → logits [n, T, V]. Trainable parameters: "blk.0.attn_q" … of all weights, or
+        "blk.0.adapters.attn_q.down" … of adapters. The same object at every call.
+        """
+        return self.decoder
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The model in torch."""
+        from bitrl.plugins.backbones.training.decoder_file import read_decoder
+
+        if self.has_adapters:
+            decoder: Decoder = self.model.decoder  # type: ignore[attr-defined]
+            return decoder
+        model = self.model
+        decoder = read_decoder(
+            model.engine.file, model.engine.format, model.engine.blocks, learns=True, activation=model.activation,
+            i2s_packing=model.options.i2s_packing,
+        )  # fmt: skip
+        self._pushed = {name: _digest(values) for name, values in engine_weights(decoder)}
+        return decoder
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters learn, and nothing else."""
+        return self.model.options.lora_rank is not None
+
+    def sync(self) -> None:
+        """The module's parameters have changed: generate by them from now on; kept sequences and features are void."""
+        if self.has_adapters:
+            self.model.sync()  # type: ignore[attr-defined]
+        elif "decoder" in vars(self):
+            self.push(self.decoder)
+            self.model.weights_changed()
+        self.version += 1
+
+    def push(self, decoder: Decoder) -> None:
+        """Give the engine the weights of a decoder that it does not have yet."""
+        for name, values in engine_weights(decoder):
+            digest = _digest(values)
+            if self._pushed.get(name) != digest:
+                self.model.engine.replace(name, values)
+                self._pushed[name] = digest
+
+
+class FrozenPolicy(EnginePolicy):
+    """A copy of another policy's model at one moment; it does not learn."""
+
+    def __init__(self, policy: EnginePolicy) -> None:
+        model = policy.model
+        super().__init__(type(model)(model.options, model.number_count, model.engine.format))
+        if policy.has_adapters:
+            model.copy_adapters(self.model)  # type: ignore[attr-defined]
+        elif "decoder" in vars(policy):
+            self.__dict__["decoder"] = copy.deepcopy(policy.decoder)
+            self.push(self.decoder)
+
+    def module(self) -> nn.Module:
+        """As EnginePolicy's; nothing in it is trainable."""
+        return self.decoder.requires_grad_(False)
+
+    def sync(self) -> None:
+        """Raises UsageError: there is nothing to learn."""
+        raise UsageError("a reference is a frozen copy of a language model: it does not learn")
+
+
+def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of a decoder that learns, each with its name, as the engine's `replace` takes them: float32."""
+    from bitrl.plugins.backbones.training.decoder_file import as_in_file
+    from bitrl.plugins.backbones.training.products import codes_as_learned
+
+    for name, parameter in decoder.named_parameters():
+        values = parameter.detach()
+        if decoder.shape.ternary and name.startswith("blk.") and values.dim() == 2:
+            values = codes_as_learned(values, decoder.shape.format)  # which the engine keeps as they are
+        yield f"{name}.weight", as_in_file(decoder, name, values.float().cpu().numpy())
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16).digest()
+
+
+def end_tokens(file: ModelFile | HuggingFaceFile) -> list[int]:
+    """The tokens with which the model ends a text, if it says any."""
+    if isinstance(file, HuggingFaceFile):
+        said: Any = file.config.values.get("eos_token_id")
+    else:
+        metadata = file.metadata()
+        said = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    return [token for token in (said if isinstance(said, list) else [said]) if type(token) is int]

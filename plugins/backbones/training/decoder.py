@@ -1,0 +1,342 @@
+"""The decoder in torch: BitNet b1.58, Llama, Qwen3 and Gemma 3, as the engine computes them (csrc/forward.c).
+
+Knows the architectures, top to bottom. Does not know losses or texts; products.py has the formats' arithmetic, and
+decoder_file.py reads a decoder from a model file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitrl.plugins.backbones.training.products import (
+    FrozenMatrix,
+    head_format,
+    normed_products,
+    rms_norm,
+)
+
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@attrs.frozen
+class DecoderShape:
+    """What there is to know of a decoder but its weights. By default, the starter model's: a BitNet b1.58.
+
+    `format` is how matrices are multiplied (products.FORMATS). `window` is how many tokens the blocks in `local` see,
+    which rotate by `local_theta`. `turned` says of the file that it has rows of q and k in llama.cpp's order.
+    """
+
+    vocab: int = 4096
+    width: int = 256
+    blocks: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 768
+    theta: float = 10000.0
+    context: int = 512
+    eps: float = 1e-5
+    format: str = "ternary-f16"
+    head_dim: int = attrs.field(default=attrs.Factory(lambda self: self.width // self.heads, takes_self=True))
+    activation: str = "relu2"
+    sub_norms: bool = True
+    input_norms: bool = False
+    head_norms: bool = False
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    attention_scale: float = attrs.field(default=attrs.Factory(lambda self: self.head_dim**-0.5, takes_self=True))
+    window: int = 0
+    local: frozenset[int] = frozenset()
+    local_theta: float = 10000.0
+    turned: bool = False
+
+    @property
+    def ternary(self) -> bool:
+        """Whether weights are -1, 0 and 1."""
+        return self.format.startswith("ternary")
+
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """[rows, columns] of a block's matrices, by GGUF's names."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        up = (self.ffn, self.width)
+        sizes = ((q, self.width), (kv, self.width), (kv, self.width), (self.width, q), up, up, (self.width, self.ffn))
+        return dict(zip(MATRICES, sizes, strict=True))
+
+    def norms(self) -> dict[str, int]:
+        """The lengths of a block's norms, by GGUF's names."""
+        q = self.heads * self.head_dim
+        norms = {"attn_norm": self.width, "ffn_norm": self.width}
+        if self.sub_norms:
+            norms |= {"attn_sub_norm": q, "ffn_sub_norm": self.ffn}
+        if self.head_norms:
+            norms |= {"attn_q_norm": self.head_dim, "attn_k_norm": self.head_dim}
+        if self.post_norms:
+            norms |= {"post_attention_norm": self.width, "post_ffw_norm": self.width}
+        if self.input_norms:
+            norms |= {f"{name}_norm_in": columns for name, (_, columns) in self.matrices().items()}
+        return norms
+
+
+class _SquaredReluGate(torch.autograd.Function):
+    """relu(gate)² · up as one function, to save passes over memory."""
+
+    @staticmethod
+    def forward(ctx, gate_up: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        gate, up = gate_up.chunk(2, dim=-1)
+        positive = gate.relu()
+        ctx.save_for_backward(positive, up)
+        return positive.square().mul_(up)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        positive, up = ctx.saved_tensors
+        (gradient,) = gradients
+        result = gradient.new_empty(*gradient.shape[:-1], 2 * gradient.shape[-1])
+        for_gate, for_up = result.chunk(2, dim=-1)
+        torch.mul(gradient, positive, out=for_up)
+        torch.mul(for_up, up, out=for_gate).mul_(2.0)
+        for_up.mul_(positive)
+        return result
+
+
+def squared_relu_gate(gate_up: Tensor) -> Tensor:
+    """[..., 2F], gate beside up → relu(gate)² · up [..., F]."""
+    y: Tensor = _SquaredReluGate.apply(gate_up)  # type: ignore[no-untyped-call]
+    return y
+
+
+def gated(gate_up: Tensor, activation: str) -> Tensor:
+    """[..., 2F], gate beside up → activation(gate) · up [..., F]."""
+    if activation == "relu2":
+        return squared_relu_gate(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+
+
+def rotary_table(
+    theta: float, head_dim: int, length: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [length, head_dim / 2] of the rotary embedding; angles in float64, as angles should be."""
+    half = head_dim // 2
+    rates = theta ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+    angles = torch.arange(length, dtype=torch.float64, device=device)[:, None] * rates
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in NeoX order: the two halves of a head are the pair's coordinates. x [..., T, head_dim]."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int = 0) -> Tensor:
+    """Softmax attention, [B, heads, T, head_dim] each; of a `window` of tokens, the token itself included (0: all).
+
+    For texts this short, plain products beat the fused kernel.
+    """
+    length = q.shape[-2]
+    unseen = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+    if window:
+        unseen += torch.full_like(unseen, float("-inf")).tril_(-window)
+    scores = q @ k.transpose(-2, -1) * scale + unseen
+    return scores.softmax(dim=-1) @ v
+
+
+@attrs.frozen
+class Part:
+    """Texts [batch, length] that are attended to together, with the rotary tables of that length: of all blocks, and of
+    local ones.
+    """
+
+    batch: int
+    length: int
+    rotation: tuple[Tensor, Tensor]
+    local_rotation: tuple[Tensor, Tensor]
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, padding included."""
+        return self.batch * self.length
+
+
+def part_of(tokens: Tensor, shape: DecoderShape, dtype: torch.dtype) -> Part:
+    """What attention needs to know of tokens [B, T]."""
+    batch, length = tokens.shape
+    rotation = rotary_table(shape.theta, shape.head_dim, length, tokens.device, dtype)
+    local = rotation
+    if shape.local:
+        local = rotary_table(shape.local_theta, shape.head_dim, length, tokens.device, dtype)
+    return Part(batch, length, rotation, local)
+
+
+class After(NamedTuple):
+    """What a block did to N tokens: the residual stream behind it [N, width], and its queries, keys and values before
+    rotation [N, heads · head_dim], keys and values with fewer heads.
+    """
+
+    residual: Tensor
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+class Block(nn.Module):
+    """h = x + p(o(s(attention(norm(x))))); out = h + p(down(s(activation(gate(n)) · up(n)))), n = norm(h).
+
+    s and p are the sub-norms and post-norms of the architectures that have them. Attributes are called as GGUF calls
+    tensors: matrices are parameters that learn, or a FrozenMatrix, beside which an adapter may learn (lora.py).
+    """
+
+    adapters: nn.ModuleDict
+    attn_q: nn.Parameter
+    attn_k: nn.Parameter
+    attn_q_norm: Tensor
+    attn_k_norm: Tensor
+    attn_sub_norm: Tensor
+    ffn_sub_norm: Tensor
+
+    def __init__(self, shape: DecoderShape, index: int = 0):
+        super().__init__()
+        self.shape, self.local = shape, index in shape.local
+        self.adapters = nn.ModuleDict()
+        for name, size in shape.matrices().items():
+            # Only the ratios within a matrix matter to its ternary values; the size sets how fast Adam can flip them.
+            setattr(self, name, nn.Parameter(torch.randn(size) * 0.02))
+        for name, length in shape.norms().items():
+            setattr(self, name, nn.Parameter(torch.ones(length)))
+
+    def products(self, x: Tensor, norm: str, *names: str) -> Tensor:
+        """x [..., K] → its norm (where there is one) by the named matrices, side by side [..., sum of their rows]."""
+        shape, weights = self.shape, [getattr(self, name) for name in names]
+        weight = getattr(self, norm, None)
+        if not shape.input_norms and all(isinstance(each, nn.Parameter) for each in weights):
+            return normed_products(x, weight, shape.eps, shape.format, *weights)
+        x = x if weight is None else rms_norm(x, weight, shape.eps)
+        found = [self._product(x, name) for name in names]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+    def _product(self, x: Tensor, name: str) -> Tensor:
+        """x [..., K], normed for all of its products → after the matrix's own norm, by the matrix and its adapter."""
+        shape, matrix = self.shape, getattr(self, name)
+        if shape.input_norms:
+            x = rms_norm(x, getattr(self, f"{name}_norm_in"), shape.eps)
+        if isinstance(matrix, FrozenMatrix):
+            y: Tensor = matrix(x)
+        else:
+            y = normed_products(x, None, shape.eps, shape.format, matrix)
+        return y + self.adapters[name](x) if name in self.adapters else y
+
+    def attended(self, x: Tensor, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+        """x [N, width] → what attn_output reads [N, heads · head_dim], and queries, keys and values side by side."""
+        qkv = self.products(x, "attn_norm", "attn_q", "attn_k", "attn_v")
+        mixed = [
+            self.attend(each, part) for each, part in zip(qkv.split([p.tokens for p in parts]), parts, strict=True)
+        ]
+        return torch.cat(mixed), qkv
+
+    def attend(self, qkv: Tensor, part: Part) -> Tensor:
+        """Queries, keys and values of one part [B * T, ...] → what they attend to [B * T, heads * head_dim]."""
+        shape = self.shape
+        heads = qkv.view(part.batch, part.length, -1, shape.head_dim).transpose(1, 2)
+        qk, v = heads.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=1)
+        if shape.head_norms:
+            q, k = qk.split([shape.heads, shape.kv_heads], dim=1)
+            qk = torch.cat([rms_norm(q, self.attn_q_norm, shape.eps), rms_norm(k, self.attn_k_norm, shape.eps)], dim=1)
+        rotation = part.local_rotation if self.local else part.rotation
+        q, k = rotate(qk, *rotation).split([shape.heads, shape.kv_heads], dim=1)
+        groups = shape.heads // shape.kv_heads
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        mixed = causal_attention(q, k, v, shape.attention_scale, shape.window if self.local else 0)
+        return mixed.transpose(1, 2).reshape(part.tokens, -1)
+
+    def gated(self, h: Tensor) -> Tensor:
+        """h [..., width] → what ffn_down reads [..., ffn]."""
+        return gated(self.products(h, "ffn_norm", "ffn_gate", "ffn_up"), self.shape.activation)
+
+    def added(self, x: Tensor, by: Tensor, norm: str) -> Tensor:
+        """x and what a product adds to it, after the architecture's post-norm."""
+        return x + (rms_norm(by, getattr(self, norm), self.shape.eps) if self.shape.post_norms else by)
+
+    def forward(self, x: Tensor, parts: Sequence[Part]) -> After:
+        """x [N, width], the tokens of all parts one after another. Only attention sees the parts."""
+        shape = self.shape
+        mixed, qkv = self.attended(x, parts)
+        h = self.added(x, self.products(mixed, "attn_sub_norm", "attn_output"), "post_attention_norm")
+        out = self.added(h, self.products(self.gated(h), "ffn_sub_norm", "ffn_down"), "post_ffw_norm")
+        q_width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        return After(out, *qkv.split([q_width, kv_width, kv_width], dim=-1))
+
+
+class Decoder(nn.Module):
+    """Blocks, and what is around them. Attributes are called as GGUF calls tensors.
+
+    `token_embd` [vocab, width], `output_norm` [width] and `output` [vocab, width] (None: it is the embedding) learn
+    where they are parameters. `precision` is the type of the residual stream and all between products (None: that of
+    the embedding); the engine's is float64, since an activation that rounds to a neighbouring 8-bit code moves its
+    token by about 1e-3.
+    """
+
+    token_embd: Tensor
+    output_norm: Tensor
+    output: Tensor | None
+
+    def __init__(
+        self, shape: DecoderShape, token_embd: Tensor, output_norm: Tensor, output: Tensor | None = None,
+        precision: torch.dtype | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.shape, self.precision = shape, precision
+        for name, value in (("token_embd", token_embd), ("output_norm", output_norm), ("output", output)):
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, value, persistent=False)
+        self.head: FrozenMatrix | None = None  # of a model that does not learn, made when logits are first asked for
+        self.blk = nn.ModuleList(Block(shape, index) for index in range(shape.blocks))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """tokens [N] → the residual stream before the first block [N, width]."""
+        x = F.embedding(tokens, self.token_embd)
+        x = x if self.precision is None else x.to(self.precision)
+        return x if self.shape.embedding_scale == 1 else x * self.shape.embedding_scale
+
+    def after_blocks(self, *parts: Tensor) -> Iterator[After]:
+        """Parts, each tokens int64 [B, T], texts of a similar length → what each block did, in turn, to the tokens of
+        all parts one after another [N, ...].
+
+        Texts are padded on the right; attention is causal, so padding changes nothing before it. Everything but
+        attention is done for all parts at once.
+        """
+        x = self.embed(torch.cat([each.flatten() for each in parts]))
+        layout = [part_of(each, self.shape, x.dtype) for each in parts]
+        for block in self.blk:
+            after: After = block(x, layout)
+            yield after
+            x = after.residual
+
+    def residuals(self, *parts: Tensor) -> Iterator[list[Tensor]]:
+        """Of `after_blocks`, the residual stream alone: a tensor [B, T, width] for each part."""
+        for after in self.after_blocks(*parts):
+            split = after.residual.split([each.numel() for each in parts])
+            yield [x.view(*part.shape, -1) for x, part in zip(split, parts, strict=True)]
+
+    def logits(self, residual: Tensor) -> Tensor:
+        """The last residual [..., width] → next-token logits [..., vocab]."""
+        shape, head = self.shape, self.token_embd if self.output is None else self.output
+        format = head_format(shape.format)
+        if format == "int8" and not isinstance(head, nn.Parameter):
+            self.head = self.head or FrozenMatrix(head.float(), format)
+            y: Tensor = self.head(rms_norm(residual, self.output_norm, shape.eps))
+            return y
+        return normed_products(residual, self.output_norm, shape.eps, format, head.float())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [B, T], padded on the right → logits [B, T, vocab]."""
+        for each in self.residuals(tokens):
+            (residual,) = each
+        return self.logits(residual)

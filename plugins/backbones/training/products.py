@@ -1,0 +1,262 @@
+"""Products of activations with weights in torch, as the engine's formats compute them, with straight-through gradients.
+
+Knows the formats' arithmetic: int8 activations with one absmax scale a token, weights as small integers with a scale
+for each row, or floats. Does not know models. Ternary products are integers, and exact; gradients, and all products of
+floats, are of bfloat16 where `torch.set_float32_matmul_precision("medium")` allows it, with sums in float32 that are
+rounded at the end. Measured on one thread of an AMD EPYC with AVX-512 VNNI and BF16, [4096, 256] by [256, 1536]:
+90 GFLOP/s in float32, 205 in bfloat16, 400 in int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LEAST = 1e-5
+"""The least scale, of weights and of a token's activations: what is smaller is rounded to zero."""
+
+
+def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """BitNet b1.58's absmean quantisation: t in {-1, 0, 1} (float32) and the scale w, so that weight ≈ t * w.
+
+    The scale is rounded to float16 first, as it is stored in a file, so that training and the file agree exactly.
+    """
+    scale = weight.abs().mean().clamp(min=LEAST).half().float()
+    return (weight / scale).round_().clamp_(-1, 1), scale
+
+
+# ---- weights → codes, integers in [-127, 127] (any type), and their scale, one number or [rows, 1] ----
+
+
+def _absmean(weight: Tensor) -> tuple[Tensor, Tensor]:
+    scale = weight.double().abs().mean().clamp(min=LEAST)
+    return (weight / scale).round().clamp(-1, 1), scale
+
+
+def _int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / 127
+    return (weight / scale.where(scale != 0, 1)).round(), scale
+
+
+def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Four bits a weight, times a small integer for each 32 of a row: together they are integers up to 120."""
+    rows, columns = weight.shape
+    blocks = nn.functional.pad(weight.double(), (0, -columns % 32)).view(rows, -1, 32)
+    largest = blocks.gather(2, blocks.abs().argmax(dim=2, keepdim=True))
+    scale = weight.double().abs().amax(dim=1).view(-1, 1, 1) / 119
+    safe = scale.where(scale != 0, 1)
+    tries, errors = [], []
+    for end in (7, -8):  # how many steps a block's largest weight is
+        step = (largest / (end * safe)).round()
+        code = (blocks / (step * safe).where(step != 0, 1)).round().clamp(-abs(end), 7)
+        tries.append(code * step)
+        errors.append((tries[-1] * scale - blocks).square().sum(dim=2, keepdim=True))
+    codes = tries[1].where(errors[1] < errors[0], tries[0])
+    return codes.flatten(1)[:, :columns], scale.view(-1, 1)
+
+
+Quantiser = Callable[[Tensor], tuple[Tensor, Tensor]]
+QUANTISERS: dict[str, Quantiser] = {"ternary": _absmean, "ternary-f16": ternarise, "int8": _int8, "int4": _int4}
+"""Formats of integer weights. "ternary-f16" is that of training: a scale as GGUF's ternary types hold it."""
+FORMATS = (*QUANTISERS, "bf16", "fp32")
+
+
+def is_ternary(weight: Tensor) -> bool:
+    """Whether weights are -1, 0, 1 times one scale, which the engine keeps as they are."""
+    largest = weight.abs().amax()
+    return bool(largest > 0) and bool(((weight == 0) | (weight.abs() == largest)).all())
+
+
+def codes_of(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
+    """The codes int8 [R, K] and scales float64 [R] that the engine makes of a file's weights in that format."""
+    if format.startswith("ternary") and is_ternary(weight):
+        codes, scale = weight.sign(), weight.abs().amax()
+    else:
+        codes, scale = QUANTISERS[format](weight)
+    return codes.to(torch.int8), scale.double().reshape(-1).expand(len(weight)).clone()
+
+
+def codes_as_learned(weight: Tensor, format: str) -> Tensor:
+    """Codes times their scale, of weights that learn: what `normed_products` multiplies with."""
+    codes, scale = QUANTISERS[format](weight)
+    return (codes * scale).float()
+
+
+def head_format(format: str) -> str:
+    """The format of a model's output head: products of codes would round the logits of a float model.
+
+    That of a model in training is of floats, and rounded when the file is run.
+    """
+    return {"bf16": "bf16", "fp32": "fp32", "ternary-f16": "fp32"}.get(format, "int8")
+
+
+# ---- products ----
+
+
+class _NormedProducts(torch.autograd.Function):
+    """RMSNorm, int8 quantisation with one absmax scale per row, and the product with quantised matrices, in one step.
+
+    One function rather than three because training is bound by memory traffic, not arithmetic: only x and the integers
+    are kept. The gradient is that of the same product with the quantisers taken as identities (straight-through):
+    rounding has no useful gradient of its own. Without a norm, x is quantised as it is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: Tensor | None, eps: float, quantise: Quantiser, *weights: Tensor) -> Tensor:
+        inverse_rms, normed = None, x
+        if norm is not None:
+            inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
+            normed = (x * inverse_rms).mul_(norm)
+        q, step = quantised(normed)
+        parts = [quantise(weight) for weight in weights]
+        codes = torch.cat([t for t, _ in parts]).to(torch.int8)
+        row_scale = torch.cat([w.reshape(-1).expand(len(t)) for t, w in parts])
+        y = integer_product(q, codes.t()).to(x.dtype).mul_(row_scale).mul_(step)
+        ctx.save_for_backward(x, norm, inverse_rms, q, step, codes.mul(row_scale[:, None]).to(weights[0].dtype))
+        ctx.rows = [len(weight) for weight in weights]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, norm, inverse_rms, q, step, weight = ctx.saved_tensors
+        gradient = multiplied(gradients[0].to(weight.dtype))
+        for_weights = product(gradient.t(), (q * step).to(weight.dtype)).split(ctx.rows)
+        for_normed = product(gradient, weight).to(x.dtype)
+        if norm is None:
+            return (for_normed, None, None, None, *for_weights)
+        unit = x * inverse_rms
+        along = for_normed * unit
+        for_norm = along.sum(dim=0).to(norm.dtype)
+        along = (along @ norm.to(x.dtype)).div_(x.shape[1]).unsqueeze_(1)
+        for_x = for_normed.mul_(norm).sub_(unit.mul_(along)).mul_(inverse_rms)
+        return (for_x, for_norm, None, None, *for_weights)
+
+
+class _Product(torch.autograd.Function):
+    """x · weightᵀ in the type of the weights, all three products of it by `product`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x.to(weight.dtype), weight.t()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        gradient = multiplied(gradients[0].to(weight.dtype))
+        for_x, for_weight = ctx.needs_input_grad
+        return (
+            product(gradient, weight).to(x.dtype) if for_x else None,
+            product(gradient.t(), x.to(weight.dtype)) if for_weight else None,
+        )
+
+
+class _CodedProduct(torch.autograd.Function):
+    """x, quantised, by codes [R, K] with scales [R] that are not trained: nothing but them is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(codes, scale)
+        q, step = quantised(x)
+        return integer_product(q, codes.t()).to(x.dtype).mul_(scale).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        codes, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        return product((gradient * scale).float(), codes.float()).to(gradient.dtype), None, None
+
+
+class _Rounded(torch.autograd.Function):
+    """bfloat16 of x, as float32; the gradient passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        return x.bfloat16().float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].to(ctx.dtype)
+
+
+def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of x [N, K] as int8 in ±127 and its step [N, 1]: x ≈ q · step."""
+    step = x.abs().amax(dim=1, keepdim=True).clamp_(min=LEAST).div_(127.0)
+    return (x * (1 / step)).round_().to(torch.int8), step
+
+
+def integer_product(a: Tensor, b: Tensor) -> Tensor:
+    """int8 [M, K] by int8 [K, N] → [M, N], exact for sums below 2^24: int32, or elsewhere than on a CPU float32."""
+    if a.device.type == "cpu":
+        return torch._int_mm(a, b)
+    return a.float() @ b.float()
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """[M, K] by [K, N] → [M, N], all of one type, float32 or float64."""
+    return (multiplied(a) @ multiplied(b)).to(b.dtype)
+
+
+def multiplied(x: Tensor) -> Tensor:
+    """As what it is multiplied: bfloat16 where float32 may be ("medium"). PyTorch itself does so on few CPUs."""
+    allowed = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
+    return x.bfloat16() if allowed and x.dtype == torch.float32 else x
+
+
+def rms_norm(x: Tensor, norm: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last dimension, in x's type."""
+    return nn.functional.rms_norm(x, norm.shape, norm.to(x.dtype), eps)
+
+
+def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *weights: Tensor) -> Tensor:
+    """RMSNorm(x) [..., K], or x, by weights [R_i, K] that learn → [..., sum of R_i], computed as `format` does."""
+    rows = x.reshape(-1, x.shape[-1])
+    if format in QUANTISERS:
+        y: Tensor = _NormedProducts.apply(rows, norm, eps, QUANTISERS[format], *weights)  # type: ignore[no-untyped-call]
+    else:
+        rows = rows if norm is None else rms_norm(rows, norm, eps)
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        y = float_product(rows, whole, format)
+    return y.view(*x.shape[:-1], -1)
+
+
+def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
+    """x [N, K] by weight [R, K] → [N, R] in x's type, both rounded first where the format is bf16."""
+    if format == "bf16":
+        y: Tensor = _Product.apply(_Rounded.apply(x), _Rounded.apply(weight))  # type: ignore[no-untyped-call]
+        return y.to(x.dtype)
+    y = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+class FrozenMatrix(nn.Module):
+    """A matrix [R, K] that does not learn, as a format holds it: int8 codes and a scale a row, or floats."""
+
+    codes: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, format: str):
+        super().__init__()
+        self.format = format
+        if format in QUANTISERS:
+            codes, scale = codes_of(weight, format)
+            self.register_buffer("codes", codes)
+            self.register_buffer("scale", scale)
+        else:
+            self.register_buffer("weight", weight.bfloat16() if format == "bf16" else weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., K] → [..., R]."""
+        rows = x.reshape(-1, x.shape[-1])
+        if self.format in QUANTISERS:
+            y: Tensor = _CodedProduct.apply(rows, self.codes, self.scale)  # type: ignore[no-untyped-call]
+        elif self.format == "bf16":
+            y = (_Rounded.apply(rows) @ self.weight.float().t()).to(x.dtype)  # type: ignore[no-untyped-call]
+        else:
+            y = (rows.to(self.weight.dtype) @ self.weight.t()).to(x.dtype)
+        return y.view(*x.shape[:-1], -1)

@@ -1,0 +1,179 @@
+"""The language model as a policy: log-probabilities of engine and torch, gradient steps, references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hugging_face_models import add_tokenizer, calm_llama, gemma3
+from tiny_models import TinyModel
+
+from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import GenerativeBackbone, LanguagePolicy
+from bitrl.plugins.backbones import LanguageModelOptions
+from bitrl.plugins.backbones.language_model import LanguageModel, language_model, starter_path
+from bitrl.plugins.backbones.tools.convert import convert
+
+PROMPTS = ["x=1.5", '{"a": 3', "x=1.5"]
+LORA = {"lora_rank": 4, "lora_targets": ("q", "v", "o", "down")}
+
+
+def made(model: Path | None, format: str, **options: Any) -> LanguageModel:
+    given = LanguageModelOptions(model=None if model is None else str(model), threads=1, **options)
+    return language_model(given, None, format)
+
+
+def in_torch(policy: Any, prompt: str, tokens: np.ndarray) -> torch.Tensor:
+    """Log-probabilities [m] of a completion by the module."""
+    ids = [*policy.model.prompt_ids([prompt])[0], *tokens.tolist()]
+    logits = policy.module()(torch.tensor([ids]))[0]
+    rows = logits[len(ids) - len(tokens) - 1 : -1].log_softmax(dim=-1)
+    return rows[torch.arange(len(tokens)), torch.tensor(tokens.tolist())]
+
+
+def gap(policy: Any, completions: list[Any]) -> float:
+    """The largest difference between engine and torch, relative where log-probabilities are below -1."""
+    found = policy.logprobs(PROMPTS, [each.tokens for each in completions])
+    with torch.no_grad():
+        ours = [in_torch(policy, prompt, each.tokens) for prompt, each in zip(PROMPTS, completions, strict=True)]
+    return max(
+        float((np.abs(a - b.numpy()) / np.maximum(1, np.abs(a))).max()) for a, b in zip(found, ours, strict=True)
+    )
+
+
+def step(policy: Any, completions: list[Any], rate: float = 1e-3) -> None:
+    """Two steps towards the completions."""
+    learn = [p for p in policy.module().parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(learn, lr=rate)
+    for _ in range(2):
+        optimiser.zero_grad()
+        losses = [
+            in_torch(policy, prompt, each.tokens).mean() for prompt, each in zip(PROMPTS, completions, strict=True)
+        ]
+        (-torch.stack(losses).mean()).backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("options", [{}, LORA], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("format", ["fp32", "ternary", "int8", "int4"])
+def test_engine_and_torch_agree_after_a_gradient_step(tmp_path: Path, format: str, options: dict[str, Any]) -> None:
+    path = TinyModel(width=48, ffn=80, weights="F32").write(tmp_path / "m.gguf")
+    check_learning(made(path, format, **options), 1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, LORA], ids=["all weights", "adapters"])
+@pytest.mark.parametrize(("ternary", "format"), [(True, "ternary"), (False, "fp32")])
+def test_the_starter_pair(ternary: bool, format: str, options: dict[str, Any]) -> None:
+    check_learning(made(None if ternary else starter_path(ternary=False), format, **options), 1e-5)
+
+
+@pytest.mark.parametrize("make", [calm_llama, gemma3])
+def test_checkpoints_whose_weights_lie_otherwise(tmp_path: Path, make: Any) -> None:
+    """Rows of llama's q and k in GGUF; gemma's norms in safetensors, without their 1."""
+    make().save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    path = tmp_path
+    if make is calm_llama:
+        convert(tmp_path, tmp_path / "m.gguf")
+        path = tmp_path / "m.gguf"
+    check_learning(made(path, "fp32"), 1e-4)
+
+
+def check_learning(model: LanguageModel, most: float) -> None:
+    policy = model.language_policy()
+    assert model.language_policy() is policy
+    assert isinstance(model, GenerativeBackbone)
+    assert isinstance(policy, LanguagePolicy)
+    completions = policy.generate(PROMPTS, 6, seed=3)
+    assert gap(policy, completions) < most
+    features = model.encode(PROMPTS).copy()
+    before = policy.logprobs(PROMPTS, [each.tokens for each in completions])
+    step(policy, completions)
+    assert gap(policy, completions) > 10 * most  # the engine does not know yet
+    np.testing.assert_array_equal(model.encode(PROMPTS), features)
+    policy.sync()
+    assert policy.version == 1
+    assert gap(policy, completions) < most
+    after = policy.logprobs(PROMPTS, [each.tokens for each in completions])
+    assert sum(map(np.sum, after)) > sum(map(np.sum, before))
+    assert not np.array_equal(model.encode(PROMPTS), features)  # no feature of the old weights was kept
+    again = policy.generate(PROMPTS, 6, seed=3)
+    for one, other in zip(policy.logprobs(PROMPTS, [each.tokens for each in again]), again, strict=True):
+        np.testing.assert_array_equal(one, other.logprobs)
+
+
+@pytest.mark.parametrize("format", ["ternary", "bf16", "int8"])
+def test_logprobs_are_what_generate_reported_to_the_bit(tmp_path: Path, format: str) -> None:
+    path = TinyModel(width=48, ffn=80).write(tmp_path / "m.gguf")
+    policy = made(path, format).language_policy()
+    for seed in range(5):
+        completions = policy.generate(PROMPTS, 9, seed=seed)
+        found = policy.logprobs(PROMPTS, [each.tokens for each in completions])
+        for one, other in zip(found, completions, strict=True):
+            np.testing.assert_array_equal(one, other.logprobs)
+    heated = policy.generate(PROMPTS, 9, seed=1, temperature=0.7)
+    found = policy.logprobs(PROMPTS, [each.tokens for each in heated], temperature=0.7)
+    for one, other in zip(found, heated, strict=True):
+        np.testing.assert_allclose(one, other.logprobs, rtol=0, atol=1e-12)
+    ragged = [each.tokens[:length] for each, length in zip(completions, (9, 0, 4), strict=True)]
+    for one, other in zip(policy.logprobs(PROMPTS, ragged), completions, strict=True):
+        np.testing.assert_array_equal(one, other.logprobs[: len(one)])
+
+
+def test_a_completion_ends_with_the_end_token_which_is_not_in_its_text(tmp_path: Path) -> None:
+    model = TinyModel(width=48, ffn=80)
+    first = made(model.write(tmp_path / "a.gguf"), "ternary").language_policy().generate(PROMPTS, 8, seed=1)[0]
+    end = int(first.tokens[3])
+    changes = {"tokenizer.ggml.eos_token_id": end}
+    policy = made(model.write(tmp_path / "b.gguf", changes=changes), "ternary").language_policy()
+    stopped = policy.generate(PROMPTS, 8, seed=1)[0]
+    where = first.tokens.tolist().index(end)
+    assert stopped.tokens.tolist() == first.tokens.tolist()[: where + 1]
+    assert stopped.text == policy.model.tokenizer.decode(stopped.tokens.tolist()[:-1])
+
+
+@pytest.mark.parametrize("options", [{}, LORA], ids=["all weights", "adapters"])
+def test_a_reference_stays_as_the_model_was(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = TinyModel(width=48, ffn=80, weights="F32").write(tmp_path / "m.gguf")
+    policy = made(path, "fp32", **options).language_policy()
+    completions = policy.generate(PROMPTS, 5)
+    tokens = [each.tokens for each in completions]
+    step(policy, completions)
+    policy.sync()
+    then = policy.logprobs(PROMPTS, tokens)
+    reference = policy.reference()
+    step(policy, completions)
+    policy.sync()
+    assert not np.array_equal(policy.logprobs(PROMPTS, tokens)[0], then[0])
+    for one, other in zip(reference.logprobs(PROMPTS, tokens), then, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert gap(reference, completions) < 1e-5
+    assert not any(parameter.requires_grad for parameter in reference.module().parameters())
+    with pytest.raises(UsageError, match="frozen copy"):
+        reference.sync()
+
+
+def test_names_of_parameters(tmp_path: Path) -> None:
+    path = TinyModel(width=48, ffn=80, blocks=1).write(tmp_path / "m.gguf")
+    whole = dict(made(path, "ternary").language_policy().module().named_parameters())
+    assert {"token_embd", "output_norm", "blk.0.attn_q", "blk.0.attn_sub_norm"} <= set(whole)
+    adapters = dict(made(path, "ternary", lora_rank=2).language_policy().module().named_parameters())
+    assert set(adapters) == {f"blk.0.adapters.attn_{name}.{part}" for name in "qv" for part in ("down", "up")}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens", "settings", "message"),
+    [
+        ([""], [[1]], {}, "a prompt has no tokens"),
+        (["a"], [[300]], {}, "outside the vocabulary"),
+        (["a"], [[1] * 600], {}, "do not fit the model's context of 512"),
+        (["a"], [[1]], {"temperature": 0.0}, "temperature: expected above 0, got 0"),
+    ],
+)
+def test_what_has_no_probability(tmp_path: Path, prompts: Any, tokens: Any, settings: Any, message: str) -> None:
+    policy = made(TinyModel(width=48, ffn=80).write(tmp_path / "m.gguf"), "ternary").language_policy()
+    with pytest.raises(UsageError, match=message):
+        policy.logprobs(prompts, [np.array(each) for each in tokens], **settings)
