@@ -17,7 +17,7 @@ class BitNetOptions:
     model: str | None = option(
         None,
         "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME); "
-        "unset: the starter model in the package, or its full-precision twin for int8, int4 and fp16",
+        "unset: the starter model in the package, or its full-precision twin for int8, int4 and bf16",
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last", "field"] = option(
@@ -63,7 +63,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
         ("bitnet", "ternary", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
         ("int8", "int8", "the frozen language model with 8-bit weights, a scale for each row"),
         ("int4", "int4", "the frozen language model with 4-bit weights, a scale for each 32 of a row"),
-        ("fp16", "fp16", "the frozen language model with 16-bit floats (bfloat16)"),
+        ("bf16", "bf16", "the frozen language model with 16-bit floats (bfloat16)"),
     ):
         yield BackboneRecord(
             name=name,
@@ -72,6 +72,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             options=TernaryOptions if name == "bitnet" else BitNetOptions,
             accepts=("text",),
             provides=("features", "tokens", "cache"),
+            aliases={"fp16": "computes in bfloat16"} if name == "bf16" else {},
         )
     yield BackboneRecord(
         name="mlp",

@@ -190,7 +190,7 @@ def int4(options: BitNetOptions, width: int | None = None) -> BitNet:
     return BitNet(options, width, "int4")
 
 
-def fp16(options: BitNetOptions, width: int | None = None) -> BitNet:
+def bf16(options: BitNetOptions, width: int | None = None) -> BitNet:
     """The model with 16-bit floats."""
     return BitNet(options, width, "bf16")
 

@@ -156,7 +156,7 @@ def _steps_in(minutes: float, shape: Shape, corpus: Corpus, seed: int, device: t
 def _measure(request: Request, plan: Plan, progress: Progress, files: Sequence[TextFile], device: str) -> Training:
     model, tokenizer = read_gguf(request.out)
     # Everything is read as an agent will read it: from the file, by the engine.
-    backbone = "bitnet" if request.shape.ternary else "fp16"
+    backbone = "bitnet" if request.shape.ternary else "bf16"
     unseen = "".join(file.text[len(file.text) - _held_out(file) :] for file in files)
     packages = ["torch", "tokenizers", "gymnasium", "numpy"]
     packages += ["minigrid"] if "BabyAI" in request.worlds else []
