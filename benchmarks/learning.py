@@ -1,7 +1,7 @@
 """Trains agents in several worlds, on several backbones, with several seeds, and makes a table of what they reached.
 
     python benchmarks/learning.py --env CartPole-v1 --env Acrobot-v1 --env MountainCar-v0 \\
-        --backbone bitnet --backbone fp16 --backbone bitnet/int8
+        --backbone bitnet --backbone bf16 --backbone bitnet/int8
 
 `bitnet/int8` is a policy that reads bitnet and a critic that reads int8. Whatever else is given goes to `bitrl run`
 (-o algo.gamma=0.98). Each seed is a process of its own, --jobs of them at a time, on one thread each.
@@ -37,7 +37,7 @@ from bitrl.core.runs.parts import build
 # Student's t for a 95 % interval with n − 1 degrees of freedom.
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
-REFERENCE = "fp16"
+REFERENCE = "bf16"
 """The backbone that the others' returns are compared with."""
 
 RESAMPLES = 10_000

@@ -2,7 +2,7 @@
 
 python benchmarks/starter.py
 
-The precision ladder before any learning: `bitnet` reads the ternary starter model; `fp16`, `int8` and `int4` read its
+The precision ladder before any learning: `bitnet` reads the ternary starter model; `bf16`, `int8` and `int4` read its
 full-precision twin. Environments, serializers and protocol are those of the model cards.
 """
 
@@ -17,7 +17,7 @@ from bitrl.plugins.backbones.training.pretraining.environment_texts import WORLD
 from bitrl.plugins.backbones.training.pretraining.measure import judged, readings
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-BACKBONES = ("bitnet", "int8", "int4", "fp16")
+BACKBONES = ("bitnet", "int8", "int4", "bf16")
 
 
 def main() -> None:

@@ -58,6 +58,8 @@ def facts(entry: Entry) -> dict[str, object]:
     """A component as JSON: name, summary, package, and what it fits together with."""
     record = entry.record
     found: dict[str, object] = {"name": record.name, "summary": record.summary, "package": entry.package}
+    if record.aliases:
+        found["aliases"] = list(record.aliases)
     if isinstance(record, SerializerRecord):
         found["emits"] = record.emits
     if isinstance(record, BackboneRecord):

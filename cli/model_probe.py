@@ -26,7 +26,7 @@ KINDS = {"uniform": "uniform in their bounds", "random": "met by a random policy
 @click.option(
     "--serializer", "serializers", multiple=True, default=["json"], show_default=True, help="Repeat for more."
 )
-@click.option("--backbone", default="bitnet", show_default=True, help="The model's format: bitnet, int8, int4 or fp16.")
+@click.option("--backbone", default="bitnet", show_default=True, help="The model's format: bitnet, int8, int4 or bf16.")
 @click.option("-o", "assignments", metavar="PART.OPTION=VALUE", multiple=True, help="As in `bitrl run`.")
 @click.option(
     "--states",

@@ -73,7 +73,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     click.echo(f"{title}: {described['summary']}\n")
     lines = [
         (key, _words(described[key]))
-        for key in ("package", "target", "emits", "accepts", "provides", "learns_from", "critic_backbone")
+        for key in ("package", "target", "aliases", "emits", "accepts", "provides", "learns_from", "critic_backbone")
         if key in described
     ]
     if lines:

@@ -136,6 +136,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         run_values["serializer"] = "json" if "text" in forms else "vector"
         run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     serializer: SerializerRecord = registry().find("serializer", str(run.serializer))
+    run = _with_current_names(run)
     algorithm: AlgorithmRecord = registry().find("algorithm", run.algo)
     check_fit(serializer, backbone)
     if critic is not None:
@@ -185,6 +186,15 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     )
     check_learning(config)
     return config
+
+
+def _with_current_names(run: RunOptions) -> RunOptions:
+    """The run's options with components called as they are now: configurations of old runs may hold aliases."""
+    named = {part: getattr(run, part) for part in COMPONENTS if part != "env" and getattr(run, part) is not None}
+    current = {part: registry().current_name(COMPONENTS[part], name) for part, name in named.items()}
+    options: Any = run  # its decorator hides from type checkers that it is an attrs class
+    evolved: RunOptions = attrs.evolve(options, **current)
+    return evolved
 
 
 def overlay(

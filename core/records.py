@@ -45,12 +45,18 @@ def _options_class(instance: object, attribute: attrs.Attribute[Any], value: Any
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """What every component says of itself: its name, one line, where its code is, and its options class."""
+    """What every component says of itself: its name, one line, where its code is, and its options class.
+
+    Attributes:
+        aliases: earlier names of the component, each with the reason it was renamed, as {"fp16": "computes in
+            bfloat16"}: they are accepted wherever a name is, and a line on stderr gives the new one.
+    """
 
     name: str = attrs.field(validator=attrs.validators.min_len(1))
     summary: str
     target: str = attrs.field(validator=_target)
     options: type = attrs.field(default=NoOptions, validator=_options_class)
+    aliases: Mapping[str, str] = attrs.field(factory=dict, hash=False)
 
     def load(self) -> Any:
         """Import and return the target.

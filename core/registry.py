@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
@@ -69,6 +70,7 @@ class Registry:
         self.packages: dict[str, str] = {}
         self.problems: list[Problem] = []
         self.entries: dict[str, list[Entry]] = {kind: [] for kind in HOOKS}
+        self._told: set[str] = set()
 
     def add_installed(self, only: str | None = None) -> None:
         """Add every plugin that an installed distribution (or `only` the one called so) declares in the group
@@ -118,7 +120,8 @@ class Registry:
                     self.problems.append(Problem(package, f"{hook} failed: {one_line(error)}"))
 
     def find(self, kind: str, name: str) -> Any:
-        """The record called `name`, or `package:name` where two packages share it.
+        """The record called `name`, or `package:name` where two packages share it. An alias finds it too, and a
+        line on stderr says, once, what it is called now.
 
         Raises:
             UsageError: no such component (with the nearest names), or the name is taken twice.
@@ -128,6 +131,10 @@ class Registry:
         found = [entry for entry in entries if entry.record.name == name]
         if not found and colon:
             found = [entry for entry in entries if entry.package == package and entry.record.name == short]
+        if not found:
+            found = [entry for entry in entries if _without_package(entry, name) in entry.record.aliases]
+            if len(found) == 1:
+                self._tell_of_alias(kind, found[0], _without_package(found[0], name))
         if not found:
             broken = ", ".join(sorted({problem.package for problem in self.problems}))
             hint = f"plugins with problems: {broken}; see bitrl doctor" if broken else ""
@@ -146,6 +153,19 @@ class Registry:
         """The package that brought `record`; None for one that no plugin has yielded."""
         found = (entry.package for entries in self.entries.values() for entry in entries if entry.record is record)
         return next(found, None)
+
+    def current_name(self, kind: str, name: str) -> str:
+        """`name`, or where it is an alias, what the component is called now. Raises UsageError as `find` does."""
+        record = self.find(kind, name)
+        package, colon, short = name.rpartition(":")
+        return package + colon + record.name if short in record.aliases and short != record.name else name
+
+    def _tell_of_alias(self, kind: str, entry: Entry, alias: str) -> None:
+        """Say on stderr, once a process, that a component was asked for by an earlier name."""
+        line = f"{kind} {alias} {entry.record.aliases[alias]} and is called {entry.record.name} now"
+        if line not in self._told:
+            self._told.add(line)
+            print(line, file=sys.stderr)
 
     def conflicts(self) -> list[Problem]:
         """One problem for every name that two plugins share."""
@@ -187,6 +207,10 @@ class Registry:
 
 def _package(point: Any) -> str:
     return str(point.dist.name if point.dist is not None else point.value.partition(".")[0])
+
+
+def _without_package(entry: Entry, name: str) -> str:
+    return name.removeprefix(f"{entry.package}:")
 
 
 def _name(plugin: Any) -> str:

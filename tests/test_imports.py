@@ -59,12 +59,6 @@ ONE_NAME_FOR_SEVERAL_MODULES = {
 ONE_NAME_FOR_SEVERAL_CLASSES: dict[str, str] = {}
 """The same for classes, of all modules."""
 
-KNOWN = {
-    # The decoders of pre-training and distillation are still two.
-    "model", "BitNet", "Shape", "Block", "Request", "Plan", "Progress", "Trainer",
-}  # fmt: skip
-"""Names that still mean several things: to be removed one by one, never to be added to."""
-
 
 def layer(name: str) -> str:
     """The layer of a module of bitrl: the longest of their names that it begins with."""
@@ -134,10 +128,9 @@ def test_a_name_means_one_thing():
     several_modules = {name for name, meant in found.items() if len(meant) > 1}
     several_classes = {name for name, meant in classes(MODULES).items() if len(meant) > 1 and name[0] != "_"}
     allowed = ONE_NAME_FOR_SEVERAL_MODULES.keys() | ONE_NAME_FOR_SEVERAL_CLASSES.keys()
-    assert (several_modules | several_classes) - allowed - KNOWN == set(), "rename one, or say why both are called so"
+    assert (several_modules | several_classes) - allowed == set(), "rename one, or say why both are called so"
     assert ONE_NAME_FOR_SEVERAL_MODULES.keys() <= several_modules
     assert ONE_NAME_FOR_SEVERAL_CLASSES.keys() <= several_classes
-    assert several_modules | several_classes >= KNOWN, "no longer needed: remove it from KNOWN"
 
 
 @pytest.mark.parametrize(

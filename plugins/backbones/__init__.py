@@ -17,7 +17,7 @@ class LanguageModelOptions:
     model: str | None = option(
         None,
         "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME); "
-        "unset: the starter model in the package, or its full-precision twin for int8, int4 and fp16",
+        "unset: the starter model in the package, or its full-precision twin for int8, int4 and bf16",
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last", "field"] = option(
@@ -70,7 +70,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
         ("bitnet", "ternary", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
         ("int8", "int8", "the frozen language model with 8-bit weights, a scale for each row"),
         ("int4", "int4", "the frozen language model with 4-bit weights, a scale for each 32 of a row"),
-        ("fp16", "fp16", "the frozen language model with 16-bit floats (bfloat16)"),
+        ("bf16", "bf16", "the frozen language model with 16-bit floats (bfloat16)"),
     ):
         yield BackboneRecord(
             name=name,
@@ -80,6 +80,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             accepts=("text",),
             provides=("features", "gradients", "generation", "tokens", "cache"),
             needs_option={"gradients": "lora_rank"},
+            aliases={"fp16": "computes in bfloat16"} if name == "bf16" else {},
         )
     yield BackboneRecord(
         name="mlp",

@@ -318,7 +318,7 @@ def int4(options: LanguageModelOptions, width: int | None = None) -> LanguageMod
     return language_model(options, width, "int4")
 
 
-def fp16(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
+def bf16(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 16-bit floats."""
     return language_model(options, width, "bf16")
 

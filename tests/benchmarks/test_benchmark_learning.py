@@ -121,8 +121,8 @@ def test_successes_have_a_column_where_a_world_counts_them(learning):
     assert "| CartPole-v1 | bitnet | `grid` | 2 | 64 | 500.0 ± 0.0 | 500.0 |  |" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "success" not in learning.markdown([uncounted], "")
-    assert "fp16" not in "".join(lines)
-    compared = learning.markdown([counted, {**uncounted, "ratio_to_fp16": (0.97, 0.95, 0.99)}], "").splitlines()
+    assert "bf16" not in "".join(lines)
+    compared = learning.markdown([counted, {**uncounted, "ratio_to_bf16": (0.97, 0.95, 0.99)}], "").splitlines()
     assert "| CartPole-v1 | bitnet | `grid` | 2 | 64 | 500.0 ± 0.0 | 500.0 |  | 97.0% (95.0% to 99.0%) |" in compared
     assert len({line.count("|") for line in compared if line.startswith("|")}) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -65,6 +66,13 @@ def test_show_a_component(bitrl) -> None:
     assert "algo.clip_coef" in done.out
     assert "critic_backbone  yes" in done.out
     assert "a number above 0 (or linear:START:END, cosine:START:END); default: 0.1; standard: 0.2" in done.out
+
+
+def test_show_and_the_json_list_name_a_components_aliases(bitrl) -> None:
+    assert re.search(r"aliases +fp16$", bitrl("show", "backbone", "bf16").out, re.MULTILINE)
+    assert json.loads(bitrl("show", "backbone", "bf16", "--json").out)["aliases"] == ["fp16"]
+    listed = json.loads(bitrl("list", "backbones", "--json").out)["backbones"]
+    assert {each["name"]: each.get("aliases") for each in listed if "aliases" in each} == {"bf16": ["fp16"]}
 
 
 def test_show_as_json(bitrl) -> None:
@@ -140,7 +148,7 @@ def test_show_the_run(bitrl) -> None:
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("backbone",), "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, int8, int4, fp16, mlp"),
+        (("backbone",), "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, int8, int4, bf16, mlp"),
         (("backbone", "mpl"), 'unknown backbone "mpl": did you mean "mlp"'),
         (("env", "CartPol-v1"), 'did you mean "CartPole-v1"'),
         (("run", "fast"), "bitrl show run takes no name"),

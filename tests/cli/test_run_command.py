@@ -46,9 +46,9 @@ def test_critics_backbone_from_flag_and_file(tmp_path: Path) -> None:
     text = "[run]\ncritic_backbone = 'int4'\n[critic_backbone]\nlayers = 2"
     options = settings(text, tmp_path, "critic_backbone.pooling=last", backbone="bitnet").critic_backbone_options
     assert (options.layers, options.pooling) == (2, "last")
-    config = settings(text, tmp_path, backbone="fp16", critic_backbone="bitnet")
+    config = settings(text, tmp_path, backbone="bf16", critic_backbone="bitnet")
     assert config.critic_backbone is not None
-    assert (config.backbone.name, config.critic_backbone.name) == ("fp16", "bitnet")
+    assert (config.backbone.name, config.critic_backbone.name) == ("bf16", "bitnet")
 
 
 FILE = """

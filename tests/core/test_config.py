@@ -158,7 +158,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "mlp", "serializer": "json"}})
     message = str(caught.value)
     assert message.startswith('serializer "json" emits text, but backbone "mlp" reads vector: use --serializer vector')
-    assert "or --backbone bitnet" in message
+    assert "or --backbone bf16 or bitnet or" in message
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
@@ -200,7 +200,7 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
         resolve({"run": {"backbone": "bitnet", "critic_backbone": "bitrl:mlp"}})
     assert str(caught.value) == (
         'critic backbone "mlp" reads vector, but serializer "json", which also writes for backbone "bitnet", emits '
-        "text: use --critic-backbone bitnet or both or fp16 or int4 or int8"
+        "text: use --critic-backbone bf16 or bitnet or both or int4 or int8"
     )
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})

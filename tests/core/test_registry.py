@@ -58,6 +58,38 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return install
 
 
+def renamed(name: str, alias: str) -> bitrl.SerializerRecord:
+    return bitrl.SerializerRecord(name=name, summary="a test", target="a:B", aliases={alias: "was too short"})
+
+
+def test_an_alias_finds_the_component_and_says_once_what_it_is_called_now(capsys: pytest.CaptureFixture[str]):
+    registry = registry_of((plugin(bitrl_serializers=lambda: [renamed("new", "old"), serializer("other")]), "pack"))
+    for name in ("old", "old", "pack:old"):
+        assert registry.find("serializer", name).name == "new"
+    assert capsys.readouterr().err == "serializer old was too short and is called new now\n"
+    assert registry.find("serializer", "new").name == "new"
+    assert [registry.current_name("serializer", name) for name in ("old", "pack:old", "new", "pack:new", "other")] == [
+        "new", "pack:new", "new", "pack:new", "other",
+    ]  # fmt: skip
+    assert capsys.readouterr().err == ""
+
+
+def test_a_name_wins_over_another_components_alias(capsys: pytest.CaptureFixture[str]):
+    old = plugin("one", bitrl_serializers=lambda: [renamed("new", "old")])
+    registry = registry_of((old, "one"), (plugin("two", bitrl_serializers=lambda: [serializer("old")]), "two"))
+    assert registry.find("serializer", "old").name == registry.current_name("serializer", "old") == "old"
+    assert registry.find("serializer", "one:old").name == "new"
+    assert capsys.readouterr().err == "serializer old was too short and is called new now\n"
+
+
+def test_an_alias_of_two_components_is_refused():
+    records = (("a", renamed("first", "old")), ("b", renamed("second", "old")))
+    registry = registry_of(*((plugin(n, bitrl_serializers=lambda r=r: [r]), n) for n, r in records))
+    with pytest.raises(UsageError) as caught:
+        registry.find("serializer", "old")
+    assert str(caught.value) == 'serializer "old" is offered by a and b: choose "a:first" or "b:second"'
+
+
 GOOD = """
 import bitrl
 

@@ -92,7 +92,7 @@ _ENTRIES = (
     ModelEntry(
         "starter-fp16",
         Packaged("starter-fp16.gguf"),
-        summary="the starter's twin in full precision, for fp16, int8 and int4",
+        summary="the starter's twin in full precision, for bf16, int8 and int4",
         licence="MIT",
         precision="F16",
         architecture="bitnet-b1.58",

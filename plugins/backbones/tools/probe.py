@@ -96,7 +96,7 @@ def probe(
     """
     backbone, serializer = parts.reader.backbone, parts.reader.serializer
     if not isinstance(backbone, LanguageModel):
-        raise UsageError("only language models are probed: name one of --backbone bitnet, int8, int4, fp16")
+        raise UsageError("only language models are probed: name one of --backbone bitnet, int8, int4, bf16")
     fields = parts.environment.observation_spec().fields
     if not fields:
         raise UsageError(f"--env {names[0]}: its observations hold no numbers to look for")

@@ -65,7 +65,7 @@ def test_weights_may_take_fewer_bits_and_mean_the_same(path: str) -> None:
         load_backbone("int8", path, bits="1.6")
 
 
-@pytest.mark.parametrize(("name", "format"), [("int8", "int8"), ("int4", "int4"), ("fp16", "bf16")])
+@pytest.mark.parametrize(("name", "format"), [("int8", "int8"), ("int4", "int4"), ("bf16", "bf16")])
 def test_the_same_model_in_other_formats(path: str, name: str, format: str) -> None:
     other = load_backbone(name, path)
     plain = LanguageModel(LanguageModelOptions(model=path))

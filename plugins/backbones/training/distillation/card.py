@@ -9,7 +9,7 @@ import attrs
 
 from bitrl.plugins.backbones.training.distillation.batches import SHARE_OF_STATES
 from bitrl.plugins.backbones.training.distillation.measure import PROBED, Kept
-from bitrl.plugins.backbones.training.distillation.model import TeacherShape
+from bitrl.plugins.backbones.training.distillation.student import TeacherShape
 from bitrl.plugins.backbones.training.distillation.train import WEIGHTS, DistillationPlan, DistillationProgress
 from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 

@@ -22,7 +22,7 @@ from bitrl.plugins.backbones.training.distillation.batches import LENGTHS, Batch
 from bitrl.plugins.backbones.training.distillation.card import Distilled, write_card
 from bitrl.plugins.backbones.training.distillation.export import write_gguf
 from bitrl.plugins.backbones.training.distillation.measure import Kept, kept_numbers
-from bitrl.plugins.backbones.training.distillation.model import read_shape, read_teacher
+from bitrl.plugins.backbones.training.distillation.student import read_shape, read_teacher
 from bitrl.plugins.backbones.training.distillation.train import DistillationPlan, DistillationProgress, Distiller
 from bitrl.plugins.backbones.training.pretraining.corpus import read_text
 from bitrl.plugins.backbones.training.pretraining.device import device_of

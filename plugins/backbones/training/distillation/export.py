@@ -17,7 +17,7 @@ from bitrl.core.files import cannot_write
 from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, seal
 from bitrl.plugins.backbones.tools.convert import Source, file_keys, raw_bytes
 from bitrl.plugins.backbones.training.decoder import Decoder
-from bitrl.plugins.backbones.training.distillation.model import keeps_bytes
+from bitrl.plugins.backbones.training.distillation.student import keeps_bytes
 from bitrl.plugins.backbones.training.pretraining.export import pack_tq2_0
 from bitrl.plugins.backbones.training.products import ternarise
 

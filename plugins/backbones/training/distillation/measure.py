@@ -35,13 +35,13 @@ class Kept:
 def kept_numbers(env: str, teacher: str, student: Path, layers: int, options: dict[str, Any]) -> list[Kept]:
     """Probe three models after at most MOST_BLOCKS of their blocks, the last among them, with mean pooling.
 
-    They are read as an agent reads them, by the engine: the teacher in bfloat16 ("fp16"), the teacher with its weights
+    They are read as an agent reads them, by the engine: the teacher in bfloat16 ("bf16"), the teacher with its weights
     rounded to ternary ones and nothing else done, and the student. `teacher` is what `-o backbone.model` takes;
     `options` are more of the backbone's.
     """
     blocks = sorted({round(layers * (i + 1) / MOST_BLOCKS) for i in range(MOST_BLOCKS)} - {0})
     found: dict[tuple[str, int], list[float]] = {}
-    for backbone, model in (("fp16", teacher), ("bitnet", teacher), ("bitnet", str(student))):
+    for backbone, model in (("bf16", teacher), ("bitnet", teacher), ("bitnet", str(student))):
         chosen = {"model": model, "layers": layers, "cache_mb": 0, **options}
         named = {"env": env, "backbone": backbone, "serializer": SERIALIZER}
         parts = build(resolve({"run": named, "backbone": chosen}))

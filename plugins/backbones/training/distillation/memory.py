@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.training.distillation.model import TeacherShape
+from bitrl.plugins.backbones.training.distillation.student import TeacherShape
 
 _FLOAT = 4
 _PER_WEIGHT = 6

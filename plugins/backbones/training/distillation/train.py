@@ -18,7 +18,7 @@ from bitrl.core.errors import RunFailed
 from bitrl.plugins.backbones.training.decoder import After, Decoder
 from bitrl.plugins.backbones.training.distillation.batches import Batches
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, next_tokens, relation_loss
-from bitrl.plugins.backbones.training.distillation.model import TeacherShape, fit_sub_norms, states_after, student_of
+from bitrl.plugins.backbones.training.distillation.student import TeacherShape, fit_sub_norms, states_after, student_of
 from bitrl.plugins.backbones.training.pretraining import checkpoint
 from bitrl.plugins.backbones.training.pretraining.corpus import TokenBatch
 from bitrl.plugins.backbones.training.pretraining.device import moved

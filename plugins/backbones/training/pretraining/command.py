@@ -164,7 +164,7 @@ def _measure(
 ) -> Pretrained:
     model, tokenizer = read_gguf(request.out)
     # Everything is read as an agent will read it: from the file, by the engine.
-    backbone = "bitnet" if request.shape.ternary else "fp16"
+    backbone = "bitnet" if request.shape.ternary else "bf16"
     unseen = "".join(file.text[len(file.text) - _held_out(file) :] for file in files)
     packages = ["torch", "tokenizers", "gymnasium", "numpy"]
     packages += ["minigrid"] if "BabyAI" in request.worlds else []

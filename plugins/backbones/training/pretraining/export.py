@@ -19,7 +19,7 @@ from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNS
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
 from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape
 from bitrl.plugins.backbones.training.decoder_file import read_decoder
-from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
+from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.vocabulary import Vocabulary
 from bitrl.plugins.backbones.training.products import ternarise
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from bitrl.plugins.backbones.training.pretraining.corpus import Pairs, TokenBatch
 from bitrl.plugins.backbones.training.pretraining.environment_texts import FACTS
-from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
+from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.texts import WORD_BUCKETS
 
 SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)

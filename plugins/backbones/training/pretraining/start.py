@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bitrl.plugins.backbones.training.decoder import Block
-from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
+from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDecoder
 
 COMMON = 0.05
 """How much of a fixed vector of ±1 all embeddings share at the start: what a head looks at that looks at a place."""

@@ -22,7 +22,7 @@ from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining import checkpoint
 from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TokenBatch
 from bitrl.plugins.backbones.training.pretraining.device import CPU, moved
-from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
+from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.objective import WEIGHTS, Questions, Readout, losses
 from bitrl.plugins.backbones.training.pretraining.start import start
 

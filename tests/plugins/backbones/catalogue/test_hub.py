@@ -75,7 +75,7 @@ def test_a_pulled_checkpoint_gives_the_features_of_its_files(hub: Hub, tmp_path:
     for file in pulled.files:
         assert hashlib.sha256((folder / Path(file.path).name).read_bytes()).hexdigest() == file.sha256
     assert pulled.origin == f"{name}@{hub.repositories['tiny/model'].commit}"
-    format = "bitnet" if kind == "bitnet" else "fp16"
+    format = "bitnet" if kind == "bitnet" else "bf16"
     by_name, by_path = (load_backbone(format, model=model) for model in (name, str(folder)))
     assert (by_name.encode(TEXTS) == by_path.encode(TEXTS)).all()
     assert np.abs(by_name.encode(TEXTS)).max() > 0
@@ -378,10 +378,10 @@ def test_special_tokens_beyond_the_embedding_do_no_harm(hub: Hub, llama: Path) -
     tokenizer.add_special_tokens([AddedToken(f"<{i}>", special=True) for i in range(rows)])
     repository.files["tokenizer.json"] = tokenizer.to_str().encode()
     pull("hf:tiny/llama")
-    features = load_backbone("fp16", model="hf:tiny/llama").encode(["<7> th", f"<{rows - 1}>"])
+    features = load_backbone("bf16", model="hf:tiny/llama").encode(["<7> th", f"<{rows - 1}>"])
     repository.files["tokenizer.json"] = (llama / "tokenizer.json").read_bytes()
     pull("hf:tiny/llama", update=True)
-    assert (load_backbone("fp16", model="hf:tiny/llama").encode(["<7> th", f"<{rows - 1}>"]) == features).all()
+    assert (load_backbone("bf16", model="hf:tiny/llama").encode(["<7> th", f"<{rows - 1}>"]) == features).all()
     tokenizer.add_tokens(["plain"])
     repository.files["tokenizer.json"] = tokenizer.to_str().encode()
     with pytest.raises(ModelFileError, match=f"embeds only {rows} of them"):

@@ -24,7 +24,7 @@ from bitrl.plugins.backbones.training.distillation.batches import LENGTHS, Batch
 from bitrl.plugins.backbones.training.distillation.command import DistillationRequest, distill
 from bitrl.plugins.backbones.training.distillation.export import matrix_type, pack_q4_0, write_gguf
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, relation_loss
-from bitrl.plugins.backbones.training.distillation.model import (
+from bitrl.plugins.backbones.training.distillation.student import (
     fit_sub_norms,
     read_shape,
     read_teacher,

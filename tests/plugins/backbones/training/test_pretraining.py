@@ -35,7 +35,7 @@ from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, Pairs, T
 from bitrl.plugins.backbones.training.pretraining.device import CPU, moved
 from bitrl.plugins.backbones.training.pretraining.environment_texts import CommandTexts, facts_and_numbers, sayings
 from bitrl.plugins.backbones.training.pretraining.export import pack_tq2_0, read_gguf, write_gguf
-from bitrl.plugins.backbones.training.pretraining.model import NumberDecoder
+from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.start import LOOK_BACK, start
 from bitrl.plugins.backbones.training.pretraining.texts import FORMATS, invented, known, name_words, numbers_so_far
 from bitrl.plugins.backbones.training.pretraining.train import batches_of, made_ahead
