@@ -190,10 +190,15 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
-    """int8 [M, K] by int8 [K, N] → [M, N], exact for sums below 2^24: int32, or elsewhere than on a CPU float32."""
-    if a.device.type == "cpu":
-        return torch._int_mm(a, b)
-    return a.float() @ b.float()
+    """int8 [M, K] by int8 [K, N] → [M, N], exact: int32, or float32 where that is quicker and no sum reaches 2^24.
+
+    Without AVX-512's dot products PyTorch multiplies integers one by one: with AVX2, on one thread, a gradient step of
+    adapters on 2,000 tokens took 1.2 s so, and 0.2 s in float32.
+    """
+    quick = a.device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    if not quick and 127 * len(b) * int(b.abs().amax()) < 2**24:
+        return a.float() @ b.float()
+    return torch._int_mm(a, b)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
