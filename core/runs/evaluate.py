@@ -27,18 +27,18 @@ from bitrl.core.wording import setting
 
 
 def evaluate(
-    directory: Path,
+    run: str | Path,
     episodes: int | None = None,
     seed: int | None = None,
     listeners: tuple[Listener, ...] = (),
     show: Callable[[Step], None] | None = None,
-    video: Path | None = None,
-    states: Path | None = None,
+    video: str | Path | None = None,
+    states: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest good checkpoint of a run.
 
     Args:
-        directory: the run's.
+        run: its directory.
         episodes: how many; None takes the run's own `eval_episodes`.
         seed: of the episodes; None takes the run's own, which repeats the evaluation at its end.
         listeners: called with every event.
@@ -54,27 +54,29 @@ def evaluate(
             cannot be filmed.
         RunFailed: every checkpoint is damaged, or the film cannot be made.
     """
+    directory = Path(run)
     require_run(directory)
-    if video is not None:
-        video_files.check(video)
+    video_file, states_file = (None if each is None else Path(each) for each in (video, states))
+    if video_file is not None:
+        video_files.check(video_file)
     tell = teller(listeners)
     config, parts, algorithm = trained(directory, tell)
     met: list[np.ndarray] = []
-    if states is not None:
-        parts, met = record(parts, states)
+    if states_file is not None:
+        parts, met = record(parts, states_file)
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
-    if show is None and video is None:
+    if show is None and video_file is None:
         returns = play(parts, algorithm, episodes, seed, directory, tell)
     elif not episodes:
         raise UsageError(f"no episode is played, so there is none to be seen: ask for one with {setting('episodes')}")
     else:
-        first = watching.watch(parts, show, video)
+        first = watching.watch(parts, show, video_file)
         returns = play(parts, algorithm, episodes, seed, directory, tell, first=first)
         if first.film is not None:
             first.film.save()
-    if states is not None and met:
-        write_states(states, met)
+    if states_file is not None and met:
+        write_states(states_file, met)
     return {
         "run": str(directory),
         **{name: getattr(config.run, name) for name in COMPONENTS},

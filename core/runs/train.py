@@ -101,13 +101,14 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
         store.close()
 
 
-def resume(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+def resume(run: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Go on with a run that was stopped; it ends as if it had not been. A complete one only gives its summary again.
 
     Raises:
         UsageError: no run there, it is in use, or its model is not the one it was started with.
         RunFailed: every checkpoint is damaged, or the environment does not come back to where it was.
     """
+    directory = Path(run)
     store = RunStore.open(directory)
     try:
         done = store.summary()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from bitrl.core.runs.evaluate import evaluate
     from bitrl.core.runs.export import export
+    from bitrl.core.runs.listing import list_runs
     from bitrl.core.runs.train import resume, run
     from bitrl.core.schedules import Schedule, value_at
 
@@ -63,6 +64,7 @@ _HOME = {
     ),
     "bitrl.core.runs.evaluate": ("evaluate",),
     "bitrl.core.runs.export": ("export",),
+    "bitrl.core.runs.listing": ("list_runs",),
     "bitrl.core.runs.train": ("resume", "run"),
     "bitrl.core.schedules": ("Schedule", "value_at"),
 }
@@ -102,6 +104,7 @@ __all__ = [
     "evaluate",
     "export",
     "hookimpl",
+    "list_runs",
     "load_agent",
     "load_backbone",
     "load_environment",
