@@ -185,6 +185,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         loggers=tuple(loggers),
     )
     check_learning(config)
+    check_critic_learning(config)
     return config
 
 
@@ -292,16 +293,29 @@ def check_learning(config: Config) -> None:
         for entry in entries["algorithm"]
         if set(entry.record.learns_from) & set(offered)  # type: ignore[attr-defined]
     )
-    remedies = [
-        *([f"leave out backbone.{option}"] if trains and option and "features" in algorithm.learns_from else []),
+    others = [
         *([setting("backbone", *backbones)] if backbones else []),
         *([setting("algo", *algorithms)] if algorithms else []),
     ]
+    remedies = [f"leave out backbone.{option}"] if trains and option and "features" in algorithm.learns_from else []
+    remedies += [f"use {', or '.join(others)}"] if others else []
     provided = " and ".join(offered) or "neither features nor gradients"
     raise UsageError(
         f'algorithm "{algorithm.name}" learns from {learns_from}, but backbone "{backbone.name}" provides {provided}'
-        + (f": use {', or '.join(remedies)}" if remedies else "")
+        + (f": {', or '.join(remedies)}" if remedies else "")
     )
+
+
+def check_critic_learning(config: Config) -> None:
+    """Refuse a language model of the critic's own that learns: only one shared with the policy does."""
+    record, options = config.critic_backbone, config.critic_backbone_options
+    if record is None or (record, options) == (config.backbone, config.backbone_options):
+        return
+    if record.trains(options) and config.serializer.emits == "text":
+        raise UsageError(
+            f"critic_backbone.{record.needs_option.get('gradients', 'name')}: a critic's own language model stays "
+            f"frozen: leave that out, or let policy and critic share one (leave out {setting('critic_backbone')})"
+        )
 
 
 def check_critic(

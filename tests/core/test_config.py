@@ -51,6 +51,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Registry:
         yield bitrl.AlgorithmRecord(
             name="own", summary="", target="nowhere:Nothing", options=OwnOptions, tuned=tuned, learns_from=BOTH
         )
+        for kind in BOTH:
+            name = f"{kind}-only"
+            yield bitrl.AlgorithmRecord(name=name, summary="", target="nowhere:Nothing", learns_from=(kind,))
 
     def bitrl_backbones() -> Any:
         yield bitrl.BackboneRecord(name="both", summary="", target="nowhere:Nothing", accepts=("vector", "text"))
@@ -306,3 +309,36 @@ def test_an_assignment_of_another_form_is_refused_with_an_example(assignment: st
 def test_an_assignment_to_an_unknown_part_gets_the_nearest_one():
     with pytest.raises(UsageError, match='unknown part "alog": did you mean "algo"'):
         parse_assignments(("alog.clip_coef=0.2",))
+
+
+def test_a_backbone_that_learns_needs_an_algorithm_that_trains_it(registered: Registry):
+    lora = {"backbone": {"lora_rank": 4}}
+    assert resolve(lora).backbone.trains(resolve(lora).backbone_options)
+    features_only = {"run": {"algo": "features-only"}}
+    assert resolve(features_only).algorithm.learns_from == ("features",)
+    for values, expected in [
+        (
+            {**features_only, **lora},
+            'algorithm "features-only" learns from features, but backbone "bitnet" provides gradients and generation: '
+            "leave out backbone.lora_rank, or use --backbone ",
+        ),
+        (
+            {"run": {"algo": "features-only", "backbone": "bitrl:mlp"}},
+            'algorithm "features-only" learns from features, but backbone "mlp" provides gradients: use --backbone ',
+        ),
+        (
+            {"run": {"algo": "gradients-only"}},
+            'algorithm "gradients-only" learns from gradients, and backbone "bitnet" provides that if an option asks '
+            "for it: set -o backbone.lora_rank=VALUE",
+        ),
+    ]:
+        with pytest.raises(UsageError) as refused:
+            resolve(values)
+        assert str(refused.value).startswith(expected)
+
+
+def test_a_critics_own_language_model_stays_frozen(registered: Registry):
+    both = {"run": {"critic_backbone": "int8"}, "backbone": {"lora_rank": 4}}
+    assert resolve(both).critic_backbone_options.lora_rank is None
+    with pytest.raises(UsageError, match=r"critic_backbone\.lora_rank: a critic's own language model stays frozen"):
+        resolve({**both, "critic_backbone": {"lora_rank": 4}})

@@ -306,3 +306,126 @@ def test_it_learns_a_continuous_task(tmp_path):
 
     states = algorithm.task.reader(np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32))
     assert (algorithm.act(states) > 0.5).mean() > 0.9
+
+
+class Wordy(Identity):
+    """Writes numbers as text."""
+
+    def batch(self, observations):
+        return [" ".join(f"{number:.3f}" for number in row) for row in observations]
+
+
+class Adapting:
+    """A backbone of texts that learns: a frozen sketch of the numbers, and a low-rank change of it."""
+
+    identity = {"features": "sketch"}  # noqa: RUF012
+
+    def __init__(self, width=6):
+        generator = torch.Generator().manual_seed(5)
+        self.width, self.version = width, 0
+        self.learner = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, width, bias=False))
+        self.sketch = torch.randn(3, width, generator=generator)
+        for weight in self.learner.parameters():
+            weight.data.normal_(0, 0.5, generator=generator)
+        self.sync()
+
+    def __call__(self, texts):
+        numbers = torch.tensor([[float(word) for word in text.split()] for text in texts])
+        return numbers @ self.sketch + self.learner(numbers)
+
+    def encode(self, texts):
+        numbers = np.array([[float(word) for word in text.split()] for text in texts], np.float32)
+        return numbers @ (self.sketch.numpy() + self.learned_)
+
+    def module(self):
+        if not hasattr(self, "only"):
+            self.only = nn.Module()
+            self.only.learner, self.only.forward = self.learner, self
+        return self.only
+
+    def sync(self):
+        down, up = (weight.detach().numpy() for weight in self.learner.parameters())
+        self.learned_, self.version = down.T @ up.T, self.version + 1
+
+    def learned(self):
+        return {"change": self.learned_}
+
+    def load_learned(self, arrays):
+        self.learned_, self.version = arrays["change"], self.version + 1
+
+
+def adapting(action_space, critic=None, **options):
+    envs = replay.vectorise(lambda: Drift(action_space), 4)
+    observations, _ = envs.reset(seed=[1, 2, 3, 4])
+    reader = StateReader(Wordy(), Adapting(), critic, trainable=True)
+    task = Task(collector=Collector(envs, reader, observations), reader=reader, seed=7, steps=0)
+    return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "a critic of its own"])
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+def test_adapters_get_autograds_gradient_of_the_textbook_loss(space, shared):
+    """Policy and critic share the adapters beneath them, unless the critic reads a backbone of its own."""
+    algorithm = adapting(space, None if shared else Frozen(), max_grad_norm=None)
+    rollout = algorithm.task.collector.rollout(lambda states, t: np.stack([space.sample() for _ in states.texts]), 4)
+    algorithm.standardise.fit(rollout.features)
+    for name, weights in algorithm.weights.items():
+        if name != "adapters":
+            weights.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    texts = np.array([text for states in rollout.states[:-1] for text in states.texts], object)
+    features = algorithm.standardise(rollout.features[:-1].reshape(16, -1))
+    critic_features = features if shared else algorithm.standardise_critic(rollout.critic_features[:-1].reshape(16, -1))
+    outputs = algorithm.policy(features).detach()
+    actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
+    batch = Samples(
+        features=features,
+        critic_features=critic_features,
+        actions=actions,
+        advantages=torch.randn(16, generator=generator),
+        returns=torch.randn(16, generator=generator),
+        log_probs=algorithm.head.forward(outputs, actions)[0] + 0.05 * torch.randn(16, generator=generator),
+        texts=texts,
+    )
+    policy, value, head = (copy.deepcopy(each) for each in (algorithm.policy, algorithm.value, algorithm.head))
+    twin = copy.deepcopy(algorithm.task.reader.backbone)
+    algorithm.gradient_step(batch, 0.1, 0.03, measure=True)
+
+    encoded = algorithm.standardise.differentiable(twin(texts.tolist()))
+    if isinstance(space, gymnasium.spaces.Discrete):
+        distribution = torch.distributions.Categorical(logits=policy(encoded))
+        log_probs, entropy = distribution.log_prob(actions), distribution.entropy()
+    else:
+        distribution = torch.distributions.Normal(policy(encoded), head.log_std.exp())
+        log_probs, entropy = distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
+    ratio, advantages = (log_probs - batch.log_probs).exp(), normalise(batch.advantages)
+    surrogate = torch.min(ratio * advantages, ratio.clamp(0.9, 1.1) * advantages).mean()
+    values = value(encoded if shared else critic_features)[:, 0]
+    (-surrogate - 0.03 * entropy.mean() + 0.5 * (values - batch.returns).square().mean()).backward()
+    wanted = torch.cat([weight.grad.ravel() for weight in twin.learner.parameters()])
+    torch.testing.assert_close(algorithm.weights["adapters"].grad, wanted, rtol=1e-4, atol=1e-6)
+    assert wanted.abs().max() > 1e-3
+
+
+class Frozen(Adapting):
+    """The critic's own, which does not learn."""
+
+
+def test_what_adapters_learn_is_acted_on_saved_and_restored():
+    whole, half = adapting(SPACES[0]), adapting(SPACES[0])
+    before = whole.task.collector.states.features.copy()
+    assert whole.update()["adapters_gradient_norm"] > 0
+    half.update()
+    backbone = whole.task.reader.backbone
+    states = whole.task.reader(whole.task.collector.states.observations)
+    np.testing.assert_allclose(states.features, backbone(states.texts).detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(whole.task.reader(half.task.collector.states.observations).features, before)
+    resumed, stopped = adapting(SPACES[0]), half.task.collector
+    actions, starts = replay.save(stopped.envs)
+    replay.restore(resumed.task.collector.envs, actions, starts, stopped.states.observations)
+    resumed.task.collector.states = resumed.task.reader(stopped.states.observations)
+    resumed.task.collector.load_state(stopped.state())
+    resumed.load_state(half.state())
+    assert whole.update() == resumed.update()
+    for name, array in whole.state().items():
+        np.testing.assert_array_equal(array, resumed.state()[name])
