@@ -161,5 +161,5 @@ def test_a_world_that_fails_to_render_is_told_in_a_line(bitrl, run, tmp_path, mo
 def test_no_episode_is_none_to_be_seen(run) -> None:
     from bitrl.core.runs.evaluate import evaluate
 
-    with pytest.raises(package.UsageError, match="--episodes 1"):
+    with pytest.raises(package.UsageError, match="ask for one with --episodes"):
         evaluate(run(), episodes=0, show=print)

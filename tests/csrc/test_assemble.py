@@ -37,7 +37,7 @@ EXPECTED = [
 
 def test_tables_of_a_caller(tmp_path: Path) -> None:
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
-    sources = [str(CSRC / name) for name in ("gguf.c", "weights.c")]
+    sources = [str(CSRC / name) for name in ("common.c", "gguf.c", "weights.c")]
     flags = "-std=c11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
     own, out = str(Path(__file__).with_name("assemble.c")), tmp_path / "assemble"
     command = [*compiler, *flags.split(), f"-I{CSRC}", *sources, own, "-lm", "-o", str(out)]

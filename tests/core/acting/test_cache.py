@@ -256,5 +256,5 @@ def test_a_runs_observations_say_how_many_numbers_a_text_holds(tmp_path) -> None
     model = str(TinyModel(width=48, ffn=80).write(tmp_path / "tiny.gguf"))
     for env, count in (("CartPole-v1", 4), ("FrozenLake-v1", 1)):
         values = {"run": {"env": env}, "backbone": {"model": model, "pooling": "field"}}
-        features = build(resolve(values)).features
-        assert features.width == 48 * count
+        reader = build(resolve(values)).reader
+        assert reader.width == 48 * count

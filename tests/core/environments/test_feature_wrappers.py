@@ -136,7 +136,7 @@ def test_an_environment_without_a_name():
 def test_environments_seen_in_the_same_way_share_a_backbone():
     first, second = (bitrl.FeatureObservation(cartpole()) for _ in range(2))
     other = bitrl.FeatureObservation(cartpole(), backbone_options={"layers": 1})
-    assert first.reader is second.features
+    assert first.reader is second.reader
     assert first.reader.backbone is not other.reader.backbone
 
 
