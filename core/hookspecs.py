@@ -73,7 +73,7 @@ def bitrl_environments() -> Iterable[EnvironmentRecord]:  # type: ignore[empty-b
         @bitrl.hookimpl
         def bitrl_environments():
             yield bitrl.EnvironmentRecord(
-                name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorWorld"
+                name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorEnvironment"
             )
     """
 

@@ -15,7 +15,7 @@ import numpy as np
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.admissible import states_of
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
-from bitrl.core.acting.history import Memory
+from bitrl.core.acting.history import StateHistory
 from bitrl.core.acting.loading import build_backbone, build_serializer
 from bitrl.core.acting.plain_observations import as_array, as_plain
 from bitrl.core.acting.policies import Policy, arrays_of, policy_of
@@ -153,7 +153,7 @@ class Episode:
     """One episode of an agent at work, with the memory of its last states. Not to be shared between threads."""
 
     def __init__(self, agent: Agent):
-        self.agent, self.memory = agent, Memory(agent.history)
+        self.agent, self.memory = agent, StateHistory(agent.history)
 
     def act(self, observation: Any) -> int | np.ndarray:
         """The greedy action for the episode's newest observation; see `Agent.act`."""

@@ -23,7 +23,7 @@ COUNT = "count"
 """The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
 
 
-class Memory:
+class StateHistory:
     """The last k states of the episode under way."""
 
     def __init__(self, k: int):

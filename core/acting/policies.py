@@ -72,7 +72,7 @@ class Discrete:
 
 
 @attrs.frozen(eq=False)
-class Commanding:
+class CommandPolicy:
     """Gives the command whose key, made of its features by a network, has the greatest product with the state's query,
     the policy network's outputs.
     """
@@ -105,9 +105,9 @@ class Continuous:
         return actions
 
 
-Policy = Discrete | Commanding | Continuous
+Policy = Discrete | CommandPolicy | Continuous
 
-KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, Commanding, Continuous)}
+KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, CommandPolicy, Continuous)}
 
 
 def arrays_of(policy: Policy) -> dict[str, np.ndarray]:

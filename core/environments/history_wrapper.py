@@ -7,11 +7,11 @@ from typing import Any
 import gymnasium
 
 from bitrl.core.acting.admissible import OBSERVATION
-from bitrl.core.acting.history import COUNT, Memory
+from bitrl.core.acting.history import COUNT, StateHistory
 from bitrl.core.environments.choice_wrappers import space_of_state
 
 
-class Remembering(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+class HistoryWrapper(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     """An environment whose observations hold the last k of the episode under way.
 
     They are records of `count` and "0" to str(k - 1). Where there are fewer states than k, the first of the episode
@@ -21,7 +21,7 @@ class Remembering(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     def __init__(self, env: gymnasium.Env, k: int):
         gymnasium.utils.RecordConstructorArgs.__init__(self, k=k)
         gymnasium.Wrapper.__init__(self, env)
-        self._memory = Memory(k)
+        self._memory = StateHistory(k)
         state = space_of_state(env.observation_space)
         self._splits = state is not env.observation_space
         parts: dict[str, gymnasium.Space[Any]] = {str(index): state for index in range(k)}

@@ -44,7 +44,7 @@ def evaluate(
         listeners: called with every event.
         show: called with every step of the first episode (bitrl.core.runs.watch).
         video: an mp4 or gif of the first episode is written there.
-        states: the numbers of all states met are written there (bitrl.core.runs.state_recorder).
+        states: the numbers of all states visited are written there (bitrl.core.runs.state_recorder).
 
     Returns:
         run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
@@ -59,9 +59,9 @@ def evaluate(
         video_files.check(video)
     tell = teller(listeners)
     config, parts, algorithm = trained(directory, tell)
-    met: list[np.ndarray] = []
+    visited: list[np.ndarray] = []
     if states is not None:
-        parts, met = record(parts, states)
+        parts, visited = record(parts, states)
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
     if show is None and video is None:
@@ -73,8 +73,8 @@ def evaluate(
         returns = play(parts, algorithm, episodes, seed, directory, tell, first=first)
         if first.film is not None:
             first.film.save()
-    if states is not None and met:
-        write_states(states, met)
+    if states is not None and visited:
+        write_states(states, visited)
     return {
         "run": str(directory),
         **{name: getattr(config.run, name) for name in COMPONENTS},

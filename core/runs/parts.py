@@ -15,9 +15,9 @@ from bitrl.core.config import Config, check_commands
 from bitrl.core.environments import crashes, replay
 from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
-from bitrl.core.environments.history_wrapper import Remembering
+from bitrl.core.environments.history_wrapper import HistoryWrapper
 from bitrl.core.environments.loading import build_environment
-from bitrl.core.environments.wrapped import Wrapped
+from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.interfaces import Algorithm, Task
 
 # Every use of randomness has its own stream, so that asking for more of one never shifts another.
@@ -44,7 +44,7 @@ def build(config: Config) -> Parts:
         check_commands(config)
     reader = build_reader(config, spec, k)
     if k > 1:
-        environment = Wrapped(environment, lambda env: Remembering(env, k))
+        environment = WrappedEnvironment(environment, lambda env: HistoryWrapper(env, k))
     return Parts(environment, reader)
 
 

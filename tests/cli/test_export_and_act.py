@@ -52,7 +52,7 @@ def test_actions_answer_observations_line_by_line(bitrl, agent, monkeypatch, tmp
     ("lines", "answers", "error"),
     [
         ("[0, 0, 0, 0]\n{\n", 1, "line 2 of the input: not JSON"),
-        ("\n[0, 0]\n", 0, "line 2 of the input: an observation is to be 4 numbers, not [0, 0]"),
+        ("\n[0, 0]\n", 0, "line 2 of the input: observation: expected 4 numbers, got [0, 0]"),
         ("[" * 100_000, 0, "line 1 of the input: not JSON"),
     ],
 )

@@ -77,7 +77,7 @@ def test_what_is_refused(tmp_path):
         assert "\n" not in str(raised.value)
     with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
         bitrl.load_serializer("codes", **CARTPOLE)([1, 2, 3])
-    with pytest.raises(bitrl.UsageError, match=r"serializer\.codes: expected a whole number between 2 and 1000"):
+    with pytest.raises(bitrl.UsageError, match=r"serializer\.codes: expected an integer between 2 and 1000"):
         bitrl.load_serializer("codes", codes=1001)
     other = tmp_path / "other.safetensors"
     save_file({"weights": np.zeros(3)}, other)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-class Wrapped(Environment):
+class WrappedEnvironment(Environment):
     """`environment`, every one that it makes put through `wrap`. What it says of observations stays."""
 
     def __init__(self, environment: Environment, wrap: Callable[[gymnasium.Env], gymnasium.Env]):
