@@ -139,8 +139,8 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
         ("--config image.toml", "image.toml: not a TOML file"),
         ("--config part.toml", "part.toml: unknown section [algorithm]"),
         ("--config bare.toml", "bare.toml: steps is outside any section"),
-        ("--resume missing", "missing: holds no run"),
-        ("--out occupied", "occupied: is not empty and holds no run"),
+        ("--resume missing", "missing: not a run"),
+        ("--out occupied", "occupied: is not empty and does not hold a run"),
         ("--out not.toml", "not.toml: is a file"),
         ("-o backbone.model=missing.gguf", "missing.gguf"),
         ("-o backbone.model=not.toml", "not.toml"),
@@ -275,7 +275,7 @@ def test_interrupted_run_says_how_to_go_on(bitrl, quick_run, tmp_path) -> None:
     out, err = program.communicate()
     assert program.returncode == 1
     assert out == ""
-    assert f"go on with: bitrl run --resume {tmp_path / 'run'}" in err.splitlines()[-1]
+    assert f"continue with: bitrl run --resume {tmp_path / 'run'}" in err.splitlines()[-1]
 
 
 def test_live_display_is_on_the_terminal_and_the_result_on_stdout(quick_run) -> None:

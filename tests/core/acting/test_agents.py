@@ -141,7 +141,7 @@ def test_one_agent_serves_many_episodes_each_with_its_own_memory_in_one_encoding
     assert [*map(list, zip(*together, strict=True))] == alone
     assert batches == [4] * 5
     assert agent.act_batch([], []) == []
-    with pytest.raises(UsageError, match=r"looks at the last 3 states of an episode: begin one with agent.episode\(\)"):
+    with pytest.raises(UsageError, match=r"reads the last 3 states of an episode: start one with agent.episode\(\)"):
         agent.act(observations[0, 0])
 
 
@@ -286,13 +286,13 @@ def test_a_file_that_is_no_agent_is_refused(trained, tmp_path) -> None:
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UsageError, match=f"{name}: no agent, or a damaged one"):
+        with pytest.raises(UsageError, match=f"{name}: not an agent, or damaged"):
             bitrl.load_agent(tmp_path / name)
-    with pytest.raises(UsageError, match="a checkpoint and no agent"):
+    with pytest.raises(UsageError, match="a checkpoint, not an agent"):
         bitrl.load_agent(checkpoints.paths(run / "checkpoints")[0])
     with pytest.raises(UsageError, match="bitrl export"):
         bitrl.load_agent(run)
-    with pytest.raises(UsageError, match="there is no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         bitrl.load_agent(tmp_path / "nothing")
     found = checkpoints.read(file)
     newer = attrs.evolve(found, meta={**found.meta, "agent": agents.FORMAT + 1})
@@ -307,11 +307,11 @@ def test_another_model_is_refused_and_the_same_elsewhere_is_not(trained, tmp_pat
     state = [0.1, 0.2, -0.03, 0.4]
     moved = bitrl.load_agent(file, model=str(tmp_path / "elsewhere.gguf"), threads=2)
     assert moved.act(state) == bitrl.load_agent(file).act(state)
-    with pytest.raises(UsageError, match=r"model_sha256 changed.: name its model's file"):
+    with pytest.raises(UsageError, match=r"model_sha256 changed.: give its model file"):
         bitrl.load_agent(file, model=str(starter_path(ternary=False)))
-    with pytest.raises(UsageError, match=r"pooling changed.: leave out what sets that"):
+    with pytest.raises(UsageError, match=r"pooling changed.: remove the options that set it"):
         bitrl.load_agent(file, pooling="last")
-    with pytest.raises(UsageError, match="reads no model"):
+    with pytest.raises(UsageError, match="uses no language model"):
         bitrl.load_agent(trained(backbone="mlp", serializer="vector")[1], threads=1)
 
 
@@ -320,7 +320,7 @@ def test_a_model_that_is_not_where_it_was_is_asked_for(trained, tmp_path) -> Non
     backbone = {**found.meta["backbone"], "options": {**found.meta["backbone"]["options"], "model": "gone.gguf"}}
     moved = attrs.evolve(found, meta={**found.meta, "backbone": backbone})
     (tmp_path / "agent").write_bytes(checkpoints.as_bytes(moved))
-    with pytest.raises(UsageError, match=r"gone.gguf: .* \(if it is elsewhere now: -o backbone.model=FILE\)"):
+    with pytest.raises(UsageError, match=r"gone.gguf: .* \(if the model file has moved: -o backbone.model=FILE\)"):
         bitrl.load_agent(tmp_path / "agent")
     model = str(starter_path(ternary=True))
     assert bitrl.load_agent(tmp_path / "agent", model=model).act([0, 0, 0, 0]) in (0, 1)

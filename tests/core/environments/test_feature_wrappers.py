@@ -103,7 +103,7 @@ def test_processes_of_their_own():
 
 
 @pytest.mark.parametrize(("name", "serializer"), [("SmartHome-Light", "compact"), ("BabyAI-GoToRedBall-v0", "grid")])
-def test_worlds_of_several_parts(name, serializer):
+def test_environments_with_several_parts(name, serializer):
     make = bitrl.load_environment(name).make
     observation, _ = make().reset(seed=2)
     expected = features_of([observation], serializer, name)

@@ -609,7 +609,7 @@ def test_a_plugin_that_is_not_installed_can_be_checked_as_an_object(tmp_path: Pa
     ("module", "source", "message"),
     [
         ("heavy_plugin", "import torch\n" + HOOK, "reading heavy_plugin:plugin imports "),
-        ("taken_plugin", HOOK.replace("{name}", "json"), 'serializer "json" is also offered by bitrl'),
+        ("taken_plugin", HOOK.replace("{name}", "json"), 'serializer "json" is also provided by bitrl'),
         ("idle_plugin", "plugin = object()", "no hook yields a record, and none is bitrl_event"),
         ("wrong_plugin", HOOK.replace("bitrl_serializers", "bitrl_serialisers"), "did you mean bitrl_serializers?"),
     ],

@@ -84,9 +84,9 @@ def test_what_is_refused(tmp_path):
     (tmp_path / "text").write_text("no states")
     for file, error in (
         (tmp_path / "none", "cannot be read: No such file"),
-        (tmp_path / "text", "holds no states: make it with bitrl eval"),
-        (other, "holds no states: make it with bitrl eval"),
-        (states_file(tmp_path / "nan", [[np.nan] * 4]), "no table of finite numbers"),
+        (tmp_path / "text", "not a file of states: make one with bitrl eval"),
+        (other, "not a file of states: make one with bitrl eval"),
+        (states_file(tmp_path / "nan", [[np.nan] * 4]), "expected a table of finite numbers"),
         (states_file(tmp_path / "wide", np.zeros((5, 6))), "states of 6 numbers, and those of CartPole-v1 have 4"),
     ):
         with pytest.raises(bitrl.UsageError, match=error):
