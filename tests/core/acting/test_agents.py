@@ -320,7 +320,9 @@ def test_a_model_that_is_not_where_it_was_is_asked_for(trained, tmp_path) -> Non
     backbone = {**found.meta["backbone"], "options": {**found.meta["backbone"]["options"], "model": "gone.gguf"}}
     moved = attrs.evolve(found, meta={**found.meta, "backbone": backbone})
     (tmp_path / "agent").write_bytes(checkpoints.as_bytes(moved))
-    with pytest.raises(UsageError, match=r"gone.gguf: .* \(if the model file has moved: -o backbone.model=FILE\)"):
+    with pytest.raises(
+        UsageError, match=r"gone.gguf: .* \(if the model file has moved: load_agent\(..., model=FILE\)\)"
+    ):
         bitrl.load_agent(tmp_path / "agent")
     model = str(starter_path(ternary=True))
     assert bitrl.load_agent(tmp_path / "agent", model=model).act([0, 0, 0, 0]) in (0, 1)
