@@ -17,7 +17,7 @@ from bitrl.core.runs.evaluate import play, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
-from bitrl.core.runs.provenance import packages_of, git_commit, peak_rss_mb, versions
+from bitrl.core.runs.provenance import git_commit, packages_of, peak_rss_mb, versions
 from bitrl.core.runs.store import RunStore
 from bitrl.core.runs.trained import check_identity, newest_good
 from bitrl.core.wording import resuming
