@@ -34,13 +34,13 @@ MOST_SHOWN = 100
     "--video",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Film the first episode, as FILE.mp4 or FILE.gif (extra video).",
+    help="Record a video of the first episode to FILE.mp4 or FILE.gif (extra video).",
 )
 @click.option(
     "--states",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Keep the numbers of all states met, as safetensors: for -o serializer.states_file.",
+    help="Save the numbers of all visited states, as safetensors: for -o serializer.states_file.",
 )
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained agent.
 
-    DIR is the directory of a run; its newest checkpoint plays, always taking the action it thinks best.
+    DIR is the directory of a run; its newest checkpoint plays, with greedy actions.
     """
     from bitrl.core.runs import evaluate as evaluation
 
@@ -80,9 +80,9 @@ def evaluate(
             click.echo(f"… and {len(steps) - MOST_SHOWN} more steps (all of them: --json)")
         click.echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")
         if video is not None:
-            click.echo(f"film of the first episode: {video}")
+            click.echo(f"video of the first episode: {video}")
         if states is not None:
-            click.echo(f"the states met: {states}")
+            click.echo(f"visited states: {states}")
 
 
 def _line(step: Step) -> str:

@@ -1,6 +1,6 @@
-"""What a run is: the chosen components and their options, resolved from TOML, the command line or Python.
+"""The configuration of a run: components and their options, resolved from TOML, the command line or Python.
 
-Resolving reads records and options classes only, so a mistake is found before anything heavy is imported or built.
+Resolving reads records and options classes only, so mistakes are found before anything heavy is imported or built.
 """
 
 from __future__ import annotations
@@ -37,45 +37,45 @@ COMPONENTS = {
     "serializer": "serializer",
     "algo": "algorithm",
 }
-"""The options of the run that name a component, each with a section of its own, and of which kind."""
+"""The run's options that name a component (each has its own section) → the kind of component."""
 
 LOGGER = "logger."
-"""What the section of a logger's options begins with: `-o logger.csv.NAME=VALUE` sets `NAME` in `[logger.csv]`."""
+"""The prefix of a logger's section: `-o logger.csv.NAME=VALUE` sets `NAME` in `[logger.csv]`."""
 
 ANY_GYMNASIUM_ID = "gymnasium"
-"""The environment record that stands for every id that no plugin has registered."""
+"""The environment record used for every id that no plugin has registered."""
 
 
 REGISTERED_BY = {"BabyAI-": "minigrid", "MiniGrid-": "minigrid"}
-"""Packages whose Gymnasium ids exist once they are imported, by how the ids begin."""
+"""Prefix of Gymnasium ids → the package that registers them on import."""
 
 
 @options
 class RunOptions:
-    """The run itself: which components, how long, which seed."""
+    """The run itself: components, length and seed."""
 
     env: str = option("CartPole-v1", "environment: a name from `bitrl list` or any Gymnasium id")
-    backbone: str = option("bitnet", "what turns states into features")
+    backbone: str = option("bitnet", "computes features from states")
     critic_backbone: str | None = option(
-        None, "backbone of the critic (the value function), which reads the same texts; unset: the policy's"
+        None, "backbone of the critic (value function), given the same texts; unset: the policy's"
     )
-    serializer: str | None = option(None, "how a state is written down; unset: json for texts, vector for vectors")
-    algo: str = option("ppo", "what learns from the features")
-    steps: int = option(100_000, "environment steps to train for, over all environments", at_least(0))
-    seed: int = option(0, "seed of everything random", at_least(0))
-    num_envs: int = option(16, "environments stepped side by side", above(0))
-    eval_episodes: int = option(100, "episodes of the evaluation after training", at_least(0))
-    checkpoint_every: int = option(5, "updates between two checkpoints", above(0))
-    history: int = option(1, "states of the episode that are read at once, the newest last", above(0))
-    history_tokens: int = option(
-        256, "tokens that the text of several states may have: the oldest are left out", above(0)
+    serializer: str | None = option(
+        None, "how states are written as text or vectors; unset: json for text, vector for vectors"
     )
-    loggers: tuple[str, ...] = option((), "loggers that are told the metrics, beside metrics.jsonl")
+    algo: str = option("ppo", "learning algorithm")
+    steps: int = option(100_000, "environment steps to train for, summed over all parallel environments", at_least(0))
+    seed: int = option(0, "random seed", at_least(0))
+    num_envs: int = option(16, "parallel environments", above(0))
+    eval_episodes: int = option(100, "episodes in the evaluation after training", at_least(0))
+    checkpoint_every: int = option(5, "updates between checkpoints", above(0))
+    history: int = option(1, "how many of the latest states of the episode are read together, newest last", above(0))
+    history_tokens: int = option(256, "token limit for the text of several states: the oldest are dropped", above(0))
+    loggers: tuple[str, ...] = option((), "loggers that receive the metrics, in addition to metrics.jsonl")
 
 
 @attrs.frozen
 class ChosenLogger:
-    """A logger of a run: the name that it was chosen by, its record and its options."""
+    """A logger of a run: the name it was chosen by, its record and its options."""
 
     name: str
     record: LoggerRecord
@@ -103,7 +103,7 @@ class Config:
     loggers: tuple[ChosenLogger, ...] = ()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """The configuration as plain data, every option written out: what `config.toml` holds."""
+        """The configuration as plain data, defaults included: the contents of `config.toml`."""
         parts = (self.run, *(getattr(self, f"{name}_options") for name in PARTS[1:]))
         plain = {name: as_dict(values) for name, values in zip(PARTS, parts, strict=True) if values is not None}
         if self.loggers:
@@ -120,7 +120,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         text: part → the options whose value was typed on a command line and is a string.
 
     Raises:
-        UsageError: unknown part, component or option, an ill-typed value, or components that do not fit.
+        UsageError: unknown part, component or option, a value of the wrong type, or incompatible components.
     """
     text, values = text or {}, _flat(values)
     for part in values:
@@ -143,8 +143,8 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         check_critic(algorithm, critic, backbone, serializer)
     elif values.get("critic_backbone"):
         raise UsageError(
-            f"critic_backbone.{next(iter(values['critic_backbone']))}: the critic has no backbone of its own to set it "
-            f"for: name one with {setting('critic_backbone')}, or leave that part out"
+            f"critic_backbone.{next(iter(values['critic_backbone']))}: no critic backbone is chosen: choose one with "
+            f"{setting('critic_backbone')}, or remove this option"
         )
 
     loggers = []
@@ -155,17 +155,18 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         own: Any = parse(logger.options, values.get(part, {}), part, text.get(part, frozenset()))
         loggers.append(ChosenLogger(name, logger, own))
     if len(set(run.loggers)) < len(run.loggers):
-        raise UsageError(f"run.loggers: one is named twice in {', '.join(run.loggers)}: name each once")
+        raise UsageError(f"run.loggers: duplicate name in {', '.join(run.loggers)}: name each logger once")
     for part in values:
         if part.startswith(LOGGER) and part.removeprefix(LOGGER) not in run.loggers:
             raise UsageError(
-                f"{part} has options, but the run has no such logger: name it in run.loggers, or leave them out"
+                f"{part} has options, but the run does not use this logger: "
+                "add it to run.loggers, or remove the options"
             )
 
     def options_of(part: str, cls: type) -> Any:
-        # The environment's defaults may be meant for another component than the chosen one.
+        # The environment's defaults may be for a component other than the chosen one.
         own = attrs.fields_dict(cls)
-        # What an environment asks of a backbone, it asks of the critic's too.
+        # An environment's backbone defaults also apply to the critic's backbone.
         tuned = _defaults(environment, part.removeprefix("critic_"), values) | _defaults(environment, part, values)
         defaults = {key: value for key, value in tuned.items() if key in own}
         return parse(cls, {**defaults, **values.get(part, {})}, part, text.get(part, frozenset()))
@@ -190,10 +191,10 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
 
 
 def _with_current_names(run: RunOptions) -> RunOptions:
-    """The run's options with components called as they are now: configurations of old runs may hold aliases."""
+    """The run's options with current component names: configurations of old runs may contain aliases."""
     named = {part: getattr(run, part) for part in COMPONENTS if part != "env" and getattr(run, part) is not None}
     current = {part: registry().current_name(COMPONENTS[part], name) for part, name in named.items()}
-    options: Any = run  # its decorator hides from type checkers that it is an attrs class
+    options: Any = run  # type checkers do not see that it is an attrs class
     evolved: RunOptions = attrs.evolve(options, **current)
     return evolved
 
@@ -201,8 +202,11 @@ def _with_current_names(run: RunOptions) -> RunOptions:
 def overlay(
     below: Mapping[str, Mapping[str, Any]], above: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The settings of a file with others laid over them, and which of the file's options were left out: where another
-    component is named than the file's, those that it does not have.
+    """Merge two sets of settings, `above` taking precedence. Where `above` names another component than `below`, the
+    options that the new component does not have are dropped.
+
+    Returns:
+        The merged settings, and the dropped options.
 
     Raises:
         UsageError: there is no such component.
@@ -211,7 +215,7 @@ def overlay(
     values = {part: dict(section) for part, section in below.items()}
     for part, kind in COMPONENTS.items():
         old, before, chosen = values.get(part), below.get("run", {}).get(part), above.get("run", {}).get(part)
-        if not old or chosen is None or before in (None, chosen):  # a file that names none means whichever it is
+        if not old or chosen is None or before in (None, chosen):  # a file that names none fits any
             continue
         known: Mapping[str, Any] = {}
         if str(chosen).strip().lower() not in ("none", ""):
@@ -230,10 +234,10 @@ def overlay(
 
 
 def find_environment(name: str) -> EnvironmentRecord:
-    """The record of an environment; a name no plugin has registered is taken as a Gymnasium id.
+    """The record of an environment; a name that no plugin has registered is taken to be a Gymnasium id.
 
     Raises:
-        UsageError: Gymnasium does not know it either; names the nearest ids.
+        UsageError: Gymnasium does not know it either; the message suggests similar ids.
     """
     names = {entry.record.name for entry in registry().entries["environment"]}
     if name in names or (":" in name and name.partition(":")[2] in names):
@@ -252,27 +256,27 @@ def find_environment(name: str) -> EnvironmentRecord:
 
 
 def check_fit(serializer: SerializerRecord, backbone: BackboneRecord) -> None:
-    """Refuse a serializer whose output the backbone does not read, and name those that fit."""
+    """Refuse a serializer whose output the backbone does not accept, and name compatible ones."""
     if serializer.emits in backbone.accepts:
         return
     entries = registry().entries
     serializers = [e.record.name for e in entries["serializer"] if e.record.emits in backbone.accepts]  # type: ignore[attr-defined]
     backbones = [e.record.name for e in entries["backbone"] if serializer.emits in e.record.accepts]  # type: ignore[attr-defined]
     raise UsageError(
-        f'serializer "{serializer.name}" emits {serializer.emits}, but backbone "{backbone.name}" reads '
+        f'serializer "{serializer.name}" emits {serializer.emits}, but backbone "{backbone.name}" accepts '
         f"{' or '.join(backbone.accepts)}: use {setting('serializer', *sorted(serializers))}, "
         f"or {setting('backbone', *sorted(backbones))}"
     )
 
 
 def check_learning(config: Config) -> None:
-    """Refuse a backbone that does not provide, by its record and options, what the algorithm learns from, and name
-    those that fit.
+    """Refuse a backbone that does not provide (by its record and options) what the algorithm learns from, and name
+    compatible ones.
     """
     algorithm, backbone = config.algorithm, config.backbone
     learns_from = " or ".join(algorithm.learns_from)
     trains = backbone.trains(config.backbone_options)
-    lacking = "features" if trains else "gradients"  # what is trained has no features that stay the same
+    lacking = "features" if trains else "gradients"  # the features of a trained backbone change
     offered = [each for each in backbone.provides if each in get_args(LearnsFrom) and each != lacking]
     if set(offered) & set(algorithm.learns_from):
         return
@@ -280,8 +284,8 @@ def check_learning(config: Config) -> None:
     option = backbone.needs_option.get("gradients")
     if "gradients" in algorithm.learns_from and option is not None:
         raise UsageError(
-            f'algorithm "{algorithm.name}" learns from {learns_from}, and backbone "{backbone.name}" provides that if '
-            f"an option asks for it: set {setting(f'backbone.{option}', 'VALUE')}"
+            f'algorithm "{algorithm.name}" learns from {learns_from}, which backbone "{backbone.name}" provides only '
+            f"with an option: set {setting(f'backbone.{option}', 'VALUE')}"
         )
     backbones = sorted(
         entry.record.name
@@ -297,7 +301,7 @@ def check_learning(config: Config) -> None:
         *([setting("backbone", *backbones)] if backbones else []),
         *([setting("algo", *algorithms)] if algorithms else []),
     ]
-    remedies = [f"leave out backbone.{option}"] if trains and option and "features" in algorithm.learns_from else []
+    remedies = [f"remove backbone.{option}"] if trains and option and "features" in algorithm.learns_from else []
     remedies += [f"use {', or '.join(others)}"] if others else []
     provided = " and ".join(offered) or "neither features nor gradients"
     raise UsageError(
@@ -321,13 +325,13 @@ def check_critic_learning(config: Config) -> None:
 def check_critic(
     algorithm: AlgorithmRecord, critic: BackboneRecord, backbone: BackboneRecord, serializer: SerializerRecord
 ) -> None:
-    """Refuse a critic's backbone that the algorithm has no use for, or that does not read what the policy's reads."""
+    """Refuse a critic backbone that the algorithm does not support, or that does not accept the policy's inputs."""
     entries = registry().entries
     if not algorithm.critic_backbone:
         able = [e.record.name for e in entries["algorithm"] if e.record.critic_backbone]  # type: ignore[attr-defined]
         raise UsageError(
-            f'algorithm "{algorithm.name}" has no critic that could read a backbone of its own: '
-            f"leave out {setting('critic_backbone')}, or use {setting('algo', *sorted(able))}"
+            f'algorithm "{algorithm.name}" does not support a separate critic backbone: '
+            f"remove {setting('critic_backbone')}, or use {setting('algo', *sorted(able))}"
         )
     if serializer.emits in critic.accepts:
         return
@@ -335,26 +339,26 @@ def check_critic(
     both = set(critic.accepts) & set(backbone.accepts)
     serializers = [e.record.name for e in entries["serializer"] if e.record.emits in both]  # type: ignore[attr-defined]
     raise UsageError(
-        f'critic backbone "{critic.name}" reads {" or ".join(critic.accepts)}, but serializer "{serializer.name}", '
-        f'which also writes for backbone "{backbone.name}", emits {serializer.emits}: '
+        f'critic backbone "{critic.name}" accepts {" or ".join(critic.accepts)}, but serializer "{serializer.name}", '
+        f'also used by backbone "{backbone.name}", emits {serializer.emits}: '
         f"use {setting('critic_backbone', *sorted(critics))}"
         + (f", or {setting('serializer', *sorted(serializers))}" if both else "")
     )
 
 
 def check_commands(config: Config) -> None:
-    """Refuse an algorithm that cannot choose among texts, in an environment whose actions are texts."""
+    """Refuse an algorithm that cannot choose among text commands, in an environment whose actions are commands."""
     if not config.algorithm.commands:
         entries = registry().entries["algorithm"]
         able = [e.record.name for e in entries if e.record.commands]  # type: ignore[attr-defined]
         raise UsageError(
-            f'algorithm "{config.algorithm.name}" cannot choose among texts, which are the actions of '
+            f'algorithm "{config.algorithm.name}" does not support text commands, the actions of '
             f"{config.run.env}: use {setting('algo', *sorted(able))}"
         )
 
 
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:
-    """The configuration in a TOML file; sections other than the parts (versions, identity) are left out.
+    """The configuration in a TOML file; the section of provenance is ignored.
 
     Raises:
         UsageError: no such file, not TOML, or not made of sections.
@@ -369,7 +373,7 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     for part, section in data.items():
         if not isinstance(section, dict):
             raise UsageError(
-                f"{path}: {part} stands outside a section: write it under one of {', '.join(f'[{p}]' for p in PARTS)}"
+                f"{path}: {part} is outside any section: put it under one of {', '.join(f'[{p}]' for p in PARTS)}"
             )
         if part not in (*PARTS, "logger"):
             raise UsageError(f"{path}: unknown section [{part}]: the sections are {', '.join(f'[{p}]' for p in PARTS)}")
@@ -377,11 +381,13 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _flat(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`values` with the options of each logger, which TOML nests in `logger`, in a part of their own."""
+    """`values` with each logger's options, which TOML nests in `logger`, as a part of their own."""
     flat = {part: dict(section) for part, section in values.items() if part != "logger"}
     for name, section in values.get("logger", {}).items():
         if not isinstance(section, Mapping):
-            raise UsageError(f"logger.{name} stands outside a section: write it under [logger.NAME], as [logger.csv]")
+            raise UsageError(
+                f"logger.{name} is not a section: options go under [logger.NAME], for example [logger.csv]"
+            )
         flat[LOGGER + name] = dict(section)
     return flat
 
@@ -393,7 +399,7 @@ def check_part(part: str, hint: str) -> None:
 
 
 def without_loggers(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings of a run that is not to be trained on: its loggers need not be installed here."""
+    """The settings of a run that will not be trained further: its loggers need not be installed."""
     kept = {part: dict(section) for part, section in values.items() if not part.startswith(LOGGER)}
     kept.get("run", {}).pop("loggers", None)
     return kept
@@ -403,25 +409,24 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
     """`("algo.clip_coef=0.2", …)` → `{"algo": {"clip_coef": "0.2"}}`.
 
     Raises:
-        UsageError: one is not of the form part.option=value, or its part does not exist.
+        UsageError: one does not have the form part.option=value, or its part does not exist.
     """
     values: dict[str, dict[str, str]] = {}
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         part, dot, name = path.strip().rpartition(".")
         if not (equals and dot and name):
-            raise UsageError(f'-o "{assignment}": write it as part.option=value, for example -o algo.clip_coef=0.2')
+            raise UsageError(f'-o "{assignment}": expected part.option=value, for example -o algo.clip_coef=0.2')
         check_part(part, f'in -o "{assignment}"')
         values.setdefault(part, {})[name] = value
     return values
 
 
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What is set in `part` unless the user sets it: by the environment's record for every algorithm, by it for the
-    chosen algorithm, and by the algorithm's record for this environment; the later wins.
+    """The defaults of `part` for this environment. Precedence, highest first: the algorithm's record (`tuned`), the
+    environment's record for this algorithm (`tuned`), the environment's record for all algorithms (`defaults`).
 
-    A preset that the user chose wins in what presets are about; the others, such as how to explore this environment,
-    stay.
+    A preset that the user chose takes precedence over these for every option that any preset sets.
     """
     chosen = values.get("run", {})
     name = str(chosen.get("algo", environment.defaults.get("run.algo", RunOptions().algo)))

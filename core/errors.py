@@ -10,29 +10,29 @@ MOST_NAMES = 12
 
 
 class BitrlError(Exception):
-    """Any failure bitrl explains by itself; the command line prints its message without a traceback."""
+    """Any failure that bitrl explains; the command line prints its message without a traceback."""
 
     exit_code = 1
 
 
 class UsageError(BitrlError):
-    """The command, the options or a file it names are wrong (exit code 2)."""
+    """The command, its options or a file it names is wrong (exit code 2)."""
 
     exit_code = 2
 
 
 class RunFailed(BitrlError):
-    """The command was right, but the run could not go on (exit code 1)."""
+    """The command was correct, but the run could not continue (exit code 1)."""
 
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: str = "") -> UsageError:
-    """An error for a name that does not exist, with the nearest known ones.
+    """An error for an unknown name, with the most similar known ones.
 
-    For example `unknown serializer "jsno": did you mean "json"?`. All names are shown behind `prefix`.
+    For example `unknown serializer "jsno": did you mean "json"?`. All names are shown with `prefix`.
     """
     known = sorted(known)
     near = _nearest(name, {candidate.lower(): candidate for candidate in reversed(known)}, cutoff=0.5)
-    if not near:  # perhaps one word of it: "clpi" for "clip_coef"
+    if not near:  # perhaps a misspelt word of it: "clpi" for "clip_coef"
         words = {word: candidate for candidate in reversed(known) for word in candidate.lower().split("_")}
         near = _nearest(name, words, cutoff=0.7)
     if near:
@@ -42,12 +42,12 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: 
         more = [f"and {len(known) - MOST_NAMES} more"] if len(known) > MOST_NAMES else []
         rest = "known: " + ", ".join(shown + more)
     else:
-        rest = "none is known"
+        rest = "there are none"
     return UsageError(f'unknown {what} "{prefix}{name}": {rest}' + (f" ({hint})" if hint else ""))
 
 
 def _nearest(name: str, candidates: dict[str, str], cutoff: float) -> list[str]:
-    """The nearest candidate, and a second one only if it is nearly the same too: a poor guess is worse than none."""
+    """The nearest candidate, and a second one only if it is very similar too: a poor guess is worse than none."""
     name = name.lower()
     first = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
     more = difflib.get_close_matches(name, candidates, n=2, cutoff=0.8)

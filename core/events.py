@@ -1,4 +1,4 @@
-"""What happens in a run, as plain records: progress displays, loggers and plugins listen to these."""
+"""The events of a run, as plain records: progress displays, loggers and plugins listen to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Event:
 
 @attrs.frozen
 class RunStarted(Event):
-    """Training is about to start, or to go on from `step` after a resume."""
+    """Training is about to start, or to continue from `step` after a resume."""
 
     config: Mapping[str, Any]
     step: int
@@ -27,7 +27,7 @@ class RunStarted(Event):
 
 @attrs.frozen
 class RolloutStepped(Event):
-    """Some environment steps were taken, inside a rollout; comes often, for a live display only."""
+    """Environment steps were taken within a rollout; frequent, for live displays only."""
 
     step: int
 
@@ -42,7 +42,7 @@ class Updated(Event):
 
 @attrs.frozen
 class CheckpointSaved(Event):
-    """A checkpoint stands complete on disk."""
+    """A checkpoint was written to disk."""
 
     step: int
     path: Path
@@ -50,12 +50,12 @@ class CheckpointSaved(Event):
 
 @attrs.frozen
 class Interrupted(Event):
-    """Ctrl-C was pressed: the run stops once the update under way has ended and is saved."""
+    """Ctrl-C was pressed: the run stops once the current update is finished and saved."""
 
 
 @attrs.frozen
 class CheckpointSkipped(Event):
-    """A checkpoint was damaged and the one before it is used; `reason` says what was wrong."""
+    """A checkpoint was damaged and the one before it is used; `reason` says why."""
 
     path: Path
     reason: str

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and saying what stood in the way."""
+"""Writes files atomically, and explains write errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bitrl.core.wording import setting
 
 
 def write_atomically(path: Path, data: bytes | str, elsewhere: str | None = None) -> None:
-    """Write `data` to a temporary file beside `path`, make it durable and rename it: readers see the old file or
-    the new. `elsewhere` says how to choose another place; None: as a run does, by `out`.
+    """Write `data` to a temporary file beside `path`, flush it to disk and rename it: readers see the old file or
+    the new one. `elsewhere`: advice on choosing another place; None: the run's `out`.
 
     Raises:
-        RunFailed: the disk is full or the place is not writable; nothing is left behind.
+        RunFailed: the disk is full or the file cannot be written; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,14 +36,14 @@ def write_atomically(path: Path, data: bytes | str, elsewhere: str | None = None
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what a process killed in `write_atomically` left in `directory`; nobody may be writing there."""
+    """Remove what a process killed in `write_atomically` left in `directory`; no other process may be writing there."""
     for temporary in directory.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", temporary.name):
             temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError, elsewhere: str | None = None) -> RunFailed:
-    """`error`, met while writing `path`, in words."""
+    """An `error` while writing `path`, explained."""
     elsewhere = elsewhere or f"choose another place with {setting('out')}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(f"{path}: no space left on the disk: free some, or {elsewhere}")

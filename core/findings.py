@@ -1,4 +1,4 @@
-"""What a check of `bitrl doctor` yields."""
+"""The result of a check of `bitrl doctor`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _json(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None
 
 @attrs.frozen
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        name: of what was looked at.
-        ok: whether it is as it should be.
-        detail: what is there, or what is wrong.
-        remedy: what to do where it is wrong.
-        facts: the same as `detail` for programs, as JSON, where that is more than words.
+        name: what was checked.
+        ok: whether it passed.
+        detail: what was found, or what is wrong.
+        remedy: how to fix it, where it failed.
+        facts: details for programs, as JSON.
     """
 
     name: str = attrs.field(validator=_TEXT)

@@ -1,4 +1,4 @@
-"""Every hook a plugin may implement. Hooks are nouns and yield records; each docstring is a whole example plugin."""
+"""Every hook a plugin may implement. Most yield records; each docstring contains a complete example plugin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def bitrl_serializers() -> Iterable[SerializerRecord]:  # type: ignore[empty-body]
-    """Serializers: how a state is written down.
+    """Serializers: write states as text or vectors.
 
     Example:
         import bitrl
@@ -37,7 +37,7 @@ def bitrl_serializers() -> Iterable[SerializerRecord]:  # type: ignore[empty-bod
 
 @hookspec
 def bitrl_backbones() -> Iterable[BackboneRecord]:  # type: ignore[empty-body]
-    """Backbones: what turns texts or vectors into features.
+    """Backbones: compute features from texts or vectors.
 
     Example:
         import bitrl
@@ -52,7 +52,7 @@ def bitrl_backbones() -> Iterable[BackboneRecord]:  # type: ignore[empty-body]
 
 @hookspec
 def bitrl_algorithms() -> Iterable[AlgorithmRecord]:  # type: ignore[empty-body]
-    """Algorithms: what learns from features.
+    """Algorithms: train a policy.
 
     Example:
         import bitrl
@@ -65,7 +65,7 @@ def bitrl_algorithms() -> Iterable[AlgorithmRecord]:  # type: ignore[empty-body]
 
 @hookspec
 def bitrl_environments() -> Iterable[EnvironmentRecord]:  # type: ignore[empty-body]
-    """Environments: worlds beyond the Gymnasium ids, which need no plugin.
+    """Environments other than those with a Gymnasium id, which need no plugin.
 
     Example:
         import bitrl
@@ -73,14 +73,14 @@ def bitrl_environments() -> Iterable[EnvironmentRecord]:  # type: ignore[empty-b
         @bitrl.hookimpl
         def bitrl_environments():
             yield bitrl.EnvironmentRecord(
-                name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorWorld"
+                name="Corridor-v0", summary="walk right", target="my_plugin.corridor:CorridorEnvironment"
             )
     """
 
 
 @hookspec
 def bitrl_loggers() -> Iterable[LoggerRecord]:  # type: ignore[empty-body]
-    """Loggers: where a run's metrics go as they come, beside metrics.jsonl.
+    """Loggers: receive a run's metrics as they are produced, in addition to metrics.jsonl.
 
     Example:
         import bitrl
@@ -93,7 +93,7 @@ def bitrl_loggers() -> Iterable[LoggerRecord]:  # type: ignore[empty-body]
 
 @hookspec
 def bitrl_commands() -> Iterable[CommandRecord]:  # type: ignore[empty-body]
-    """Commands of the program, each a click command.
+    """Subcommands of `bitrl`, each a click command.
 
     Example:
         import bitrl
@@ -119,7 +119,7 @@ def bitrl_doctor_checks() -> Iterable[DoctorCheckRecord]:  # type: ignore[empty-
 
 @hookspec
 def bitrl_event(event: Event) -> None:
-    """Something happened in a run (bitrl.core.events); called in the training process, so return quickly.
+    """Called with each event of a run (bitrl.core.events), in the training process: return quickly.
 
     Example:
         import bitrl

@@ -1,9 +1,8 @@
-"""What serializers, backbones, algorithms and loggers look like to each other. Shapes: n states, k numbers a
-vector, d features.
+"""The interfaces of serializers, backbones, algorithms and loggers. Shapes: n states, k numbers per vector, d features.
 
-Data goes one way: environment → Serializer → Backbone → Algorithm → environment. A component's `target`
-(records.py) is called as its class docstring here says. What a backbone can do beyond features it declares in its
-record (`provides`), and has the members of the protocol that stands for it here (`PROTOCOLS`). Environments, which need
+Data flows one way: environment → Serializer → Backbone → Algorithm → environment. A component's `target`
+(records.py) is called as its class docstring here says. A backbone declares its capabilities in its record
+(`provides`), and has the members of the corresponding protocols (`PROTOCOLS`). Environments, which need
 Gymnasium, are described in environments/environment.py.
 """
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 class Field:
     """One number of an observation: its name, the finite bounds it typically stays in (None: unknown) and its unit.
 
-    `decimals` is how many digits after the point say all there is to say (0 for a count); None: as the bounds suggest.
+    `decimals` is how many decimal places are significant (0 for a count); None: derived from the bounds.
     """
 
     name: str
@@ -44,13 +43,13 @@ class Field:
 
 @attrs.frozen
 class ObservationSpec:
-    """What a serializer may know of an environment's observations.
+    """What a serializer knows about an environment's observations.
 
-    `fields` has one entry a number, in the order of the flattened Box observation; a Discrete observation has one
+    `fields` has one entry per number, in the order of the flattened Box observation; a Discrete observation has one
     field and `discrete` says how many values it takes. Where `texts` names parts that are texts, an observation is
     a mapping of those and of "numbers", the Box that `fields` describes. If `grid`, it has no numbers, but MiniGrid's
-    "image" and "direction". If `prompt`, an observation is a text as it stands. Where `commands`, an action is one of
-    the texts that the observation lists (acting/admissible.py).
+    "image" and "direction". If `prompt`, an observation is a text, used unchanged. If `commands`, an action is one of
+    the commands that the observation lists (acting/admissible.py).
     """
 
     env: str | None = None
@@ -64,7 +63,7 @@ class ObservationSpec:
 
 @runtime_checkable
 class Serializer(Protocol):
-    """Writes states down. Made by `target(options, observation: ObservationSpec)`.
+    """Writes states as text or vectors. Made by `target(options, observation: ObservationSpec)`.
 
     A serializer that emits vectors also has `width`, the k of its vectors.
     """
@@ -80,24 +79,24 @@ class Serializer(Protocol):
 
 @runtime_checkable
 class LearningSerializer(Serializer, Protocol):
-    """A serializer that learns from states what to write; its record says `learns=True`."""
+    """A serializer that learns its encoding from states; its record has `learns=True`."""
 
     def state(self) -> dict[str, np.ndarray]:
         """What was learned, as named arrays."""
         ...
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Write with what a `state()` holds."""
+        """Restore a `state()`."""
         ...
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Turns states into features. Made by `target(options, width)`; `width` is k for vectors, and for texts how many
+    """Computes features of states. Made by `target(options, width)`; `width` is k for vectors, and for texts how many
     numbers a state has (None: unknown).
 
     `width` is d; `identity` holds what must be equal for the features to be equal (file hash, layers, pooling …),
-    learned weights apart, and is kept with every run.
+    except learned weights, and is saved with every run.
     """
 
     width: int
@@ -117,12 +116,12 @@ class TokenizingBackbone(Backbone, Protocol):
         ...
 
     def token_counts(self, inputs: Sequence[str]) -> list[int]:
-        """n texts → how many tokens each is."""
+        """n texts → the number of tokens of each."""
         ...
 
 
 class Statistics(Protocol):
-    """What a cache counts."""
+    """The counters of a cache."""
 
     def statistics(self) -> Mapping[str, int]:
         """Names and numbers (hits, misses …), shown with a run's summary."""
@@ -143,15 +142,15 @@ class TrainableBackbone(Backbone, Protocol):
     def module(self) -> torch.nn.Module:
         """What the algorithm trains.
 
-        Of a backbone that reads vectors: a fresh module from float32 [n, k] to [n, d], whose weights are drawn from
-        torch's generator, and belong to the algorithm. Of one that reads texts see LearningBackbone.
+        For a backbone of vectors: a new module from float32 [n, k] to [n, d], whose weights are drawn from torch's
+        generator, and belong to the algorithm. For a backbone of texts see LearningBackbone.
         """
         ...
 
 
 @runtime_checkable
 class LearningBackbone(TrainableBackbone, Protocol):
-    """A trainable backbone that reads texts: `encode` gives features by what was learned so far.
+    """A trainable backbone that reads texts: `encode` uses what was learned so far.
 
     `version` counts the `sync` and `load_learned` calls: features of an older version are out of date.
     """
@@ -159,13 +158,13 @@ class LearningBackbone(TrainableBackbone, Protocol):
     version: int
 
     def module(self) -> torch.nn.Module:
-        """The one module whose trainable parameters are what is learned: a list of n texts → features [n, d], with
+        """The module whose trainable parameters are learned: a list of n texts → features [n, d], with
         gradients. The same object at every call.
         """
         ...
 
     def sync(self) -> None:
-        """The module's parameters have changed: `encode` goes by them from now on."""
+        """The module's parameters have changed: `encode` uses them from now on."""
         ...
 
     def learned(self) -> dict[str, np.ndarray]:
@@ -173,14 +172,14 @@ class LearningBackbone(TrainableBackbone, Protocol):
         ...
 
     def load_learned(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go by the weights of a `learned()`; needs no torch."""
+        """Use the weights of a `learned()`; needs no torch."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Completion:
-    """What followed a prompt: its text, its token ids int32 [m], an end token that ended it included, and their
-    log-probabilities float64 [m] under the distribution that each was drawn from.
+    """The completion of a prompt: its text, its token ids int32 [m], including a sampled end token, and their
+    log-probabilities float64 [m] under the distribution that each was sampled from.
     """
 
     text: str
@@ -190,7 +189,7 @@ class Completion:
 
 @runtime_checkable
 class LanguagePolicy(Protocol):
-    """A language model that generates and learns: one object to an algorithm that acts by texts.
+    """A language model that generates and learns: a single object for algorithms whose actions are texts.
 
     `version` counts the `sync` calls. Prompts are texts; a completion is its token ids, as `generate` gave them.
     """
@@ -201,7 +200,7 @@ class LanguagePolicy(Protocol):
         self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
         seed: int = 0,
     ) -> list[Completion]:  # fmt: skip
-        """One completion for each of n prompts, by the engine; temperature 0: the most probable tokens."""
+        """One completion for each of n prompts, by the engine; temperature 0: greedy."""
         ...
 
     def logprobs(
@@ -219,7 +218,7 @@ class LanguagePolicy(Protocol):
         ...
 
     def sync(self) -> None:
-        """The module's parameters have changed: generate by them from now on; every cache is invalid."""
+        """The module's parameters have changed: generation uses them from now on; every cache is invalid."""
         ...
 
 
@@ -239,7 +238,7 @@ PROTOCOLS: dict[str, type] = {
     "tokens": TokenizingBackbone,
     "cache": CachingBackbone,
 }
-"""What a backbone may provide → the protocol that it then keeps."""
+"""Capability of a backbone → its protocol."""
 
 MOVED = {
     "envs": "task.collector.step(actions) and task.collector.rollout(act, steps) step the environments; "
@@ -250,18 +249,18 @@ MOVED = {
     "see": "task.reader(observations) is a view of states, with features and critic_features",
     "progress": "the collector counts steps and reports them",
 }
-"""What a task had before bitrl 0.2 → what replaces it."""
+"""Attributes of a task before bitrl 0.2 → their replacements."""
 
 
 @attrs.define(kw_only=True)
 class Task:
-    """What an algorithm is given to learn on.
+    """What an algorithm trains on.
 
     Attributes:
         collector: owns the environments and their current observations, steps them and counts the steps.
-        reader: how states are read: observations [n, ...] → a view of them (acting/states.py).
-        seed: random seed of everything that the algorithm draws; it must use no global random state.
-        steps: environment steps that the run will take, in all.
+        reader: reads states: observations [n, ...] → a view of them (acting/states.py).
+        seed: random seed of the algorithm, which must not use global random state.
+        steps: total environment steps of the run.
     """
 
     collector: Collector
@@ -271,12 +270,12 @@ class Task:
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in MOVED:
-            raise UsageError(f"task.{name} is no longer there: {MOVED[name]} (docs/plugins.md, Algorithm)")
+            raise UsageError(f"task.{name} has been removed: {MOVED[name]} (docs/plugins.md, Algorithm)")
         raise AttributeError(f"a Task has no attribute {name!r}")
 
 
 class Algorithm(ABC):
-    """A learner. Made by `target(options, task: Task)`; a run calls `update` until enough steps were taken."""
+    """A learning algorithm. Made by `target(options, task: Task)`; a run calls `update` until all steps are taken."""
 
     def __init__(self, options: Any, task: Task):
         self.options, self.task = options, task
@@ -298,74 +297,74 @@ class Algorithm(ABC):
     @step.setter
     def step(self, value: int) -> None:
         raise UsageError(
-            f"algorithm {type(self).__name__} sets `step`, which the collector counts since bitrl 0.2: leave that out, "
+            f"algorithm {type(self).__name__} sets `step`, which the collector counts since bitrl 0.2: remove that, "
             "and step the environments by task.collector (docs/plugins.md, Algorithm)"
         )
 
     @abstractmethod
     def update(self) -> dict[str, float]:
-        """Collect experience and learn from it; return metrics (finite numbers; absent where there is none).
+        """Collect experience and learn from it; return metrics (finite numbers; a metric without a value is left out).
 
         Raises:
-            RunFailed: learning cannot go on (a loss is not finite).
+            RunFailed: learning cannot continue (a loss is not finite).
         """
 
     @abstractmethod
     def act(self, states: States) -> np.ndarray:
-        """The best actions [n, ...] in n states, for evaluation: deterministic, and changes nothing."""
+        """The greedy actions [n, ...] in n states, for evaluation: deterministic and without side effects."""
 
     def plain_policy(self) -> Policy:
         """What `act` does, as a numpy policy (bitrl.core.acting.policies): for `bitrl export`, whose agents act without
-        what the algorithm was built with. By default an algorithm cannot be exported.
+        the algorithm's dependencies. By default an algorithm cannot be exported.
 
         Raises:
-            UsageError: it cannot be expressed so.
+            UsageError: it cannot be expressed as one.
         """
         raise UsageError(f"algorithm {type(self).__name__} cannot be exported: it has no plain_policy()")
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next `update` depends on, as named arrays (weights, optimiser, generators, counters);
-        the collector saves its own.
+        the collector saves its own state.
         """
 
     @abstractmethod
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go back to a `state()`. The task's collector holds the restored environments and observations."""
+        """Restore a `state()`. The task's collector holds the restored environments and observations."""
 
 
 class Logger:
-    """Takes the rows of metrics.jsonl as they are written.
+    """Receives the rows of metrics.jsonl as they are written.
 
-    A run that is stopped and resumed makes a logger again, over the same directory. Whatever a logger raises is
-    reported once, and the run goes on without it.
+    Resuming a stopped run makes a new logger for the same directory. An exception in a logger is reported once, and the
+    run continues without it.
 
     Args:
         options: its options object.
-        directory: the run's directory, which exists; a logger's files lie there under names of their own.
+        directory: the run's directory, which exists; the logger writes its files there, under distinct names.
     """
 
     def __init__(self, options: Any, directory: Path):
         self.options, self.directory = options, directory
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
-        """Training begins, or goes on from the checkpoint at `step` (environment steps; 0 in a new run).
+        """Training starts, or resumes from the checkpoint at `step` (environment steps; 0 in a new run).
 
-        The rows after `step` will come again: what was kept of them is to be dropped.
+        The rows after `step` will be logged again: drop those already written.
 
         Args:
             config: all options by section, as config.toml holds them.
-            step: the last step whose row is to be kept.
+            step: the last step whose row to keep.
         """
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """An update is done. `row` holds its `step` and its metrics; not all of them need be in every row.
+        """An update is done. `row` holds its `step` and its metrics, which may differ between rows.
 
-        Keep it before you return: the process may be killed at any time.
+        Write it before returning: the process may be killed at any time.
         """
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Training and evaluation are done; `summary` is summary.json."""
 
     def close(self) -> None:
-        """Nothing more will come, whether the run is done, was stopped or failed."""
+        """The run finished, was stopped or failed: no more calls will follow."""

@@ -1,8 +1,8 @@
 """Options of components: attrs classes with documented, validated fields.
 
 A component declares `@options class PPOOptions: clip_coef: float = option(0.1, "clip range", above(0))`. This
-module turns values from the command line (strings), a TOML file or Python into such an object, and words the
-errors. It knows nothing of the components themselves.
+module converts values from the command line (strings), a TOML file or Python into such an object, and writes the
+error messages. It knows nothing of the components themselves.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 class Constraint:
-    """An attrs validator that can say in words what it expects; `None` passes (for optional fields)."""
+    """An attrs validator that describes what it expects; `None` passes (for optional fields)."""
 
     def __init__(self, accepts: Callable[[Any], bool], words: str):
         self.accepts, self.words = accepts, words
 
     def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        """Raise ValueError, in words, if `value` is not accepted."""
+        """Raise ValueError, with a message for users, if `value` is not accepted."""
         ends = isinstance(value, Schedule) and value.end != 0 and not self.accepts(value.end)  # all may decay to zero
         if value is not None and (ends or not self.accepts(value)):
             raise ValueError(f"{attribute.name}: expected {_expected(attribute)}, got {shown(value)}")
@@ -77,7 +77,7 @@ class NoOptions:
 
 
 def shown(value: Any) -> str:
-    """`value` as an error message quotes it and an option table prints it; None is `none`, as one types it."""
+    """`value` as error messages and option tables print it; None is `none`, as a user types it."""
     if value is None:
         return "none"
     if isinstance(value, Schedule) and value.shape != "constant":
@@ -89,15 +89,15 @@ def shown(value: Any) -> str:
 
 
 def type_words(kind: Any) -> str:
-    """A type as words a user reads: `a number`, `one of "mean", "last"`."""
+    """A type as an error message names it: `an integer`, `one of "mean", "last"`."""
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(shown(value) for value in typing.get_args(kind))
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         inner = [part for part in typing.get_args(kind) if part is not type(None)]
         return " or ".join([*map(type_words, inner), "none"])
     if typing.get_origin(kind) is tuple:
-        return f"a list of {({int: 'whole numbers', float: 'numbers'}).get(typing.get_args(kind)[0], 'texts')}"
-    return {int: "a whole number", float: "a number", Schedule: "a number", bool: "true or false", str: "a text"}.get(
+        return f"a list of {({int: 'integers', float: 'numbers'}).get(typing.get_args(kind)[0], 'strings')}"
+    return {int: "an integer", float: "a number", Schedule: "a number", bool: "true or false", str: "a string"}.get(
         kind, str(kind)
     )
 
@@ -110,7 +110,7 @@ def _expected(attribute: attrs.Attribute[Any]) -> str:
 
 
 def _convert(value: Any, kind: Any, text: bool) -> Any:
-    """`value` as `kind`, or ValueError. `text` says it was typed on a command line, where everything is a string."""
+    """`value` as `kind`, or ValueError. `text`: it was typed on a command line, where everything is a string."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "")):
@@ -158,7 +158,7 @@ def parse(cls: type[T], values: Mapping[str, Any], path: str, text: frozenset[st
     """Build options `cls` from `values`; `path` ("algo") names the place in errors, `text` the keys typed as strings.
 
     Raises:
-        UsageError: unknown key, wrong type or out of range; one line with the path, what was expected and what came.
+        UsageError: unknown key, wrong type or out of range; one line with the path, the expected and the given value.
     """
     fields = attrs.fields_dict(cls)  # type: ignore[arg-type]
     converted: dict[str, Any] = {}
@@ -205,7 +205,7 @@ def describe(cls: type) -> list[OptionRow]:
 
 
 def as_dict(values: Any) -> dict[str, Any]:
-    """Options as plain data for TOML and JSON, every one written out: tuples become lists, None becomes "none".
+    """Options as plain data for TOML and JSON, defaults included: tuples become lists, None becomes "none".
 
     `parse` gives the same options back. Leaving None out would not: the default, or an environment's, need not be None.
     """

@@ -1,5 +1,5 @@
-"""Records: what a plugin's hooks yield. Light descriptions of components, whose code is imported only when one is
-chosen.
+"""Records: what a plugin's hooks yield. Lightweight descriptions of components, whose code is imported only when they
+are chosen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bitrl.core.options import NoOptions
 Form = Literal["text", "vector"]
 
 Capability = Literal["features", "gradients", "generation", "tokens", "cache"]
-"""What a backbone may provide: each stands for a protocol (interfaces.PROTOCOLS)."""
+"""What a backbone may provide, each with a protocol (interfaces.PROTOCOLS)."""
 
 LearnsFrom = Literal["features", "gradients", "generation"]
 """What an algorithm may learn from."""
@@ -28,7 +28,7 @@ def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _some_of(*names: str) -> list[Any]:
-    """Validators of a tuple that is not empty and holds nothing but `names`."""
+    """Validators of a non-empty tuple that contains only `names`."""
     return [attrs.validators.min_len(1), attrs.validators.deep_iterable(attrs.validators.in_(names))]
 
 
@@ -45,11 +45,11 @@ def _options_class(instance: object, attribute: attrs.Attribute[Any], value: Any
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """What every component says of itself: its name, one line, where its code is, and its options class.
+    """The common part of all records: name, one-line summary, location of the code, and options class.
 
     Attributes:
         aliases: earlier names of the component, each with the reason it was renamed, as {"fp16": "computes in
-            bfloat16"}: they are accepted wherever a name is, and a line on stderr gives the new one.
+            bfloat16"}: accepted wherever a name is, with a line on stderr that gives the new one.
     """
 
     name: str = attrs.field(validator=attrs.validators.min_len(1))
@@ -62,13 +62,13 @@ class Record:
         """Import and return the target.
 
         Raises:
-            UsageError: the module does not import or has no such attribute; names the component and the cause.
+            UsageError: the module does not import or has no such attribute; the message names both.
         """
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except UsageError:
-            raise  # the component says by itself what it lacks
+            raise  # already explains itself
         except (Exception, SystemExit) as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError(f'"{self.name}" could not be loaded from {self.target}: {cause}') from error
@@ -76,8 +76,8 @@ class Record:
 
 @attrs.frozen(kw_only=True)
 class SerializerRecord(Record):
-    """A way to write a state down; `emits` says whether as a text or as a vector of numbers, `learns` that it learns
-    from states what to write (interfaces.LearningSerializer).
+    """A serializer; `emits` is the form of its output, text or a vector of numbers; `learns` is true if it learns its
+    encoding from states (interfaces.LearningSerializer).
     """
 
     emits: Form = attrs.field(default="text", validator=attrs.validators.in_(("text", "vector")))
@@ -89,11 +89,11 @@ class BackboneRecord(Record):
     """A map from texts (or vectors) to features.
 
     Attributes:
-        accepts: the forms it reads.
-        provides: what it can do: "features" that stay the same while an agent learns, "gradients" (the algorithm trains
-            it), "generation" (it writes texts), "tokens", "cache". Each is a protocol of bitrl.core.interfaces.
-        needs_option: what it provides only where an option is set → that option, as {"gradients": "lora_rank"}. Where
-            gradients are provided so, setting the option asks for them.
+        accepts: the input forms it accepts.
+        provides: its capabilities: "features" that stay fixed during training, "gradients" (the algorithm trains it),
+            "generation" (it generates text), "tokens", "cache". Each is a protocol of bitrl.core.interfaces.
+        needs_option: capability that it provides only if an option is set → that option, for example
+            {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
     """
 
     accepts: tuple[Form, ...] = attrs.field(default=("text",), converter=_tuple, validator=_some_of(*get_args(Form)))
@@ -107,12 +107,12 @@ class BackboneRecord(Record):
         own = attrs.fields_dict(self.options)
         for capability, name in value.items():
             if capability not in self.provides:
-                raise ValueError(f'needs_option: "{capability}" is not among what the backbone provides')
+                raise ValueError(f'needs_option: "{capability}" is not a capability that the backbone provides')
             if name not in own:
                 raise ValueError(f'needs_option: the backbone has no option "{name}"')
 
     def trains(self, options: Any) -> bool:
-        """Whether the algorithm trains the backbone that is made of these options."""
+        """Whether the algorithm trains a backbone with these options."""
         if "gradients" not in self.provides:
             return False
         option = self.needs_option.get("gradients")
@@ -121,15 +121,15 @@ class BackboneRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class AlgorithmRecord(Record):
-    """A learner.
+    """An algorithm.
 
     Attributes:
-        learns_from: what it can learn from, of which one is enough: a backbone's "features", the "gradients" of one
-            that it trains, the "generation" of one that it trains to write.
-        critic_backbone: it has a critic which may read a backbone of its own.
-        commands: it can act by choosing among texts (bitrl.core.acting.admissible).
-        tuned: environment → settings that make this algorithm learn there, as {"CartPole-v1": {"algo.gamma": 0.98}};
-            they win over what the environment's record sets.
+        learns_from: what it can learn from (any one suffices): a backbone's "features", the "gradients" of a backbone
+            that it trains, the "generation" of a backbone that it trains to generate text.
+        critic_backbone: it supports a separate backbone for its critic.
+        commands: it can choose among admissible commands (bitrl.core.acting.admissible).
+        tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
+            they take precedence over those of the environment's record.
     """
 
     learns_from: tuple[LearnsFrom, ...] = attrs.field(
@@ -145,9 +145,9 @@ class EnvironmentRecord(Record):
     """An environment.
 
     Attributes:
-        defaults: settings for every algorithm that make learning in it work (`{"run.steps": 100_000}`), below the
-            user's own. Options of an algorithm belong in `tuned`.
-        tuned: algorithm → settings for the pair of it and this environment, as {"ppo": {"algo.gamma": 0.9}}.
+        defaults: default settings for every algorithm, for example {"run.steps": 100_000}; the user's take precedence.
+            Options of an algorithm belong in `tuned`.
+        tuned: algorithm → settings tuned for it in this environment, for example {"ppo": {"algo.gamma": 0.9}}.
     """
 
     defaults: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
@@ -158,22 +158,24 @@ class EnvironmentRecord(Record):
         of_algorithm = [path for path in value if path.startswith("algo.")]
         if of_algorithm:
             path = of_algorithm[0]
-            raise ValueError(f'defaults: "{path}" is an option of one algorithm: tuned={{"ppo": {{"{path}": …}}}}')
+            raise ValueError(
+                f'defaults: "{path}" is an option of one algorithm: write tuned={{"ppo": {{"{path}": …}}}}'
+            )
 
 
 @attrs.frozen(kw_only=True)
 class LoggerRecord(Record):
-    """Where a run's metrics go as they come, beside metrics.jsonl; the target is a bitrl.Logger.
+    """Receives a run's metrics as they are produced, in addition to metrics.jsonl; the target is a bitrl.Logger.
 
     Attributes:
-        needs: modules that the package does not install by itself → what to install, as
-            {"tensorboardX": "bitrl[tensorboard]"}. Without them the logger is refused before a run begins.
+        needs: optional modules → what to install for them, for example {"tensorboardX": "bitrl[tensorboard]"}.
+            Without them the logger is refused before a run starts.
     """
 
     needs: Mapping[str, str] = attrs.field(factory=dict, hash=False)
 
     def check_needs(self) -> None:
-        """Raise UsageError where something that the logger needs is not installed."""
+        """Raise UsageError if a module that the logger needs is not installed."""
         for module, package in self.needs.items():
             if importlib.util.find_spec(module) is None:
                 raise UsageError(f"logger \"{self.name}\" needs {module}: pip install '{package}'")
@@ -181,7 +183,7 @@ class LoggerRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class CommandRecord(Record):
-    """A command of the program: `bitrl NAME`; the target is a click command."""
+    """A subcommand `bitrl NAME`; the target is a click command."""
 
     options: type = attrs.field(default=NoOptions, init=False)  # click's own
 

@@ -1,4 +1,4 @@
-"""Finds plugins, ours and third parties' alike, and looks components up by name.
+"""Finds plugins, built-in and third-party, and looks components up by name.
 
 One plugin that fails never breaks another: what went wrong is kept as a `Problem` for `bitrl doctor`, and becomes
 an error only when the missing component is asked for. Nothing here imports a component's code.
@@ -47,7 +47,7 @@ FAILURES = (Exception, SystemExit)
 
 @attrs.frozen
 class Entry:
-    """A record and the package that brought it."""
+    """A record and the package that provides it."""
 
     package: str
     record: Record
@@ -55,7 +55,7 @@ class Entry:
 
 @attrs.frozen
 class Problem:
-    """Something wrong with a plugin: which package, and one line saying what."""
+    """A problem with a plugin: the package, and a one-line description."""
 
     package: str
     message: str
@@ -70,10 +70,10 @@ class Registry:
         self.packages: dict[str, str] = {}
         self.problems: list[Problem] = []
         self.entries: dict[str, list[Entry]] = {kind: [] for kind in HOOKS}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def add_installed(self, only: str | None = None) -> None:
-        """Add every plugin that an installed distribution (or `only` the one called so) declares in the group
+        """Add every plugin that an installed distribution (or `only` the named one) declares in the group
         `bitrl`.
         """
         for point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda point: (_package(point), point.name)):
@@ -92,7 +92,7 @@ class Registry:
                 self.add(plugin, package)
 
     def add(self, plugin: Any, package: str) -> None:
-        """Add one plugin (a module or object with hook implementations) in the name of `package`."""
+        """Add one plugin (a module or object with hook implementations) on behalf of `package`."""
         if self.manager.is_registered(plugin):
             self.problems.append(
                 Problem(package, f"two entry points name the same plugin, {_name(plugin)}: remove one")
@@ -120,11 +120,11 @@ class Registry:
                     self.problems.append(Problem(package, f"{hook} failed: {one_line(error)}"))
 
     def find(self, kind: str, name: str) -> Any:
-        """The record called `name`, or `package:name` where two packages share it. An alias finds it too, and a
-        line on stderr says, once, what it is called now.
+        """The record called `name`, or `package:name` where two packages share it. An alias works too; a line on
+        stderr gives, once, the current name.
 
         Raises:
-            UsageError: no such component (with the nearest names), or the name is taken twice.
+            UsageError: no such component (with similar names), or the name is ambiguous.
         """
         package, colon, short = name.partition(":")
         entries = self.entries[kind]
@@ -134,7 +134,7 @@ class Registry:
         if not found:
             found = [entry for entry in entries if _without_package(entry, name) in entry.record.aliases]
             if len(found) == 1:
-                self._tell_of_alias(kind, found[0], _without_package(found[0], name))
+                self._report_alias(kind, found[0], _without_package(found[0], name))
         if not found:
             broken = ", ".join(sorted({problem.package for problem in self.problems}))
             hint = f"plugins with problems: {broken}; see bitrl doctor" if broken else ""
@@ -142,29 +142,27 @@ class Registry:
         if len(found) > 1:
             packages = [entry.package for entry in found]
             if len(set(packages)) < len(packages):
-                raise UsageError(
-                    f'{kind} "{name}" is registered twice by {packages[0]}: one of the two must be renamed'
-                )
+                raise UsageError(f'{kind} "{name}" is registered twice by {packages[0]}: rename one of the two')
             choices = " or ".join(f'"{entry.package}:{entry.record.name}"' for entry in found)
-            raise UsageError(f'{kind} "{name}" is offered by {" and ".join(packages)}: choose {choices}')
+            raise UsageError(f'{kind} "{name}" is provided by {" and ".join(packages)}: choose {choices}')
         return found[0].record
 
     def package(self, record: Record) -> str | None:
-        """The package that brought `record`; None for one that no plugin has yielded."""
+        """The package that provides `record`; None for one that no plugin has yielded."""
         found = (entry.package for entries in self.entries.values() for entry in entries if entry.record is record)
         return next(found, None)
 
     def current_name(self, kind: str, name: str) -> str:
-        """`name`, or where it is an alias, what the component is called now. Raises UsageError as `find` does."""
+        """`name`, or where it is an alias, the current name of the component. Raises UsageError as `find` does."""
         record = self.find(kind, name)
         package, colon, short = name.rpartition(":")
         return package + colon + record.name if short in record.aliases and short != record.name else name
 
-    def _tell_of_alias(self, kind: str, entry: Entry, alias: str) -> None:
-        """Say on stderr, once a process, that a component was asked for by an earlier name."""
-        line = f"{kind} {alias} {entry.record.aliases[alias]} and is called {entry.record.name} now"
-        if line not in self._told:
-            self._told.add(line)
+    def _report_alias(self, kind: str, entry: Entry, alias: str) -> None:
+        """Report on stderr, once per process, that a component was requested by an earlier name."""
+        line = f"{kind} {alias} {entry.record.aliases[alias]} and is now called {entry.record.name}"
+        if line not in self._reported:
+            self._reported.add(line)
             print(line, file=sys.stderr)
 
     def conflicts(self) -> list[Problem]:
@@ -175,12 +173,12 @@ class Registry:
                 packages = [entry.package for entry in entries if entry.record.name == name]
                 if len(packages) > 1:
                     problems.append(
-                        Problem(packages[-1], f'{kind} "{name}" is also offered by {", ".join(packages[:-1])}')
+                        Problem(packages[-1], f'{kind} "{name}" is also provided by {", ".join(packages[:-1])}')
                     )
         return problems
 
     def send(self, event: Event) -> list[Problem]:
-        """Tell every plugin of `event`; a listener that fails is reported, and the others still hear it."""
+        """Send `event` to every plugin; a listener that fails is reported, and the others still receive it."""
         failed = []
         for implementation in self._implementations("bitrl_event"):
             try:
@@ -218,14 +216,14 @@ def _name(plugin: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong in a plugin, as one line; bitrl's own errors need no name."""
+    """What went wrong in a plugin, as one line; bitrl's own errors omit the exception's name."""
     text = " ".join(str(error).split())
     return text if isinstance(error, BitrlError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 @functools.cache
 def registry() -> Registry:
-    """The registry of the installed plugins, read once a process."""
+    """The registry of the installed plugins, read once per process."""
     installed = Registry()
     installed.add_installed()
     return installed

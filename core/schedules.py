@@ -1,4 +1,4 @@
-"""Numbers that change over a run: constant, linear or cosine, written the same way everywhere.
+"""Numbers that change over a run: constant, linear or cosine schedules.
 
 An option of type `Schedule` takes a number, or a string such as "linear:3e-4:0" (from 3e-4 at the run's start to 0 at
 its end) or "cosine:3e-4:1e-5". Knows nothing of what the number is for.
@@ -33,7 +33,7 @@ class Schedule(float):
         """ "3e-4", "linear:3e-4" (to 0) or "linear:3e-4:1e-5" → a schedule.
 
         Raises:
-            ValueError: it is not of that form.
+            ValueError: it does not have that form.
         """
         shape, colon, numbers = text.strip().partition(":")
         if not colon:
@@ -50,7 +50,7 @@ class Schedule(float):
 
 
 def value_at(number: float, progress: float) -> float:
-    """What `number`, which may be a schedule, is after a share of the run: `progress` from 0 to 1 (cut off there)."""
+    """What `number`, which may be a schedule, is after a fraction of the run: `progress`, clipped to 0 to 1."""
     if not isinstance(number, Schedule) or number.shape == "constant":
         return float(number)
     share = min(max(progress, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""How an error says what to set: as a flag to who typed a command, as an argument to who called Python."""
+"""Names settings in error messages: as flags on the command line, as arguments in Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """Within, settings are worded as flags."""
+    """Within, settings are written as flags."""
     token = _COMMAND_LINE.set(True)
     try:
         yield
@@ -20,11 +20,11 @@ def command_line() -> Iterator[None]:
 
 
 def setting(name: str, *values: str) -> str:
-    """What to set: `--serializer json or grid`, or `serializer="json" or "grid"`.
+    """A setting, as the user writes it: `--serializer json or grid`, or `serializer="json" or "grid"`.
 
     Args:
         name: an argument of `bitrl.run` and its like, or an option's path (`backbone.layers`).
-        values: to choose from; none for a switch, or where any other value will do. FILE and such stand for a value.
+        values: to choose from; none for a switch, or where any other value will do. FILE and such are placeholders.
     """
     typed = _COMMAND_LINE.get()
     flag = f"-o {name}" if "." in name else f"--{name.replace('_', '-')}"
@@ -37,5 +37,5 @@ def setting(name: str, *values: str) -> str:
 
 
 def resuming(directory: object) -> str:
-    """How to go on with a run: `bitrl run --resume DIR`, or `bitrl.resume("DIR")`."""
+    """How to resume a run: `bitrl run --resume DIR`, or `bitrl.resume("DIR")`."""
     return f"bitrl run --resume {directory}" if _COMMAND_LINE.get() else f'bitrl.resume("{directory}")'

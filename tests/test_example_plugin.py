@@ -19,7 +19,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables of a process that sees the example installed from a wheel."""
+    """Environment variables of a process with the example installed from a wheel."""
     base = tmp_path_factory.mktemp("example")
     source, wheels, site = base / "source", base / "wheels", base / "site"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
@@ -35,7 +35,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def bitrl(environment: dict[str, str], tmp_path: Path) -> Call:
-    """Call the command line in a process that sees the example."""
+    """Call the command line in a process with the example installed."""
 
     def call(*args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from bitrl.cli import main; main()", *args]
@@ -114,7 +114,7 @@ def test_its_logger_and_its_command_work_on_a_run(bitrl: Call, tmp_path: Path):
     assert bitrl("example-leaderboard").stdout.split()[1] == "runs/one"
 
 
-def test_it_learns_its_own_world(bitrl: Call):
+def test_it_learns_in_its_own_environment(bitrl: Call):
     chosen = ["--serializer", "example-bins", "--backbone", "example-hashing", "--algo", "example-reinforce"]
     done = bitrl("run", "--env", "example-corridor-v0", *chosen, "--out", "run", "--json")
     summary = json.loads(done.stdout)
@@ -122,7 +122,7 @@ def test_it_learns_its_own_world(bitrl: Call):
     assert summary["eval"]["mean_return"] == 1.0
 
 
-def test_a_world_that_its_algorithm_does_not_support_is_refused_in_one_line(bitrl: Call, tmp_path: Path):
+def test_an_environment_that_its_algorithm_does_not_support_is_refused_in_one_line(bitrl: Call, tmp_path: Path):
     done = bitrl(
         "run", "--env", "Pendulum-v1", "--algo", "example-reinforce", "--backbone", "example-hashing", "--out", "r"
     )

@@ -1,3 +1,3 @@
-"""Acting: how states are read and actions chosen, with numpy alone. An exported agent imports nothing else of bitrl
-but the plugins it names: no Gymnasium, no torch.
+"""Acting: how states are read and actions chosen, with numpy alone. Of bitrl, an exported agent imports only this and
+the plugins it names: no Gymnasium, no torch.
 """

@@ -1,9 +1,8 @@
-"""The admissible actions of a state, where they differ from state to state: texts to choose from, or an action mask.
+"""The admissible actions of a state, where they differ from state to state: commands to choose from, or an action mask.
 
-An environment that has them gives observations of two parts: {"observation": …, "commands": …}, a command a line, or
-{"observation": …, "action_mask": …}. Being part of the observation, they are saved, restored and evaluated as any
-observation is. environments/choice_wrappers.py makes it so. Shapes: n states, k actions at most, C commands, d
-features.
+Such an environment's observations have two parts: {"observation": …, "commands": …}, a command per line, or
+{"observation": …, "action_mask": …}. As part of the observation, they are saved, restored and evaluated like any
+other. environments/choice_wrappers.py adds them. Shapes: n states, at most k actions, C commands, d features.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 
 
 class CommandTable:
-    """Different commands, and their features, computed when they are first asked for.
+    """Distinct commands, and their features, computed on first use.
 
     Attributes:
-        texts: C commands; the first, which stands where a state has fewer than others, is empty.
+        texts: C commands; the first is empty: padding for states with fewer commands than others.
     """
 
     def __init__(self, texts: Sequence[str], encode: Encode):
@@ -36,18 +35,18 @@ class CommandTable:
     @cached_property
     def features(self) -> np.ndarray:
         """Float32 [C, d]."""
-        # An empty text has no features to speak of.
+        # An empty text may have no features.
         return self.encode([text or "nothing" for text in self.texts])
 
 
 @attrs.frozen(eq=False)
 class AdmissibleActions:
-    """The actions that can be taken in n states.
+    """The admissible actions of n states.
 
     Attributes:
-        mask: bool [n, k]; true where an action can be taken.
-        rows: where actions are texts, which of `commands` each is, int64 [n, k] (0 where there is none); else None.
-        commands: the commands of all these states; None where actions are numbers.
+        mask: bool [n, k]; true where an action is admissible.
+        rows: where actions are commands, the index of each in `commands`, int64 [n, k] (0 is padding); else None.
+        commands: the commands of all these states; None where actions are integers.
     """
 
     mask: Any
@@ -55,12 +54,12 @@ class AdmissibleActions:
     commands: CommandTable | None = None
 
     def map(self, function: Callable[[Any], Any]) -> AdmissibleActions:
-        """The same with `function` of both arrays: another kind of array, or some of the rows."""
+        """The same with `function` applied to both arrays: to convert them, or to select rows."""
         return AdmissibleActions(function(self.mask), None if self.rows is None else function(self.rows), self.commands)
 
 
 def stack(steps: Sequence[AdmissibleActions | None]) -> AdmissibleActions | None:
-    """Those of T steps → [T, n, k], k that of the step with the most."""
+    """The admissible actions of T steps → [T, n, k], where k is the largest of any step."""
     there = [each for each in steps if each is not None]
     if not there:
         return None
@@ -90,21 +89,21 @@ def states_of(observations: Any) -> Any:
 
 
 def commands_of(observation: Any) -> list[str] | None:
-    """The commands of one observation; None where actions are numbers."""
+    """The commands of one observation; None where actions are integers."""
     names = tuple(observation) if isinstance(observation, dict) else observation.dtype.names
     return str(observation[COMMANDS]).split("\n") if splits(names) and COMMANDS in names else None
 
 
 def splits(names: Sequence[str] | None) -> bool:
-    """Whether an observation of these parts holds its admissible actions."""
+    """Whether an observation with these parts includes its admissible actions."""
     return names is not None and OBSERVATION in names and (COMMANDS in names or MASK in names)
 
 
 def admissible_actions(observations: np.ndarray, encode: Encode) -> AdmissibleActions | None:
-    """Observations [n, ...] → the actions that can be taken in them; None where all can, in every state.
+    """Observations [n, ...] → their admissible actions; None where all actions always are.
 
     Raises:
-        RunFailed: no action can be taken in one of them.
+        RunFailed: one of them has no admissible action.
     """
     names = observations.dtype.names
     if names is None or not splits(names):
@@ -112,7 +111,7 @@ def admissible_actions(observations: np.ndarray, encode: Encode) -> AdmissibleAc
     if MASK in names:
         mask = observations[MASK].astype(bool)
         if not mask.any(axis=-1).all():
-            raise RunFailed("the environment's action_mask forbids every action: mark at least one as possible")
+            raise RunFailed("the environment's action_mask forbids every action: set at least one entry to 1")
         return AdmissibleActions(mask)
     lists = [str(text).split("\n") for text in observations[COMMANDS]]
     places: dict[str, int] = {"": 0}

@@ -1,7 +1,7 @@
-"""Exported agents: one file that acts, with what reads states and a trained policy, and nothing of learning.
+"""Exported agents: one file with a trained policy and what reads its states, without anything used for training.
 
-Acting needs neither torch nor Gymnasium nor the environment: observations come from wherever the agent is at work. The
-language model stays a file of its own, and must be the one that the agent was trained with.
+Acting needs neither torch nor Gymnasium nor the environment: observations come from wherever the agent is deployed. The
+language model stays in a separate file, and must be the one that the agent was trained with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.admissible import states_of
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
-from bitrl.core.acting.history import Memory
+from bitrl.core.acting.history import StateHistory
 from bitrl.core.acting.loading import build_backbone, build_serializer
 from bitrl.core.acting.plain_observations import as_array, as_plain
 from bitrl.core.acting.policies import Policy, arrays_of, policy_of
@@ -27,24 +27,23 @@ from bitrl.core.options import parse
 from bitrl.core.registry import registry
 
 FORMAT = 1
-"""Of agents' files; one that is not known is refused."""
+"""The version of the file format; any other is refused."""
 
 
 class Agent:
-    """A trained agent that only acts, always by its greedy actions. It is shared: any number of threads and episodes
-    may use it at once.
+    """A trained agent that only acts, with greedy actions. Any number of threads and episodes may share it.
 
     Attributes:
         facts: what it is: format, env, step, serializer, backbone, history, observation, versions …
-        reader: how it reads states.
-        policy: how it decides.
+        reader: reads states.
+        policy: chooses actions.
     """
 
     def __init__(self, file: Checkpoint, options: Mapping[str, Any], typed: bool = False):
-        """Of the contents of a file, with backbone `options` in place of its own (`typed`: on a command line).
+        """From the contents of a file, with backbone `options` overriding its own (`typed`: from a command line).
 
         Raises:
-            UsageError: a component or the model is missing, or another one than the agent was trained with.
+            UsageError: a component or the model is missing, or is not the one that the agent was trained with.
         """
         self.facts = file.meta
         spec = _spec_of(self.facts["observation"])
@@ -65,16 +64,16 @@ class Agent:
 
     @property
     def history(self) -> int:
-        """How many states of an episode it looks at."""
+        """How many of the latest states of an episode it reads."""
         return int(self.facts["history"])
 
     @property
     def example(self) -> Any:
-        """An observation as plain data: what `act` may be given."""
+        """An observation as plain data: an example of the input of `act`."""
         return as_plain(self._example[0])
 
     def episode(self) -> Episode:
-        """An episode begins; what the agent remembers of it is the episode's."""
+        """Start an episode, which holds the history of its states."""
         return Episode(self)
 
     def act(self, observation: Any) -> int | np.ndarray:
@@ -82,11 +81,11 @@ class Agent:
 
         Args:
             observation: as the environment gives it, or as plain data; where not all actions are always admissible,
-                {"observation": …, "commands": [texts]}, of which the action is an index, or {…, "action_mask": [0, 1]}.
+                {"observation": …, "commands": [strings]} (the action is an index), or {…, "action_mask": [0, 1]}.
 
         Raises:
-            UsageError: it is not of the kind or shape that this agent reads, or the agent looks at several states of
-                an episode (then: `episode().act`).
+            UsageError: the observation has the wrong type or shape, or the agent reads several states of an episode
+                (then use `episode().act`).
         """
         return self.act_batch([observation])[0]
 
@@ -97,18 +96,18 @@ class Agent:
 
         Args:
             observations: each as in `act`.
-            episodes: the episode that each is the newest observation of, all different; an agent that looks at one
-                state at a time needs none.
+            episodes: the episode that each observation belongs to, all different; an agent that reads one state at
+                a time needs none.
 
         Raises:
-            UsageError: as `act`; then no episode has taken in its observation.
+            UsageError: as `act`; then no episode has recorded its observation.
         """
         if not observations:
             return []
         if self.history > 1 and episodes is None:
             raise UsageError(
-                f"this agent looks at the last {self.history} states of an episode: begin one with agent.episode(), "
-                "and give it the observations: episode.act(observation)"
+                f"this agent reads the last {self.history} states of an episode: start one with agent.episode(), "
+                "and pass it the observations: episode.act(observation)"
             )
         rows = np.concatenate([as_array(observation, like=self._example) for observation in observations])
         states = States(rows, self.reader)
@@ -127,7 +126,7 @@ class Agent:
     ) -> Any:
         if self.facts["backbone"] is None:
             if given:
-                raise UsageError("this agent reads no model, so it has no options of a backbone: leave them out")
+                raise UsageError("this agent uses no language model, so it has no backbone options: remove them")
             return _Vectors(serializer.width)
         name, options = self.facts["backbone"]["name"], self.facts["backbone"]["options"]
         record = registry().find("backbone", name)
@@ -138,11 +137,13 @@ class Agent:
             if getattr(values, "model", None) is None or "model" in given:
                 raise
             where = "-o backbone.model=FILE" if typed else "load_agent(..., model=FILE)"
-            raise UsageError(f"{error} (if it is elsewhere now: {where})") from None
+            raise UsageError(f"{error} (if the model file has moved: {where})") from None
         old, new = self.facts["identity"], {key: each for key, each in backbone.identity.items() if each is not None}
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:
-            remedy = "name its model's file (model=FILE)" if "model_sha256" in changed else "leave out what sets that"
+            remedy = (
+                "give its model file (model=FILE)" if "model_sha256" in changed else "remove the options that set it"
+            )
             raise UsageError(
                 f"the agent's backbone is not the one it was trained with ({', '.join(changed)} changed): {remedy}"
             )
@@ -150,22 +151,22 @@ class Agent:
 
 
 class Episode:
-    """One episode of an agent at work, with the memory of its last states. Not to be shared between threads."""
+    """One episode of a deployed agent, with the history of its last states. Not to be shared between threads."""
 
     def __init__(self, agent: Agent):
-        self.agent, self.memory = agent, Memory(agent.history)
+        self.agent, self.memory = agent, StateHistory(agent.history)
 
     def act(self, observation: Any) -> int | np.ndarray:
         """The greedy action for the episode's newest observation; see `Agent.act`."""
         return self.agent.act_batch([observation], [self])[0]
 
     def reset(self) -> None:
-        """Another episode begins: forget this one."""
+        """Start another episode: forget the history."""
         self.memory.clear()
 
 
 class _Vectors:
-    """Stands for a backbone that was trained, and is now part of the policy's network."""
+    """Placeholder for a trained backbone, which is part of the policy network."""
 
     identity: Mapping[str, Any] = {}
 
@@ -182,47 +183,49 @@ def load_agent(path: str | Path, **backbone_options: Any) -> Agent:
 
     Args:
         path: its file.
-        backbone_options: in place of the run's, as `threads=1`, or `model=FILE` where the model's file is elsewhere.
+        backbone_options: override the run's, for example `threads=1`, or `model=FILE` where the model file has moved.
 
     Raises:
-        UsageError: no such file, no agent, or its model is not there or another one.
+        UsageError: no such file, not an agent, or its model is missing or a different one.
     """
     return Agent(read(Path(path)), backbone_options)
 
 
 def read(path: Path) -> Checkpoint:
-    """The contents of an agent's file.
+    """The contents of an agent file.
 
     Raises:
-        UsageError: no such file, damaged, or no agent.
+        UsageError: no such file, damaged, or not an agent.
     """
     if path.is_dir():
-        raise UsageError(f"{path}: is a directory: if it holds a run, make an agent of it first with bitrl export")
+        raise UsageError(f"{path}: is a directory: if it holds a run, export it first with bitrl export")
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file")
+        raise UsageError(f"{path}: no such file")
     try:
         found = checkpoints.read(path)
     except DamagedCheckpoint as error:
-        raise UsageError(f"{path}: no agent, or a damaged one: {error}") from None
+        raise UsageError(f"{path}: not an agent, or damaged: {error}") from None
     if not isinstance(found.meta, dict) or "agent" not in found.meta:
-        raise UsageError(f"{path}: a checkpoint and no agent: make one of its run with bitrl export")
+        raise UsageError(f"{path}: a checkpoint, not an agent: export its run with bitrl export")
     if found.meta["agent"] != FORMAT:
-        raise UsageError(f"{path}: written by another version of bitrl (format {found.meta['agent']}, not {FORMAT})")
+        raise UsageError(
+            f"{path}: written by another version of bitrl (expected format {FORMAT}, got {found.meta['agent']})"
+        )
     return found
 
 
 def write(
     path: Path, facts: Mapping[str, Any], policy: Policy, learned: Mapping[str, np.ndarray], example: np.ndarray
 ) -> None:
-    """Write an agent's file.
+    """Write an agent file.
 
     Args:
-        path: of the file, which is replaced if it is there.
+        path: the file, replaced if it exists.
         facts: see `Agent`; "agent" and "policy" are added.
         policy: one of bitrl.core.acting.policies.
-        learned: by the serializer (its `state()`, names behind "serializer.") and the backbone (its `learned()`, behind
-            "backbone.").
-        example: observations [n, ...] as the environment gives them, one at least.
+        learned: the learned arrays of the serializer (its `state()`, prefixed "serializer.") and the backbone (its
+            `learned()`, prefixed "backbone.").
+        example: observations [n, ...] as the environment gives them, at least one.
 
     Raises:
         RunFailed: it cannot be written; nothing is left behind.

@@ -1,4 +1,4 @@
-"""Features of texts already seen, up to a number of bytes; the least recently asked for go first.
+"""A cache of the features of texts, limited in bytes; the least recently used go first.
 
 Knows texts, rows and their sizes. Does not know where features come from, nor what else decides them: a cache belongs
 to one backbone. `cached` gives one to a backbone that has none.
@@ -17,7 +17,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone, LearningBackbone
 
 ENTRY_BYTES = 400
-"""An entry's bytes beyond its text and its numbers, at the most: two objects' headers and the dictionary's share."""
+"""Upper bound on an entry's bytes beyond its text and numbers: two objects' headers and the dictionary's share."""
 
 
 class Cache:
@@ -27,12 +27,12 @@ class Cache:
         hits: texts whose features were there, or were computed for the same text in the same batch.
         misses: texts whose features were computed.
         entries: texts that are kept.
-        bytes: what they take, counted at its most.
+        bytes: their size, an upper bound.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget, self.hits, self.misses, self.bytes = budget, 0, 0, 0
-        self.generation = 0  # counts `clear`: what was begun before one is not kept after it
+        self.generation = 0  # counts `clear`: what was computed before one is not kept after it
         self._rows: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()  # of the dictionary and the counts; never held while features are computed
 
@@ -47,7 +47,7 @@ class Cache:
             return {"hits": self.hits, "misses": self.misses, "entries": self.entries, "bytes": self.bytes}
 
     def clear(self) -> None:
-        """Keep nothing of what was computed so far: it is out of date. The counts go on."""
+        """Drop everything computed so far: it is out of date. The counts continue."""
         with self._lock:
             self._rows.clear()
             self.bytes, self.generation = 0, self.generation + 1
@@ -88,7 +88,7 @@ class Cache:
 
     def _keep(self, text: str, row: np.ndarray) -> None:
         size = size_of(text, row)
-        if text in self._rows or size > self.budget:  # another thread may have been faster
+        if text in self._rows or size > self.budget:  # another thread may have kept it already
             return
         while self.bytes + size > self.budget:
             self.bytes -= size_of(*self._rows.popitem(last=False))
@@ -102,24 +102,24 @@ def size_of(text: str, row: np.ndarray) -> int:
 
 
 def cached(backbone: Backbone, mebibytes: float = 16.0) -> Any:
-    """`backbone`, which reads texts, with the features of the texts that it read last kept in `mebibytes` MiB.
+    """`backbone`, which reads texts, with a feature cache of `mebibytes` MiB.
 
-    What comes back has all that the backbone has, and provides "cache" as well (interfaces.CachingBackbone). A text
-    must have the same features in any batch. Of one that learns, `sync` and `load_learned` empty the cache.
+    The result has all members of the backbone, and also provides "cache" (interfaces.CachingBackbone). A text
+    must have the same features in any batch. `sync` and `load_learned` of a backbone that learns empty the cache.
 
     Raises:
-        UsageError: the memory is not above 0, or the backbone has a cache already.
+        UsageError: the size is not above 0, or the backbone already has a cache.
     """
     if mebibytes <= 0:
         raise UsageError(f"cached: expected mebibytes above 0, got {mebibytes:g}")
     if hasattr(type(backbone), "cache") or "cache" in vars(backbone):
-        raise UsageError(f"cached: {type(backbone).__name__} has a cache of features already")
+        raise UsageError(f"cached: {type(backbone).__name__} already has a cache of features")
     kind = _CachedLearning if isinstance(backbone, LearningBackbone) else _Cached
     return kind(backbone, Cache(int(mebibytes * 2**20)))
 
 
 class _Cached:
-    """A backbone of texts behind a cache; all else is the backbone's."""
+    """A text backbone behind a cache; everything else is the backbone's."""
 
     def __init__(self, backbone: Any, cache: Cache) -> None:
         self.backbone, self.cache = backbone, cache
@@ -135,14 +135,14 @@ class _Cached:
 
 
 class _CachedLearning(_Cached):
-    """Of a backbone that learns: features of an older version are out of date."""
+    """For a backbone that learns: features of an older version are out of date."""
 
     def sync(self) -> None:
-        """Go by the module's parameters as they are now."""
+        """Use the module's current parameters."""
         self.backbone.sync()
         self.cache.clear()
 
     def load_learned(self, arrays: Any) -> None:
-        """Go by the weights of a `learned()`."""
+        """Use the weights of a `learned()`."""
         self.backbone.load_learned(arrays)
         self.cache.clear()

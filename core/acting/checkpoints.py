@@ -1,6 +1,4 @@
-"""Checkpoints: named arrays and a little JSON in one safetensors file, written whole or not at all, checked when
-read.
-"""
+"""Checkpoints: named arrays and some JSON in one safetensors file, written atomically, verified when read."""
 
 from __future__ import annotations
 
@@ -44,12 +42,12 @@ def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
 
 
 def as_bytes(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint as the contents of a file: equal ones are equal files."""
+    """A checkpoint as the bytes of a file: equal checkpoints give equal bytes."""
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     dtypes = {name: dtype_to_descr(array.dtype) for name, array in arrays.items() if array.dtype.kind in "UV"}
     arrays |= {name: arrays[name].reshape(-1).view(np.uint8).reshape(len(arrays[name]), -1) for name in dtypes}
     meta = json.dumps([checkpoint.meta, dtypes])
-    # One key: safetensors writes several in no fixed order.
+    # One key: safetensors does not fix the order of several.
     return save(arrays, metadata={"bitrl": json.dumps([meta, _digest(arrays, meta)])})
 
 
@@ -84,17 +82,17 @@ def read(path: Path) -> Checkpoint:
         for name, description in dtypes.items():
             arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"its arrays are not what it says ({error})") from None
+        raise DamagedCheckpoint(f"its arrays do not match its description ({error})") from None
     return Checkpoint(arrays, plain)
 
 
 def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Those arrays whose names begin with `prefix`, which is left out."""
+    """The arrays whose names begin with `prefix`, which is removed."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCheckpoint]]:
-    """Every checkpoint in `directory`, newest first; damaged ones come as the error that says why."""
+    """Every checkpoint in `directory`, newest first; damaged ones as the error that says why."""
     for path in paths(directory):
         try:
             yield path, read(path)
@@ -103,7 +101,7 @@ def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCh
 
 
 def _dtype(description: str | list[list[Any]]) -> np.dtype:
-    """What `dtype_to_descr` described, after its way through JSON, which has no tuples."""
+    """The dtype that `dtype_to_descr` described, read back from JSON, which has no tuples."""
     if isinstance(description, str):
         return np.dtype(description)
     return np.dtype([(name, _dtype(part), *map(tuple, shape)) for name, part, *shape in description])

@@ -1,8 +1,8 @@
-"""The last k states instead of one: for worlds that do not show everything at once.
+"""The last k states instead of one: for partially observable environments.
 
-A wrapper of environments (remembering.py) makes each observation the last k of the episode, so that it is saved,
-restored and evaluated as any observation is; a wrapper of serializers writes those, oldest first. Neither knows what a
-state is.
+A wrapper of environments (history_wrapper.py) makes each observation the last k of the episode, so that it is saved,
+restored and evaluated like any other; a wrapper of serializers writes those, oldest first. Neither knows what a state
+is.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from bitrl.core.errors import UsageError
 from bitrl.core.records import SerializerRecord
 
 COUNT = "count"
-"""The part of an observation that says how many states it holds; they are called 0, 1, …, the newest k - 1."""
+"""The part of an observation that counts its states; the states are named "0", "1", …, the newest str(k - 1)."""
 
 
-class Memory:
+class StateHistory:
     """The last k states of the episode under way."""
 
     def __init__(self, k: int):
@@ -31,14 +31,14 @@ class Memory:
         self._states: deque[Any] = deque(maxlen=k)
 
     def clear(self) -> None:
-        """Forget them: an episode begins."""
+        """Forget them: a new episode starts."""
         self._states.clear()
 
     def add(self, state: Any) -> dict[str, Any]:
-        """Take in the newest state → `COUNT` and the last k as "0" to str(k - 1), the newest last. Where there are
-        fewer, the first of the episode stands in for those before it.
+        """Add the newest state → `COUNT` and the last k as "0" to str(k - 1), the newest last. Where there are
+        fewer, the first of the episode is repeated.
         """
-        # Copies both ways: whoever gives or takes a state may change it later.
+        # Copied both ways: the caller may change a state later.
         self._states.append(copy.deepcopy(state))
         missing = self.k - len(self._states)
         states = map(copy.deepcopy, [*[self._states[0]] * missing, *self._states])
@@ -46,8 +46,8 @@ class Memory:
 
 
 def newest_of(observations: np.ndarray, k: int) -> np.ndarray:
-    """Observations [n] of the last k states → of the newest alone [n, ...], what can be done still beside it. With k 1
-    they are that already.
+    """Observations [n] of the last k states → of the newest alone [n, ...], with its admissible actions. With k = 1
+    they are returned unchanged.
     """
     if k == 1:
         return observations
@@ -62,15 +62,15 @@ def newest_of(observations: np.ndarray, k: int) -> np.ndarray:
 
 
 class History:
-    """Writes the last k states by the serializer of one.
+    """Writes the last k states with the serializer of one.
 
-    Texts are a line each, the newest last: the oldest are left out until the tokens of the rest, and one for each line
-    break, are at most `budget`; the newest is always there. A backbone that does not count tokens
-    (`token_counts`) is given all. Vectors stand side by side, the newest last, zeros for what was before the episode.
+    Texts are one line per state, the newest last. The oldest are dropped until the tokens of the rest, and one for each
+    line break, are at most `budget`; the newest is always kept. A backbone that does not count tokens
+    (`token_counts`) is given all. Vectors are concatenated, the newest last, with zeros for states before the episode.
 
     Attributes:
         width: k times that of the serializer, where it emits vectors.
-        budget: in tokens, of a text; None: no limit.
+        budget: tokens per text; None: no limit.
     """
 
     def __init__(self, serializer: Any, k: int, record: SerializerRecord):
@@ -87,10 +87,10 @@ class History:
         self._tokens = lru_cache(maxsize=4096)(lambda text: token_counts([text])[0])
 
     def __call__(self, observation: Any) -> Any:
-        """One observation (a record, or a mapping of its parts) → its text, or float32 [k · width of one]."""
+        """One observation (a record, or a mapping) → its text, or float32 [k · width of one]."""
         count = int(observation[COUNT])
         written = [self.serializer(observation[str(index)]) for index in range(self.k - count, self.k)]
-        return self._side_by_side(written) if self.vectors else self._lines(written)
+        return self._concatenated(written) if self.vectors else self._lines(written)
 
     def batch(self, observations: np.ndarray) -> Any:
         """Observations [n] → n texts, or float32 [n, k · width of one]."""
@@ -101,15 +101,15 @@ class History:
                 for row, written in zip(there, self.serializer.batch(observations[str(index)][there]), strict=True):
                     past[row].append(written)
         if self.vectors:
-            return np.array([self._side_by_side(each) for each in past], np.float32).reshape(-1, self.width)
+            return np.array([self._concatenated(each) for each in past], np.float32).reshape(-1, self.width)
         return [self._lines(each) for each in past]
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the serializer of one state learnt, if it did."""
+        """What the wrapped serializer learned, if it learns."""
         return self.serializer.state() if self.learns else {}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Write with what was learnt then."""
+        """Restore what the wrapped serializer learned."""
         if self.learns:
             self.serializer.load_state(state)
 
@@ -122,15 +122,15 @@ class History:
             kept.append(text)
         return "\n".join(reversed(kept))
 
-    def _side_by_side(self, vectors: list[np.ndarray]) -> np.ndarray:
+    def _concatenated(self, vectors: list[np.ndarray]) -> np.ndarray:
         one = len(vectors[-1])
         return np.concatenate([np.zeros((self.k - len(vectors)) * one, np.float32), *vectors]).astype(np.float32)
 
 
 def check_pooling(options: Any) -> None:
-    """Raises UsageError: the backbone's pooling needs as many numbers in every text, and a history has ever more."""
+    """Raises UsageError: the backbone's pooling needs equally many numbers in every text; a history's number grows."""
     if getattr(options, "pooling", None) == "field":
         raise UsageError(
-            "run.history: a text of several states has ever more numbers as an episode goes on, and backbone.pooling "
-            '"field" needs as many in each: choose "mean" or "last"'
+            "run.history: the text of several states grows over an episode, but backbone.pooling "
+            '"field" needs equally many numbers in every text: choose "mean" or "last"'
         )

@@ -1,4 +1,4 @@
-"""Builds what reads states, from records: a serializer and the backbones that read what it writes."""
+"""Builds a `StateReader` from records: a serializer, and the backbones that read its output."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def load_backbone(name: str, model: str | None = None, *, width: int | None = No
     """A backbone by name; `.encode(list_of_texts)` gives float32 features [n, d].
 
     Args:
-        name: as in `bitrl list`.
-        model: for backbones with a `model` option, the model to read.
-        width: how many numbers a state has: the length of vectors; texts need it for pooling "field" alone.
+        name: as printed by `bitrl list`.
+        model: the model, for backbones with a `model` option.
+        width: how many numbers a state has: the length of vectors; for texts only pooling "field" needs it.
         options: the backbone's options (`bitrl show backbone NAME`).
 
     Raises:
@@ -42,8 +42,8 @@ def load_backbone(name: str, model: str | None = None, *, width: int | None = No
 
 
 def build_reader(config: Config, observation: ObservationSpec, history: int = 1) -> StateReader:
-    """Build a configuration's serializer, for what `observation` says, the policy's backbone, and the critic's where it
-    is another one. With `history` above 1, an observation holds so many states (history.py).
+    """Build a configuration's serializer, for what `observation` says, the policy's backbone, and the critic's if it
+    is a different one. With `history` above 1, an observation holds that many states (history.py).
 
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
@@ -63,7 +63,7 @@ def build_reader(config: Config, observation: ObservationSpec, history: int = 1)
     critic = None
     if record is not None and (record, options) != (config.backbone, config.backbone_options):
         critic = backbone(record, options)
-        # Two components' identities say nothing of each other.
+        # Identities are comparable within one component only.
         if record == config.backbone and critic.identity == policy.identity:
             critic = None
     return StateReader(
@@ -89,7 +89,7 @@ def build_backbone(
     serializer: Any,
     observation: ObservationSpec,
 ) -> Any:
-    """A backbone for what `serializer` writes of such observations, which can do what its record claims."""
+    """A backbone for the output of `serializer`, checked to have every capability that its record claims."""
     vectors = serializer_record.emits == "vector"
     backbone = record.load()(options, serializer.width if vectors else len(observation.fields) or None)
     _require("backbone", record, backbone, Backbone)
@@ -102,17 +102,17 @@ def build_backbone(
 
 
 def _require(kind: str, record: Record, part: object, interface: type, capability: str = "") -> None:
-    """Refuse a component that lacks what its kind, or a capability that its record claims, has."""
+    """Refuse a component without the members of its kind, or of a capability that its record claims."""
     if not isinstance(part, interface):
         lacking = sorted(get_protocol_members(interface) - {*dir(part)})
-        what = f'claims to provide "{capability}"' if capability else "does not keep the contract of its kind"
+        what = f'claims to provide "{capability}"' if capability else f"does not keep the contract of a {kind}"
         raise UsageError(
             f'{kind} "{record.name}" {what}, but has no {" and no ".join(lacking)}: check it with bitrl plugin check'
         )
 
 
 def get_protocol_members(interface: type) -> set[str]:
-    """The names that a protocol asks for, those of its bases among them."""
+    """The member names of a protocol, including those of its bases."""
     own = {name for base in interface.__mro__ if base.__module__ == interface.__module__ for name in vars(base)}
     annotated = {name for base in interface.__mro__ for name in getattr(base, "__annotations__", {})}
     return {name for name in own | annotated if not name.startswith("_")} | {name for name in own if name == "__call__"}

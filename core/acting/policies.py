@@ -1,6 +1,6 @@
-"""Trained policies as plain arrays, which decide with numpy alone: the last part of an exported agent (agents.py).
+"""Numpy policies: trained policies as plain arrays, the last part of an exported agent (agents.py).
 
-An algorithm whose `act` can be said in these terms can be exported (Algorithm.plain_policy). Shapes: n states, d
+An algorithm whose `act` can be expressed as one can be exported (Algorithm.plain_policy). Shapes: n states, d
 features, k outputs or actions, C commands.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class Network:
-    """Linear layers with tanh between them, after features are put on one scale.
+    """Linear layers with tanh between them, on standardised features.
 
     Attributes:
-        mean, std: taken out of the features, float32 [d].
-        limit: in deviations, where what is left is cut off.
+        mean, std: mean and standard deviation of the features, float32 [d].
+        limit: standardised features are clipped at this many standard deviations.
         layers: weights [outputs, inputs] and biases [outputs], float32.
     """
 
@@ -41,7 +41,7 @@ class Network:
         return values
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it by name."""
+        """The network as named arrays."""
         layers = {
             f"{index}.{name}": array
             for index, layer in enumerate(self.layers)
@@ -51,7 +51,7 @@ class Network:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Network:
-        """The network of `arrays()`."""
+        """The network that `arrays()` returned."""
         count = sum(name.endswith(".weight") for name in arrays)
         layers = tuple((arrays[f"{index}.weight"], arrays[f"{index}.bias"]) for index in range(count))
         return cls(arrays["mean"], arrays["std"], float(arrays["limit"]), layers)
@@ -59,7 +59,7 @@ class Network:
 
 @attrs.frozen(eq=False)
 class Discrete:
-    """Does the action of the greatest output among those that can be taken; actions are counted from `start`."""
+    """Takes the admissible action with the largest output; actions are numbered from `start`."""
 
     kind: ClassVar[str] = "discrete"
     network: Network
@@ -72,9 +72,9 @@ class Discrete:
 
 
 @attrs.frozen(eq=False)
-class Commanding:
-    """Gives the command whose key, made of its features by a network, has the greatest product with the state's query,
-    the policy network's outputs.
+class CommandPolicy:
+    """Chooses the admissible command whose key (a network's outputs for its features) has the largest dot product with
+    the state's query (the policy network's outputs).
     """
 
     kind: ClassVar[str] = "commanding"
@@ -82,7 +82,7 @@ class Commanding:
     keys: Network
 
     def __call__(self, states: States) -> np.ndarray:
-        """n states → which command of each state's, int64 [n]."""
+        """n states → the index of a command in each state, int64 [n]."""
         admissible = states.admissible
         assert admissible is not None
         assert admissible.commands is not None
@@ -92,7 +92,7 @@ class Commanding:
 
 @attrs.frozen(eq=False)
 class Continuous:
-    """Does what the outputs say, cut to the bounds `low` and `high`, which have the shape of an action."""
+    """Takes the outputs as the action, clipped at the bounds `low` and `high`, which have the shape of an action."""
 
     kind: ClassVar[str] = "continuous"
     network: Network
@@ -105,13 +105,13 @@ class Continuous:
         return actions
 
 
-Policy = Discrete | Commanding | Continuous
+Policy = Discrete | CommandPolicy | Continuous
 
-KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, Commanding, Continuous)}
+KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, CommandPolicy, Continuous)}
 
 
 def arrays_of(policy: Policy) -> dict[str, np.ndarray]:
-    """A policy as arrays by name, those of its networks as `network.0.weight`."""
+    """A policy as named arrays, those of its networks as `network.0.weight`."""
     arrays: dict[str, np.ndarray] = {}
     for field in attrs.fields(type(policy)):
         value = getattr(policy, field.name)
@@ -123,7 +123,7 @@ def arrays_of(policy: Policy) -> dict[str, np.ndarray]:
 
 
 def policy_of(kind: str, arrays: Mapping[str, np.ndarray]) -> Policy:
-    """The policy of this kind that `arrays_of` took apart."""
+    """The policy of this kind from the arrays of `arrays_of`."""
     parts: dict[str, Any] = {}
     for field in attrs.fields(KINDS[kind]):
         inside = with_prefix(arrays, f"{field.name}.")

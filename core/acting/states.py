@@ -1,8 +1,8 @@
-"""A view of a batch of states: all that can be known of them, each part computed when it is first asked for, and once.
+"""A view of a batch of states, each part computed once, on first use.
 
-What acts and what learns are handed `States` and take from them what they need, so that a new kind of information
-changes neither. Knows serializers and backbones; nothing of environments or learning. Shapes: n states, k numbers a
-vector, d features (d' the critic's).
+Policies and algorithms are given `States` and read from them what they need, so that a new kind of information changes
+neither. Knows serializers and backbones; nothing of environments or learning. Shapes: n states, k numbers per vector,
+d features (d' the critic's).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bitrl.core.wording import setting
 
 
 class StateReader:
-    """How states are read: a serializer writes them, the policy's backbone reads that, and the critic's where it has
-    one of its own.
+    """How states are read: a serializer writes them, and the policy's backbone (and the critic's, if it has its own)
+    reads that.
 
     Attributes:
         serializer, backbone: as a configuration names them.
@@ -29,7 +29,7 @@ class StateReader:
             features.
         trainable: whether `backbone` is trained by the algorithm (its record provides gradients, and its options ask
             for them); and so for `critic_trainable`.
-        adapts: whether that training changes what `backbone.encode` gives: a language model whose adapters learn.
+        adapts: whether that training changes what `backbone.encode` returns: a language model with trained adapters.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StateReader:
         return States(observations, self)
 
     def features(self, inputs: Any) -> np.ndarray:
-        """What the serializer wrote of n states → the policy's features float32 [n, d].
+        """What the serializer wrote for n states → the policy's features float32 [n, d].
 
         Of vectors that a trainable backbone reads: the vectors themselves, float32 [n, k], which the algorithm turns
         into features.
@@ -83,7 +83,7 @@ class StateReader:
 
     @property
     def version(self) -> int:
-        """How often the weights that features depend on have changed."""
+        """How many times the weights that features depend on have changed."""
         backbone: Any = self.backbone
         return backbone.version if self.adapts else 0
 
@@ -96,7 +96,7 @@ class States:
     """
 
     def __init__(self, observations: np.ndarray, reader: StateReader, inputs: Any = None):
-        """Of `observations`; `inputs` is what the serializer wrote of them, if it has done so already."""
+        """Of `observations`; `inputs` is what the serializer wrote for them, if it already has."""
         self.observations, self.reader = observations, reader
         if inputs is not None:
             self.inputs = inputs
@@ -117,7 +117,9 @@ class States:
             UsageError: the serializer writes vectors.
         """
         if isinstance(self.inputs, np.ndarray):
-            raise UsageError("these states are written as vectors, and texts were asked for: choose another serializer")
+            raise UsageError(
+                "these states are written as vectors, but the algorithm needs texts: choose another serializer"
+            )
         texts: list[str] = self.inputs
         return texts
 
@@ -130,7 +132,8 @@ class States:
         """
         if not isinstance(self.inputs, np.ndarray):
             raise UsageError(
-                f"these states are written as texts, and vectors were asked for: use {setting('serializer', 'vector')}"
+                "these states are written as texts, but the algorithm needs vectors: "
+                f"use {setting('serializer', 'vector')}"
             )
         return self.inputs
 
@@ -143,7 +146,7 @@ class States:
         """
         backbone = self.reader.backbone
         if not isinstance(backbone, TokenizingBackbone):
-            raise UsageError(f"backbone {type(backbone).__name__} provides no tokens, and the algorithm asks for them")
+            raise UsageError(f"backbone {type(backbone).__name__} provides no tokens, which the algorithm needs")
         return backbone.tokenize(self.texts)
 
     @cached_property
@@ -162,10 +165,10 @@ class States:
         return admissible_actions(self.observations, self.reader.backbone.encode)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
-        """The admissible action with the greatest score in each state, int64 [n], counted from 0.
+        """The admissible action with the highest score in each state, int64 [n], counted from 0.
 
         Args:
-            scores: [n, k], one for each action of a Discrete space.
+            scores: [n, k], one per action of a Discrete space.
         """
         if self.admissible is not None:
             mask = self.admissible.mask
@@ -175,7 +178,7 @@ class States:
 
 
 def identity_of(backbone: Backbone) -> dict[str, Any]:
-    """What must be equal for two backbones to be the same one (learned weights apart); what is unset is left out."""
+    """What must be equal for two backbones to be the same (except learned weights), without unset values."""
     identity: Mapping[str, Any] = backbone.identity
     return {key: value for key, value in identity.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Environments that say what can be done in a state (choices.py), made of those whose `info` says it."""
+"""Wrappers that move the admissible actions (core/acting/admissible.py) from `info` into the observation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
 
 LONGEST_COMMANDS = 6000
-"""Of all commands of a state together, in characters."""
+"""Limit for all commands of a state together, in characters."""
 
 
 class Commands(gymnasium.Wrapper):
-    """Makes an environment's `info["admissible_commands"]`, a list of texts, part of its observation.
+    """Makes an environment's `info["admissible_commands"]`, a list of strings, part of its observation.
 
-    An action is an index into that list. Its action space, Discrete, says how many are looked at; what is longer, in
-    number or in characters, is cut, whole commands from the end.
+    An action is an index into that list. The size of the Discrete action space limits their number; a list with too
+    many commands or characters loses whole commands at its end.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -32,7 +32,7 @@ class Commands(gymnasium.Wrapper):
         return self._with_commands(observation, info), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Give a command."""
+        """Execute a command, by its index."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._with_commands(observation, info), reward, terminated, truncated, info
 
@@ -49,7 +49,7 @@ class Commands(gymnasium.Wrapper):
 
 
 class ActionMask(gymnasium.Wrapper):
-    """Makes an environment's `info["action_mask"]`, 1 for each action that can be taken, part of its observation."""
+    """Makes an environment's `info["action_mask"]`, 1 for each admissible action, part of its observation."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)

@@ -1,7 +1,7 @@
-"""The one place that owns the environments of a run and their current observations: algorithms ask it for experience.
+"""Owns the environments of a run and their current observations, and collects experience for algorithms.
 
-Knows both of Gymnasium's automatic resets (AutoresetMode) and keeps their artefacts out of the learner's sight. Knows
-nothing of policies: actions come from a function. Shapes: T steps, n environments, d features (d' the critic's).
+Handles both of Gymnasium's automatic resets (AutoresetMode) and hides their artefacts from algorithms. Knows nothing
+of policies: actions come from a function. Shapes: T steps, n environments, d features (d' the critic's).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Rollout:
 
     Attributes:
         states: views of the states acted in, and of those after the last step: T + 1 of n states each.
-        actions: as the environments took them [T, n, ...]; strings where they are texts.
+        actions: as the environments received them [T, n, ...]; strings where they are texts.
         rewards, terminated, truncated, valid: as in Transition, [T, n].
         final_steps: the (t, i) of truncated steps whose true next state is not in `states`: int [m, 2].
         final_states: a view of those m next states; None where there are none.
@@ -80,7 +80,7 @@ class Rollout:
 
     @cached_property
     def final_critic_features(self) -> np.ndarray:
-        """The critic's features of `final_states`, float32 [m, d']: only a value is ever asked of them."""
+        """The critic's features of `final_states`, float32 [m, d']: they are used for values only."""
         if self.final_states is None:
             return np.zeros((0, *self.critic_features.shape[2:]), np.float32)
         return self.final_states.critic_features
@@ -95,7 +95,7 @@ class Collector:
     """Steps a vector environment, keeps its current observations, and counts steps and episodes.
 
     Attributes:
-        envs: the vector environment, which nobody else steps.
+        envs: the vector environment, stepped by nobody else.
         states: a view of the current states.
         steps: environment steps taken so far, over all environments.
         progress: called with that number after every step.
@@ -113,7 +113,7 @@ class Collector:
         self._mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         if self._mode is AutoresetMode.DISABLED:
             raise ValueError(
-                "the vector environment does not reset itself: make it with AutoresetMode.SAME_STEP or NEXT_STEP"
+                "the vector environment does not reset automatically: make it with AutoresetMode.SAME_STEP or NEXT_STEP"
             )
         self.steps = 0
         self.states = reader(observations)
@@ -185,7 +185,7 @@ class Collector:
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that is not in the environments or the observations: the episodes under way, and the steps taken."""
+        """What is not in the environments or the observations: current episodes' statistics, and the steps taken."""
         return {
             "steps": np.array(self.steps),
             "returns": self._returns.copy(),

@@ -1,6 +1,6 @@
-"""Exceptions inside an environment, told in one line: which environment it was, and how to meet it again.
+"""Exceptions inside an environment, reported in one line: which environment crashed, and how to reproduce it.
 
-Knows nothing of how environments are stepped or put back; whoever makes some wraps what makes them.
+Knows nothing of how environments are stepped or restored; whoever makes environments wraps the function.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bitrl.core.errors import BitrlError, RunFailed
 
 class CrashReporter(gymnasium.Wrapper):
     """Turns whatever `reset` and `step` raise into a RunFailed with the environment's name and number, the seed of the
-    last reset that had one, and how many steps the episode had.
+    last seeded reset, and the step of the episode.
     """
 
     def __init__(self, env: gymnasium.Env, id: str, number: int):
@@ -35,7 +35,7 @@ class CrashReporter(gymnasium.Wrapper):
         self._steps = 0
         try:
             return self.env.reset(seed=seed, options=options)
-        except BitrlError:  # which says by itself what is wrong
+        except BitrlError:  # which already explains itself
             raise
         except Exception as error:
             raise self._crash("in reset()", error) from error
@@ -57,12 +57,12 @@ class CrashReporter(gymnasium.Wrapper):
     def _crash(self, where: str, error: Exception) -> RunFailed:
         cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         return RunFailed(
-            f"environment {self._id} crashed {where}: {cause} (number {self._number} of those side by side, "
-            f"seeded with {self._seed}; BITRL_DEBUG=1 shows where)"
+            f"environment {self._id} crashed {where}: {cause} (parallel environment {self._number}, "
+            f"seed {self._seed}; BITRL_DEBUG=1 shows the traceback)"
         )
 
 
 def reporting(make: Callable[[], gymnasium.Env], id: str) -> Callable[[], gymnasium.Env]:
-    """`make`, for environments that tell of their crashes as the environment `id`, numbered from 0 as they are made."""
+    """`make` with crash reports that name the environment `id` and its number, counted from 0 in order of creation."""
     numbers = count()
     return lambda: CrashReporter(make(), id, next(numbers))

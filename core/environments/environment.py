@@ -1,4 +1,4 @@
-"""What an environment looks like to the rest of bitrl: the fourth kind of component, beside those of interfaces.py."""
+"""The interface of environments: the fourth kind of component, after those of interfaces.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitrl.core.interfaces import ObservationSpec
 
 
 class Environment(ABC):
-    """A world. Made by `target(options, id)`, where `id` is the name it was asked for by."""
+    """An environment. Made by `target(options, id)`, where `id` is the name it was requested by."""
 
     def __init__(self, options: Any, id: str):
         self.options, self.id = options, id
@@ -22,14 +22,14 @@ class Environment(ABC):
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new single environment.
 
-        Its observation space is Box, Discrete, Text (a prompt) or what its `observation_spec` says; its action space
+        Its observation space is Box, Discrete, Text (a prompt) or as its `observation_spec` describes; its action space
         Discrete, Box or Text (a completion). Where not all actions are always admissible, see
         bitrl.core.acting.admissible.
         """
 
     def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
-        """A new single environment to evaluate in: `make`'s, unless what is learnt in and what is judged by are to be
-        apart.
+        """A new single environment to evaluate in: by default the same as `make`; override it for separate training and
+        evaluation tasks.
         """
         return self.make(render_mode)
 
@@ -42,7 +42,5 @@ class Environment(ABC):
             env.close()
 
     def action_names(self) -> tuple[str, ...]:
-        """What the actions of a Discrete space are called, in their order, for people to read; () if they have no
-        names.
-        """
+        """Readable names of the actions of a Discrete space, in order; () if they have none."""
         return ()

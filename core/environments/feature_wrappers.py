@@ -1,6 +1,6 @@
 """Gymnasium environments whose observations are features: for algorithms of other libraries.
 
-Knows how a serializer and a backbone are found by name and put together, as a run does it; nothing of learning.
+Finds a serializer and a backbone by name and combines them as a run does; knows nothing of learning.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _shared: WeakValueDictionary[Any, StateReader] = WeakValueDictionary()
 
 
 class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
-    """One environment; observations are float32 [d], what the backbone makes of the serializer's text.
+    """One environment; observations are float32 [d], the backbone's features of the serializer's text.
 
-    All environments of a process that are seen in the same way share one backbone.
+    All environments of a process with the same serializer, backbone and observations share one backbone.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordCon
         serializer_options: Mapping[str, Any] | None = None,
         env_id: str | None = None,
     ):
-        """Wraps `env`, whose observations must be those it was made with: normalised numbers say little as text.
+        """Wraps `env`, whose observations must be unmodified: normalised numbers say little as text.
 
         Args:
             env: the environment.
-            backbone: a name from `bitrl list`, of one that is not trained.
-            serializer: a name from `bitrl list`; None: as a run chooses it, json unless the environment asks for
-                another.
-            backbone_options: its options, as {"layers": 2}.
+            backbone: the name of a frozen backbone (`bitrl list`).
+            serializer: a name from `bitrl list`; None: as a run chooses it: json unless the environment's defaults say
+                otherwise.
+            backbone_options: its options, for example {"layers": 2}.
             serializer_options: its options.
-            env_id: the environment's name, as a run takes it, which tells what its numbers are called; None: the
-                Gymnasium id that it was made by. Without either, they are x0, x1, …
+            env_id: the environment's name, as for a run, which gives the names of its numbers; None: the Gymnasium
+                id that it was made by. Without either, they are x0, x1, …
 
         Raises:
             UsageError: an unknown name or option, or an environment whose observations no serializer reads.
@@ -135,7 +135,7 @@ def _reader(
     serializer_options: Mapping[str, Any] | None,
     env_id: str | None,
 ) -> StateReader:
-    """What reads observations of `space`, of an environment that was made by the Gymnasium id `id`."""
+    """The reader of observations of `space`, for an environment made by the Gymnasium id `id`."""
     name = env_id or id or ANY_GYMNASIUM_ID
     values: dict[str, dict[str, Any]] = {
         "run": {"env": name, "backbone": backbone} | ({} if serializer is None else {"serializer": serializer}),
@@ -145,13 +145,13 @@ def _reader(
     config = resolve(values)
     spec = _observation_spec(space, name, config)
     key = (os.getpid(), config.serializer, config.serializer_options, config.backbone, config.backbone_options, spec)
-    reader = _shared.get(key)  # never one from before a fork: its threads are not there any more
+    reader = _shared.get(key)  # never one from before a fork, whose threads are gone
     if reader is None:
         reader = build_reader(config, spec)
         if reader.trainable:
             raise UsageError(
-                f'backbone "{backbone}" is trained by a run\'s algorithm and has no features of its own: '
-                'choose a frozen one, such as "bitnet", or give the other library the environment itself'
+                f'backbone "{backbone}" is trained by the algorithm of a run and has no fixed features: '
+                'choose a frozen one, such as "bitnet", or pass the environment itself to the other library'
             )
         _shared[key] = reader
     return reader
@@ -166,15 +166,15 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
         return spec_of_space(space, name)
     if name == ANY_GYMNASIUM_ID:
         raise UsageError(
-            f"the environment's observations are a {type(space).__name__} space, which is read only where the name is "
-            'known: name it with env_id="…", as in bitrl list'
+            f"observations of a {type(space).__name__} space are supported only with the environment's name: "
+            'give it as env_id="…", a name from bitrl list'
         )
     environment = load_environment(name)
     ours = environment.make()
     ours.close()
     if ours.observation_space != space:
         raise UsageError(
-            f"environment {name}: its observations are not those that serializers read here: make it with "
+            f"environment {name}: its observation space is not the one that serializers expect: make it with "
             f'bitrl.load_environment("{name}").make()'
         )
     return environment.observation_spec()

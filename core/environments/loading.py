@@ -1,4 +1,4 @@
-"""Builds environments by name or from records, and serializers for what they observe."""
+"""Builds environments by name or from records, and serializers for their observations."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def load_environment(name: str, **options: Any) -> Environment:
 
 
 def build_environment(record: EnvironmentRecord, options: Any, name: str) -> Environment:
-    """The environment asked for as `name`: its id is the record's own name, unless the record stands for any id."""
+    """The environment requested as `name`: its id is the record's name, unless the record serves any id."""
     environment: Environment = record.load()(options, name if record.name == ANY_GYMNASIUM_ID else record.name)
     return environment

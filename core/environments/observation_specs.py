@@ -1,6 +1,4 @@
-"""Names, typical bounds and units of the numbers in an observation: a small table, and the space where the table
-ends.
-"""
+"""Names, typical bounds and units of the numbers in an observation, from a table, or else from the space."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from typing import Any
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
 
-# Where a space is unbounded, these are the bounds an agent stays in, read from random and trained rollouts.
+# Where a space is unbounded, these are the bounds of random and trained rollouts.
 FIELDS: dict[str, tuple[Field, ...]] = {
     "CartPole-v1": (
         Field("cart_position", -4.8, 4.8, "m"),
@@ -96,7 +94,7 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
     """The spec of an observation space; fields are called x0, x1, … unless the table knows the environment.
 
     Raises:
-        UsageError: the space is none of Box, Discrete and Text.
+        UsageError: the space is not Box, Discrete or Text.
     """
     import gymnasium
 
@@ -107,8 +105,8 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
         return ObservationSpec(env, (Field("state", start, start + int(space.n) - 1),), discrete=int(space.n))
     if not isinstance(space, gymnasium.spaces.Box):
         raise UsageError(
-            f"environment {env}: its observations are a {type(space).__name__} space, and serializers read "
-            "Box, Discrete or Text: wrap it (say, in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
+            f"environment {env}: expected a Box, Discrete or Text observation space, got {type(space).__name__}: "
+            "wrap it (for example in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
         )
     known = spec_of_known(env)
     if known is not None and len(known.fields) == math.prod(space.shape):
@@ -120,5 +118,5 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
 
 
 def _finite(bound: float) -> float | None:
-    """A bound, or None if it is as good as infinite (spaces write the largest float for that)."""
+    """A bound, or None if it is practically infinite (spaces use the largest float for that)."""
     return bound if abs(bound) < 1e30 else None

@@ -1,8 +1,7 @@
-"""Observations as numpy arrays, whatever their space, so that the rest of bitrl holds, slices and saves one kind of
-thing.
+"""Observations of any space as numpy arrays, so that the rest of bitrl stores, slices and saves one type.
 
 Numbers stay as they are. A text becomes a numpy string, and an observation of several parts (a `Dict` space) a record
-with a field a part: `observations["mission"]` is that part of all, `observations[3]` all parts of one.
+with a field per part: `observations["mission"]` is that part of all, `observations[3]` all parts of one.
 """
 
 from __future__ import annotations
@@ -48,17 +47,17 @@ def as_batch(space: gymnasium.Space[Any], observations: Any, count: int) -> np.n
 
 
 def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
-    """`count` observations [count, ...] of random play, always the same ones, as serializers see them: without what can
-    be done (choices.py).
+    """`count` observations [count, ...] of a random policy with a fixed seed, as serializers get them: without
+    admissible actions.
     """
     env = environment.make()
     try:
         env.action_space.seed(0)
-        seen = [env.reset(seed=0)[0]]
-        while len(seen) < count:
+        found = [env.reset(seed=0)[0]]
+        while len(found) < count:
             observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            seen.append(env.reset()[0] if terminated or truncated else observation)
-        states: np.ndarray = states_of(np.stack([as_array(env.observation_space, each) for each in seen]))
+            found.append(env.reset()[0] if terminated or truncated else observation)
+        states: np.ndarray = states_of(np.stack([as_array(env.observation_space, each) for each in found]))
         return states
     finally:
         env.close()

@@ -1,9 +1,8 @@
-"""Environments that can be put back where they were, whatever they are: by playing the current episode again.
+"""Restores any environment to a saved state by replaying the current episode.
 
 Gymnasium has no way to save an environment, but its contract says that all randomness comes from `np_random`. So
-the state of that generator at the last reset, and the actions since, are the environment's state; going back costs
-at most one
-episode.
+the state of that generator at the last reset, and the actions since, determine the environment's state; restoring it
+costs at most one episode.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from bitrl.core.wording import setting
 
 
 class Replayable(gymnasium.Wrapper):
-    """Remembers how its current episode came about."""
+    """Records the start and the actions of its current episode."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
@@ -30,7 +29,7 @@ class Replayable(gymnasium.Wrapper):
         self.actions: list[np.ndarray] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, and note the seed or the generator it starts from, and the last seed there was."""
+        """Start an episode, and record its seed or the generator's state, and the last seed used."""
         generator = None if seed is not None else self.env.unwrapped.np_random.bit_generator.state
         self.last_seed = self.last_seed if seed is None else seed
         self.start = {"seed": seed, "generator": generator, "last_seed": self.last_seed}
@@ -38,7 +37,7 @@ class Replayable(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step, and note its action."""
+        """Take a step, and record its action."""
         self.actions.append(np.array(action))
         return self.env.step(action)
 
@@ -47,10 +46,10 @@ class Replayable(gymnasium.Wrapper):
         return self.start, np.array(self.actions)
 
     def restore(self, start: Mapping[str, Any], actions: np.ndarray) -> Any:
-        """Play the episode of a `state()` again; return the observation it ends at."""
+        """Replay the episode of a `state()`; return its last observation."""
         if start["seed"] is None:
             self.last_seed = start.get("last_seed")
-            self.env.reset(seed=self.last_seed or 0)  # builds whatever an environment builds at its first reset
+            self.env.reset(seed=self.last_seed or 0)  # some environments build things in their first reset
             bit_generator = np.random.default_rng().bit_generator
             bit_generator.state = start["generator"]
             self.env.unwrapped.np_random = np.random.Generator(bit_generator)
@@ -62,7 +61,7 @@ class Replayable(gymnasium.Wrapper):
 
 
 class ArrayVectorEnv(SyncVectorEnv):
-    """Environments side by side, whose observations are arrays [num_envs, ...] whatever their space (observations.py),
+    """Parallel environments whose observations are arrays [num_envs, ...] whatever their space (observations.py),
     and so are those in `info["final_obs"]`.
     """
 
@@ -81,9 +80,7 @@ class ArrayVectorEnv(SyncVectorEnv):
 
 
 def vectorise(make: Callable[[], gymnasium.Env], num_envs: int) -> ArrayVectorEnv:
-    """`num_envs` replayable environments side by side. A finished one is reset in the same step, so no step is
-    wasted.
-    """
+    """`num_envs` parallel replayable environments. A finished one is reset in the same step, so no step is wasted."""
     return ArrayVectorEnv([lambda: Replayable(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
@@ -96,10 +93,10 @@ def save(envs: VectorEnv) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
 def restore(
     envs: VectorEnv, arrays: Mapping[str, np.ndarray], starts: Sequence[Mapping[str, Any]], expected: np.ndarray
 ) -> None:
-    """Bring `envs` back to a `save`d state, whose current observations [num_envs, ...] were `expected`.
+    """Restore `envs` to a `save`d state, whose current observations [num_envs, ...] were `expected`.
 
     Raises:
-        RunFailed: the observations differ: the environment draws randomness outside `np_random`.
+        RunFailed: the observations differ: the environment draws random numbers outside `np_random`.
     """
     observations = [
         as_array(env.observation_space, env.restore(start, arrays[f"actions.{index}"]))
@@ -108,6 +105,6 @@ def restore(
     found = np.stack(observations).astype(expected.dtype)
     if not np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"):
         raise RunFailed(
-            "the environment did not come back to where it was when its episode was played again: it draws randomness "
-            f"outside np_random, so this run cannot be resumed exactly; start it anew with {setting('force')}"
+            "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
+            f"so this run cannot be resumed exactly; start it again with {setting('force')}"
         )

@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes, each with its own seed, a batch of them at a time."""
+"""Evaluation: whole episodes, each with its own seed, played in batches."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from bitrl.core.environments.observations import as_array
 
 BATCH = 16
-"""Episodes played side by side."""
+"""Episodes played in parallel."""
 
 
 class Return(float):
-    """The sum of an episode's rewards; `success` is whether its task was done, where the environment says so
+    """The sum of an episode's rewards; `success` is whether its task was solved, where the environment reports that
     (`info["success"]` at the end).
     """
 
@@ -32,14 +32,14 @@ def play_episodes(
     """Play one episode for each seed and return their returns in order.
 
     An episode's start depends on its seed alone, not on how many others are played; and short episodes count as often
-    as long ones, which is not so where a fixed number of steps is played.
+    as long ones, unlike when a fixed number of steps is played.
 
     Args:
         make: makes a single environment.
         policy: observations [n, ...] → actions [n, ...].
         seeds: of the episodes.
         progress: called with the number of episodes done whenever one ends.
-        interrupted: evaluation stops early once this is true, and only the episodes that ended count.
+        interrupted: evaluation stops early once this is true; only finished episodes count.
     """
     episodes = len(seeds)
     returns = [Return()] * episodes

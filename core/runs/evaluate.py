@@ -1,4 +1,4 @@
-"""Evaluating an algorithm in training, or a run that was trained."""
+"""Evaluating an algorithm during training, or a trained run."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def evaluate(
     video: str | Path | None = None,
     states: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the newest good checkpoint of a run.
+    """Evaluate the newest intact checkpoint of a run.
 
     Args:
         run: its directory.
         episodes: how many; None takes the run's own `eval_episodes`.
-        seed: of the episodes; None takes the run's own, which repeats the evaluation at its end.
+        seed: random seed of the episodes; None takes the run's own, which repeats the evaluation at its end.
         listeners: called with every event.
         show: called with every step of the first episode (bitrl.core.runs.watch).
-        video: an mp4 or gif of the first episode is written there.
-        states: the numbers of all states met are written there (bitrl.core.runs.state_recorder).
+        video: the file to write a video of the first episode to (mp4 or gif).
+        states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
 
     Returns:
         run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
 
     Raises:
-        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or what it plays in
-            cannot be filmed.
-        RunFailed: every checkpoint is damaged, or the film cannot be made.
+        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its environment
+            cannot be recorded.
+        RunFailed: every checkpoint is damaged, or the video cannot be recorded.
     """
     directory = Path(run)
     require_run(directory)
@@ -61,22 +61,24 @@ def evaluate(
         video_files.check(video_file)
     tell = teller(listeners)
     config, parts, algorithm = trained(directory, tell)
-    met: list[np.ndarray] = []
+    visited: list[np.ndarray] = []
     if states_file is not None:
-        parts, met = record(parts, states_file)
+        parts, visited = record(parts, states_file)
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
     if show is None and video_file is None:
         returns = play(parts, algorithm, episodes, seed, directory, tell)
     elif not episodes:
-        raise UsageError(f"no episode is played, so there is none to be seen: ask for one with {setting('episodes')}")
+        raise UsageError(
+            f"no episode is played, so there is none to show: ask for some with {setting('episodes', 'N')}"
+        )
     else:
         first = watching.watch(parts, show, video_file)
         returns = play(parts, algorithm, episodes, seed, directory, tell, first=first)
-        if first.film is not None:
-            first.film.save()
-    if states_file is not None and met:
-        write_states(states_file, met)
+        if first.video is not None:
+            first.video.save()
+    if states_file is not None and visited:
+        write_states(states_file, visited)
     return {
         "run": str(directory),
         **{name: getattr(config.run, name) for name in COMPONENTS},
@@ -97,8 +99,8 @@ def play(
     interrupted: Callable[[], bool] = lambda: False,
     first: gymnasium.Env | None = None,
 ) -> list[Return]:
-    """Returns of whole episodes played by the algorithm's best actions; fewer than asked for if interrupted. The first
-    is played in `first`, if it is given.
+    """Returns of whole episodes played with greedy actions; fewer than asked for if interrupted. The first is played in
+    `first`, if it is given.
     """
     given = [first] if first is not None else []
 
@@ -112,8 +114,8 @@ def play(
 
 
 def statistics(returns: list[Return]) -> dict[str, Any]:
-    """Episodes, mean and standard deviation (over the episodes, n in the denominator); null where there are none. Also
-    the share of successes, in environments that have them.
+    """Episodes, mean and standard deviation (over the episodes, n in the denominator); null without episodes. Also
+    the success rate, in environments that report success.
     """
     mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
     successes = [each.success for each in returns if each.success is not None]

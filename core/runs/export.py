@@ -1,4 +1,4 @@
-"""Exporting a run: one file of what acts, and nothing of what learns."""
+"""Exports the trained agent of a run to a standalone file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from bitrl.core.runs.trained import trained
 
 
 def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
-    """Write the newest good checkpoint of a run as an agent that acts by itself (bitrl.core.acting.agents).
+    """Export the newest intact checkpoint of a run as a standalone agent (bitrl.core.acting.agents).
 
     Args:
         run: its directory.
-        file: the agent's, which is replaced if it is there.
+        file: the agent file, replaced if it exists.
         listeners: called with every event.
 
     Returns:
@@ -36,7 +36,7 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
     config, parts, algorithm = trained(directory, teller(listeners))
     chosen, sections = config.run, config.as_dict()
     reader = parts.reader
-    inside = reader.trainable and not reader.adapts  # what the algorithm trained is part of the policy's network
+    inside = reader.trainable and not reader.adapts  # the trained backbone is part of the policy network
     facts = {
         "env": chosen.env,
         "step": algorithm.step,

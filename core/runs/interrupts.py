@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: the update under way ends and is saved before the run stops."""
+"""Ctrl-C during a run: the current update is finished and saved before the run stops."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import FrameType
 
 
 @contextmanager
-def interrupts(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C calls `told` and makes the yielded function true; a second one stops at once.
+def interrupts(notify: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C calls `notify` and makes the yielded function true; a second one stops immediately.
 
-    Outside the main thread, where Python allows no signal handlers, Ctrl-C is left to whoever has it.
+    Outside the main thread, where Python allows no signal handlers, Ctrl-C keeps its handler.
     """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -24,7 +24,7 @@ def interrupts(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         if flag.is_set():
             raise KeyboardInterrupt
         flag.set()
-        told()
+        notify()
 
     before = signal.signal(signal.SIGINT, handler)
     try:

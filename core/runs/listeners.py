@@ -1,4 +1,4 @@
-"""Who hears what happens in a run: callers of this process, plugins and the run's loggers."""
+"""The listeners to the events of a run: callers in this process, plugins and the run's loggers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Listener = Callable[[events.Event], None]
 
 
 def teller(listeners: tuple[Listener, ...]) -> Listener:
-    """One listener that tells all: the given ones, and the plugins', whose failures are said once each on stderr."""
-    said: set[str] = set()
+    """One listener that notifies the given ones and the plugins, whose failures are reported once each on stderr."""
+    reported: set[str] = set()
 
     def tell(event: events.Event) -> None:
         for listener in listeners:
             listener(event)
         for problem in registry().send(event):
-            if problem.message not in said:
-                said.add(problem.message)
+            if problem.message not in reported:
+                reported.add(problem.message)
                 _warn(problem.package, problem.message)
 
     return tell
@@ -33,9 +33,9 @@ def teller(listeners: tuple[Listener, ...]) -> Listener:
 
 @contextmanager
 def open_loggers(config: Config, directory: Path) -> Iterator[Listener]:
-    """The loggers of a run as one listener; each is closed in the end, however that comes.
+    """The loggers of a run as one listener; each is closed at the end, however the run ends.
 
-    One that fails is reported on stderr, and the run goes on without it.
+    One that fails is reported on stderr, and the run continues without it.
 
     Raises:
         UsageError: the code of one cannot be imported.
@@ -47,7 +47,7 @@ def open_loggers(config: Config, directory: Path) -> Iterator[Listener]:
             if isinstance(event, events.RunStarted):
                 each.call("start", event.config, event.step)
             elif isinstance(event, events.Updated):
-                each.call("log", dict(event.metrics))  # its own, to change as it likes
+                each.call("log", dict(event.metrics))  # its own copy, which it may change
             elif isinstance(event, events.RunFinished):
                 each.call("finish", event.summary)
 
@@ -59,7 +59,7 @@ def open_loggers(config: Config, directory: Path) -> Iterator[Listener]:
 
 
 class OpenLogger:
-    """A logger at work, made when training starts. Once a call has failed, it is called no more."""
+    """An open logger, made when training starts. After a failed call it is not called again."""
 
     def __init__(self, chosen: ChosenLogger, directory: Path):
         self.chosen, self.directory = chosen, directory
@@ -79,7 +79,7 @@ class OpenLogger:
             self._failed = True
             package = registry().package(self.chosen.record) or self.chosen.name
             failure = f'logger "{self.chosen.name}" failed in {method}: {one_line(error)}'
-            _warn(package, failure + ("" if method == "close" else ": the run goes on without it"))
+            _warn(package, failure + ("" if method == "close" else ": the run continues without it"))
             if self._logger is not None and method != "close":
                 with contextlib.suppress(*FAILURES):
                     self._logger.close()

@@ -1,4 +1,4 @@
-"""What a configuration names, built: the parts of a run, its environments and its algorithm."""
+"""Builds what a configuration names: the parts of a run, its environments and its algorithm."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from bitrl.core.config import Config, check_commands
 from bitrl.core.environments import crashes, replay
 from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
-from bitrl.core.environments.history_wrapper import Remembering
+from bitrl.core.environments.history_wrapper import HistoryWrapper
 from bitrl.core.environments.loading import build_environment
-from bitrl.core.environments.wrapped import Wrapped
+from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.interfaces import Algorithm, Task
 
-# Every use of randomness has its own stream, so that asking for more of one never shifts another.
+# Every use of randomness has its own stream, so drawing more from one never changes another.
 ENVIRONMENTS, ALGORITHM, EVALUATION = 0, 1, 2
 
 
 @attrs.frozen
 class Parts:
-    """What a configuration names, built: the environment, and how its states are read."""
+    """The built parts of a configuration: the environment, and the reader of its states."""
 
     environment: Environment
     reader: StateReader
@@ -44,14 +44,13 @@ def build(config: Config) -> Parts:
         check_commands(config)
     reader = build_reader(config, spec, k)
     if k > 1:
-        environment = Wrapped(environment, lambda env: Remembering(env, k))
+        environment = WrappedEnvironment(environment, lambda env: HistoryWrapper(env, k))
     return Parts(environment, reader)
 
 
 def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *, to_learn: bool = True) -> Algorithm:
-    """The algorithm and its environments (`algorithm.task.collector`), as a run of `config` starts them, or as
-    `checkpoint` left them. An algorithm that is not to learn, but to act, needs no environments to go on with: they
-    are started anew.
+    """The algorithm and its environments (`algorithm.task.collector`), as a run of `config` starts them, or from
+    `checkpoint`. Without `to_learn` (to act only) environments are reset, not restored.
     """
     envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
     if checkpoint is None or not to_learn:
@@ -103,7 +102,7 @@ def spawn_seeds(seed: int, use: int, count: int) -> list[int]:
 
 
 def _collected(checkpoint: Checkpoint) -> Mapping[str, np.ndarray]:
-    """The collector's state in a checkpoint. Before bitrl 0.2 PPO kept it among its own."""
+    """The collector's state in a checkpoint. Before bitrl 0.2 PPO saved it with its own."""
     own = with_prefix(checkpoint.arrays, "collector.")
     if own:
         return own

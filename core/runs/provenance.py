@@ -1,4 +1,4 @@
-"""What a result depends on beside the configuration: versions, commit, processor; and the memory a process took."""
+"""What a result depends on besides the configuration: versions, commit, processor; and a process's peak memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_i
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     """The versions that a result depends on: Python, the platform, and in alphabetical order every distribution that
-    this process has imported something of, and `packages`.
+    this process has imported from, and `packages`.
     """
     found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
     return found | dict(sorted({**_imported(), **_installed(packages)}.items()))
 
 
-def brought_by(config: Config) -> set[str]:
-    """The distributions that brought a run's components."""
+def packages_of(config: Config) -> set[str]:
+    """The distributions that provide a run's components."""
     parts = (config.environment, config.serializer, config.backbone, config.critic_backbone, config.algorithm)
     records = [*parts, *(logger.record for logger in config.loggers)]
     packages = (registry().package(record) for record in records if record is not None)
@@ -38,8 +38,8 @@ def brought_by(config: Config) -> set[str]:
 def _imported() -> dict[str, str]:
     """Name and version of each distribution that a module imported so far belongs to.
 
-    importlib.metadata.packages_distributions() finds the same from the metadata of all that is installed, which takes
-    many times longer.
+    importlib.metadata.packages_distributions() finds the same from all installed distributions, many times more
+    slowly.
     """
     imported = {name.partition(".")[0] for name in sys.modules}
     found: dict[str, str] = {}
@@ -90,7 +90,7 @@ def processor() -> dict[str, Any]:
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process has held so far, in MB (2**20 bytes)."""
+    """The peak resident memory of this process so far, in MB (2**20 bytes)."""
     # On Linux getrusage() counts what the parent held when it started this process; VmHWM does not.
     status = Path("/proc/self/status")
     if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.M)):

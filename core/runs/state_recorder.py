@@ -1,4 +1,4 @@
-"""States that an agent met, kept in a file: what a codebook is best fitted to, and what a probe may look at.
+"""States that an agent visited, saved to a file: to fit a codebook or a probe on.
 
 The file is safetensors with one array, "states": float64 [n, k], the numbers of n observations in the order of the
 environment's fields.
@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from bitrl.core.acting.admissible import OBSERVATION
 from bitrl.core.acting.history import COUNT
-from bitrl.core.environments.wrapped import Wrapped
+from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.runs.parts import Parts
@@ -28,25 +28,25 @@ from bitrl.core.wording import setting
 class Recorder(gymnasium.Wrapper):
     """Adds the numbers of every observation to a list."""
 
-    def __init__(self, env: gymnasium.Env, met: list[np.ndarray]):
+    def __init__(self, env: gymnasium.Env, visited: list[np.ndarray]):
         super().__init__(env)
-        self._met = met
+        self._visited = visited
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._met.append(numbers_of(observation))
+        self._visited.append(numbers_of(observation))
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step."""
         observation, *rest = self.env.step(action)
-        self._met.append(numbers_of(observation))
+        self._visited.append(numbers_of(observation))
         return observation, *rest
 
 
 def numbers_of(observation: Any) -> np.ndarray:
-    """The numbers of one observation, float64 [k]: of its newest state, without texts and what can be done."""
+    """The numbers of one observation, float64 [k]: of its newest state, without texts and admissible actions."""
     while isinstance(observation, Mapping):
         if COUNT in observation:
             observation = observation[str(len(observation) - 2)]
@@ -56,36 +56,40 @@ def numbers_of(observation: Any) -> np.ndarray:
 
 
 def record(parts: Parts, path: Path) -> tuple[Parts, list[np.ndarray]]:
-    """The same parts with an environment that is recorded, and the list of states that is to be written to `path`.
+    """The same parts with an environment that is recorded, and the list of states to write to `path`.
 
     Raises:
-        UsageError: its observations hold no numbers, or the file could not be written in the end.
+        UsageError: its observations contain no numbers, or the file could not be written.
     """
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{setting('states')} {path}: is a folder, or its folder is not there: name another file")
+        raise UsageError(f"{setting('states')} {path}: is a folder, or its folder does not exist: name another file")
     if not parts.environment.observation_spec().fields:
-        raise UsageError(f"{setting('states')}: the observations of {parts.environment.id} hold no numbers to be kept")
-    met: list[np.ndarray] = []
-    return attrs.evolve(parts, environment=Wrapped(parts.environment, lambda env: Recorder(env, met))), met
+        raise UsageError(f"{setting('states')}: the observations of {parts.environment.id} contain no numbers to save")
+    visited: list[np.ndarray] = []
+    return attrs.evolve(
+        parts, environment=WrappedEnvironment(parts.environment, lambda env: Recorder(env, visited))
+    ), visited
 
 
-def write_states(path: Path, met: list[np.ndarray]) -> None:
+def write_states(path: Path, visited: list[np.ndarray]) -> None:
     """Write states, each [k], to a file. Raises RunFailed if it cannot be written."""
-    write_atomically(path, save({"states": np.stack(met)}), f"name another file with {setting('states')}")
+    write_atomically(path, save({"states": np.stack(visited)}), f"name another file with {setting('states')}")
 
 
 def read_states(path: Path) -> np.ndarray:
     """States float64 [n, k] from a file.
 
     Raises:
-        UsageError: no such file, or none of states.
+        UsageError: no such file, or not a file of states.
     """
     try:
         states = load(path.read_bytes())["states"]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (SafetensorError, KeyError, ValueError):
-        raise UsageError(f"{path}: holds no states: make it with bitrl eval RUN --states FILE") from None
+        raise UsageError(f"{path}: not a file of states: make one with bitrl eval RUN --states FILE") from None
     if states.ndim != 2 or states.dtype.kind != "f" or not states.size or not np.isfinite(states).all():
-        raise UsageError(f"{path}: its states are no table of finite numbers: make it anew with bitrl eval --states")
+        raise UsageError(
+            f"{path}: expected a table of finite numbers: make the file again with bitrl eval RUN --states FILE"
+        )
     return states.astype(np.float64)

@@ -1,6 +1,6 @@
 """A run's directory: config.toml, metrics.jsonl, timings.jsonl, checkpoints/, summary.json. Knows nothing of learning.
 
-metrics.jsonl depends on the configuration alone, byte for byte; what the clock says is in timings.jsonl.
+metrics.jsonl depends on the configuration alone, byte for byte; wall-clock times are in timings.jsonl.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class RunStore:
 
         Args:
             out: the directory; None picks a fresh name under `runs/`.
-            config: written to config.toml, every option spelt out.
+            config: written to config.toml, defaults included.
             provenance: what else it takes to repeat the run (versions, identities); written beside it.
             force: replace a run that is already there.
 
         Raises:
-            UsageError: the directory holds a run (and not `force`), or something that is no run.
+            UsageError: the directory holds a run (and not `force`), or something that is not a run.
             RunFailed: it cannot be written.
         """
         directory = out if out is not None else _fresh_name(config)
@@ -56,11 +56,11 @@ class RunStore:
         occupied = directory.is_dir() and any(not path.name.startswith(nothing) for path in directory.iterdir())
         if occupied and not (directory / "config.toml").is_file() and not (directory / ".lock").is_file():
             raise UsageError(
-                f"{directory}: is not empty and holds no run: choose another directory with {setting('out')}"
+                f"{directory}: is not empty and does not hold a run: choose another directory with {setting('out')}"
             )
         if occupied and not force:
             raise UsageError(
-                f"{directory}: already holds a run: go on with {resuming(directory)}, or replace it with "
+                f"{directory}: already holds a run: continue it with {resuming(directory)}, or replace it with "
                 f"{setting('force')}"
             )
         try:
@@ -77,7 +77,7 @@ class RunStore:
 
     @classmethod
     def open(cls, directory: Path) -> RunStore:
-        """Open a run that exists, to go on with it.
+        """Open an existing run, to continue it.
 
         Raises:
             UsageError: there is no run, or another process has it open.
@@ -86,7 +86,7 @@ class RunStore:
         return cls(directory)
 
     def close(self) -> None:
-        """Let other processes have the directory."""
+        """Release the directory for other processes."""
         self._lock.close()
 
     def provenance(self) -> dict[str, Any]:
@@ -151,10 +151,10 @@ class RunStore:
 
 
 def require_run(directory: Path) -> None:
-    """Refuse a directory that holds no run."""
+    """Refuse a directory that is not a run."""
     if not (directory / "config.toml").is_file():
         raise UsageError(
-            f"{directory}: holds no run (no config.toml): give the directory of a run, as bitrl run printed it"
+            f"{directory}: not a run (no config.toml): give the directory of a run, as printed by bitrl run"
         )
 
 
@@ -162,7 +162,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     """The `[provenance]` section of a run's config.toml."""
     import tomllib
 
-    read_toml(directory / "config.toml")  # says what is wrong, if anything is
+    read_toml(directory / "config.toml")  # reports what is wrong, if anything
     written = tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
     provenance: dict[str, Any] = written.get("provenance", {})
     return provenance

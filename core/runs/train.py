@@ -17,7 +17,7 @@ from bitrl.core.runs.evaluate import play, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
-from bitrl.core.runs.provenance import brought_by, git_commit, peak_rss_mb, versions
+from bitrl.core.runs.provenance import git_commit, packages_of, peak_rss_mb, versions
 from bitrl.core.runs.store import RunStore
 from bitrl.core.runs.trained import check_identity, newest_good
 from bitrl.core.wording import resuming
@@ -45,13 +45,13 @@ def run(
         env, backbone, critic_backbone, serializer, algo: names as `bitrl list` prints them; unset ones take the
             defaults, which for the critic is the policy's backbone.
         steps: environment steps to train for.
-        seed: of everything random.
+        seed: random seed.
         out: the run's directory; None picks a fresh one under `runs/`.
-        config: a TOML file to start from; the other arguments win over it, and where they name another component,
-            options of the file's that it does not have are left out.
-        options: more settings by path, as `{"algo.clip_coef": 0.2}`.
+        config: a TOML file; the other arguments take precedence over it. Where they name another component,
+            options of the file that this component does not have are ignored.
+        options: more settings by path, for example `{"algo.clip_coef": 0.2}`.
         force: replace a run that is already in `out`.
-        loggers: names of loggers that are told the metrics, as ("csv", "tensorboard").
+        loggers: names of loggers that receive the metrics, for example ("csv", "tensorboard").
         listeners: called with every event (bitrl.core.events).
 
     Raises:
@@ -71,7 +71,7 @@ def run(
     for path, value in (options or {}).items():
         part, dot, name = path.rpartition(".")
         if not dot:
-            raise UsageError(f'option "{path}": write it as part.option, for example "algo.clip_coef"')
+            raise UsageError(f'option "{path}": expected part.option, for example "algo.clip_coef"')
         values.setdefault(part, {})[name] = value
     values.setdefault("run", {}).update({name: value for name, value in named.items() if value is not None})
     values, _ = overlay(read_toml(Path(config)) if config else {}, values)
@@ -81,15 +81,15 @@ def run(
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     parts = build(config)
-    if config.serializer.learns:  # it does so now, and says now why it cannot
+    if config.serializer.learns:  # it learns now, and fails now if it cannot
         serializer: Any = parts.reader.serializer
         serializer.state()
     for chosen in config.loggers:
         chosen.record.load()
     algorithm = begin(config, parts)
     try:
-        # All that takes part is imported now, and what cannot be was said before anything is written.
-        provenance = {"versions": versions(brought_by(config)), **identities(parts), **git_commit()}
+        # Everything is imported by now, so import errors are reported before anything is written.
+        provenance = {"versions": versions(packages_of(config)), **identities(parts), **git_commit()}
         store = RunStore.create(out, config, provenance, force)
     except BaseException:
         algorithm.task.collector.envs.close()
@@ -102,11 +102,11 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
 
 
 def resume(run: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
-    """Go on with a run that was stopped; it ends as if it had not been. A complete one only gives its summary again.
+    """Resume a stopped run: it continues bit-identically to an uninterrupted one. A complete run returns its summary.
 
     Raises:
         UsageError: no run there, it is in use, or its model is not the one it was started with.
-        RunFailed: every checkpoint is damaged, or the environment does not come back to where it was.
+        RunFailed: every checkpoint is damaged, or the environment cannot be restored.
     """
     directory = Path(run)
     store = RunStore.open(directory)
@@ -114,7 +114,7 @@ def resume(run: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, A
         done = store.summary()
         if done is not None:
             return done
-        checkpoints.drop_old(store.checkpoints)  # it may have been killed before it did
+        checkpoints.drop_old(store.checkpoints)  # it may have been killed before it did this
         config = resolve(read_toml(directory / "config.toml"))
         parts = build(config)
         check_identity(directory, parts)
@@ -159,12 +159,12 @@ def _train(
                     path = checkpoints.write(store.checkpoints, algorithm.step, saved)
                     tell(events.CheckpointSaved(directory, algorithm.step, path))
                 if interrupted() and not finished:
-                    raise RunFailed(f"stopped at step {algorithm.step}; go on with: {resuming(directory)}")
+                    raise RunFailed(f"stopped at step {algorithm.step}; continue with: {resuming(directory)}")
         finally:
             algorithm.task.collector.envs.close()
         returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
         if len(returns) < run.eval_episodes:
-            raise RunFailed(f"stopped before the evaluation was done; go on with: {resuming(directory)}")
+            raise RunFailed(f"stopped before the evaluation was done; continue with: {resuming(directory)}")
     summary = {
         "run": str(directory),
         **{name: getattr(run, name) for name in (*COMPONENTS, "seed")},
@@ -183,6 +183,6 @@ def _train(
 
 
 def _cache_statistics(name: str, record: BackboneRecord | None, backbone: Any) -> dict[str, Any]:
-    """`{name: …}` if there is a backbone that keeps features and counts how often that helped."""
+    """`{name: …}` if there is a backbone with a feature cache."""
     kept = record is not None and backbone is not None and "cache" in record.provides
     return {name: backbone.cache.statistics()} if kept else {}

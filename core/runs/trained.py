@@ -1,4 +1,4 @@
-"""A run that was trained: its newest good checkpoint, brought back to act."""
+"""A trained run: its newest intact checkpoint, restored for acting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bitrl.core.wording import resuming, setting
 
 
 def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
-    """The configuration, parts and algorithm of a run, as its newest good checkpoint has them, to act and not to learn.
+    """The configuration, parts and algorithm of a run, from its newest intact checkpoint, for acting without learning.
 
     Raises:
         UsageError: no checkpoint there, or its model is not the one it was trained with.
@@ -27,7 +27,7 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
     checkpoint = newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(
-            f"{directory}: has no checkpoint yet: let it train for longer, or go on with {resuming(directory)}"
+            f"{directory}: has no checkpoint yet: let it train longer, or continue it with {resuming(directory)}"
         )
     parts = build(config)
     check_identity(directory, parts)
@@ -37,7 +37,7 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
 
 
 def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
-    """The newest checkpoint that reads well, or None if there is none at all; damaged ones are told of and skipped.
+    """The newest intact checkpoint, or None if there is none at all; damaged ones are reported and skipped.
 
     Raises:
         RunFailed: there are checkpoints, and all are damaged.
@@ -49,19 +49,19 @@ def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
         tell(events.CheckpointSkipped(directory, path, str(checkpoint)))
     if found:
         raise RunFailed(
-            f"{directory / 'checkpoints'}: every checkpoint is damaged: start the run anew with {setting('force')}"
+            f"{directory / 'checkpoints'}: every checkpoint is damaged: start the run again with {setting('force')}"
         )
     return None
 
 
 def check_identity(directory: Path, parts: Parts) -> None:
-    """Refuse to go on with features other than those the run was started with."""
+    """Refuse to continue with features other than those the run was started with."""
     provenance, now = read_provenance(directory), identities(parts)
-    for name, words in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
+    for name, part in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
         old, new = provenance.get(name, {}), now.get(name, {})
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:
             raise UsageError(
-                f"{directory}: {words} is not the one it was trained with ({', '.join(changed)} changed): "
-                "put the original model back, or train anew"
+                f"{directory}: {part} is not the one it was trained with ({', '.join(changed)} changed): "
+                "restore the original model, or train again"
             )

@@ -1,5 +1,5 @@
-"""Films: frames in, an mp4 or gif out. Knows nothing of environments; PyAV (the extra `video`) does the encoding, and
-pygame (of the same extra) draws the frames of a world that shows itself as text.
+"""Videos: frames in, an mp4 or gif out. Knows nothing of environments; PyAV (the extra `video`) does the encoding, and
+pygame (from the same extra) draws the frames of environments that render text.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     import numpy as np
 
 CODECS = {".mp4": ("libx264", "yuv420p"), ".gif": ("gif", "pal8")}
-"""How a file's name ends → its codec and format of pixels."""
+"""File suffix → codec and pixel format."""
 
 MOST_GIF_FPS = 50
-"""A gif counts hundredths of a second, and what shows it takes a single one for a mistake."""
+"""A gif counts hundredths of a second, and viewers treat a delay of one as an error."""
 
 PAGE = (16, 80)
 """Lines and columns of a page of text."""
 
 CELL = (26, 10)
-"""Pixels that a character has, in height and width: letters of pygame's own font at 26 pixels are about that wide."""
+"""Height and width of a character in pixels: letters of pygame's default font at 26 pixels are about that wide."""
 
 
 def check(path: Path) -> None:
-    """Refuse, before anything is played, a file that could not be written in the end.
+    """Refuse a file that could not be written, before any episode is played.
 
     Raises:
-        UsageError: it is no mp4 or gif, its folder is missing, or PyAV is.
+        UsageError: it is not an mp4 or gif, its folder does not exist, or PyAV is not installed.
     """
     if path.suffix.lower() not in CODECS:
-        raise UsageError(f"{path}: a film is called {' or '.join(f'*{suffix}' for suffix in CODECS)}: name it so")
+        raise UsageError(f"{path}: {setting('video')} must end in {' or '.join(CODECS)}")
     if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}: make it, or name another file")
+        raise UsageError(f"{path}: there is no folder {path.parent}: create it, or name another file")
     if path.is_dir():
         raise UsageError(f"{path}: is a folder: name a file")
     _av()
@@ -51,15 +51,17 @@ def check(path: Path) -> None:
 def page(text: str) -> np.ndarray:
     """A text as a frame, uint8 [468, 820, 3]: dark on white, long lines wrapped, cut after 16 lines.
 
-    Words begin in their columns, so that tables stay tables.
+    Words keep their columns, so tables stay aligned.
 
     Raises:
-        UsageError: pygame is missing.
+        UsageError: pygame is not installed.
     """
     try:
         import pygame
     except ImportError:
-        raise UsageError("a film of texts needs pygame, which is not installed: pip install 'bitrl[video]'") from None
+        raise UsageError(
+            "a video of rendered text needs pygame, which is not installed: pip install 'bitrl[video]'"
+        ) from None
     (rows, columns), (height, width) = PAGE, CELL
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns) or [""]]
     if len(lines) > rows:
@@ -75,11 +77,11 @@ def page(text: str) -> np.ndarray:
     return pygame.surfarray.array3d(surface).swapaxes(0, 1)
 
 
-class Film:
-    """A film in the making. It is held in memory as it is encoded, and written whole or not at all."""
+class Video:
+    """A video being recorded. It is encoded in memory, and written whole or not at all."""
 
     def __init__(self, path: Path, fps: float):
-        """`path` passed `check`; `fps` is frames a second."""
+        """`path` has passed `check`; `fps` is frames per second."""
         self.path, self._suffix = path, path.suffix.lower()
         self._every = math.ceil(fps / MOST_GIF_FPS) if self._suffix == ".gif" else 1
         self._rate = Fraction(fps).limit_denominator(1000) / self._every
@@ -107,7 +109,7 @@ class Film:
         """Write the file.
 
         Raises:
-            RunFailed: the disk is full or the place is not writable.
+            RunFailed: the disk is full or the file cannot be written.
         """
         self._container.mux(self._stream.encode(None))
         self._container.close()
@@ -117,7 +119,7 @@ class Film:
         codec, pixels = CODECS[self._suffix]
         self._stream = self._container.add_stream(codec, rate=self._rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, pixels
-        if self._suffix == ".gif":  # each frame gets the palette of its own colours
+        if self._suffix == ".gif":  # each frame gets its own colour palette
             graph = self._graph = _av().filter.Graph()
             source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / self._rate)
             split, generate = graph.add("split"), graph.add("palettegen", "stats_mode=single")

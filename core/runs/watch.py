@@ -1,6 +1,6 @@
-"""Watching an episode: what the model reads, what is done for it, what that earns, and what the world looks like.
+"""Watching an episode: the states as the model reads them, actions and rewards, and a video of the environment.
 
-An evaluation does not know that it is watched: the environment it plays in tells.
+The evaluation does not know that it is watched: a wrapper of its environment reports the steps.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ import numpy as np
 from bitrl.core.acting.admissible import commands_of
 from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.core.runs import video as film
 from bitrl.core.runs.parts import Parts
+from bitrl.core.runs.video import Video, page
 from bitrl.core.wording import setting
 
 FPS = 30.0
-"""Of environments that do not say how fast they are."""
+"""Frames per second where an environment's metadata has none."""
 
 TEXT_FPS = 1.0
-"""Of those that show themselves as text, which takes its time to read."""
+"""The same for environments that render text, which takes longer to read."""
 
-GRAPHICS = " (without a display MuJoCo draws by EGL or OSMesa: install one, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa)"
+GRAPHICS = (
+    " (without a display MuJoCo renders with EGL or OSMesa: install one, and set MUJOCO_GL=egl or MUJOCO_GL=osmesa)"
+)
 
 
 @attrs.frozen
 class Step:
-    """A step of an episode, as plain data: the state as the model reads it (a text, or a list of numbers), the action
-    (a number, a list of them, or a command), its reward, and what the action is called, if it has a name.
+    """A step of an episode, as plain data: the state as the model reads it (a string, or a list of numbers), the action
+    (a number, a list of numbers, or a command), its reward, and the action's name if it has one.
     """
 
     state: Any
@@ -44,69 +46,69 @@ class Step:
 
 
 class EpisodeWatcher(gymnasium.Wrapper):
-    """An environment that tells of the first episode played in it.
+    """A wrapper that reports the steps of the first episode, and records it as a video.
 
     Attributes:
-        film: of that episode, or None.
+        video: of that episode, or None.
     """
 
     def __init__(self, env: gymnasium.Env, parts: Parts, show: Callable[[Step], None] | None, video: Path | None):
-        """`show` is called with every step; a film for `video` is made of what `env` renders."""
+        """`show` is called with every step; what `env` renders is recorded for the file `video`."""
         super().__init__(env)
         self._parts, self._show, self._over = parts, show, False
         self._names = parts.environment.action_names()
         self._state: Any = None
         self._commands: list[str] | None = None
         fps = env.metadata.get("render_fps") or (TEXT_FPS if env.render_mode == "ansi" else FPS)
-        self.film = film.Film(video, fps) if video is not None else None
+        self.video = Video(video, fps) if video is not None else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._look(observation)
+        self._observe(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step, and tell of it."""
+        """Take a step, and report it."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._show is not None and not self._over:
-            said = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
-            self._show(Step(self._state, said, float(reward), self._names[int(action)] if self._names else None))
-        self._look(observation)
+            shown = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
+            self._show(Step(self._state, shown, float(reward), self._names[int(action)] if self._names else None))
+        self._observe(observation)
         self._over = self._over or terminated or truncated
         return observation, reward, terminated, truncated, info
 
-    def _look(self, observation: Any) -> None:
+    def _observe(self, observation: Any) -> None:
         if self._over:
             return
         if self._show is not None:
-            seen = as_array(self.env.observation_space, observation)
-            self._commands = commands_of(seen)
-            [state] = self._parts.reader(seen[None]).inputs
+            array = as_array(self.env.observation_space, observation)
+            self._commands = commands_of(array)
+            [state] = self._parts.reader(array[None]).inputs
             self._state = state if isinstance(state, str) else np.asarray(state).tolist()
-        if self.film is not None:
-            self.film.add(self._frame())
+        if self.video is not None:
+            self.video.add(self._frame())
 
     def _frame(self) -> np.ndarray:
         name = self._parts.environment.id
         try:
             frame: Any = self.env.render()
-        except Exception as error:  # whatever graphics raise: no display, no driver, a package missing
+        except Exception as error:  # anything a renderer raises: no display, no driver, a package missing
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             hint = GRAPHICS if hasattr(self.env.unwrapped, "mujoco_renderer") else ""
-            raise RunFailed(f"environment {name} could not be drawn: {cause}{hint}") from error
+            raise RunFailed(f"environment {name} could not be rendered: {cause}{hint}") from error
         if isinstance(frame, str):
-            return film.page(frame)
+            return page(frame)
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
-            raise RunFailed(f"environment {name} could not be drawn: it renders neither RGB pixels nor text")
+            raise RunFailed(f"environment {name} cannot be recorded: it renders neither RGB pixels nor text")
         return frame
 
 
 def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None) -> EpisodeWatcher:
-    """An environment of `parts` that tells of its first episode.
+    """An environment of `parts` that reports its first episode.
 
     Raises:
-        UsageError: a film is asked for, and the environment renders neither arrays nor text.
+        UsageError: a video is asked for, but the environment renders neither arrays nor text.
     """
     environment = parts.environment
     env = environment.make_for_evaluation()
@@ -116,11 +118,11 @@ def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None)
         mode = next((mode for mode in ("rgb_array", "ansi") if mode in modes), None)
         if mode is None:
             raise UsageError(
-                f"environment {environment.id} cannot be filmed: it renders {' and '.join(modes) or 'nothing'}, "
-                f"and a film needs rgb_array or ansi: leave out {setting('video')} ({setting('show')} gives its states)"
+                f"environment {environment.id} cannot be recorded: it renders {' and '.join(modes) or 'nothing'}, "
+                f"a video needs rgb_array or ansi: remove {setting('video')} ({setting('show')} prints the states)"
             )
-        # Nothing is shown on a screen, so pygame need not look for one, nor complain (of a missing XDG_RUNTIME_DIR);
-        # and MuJoCo, where there is none, draws without.
+        # Nothing is shown on a screen: pygame need not look for one, nor warn about a missing XDG_RUNTIME_DIR, and
+        # MuJoCo renders off-screen where there is none.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             os.environ.setdefault("MUJOCO_GL", "egl")

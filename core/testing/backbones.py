@@ -92,7 +92,7 @@ def has_the_interface(cases: list[BackboneCase]) -> None:
     for case in cases:
         expect(isinstance(case.backbone, Backbone), "it must have encode(inputs), width and identity")
         width = case.backbone.width
-        expect(isinstance(width, int) and width > 0, f"width must be a whole number above 0, got {width!r}")
+        expect(isinstance(width, int) and width > 0, f"width must be an integer above 0, got {width!r}")
 
 
 def gives_finite_float32_features(cases: list[BackboneCase]) -> None:

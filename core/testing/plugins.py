@@ -135,7 +135,7 @@ def _object(reference: str) -> Any:
 def _conflicts(registered: Registry, package: str) -> list[str]:
     """Names that packages other than `package` have taken."""
     return [
-        f'{kind} "{entry.record.name}" is also offered by {other.package}'
+        f'{kind} "{entry.record.name}" is also provided by {other.package}'
         for kind, entries in registered.entries.items()
         for entry in entries
         for other in registry().entries[kind]

@@ -90,7 +90,7 @@ def has_the_interface(cases: list[SerializerCase]) -> None:
         expect(isinstance(case.serializer, Serializer), "it must have __call__(observation) and batch(observations)")
         if case.record.emits == "vector":
             width = getattr(case.serializer, "width", None)
-            expect(isinstance(width, int) and width > 0, f"width must be a whole number above 0, got {width!r}")
+            expect(isinstance(width, int) and width > 0, f"width must be an integer above 0, got {width!r}")
 
 
 def emits_what_its_record_says(cases: list[SerializerCase]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
-from bitrl.core.acting.policies import Commanding, Continuous, Discrete, Network, Policy
+from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy
 from bitrl.plugins.algos.backprop import backward, forward, mlp
 from bitrl.plugins.algos.plain import plain
 from bitrl.plugins.algos.standardise import Standardisation
@@ -117,7 +117,7 @@ class TextChoice:
 
     def plain(self, network: Network) -> Policy:
         """What `best` does with the outputs of `network`."""
-        return Commanding(network, plain(self.keys, self.standardise))
+        return CommandPolicy(network, plain(self.keys, self.standardise))
 
     def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""

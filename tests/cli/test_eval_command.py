@@ -79,9 +79,9 @@ def test_a_step_is_one_line_whatever_is_in_it() -> None:
     assert _line(Step([0.03125, -1.0], [0.5], 1.0)) == "[0.0312, -1] → [0.5], reward 1"
 
 
-def test_a_film_is_of_the_first_episode_and_changes_nothing(bitrl, run, tmp_path) -> None:
+def test_a_video_shows_the_first_episode_and_changes_nothing(bitrl, run, tmp_path) -> None:
     plain = json.loads(bitrl("eval", run(), "--json").out)
-    file = tmp_path / "film.gif"
+    file = tmp_path / "video.gif"
     done = bitrl("eval", run(), "--video", file, "--json")
     assert json.loads(done.out) == {**plain, "video": str(file)}
     env = gymnasium.make("CartPole-v1", render_mode="rgb_array")
@@ -93,18 +93,18 @@ def test_a_film_is_of_the_first_episode_and_changes_nothing(bitrl, run, tmp_path
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_filming_needs_no_screen_and_says_nothing_of_it(run, tmp_path) -> None:
+def test_recording_needs_no_screen_and_does_not_mention_it(run, tmp_path) -> None:
     program = "from bitrl.cli import main; main()"
-    command = [sys.executable, "-c", program, "eval", run(), "--video", tmp_path / "film.gif", "--episodes", "1"]
+    command = [sys.executable, "-c", program, "eval", run(), "--video", tmp_path / "video.gif", "--episodes", "1"]
     screens = ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER")
     environment = {name: value for name, value in os.environ.items() if name not in screens}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == ""
-    assert "film of the first episode" in done.stdout
+    assert "video of the first episode" in done.stdout
 
 
-def test_a_world_of_text_is_filmed_as_text(bitrl, run, tmp_path) -> None:
-    file = tmp_path / "film.gif"
+def test_an_environment_that_renders_text_is_recorded_as_text(bitrl, run, tmp_path) -> None:
+    file = tmp_path / "video.gif"
     plain = json.loads(bitrl("eval", run("SmartHome-Light"), "--video", file, "--json").out)
     env = SmartHomeLight("ansi")
     env.reset(seed=spawn_seeds(0, EVALUATION, 1)[0])
@@ -125,19 +125,19 @@ def test_without_a_screen_mujoco_draws_without(bitrl, run, tmp_path, monkeypatch
     monkeypatch.setenv("MUJOCO_GL", chosen or "")
     if chosen is None:
         monkeypatch.delenv("MUJOCO_GL")
-    bitrl("eval", run(), "--video", tmp_path / "film.gif")
+    bitrl("eval", run(), "--video", tmp_path / "video.gif")
     assert os.environ.get("MUJOCO_GL") == used
 
 
 @pytest.mark.parametrize(
     ("env", "args", "error"),
     [
-        ("SmartHome-Light", "--video a.mp4", "SmartHome-Light cannot be filmed: it renders human, and a film"),
-        ("CartPole-v1", "--video a.avi", "a.avi: a film is called *.mp4 or *.gif"),
+        ("SmartHome-Light", "--video a.mp4", "SmartHome-Light cannot be recorded: it renders human, a video"),
+        ("CartPole-v1", "--video a.avi", "a.avi: --video must end in .mp4 or .gif"),
         ("CartPole-v1", "--video nowhere/a.gif", "nowhere/a.gif: there is no folder nowhere"),
     ],
 )
-def test_what_cannot_be_filmed_is_told_in_a_line(bitrl, run, tmp_path, monkeypatch, env, args, error) -> None:
+def test_what_cannot_be_recorded_is_refused_in_one_line(bitrl, run, tmp_path, monkeypatch, env, args, error) -> None:
     monkeypatch.chdir(tmp_path)
     directory = run(env)
     monkeypatch.setattr("bitrl.plugins.envs.smarthome.SmartHomeLight.metadata", {"render_modes": ["human"]})
@@ -147,19 +147,19 @@ def test_what_cannot_be_filmed_is_told_in_a_line(bitrl, run, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_world_that_fails_to_render_is_told_in_a_line(bitrl, run, tmp_path, monkeypatch) -> None:
+def test_an_environment_that_fails_to_render_is_reported_in_one_line(bitrl, run, tmp_path, monkeypatch) -> None:
     def render(self) -> None:
         raise RuntimeError("no display:\nset one up")
 
     monkeypatch.setattr("gymnasium.envs.classic_control.cartpole.CartPoleEnv.render", render)
     done = bitrl("eval", run(), "--video", tmp_path / "a.gif", "--quiet")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "Error: environment CartPole-v1 could not be drawn: RuntimeError: no display: set one up\n"
+    assert done.err == "Error: environment CartPole-v1 could not be rendered: RuntimeError: no display: set one up\n"
     assert not list(tmp_path.iterdir())
 
 
-def test_no_episode_is_none_to_be_seen(run) -> None:
+def test_showing_no_episodes_is_refused(run) -> None:
     from bitrl.core.runs.evaluate import evaluate
 
-    with pytest.raises(package.UsageError, match="ask for one with --episodes"):
+    with pytest.raises(package.UsageError, match="--episodes N"):
         evaluate(run(), episodes=0, show=print)

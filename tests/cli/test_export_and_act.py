@@ -52,7 +52,7 @@ def test_actions_answer_observations_line_by_line(bitrl, agent, monkeypatch, tmp
     ("lines", "answers", "error"),
     [
         ("[0, 0, 0, 0]\n{\n", 1, "line 2 of the input: not JSON"),
-        ("\n[0, 0]\n", 0, "line 2 of the input: an observation is to be 4 numbers, not [0, 0]"),
+        ("\n[0, 0]\n", 0, "line 2 of the input: observation: expected 4 numbers, got [0, 0]"),
         ("[" * 100_000, 0, "line 1 of the input: not JSON"),
     ],
 )
@@ -73,14 +73,14 @@ def test_facts_are_json(bitrl, agent) -> None:
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (["export", "nothing", "--out", "a"], "nothing: holds no run"),
+        (["export", "nothing", "--out", "a"], "nothing: not a run"),
         (["export", "run", "--out", "nowhere/a"], "there is no directory nowhere"),
         (["export", "run", "--out", "agent.safetensors"], "there is such a file: choose another, or --force"),
         (["export", "run", "--out", "run"], "is a directory"),
-        (["act", "nothing"], "nothing: there is no such file"),
-        (["act", "run"], "run: is a directory: if it holds a run, make an agent of it first with bitrl export"),
+        (["act", "nothing"], "nothing: no such file"),
+        (["act", "run"], "run: is a directory: if it holds a run, export it first with bitrl export"),
         (["act", "agent.safetensors", "-o", "algo.gamma=1"], "only options of the backbone can be set"),
-        (["act", "agent.safetensors", "-o", "backbone.threads=1"], "reads no model"),
+        (["act", "agent.safetensors", "-o", "backbone.threads=1"], "uses no language model"),
     ],
 )
 def test_mistakes_are_one_line(bitrl, agent, tmp_path, monkeypatch, args, error) -> None:

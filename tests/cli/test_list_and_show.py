@@ -51,7 +51,7 @@ def test_broken_plugins_are_told_and_break_nothing(installed) -> None:
     assert said.code == 0
     assert "RuntimeError: no luck" in said.out
     assert "unknown hook bitrl_serialisers: did you mean bitrl_serializers?" in said.out
-    assert 'serializer "json" is also offered by' in said.out
+    assert 'serializer "json" is also provided by' in said.out
     problems = json.loads(call("list", "--json").out)["problems"]
     assert {problem["package"] for problem in problems} >= {"broken", "misspelt"}
     chosen = call("run", "--serializer", "json", "--backbone", "bitnet")

@@ -66,7 +66,7 @@ def test_a_plugins_command_is_in_the_help_and_runs(installed) -> None:
 def test_a_plugins_command_never_shadows_a_built_in_one(installed) -> None:
     call = installed(commands=COMMANDS)
     listed = json.loads(call("list", "commands", "--json").out)
-    assert {"package": "commands", "message": 'command "list" is also offered by bitrl'} in listed["problems"]
+    assert {"package": "commands", "message": 'command "list" is also provided by bitrl'} in listed["problems"]
     assert call("commands:list", "you").out == "hello you\n"
 
 
@@ -75,7 +75,7 @@ def test_commands_that_cannot_be_run_are_one_line(installed) -> None:
     for name, words in [
         ("lost", '"lost" could not be loaded from nowhere_at_all:lost: ModuleNotFoundError'),
         ("odd", 'command "odd" is no click command'),
-        ("hello", 'command "hello" is offered by commands and twin: choose "commands:hello" or "twin:hello"'),
+        ("hello", 'command "hello" is provided by commands and twin: choose "commands:hello" or "twin:hello"'),
         ("helo", 'unknown command "helo": did you mean "hello"?'),
     ]:
         done = call(name)

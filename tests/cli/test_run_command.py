@@ -95,7 +95,7 @@ def test_last_of_two_assignments_counts() -> None:
 
 
 def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r'algo\.epochs: expected a whole number above 0, got "3"'):
+    with pytest.raises(UsageError, match=r'algo\.epochs: expected an integer above 0, got "3"'):
         settings('[algo]\nepochs = "3"', tmp_path)
     assert settings('[algo]\nepochs = "3"', tmp_path, "algo.epochs=4").algo_options.epochs == 4
 
@@ -105,7 +105,7 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
     [
         ("--backbone bitnot", 'unknown backbone "bitnot": did you mean "bitnet"?'),
         ("--critic-backbone int9", 'unknown backbone "int9": did you mean "int8"'),
-        ("--critic-backbone mlp", 'critic backbone "mlp" reads vector, but serializer "json"'),
+        ("--critic-backbone mlp", 'critic backbone "mlp" accepts vector, but serializer "json"'),
         ("--critic-backbone int8 -o critic_backbone.layer=1", 'unknown option "critic_backbone.layer": did you mean'),
         ("--critic-backbone int8 -o critic_backbone.model=missing.gguf", "missing.gguf"),
         ("-o critic_backbone.layers=1", "critic_backbone.layers: the critic has no backbone of its own"),
@@ -126,21 +126,21 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
             'algo.clip_coef: expected a number above 0 (or linear:START:END, cosine:START:END), got "nan"',
         ),
         ("-o backbone.pooling=max", 'backbone.pooling: expected one of "mean", "last", "field", got "max"'),
-        ("--steps -1", "run.steps: expected a whole number of at least 0, got -1"),
-        ("--steps lots", 'run.steps: expected a whole number of at least 0, got "lots"'),
-        ("--seed 1.5", 'run.seed: expected a whole number of at least 0, got "1.5"'),
-        ("-o algo.clip_coef", '-o "algo.clip_coef": write it as part.option=value'),
-        ("-o clip_coef=1", '-o "clip_coef=1": write it as part.option=value'),
+        ("--steps -1", "run.steps: expected an integer of at least 0, got -1"),
+        ("--steps lots", 'run.steps: expected an integer of at least 0, got "lots"'),
+        ("--seed 1.5", 'run.seed: expected an integer of at least 0, got "1.5"'),
+        ("-o algo.clip_coef", '-o "algo.clip_coef": expected part.option=value'),
+        ("-o clip_coef=1", '-o "clip_coef=1": expected part.option=value'),
         ("-o algorithm.epochs=1", 'unknown part "algorithm": did you mean "algo"?'),
-        ("--backbone mlp --serializer json", 'serializer "json" emits text, but backbone "mlp" reads vector'),
-        ("--backbone bitnet --serializer vector", 'serializer "vector" emits vector, but backbone "bitnet" reads text'),
+        ("--backbone mlp --serializer json", 'serializer "json" emits text, but backbone "mlp" accepts vector'),
+        ("--backbone bitnet --serializer vector", '"vector" emits vector, but backbone "bitnet" accepts text'),
         ("--config missing.toml", "missing.toml: cannot be read: No such file or directory"),
         ("--config not.toml", "not.toml: not a TOML file"),
         ("--config image.toml", "image.toml: not a TOML file"),
         ("--config part.toml", "part.toml: unknown section [algorithm]"),
-        ("--config bare.toml", "bare.toml: steps stands outside a section"),
-        ("--resume missing", "missing: holds no run"),
-        ("--out occupied", "occupied: is not empty and holds no run"),
+        ("--config bare.toml", "bare.toml: steps is outside any section"),
+        ("--resume missing", "missing: not a run"),
+        ("--out occupied", "occupied: is not empty and does not hold a run"),
         ("--out not.toml", "not.toml: is a file"),
         ("-o backbone.model=missing.gguf", "missing.gguf"),
         ("-o backbone.model=not.toml", "not.toml"),
@@ -275,7 +275,7 @@ def test_interrupted_run_says_how_to_go_on(bitrl, quick_run, tmp_path) -> None:
     out, err = program.communicate()
     assert program.returncode == 1
     assert out == ""
-    assert f"go on with: bitrl run --resume {tmp_path / 'run'}" in err.splitlines()[-1]
+    assert f"continue with: bitrl run --resume {tmp_path / 'run'}" in err.splitlines()[-1]
 
 
 def test_live_display_is_on_the_terminal_and_the_result_on_stdout(quick_run) -> None:

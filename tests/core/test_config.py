@@ -160,12 +160,14 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "mlp", "serializer": "json"}})
     message = str(caught.value)
-    assert message.startswith('serializer "json" emits text, but backbone "mlp" reads vector: use --serializer vector')
+    assert message.startswith(
+        'serializer "json" emits text, but backbone "mlp" accepts vector: use --serializer vector'
+    )
     assert "or --backbone bf16 or bitnet or" in message
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
-        'serializer "vector" emits vector, but backbone "bitnet" reads text: '
+        'serializer "vector" emits vector, but backbone "bitnet" accepts text: '
         "use --serializer bins or codes or compact or grid or json or natural or prompt or template, or --backbone mlp"
     )
 
@@ -202,7 +204,7 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "bitnet", "critic_backbone": "bitrl:mlp"}})
     assert str(caught.value) == (
-        'critic backbone "mlp" reads vector, but serializer "json", which also writes for backbone "bitnet", emits '
+        'critic backbone "mlp" accepts vector, but serializer "json", also used by backbone "bitnet", emits '
         "text: use --critic-backbone bf16 or bitnet or both or int4 or int8"
     )
     with pytest.raises(UsageError) as caught:
@@ -216,8 +218,7 @@ def test_an_algorithm_without_a_critic_of_its_own_takes_no_backbone_for_it(regis
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"algo": "own", "critic_backbone": "int8"}})
     assert str(caught.value) == (
-        'algorithm "own" has no critic that could read a backbone of its own: '
-        "leave out --critic-backbone, or use --algo ppo"
+        'algorithm "own" does not support a separate critic backbone: remove --critic-backbone, or use --algo ppo'
     )
 
 
@@ -234,7 +235,7 @@ def test_a_name_that_two_packages_have_is_refused_until_one_is_picked(registered
         ({"run": {"algo": "pp0"}}, 'unknown algorithm "pp0": did you mean "ppo"?'),
         ({"run": {"backbone": "bitnte"}}, 'unknown backbone "bitnte": did you mean "bitnet"?'),
         ({"run": {"critic_backbone": "intt8"}}, 'unknown backbone "intt8": did you mean "int8"?'),
-        ({"critic_backbone": {"layers": 2}}, "critic_backbone.layers: the critic has no backbone of its own to set it"),
+        ({"critic_backbone": {"layers": 2}}, "critic_backbone.layers: no critic backbone is chosen"),
         ({"run": {"env": "CartPoel-v1"}}, 'unknown environment "CartPoel-v1": did you mean "CartPole-v1"'),
         ({"run": {"step": 3}}, 'unknown option "run.step": did you mean "run.steps"'),
         (
@@ -274,7 +275,7 @@ def test_every_option_of_every_part_is_written_out():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"steps = 3\n", "steps stands outside a section: write it under one of [run], [env]"),
+        (b"steps = 3\n", "steps is outside any section: put it under one of [run], [env]"),
         (b"[rnu]\nsteps = 3\n", "unknown section [rnu]: the sections are [run]"),
         (b"[run\n", "not a TOML file: "),
         (b"\xff\xfe", "not a TOML file: "),
@@ -302,7 +303,7 @@ def test_assignments_are_split_at_the_first_dot_and_equals_sign():
 
 @pytest.mark.parametrize("assignment", ["clip_coef=0.2", "algo.clip_coef", "algo.=1", "=", ""])
 def test_an_assignment_of_another_form_is_refused_with_an_example(assignment: str):
-    with pytest.raises(UsageError, match=r"write it as part.option=value, for example"):
+    with pytest.raises(UsageError, match=r"expected part.option=value, for example"):
         parse_assignments((assignment,))
 
 
@@ -320,7 +321,7 @@ def test_a_backbone_that_learns_needs_an_algorithm_that_trains_it(registered: Re
         (
             {**features_only, **lora},
             'algorithm "features-only" learns from features, but backbone "bitnet" provides gradients and generation: '
-            "leave out backbone.lora_rank, or use --backbone ",
+            "remove backbone.lora_rank, or use --backbone ",
         ),
         (
             {"run": {"algo": "features-only", "backbone": "bitrl:mlp"}},

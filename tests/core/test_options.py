@@ -19,19 +19,19 @@ class Everything:
     """One option of every type."""
 
     flag: bool = option(False, "a switch")
-    count: int = option(3, "a whole number", at_least(0))
+    count: int = option(3, "an integer", at_least(0))
     rate: float = option(0.5, "a number", between(0, 1))
     scale: float = option(2.0, "a positive number", above(0))
-    word: str = option("plain", "a text")
+    word: str = option("plain", "a string")
     mode: Literal["mean", "last"] = option("mean", "a choice")
     size: Literal[8, 16] = option(8, "a choice of numbers")
-    widths: tuple[int, ...] = option((64, 64), "whole numbers", each_at_least(1))
+    widths: tuple[int, ...] = option((64, 64), "integers", each_at_least(1))
     rates: tuple[float, ...] = option((), "numbers")
     words: tuple[str, ...] = option(("a",), "texts")
-    limit: int | None = option(None, "perhaps a whole number", above(0))
+    limit: int | None = option(None, "perhaps an integer", above(0))
     clip: float | None = option(0.5, "perhaps a number")
-    layers: tuple[int, ...] | None = option((1,), "perhaps whole numbers")
-    name: str | None = option(None, "perhaps a text")
+    layers: tuple[int, ...] | None = option((1,), "perhaps integers")
+    name: str | None = option(None, "perhaps a string")
 
 
 TYPED = [
@@ -91,29 +91,29 @@ def test_a_value_from_toml_or_python_keeps_its_meaning(key: str, value: Any, exp
 MISTAKES = [
     ("flag", "maybe", True, 'algo.flag: expected true or false, got "maybe"'),
     ("flag", 1, False, "algo.flag: expected true or false, got 1"),
-    ("count", "abc", True, 'algo.count: expected a whole number of at least 0, got "abc"'),
-    ("count", "1.5", True, 'algo.count: expected a whole number of at least 0, got "1.5"'),
-    ("count", "1.5e0", True, 'algo.count: expected a whole number of at least 0, got "1.5e0"'),
-    ("count", "1e999", True, 'algo.count: expected a whole number of at least 0, got "1e999"'),
-    ("count", "-1", True, "algo.count: expected a whole number of at least 0, got -1"),
-    ("count", True, False, "algo.count: expected a whole number of at least 0, got true"),
-    ("count", 1.0, False, "algo.count: expected a whole number of at least 0, got 1.0"),
-    ("count", "3", False, 'algo.count: expected a whole number of at least 0, got "3"'),
-    ("count", "none", True, 'algo.count: expected a whole number of at least 0, got "none"'),
+    ("count", "abc", True, 'algo.count: expected an integer of at least 0, got "abc"'),
+    ("count", "1.5", True, 'algo.count: expected an integer of at least 0, got "1.5"'),
+    ("count", "1.5e0", True, 'algo.count: expected an integer of at least 0, got "1.5e0"'),
+    ("count", "1e999", True, 'algo.count: expected an integer of at least 0, got "1e999"'),
+    ("count", "-1", True, "algo.count: expected an integer of at least 0, got -1"),
+    ("count", True, False, "algo.count: expected an integer of at least 0, got true"),
+    ("count", 1.0, False, "algo.count: expected an integer of at least 0, got 1.0"),
+    ("count", "3", False, 'algo.count: expected an integer of at least 0, got "3"'),
+    ("count", "none", True, 'algo.count: expected an integer of at least 0, got "none"'),
     ("rate", "2", True, "algo.rate: expected a number between 0 and 1, got 2.0"),
     ("rate", "nan", True, 'algo.rate: expected a number between 0 and 1, got "nan"'),
     ("rate", float("inf"), False, "algo.rate: expected a number between 0 and 1, got Infinity"),
     ("scale", 0, False, "algo.scale: expected a number above 0, got 0.0"),
     ("scale", [], False, "algo.scale: expected a number above 0, got []"),
-    ("word", 3, False, "algo.word: expected a text, got 3"),
+    ("word", 3, False, "algo.word: expected a string, got 3"),
     ("mode", "median", True, 'algo.mode: expected one of "mean", "last", got "median"'),
     ("size", "12", True, 'algo.size: expected one of 8, 16, got "12"'),
-    ("widths", "0", True, "algo.widths: expected a list of whole numbers each at least 1, got [0]"),
-    ("widths", 64, False, "algo.widths: expected a list of whole numbers each at least 1, got 64"),
-    ("widths", "a,b", True, 'algo.widths: expected a list of whole numbers each at least 1, got "a,b"'),
+    ("widths", "0", True, "algo.widths: expected a list of integers each at least 1, got [0]"),
+    ("widths", 64, False, "algo.widths: expected a list of integers each at least 1, got 64"),
+    ("widths", "a,b", True, 'algo.widths: expected a list of integers each at least 1, got "a,b"'),
     ("rates", ["x"], False, 'algo.rates: expected a list of numbers, got ["x"]'),
-    ("limit", "0", True, "algo.limit: expected a whole number above 0 or none, got 0"),
-    ("word", None, False, "algo.word: expected a text, got none"),
+    ("limit", "0", True, "algo.limit: expected an integer above 0 or none, got 0"),
+    ("word", None, False, "algo.word: expected a string, got none"),
     ("clip", object, False, "algo.clip: expected a number or none, got <class 'object'>"),
 ]
 

@@ -66,7 +66,7 @@ def test_an_alias_finds_the_component_and_says_once_what_it_is_called_now(capsys
     registry = registry_of((plugin(bitrl_serializers=lambda: [renamed("new", "old"), serializer("other")]), "pack"))
     for name in ("old", "old", "pack:old"):
         assert registry.find("serializer", name).name == "new"
-    assert capsys.readouterr().err == "serializer old was too short and is called new now\n"
+    assert capsys.readouterr().err == "serializer old was too short and is now called new\n"
     assert registry.find("serializer", "new").name == "new"
     assert [registry.current_name("serializer", name) for name in ("old", "pack:old", "new", "pack:new", "other")] == [
         "new", "pack:new", "new", "pack:new", "other",
@@ -79,7 +79,7 @@ def test_a_name_wins_over_another_components_alias(capsys: pytest.CaptureFixture
     registry = registry_of((old, "one"), (plugin("two", bitrl_serializers=lambda: [serializer("old")]), "two"))
     assert registry.find("serializer", "old").name == registry.current_name("serializer", "old") == "old"
     assert registry.find("serializer", "one:old").name == "new"
-    assert capsys.readouterr().err == "serializer old was too short and is called new now\n"
+    assert capsys.readouterr().err == "serializer old was too short and is now called new\n"
 
 
 def test_an_alias_of_two_components_is_refused():
@@ -87,7 +87,7 @@ def test_an_alias_of_two_components_is_refused():
     registry = registry_of(*((plugin(n, bitrl_serializers=lambda r=r: [r]), n) for n, r in records))
     with pytest.raises(UsageError) as caught:
         registry.find("serializer", "old")
-    assert str(caught.value) == 'serializer "old" is offered by a and b: choose "a:first" or "b:second"'
+    assert str(caught.value) == 'serializer "old" is provided by a and b: choose "a:first" or "b:second"'
 
 
 GOOD = """
@@ -246,10 +246,10 @@ def test_a_name_that_two_packages_have_is_refused_and_both_are_named():
     with pytest.raises(UsageError) as caught:
         registry.find("serializer", "same")
     assert str(caught.value) == (
-        'serializer "same" is offered by pack-one and pack-two: choose "pack-one:same" or "pack-two:same"'
+        'serializer "same" is provided by pack-one and pack-two: choose "pack-one:same" or "pack-two:same"'
     )
     (conflict,) = registry.conflicts()
-    assert (conflict.package, conflict.message) == ("pack-two", 'serializer "same" is also offered by pack-one')
+    assert (conflict.package, conflict.message) == ("pack-two", 'serializer "same" is also provided by pack-one')
 
 
 def test_package_and_name_pick_one_of_two():
@@ -261,7 +261,7 @@ def test_package_and_name_pick_one_of_two():
 
 def test_a_name_that_one_package_has_twice_cannot_be_picked():
     twice = plugin(bitrl_serializers=lambda: [serializer("same"), serializer("same")])
-    with pytest.raises(UsageError, match='"same" is registered twice by pack: one of the two must be renamed'):
+    with pytest.raises(UsageError, match='"same" is registered twice by pack: rename one of the two'):
         registry_of((twice, "pack")).find("serializer", "same")
 
 

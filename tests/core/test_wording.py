@@ -38,7 +38,10 @@ def test_python_is_told_no_flags(tmp_path):
     options = {"run.eval_episodes": 0, "algo.rollout_steps": 64, "run.num_envs": 2}
     bitrl.run(backbone="mlp", steps=0, out=tmp_path / "run", options=options)
     for wrong, message in [
-        ({"out": tmp_path / "run"}, f'go on with bitrl.resume\\("{tmp_path / "run"}"\\), or replace it with force$'),
+        (
+            {"out": tmp_path / "run"},
+            f'continue it with bitrl.resume\\("{tmp_path / "run"}"\\), or replace it with force$',
+        ),
         ({"backbone": "mlp", "serializer": "json"}, 'use serializer="vector", or backbone="'),
         ({"env": "MiniGrid-Empty-5x5-v0"}, 'use serializer="grid"$'),
     ]:

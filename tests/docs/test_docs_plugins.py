@@ -59,7 +59,7 @@ def test_the_example_in_a_hooks_docstring_is_a_plugin_that_works(hook: str):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables of a process that sees the plugin of the page installed."""
+    """Environment variables of a process with the plugin of the page installed."""
     package = tmp_path_factory.mktemp("bitrl-hex")
     for path, code in FILES.items():
         (package / path).parent.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def fetch(name: str, source: Hub) -> Pulled:
     except ImportError:
         raise UsageError(f"{source}: models of the hub need huggingface_hub: pip install 'bitrl[hub]'") from None
     logging.set_verbosity_error()  # failures are told here, in a line
-    with _told(source):
+    with _reported(source):
         commit, listing = _listing(source)
         before = _files_of_cache(source)
         if source.file is None and (small := _checkpoint(source, listing)):
@@ -228,7 +228,7 @@ def _literal(file: str) -> str:
 
 
 @contextmanager
-def _told(source: Hub) -> Iterator[None]:
+def _reported(source: Hub) -> Iterator[None]:
     """Turns what huggingface_hub raises into one line for the user."""
     try:
         yield

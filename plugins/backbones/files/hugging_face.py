@@ -77,7 +77,7 @@ class CheckpointConfig:
         value = self._present(key) if otherwise is None else self.values.get(key)
         value = otherwise if value is None else value
         if type(value) is not int or not 1 <= value < 1 << 31:
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; it must be a whole number above 0")
+            raise self.fail(f"has {key} = {shown(str(value), 40)}; it must be an integer above 0")
         return value
 
     def positive(self, key: str, among: Mapping[str, Any] | None = None) -> float:

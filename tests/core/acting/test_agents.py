@@ -18,7 +18,7 @@ import bitrl
 from bitrl.core.acting import agents, checkpoints
 from bitrl.core.acting.admissible import AdmissibleActions, CommandTable
 from bitrl.core.acting.plain_observations import as_array
-from bitrl.core.acting.policies import KINDS, Commanding, Continuous, Discrete, Network, arrays_of, policy_of
+from bitrl.core.acting.policies import KINDS, CommandPolicy, Continuous, Discrete, Network, arrays_of, policy_of
 from bitrl.core.acting.states import StateReader, States
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import RunFailed, UsageError
@@ -141,7 +141,7 @@ def test_one_agent_serves_many_episodes_each_with_its_own_memory_in_one_encoding
     assert [*map(list, zip(*together, strict=True))] == alone
     assert batches == [4] * 5
     assert agent.act_batch([], []) == []
-    with pytest.raises(UsageError, match=r"looks at the last 3 states of an episode: begin one with agent.episode\(\)"):
+    with pytest.raises(UsageError, match=r"reads the last 3 states of an episode: start one with agent.episode\(\)"):
         agent.act(observations[0, 0])
 
 
@@ -196,7 +196,7 @@ def test_policies_survive_being_taken_apart() -> None:
 
     policies = [
         Discrete(network(3, 4), 2),
-        Commanding(network(3, 4, 2), network(5, 2)),
+        CommandPolicy(network(3, 4, 2), network(5, 2)),
         Continuous(network(3, 4), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
     ]
     assert {type(policy) for policy in policies} == set(KINDS.values())
@@ -205,7 +205,7 @@ def test_policies_survive_being_taken_apart() -> None:
     admissible = AdmissibleActions(mask, rows, CommandTable("abcdefg", lambda texts: commands))
     for policy in policies:
         again = policy_of(policy.kind, arrays_of(policy))
-        states = states_with(features, admissible if isinstance(policy, Commanding) else None)
+        states = states_with(features, admissible if isinstance(policy, CommandPolicy) else None)
         np.testing.assert_array_equal(again(states), policy(states))
 
 
@@ -225,24 +225,36 @@ def test_an_inadmissible_action_is_not_taken() -> None:
 @pytest.mark.parametrize(
     ("settings", "observation", "error"),
     [
-        ({}, [0, 0, 0], "an observation is to be 4 numbers, not [0, 0, 0]"),
-        ({}, [[0, 0, 0, 0]], "an observation is to be 4 numbers"),
-        ({}, [0, 0, 0, None], "an observation is to be 4 numbers"),
-        ({}, [0, 0, 0, "1"], "an observation is to be 4 numbers"),
-        ({}, [0, [1], 0, 0], "an observation is to be 4 numbers"),
-        ({}, [0, 0, 0, math.nan], "has a number that is none (NaN)"),
-        ({}, {"a": 1}, "an observation is to be 4 numbers"),
-        ({"env": "Taxi-v4"}, 3, "of action_mask and observation; there is no action_mask and no observation"),
-        ({"env": "Taxi-v4"}, {"observation": 3}, "there is no action_mask"),
-        ({"env": "Taxi-v4"}, {"observation": 3.5, "action_mask": [1] * 6}, '"observation" is to be of whole numbers'),
-        ({"env": "Taxi-v4"}, {"observation": 3, "action_mask": [1] * 5}, '"action_mask" is to be 6 numbers'),
-        (SETTINGS[-2], {"observation": {"state": 3}, "commands": ["go"]}, '"state" is to be a text, not 3'),
-        (SETTINGS[-2], {"observation": {"state": "x" * 10**6}, "commands": ["go"]}, "text of 1,000,000 characters"),
-        (SETTINGS[-2], {"observation": {"state": "a"}, "commands": []}, "there is nothing to choose from"),
-        (SETTINGS[-2], {"observation": "a", "commands": ["go"]}, '"observation" is to be a mapping of state'),
+        ({}, [0, 0, 0], "observation: expected 4 numbers, got [0, 0, 0]"),
+        ({}, [[0, 0, 0, 0]], "observation: expected 4 numbers"),
+        ({}, [0, 0, 0, None], "observation: expected 4 numbers"),
+        ({}, [0, 0, 0, "1"], "observation: expected 4 numbers"),
+        ({}, [0, [1], 0, 0], "observation: expected 4 numbers"),
+        ({}, [0, 0, 0, math.nan], "observation: expected no NaN, got [0, 0, 0, nan]"),
+        ({}, {"a": 1}, "observation: expected 4 numbers"),
+        ({"env": "Taxi-v4"}, 3, "expected the keys action_mask and observation; missing: action_mask, observation"),
+        ({"env": "Taxi-v4"}, {"observation": 3}, "; missing: action_mask"),
+        (
+            {"env": "Taxi-v4"},
+            {"observation": 3.5, "action_mask": [1] * 6},
+            '"observation": expected integers that fit int64, got 3.5',
+        ),
+        ({"env": "Taxi-v4"}, {"observation": 3, "action_mask": [1] * 5}, '"action_mask": expected 6 numbers'),
+        (SETTINGS[-2], {"observation": {"state": 3}, "commands": ["go"]}, '"state": expected a string, got 3'),
+        (SETTINGS[-2], {"observation": {"state": "x" * 10**6}, "commands": ["go"]}, "characters, got 1,000,000"),
+        (
+            SETTINGS[-2],
+            {"observation": {"state": "a"}, "commands": []},
+            "commands: expected at least one command, got an empty list",
+        ),
+        (
+            SETTINGS[-2],
+            {"observation": "a", "commands": ["go"]},
+            '"observation": expected the keys state; missing: state',
+        ),
     ],
 )
-def test_an_observation_of_another_kind_is_refused_in_words(trained, settings, observation, error) -> None:
+def test_an_observation_of_the_wrong_type_or_shape_is_refused(trained, settings, observation, error) -> None:
     agent = bitrl.load_agent(trained(**settings)[1])
     with pytest.raises(UsageError) as refused:
         agent.act(observation)
@@ -255,7 +267,7 @@ def test_a_mask_that_forbids_everything_is_an_error(trained) -> None:
         agent.act({"observation": 3, "action_mask": [0] * 6})
 
 
-def test_commands_may_be_listed_or_stand_a_line_each(trained) -> None:
+def test_commands_may_be_a_list_or_one_per_line(trained) -> None:
     agent = bitrl.load_agent(trained(**SETTINGS[-2])[1])
     state, commands = agent.example["observation"], ["take knife", "  cook   it ", "look", "go\nnorth"]
     tidied = "\n".join(["take knife", "cook it", "look", "go north"])
@@ -274,13 +286,13 @@ def test_a_file_that_is_no_agent_is_refused(trained, tmp_path) -> None:
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UsageError, match=f"{name}: no agent, or a damaged one"):
+        with pytest.raises(UsageError, match=f"{name}: not an agent, or damaged"):
             bitrl.load_agent(tmp_path / name)
-    with pytest.raises(UsageError, match="a checkpoint and no agent"):
+    with pytest.raises(UsageError, match="a checkpoint, not an agent"):
         bitrl.load_agent(checkpoints.paths(run / "checkpoints")[0])
     with pytest.raises(UsageError, match="bitrl export"):
         bitrl.load_agent(run)
-    with pytest.raises(UsageError, match="there is no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         bitrl.load_agent(tmp_path / "nothing")
     found = checkpoints.read(file)
     newer = attrs.evolve(found, meta={**found.meta, "agent": agents.FORMAT + 1})
@@ -295,11 +307,11 @@ def test_another_model_is_refused_and_the_same_elsewhere_is_not(trained, tmp_pat
     state = [0.1, 0.2, -0.03, 0.4]
     moved = bitrl.load_agent(file, model=str(tmp_path / "elsewhere.gguf"), threads=2)
     assert moved.act(state) == bitrl.load_agent(file).act(state)
-    with pytest.raises(UsageError, match=r"model_sha256 changed.: name its model's file"):
+    with pytest.raises(UsageError, match=r"model_sha256 changed.: give its model file"):
         bitrl.load_agent(file, model=str(starter_path(ternary=False)))
-    with pytest.raises(UsageError, match=r"pooling changed.: leave out what sets that"):
+    with pytest.raises(UsageError, match=r"pooling changed.: remove the options that set it"):
         bitrl.load_agent(file, pooling="last")
-    with pytest.raises(UsageError, match="reads no model"):
+    with pytest.raises(UsageError, match="uses no language model"):
         bitrl.load_agent(trained(backbone="mlp", serializer="vector")[1], threads=1)
 
 
@@ -308,7 +320,9 @@ def test_a_model_that_is_not_where_it_was_is_asked_for(trained, tmp_path) -> Non
     backbone = {**found.meta["backbone"], "options": {**found.meta["backbone"]["options"], "model": "gone.gguf"}}
     moved = attrs.evolve(found, meta={**found.meta, "backbone": backbone})
     (tmp_path / "agent").write_bytes(checkpoints.as_bytes(moved))
-    with pytest.raises(UsageError, match=r"gone.gguf: .* \(if it is elsewhere now: load_agent\(\.\.\., model=FILE\)\)"):
+    with pytest.raises(
+        UsageError, match=r"gone.gguf: .* \(if the model file has moved: load_agent\(..., model=FILE\)\)"
+    ):
         bitrl.load_agent(tmp_path / "agent")
     model = str(starter_path(ternary=True))
     assert bitrl.load_agent(tmp_path / "agent", model=model).act([0, 0, 0, 0]) in (0, 1)

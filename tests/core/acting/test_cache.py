@@ -191,9 +191,9 @@ def test_a_backbone_that_learns_empties_its_cache() -> None:
 
 def test_what_cannot_be_cached(tmp_path) -> None:
     path = str(TinyModel(width=48, ffn=80).write(tmp_path / "tiny.gguf"))
-    with pytest.raises(UsageError, match="LanguageModel has a cache of features already"):
+    with pytest.raises(UsageError, match="LanguageModel already has a cache of features"):
         cached(LanguageModel(LanguageModelOptions(model=path)))
-    with pytest.raises(UsageError, match="_Cached has a cache of features already"):
+    with pytest.raises(UsageError, match="_Cached already has a cache of features"):
         cached(cached(ThirdParty()))
     with pytest.raises(UsageError, match="expected mebibytes above 0, got 0"):
         cached(ThirdParty(), 0)

@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 import bitrl
 from bitrl.core.acting.history import History
 from bitrl.core.config import resolve
-from bitrl.core.environments.history_wrapper import Remembering
+from bitrl.core.environments.history_wrapper import HistoryWrapper
 from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.replay import restore, save, vectorise
 from bitrl.core.records import SerializerRecord
@@ -101,7 +101,7 @@ def episode(env):
 
 
 def test_the_newest_is_last_and_an_episode_starts_without_a_past():
-    write, env = History(Spell(), 3, TEXTS), Remembering(Letters(), 3)
+    write, env = History(Spell(), 3, TEXTS), HistoryWrapper(Letters(), 3)
     expected = ["a", "a\nb", "a\nb\nc", "b\nc\nd", "c\nd\ne", "d\ne\nf", "e\nf\ng", "f\ng\nh"]
     for _ in range(2):
         seen = episode(env)
@@ -112,7 +112,7 @@ def test_the_newest_is_last_and_an_episode_starts_without_a_past():
 
 def test_vectors_stand_side_by_side_with_zeros_for_what_was_not():
     write = History(Code(), 3, VECTORS)
-    seen = episode(Remembering(Letters(), 3))
+    seen = episode(HistoryWrapper(Letters(), 3))
     expected = [[0, 0, 0, 0, 97, 1], [0, 0, 97, 1, 98, 1], [97, 1, 98, 1, 99, 1], [98, 1, 99, 1, 100, 1]]
     assert write.width == 6
     found = write.batch(np.stack(seen[:4]))
@@ -128,7 +128,7 @@ def test_vectors_stand_side_by_side_with_zeros_for_what_was_not():
 def test_the_oldest_are_left_out_until_the_tokens_and_line_breaks_fit(budget, last):
     write = History(Spell(), 3, TEXTS)
     write.limit(Counter().token_counts, budget)
-    assert write(episode(Remembering(Letters(), 3))[-1]) == last
+    assert write(episode(HistoryWrapper(Letters(), 3))[-1]) == last
 
 
 def test_a_newest_state_beyond_the_budget_is_read_all_the_same():
@@ -138,7 +138,7 @@ def test_a_newest_state_beyond_the_budget_is_read_all_the_same():
 
 
 def test_what_can_be_done_is_that_of_the_newest_state():
-    seen = np.stack(episode(Remembering(Choosing(), 2)))
+    seen = np.stack(episode(HistoryWrapper(Choosing(), 2)))
     assert seen["action_mask"].tolist() == [[1, 0], [1, 1], [1, 0], [1, 1]]
     texts = ["step0", "step0\nstep1", "step1\nstep2", "step2\nstep3"]
     assert History(Spell(), 2, TEXTS).batch(seen["observation"]) == texts
@@ -147,7 +147,7 @@ def test_what_can_be_done_is_that_of_the_newest_state():
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "SmartHome-Light", "BabyAI-GoToRedBall-v0"])
 @pytest.mark.filterwarnings("ignore")  # of the environments' own
 def test_gymnasiums_checker_passes_and_an_episode_is_played_again(env):
-    make = lambda: Remembering(bitrl.load_environment(env).make(), 3)  # noqa: E731
+    make = lambda: HistoryWrapper(bitrl.load_environment(env).make(), 3)  # noqa: E731
     if not env.startswith("BabyAI"):  # whose own wrapper Gymnasium cannot make again
         check_env(make(), skip_render_check=True)
     first, second = vectorise(make, 2), vectorise(make, 2)
@@ -199,7 +199,7 @@ def test_the_backbone_counts_the_tokens():
 
 
 def test_mistakes():
-    with pytest.raises(bitrl.UsageError, match=r"run\.history: expected a whole number above 0, got 0"):
+    with pytest.raises(bitrl.UsageError, match=r"run\.history: expected an integer above 0, got 0"):
         resolve({"run": {"history": 0}})
     with pytest.raises(bitrl.UsageError, match=r'run\.history: .* needs as many in each: choose "mean" or "last"'):
         build(resolve({"run": {"history": 2}, "backbone": {"pooling": "field"}}))

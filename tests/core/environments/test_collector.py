@@ -168,7 +168,7 @@ def test_a_collector_goes_on_from_its_state():
 
 
 def test_environments_that_do_not_reset_themselves_are_refused():
-    with pytest.raises(ValueError, match="does not reset itself"):
+    with pytest.raises(ValueError, match="does not reset automatically"):
         rollout_of(AutoresetMode.DISABLED, [(5, 99)], 2)
 
 

@@ -55,9 +55,9 @@ def test_a_crash_in_a_step_says_which_one_of_which_environment():
         step(envs, 9)
     message = str(caught.value)
     assert message.startswith(
-        "environment Fragile-v0 crashed in step 7 of an episode: ValueError: the lamp broke (number 1 of"
+        "environment Fragile-v0 crashed in step 7 of an episode: ValueError: the lamp broke (parallel environment 1,"
     )
-    assert "seeded with 101;" in message
+    assert "seed 101;" in message
     assert "\n" not in message
     assert isinstance(caught.value.__cause__, ValueError)
 
@@ -65,7 +65,9 @@ def test_a_crash_in_a_step_says_which_one_of_which_environment():
 def test_a_crash_in_a_reset_says_so():
     envs = made(2)
     envs.envs[0].unwrapped.at = 0
-    with pytest.raises(RunFailed, match=r"Fragile-v0 crashed in reset\(\): ValueError.* \(number 0 .* with 100;"):
+    with pytest.raises(
+        RunFailed, match=r"Fragile-v0 crashed in reset\(\): ValueError.* \(parallel environment 0, seed 100;"
+    ):
         step(envs, 10)
 
 
@@ -86,5 +88,5 @@ def test_the_seed_outlives_a_restoration():
     second = replay.vectorise(reporting(Fragile, "Fragile-v0"), 2)
     replay.restore(second, actions, starts, observations)
     second.envs[1].unwrapped.at = 5
-    with pytest.raises(RunFailed, match=r"in step 5 of .* seeded with 101;"):
+    with pytest.raises(RunFailed, match=r"in step 5 of .* seed 101;"):
         step(second, 2)

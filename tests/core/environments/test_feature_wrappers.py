@@ -103,7 +103,7 @@ def test_processes_of_their_own():
 
 
 @pytest.mark.parametrize(("name", "serializer"), [("SmartHome-Light", "compact"), ("BabyAI-GoToRedBall-v0", "grid")])
-def test_worlds_of_several_parts(name, serializer):
+def test_environments_with_several_parts(name, serializer):
     make = bitrl.load_environment(name).make
     observation, _ = make().reset(seed=2)
     expected = features_of([observation], serializer, name)
@@ -151,10 +151,10 @@ def test_gymnasium_can_make_it_again():
     [
         (cartpole, {"backbone": "bitnot"}, 'unknown backbone "bitnot": did you mean "bitnet"'),
         (cartpole, {"serializer": "jsno"}, 'unknown serializer "jsno": did you mean "json"'),
-        (cartpole, {"serializer": "vector"}, 'serializer "vector" emits vector, but backbone "bitnet" reads text'),
+        (cartpole, {"serializer": "vector"}, 'serializer "vector" emits vector, but backbone "bitnet" accepts text'),
         (cartpole, {"backbone": "mlp"}, 'backbone "mlp" is trained by a run\'s algorithm'),
         (cartpole, {"backbone_options": {"layer": 1}}, 'unknown option "backbone.layer": did you mean'),
-        (cartpole, {"serializer_options": {"decimals": "3"}}, "serializer.decimals: expected a whole number"),
+        (cartpole, {"serializer_options": {"decimals": "3"}}, "serializer.decimals: expected an integer"),
         (cartpole, {"env_id": "SmartHome-Light"}, "SmartHome-Light: its observations are not those"),
         (lambda: bitrl.load_environment("SmartHome-Light").make(), {}, 'name it with env_id="…"'),
     ],

@@ -1,4 +1,4 @@
-"""Environments come back to where they were, for worlds bitrl knows nothing of."""
+"""Environments that bitrl knows nothing of are restored exactly."""
 
 import gymnasium
 import numpy as np

@@ -1,4 +1,4 @@
-"""A run or an agent that was made when a component had another name goes on as if it had the present one."""
+"""Runs and agents made under an earlier name of a component work the same under the current one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SETTINGS = {
     "algo.epochs": 1,
     "backbone.layers": 1,
 }
-NOTE = "backbone fp16 computes in bfloat16 and is called bf16 now\n"
+NOTE = "backbone fp16 computes in bfloat16 and is now called bf16\n"
 
 
 @pytest.fixture(autouse=True)
 def _nobody_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry(), "_told", set())
+    monkeypatch.setattr(registry(), "_reported", set())
 
 
 def as_before_the_change(directory: Path) -> None:

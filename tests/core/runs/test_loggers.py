@@ -153,11 +153,11 @@ def test_a_run_tells_its_loggers_every_row_and_resumes_with_them(tmp_path: Path)
     ("values", "message"),
     [
         ({"run": {"loggers": ("cvs",)}}, 'unknown logger "cvs": did you mean "csv"?'),
-        ({"run": {"loggers": "csv"}}, 'run.loggers: expected a list of texts, got "csv"'),
-        ({"run": {"loggers": ("csv", "csv")}}, "run.loggers: one is named twice in csv, csv: name each once"),
+        ({"run": {"loggers": "csv"}}, 'run.loggers: expected a list of strings, got "csv"'),
+        ({"run": {"loggers": ("csv", "csv")}}, "run.loggers: duplicate name in csv, csv: name each logger once"),
         ({"run": {"loggers": ("csv",)}, "logger.csv": {"delimeter": ";"}}, 'did you mean "logger.csv.delimiter"?'),
-        ({"logger": {"csv": {"delimiter": ";"}}}, "logger.csv has options, but the run has no such logger"),
-        ({"logger": {"delimiter": ";"}}, "logger.delimiter stands outside a section"),
+        ({"logger": {"csv": {"delimiter": ";"}}}, "logger.csv has options, but the run does not use this logger"),
+        ({"logger": {"delimiter": ";"}}, "logger.delimiter is not a section"),
     ],
 )
 def test_what_is_wrong_about_loggers_is_one_line(values: dict, message: str) -> None:

@@ -189,7 +189,7 @@ def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
     (run / "summary.json").unlink()
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(bitrl.RunFailed, match=r"every checkpoint is damaged: start the run anew with --force"):
+    with pytest.raises(bitrl.RunFailed, match=r"every checkpoint is damaged: start the run again with --force"):
         bitrl.resume(run)
 
 

@@ -32,7 +32,8 @@ def test_an_existing_run_is_refused_unless_forced(tmp_path):
     first = bitrl.run(out=out, options=QUICK)
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     with pytest.raises(
-        bitrl.UsageError, match=r"already holds a run: go on with bitrl run --resume .*, or replace it with --force"
+        bitrl.UsageError,
+        match=r"already holds a run: continue it with bitrl run --resume .*, or replace it with --force",
     ):
         bitrl.run(out=out, options=QUICK)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
@@ -42,7 +43,7 @@ def test_an_existing_run_is_refused_unless_forced(tmp_path):
 def test_a_directory_that_holds_no_run_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for force in (False, True):
-        with pytest.raises(bitrl.UsageError, match="is not empty and holds no run"):
+        with pytest.raises(bitrl.UsageError, match="is not empty and does not hold a run"):
             bitrl.run(out=tmp_path, options=QUICK, force=force)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -153,7 +154,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     out, options = tmp_path / "run", {**QUICK, "run.steps": 2048}
-    with pytest.raises(bitrl.RunFailed, match=rf"stopped at step 512; go on with: bitrl run --resume {out}"):
+    with pytest.raises(bitrl.RunFailed, match=rf"stopped at step 512; continue with: bitrl run --resume {out}"):
         bitrl.run(out=out, options=options, listeners=(interrupt,))
     bitrl.run(out=tmp_path / "straight", options=options)
     bitrl.resume(out)

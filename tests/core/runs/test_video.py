@@ -1,4 +1,4 @@
-"""Films: what was filmed is seen again, in its colours and at its speed."""
+"""Videos: what was recorded plays back in its colours and at its speed."""
 
 import sys
 
@@ -8,23 +8,23 @@ import pytest
 from PIL import Image, ImageSequence
 
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.core.runs import video as film
+from bitrl.core.runs.video import Video, check, page
 
 COLOURS = [(250, 250, 250), (200, 30, 40), (10, 90, 220), (0, 0, 0), (60, 180, 75), (240, 200, 20)]
 
 
-def filmed(path, fps, colours=COLOURS):
-    """A film of one colour a frame, in the upper half of white frames of 41 x 33 pixels."""
-    made = film.Film(path, fps)
+def record(path, fps, colours=COLOURS):
+    """A video of one colour per frame, in the upper half of white frames of 41 x 33 pixels."""
+    video = Video(path, fps)
     for colour in colours:
         frame = np.full((33, 41, 3), 255, np.uint8)
         frame[:16] = colour
-        made.add(frame)
-    made.save()
+        video.add(frame)
+    video.save()
 
 
 def test_a_gif_has_every_frame_in_its_colours(tmp_path):
-    filmed(tmp_path / "a.gif", 20)
+    record(tmp_path / "a.gif", 20)
     with Image.open(tmp_path / "a.gif") as image:
         assert (image.size, image.n_frames, image.info["loop"]) == ((40, 32), len(COLOURS), 0)
         for frame, colour in zip(ImageSequence.Iterator(image), COLOURS, strict=True):
@@ -35,8 +35,8 @@ def test_a_gif_has_every_frame_in_its_colours(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
 
 
-def test_a_gif_of_a_fast_world_leaves_frames_out_and_keeps_its_speed(tmp_path):
-    filmed(tmp_path / "a.gif", 125, COLOURS * 5)
+def test_a_gif_of_a_fast_environment_leaves_frames_out_and_keeps_its_speed(tmp_path):
+    record(tmp_path / "a.gif", 125, COLOURS * 5)
     with Image.open(tmp_path / "a.gif") as image:
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
     assert len(durations) == 10
@@ -45,7 +45,7 @@ def test_a_gif_of_a_fast_world_leaves_frames_out_and_keeps_its_speed(tmp_path):
 
 
 def test_an_mp4_has_every_frame_at_its_time(tmp_path):
-    filmed(tmp_path / "a.MP4", 50)
+    record(tmp_path / "a.MP4", 50)
     with av.open(tmp_path / "a.MP4") as container:
         frames = list(container.decode(video=0))
     assert len(frames) == len(COLOURS)
@@ -59,16 +59,16 @@ def test_an_mp4_has_every_frame_at_its_time(tmp_path):
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("film.avi", "film.avi: a film is called *.mp4 or *.gif"),
-        ("film", "a film is called *.mp4 or *.gif"),
-        ("missing/film.mp4", "there is no folder"),
+        ("video.avi", "video.avi: --video must end in .mp4 or .gif"),
+        ("video", "--video must end in .mp4 or .gif"),
+        ("missing/video.mp4", "there is no folder"),
         ("folder.gif", "folder.gif: is a folder"),
     ],
 )
-def test_a_place_that_will_not_do_is_found_before(tmp_path, name, error):
+def test_an_unusable_path_is_refused_before_recording(tmp_path, name, error):
     (tmp_path / "folder.gif").mkdir()
     with pytest.raises(UsageError) as raised:
-        film.check(tmp_path / name)
+        check(tmp_path / name)
     assert error in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -76,7 +76,7 @@ def test_a_place_that_will_not_do_is_found_before(tmp_path, name, error):
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UsageError, match=r"pip install 'bitrl\[video\]'"):
-        film.check(tmp_path / "a.mp4")
+        check(tmp_path / "a.mp4")
 
 
 def ink(frame):
@@ -85,7 +85,7 @@ def ink(frame):
 
 
 def test_a_page_is_drawn_line_by_line():
-    frame = film.page("study    lamp\n\nhall     lamp")
+    frame = page("study    lamp\n\nhall     lamp")
     assert (frame.shape, frame.dtype) == ((18 * 26, 82 * 10, 3), np.uint8)
     lines = ink(frame).reshape(18, 26, 820)
     assert lines.any(axis=(1, 2)).nonzero()[0].tolist() == [1, 3]
@@ -95,10 +95,10 @@ def test_a_page_is_drawn_line_by_line():
 
 
 def test_a_page_wraps_what_is_long_and_marks_what_it_leaves_out():
-    long = ink(film.page("word " * 20)).reshape(18, 26, 820)
+    long = ink(page("word " * 20)).reshape(18, 26, 820)
     assert long.any(axis=(1, 2)).nonzero()[0].tolist() == [1, 2]
     full, more = ("\n".join(["line"] * count) for count in (16, 17))
-    full, more = (ink(film.page(text)).reshape(18, 26, 820) for text in (full, more))
+    full, more = (ink(page(text)).reshape(18, 26, 820) for text in (full, more))
     assert (full[1:16] == more[1:16]).all()
     assert full[16].any()
     assert (full[16] != more[16]).any()
@@ -108,17 +108,17 @@ def test_a_page_wraps_what_is_long_and_marks_what_it_leaves_out():
     "text", ["", " ", "\x00\x07\x1b[2J", "\ud800", "火 😀", "\u202e", "x" * 100_000, "a\n" * 100_000]
 )
 def test_any_text_makes_a_page(text):
-    assert film.page(text).shape == (468, 820, 3)
+    assert page(text).shape == (468, 820, 3)
 
 
-def test_without_pygame_texts_cannot_be_filmed(monkeypatch):
+def test_without_pygame_text_cannot_be_recorded(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(UsageError, match=r"pip install 'bitrl\[video\]'"):
-        film.page("hall")
+        page("hall")
 
 
-def test_a_film_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    filmed(tmp_path / "a.gif", 20)
+def test_a_video_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    record(tmp_path / "a.gif", 20)
     before = (tmp_path / "a.gif").read_bytes()
 
     def full(*_):
@@ -126,6 +126,6 @@ def test_a_film_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(RunFailed, match="choose another place with --video"):
-        filmed(tmp_path / "a.gif", 20, COLOURS[:2])
+        record(tmp_path / "a.gif", 20, COLOURS[:2])
     assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
     assert (tmp_path / "a.gif").read_bytes() == before

@@ -238,10 +238,10 @@ class Holes(Numbers):
     ("cls", "message"),
     [
         (Doubles, "expected float32, got float64"),
-        (NoWidth, "width must be a whole number above 0, got None"),
+        (NoWidth, "width must be an integer above 0, got None"),
         (OtherWidth, "expected shape [5], got [4]"),
         (Holes, "the numbers are not all finite"),
-        (Words, "width must be a whole number above 0, got None"),
+        (Words, "width must be an integer above 0, got None"),
     ],
 )
 def test_a_serializer_of_vectors_that_breaks_its_contract_is_refused(cls: type, message: str):
@@ -361,7 +361,7 @@ class Infinite(Lengths):
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (Widthless, "width must be a whole number above 0, got 0"),
+        (Widthless, "width must be an integer above 0, got 0"),
         (Float64, "expected float32, got float64"),
         (NoEmpty, "expected shape [0, 2], got [0]"),
         (Padded, "an input read alone has other features"),
@@ -609,7 +609,7 @@ def test_a_plugin_that_is_not_installed_can_be_checked_as_an_object(tmp_path: Pa
     ("module", "source", "message"),
     [
         ("heavy_plugin", "import torch\n" + HOOK, "reading heavy_plugin:plugin imports "),
-        ("taken_plugin", HOOK.replace("{name}", "json"), 'serializer "json" is also offered by bitrl'),
+        ("taken_plugin", HOOK.replace("{name}", "json"), 'serializer "json" is also provided by bitrl'),
         ("idle_plugin", "plugin = object()", "no hook yields a record, and none is bitrl_event"),
         ("wrong_plugin", HOOK.replace("bitrl_serializers", "bitrl_serialisers"), "did you mean bitrl_serializers?"),
     ],

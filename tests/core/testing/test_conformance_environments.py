@@ -58,8 +58,8 @@ class Walk(gymnasium.Env):
 def environment_record(env: type, **attributes: Any) -> bitrl.EnvironmentRecord:
     defaults = attributes.pop("defaults", {})
     body = {"make": lambda self, render_mode=None: env(), **attributes}
-    world = type(f"World{env.__name__}", (bitrl.Environment,), body)
-    return bitrl.EnvironmentRecord(name="Test-v0", summary="a test", target=target(world), defaults=defaults)
+    component = type(f"Component{env.__name__}", (bitrl.Environment,), body)
+    return bitrl.EnvironmentRecord(name="Test-v0", summary="a test", target=target(component), defaults=defaults)
 
 
 def test_a_good_environment_passes():
@@ -149,7 +149,7 @@ def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:
         ({"observation_spec": lambda self: None}, "expected an ObservationSpec, got NoneType"),
         ({"make": lambda self, render_mode=None: object()}, "make() must return a gymnasium.Env, got object"),
         ({"defaults": {"steps": 3}}, '"steps" is not of the form part.option'),
-        ({"defaults": {"run.steps": "many"}}, 'run.steps: expected a whole number of at least 0, got "many"'),
+        ({"defaults": {"run.steps": "many"}}, 'run.steps: expected an integer of at least 0, got "many"'),
         ({"defaults": {"env.size": 3}}, 'unknown option "env.size"'),
     ],
 )
@@ -314,7 +314,7 @@ class ExportsAnother(Exports):
         (OwnCounter, "updates differs from an uninterrupted run"),
         (StepsByItself, "44 environment steps were taken, 40 by task.collector"),
         (CountsSteps, "sets `step`, which the collector counts since bitrl 0.2"),
-        (ReadsTheOldTask, "task.observations is no longer there: task.collector.states is a view"),
+        (ReadsTheOldTask, "task.observations has been removed: task.collector.states is a view"),
         (NanMetric, "loss is nan"),
         (ArrayMetric, "loss is a float32: make it a float"),
         (Explores, "a second call gave other actions"),
@@ -344,7 +344,7 @@ def test_an_algorithm_may_say_what_it_acts_by():
 
 
 class Judges(Climb):
-    """Keeps the mean of what its critic sees."""
+    """Keeps the mean of the critic's features."""
 
     def __init__(self, options: Any, task: bitrl.Task):
         super().__init__(options, task)

@@ -47,7 +47,7 @@ def test_any_box_or_discrete_environment_runs(id, backbone, tmp_path):
 
 def test_observations_that_cannot_be_written_down_are_refused(tmp_path):
     with pytest.raises(
-        bitrl.UsageError, match=r"Blackjack-v1: its observations are a Tuple space, and serializers read Box"
+        bitrl.UsageError, match=r"Blackjack-v1: expected a Box, Discrete or Text observation space, got Tuple"
     ):
         bitrl.run("Blackjack-v1", backbone="mlp", out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -110,7 +110,7 @@ def test_what_is_refused():
     with pytest.raises(bitrl.UsageError, match="is a grid, not a list of numbers"):
         Bins(BinsOptions(), ObservationSpec("BabyAI-GoTo-v0", texts=("mission",), grid=True))
     for bins in (1, 200, 2001):
-        with pytest.raises(bitrl.UsageError, match=r"serializer\.bins: expected a whole number that is odd"):
+        with pytest.raises(bitrl.UsageError, match=r"serializer\.bins: expected an integer that is odd"):
             bitrl.load_serializer("bins", bins=bins)
 
 

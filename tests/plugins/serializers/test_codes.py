@@ -77,16 +77,16 @@ def test_what_is_refused(tmp_path):
         assert "\n" not in str(raised.value)
     with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
         bitrl.load_serializer("codes", **CARTPOLE)([1, 2, 3])
-    with pytest.raises(bitrl.UsageError, match=r"serializer\.codes: expected a whole number between 2 and 1000"):
+    with pytest.raises(bitrl.UsageError, match=r"serializer\.codes: expected an integer between 2 and 1000"):
         bitrl.load_serializer("codes", codes=1001)
     other = tmp_path / "other.safetensors"
     save_file({"weights": np.zeros(3)}, other)
     (tmp_path / "text").write_text("no states")
     for file, error in (
         (tmp_path / "none", "cannot be read: No such file"),
-        (tmp_path / "text", "holds no states: make it with bitrl eval"),
-        (other, "holds no states: make it with bitrl eval"),
-        (states_file(tmp_path / "nan", [[np.nan] * 4]), "no table of finite numbers"),
+        (tmp_path / "text", "not a file of states: make one with bitrl eval"),
+        (other, "not a file of states: make one with bitrl eval"),
+        (states_file(tmp_path / "nan", [[np.nan] * 4]), "expected a table of finite numbers"),
         (states_file(tmp_path / "wide", np.zeros((5, 6))), "states of 6 numbers, and those of CartPole-v1 have 4"),
     ):
         with pytest.raises(bitrl.UsageError, match=error):

@@ -76,7 +76,7 @@ def bitrl_environments() -> Iterator[bitrl.EnvironmentRecord]:
     yield bitrl.EnvironmentRecord(
         name="example-corridor-v0",
         summary="walk to the right end of a slippery corridor (return up to 1)",
-        target="bitrl_example.corridor:CorridorWorld",
+        target="bitrl_example.corridor:CorridorEnvironment",
         options=CorridorOptions,
         defaults={"run.steps": 20_000},
     )

@@ -43,7 +43,7 @@ class Corridor(gymnasium.Env):
         return np.array([self.position], np.float32)
 
 
-class CorridorWorld(bitrl.Environment):
+class CorridorEnvironment(bitrl.Environment):
     """Makes corridors, and says what their one number means."""
 
     options: CorridorOptions

@@ -194,7 +194,7 @@ def test_adapters_that_cannot_be(tmp_path: Path, options: dict[str, Any], messag
 def test_a_rank_of_zero() -> None:
     import bitrl
 
-    with pytest.raises(UsageError, match=r"backbone\.lora_rank: expected a whole number above 0 or none, got 0"):
+    with pytest.raises(UsageError, match=r"backbone\.lora_rank: expected an integer above 0 or none, got 0"):
         bitrl.load_backbone("bitnet", lora_rank=0)
 
 

@@ -1,4 +1,4 @@
-"""A world whose single environments are all wrapped in the same way."""
+"""An environment component whose Gymnasium environments are all wrapped in the same way."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-class Wrapped(Environment):
-    """`environment`, every one that it makes put through `wrap`. What it says of observations stays."""
+class WrappedEnvironment(Environment):
+    """`environment` with `wrap` applied to every environment that it makes; the observation spec is unchanged."""
 
     def __init__(self, environment: Environment, wrap: Callable[[gymnasium.Env], gymnasium.Env]):
         super().__init__(environment.options, environment.id)
@@ -28,5 +28,5 @@ class Wrapped(Environment):
         return self.wrap(self.environment.make_for_evaluation(render_mode))
 
     def observation_spec(self) -> ObservationSpec:
-        """That of the environment itself."""
+        """The wrapped environment's."""
         return self.environment.observation_spec()
