@@ -67,7 +67,10 @@ def test_it_keeps_the_contract(env):
 
 def test_what_is_refused(tmp_path):
     for spec, error in (
-        (ObservationSpec("Taxi-v3", (Field("state", 0, 499),), discrete=500), "has 500 states, each a whole number"),
+        (
+            ObservationSpec("Taxi-v3", (Field("state", 0, 499),), discrete=500),
+            "has 500 states, which are integers already",
+        ),
         (ObservationSpec("BabyAI-GoTo-v0", texts=("mission",), grid=True), "is a grid, not a list of numbers"),
         (ObservationSpec("Cooking-v0", texts=("text",)), "has no numbers, only texts"),
         (ObservationSpec(), "name the environment"),
@@ -75,7 +78,7 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(bitrl.UsageError, match=error) as raised:
             Codes(CodesOptions(), spec)
         assert "\n" not in str(raised.value)
-    with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
+    with pytest.raises(bitrl.UsageError, match="environment CartPole-v1: expected an observation of 4 numbers, got 3"):
         bitrl.load_serializer("codes", **CARTPOLE)([1, 2, 3])
     with pytest.raises(bitrl.UsageError, match=r"serializer\.codes: expected a whole number between 2 and 1000"):
         bitrl.load_serializer("codes", codes=1001)
