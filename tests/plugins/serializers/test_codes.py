@@ -90,7 +90,7 @@ def test_what_is_refused(tmp_path):
         (tmp_path / "text", "holds no states: make it with bitrl eval"),
         (other, "holds no states: make it with bitrl eval"),
         (states_file(tmp_path / "nan", [[np.nan] * 4]), "no table of finite numbers"),
-        (states_file(tmp_path / "wide", np.zeros((5, 6))), "states of 6 numbers, and those of CartPole-v1 have 4"),
+        (states_file(tmp_path / "wide", np.zeros((5, 6))), "expected states of 4 numbers, as in CartPole-v1, got 6"),
     ):
         with pytest.raises(bitrl.UsageError, match=error):
             bitrl.load_serializer("codes", env="CartPole-v1", states_file=str(file))([0.0] * 4)
@@ -129,7 +129,7 @@ def test_a_run_keeps_its_codebook_and_a_resumed_one_goes_on_with_it(tmp_path):
     assert bitrl.evaluate(straight)["mean_return"] == summary["eval"]["mean_return"]
 
 
-def test_a_states_file_that_is_missing_is_told_before_anything_is_written(tmp_path):
+def test_a_states_file_that_is_missing_is_reported_before_anything_is_written(tmp_path):
     with pytest.raises(bitrl.UsageError, match="cannot be read"):
         bitrl.run(out=tmp_path / "run", **{**RUN, "options": {"serializer.states_file": str(tmp_path / "none")}})
     assert not (tmp_path / "run").exists()
