@@ -13,7 +13,7 @@ import statistics
 from record import save
 
 from bitrl.plugins.backbones.language_model import starter_path
-from bitrl.plugins.backbones.training.pretraining.environment_texts import WORLDS
+from bitrl.plugins.backbones.training.pretraining.environment_texts import TEXT_ENVIRONMENTS
 from bitrl.plugins.backbones.training.pretraining.measure import judged, readings
 
 ENVS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
@@ -25,7 +25,7 @@ def main() -> None:
     for backbone in BACKBONES:
         model = starter_path(ternary=backbone == "bitnet")
         found = readings(backbone, model, ENVS)
-        words = judged(backbone, model, WORLDS)
+        words = judged(backbone, model, TEXT_ENVIRONMENTS)
         results[backbone] = {
             "model": model.name,
             "r_squared": [

@@ -46,10 +46,11 @@ if TYPE_CHECKING:
     help="Environments whose states it is to read best, commas between; the first is seen most.",
 )
 @click.option(
-    "--worlds",
+    "--text-envs",
     default="",
-    help="Text worlds whose states it is to read, commas between: BabyAI, SmartHome-Light, TextWorld.  [default: none]",
+    help="Text environments to train on, comma-separated: BabyAI, SmartHome-Light, TextWorld.  [default: none]",
 )
+@click.option("--worlds", default="", hidden=True, help="The former name of --text-envs.")
 @click.option(
     "--precision",
     type=click.Choice(["ternary", "fp16"]),
@@ -67,8 +68,8 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
 def train(
     out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
-    ffn: int, vocab: int, envs: str, worlds: str, precision: str, batch: int, device: str, note: tuple[str, ...],
-    resume: bool,
+    ffn: int, vocab: int, envs: str, text_envs: str, worlds: str, precision: str, batch: int, device: str,
+    note: tuple[str, ...], resume: bool,
 ) -> None:  # fmt: skip
     """Train a BitNet b1.58 language model, or its full-precision twin, that reads the numbers in states.
 
@@ -93,7 +94,7 @@ def train(
     check_shape(shape)
     request = PretrainingRequest(
         out=out, text=text, envs=[env for env in envs.split(",") if env],
-        worlds=[world for world in worlds.split(",") if world], shape=shape, tokens_per_batch=batch,
+        text_envs=[env for env in (text_envs or worlds).split(",") if env], shape=shape, tokens_per_batch=batch,
         seed=seed, device=device, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
         command=shlex.join(["bitrl", "model", "train", *_arguments()]),
     )  # fmt: skip

@@ -23,7 +23,7 @@ class PPOOptions:
     preset: Literal["bitrl", "standard"] = option(
         "bitrl", "a set of defaults: the BitRL recipe, or the usual PPO settings"
     )
-    rollout_steps: int = option(2048, "environment steps between two updates, over all environments", above(0))
+    rollout_steps: int = option(2048, "environment steps per update, over all parallel environments", above(0))
     epochs: int = option(4, "passes over each rollout", above(0))
     minibatch_size: int = option(64, "samples in a gradient step", above(0))
     gamma: float = option(0.99, "discount factor", between(0, 1))
@@ -31,25 +31,27 @@ class PPOOptions:
     clip_coef: Schedule = option(0.1, "clip range ε of the probability ratio", above(0))
     ent_coef: Schedule = option(0.05, "weight β of the entropy bonus", at_least(0))
     vf_coef: float = option(0.5, "weight of the value loss", at_least(0))
-    max_grad_norm: float | None = option(0.5, "clip the gradient's norm at this; none: do not", above(0))
+    max_grad_norm: float | None = option(0.5, "clip the gradient norm at this; none: no clipping", above(0))
     learning_rate: Schedule = option(3e-4, "Adam's learning rate for the policy", above(0))
     value_learning_rate: Schedule = option(1e-3, "Adam's learning rate for the value function", above(0))
     adapter_learning_rate: Schedule = option(
         3e-4, "Adam's learning rate for a language model's adapters (backbone.lora_rank)", above(0)
     )
-    anneal: bool = option(False, "let constant learning rates decay linearly to zero over the run's steps")
+    anneal: bool = option(False, "decay constant learning rates linearly to zero over the run")
     noise_hold: float = option(
-        1.0, "mean steps for which each environment keeps its exploration noise; 1: fresh at every step", at_least(1)
+        1.0,
+        "mean steps for which each environment keeps its exploration noise; 1: resampled at every step",
+        at_least(1),
     )
-    log_std_init: float = option(0.0, "log of the deviation that a policy over continuous actions starts with")
+    log_std_init: float = option(0.0, "initial log standard deviation of a policy over continuous actions")
     normalise_rewards: bool = option(
         False,
-        "divide rewards by the running deviation of the discounted return and cut them at 10; evaluation does not",
+        "divide rewards by the running standard deviation of the discounted return, clipped at 10; not in evaluation",
     )
     running_standardisation: bool = option(
         False,
-        "standardise by all rollouts so far, also the vectors that a trainable backbone reads; false: by the first "
-        "rollout, and only a frozen backbone's features",
+        "standardise features, or a trainable backbone's input vectors, by the statistics of all rollouts so far; "
+        "false: a frozen backbone's features only, by the first rollout",
     )
     hidden: tuple[int, ...] | None = option(
         None,

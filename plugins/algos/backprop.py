@@ -1,8 +1,7 @@
 """Forward and backward passes of small networks, without autograd where that pays.
 
 A PPO update is hundreds of gradient steps on networks so small that autograd's bookkeeping costs several times
-their arithmetic. Chains of Linear and Tanh layers, which is what the heads and the mlp backbone are, go through a
-backward pass
+their arithmetic. Chains of Linear and Tanh layers (the heads and the mlp backbone) go through the backward pass
 written out here; any other module goes through autograd, and the tests hold the two equal.
 """
 
@@ -34,7 +33,7 @@ def mlp(widths: Sequence[int], gain: float) -> nn.Sequential:
 
 
 def chain(*modules: nn.Module) -> nn.Sequential:
-    """Modules one after the other, nested sequences laid out flat and identities left out."""
+    """Modules one after the other, nested sequences flattened and identities left out."""
     flat: list[nn.Module] = []
     for module in modules:
         if isinstance(module, nn.Sequential):

@@ -8,7 +8,7 @@ from bitrl.core.environments.collector import Rollout
 
 
 def next_values(rollout: Rollout, values: np.ndarray, final_values: np.ndarray) -> np.ndarray:
-    """The value of the state that each step truly led to: float32 [T, n].
+    """The value of the state that each step led to, before any reset: float32 [T, n].
 
     Args:
         rollout: the steps.
@@ -33,10 +33,10 @@ def gae(rollout: Rollout, values: np.ndarray, after: np.ndarray, gamma: float, g
         gae_lambda: λ.
     """
     deltas = rollout.rewards + gamma * after - values[:-1]
-    goes_on = ~(rollout.terminated | rollout.truncated)
+    continues = ~(rollout.terminated | rollout.truncated)
     advantages: np.ndarray = np.zeros_like(deltas)
     following = np.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
-        following = deltas[t] + gamma * gae_lambda * goes_on[t] * following
+        following = deltas[t] + gamma * gae_lambda * continues[t] * following
         advantages[t] = following
     return advantages

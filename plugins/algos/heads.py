@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy
 from bitrl.plugins.algos.backprop import backward, forward, mlp
-from bitrl.plugins.algos.plain import plain
+from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
 
 Admissible = AdmissibleActions | None
@@ -54,8 +54,8 @@ class Categorical:
         """Actions as the environments take them: counted from the space's own start."""
         return actions.numpy() + self.start
 
-    def plain(self, network: Network) -> Policy:
-        """What `best` does with the outputs of `network`."""
+    def numpy_policy(self, network: Network) -> Policy:
+        """The policy that acts as `best` does on the outputs of `network`."""
         return Discrete(network, self.start)
 
     def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
@@ -77,18 +77,18 @@ class Categorical:
 
 
 def masked(logits: Tensor, admissible: Admissible) -> Tensor:
-    """Logits [n, k], far below all others where an action is not possible: its probability is then exactly zero."""
+    """Logits [n, k], far below all others where an action is not admissible: its probability is then exactly zero."""
     return logits if admissible is None else logits.masked_fill(~admissible.mask, -1e9)
 
 
 class TextChoice:
-    """Actions that are texts: a command's logit is the product of the policy network's outputs, a query [n, k], and of
+    """Text actions: a command's logit is the product of the policy network's outputs, a query [n, k], and of
     the command's key, which a small network makes of its features; their softmax is the policy.
 
     Attributes:
         outputs: k, the length of queries and keys.
         parameters: the weights of the keys' network.
-        standardise: what is done to the features of commands before it.
+        standardise: the standardisation of command features before it.
     """
 
     def __init__(self, space: gymnasium.spaces.Discrete, width: int):
@@ -100,7 +100,7 @@ class TextChoice:
         self.standardise = Standardisation(width)
 
     def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """As of discrete actions, for as many commands as a state has at most."""
+        """As for discrete actions, for the largest number of commands in a state."""
         return self.categorical.noise(steps, num_envs, generator)
 
     def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
@@ -115,9 +115,9 @@ class TextChoice:
         """Actions as the environments take them."""
         return self.categorical.to_env(actions)
 
-    def plain(self, network: Network) -> Policy:
-        """What `best` does with the outputs of `network`."""
-        return CommandPolicy(network, plain(self.keys, self.standardise))
+    def numpy_policy(self, network: Network) -> Policy:
+        """The policy that acts as `best` does on the outputs of `network`."""
+        return CommandPolicy(network, numpy_network(self.keys, self.standardise))
 
     def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
         """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
@@ -146,15 +146,15 @@ class TextChoice:
 
 
 class Gaussian:
-    """Continuous actions: outputs are the means of a diagonal Gaussian whose log-deviations are learned and do not
-    see the state.
+    """Continuous actions: outputs are the means of a diagonal Gaussian whose log standard deviations are learned and do
+    not depend on the state.
 
     Actions are clipped to the space's bounds on their way to the environment; probabilities are those of the
     unclipped ones.
 
     Attributes:
         outputs: k, the number of action dimensions.
-        parameters: the log-deviations [k].
+        parameters: the log standard deviations [k].
     """
 
     def __init__(self, space: gymnasium.spaces.Box):
@@ -180,8 +180,8 @@ class Gaussian:
         clipped: np.ndarray = np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
         return clipped
 
-    def plain(self, network: Network) -> Policy:
-        """What `best` does with the outputs of `network`."""
+    def numpy_policy(self, network: Network) -> Policy:
+        """The policy that acts as `best` does on the outputs of `network`."""
         return Continuous(network, self.low, self.high)
 
     def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
@@ -193,7 +193,7 @@ class Gaussian:
         return log_probs, entropies, standard
 
     def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
-        """The loss's gradient by the outputs [B, k]; sets that by the log-deviations.
+        """The loss's gradient by the outputs [B, k]; sets that by the log standard deviations.
 
         With u = (a − μ)/σ: ∂log p/∂μ = u/σ, ∂log p/∂log σ = u² − 1, ∂H/∂log σ = 1.
         """
@@ -211,10 +211,10 @@ def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor
     """Noise [T, n, k] that each environment keeps for `mean_steps` steps on average: at every step it takes that step's
     noise with probability 1 / mean_steps, and else stays with what it had. With 1, `noise` itself.
 
-    Actions then persist, as exploring a world of weak actions needs (compare coloured noise, Hollenstein et al. 2024,
-    arXiv 2312.11091), until the policy is sure enough for its outputs to outweigh the noise. At any step chosen
-    beforehand the noise has the distribution that it had, so each action is a sample of the policy; but it is not
-    independent of the state that the same noise led to, which the learner leaves out of account.
+    Actions then persist, as exploration needs where single actions have little effect (compare coloured noise,
+    Hollenstein et al. 2024, arXiv 2312.11091), until the policy is sure enough for its outputs to outweigh the noise.
+    At any step chosen beforehand the noise has the distribution that it had, so each action is a sample of the policy;
+    but it is not independent of the state that the same noise led to, which the learner leaves out of account.
     """
     if mean_steps == 1:
         return noise

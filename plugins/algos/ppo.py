@@ -1,6 +1,6 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) of two small heads on a backbone's features.
 
-The defaults are the BitRL recipe (arXiv 2604.24273). Features are computed once, when a state is met, and kept in
+The defaults are the BitRL recipe (arXiv 2604.24273). Features are computed once, when a state is visited, and kept in
 the rollout: a frozen backbone would give the same ones again. The critic may read a backbone of its own: the rollout
 then holds its d' features beside the policy's. Shapes: T steps, n environments, d features, B = T·n samples.
 """
@@ -28,7 +28,7 @@ from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
-from bitrl.plugins.algos.plain import plain
+from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.standardise import Standardisation
 
@@ -94,7 +94,7 @@ class PPO(Algorithm):
             return self.learn()
 
     def learn(self) -> dict[str, float]:
-        """What `update` does."""
+        """The work of `update`."""
         options, generator, collector = self.options, self.generator, self.task.collector
         progress, first = self.step / self.task.steps if self.task.steps else 1.0, self.step == 0
         noise = self.head.noise(self.rollout_length, collector.num_envs, generator)
@@ -198,7 +198,7 @@ class PPO(Algorithm):
             shares = self.task.reader.critic is None
             encoded.backward(by_features + by_critic_features if shares else by_features)
 
-        # Clipped apart: together, the value function's far larger gradient would decide the policy's step size.
+        # Clipped separately: together, the value function's far larger gradient would decide the policy's step size.
         norms = {name: clip_gradient(each, options.max_grad_norm) for name, each in self.weights.items()}
         self.optimizer.step()
         if not measure:
@@ -217,8 +217,8 @@ class PPO(Algorithm):
         for name, value in metrics.items():
             if not np.isfinite(value):
                 raise RunFailed(
-                    f"{name} is not a finite number in the update that ends at step {self.step}: it is thrown away, "
-                    f"and any checkpoint is of before; try a smaller {setting('algo.learning_rate')} or "
+                    f"{name} is not a finite number in the update that ends at step {self.step}: it is discarded, "
+                    f"and checkpoints are from before it; try a smaller {setting('algo.learning_rate')} or "
                     "algo.value_learning_rate"
                 )
 
@@ -241,8 +241,8 @@ class PPO(Algorithm):
             return self.head.to_env(self.head.best(outputs, tensors(states.admissible)))
 
     def plain_policy(self) -> Policy:
-        """The policy network and what its head does with it; see the base class."""
-        return self.head.plain(plain(self.policy, self.standardise))
+        """The policy network and its head; see the base class."""
+        return self.head.numpy_policy(numpy_network(self.policy, self.standardise))
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
@@ -275,8 +275,8 @@ class PPO(Algorithm):
 
 @attrs.define
 class Samples:
-    """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], what else could
-    have been done [B, k], advantages, returns and log-probabilities [B], and the texts [B] where adapters learn.
+    """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], admissible
+    actions [B, k], advantages, returns and log-probabilities [B], and the texts [B] where adapters learn.
     """
 
     features: Tensor
@@ -314,12 +314,12 @@ def texts_of(rollout: Rollout) -> np.ndarray:
 
 
 def decaying(rate: float) -> Schedule:
-    """A constant learning rate, decaying linearly to zero over the run; a schedule as it is."""
+    """A constant learning rate, decaying linearly to zero over the run; a schedule unchanged."""
     return rate if isinstance(rate, Schedule) and rate.shape != "constant" else Schedule(rate, 0.0, "linear")
 
 
 def standardisation(width: int, vectors: bool, collector: Collector, running: bool) -> Standardisation:
-    """Of features of this width, or of the vectors that a trainable backbone reads: left alone unless `running`."""
+    """Of features of this width, or of the vectors that a trainable backbone reads: inactive unless `running`."""
     if vectors:
         return Standardisation(collector.states.vectors.shape[1], active=running)
     return Standardisation(width)
@@ -327,8 +327,8 @@ def standardisation(width: int, vectors: bool, collector: Collector, running: bo
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The heads are tiny: one thread is quickest, and makes results independent of the machine's core count. That goes
-    for their first weights as well: several threads decompose a matrix with another rounding.
+    """The heads are tiny: one thread is fastest, and makes results independent of the machine's core count. This
+    includes their initial weights: several threads decompose a matrix with different rounding.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -339,7 +339,7 @@ def one_thread() -> Iterator[None]:
 
 
 def normalise(advantages: Tensor) -> Tensor:
-    """Advantages with mean 0 and deviation 1 (a single one is left as it is)."""
+    """Advantages with mean 0 and standard deviation 1 (a single one is unchanged)."""
     if len(advantages) < 2:
         return advantages
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -1,4 +1,5 @@
-"""Rewards on one scale: divided by the running deviation of the discounted return. Shapes: T steps, n environments.
+"""Rewards on one scale: divided by the running standard deviation of the discounted return. Shapes: T steps, n
+environments.
 
 Knows nothing of policies or values. Evaluation never sees it: returns stay in the environment's own rewards.
 """
@@ -14,19 +15,19 @@ import numpy as np
 from bitrl.core.environments.collector import Rollout
 
 REWARD_LIMIT = 10.0
-"""Scaled rewards are cut at plus and minus this."""
+"""Scaled rewards are clipped at plus and minus this."""
 
 
 class RewardScale:
-    """What every step's reward is divided by, as OpenAI Baselines' VecNormalize and Gymnasium's NormalizeReward have
-    it: the deviation, over all steps so far, of the discounted sum of an episode's rewards up to a step.
+    """The divisor of rewards, as in OpenAI Baselines' VecNormalize and Gymnasium's NormalizeReward: the standard
+    deviation, over all steps so far, of the discounted sum of an episode's rewards up to a step.
 
-    The steps of a rollout count before its own rewards are divided, all by the same deviation.
+    A rollout's steps are counted first; then all its rewards are divided by the same standard deviation.
 
     Attributes:
         returns: the discounted sums of the episodes under way, float64 [n].
-        moments: how many sums there were, their mean and their variance, float64 [3]. As in Baselines they begin as
-            those of a ten-thousandth of a sum with variance 1, so that there is something to divide by.
+        moments: count, mean and variance of the sums, float64 [3]. As in Baselines they start at count 1e-4, mean 0 and
+            variance 1, so that the divisor is never zero.
     """
 
     def __init__(self, num_envs: int, gamma: float):
@@ -35,15 +36,15 @@ class RewardScale:
         self.moments = np.array([1e-4, 0.0, 1.0])
 
     def __call__(self, rollout: Rollout) -> Rollout:
-        """The next rollout → the same with its rewards divided and cut, float32 [T, n]."""
+        """The next rollout → the same with its rewards divided and clipped, float32 [T, n]."""
         sums = np.zeros(rollout.rewards.shape)
         over = rollout.terminated | rollout.truncated
         for t, rewards in enumerate(rollout.rewards):
             sums[t] = self.gamma * self.returns + rewards
             self.returns = np.where(over[t], 0.0, sums[t])
         self.add(sums[rollout.valid])
-        deviation = math.sqrt(self.moments[2] + 1e-8)
-        rewards = (rollout.rewards.astype(np.float64) / deviation).clip(-REWARD_LIMIT, REWARD_LIMIT)
+        std = math.sqrt(self.moments[2] + 1e-8)
+        rewards = (rollout.rewards.astype(np.float64) / std).clip(-REWARD_LIMIT, REWARD_LIMIT)
         return attrs.evolve(rollout, rewards=rewards.astype(np.float32))
 
     def add(self, sums: np.ndarray) -> None:
@@ -61,5 +62,5 @@ class RewardScale:
         return {"rewards.returns": self.returns.copy(), "rewards.moments": self.moments.copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go back to a `state()`."""
+        """Restore a `state()`."""
         self.returns, self.moments = state["rewards.returns"].copy(), state["rewards.moments"].copy()

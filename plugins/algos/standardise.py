@@ -1,5 +1,5 @@
-"""Features on one scale: a mean and deviation taken out, the first rollout's or those of all so far. Shapes: n states,
-d features.
+"""Standardised features: mean 0 and standard deviation 1 by the first rollout, or by all so far. Shapes: n states, d
+features.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 FEATURE_LIMIT = 10.0
-"""Standardised features are cut at this many deviations: a state unlike any seen at the start must not blow up the
-heads.
+"""Standardised features are clipped at this many standard deviations: a state unlike any of the first rollout's must
+not blow up the heads.
 """
 
 
 class Standardisation:
-    """What a head does to the features [..., d] before it reads them; nothing unless `active`.
+    """Standardises the features [..., d] that a head reads; the identity unless `active`.
 
     Attributes:
-        mean, std: taken out of the features, float32 [d]; 0 and 1 before `fit`.
+        mean, std: statistics of the features, float32 [d]; 0 and 1 before `fit`.
     """
 
     def __init__(self, width: int, active: bool = True):
@@ -27,14 +27,14 @@ class Standardisation:
         self.mean, self.std = np.zeros(width, np.float32), np.ones(width, np.float32)
 
     def fit(self, features: np.ndarray) -> None:
-        """Take mean and deviation from features [..., d]."""
+        """Take mean and standard deviation from features [..., d]."""
         if self.active:
             flat = features.reshape(-1, features.shape[-1])
             self.mean, self.std = flat.mean(axis=0), flat.std(axis=0) + 1e-6
 
     def update(self, features: np.ndarray, before: int) -> None:
-        """Go on to mean and deviation of `before` + 1 equally large arrays of features, of which [..., d] is the last
-        (Chan et al. 1979).
+        """Update mean and standard deviation to those of `before` + 1 equally large arrays of features, of which [...,
+        d] is the last (Chan et al. 1979).
         """
         flat, share = features.reshape(-1, features.shape[-1]), 1 / (before + 1)
         shift = flat.mean(axis=0) - self.mean
@@ -43,7 +43,7 @@ class Standardisation:
         self.std = np.maximum(self.std, np.float32(1e-6))
 
     def __call__(self, features: np.ndarray) -> Tensor:
-        """Features [..., d] → the same on one scale, float32 [..., d]."""
+        """Features [..., d] → standardised, float32 [..., d]."""
         if not self.active:
             return torch.from_numpy(features)
         return torch.from_numpy(((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT))

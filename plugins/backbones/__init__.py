@@ -21,29 +21,30 @@ class LanguageModelOptions:
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last", "field"] = option(
-        "mean", "a text's features: the mean over its tokens, its last token's, or those at each number's end in a row"
+        "mean",
+        "features of a text: mean over tokens, last token, or last tokens of its numbers, concatenated (field)",
     )
     threads: int = option(0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0))
     i2s_packing: Literal["x86", "arm"] = option(
-        "x86", "the kind of CPU on which a file of I2_S weights was written; the file does not say"
+        "x86", "CPU architecture on which a file of I2_S weights was written, which the file does not record"
     )
     activation: Literal["relu2", "silu"] | None = option(
-        None, "the feed-forward network's activation, for files that do not name it; unset: the file must"
+        None, "the feed-forward network's activation, for files that do not name it; unset: read from the file"
     )
     linear_class: Literal["bitlinear", "autobitlinear"] | None = option(
         None,
-        "weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not say",
+        "weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not record it",
     )
     projection: int | None = option(
-        None, "project the features to this width by a fixed random matrix; unset: do not", above(0)
+        None, "project the features to this width by a fixed random matrix; unset: no projection", above(0)
     )
-    cache_mb: float = option(16.0, "MiB in which the features of texts seen lately are kept; 0: none are", at_least(0))
+    cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0))
     lora_rank: int | None = option(
-        None, "rank of low-rank adapters (LoRA) that learn with the heads; unset: the model is frozen", above(0)
+        None, "rank of low-rank adapters (LoRA) trained with the heads; unset: the model is frozen", above(0)
     )
-    lora_alpha: float = option(16.0, "what adapters add is multiplied by lora_alpha / lora_rank", above(0))
+    lora_alpha: float = option(16.0, "adapter outputs are scaled by lora_alpha / lora_rank", above(0))
     lora_targets: tuple[str, ...] = option(
-        ("q", "v"), "projections with an adapter in every block: some of q, k, v, o, gate, up, down"
+        ("q", "v"), "projections that get an adapter in every block: any of q, k, v, o, gate, up, down"
     )
 
 
@@ -52,7 +53,7 @@ class TernaryOptions(LanguageModelOptions):
     """Options of the language model with ternary weights."""
 
     bits: Literal["2", "1.6"] = option(
-        "2", "bits a weight takes in memory: the same features; 1.6 saves a fifth, and time where memory is slow"
+        "2", "bits per weight in memory, with identical features; 1.6 saves a fifth, and time where memory is slow"
     )
 
 
@@ -60,7 +61,7 @@ class TernaryOptions(LanguageModelOptions):
 class MLPOptions:
     """Options of the multi-layer perceptron."""
 
-    hidden: tuple[int, ...] = option((64, 64), "widths of its layers, tanh after each", each_at_least(1))
+    hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers, tanh after each", each_at_least(1))
 
 
 @hookimpl
@@ -68,8 +69,8 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
     """The language model in four formats, and mlp."""
     for name, target, summary in (
         ("bitnet", "ternary", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
-        ("int8", "int8", "the frozen language model with 8-bit weights, a scale for each row"),
-        ("int4", "int4", "the frozen language model with 4-bit weights, a scale for each 32 of a row"),
+        ("int8", "int8", "the frozen language model with 8-bit weights, one scale per row"),
+        ("int4", "int4", "the frozen language model with 4-bit weights, one scale per 32 weights of a row"),
         ("bf16", "bf16", "the frozen language model with 16-bit floats (bfloat16)"),
     ):
         yield BackboneRecord(
@@ -84,7 +85,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
         )
     yield BackboneRecord(
         name="mlp",
-        summary="a trainable multi-layer perceptron on the numbers: no language model",
+        summary="a trainable multi-layer perceptron on the state vector, without a language model",
         target="bitrl.plugins.backbones.mlp:MLP",
         options=MLPOptions,
         accepts=("vector",),

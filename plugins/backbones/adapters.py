@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) of a language model as plain arrays, for the engine.
 
 A projection W with an adapter computes W·q(x) + (alpha / rank) · up·(down·x). Knows which projections there are, what
-an adapter may be, and how adapters begin. Does not know how they learn: that is training/lora.py's, which needs torch.
+an adapter may be, and how adapters are initialised. Does not know how they are trained: that is training/lora.py's,
+which needs torch.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ PROJECTIONS = {
 class Adapters:
     """The adapters of a model's blocks: for each projection named, down float32 [rank, in] and up float32 [out, rank].
 
-    `arrays` holds them as "blk.0.attn_q.down" and "blk.0.attn_q.up", rows in the order of the file's. They begin as
-    LoRA's do: `down` uniform in ±1/√in (Kaiming's), drawn from a generator of fixed seed, and `up` zero, so that the
-    model is at first what it was.
+    `arrays` holds them as "blk.0.attn_q.down" and "blk.0.attn_q.up", rows in the order of the file's. Initialised as
+    in LoRA: `down` uniform in ±1/√in (Kaiming), from a generator with a fixed seed, and `up` zero, so that the model is
+    unchanged at first.
 
     Raises:
         UsageError: a projection is unknown, or named twice, or narrower than the rank.
@@ -50,7 +51,7 @@ class Adapters:
 
     @property
     def factor(self) -> float:
-        """By what an adapter's product is multiplied: alpha / rank."""
+        """The scale of an adapter's output: alpha / rank."""
         return self.alpha / self.rank
 
     def put(self, engine: Engine, arrays: Mapping[str, np.ndarray]) -> None:
@@ -86,7 +87,7 @@ def adapted(blocks: int, targets: Sequence[str]) -> list[str]:
 
 
 def check_rank(rank: int, rows: int, columns: int, name: str) -> None:
-    """Raises UsageError for a rank that a matrix [rows, columns] has no room for."""
+    """Raises UsageError for a rank above the smaller side of a matrix [rows, columns]."""
     most = min(rows, columns)
     if not 1 <= rank <= most:
         raise UsageError(f"backbone.lora_rank: expected 1 to {most}, the smaller side of {name}, got {rank}")

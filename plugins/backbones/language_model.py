@@ -40,9 +40,9 @@ class LanguageModel:
     """A BitNet, Llama, Qwen3 or Gemma 3 model, read by the C engine; `format` as in Engine.
 
     A text's features depend on that text alone: not on the batch, the threads or the CPU's instruction set. `cache`
-    keeps those of texts seen lately. The `width` given is how many numbers a text holds, which pooling "field" needs;
-    that of the object is d. `identity` is what must be equal for features to be equal, learned weights apart; `version`
-    counts how often those have changed.
+    keeps those of recently encoded texts. The `width` given is how many numbers a text holds, which pooling "field"
+    needs; that of the object is d. `identity` is what must be equal for features to be equal, learned weights apart;
+    `version` counts how often those have changed.
     Raises ModelFileError for a model file that cannot be used, UsageError for options it cannot fulfil.
     """
 
@@ -156,8 +156,8 @@ class LanguageModel:
         for text, tokens in zip(texts, ids, strict=True):
             if len(tokens) > self.engine.context:
                 raise UsageError(
-                    f"a text has {len(tokens)} tokens, but the model reads at most {self.engine.context}: write states "
-                    f"shorter (--serializer compact) or name another model: {text[:80]!r}"
+                    f"a text has {len(tokens)} tokens, but the model reads at most {self.engine.context}: write "
+                    f"shorter states (--serializer compact) or name another model: {text[:80]!r}"
                 )
         return ids
 
@@ -191,7 +191,7 @@ class LanguageModel:
         """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one."""
         ends = number_ends(text)
         if text and len(ends) != count:
-            raise UsageError(f'pooling "field": expected {count} numbers in a text, found {len(ends)}: {text[:80]!r}')
+            raise UsageError(f'pooling "field": expected {count} numbers in a text, got {len(ends)}: {text[:80]!r}')
         encoding = encode_text(self.tokenizer, text)
         found = [encoding.char_to_token(end - 1) for end in ends]
         if None in found:

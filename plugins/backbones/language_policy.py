@@ -46,7 +46,7 @@ class EnginePolicy:
         most probable ones, whose log-probabilities are then 0.
 
         Raises:
-            UsageError: a prompt is empty or too long, or a setting makes no sense. ModelFileError: there is no head.
+            UsageError: a prompt is empty or too long, or a setting is invalid. ModelFileError: there is no head.
         """
         made = self.model.engine.generate(
             self.model.prompt_ids(prompts), max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
@@ -158,10 +158,10 @@ def _digest(values: np.ndarray) -> bytes:
 
 
 def end_tokens(file: ModelFile | HuggingFaceFile) -> list[int]:
-    """The tokens with which the model ends a text, if it says any."""
+    """The model's end tokens, if it names any."""
     if isinstance(file, HuggingFaceFile):
-        said: Any = file.config.values.get("eos_token_id")
+        named: Any = file.config.values.get("eos_token_id")
     else:
         metadata = file.metadata()
-        said = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    return [token for token in (said if isinstance(said, list) else [said]) if type(token) is int]
+        named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    return [token for token in (named if isinstance(named, list) else [named]) if type(token) is int]

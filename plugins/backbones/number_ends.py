@@ -7,7 +7,7 @@ _PARTS = re.compile(
     "(?:[^"\\]|\\.){0,128}"\s{0,8}:             # a quoted key, whatever is in it (bounded: hostile text)
     | (?P<number>
         (?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?   # its sign does not matter to where it ends
-        | (?i:null|nan|inf(?:inity)?)(?![\w=])  # what serializers write for a number that is none
+        | (?i:null|nan|inf(?:inity)?)(?![\w=])  # what serializers write for what is not a finite number
       )
     | [^\W\d]\w*(?:[.-]\w+)*                    # a name, with the digits in it: joint_3, x1, arm-2
     """,
@@ -19,6 +19,6 @@ def number_ends(text: str) -> list[int]:
     """The place after each number's last character, in order.
 
     A number may have a sign, decimals and an exponent; `nan`, `inf` and `null` stand for one. Digits of a name
-    ("joint_3", "x1=") and whatever is in a quoted key are none.
+    ("joint_3", "x1=") and whatever is in a quoted key do not count.
     """
     return [match.end() for match in _PARTS.finditer(text) if match.lastgroup == "number"]

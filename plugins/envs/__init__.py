@@ -12,12 +12,12 @@ from bitrl.core.records import EnvironmentRecord
 TARGET = "bitrl.plugins.envs.gymnasium:GymnasiumEnvironment"
 
 SETTLING = {"algo.clip_coef": 0.2, "algo.epochs": 10, "algo.ent_coef": 0.01, "algo.anneal": True}
-"""A wider clip and more passes over each rollout than in the BitRL recipe: fewer steps to the same return. And in the
-end a policy that has made up its mind: what is judged is its most probable action.
+"""A wider clip range and more epochs per rollout than in the BitRL recipe: fewer steps to the same return. Annealing
+lets the policy settle at the end, since evaluation takes its greedy actions.
 """
 
-NEAR = {"algo.gamma": 0.9, "algo.gae_lambda": 0.9}
-"""Where what a step is worth shows soon, to look far ahead only adds noise to its advantage."""
+SHORT_HORIZON = {"algo.gamma": 0.9, "algo.gae_lambda": 0.9}
+"""Short horizons: where an action's effect shows soon, a larger discount only adds noise to the advantages."""
 
 MINIGRID = {"run.serializer": "grid", "run.steps": 1_000_000}
 
@@ -35,31 +35,33 @@ TUNED_MUJOCO = {
     "algo.running_standardisation": True,
 }
 """PPO's usual settings for MuJoCo's locomotion tasks (Huang et al. 2022, "The 37 Implementation Details of Proximal
-Policy Optimization"), with a deviation of 0.5 at the start (Andrychowicz et al. 2021, arXiv 2006.05990). But with
-smaller steps on larger minibatches: hundreds of features move a policy farther than a state's few numbers would. With
-the usual 3e-4 and 64, an update in HalfCheetah went as far as a KL divergence of 0.1 to 0.8; so it is 0.01 to 0.02.
-Numbers come through two blocks nearly as well as through four, at half the price.
+Policy Optimization"), with an initial standard deviation of 0.5 (Andrychowicz et al. 2021, arXiv 2006.05990). The
+learning rate is lower and minibatches are larger, since hundreds of features move a policy farther than a few state
+variables would: with the usual 3e-4 and 64, the KL divergence of an update in HalfCheetah was 0.1 to 0.8; with these it
+is 0.01 to 0.02. State variables can be linearly decoded after two blocks nearly as well as after four, at half the
+cost.
 """
 
 
 @options
 class CookingOptions:
-    """Options of TextWorld's cooking games. The defaults are the difficulty that results are given for: one ingredient,
-    to be cut and cooked in one room, the second of the four levels of Adhikari et al. (2020, arXiv:2002.09127).
+    """Options of TextWorld's cooking games. The defaults are the difficulty of the reported results: one ingredient, to
+    be cut and cooked in one room, the second of the four levels of Adhikari et al. (2020, arXiv:2002.09127).
     """
 
     recipe: int = option(1, "ingredients in the recipe", between(1, 5))
-    take: int = option(1, "how many of them must be found; the others are carried from the start", between(0, 5))
+    take: int = option(1, "ingredients to find; the others start in the inventory", between(0, 5))
     cook: bool = option(True, "ingredients must be fried, roasted or grilled")
     cut: bool = option(True, "ingredients must be chopped, sliced or diced")
-    open: bool = option(True, "the fridge and doors are closed at first")
+    open: bool = option(True, "the fridge and doors start closed")
     go: Literal[1, 6, 9, 12] = option(1, "rooms")
-    drop: bool = option(False, "no more can be carried than the recipe needs")
-    max_steps: int = option(50, "commands in an episode, at most", above(0))
-    games: int = option(400, "games to learn in; making one takes about a second, once", above(0))
-    eval_games: int = option(50, "other games, to be judged by", above(0))
+    drop: bool = option(False, "limit the inventory to what the recipe needs")
+    max_steps: int = option(50, "maximum commands per episode", above(0))
+    games: int = option(400, "training games; each takes about a second to generate, once", above(0))
+    eval_games: int = option(50, "evaluation games, different from the training games", above(0))
     eval_foods: Literal["train", "valid", "test"] = option(
-        "train", "what those ask for: train: the same foods and ways to prepare them, valid and test: others"
+        "train",
+        "foods and preparations in evaluation games; train: as in training; valid, test: held out",
     )
 
 
@@ -68,7 +70,9 @@ class MontezumaOptions:
     """Options of Montezuma's Revenge."""
 
     max_steps: int = option(
-        4500, "steps of four frames in an episode, at most: five minutes of play; the v5 id has 27000", above(0)
+        4500,
+        "maximum steps of four frames per episode; 4500: five minutes of play (the v5 id: 27000)",
+        above(0),
     )
 
 
@@ -91,7 +95,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="MountainCar-v0",
         summary="rock a weak car out of a valley (return about -105 at best)",
         target=TARGET,
-        # The reward is the same until the goal is met, which takes dozens of pushes in one direction.
+        # The reward is constant until the goal is reached, which takes dozens of pushes in one direction.
         defaults={"run.steps": 150_000},
         tuned={"ppo": {**SETTLING, "algo.noise_hold": 20.0}},
     )
@@ -110,18 +114,18 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
             )
     yield EnvironmentRecord(
         name="BabyAI-GoToRedBall-v0",
-        summary="find the red ball in a room, as the mission says (extra babyai; other BabyAI and MiniGrid ids alike)",
+        summary="go to the red ball in a room, as the mission says (extra babyai; also other BabyAI, MiniGrid ids)",
         target=TARGET,
         defaults={**MINIGRID, "run.steps": 300_000},
-        tuned={"ppo": {**SETTLING, **NEAR}},
+        tuned={"ppo": {**SETTLING, **SHORT_HORIZON}},
     )
     yield EnvironmentRecord(
         name="TextWorld-Cooking",
-        summary="read a recipe, find, prepare and eat it, by commands in English (extra textworld)",
+        summary="find, prepare and eat a recipe's ingredients, by commands in English (extra textworld)",
         target="bitrl.plugins.envs.cooking:TextWorldCooking",
         options=CookingOptions,
         defaults={"run.serializer": "compact", "run.steps": 250_000},
-        tuned={"ppo": {**NEAR, **SETTLING}},
+        tuned={"ppo": {**SHORT_HORIZON, **SETTLING}},
     )
     yield EnvironmentRecord(
         name="MiniGrid-DoorKey-8x8-v0",
@@ -139,18 +143,18 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
     )
     yield EnvironmentRecord(
         name="MontezumaRevenge",
-        summary="Atari's Montezuma's Revenge by its memory: keys, doors, 24 rooms, few rewards (extra atari)",
+        summary="Atari's Montezuma's Revenge from RAM state: keys, doors, 24 rooms, sparse rewards (extra atari)",
         target="bitrl.plugins.envs.montezuma:MontezumaRevenge",
         options=MontezumaOptions,
-        # Nothing ends an evaluation's episode early but the player's death, and a good player does not die.
+        # Evaluation episodes end early only when the player dies, and a good player does not.
         defaults={"run.serializer": "compact", "run.steps": 1_000_000, "run.eval_episodes": 10},
     )
     yield EnvironmentRecord(
         name="SmartHome-Light",
-        summary="a home's lamps, by a request in plain English (return about 31 at best)",
+        summary="control a home's lamps to satisfy a request in plain English (return about 31 at best)",
         target="bitrl.plugins.envs.smarthome:SmartHome",
         defaults={"run.serializer": "compact", "run.steps": 300_000},
-        tuned={"ppo": {**NEAR, **SETTLING}},
+        tuned={"ppo": {**SHORT_HORIZON, **SETTLING}},
     )
     yield EnvironmentRecord(
         name="gymnasium",

@@ -1,4 +1,4 @@
-"""What numbered actions are called, for people who watch."""
+"""Names of numbered actions, for people who watch."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 }
 
 MINIGRID = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle", "done")
-"""Of all worlds of MiniGrid and BabyAI."""
+"""Of all MiniGrid and BabyAI environments."""

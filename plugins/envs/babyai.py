@@ -1,6 +1,6 @@
-"""MiniGrid's worlds, BabyAI among them, as environments whose parts are plain numbers and a mission in words.
+"""MiniGrid environments, BabyAI among them, with observations made of arrays and a mission in words.
 
-Knows what MiniGrid does that a learner must not see: missions that are no `Text` space, success told only by the
+Knows what must be adapted in MiniGrid: missions that are not in a `Text` space, success reported only through the
 reward, notices printed on stdout. How an observation is written down is the serializer's (`grid`) to know.
 """
 
@@ -25,8 +25,8 @@ class BabyAI(gymnasium.Wrapper):
     """A MiniGrid environment.
 
     Its observation is the parts "image" (uint8 [7, 7, 3]: object, colour and state of each cell in view, by column and
-    row; the agent stands in column 3 of the last row, where it sees what it carries), "direction" (0 east, 1 south,
-    2 west, 3 north) and "mission" (a text). The `info` of an episode's last step has "success".
+    row; the agent stands in column 3 of the last row, whose cell shows what it carries), "direction" (0 east, 1 south,
+    2 west, 3 north) and "mission" (a string). The `info` of an episode's last step has "success".
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -39,13 +39,13 @@ class BabyAI(gymnasium.Wrapper):
         )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; what MiniGrid prints while it looks for a solvable world is dropped."""
+        """Start an episode; what MiniGrid prints while it looks for a solvable layout is dropped."""
         with contextlib.redirect_stdout(io.StringIO()):
             observation, info = self.env.reset(seed=seed, options=options)
         return self._parts(observation), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take a step. A world that ends with a reward ends well."""
+        """Take a step. An episode that terminates with a reward is a success."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
             info["success"] = bool(terminated and float(reward) > 0)
@@ -63,7 +63,7 @@ def is_minigrid(id: str) -> bool:
 
 
 def spec(id: str) -> ObservationSpec:
-    """What the serializer `grid` must know."""
+    """The observation spec that the serializer `grid` reads."""
     return ObservationSpec(id, texts=("mission",), grid=True)
 
 

@@ -1,4 +1,4 @@
-"""TextWorld's cooking games for `bitrl run`: some games to learn in, and others to be judged by."""
+"""TextWorld's cooking games for `bitrl run`: training games, and held-out ones for evaluation."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from bitrl.plugins.envs.textworld import CookingGame
 from bitrl.plugins.envs.textworld_games import Cooking, Split, require_textworld
 
 HELD_OUT = 100_000
-"""The seed of the first game that is only ever played in evaluation."""
+"""The seed of the first game that is played in evaluation only."""
 
 
 class TextWorldCooking(Environment):
     """Read a recipe, find its ingredients, cut and cook them as it says, prepare the meal and eat it.
 
-    A state is one text and says what a player knows: the recipe once it was read, the room and what lies open in it,
-    what is carried, and the game's answer to the last command. An action is one of the commands that can be given in
-    it. Each thing done well is a point, the reward its share of all; a game is won when the meal is eaten, and lost
-    when an ingredient is spoilt. What is learnt in and what is judged by are different games.
+    The observation is one string with what the player knows: the recipe once it was read, the room and what is visible
+    in it, the inventory, and the game's reply to the last command. The action is one of the admissible commands. Each
+    subgoal is worth a point, and the reward is its share of all points; a game is won when the meal is eaten, and lost
+    when an ingredient is spoilt. Training and evaluation play different games.
     """
 
     options: CookingOptions
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
-        """The games to learn in. Those that are not in the cache are made when they are played first.
+        """The training games. Those that are not in the cache are made when they are first played.
 
         Raises:
             UsageError: TextWorld is not installed.
@@ -37,12 +37,12 @@ class TextWorldCooking(Environment):
         return self._games("train", range(self.options.games), render_mode)
 
     def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
-        """The games to be judged by; as `make`."""
+        """The evaluation games; as `make`."""
         seeds = range(HELD_OUT, HELD_OUT + self.options.eval_games)
         return self._games(self.options.eval_foods, seeds, render_mode)
 
     def observation_spec(self) -> ObservationSpec:
-        """One text, and commands."""
+        """One text, and admissible commands."""
         require_textworld()
         return ObservationSpec(self.id, texts=("state",), commands=True)
 

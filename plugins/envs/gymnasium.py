@@ -18,7 +18,7 @@ from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 
 
 class GymnasiumEnvironment(Environment):
-    """What `gymnasium.make` makes of an id; an action mask in its `info` becomes part of its observations."""
+    """An environment made by `gymnasium.make`; an action mask in its `info` becomes part of its observations."""
 
     _masked: bool | None = None
 
@@ -41,13 +41,11 @@ class GymnasiumEnvironment(Environment):
         if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box, gymnasium.spaces.Text)):
             env.close()
             kind = type(env.action_space).__name__
-            raise UsageError(
-                f"environment {self.id}: its actions are a {kind} space, and algorithms act in Discrete, Box or Text"
-            )
+            raise UsageError(f"environment {self.id}: expected a Discrete, Box or Text action space, got {kind}")
         return ActionMask(env) if self._masks(env) else env
 
     def _masks(self, env: gymnasium.Env) -> bool:
-        """Whether the environment says in each state which of its numbered actions can be taken."""
+        """Whether the environment gives an action mask for its numbered actions."""
         if not isinstance(env.action_space, gymnasium.spaces.Discrete) or spec_of_known(self.id) is not None:
             return False
         if self._masked is None:

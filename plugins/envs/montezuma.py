@@ -1,10 +1,10 @@
-"""Atari's Montezuma's Revenge by what its memory says: the room, where everything stands, what is carried.
+"""Atari's Montezuma's Revenge from RAM state: the room, the positions of everything in it, the inventory.
 
 Most of the bytes' meanings are those of the Atari Annotated RAM Interface (Anand et al. 2019, "Unsupervised state
 representation learning in Atari", arXiv 1906.08226, appendix); what the bits of the inventory and of a room's state
 mean was found by setting them and looking at the screen, which a test repeats. The game is the Arcade Learning
-Environment's, played as its id ALE/MontezumaRevenge-v5 is: an action lasts four frames, and in each of them the one
-before it goes on with probability 0.25 (Machado et al. 2018, arXiv 1709.06009).
+Environment's, played with the settings of ALE/MontezumaRevenge-v5: a frame skip of four, and sticky actions, which
+repeat the previous action in each frame with probability 0.25 (Machado et al. 2018, arXiv 1709.06009).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.plugins.envs import MontezumaOptions
 
-FRAMES_A_STEP = 4
-REPEAT = 0.25
+FRAME_SKIP = 4
+REPEAT_PROBABILITY = 0.25
 
 ROOM, LEVEL, LIVES = 3, 57, 58
 PLAYER_X, PLAYER_Y, POSTURE = 42, 43, 52
@@ -28,10 +28,10 @@ THING_X, THING_Y = 44, 45
 SKULL_X, SKULL_Y = 47, 46
 INVENTORY, STATE = 65, 66
 JUMP, FALL = 86, 88
-"""Places in the 128 bytes of memory."""
+"""Addresses in the 128 bytes of RAM."""
 
 SKULL_OFFSET = 33
-"""From a skull's own count of pixels to the player's."""
+"""From a skull's x coordinate to the player's."""
 DOOR_ROOMS, SKULL_ROOMS = (1, 5, 17), (1, 5, 18)
 """Rooms whose state has a bit for either door, and for a skull that rolls."""
 
@@ -57,8 +57,8 @@ FIELDS = (
     Field("lives", 0, 5, decimals=0),
     Field("level", 0, 2, decimals=0),
 )
-"""The player's y grows upwards; heights of skulls and things are counts of their own. A thing is the room's key,
-treasure or beast. The numbers of what is not there are 0.
+"""The player's y grows upwards; heights of skulls and things are on scales of their own. A thing is the room's key,
+treasure or beast. What is absent has zeros.
 """
 
 SPEC = ObservationSpec("MontezumaRevenge", FIELDS)
@@ -68,9 +68,9 @@ JOYSTICK = ("nothing", "jump", *_WAYS, *(f"jump {way}" for way in _WAYS))
 """Actions in the emulator's order."""
 
 
-def read(memory: np.ndarray) -> np.ndarray:
-    """The 128 bytes of the game's memory → the numbers that `FIELDS` names, float32 [20]."""
-    at = memory.astype(int)
+def read(ram: np.ndarray) -> np.ndarray:
+    """The 128 bytes of RAM → the numbers that `FIELDS` names, float32 [20]."""
+    at = ram.astype(int)
     room, carried, state = at[ROOM], at[INVENTORY], at[STATE]
     doors = state if room in DOOR_ROOMS else 0
     skull = bool(state & 0b0010) and room in SKULL_ROOMS
@@ -103,13 +103,14 @@ def read(memory: np.ndarray) -> np.ndarray:
 class Montezuma(gymnasium.Env):
     """The game as numbers.
 
-    Observation: float32 [20], as `FIELDS` says. Action: Discrete(18), the joystick's (0 nothing, 1 jump, 2 up, 3 right,
-    4 left, 5 down, and then their combinations). Reward: points won (100 for a key, 300 for a door). An episode ends
-    with the last life, and is cut off after `max_steps`. The emulator's own repetition of actions is off and done here:
-    its generator can be seeded only by loading the game anew, which takes 20 times as long as a reset.
+    Observation: float32 [20], in the order of `FIELDS`. Action: Discrete(18), the joystick's (0 nothing, 1 jump, 2 up,
+    3 right, 4 left, 5 down, and then their combinations). Reward: points won (100 for a key, 300 for a door). An
+    episode ends with the last life, and is truncated after `max_steps`. The emulator's own repetition of actions is off
+    and done here: its random generator can be seeded only by reloading the game, which takes 20 times as long as a
+    reset.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 60 // FRAMES_A_STEP}  # noqa: RUF012 (Gymnasium's type)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 60 // FRAME_SKIP}  # noqa: RUF012 (Gymnasium's type)
 
     def __init__(self, max_steps: int, render_mode: str | None = None):
         """`render_mode` is None or "rgb_array".
@@ -129,7 +130,7 @@ class Montezuma(gymnasium.Env):
         self.joystick = self.ale.getMinimalActionSet()
         self.max_steps, self.render_mode = max_steps, render_mode
         self.action_space = gymnasium.spaces.Discrete(len(self.joystick))
-        # A byte may leave its field's bounds, which say where the number typically stays.
+        # A byte may leave its field's bounds, which are those of typical play.
         self.observation_space = gymnasium.spaces.Box(0, 255 + SKULL_OFFSET, (len(FIELDS),), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -140,10 +141,10 @@ class Montezuma(gymnasium.Env):
         return read(self.ale.getRAM()), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Hold the joystick so for four frames."""
+        """Apply the action for four frames."""
         self.steps += 1
         reward = 0
-        for repeats in self.np_random.random(FRAMES_A_STEP) < REPEAT:
+        for repeats in self.np_random.random(FRAME_SKIP) < REPEAT_PROBABILITY:
             self.held = self.held if repeats else int(action)
             reward += self.ale.act(self.joystick[self.held])
         terminated = self.ale.game_over()
@@ -156,10 +157,10 @@ class Montezuma(gymnasium.Env):
 
 
 class MontezumaRevenge(Environment):
-    """Atari's Montezuma's Revenge by what its memory says: the room, where everything stands, what is carried.
+    """Atari's Montezuma's Revenge from RAM state: the room, the positions of everything in it, the inventory.
 
-    Points are few and far apart: 100 for a key, 300 for a door. An action lasts four frames, and in each of them the
-    one before it goes on with probability 0.25. An episode ends with the last life.
+    Rewards are sparse: 100 for a key, 300 for a door. An action lasts four frames, and in each of them the previous
+    action is repeated with probability 0.25 (sticky actions). An episode ends with the last life.
     """
 
     options: MontezumaOptions
@@ -180,5 +181,5 @@ class MontezumaRevenge(Environment):
         return SPEC
 
     def action_names(self) -> tuple[str, ...]:
-        """What the joystick does."""
+        """Of the joystick."""
         return JOYSTICK

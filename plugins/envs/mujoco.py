@@ -1,7 +1,7 @@
-"""MuJoCo's tasks as Gymnasium makes them (HalfCheetah, Hopper, Walker2d …), without the notices that come with each.
+"""MuJoCo's tasks as Gymnasium makes them (HalfCheetah, Hopper, Walker2d …), without their notices.
 
-Knows what a user can do nothing about: MuJoCo's warnings on Gymnasium's own model files, one for each environment and
-a file MUJOCO_LOG.TXT, and Gymnasium's on ids before v5, which are asked for to repeat what was measured on them.
+Silences what a user can do nothing about: MuJoCo's warnings about Gymnasium's own model files, one per environment and
+one in a file MUJOCO_LOG.TXT, and Gymnasium's about ids before v5, which are used to reproduce published results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def is_mujoco(id: str) -> bool:
 
 
 def hint(id: str, error: Exception) -> str:
-    """What to do about an environment that could not be made, in brackets; nothing if it is no task on MuJoCo."""
+    """What to do about an environment that could not be made, in brackets; nothing if it is not a MuJoCo task."""
     if not is_mujoco(id):
         return ""
     if isinstance(error, ModuleNotFoundError):
@@ -32,10 +32,10 @@ def hint(id: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet(id: str) -> Iterator[None]:
-    """No such notices while an environment is made; nothing if it is no task on MuJoCo.
+    """Suppress these notices while an environment is made; nothing if it is not a MuJoCo task.
 
     Raises:
-        ModuleNotFoundError: MuJoCo is not there.
+        ModuleNotFoundError: MuJoCo is not installed.
     """
     if not is_mujoco(id):
         yield

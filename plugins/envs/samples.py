@@ -1,4 +1,4 @@
-"""Texts of the worlds, with the facts they tell: for training a model to read them, and for testing whether it does.
+"""States of the text environments as text, with the facts they hold: to train and to test models that read them.
 
 Every function is deterministic in its `seed`.
 """
@@ -36,7 +36,7 @@ BABYAI_IDS = (
 
 @attrs.frozen
 class BabyAISample:
-    """A state of a BabyAI world as the serializer `grid` writes it.
+    """A state of a BabyAI environment as the serializer `grid` writes it.
 
     Attributes:
         id: of the environment.
@@ -61,7 +61,7 @@ class BabyAISample:
 
 
 def babyai_samples(ids: Sequence[str], count: int, seed: int) -> list[BabyAISample]:
-    """`count` states, as evenly over the environments `ids` as can be, met by a policy that wanders.
+    """`count` states, as evenly over the environments `ids` as can be, visited by a wandering policy.
 
     Raises:
         UsageError: MiniGrid is not installed, or has no such id.
@@ -73,23 +73,23 @@ def babyai_samples(ids: Sequence[str], count: int, seed: int) -> list[BabyAISamp
         rng = np.random.default_rng([seed, index])
         write = Grid(None, spec(id))
         wanted = count // len(ids) + (index < count % len(ids))
-        world = make(id)
-        observation, _ = world.reset(seed=int(rng.integers(2**31)))
+        env = make(id)
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))
         steps = 0
         while wanted > 0:
             sample = _babyai_sample(id, observation, write(observation))
-            # Neighbours are alike; and a wanderer sees walls more often than what it looks for.
+            # Successive states are alike; and a wandering policy sees walls more often than its target.
             if rng.random() < (0.5 if sample.visible else 0.2):
                 samples.append(sample)
                 wanted -= 1
             # Turn left, turn right, forward, pick up, drop, toggle: mostly forward, to get about.
             action = int(rng.choice(6, p=[0.17, 0.17, 0.42, 0.1, 0.04, 0.1]))
-            observation, _, terminated, truncated, _ = world.step(action)
+            observation, _, terminated, truncated, _ = env.step(action)
             steps += 1
             if terminated or truncated or steps == 40:  # a new mission now and then
-                observation, _ = world.reset()
+                observation, _ = env.reset()
                 steps = 0
-        world.close()
+        env.close()
     return samples
 
 
@@ -109,9 +109,9 @@ class TextWorldSample:
     Attributes:
         game: its name, which says its split and seed.
         text: the state.
-        admissible: the commands that can be given in it, sorted.
-        commands: all commands that could be given somewhere in this game, as far as was seen; sorted. Those not
-            among `admissible` cannot be given here.
+        admissible: the admissible commands, sorted.
+        commands: all commands that were admissible somewhere in this game, as far as was visited; sorted. Those not
+            among `admissible` are not admissible here.
     """
 
     game: str
@@ -123,7 +123,7 @@ class TextWorldSample:
 def textworld_samples(games: Sequence[int], per_game: int, seed: int, split: str = "train") -> list[TextWorldSample]:
     """`per_game` states of each of the games with these seeds in a split ("train", "valid" or "test": other foods).
 
-    The policy acts at random, follows the way to win, or does either by turns. The games (a second each) and the states
+    The policy acts at random, follows the walkthrough, or mixes both. The games (a second each) and the states
     are kept on disk, in the user's cache directory.
 
     Raises:
@@ -133,7 +133,7 @@ def textworld_samples(games: Sequence[int], per_game: int, seed: int, split: str
 
     settings = textworld_games.Cooking(split=split)  # type: ignore[arg-type]
     samples: list[TextWorldSample] = []
-    # What plays the games, words their states and chooses among them.
+    # The code that decides which states there are and how they are worded.
     code = [inspect.getsource(part) for part in (textworld, textworld_rules, textworld_words, _wander)]
     version = hashlib.sha256("".join(code).encode()).hexdigest()[:12]
     textworld_games.games_of(settings, games)
@@ -141,9 +141,9 @@ def textworld_samples(games: Sequence[int], per_game: int, seed: int, split: str
         name = textworld_games.game_name(settings, index)
         kept = textworld_games.cache_directory() / f"states-{per_game}-{seed}-{version}-{name}.json"
         if not kept.exists():
-            world = textworld.CookingGame(settings, [index], max_steps=40, walkthrough=True)
-            states = _wander(world, per_game, np.random.default_rng([seed, index]))
-            world.close()
+            env = textworld.CookingGame(settings, [index], max_steps=40, walkthrough=True)
+            states = _wander(env, per_game, np.random.default_rng([seed, index]))
+            env.close()
             write_atomically(kept, json.dumps(states))
         rows = json.loads(kept.read_text())
         commands = tuple(sorted({command for _, admissible in rows for command in admissible}))
@@ -188,7 +188,7 @@ class SmartHomeSample:
 
 
 def smarthome_samples(count: int, seed: int, serializer: str = "compact") -> list[SmartHomeSample]:
-    """`count` states met by random actions, each after its own request, written by `serializer` (json, natural,
+    """`count` states visited by random actions, each after its own request, written by `serializer` (json, natural,
     compact).
     """
     from bitrl.core.options import parse
@@ -198,12 +198,12 @@ def smarthome_samples(count: int, seed: int, serializer: str = "compact") -> lis
     record = registry().find("serializer", serializer)
     write = record.load()(parse(record.options, {}, "serializer"), SPEC)
     rng = np.random.default_rng(seed)
-    world = SmartHomeLight()
+    env = SmartHomeLight()
     samples: list[SmartHomeSample] = []
     for _ in range(count):
-        observation, info = world.reset(seed=int(rng.integers(2**31)))
+        observation, info = env.reset(seed=int(rng.integers(2**31)))
         for _ in range(rng.integers(4)):
-            observation, _, _, _, info = world.step(rng.integers(9))
+            observation, _, _, _, info = env.step(rng.integers(9))
         wants = {room: info["wants"].get(room, "unmentioned") for room in ROOMS}
         samples.append(SmartHomeSample(write(observation), observation["request"], wants, observation["numbers"]))
     return samples

@@ -1,5 +1,5 @@
-"""SmartHome-Light: a home's lamps, moved one step at a time to suit a request spoken in plain English (`SmartHome`
-says how).
+"""SmartHome-Light: control a home's lamps, one level at a time, to satisfy a request in plain English (see
+`SmartHome`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ LONGEST_REQUEST = 300
 
 
 def request(rng: np.random.Generator) -> tuple[str, dict[str, Want]]:
-    """A request in words, and what it wants of the rooms it names."""
+    """A request in plain English, and the light it wants in each room it names."""
     count = int(rng.integers(2, 4))
     rooms = [ROOMS[i] for i in rng.permutation(len(ROOMS))[:count]]
     choices: tuple[Want, ...] = ("bright", "dim", "dark")
@@ -104,10 +104,10 @@ def request(rng: np.random.Generator) -> tuple[str, dict[str, Want]]:
 class SmartHomeLight(gymnasium.Env):
     """The home.
 
-    Observation: the parts "request" (a text) and "numbers" (float32 [13], as `FIELDS` says). Action: Discrete(9): 0
-    leaves all as it is; 1 + 2 i turns the lamp of `ROOMS[i]` up by a level, 2 + 2 i down. `info` has "wants" (room →
-    "bright", "dim" or "dark": the request understood, for oracles and tests), "comfort", "energy", and at an episode's
-    end "success".
+    Observation: the parts "request" (a string) and "numbers" (float32 [13], in the order of `FIELDS`). Action:
+    Discrete(9): 0 leaves all lamps as they are; 1 + 2 i turns the lamp of `ROOMS[i]` up by a level, 2 + 2 i down.
+    `info` has "wants" (room → "bright", "dim" or "dark": the request parsed, for oracles and tests), "comfort",
+    "energy", and at an episode's end "success".
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's name and type)
@@ -139,7 +139,7 @@ class SmartHomeLight(gymnasium.Env):
         return self._observation(), self._info()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Move one lamp, or none; the reward is for the light that this makes, before the world moves on."""
+        """Move one lamp, or none; the reward is for the light that this makes, before the environment moves on."""
         room, down = divmod(int(action) - 1, 2)
         if action > 0:
             self.levels[room] = np.clip(self.levels[room] + (-1 if down else 1), 0, LEVELS)
@@ -155,7 +155,7 @@ class SmartHomeLight(gymnasium.Env):
         return self._observation(), float(info["comfort"] - 0.3 * info["energy"]), False, truncated, info
 
     def render(self) -> str | None:
-        """The request and a line a room."""
+        """The request, and a line for each room."""
         if self.render_mode != "ansi":
             return None
         rows = zip(ROOMS, self.people, self._daylight(), self.levels, strict=True)
@@ -169,7 +169,7 @@ class SmartHomeLight(gymnasium.Env):
         return BANDS["lit"] if self.people[ROOMS.index(room)] else None
 
     def miss(self, room: str) -> float:
-        """How far a room's light is from what it needs, in kilolux; daylight is not held against it."""
+        """How far a room's light is from what it needs, in kilolux; excess daylight does not count."""
         band = self.band(room)
         if band is None:
             return 0.0
@@ -204,7 +204,7 @@ class SmartHomeLight(gymnasium.Env):
 
 
 class SmartHome(Environment):
-    """A home's lamps, moved one step at a time to suit a request spoken in plain English.
+    """Control a home's lamps, one level at a time, to satisfy a request in plain English.
 
     Four rooms have a lamp each. Daylight comes and goes with the hour and the clouds, people walk from room to room,
     and for one evening or morning (36 steps of ten minutes) a request holds: "make the study bright enough to read, but
@@ -217,12 +217,12 @@ class SmartHome(Environment):
         asked to be dark     0.05 at most
         not mentioned        0.15 to 0.50 while somebody is in it, else nothing
 
-    A room that is too light by daylight alone is as it should be once its lamp is off. The reward of a step is the
-    comfort, the mean over the rooms that need something of 1 where it is met, falling to 0 at 0.15 kilolux from it
-    (requested rooms count twice), less 0.3 times the share of the lamps' full power in use. An episode is a success
-    (`info["success"]` of its last step) if each requested room was as requested in at least 75 % of the steps after the
-    first twelve, which are enough to move all lamps. A request names two or three rooms, one of them to be bright and
-    one not to be: no policy that ignores it can do well.
+    A room that is too bright by daylight alone counts as satisfied once its lamp is off. The reward of a step is the
+    comfort, the mean over the rooms that need something of 1 where the need is satisfied, decaying linearly to 0 at
+    0.15 kilolux from it (requested rooms count twice), less 0.3 times the share of the lamps' full power in use. An
+    episode is a success (`info["success"]` of its last step) if each requested room was as requested in at least 75 %
+    of the steps after the first twelve, which are enough to move all lamps. A request names two or three rooms, one of
+    them to be bright and one not to be: no policy that ignores it can do well.
     """
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:

@@ -35,7 +35,7 @@ Split = Literal["train", "valid", "test"]
 
 @attrs.frozen(kw_only=True)
 class Cooking:
-    """How hard the games are. The defaults are the difficulty of those that models are trained on.
+    """Difficulty of the games. The defaults are those of the games that models are pretrained on.
 
     Attributes:
         recipe: ingredients in the recipe, 1 to 5.
@@ -88,8 +88,9 @@ def game_name(settings: Cooking, seed: int) -> str:
 
 
 def games_of(settings: Cooking, seeds: Sequence[int]) -> list[Path]:
-    """The files of the games with these seeds, made first (in about a second each, on all cores) where the cache lacks
-    them. Each is kept as soon as its piece is done, so that a killed process has to make only the others again.
+    """The files of the games with these seeds, made first (in about a second each, on all cores) where the cache does
+    not have them. Each is kept as soon as its piece is done, so that a killed process has to make only the others
+    again.
 
     Raises:
         UsageError: TextWorld is not installed. RunFailed: it could not make a game.
@@ -119,7 +120,7 @@ def _make_apart(settings: Cooking, seeds: Sequence[int]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=directory))
     except OSError as error:
-        raise RunFailed(f"{directory}: games cannot be kept there: {error.strerror}: set XDG_CACHE_HOME") from None
+        raise RunFailed(f"{directory}: games cannot be saved there: {error.strerror}: set XDG_CACHE_HOME") from None
     try:
         made = subprocess.run(
             [sys.executable, "-m", __name__, str(unfinished), json.dumps(attrs.asdict(settings)), json.dumps(seeds)],
@@ -157,9 +158,9 @@ def _make(directory: Path, settings: dict[str, Any], seeds: Sequence[int]) -> No
     for seed in seeds:
         options = textworld.GameOptions()
         options.seeds = seed
-        world = cooking.make(settings | {"recipe_seed": 0}, options)
+        game = cooking.make(settings | {"recipe_seed": 0}, options)
         (directory / str(seed)).mkdir()
-        world.save(str(directory / str(seed) / f"{GAME}.unfinished"))
+        game.save(str(directory / str(seed) / f"{GAME}.unfinished"))
         (directory / str(seed) / f"{GAME}.unfinished").rename(directory / str(seed) / GAME)
 
 

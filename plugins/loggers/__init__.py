@@ -12,9 +12,9 @@ from bitrl.core.records import LoggerRecord
 
 @options
 class CsvOptions:
-    """Options of the table."""
+    """Options of the CSV logger."""
 
-    delimiter: Literal[",", ";", "tab"] = option(",", "what stands between two columns")
+    delimiter: Literal[",", ";", "tab"] = option(",", "column separator")
 
 
 @hookimpl

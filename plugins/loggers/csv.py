@@ -14,7 +14,7 @@ from bitrl.plugins.loggers import CsvOptions
 
 
 class Csv(Logger):
-    """A row per update. A metric gets its column when it first comes; its cells before that are empty."""
+    """A row per update. A metric gets its column when it first appears; earlier cells are empty."""
 
     def __init__(self, options: CsvOptions, directory: Path):
         super().__init__(options, directory)
@@ -23,13 +23,13 @@ class Csv(Logger):
         self.columns: list[str] = []
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
-        """Keep the rows up to `step`, and the columns that have something in them."""
+        """Keep the rows up to `step`, and the columns that are not empty."""
         rows = [row for row in self._rows() if int(row["step"]) <= step]
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
         self._rewrite(rows)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row; where it has new columns, write the whole table again."""
+        """Append a row; where it has new columns, rewrite the whole table."""
         new = [name for name in row if name not in self.columns]
         if new:
             rows = self._rows()
@@ -40,7 +40,9 @@ class Csv(Logger):
             file.write(self._lines([row]))
 
     def _rows(self) -> list[dict[str, str]]:
-        """The whole rows of the file, without their empty cells; a process killed while writing leaves half a row."""
+        """The complete rows of the file, without their empty cells; a process killed while writing leaves half a
+        row.
+        """
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         whole = text[: text.rfind("\n") + 1]
         table = csv.DictReader(io.StringIO(whole, newline=""), delimiter=self.delimiter)

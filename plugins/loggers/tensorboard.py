@@ -12,7 +12,7 @@ from bitrl.core.interfaces import Logger
 
 
 class TensorBoard(Logger):
-    """A scalar per metric, and in the end the evaluation's, by environment step."""
+    """A scalar per metric, and the final evaluation's, by environment step."""
 
     def __init__(self, options: Any, directory: Path):
         super().__init__(options, directory)
@@ -20,7 +20,7 @@ class TensorBoard(Logger):
         self.step = 0
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
-        """Begin an event file, which tells TensorBoard to purge what older ones hold beyond `step`."""
+        """Begin an event file, which tells TensorBoard to purge events of older files beyond `step`."""
         # tensorboardX's SummaryWriter writes in a thread of its own, so that a killed process would lose metrics.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -30,7 +30,7 @@ class TensorBoard(Logger):
         if step == 0:  # a new run, perhaps in place of another one
             for path in self.folder.glob("events.out.tfevents.*"):
                 path.unlink()
-        # The name holds the second it is made in, and another run of this process may have begun in the same one.
+        # The name holds the second it is made in, and another run of this process may have started in the same second.
         self.writer = EventsWriter(str(self.folder / "events"), f".{step:012}.{os.getpid()}")
         start = SessionLog(status=SessionLog.START)
         self.writer.write_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
@@ -42,7 +42,7 @@ class TensorBoard(Logger):
         self._write({name: value for name, value in row.items() if name != "step"})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the numbers of the evaluation."""
+        """Write the metrics of the evaluation."""
         numbers = {name: value for name, value in summary["eval"].items() if isinstance(value, (int, float))}
         self._write({f"evaluation/{name}": value for name, value in numbers.items()})
 

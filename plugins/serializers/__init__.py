@@ -14,21 +14,21 @@ class TextOptions:
     """Options of the serializers that write numbers as text."""
 
     decimals: int | None = option(
-        None, "digits after the point; unset: 3, more for numbers whose bounds are small", between(0, 9)
+        None, "digits after the decimal point; unset: 3, more for numbers with narrow bounds", between(0, 9)
     )
 
 
 @options
 class BinsOptions:
-    """Options of the serializer that writes whole numbers."""
+    """Options of the serializer that writes integers."""
 
     bins: int = option(
         199,
-        "places in a number's range: 199 are the whole numbers -99 to 99, 1999 those to 999",
+        "bins over a number's range: 199 give the integers -99 to 99, 1999 those to 999",
         Constraint(lambda bins: 3 <= bins <= 1999 and bins % 2 == 1, "that is odd and between 3 and 1999"),
     )
     unbounded: float = option(
-        10.0, "a number without bounds is taken to lie within plus and minus this, beyond it to be at the end", above(0)
+        10.0, "range assumed for a number without bounds, plus and minus; values outside it are clipped", above(0)
     )
 
 
@@ -36,26 +36,26 @@ class BinsOptions:
 class CodesOptions:
     """Options of the serializer that writes learned tokens."""
 
-    codes: int = option(256, "codes to choose from for each token", between(2, 1000))
+    codes: int = option(256, "size of each token's codebook", between(2, 1000))
     tokens: int | None = option(
         None,
-        "codes that a state is written with, at most one a number; unset: one for two numbers, and at least two",
+        "tokens per state, at most one per number; unset: one for every two numbers, and at least two",
         above(0),
     )
-    states: int = option(4096, "states of random play that the codes are fitted to", above(0))
+    states: int = option(4096, "states of a random policy that the codebook is fitted to", above(0))
     states_file: str | None = option(
-        None, "fit to the states in this file instead (bitrl eval RUN --states FILE): those that a trained agent meets"
+        None, "fit to the states in this file instead, visited by a trained agent (bitrl eval RUN --states FILE)"
     )
 
 
 @options
 class TemplateOptions(TextOptions):
-    """Options of the serializer that writes the user's own sentence."""
+    """Options of the serializer that fills in a template of the user's."""
 
     template: str | None = option(
         None,
-        "the text of a state, its fields in braces: pole at {pole_angle:.2f} rad; a brace itself is {{ or }}; "
-        "unset: as compact writes it",
+        "the text of a state, with fields in braces: pole at {pole_angle:.2f} rad; {{ and }} are literal braces; "
+        "unset: the format of compact",
     )
 
 
@@ -82,31 +82,31 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
     )
     yield SerializerRecord(
         name="bins",
-        summary="whole numbers from -99 to 99 by the bounds, the shortest form: 1 -17 3 40",
+        summary="integers from -99 to 99, scaled by the bounds, the shortest format: 1 -17 3 40",
         target="bitrl.plugins.serializers.bins:Bins",
         options=BinsOptions,
     )
     yield SerializerRecord(
         name="codes",
-        summary="learned tokens, each for a kind of state, more where states are often: 127 40",
+        summary="learned tokens of a codebook (product quantisation), finer where states are frequent: 127 40",
         target="bitrl.plugins.serializers.codes:Codes",
         options=CodesOptions,
         learns=True,
     )
     yield SerializerRecord(
         name="prompt",
-        summary="a prompt as it stands, where observations are texts already",
+        summary="the prompt unchanged, for environments whose observations are text",
         target="bitrl.plugins.serializers.prompt:Prompt",
     )
     yield SerializerRecord(
         name="template",
-        summary="your own sentence with the fields in it (-o serializer.template='pole at {pole_angle:.2f} rad')",
+        summary="your own template with fields (-o serializer.template='pole at {pole_angle:.2f} rad')",
         target="bitrl.plugins.serializers.template:Template",
         options=TemplateOptions,
     )
     yield SerializerRecord(
         name="grid",
-        summary="BabyAI and MiniGrid: the mission, what is seen and where: red ball 2 ahead 1 left",
+        summary="BabyAI and MiniGrid: the mission, the objects in view and where: red ball 2 ahead 1 left",
         target="bitrl.plugins.serializers.grid:Grid",
     )
     yield SerializerRecord(

@@ -1,6 +1,6 @@
-"""States as whole numbers between -99 and 99, by each number's bounds: 1 -17 3 40. The shortest form of a state.
+"""States as integers from -99 to 99, scaled by each number's bounds: 1 -17 3 40. The shortest format.
 
-A number is one token of bitrl's own vocabulary, its names and units are left out: the place says which number it is.
+Each integer is one token of bitrl's own vocabulary. Names and units are left out: the position identifies the number.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_gr
 
 
 class Bins:
-    """The places of an observation's numbers within their ranges: 0 in the middle, ±`bins` // 2 at the ends and beyond.
+    """The bins of an observation's numbers within their ranges: 0 in the middle, ±`bins` // 2 at the ends and beyond.
 
-    A Discrete observation is whole already and written as it is. Texts beside the numbers come first.
+    A Discrete observation is an integer already and written unchanged. Texts beside the numbers come first.
     """
 
     def __init__(self, options: BinsOptions, observation: ObservationSpec):

@@ -1,7 +1,8 @@
-"""States as learned tokens: 412 17. Each code stands for a kind of state, and there are more where states are often.
+"""States as learned tokens: 412 17. Each code stands for a region of states, and regions are smaller where states are
+frequent.
 
-Shorter than one number for each of a state's (bins), since a code says several at once, and finer where it matters;
-what is lost is the distance to the nearest code. A code is a whole number between 0 and 999, which is one token of
+Shorter than one integer per number (bins), since a code holds several numbers, and finer where it matters; what is lost
+is the distance to the nearest code. A code is an integer from 0 to 999, which is one token of
 bitrl's own vocabulary.
 """
 
@@ -23,14 +24,14 @@ from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_gr
 
 
 class Codes:
-    """Which codes are nearest to an observation's numbers, two to a code unless `tokens` says otherwise. Texts beside
+    """The codes nearest to an observation's numbers, two numbers per code unless `tokens` says otherwise. Texts beside
     the numbers come first.
 
-    The codebook is fitted when it is first needed, to states of random play or to those in a file, always in the same
-    way. A run saves it with its checkpoints: another machine's rounding would give another one.
+    The codebook is fitted when it is first needed, to states of a random policy or to those in a file,
+    deterministically. A run saves it with its checkpoints, since rounding on another machine would give another one.
 
     Raises:
-        UsageError: the observations are not numbers, or there are no states to learn from.
+        UsageError: the observations are not numbers, or there are no states to fit to.
     """
 
     def __init__(self, options: CodesOptions, observation: ObservationSpec):
@@ -38,18 +39,18 @@ class Codes:
         refuse_no_numbers(observation)
         if observation.discrete is not None:
             raise UsageError(
-                f"environment {observation.env} has {observation.discrete} states, each a whole number already: "
+                f"environment {observation.env} has {observation.discrete} states, which are integers already: "
                 f"use {setting('serializer', 'bins')}"
             )
         if not observation.fields:
-            raise UsageError("serializer codes learns from states: name the environment that they come from")
+            raise UsageError("serializer codes is fitted to states: name the environment that they come from")
         self.options, self.observation = options, observation
         self.tokens = options.tokens or max(2, math.ceil(len(observation.fields) / 2))
         self._fitted: Codebook | None = None
 
     @property
     def codebook(self) -> Codebook:
-        """Which codes stand for what; fitted by the first who asks."""
+        """The codebook, fitted on first use."""
         if self._fitted is None:
             self._fitted = fit(self._states(), self.tokens, self.options.codes)
         return self._fitted
@@ -68,7 +69,7 @@ class Codes:
         return self.codebook.arrays()
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Write with the codebook of a `state()`."""
+        """Restore the codebook of a `state()`."""
         self._fitted = Codebook.of_arrays(state)
 
     def _write(self, numbers: np.ndarray, texts: list[Iterable[Any]]) -> list[str]:
@@ -86,7 +87,7 @@ class Codes:
         return numbers
 
     def _states(self) -> np.ndarray:
-        """The states to learn from, float64 [n, k]."""
+        """The states to fit to, float64 [n, k]."""
         if self.options.states_file is not None:
             return self._saved_states(Path(self.options.states_file))
         from bitrl.core.environments.loading import load_environment
@@ -100,7 +101,7 @@ class Codes:
         states = read_states(path)
         if states.shape[1] != len(self.observation.fields):
             raise UsageError(
-                f"serializer.states_file: {path} holds states of {states.shape[1]} numbers, and those of "
-                f"{self.observation.env} have {len(self.observation.fields)}"
+                f"serializer.states_file: {path}: expected states of {len(self.observation.fields)} numbers, as in "
+                f"{self.observation.env}, got {states.shape[1]}"
             )
         return states

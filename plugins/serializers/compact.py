@@ -29,7 +29,7 @@ for _version in ("v4", "v5"):
 
 
 class Compact:
-    """One line per observation, with short names where the environment is known and its fields' names elsewhere."""
+    """One line per observation, with short names where the environment is known and its fields' own names otherwise."""
 
     def __init__(self, options: TextOptions, observation: ObservationSpec):
         self.numbers = NumberFormat(observation, options.decimals)

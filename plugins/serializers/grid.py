@@ -1,8 +1,8 @@
 """MiniGrid's partial views as sentences: "go to the red ball. facing east, carrying nothing. wall 3 ahead. red ball 2
 ahead 1 left, blue key 1 right." The mission comes first: it stays the same for a whole episode. Of the objects in view,
-those that it names come first, so that a small reader finds them always at one place.
+those that it names come first, so that a small model always finds them in the same place.
 
-Knows MiniGrid's numbers for objects, colours and states, which its observations are made of; a test compares them.
+Knows MiniGrid's codes for objects, colours and states; a test compares them with MiniGrid's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BACKGROUND = tuple(OBJECTS.index(name) for name in ("unseen", "empty", "wall", 
 
 @attrs.frozen
 class Sighting:
-    """An object in view: its name with what can be seen of it, and where it is, in steps from the agent."""
+    """An object in view: its kind and visible properties, and its position, in steps from the agent."""
 
     kind: str
     colour: str | None
@@ -49,7 +49,9 @@ def place(ahead: int, right: int) -> str:
 
 
 def sightings(image: np.ndarray) -> list[Sighting]:
-    """The objects in a view, uint8 [columns, rows, 3], nearest first; at one distance the one more ahead first."""
+    """The objects in a view, uint8 [columns, rows, 3], nearest first; at equal distances, the one further ahead
+    first.
+    """
     middle, last = image.shape[0] // 2, image.shape[1] - 1
     found = []
     for column, row in np.argwhere(~np.isin(image[:, :, 0], _BACKGROUND)).tolist():
@@ -107,22 +109,22 @@ def _names(cell: list[int]) -> tuple[str, str | None, str | None]:
 
 
 class Grid:
-    """The mission, the way the agent faces, what it carries, the walls next to it, and every object it sees, nearest
-    first but those before all that the mission names.
+    """The mission, the way the agent faces, what it carries, the walls next to it, and every object in view, nearest
+    first after those that the mission names.
 
     Raises:
-        UsageError: the environment is no grid.
+        UsageError: the environment is not a grid.
     """
 
     def __init__(self, options: Any, observation: ObservationSpec):
         if not observation.grid:
             raise UsageError(
-                f"serializer grid writes MiniGrid's grids, and environment {observation.env} has none: choose another "
-                "(bitrl list)"
+                f"serializer grid is for MiniGrid environments, and {observation.env} is not one: "
+                "choose another serializer (bitrl list)"
             )
 
     def __call__(self, observation: Mapping[str, Any]) -> str:
-        """One observation, the parts of a MiniGrid world → its text."""
+        """One observation, the parts of a MiniGrid environment → its text."""
         image, direction, mission = (observation[name] for name in ("image", "direction", "mission"))
         near = ", ".join(walls(image))
         mentioned = mentions(mission)

@@ -12,8 +12,8 @@ from bitrl.plugins.serializers.numbers import NumberFormat, names_of
 
 
 class JSON:
-    """One JSON object per observation. Numbers keep a fixed count of decimals, so that a digit's place has a
-    meaning.
+    """One JSON object per observation. Numbers have a fixed number of decimals, so that a digit's position is
+    meaningful.
     """
 
     def __init__(self, options: TextOptions, observation: ObservationSpec):
@@ -34,5 +34,5 @@ class JSON:
 
 
 def _json(number: str) -> str:
-    """JSON has no word for NaN and the infinities but null."""
+    """JSON cannot express NaN and the infinities: they become null."""
     return "null" if number.strip("-") in ("nan", "inf") else number

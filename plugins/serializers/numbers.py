@@ -1,4 +1,4 @@
-"""What the text serializers share: an observation as named decimal numbers."""
+"""Shared by the text serializers: an observation as named decimal numbers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bitrl.core.wording import setting
 DECIMALS = 3
 
 
-def decimals_of(field: Field, wanted: int | None) -> int:
-    """Digits after the point for one number: `wanted`, else the field's own, else 3, and more where the bounds are so
-    small that 3 say little.
+def decimals_of(field: Field, requested: int | None) -> int:
+    """Digits after the point for one number: `requested`, else the field's own, else 3, and more where the bounds are
+    too narrow for 3.
 
-    A field within ±0.07 gets 4, so that no field is cut to fewer than about 500 steps between its bounds.
+    A field within ±0.07 gets 4, so that every field has a resolution of at least about 500 steps between its bounds.
     """
-    if wanted is not None or field.decimals is not None:
-        return min(digits for digits in (wanted, field.decimals) if digits is not None)
+    if requested is not None or field.decimals is not None:
+        return min(digits for digits in (requested, field.decimals) if digits is not None)
     if field.low is None or field.high is None or field.high <= field.low:
         return DECIMALS
     return min(9, max(DECIMALS, math.ceil(math.log10(500 / (field.high - field.low)))))
@@ -52,7 +52,7 @@ class NumberFormat:
         return [_unsigned_zero(form % value) for form, value in zip(formats, values, strict=True)]
 
     def texts(self, observation: Any) -> list[str]:
-        """The texts of one observation, where the environment has such parts. They change least, so they come first."""
+        """The texts of one observation, where the environment has any. They change least, so they come first."""
         return [str(observation[name]) for name in self.observation.texts]
 
 
@@ -62,10 +62,10 @@ def sentence(text: str) -> str:
 
 
 def refuse_prompt(observation: ObservationSpec) -> None:
-    """Raises UsageError: the environment hands out prompts, which are texts already."""
+    """Raises UsageError: the observations are prompts."""
     if observation.prompt:
         raise UsageError(
-            f"environment {observation.env} hands out prompts, not numbers: use {setting('serializer', 'prompt')}"
+            f"environment {observation.env} gives prompts, not numbers: use {setting('serializer', 'prompt')}"
         )
 
 
@@ -79,7 +79,7 @@ def refuse_grid(observation: ObservationSpec) -> None:
 
 
 def refuse_no_numbers(observation: ObservationSpec) -> None:
-    """Raises UsageError: all the environment gives is texts, and these serializers write numbers."""
+    """Raises UsageError: the observations are text alone, and these serializers write numbers."""
     refuse_prompt(observation)
     if observation.texts and not observation.fields:
         raise UsageError(
@@ -100,9 +100,9 @@ def numbers_of(spec: ObservationSpec, observation: Any) -> list[float]:
 
 
 def check_count(spec: ObservationSpec, count: int) -> None:
-    """Raises UsageError: `count` numbers are not as many as the environment, where it is known, has fields."""
+    """Raises UsageError: `count` differs from the number of the environment's fields, where they are known."""
     if spec.fields and count != len(spec.fields):
-        raise UsageError(f"an observation of {spec.env} has {len(spec.fields)} numbers, and this one has {count}")
+        raise UsageError(f"environment {spec.env}: expected an observation of {len(spec.fields)} numbers, got {count}")
 
 
 def flatten(observation: Any) -> list[float]:
@@ -117,5 +117,5 @@ def names_of(fields: Sequence[Field], count: int) -> list[str]:
 
 
 def _unsigned_zero(text: str) -> str:
-    """ "-0.000" as "0.000": the sign of nothing is noise to a reader."""
+    """ "-0.000" as "0.000": the sign of zero is noise to a model."""
     return text[1:] if text.startswith("-") and not text.strip("-0.") else text

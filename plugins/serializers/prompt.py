@@ -1,4 +1,4 @@
-"""Prompts as they stand: for environments whose observations are texts already."""
+"""Prompts unchanged: for environments whose observations are text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitrl.core.wording import setting
 
 
 class Prompt:
-    """Writes an observation that is a text as that text.
+    """Passes a text observation through unchanged.
 
     Raises:
         UsageError: the observations are not prompts.
@@ -20,7 +20,7 @@ class Prompt:
     def __init__(self, options: NoOptions, observation: ObservationSpec):
         if not observation.prompt:
             raise UsageError(
-                f"environment {observation.env} hands out no prompts (observations of a Text space): "
+                f"environment {observation.env} gives no prompts (observations of a Text space): "
                 f"use {setting('serializer', 'json', 'compact', 'natural')}"
             )
 

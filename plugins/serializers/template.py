@@ -1,7 +1,7 @@
-"""States in the user's own words: "pole at {pole_angle:.2f} rad" → "pole at 0.01 rad".
+"""States written by a template of the user's: "pole at {pole_angle:.2f} rad" → "pole at 0.01 rad".
 
-Looks like Python's format strings and is far less: a field is a known name and perhaps a number's format, so that a
-template read from anywhere can do nothing but write the numbers of a state.
+Looks like Python's format strings and is a small subset: a field is a known name and optionally a number format, so
+that a template from an untrusted source can only write the numbers of a state.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MOST_NAMES = 40  # an error lists
 
 
 class Template:
-    """One text per observation, made of a template; as `compact` writes it where there is none.
+    """One text per observation, written by a template; by `compact` where there is none.
 
     Raises:
-        UsageError: the template is wrong: says what, where, and which fields there are.
+        UsageError: the template is wrong: the message says what, where, and which fields there are.
     """
 
     def __init__(self, options: TemplateOptions, observation: ObservationSpec):
@@ -50,7 +50,7 @@ class Template:
 
 
 def _compiled(template: str, decimals: int | None, observation: ObservationSpec) -> Iterator[str]:
-    """The parts of a format string whose fields are places among an observation's texts and numbers.
+    """The parts of a format string whose fields are positions among an observation's texts and numbers.
 
     `str.format` never sees a name or a format that was not looked at here.
     """
@@ -74,7 +74,7 @@ def _compiled(template: str, decimals: int | None, observation: ObservationSpec)
             yield match["doubled"]
         elif match["brace"]:
             what = "is not closed" if match["brace"] == "{" else "closes nothing"
-            raise wrong(f"this brace {what}: write {match['brace'] * 2} for a brace itself", match)
+            raise wrong(f"this brace {what}: write {match['brace'] * 2} for a literal brace", match)
         else:
             found = True
             name, colon, format = match["field"].partition(":")
@@ -82,13 +82,13 @@ def _compiled(template: str, decimals: int | None, observation: ObservationSpec)
                 raise wrong(f"there is no field {_quoted(name)}", match)
             default, spec = formats[name], _FORMAT.fullmatch(format)
             if colon and default is None:
-                raise wrong(f"{name} is a text, and takes no format", match)
+                raise wrong(f"{name} is a string, and takes no format", match)
             if colon and not spec:
-                raise wrong(f"{_quoted(format)} is no format of a number such as .2f, +.1f, 06.2f, .3e or .0%", match)
-            # z: "-0.00" is written as "0.00", since the sign of nothing is noise to a reader.
+                raise wrong(f"{_quoted(format)} is not a number format such as .2f, +.1f, 06.2f, .3e or .0%", match)
+            # z: "-0.00" is written as "0.00", since the sign of zero is noise to a model.
             yield f"{{{names.index(name)}:{f'{spec[1]}z{spec[2]}' if spec else default or ''}}}"
     if not found:
-        raise wrong("it names no field, so that every state would read the same")
+        raise wrong("expected at least one field, got none: every state would read the same")
     yield template[end:]
 
 

@@ -13,8 +13,8 @@ from bitrl.plugins.serializers.numbers import refuse_no_numbers
 
 
 class Vector:
-    """Numbers with known bounds are scaled to [-1, 1], others are left as they are; a Discrete observation becomes
-    one-hot. Texts beside the numbers are left out: what it says of them, a network without a language model cannot use.
+    """Numbers with known bounds are scaled to [-1, 1], others are left unchanged; a Discrete observation becomes
+    one-hot. Texts beside the numbers are left out, as a network without a language model cannot use them.
 
     Attributes:
         width: k, the length of the vectors.

@@ -96,7 +96,7 @@ def test_show_an_environment_with_what_is_seen_and_done(bitrl) -> None:
     assert "  acts by        push left | no push | push right\n" in shown
     assert "  episode        200 steps at most\n" in shown
     found = json.loads(bitrl("show", "env", "SmartHome-Light", "--json").out)
-    assert found["about"].startswith("A home's lamps, moved one step at a time")
+    assert found["about"].startswith("Control a home's lamps, one level at a time")
     assert found["observation"]["request"] == "a text"
     assert found["observation"]["hall_lamp"] == "0 to 0.4 klx"
     assert (len(found["actions"]), found["max_steps"]) == (9, 36)

@@ -146,3 +146,11 @@ def test_what_cannot_be_converted_is_told_in_one_line(
     assert message in failed.err
     assert "Traceback" not in failed.err
     assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize("option", ["--text-envs", "--worlds"])
+def test_text_environments_are_named_by_either_spelling(bitrl: Call, tmp_path: Path, option: str) -> None:
+    done = bitrl("model", "train", "--out", tmp_path / "a.gguf", option, "Nowhere")
+    assert done.code == 2
+    assert 'text environment "Nowhere"' in done.err
+    assert "BabyAI, SmartHome-Light, TextWorld" in done.err

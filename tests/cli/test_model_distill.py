@@ -58,7 +58,7 @@ def test_distil_writes_a_model_that_an_agent_reads_and_its_card(bitrl: Call, tmp
         (("--pretraining-steps", 5, "--steps", 4), "--pretraining-steps 5"),
         (("--text", "nowhere.txt"), "nowhere.txt: cannot be read"),
         (("--layers", 9), "has 3 blocks, fewer than the 9"),
-        (("--envs", "SmartHome-Light"), "SmartHome-Light: its observations are not numbers alone"),
+        (("--envs", "SmartHome-Light"), "SmartHome-Light: expected observations of numbers alone"),
         (("--envs", "CartPole-v2"), "CartPole-v2"),
         (("--teacher", "starter"), "is ternary already"),
         (("--device", "cuda"), "finds no CUDA device"),

@@ -1,4 +1,4 @@
-"""What is measured of an engine, and how: each result beside the machine's limit, in turns, medians over rounds.
+"""How an engine is measured: each result beside the machine's limit, interleaved, medians over rounds.
 
 A machine drifts by half within minutes, and neighbours come and go. So a limit is measured just before and just after
 every result, and the fraction is taken there and then. Work is counted in tokens; a token is as many multiply-adds as
@@ -71,7 +71,7 @@ class Bench:
     ) -> None:
         self.path, self.threads, self.effort, self.isa, self.tell = path, threads, effort, isa, tell
         self.limits = Limits(max(threads), effort.buffer_bytes)
-        self.seen: dict[tuple[int, str], list[float]] = defaultdict(list)
+        self.measured: dict[tuple[int, str], list[float]] = defaultdict(list)
         self.weights = 0
         tell("limits of the machine")
         for _ in range(effort.rounds):
@@ -86,7 +86,7 @@ class Bench:
                 "limit": name,
                 "instructions": how,
                 "unit": "bytes" if name == "memory" else "multiply-adds",
-                "per_second": {str(count): statistics.median(self.seen[count, name]) for count in self.threads},
+                "per_second": {str(count): statistics.median(self.measured[count, name]) for count in self.threads},
             }
             for name, how in instructions().items()
         ]
@@ -236,7 +236,7 @@ class Bench:
 
     def _limit(self, name: str, threads: int) -> float:
         value = self.limits.measure(name, threads, self.effort.limit_seconds)
-        self.seen[threads, name].append(value)
+        self.measured[threads, name].append(value)
         return value
 
 

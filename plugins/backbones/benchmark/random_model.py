@@ -171,10 +171,10 @@ def write_random_model(path: Path, shape: RandomShape, seed: int = 0) -> None:
             file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
             make = _MAKE[kind]
             # Matrices keep the size of what they multiply; an embedding's numbers are about one.
-            deviation = dimensions[-1] ** -0.5 if kind == shape.matrices else 1.0
+            std = dimensions[-1] ** -0.5 if kind == shape.matrices else 1.0
             weights = int(np.prod(dimensions))
             for start in range(0, weights, CHUNK_WEIGHTS):
-                file.write(make(rng, min(CHUNK_WEIGHTS, weights - start), deviation).tobytes())
+                file.write(make(rng, min(CHUNK_WEIGHTS, weights - start), std).tobytes())
         file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
 
 
@@ -183,29 +183,27 @@ def _bytes(shape: tuple[int, ...], kind: str) -> int:
     return int(np.prod(shape)) // block * size
 
 
-# ---- n random weights of a type, as bytes: a multiple of its block, about `deviation` from zero ----
+# ---- n random weights of a type, as bytes: a multiple of its block, about `std` from zero ----
 
 
-def _norm_weights(rng: np.random.Generator, n: int, deviation: float) -> np.ndarray:
+def _norm_weights(rng: np.random.Generator, n: int, std: float) -> np.ndarray:
     return rng.uniform(0.9, 1.1, n).astype(np.float32)
 
 
-def _f16(rng: np.random.Generator, n: int, deviation: float) -> np.ndarray:
-    return (rng.standard_normal(n, np.float32) * deviation).astype(np.float16)
+def _f16(rng: np.random.Generator, n: int, std: float) -> np.ndarray:
+    return (rng.standard_normal(n, np.float32) * std).astype(np.float16)
 
 
-def _blocks(
-    rng: np.random.Generator, n: int, deviation: float, kind: Kind, at: int, scales: tuple[float, ...]
-) -> np.ndarray:
-    """Blocks of random bytes, but for the float16 scales (times the deviation) from byte `at` on: [n / block, size]."""
+def _blocks(rng: np.random.Generator, n: int, std: float, kind: Kind, at: int, scales: tuple[float, ...]) -> np.ndarray:
+    """Blocks of random bytes, but for the float16 scales (times the std) from byte `at` on: [n / block, size]."""
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     blocks = np.frombuffer(rng.bytes(n // block * size), np.uint8).reshape(-1, size).copy()
-    blocks[:, at : at + 2 * len(scales)] = (np.array(scales) * deviation).astype(np.float16).view(np.uint8)
+    blocks[:, at : at + 2 * len(scales)] = (np.array(scales) * std).astype(np.float16).view(np.uint8)
     return blocks
 
 
-def _q6_k(rng: np.random.Generator, n: int, deviation: float) -> np.ndarray:
-    blocks = _blocks(rng, n, deviation, "Q6_K", 208, (1 / (18.5 * 32),))  # codes of -32 … 31 deviate by 18.5
+def _q6_k(rng: np.random.Generator, n: int, std: float) -> np.ndarray:
+    blocks = _blocks(rng, n, std, "Q6_K", 208, (1 / (18.5 * 32),))  # codes of -32 … 31 deviate by 18.5
     blocks[:, 192:208] = blocks[:, 192:208] % 17 + 24  # a scale of its own for each 16 weights, 32 in the middle
     return blocks
 
@@ -217,8 +215,8 @@ _TERNARY_OF = _TERNARY_BYTES[np.arange(256) * 81 // 256].astype(np.uint8)
 """Any byte → one that holds four codes of 0, 1, 2, all of them about as often."""
 
 
-def _tq2_0(rng: np.random.Generator, n: int, deviation: float) -> np.ndarray:
-    blocks = _blocks(rng, n, deviation, "TQ2_0", 64, (1.5**0.5,))  # -1, 0, 1 deviate by sqrt(2 / 3)
+def _tq2_0(rng: np.random.Generator, n: int, std: float) -> np.ndarray:
+    blocks = _blocks(rng, n, std, "TQ2_0", 64, (1.5**0.5,))  # -1, 0, 1 deviate by sqrt(2 / 3)
     blocks[:, :64] = _TERNARY_OF[blocks[:, :64]]
     return blocks
 

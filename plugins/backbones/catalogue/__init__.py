@@ -28,7 +28,7 @@ _HUB_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:/([^@]+\.gguf))?(?:@([^@\s]+))?
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
-    """The file or directory that a model's name stands for; what exists under that path is meant first.
+    """The file or directory that a model's name stands for; an existing path takes precedence.
 
     Raises UsageError when there is no such model, or when it is not here: nothing is downloaded.
     """
@@ -78,7 +78,7 @@ def local(entry: ModelEntry) -> Path | None:
 
 
 def packaged(file: str) -> Path:
-    """A model that ships with the package. Raises UsageError when this installation lacks it."""
+    """A model that ships with the package. Raises UsageError when this installation does not have it."""
     path = _place_in_package(file)
     if not path.is_file():
         raise UsageError(
@@ -90,7 +90,7 @@ def packaged(file: str) -> Path:
 
 def pull(name: str, update: bool = False) -> Pulled:
     """Get a model, check its hashes, and remember where it lies. One that is here is checked again and left alone;
-    with `update` its source is asked for what it has now.
+    with `update` its source is checked for a newer version.
 
     Raises:
         UsageError: there is no such model, it needs a licence to be accepted, or the engine cannot read it.

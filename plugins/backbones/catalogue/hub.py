@@ -1,6 +1,6 @@
 """Models on the Hugging Face hub, or a mirror of it (HF_ENDPOINT).
 
-huggingface_hub downloads, into its own cache, with its tokens and offline mode; it goes on where a connection broke. It
+huggingface_hub downloads, into its own cache, with its tokens and offline mode; it resumes interrupted downloads. It
 compares sizes alone, so what came is compared here with the hashes that the hub publishes. Knows which files of a
 repository the engine reads, and what can go wrong. The configuration is checked before weights are downloaded.
 """
@@ -53,8 +53,8 @@ def fetch(name: str, source: Hub) -> Pulled:
         from huggingface_hub.utils import logging
     except ImportError:
         raise UsageError(f"{source}: models of the hub need huggingface_hub: pip install 'bitrl[hub]'") from None
-    logging.set_verbosity_error()  # failures are told here, in a line
-    with _reported(source):
+    logging.set_verbosity_error()  # failures are reported here, in one line
+    with _explaining(source):
         commit, listing = _listing(source)
         before = _files_of_cache(source)
         if source.file is None and (small := _checkpoint(source, listing)):
@@ -190,14 +190,14 @@ def _check(
         if expected not in (None, sha256, blob):
             if path.resolve() in before:
                 raise RunFailed(
-                    f"{path}: is not what the hub publishes (its hash is {sha256}, not {expected}); it was there "
-                    "before this pull and is left alone: remove it and pull again"
+                    f"{path}: has a wrong hash (expected {expected}, got {sha256}); it was there "
+                    "before this pull and is left unchanged: remove it and pull again"
                 )
             path.resolve().unlink()
             path.unlink(missing_ok=True)
             raise RunFailed(
-                f"{source}: {name} came with a wrong hash ({sha256}, not {expected}) and was thrown away: pull again; "
-                "if it stays so, the server or something on the way to it is broken"
+                f"{source}: {name} has a wrong hash (expected {expected}, got {sha256}) and was discarded: pull again; "
+                "if it happens again, the server or a proxy is broken"
             )
         checked.append(FileRecord(str(path), path.stat().st_size, sha256))
     return checked
@@ -228,17 +228,17 @@ def _literal(file: str) -> str:
 
 
 @contextmanager
-def _reported(source: Hub) -> Iterator[None]:
+def _explaining(source: Hub) -> Iterator[None]:
     """Turns what huggingface_hub raises into one line for the user."""
     try:
         yield
     except BitrlError:
         raise
     except Exception as error:
-        told = _explained(error, source)
-        if told is None:
+        explained = _explained(error, source)
+        if explained is None:
             raise
-        raise told from None
+        raise explained from None
 
 
 def _explained(error: BaseException, source: Hub) -> BitrlError | None:
@@ -253,7 +253,7 @@ def _explained(error: BaseException, source: Hub) -> BitrlError | None:
             "HF_HUB_OFFLINE, or copy the cache of a machine that has it"
         )
     if isinstance(error, errors.HFValidationError):
-        return UsageError(f"{source}: no name of a repository: write hf:OWNER/NAME")
+        return UsageError(f"{source}: not a repository name: expected hf:OWNER/NAME")
     if isinstance(error, errors.RevisionNotFoundError):
         return UsageError(f"{source}: the repository has no revision {source.revision}: name a branch, tag or commit")
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0

@@ -1,4 +1,4 @@
-"""The C engine seen from Python: encode, generate, replace weights."""
+"""Python bindings of the C engine: encode, generate, replace weights."""
 
 from bitrl.plugins.backbones.engine.engine import Engine, formats, instruction_sets, open_model
 from bitrl.plugins.backbones.engine.generation import Generated

@@ -1,4 +1,4 @@
-"""The C engine seen from Python: a model file and token ids in, features out.
+"""Python bindings of the C engine: a model file and token ids in, features out.
 
 Knows the cffi calls, their buffers and their errors. Does not know text: tokenizer.py makes the ids.
 """
@@ -79,7 +79,7 @@ class Engine:
         if format is not None and format not in formats():
             raise UsageError(f"unknown format {format!r}; known: {', '.join(formats())}")
         if layers is not None and layers < 1:
-            raise UsageError(f"layers must be 1 or more, got {layers}")
+            raise UsageError(f"layers: expected 1 or more, got {layers}")
         self.file = open_model(path, activation, linear_class)
         self.verified = self.file.verify()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
@@ -190,7 +190,7 @@ class Engine:
         """
         weights = np.ascontiguousarray(values, np.float32)
         if weights.ndim not in (1, 2):
-            raise UsageError(f"{name} takes weights of one or two dimensions, got {weights.ndim}")
+            raise UsageError(f"{name} expected weights of one or two dimensions, got {weights.ndim}")
         rows, columns = weights.shape if weights.ndim == 2 else (1, len(weights))
         error = ffi.new("char[]", _ERROR_BYTES)
         with self.lock:

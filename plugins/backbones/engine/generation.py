@@ -52,7 +52,7 @@ def generate(
     Raises UsageError for settings or prompts that cannot be fulfilled, ModelFileError for a model that cannot generate.
     """
     if max_tokens < 1:
-        raise UsageError(f"max_tokens must be 1 or more, got {max_tokens}")
+        raise UsageError(f"max_tokens: expected 1 or more, got {max_tokens}")
     longest = max(map(len, token_ids), default=0)
     if any(len(prompt) == 0 for prompt in token_ids):
         raise UsageError("a prompt has no tokens; begin with the model's first token, or with text")

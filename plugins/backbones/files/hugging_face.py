@@ -73,38 +73,38 @@ class CheckpointConfig:
         return ModelFileError(self.path, problem)
 
     def count(self, key: str, otherwise: int | None = None) -> int:
-        """A whole number from 1 to 2^31; `otherwise` when the key is absent."""
+        """An integer from 1 to 2^31; `otherwise` when the key is absent."""
         value = self._present(key) if otherwise is None else self.values.get(key)
         value = otherwise if value is None else value
         if type(value) is not int or not 1 <= value < 1 << 31:
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; it must be an integer above 0")
+            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected an integer above 0")
         return value
 
     def positive(self, key: str, among: Mapping[str, Any] | None = None) -> float:
         """A positive number."""
         value = self._present(key, among)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; it must be a positive number")
+            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected a positive number")
         return float(value)
 
     def group(self, key: str) -> Mapping[str, Any]:
         """An object, empty when the key is absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; it must be an object")
+            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected an object")
         return value or {}
 
     def items(self, key: str) -> list[Any]:
         """A list, empty when the key is absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, list):
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; it must be a list")
+            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected a list")
         return value or []
 
     def _present(self, key: str, among: Mapping[str, Any] | None = None) -> Any:
         value = (self.values if among is None else among).get(key)
         if value is None:
-            raise self.fail(f"lacks {key}, which is not guessed")
+            raise self.fail(f"lacks {key}, and bitrl does not guess it")
         return value
 
 
@@ -137,7 +137,7 @@ def engine_keys(config: CheckpointConfig, activation: str | None = None) -> dict
 
 
 def architecture(config: CheckpointConfig) -> str:
-    """GGUF's name of the model, once nothing in its configuration speaks against running it."""
+    """GGUF's name of the model, once its configuration is known to be supported."""
     kind = config.values.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -281,7 +281,7 @@ def _rope_theta(config: CheckpointConfig, key: str, layers: str | None) -> float
     if layers is not None and found:
         of_layers = found.get(layers)
         if not isinstance(of_layers, dict):
-            raise config.fail(f"lacks rope_parameters.{layers}, which is not guessed")
+            raise config.fail(f"lacks rope_parameters.{layers}, and bitrl does not guess it")
         found = of_layers
     for scaling in (found, config.group("rope_scaling")):
         kind = scaling.get("rope_type", scaling.get("type", "default"))
@@ -310,7 +310,7 @@ def _window_pattern(config: CheckpointConfig) -> int:
     kinds = config.items("layer_types")
     if not kinds:
         if config.values.get("sliding_window_pattern") is None:
-            raise config.fail("lacks layer_types, which is not guessed")
+            raise config.fail("lacks layer_types, and bitrl does not guess it")
         return config.count("sliding_window_pattern")
     if len(kinds) != blocks:
         raise config.fail(f"has {len(kinds)} layer_types for {blocks} blocks")

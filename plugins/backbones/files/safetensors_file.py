@@ -151,7 +151,7 @@ def _checked(path: Path, name: str, entry: Any, room: int) -> tuple[str, tuple[i
 
 
 def _counts(values: Any) -> bool:
-    """Whether it is a list of whole numbers that 64 bits hold; True is none."""
+    """Whether it is a list of integers that fit 64 bits; True is not one."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 

@@ -1,7 +1,7 @@
 """Tokenizers built from a model file's own vocabulary (the `tokenizers` library does the work).
 
-Knows how text is cut into pieces before BPE merges them, how GGUF names those ways of cutting, and how it writes down
-a SentencePiece vocabulary. Does not know how a vocabulary is trained, nor what the model does with the ids.
+Knows how text is split into pieces before BPE merges them, how GGUF names those ways of splitting, and how it writes
+down a SentencePiece vocabulary. Does not know how a vocabulary is trained, nor what the model does with the ids.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BITRL_PATTERN = "|".join(
         r"\s+(?!\S)|\s+",
     ]
 )
-"""How bitrl's own models cut text (Oniguruma syntax). Lossless: what no branch matches is kept as a piece."""
+"""How bitrl's own models split text (Oniguruma syntax). Lossless: what no branch matches is kept as a piece."""
 
 
 def _digits_by(count: str) -> str:
@@ -86,8 +86,8 @@ def build_tokenizer(
 ) -> Tokenizer:
     """A tokenizer whose id i is tokens[i]. `merges` are "left right" pairs, best first.
 
-    Those tokens that are `phrases`, plain text and not in the byte alphabet, are found in a text before it is cut, the
-    longest first. Control tokens get no special treatment: text that spells one is cut like any other text, so an
+    Those tokens that are `phrases`, plain text and not in the byte alphabet, are found in a text before it is split,
+    the longest first. Control tokens get no special treatment: text that spells one is split like any other text, so an
     observation can never smuggle one in. Raises ValueError when the vocabulary contradicts itself.
     """
     vocabulary = _ids(tokens)
@@ -97,7 +97,7 @@ def build_tokenizer(
     ]
     if missing:
         raise ValueError(
-            f"the vocabulary lacks the byte tokens of {len(missing)} of the 95 printable characters of ASCII"
+            f"the vocabulary has no byte tokens for {len(missing)} of the 95 printable characters of ASCII"
         )
     pairs = []
     for merge in merges:
@@ -117,7 +117,7 @@ def build_tokenizer(
 def tokenizer_from_json(text: str, path: str) -> Tokenizer:
     """The tokenizer that the `tokenizers` library wrote as JSON (tokenizer.json), for plain text alone.
 
-    As in `build_tokenizer`, text that spells a control token is cut like any other; nothing is cut off or padded.
+    As in `build_tokenizer`, text that spells a control token is split like any other; nothing is truncated or padded.
     Raises ModelFileError naming `path` when the library cannot read it.
     """
     try:
@@ -170,7 +170,7 @@ def build_sentencepiece(
             raise ValueError(f"the byte token {_quoted(piece)} names no byte")
     missing = len(byte_tokens - vocabulary.keys())
     if missing:
-        raise ValueError(f"the vocabulary lacks {missing} of the 256 byte tokens")
+        raise ValueError(f"the vocabulary has no token for {missing} of the 256 bytes")
     best_first = [pieces[i] for i in np.argsort(-scores, kind="stable") if kinds[i] == _NORMAL]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_merges(best_first), byte_fallback=True))
     space = normalizers.Replace(" ", "▁")

@@ -1,7 +1,6 @@
 """What is in a model file, whether the engine can run it, and what it would take.
 
-Knows how to ask: file, engine and tokenizer are asked what they would do, and their words are passed on. What a model
-must have is theirs to know.
+Asks the file, the engine and the tokenizer, and passes on their messages; it has no rules of its own about models.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ _FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 @attrs.frozen
 class Verdict:
-    """Whether a model runs: as it is, with options that only the user can know, or not.
+    """Whether a model runs: unchanged, with options that only the user can know, or not at all.
 
-    `needs` lists, for each option to give, the choices as they are typed; `problems` what stands in the way.
+    `needs` lists, for each option to give, the choices as they are typed; `problems` what is unsupported.
     """
 
     needs: list[str]

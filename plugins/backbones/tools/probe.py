@@ -1,7 +1,7 @@
-"""What of a state's numbers comes through a language model: R² after every block and for every pooling.
+"""How well state variables can be linearly decoded from a language model: R² after every block, for every pooling.
 
-Knows how states are drawn, written and encoded, and how a result is summed up. Does not know how it is shown.
-The protocol: ridge regression (ridge.py) fitted to three quarters of the states and judged on the last quarter.
+Knows how states are sampled, written and encoded, and how a result is summarised. Does not know how it is shown.
+The protocol: ridge regression (ridge.py) fitted to three quarters of the states and tested on the last quarter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATES = ("uniform", "random")
 UNBOUNDED = 3.0
 """Where a number has no bounds, its uniform states lie within ± this."""
 NEARLY = 0.005
-"""A lower block whose R² is at most this much less is worth telling: every block costs time at every step."""
+"""An earlier block whose R² is at most this much lower is reported: every block costs time at every step."""
 
 
 @attrs.frozen
@@ -45,7 +45,7 @@ class Score:
 
     @property
     def worst(self) -> str:
-        """The number that comes through worst."""
+        """The number that is decoded worst."""
         return min(self.fields, key=self.fields.__getitem__)
 
 
@@ -76,7 +76,7 @@ class Setting:
 
     @property
     def options(self) -> str:
-        """What makes a run use it."""
+        """The options that make a run use it."""
         return f"-o backbone.layers={self.block} -o backbone.pooling={self.pooling}"
 
 
@@ -96,10 +96,10 @@ def probe(
     """
     backbone, serializer = parts.reader.backbone, parts.reader.serializer
     if not isinstance(backbone, LanguageModel):
-        raise UsageError("only language models are probed: name one of --backbone bitnet, int8, int4, bf16")
+        raise UsageError("expected a language model to probe: --backbone bitnet, int8, int4 or bf16")
     fields = parts.environment.observation_spec().fields
     if not fields:
-        raise UsageError(f"--env {names[0]}: its observations hold no numbers to look for")
+        raise UsageError(f"--env {names[0]}: its observations hold no numbers to decode")
     _check_memory(backbone, poolings, count, len(fields))
     states = draw(parts.environment, fields, kind, count, seed)
     texts = serializer.batch(states)
@@ -125,14 +125,14 @@ def probe(
 
 
 def draw(environment: Environment, fields: Sequence[Field], kind: str, count: int, seed: int) -> np.ndarray:
-    """States float32 [count, k], uniform in the bounds or met by a random policy in episodes one after another.
+    """States float32 [count, k], uniform in the bounds or visited by a random policy in consecutive episodes.
 
-    The last quarter of the latter are from episodes of their own, so that no episode is both fitted and judged.
+    The last quarter of the latter are from episodes of their own, so that no episode is in both the fit and the test.
     """
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(2)]
     if kind == "random":
         parts = (3 * count // 4, count - 3 * count // 4)
-        return np.concatenate([_met(environment, n, s) for n, s in zip(parts, seeds, strict=True)])
+        return np.concatenate([_visited(environment, n, s) for n, s in zip(parts, seeds, strict=True)])
     rng = np.random.default_rng(seeds[0])
     low = np.array([-UNBOUNDED if field.low is None else field.low for field in fields])
     high = np.array([UNBOUNDED if field.high is None else field.high for field in fields])
@@ -141,19 +141,19 @@ def draw(environment: Environment, fields: Sequence[Field], kind: str, count: in
     return rng.uniform(low, high, (count, len(fields))).astype(np.float32)
 
 
-def _met(environment: Environment, count: int, seed: int) -> np.ndarray:
-    world = environment.make()
+def _visited(environment: Environment, count: int, seed: int) -> np.ndarray:
+    env = environment.make()
     try:
-        world.action_space.seed(seed)
+        env.action_space.seed(seed)
         states: list[np.ndarray] = []
-        observation, _ = world.reset(seed=seed)
+        observation, _ = env.reset(seed=seed)
         while len(states) < count:
             states.append(np.array(observation, np.float32).ravel())
-            observation, _, terminated, truncated, _ = world.step(world.action_space.sample())
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
             if terminated or truncated:
-                observation, _ = world.reset()
+                observation, _ = env.reset()
     finally:
-        world.close()
+        env.close()
     return np.array(states)
 
 

@@ -24,7 +24,7 @@ from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.parts import EVALUATION, spawn_seeds
-from bitrl.plugins.algos.plain import plain
+from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
 from bitrl.plugins.backbones.language_model import starter_path
 
@@ -171,20 +171,20 @@ def test_networks_are_what_torch_makes_of_them() -> None:
     scale = Standardisation(5)
     scale.fit(np.random.default_rng(0).normal(2, 3, (100, 5)).astype(np.float32))
     features = np.random.default_rng(1).normal(2, 30, (50, 5)).astype(np.float32)  # some beyond the limit
-    made = plain(network, scale)
+    made = numpy_network(network, scale)
     wanted = network(scale(features)).detach().numpy()
     np.testing.assert_allclose(made(features), wanted, rtol=1e-4, atol=1e-5)
     again = Network.of_arrays(made.arrays())
     np.testing.assert_array_equal(again(features), made(features))
-    alone = plain(network, Standardisation(5, active=False))
+    alone = numpy_network(network, Standardisation(5, active=False))
     assert alone.limit == math.inf
     np.testing.assert_allclose(alone(features), network(torch.from_numpy(features)).detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [[nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)], [nn.Linear(2, 2)] * 2, [nn.Tanh()]])
 def test_other_networks_are_refused(layers) -> None:
-    with pytest.raises(UsageError, match="cannot be exported: its network is"):
-        plain(nn.Sequential(*layers), Standardisation(2))
+    with pytest.raises(UsageError, match="cannot be exported: expected Linear layers with Tanh between them, got"):
+        numpy_network(nn.Sequential(*layers), Standardisation(2))
 
 
 def test_policies_survive_being_taken_apart() -> None:

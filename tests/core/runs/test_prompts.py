@@ -121,7 +121,7 @@ def test_a_scripted_policy_is_run_resumed_and_evaluated(values, tmp_path):
 def test_other_serializers_refuse_prompts_and_prompt_refuses_numbers(values):
     for name in ("json", "compact", "natural", "bins", "codes", "template", "vector"):
         options = {"template": "x"} if name == "template" else {}
-        with pytest.raises(bitrl.UsageError, match="hands out prompts, not numbers: use --serializer prompt"):
+        with pytest.raises(bitrl.UsageError, match="gives prompts, not numbers: use --serializer prompt"):
             bitrl.load_serializer(name, env="reverse", **options)
-    with pytest.raises(bitrl.UsageError, match="CartPole-v1 hands out no prompts"):
+    with pytest.raises(bitrl.UsageError, match="CartPole-v1 gives no prompts"):
         bitrl.load_serializer("prompt", env="CartPole-v1")

@@ -108,7 +108,7 @@ def test_tokens_pool_to_the_other_features(path: str) -> None:
 
 def test_another_count_of_numbers_is_an_error_that_names_both(path: str) -> None:
     backbone = LanguageModel(LanguageModelOptions(model=path, pooling="field"), 2)
-    with pytest.raises(UsageError, match=r"expected 2 numbers in a text, found 3: '1 2 3'"):
+    with pytest.raises(UsageError, match=r"expected 2 numbers in a text, got 3: '1 2 3'"):
         backbone.encode(["1 2", "1 2 3"])
     with pytest.raises(UsageError, match="how many numbers"):
         LanguageModel(LanguageModelOptions(model=path, pooling="field"))

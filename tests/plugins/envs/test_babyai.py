@@ -18,7 +18,7 @@ ID = "BabyAI-GoToRedBall-v0"
 AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))  # MiniGrid's directions: x to the right, y downwards
 
 
-def worlds_met(ids, steps, seed=0):
+def visited_states(ids, steps, seed=0):
     rng = np.random.default_rng(seed)
     for id in ids:
         env = babyai.make(id)
@@ -44,15 +44,15 @@ def described(text):
     return seen, walls
 
 
-def there(world):
+def there(grid_env):
     """The same from MiniGrid's whole grid, where its `agent_sees` and `in_view` say what is in sight."""
-    (fx, fy), (x, y) = AHEAD[world.agent_dir], world.agent_pos
+    (fx, fy), (x, y) = AHEAD[grid_env.agent_dir], grid_env.agent_pos
     seen, walls = {}, {}
-    for i in range(world.grid.width):
-        for j in range(world.grid.height):
-            thing = world.grid.get(i, j)
+    for i in range(grid_env.grid.width):
+        for j in range(grid_env.grid.height):
+            thing = grid_env.grid.get(i, j)
             ahead, right = (i - x) * fx + (j - y) * fy, (j - y) * fx - (i - x) * fy
-            if (i, j) == (x, y) or thing is None or not (world.in_view(i, j) and world.agent_sees(i, j)):
+            if (i, j) == (x, y) or thing is None or not (grid_env.in_view(i, j) and grid_env.agent_sees(i, j)):
                 continue
             if thing.type == "wall":
                 for side, on_ray, steps in (
@@ -71,18 +71,18 @@ def there(world):
 def test_the_text_says_what_is_there():
     write = load_serializer("grid", env=ID)
     objects, doors, carried = 0, set(), 0
-    for env, observation in worlds_met(BABYAI_IDS, 80):
-        text, world = write(observation), env.unwrapped
+    for env, observation in visited_states(BABYAI_IDS, 80):
+        text, grid_env = write(observation), env.unwrapped
         assert text.startswith(
-            f"{world.mission.lower()}. facing {('east', 'south', 'west', 'north')[world.agent_dir]}, "
+            f"{grid_env.mission.lower()}. facing {('east', 'south', 'west', 'north')[grid_env.agent_dir]}, "
         )
-        assert described(text) == there(world)
-        before = world.grid.get(*world.front_pos)
+        assert described(text) == there(grid_env)
+        before = grid_env.grid.get(*grid_env.front_pos)
         assert grid.blocked(observation["image"]) == (before is not None and before.type not in ("floor", "goal"))
-        load = world.carrying
+        load = grid_env.carrying
         assert f"carrying {f'{load.color} {load.type}' if load else 'nothing'}." in text
-        objects += len(there(world)[0])
-        doors |= {name.split()[0] for name in there(world)[0].values() if name.endswith("door")}
+        objects += len(there(grid_env)[0])
+        doors |= {name.split()[0] for name in there(grid_env)[0].values() if name.endswith("door")}
         carried += load is not None
     assert objects > 700
     assert doors == {"open", "closed", "locked"}
@@ -92,7 +92,7 @@ def test_the_text_says_what_is_there():
 def test_what_the_mission_names_comes_first_and_then_the_nearest():
     write = load_serializer("grid", env="BabyAI-GoToLocal-v0")
     behind = 0
-    for env, observation in worlds_met(["BabyAI-GoToLocal-v0"], 200):
+    for env, observation in visited_states(["BabyAI-GoToLocal-v0"], 200):
         target = env.unwrapped.instrs.desc
         placed = list(described(write(observation))[0].items())  # in the order of the text
         meant = [name.split()[-2:] == [target.color, target.type] for _, name in placed]
@@ -119,7 +119,7 @@ def test_the_objects_of_a_mission(mission, expected):
     assert grid.mentions(mission) == expected
 
 
-def test_a_key_a_locked_door_and_a_goal_are_told_all_the_way():
+def test_a_key_a_locked_door_and_a_goal_are_described_all_the_way():
     """The shortest way through DoorKey, by hand: the key lies to the agent's right, the door ahead and to its left."""
     left, right, forward, pick_up, toggle = 0, 1, 2, 3, 5
     door = "locked yellow door 1 ahead"
@@ -179,19 +179,19 @@ def test_nothing_is_printed(capfd):
     assert "Sampling rejected" in capfd.readouterr().out
 
 
-def test_success_is_told_at_the_end():
+def test_success_is_reported_at_the_end():
     env = babyai.make(ID)
     ends = []
     for seed in range(12):
         env.reset(seed=seed)
         done = False
         while not done:
-            world = env.unwrapped
-            (fx, fy), (x, y) = AHEAD[world.agent_dir], world.agent_pos
-            ball = next(o for o in world.grid.grid if o is not None and (o.type, o.color) == ("ball", "red"))
+            grid_env = env.unwrapped
+            (fx, fy), (x, y) = AHEAD[grid_env.agent_dir], grid_env.agent_pos
+            ball = next(o for o in grid_env.grid.grid if o is not None and (o.type, o.color) == ("ball", "red"))
             ahead = (ball.cur_pos[0] - x) * fx + (ball.cur_pos[1] - y) * fy
             right = (ball.cur_pos[1] - y) * fx - (ball.cur_pos[0] - x) * fy
-            blocked = world.grid.get(x + fx, y + fy) is not None
+            blocked = grid_env.grid.get(x + fx, y + fy) is not None
             action = 2 if ahead > 0 and not blocked else 1 if right > 0 or blocked else 0
             if seed % 2:
                 action = 0

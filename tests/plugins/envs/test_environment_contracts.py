@@ -32,7 +32,7 @@ def test_mujocos_robots_conform(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["MiniGrid-DoorKey-8x8-v0", "MiniGrid-KeyCorridorS3R1-v0"])
-def test_minigrids_hard_worlds_conform(name: str) -> None:
+def test_minigrids_hard_environments_conform(name: str) -> None:
     require(name)
     check_environment(name)
 

@@ -22,7 +22,7 @@ NAMES = [field.name for field in montezuma.FIELDS]
 @pytest.fixture
 def game(monkeypatch: pytest.MonkeyPatch) -> montezuma.Montezuma:
     """A game whose player stands on the first room's ladder; no action is ever repeated."""
-    monkeypatch.setattr(montezuma, "REPEAT", 0.0)
+    monkeypatch.setattr(montezuma, "REPEAT_PROBABILITY", 0.0)
     env = montezuma.Montezuma(max_steps=1000)
     env.reset(seed=0)
     for _ in range(10):
@@ -141,13 +141,13 @@ def test_it_is_the_game_of_gymnasiums_id(game: montezuma.Montezuma) -> None:
 
 
 def test_an_action_that_is_always_repeated_never_begins(game: montezuma.Montezuma, monkeypatch) -> None:
-    monkeypatch.setattr(montezuma, "REPEAT", 1.0)
+    monkeypatch.setattr(montezuma, "REPEAT_PROBABILITY", 1.0)
     game.reset(seed=0)
     moved, _ = play(game, LEFT, 12)
     game.reset(seed=0)
     stood, _ = play(game, NOTHING, 12)
     assert moved == stood
-    monkeypatch.setattr(montezuma, "REPEAT", 0.25)
+    monkeypatch.setattr(montezuma, "REPEAT_PROBABILITY", 0.25)
     walked, _ = play(game, LEFT, 2)
     assert walked["x"] < stood["x"]
 

@@ -103,9 +103,9 @@ def test_a_mujoco_state_is_at_most_60_tokens_as_bitrl_cuts_text(env):
 
 
 def test_what_is_refused():
-    with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
+    with pytest.raises(bitrl.UsageError, match="environment CartPole-v1: expected an observation of 4 numbers, got 3"):
         bitrl.load_serializer("bins", env="CartPole-v1")([1, 2, 3])
-    with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
+    with pytest.raises(bitrl.UsageError, match="environment CartPole-v1: expected an observation of 4 numbers, got 3"):
         bitrl.load_serializer("bins", env="CartPole-v1").batch(np.zeros((2, 3)))
     with pytest.raises(bitrl.UsageError, match="is a grid, not a list of numbers"):
         Bins(BinsOptions(), ObservationSpec("BabyAI-GoTo-v0", texts=("mission",), grid=True))

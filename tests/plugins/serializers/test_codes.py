@@ -67,7 +67,10 @@ def test_it_keeps_the_contract(env):
 
 def test_what_is_refused(tmp_path):
     for spec, error in (
-        (ObservationSpec("Taxi-v3", (Field("state", 0, 499),), discrete=500), "has 500 states, each a whole number"),
+        (
+            ObservationSpec("Taxi-v3", (Field("state", 0, 499),), discrete=500),
+            "has 500 states, which are integers already",
+        ),
         (ObservationSpec("BabyAI-GoTo-v0", texts=("mission",), grid=True), "is a grid, not a list of numbers"),
         (ObservationSpec("Cooking-v0", texts=("text",)), "has no numbers, only texts"),
         (ObservationSpec(), "name the environment"),
@@ -75,7 +78,7 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(bitrl.UsageError, match=error) as raised:
             Codes(CodesOptions(), spec)
         assert "\n" not in str(raised.value)
-    with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
+    with pytest.raises(bitrl.UsageError, match="environment CartPole-v1: expected an observation of 4 numbers, got 3"):
         bitrl.load_serializer("codes", **CARTPOLE)([1, 2, 3])
     with pytest.raises(bitrl.UsageError, match=r"serializer\.codes: expected an integer between 2 and 1000"):
         bitrl.load_serializer("codes", codes=1001)
@@ -87,7 +90,7 @@ def test_what_is_refused(tmp_path):
         (tmp_path / "text", "not a file of states: make one with bitrl eval"),
         (other, "not a file of states: make one with bitrl eval"),
         (states_file(tmp_path / "nan", [[np.nan] * 4]), "expected a table of finite numbers"),
-        (states_file(tmp_path / "wide", np.zeros((5, 6))), "states of 6 numbers, and those of CartPole-v1 have 4"),
+        (states_file(tmp_path / "wide", np.zeros((5, 6))), "expected states of 4 numbers, as in CartPole-v1, got 6"),
     ):
         with pytest.raises(bitrl.UsageError, match=error):
             bitrl.load_serializer("codes", env="CartPole-v1", states_file=str(file))([0.0] * 4)
@@ -126,7 +129,7 @@ def test_a_run_keeps_its_codebook_and_a_resumed_one_goes_on_with_it(tmp_path):
     assert bitrl.evaluate(straight)["mean_return"] == summary["eval"]["mean_return"]
 
 
-def test_a_states_file_that_is_missing_is_told_before_anything_is_written(tmp_path):
+def test_a_states_file_that_is_missing_is_reported_before_anything_is_written(tmp_path):
     with pytest.raises(bitrl.UsageError, match="cannot be read"):
         bitrl.run(out=tmp_path / "run", **{**RUN, "options": {"serializer.states_file": str(tmp_path / "none")}})
     assert not (tmp_path / "run").exists()

@@ -69,7 +69,7 @@ def test_small_bounds_get_more_decimals():
 
 
 def test_a_count_of_numbers_that_does_not_fit_is_refused():
-    with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
+    with pytest.raises(bitrl.UsageError, match="environment CartPole-v1: expected an observation of 4 numbers, got 3"):
         bitrl.load_serializer("json", env="CartPole-v1")([1, 2, 3])
 
 

@@ -63,7 +63,7 @@ def test_texts_are_fields_and_are_not_read_as_templates():
     observation, _ = SmartHomeLight().reset(seed=4)
     assert write(observation) == f"{observation['request']} at {observation['numbers'][0]:.0f}"
     assert write({"request": "{hour} {0.__class__}", "numbers": [3.0, *[0.0] * 12]}) == "{hour} {0.__class__} at 3"
-    with pytest.raises(bitrl.UsageError, match=r"character 1, \"\{request:.2f\}\": request is a text, and takes no"):
+    with pytest.raises(bitrl.UsageError, match=r"character 1, \"\{request:.2f\}\": request is a string, and takes no"):
         bitrl.load_serializer("template", env="SmartHome-Light", template="{request:.2f}")
 
 
@@ -108,18 +108,18 @@ def test_any_template_is_written_or_refused_in_one_line(template):
 @pytest.mark.parametrize(
     ("template", "error"),
     [
-        ("falling", "it names no field, so that every state would read the same"),
-        ("a {{pole_angle}}", "it names no field, so that every state would read the same"),
+        ("falling", "expected at least one field, got none: every state would read the same"),
+        ("a {{pole_angle}}", "expected at least one field, got none: every state would read the same"),
         ("at {pole_angel:.2f}", 'character 4, "{pole_angel:.2f}": there is no field "pole_angel"'),
         ("{}", 'character 1, "{}": there is no field ""'),
         ("{0}", 'character 1, "{0}": there is no field "0"'),
         ("{ pole_angle }", 'character 1, "{ pole_angle }": there is no field " pole_angle "'),
-        ("x {pole_angle", 'character 3, "{": this brace is not closed: write {{ for a brace itself'),
-        ("x pole_angle}", 'character 13, "}": this brace closes nothing: write }} for a brace itself'),
-        ("{pole_angle:x}", '"x" is no format of a number such as .2f, +.1f, 06.2f, .3e or .0%'),
-        ("{pole_angle:}", '"" is no format of a number'),
-        ("{pole_angle:.f}", '".f" is no format of a number'),
-        ("{pole_angle:.12f}", '".12f" is no format of a number'),
+        ("x {pole_angle", 'character 3, "{": this brace is not closed: write {{ for a literal brace'),
+        ("x pole_angle}", 'character 13, "}": this brace closes nothing: write }} for a literal brace'),
+        ("{pole_angle:x}", '"x" is not a number format such as .2f, +.1f, 06.2f, .3e or .0%'),
+        ("{pole_angle:}", '"" is not a number format'),
+        ("{pole_angle:.f}", '".f" is not a number format'),
+        ("{pole_angle:.12f}", '".12f" is not a number format'),
         # Attacks.
         ("{0.__class__}", 'there is no field "0.__class__"'),
         ("{pole_angle.__class__.__mro__}", 'there is no field "pole_angle.__class__.__mro__"'),
@@ -130,11 +130,11 @@ def test_any_template_is_written_or_refused_in_one_line(template):
         ("{pole_angle:{cart_position}}", 'character 1, "{": this brace is not closed'),
         ("{pole_angle:.{cart_position}f}", 'character 1, "{": this brace is not closed'),
         ("{{{{{pole_angle", 'character 5, "{": this brace is not closed'),
-        ("{pole_angle:999999999f}", '"999999999f" is no format'),
-        ("{pole_angle:.999999999f}", '".999999999f" is no format'),
-        ("{pole_angle:*^9f}", '"*^9f" is no format'),
-        ("{pole_angle:١f}", "is no format"),  # a digit, but not one of ours
-        ("{pole_angle:\n.2f}", r'"\n.2f" is no format'),
+        ("{pole_angle:999999999f}", '"999999999f" is not a number format'),
+        ("{pole_angle:.999999999f}", '".999999999f" is not a number format'),
+        ("{pole_angle:*^9f}", '"*^9f" is not a number format'),
+        ("{pole_angle:١f}", "is not a number format"),  # a digit, but not one of ours
+        ("{pole_angle:\n.2f}", r'"\n.2f" is not a number format'),
         ("{" + "a" * 10_000 + "}", f'there is no field "{"a" * 40}…"'),
     ],
 )
@@ -164,7 +164,7 @@ def test_what_it_cannot_write_is_refused():
         bitrl.load_serializer("template", template="{x0}")
     with pytest.raises(bitrl.UsageError, match="is a grid, not a list of numbers"):
         Template(TemplateOptions(template="{x}"), ObservationSpec("BabyAI-GoTo-v0", texts=("mission",), grid=True))
-    with pytest.raises(bitrl.UsageError, match="an observation of CartPole-v1 has 4 numbers, and this one has 3"):
+    with pytest.raises(bitrl.UsageError, match="environment CartPole-v1: expected an observation of 4 numbers, got 3"):
         cartpole("{pole_angle}")([1, 2, 3])
 
 

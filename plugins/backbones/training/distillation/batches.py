@@ -39,7 +39,7 @@ class Batches:
         self.states = Corpus([], readers, tokenizer, budget, max(LENGTHS))
         self.tokenizer, self.files = tokenizer, [file for file in files if len(file.text) > LEAST]
         if not self.readers and not self.files:
-            raise UsageError(f"--text: no file has {LEAST:,} characters to learn from: give a longer one, or --envs")
+            raise UsageError(f"--text: no file has {LEAST:,} characters to train on: give a longer one, or --envs")
 
     def of_step(self, step: int) -> TokenBatch:
         """The batch of one step."""
@@ -52,12 +52,12 @@ class Batches:
         """Passages of one random length, from a word's start at a random place of a file."""
         length = int(rng.choice(LENGTHS))
         sizes = np.array([len(file.text) for file in self.files])
-        cut = []
+        trimmed = []
         for which in rng.choice(len(sizes), size=max(1, self.budget // length), p=sizes / sizes.sum()):
             start = int(rng.integers(sizes[which] - LEAST))
             passage = self.files[which].text[start : start + 10 * length]  # a token is about four characters
-            cut.append(passage[passage.find(" ") + 1 :])
-        ids = [e.ids[:length] for e in self.tokenizer.encode_batch(cut, add_special_tokens=False)]
+            trimmed.append(passage[passage.find(" ") + 1 :])
+        ids = [e.ids[:length] for e in self.tokenizer.encode_batch(trimmed, add_special_tokens=False)]
         lengths = torch.tensor([len(each) for each in ids])
         tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
         for row, each in zip(tokens, ids, strict=True):

@@ -16,7 +16,7 @@ from bitrl.plugins.backbones.training.pretraining.corpus import TextFile
 
 @attrs.frozen
 class Distilled:
-    """Everything the card tells."""
+    """Everything the card reports."""
 
     command: str
     teacher: str
@@ -66,7 +66,7 @@ Running means of the losses:
 
 {sources}
 
-## What comes through
+## How well state variables can be linearly decoded
 
 {kept}
 
@@ -77,8 +77,8 @@ Running means of the losses:
 
 _KEPT = """\
 Mean R² of ridge regression from standardised, mean-pooled features to the numbers of a state written as JSON, over
-{probed:,} states of each kind, a quarter of them for judging: uniform in their bounds, or met by a random policy. The
-teacher in full precision, the teacher merely rounded to ternary weights, and the student:
+{probed:,} states of each kind, a quarter of them for testing: uniform in their bounds, or visited by a random policy.
+The teacher in full precision, the teacher rounded to ternary weights without training, and the student:
 
 """
 
@@ -88,7 +88,7 @@ def write_card(distilled: Distilled, model: Path) -> str:
     d, plan = distilled, distilled.plan
     phases = ""
     if plan.pretraining_steps:
-        phases = f"The first {plan.pretraining_steps:,} steps asked for the next token alone."
+        phases = f"The first {plan.pretraining_steps:,} steps trained on the next token alone."
     states = f"states of {', '.join(d.envs)}, by the json, compact and natural serializers"
     sources = [f"- {SHARE_OF_STATES if d.files else 1:.0%} of the batches: {states}"] if d.envs else []
     sources += [
@@ -118,5 +118,5 @@ def _history(progress: DistillationProgress) -> str:
 
 def _kept(kept: Sequence[Kept]) -> str:
     rows = [f"| {k.env} | {k.states} | {k.block} | {k.teacher:.4f} | {k.rounded:.4f} | {k.student:.4f} |" for k in kept]
-    head = ["| environment | states | block | teacher | merely rounded | student |", "|---|---|---:|---:|---:|---:|"]
+    head = ["| environment | states | block | teacher | rounded | student |", "|---|---|---:|---:|---:|---:|"]
     return "\n".join([*head, *rows])

@@ -54,7 +54,7 @@ def distill(
         UsageError: something asked for cannot be, or does not fit into memory. RunFailed: training or writing failed.
     """
     if not request.text and not request.envs:
-        raise UsageError("there is nothing to learn from: give --text, --envs or both")
+        raise UsageError("nothing to train on: give --text, --envs or both")
     device, plan = device_of(request.device), request.plan
     path, hints = catalogue.resolve(request.teacher), catalogue.hints(request.teacher)
     file = open_model(path, **hints)

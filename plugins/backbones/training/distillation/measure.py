@@ -22,7 +22,9 @@ SERIALIZER = "json"
 
 @attrs.frozen
 class Kept:
-    """Mean R² after one block, of states uniform in the bounds or met by a random policy (`states`, one of STATES)."""
+    """Mean R² after one block, of states uniform in the bounds or visited by a random policy (`states`, one of
+    STATES).
+    """
 
     env: str
     states: str

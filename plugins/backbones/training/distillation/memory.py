@@ -1,4 +1,4 @@
-"""Whether a distillation fits into memory, told before it begins rather than by the kernel in the middle."""
+"""Checks that a distillation fits into memory before it starts, rather than being killed in the middle."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def check(shape: TeacherShape, tokens: int, longest: int, numbers: bool, device:
     if there is not None and wanted > there:
         raise UsageError(
             f"distilling {shape.blocks} blocks takes about {wanted / 1e9:.1f} GB, but {there / 1e9:.1f} GB of memory "
-            f"are available ({device.type}): keep fewer blocks (--layers) or learn from fewer tokens a step (--batch)"
+            f"are available ({device.type}): keep fewer blocks (--layers) or fewer tokens per step (--batch)"
         )

@@ -85,14 +85,14 @@ class Distiller:
     @torch.no_grad()
     def _calibrate(self) -> list[Tensor]:
         """Set the sub-norms, and return the variance [width] of the teacher's channels after each block."""
-        seen: list[list[Tensor]] = [[] for _ in self.teacher.blk]
+        recorded: list[list[Tensor]] = [[] for _ in self.teacher.blk]
         batches = [moved(self.batches.of_step(self.plan.steps + i), self.device) for i in range(CALIBRATION)]
         for batch in batches:
-            for states, after in zip(seen, states_after(self.teacher, batch.tokens), strict=True):
+            for states, after in zip(recorded, states_after(self.teacher, batch.tokens), strict=True):
                 states.append(after.residual[batch.inside])
-        # Padded texts are cut to the shortest, which leaves no padding.
+        # Padded texts are truncated to the shortest, which leaves no padding.
         fit_sub_norms(self.student, self.teacher, batches[0].tokens[:, : int(batches[0].lengths.min())])
-        return [torch.cat(states).var(dim=0, correction=0) for states in seen]
+        return [torch.cat(states).var(dim=0, correction=0) for states in recorded]
 
     def learning_rate(self) -> float:
         """Linear up, then linear down to nothing: ternary weights settle only when the steps become small."""

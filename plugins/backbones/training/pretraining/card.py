@@ -19,13 +19,13 @@ from bitrl.plugins.backbones.training.pretraining.unseen import UNSEEN
 
 @attrs.frozen
 class Pretrained:
-    """Everything the card tells."""
+    """Everything the card reports."""
 
     command: str
     notes: Sequence[str]
     files: Sequence[TextFile]
     envs: Sequence[str]
-    worlds: Sequence[str]
+    text_envs: Sequence[str]
     shape: DecoderShape
     plan: PretrainingPlan
     progress: PretrainingProgress
@@ -50,14 +50,14 @@ This card was written by the command below, and its figures were measured on the
     {t.command}
 
 {notes}{steps} steps, {t.progress.tokens:,} tokens, {minutes:.1f} minutes ({rate:,.0f} tokens/s; {t.device}),
-seed {t.plan.seed}, AdamW with a learning rate of {t.plan.learning_rate:g} falling to 0; {versions}.
+seed {t.plan.seed}, AdamW with a learning rate of {t.plan.learning_rate:g} decaying to 0; {versions}.
 
 {trained}
 Every step shows {parts} kinds of texts. The model is asked for the numbers of a state, read linearly, by their names,
 from the mean-pooled residual stream after every block from the second on and while the text builds up (by their place
-in the field's range and among the states that agents meet where the environment is known, at several scales
-elsewhere); for features that move little when the numbers move little; in text worlds for facts of the state,
-for the commands that can be given and those that a recipe asks for; and for the next token.
+in the field's range and among the states that agents visit where the environment is known, at several scales
+elsewhere); for features that move little when the numbers move little; in text environments for facts of the state,
+for the admissible commands and those that a recipe asks for; and for the next token.
 
 Running means of the losses:
 
@@ -65,34 +65,34 @@ Running means of the losses:
 
 ## What it was trained on
 
-- {known:.0%} of the texts: states of {envs}: met by a random policy and by one that learns for 100,000 steps, uniform
-  in their bounds, and near the centre, written by the json, compact and natural serializers
+- {known:.0%} of the texts: states of {envs}: visited by a random policy and by one that learns for 100,000 steps,
+  uniform in their bounds, and near the centre, written by the json, compact and natural serializers
 - {invented:.0%}: states of invented environments with random names, counts (1 to 20), scales, decimals and layouts
-- {worlds:.0%}: states of {facts}, with the facts they tell{worlds_missing}
-- {choices:.0%}: states of {games}, with commands that can and cannot be given{choices_missing}
+- {text_envs:.0%}: states of {facts}, with the facts they hold{text_envs_missing}
+- {choices:.0%}: states of {games}, with admissible and inadmissible commands{choices_missing}
 - {prose:.0%}: prose{sources}
 
-## What comes through
+## How well state variables can be linearly decoded
 
 {language}Mean R² of ridge regression (1e-3 of a feature's variance) from standardised, mean-pooled features to the
 numbers of a state: 3,000 states to fit, 1,000 to test, uniform in the environment's bounds (unbounded ones within ±3),
-or met by a random policy in other episodes than those fitted to. Numbers that never vary are left out. The last column
-is what `bitrl` uses unless told otherwise; `worst` is the number that comes through worst there. {unseen} were kept
-aside: none of their states, and no word of their fields' names, was in any training text.
+or visited by a random policy in other episodes than those fitted to. Numbers that never vary are left out. The last
+column is what `bitrl` uses unless told otherwise; `worst` is the number that is decoded worst there. {unseen} were held
+out: none of their states, and no word of their fields' names, was in any training text.
 
 {table}
 
 ## What it can and cannot do
 
-It is made to be read from, not to be talked to: its features (the mean of the residual stream over a text's tokens)
-keep the numbers written in a short text, so that a small policy head can steer by them. It has seen single states of
-up to 20 numbers each, with random field names, scales, decimals and layouts, and the environments named above in the
-very words of the built-in serializers; those it reads best.
+It is made for features, not for conversation: they (the mean of the residual stream over a text's tokens)
+keep the numbers written in a short text, so that a small policy head can act on them. It was trained on single states
+of up to 20 numbers each, with random field names, scales, decimals and layouts, and the environments named above as the
+built-in serializers write them; those it reads best.
 
 - It is a language model, but a tiny one: it predicts English text badly, knows no facts and follows no instructions.
 - Numbers beyond the twentieth of a text, numbers above about 1,000, scientific notation, and differences smaller than
-  about a hundredth of a field's range come through poorly.
-- Texts of more than a few hundred tokens, languages other than English and program code are strange to it.
+  about a hundredth of a field's range are decoded poorly.
+- Texts of more than a few hundred tokens, languages other than English and program code were not in its training data.
 - R² is a linear reading by ridge regression; it says what is in the features, not that an agent will learn from them.
 
 ## Licence
@@ -118,7 +118,7 @@ def write_card(training: Pretrained, model: Path) -> str:
         f"  - `{file.name}`, {len(file.text):,} characters, SHA-256 of the file `{file.sha256}`" for file in t.files
     ]
     ternary = t.shape.ternary
-    texts = [world for world in t.worlds if world != "TextWorld"]
+    texts = [env for env in t.text_envs if env != "TextWorld"]
     return _CARD.format(
         name=model.name,
         kind="A BitNet b1.58 language model" if ternary else "The full-precision twin of a BitNet b1.58 language model",
@@ -135,10 +135,10 @@ def write_card(training: Pretrained, model: Path) -> str:
         parts=PARTS,
         curve=_curve(t.progress),
         envs=", ".join(t.envs) or "no known environment",
-        facts=" and ".join(texts) or "text worlds",
-        worlds_missing="" if texts else " (none was asked for: invented ones instead)",
+        facts=" and ".join(texts) or "text environments",
+        text_envs_missing="" if texts else " (none was requested: invented ones instead)",
         games="TextWorld cooking games",
-        choices_missing="" if "TextWorld" in t.worlds else " (none was asked for: invented ones instead)",
+        choices_missing="" if "TextWorld" in t.text_envs else " (none was requested: invented ones instead)",
         sources="\n".join([", from these files (not shipped):", *sources]) if sources else "; none was given",
         language=_language(t),
         unseen=", ".join(UNSEEN),
@@ -148,8 +148,8 @@ def write_card(training: Pretrained, model: Path) -> str:
 
 
 def _language(t: Pretrained) -> str:
-    prose = f"Prose it has not seen (the end of each text file): {t.bits_per_byte:.3f} bits per byte.\n\n"
-    lines = ["| from frozen features, on worlds not fitted to | right | commonest answer |", "|---|---:|---:|"]
+    prose = f"Held-out prose (the end of each text file): {t.bits_per_byte:.3f} bits per byte.\n\n"
+    lines = ["| from frozen features, on held-out states | accuracy | most frequent answer |", "|---|---:|---:|"]
     lines += [f"| {what} | {judged.accuracy:.3f} | {judged.chance:.3f} |" for what, judged in t.judged.items()]
     return (prose if t.bits_per_byte is not None else "") + ("\n".join(lines) + "\n\n" if t.judged else "")
 

@@ -1,4 +1,4 @@
-"""Saving a training and going on with it: named tensors, their optimiser's state, and a fingerprint of the command.
+"""Saving and resuming a training run: named tensors, their optimiser's state, and a fingerprint of the command.
 
 Does not know what is trained.
 """
@@ -22,7 +22,7 @@ _STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 def save(
     path: Path, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, fingerprint: str, progress: str
 ) -> None:
-    """Write everything needed to go on, whole or not at all.
+    """Write everything needed to resume, atomically.
 
     Raises:
         RunFailed: it cannot be written.
@@ -35,16 +35,16 @@ def save(
 
 
 def load(path: Path, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, fingerprint: str) -> str:
-    """Put back what `save` wrote, and return its `progress`.
+    """Restore what `save` wrote, and return its `progress`.
 
     Raises:
-        UsageError: there is none, it is damaged, or it belongs to another command.
+        UsageError: there is none, it is damaged, or it is from another command.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise UsageError(f"--resume: there is no checkpoint {path}: leave --resume out to start anew") from None
+        raise UsageError(f"--resume: there is no checkpoint {path}: leave --resume out to start over") from None
     except (OSError, SafetensorError) as error:
         raise UsageError(f"--resume: {path} is damaged ({error}): delete it and leave --resume out") from None
     if metadata.get("fingerprint") != fingerprint:

@@ -20,7 +20,7 @@ from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TextFile
 from bitrl.plugins.backbones.training.pretraining.device import device_of, name_of
 from bitrl.plugins.backbones.training.pretraining.environment_texts import (
     CommandTexts,
-    check_worlds,
+    check_text_environments,
     choices,
     facts_and_numbers,
     sayings,
@@ -44,8 +44,8 @@ HELD_OUT = 50_000
 LEARNING_STEPS = 100_000
 """How long a policy learns in each environment to show the states of agents that know more and more."""
 
-WORLD_STATES = 24_000
-"""States of each text world but TextWorld."""
+TEXT_ENVIRONMENT_STATES = 24_000
+"""States of each text environment but TextWorld."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +55,7 @@ class PretrainingRequest:
     out: Path
     text: Sequence[Path] = ()
     envs: Sequence[str]
-    worlds: Sequence[str] = ()
+    text_envs: Sequence[str] = ()
     steps: int | None
     minutes: float | None
     seed: int
@@ -73,30 +73,34 @@ def train_model(
     """Train, write the model file and its card, and measure what was written.
 
     Raises:
-        UsageError: something asked for cannot be. RunFailed: training or writing failed.
+        UsageError: the request is invalid. RunFailed: training or writing failed.
     """
-    check_worlds(request.worlds)
+    check_text_environments(request.text_envs)
     device = device_of(request.device)
     files = [read_text(path) for path in request.text]
     say("collecting states")
     readers = [reader for env in request.envs for reader in known(env, FORMATS, request.seed, LEARNING_STEPS)]
-    worlds = [facts_and_numbers(name, WORLD_STATES, request.seed) for name in request.worlds if name != "TextWorld"]
-    games = choices(GAMES_SEEN, STATES_A_GAME, request.seed) if "TextWorld" in request.worlds else None
+    env_texts = [
+        facts_and_numbers(name, TEXT_ENVIRONMENT_STATES, request.seed)
+        for name in request.text_envs
+        if name != "TextWorld"
+    ]
+    games = choices(GAMES_SEEN, STATES_A_GAME, request.seed) if "TextWorld" in request.text_envs else None
     kept = [attrs.evolve(file, text=file.text[: len(file.text) - _held_out(file)]) for file in files]
     say("training the vocabulary")
     vocabulary = vocabulary_for(
-        kept, readers, request.shape.vocab, request.seed, worlds, games, sayings(request.worlds, games)
+        kept, readers, request.shape.vocab, request.seed, env_texts, games, sayings(request.text_envs, games)
     )
     shape = attrs.evolve(request.shape, vocab=len(vocabulary.tokens))
     tokenizer = vocabulary.tokenizer()
-    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch // PARTS, shape.context, worlds, games)
+    corpus = Corpus(kept, readers, tokenizer, request.tokens_per_batch // PARTS, shape.context, env_texts, games)
     steps = request.steps or _steps_in(request.minutes or 1.0, shape, corpus, request.seed, device)
     plan = PretrainingPlan(steps=steps, seed=request.seed)
     # Everything that decides the result, so that a checkpoint is only ever continued by its own command. Not
     # `minutes`: they became steps, and may become others when the machine is busier.
     texts = [file.sha256 for file in files]
     fingerprint = repr(
-        (shape, plan, list(request.envs), list(request.worlds), texts, request.tokens_per_batch, device.type)
+        (shape, plan, list(request.envs), list(request.text_envs), texts, request.tokens_per_batch, device.type)
     )
     trainer = Pretrainer(shape, plan, fingerprint, number_features(vocabulary.tokens), device)
     checkpoint = request.out.with_name(request.out.name + ".checkpoint")
@@ -123,23 +127,24 @@ def vocabulary_for(
     readers: Sequence[Known],
     size: int,
     seed: int,
-    worlds: Sequence[Texts] = (),
+    env_texts: Sequence[Texts] = (),
     games: CommandTexts | None = None,
     sayings: Sequence[str] = (),
 ) -> Vocabulary:
-    """A vocabulary of at most `size` tokens for these texts, environments, worlds and their sayings."""
+    """A vocabulary of at most `size` tokens for these texts, environments, text environments and their sayings."""
     rng = np.random.default_rng(seed)
     states = [text for reader in readers for text in reader.sample(rng, 400).texts]
-    # The words of a request, which stand before a world's numbers, vary; those between them do not.
+    # The words of a request, which stand before an environment's numbers, vary; those between them do not.
     states += [
         from_its_first_number(text)
-        for world in worlds
-        if world.plain
-        for text in world.texts[:: max(1, len(world.texts) // 600)]
+        for each in env_texts
+        if each.plain
+        for text in each.texts[:: max(1, len(each.texts) // 600)]
     ]
-    # A few megabytes of prose are enough to count pairs of letters by. The worlds have few words and use them much.
+    # A few megabytes of prose are enough to count pairs of letters by. The text environments have few words and repeat
+    # them.
     passages = [file.text[i : i + 5000] for file in files for i in range(0, min(len(file.text), 4_000_000), 5000)]
-    passages += [text for world in worlds for text in world.texts[:4000]] + (games.texts[::4] if games else [])
+    passages += [text for each in env_texts for text in each.texts[:4000]] + (games.texts[::4] if games else [])
     return train_vocabulary([*passages, *invented(rng, 400, 2).texts], states, size, sayings)
 
 
@@ -167,14 +172,14 @@ def _measure(
     backbone = "bitnet" if request.shape.ternary else "bf16"
     unseen = "".join(file.text[len(file.text) - _held_out(file) :] for file in files)
     packages = ["torch", "tokenizers", "gymnasium", "numpy"]
-    packages += ["minigrid"] if "BabyAI" in request.worlds else []
-    packages += ["textworld"] if "TextWorld" in request.worlds else []
+    packages += ["minigrid"] if "BabyAI" in request.text_envs else []
+    packages += ["textworld"] if "TextWorld" in request.text_envs else []
     return Pretrained(
         command=request.command,
         notes=request.notes,
         files=files,
         envs=request.envs,
-        worlds=request.worlds,
+        text_envs=request.text_envs,
         shape=model.shape,
         device=device,
         plan=plan,
@@ -183,7 +188,7 @@ def _measure(
         bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode()))
         if len(unseen) > 100
         else None,
-        judged=judged(backbone, request.out, request.worlds),
+        judged=judged(backbone, request.out, request.text_envs),
         readings=readings(backbone, request.out, request.envs),
         versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
@@ -210,7 +215,7 @@ def check_shape(shape: DecoderShape) -> None:
         UsageError: it cannot; the message says which number to change.
     """
     if shape.width % 256 or shape.ffn % 256:
-        raise UsageError(f"--width {shape.width}, --ffn {shape.ffn}: the file format asks for multiples of 256")
+        raise UsageError(f"--width {shape.width}, --ffn {shape.ffn}: expected multiples of 256")
     least = 256 + len(number_tokens())
     if shape.vocab < least:
-        raise UsageError(f"--vocab {shape.vocab}: at least {least:,}, for the bytes and the pieces of numbers")
+        raise UsageError(f"--vocab {shape.vocab}: expected at least {least:,}, for the bytes and the pieces of numbers")

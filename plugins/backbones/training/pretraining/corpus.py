@@ -57,7 +57,7 @@ class TokenBatch:
 
     For texts with numbers also, float32: `numbers`, the numbers read so far at each token [B, T, slots] (at a
     text's last token all of them, before it perhaps NaN), `frames` [B, slots, 2, 2] and `names` [groups, slots, words]
-    as in Texts. For states of text worlds `facts` [B, facts], 1, 0 or NaN, or `choices`.
+    as in Texts. For states of text environments `facts` [B, facts], 1, 0 or NaN, or `choices`.
     """
 
     tokens: Tensor
@@ -103,11 +103,11 @@ class Corpus:
         tokenizer: Tokenizer,
         budget: int,
         context: int,
-        worlds: Sequence[Texts] = (),
+        env_texts: Sequence[Texts] = (),
         choices: CommandTexts | None = None,
     ):
         self.tokenizer, self.budget, self.context = tokenizer, budget, context
-        self.worlds, self.choices = list(worlds), choices
+        self.env_texts, self.choices = list(env_texts), choices
         self.known = list(readers)
         # Many numbers are harder to keep apart than few.
         emphasis = {"json": 1.3, "compact": 1.0, "natural": 1.0}
@@ -128,15 +128,15 @@ class Corpus:
     def known_batch(self, rng: np.random.Generator) -> TokenBatch:
         """States of one environment through one serializer."""
         reader = self.known[rng.choice(len(self.weights), p=self.weights)]
-        length = len(self.tokenizer.encode(reader.write(reader.met[:1].astype(np.float32))[0]).ids)
+        length = len(self.tokenizer.encode(reader.write(reader.visited[:1].astype(np.float32))[0]).ids)
         return self._batch(reader.sample(rng, max(1, self.budget // length // 2) * 2))
 
-    def world_batch(self, rng: np.random.Generator) -> TokenBatch:
-        """States of one text world, with facts."""
-        world = self.worlds[rng.integers(len(self.worlds))]
-        length = len(self.tokenizer.encode(world.texts[0]).ids)
-        rows = rng.integers(len(world.texts), size=max(1, self.budget // length))
-        return self._batch(_rows(world, rows))
+    def environment_batch(self, rng: np.random.Generator) -> TokenBatch:
+        """States of one text environment, with facts."""
+        env = self.env_texts[rng.integers(len(self.env_texts))]
+        length = len(self.tokenizer.encode(env.texts[0]).ids)
+        rows = rng.integers(len(env.texts), size=max(1, self.budget // length))
+        return self._batch(_rows(env, rows))
 
     def choice_batch(self, rng: np.random.Generator, candidates: int = 8) -> TokenBatch:
         """States in which commands are to be chosen, and for each at most `candidates` commands of either kind, and

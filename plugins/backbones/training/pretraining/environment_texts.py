@@ -1,6 +1,6 @@
-"""The text worlds as training material: their states as texts, and what is asked of each.
+"""The text environments as training data: their states as text, with the labels to predict.
 
-Knows which facts a state of BabyAI, SmartHome-Light or TextWorld is asked for. Does not know tokens or losses.
+Knows which facts of a state of BabyAI, SmartHome-Light or TextWorld are labels. Does not know tokens or losses.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FACTS = (
     "way ahead blocked",
     *(f"{room} {want}" for room in ROOMS for want in WANTS),
 )
-"""Yes-or-no questions about a state; what is not asked of a world is NaN there."""
+"""Yes-or-no questions about a state; NaN where an environment does not have that question."""
 
-WORLDS = ("BabyAI", "SmartHome-Light", "TextWorld")
+TEXT_ENVIRONMENTS = ("BabyAI", "SmartHome-Light", "TextWorld")
 
 
 @attrs.frozen
 class CommandTexts:
-    """States, and commands of their games that can and cannot be given there; once the recipe is known, also those that
+    """States, with admissible and inadmissible commands of their games; once the recipe is known, also those that
     it asks for, and those of the same kinds that it does not.
     """
 
@@ -42,15 +42,15 @@ class CommandTexts:
     unwanted: list[tuple[str, ...]]
 
 
-def facts_and_numbers(world: str, count: int, seed: int) -> Texts:
+def facts_and_numbers(env: str, count: int, seed: int) -> Texts:
     """`count` states of BabyAI or SmartHome-Light, each text with its facts [n, len(FACTS)] and its numbers."""
-    return _babyai(count, seed) if world == "BabyAI" else _smarthome(count, seed)
+    return _babyai(count, seed) if env == "BabyAI" else _smarthome(count, seed)
 
 
 def _babyai(count: int, seed: int) -> Texts:
     from bitrl.plugins.envs.samples import BABYAI_IDS, babyai_samples
 
-    # Every other state is of the world that the paper reports.
+    # Every other state is of the environment that the paper reports.
     samples = babyai_samples(BABYAI_IDS[:1], count // 2, seed) + babyai_samples(BABYAI_IDS, count - count // 2, seed)
     facts = np.full((count, len(FACTS)), np.nan)
     numbers = np.full((count, MAX_NUMBERS), np.nan)
@@ -96,11 +96,11 @@ def _smarthome(count: int, seed: int) -> Texts:
 
 
 def _frames(numbers: np.ndarray, bounds: Sequence[Sequence[float]]) -> np.ndarray:
-    """[n, MAX_NUMBERS, 2, 2] as in Texts, from a few fields' (centre, half-width) and the numbers met."""
+    """[n, MAX_NUMBERS, 2, 2] as in Texts, from a few fields' (centre, half-width) and the numbers visited."""
     frames = np.full((*numbers.shape, 2, 2), np.nan)
     for slot, (centre, half) in enumerate(bounds):
-        met = numbers[:, slot]
-        frames[:, slot] = [[centre, half], [np.nanmean(met), max(2.5 * np.nanstd(met), 1e-3 * half)]]
+        visited = numbers[:, slot]
+        frames[:, slot] = [[centre, half], [np.nanmean(visited), max(2.5 * np.nanstd(visited), 1e-3 * half)]]
     return frames
 
 
@@ -126,7 +126,7 @@ def choices(games: Sequence[int], per_game: int, seed: int, split: str = "train"
 
 
 def _asked(text: str, commands: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of these commands those that the recipe told in a text asks for, and those that it does not."""
+    """Of these commands those that the recipe in a text asks for, and those that it does not."""
     from bitrl.plugins.envs.textworld_words import asked_for
 
     recipe = text.partition("recipe: ")[2].partition(". ")[0]
@@ -141,12 +141,12 @@ _COMMAND = re.compile(
 )
 
 
-def sayings(worlds: Sequence[str], games: CommandTexts | None) -> list[str]:
-    """What these worlds always say in the same words, sorted: things and where they are (` yellow bell pepper`,
-    ` in open fridge`), and what a home is asked for, but for the room (`make the`, ` bright enough to read`).
+def sayings(envs: Sequence[str], games: CommandTexts | None) -> list[str]:
+    """Phrases that these environments always word the same way, sorted: things and where they are (` yellow bell
+    pepper`, ` in open fridge`), and what a home is asked for, but for the room (`make the`, ` bright enough to read`).
     """
     found: set[str] = set()
-    if "SmartHome-Light" in worlds:
+    if "SmartHome-Light" in envs:
         from bitrl.plugins.envs.smarthome import ASKED
 
         for phrase in (phrase for phrases in ASKED.values() for phrase in phrases):
@@ -167,11 +167,11 @@ def sayings(worlds: Sequence[str], games: CommandTexts | None) -> list[str]:
     return sorted(phrase for phrase in found if " " in phrase.strip())
 
 
-def check_worlds(worlds: Sequence[str]) -> None:
-    """Raises UsageError for a world that is not known here."""
+def check_text_environments(envs: Sequence[str]) -> None:
+    """Raises UsageError for an unknown text environment."""
     from bitrl.core.errors import unknown
 
-    for world in worlds:
-        if world not in WORLDS:
-            error: UsageError = unknown("world", world, WORLDS)
+    for env in envs:
+        if env not in TEXT_ENVIRONMENTS:
+            error: UsageError = unknown("text environment", env, TEXT_ENVIRONMENTS)
             raise error

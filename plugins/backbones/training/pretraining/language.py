@@ -1,6 +1,7 @@
-"""What a model's features keep of words: the object a BabyAI mission names, and which TextWorld commands can be given.
+"""What a model's features keep of words: the object a BabyAI mission names, and which TextWorld commands are
+admissible.
 
-Knows how to fit a classifier on frozen features and how it is judged: on states of worlds that it was not fitted to.
+Knows how to fit a classifier on frozen features and how it is judged: on states of held-out episodes and games.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ rather than many states: a food that stood in one place in all of a few games sa
 
 @attrs.frozen
 class Judged:
-    """The share of right answers, and the share that the commonest answer alone would get."""
+    """Accuracy, and the accuracy of always giving the most frequent answer."""
 
     accuracy: float
     chance: float
@@ -95,9 +96,9 @@ def possible_commands(encode: Encode, seed: int = 1, splits: Sequence[str] = ("t
         judged = _asked(choices(games, STATES_A_GAME, 0, split), rng)
         a, b = judged.rows.unbind(dim=1)
         with torch.no_grad():
-            told = logits(states(encode(judged.states))[a], commands(encode(judged.commands))[b])
+            predicted = logits(states(encode(judged.states))[a], commands(encode(judged.commands))[b])
         can = judged.answers > 0
-        found.append(Judged(_share((told > 0) == can), max(_share(can), _share(~can))))
+        found.append(Judged(_share((predicted > 0) == can), max(_share(can), _share(~can))))
     return found
 
 
@@ -127,7 +128,7 @@ def _asked(source: CommandTexts, rng: np.random.Generator) -> _Asked:
 
 
 class _Standardised:
-    """Features [n, d], and others like them, in units of their deviations."""
+    """Features [n, d], and others like them, standardised by their mean and standard deviation."""
 
     def __init__(self, features: np.ndarray):
         self.mean, self.std = features.mean(axis=0), features.std(axis=0) + 1e-6
@@ -138,8 +139,8 @@ class _Standardised:
 
 
 def _fit(model: nn.Module, loss: Callable[[Tensor], Tensor], count: int, batch: int = 512) -> None:
-    """Adam with weight decay on batches of `count` samples: ten passes, and 300 steps at least. The learning rate falls
-    to nothing. The same for every model that is compared.
+    """Adam with weight decay on batches of `count` samples: ten passes, and 300 steps at least. The learning rate
+    decays linearly to zero. The same for every model that is compared.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""What comes through a model, measured on its file by the engine, as an agent will read it: numbers and words.
+"""How well numbers and words can be decoded from a model, measured on its file by the engine, as an agent reads it.
 
 Knows what a model card reports. Does not know how a model is trained.
 """
@@ -22,7 +22,7 @@ from bitrl.plugins.backbones.training.pretraining.texts import FORMATS
 from bitrl.plugins.backbones.training.pretraining.unseen import UNSEEN, Unseen
 
 PROBED = 4000
-"""States of each kind; a quarter is for judging."""
+"""States of each kind; a quarter is for testing."""
 
 
 def readings(backbone: str, model: Path, envs: Sequence[str], seed: int = 0) -> list[Reading]:
@@ -37,13 +37,13 @@ def readings(backbone: str, model: Path, envs: Sequence[str], seed: int = 0) -> 
     ]
 
 
-def judged(backbone: str, model: Path, worlds: Sequence[str]) -> dict[str, Judged]:
-    """What the features keep of words, by question, for the text worlds of `worlds`."""
+def judged(backbone: str, model: Path, text_envs: Sequence[str]) -> dict[str, Judged]:
+    """What the features keep of words, by question, for these text environments."""
     encode = load_backbone(backbone, str(model), cache_mb=0.0).encode
     found = {}
-    if "BabyAI" in worlds:
+    if "BabyAI" in text_envs:
         found["the object (colour and kind) that a BabyAI mission names"] = mission_objects(encode)
-    if "TextWorld" in worlds:
+    if "TextWorld" in text_envs:
         questions = (
             "whether a command can be given in a TextWorld state, other games",
             "the same, games with other foods",
@@ -53,7 +53,7 @@ def judged(backbone: str, model: Path, worlds: Sequence[str]) -> dict[str, Judge
 
 
 def _parts(backbone: str, model: Path, envs: Sequence[str], format: str) -> Iterator[Parts]:
-    """The environments trained on, and those kept aside that can be made here, each seen through `format`."""
+    """The environments trained on, and those kept aside that can be made here, each written by `format`."""
     for env in envs:
         named = {"env": env, "backbone": backbone, "serializer": format}
         yield build(resolve({"run": named, "backbone": {"model": str(model), "cache_mb": 0}}))

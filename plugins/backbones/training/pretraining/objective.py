@@ -25,7 +25,7 @@ def views(numbers: Tensor, frames: Tensor) -> Tensor:
     KINDS], all within ±1.5; NaN where there is nothing to ask.
 
     Where the environment is known, a number is asked for by its place in the field's range, in the inner tenth of
-    it, where control happens, and among the states that agents meet: all linear. Elsewhere nobody knows the range, and
+    it, where control happens, and among the states that agents visit: all linear. Elsewhere nobody knows the range, and
     it is asked for at several scales, linear up to each and flat beyond, and by its order of magnitude.
     """
     known = ~frames[..., 0, 0].isnan().unsqueeze(-1)
@@ -65,8 +65,8 @@ class Readout(nn.Module):
 
 
 class Questions(nn.Module):
-    """Linear readings of pooled features for the text worlds after each of some blocks, in training only: facts of a
-    state, whether a command can be given in it, and whether its recipe asks for it.
+    """Linear readings of pooled features for the text environments after each of some blocks, in training only: facts
+    of a state, whether a command can be given in it, and whether its recipe asks for it.
     """
 
     def __init__(self, width: int, blocks: int):
@@ -242,7 +242,8 @@ def state_losses(readout: Readout, questions: Questions, after: Tensor, batch: T
     rows, last = torch.arange(len(batch.tokens), device=after.device), batch.lengths - 1
     so_far = views(batch.numbers, batch.frames[:, None])
     # Asked for only at its end, a text gives too faint a hint which digit mattered. So the mean is also read while
-    # it builds up, and has to hold at each token what has been written by then: every digit is told what it adds.
+    # it builds up, and has to hold at each token what has been written by then: every digit is supervised by what it
+    # adds.
     building = after.cumsum(dim=2) / batch.lengths[:, None, None]
     means = building[:, rows, last]
     found = {"numbers": number_loss(readout(means, batch.names), so_far[rows, last])}

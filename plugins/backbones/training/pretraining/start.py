@@ -1,8 +1,9 @@
-"""How a model's weights start: so that numbers can be read, and told apart by their names, before anything is learned.
+"""How a model's weights start: so that numbers can be read, and distinguished by their names, before anything is
+learned.
 
 Knows initial values. Does not know losses or how training goes on. A network of random weights reads a text's numbers
 from the mean of its features as well as one that has learned from two million tokens (R² 0.95 on HalfCheetah's 17),
-provided that a number's token says its value in few directions, and that it sees the name before it.
+provided that a number's token says its value in few directions, and that it attends to the name before it.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class Texts:
     of the even.
 
     numbers: [n, MAX_NUMBERS] float64, NaN beyond a text's count. frames [n, MAX_NUMBERS, 2, 2]: where the environment
-    is known, each number's (centre, half-width), first of its bounds, then of where agents are (2.5 deviations); NaN
-    elsewhere.
+    is known, each number's (centre, half-width), first of its bounds, then of where agents are (2.5 standard
+    deviations); NaN elsewhere.
     """
 
     texts: list[str]
@@ -47,7 +47,7 @@ class Texts:
     order: tuple[int, ...] = ()
     """Which number stands first, second, …; empty: they stand in their own order."""
     facts: np.ndarray | None = None
-    """[n, facts], 1, 0 or NaN: answers to the questions of worlds.FACTS."""
+    """[n, facts], 1, 0 or NaN: answers to the questions of environment_texts.FACTS."""
     names: np.ndarray = attrs.field(factory=lambda: np.full((1, MAX_NUMBERS, NAME_WORDS), -1))
     """int64 [groups, MAX_NUMBERS, NAME_WORDS]: what the numbers are called, see `name_words`."""
 
@@ -68,7 +68,7 @@ def name_words(names: Sequence[str], env: str = "") -> np.ndarray:
 
 @attrs.frozen
 class Known:
-    """A known environment seen through one serializer."""
+    """A known environment written by one serializer."""
 
     env: str
     format: str
@@ -76,7 +76,7 @@ class Known:
     centre: np.ndarray
     half: np.ndarray
     names: np.ndarray  # int64 [k, NAME_WORDS]
-    met: np.ndarray  # states [n, k] that a random policy meets, and one that learns
+    visited: np.ndarray  # states [n, k] of a random policy, and of one that learns
     order: tuple[int, ...] = ()  # as in Texts
 
     def uniform(self, rng: np.random.Generator, count: int, part: float = 1.0) -> np.ndarray:
@@ -84,20 +84,22 @@ class Known:
         return self.centre + self.half * part * rng.uniform(-1, 1, (count, len(self.half)))
 
     def states(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """A mix of states [count, k]: met by agents, everywhere, and near the centre at several scales."""
+        """A mix of states [count, k]: visited by agents, everywhere, and near the centre at several scales."""
         kind = rng.random(count)
         scale = 10.0 ** rng.uniform(-1.7, -0.3, (count, 1))
         near = self.centre + self.half * scale * rng.standard_normal((count, len(self.half)))
         states = np.where((kind < 0.65)[:, None], self.uniform(rng, count), near)
-        met = self.met[rng.integers(len(self.met), size=count)]
-        return np.where((kind < 0.4)[:, None], met, states)
+        visited = self.visited[rng.integers(len(self.visited), size=count)]
+        return np.where((kind < 0.4)[:, None], visited, states)
 
     @property
     def frame(self) -> np.ndarray:
         """[k, 2, 2], as in Texts."""
         bounds = np.stack([self.centre, self.half], axis=1)
         # A number that hardly varies is not worth more than a thousandth of its bounds.
-        where = np.stack([self.met.mean(axis=0), np.maximum(2.5 * self.met.std(axis=0), 1e-3 * self.half)], axis=1)
+        where = np.stack(
+            [self.visited.mean(axis=0), np.maximum(2.5 * self.visited.std(axis=0), 1e-3 * self.half)], axis=1
+        )
         return np.stack([bounds, where], axis=1)
 
     def sample(self, rng: np.random.Generator, count: int) -> Texts:
@@ -121,7 +123,8 @@ def known(env: str, formats: Sequence[str], seed: int, learning_steps: int = 0) 
     """The environment `env` written by the built-in serializers `formats`. Fields without bounds are taken to stay
     in ±3.
 
-    `learning_steps` is how long a policy learns whose states are among those met; 0: only a random one's are.
+    `learning_steps` is how long a policy learns whose states are among the visited ones; 0: those of a random policy
+    only.
 
     Raises:
         UsageError: there is no such environment, it has more than numbers, or more of them than the model has slots.
@@ -135,19 +138,19 @@ def known(env: str, formats: Sequence[str], seed: int, learning_steps: int = 0) 
     spec = environment.observation_spec()
     fields = spec.fields
     if not fields or spec.texts:
-        raise UsageError(f"--envs {env}: its observations are not numbers alone: leave it out")
+        raise UsageError(f"--envs {env}: expected observations of numbers alone: leave it out")
     if len(fields) > MAX_NUMBERS:
-        raise UsageError(f"--envs {env}: it has {len(fields)} numbers, and a model is trained on {MAX_NUMBERS} at most")
+        raise UsageError(f"--envs {env}: expected at most {MAX_NUMBERS} numbers, got {len(fields)}")
     low = np.array([-3.0 if field.low is None else field.low for field in fields])
     high = np.array([3.0 if field.high is None else field.high for field in fields])
-    world = environment.make()
-    met = random_policy_states(world, seed)
-    world.close()
+    made_env = environment.make()
+    visited = random_policy_states(made_env, seed)
+    made_env.close()
     if learning_steps:
-        met = np.concatenate([met, learning_policy_states(env, seed, learning_steps)])
+        visited = np.concatenate([visited, learning_policy_states(env, seed, learning_steps)])
     names = name_words([field.name for field in fields], "known")
     made = [
-        Known(env, format, load_serializer(format, env=env).batch, (low + high) / 2, (high - low) / 2, names, met)
+        Known(env, format, load_serializer(format, env=env).batch, (low + high) / 2, (high - low) / 2, names, visited)
         for format in formats
     ]
     return [attrs.evolve(each, order=sentence_order(env)) if each.format == "natural" else each for each in made]
@@ -161,21 +164,21 @@ def sentence_order(env: str) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
-def random_policy_states(world: Any, seed: int, count: int = 4000) -> np.ndarray:
-    """States [count, k] float64 that a uniformly random policy meets, one episode after another."""
-    world.action_space.seed(seed)
-    observation, _ = world.reset(seed=seed)
+def random_policy_states(env: Any, seed: int, count: int = 4000) -> np.ndarray:
+    """States [count, k] float64 visited by a uniformly random policy in consecutive episodes."""
+    env.action_space.seed(seed)
+    observation, _ = env.reset(seed=seed)
     states: list[Any] = []
     while len(states) < count:
         states.append(observation)
-        observation, _, terminated, truncated, _ = world.step(world.action_space.sample())
+        observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
-            observation, _ = world.reset()
+            observation, _ = env.reset()
     return np.array(states, dtype=np.float64).reshape(count, -1)
 
 
 def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -> np.ndarray:
-    """States [count, k] float64 that a policy meets while it learns for `steps` steps by PPO on the numbers
+    """States [count, k] float64 that a policy visits while it learns for `steps` steps by PPO on the numbers
     themselves.
     """
     import gymnasium
@@ -193,10 +196,10 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
         }
     )
     parts = build(config)
-    met: list[Any] = []
+    visited: list[Any] = []
 
     def record(observation: Any) -> Any:
-        met.append(observation)
+        visited.append(observation)
         return observation
 
     def recorded() -> gymnasium.Env:
@@ -210,8 +213,8 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
     while algorithm.step < steps:
         algorithm.update()
     envs.close()
-    kept = np.random.default_rng(seed).choice(len(met), size=count)
-    return np.array([met[index] for index in kept], np.float64).reshape(count, -1)
+    kept = np.random.default_rng(seed).choice(len(visited), size=count)
+    return np.array([visited[index] for index in kept], np.float64).reshape(count, -1)
 
 
 _STEMS = """

@@ -26,7 +26,7 @@ from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDe
 from bitrl.plugins.backbones.training.pretraining.objective import WEIGHTS, Questions, Readout, losses
 from bitrl.plugins.backbones.training.pretraining.start import start
 
-SHARES = {"known": 0.36, "invented": 0.28, "prose": 0.06, "worlds": 0.12, "choices": 0.18}
+SHARES = {"known": 0.36, "invented": 0.28, "prose": 0.06, "text_envs": 0.12, "choices": 0.18}
 """How often a step's batch is of which kind."""
 
 
@@ -97,8 +97,8 @@ def _batch_of(corpus: Corpus, rng: np.random.Generator) -> TokenBatch:
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
     if kind == "prose" and len(corpus.prose):
         return corpus.prose_batch(rng)
-    if kind == "worlds" and corpus.worlds:
-        return corpus.world_batch(rng)
+    if kind == "text_envs" and corpus.env_texts:
+        return corpus.environment_batch(rng)
     if kind == "choices" and corpus.choices is not None:
         return corpus.choice_batch(rng)
     if kind == "known" and corpus.known:

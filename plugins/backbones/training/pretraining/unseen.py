@@ -1,4 +1,4 @@
-"""Three environments kept aside: no training text holds their states, the words of their fields or their units.
+"""Three held-out environments: no training text holds their states, the words of their fields or their units.
 
 They stand for what users bring. A model's card says how well it reads them.
 """

@@ -1,7 +1,7 @@
 """Trains a vocabulary: byte-level BPE for prose, one token for every piece that numbers and the known environments'
 texts are made of.
 
-Knows how to choose tokens, and what a number's token says of the number; how text is cut into pieces is the tokenizer
+Knows how to choose tokens, and what a number's token says of the number; how text is split into pieces is the tokenizer
 module's.
 """
 
@@ -21,7 +21,9 @@ from bitrl.plugins.backbones.files.tokenizer import build_tokenizer, pre_tokeniz
 
 
 def number_tokens() -> list[str]:
-    """Every piece that a number up to 999 is cut into: `-0.5`, `12`, `-737`, a pair of digits `05`, a decimal `.2`."""
+    """Every piece that a number up to 999 is split into: `-0.5`, `12`, `-737`, a pair of digits `05`, a decimal
+    `.2`.
+    """
     numbers = [f"{sign}{n // 10}.{n % 10}" for n in range(1000) for sign in ("", "-")]
     numbers += [f"{sign}{n}" for n in range(1000) for sign in ("", "-") if n or not sign]
     return [*numbers, *(f"{n:02d}" for n in range(10)), *(f".{n}" for n in range(10))]
@@ -42,7 +44,7 @@ def number_features(tokens: Iterable[str]) -> np.ndarray:
         row = np.zeros(NUMBER_FEATURES, np.float32)
         if re.fullmatch(r"-?\d{1,2}\.\d|-?\d{1,3}", token):
             value = float(token)
-            row[0] = 1.0 if "." in token else 0.5  # digits may follow; a whole number may also be a pair of them
+            row[0] = 1.0 if "." in token else 0.5  # digits may follow; an integer may also be a pair of them
             row[1] = -1.0 if token.startswith("-") else 1.0
             row[2] = np.sign(value) * np.log1p(10 * abs(value)) / 5
             row[3:7] = np.clip(value / np.array([2, 10, 50, 250]), -1, 1)
@@ -80,9 +82,9 @@ def from_its_first_number(text: str) -> str:
 
 def phrases_of(texts: Iterable[str]) -> list[str]:
     """What stands between the numbers of these texts and is more than one piece, sorted: ` m, moving left at `."""
-    cut = pre_tokenizer("bitrl-2")
+    splitter = pre_tokenizer("bitrl-2")
     parts = {part for text in texts for part in _NUMBER.split(text)}
-    return sorted(part for part in parts if len(cut.pre_tokenize_str(part)) > 1)
+    return sorted(part for part in parts if len(splitter.pre_tokenize_str(part)) > 1)
 
 
 def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int, sayings: Iterable[str] = ()) -> Vocabulary:
@@ -90,19 +92,19 @@ def train_vocabulary(prose: Iterable[str], known: Iterable[str], size: int, sayi
 
     Every token costs time at every step an agent takes. So the pieces of numbers, and whatever stands between two
     numbers of a `known` text (a key with its punctuation, the words of a sentence), become a token whole, without
-    spending a token on each of its prefixes as BPE would; BPE gets the rest. So does what is always said in the same
-    words in a world, its `sayings`: ` yellow bell pepper`, which is one thing and not three.
+    spending a token on each of its prefixes as BPE would; BPE gets the rest. So do the phrases that an environment
+    always words the same way, its `sayings`: ` yellow bell pepper`, which is one thing and not three.
     """
-    cut = pre_tokenizer("bitrl-2")
+    splitter = pre_tokenizer("bitrl-2")
     known = list(known)
     phrases = sorted({*phrases_of(known), *sayings})
     whole = re.compile("|".join(map(re.escape, sorted(phrases, key=len, reverse=True))) or "(?!)")
     rest = (part for text in known for part in whole.split(text))
-    counts = Counter(piece for part in rest for piece, _ in cut.pre_tokenize_str(part))
+    counts = Counter(piece for part in rest for piece, _ in splitter.pre_tokenize_str(part))
     pieces = [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if len(piece) > 1]
     pieces = list(dict.fromkeys([*number_tokens(), *pieces]))
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = cut
+    bpe.pre_tokenizer = splitter
     trainer = trainers.BpeTrainer(
         vocab_size=max(256, size - len(pieces) - len(phrases)),
         initial_alphabet=ByteLevel.alphabet(),

@@ -102,7 +102,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(10, 9, 1 << 20))
@@ -111,7 +111,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_is_told(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def full(path: Path, shape: RandomShape) -> None:

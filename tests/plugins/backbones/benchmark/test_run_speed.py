@@ -153,7 +153,7 @@ def test_watching_and_measuring_changes_nothing(
     assert found == wanted
 
 
-def test_hits_are_the_texts_that_were_seen_before() -> None:
+def test_cache_hits_are_the_texts_encoded_before() -> None:
     """FrozenLake has 16 states; its cache holds them all."""
     training = MeasuredRun(config("FrozenLake-v1"))
     training.warm_up()
@@ -210,7 +210,7 @@ def test_without_a_language_model_the_network_is_the_learners() -> None:
     assert {part for part, spent in found["seconds"].items() if spent} == {"environment", "text", "learner"}
 
 
-def test_of_another_backbone_encode_is_what_is_seen() -> None:
+def test_of_another_backbone_only_encode_is_measured() -> None:
     class Lengths:
         width, identity = 1, {"kind": "lengths"}
 

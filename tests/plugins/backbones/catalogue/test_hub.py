@@ -238,7 +238,7 @@ def test_a_wrong_hash_is_refused(hub: Hub, llama: Path, tmp_path: Path, file: st
     wrong = bytearray((llama / file).read_bytes())
     wrong[-3] ^= 1
     hub.served[file] = bytes(wrong)
-    with pytest.raises(RunFailed, match=rf"{file} came with a wrong hash \(.*\) and was thrown away: pull again"):
+    with pytest.raises(RunFailed, match=rf"{file} has a wrong hash \(expected .*, got .*\) and was discarded: pull"):
         pull("hf:tiny/llama")
     with pytest.raises(UsageError, match="is not here"):
         resolve("hf:tiny/llama")
@@ -256,7 +256,7 @@ def test_a_wrong_file_of_somebody_else_is_refused_and_left_alone(hub: Hub, llama
     wrong = bytearray(weights.read_bytes())
     wrong[-1] ^= 1
     weights.write_bytes(wrong)
-    with pytest.raises(RunFailed, match="was there before this pull and is left alone: remove it and pull again"):
+    with pytest.raises(RunFailed, match="was there before this pull and is left unchanged: remove it and pull again"):
         pull("hf:tiny/llama")
     assert weights.read_bytes() == wrong
 

@@ -197,7 +197,7 @@ def full_for_us(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (full_for_us, "tiny.gguf: no space left on the disk: free some, or choose another place for the cache"),
     ],
 )
-def test_what_goes_wrong_is_told_in_a_line(
+def test_what_goes_wrong_is_reported_in_one_line(
     entry: ModelEntry,
     tmp_path: Path,
     index: Path,

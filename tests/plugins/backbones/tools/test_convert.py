@@ -154,7 +154,7 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     )
 
 
-def test_a_tokenizer_that_llama_cpp_cannot_read_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_that_llama_cpp_cannot_read_is_reported(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path)
     assert "no tokenizer" in convert(tmp_path, tmp_path / "a.gguf")[0]
     add_tokenizer(tmp_path)
@@ -223,7 +223,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
         (bitnet, {"hidden_act": "silu", "tie_word_embeddings": False}, ["output.weight"]),
     ],
 )
-def test_what_llama_cpp_computes_otherwise_is_told(
+def test_what_llama_cpp_computes_differently_is_reported(
     tmp_path: Path, build: Any, changes: dict[str, Any], said: list[str]
 ) -> None:
     build(**changes).save_pretrained(tmp_path)

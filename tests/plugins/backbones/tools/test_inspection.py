@@ -88,7 +88,7 @@ def test_a_norm_that_is_missing_is_found_without_loading(tmp_path: Path) -> None
         Engine(source)
 
 
-def test_a_tokenizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_that_does_not_fit_is_reported(tmp_path: Path) -> None:
     llama(vocab_size=20).save_pretrained(tmp_path / "hf")
     add_tokenizer(tmp_path / "hf")
     assert "tokens but embeds only 20 of them" in inspect(tmp_path / "hf").verdict.words

@@ -1,4 +1,6 @@
-"""The probes of words: a model that tells everything is found right, one that tells nothing is found guessing."""
+"""The probes of words: a model whose features hold everything scores high, one whose features are noise scores at
+chance.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from bitrl.plugins.backbones.training.pretraining import environment_texts as worlds
-from bitrl.plugins.backbones.training.pretraining import language
+from bitrl.plugins.backbones.training.pretraining import environment_texts, language
 from bitrl.plugins.backbones.training.pretraining.environment_texts import CommandTexts
 
 pytest.importorskip("minigrid", reason="the states are MiniGrid's: pip install 'bitrl[babyai]'")
@@ -66,7 +67,7 @@ def test_which_commands_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
         states = [game(rng) for _ in range(len(games) * per_game)]
         return CommandTexts(*(list(part) for part in zip(*states, strict=True)))
 
-    monkeypatch.setattr(worlds, "choices", choices)
+    monkeypatch.setattr(environment_texts, "choices", choices)
     for told in language.possible_commands(words):
         assert told.accuracy > 0.95
         assert told.chance == pytest.approx(0.5, abs=0.01)

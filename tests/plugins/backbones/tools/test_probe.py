@@ -109,30 +109,32 @@ class Episodes(gymnasium.Env):
         return np.array([self.episode, self.time]), 0.0, False, self.time == 2, {}
 
 
-class World(Environment):
+class EpisodesEnvironment(Environment):
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         return Episodes()
 
 
 def test_no_episode_is_both_fitted_and_judged() -> None:
-    world = World(None, "episodes")
-    states = draw(world, world.observation_spec().fields, "random", 80, seed=3)
+    environment = EpisodesEnvironment(None, "episodes")
+    states = draw(environment, environment.observation_spec().fields, "random", 80, seed=3)
     assert states.shape == (80, 2)
     assert states[:, 1].tolist()[:6] == [0, 1, 0, 1, 0, 1]  # the last of an episode is never acted on
     assert not {*states[:60, 0].tolist()} & {*states[60:, 0].tolist()}
-    np.testing.assert_array_equal(states, draw(world, world.observation_spec().fields, "random", 80, seed=3))
-    assert (states != draw(world, world.observation_spec().fields, "random", 80, seed=4)).any()
+    np.testing.assert_array_equal(
+        states, draw(environment, environment.observation_spec().fields, "random", 80, seed=3)
+    )
+    assert (states != draw(environment, environment.observation_spec().fields, "random", 80, seed=4)).any()
 
 
 def test_uniform_states_fill_the_bounds() -> None:
-    world = World(None, "episodes")
-    states = draw(world, (Field("a", 2.0, 3.0), Field("free")), "uniform", 4000, seed=0)
+    environment = EpisodesEnvironment(None, "episodes")
+    states = draw(environment, (Field("a", 2.0, 3.0), Field("free")), "uniform", 4000, seed=0)
     np.testing.assert_allclose(states.min(0), [2, -3], atol=0.01)
     np.testing.assert_allclose(states.max(0), [3, 3], atol=0.01)
     np.testing.assert_allclose(states.mean(0), [2.5, 0], atol=0.15)
 
 
-def test_uniform_states_of_a_discrete_world_are_its_numbers() -> None:
+def test_uniform_states_of_a_discrete_environment_are_its_numbers() -> None:
     parts = build(resolve({"run": {"env": "FrozenLake-v1"}}))
     states = draw(parts.environment, parts.environment.observation_spec().fields, "uniform", 400, seed=0)
     assert {*states.ravel().tolist()} == {*map(float, range(16))}
@@ -177,7 +179,7 @@ def test_field_pooling_is_left_out_where_texts_hold_other_numbers() -> None:
 
 def test_what_cannot_be_probed_is_refused() -> None:
     vectors = build(resolve({"run": {"backbone": "mlp"}}))
-    with pytest.raises(UsageError, match="only language models are probed"):
+    with pytest.raises(UsageError, match="expected a language model to probe: --backbone bitnet, int8, int4 or bf16"):
         probe(vectors, ("CartPole-v1", "vector"), "uniform", ["mean"], 40, 0)
     parts = build(resolve({}))
     with pytest.raises(UsageError, match="GB of memory are free"):

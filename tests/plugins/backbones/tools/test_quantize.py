@@ -94,7 +94,7 @@ def test_embeddings_are_quantised_only_when_asked(source: Path, tmp_path: Path) 
     assert Engine(out).encode([[1, 2]]).shape == (1, 256)
 
 
-def test_a_quantised_source_is_refused_unless_told(source: Path, tmp_path: Path) -> None:
+def test_a_quantised_source_is_refused_unless_forced(source: Path, tmp_path: Path) -> None:
     once, twice = tmp_path / "once.gguf", tmp_path / "twice.gguf"
     quantize(source, once, "int4")
     with pytest.raises(UsageError, match=r"quantised already \(Q4_0\)"):

@@ -315,7 +315,7 @@ def test_a_teacher_that_will_not_do_is_refused(teacher_path: Path, tmp_path: Pat
         (ternary, {}, "is ternary already"),
         (teacher_path, {"layers": 4}, "has 3 blocks, fewer than the 4 asked for"),
         (tmp_path / "small", {}, "has 258 tokens but embeds only 200"),
-        (teacher_path, {"envs": []}, "nothing to learn from"),
+        (teacher_path, {"envs": []}, "nothing to train on"),
         (teacher_path, {"layers": 1, "plan": DistillationPlan(steps=4, pretraining_steps=2)}, "--pretraining-steps"),
         (teacher_path, {"resume": True}, "there is no checkpoint"),
     ]

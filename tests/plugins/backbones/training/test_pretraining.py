@@ -290,7 +290,7 @@ def test_invented_texts_spell_their_numbers_in_order() -> None:
     assert max(counts) >= 12
 
 
-def test_many_invented_fields_are_told_apart_by_no_word_alone() -> None:
+def test_many_invented_fields_are_not_distinguished_by_a_single_word() -> None:
     """As a robot's are: every word of most of such a schema's names stands in another of its names too."""
     made = invented(np.random.default_rng(6), groups=200, group=2)
     schemas = [[set(field[field >= 0]) for field in names if (field >= 0).any()] for names in made.names]
@@ -328,7 +328,7 @@ def test_commands_are_asked_about_where_they_stand(vocabulary: Vocabulary) -> No
             assert commands[column] in (yes if answer else no)[games.texts.index(texts[row])]
 
 
-def test_what_a_world_always_says_is_one_token(vocabulary: Vocabulary) -> None:
+def test_a_phrase_that_an_environment_always_uses_is_one_token(vocabulary: Vocabulary) -> None:
     games = CommandTexts(
         ["on counter: red hot pepper"],
         [("take red hot pepper from counter", "put knife on counter", "insert knife into fridge", "go east")],
@@ -575,7 +575,7 @@ def test_a_killed_training_resumes_to_the_same_file(
     assert not (tmp_path / "m.gguf.checkpoint").exists()
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     (tmp_path / "m.gguf.checkpoint").write_bytes(b"\x10\0\0\0\0\0\0\0not a checkpoint")
     with pytest.raises(UsageError, match="damaged"):
         train_model(request(tmp_path / "m.gguf", resume=True), quiet, quiet)
@@ -649,12 +649,12 @@ def test_the_token_losses_count_only_tokens_that_are_there(tiny: NumberDecoder) 
     assert [loss.item() for loss in objective.token_losses(tiny, parts)] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_worlds_numbers_are_asked_for_while_they_are_written_and_its_phrases_are_tokens() -> None:
-    world = facts_and_numbers("SmartHome-Light", 24, 0)
-    vocabulary = vocabulary_for([], [], 4300, 0, [world])
+def test_a_text_environments_numbers_are_supervised_while_they_are_written_and_its_phrases_are_tokens() -> None:
+    texts = facts_and_numbers("SmartHome-Light", 24, 0)
+    vocabulary = vocabulary_for([], [], 4300, 0, [texts])
     assert " klx, the study lamp is " in vocabulary.phrases
-    corpus = Corpus([], [], vocabulary.tokenizer(), 256, 512, [world])
-    batch = corpus.world_batch(np.random.default_rng(0))
+    corpus = Corpus([], [], vocabulary.tokenizer(), 256, 512, [texts])
+    batch = corpus.environment_batch(np.random.default_rng(0))
     assert batch.plain
     assert batch.facts is not None
     assert batch.numbers is not None

@@ -1,4 +1,4 @@
-"""Trained networks as plain arrays, for agents that act without torch (bitrl.core.acting.policies)."""
+"""Trained networks as numpy policies, for agents that act without torch (bitrl.core.acting.policies)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.algos.standardise import FEATURE_LIMIT, Standardisation
 
 
-def plain(network: nn.Sequential, standardise: Standardisation) -> Network:
-    """What `standardise` and `network` make of features.
+def numpy_network(network: nn.Sequential, standardise: Standardisation) -> Network:
+    """`standardise` followed by `network`, in numpy.
 
     Raises:
-        UsageError: the network, which a trainable backbone may have its part in, has other layers than linear ones with
-            tanh between them.
+        UsageError: the network (which may include a trainable backbone) has layers other than linear ones with tanh
+            between them.
     """
     layers = [*network]
     linear = [layer for layer in layers[::2] if type(layer) is nn.Linear and layer.bias is not None]
     tanh = [layer for layer in layers[1::2] if type(layer) is nn.Tanh]
     if len(linear) != len(tanh) + 1 or len(linear) + len(tanh) != len(network):
         names = ", ".join(type(layer).__name__ for layer in layers)
-        raise UsageError(
-            f"the policy cannot be exported: its network is {names}, and only Linear layers with Tanh between them can"
-        )
+        raise UsageError(f"the policy cannot be exported: expected Linear layers with Tanh between them, got {names}")
     return Network(
         standardise.mean,
         standardise.std,
