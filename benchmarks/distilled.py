@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def kept(backbone: str, options: dict[str, object]) -> dict[str, object]:
-    """What comes through of numbers (mean R² after the last block, random play) and of words (right answers)."""
+    """How well numbers (mean R² after the last block, random play) and words (accuracy) are decoded linearly."""
     numbers = {}
     for env in ENVS:
         named = {"env": env, "backbone": backbone, "serializer": SERIALIZER}
@@ -68,7 +68,7 @@ def kept(backbone: str, options: dict[str, object]) -> dict[str, object]:
 
 
 def speeds(readers: dict[str, tuple[str, dict[str, object]]]) -> dict[str, float]:
-    """CartPole states a second in batches on one thread, tokenising included, in turns."""
+    """CartPole states per second in batches on one thread, tokenising included, interleaved."""
     environment = build(resolve({"run": {"env": "CartPole-v1"}})).environment
     texts = load_serializer(SERIALIZER, env="CartPole-v1").batch(observations_of(environment, 20 * BATCH))
     models = {

@@ -28,7 +28,7 @@ ENVIRONMENTS = {
     "TextWorld-Cooking": "compact",
     "SmartHome-Light": "compact",
 }
-"""The nine tasks and how each writes its states unless told otherwise."""
+"""The nine tasks and the default serializer of each."""
 
 
 def result(name: str) -> dict[str, Any]:
@@ -40,9 +40,10 @@ def result(name: str) -> dict[str, Any]:
 def figures() -> str:
     """The tables of docs/results.md."""
     lines = [
-        "CartPole-v1, BitRL recipe, starter model; five seeds each, 100 evaluation episodes a seed:",
+        "CartPole-v1, BitRL recipe, starter model; five seeds each, 100 evaluation episodes per seed, greedy actions:",
         "",
-        "| states written as | return, mean over seeds (95 %) | worst seed | steps | training | peak memory |",
+        "| serializer | return, mean over seeds (95 %) | worst seed | steps | training time, slowest seed "
+        "| peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for serializer in SERIALIZERS:
@@ -52,7 +53,7 @@ def figures() -> str:
             worst = min(run["eval"]["mean_return"] for run in found["runs"])
             lines.append(
                 f"| `{serializer}` | {found['mean_return']:.0f} ± {found['confidence_95']:.0f} | {worst:.0f} "
-                f"| {found['runs'][0]['steps']:,} | {found['max_train_seconds']:.0f} s at most "
+                f"| {found['runs'][0]['steps']:,} | {found['max_train_seconds']:.0f} s "
                 f"| {found['max_peak_rss_mb']:.0f} MB |"
             )
     lines += environment_lines()
@@ -116,14 +117,14 @@ def processor_lines() -> list[str]:
     figures = {
         **{f"learning-{env}-bitnet-{serializer}": f"learning of {env}" for env, serializer in ENVIRONMENTS.items()},
         **{f"learning-CartPole-v1-bitnet-{serializer}": "learning of CartPole-v1" for serializer in SERIALIZERS},
-        **{f"ppo-against-sb3-{steps}": "Stable-Baselines3 beside ours" for steps in AGAINST_STEPS},
+        **{f"ppo-against-sb3-{steps}": "the comparison with Stable-Baselines3" for steps in AGAINST_STEPS},
         "bench-starter": "the starter model's speed",
         **dict.fromkeys(("bench-env", "bench-env-longer"), "training's speed"),
         "acting": "an exported agent",
         **dict.fromkeys(("bench-bitnet-2b-4t", "bench-formats", "bench-without-amx"), "the large shapes' speed"),
-        "llama-cpp": "llama.cpp beside ours",
+        "llama-cpp": "the comparison with llama.cpp",
         "smollm2": "SmolLM2-135M",
-        "startup": "the commands' start",
+        "startup": "the commands' startup",
     }
     measured: dict[str, list[str]] = {}
     for name, what in figures.items():
@@ -136,15 +137,17 @@ def processor_lines() -> list[str]:
 
 
 def environment_lines() -> list[str]:
-    """A table of what is learned on the ternary starter model in each environment, with the environment's defaults."""
+    """Results by environment on the ternary starter model, with the environment's defaults, as a table."""
     found = {env: result(f"learning-{env}-bitnet-{serializer}") for env, serializer in ENVIRONMENTS.items()}
     lines = [
         "",
-        "Results by environment on the starter model: means over seeds with their 95 % intervals "
+        "Results by environment on the starter model: return and success rate of greedy actions, means over seeds with "
+        "their 95 % intervals "
         "(`benchmarks/results/learning-*.json` hold the settings and the curves), and the feature-cache hit rate over "
         "training and evaluation:",
         "",
-        "| environment | states written as | seeds | steps | return | success | cache hits | training |",
+        "| environment | serializer | seeds | steps | return | success rate | cache hit rate "
+        "| training time, slowest seed |",
         "|---|---|---|---|---|---|---|---|",
     ]
     rows = []
@@ -158,14 +161,14 @@ def environment_lines() -> list[str]:
             rows.append(
                 f"| {env} | `{ENVIRONMENTS[env]}` | {len(at['runs'])} | {at['runs'][0]['steps']:,} "
                 f"| {plus_minus(at['mean_return'], at['confidence_95'])} | {success} | {cache_hits(at['runs'])} "
-                f"| {at['max_train_seconds']:,.0f} s at most |"
+                f"| {at['max_train_seconds']:,.0f} s |"
             )
     picture = ["", "![Learning curves in all nine environments](../benchmarks/results/learning-worlds.png)"]
     return [*lines, *rows, *(picture if result("learning-worlds") else [])] if rows else []
 
 
 def cache_hits(runs: list[dict[str, Any]]) -> str:
-    """The share of texts that were in the cache, over all runs."""
+    """The feature-cache hit rate over all runs."""
     hits, misses = (sum(run["cache"][name] for run in runs) for name in ("hits", "misses"))
     return f"{hits / (hits + misses):.0%}"
 
@@ -181,11 +184,12 @@ def training_lines(record: dict[str, Any]) -> list[str]:
     found = record["results"]["environments"]
     parts = list(found[0]["seconds"])
     lines = [
-        f"Training, end to end, and where its time goes (`{record['command']}`): environment steps a second, shares of "
-        "the time, the encoder's speed in training as a percentage of its standalone speed on the same texts, and how "
-        "many times as many features a second the cache gives:",
+        f"Training, end to end, and where its time goes (`{record['command']}`): environment steps per second, shares "
+        "of the time, the encoder's speed in training as a percentage of its standalone speed on the same texts, the "
+        "feature-cache hit rate, and by how much the cache multiplies the features computed per second:",
         "",
-        f"| environment | steps a second | {' | '.join(parts)} | encoder, % of standalone | cache hits | cache gain |",
+        f"| environment | steps per second | {' | '.join(parts)} | encoder, % of standalone speed | cache hit rate "
+        "| cache gain |",
         "|---" * (len(parts) + 5) + "|",
     ]
     for row in found:
@@ -202,8 +206,8 @@ def longer_lines(record: dict[str, Any]) -> list[str]:
     """What the cache gives where states repeat only after a while, in a sentence for each environment."""
     return [
         f"Over the first {row['steps']:,} steps in {row['env']} (`{record['command']}`) "
-        f"{row['cache']['hit_rate']:.0%} of the texts are found in the cache, which gives {row['cache']['gain']:.1f} × "
-        "as many features a second (median over the updates)."
+        f"the feature-cache hit rate is {row['cache']['hit_rate']:.0%}, which gives {row['cache']['gain']:.1f} × as "
+        "many features per second (median over the updates)."
         for row in record["results"]["environments"]
     ]
 
@@ -214,8 +218,8 @@ def states_lines(record: dict[str, Any]) -> list[str]:
     one, most = rows[0], max(rows, key=lambda row: row["threads"])
     spent = {name: f"{value:.0f} µs" for name, value in most["microseconds_per_state"].items()}
     return [
-        f"The starter model encodes {most['states_per_second']:,.0f} CartPole states a second as JSON in batches of 16 "
-        f"on {most['threads']} threads, tokenising included ({one['states_per_second']:,.0f} on one; "
+        f"The starter model encodes {most['states_per_second']:,.0f} CartPole states per second as JSON in batches of "
+        f"16 on {most['threads']} threads, tokenising included ({one['states_per_second']:,.0f} on one; "
         f"`{record['command']}`). A state takes {spent['all']}: {spent['text']} to write, {spent['tokenizer']} to "
         f"tokenise, {spent['engine']} in the engine."
     ]
@@ -229,8 +233,8 @@ def bench_lines(record: dict[str, Any]) -> list[str]:
     memory = {row["format"]: row["peak_rss_mb"] for row in found["load"]}
     cells = {(row["format"], row["case"], row["threads"]): row for row in found["cases"]}
     lines = [
-        f"Random weights in the shape of BitNet b1.58 2B-4T (`{record['command']}`), tokens a second and the fraction "
-        "of the machine's limit, measured beside each: for encoding the multiply-adds of the widest vector "
+        f"Random weights in the shape of BitNet b1.58 2B-4T (`{record['command']}`), tokens per second and the "
+        "fraction of the machine's limit, measured beside each: for encoding the multiply-adds of the widest vector "
         "instructions, for decoding reading from memory.",
         "",
         f"| format | case | {' | '.join(threads)} | peak memory |",
@@ -281,7 +285,7 @@ def rival_lines(record: dict[str, Any]) -> list[str]:
     rival = f"{found['rival']['name']} {found['rival']['version']}"
     lines = [
         f"The same shape in {found['rival']['type']}, against {rival} built from source: one file read by both, "
-        f"interleaved in one process (`{record['command']}`), tokens a second:",
+        f"interleaved in one process (`{record['command']}`), tokens per second:",
         "",
         "| case | threads | bitrl | llama.cpp | ratio |",
         "|---|---|---|---|---|",
@@ -298,7 +302,7 @@ def smollm2_lines(record: dict[str, Any]) -> list[str]:
     """How near a real model is to transformers, in a sentence: benchmarks/smollm2.py."""
     greedy, errors = record["results"]["greedy_fp32"], record["results"]["relative_error_after_each_block"]
     return [
-        f"SmolLM2-135M in fp32 writes the same {greedy['tokens_each']} greedy tokens as transformers after "
+        f"SmolLM2-135M in fp32 generates the same {greedy['tokens_each']} greedy tokens as transformers after "
         f"{greedy['prompts_equal']} of {greedy['prompts']} prompts; its hidden states differ by at most "
         f"{max(errors):.0e} relatively after any of {len(errors)} blocks (`{record['command']}`)."
     ]
@@ -328,7 +332,7 @@ def size_lines(record: dict[str, Any]) -> list[str]:
     found = record["results"]
     columns = list(found["shapes"][0]["states_per_second"])
     lines = [
-        f"States a second, {found['tokens']} tokens each, batches of {found['batch']}, the engine alone "
+        f"States per second, {found['tokens']} tokens each, batches of {found['batch']}, the engine alone "
         f"(`{record['command']}`; medians of {found['rounds']} interleaved rounds):",
         "",
         f"| width x feed-forward x blocks | weights in the blocks | {' | '.join(columns)} |",
@@ -341,7 +345,7 @@ def size_lines(record: dict[str, Any]) -> list[str]:
 
 
 def ladder_lines(record: dict[str, Any]) -> list[str]:
-    """Tables of benchmarks/starter.py: what comes through of numbers and words, a column for each backbone."""
+    """Tables of benchmarks/starter.py: how well numbers and words are decoded linearly, a column a backbone."""
     found = record["results"]
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for backbone, at in found.items():
@@ -350,7 +354,8 @@ def ladder_lines(record: dict[str, Any]) -> list[str]:
             row[f"{backbone} {reading['serializer']}"] = reading["mean"][-1]
     serializers = list(dict.fromkeys(r["serializer"] for at in found.values() for r in at["r_squared"]))
     lines = [
-        f"R² of the numbers in a state after the last block, mean over fields (`{record['command']}`), written as "
+        f"How well state variables can be linearly decoded after the last block: R², mean over variables "
+        f"(`{record['command']}`), by serializer: "
         f"{' / '.join(serializers)}:",
         "",
         f"| environment | states | {' | '.join(found)} |",
@@ -359,7 +364,7 @@ def ladder_lines(record: dict[str, Any]) -> list[str]:
     for (env, states), values in rows.items():
         cells = " | ".join(" / ".join(f"{values[f'{b} {s}']:.3f}" for s in serializers) for b in found)
         lines.append(f"| {env} | {states} | {cells} |")
-    lines += ["", f"| right answers about words | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    lines += ["", f"| accuracy of a linear probe about words | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
     for question in next(iter(found.values()))["right"]:
         cells = " | ".join(f"{found[b]['right'][question]['accuracy']:.3f}" for b in found)
         lines.append(f"| {question} | {cells} |")
@@ -375,8 +380,8 @@ def distilled_lines(record: dict[str, Any]) -> list[str]:
         "teacher": "the same blocks of the teacher, int8",
     }
     lines = [
-        f"Trained alone, or distilled from a larger model (`{record['command']}`): R² of the numbers in states of "
-        "random play as JSON, right answers about words, and CartPole states a second on one thread:",
+        f"Trained alone, or distilled from a larger model (`{record['command']}`): R² of the state variables in states "
+        "of random play as JSON, accuracy of a linear probe about words, and CartPole states per second on one thread:",
         "",
         f"| | {' | '.join(words[name] for name in found)} |",
         "|---" * (len(found) + 1) + "|",
@@ -385,7 +390,7 @@ def distilled_lines(record: dict[str, Any]) -> list[str]:
         for what in next(iter(found.values()))[part]:
             lines.append(f"| {what} | {' | '.join(f'{of[part][what]:.3f}' for of in found.values())} |")
     speeds = " | ".join(f"{of['states_per_second']:,}" for of in found.values())
-    return [*lines, f"| states a second | {speeds} |"]
+    return [*lines, f"| states per second | {speeds} |"]
 
 
 def main() -> None:

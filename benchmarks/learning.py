@@ -1,4 +1,4 @@
-"""Trains agents in several worlds, on several backbones, with several seeds, and makes a table of what they reached.
+"""Trains agents in several environments, on several backbones, with several seeds, and tabulates their returns.
 
     python benchmarks/learning.py --env CartPole-v1 --env Acrobot-v1 --env MountainCar-v0 \\
         --backbone bitnet --backbone bf16 --backbone bitnet/int8
@@ -45,7 +45,7 @@ RESAMPLES = 10_000
 
 @attrs.frozen
 class Cell:
-    """One combination: a world and what reads it. `backbone` is "policy's" or "policy's/critic's"."""
+    """One combination: an environment and the backbones. `backbone` is "policy's" or "policy's/critic's"."""
 
     env: str
     backbone: str
@@ -180,7 +180,7 @@ def plus_minus(mean: float, half: float | None, form: str) -> str:
 
 
 def markdown(rows: list[dict[str, Any]], command: str) -> str:
-    """The table for people. Successes have a column if any world counts them, and so has the ratio to REFERENCE."""
+    """The table for people, with columns for success rates and for the ratio to REFERENCE where there are any."""
     successes = any(row["success_rate"] is not None for row in rows)
     ratios = any(row[f"ratio_to_{REFERENCE}"] is not None for row in rows)
     about = "Return over the evaluation episodes, mean over seeds with its 95 % interval (Student's t)."
@@ -193,7 +193,7 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         about,
         "",
         *([f"`{command}`", ""] if command else []),
-        "| environment | backbone (policy / critic) | states as | seeds | steps | return | worst seed |"
+        "| environment | backbone (policy / critic) | serializer | seeds | steps | return | worst seed |"
         + (" success |" if successes else "")
         + (f" of {REFERENCE} |" if ratios else ""),
         "|---" * (7 + successes + ratios) + "|",
@@ -213,8 +213,8 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
 
 
 def draw(path: Path, found: dict[Cell, dict[str, Any]]) -> None:
-    """The learning curves: a panel for each world, three in a row, a colour for each combination, a thin line for each
-    seed and a thick one for their mean.
+    """The learning curves: a panel for each environment, three in a row, a colour for each combination, a thin line
+    for each seed and a thick one for their mean.
     """
     try:
         import matplotlib
@@ -224,13 +224,13 @@ def draw(path: Path, found: dict[Cell, dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    worlds = list(dict.fromkeys(cell.env for cell in found))
-    columns = min(3, len(worlds))
-    rows = math.ceil(len(worlds) / columns)
+    environments = list(dict.fromkeys(cell.env for cell in found))
+    columns = min(3, len(environments))
+    rows = math.ceil(len(environments) / columns)
     figure, panels = plt.subplots(rows, columns, figsize=(max(7, 5 * columns), 3.6 * rows), dpi=150, squeeze=False)
-    for axes in panels.flat[len(worlds) :]:
+    for axes in panels.flat[len(environments) :]:
         axes.set_visible(False)
-    for axes, env in zip(panels.flat, worlds, strict=False):
+    for axes, env in zip(panels.flat, environments, strict=False):
         for number, (cell, results) in enumerate((c, r) for c, r in found.items() if c.env == env):
             curves, label = [run["curve"] for run in results["runs"]], cell.backbone.replace("/", " / ")
             for curve in filter(None, curves):

@@ -1,4 +1,4 @@
-"""The starter pair in every precision: what comes through of the numbers and the words in a state.
+"""The starter pair in every precision: how well numbers and words of a state are decoded linearly.
 
 python benchmarks/starter.py
 

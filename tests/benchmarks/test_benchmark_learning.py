@@ -98,7 +98,7 @@ def test_a_seed_that_fails_leaves_those_that_finished(learning, tmp_path, monkey
     assert results["confidence_95"] is None
 
 
-def test_successes_have_a_column_where_a_world_counts_them(learning):
+def test_successes_have_a_column_where_an_environment_counts_them(learning):
     def run(seed, mean, **more):
         return {"seed": seed, "steps": 64, "train_seconds": 1, "peak_rss_mb": 1} | {
             "eval": {"mean_return": mean, "std_return": 0.0, **more}
