@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from bitrl.cli.bench_env import env
-from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save, tell
+from bitrl.cli.display import announce
+from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
 from bitrl.cli.output import json_option, print_json
 from bitrl.core.errors import UsageError, unknown
 
@@ -74,11 +75,11 @@ def bench(
     place: AbstractContextManager[Path]
     if kind == "random":
         place = random_model(random_shape(shape))
-        tell("writing the random model")
+        announce("writing the random model")
     else:
         place = nullcontext(resolve(model))
     with place as path:
-        measured = Bench(path, counts, QUICK if quick else FULL, isa, tell)
+        measured = Bench(path, counts, QUICK if quick else FULL, isa, announce)
         runs = [measured.run(format, states=model == "starter") for format in wanted]
         if not formats and runs[0][1]["format"] == "ternary":  # the same weights, packed otherwise
             runs += [measured.run(format) for format in known_formats() if format.startswith("ternary-")]
@@ -134,7 +135,7 @@ def _record(ctx: click.Context, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What made the results, and the first case's numbers with the most threads: the figure to quote."""
     quoted = max((row for row in rows if row["case"] == rows[0]["case"]), key=lambda row: row["threads"])
     return {
-        **made_by(ctx),
+        **made_by(),
         **{key: quoted[key] for key in ("case", "format", "threads", "tokens_per_second", "peak_fraction")},
         "peak_rss_mb": quoted["peak_rss_mb"],
     }

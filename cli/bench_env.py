@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save, tell
+from bitrl.cli.display import announce
+from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def env(
                 raise
             left_out[name] = str(error)
     for config in configs:
-        tell(config.run.env)
+        announce(config.run.env)
         try:
             found.append(measure(config, steps))
         except UsageError as error:
@@ -80,7 +81,7 @@ def env(
             left_out[config.run.env] = str(error)
     if not found:
         raise UsageError(next(iter(left_out.values())))
-    record = made_by(ctx) | {"results": {"environments": found, "left_out": left_out}}
+    record = made_by() | {"results": {"environments": found, "left_out": left_out}}
     save(record, out)
     if as_json:
         print_json(record, stdout)

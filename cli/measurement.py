@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Any
 import click
 
 from bitrl.cli.output import table
+from bitrl.cli.quoted_command import quoted_command
 from bitrl.core.errors import UsageError
 
 out_option = click.option(
@@ -38,38 +38,17 @@ def save(record: dict[str, Any], out: Path | None) -> None:
         write_atomically(out, json.dumps(record, indent=2) + "\n")
 
 
-def made_by(ctx: click.Context) -> dict[str, Any]:
-    """What makes a command's results: the command itself, date, commit, versions, processor."""
+def made_by() -> dict[str, Any]:
+    """What makes the running command's results: the command itself, date, commit, versions, processor."""
     from bitrl.core.runs.provenance import git_commit, processor, versions
 
-    arguments = []
-    for parameter in ctx.command.params:
-        value = ctx.params[parameter.name or ""]
-        default = ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.DEFAULT
-        if default or parameter.name == "out":
-            continue
-        for item in value if isinstance(value, tuple) else (value,):
-            name = [parameter.opts[0]] if isinstance(parameter, click.Option) else []
-            arguments += name if item is True else [*name, _without_folders(str(item))]
     return {
-        "command": shlex.join([*ctx.command_path.split(), *arguments]),
+        "command": quoted_command(leave_out=("out",)),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": git_commit().get("git_commit", ""),
         "versions": {key: value for key, value in versions().items() if key != "platform"},
         "processor": processor(),
     }
-
-
-def _without_folders(argument: str) -> str:
-    """An absolute path, also behind an equals sign, shown by its name alone: where it lies is nobody's business."""
-    before, equals, value = argument.rpartition("=")
-    return before + equals + Path(value).name if Path(value).is_absolute() else argument
-
-
-def tell(what: str) -> None:
-    """What is being measured now, on a terminal: the whole takes minutes."""
-    if sys.stderr.isatty():
-        click.echo(f"{what} …", err=True)
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
+from bitrl.cli.display import display, show_bytes
+from bitrl.cli.model_out import check_paths, model_out_option
+
 
 @click.command()
 @click.argument("source")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
-)
+@model_out_option
 @click.option(
     "--type",
     "kind",
@@ -51,23 +52,8 @@ def convert(
         raise UsageError(
             f"--type {kind} would lose precision that {source} has: bitrl model quantize does that, and says how much"
         )
-    terminal = sys.stderr.isatty()
-
-    def tell(done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r\x1b[K{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", err=True, nl=done == total)
-
-    for lack in write(path, out, kind, activation, linear_class, i2s_packing, tell):
+    with display(transient=True) as shown:
+        lacks = write(path, out, kind, activation, linear_class, i2s_packing, partial(show_bytes, shown))
+    for lack in lacks:
         click.echo(f"{out}: {lack}", err=True)
     click.echo(f"{out}: {out.stat().st_size:,} bytes")
-
-
-def check_paths(source: Path, out: Path, force: bool) -> None:
-    """Raises UsageError unless `out` may be written, made of `source`."""
-    from bitrl.core.errors import UsageError
-
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
-    if out.exists() and (not force or out.samefile(source)):
-        way = "choose another" if out.samefile(source) else "choose another, or --force to replace it"
-        raise UsageError(f"--out {out}: there is such a file: {way}")

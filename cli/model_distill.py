@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli.output import duration, json_option, print_json, table
-
-if TYPE_CHECKING:
-    from bitrl.plugins.backbones.training.distillation.train import DistillationProgress
+from bitrl.cli.display import display, show_model_training
+from bitrl.cli.model_out import check_directory, model_out_option
+from bitrl.cli.output import json_option, print_json, table
+from bitrl.cli.quoted_command import quoted_command
 
 
 @click.command()
@@ -21,9 +18,7 @@ if TYPE_CHECKING:
     "--teacher", metavar="MODEL", required=True,
     help="A Llama model of floats: a GGUF file, a directory with safetensors, or a name of `bitrl model list`.",
 )  # fmt: skip
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
-)
+@model_out_option
 @click.option("--layers", type=click.IntRange(1), help="Keep only this many blocks, the first ones.  [default: all]")
 @click.option(
     "--text", type=click.Path(path_type=Path), multiple=True,
@@ -64,8 +59,7 @@ def distill(
     from bitrl.plugins.backbones.catalogue import resolve
 
     path = resolve(teacher)
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
+    check_directory(out)
     if out.exists() and out.samefile(path):
         raise UsageError(f"--out {out}: that is the teacher: choose another name")
     if pretraining_steps > steps:
@@ -81,10 +75,10 @@ def distill(
     )  # fmt: skip
     request = DistillationRequest(
         teacher=teacher, out=out, layers=layers, text=text, envs=[env for env in envs.split(",") if env], plan=plan,
-        tokens_per_batch=batch, device=device, resume=resume, command=_command(),
+        tokens_per_batch=batch, device=device, resume=resume, command=quoted_command(leave_out=("as_json",)),
     )  # fmt: skip
-    with _shown() as (say, report):
-        made = make(request, say, report)
+    with display() as shown:
+        made = make(request, shown.say, partial(show_model_training, shown))
     if as_json:
         print_json(
             {
@@ -115,62 +109,3 @@ def distill(
     ]
     if made.kept:
         click.echo(table(rows))
-
-
-def _command() -> str:
-    """This command as it was given, but for files' folders and --resume."""
-    context = click.get_current_context()
-    arguments: list[str] = []
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        if not given or name in ("resume", "as_json"):
-            continue
-        value = context.params[name]
-        for item in value if isinstance(value, tuple) else (value,):
-            is_path = isinstance(item, Path) or (name == "teacher" and Path(item).exists())
-            arguments += [parameter.opts[0], Path(item).name if is_path else str(item)]
-    return shlex.join(["bitrl", "model", "distill", *arguments])
-
-
-Shown = tuple[Callable[[str], None], Callable[["DistillationProgress", int], None]]
-
-
-@contextmanager
-def _shown() -> Iterator[Shown]:
-    """What to call with a line to say, and with the progress: on a terminal a bar, both on stderr."""
-    import os
-    import sys
-
-    def words(progress: DistillationProgress, steps: int) -> tuple[str, str]:
-        left = progress.seconds / progress.step * (steps - progress.step)
-        speed = progress.tokens / max(progress.seconds, 1e-9)
-        losses = " ".join(f"{name} {value:.3f}" for name, value in progress.means.items())
-        return f"{progress.step:,}/{steps:,}", f"{losses} · {speed:,.0f} tokens/s · {duration(left)} left"
-
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        told = {"tenth": 0}
-
-        def line(progress: DistillationProgress, steps: int) -> None:
-            if (tenth := 10 * progress.step // steps) > told["tenth"]:
-                told["tenth"] = tenth
-                click.echo("   ".join(words(progress, steps)), err=True)
-
-        yield lambda text: click.echo(text, err=True), line
-        return
-
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.fields[count]}"), BarColumn(), TextColumn("{task.fields[facts]}"))
-    with Bars(*columns, console=Console(stderr=True, highlight=False)) as bars:
-        tasks: list[int] = []
-
-        def bar(progress: DistillationProgress, steps: int) -> None:
-            count, facts = words(progress, steps)
-            if not tasks:
-                tasks.append(bars.add_task("", total=steps, count=count, facts=facts))
-            bars.update(tasks[0], completed=progress.step, count=count, facts=facts)  # type: ignore[arg-type]
-
-        yield lambda text: bars.console.print(text, markup=False), bar

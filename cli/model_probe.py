@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli.display import display
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
 
 if TYPE_CHECKING:
@@ -77,11 +78,14 @@ def probe(
     kinds = list(KINDS) if states == "both" else [states]
     chosen = list(dict.fromkeys(poolings)) or list(POOLINGS)
     readings = []
-    for config in configs:
-        parts = build(config)
-        names = config.run.env, str(config.run.serializer)
-        for kind in kinds:
-            readings.append(read(parts, names, kind, chosen, count, seed, _progress(*names, kind, count)))
+    with display(transient=True) as shown:
+        for config in configs:
+            parts = build(config)
+            names = config.run.env, str(config.run.serializer)
+            for kind in kinds:
+                task = ", ".join((*names, kind))
+                show = partial(shown.show, task, total=count, unit="states", tenths=False)
+                readings.append(read(parts, names, kind, chosen, count, seed, show))
     settings = best(readings)
     if out is not None:
         from bitrl.cli.probe_picture import draw_picture
@@ -122,15 +126,6 @@ def _configs(
         for env in envs
         for serializer in serializers
     ]
-
-
-def _progress(env: str, serializer: str, kind: str, count: int) -> Callable[[int], None]:
-    def tell(done: int) -> None:
-        if sys.stderr.isatty():
-            line = f"{env}, {serializer}, {kind}: {done:,} of {count:,} states"
-            click.echo(f"\r\x1b[K{line if done < count else ''}", err=True, nl=False)
-
-    return tell
 
 
 def _setting(setting: Setting) -> dict[str, object]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
-from bitrl.cli.model_convert import check_paths
+from bitrl.cli.display import display, show_bytes
+from bitrl.cli.model_out import check_paths, model_out_option
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
 
 
 @click.command()
 @click.argument("source")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
-)
+@model_out_option
 @click.option(
     "--type",
     "kind",
@@ -43,13 +42,9 @@ def quantize(
     path = resolve(source)
     check_paths(path, out, force)
     stdout = claim_stdout() if as_json else None
-    terminal = sys.stderr.isatty()
-
-    def tell(done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r\x1b[K{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", err=True, nl=done == total)
-
-    made = write(path, out, kind, embeddings, again, activation or hints(source)["activation"], tell)
+    activation = activation or hints(source)["activation"]
+    with display(transient=True) as shown:
+        made = write(path, out, kind, embeddings, again, activation, partial(show_bytes, shown))
     for lack in made.lacks:
         click.echo(f"{out}: {lack}", err=True)
     if as_json:

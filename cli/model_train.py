@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli.output import duration, table
-
-if TYPE_CHECKING:
-    from bitrl.plugins.backbones.training.pretraining.train import PretrainingProgress
+from bitrl.cli.display import display, show_model_training
+from bitrl.cli.model_out import check_directory, model_out_option
+from bitrl.cli.output import table
+from bitrl.cli.quoted_command import quoted_command
 
 
 @click.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model file to write (GGUF)."
-)
+@model_out_option
 @click.option(
     "--text",
     type=click.Path(path_type=Path),
@@ -85,8 +80,7 @@ def train(
         raise UsageError("--steps and --minutes: give one of them")
     if minutes is not None and resume:
         raise UsageError("--resume: give the --steps that the interrupted training was told, instead of --minutes")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
+    check_directory(out)
     shape = DecoderShape(
         vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn,
         format="ternary-f16" if precision == "ternary" else "fp32",
@@ -96,9 +90,10 @@ def train(
         out=out, text=text, envs=[env for env in envs.split(",") if env],
         text_envs=[env for env in (text_envs or worlds).split(",") if env], shape=shape, tokens_per_batch=batch,
         seed=seed, device=device, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
-        command=shlex.join(["bitrl", "model", "train", *_arguments()]),
+        command=quoted_command(),
     )  # fmt: skip
-    made = train_model(request, lambda line: click.echo(line, err=True), _progress_line())
+    with display() as shown:
+        made = train_model(request, shown.say, partial(show_model_training, shown))
     losses = "  ".join(f"{name} {value:.3f}" for name, value in sorted(made.progress.means.items()))
     click.echo(
         f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}"
@@ -116,35 +111,3 @@ def train(
     ]
     if made.readings:
         click.echo(table(rows))
-
-
-def _arguments() -> list[str]:
-    context = click.get_current_context()
-    arguments: list[str] = []
-    for parameter in context.command.params:
-        value = context.params[parameter.name or ""]
-        given = context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.DEFAULT
-        if not given or parameter.name == "resume":
-            continue
-        for item in value if isinstance(value, tuple) else (value,):
-            shown = item.name if parameter.name in ("text", "out") else str(item)
-            arguments += [parameter.opts[0], shown]
-    return arguments
-
-
-def _progress_line() -> Callable[[PretrainingProgress, int], None]:
-    terminal = sys.stderr.isatty()
-    told = {"tenth": 0}
-
-    def report(progress: PretrainingProgress, steps: int) -> None:
-        left = progress.seconds / progress.step * (steps - progress.step)
-        losses = " ".join(f"{name} {value:.2f}" for name, value in progress.means.items())
-        speed = f"{progress.tokens / progress.seconds:,.0f} tokens/s"
-        line = f"{progress.step:,} of {steps:,} steps   {speed}   {losses}   {duration(left)} left"
-        if terminal:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=progress.step == steps)
-        elif (tenth := 10 * progress.step // steps) > told["tenth"]:
-            told["tenth"] = tenth
-            click.echo(line, err=True)
-
-    return report

@@ -1,13 +1,7 @@
-"""What a run shows while it goes on: a live display on a terminal, elsewhere a line now and then.
-
-Knows a run by its events alone.
-"""
+"""What a run shows while it goes on. Knows a run by its events alone."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli.display import Display, display
 from bitrl.cli.output import duration
 from bitrl.core import events
 from bitrl.core.events import Event
 
 if TYPE_CHECKING:
     from bitrl.core.runs.listeners import Listener
-
-QUIET_SECONDS = 30.0
-"""Without a terminal: the longest silence between two lines, beyond the one at each tenth."""
 
 
 class TrainingProgress:
@@ -68,11 +60,9 @@ def progress(quiet: bool) -> Iterator[Listener]:
     """A listener that shows a run's progress on stderr within the context; if `quiet`, only warnings."""
     if quiet:
         yield _warn
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _live() as listener:
-            yield listener
-    else:
-        yield _lines()
+        return
+    with display() as shown:
+        yield _listener(shown)
 
 
 def _warn(event: Event) -> None:
@@ -91,60 +81,24 @@ def _opening(event: events.RunStarted) -> str:
     return f"{parts}, seed {run['seed']}{start}, in {event.directory}"
 
 
-def _lines() -> Listener:
+def _listener(shown: Display) -> Listener:
     training = TrainingProgress()
-    told = {"at": time.monotonic(), "tenth": 0}
-
-    def listener(event: Event) -> None:
-        _warn(event)
-        now = time.monotonic()
-        training.hear(event, now)
-        if isinstance(event, events.RunStarted):
-            click.echo(_opening(event), err=True)
-        elif isinstance(event, events.Updated):
-            tenth = 10 * event.step // max(training.total, 1)
-            if tenth > told["tenth"] or now - told["at"] > QUIET_SECONDS:
-                told.update(at=now, tenth=tenth)
-                click.echo(f"{event.step:,} of {training.total:,} steps   {'   '.join(training.words())}", err=True)
-        elif isinstance(event, events.Evaluating) and now - told["at"] > QUIET_SECONDS:
-            told["at"] = now
-            click.echo(f"evaluation: {event.done} of {event.episodes} episodes", err=True)
-
-    return listener
-
-
-@contextmanager
-def _live() -> Iterator[Listener]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
-    training = TrainingProgress()
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[count]}"),
-        TextColumn("{task.fields[facts]}"),
-        # Narrower than the terminal: the "^C" that it echoes must not break the line that is redrawn.
-        console=Console(stderr=True, highlight=False, width=shutil.get_terminal_size().columns - 4),
-        expand=True,
-    )
-    tasks: dict[str, TaskID] = {}
-
-    def show(name: str, done: int, total: int, count: str, facts: str = "") -> None:
-        if name not in tasks:
-            tasks[name] = bars.add_task(name, total=max(total, 1), count=count, facts=facts)
-        bars.update(tasks[name], completed=done, count=count, facts=facts)
 
     def listener(event: Event) -> None:
         _warn(event)
         training.hear(event, time.monotonic())
         if isinstance(event, events.RunStarted):
-            bars.console.print(_opening(event), markup=False)
-        if isinstance(event, (events.RunStarted, events.RolloutStepped, events.Updated)):
-            count = f"{training.step:,}/{training.total:,}"
-            show("training", training.step, training.total, count, " · ".join(training.words()))
+            shown.say(_opening(event))
+        elif isinstance(event, (events.RolloutStepped, events.Updated)):
+            shown.show(
+                "training",
+                training.step,
+                training.total,
+                "steps",
+                training.words(),
+                tenths=isinstance(event, events.Updated),
+            )
         elif isinstance(event, events.Evaluating):
-            show("evaluation", event.done, event.episodes, f"{event.done}/{event.episodes} episodes")
+            shown.show("evaluation", event.done, event.episodes, "episodes", tenths=False)
 
-    with bars:
-        yield listener
+    return listener

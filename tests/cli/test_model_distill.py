@@ -35,7 +35,7 @@ def test_distil_writes_a_model_that_an_agent_reads_and_its_card(bitrl: Call, tmp
     assert {(k["states"], k["block"]) for k in told["r_squared"]} == {
         (states, block) for states in ("uniform", "random") for block in (1, 2)
     }
-    assert "20/20" in done.err
+    assert "20 of 20 steps" in done.err
     assert "\x1b" not in done.err
     card = out.with_suffix(".md").read_text()
     assert "bitrl model distill --teacher teacher --out s.gguf --layers 2 --text prose.txt" in card

@@ -77,7 +77,7 @@ def test_without_a_terminal_a_line_at_each_tenth(capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     first, *lines = captured.err.splitlines()
     assert first == "E → s → b → a, seed 0, in runs/x"
-    assert [line.split(" of ")[0] for line in lines] == [f"{tenth * 100:,}" for tenth in range(1, 11)]
+    assert [line.split(" of ")[0] for line in lines] == [f"training: {tenth * 100:,}" for tenth in range(1, 11)]
     assert captured.out == ""
 
 

@@ -1,0 +1,149 @@
+"""How far a command is, on stderr: live bars on a terminal, elsewhere a line now and then.
+
+Knows nothing of what goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from bitrl.cli.output import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+QUIET_SECONDS = 30.0
+"""Without a terminal: the longest silence between two lines of a task, beyond those at each tenth."""
+
+
+class Display(Protocol):
+    """Where a command says how far it is."""
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+
+    def show(
+        self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
+    ) -> None:
+        """`done` of `total` (in `unit`) of a task are done.
+
+        Args:
+            task: its name; another name is another bar.
+            done, total: shown without decimals.
+            unit: "steps", "MB" …
+            facts: what else to show beside it: speed, losses, time left.
+            tenths: without a terminal, print a line at each tenth; else only after `QUIET_SECONDS` of silence.
+        """
+
+
+@contextmanager
+def display(transient: bool = False) -> Iterator[Display]:
+    """The display for this stderr. `transient`: bars vanish at the end."""
+    if not on_terminal() or os.environ.get("TERM") == "dumb":
+        yield LineDisplay()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[facts]}"),
+        # Narrower than the terminal: the "^C" that it echoes must not break the line that is redrawn.
+        console=Console(stderr=True, highlight=False, width=shutil.get_terminal_size().columns - 4),
+        expand=True,
+        transient=transient,
+    )
+    with bars:
+        yield BarDisplay(bars)
+
+
+def on_terminal() -> bool:
+    """Whether somebody reads stderr as it is written."""
+    return sys.stderr.isatty()
+
+
+def announce(what: str) -> None:
+    """What comes next, on a terminal alone: for work that cannot say how far it is."""
+    if on_terminal():
+        click.echo(f"{what} …", err=True)
+
+
+class LineDisplay:
+    """A line at each tenth, or after a long silence."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+        self._tenths: dict[str, int] = {}
+
+    def say(self, line: str) -> None:
+        """See `Display`."""
+        click.echo(line, err=True)
+
+    def show(
+        self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
+    ) -> None:
+        """See `Display`."""
+        now, tenth = time.monotonic(), int(10 * done // max(total, 1))
+        if (tenths and tenth > self._tenths.get(task, 0)) or now - self._at > QUIET_SECONDS:
+            self._at = now
+            self._tenths[task] = tenth if tenths else self._tenths.get(task, 0)
+            self.say("   ".join((f"{task}: {done:,.0f} of {total:,.0f} {unit}", *facts)))
+
+
+class BarDisplay:
+    """A bar for each task."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def say(self, line: str) -> None:
+        """See `Display`."""
+        self._bars.console.print(line, markup=False)
+
+    def show(
+        self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
+    ) -> None:
+        """See `Display`."""
+        count, words = f"{done:,.0f}/{total:,.0f} {unit}", " · ".join(facts)
+        if task not in self._tasks:
+            self._tasks[task] = self._bars.add_task(task, count=count, facts=words)
+        self._bars.update(self._tasks[task], total=max(total, 1), completed=done, count=count, facts=words)
+
+
+class ModelTraining(Protocol):
+    """How far the training of a language model is."""
+
+    step: int
+    tokens: int
+    seconds: float
+
+    @property
+    def means(self) -> Mapping[str, float]:
+        """A running mean of each loss."""
+
+
+def show_model_training(shown: Display, progress: ModelTraining, steps: int) -> None:
+    """Show its losses, its speed and the time left."""
+    speed = progress.tokens / max(progress.seconds, 1e-9)
+    left = progress.seconds / progress.step * (steps - progress.step)
+    losses = " ".join(f"{name} {value:.3f}" for name, value in progress.means.items())
+    shown.show("training", progress.step, steps, "steps", (losses, f"{speed:,.0f} tokens/s", f"{duration(left)} left"))
+
+
+def show_bytes(shown: Display, done: int, total: int) -> None:
+    """Show how many of a file's bytes are written."""
+    shown.show("writing", done / 1e6, total / 1e6, "MB", tenths=False)
