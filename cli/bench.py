@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from bitrl.cli.bench_env import env
-from bitrl.cli.display import announce
 from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
 from bitrl.cli.output import json_option, print_json
 from bitrl.core.errors import UsageError, unknown
+from bitrl.core.runs.display import announce
 
 
 @click.group(invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")

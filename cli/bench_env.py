@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.display import announce
 from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.core.runs.display import announce
 
 if TYPE_CHECKING:
     from bitrl.core.config import Config

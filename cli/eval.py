@@ -9,8 +9,8 @@ import attrs
 import click
 
 from bitrl.cli.output import claim_stdout, json_option, print_json
-from bitrl.cli.progress import progress
 from bitrl.cli.run import evaluation_words
+from bitrl.core.runs.progress import progress_display
 
 if TYPE_CHECKING:
     from bitrl.core.runs.watch import Step
@@ -62,7 +62,7 @@ def evaluate(
 
     stdout = claim_stdout() if as_json else None
     steps: list[Step] = []
-    with progress(quiet or as_json) as listener:
+    with progress_display(quiet or as_json) as listener:
         watch = steps.append if show else None
         found = evaluation.evaluate(directory, episodes, seed, (listener,), watch, video, states)
     if as_json:

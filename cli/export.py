@@ -23,7 +23,7 @@ def export(directory: Path, out: Path, force: bool, as_json: bool) -> None:
     trained policy; the language model stays a file of its own. `bitrl act FILE` and, in Python,
     `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
     """
-    from bitrl.cli.model_convert import check_paths
+    from bitrl.cli.model_out import check_paths
     from bitrl.core.runs import export as exporting
 
     check_paths(directory, out, force)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from bitrl.cli.display import display, show_bytes
 from bitrl.cli.model_out import check_paths, model_out_option
+from bitrl.core.runs.display import display, show_bytes
 
 
 @click.command()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli.display import display
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.core.runs.display import display
 
 if TYPE_CHECKING:
     from bitrl.core.config import Config

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from bitrl.cli.display import display, show_model_training
 from bitrl.cli.model_out import check_directory, model_out_option
 from bitrl.cli.output import table
 from bitrl.cli.quoted_command import quoted_command
+from bitrl.core.runs.display import display, show_model_training
 
 
 @click.command()

@@ -42,10 +42,3 @@ def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
         last = textwrap.wrap(row[-1], max(room - len(start), 24)) or [""]
         lines += [(start + last[0]).rstrip(), *(" " * len(start) + line for line in last[1:])]
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """`2:07` or `1:02:07`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from bitrl.cli.output import claim_stdout, duration, json_option, print_json, table
-from bitrl.cli.progress import progress
+from bitrl.cli.output import claim_stdout, json_option, print_json, table
 from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, read_toml, resolve
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe
+from bitrl.core.runs.display import duration
+from bitrl.core.runs.progress import progress_display
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -97,9 +98,9 @@ def run(
     else:
         resolved = configure(config, assignments, flags | {"loggers": ",".join(loggers) or None})
     stdout = claim_stdout() if as_json else None
-    with progress(quiet or as_json) as listener:
+    with progress_display(quiet or as_json) as listener:
         if resume is not None:
-            summary = train.resume(resume, (listener,))
+            summary = train.go_on(resume, (listener,))
         else:
             summary = train.start(resolved, out, force, (listener,))
     if as_json:

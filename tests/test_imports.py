@@ -34,7 +34,7 @@ OTHERS = {
     "bitrl.core": {"attrs", "pluggy"},
     "bitrl.core.acting": {"attrs", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.environments": {"attrs", "gymnasium", "numpy", "safetensors", "tokenizers"},
-    "bitrl.core.runs": {"attrs", "av", "gymnasium", "numpy", "pygame", "safetensors", "tokenizers", "tomli_w"},
+    "bitrl.core.runs": {"attrs", "av", "gymnasium", "numpy", "pygame", "rich", "safetensors", "tokenizers", "tomli_w"},
 }
 """Layer → the packages of others that its modules may import. Plugins, commands and the conformance kit import whatever
 they need."""

@@ -19,6 +19,7 @@ from bitrl.core.runs import watch as watching
 from bitrl.core.runs.episodes import Return, play_episodes
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.parts import EVALUATION, Parts, spawn_seeds
+from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.state_recorder import record, write_states
 from bitrl.core.runs.store import require_run
 from bitrl.core.runs.trained import trained
@@ -34,6 +35,7 @@ def evaluate(
     show: Callable[[Step], None] | None = None,
     video: str | Path | None = None,
     states: str | Path | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the newest intact checkpoint of a run.
 
@@ -42,6 +44,7 @@ def evaluate(
         episodes: how many; None takes the run's own `eval_episodes`.
         seed: random seed of the episodes; None takes the run's own, which repeats the evaluation at its end.
         listeners: called with every event.
+        progress: show how far it is on stderr.
         show: called with every step of the first episode (bitrl.core.runs.watch).
         video: the file to write a video of the first episode to (mp4 or gif).
         states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
@@ -54,6 +57,9 @@ def evaluate(
             cannot be recorded.
         RunFailed: every checkpoint is damaged, or the video cannot be recorded.
     """
+    if progress:
+        with progress_display(quiet=False) as shown:
+            return evaluate(run, episodes, seed, (*listeners, shown), show, video, states)
     directory = Path(run)
     require_run(directory)
     video_file, states_file = (None if each is None else Path(each) for each in (video, states))

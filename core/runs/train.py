@@ -17,6 +17,7 @@ from bitrl.core.runs.evaluate import play, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
+from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.provenance import git_commit, packages_of, peak_rss_mb, versions
 from bitrl.core.runs.store import RunStore
 from bitrl.core.runs.trained import check_identity, newest_good
@@ -38,6 +39,7 @@ def run(
     force: bool = False,
     loggers: tuple[str, ...] | None = None,
     listeners: tuple[Listener, ...] = (),
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Train an agent, evaluate it, and return its summary (the same as summary.json in the run's directory).
 
@@ -53,6 +55,7 @@ def run(
         force: replace a run that is already in `out`.
         loggers: names of loggers that receive the metrics, for example ("csv", "tensorboard").
         listeners: called with every event (bitrl.core.events).
+        progress: show how far it is on stderr.
 
     Raises:
         UsageError: an argument is wrong. RunFailed: training could not go on.
@@ -75,7 +78,8 @@ def run(
         values.setdefault(part, {})[name] = value
     values.setdefault("run", {}).update({name: value for name, value in named.items() if value is not None})
     values, _ = overlay(read_toml(Path(config)) if config else {}, values)
-    return start(resolve(values), Path(out) if out is not None else None, force, listeners)
+    with progress_display(quiet=not progress) as shown:
+        return start(resolve(values), Path(out) if out is not None else None, force, (*listeners, shown))
 
 
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
@@ -101,14 +105,23 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
         store.close()
 
 
-def resume(run: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+def resume(run: str | Path, listeners: tuple[Listener, ...] = (), progress: bool = False) -> dict[str, Any]:
     """Resume a stopped run: it continues bit-identically to an uninterrupted one. A complete run returns its summary.
+
+    Args:
+        run: its directory.
+        listeners, progress: see `run`.
 
     Raises:
         UsageError: no run there, it is in use, or its model is not the one it was started with.
         RunFailed: every checkpoint is damaged, or the environment cannot be restored.
     """
-    directory = Path(run)
+    with progress_display(quiet=not progress) as shown:
+        return go_on(Path(run), (*listeners, shown))
+
+
+def go_on(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+    """Go on with the run in a directory; see `resume`."""
     store = RunStore.open(directory)
     try:
         done = store.summary()

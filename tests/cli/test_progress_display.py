@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bitrl.cli.output import duration, table
-from bitrl.cli.progress import TrainingProgress, progress
+from bitrl.cli.output import table
 from bitrl.core import events
+from bitrl.core.runs.display import duration
+from bitrl.core.runs.progress import TrainingProgress, progress_display
 
 RUN = Path("runs/x")
 CONFIG = {"run": {"env": "E", "serializer": "s", "backbone": "b", "algo": "a", "seed": 0}}
@@ -24,7 +25,7 @@ def test_nothing_is_claimed_before_the_first_update() -> None:
 
 def test_opening_line_names_the_critics_backbone_if_it_has_one(capsys) -> None:
     hybrid = {"run": {**CONFIG["run"], "critic_backbone": "c"}}
-    with progress(quiet=False) as listener:
+    with progress_display(quiet=False) as listener:
         listener(events.RunStarted(RUN, CONFIG, 0, 1000))
         listener(events.RunStarted(RUN, hybrid, 0, 1000))
     assert capsys.readouterr().err.splitlines() == [
@@ -68,7 +69,7 @@ def test_return_stays_when_no_episode_ended() -> None:
 
 
 def test_without_a_terminal_a_line_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress(quiet=False) as listener:
+    with progress_display(quiet=False) as listener:
         listener(events.RunStarted(RUN, CONFIG, 0, 1000))
         for step in range(1, 1001):
             listener(events.Updated(RUN, step, {}))
@@ -83,7 +84,7 @@ def test_without_a_terminal_a_line_at_each_tenth(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_damaged_checkpoint_is_told_even_when_quiet(capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
-    with progress(quiet) as listener:
+    with progress_display(quiet) as listener:
         listener(events.CheckpointSkipped(RUN, RUN / "checkpoints/5", "its checksum does not match"))
     assert "runs/x/checkpoints/5 is damaged (its checksum does not match)" in capsys.readouterr().err
 

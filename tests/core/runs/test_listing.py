@@ -38,3 +38,16 @@ def test_no_directory_is_said(tmp_path):
     with pytest.raises(bitrl.UsageError, match="is not a directory: give the one that holds your runs"):
         bitrl.list_runs(tmp_path / "none")
     assert bitrl.list_runs(tmp_path) == []
+
+
+def test_progress_is_shown_when_asked_for(tmp_path, capfd):
+    settings = {"backbone": "mlp", "steps": 64, "options": QUICK}
+    bitrl.run(out=tmp_path / "quiet", **settings)
+    assert capfd.readouterr() == ("", "")
+    bitrl.run(out=tmp_path / "shown", progress=True, **settings)
+    shown = capfd.readouterr()
+    assert "CartPole-v1 → vector → mlp → ppo, seed 0" in shown.err
+    assert "training: 64 of 64 steps" in shown.err
+    assert shown.out == ""
+    bitrl.evaluate(tmp_path / "shown", progress=True)
+    bitrl.resume(tmp_path / "shown", progress=True)

@@ -1,4 +1,4 @@
-"""How far a command is, on stderr: live bars on a terminal, elsewhere a line now and then.
+"""How far something is, on stderr: live bars on a terminal, elsewhere a line now and then.
 
 Knows nothing of what goes on.
 """
@@ -13,10 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
-from bitrl.cli.output import duration
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -28,7 +24,7 @@ QUIET_SECONDS = 30.0
 
 
 class Display(Protocol):
-    """Where a command says how far it is."""
+    """Where work says how far it is."""
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -78,7 +74,7 @@ def on_terminal() -> bool:
 def announce(what: str) -> None:
     """What comes next, on a terminal alone: for work that cannot say how far it is."""
     if on_terminal():
-        click.echo(f"{what} …", err=True)
+        print(f"{what} …", file=sys.stderr)
 
 
 class LineDisplay:
@@ -90,7 +86,7 @@ class LineDisplay:
 
     def say(self, line: str) -> None:
         """See `Display`."""
-        click.echo(line, err=True)
+        print(line, file=sys.stderr, flush=True)
 
     def show(
         self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
@@ -147,3 +143,10 @@ def show_model_training(shown: Display, progress: ModelTraining, steps: int) -> 
 def show_bytes(shown: Display, done: int, total: int) -> None:
     """Show how many of a file's bytes are written."""
     shown.show("writing", done / 1e6, total / 1e6, "MB", tenths=False)
+
+
+def duration(seconds: float) -> str:
+    """`2:07` or `1:02:07`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

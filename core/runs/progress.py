@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-
-from bitrl.cli.display import Display, display
-from bitrl.cli.output import duration
 from bitrl.core import events
 from bitrl.core.events import Event
+from bitrl.core.runs.display import Display, display, duration
 
 if TYPE_CHECKING:
     from bitrl.core.runs.listeners import Listener
@@ -56,7 +54,7 @@ class TrainingProgress:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Listener]:
+def progress_display(quiet: bool) -> Iterator[Listener]:
     """A listener that shows a run's progress on stderr within the context; if `quiet`, only warnings."""
     if quiet:
         yield _warn
@@ -67,9 +65,9 @@ def progress(quiet: bool) -> Iterator[Listener]:
 
 def _warn(event: Event) -> None:
     if isinstance(event, events.CheckpointSkipped):
-        click.echo(f"warning: {event.path} is damaged ({event.reason}): going on from the one before it", err=True)
+        print(f"warning: {event.path} is damaged ({event.reason}): going on from the one before it", file=sys.stderr)
     elif isinstance(event, events.Interrupted):
-        click.echo("stopping once this update is done and saved (Ctrl-C again: at once)", err=True)
+        print("stopping once this update is done and saved (Ctrl-C again: at once)", file=sys.stderr)
 
 
 def _opening(event: events.RunStarted) -> str:
