@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how a failure is told. Each command is one file.
+"""The command line: which commands there are, and how a failure is reported. Each command is one file.
 
 Nothing heavy is imported here, and a command only when it is called, so that `bitrl --help` is instant.
 """
@@ -19,12 +19,12 @@ from bitrl.core.wording import command_line
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitrl.cli.run:run", "Train an agent, then evaluate it."),
     "eval": ("bitrl.cli.eval:evaluate", "Evaluate a trained agent."),
-    "export": ("bitrl.cli.export:export", "Make one file of a trained agent."),
-    "act": ("bitrl.cli.act:act", "Let an exported agent act: observations in, actions out."),
+    "export": ("bitrl.cli.export:export", "Export a trained agent to a standalone file."),
+    "act": ("bitrl.cli.act:act", "Run an exported agent: observations in, actions out."),
     "list": ("bitrl.cli.list:list_components", "List the installed components."),
     "show": ("bitrl.cli.show:show", "Show a component and its options."),
     "bench": ("bitrl.cli.bench:bench", "Measure the engine against the limits of this machine."),
-    "doctor": ("bitrl.cli.doctor:doctor", "Check this installation, and say how to mend it."),
+    "doctor": ("bitrl.cli.doctor:doctor", "Check this installation, and suggest fixes."),
     "model": ("bitrl.cli.model:model", "Train, distil, convert, quantise, inspect and probe language models."),
     "plugin": ("bitrl.cli.plugin:plugin", "Write and check plugins."),
 }
@@ -130,7 +130,7 @@ def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with `bitrl run`. Every command that prints facts takes --json. "
-    "Exit codes: 0 done, 1 the run failed, 2 the command was wrong.",
+    "Exit codes: 0 success, 1 the run failed, 2 wrong usage.",
 )
 @click.option(
     "--version",
@@ -178,7 +178,7 @@ def _explain(error: Exception) -> int:
         click.echo(str(error), err=True)
         return 2
     if isinstance(error, click.Abort):
-        message, code = "stopped", 1
+        message, code = "interrupted", 1
     elif isinstance(error, BitrlError):
         message, code = str(error), error.exit_code
     elif isinstance(error, click.ClickException):
@@ -193,7 +193,10 @@ def _explain(error: Exception) -> int:
         code = 1
     else:
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
-        message = f"{what} (not foreseen, so a mistake in bitrl or a plugin: BITRL_DEBUG=1 shows where)"
+        message = (
+            f"{what} (unexpected error, please report it at the project's issue tracker with the command and "
+            "BITRL_DEBUG=1 output)"
+        )
         code = 1
     click.echo("Error: " + " ".join(message.split()), err=True)
     return code

@@ -1,4 +1,4 @@
-"""`bitrl act`: an exported agent at work, observations in and actions out, a line each."""
+"""`bitrl act`: run an exported agent, observations in and actions out, one a line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bitrl.cli.output import claim_stdout
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--example", is_flag=True, help="Print an observation that this agent understands, and stop.")
-@click.option("--facts", is_flag=True, help="Print what the agent is, and stop.")
+@click.option("--example", is_flag=True, help="Print an example of the observations that this agent takes, and exit.")
+@click.option("--facts", is_flag=True, help="Print facts about the agent, and exit.")
 @click.option(
     "-o",
     "--option",
@@ -24,12 +24,11 @@ from bitrl.cli.output import claim_stdout
     help="Set an option of the backbone, as in -o backbone.threads=1, or backbone.model=FILE.",
 )
 def act(file: Path, example: bool, facts: bool, assignments: tuple[str, ...]) -> None:
-    """Let an exported agent act: observations in, actions out.
+    """Run an exported agent: observations in, actions out.
 
     FILE was written by `bitrl export`. Each line of the input is an observation as JSON, as the environment gives it
-    (--example prints one); each line of the output is the action that the agent thinks best: a number, a list of
-    numbers, or one of the observation's commands. A line `null` says that a new episode begins, and is answered by
-    `null`.
+    (--example prints one); each line of the output is the greedy action: a number, a list of numbers, or one of the
+    observation's commands. A line `null` begins a new episode, and is answered by `null`.
     """
     from bitrl.core.acting.agents import Agent, read
     from bitrl.core.config import parse_assignments
@@ -37,7 +36,7 @@ def act(file: Path, example: bool, facts: bool, assignments: tuple[str, ...]) ->
 
     given = parse_assignments(assignments)
     if other := sorted(given.keys() - {"backbone"}):
-        raise UsageError(f"-o {other[0]}.…: of an exported agent only options of the backbone can be set")
+        raise UsageError(f"-o {other[0]}.…: only options of the backbone can be set for an exported agent")
     stdout = claim_stdout()
     contents = read(file)
     if facts:
@@ -55,19 +54,19 @@ def act(file: Path, example: bool, facts: bool, assignments: tuple[str, ...]) ->
             try:
                 observation = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise RunFailed(f"line {number} of the input: not JSON: {error}") from None
+                raise RunFailed(f"line {number} of the input: expected JSON: {error}") from None
             if observation is None:
                 episode.reset()
                 answer = None
             else:
                 try:
-                    answer = said(observation, episode.act(observation))
+                    answer = plain_action(observation, episode.act(observation))
                 except UsageError as error:
                     raise RunFailed(f"line {number} of the input: {error}") from None
             print(json.dumps(answer), file=stdout, flush=True)
 
 
-def said(observation: Any, action: Any) -> Any:
+def plain_action(observation: Any, action: Any) -> Any:
     """An action as plain data; the command itself where the observation has commands."""
     commands = observation.get("commands") if isinstance(observation, dict) else None
     if commands is None:

@@ -1,4 +1,4 @@
-"""`bitrl bench`: how fast the engine is here, and what fraction of the machine's limits that is.
+"""`bitrl bench`: the engine's speed, and the fraction of the machine's limits.
 
 Knows the command and how results are shown; `bitrl.plugins.backbones.benchmark` measures.
 """
@@ -33,11 +33,11 @@ from bitrl.core.runs.display import announce
     "formats",
     multiple=True,
     metavar="FORMAT",
-    help="Run the model in this format, or in all; may be repeated.  [default: what the file holds]",
+    help="Run the model in this format, or in all; repeatable.  [default: the file's]",
 )
-@click.option("--threads", metavar="N,N,…", help="Numbers of threads.  [default: 1 and as many as there are CPUs]")
+@click.option("--threads", metavar="N,N,…", help="Numbers of threads.  [default: 1 and the number of CPUs]")
 @click.option("--isa", default="auto", show_default=True, help="The instruction set; auto takes the best.")
-@click.option("--quick", is_flag=True, help="Measure briefly, to see that it works: not for quoting.")
+@click.option("--quick", is_flag=True, help="Measure briefly, as a smoke test: not for quoting.")
 @out_option
 @json_option
 @click.pass_context
@@ -123,9 +123,9 @@ def _threads(text: str | None) -> list[int]:
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--threads {text}: expected numbers with commas between, as in --threads 1,2") from None
+        raise UsageError(f"--threads {text}: expected comma-separated numbers, as in --threads 1,2") from None
     if not all(1 <= count <= 1024 for count in counts):
-        raise UsageError(f"--threads {text}: a number of threads is from 1 to 1024")
+        raise UsageError(f"--threads {text}: expected numbers from 1 to 1024")
     if max(counts) > cpus:
         click.echo(f"Warning: {max(counts)} threads share {cpus} CPUs: results will be poor and uneven", err=True)
     return sorted(set(counts))
@@ -150,7 +150,7 @@ def _show(record: dict[str, Any]) -> None:
         speeds = (f"{limit['per_second'][count] / 1e9:,.0f} {unit}" for count in counts)
         limits.append((limit["limit"], limit["instructions"], *speeds))
     with_amx = any("amx_fraction" in row for row in found["cases"])
-    cases = [("case", "format", "threads", "tokens/s", "of limit", *["of AMX"] * with_amx, "limit")]
+    cases = [("case", "format", "threads", "tokens/s", "% of limit", *["% of AMX"] * with_amx, "limit")]
     for row in found["cases"]:
         amx = [f"{row['amx_fraction']:.0%}" if "amx_fraction" in row else ""] * with_amx
         speed = (
@@ -168,8 +168,8 @@ def _show(record: dict[str, Any]) -> None:
         if "states_per_second" in row:
             split = ", ".join(f"{name} {spent:.0f} µs" for name, spent in row["microseconds_per_state"].items())
             click.echo(
-                f"CartPole states, {row['format']}, threads: {row['threads']}: {row['states_per_second']:,.0f} a "
-                f"second, tokenising included; each takes: {split}"
+                f"CartPole states, {row['format']}, threads: {row['threads']}: {row['states_per_second']:,.0f} "
+                f"states/s, tokenising included; each takes: {split}"
             )
     click.echo(
         f"Limits are measured beside each result; memory by reading {found['memory_buffer_mb']:,.0f} MB. Decoding "
@@ -194,7 +194,7 @@ def _refuse_before_command(ctx: click.Context) -> None:
     ]
     if given:
         raise UsageError(
-            f"{', '.join(given)} before {ctx.invoked_subcommand}: options of a command are written behind its name "
+            f"{', '.join(given)} before {ctx.invoked_subcommand}: options of a command go after its name "
             f"(bitrl bench {ctx.invoked_subcommand} --help)"
         )
 

@@ -1,4 +1,4 @@
-"""`bitrl bench env`: how fast training is, end to end, and where its time goes.
+"""`bitrl bench env`: training speed, end to end, and where the time goes.
 
 Knows the command and how results are shown; `bitrl.plugins.backbones.benchmark.run_speed` measures.
 """
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     default=16_384,
     show_default=True,
     metavar="N",
-    help="Environment steps to measure in each, after one update that does not count; whole updates are taken.",
+    help="Environment steps to measure in each, after one warm-up update; rounded up to whole updates.",
 )
-@click.option("--backbone", metavar="NAME", help="What turns states into features.  [default: the environment's]")
-@click.option("--serializer", metavar="NAME", help="How a state is written down.  [default: the environment's]")
+@click.option("--backbone", metavar="NAME", help="Backbone.  [default: the environment's]")
+@click.option("--serializer", metavar="NAME", help="Serializer.  [default: the environment's]")
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the engine.  [default: as many as there are CPUs]"
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads of the engine.  [default: the number of CPUs]"
 )
 @click.option("-o", "assignments", metavar="PART.OPTION=VALUE", multiple=True, help="As in `bitrl run`.")
 @out_option
@@ -64,7 +64,7 @@ def env(
     found: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
     configs: list[Config] = []
-    for name in chosen:  # a mistake is told before anything is measured
+    for name in chosen:  # a mistake is reported before anything is measured
         try:
             configs.append(_config(name, backbone, serializer, threads, assignments))
         except UsageError as error:
@@ -116,9 +116,17 @@ def _config(
 
 def _show(found: list[dict[str, Any]], left_out: dict[str, str]) -> None:
     parts = list(found[0]["seconds"])
-    training: list[tuple[str, ...]] = [("world", "serializer", "steps/s", *parts)]
+    training: list[tuple[str, ...]] = [("environment", "serializer", "steps/s", *parts)]
     encoding: list[tuple[str, ...]] = [
-        ("world", "texts/s alone", "in training", "of alone", "of training", "cache hits", "gain")
+        (
+            "environment",
+            "texts/s standalone",
+            "in training",
+            "% of standalone",
+            "% of training",
+            "cache hit rate",
+            "gain",
+        )
     ]
     for row in found:
         total = sum(row["seconds"].values())
@@ -135,8 +143,9 @@ def _show(found: list[dict[str, Any]], left_out: dict[str, str]) -> None:
     if any(row["encoder"] or row["cache"] for row in found):
         print_table("tokenizer and encoder, and the cache before them", encoding)
         click.echo(
-            "Of alone: speed in training as a share of the speed on the same texts alone. Of training: the time that "
-            "this work takes alone as a share of all training. Gain: how many times as many features the cache gives."
+            "% of standalone: speed in training relative to the encoder's standalone speed on the same texts. "
+            "% of training: its standalone time relative to all training time. Gain: features/s with the cache "
+            "relative to without."
         )
     if left_out:
-        click.echo(f"\nleft out\n{table(list(left_out.items()))}")
+        click.echo(f"\nskipped\n{table(list(left_out.items()))}")

@@ -30,7 +30,7 @@ SPACE_NEEDED_MB = 200
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Check this installation, and say how to mend it.
+    """Check this installation, and suggest fixes.
 
     The exit code is 1 if something is wrong.
     """
@@ -46,7 +46,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     else:
         click.echo(table([("ok" if each.ok else "WRONG", each.name, each.detail) for each in findings], indent=""))
         if wrong:
-            click.echo("\nwhat to do\n" + table([(finding.name, finding.remedy) for finding in wrong]))
+            click.echo("\nsuggested fixes\n" + table([(finding.name, finding.remedy) for finding in wrong]))
         else:
             click.echo("\nEverything is in order.")
     if wrong:

@@ -25,10 +25,12 @@ MOST_SHOWN = 100
     "--episodes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many episodes.",
-    show_default="as the run had",
+    help="Number of episodes.",
+    show_default="the run's",
 )
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the episodes.", show_default="the run's")
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", help="Random seed of the episodes.", show_default="the run's"
+)
 @click.option("--show", is_flag=True, help="Print the first episode: states as the model reads them, actions, rewards.")
 @click.option(
     "--video",
@@ -77,7 +79,7 @@ def evaluate(
         for step in steps[:MOST_SHOWN]:
             click.echo(_line(step))
         if len(steps) > MOST_SHOWN:
-            click.echo(f"… and {len(steps) - MOST_SHOWN} more steps (all of them: --json)")
+            click.echo(f"… and {len(steps) - MOST_SHOWN} more steps (--json prints them all)")
         click.echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")
         if video is not None:
             click.echo(f"video of the first episode: {video}")

@@ -1,4 +1,4 @@
-"""`bitrl export`: a trained agent as one file that acts without torch and without its environment."""
+"""`bitrl export`: a trained agent as a standalone file that acts without torch and without its environment."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bitrl.cli.output import claim_stdout, json_option, print_json
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @json_option
 def export(directory: Path, out: Path, force: bool, as_json: bool) -> None:
-    """Make one file of a trained agent.
+    """Export a trained agent to a standalone file.
 
-    DIR is the directory of a run; its newest checkpoint is exported. The file holds how states are read and the
-    trained policy; the language model stays a file of its own. `bitrl act FILE` and, in Python,
+    DIR is the directory of a run; its newest checkpoint is exported. The file holds the serializer, the backbone's name
+    and options, and the trained policy; the language model stays a file of its own. `bitrl act FILE` and, in Python,
     `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
     """
     from bitrl.cli.model_out import check_paths

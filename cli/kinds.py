@@ -13,7 +13,7 @@ PLURALS = {
     "command": "commands",
     "doctor-check": "doctor-checks",
 }
-"""Kind → its plural, in the order of the data's way; then what else a plugin may bring."""
+"""Kind → its plural, in the order of the data flow; then what else a plugin may bring."""
 
 PART = {kind: kind for kind in PLURALS} | {"algorithm": "algo", "environment": "env"}
 """Kind → its flag in `bitrl run`, and the section that holds its options (a logger's: `section`)."""

@@ -1,4 +1,4 @@
-"""`bitrl list`: the components of every installed plugin, and what is wrong with those that failed."""
+"""`bitrl list`: the components of every installed plugin, and the problems of those that failed."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ out_option = click.option(
 
 
 def check_out(out: Path | None) -> None:
-    """Refuse a place that cannot be written to before minutes go into measuring."""
+    """Refuse a file that cannot be written before minutes go into measuring."""
     if out is not None and not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out}: {out.parent} is not a directory that can be written to: name another place")
+        raise UsageError(f"--out {out}: {out.parent} is not a writable directory: name another")
 
 
 def save(record: dict[str, Any], out: Path | None) -> None:

@@ -18,7 +18,7 @@ from bitrl.core.runs.display import display, show_bytes
     "--type",
     "kind",
     metavar="TYPE",
-    help="Of the blocks' matrices: f32, f16, bf16, or of quantised ones q8_0, q4_0, q4_1, tq2_0, tq1_0."
+    help="Type of the blocks' matrices: f32, f16, bf16, or of quantised ones q8_0, q4_0, q4_1, tq2_0, tq1_0."
     "  [default: as in SOURCE]",
 )
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
@@ -50,7 +50,7 @@ def convert(
         raise unknown("type", kind, TYPES)
     if kind is not None and loses(path, kind, activation, linear_class):
         raise UsageError(
-            f"--type {kind} would lose precision that {source} has: bitrl model quantize does that, and says how much"
+            f"--type {kind} would lose precision of {source}: bitrl model quantize does that, and reports how much"
         )
     with display(transient=True) as shown:
         lacks = write(path, out, kind, activation, linear_class, i2s_packing, partial(show_bytes, shown))

@@ -22,26 +22,28 @@ from bitrl.core.runs.display import display, show_model_training
 @click.option("--layers", type=click.IntRange(1), help="Keep only this many blocks, the first ones.  [default: all]")
 @click.option(
     "--text", type=click.Path(path_type=Path), multiple=True,
-    help="A text file to learn from (plain, .gz or .dz); repeat for more.",
+    help="A text file to train on (plain, .gz or .dz); repeat for more.",
 )  # fmt: skip
 @click.option(
     "--envs", default="CartPole-v1,Acrobot-v1,MountainCar-v0", show_default=True,
-    help='Environments whose states it is to read, commas between; "" for none.',
+    help='Environments whose states the student learns to read, comma-separated; "" for none.',
 )  # fmt: skip
-@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True, help="How long to train.")
+@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True, help="Training steps.")
 @click.option(
     "--pretraining-steps", type=click.IntRange(0), default=0, show_default=True,
-    help="How many of the steps only ask for the next token, before distilling; with all blocks.",
+    help="How many of the steps train next-token prediction alone, before distillation; with all blocks.",
 )  # fmt: skip
-@click.option("--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens of a step.")
+@click.option("--batch", type=click.IntRange(64), default=1024, show_default=True, help="Tokens per step.")
 @click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True), default=2e-3, show_default=True)
 @click.option(
     "--temperature", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True,
-    help="At which logits are compared; with all blocks.",
+    help="Temperature at which logits are compared; with all blocks.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
+@click.option(
+    "--resume", is_flag=True, help="Resume from the checkpoint of an interrupted training with the same command."
+)
 @json_option
 def distill(
     teacher: str, out: Path, layers: int | None, text: tuple[Path, ...], envs: str, steps: int,

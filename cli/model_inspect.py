@@ -1,4 +1,4 @@
-"""`bitrl model inspect`: look into a model file."""
+"""`bitrl model inspect`: the contents of a model file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bitrl.cli.output import json_option, print_json, table
 )
 @json_option
 def inspect(model: str, lora_rank: int, as_json: bool) -> None:
-    """Show what is in a model, whether it can be run or what it lacks, and the memory it would take.
+    """Show what is in a model, whether the engine runs it or what is unsupported, and the memory it needs.
 
     MODEL is a GGUF file, a directory with safetensors, or a name of `bitrl model list`.
     """
@@ -53,7 +53,7 @@ def inspect(model: str, lora_rank: int, as_json: bool) -> None:
 def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [(f"blocks as {format}", f"{size:,} bytes") for format, size in memory["matrices"].items()]
     rows.append(("embedding and head", f"{memory['embedding']:,} bytes, read from the file as needed"))
-    return [*rows, ("generating", f"{memory['cache_per_token']:,} bytes a token")]
+    return [*rows, ("generating", f"{memory['cache_per_token']:,} bytes per token")]
 
 
 def _lora_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:

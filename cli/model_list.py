@@ -1,4 +1,4 @@
-"""`bitrl model list`: the models that have a name, and which of them are here."""
+"""`bitrl model list`: the models of the catalogue, and which are downloaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @click.command("list")
 @json_option
 def list_models(as_json: bool) -> None:
-    """List the models that have a name, and which are here.
+    """List the models of the catalogue, and which are downloaded.
 
-    Any Hugging Face repository of a supported architecture has one, too: hf:OWNER/NAME.
+    Any Hugging Face repository of a supported architecture has a name, too: hf:OWNER/NAME.
     """
     from bitrl.plugins.backbones.catalogue import ENTRIES, find
     from bitrl.plugins.backbones.catalogue.receipts import every
@@ -28,10 +28,10 @@ def list_models(as_json: bool) -> None:
     if as_json:
         print_json({"models": rows})
         return
-    heads = ("name", "size", "weights", "precision", "architecture", "licence", "here", "from")
+    heads = ("name", "size", "weights", "precision", "architecture", "licence", "downloaded", "source")
     click.echo(table([heads, *(_row(row) for row in rows)], indent=""))
     click.echo(
-        "\nSizes are what is downloaded, and what lies here of models that are here. Get one: bitrl model pull NAME; "
+        "\nSizes are those of the files to download, or downloaded. Download one: bitrl model pull NAME; "
         "use it: -o backbone.model=NAME. Any hf:OWNER/NAME of a supported architecture is a name, too."
     )
 
@@ -62,7 +62,7 @@ def _facts(entry: ModelEntry) -> dict[str, Any]:
 
 
 def _read(path: Path, entry: ModelEntry) -> dict[str, Any]:
-    """What the files say; nothing if they cannot be read."""
+    """The facts in its files; none if they cannot be read."""
     import math
     from collections import Counter
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bitrl.core.config import Config
     from bitrl.plugins.backbones.tools.probe import Reading, Setting
 
-KINDS = {"uniform": "uniform in their bounds", "random": "met by a random policy"}
+KINDS = {"uniform": "uniform in their bounds", "random": "visited by a random policy"}
 
 
 @click.command()
@@ -34,7 +34,7 @@ KINDS = {"uniform": "uniform in their bounds", "random": "met by a random policy
     type=click.Choice([*KINDS, "both"]),
     default="both",
     show_default=True,
-    help="Uniform in the observation's bounds, or met by a random policy.",
+    help="Uniform in the observation's bounds, or visited by a random policy.",
 )
 @click.option(
     "--pooling",
@@ -59,10 +59,10 @@ def probe(
     assignments: tuple[str, ...], states: str, poolings: tuple[str, ...], count: int, seed: int, fields: bool,
     out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure what of a state's numbers a model's features keep, after every block and for every pooling.
+    """Measure how well state variables can be linearly decoded from a model's features, by block and pooling.
 
     MODEL is what -o backbone.model takes; without it, the starter model. R² is that of ridge regression from
-    features to numbers (1: all of a number can be read off, 0: nothing), fitted to three quarters of the states.
+    features to numbers (1: decoded exactly, 0: not at all), fitted to three quarters of the states.
     """
     stdout = claim_stdout() if as_json else None
     configs = _configs(model, envs, serializers, backbone, assignments)
@@ -142,10 +142,10 @@ def _shown(reading: Reading, fields: bool) -> str:
     head = f"{reading.env}, {reading.serializer}, states {KINDS[reading.states]}"
     lines = [f"{head} ({reading.tokens:.1f} tokens a text)"]
     if reading.constant:
-        lines.append(f"  left out, since they never vary: {', '.join(reading.constant)}")
+        lines.append(f"  left out, since they are constant: {', '.join(reading.constant)}")
     lines += [f"  {note}" for note in reading.notes]
     if not reading.scores:
-        return "\n".join([*lines, "  nothing to read"])
+        return "\n".join([*lines, "  nothing to decode"])
     poolings = list(dict.fromkeys(score.pooling for score in reading.scores))
     top = max(reading.scores, key=lambda score: score.mean)
     rows = [["block", *(f"{pooling}: R² (worst)" for pooling in poolings)]]

@@ -1,4 +1,4 @@
-"""`bitrl model pull`: get a model by name."""
+"""`bitrl model pull`: download a model by name."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from bitrl.cli.output import json_option, print_json
 
 @click.command()
 @click.argument("name")
-@click.option("--update", is_flag=True, help="Ask where it comes from again, though it is here.")
+@click.option("--update", is_flag=True, help="Ask its source again, even if it is downloaded.")
 @json_option
 def pull(name: str, update: bool, as_json: bool) -> None:
-    """Get a model by name, and check its hash.
+    """Download a model by name, and check its hash.
 
-    NAME is one of `bitrl model list`, hf:OWNER/NAME, or hf:OWNER/NAME/FILE.gguf, the last two with @REVISION behind
-    them if need be. When the connection breaks, the download goes on where it broke. Models of the hub lie in
-    huggingface_hub's cache (HF_HOME), and HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE hold; others lie in
-    XDG_CACHE_HOME/bitrl.
+    NAME is one of `bitrl model list`, hf:OWNER/NAME, or hf:OWNER/NAME/FILE.gguf, the last two optionally followed by
+    @REVISION. An interrupted download resumes. Models of the hub are stored in huggingface_hub's cache (HF_HOME), and
+    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are respected; others are stored in XDG_CACHE_HOME/bitrl.
     """
     import attrs
 
@@ -31,7 +30,9 @@ def pull(name: str, update: bool, as_json: bool) -> None:
         if as_json:
             print_json({"name": name, "recipe": list(entry.source.commands)}, stdout)
         else:
-            click.echo(f"{name} is made, not downloaded: run this, then name the file made (-o backbone.model=FILE)")
+            click.echo(
+                f"{name} is built, not downloaded: run this, then name the file written (-o backbone.model=FILE)"
+            )
             click.echo("\n".join(f"  {command}" for command in entry.source.commands))
         return
     pulled = get(name, update)
@@ -40,5 +41,5 @@ def pull(name: str, update: bool, as_json: bool) -> None:
         return
     for file in pulled.files:
         click.echo(f"{file.path}: {file.bytes:,} bytes, SHA-256 {file.sha256}")
-    click.echo(f"{name} is here ({pulled.origin}): {pulled.path}")
+    click.echo(f"{name} is downloaded ({pulled.origin}): {pulled.path}")
     click.echo(f"use it: -o backbone.model={name}")

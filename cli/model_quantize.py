@@ -1,4 +1,4 @@
-"""`bitrl model quantize`: a model of floats in few bits, and what that costs."""
+"""`bitrl model quantize`: a model of floats in few bits, and the quantisation error."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bitrl.core.runs.display import display, show_bytes
     "kind",
     metavar="TYPE",
     required=True,
-    help="Of the blocks' matrices: ternary (tq2_0), int8 (q8_0), int4 (q4_0), or q4_1, tq1_0.",
+    help="Type of the blocks' matrices: ternary (tq2_0), int8 (q8_0), int4 (q4_0), or q4_1, tq1_0.",
 )
-@click.option("--embeddings", metavar="TYPE", help="Of embedding and head: f16, q8_0, …  [default: as in SOURCE]")
-@click.option("--again", is_flag=True, help="Also when SOURCE is quantised already.")
+@click.option("--embeddings", metavar="TYPE", help="Type of embedding and head: f16, q8_0, …  [default: as in SOURCE]")
+@click.option("--again", is_flag=True, help="Even if SOURCE is quantised already.")
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option("--activation", help="The feed-forward network's, for a source that does not name it.")
 @json_option
@@ -31,10 +31,10 @@ def quantize(
     source: str, out: Path, kind: str, embeddings: str | None, again: bool, force: bool, activation: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Write a model of floats with matrices of few bits, without training, and say what each matrix lost.
+    """Quantise a model of floats without training, and report the error of each matrix.
 
-    SOURCE is as in `bitrl model convert`, which keeps weights as they are. The loss is the relative error
-    ‖Q(W) − W‖ / ‖W‖ of what was written. Untrained ternary weights lose much: see `bitrl model train`.
+    SOURCE is as in `bitrl model convert`, which keeps weights as they are. The error is relative,
+    ‖Q(W) − W‖ / ‖W‖, of what was written. Ternary weights without training have a large one: see `bitrl model train`.
     """
     from bitrl.plugins.backbones.catalogue import hints, resolve
     from bitrl.plugins.backbones.tools.quantize import quantize as write
@@ -57,4 +57,4 @@ def quantize(
     rows = [("matrix", "shape", "from", "to", "relative error")]
     rows += [(x.name, "x".join(map(str, x.shape)), x.before, x.after, f"{x.error:.4f}") for x in made.losses]
     click.echo(table(rows, indent=""))
-    click.echo(f"\n{out}: {out.stat().st_size:,} bytes; relative error of all these matrices {made.error:.4f}")
+    click.echo(f"\n{out}: {out.stat().st_size:,} bytes; relative error of all matrices {made.error:.4f}")

@@ -21,24 +21,24 @@ from bitrl.core.runs.display import display, show_model_training
     multiple=True,
     help="A text file to train on (plain, .gz or .dz); repeat for more.",
 )
-@click.option("--steps", type=click.IntRange(1), help="How long to train, in steps.  [default: 3000]")
+@click.option("--steps", type=click.IntRange(1), help="Training steps.  [default: 3000]")
 @click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), help="How long to train, roughly, instead of --steps."
+    "--minutes", type=click.FloatRange(0, min_open=True), help="Approximate training time, instead of --steps."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--width", type=click.IntRange(256), default=256, show_default=True, help="Width of the features.")
 @click.option("--blocks", type=click.IntRange(1), default=4, show_default=True, help="Transformer blocks.")
 @click.option(
     "--ffn", type=click.IntRange(256), default=768, show_default=True, help="Width inside a feed-forward network."
 )
 @click.option(
-    "--vocab", type=click.IntRange(max=32768), default=7680, show_default=True, help="At most this many tokens."
+    "--vocab", type=click.IntRange(max=32768), default=7680, show_default=True, help="Largest vocabulary size."
 )
 @click.option(
     "--envs",
     default="CartPole-v1,Acrobot-v1,MountainCar-v0",
     show_default=True,
-    help="Environments whose states it is to read best, commas between; the first is seen most.",
+    help="Environments whose states the model learns to read, comma-separated; the first is sampled most.",
 )
 @click.option(
     "--text-envs",
@@ -53,31 +53,33 @@ from bitrl.core.runs.display import display, show_model_training
     show_default=True,
     help="Of the blocks' weights, in training and in the file; fp16 makes the twin of a ternary model.",
 )
-@click.option("--batch", type=click.IntRange(384), default=1536, show_default=True, help="Tokens of a step.")
+@click.option("--batch", type=click.IntRange(384), default=1536, show_default=True, help="Tokens per step.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train."
 )
 @click.option(
     "--note", multiple=True, help="A line for the model card, such as where the text came from; repeat for more."
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed training by the same command.")
+@click.option(
+    "--resume", is_flag=True, help="Resume from the checkpoint of an interrupted training with the same command."
+)
 def train(
     out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
     ffn: int, vocab: int, envs: str, text_envs: str, worlds: str, precision: str, batch: int, device: str,
     note: tuple[str, ...], resume: bool,
 ) -> None:  # fmt: skip
-    """Train a BitNet b1.58 language model, or its full-precision twin, that reads the numbers in states.
+    """Train a BitNet b1.58 language model, or its full-precision twin, to read the numbers in states.
 
     Writes the model file, and beside it a model card (.md) with what was measured. With --steps, the same command
-    on the same machine writes the same file; a GPU adds up in no fixed order, so there its figures are the same and
-    its bytes are not.
+    on the same machine writes the same file; a GPU sums in no fixed order, so there the results agree but the bytes
+    differ.
     """
     from bitrl.core.errors import UsageError
     from bitrl.plugins.backbones.training.decoder import DecoderShape
     from bitrl.plugins.backbones.training.pretraining.command import PretrainingRequest, check_shape, train_model
 
     if steps is not None and minutes is not None:
-        raise UsageError("--steps and --minutes: give one of them")
+        raise UsageError("--steps and --minutes: expected one of them, got both")
     if minutes is not None and resume:
         raise UsageError("--resume: give the --steps that the interrupted training was told, instead of --minutes")
     check_directory(out)
@@ -100,9 +102,9 @@ def train(
     )
     click.echo(f"losses: {losses}")
     if made.bits_per_byte is not None:
-        click.echo(f"unseen prose: {made.bits_per_byte:.3f} bits per byte")
+        click.echo(f"held-out prose: {made.bits_per_byte:.3f} bits per byte")
     for what, judged in made.judged.items():
-        click.echo(f"{what}: {judged.accuracy:.3f} right")
+        click.echo(f"{what}: accuracy {judged.accuracy:.3f}")
     rows = [("environment", "serializer", "tokens", "states", "R²", "worst number")]
     rows += [
         (r.env, r.serializer, f"{r.tokens:.1f}", r.states, f"{r.scores[-1].mean:.4f}", r.scores[-1].worst)

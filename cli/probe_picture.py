@@ -25,9 +25,9 @@ def check_picture(out: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--out needs matplotlib, which is not installed: pip install 'bitrl[report]'")
     if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: the picture is a PNG: name it so")
+        raise UsageError(f"--out must end in .png, got {out}")
     if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out}: {out.parent} is not a directory that can be written to: name another place")
+        raise UsageError(f"--out {out}: {out.parent} is not a writable directory: name another")
 
 
 def draw_picture(readings: Sequence[Reading], out: Path) -> None:
@@ -58,7 +58,7 @@ def draw_picture(readings: Sequence[Reading], out: Path) -> None:
     lowest = min((score.mean for reading in readings for score in reading.scores), default=0)
     axes.flat[0].set_ylim(max(lowest, 0) - 0.02, 1.02)  # below 0 a reading is of no use, however far
     for axis in axes[:, 0]:
-        axis.set_ylabel("mean R² of the state's numbers")
+        axis.set_ylabel("mean R² of the state variables")
     for place, axis in enumerate(axes.flat):
         if place + columns >= len(panels):
             axis.set_xlabel("after block")

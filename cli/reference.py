@@ -15,7 +15,7 @@ import click
 from bitrl.cli import COMMANDS, cli
 from bitrl.cli.kinds import PLURALS, WITHOUT_OPTIONS, section
 from bitrl.cli.list import provided
-from bitrl.cli.show_environment import about, world, world_rows
+from bitrl.cli.show_environment import about, environment_facts, environment_rows
 from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions
 from bitrl.core.errors import BitrlError
 from bitrl.core.options import describe, shown
@@ -37,7 +37,7 @@ def cli_page() -> str:
         "With `--json`, stdout holds one JSON object and nothing else. Progress goes to stderr. A failure is one line",
         "on stderr; with `BITRL_DEBUG=1` in the environment its traceback is shown, too.",
         "",
-        "Exit codes: 0 done, 1 the run failed or the doctor found something wrong, 2 the command was wrong.",
+        "Exit codes: 0 success, 1 the run failed or the doctor found a problem, 2 wrong usage.",
         "",
     ]
     for name in COMMANDS:
@@ -64,7 +64,7 @@ def options_page() -> str:
         lines += [f"## {plural.capitalize()}", ""]
         if kind == "backbone":
             lines += [
-                "A backbone of the critic's own (`--critic-backbone`) has its options in the part `critic_backbone`.",
+                "The options of the critic's own backbone (`--critic-backbone`) are in the part `critic_backbone`.",
                 "",
             ]
         for entry in registry().entries[kind]:
@@ -87,25 +87,25 @@ def options_page() -> str:
 
 
 def environments_page() -> str:
-    """docs/environments.md: what is seen and done in every built-in environment, by its name.
+    """docs/environments.md: observations and actions of every built-in environment, by name.
 
     Raises:
         UsageError: an environment cannot be made here.
     """
-    names: dict[tuple[str, ...], list[str]] = {}  # what is said of a world → the ids of which it is said
+    names: dict[tuple[str, ...], list[str]] = {}  # a description → the ids of the environments that share it
     for entry in registry().entries["environment"]:
         record = entry.record
         if entry.package != "bitrl" or not isinstance(record, EnvironmentRecord) or record.name == ANY_GYMNASIUM_ID:
             continue
         said = [_sentence(record), ""]
         said += [text, ""] if (text := about(record)) else []
-        said += [f"- {row}: {words}" for row, words in world_rows(world(record.name))]
+        said += [f"- {row}: {words}" for row, words in environment_rows(environment_facts(record.name))]
         said += [f"- sets {words}" for words in _defaults(record)]
         names.setdefault(tuple(said), []).append(record.name)
-    lines = ["# Worlds", "", NOTE, ""]
+    lines = ["# Environments", "", NOTE, ""]
     lines += [
-        "What is seen and done in each, and which defaults it sets. Bounds are those that numbers typically stay in.",
-        "`bitrl show env NAME` says the same, and what options there are; `bitrl show serializer NAME --env ENV` how a",
+        "Observations, actions and defaults of each. Bounds are those that numbers typically stay in.",
+        "`bitrl show env NAME` prints the same, with the options; `bitrl show serializer NAME --env ENV` shows how a",
         "state reads as text. Results are in [results.md](results.md).",
         "",
     ]

@@ -1,4 +1,4 @@
-"""`bitrl run`: train an agent, or go on with one, and say how it did."""
+"""`bitrl run`: train an agent, or resume training, and report the result."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Start from this TOML file; flags and -o win over it.",
+    help="Start from this TOML file; flags and -o take precedence.",
 )
 @click.option(
     "--out",
@@ -68,7 +68,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "--resume",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Go on with the run in DIR, as it was configured.",
+    help="Resume the run in DIR with its own configuration; it ends bit-identically to one never stopped.",
 )
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -88,8 +88,8 @@ def run(
 ) -> None:
     """Train an agent, then evaluate it.
 
-    What is set on the command line wins over --config, that over what the environment needs (`bitrl show env
-    ID`), and that over the defaults. Ctrl-C saves a checkpoint and stops.
+    Precedence of settings: flags and -o > --config > the environment's defaults (`bitrl show env ID`) > defaults.
+    Ctrl-C saves a checkpoint and stops.
     """
     from bitrl.core.runs import train
 
@@ -110,7 +110,7 @@ def run(
 
 
 def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None]) -> Config:
-    """The configuration that a command line asks for. Says which options of the file were left out, if any.
+    """The configuration that a command line asks for. Reports which options of the file were ignored, if any.
 
     Raises:
         UsageError: the file, an assignment or a flag is wrong.
@@ -119,12 +119,12 @@ def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, 
     typed.setdefault("run", {}).update({name: value for name, value in flags.items() if value is not None})
     values, left_out = overlay(read_toml(file) if file is not None else {}, typed)
     if left_out:
-        click.echo(f"left out of {file}: {', '.join(left_out)}, which belong to what was replaced", err=True)
+        click.echo(f"{file}: ignored {', '.join(left_out)} (options of components that were replaced)", err=True)
     return resolve(values, {part: frozenset(section) for part, section in typed.items()})
 
 
 def report(summary: dict[str, Any], advice: bool = True) -> str:
-    """What a finished run has to say: how good the agent is, what it cost, and what to do next."""
+    """The report of a finished run: its evaluation, its cost, and what to do next."""
     directory = shlex.quote(summary["run"])
     cost = f"{duration(summary['train_seconds'])} ({summary['steps_per_second']:,.0f} steps/s)"
     lines = [
@@ -134,7 +134,7 @@ def report(summary: dict[str, Any], advice: bool = True) -> str:
     cache = summary.get("cache", {})
     if cache.get("hits"):
         hits, texts = cache["hits"], cache["hits"] + cache["misses"]
-        lines.append(f"{hits / texts:.0%} of {texts:,} states had been seen: their features came from the cache")
+        lines.append(f"feature-cache hit rate {hits / texts:.0%} of {texts:,} texts")
     if advice:
         again = f"bitrl run --config {directory}/config.toml"
         # Only among the built-in ones that write such states.
@@ -150,13 +150,14 @@ def report(summary: dict[str, Any], advice: bool = True) -> str:
 
 
 def evaluation_words(statistics: dict[str, Any]) -> str:
-    """`mean return 487.1 ± 22.4 (standard deviation) over 100 episodes`."""
+    """`mean return 487.1 ± 22.4 (standard deviation, greedy actions) over 100 episodes`."""
     if not statistics["episodes"]:
         return "not evaluated (run.eval_episodes is 0)"
     mean, std, episodes = statistics["mean_return"], statistics["std_return"], statistics["episodes"]
     plural = "s" if episodes != 1 else ""
     success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
-    return f"{success}mean return {mean:.1f} ± {std:.1f} (standard deviation) over {episodes} episode{plural}"
+    spread = f"± {std:.1f} (standard deviation, greedy actions)"
+    return f"{success}mean return {mean:.1f} {spread} over {episodes} episode{plural}"
 
 
 def _refuse_beside_resume(ctx: click.Context) -> None:
@@ -169,6 +170,6 @@ def _refuse_beside_resume(ctx: click.Context) -> None:
     if given:
         directory = shlex.quote(str(ctx.params["resume"]))
         raise UsageError(
-            f"--resume goes on with a run as it was configured: leave out {', '.join(given)}, "
+            f"--resume keeps the run's configuration: leave out {', '.join(given)}, "
             f"or start a new run with --config {directory}/config.toml"
         )

@@ -26,24 +26,26 @@ if TYPE_CHECKING:
 @click.argument("kind")
 @click.argument("name", required=False)
 @click.option(
-    "--env", "envs", multiple=True, help="Of a serializer: a state of this environment in its words; repeat for more."
+    "--env",
+    "envs",
+    multiple=True,
+    help="With a serializer: show a state of this environment as it writes it; repeatable.",
 )
 @click.option("-o", "assignments", metavar="serializer.OPTION=VALUE", multiple=True, help="For --env; repeatable.")
 @json_option
 def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[str, ...], as_json: bool) -> None:
     """Show a component and its options.
 
-    KIND is one of those that `bitrl list` heads, and NAME as `bitrl list` prints it. `bitrl show
-    run` shows the options of the run itself. An environment is shown with what is seen and done in it. `bitrl
-    show serializer NAME --env E` also shows what a state of E reads like, and how many tokens it is to the
-    starter model.
+    KIND is a heading of `bitrl list`, and NAME as `bitrl list` prints it. `bitrl show run` shows the options of the
+    run itself. An environment is shown with its observations and actions. `bitrl show serializer NAME --env E` also
+    shows how a state of E reads, and its number of tokens for the starter model.
     """
     stdout = claim_stdout() if as_json else None
     kind = parse_kind(kind, others=("run",))
     if envs and kind != "serializer":
-        raise UsageError(f"--env: only a serializer is shown in an environment, and {kind} is none")
+        raise UsageError(f"--env: expected KIND serializer, got {kind}")
     if assignments and not envs:
-        raise UsageError("-o: options change what is written of an environment's state: name one with --env")
+        raise UsageError("-o changes how a state of an environment is written: name one with --env")
     options: type = RunOptions
     described: dict[str, Any] = {"kind": "run", "summary": "the run itself"}
     part, defaults = "run", {}
@@ -60,7 +62,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         if isinstance(record, EnvironmentRecord):
             described["defaults"] = defaults
             described["tuned"] = {algorithm: dict(settings) for algorithm, settings in record.tuned.items()}
-            described |= _world(record, str(name))
+            described |= _environment(record, str(name))
         if envs and isinstance(record, SerializerRecord):
             from bitrl.cli.show_samples import sample
 
@@ -81,14 +83,14 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     if described.get("about"):
         click.echo(textwrap.indent(described["about"], "  ") + "\n")
     if "observation" in described:
-        from bitrl.cli.show_environment import world_rows
+        from bitrl.cli.show_environment import environment_rows
 
-        click.echo(f"the world\n{table(world_rows(described))}\n")
+        click.echo(f"observations and actions\n{table(environment_rows(described))}\n")
     elif "problem" in described:
-        click.echo(f"the world\n  {described['problem']}\n")
+        click.echo(f"observations and actions\n  {described['problem']}\n")
     if defaults:
         rows = [(path, _words(value)) for path, value in defaults.items()]
-        click.echo(f"defaults that it sets\n{table(rows)}\n")
+        click.echo(f"defaults it sets\n{table(rows)}\n")
     for algorithm, settings in described.get("tuned", {}).items():
         rows = [(path, _words(value)) for path, value in settings.items()]
         click.echo(f"tuned for {algorithm}\n{table(rows)}\n")
@@ -100,18 +102,18 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         click.echo(f"\n{each}")
 
 
-def _world(record: EnvironmentRecord, name: str) -> dict[str, Any]:
-    """What can be told of a world; that it cannot be made here is no reason to be silent about its options."""
-    from bitrl.cli.show_environment import about, world
+def _environment(record: EnvironmentRecord, name: str) -> dict[str, Any]:
+    """An environment's observations and actions; where it cannot be made, its options are shown all the same."""
+    from bitrl.cli.show_environment import about, environment_facts
 
     if name == ANY_GYMNASIUM_ID:
         return {}
     try:
-        return {"about": about(record), **world(name)}
+        return {"about": about(record), **environment_facts(name)}
     except BitrlError as error:
         return {"problem": str(error)}
     except Exception as error:  # whatever an environment of a plugin raises
-        return {"problem": " ".join(f"it cannot be made: {type(error).__name__}: {error}".split())}
+        return {"problem": " ".join(f"cannot be made: {type(error).__name__}: {error}".split())}
 
 
 def option_rows(part: str, options: type) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a world is like: `bitrl show env NAME`."""
+"""The observations and actions of an environment: `bitrl show env NAME`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bitrl.plugins.envs import TARGET
 
 
 def about(record: EnvironmentRecord) -> str | None:
-    """What an environment of its own says of itself, its class's docstring; None of one that only wraps Gymnasium's."""
+    """The docstring of an environment's class; None for one that only wraps Gymnasium's."""
     return None if record.target == TARGET else inspect.getdoc(record.load())
 
 
-def world(name: str) -> dict[str, Any]:
-    """What is seen and done in an environment with its default options: "observation" (part → what it is), "actions"
-    (in words, or their names) and "max_steps" of an episode (None: no limit is known).
+def environment_facts(name: str) -> dict[str, Any]:
+    """An environment with its default options: "observation" (part → its description), "actions" (a description, or
+    their names) and "max_steps" of an episode (None: no limit is known).
 
     Raises:
         UsageError: there is no such environment, or it cannot be made here.
@@ -30,45 +30,45 @@ def world(name: str) -> dict[str, Any]:
     spec, env = environment.observation_spec(), environment.make()
     try:
         limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None) or None
-        return {"observation": _seen(spec), "actions": _actions(environment, spec, env), "max_steps": limit}
+        return {"observation": _observation(spec), "actions": _actions(environment, spec, env), "max_steps": limit}
     finally:
         env.close()
 
 
-def world_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def environment_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The same as a table."""
     actions, limit = found["actions"], found["max_steps"]
-    rows = [(f"sees {part}", words) for part, words in found["observation"].items()]
-    rows.append(("acts by", actions if isinstance(actions, str) else " | ".join(actions)))
-    return [*rows, ("episode", f"{limit:,} steps at most")] if limit is not None else rows
+    rows = [(f"observation {part}", words) for part, words in found["observation"].items()]
+    rows.append(("actions", actions if isinstance(actions, str) else " | ".join(actions)))
+    return [*rows, ("episode", f"at most {limit:,} steps")] if limit is not None else rows
 
 
-def _seen(spec: ObservationSpec) -> dict[str, str]:
+def _observation(spec: ObservationSpec) -> dict[str, str]:
     if spec.prompt:
-        return {"prompt": "a text"}
-    seen = dict.fromkeys(spec.texts, "a text")
+        return {"prompt": "string"}
+    parts = dict.fromkeys(spec.texts, "string")
     if spec.grid:
-        seen |= {"image": "the cells in view: object, colour, state", "direction": "which way it faces"}
+        parts |= {"image": "the cells in view: object, colour, state", "direction": "the direction it faces"}
     if spec.discrete is not None:
         return {spec.fields[0].name: f"one of {spec.discrete:,}"}
-    return seen | {field.name: _bounds(field) for field in spec.fields}
+    return parts | {field.name: _bounds(field) for field in spec.fields}
 
 
 def _bounds(field: Field) -> str:
     unit = f" {field.unit}" if field.unit else ""
     if field.low is None or field.high is None:
-        return f"a number{unit}"
+        return f"number{unit}"
     return f"{field.low:g} to {field.high:g}{unit}"
 
 
 def _actions(environment: Environment, spec: ObservationSpec, env: gymnasium.Env) -> str | list[str]:
     space = env.action_space
     if spec.commands:
-        return "one of the commands that each state lists"
+        return "one of the admissible commands of the state"
     if isinstance(space, gymnasium.spaces.Discrete):
         return list(environment.action_names()) or f"one of {int(space.n)}"
     if isinstance(space, gymnasium.spaces.Text):
-        return f"a text of at most {space.max_length:,} characters"
+        return f"string of at most {space.max_length:,} characters"
     assert isinstance(space, gymnasium.spaces.Box)
     count, low, high = space.low.size, space.low.min(), space.high.max()
     return f"{count} number{'' if count == 1 else 's'} from {low:g} to {high:g}"

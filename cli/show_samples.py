@@ -1,4 +1,4 @@
-"""What a state reads like: `bitrl show serializer NAME --env E`.
+"""How a state reads: `bitrl show serializer NAME --env E`.
 
 Reads the starter model's vocabulary, not its weights.
 """
@@ -48,14 +48,14 @@ class Sample:
         if not isinstance(self.written, str):
             numbers = " ".join(f"{number:.3f}" for number in self.written)
             return f"a state of {self.env} ({len(self.written)} numbers)\n  {numbers}"
-        counted = f"mean {self.mean_tokens:.1f}, most {self.most_tokens} over {STATES} states of random play"
+        counted = f"mean {self.mean_tokens:.1f}, maximum {self.most_tokens} over {STATES} states of random play"
         text = textwrap.indent(self.written, "  ")
         tokens = f"{self.tokens} token{'' if self.tokens == 1 else 's'}"
-        return f"a state of {self.env} ({tokens} to the starter model; {counted})\n{text}"
+        return f"a state of {self.env} ({tokens} for the starter model; {counted})\n{text}"
 
 
 def sample(record: SerializerRecord, env: str, assignments: tuple[str, ...] = ()) -> Sample:
-    """A state of `env`, met in random play, as the serializer writes it; `assignments` as `-o` takes them.
+    """A state of `env`, visited in random play, as the serializer writes it; `assignments` as `-o` takes them.
 
     Raises:
         UsageError: an option is wrong or not the serializer's, there is no such environment, or the two do not fit.

@@ -22,7 +22,7 @@ from bitrl.plugins.envs.smarthome import SmartHomeLight
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The directory of a short run in a world by name."""
+    """The directory of a short run in an environment by name."""
     made = {}
 
     def run(env="CartPole-v1", backbone="bitnet", serializer="json"):
@@ -69,7 +69,7 @@ def test_shown_is_the_first_episode_as_the_model_reads_it(bitrl, run) -> None:
 def test_a_long_episode_is_cut_short(bitrl, run) -> None:
     lines = bitrl("eval", run("Pendulum-v1", "mlp", "vector"), "--show", "--episodes", 1).out.splitlines()
     assert len(lines) == MOST_SHOWN + 2
-    assert lines[MOST_SHOWN] == "… and 100 more steps (all of them: --json)"
+    assert lines[MOST_SHOWN] == "… and 100 more steps (--json prints them all)"
     assert all(line.startswith("[") and " → [" in line for line in lines[:MOST_SHOWN])
 
 

@@ -75,7 +75,10 @@ def test_facts_are_json(bitrl, agent) -> None:
     [
         (["export", "nothing", "--out", "a"], "nothing: not a run"),
         (["export", "run", "--out", "nowhere/a"], "there is no directory nowhere"),
-        (["export", "run", "--out", "agent.safetensors"], "there is such a file: choose another, or --force"),
+        (
+            ["export", "run", "--out", "agent.safetensors"],
+            "already exists: choose another name, or replace it with --force",
+        ),
         (["export", "run", "--out", "run"], "is a directory"),
         (["act", "nothing"], "nothing: no such file"),
         (["act", "run"], "run: is a directory: if it holds a run, export it first with bitrl export"),

@@ -90,11 +90,11 @@ def test_show_an_environment_with_what_it_sets(bitrl) -> None:
     assert (found["defaults"]["run.steps"], found["tuned"]["ppo"]["algo.noise_hold"]) == (150_000, 20)
 
 
-def test_show_an_environment_with_what_is_seen_and_done(bitrl) -> None:
+def test_show_an_environment_with_its_observations_and_actions(bitrl) -> None:
     shown = bitrl("show", "env", "MountainCar-v0").out
-    assert "  sees velocity  -0.07 to 0.07\n" in shown
-    assert "  acts by        push left | no push | push right\n" in shown
-    assert "  episode        200 steps at most\n" in shown
+    assert "  observation velocity  -0.07 to 0.07\n" in shown
+    assert "  actions               push left | no push | push right\n" in shown
+    assert "  episode               at most 200 steps\n" in shown
     found = json.loads(bitrl("show", "env", "SmartHome-Light", "--json").out)
     assert found["about"].startswith("Control a home's lamps, one level at a time")
     assert found["observation"]["request"] == "a text"
@@ -103,41 +103,54 @@ def test_show_an_environment_with_what_is_seen_and_done(bitrl) -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "seen", "done", "steps"),
+    ("id", "observation", "actions", "steps"),
     [
-        ("Pendulum-v1", "sees x2 -8 to 8", "acts by 1 number from -2 to 2", "episode 200 steps at most"),
-        ("HalfCheetah-v5", "sees torso_height -0.6 to 0.6 m", "acts by 6 numbers from -1 to 1", "episode 1,000 steps"),
-        ("FrozenLake-v1", "sees state one of 16", "acts by one of 4", "episode 100 steps at most"),
-        ("BabyAI-GoToRedBall-v0", "sees mission a text", "acts by turn left | turn right | go forward", ""),
-        ("TextWorld-Cooking", "sees state a text", "acts by one of the commands that each state lists", "episode 50"),
+        ("Pendulum-v1", "observation x2 -8 to 8", "actions 1 number from -2 to 2", "episode at most 200 steps"),
+        (
+            "HalfCheetah-v5",
+            "observation torso_height -0.6 to 0.6 m",
+            "actions 6 numbers from -1 to 1",
+            "episode at most 1,000 steps",
+        ),
+        ("FrozenLake-v1", "observation state one of 16", "actions one of 4", "episode at most 100 steps"),
+        ("BabyAI-GoToRedBall-v0", "observation mission string", "actions turn left | turn right | go forward", ""),
+        (
+            "TextWorld-Cooking",
+            "observation state string",
+            "actions one of the admissible commands of the state",
+            "episode at most 50 steps",
+        ),
     ],
 )
-def test_show_all_kinds_of_worlds(bitrl, id: str, seen: str, done: str, steps: str) -> None:
+def test_show_all_kinds_of_environments(bitrl, id: str, observation: str, actions: str, steps: str) -> None:
     if id == "TextWorld-Cooking":
         pytest.importorskip("textworld")
     shown = " ".join(bitrl("show", "env", id).out.split())
-    assert all(words in shown for words in (seen, done, steps))
-    assert ("episode" in shown.split("acts by")[1].split("defaults")[0]) is bool(steps)
+    assert all(words in shown for words in (observation, actions, steps))
+    assert ("episode" in shown.split(" actions ")[-1].split("defaults")[0]) is bool(steps)
 
 
 def test_show_an_environment_that_cannot_be_made_here(bitrl, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
     done = bitrl("show", "env", "MontezumaRevenge")
     assert done.code == 0
-    assert "the world\n  environment MontezumaRevenge needs ale-py: pip install 'bitrl[atari]'\n" in done.out
+    assert (
+        "observations and actions\n  environment MontezumaRevenge needs ale-py: pip install 'bitrl[atari]'\n"
+        in done.out
+    )
     assert "env.max_steps" in done.out
 
 
 def test_show_an_environment_that_fails(bitrl, monkeypatch) -> None:
     monkeypatch.setattr("bitrl.plugins.envs.smarthome.SmartHome.make", lambda self: 1 / 0)
     done = bitrl("show", "env", "SmartHome-Light")
-    assert "the world\n  it cannot be made: ZeroDivisionError: division by zero\n" in done.out
+    assert "observations and actions\n  cannot be made: ZeroDivisionError: division by zero\n" in done.out
     assert "run.steps" in done.out
 
 
 def test_show_any_gymnasium_id(bitrl) -> None:
     assert "any Gymnasium id" in bitrl("show", "env", "Pendulum-v1").out
-    assert "the world" not in bitrl("show", "env", "gymnasium").out
+    assert "observations and actions" not in bitrl("show", "env", "gymnasium").out
 
 
 def test_show_the_run(bitrl) -> None:

@@ -89,11 +89,15 @@ def raising(error: BaseException):
     ("error", "line"),
     [
         (RunFailed("the disk is on fire"), "Error: the disk is on fire\n"),
-        (KeyboardInterrupt(), "Error: stopped\n"),
+        (KeyboardInterrupt(), "Error: interrupted\n"),
         (MemoryError(), "Error: out of memory: make room"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "Error: out of memory: make room"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "Error: out of memory: make room"),
-        (ZeroDivisionError("one\nand two"), "Error: ZeroDivisionError: one and two (not foreseen,"),
+        (
+            ZeroDivisionError("one\nand two"),
+            "Error: ZeroDivisionError: one and two (unexpected error, please report it "
+            "at the project's issue tracker with the command and BITRL_DEBUG=1 output)\n",
+        ),
     ],
 )
 def test_failure_is_one_line_and_exit_code_1(bitrl, monkeypatch, tmp_path, error: BaseException, line: str) -> None:

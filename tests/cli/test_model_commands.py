@@ -56,7 +56,7 @@ def test_inspect_shows_the_starter_model(bitrl: Call) -> None:
     ("arguments", "message"),
     [
         (("inspect", "missing.gguf"), "no such file"),
-        (("train", "--out", "m.gguf", "--steps", 1, "--minutes", 1), "give one of them"),
+        (("train", "--out", "m.gguf", "--steps", 1, "--minutes", 1), "expected one of them, got both"),
         (("train", "--out", "m.gguf", "--steps", 1, "--width", 300), "multiples of 256"),
         (("train", "--out", "m.gguf", "--steps", 1, "--resume"), "no checkpoint"),
         (("train", "--out", "m.gguf", "--steps", 1, "--text", "missing.txt"), "missing.txt"),

@@ -36,7 +36,7 @@ def test_probe_prints_a_table_and_the_options_to_use(bitrl: Call, tmp_path: Path
     done = bitrl(*PROBE, "--fields", "--out", tmp_path / "p.png")
     assert done.code == 0, done.err
     assert "MountainCar-v0, compact, states uniform in their bounds" in done.out
-    assert "MountainCar-v0, compact, states met by a random policy" in done.out
+    assert "MountainCar-v0, compact, states visited by a random policy" in done.out
     assert "-o backbone.layers=" in done.out
     assert "velocity" in done.out
     assert "\x1b" not in done.err
@@ -104,7 +104,7 @@ def test_quantize_says_what_was_lost(bitrl: Call, checkpoint: Path, tmp_path: Pa
         (("probe", "--serializer", "jsno"), 'did you mean "json"'),
         (("probe", "--serializer", "vector"), "emits vector"),
         (("probe", "--backbone", "mlp"), "mlp"),
-        (("probe", "--out", "p.jpg"), "PNG"),
+        (("probe", "--out", "p.jpg"), "--out must end in .png, got p.jpg"),
         (("probe", "--out", "nowhere/p.png"), "nowhere"),
         (("probe", "-o", "backbone.pooling=last"), "--pooling"),
         (("quantize", "checkpoint", "--out", "m.gguf", "--type", "int7"), "did you mean"),

@@ -20,7 +20,7 @@ def test_nothing_is_claimed_before_the_first_update() -> None:
     training.hear(events.RunStarted(RUN, CONFIG, 0, 1000), 10.0)
     training.hear(events.RolloutStepped(RUN, 50), 10.5)
     assert training.step == 50
-    assert training.words() == ("– steps/s", "return –", "– left")
+    assert training.words() == ("– steps/s", "sampled return –", "– left")
 
 
 def test_opening_line_names_the_critics_backbone_if_it_has_one(capsys) -> None:
@@ -40,7 +40,7 @@ def test_speed_includes_learning_and_time_left_follows() -> None:
     training.hear(events.RolloutStepped(RUN, 600), 10.1)
     training.hear(events.Updated(RUN, 600, {"episode_return": 20.0}), 12.0)
     assert training.steps_per_second() == pytest.approx(50)  # 100 steps in 2 s: those before the resume do not count
-    assert training.words() == ("50 steps/s", "return 20.0", "0:18 left")
+    assert training.words() == ("50 steps/s", "sampled return 20.0", "0:18 left")
 
 
 def test_speed_is_that_of_the_last_ten_updates() -> None:

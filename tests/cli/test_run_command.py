@@ -69,7 +69,9 @@ def test_a_part_that_is_swapped_keeps_the_files_options_that_it_has_too(
     config = settings(FILE, tmp_path, backbone="int8", serializer="bins")
     assert (config.backbone_options.layers, config.serializer_options.bins) == (2, 199)
     said = capsys.readouterr().err
-    assert said.endswith("given.toml: backbone.bits, serializer.decimals, which belong to what was replaced\n")
+    assert said.endswith(
+        "given.toml: ignored backbone.bits, serializer.decimals (options of components that were replaced)\n"
+    )
     config = settings(FILE, tmp_path, backbone="int8")
     assert (config.backbone_options.layers, config.serializer_options.decimals) == (2, 2)
     capsys.readouterr()
@@ -175,7 +177,7 @@ def test_run_says_how_it_did_and_what_to_do_next(bitrl, quick_run, tmp_path) -> 
     assert f"bitrl eval {tmp_path / 'run'} --seed 1" in done.out
     assert f"{tmp_path / 'run'}/metrics.jsonl" in done.out
     assert "128 of 128 steps" in done.err
-    assert re.search(r"[\d,]+ steps/s   return [\d.–]+   0:00 left", done.err)
+    assert re.search(r"[\d,]+ steps/s   sampled return [\d.–]+   0:00 left", done.err)
 
 
 def test_the_advice_works(bitrl, quick_run, tmp_path, monkeypatch) -> None:
@@ -207,8 +209,8 @@ def test_eval_of_a_run_is_its_evaluation_again(bitrl, quick_run, tmp_path) -> No
     assert (other["episodes"], other["seed"], len(other["returns"])) == (3, 5, 3)
     said = bitrl("eval", tmp_path / "run")
     assert said.out == (
-        f"CartPole-v1: mean return {found['mean_return']:.1f} ± {found['std_return']:.1f} (standard deviation) "
-        "over 2 episodes (step 128, seed 0)\n"
+        f"CartPole-v1: mean return {found['mean_return']:.1f} ± {found['std_return']:.1f} "
+        "(standard deviation, greedy actions) over 2 episodes (step 128, seed 0)\n"
     )
 
 

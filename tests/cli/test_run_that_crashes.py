@@ -43,7 +43,7 @@ def breaks_at(monkeypatch: pytest.MonkeyPatch):
     return set
 
 
-# Two updates of 16 steps in each of four environments, and then two episodes side by side.
+# Two updates of 16 steps in each of four environments, and then two episodes in parallel.
 @pytest.mark.parametrize(
     ("last", "where", "checkpoint"),
     [(100, "in step 5 of an episode", "64"), (140, "in step 6 of an episode", "128")],

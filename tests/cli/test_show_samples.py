@@ -27,7 +27,7 @@ def test_a_state_of_each_environment_and_its_tokens(bitrl):
     shown = bitrl("show", "serializer", "compact", *envs).out
     for sample in found["samples"]:
         assert f"\n  {sample['written']}\n" in shown
-    assert f"a state of CartPole-v1 ({found['samples'][0]['tokens']} tokens to the starter model; mean " in shown
+    assert f"a state of CartPole-v1 ({found['samples'][0]['tokens']} tokens for the starter model; mean " in shown
     assert bitrl("show", "serializer", "compact").out == shown[: shown.index("\na state of")]
 
 
@@ -51,8 +51,8 @@ def test_numbers_have_no_tokens(bitrl):
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("backbone", "mlp", "--env", "CartPole-v1"), "--env: only a serializer is shown in an environment"),
-        (("serializer", "json", "-o", "serializer.decimals=2"), "-o: options change what is written"),
+        (("backbone", "mlp", "--env", "CartPole-v1"), "--env: expected KIND serializer, got"),
+        (("serializer", "json", "-o", "serializer.decimals=2"), "-o changes how a state of an environment is written"),
         (("serializer", "json", "--env", "CartPole-v1", "-o", "algo.gamma=1"), "-o algo.…: only the serializer's own"),
         (("serializer", "json", "--env", "CartPole-v1", "-o", "serializer.decimal=1"), '"serializer.decimals"'),
         (("serializer", "json", "--env", "CartPol-v1"), 'did you mean "CartPole-v1"'),
