@@ -2,7 +2,7 @@
 
 python benchmarks/acting.py [REPEATS]
 
-The rival is the agent that it was exported from, in the process that trains: the same states, taken in turns.
+The rival is the agent that it was exported from, in the process that trains: the same states, interleaved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encoding and decoding side by side with llama.cpp: one file of random TQ2_0 weights in the shape of 2B-4T, in turns.
+"""Encoding and decoding against llama.cpp, interleaved: one file of random TQ2_0 weights in the shape of 2B-4T.
 
     python -m venv rival && rival/bin/pip install --no-binary llama-cpp-python llama-cpp-python
     python benchmarks/against_llama_cpp.py --rival-python rival/bin/python

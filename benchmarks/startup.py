@@ -29,7 +29,7 @@ def milliseconds(command: list[str]) -> float:
 def main(repeats: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(repeats):
-        for name, command in COMMANDS.items():  # in turns: what else the machine does falls on all alike
+        for name, command in COMMANDS.items():  # interleaved: what else the machine does affects all alike
             times[name].append(milliseconds(command))
     bare = statistics.median(times["python -c pass"])
     print(f"median (fastest) of {repeats} runs")

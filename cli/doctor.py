@@ -206,18 +206,18 @@ def _plugins() -> Iterator[Finding]:
     for package, parts in sorted(counts.items()):
         yield Finding(f"plugin {package}", True, ", ".join(parts))
     for problem in registry().problems:
-        mend = f"update {problem.package}, tell its authors, or remove it: pip uninstall {problem.package}"
-        yield Finding(f"plugin {problem.package}", False, problem.message, mend)
+        remedy = f"update {problem.package}, tell its authors, or remove it: pip uninstall {problem.package}"
+        yield Finding(f"plugin {problem.package}", False, problem.message, remedy)
     for problem in registry().conflicts():
-        mend = f"choose one by its full name, as {problem.package}:NAME, or uninstall a package"
-        yield Finding(f"plugin {problem.package}", False, problem.message, mend)
+        remedy = f"choose one by its full name, as {problem.package}:NAME, or uninstall a package"
+        yield Finding(f"plugin {problem.package}", False, problem.message, remedy)
     for kind, entries in registry().entries.items():
         for entry in entries if kind != "doctor-check" else ():  # those are imported when they run
             try:
                 entry.record.load()
             except Exception as error:
-                mend = "install what it lacks, or update the package that brings it"
-                yield Finding(f"plugin {entry.package}", False, f"{kind} {_one_line(error)}", mend)
+                remedy = "install what it lacks, or update the package that brings it"
+                yield Finding(f"plugin {entry.package}", False, f"{kind} {_one_line(error)}", remedy)
 
 
 def _checks_of_plugins() -> Iterator[Finding]:
@@ -233,8 +233,10 @@ def _checks_of_plugins() -> Iterator[Finding]:
                     raise TypeError(f"expected bitrl.Finding objects, got {finding!r}")
                 yield finding
         except FAILURES as error:
-            mend = f"update {package}, tell its authors, or remove it: pip uninstall {package}"
-            yield Finding(f"plugin {package}", False, f'doctor-check "{record.name}" failed: {_one_line(error)}', mend)
+            remedy = f"update {package}, tell its authors, or remove it: pip uninstall {package}"
+            yield Finding(
+                f"plugin {package}", False, f'doctor-check "{record.name}" failed: {_one_line(error)}', remedy
+            )
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -50,7 +50,7 @@ class TrainingProgress:
         speed = self.steps_per_second()
         left = duration(max(self.total - self.step, 0) / speed) if speed else "–"
         score = "–" if self.mean_return is None else f"{self.mean_return:.1f}"
-        return f"{'–' if speed is None else f'{speed:,.0f}'} steps/s", f"return {score}", f"{left} left"
+        return f"{'–' if speed is None else f'{speed:,.0f}'} steps/s", f"sampled return {score}", f"{left} left"
 
 
 @contextmanager

@@ -151,11 +151,11 @@ def textworld_samples(games: Sequence[int], per_game: int, seed: int, split: str
     return samples
 
 
-def _wander(world: Any, count: int, rng: np.random.Generator) -> list[tuple[str, list[str]]]:
+def _wander(env: Any, count: int, rng: np.random.Generator) -> list[tuple[str, list[str]]]:
     """`count` states and their commands."""
     states: list[tuple[str, list[str]]] = []
     while len(states) < count:
-        text, info = world.reset(seed=int(rng.integers(2**31)))
+        text, info = env.reset(seed=int(rng.integers(2**31)))
         skill, done = rng.choice([0.0, 0.5, 0.9]), False
         while not done and len(states) < count:
             commands = info["admissible_commands"]
@@ -165,7 +165,7 @@ def _wander(world: Any, count: int, rng: np.random.Generator) -> list[tuple[str,
                 known = "recipe: not read" not in text or "examine cookbook" not in commands
                 command = next((c for c in info["policy_commands"] if c in commands), command)
                 command = command if known else "examine cookbook"
-            text, _, terminated, truncated, info = world.step(commands.index(command))
+            text, _, terminated, truncated, info = env.step(commands.index(command))
             done = terminated or truncated
     return states
 

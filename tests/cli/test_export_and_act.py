@@ -51,9 +51,9 @@ def test_actions_answer_observations_line_by_line(bitrl, agent, monkeypatch, tmp
 @pytest.mark.parametrize(
     ("lines", "answers", "error"),
     [
-        ("[0, 0, 0, 0]\n{\n", 1, "line 2 of the input: not JSON"),
+        ("[0, 0, 0, 0]\n{\n", 1, "line 2 of the input: expected JSON"),
         ("\n[0, 0]\n", 0, "line 2 of the input: observation: expected 4 numbers, got [0, 0]"),
-        ("[" * 100_000, 0, "line 1 of the input: not JSON"),
+        ("[" * 100_000, 0, "line 1 of the input: expected JSON"),
     ],
 )
 def test_a_line_that_is_no_observation_is_named(bitrl, agent, monkeypatch, tmp_path, lines, answers, error) -> None:

@@ -97,7 +97,7 @@ def test_show_an_environment_with_its_observations_and_actions(bitrl) -> None:
     assert "  episode               at most 200 steps\n" in shown
     found = json.loads(bitrl("show", "env", "SmartHome-Light", "--json").out)
     assert found["about"].startswith("Control a home's lamps, one level at a time")
-    assert found["observation"]["request"] == "a text"
+    assert found["observation"]["request"] == "string"
     assert found["observation"]["hall_lamp"] == "0 to 0.4 klx"
     assert (len(found["actions"]), found["max_steps"]) == (9, 36)
 

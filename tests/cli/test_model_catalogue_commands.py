@@ -76,7 +76,7 @@ def test_every_entry_says_what_the_table_shows() -> None:
 def test_pull_lists_and_uses_a_model_of_the_hub(bitrl: Call, hub: Hub, tmp_path: Path) -> None:
     name = "hf:tiny/model"
     failed = bitrl("run", "--backbone", "bitnet", "-o", f"backbone.model={name}", "--out", tmp_path / "run")
-    assert (failed.code, failed.err) == (2, f"Error: {name} is not here: bitrl model pull {name}\n")
+    assert (failed.code, failed.err) == (2, f"Error: {name} is not downloaded: bitrl model pull {name}\n")
     assert hub.requests == []
     done = bitrl("model", "pull", name)
     assert (done.code, done.err) == (0, "")
@@ -111,17 +111,26 @@ def test_pull_shows_how_a_recipe_is_made(bitrl: Call) -> None:
     ]
     failed = bitrl("model", "inspect", "smollm2-ternary")
     assert failed.code == 2
-    assert "is made, not downloaded: bitrl model pull smollm2-ternary shows how" in failed.err
+    assert "is built, not downloaded: bitrl model pull smollm2-ternary shows how" in failed.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("pull", "smolm2"), 'unknown model "smolm2": did you mean "smollm2-135m"? (and there is no such file or'),
-        (("pull", "hf:llama"), "hf:llama: write hf:OWNER/NAME, hf:OWNER/NAME/FILE.gguf, or either with @REVISION"),
+        (
+            ("pull", "hf:llama"),
+            "hf:llama: write hf:OWNER/NAME, hf:OWNER/NAME/FILE.gguf, or either followed by @REVISION",
+        ),
         (("pull", "none/such.gguf"), "none/such.gguf: no such file or directory: name a GGUF file, a directory with"),
-        (("inspect", "bitnet-b1.58-2b-4t"), "bitnet-b1.58-2b-4t is not here: bitrl model pull bitnet-b1.58-2b-4t"),
-        (("convert", "smollm2-135m", "--out", "m.gguf"), "smollm2-135m is not here: bitrl model pull smollm2-135m"),
+        (
+            ("inspect", "bitnet-b1.58-2b-4t"),
+            "bitnet-b1.58-2b-4t is not downloaded: bitrl model pull bitnet-b1.58-2b-4t",
+        ),
+        (
+            ("convert", "smollm2-135m", "--out", "m.gguf"),
+            "smollm2-135m is not downloaded: bitrl model pull smollm2-135m",
+        ),
         (("pull", "hf:tiny/nonesuch", "--json"), "hf:tiny/nonesuch: there is no such repository at http://127.0.0.1"),
     ],
 )
@@ -149,4 +158,4 @@ def test_a_path_comes_before_a_name(bitrl: Call, tmp_path: Path, monkeypatch: py
     shown = bitrl("model", "inspect", "smollm2-135m", "--json")
     assert json.loads(shown.out)["architecture"] == "bitnet-b1.58"
     failed = bitrl("model", "pull", tmp_path / "smollm2-135m")
-    assert (failed.code, "is a path, and there: only names are pulled" in failed.err) == (2, True)
+    assert (failed.code, "is an existing path: only names are pulled" in failed.err) == (2, True)

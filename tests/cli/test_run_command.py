@@ -110,7 +110,7 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
         ("--critic-backbone mlp", 'critic backbone "mlp" accepts vector, but serializer "json"'),
         ("--critic-backbone int8 -o critic_backbone.layer=1", 'unknown option "critic_backbone.layer": did you mean'),
         ("--critic-backbone int8 -o critic_backbone.model=missing.gguf", "missing.gguf"),
-        ("-o critic_backbone.layers=1", "critic_backbone.layers: the critic has no backbone of its own"),
+        ("-o critic_backbone.layers=1", "critic_backbone.layers: no critic backbone is chosen"),
         ("--serializer jsno", 'unknown serializer "jsno": did you mean "json"?'),
         ("--algo pppo", 'unknown algorithm "pppo": did you mean "ppo"?'),
         ("--env CartPole-v7", 'unknown environment "CartPole-v7": did you mean "CartPole-v1"'),

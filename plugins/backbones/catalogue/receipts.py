@@ -1,6 +1,7 @@
-"""What has been pulled: one small JSON file for each name, written once all its files are here and checked.
+"""Receipts of downloaded models: one small JSON file for each name, written once all its files are downloaded and
+checked.
 
-Knows where the cache is and what lies there. Does not know where models come from.
+Knows where the cache is and what it holds. Does not know where models come from.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class FileRecord:
 
 @attrs.frozen
 class Pulled:
-    """A model that is here. `path` is what the engine reads: a file, or the directory of `files`.
+    """The receipt of a downloaded model. `path` is what the engine reads: a file, or the directory of `files`.
 
-    `origin` says where it came from, with the revision or version.
+    `origin` is its source, with the revision or version.
     """
 
     name: str
@@ -49,32 +50,32 @@ class Pulled:
 
 
 def cache() -> Path:
-    """Where bitrl keeps pulled models and what it knows of them: `$XDG_CACHE_HOME/bitrl/models`."""
+    """The directory of downloaded models and their receipts: `$XDG_CACHE_HOME/bitrl/models`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitrl" / "models"
 
 
 def read(name: str) -> Pulled | None:
-    """The record of that name, if all its files are still there with their sizes."""
+    """The receipt of that name, if all its files still exist with their sizes."""
     return _read(_place(name))
 
 
 def every() -> Iterator[Pulled]:
-    """The records of all models that are here, by name."""
+    """The receipts of all downloaded models, by name."""
     found = (_read(path) for path in sorted(cache().glob("*.json")))
     return (record for record in found if record is not None)
 
 
 def write(record: Pulled) -> None:
-    """Keep a record. Raises RunFailed when the cache cannot be written."""
+    """Write a receipt. Raises RunFailed when the cache cannot be written."""
     make_directory(cache())
     write_atomically(_place(record.name), json.dumps(attrs.asdict(record), indent=2) + "\n", ELSEWHERE)
 
 
 def verify(record: Pulled) -> None:
-    """Raises RunFailed when a file is no longer what was pulled."""
+    """Raises RunFailed when a file has changed since it was downloaded."""
     for file in record.files:
         if sha256(Path(file.path)) != file.sha256:
-            raise RunFailed(f"{file.path}: has changed since it was pulled: remove it and pull {record.name} again")
+            raise RunFailed(f"{file.path}: has changed since it was downloaded: remove it and pull {record.name} again")
 
 
 def sha256(path: Path) -> str:
@@ -88,7 +89,7 @@ def make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFailed(f"{path}: cannot be made: {error.strerror}: {ELSEWHERE}") from None
+        raise RunFailed(f"{path}: cannot be created: {error.strerror}: {ELSEWHERE}") from None
 
 
 def _place(name: str) -> Path:
@@ -100,6 +101,6 @@ def _read(path: Path) -> Pulled | None:
         said = json.loads(path.read_bytes())
         record = Pulled(**(said | {"files": [FileRecord(**file) for file in said["files"]]}))
         whole = all(Path(file.path).stat().st_size == file.bytes for file in record.files)
-    except (OSError, ValueError, TypeError, KeyError):  # no record, or one that is of no use
+    except (OSError, ValueError, TypeError, KeyError):  # no receipt, or an unreadable one
         return None
     return record if whole and Path(record.path).exists() else None

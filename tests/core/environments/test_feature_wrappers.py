@@ -155,8 +155,8 @@ def test_gymnasium_can_make_it_again():
         (cartpole, {"backbone": "mlp"}, 'backbone "mlp" is trained by a run\'s algorithm'),
         (cartpole, {"backbone_options": {"layer": 1}}, 'unknown option "backbone.layer": did you mean'),
         (cartpole, {"serializer_options": {"decimals": "3"}}, "serializer.decimals: expected an integer"),
-        (cartpole, {"env_id": "SmartHome-Light"}, "SmartHome-Light: its observations are not those"),
-        (lambda: bitrl.load_environment("SmartHome-Light").make(), {}, 'name it with env_id="…"'),
+        (cartpole, {"env_id": "SmartHome-Light"}, "SmartHome-Light: its observation space is not the one"),
+        (lambda: bitrl.load_environment("SmartHome-Light").make(), {}, 'give it as env_id="…"'),
     ],
 )
 def test_errors_are_one_line(make, choice, error):

