@@ -152,7 +152,7 @@ def test_gymnasium_can_make_it_again():
         (cartpole, {"backbone": "bitnot"}, 'unknown backbone "bitnot": did you mean "bitnet"'),
         (cartpole, {"serializer": "jsno"}, 'unknown serializer "jsno": did you mean "json"'),
         (cartpole, {"serializer": "vector"}, 'serializer "vector" emits vector, but backbone "bitnet" accepts text'),
-        (cartpole, {"backbone": "mlp"}, 'backbone "mlp" is trained by a run\'s algorithm'),
+        (cartpole, {"backbone": "mlp"}, 'backbone "mlp" is trained by the algorithm of a run'),
         (cartpole, {"backbone_options": {"layer": 1}}, 'unknown option "backbone.layer": did you mean'),
         (cartpole, {"serializer_options": {"decimals": "3"}}, "serializer.decimals: expected an integer"),
         (cartpole, {"env_id": "SmartHome-Light"}, "SmartHome-Light: its observation space is not the one"),
