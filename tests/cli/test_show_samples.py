@@ -56,7 +56,10 @@ def test_numbers_have_no_tokens(bitrl):
         (("serializer", "json", "--env", "CartPole-v1", "-o", "algo.gamma=1"), "-o algo.…: only the serializer's own"),
         (("serializer", "json", "--env", "CartPole-v1", "-o", "serializer.decimal=1"), '"serializer.decimals"'),
         (("serializer", "json", "--env", "CartPol-v1"), 'did you mean "CartPole-v1"'),
-        (("serializer", "grid", "--env", "CartPole-v1"), "environment CartPole-v1 has none"),
+        (
+            ("serializer", "grid", "--env", "CartPole-v1"),
+            "serializer grid is for MiniGrid environments, and CartPole-v1 is not one",
+        ),
     ],
 )
 def test_mistakes(bitrl, args, error):

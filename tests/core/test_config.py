@@ -329,8 +329,8 @@ def test_a_backbone_that_learns_needs_an_algorithm_that_trains_it(registered: Re
         ),
         (
             {"run": {"algo": "gradients-only"}},
-            'algorithm "gradients-only" learns from gradients, and backbone "bitnet" provides that if an option asks '
-            "for it: set -o backbone.lora_rank=VALUE",
+            'algorithm "gradients-only" learns from gradients, which backbone "bitnet" provides only with an option: '
+            "set -o backbone.lora_rank=VALUE",
         ),
     ]:
         with pytest.raises(UsageError) as refused:

@@ -124,5 +124,5 @@ def test_episodes_of_records_are_played_again(tmp_path):
             assert np.array_equal(mine, wanted)
     wrong = observations.copy()
     wrong["said"][1] = "step 99"
-    with pytest.raises(replay.RunFailed, match="did not come back"):
+    with pytest.raises(replay.RunFailed, match="gave other observations: it draws random numbers outside np_random"):
         replay.restore(restored, actions, starts, wrong)

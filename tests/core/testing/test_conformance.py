@@ -566,7 +566,7 @@ def test_a_backbone_of_texts_that_learns_wrongly_is_refused(cls: type, message: 
     [
         ({"provides": ("feature",)}, "provides"),
         ({"provides": ()}, "provides"),
-        ({"needs_option": {"gradients": "gain"}}, '"gradients" is not among what the backbone provides'),
+        ({"needs_option": {"gradients": "gain"}}, '"gradients" is not a capability that the backbone provides'),
         ({"provides": ("gradients",), "needs_option": {"gradients": "rank"}}, 'has no option "rank"'),
     ],
 )

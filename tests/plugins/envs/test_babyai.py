@@ -213,7 +213,9 @@ def test_it_keeps_the_contract():
 def test_a_grid_is_refused_where_numbers_are_written(serializer):
     with pytest.raises(bitrl.UsageError, match="is a grid, not a list of numbers: use --serializer grid"):
         load_serializer(serializer, env=ID)
-    with pytest.raises(bitrl.UsageError, match="environment CartPole-v1 has none"):
+    with pytest.raises(
+        bitrl.UsageError, match="serializer grid is for MiniGrid environments, and CartPole-v1 is not one"
+    ):
         load_serializer("grid", env="CartPole-v1")
 
 

@@ -82,7 +82,7 @@ def test_a_task_that_cannot_be_drawn_says_how_it_could(tmp_path, monkeypatch):
         raise RuntimeError("no EGL here")
 
     monkeypatch.setattr("gymnasium.envs.mujoco.mujoco_env.MujocoEnv.render", render)
-    with pytest.raises(bitrl.RunFailed, match=r"no EGL here \(without a display MuJoCo draws by EGL or OSMesa"):
+    with pytest.raises(bitrl.RunFailed, match=r"no EGL here \(without a display MuJoCo renders with EGL or OSMesa"):
         bitrl.evaluate(tmp_path / "run", episodes=1, video=tmp_path / "a.gif")
 
 
