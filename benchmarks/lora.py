@@ -21,6 +21,7 @@ from record import RESULTS, save
 
 from bitrl.core.config import read_toml
 from bitrl.core.files import write_atomically
+from bitrl.core.runs.store import read_provenance
 
 SEEDS = (0, 1, 2)
 T_95 = 4.303
@@ -96,6 +97,7 @@ def main() -> None:
     """Train what is missing and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs lie")
+    parser.add_argument("--commit", help="at which the runs were trained, where they do not say so themselves")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     arguments = parser.parse_args()
     cells = [(name, arm, seed) for name in SETTINGS for arm in ARMS for seed in SEEDS]
@@ -111,7 +113,9 @@ def main() -> None:
             first = read_toml(place(name, arm, SEEDS[0]) / "config.toml")
             del first["run"]["seed"]
             runs = [described(place(name, arm, seed)) for seed in SEEDS]
-            results.append({"serializer": name, "arm": arm, "config": first, "runs": runs})
+            made_by = read_provenance(place(name, arm, SEEDS[0]))
+            trained = {**made_by.get("versions", {}), "commit": made_by.get("git_commit", arguments.commit)}
+            results.append({"serializer": name, "arm": arm, "config": first, "trained_with": trained, "runs": runs})
     save("lora", results)
     write_atomically(RESULTS / "lora.md", table(results))
 
