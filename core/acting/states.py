@@ -29,7 +29,8 @@ class StateReader:
             features.
         trainable: whether `backbone` is trained by the algorithm (its record provides gradients, and its options ask
             for them); and so for `critic_trainable`.
-        adapts: whether that training changes what `backbone.encode` returns: a language model with trained adapters.
+        learner: `backbone`, where that training changes what its `encode` returns (a language model with trained
+            adapters); else None.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class StateReader:
     ):
         self.serializer, self.backbone, self.critic = serializer, backbone, critic
         self.trainable, self.critic_trainable = trainable, critic_trainable if critic is not None else trainable
-        self.adapts = trainable and isinstance(backbone, LearningBackbone)
+        self.learner = backbone if trainable and isinstance(backbone, LearningBackbone) else None
 
     @property
     def width(self) -> int:
@@ -84,8 +85,7 @@ class StateReader:
     @property
     def version(self) -> int:
         """How many times the weights that features depend on have changed."""
-        backbone: Any = self.backbone
-        return backbone.version if self.adapts else 0
+        return 0 if self.learner is None else self.learner.version
 
 
 class States:

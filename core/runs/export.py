@@ -36,7 +36,7 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
     config, parts, algorithm = trained(directory, teller(listeners))
     chosen, sections = config.run, config.as_dict()
     reader = parts.reader
-    inside = reader.trainable and not reader.adapts  # the trained backbone is part of the policy network
+    inside = reader.trainable and reader.learner is None  # the trained backbone is part of the policy network
     facts = {
         "env": chosen.env,
         "step": algorithm.step,
@@ -49,10 +49,9 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
         "versions": read_provenance(directory).get("versions", {}),
     }
     example = newest_of(algorithm.task.collector.states.observations, chosen.history)
-    backbone: Any = reader.backbone
     learned = {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
-    if reader.adapts:
-        learned |= {f"backbone.{name}": array for name, array in backbone.learned().items()}
+    if reader.learner is not None:
+        learned |= {f"backbone.{name}": array for name, array in reader.learner.learned().items()}
     agents.write(path, facts, algorithm.plain_policy(), learned, example)
     return {
         "file": str(path),

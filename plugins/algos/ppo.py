@@ -53,8 +53,9 @@ class PPO(Algorithm):
             if admissible is not None and admissible.commands is not None and isinstance(space, Discrete):
                 self.head = TextChoice(space, reader.width)
             # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
-            self.encoder: nn.Module | None = reader.module() if reader.adapts else None
-            own, critics = (reader.trainable and not reader.adapts), (reader.critic_trainable and not reader.adapts)
+            self.encoder: nn.Module | None = None if reader.learner is None else reader.learner.module()
+            alone = reader.learner is None
+            own, critics = reader.trainable and alone, reader.critic_trainable and alone
             policy, critic = (nn.Identity(), nn.Identity())
             if own:
                 policy = reader.module()
@@ -146,8 +147,8 @@ class PPO(Algorithm):
             ]
             last = epoch == options.epochs - 1
             figures = [self.gradient_step(minibatch, clip_coef, ent_coef, measure=last) for minibatch in minibatches]
-        if self.encoder is not None:
-            self.task.reader.backbone.sync()  # type: ignore[attr-defined]  # a LearningBackbone, as `adapts` says
+        if self.task.reader.learner is not None:
+            self.task.reader.learner.sync()
 
         rollouts_before = self.step // (self.rollout_length * collector.num_envs) - 1
         if options.running_standardisation and rollouts_before:
@@ -269,8 +270,8 @@ class PPO(Algorithm):
             scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
         if self.reward_scale is not None:
             self.reward_scale.load_state(state)
-        if self.encoder is not None:
-            self.task.reader.backbone.sync()  # type: ignore[attr-defined]
+        if self.task.reader.learner is not None:
+            self.task.reader.learner.sync()
 
 
 @attrs.define
