@@ -23,11 +23,18 @@ from bitrl.cli.output import json_option, print_json, table
 def inspect(model: str, lora_rank: int, as_json: bool) -> None:
     """Show what is in a model, whether the engine runs it or what is unsupported, and the memory it needs.
 
-    MODEL is a GGUF file, a directory with safetensors, or a name of `bitrl model list`.
+    MODEL is a GGUF file, a directory with safetensors, a name of `bitrl model list`, or a shape without weights, such
+    as random:bitnet-2b-4t (`bitrl bench --help`).
     """
+    from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
     from bitrl.plugins.backbones.catalogue import hints, resolve
 
-    found = _facts(resolve(model), hints(model), lora_rank)
+    kind, _, shape = model.partition(":")
+    if kind == "random":
+        with random_model(random_shape(shape), empty=True) as path:
+            found = _facts(path, {}, lora_rank) | {"file": model}
+    else:
+        found = _facts(resolve(model), hints(model), lora_rank)
     if as_json:
         print_json(found)
         return

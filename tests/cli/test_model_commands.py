@@ -52,6 +52,15 @@ def test_inspect_shows_the_starter_model(bitrl: Call) -> None:
         assert fact in shown.out
 
 
+def test_inspect_computes_what_training_adapters_of_the_2b_shape_takes(bitrl: Call) -> None:
+    """Of its published shape, without a file of it: rank 8 on q and v."""
+    shown = json.loads(bitrl("model", "inspect", "random:bitnet-2b-4t", "--json").out)
+    lora = shown["memory"]["lora"]
+    assert lora["gradients"] == 30 * 8 * (2560 + 2560 + 2560 + 640) * 4
+    assert lora["weights"] == 30 * (2 * 2560**2 + 2 * 640 * 2560 + 3 * 6912 * 2560) + 4 * 128256 * 2560
+    assert shown["file"] == "random:bitnet-2b-4t"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

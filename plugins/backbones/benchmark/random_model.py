@@ -5,6 +5,7 @@ Knows shapes, and what random bytes make sane weights in each type. Does not kno
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -116,15 +117,17 @@ def random_shape(name: str) -> RandomShape:
 
 
 @contextmanager
-def random_model(shape: RandomShape) -> Iterator[Path]:
-    """A file of that shape in a temporary folder, which is gone afterwards, whatever happens.
+def random_model(shape: RandomShape, *, empty: bool = False) -> Iterator[Path]:
+    """A file of that shape in a temporary folder, which is removed afterwards, whatever happens.
+
+    `empty`: without weights, which read as zeros and take no space: to inspect it.
 
     Raises:
         RunFailed: it does not fit on the disk, or cannot be written.
     """
     place = Path(tempfile.gettempdir())
     free = shutil.disk_usage(place).free
-    if shape.bytes + SPARE_BYTES > free:
+    if not empty and shape.bytes + SPARE_BYTES > free:
         raise RunFailed(
             f"{place}: the random model takes {shape.bytes / 2**20:,.0f} MB and {free / 2**20:,.0f} MB are free: "
             "free some, or name another place in the environment variable TMPDIR"
@@ -132,14 +135,16 @@ def random_model(shape: RandomShape) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bitrl-bench-") as directory:
         path = Path(directory) / "random.gguf"
         try:
-            write_random_model(path, shape)
+            write_random_model(path, shape, empty=empty)
         except OSError as error:
             raise cannot_write(path, error) from None
         yield path
 
 
-def write_random_model(path: Path, shape: RandomShape, seed: int = 0) -> None:
-    """Write a random model tensor by tensor; no more than a few megabytes are held. Raises OSError."""
+def write_random_model(path: Path, shape: RandomShape, seed: int = 0, *, empty: bool = False) -> None:
+    """Write a random model tensor by tensor; no more than a few megabytes are held. `empty`: zeros, as a hole in the
+    file. Raises OSError.
+    """
     writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_block_count(shape.blocks)
     writer.add_embedding_length(shape.width)
@@ -169,6 +174,10 @@ def write_random_model(path: Path, shape: RandomShape, seed: int = 0) -> None:
     with path.open("ab") as file:
         for _, dimensions, kind in shape.tensors:
             file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+            if empty:
+                file.truncate(file.tell() + _bytes(dimensions, kind))
+                file.seek(0, os.SEEK_END)
+                continue
             make = _MAKE[kind]
             # Matrices keep the size of what they multiply; an embedding's numbers are about one.
             std = dimensions[-1] ** -0.5 if kind == shape.matrices else 1.0
