@@ -7,7 +7,7 @@ d features (d' the critic's).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, LearningBackbone, Serializer, TokenizingBackbone
+from bitrl.core.interfaces import Backbone, CommandSerializer, LearningBackbone, Serializer, TokenizingBackbone
 from bitrl.core.wording import setting
 
 
@@ -71,6 +71,19 @@ class StateReader:
     def critic_features(self, inputs: Any) -> np.ndarray:
         """The same for the critic, float32 [n, d']."""
         return _features(self.backbone if self.critic is None else self.critic, self.critic_trainable, inputs)
+
+    @property
+    def command_width(self) -> int:
+        """The number of features of a command."""
+        return self.serializer.width if isinstance(self.serializer, CommandSerializer) else self.backbone.width
+
+    def encode_commands(self, texts: Sequence[str]) -> np.ndarray:
+        """Commands → their features, float32 [C, command_width]: the backbone's, or for one that reads no text the
+        serializer's vectors.
+        """
+        if isinstance(self.serializer, CommandSerializer):
+            return self.serializer.commands(texts)
+        return self.backbone.encode(texts)
 
     def module(self) -> Any:
         """The torch.nn.Module that the algorithm trains; only of a trainable backbone."""
@@ -162,7 +175,7 @@ class States:
     @cached_property
     def admissible(self) -> AdmissibleActions | None:
         """The admissible actions; None where all are, in every state."""
-        return admissible_actions(self.observations, self.reader.backbone.encode)
+        return admissible_actions(self.observations, self.reader.encode_commands)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         """The admissible action with the highest score in each state, int64 [n], counted from 0.
