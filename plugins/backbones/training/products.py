@@ -60,7 +60,7 @@ def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 Quantiser = Callable[[Tensor], tuple[Tensor, Tensor]]
 QUANTISERS: dict[str, Quantiser] = {"ternary": _absmean, "ternary-f16": ternarise, "int8": _int8, "int4": _int4}
-"""Formats of integer weights. "ternary-f16" is that of training: a scale as GGUF's ternary types hold it."""
+"""Formats of integer weights. "ternary-f16" is for training: its scale is float16, as in GGUF's ternary types."""
 FORMATS = (*QUANTISERS, "bf16", "fp32")
 
 
@@ -207,7 +207,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def multiplied(x: Tensor) -> Tensor:
-    """x in the type it is multiplied in: bfloat16 where that is allowed ("medium"), which few CPUs do by themselves."""
+    """x in bfloat16 where that is allowed ("medium"), since PyTorch itself uses it on few CPUs; else unchanged."""
     allowed = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
     return x.bfloat16() if allowed and x.dtype == torch.float32 else x
 
