@@ -38,7 +38,7 @@ def compare(places: tuple[Path, ...], baseline: str | None, metric: str, margin:
 
     stdout = claim_stdout() if as_json else None
     results, own = results_in(places)
-    found = compared(results, metric=metric, baseline=baseline or own, margin=_margin(margin))
+    found = compared(results, metric=metric, baseline=baseline or own, margin=margin_of(margin))
     if as_json:
         print_json(found.as_dict(), stdout)
     else:
@@ -62,7 +62,7 @@ def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
     return results, baseline
 
 
-def _margin(text: str | None) -> tuple[float, bool] | None:
+def margin_of(text: str | None) -> tuple[float, bool] | None:
     """`5%` → (0.05, True); `25` → (25.0, False)."""
     if text is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -126,7 +127,8 @@ def compare(
     """
     if not results:
         raise UsageError("there is no run to compare")
-    labels, differences = _arms(results)
+    labels = label_runs(results)
+    differences = _differences(results, labels)
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, labels[result.directory]), []).append(result)
@@ -153,32 +155,55 @@ def compare(
     )
 
 
-def _arms(results: Sequence[Result]) -> tuple[dict[Any, str], dict[str, dict[str, Any]]]:
-    """Each run's arm by its directory, and the settings that differ of each arm.
+def label_runs(results: Sequence[Result]) -> dict[Path, str]:
+    """What each run's arm is called, by its directory.
 
-    A study has given its arms names. Others are named for what differs between the runs of one task.
+    A study has given its arms names. Others are named for what differs between the runs of one task: by as few settings
+    as tell them apart, those of the run itself first.
     """
+    varied = _varied(results)
+    shown = [path for path in varied if path.startswith("run.")]
+    unnamed = [result for result in results if result.label is None]
+    while same := _told_apart_by(unnamed, shown, varied):
+        shown.append(same)
+    labels = {}
+    for result in results:
+        own = [f"{path.removeprefix('run.')}={result.settings[path]}" for path in shown if path in result.settings]
+        labels[result.directory] = result.label or " ".join(own) or "base"
+    return labels
+
+
+def _told_apart_by(results: Sequence[Result], shown: Sequence[str], varied: Sequence[str]) -> str | None:
+    """The first setting not yet shown that differs between two runs of a task which look the same so far."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(str([result.task, *(result.settings.get(path) for path in shown)]), []).append(result)
+    for group in groups.values():
+        for path in varied:
+            if path not in shown and len({str(result.settings.get(path)) for result in group}) > 1:
+                return path
+    return None
+
+
+def _varied(results: Sequence[Result]) -> list[str]:
+    """The settings that differ between runs of one task."""
     varied: list[str] = []
     for task in dict.fromkeys(result.task for result in results):
         here = [result.settings for result in results if result.task == task]
         for path in dict.fromkeys(path for settings in here for path in settings):
             if path not in varied and any(settings.get(path) != here[0].get(path) for settings in here):
                 varied.append(path)
-    labels: dict[Any, str] = {}
+    return varied
+
+
+def _differences(results: Sequence[Result], labels: Mapping[Path, str]) -> dict[str, dict[str, Any]]:
+    """The settings of each arm that differ between the arms of one task."""
+    varied = _varied(results)
     differences: dict[str, dict[str, Any]] = {}
-    # An option that only some components have, or that follows from another one, says little: name few.
-    named = [path for path in varied if path.startswith("run.")] or varied
     for result in results:
-        own = {path: result.settings.get(path) for path in varied if path in result.settings}
-        label = result.label
-        if label is None:
-            shown = [path for path in named if path in own]
-            label = " ".join(f"{path.removeprefix('run.')}={own[path]}" for path in shown) or "base"
-            if differences.get(label, own) != own:  # what differs is not in the run's own options
-                label = " ".join(f"{path.removeprefix('run.')}={own[path]}" for path in own)
-        labels[result.directory] = label
-        differences.setdefault(label, own)
-    return labels, differences
+        own = {path: result.settings[path] for path in varied if path in result.settings}
+        differences.setdefault(labels[result.directory], own)
+    return differences
 
 
 def _row(task: str, arm: str, group: Sequence[Result], metric: str) -> Row:

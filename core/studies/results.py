@@ -15,6 +15,7 @@ import attrs
 
 from bitrl.core.config import read_toml
 from bitrl.core.errors import UsageError
+from bitrl.core.runs.store import read_provenance
 
 IGNORED = ("run.seed", "run.env", "run.loggers", "run.checkpoint_every", "backbone.threads", "critic_backbone.threads")
 """Settings that make no other arm: the seed, the environment (a task), and what does not change results."""
@@ -32,6 +33,7 @@ class Result:
         summary: summary.json, or None if the run has not finished.
         curve: (step, mean return of the rollout's episodes), sampled actions, in order.
         label: what its study calls its arm; None outside a study.
+        provenance: what made it: versions, commit (the section of config.toml).
     """
 
     directory: Path
@@ -41,6 +43,7 @@ class Result:
     summary: Mapping[str, Any] | None
     curve: tuple[tuple[int, float], ...]
     label: str | None = None
+    provenance: Mapping[str, Any] = attrs.field(factory=dict)
 
     def value(self, metric: str) -> float | None:
         """Its evaluation's `metric`; None if it has not finished.
@@ -80,6 +83,7 @@ def read_result(directory: Path, label: str | None = None) -> Result:
         summary=_summary(directory / "summary.json"),
         curve=tuple(_curve(directory / "metrics.jsonl")),
         label=label,
+        provenance=read_provenance(directory),
     )
 
 
