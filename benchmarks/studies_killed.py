@@ -2,9 +2,9 @@
 
     python benchmarks/studies_killed.py --kills 100
 
-After each SIGKILL of the study's process the same command goes on. No finished cell may run again (its files keep their
-times), and what `bitrl compare --json` and `bitrl report --csv` say at the end must be the same bytes as of a study that
-was not killed. The figures go to results/studies-killed.json.
+After each SIGKILL of the study's process the same command goes on. No finished cell may run again (its files keep
+their times), and what `bitrl compare --json` and `bitrl report --csv` say at the end must be the same bytes as of a
+study that was not killed. The figures go to results/studies-killed.json.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "study": ("bitrl.cli.study:study", "Train every cell of a study, and compare its arms."),
     "compare": ("bitrl.cli.compare:compare", "Compare trained runs: what differs, and whether it matters."),
     "report": ("bitrl.cli.report:report", "Report on trained runs: a page, or tables for a paper."),
+    "plot": ("bitrl.cli.plot:plot", "Draw the learning curves of runs."),
+    "watch": ("bitrl.cli.watch:watch", "Watch training runs: return, speed, losses and time left."),
     "list": ("bitrl.cli.list:list_components", "List the installed components."),
     "show": ("bitrl.cli.show:show", "Show a component and its options."),
     "bench": ("bitrl.cli.bench:bench", "Measure the engine against the limits of this machine."),

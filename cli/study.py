@@ -107,7 +107,7 @@ def _wanted(
     out: Path | None,
 ) -> tuple[dict[str, Any], Path]:
     """The contents of a study's file, and the directory of the study."""
-    from bitrl.core.studies.design import parse_seeds, parse_variation, read_design, typed
+    from bitrl.core.studies.design import parse_seeds, parse_variation, read_design
     from bitrl.core.studies.study import FILE, is_study
 
     if grid is not None:
@@ -131,7 +131,7 @@ def _wanted(
             raise UsageError("--out: name a directory for the study, for example --out studies/backbones")
         base: dict[str, dict[str, Any]] = {"run": {} if steps is None else {"steps": steps}}
         for part, section in parse_assignments(assignments).items():
-            base.setdefault(part, {}).update({name: typed(value) for name, value in section.items()})
+            base.setdefault(part, {}).update(section)
         axes = dict(parse_variation(text) for text in varied)
         data = {"study": {"seeds": "0-4"}, "base": base, "grid": {"env": [*envs]} | axes if envs else axes}
         directory = out

@@ -88,8 +88,14 @@ class Arm:
         Raises:
             UsageError: it cannot be composed; the message names the arm.
         """
+        values = {**self.values, "run": {**self.values.get("run", {}), "seed": seed}}
+        # A text is read as one typed on a command line: "8" for a number, "64,64" for a list.
+        typed = {
+            part: frozenset(name for name, value in section.items() if isinstance(value, str))
+            for part, section in values.items()
+        }
         try:
-            return resolve({**self.values, "run": {**self.values.get("run", {}), "seed": seed}})
+            return resolve(values, typed)
         except UsageError as error:
             raise UsageError(f"{self.name}: {error}") from None
 
@@ -224,8 +230,8 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def parse_variation(text: str) -> tuple[str, list[Any]]:
-    """`"backbone=bitnet,int8"` → ("backbone", ["bitnet", "int8"]): values are numbers, true, false, lists or texts.
+def parse_variation(text: str) -> tuple[str, list[str]]:
+    """`"backbone=bitnet,int8"` → ("backbone", ["bitnet", "int8"]); commas inside brackets belong to a value.
 
     Raises:
         UsageError: it does not have the form OPTION=VALUE,VALUE.
@@ -233,17 +239,8 @@ def parse_variation(text: str) -> tuple[str, list[Any]]:
     path, equals, values = text.partition("=")
     if not equals or not path.strip():
         raise UsageError(f'--vary "{text}": expected OPTION=VALUE,VALUE, for example --vary backbone=bitnet,int8')
-    # Commas inside brackets belong to a list.
     parts = re.findall(r"(?:\[[^\]]*\]|[^,\[])+", values)
-    return path.strip(), [typed(part.strip()) for part in parts if part.strip()]
-
-
-def typed(text: str) -> Any:
-    """A value typed on a command line: a number, true, false or a list as in TOML, or else a text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    return path.strip(), [part.strip() for part in parts if part.strip()]
 
 
 def _arm(label: str, base: Parts, own: Parts) -> tuple[Arm, list[str]]:

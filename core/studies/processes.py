@@ -80,7 +80,7 @@ class Processes:
         """Start a process; its threads are as many as its CPUs."""
         slot = min(set(range(self.capacity)) - {each.slot for each in self._running})
         share = self._shares[slot]
-        values = {**cell.arm.values, "run": {**cell.arm.values.get("run", {}), "seed": cell.seed}}
+        values = cell.arm.config(cell.seed).as_dict()
         task: dict[str, Any] = {"values": values, "directory": str(place), "parent": os.getpid()}
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 (read when the process has ended)
         process = subprocess.Popen(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,10 +108,14 @@ def _curves_csv(curves: Sequence[Curve]) -> str:
 def _costs(task: str, found: Comparison, results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
     """Return against memory, and against the time of a training step."""
     rows = {row.arm: row for row in found.rows if row.task == task and row.mean is not None}
-    for name, unit, read in (
-        ("memory", "peak memory of the process, MB", lambda summary: summary["peak_rss_mb"]),
-        ("latency", "milliseconds of training per environment step", lambda s: 1e3 / max(s["steps_per_second"], 1e-9)),
-    ):
+    reads: dict[str, tuple[str, Callable[[Mapping[str, Any]], float]]] = {
+        "memory": ("peak memory of the process, MB", lambda summary: float(summary["peak_rss_mb"])),
+        "latency": (
+            "milliseconds of training per environment step",
+            lambda summary: 1e3 / max(float(summary["steps_per_second"]), 1e-9),
+        ),
+    }
+    for name, (unit, read) in reads.items():
         points, lines = [], ["arm,x,mean,low,high"]
         for arm, row in rows.items():
             values = [read(each.summary) for each in results if labels[each.directory] == arm and each.summary]

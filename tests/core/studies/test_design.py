@@ -120,6 +120,9 @@ def test_the_file_in_the_docs_is_a_study() -> None:
 def test_seeds_and_variations_are_read_as_typed() -> None:
     assert parse_seeds("0-2, 7") == (0, 1, 2, 7)
     assert parse_seeds([3, 1]) == (3, 1)
-    assert parse_variation("algo.hidden=[64,64],[128]") == ("algo.hidden", [[64, 64], [128]])
+    assert parse_variation("algo.hidden=[64,64],[128]") == ("algo.hidden", ["[64,64]", "[128]"])
     assert parse_variation("backbone=bitnet,mlp") == ("backbone", ["bitnet", "mlp"])
-    assert parse_variation("algo.gamma=0.9,linear:1:0,true") == ("algo.gamma", [0.9, "linear:1:0", True])
+    data = {"base": {"run": {"backbone": "mlp"}}, "grid": {"algo.hidden": ["[64,64]", "8"], "algo.gamma": ["0.9"]}}
+    options = [arm.config(0).algo_options for arm in build_design(data).arms]
+    assert [each.hidden for each in options] == [(64, 64), (8,)]
+    assert options[0].gamma == 0.9
