@@ -31,8 +31,9 @@ FORMATS = (".svg", ".png", ".pdf")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @json_option
 def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> None:
-    """Draw learning curves: the return of rollouts against environment steps.
+    """Draw learning curves.
 
+    The return of rollouts against environment steps.
     Runs that differ in their seed alone are one curve, with its 95 % interval. Runs of one environment only.
     """
     from bitrl.core.studies.comparison import label_runs

@@ -36,8 +36,9 @@ def report(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Report on trained runs: curves, tables with intervals, costs, and what made each number.
+    """Report on trained runs: one page, or tables for a paper.
 
+    Curves, tables with intervals, costs, and what made each number.
     RUNS are directories of runs, or one that holds them; STUDY is the directory of a study.
     """
     from bitrl.core.errors import UsageError

@@ -25,8 +25,9 @@ LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", 
 @click.argument("directories", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Print how they stand, and exit.")
 def watch(directories: tuple[Path, ...], once: bool) -> None:
-    """Watch training runs: return so far, speed, losses and time left, side by side.
+    """Watch training runs, side by side.
 
+    Return so far, speed, losses and time left.
     Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished;
     Ctrl-C stops watching, not the runs.
     """
