@@ -16,8 +16,9 @@ class LanguageModelOptions:
 
     model: str | None = option(
         None,
-        "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME); "
-        "unset: the starter model in the package, or its full-precision twin for int8, int4 and bf16",
+        "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME; "
+        "random:starter, a control with random weights); unset: the starter model in the package, or its "
+        "full-precision twin for int8, int4 and bf16",
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last", "field"] = option(
