@@ -17,6 +17,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration, on_terminal
 
 if TYPE_CHECKING:
+    from bitrl.core.studies.processes import Executor
     from bitrl.core.studies.running import CellState
     from bitrl.core.studies.study import Changes, Study
 
@@ -45,6 +46,13 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="The study's directory.  [default: studies/NAME]"
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Cells at once.  [default: one for each CPU]")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where cells run: processes of this machine, or a Ray cluster that shares the directory (extra ray).",
+)
 @click.option("--dry-run", is_flag=True, help="List the cells, their steps and the time they will take, and exit.")
 @click.option("--retry", is_flag=True, help="Run cells that failed once more.")
 @json_option
@@ -58,6 +66,7 @@ def study(
     assignments: tuple[str, ...],
     out: Path | None,
     jobs: int | None,
+    executor: str,
     dry_run: bool,
     retry: bool,
     as_json: bool,
@@ -77,14 +86,18 @@ def study(
     stdout = claim_stdout() if as_json else None
     opened, changes = Study.create(directory, data)
     try:
-        executor = Processes(jobs, len(opened.design.cells))
+        workers: Executor = Processes(jobs, len(opened.design.cells))
         if not quiet:
             _say_changes(changes, opened)
         if dry_run:
-            _show_plan(opened, executor, as_json, stdout)
+            _show_plan(opened, workers, as_json, stdout)
             return
+        if executor == "ray":
+            from bitrl.core.studies.ray_executor import RayExecutor
+
+            workers = RayExecutor(directory)
         with _shown(quiet or as_json) as show:
-            run_study(opened, executor, retry=retry, show=show)
+            run_study(opened, workers, retry=retry, show=show)
         failed = [cell for cell in opened.design.cells if opened.status(cell) == "failed"]
         _report(opened, as_json, stdout)
     finally:
@@ -150,7 +163,7 @@ def _say_changes(changes: Changes, opened: Study) -> None:
         click.echo(f"{line}: ignored (not an option of its components)", err=True)
 
 
-def _show_plan(opened: Study, executor: Any, as_json: bool, stdout: Any) -> None:
+def _show_plan(opened: Study, executor: Executor, as_json: bool, stdout: Any) -> None:
     from bitrl.core.studies.estimate import seconds_per_step
 
     click.echo("timing a short training of each arm …", err=True)

@@ -38,8 +38,10 @@ class Ended:
 class Executor(Protocol):
     """Where cells run."""
 
-    capacity: int
-    """How many run at once."""
+    @property
+    def capacity(self) -> int:
+        """How many run at once."""
+        ...
 
     def start(self, cell: Cell, place: Path) -> None:
         """Start training a cell in its directory."""
