@@ -129,7 +129,7 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
         ),
         ("-o backbone.pooling=max", 'backbone.pooling: expected one of "mean", "last", "field", got "max"'),
         ("--steps -1", "run.steps: expected an integer of at least 0, got -1"),
-        ("--steps lots", 'run.steps: expected an integer of at least 0, got "lots"'),
+        ("--steps lots", 'run.steps: expected an integer between 0 and 1,000,000,000,000, got "lots"'),
         ("--seed 1.5", 'run.seed: expected an integer of at least 0, got "1.5"'),
         ("-o algo.clip_coef", '-o "algo.clip_coef": expected part.option=value'),
         ("-o clip_coef=1", '-o "clip_coef=1": expected part.option=value'),
@@ -230,7 +230,7 @@ def test_existing_run_is_refused_without_force(bitrl, quick_run, tmp_path) -> No
 def test_resume_takes_no_settings(bitrl, tmp_path) -> None:
     done = bitrl("run", "--resume", tmp_path, "--steps", "5", "-o", "algo.epochs=3", "--force")
     assert done.code == 2
-    assert "leave out --steps, -o, --force" in done.err
+    assert "leave out -o, --force" in done.err
 
 
 def test_resume_of_a_complete_run_gives_its_summary(bitrl, quick_run, tmp_path) -> None:
