@@ -62,10 +62,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _is_known(kind: str, name: str) -> bool:
     """Whether an installed plugin, or bitrl itself, provides it under this name, an alias or as package:name."""
     short = name.partition(":")[2] or name
-    records = (entry.record for entry in registry().entries[kind])
-    return name in ("none", "") or any(
-        each in (record.name, *record.aliases) for record in records for each in (name, short)
-    )
+    known = {each for entry in registry().entries[kind] for each in (entry.record.name, *entry.record.aliases)}
+    return name in ("none", "") or bool(known & {name, short})
 
 
 def _is_installed(distribution: str) -> bool:

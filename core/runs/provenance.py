@@ -78,14 +78,12 @@ def changes_since(recorded: Mapping[str, Any], config: Config) -> list[str]:
             found.append(f"the code of {name}")
     plugins = {_normalised(package) for package in packages_of(config)}
     differing = [each for each in old if each in new and old[each] != new[each] and each not in _MACHINE]
-    return [
-        *dict.fromkeys(found),
-        *(f"{each} {old[each]} → {new[each]}" for each in sorted(differing, key=lambda each: each not in plugins)),
-    ]
+    differing.sort(key=lambda each: each not in plugins)
+    return [*dict.fromkeys(found), *(f"{each} {old[each]} → {new[each]}" for each in differing)]
 
 
 def _code(target: str) -> dict[str, str]:
-    """`{"code": SHA-256}` of the Python files of the package, or of the module, that a target lies in, once imported."""
+    """`{"code": SHA-256}` of the Python files of the package or module that a target lies in, once it is imported."""
     module = sys.modules.get(target.partition(":")[0].partition(".")[0])
     places = [Path(each) for each in getattr(module, "__path__", ())]
     files = [file for place in places for file in sorted(place.rglob("*.py"))]

@@ -1,7 +1,7 @@
 """A run's directory: config.toml, metrics.jsonl, timings.jsonl, checkpoints/, summary.json. Knows nothing of learning.
 
-metrics.jsonl depends on the configuration alone, byte for byte; wall-clock times are in timings.jsonl. Both are flushed to
-disk before a checkpoint that covers their rows is written, and the checkpoint says how many rows of metrics it covers.
+metrics.jsonl depends on the configuration alone, byte for byte; wall-clock times are in timings.jsonl. Both are flushed
+to disk before a checkpoint that covers their rows is written, and the checkpoint says how many rows those are.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class RunStore:
     """One run's directory, locked for this process while it is open.
 
     Attributes:
-        directory: as it was given, for what users read. Files are reached from the root, since an environment may change
-            the process's working directory.
+        directory: as it was given, for what users read. Files are reached from the root, since an environment may
+            change the process's working directory.
     """
 
     def __init__(self, directory: Path):
@@ -125,8 +125,8 @@ class RunStore:
                 self._digest.update(line.encode())
 
     def covered(self) -> dict[str, Any]:
-        """Flush the rows to disk, for the checkpoint that covers them → what it says of metrics.jsonl: how many rows, and
-        their SHA-256.
+        """Flush the rows to disk, for the checkpoint that covers them → what it says of metrics.jsonl: how many rows it
+        has, and their SHA-256.
 
         Raises:
             RunFailed: the disk is full, or a file has gone.
@@ -162,8 +162,8 @@ class RunStore:
             if lost > 0:
                 what = "" if name == METRICS else "; the times and speeds of the summary are without them"
                 missing.append(
-                    f"{self.directory / name}: {lost:,} of the {lost + len(kept):,} rows up to step {step:,} are missing "
-                    f"or damaged (a power cut, or edited?): training goes on exactly, without these rows{what}"
+                    f"{self.directory / name}: {lost:,} of the {lost + len(kept):,} rows up to step {step:,} are "
+                    f"missing or damaged (a power cut, an edit?): training goes on exactly, without these rows{what}"
                 )
             elif (
                 name == METRICS
@@ -208,14 +208,14 @@ class RunStore:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise cannot_write(path, error) from None
-        lock = open(descriptor, "r+", encoding="utf-8", errors="replace")
+        lock = open(descriptor, "r+", encoding="utf-8", errors="replace")  # noqa: SIM115 (held open as long as the lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
                 warn(
-                    f"{self.directory}: its file system has no locks ({error.strerror}): see to it that no other process "
-                    "works on this run"
+                    f"{self.directory}: its file system has no locks ({error.strerror}): see to it that no other "
+                    "process works on this run"
                 )
             else:
                 holder = lock.read(20).strip() if isinstance(error, BlockingIOError) else ""
@@ -283,7 +283,7 @@ def _read(path: Path) -> bytes:
 def _rows(data: bytes, up_to_step: int | None) -> list[bytes]:
     """The lines that are whole rows, those beyond `up_to_step` left out.
 
-    A process that is killed leaves half a line at the end; a power cut zeros, and lines of which only a part was written.
+    A process that is killed leaves half a line at the end; a power cut leaves zeros, and parts of lines.
     """
     rows = []
     for line in data.splitlines(keepends=True):

@@ -136,8 +136,8 @@ def resume(
             of the new length.
 
     Raises:
-        UsageError: no run there, it is in use, its model is not the one it was started with, an option that changes what
-            it learns was edited in its config.toml, or it has already trained for more than `steps`.
+        UsageError: no run there, it is in use, its model is not the one it was started with, an option that changes
+            what it learns was edited in its config.toml, or it has already trained for more than `steps`.
         RunFailed: every checkpoint is damaged, or the environment cannot be restored.
         RunStopped: a signal stopped it.
     """

@@ -45,7 +45,7 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
 
 
 def configuration(directory: Path, *, steps: int | None = None, loggers: bool = True) -> Config:
-    """The resolved configuration of a run, with other `steps` if given, and without loggers unless it is to be trained on.
+    """The resolved configuration of a run: with other `steps` if given, and with its loggers if it is trained on.
 
     Raises:
         UsageError: its config.toml is wrong, or a plugin that it names is not installed.

@@ -14,7 +14,7 @@ from bitrl.plugins.serializers.numbers import refuse_no_numbers
 
 class Vector:
     """Numbers with known bounds are scaled to [-1, 1], others are left unchanged; a Discrete observation becomes
-    one-hot. Texts beside the numbers are left out, as a network without a language model cannot use them, and that is said.
+    one-hot. Texts beside the numbers, which a network without a language model cannot use, are left out with a warning.
 
     Attributes:
         width: k, the length of the vectors.
@@ -30,7 +30,7 @@ class Vector:
         if observation.texts:
             names = " and ".join(f'"{name}"' for name in observation.texts)
             warn(
-                f"serializer vector leaves out the text {names} of {observation.env}, which the agent then cannot know: "
+                f"serializer vector leaves out the text {names} of {observation.env}, which the agent cannot know then: "
                 f"use {setting('serializer', 'json', 'compact')} and a backbone that reads text"
             )
         self.observation = observation
