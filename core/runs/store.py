@@ -34,21 +34,23 @@ class RunStore:
     """One run's directory, locked for this process while it is open.
 
     Attributes:
-        directory: as it was given, for what users read. Files are reached from the root, since an environment may
-            change the process's working directory.
+        directory: as it was given, for what users read.
+        place: where it is, from the root: an environment may change the process's working directory.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, here: Path | None = None):
         self.directory = directory
-        self._place = _from_root(directory)
-        self.checkpoints = self._place / CHECKPOINTS
+        self.place = (here or working_directory()) / directory
+        self.checkpoints = self.place / CHECKPOINTS
         self._lock = self._take_lock()
         self._rows, self._digest = 0, hashlib.sha256()
-        for place in (self._place, self.checkpoints):
+        for place in (self.place, self.checkpoints):
             remove_unfinished(place)
 
     @classmethod
-    def create(cls, out: Path | None, config: Config, provenance: Mapping[str, Any], force: bool) -> RunStore:
+    def create(
+        cls, out: Path | None, config: Config, provenance: Mapping[str, Any], force: bool, here: Path | None = None
+    ) -> RunStore:
         """Make the directory of a new run and write its configuration.
 
         Args:
@@ -56,18 +58,24 @@ class RunStore:
             config: written to config.toml, defaults included.
             provenance: what else it takes to repeat the run (versions, identities); written beside it.
             force: replace a run that is already there.
+            here: what `out` is relative to; None: the working directory.
 
         Raises:
             UsageError: the directory holds a run (and not `force`), or something that is not a run.
             RunFailed: it cannot be written, or the run that it replaces cannot be removed.
         """
-        directory = out if out is not None else _fresh_name(config)
-        if directory.is_file():
+        here = here or working_directory()
+        directory = out if out is not None else _fresh_name(config, here)
+        place = here / directory
+        if place.is_file():
             raise UsageError(f"{directory}: is a file: choose another directory with {setting('out')}")
-        # A run killed before it wrote its configuration left nothing that matters.
-        nothing = (".lock", ".config.toml.")
-        occupied = directory.is_dir() and any(not path.name.startswith(nothing) for path in directory.iterdir())
-        if occupied and not (directory / "config.toml").is_file() and not (directory / ".lock").is_file():
+        try:
+            # A run killed before it wrote its configuration left nothing that matters.
+            nothing = (".lock", ".config.toml.")
+            occupied = place.is_dir() and any(not path.name.startswith(nothing) for path in place.iterdir())
+        except OSError as error:
+            raise cannot_write(directory, error) from None
+        if occupied and not (place / "config.toml").exists() and not (place / ".lock").is_file():
             raise UsageError(
                 f"{directory}: is not empty and does not hold a run: choose another directory with {setting('out')}"
             )
@@ -77,16 +85,16 @@ class RunStore:
                 f"{setting('force')}"
             )
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(directory, error) from None
-        store = cls(directory)
+        store = cls(directory, here)
         try:
             # The configuration first: without it, what cannot be removed is no run that could be resumed or evaluated.
             for name in ("config.toml", SUMMARY, METRICS, TIMINGS, CHECKPOINTS):
-                remove(store._place / name)
+                remove(store.place / name)
             data = {**config.as_dict(), "provenance": provenance}
-            write_atomically(store._place / "config.toml", tomli_w.dumps(data))
+            write_atomically(store.place / "config.toml", tomli_w.dumps(data))
         except BaseException:
             store.close()
             raise
@@ -114,7 +122,7 @@ class RunStore:
         """Append one row to metrics.jsonl and one to timings.jsonl."""
         for name, row in ((METRICS, metrics), (TIMINGS, timing)):
             line = json.dumps(row) + "\n"
-            path = self._place / name
+            path = self.place / name
             try:
                 with open(path, "a", encoding="utf-8") as file:
                     file.write(line)
@@ -133,9 +141,9 @@ class RunStore:
         """
         for name in (METRICS, TIMINGS):
             try:
-                sync(self._place / name)
+                sync(self.place / name)
             except OSError as error:
-                raise cannot_write(self._place / name, error) from None
+                raise cannot_write(self.place / name, error) from None
         return {"rows": self._rows, "sha256": self._digest.hexdigest()}
 
     def rewind(self, step: int, covered: Mapping[str, Any] | None) -> list[str]:
@@ -151,7 +159,7 @@ class RunStore:
         """
         missing = []
         for name in (METRICS, TIMINGS):
-            path = self._place / name
+            path = self.place / name
             data, kept = _read(path), _rows(_read(path), step)
             text = b"".join(kept)
             if text != data:
@@ -183,26 +191,26 @@ class RunStore:
 
     def seconds(self) -> float:
         """The seconds that training has taken, by timings.jsonl."""
-        rows = _rows(_read(self._place / TIMINGS), None)
+        rows = _rows(_read(self.place / TIMINGS), None)
         seconds = json.loads(rows[-1]).get("seconds") if rows else None
         return float(seconds) if isinstance(seconds, (int, float)) and math.isfinite(seconds) else 0.0
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json: the run is complete."""
-        write_atomically(self._place / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        write_atomically(self.place / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def extend(self, steps: int) -> None:
         """Make it a run of `steps` steps, which is not complete; its provenance keeps how many it had."""
-        written = load_toml(self._place / "config.toml")
+        written = load_toml(self.place / "config.toml")
         if written["run"]["steps"] != steps:
             provenance = written.setdefault("provenance", {})
             provenance["extended_from"] = [*provenance.get("extended_from", []), written["run"]["steps"]]
             written["run"]["steps"] = steps
-            write_atomically(self._place / "config.toml", tomli_w.dumps(written))
-        remove(self._place / SUMMARY)
+            write_atomically(self.place / "config.toml", tomli_w.dumps(written))
+        remove(self.place / SUMMARY)
 
     def _take_lock(self) -> IO[str]:
-        path = self._place / ".lock"
+        path = self.place / ".lock"
         try:
             # Not through a link: what it leads to is somebody's file.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -296,14 +304,15 @@ def _rows(data: bytes, up_to_step: int | None) -> list[bytes]:
     return rows
 
 
-def _from_root(directory: Path) -> Path:
+def working_directory() -> Path:
+    """The working directory, from the root; as relative paths have it where it was deleted."""
     try:
-        return Path(os.path.abspath(directory))
-    except FileNotFoundError:  # the working directory was deleted
-        return directory
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()
 
 
-def _fresh_name(config: Config) -> Path:
+def _fresh_name(config: Config, here: Path) -> Path:
     """runs/CartPole-v1-bitnet-json-ppo-seed0, with -2, -3 … behind it if taken."""
     run = config.run
     critic = () if run.critic_backbone is None else ("critic", run.critic_backbone)
@@ -313,7 +322,7 @@ def _fresh_name(config: Config) -> Path:
     while True:
         directory = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
-            directory.mkdir(parents=True)
+            (here / directory).mkdir(parents=True)
             return directory
         except FileExistsError:
             number += 1

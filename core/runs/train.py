@@ -30,7 +30,7 @@ from bitrl.core.runs.provenance import (
     plugins_of,
     versions,
 )
-from bitrl.core.runs.store import RunStore, read_provenance, read_summary, require_run
+from bitrl.core.runs.store import RunStore, read_provenance, read_summary, require_run, working_directory
 from bitrl.core.runs.trained import check_identity, check_options, configuration, newest_good
 from bitrl.core.schedules import Schedule
 from bitrl.core.wording import resuming
@@ -101,6 +101,7 @@ def run(
 
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
+    here = working_directory()
     parts = build(config)
     if config.serializer.learns:  # it learns now, and fails now if it cannot
         serializer: Any = parts.reader.serializer
@@ -112,12 +113,12 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
         # Everything is imported by now, so import errors are reported before anything is written.
         plugins = {"plugins": found} if (found := plugins_of(config)) else {}
         provenance = {"versions": versions(packages_of(config)), **plugins, **identities(parts), **git_commit()}
-        store = RunStore.create(out, config, provenance, force)
+        store = RunStore.create(out, config, provenance, force, here)
     except BaseException:
         algorithm.task.collector.envs.close()
         raise
     try:
-        with open_loggers(config, store.directory) as logger:
+        with open_loggers(config, store.place) as logger:
             return _train(config, parts, store, algorithm, None, (*listeners, logger))
     finally:
         store.close()
@@ -179,7 +180,7 @@ def go_on(directory: Path, listeners: tuple[Listener, ...] = (), steps: int | No
             if _has_schedules(config):
                 told = f"its schedules are from here on those of {config.run.steps:,} steps"
                 tell(events.Warned(directory, f"{directory}: {told}: it ends otherwise than a run started with them"))
-        with open_loggers(config, directory) as logger:
+        with open_loggers(config, store.place) as logger:
             return _train(config, parts, store, algorithm, checkpoint, (*listeners, logger))
     finally:
         store.close()

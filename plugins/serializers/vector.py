@@ -29,10 +29,8 @@ class Vector:
         refuse_no_numbers(observation)
         if observation.texts:
             names = " and ".join(f'"{name}"' for name in observation.texts)
-            warn(
-                f"serializer vector leaves out the text {names} of {observation.env}, which the agent cannot know then: "
-                f"use {setting('serializer', 'json', 'compact')} and a backbone that reads text"
-            )
+            instead = f"use {setting('serializer', 'json', 'compact')} and a backbone that reads text"
+            warn(f"serializer vector leaves out the text {names} of {observation.env}, unknown to the agent: {instead}")
         self.observation = observation
         self.width = observation.discrete or len(observation.fields)
         known = [
