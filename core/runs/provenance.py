@@ -71,7 +71,7 @@ def changes_since(recorded: Mapping[str, Any], config: Config) -> list[str]:
     found = []
     for part, now in plugins_of(config).items():
         before = recorded.get("plugins", {}).get(part, now)
-        name, earlier = (each.get("package", each.get("module")) for each in (now, before))
+        name, earlier = (str(each.get("package", each.get("module"))) for each in (now, before))
         if name != earlier:
             found.append(f"{part} is of {name} instead of {earlier}")
         elif before.get("code") != now.get("code") and old.get(_normalised(name)) == new.get(_normalised(name)):
