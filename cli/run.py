@@ -11,10 +11,10 @@ import click
 from click.core import ParameterSource
 
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
-from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, provenance_in, read_toml, resolve
+from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, read_toml, resolve
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe, parse
-from bitrl.core.provided import announce_module, check_provided
+from bitrl.core.provided import check_file
 from bitrl.core.runs.display import duration
 from bitrl.core.runs.progress import progress_display
 
@@ -123,9 +123,7 @@ def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, 
     typed.setdefault("run", {}).update({name: value for name, value in flags.items() if value is not None})
     values, left_out = overlay(read_toml(file) if file is not None else {}, typed)
     if file is not None:
-        named = {part: name for part, name in values.get("run", {}).items() if part not in typed["run"]}
-        check_provided(f"{file}: the run", named, provenance_in(file))
-        announce_module(file, {"run": named})
+        check_file(file, values, typed["run"])
     if left_out:
         click.echo(f"{file}: ignored {', '.join(left_out)} (options of components that were replaced)", err=True)
     return resolve(values, {part: frozenset(section) for part, section in typed.items()})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitrl.core.config import COMPONENTS
+from bitrl.core.config import COMPONENTS, provenance_in
 from bitrl.core.errors import UsageError
 from bitrl.core.options import shown
 from bitrl.core.registry import registry
@@ -45,6 +45,22 @@ def check_provided(what: str, names: Mapping[str, Any], recorded: Mapping[str, A
                 f'{what} used {kind} "{name}", which no installed plugin provides; of the packages that it used, these '
                 f"are not installed: {', '.join(missing[:MOST_MISSING])}"
             )
+
+
+def check_file(file: Path, values: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> None:
+    """Before a configuration file is followed in `values`: refuse a missing plugin, and announce a module.
+
+    Args:
+        file: the file, perhaps a run's.
+        values: the settings made of it.
+        given: the run's options that were given beside it, which are the user's own.
+
+    Raises:
+        UsageError: as `check_provided`.
+    """
+    named = {name: value for name, value in values.get("run", {}).items() if given.get(name) is None}
+    check_provided(f"{file}: the run", named, provenance_in(file))
+    announce_module(file, {"run": named})
 
 
 def announce_module(file: Path, values: Mapping[str, Mapping[str, Any]]) -> None:

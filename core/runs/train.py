@@ -15,7 +15,7 @@ from bitrl.core.acting.checkpoints import Checkpoint
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
 from bitrl.core.errors import RunStopped, UsageError
 from bitrl.core.interfaces import Algorithm
-from bitrl.core.provided import announce_module
+from bitrl.core.provided import check_file
 from bitrl.core.records import BackboneRecord
 from bitrl.core.runs.evaluate import play, statistics
 from bitrl.core.runs.interrupts import interrupts
@@ -93,8 +93,8 @@ def run(
         values.setdefault(part, {})[name] = value
     values.setdefault("run", {}).update({name: value for name, value in named.items() if value is not None})
     values, _ = overlay(read_toml(Path(config)) if config else {}, values)
-    if config and env is None:
-        announce_module(Path(config), values)
+    if config:
+        check_file(Path(config), values, named)
     with progress_display(quiet=not progress) as shown:
         return start(resolve(values), Path(out) if out is not None else None, force, (*listeners, shown))
 

@@ -67,6 +67,11 @@ def test_a_missing_plugin_is_named_with_its_package(of_a_plugin, monkeypatch, tm
         with pytest.raises(bitrl.UsageError, match=message):
             use(run)
 
+    with pytest.raises(
+        bitrl.UsageError, match=r"config.toml: the run used backbone \"oddlp\" of package bitrl-odd 1.2"
+    ):
+        bitrl.run(config=run / "config.toml", out=tmp_path / "new")
+
     def as_written_by_0_1(data):
         del data["provenance"]["plugins"]
 
