@@ -196,5 +196,14 @@ def identity_of(backbone: Backbone) -> dict[str, Any]:
     return {key: value for key, value in identity.items() if value is not None}
 
 
+def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between a recorded identity and one of `identity_of`."""
+    seal = new.get("model_seal")
+    if seal is not None and "model_seal" not in old and old.get("model_sha256") == seal:
+        # Until 0.2 "model_sha256" of a sealed file was its seal.
+        old = {**old, "model_sha256": new["model_sha256"], "model_seal": seal}
+    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+
+
 def _features(backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
     return inputs if trainable and isinstance(inputs, np.ndarray) else backbone.encode(inputs)

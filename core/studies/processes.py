@@ -15,7 +15,11 @@ from typing import IO, Any, Protocol
 
 import attrs
 
+from bitrl.core.runs.interrupts import SIGNALS
 from bitrl.core.studies.design import Cell
+
+STOPPED = tuple(128 + each for each in SIGNALS)
+"""Exit codes of a run that saved and stopped since it was asked to."""
 
 
 @attrs.frozen
@@ -112,11 +116,12 @@ class Processes:
             with each.stderr as file:
                 file.seek(0)
                 message = file.read()[-20_000:].decode(errors="replace")
+            lost = code < 0 or code in STOPPED
             if code < 0:
                 message += f"\nkilled by {signal.Signals(-code).name}" + (
                     ": out of memory, perhaps" if code == -signal.SIGKILL else ""
                 )
-            yield Ended(each.cell, message, lost=code < 0, ok=code == 0)
+            yield Ended(each.cell, message, lost=lost, ok=code == 0)
 
     def interrupt(self) -> None:
         """See `Executor`."""

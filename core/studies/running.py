@@ -98,7 +98,7 @@ def run_study(study: Study, executor: Executor, *, retry: bool = False, show: Sh
             study.fail(cell, event.message or "it ended without a message, and without a result")
 
     try:
-        with interrupts(executor.interrupt) as interrupted:
+        with interrupts(lambda signum: executor.interrupt()) as interrupted:
             while running or (waiting and not interrupted()):
                 while waiting and len(running) < executor.capacity and not interrupted():
                     cell = waiting.pop(0)

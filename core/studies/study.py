@@ -40,7 +40,7 @@ class Study:
     def __init__(self, directory: Path, data: Mapping[str, Any], design: Design):
         """Of an existing directory; see `create` and `open`."""
         self.directory, self.data, self.design = directory, data, design
-        self._lock = lock(directory)
+        self._lock = lock(directory, directory)
         remove_unfinished(directory)
 
     @classmethod

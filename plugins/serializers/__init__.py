@@ -44,7 +44,9 @@ class CodesOptions:
     )
     states: int = option(4096, "states of a random policy that the codebook is fitted to", above(0))
     states_file: str | None = option(
-        None, "fit to the states in this file instead, visited by a trained agent (bitrl eval RUN --states FILE)"
+        None,
+        "fit to the states in this file instead, visited by a trained agent (bitrl eval RUN --states FILE)",
+        free=True,  # the codebook is in every checkpoint
     )
 
 

@@ -232,7 +232,7 @@ def test_an_inadmissible_action_is_not_taken() -> None:
         ({}, [0, 0, 0, None], "observation: expected 4 numbers"),
         ({}, [0, 0, 0, "1"], "observation: expected 4 numbers"),
         ({}, [0, [1], 0, 0], "observation: expected 4 numbers"),
-        ({}, [0, 0, 0, math.nan], "observation: expected no NaN, got [0, 0, 0, nan]"),
+        ({}, [0, 0, 0, math.nan], "observation: expected finite numbers, no NaN or infinity, got [0, 0, 0, nan]"),
         ({}, {"a": 1}, "observation: expected 4 numbers"),
         ({"env": "Taxi-v4"}, 3, "expected the keys action_mask and observation; missing: action_mask, observation"),
         ({"env": "Taxi-v4"}, {"observation": 3}, "; missing: action_mask"),
