@@ -106,7 +106,8 @@ int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error);
 /* Bytes of weights that one token's pass reads. */
 uint64_t bitrl_model_bytes_per_token(const bitrl_model *model);
 /* Replaces weights in place, quantised to the model's format by that many threads. name: as in a GGUF file; values:
- * [rows, columns], of a norm [1, columns], as they lie there. No session of the model may be running. */
+ * [rows, columns], of a norm [1, columns], as they lie in the model's own file: what loading does to them is done here too
+ * (a matrix's scale in a tensor of its own stays). No session of the model may be running. */
 int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
                         uint64_t threads, char *error);
 /* Adds a low-rank adapter to a projection of a block, in the place of one that is there: its product becomes

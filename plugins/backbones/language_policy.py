@@ -143,14 +143,14 @@ class FrozenPolicy(EnginePolicy):
 
 def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a decoder that learns, each with its name, as the engine's `replace` takes them: float32."""
-    from bitrl.plugins.backbones.training.decoder_file import as_in_file
+    from bitrl.plugins.backbones.training.decoder_file import weights_in_file
     from bitrl.plugins.backbones.training.products import codes_as_learned
 
     for name, parameter in decoder.named_parameters():
         values = parameter.detach()
         if decoder.shape.ternary and name.startswith("blk.") and values.dim() == 2:
             values = codes_as_learned(values, decoder.shape.format)  # which the engine keeps as they are
-        yield f"{name}.weight", as_in_file(decoder, name, values.float().cpu().numpy())
+        yield f"{name}.weight", weights_in_file(decoder, name, values.float().cpu().numpy())
 
 
 def _digest(values: np.ndarray) -> bytes:

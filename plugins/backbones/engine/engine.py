@@ -184,8 +184,10 @@ class Engine:
     def replace(self, name: str, values: np.ndarray) -> None:
         """Puts other weights in the place of the tensor `name` (as GGUF names it), quantised to this engine's format.
 
-        `values`: float [rows, columns], of a norm [columns], as they would lie in the file. Of "ternary" formats they
-        are rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale.
+        `values`: float [rows, columns], of a norm [columns], as they would lie in this engine's own file, so that
+        `replace(name, file.weights(name))` changes nothing: norms of a Gemma checkpoint without their 1, rows of q and
+        k in the file's order, a matrix without the scale that is a tensor of its own. Of "ternary" formats they are
+        rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale.
         Raises UsageError for a name or shape that is not there, or weights that are not finite.
         """
         weights = np.ascontiguousarray(values, np.float32)
