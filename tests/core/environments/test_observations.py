@@ -53,9 +53,10 @@ def test_nothing_is_lost_or_changed(space):
 @pytest.mark.parametrize("text", ["a text longer than its space", 12, None])
 def test_a_text_that_does_not_fit_its_space_is_refused_not_cut(text):
     words = spaces.Text(12)
+    parts = spaces.Dict({"words": words, "count": spaces.Discrete(5)})
     for space, one, several in (
         (words, text, ("short", text)),
-        (PARTS, {**PARTS.sample(), "words": text}, {"words": ("short", text)}),
+        (parts, {"words": text, "count": 1}, {"words": ("short", text), "count": np.zeros(2, np.int64)}),
     ):
         message = r"28 characters.*room for 12.*max_length" if isinstance(text, str) else "expected a string"
         with pytest.raises(RunFailed, match=message):
