@@ -22,7 +22,9 @@ SHAPE: dict[str, Any] = {"width": 256, "ffn": 256, "blocks": 2, "heads": 4, "kv_
 
 
 def tiny(architecture: str, weights: str | None = None, **more: Any) -> Callable[[Path], Path]:
-    return lambda folder: TinyModel(**SHAPE, architecture=architecture, weights=weights, **more).write(folder / "m.gguf")
+    return lambda folder: TinyModel(**SHAPE, architecture=architecture, weights=weights, **more).write(
+        folder / "m.gguf"
+    )
 
 
 def saved(make: Callable[[], Any]) -> Callable[[Path], Path]:

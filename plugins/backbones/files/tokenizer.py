@@ -56,6 +56,8 @@ PATTERNS = {
     "bitrl-2": BITRL_PATTERN,
     "llama-bpe": _digits_by("{1,3}"),
     "llama3": _digits_by("{1,3}"),
+    "llama-v3": _digits_by("{1,3}"),
+    "falcon3": _digits_by("{1,3}"),
     "default": _digits_by("{1,3}"),  # what a converter writes that did not know the vocabulary
     "qwen2": _digits_by(""),
 }
