@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitrl._engine import ffi, lib
+from bitrl.core.cpus import available_cpus as available_cpus
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.generation import Generated, generate
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile, is_checkpoint
@@ -49,7 +50,7 @@ class Engine:
     """A BitNet, Llama, Qwen3 or Gemma 3 model, ready to encode on `threads` threads.
 
     `path` names a GGUF file, or a Hugging Face checkpoint: its directory or a .safetensors file beside its config.json.
-    `threads` of 0 takes every CPU of this process.
+    `threads` of 0 takes every CPU that this process may use, by affinity and by quota.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
     as int4, F16 and BF16 as bf16, F32 as fp32; packed safetensors as ternary.
@@ -269,10 +270,3 @@ def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activatio
     if lib.bitrl_model_check(file.handle, options, shape, matrix_bytes, error) != lib.BITRL_OK:
         raise ModelFileError(file.path, message(error))
     return LoadPlan(shape, matrix_bytes[0])
-
-
-def available_cpus() -> int:
-    """CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
