@@ -70,6 +70,8 @@ int bitrl_file_open(const char *path, bitrl_file **file, char *error);
  * system once they are packed. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
 int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
                         bitrl_file **file, char *error);
+/* The parts of a split GGUF file as one: the keys of the first, the tensors of all. They must outlive it. */
+int bitrl_file_join(bitrl_file *const *parts, uint64_t count, bitrl_file **file, char *error);
 void bitrl_file_close(bitrl_file *file);
 uint64_t bitrl_file_size(const bitrl_file *file);
 uint64_t bitrl_file_data_offset(const bitrl_file *file); /* where the tensor data begin */

@@ -24,6 +24,7 @@ from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.first_token import begins_by_convention, first_tokens
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.number_ends import number_ends
 
 if TYPE_CHECKING:
@@ -342,9 +343,11 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] 
 def encode_text(tokenizer: Tokenizer, text: str) -> Encoding:
     """A text's tokens, with their ids and their places in it."""
     try:
-        return tokenizer.encode(text, add_special_tokens=False)
+        return calmly(lambda: tokenizer.encode(text, add_special_tokens=False))
     except (TypeError, UnicodeEncodeError):  # what the library says of text it cannot read
         raise UsageError("a text holds half of a surrogate pair, which is not Unicode text") from None
+    except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+        raise UsageError(f"the model's tokenizer cannot read {text[:80]!r}: {str(error)[:200]}") from None
 
 
 def projection_matrix(rows: int, columns: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from bitrl.core.interfaces import Completion
 from bitrl.plugins.backbones.engine.generation import Sequences, exact_logprobs
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile
+from bitrl.plugins.backbones.files.tokenizer_json import calmly
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +70,10 @@ class EnginePolicy:
 
     def _text(self, tokens: np.ndarray) -> str:
         ids = [token for token in tokens.tolist() if token not in self.ends]
-        return str(self.model.tokenizer.decode(ids))
+        try:
+            return str(calmly(lambda: self.model.tokenizer.decode(ids)))
+        except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+            raise UsageError(f"the model's tokenizer cannot decode tokens: {str(error)[:200]}") from None
 
     def reference(self) -> EnginePolicy:
         """A frozen copy of the model as `module()` is now, with an engine of its own."""

@@ -83,6 +83,7 @@ class Engine:
             raise UsageError(f"layers: expected 1 or more, got {layers}")
         self.file = open_model(path, activation, linear_class)
         self.verified = self.file.verify()
+        self.file.sizes.check()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
         error = ffi.new("char[]", _ERROR_BYTES)
         texts = [
@@ -159,6 +160,7 @@ class Engine:
         error = ffi.new("char[]", _ERROR_BYTES)
         tokens, counts = ffi.from_buffer("int32_t[]", ids), ffi.from_buffer("uint64_t[]", lengths)
         into = ffi.from_buffer("float[]", out, require_writable=True)
+        self.file.sizes.check()
         with self.lock:
             status = call(self.session, tokens, counts, len(lengths), *how, into, error)
         if status == lib.BITRL_BAD_RESULT:
