@@ -17,6 +17,7 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.plugins.backbones.files import model_file
+from bitrl.plugins.backbones.files.foreign import cause
 from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, Translated, engine_keys, engine_tensors
 from bitrl.plugins.backbones.files.model_file import ModelFileError, Tensor
 from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes, read_safetensors, read_shards, shown
@@ -111,10 +112,14 @@ class HuggingFaceFile:
         """tokenizer.json's text. Raises ModelFileError when there is none."""
         if not self.has_tokenizer():
             raise ModelFileError(self.path, f"has no {TOKENIZER}, so texts cannot be read; get it")
+        path = self.directory / TOKENIZER
         try:
-            return read_bytes(self.directory / TOKENIZER, _MOST_TOKENIZER).decode()
+            text = read_bytes(path, _MOST_TOKENIZER).decode()
         except UnicodeDecodeError:
-            raise ModelFileError(self.directory / TOKENIZER, "is damaged: it is not UTF-8") from None
+            raise ModelFileError(path, cause(path, "JSON") or "is damaged: it is not UTF-8") from None
+        if not text.lstrip().startswith("{"):
+            raise ModelFileError(path, cause(path, "JSON") or "is damaged: it is not a JSON object")
+        return text
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

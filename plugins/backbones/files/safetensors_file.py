@@ -113,7 +113,7 @@ def parse_json(text: bytes, path: Path, what: str) -> dict[str, Any]:
     except RecursionError:
         raise ModelFileError(path, f"is damaged: {what} is nested too deeply") from None
     except ValueError as error:  # JSON, UTF-8, an endless number, or one of the two below
-        named = cause(path, "JSON") if what == "it" else None
+        named = cause(path, "JSON" if what == "it" else WANTED)
         raise ModelFileError(path, named or f"is damaged: {what} cannot be read ({shown(str(error), 80)})") from None
     if not isinstance(found, dict):
         raise ModelFileError(path, f"is damaged: {what} is not a JSON object")
