@@ -19,6 +19,7 @@ import pytest
 from hostile_files import bytes_of, header, model
 from hugging_face_models import add_tokenizer, llama
 from safetensors_attacks import entry, file_bytes
+from split_models import TINY, split
 from tiny_models import TinyModel, gguf_bytes
 
 from bitrl.core.errors import UsageError
@@ -30,7 +31,6 @@ from bitrl.plugins.backbones.language_model import LanguageModel, encode_text
 from bitrl.plugins.backbones.tools.inspection import inspect
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1187801280\n"
-TINY = {"width": 48, "ffn": 80, "blocks": 2}
 
 
 def in_zip(name: str) -> bytes:
@@ -139,30 +139,6 @@ def test_a_file_of_any_name_is_read_as_what_it_is(tmp_path: Path) -> None:
 # ---- split files ----
 
 
-def split(folder: Path, parts: int = 3, name: str = "model", **changes: Any) -> tuple[Path, list[Path]]:
-    """A whole file, and the same in parts as llama-gguf-split writes them: keys in the first, tensors in turn."""
-    whole = TinyModel(**TINY)
-    path = whole.write(folder / "whole.gguf", "TQ2_0" if whole.width % 256 == 0 else "F16")
-    file = ModelFile(path)
-    types = {"F32": 0, "F16": 1}
-    tensors = []
-    for tensor in file.tensors():
-        values = file.weights(tensor.name)
-        raw = values.astype("<f2" if tensor.type == "F16" else "<f4").tobytes()
-        tensors.append((tensor.name, types[tensor.type], tensor.shape, raw))
-    paths = []
-    for i in range(parts):
-        numbers = {"split.count": parts, "split.no": i, "split.tensors.count": len(tensors)} | changes
-        keys = {
-            key: struct.pack("<IH", 2, value) if key != "split.tensors.count" else value
-            for key, value in numbers.items()
-        }
-        keys |= whole.keys() if i == 0 else {}
-        paths.append(folder / f"{name}-{i + 1:05}-of-{parts:05}.gguf")
-        paths[-1].write_bytes(gguf_bytes(keys, tensors[i::parts]))
-    return path, paths
-
-
 def test_a_split_file_is_the_whole_one(tmp_path: Path) -> None:
     whole, parts = split(tmp_path)
     texts = [[1, 5, 299], [7]]
@@ -201,9 +177,8 @@ def test_parts_that_are_missing_misnamed_or_of_another_model(tmp_path: Path) -> 
     refused(parts[0], "model-00002-of-00003.gguf is a Git LFS pointer")
     (tmp_path / "renamed.gguf").write_bytes(second)
     refused(tmp_path / "renamed.gguf", "part 2 of 3.*call it NAME-00002-of-00003.gguf")
-    _, others = split(
-        tmp_path / "others" if (tmp_path / "others").mkdir() is None else tmp_path, **{"split.tensors.count": 99}
-    )
+    (tmp_path / "others").mkdir()
+    _, others = split(tmp_path / "others", **{"split.tensors.count": 99})
     refused(others[0], "hold .* tensors, not the 99")
 
 
