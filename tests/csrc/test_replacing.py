@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hugging_face_models import bitnet, gemma3, llama, packed, qwen3
+from hugging_face_models import add_tokenizer, bitnet, gemma3, llama, packed, qwen3
 from tiny_models import TinyModel, gguf_bytes
 
 from bitrl.plugins.backbones import LanguageModelOptions
@@ -42,12 +42,11 @@ def with_scales(folder: Path) -> Path:
     a, b = "bitnet-b1.58.", "bitnet."
     keys = {name.replace(a, b): value for name, value in model.keys().items()}
     keys |= {"general.architecture": "bitnet", "bitnet.hidden_activation": "relu2"}
-    tensors = [(t.name, {"F32": 0, "F16": 1}.get(t.type, 0), t.shape, b"") for t in ModelFile(path).tensors()]
     file, rng = ModelFile(path), np.random.default_rng(3)
-    whole = [(name, 0, shape, file.weights(name).tobytes()) for name, _, shape, _ in tensors]
+    whole = [(tensor.name, 0, tensor.shape, file.weights(tensor.name).tobytes()) for tensor in file.tensors()]
     scales = [
         (name.replace(".weight", ".scale"), 0, (1,), np.float32(rng.uniform(0.2, 3)).tobytes())
-        for name, _, shape, _ in tensors
+        for name, _, shape, _ in whole
         if len(shape) == 2 and name.startswith("blk.")
     ]
     path.write_bytes(gguf_bytes(keys, whole + scales))
@@ -114,8 +113,6 @@ def test_what_learns_gives_the_engine_weights_as_the_file_holds_them(tmp_path: P
 
 def test_a_checkpoint_that_learns_is_the_same_model_after_a_step_of_zero(tmp_path: Path) -> None:
     """A policy pushes what differs from what it read; here, every norm."""
-    from hugging_face_models import add_tokenizer
-
     path = FILES["gemma3, safetensors"](tmp_path)
     add_tokenizer(tmp_path)
     model = LanguageModel(LanguageModelOptions(model=str(path), threads=1), format="fp32")
