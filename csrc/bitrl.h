@@ -70,6 +70,8 @@ int bitrl_file_open(const char *path, bitrl_file **file, char *error);
  * system once they are packed. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
 int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
                         bitrl_file **file, char *error);
+/* The parts of a split GGUF file as one: the keys of the first, the tensors of all. They must outlive it. */
+int bitrl_file_join(bitrl_file *const *parts, uint64_t count, bitrl_file **file, char *error);
 void bitrl_file_close(bitrl_file *file);
 uint64_t bitrl_file_size(const bitrl_file *file);
 uint64_t bitrl_file_data_offset(const bitrl_file *file); /* where the tensor data begin */
@@ -106,7 +108,8 @@ int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error);
 /* Bytes of weights that one token's pass reads. */
 uint64_t bitrl_model_bytes_per_token(const bitrl_model *model);
 /* Replaces weights in place, quantised to the model's format by that many threads. name: as in a GGUF file; values:
- * [rows, columns], of a norm [1, columns], as they lie there. No session of the model may be running. */
+ * [rows, columns], of a norm [1, columns], as they lie in the model's own file: what loading does to them is done here too
+ * (a matrix's scale in a tensor of its own stays). No session of the model may be running. */
 int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
                         uint64_t threads, char *error);
 /* Adds a low-rank adapter to a projection of a block, in the place of one that is there: its product becomes

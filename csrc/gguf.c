@@ -414,6 +414,34 @@ int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_t
     return status;
 }
 
+int bitrl_file_join(bitrl_file *const *parts, uint64_t count, bitrl_file **out, char *error)
+{
+    *out = NULL;
+    bitrl_file *file = calloc(1, sizeof *file);
+    if (!file) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    file->key_count = parts[0]->key_count;
+    file->data_offset = parts[0]->data_offset;
+    for (uint64_t i = 0; i < count; i++) {
+        file->size += parts[i]->size;
+        file->tensor_count += parts[i]->tensor_count;
+    }
+    int status = allocate_keys(file, error);
+    if (status == BITRL_OK) {
+        memcpy(file->keys, parts[0]->keys, file->key_count * sizeof *file->keys);
+        status = sort_keys(file, error);
+    }
+    if (status == BITRL_OK) status = allocate_tensors(file, error);
+    bitrl_tensor *to = file->tensors;
+    for (uint64_t i = 0; i < count && status == BITRL_OK; to += parts[i++]->tensor_count)
+        memcpy(to, parts[i]->tensors, parts[i]->tensor_count * sizeof *to);
+    if (status == BITRL_OK) status = sort_tensors(file, error);
+    if (status == BITRL_OK)
+        *out = file;
+    else
+        bitrl_file_close(file);
+    return status;
+}
+
 void bitrl_file_close(bitrl_file *file)
 {
     if (!file) return;

@@ -63,7 +63,8 @@ typedef struct {
     matrix_format format;
     size_t rows, columns;
     uint8_t *data;     /* [row tiles, tile_bytes], 64-byte aligned, not its own */
-    double scale;      /* of the whole matrix */
+    double scale;      /* of the whole matrix, file_scale included */
+    double file_scale; /* of a block's matrix: what a tensor of its own in the file multiplies its weights by; else 1 */
     double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
     adapter *adapter;  /* or NULL */
@@ -125,6 +126,7 @@ struct bitrl_model {
     double *output_norm;           /* [P(width)] before the head; or NULL */
     double embedding_scale;        /* of what the embedding gives */
     double attention_scale;        /* of the scores */
+    double norm_offset;            /* the 1 that the file's norms lack; input and sub-norms have it */
     double local_rope_theta;       /* of local blocks */
     uint64_t window;               /* tokens that local blocks see, the token itself included; 0: there are no local blocks */
     bool i2s_arm;

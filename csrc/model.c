@@ -16,7 +16,6 @@ typedef struct {
     const bitrl_file *file;
     const bitrl_model *model;
     pool *threads;
-    double norm_offset; /* of norms that the file holds without the 1 they are meant to have */
     float *row;         /* [the most columns] */
     uint8_t *memory;    /* where the next matrix goes */
     char *error;
@@ -81,6 +80,12 @@ static int find_weight(const loader *l, const char *name, uint64_t columns, uint
     return BITRL_OK;
 }
 
+/* A norm's weights as a file holds them -> as they are used. */
+static void take_norm(double *norm, const float *values, size_t n, double offset)
+{
+    for (size_t c = 0; c < n; c++) norm[c] = values[c] + offset;
+}
+
 static int load_norm(const loader *l, const char *name, size_t n, double offset, double **out)
 {
     const bitrl_tensor *tensor;
@@ -90,7 +95,7 @@ static int load_norm(const loader *l, const char *name, size_t n, double offset,
     if (!*out) return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
     if (!bitrl_read_row(l->row, tensor, l->model->i2s_arm, 0))
         return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
-    for (size_t c = 0; c < n; c++) (*out)[c] = l->row[c] + offset;
+    take_norm(*out, l->row, n, offset);
     return BITRL_OK;
 }
 
@@ -103,7 +108,7 @@ static int load_scale(const loader *l, const char *name, matrix *m)
     if (status) return status;
     if (!bitrl_read_row(l->row, tensor, l->model->i2s_arm, 0))
         return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
-    m->scale *= l->row[0];
+    m->file_scale = l->row[0];
     return BITRL_OK;
 }
 
@@ -120,6 +125,15 @@ static int pack_failed(const loader *l, pack_result result, const char *name)
     }
 }
 
+/* A matrix's weights as a file holds them -> as they are multiplied. */
+static int take_matrix(const loader *l, matrix *m, const weight_source *source, pool *threads, const char *name)
+{
+    m->scale = 1;
+    pack_result result = threads ? bitrl_pack(m, source, l->model->kernels, threads) : PACK_NO_MEMORY;
+    m->scale *= m->file_scale;
+    return result == PACKED ? BITRL_OK : pack_failed(l, result, name);
+}
+
 static int load_matrix(loader *l, size_t i, const named_matrix *named)
 {
     char full[NAME], other[NAME];
@@ -131,13 +145,14 @@ static int load_matrix(loader *l, size_t i, const named_matrix *named)
     if (named->columns > MAX_SUMMED && (format == INT8 || format == INT4))
         return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
                           named->columns);
-    *m = (matrix){.format = format, .rows = named->rows, .columns = named->columns, .data = l->memory, .scale = 1};
+    *m = (matrix){.format = format, .rows = named->rows, .columns = named->columns, .data = l->memory, .scale = 1,
+                  .file_scale = 1};
     l->memory += bitrl_matrix_bytes(format, m->rows, m->columns);
-    const weight_source source = {.tensor = tensor, .arm = l->model->i2s_arm, .turned = named->turned};
-    pack_result result = bitrl_pack(m, &source, l->model->kernels, l->threads);
-    if (result != PACKED) return pack_failed(l, result, full);
-    bitrl_file_release(tensor);
     status = load_scale(l, name_of(other, i, named->name, ".scale"), m);
+    if (status) return status;
+    const weight_source source = {.tensor = tensor, .arm = l->model->i2s_arm, .turned = named->turned};
+    status = take_matrix(l, m, &source, l->threads, full);
+    bitrl_file_release(tensor);
     if (!status && named->norm) status = load_norm(l, name_of(other, i, named->norm, ".weight"), m->columns, 0, &m->norm);
     return status;
 }
@@ -151,7 +166,8 @@ static int load_block(loader *l, size_t i, block *b)
     list_block(l->model, b, matrices, norms);
     for (size_t j = 0; !status && j < NORMS; j++)
         if (norms[j].name)
-            status = load_norm(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, l->norm_offset, norms[j].norm);
+            status = load_norm(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, l->model->norm_offset,
+                               norms[j].norm);
     for (size_t j = 0; !status && j < MATRICES; j++) status = load_matrix(l, i, &matrices[j]);
     return status;
 }
@@ -164,7 +180,7 @@ static int load_head(const loader *l, bitrl_model *model)
     if (bitrl_file_find_tensor(l->file, "output.weight"))
         status = find_weight(l, "output.weight", model->shape.width, model->shape.vocabulary, &model->head);
     if (!status && bitrl_file_find_tensor(l->file, "output_norm.weight"))
-        status = load_norm(l, "output_norm.weight", model->shape.width, l->norm_offset, &model->output_norm);
+        status = load_norm(l, "output_norm.weight", model->shape.width, model->norm_offset, &model->output_norm);
     return status;
 }
 
@@ -238,8 +254,8 @@ static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t thr
 {
     const bitrl_shape *shape = &model->shape;
     size_t heads = shape->heads * shape->head_dim, most = shape->width > shape->ffn ? shape->width : shape->ffn;
-    bool offset = model->architecture.gemma && bitrl_file_is_hugging_face(file);
-    loader l = {.file = file, .model = model, .norm_offset = offset ? 1 : 0, .error = error};
+    loader l = {.file = file, .model = model, .error = error};
+    model->norm_offset = model->architecture.gemma && bitrl_file_is_hugging_face(file) ? 1 : 0;
     int status = check_tensors(&l);
     if (status) return status;
     l.row = bitrl_allocate(most > heads ? most : heads, sizeof *l.row);
@@ -345,11 +361,11 @@ uint64_t bitrl_model_bytes_per_token(const bitrl_model *model)
     return bytes;
 }
 
-static int replace_norm(const loader *l, const float *values, size_t n, double *norm, size_t given)
+static int replace_norm(const loader *l, const float *values, size_t n, double offset, double *norm, size_t given)
 {
     if (given != n)
         return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has %zu weights there, not %zu", n, given);
-    for (size_t c = 0; c < n; c++) norm[c] = values[c];
+    take_norm(norm, values, n, offset);
     return BITRL_OK;
 }
 
@@ -386,28 +402,27 @@ int bitrl_model_replace(bitrl_model *model, const char *name, const float *value
         return embedding ? replace_embedding(model, values, threads, error) : pack_head(model, values, threads, error);
     }
     if (strcmp(name, "output_norm.weight") == 0 && model->output_norm)
-        return replace_norm(&l, values, shape->width, model->output_norm, rows * columns);
+        return replace_norm(&l, values, shape->width, model->norm_offset, model->output_norm, rows * columns);
     for (size_t i = 0; i < shape->blocks; i++) {
         named_matrix matrices[MATRICES];
         named_norm norms[NORMS];
         list_block(model, &model->blocks[i], matrices, norms);
         for (size_t j = 0; j < NORMS; j++)
             if (norms[j].name && strcmp(name, name_of(full, i, norms[j].name, ".weight")) == 0)
-                return replace_norm(&l, values, norms[j].n, *norms[j].norm, rows * columns);
+                return replace_norm(&l, values, norms[j].n, model->norm_offset, *norms[j].norm, rows * columns);
         for (size_t j = 0; j < MATRICES; j++) {
             matrix *m = matrices[j].matrix;
             if (matrices[j].norm && strcmp(name, name_of(full, i, matrices[j].norm, ".weight")) == 0)
-                return replace_norm(&l, values, m->columns, m->norm, rows * columns);
+                return replace_norm(&l, values, m->columns, 0, m->norm, rows * columns);
             if (strcmp(name, name_of(full, i, matrices[j].name, ".weight")) != 0) continue;
             if (rows != m->rows || columns != m->columns)
                 return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu x %zu weights there, not %llu x %llu", m->rows,
                                   m->columns, (unsigned long long)rows, (unsigned long long)columns);
             pool *pool = pool_open(threads);
             const weight_source source = {.values = values, .turned = matrices[j].turned};
-            m->scale = 1;
-            pack_result result = pool ? bitrl_pack(m, &source, model->kernels, pool) : PACK_NO_MEMORY;
+            int status = take_matrix(&l, m, &source, pool, full);
             pool_close(pool);
-            return result == PACKED ? BITRL_OK : pack_failed(&l, result, full);
+            return status;
         }
     }
     return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has no weights called %.60s that can be replaced", name);

@@ -1,10 +1,10 @@
 /* A small pool of threads that run one function together, meet at barriers inside it and share out its work.
  *
  * Does not know what the work is. The caller is thread 0. Waiting threads spin for a while, since a barrier inside a
- * forward pass is a matter of microseconds, then give the CPU away. */
+ * forward pass is a matter of microseconds, then sleep: the one that they wait for may need their CPU, or another process
+ * does. Where spinning was for nothing last time, they spin for less. */
 #define _DEFAULT_SOURCE
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 
 #include "internal.h"
 
-enum { SPINS = 4000 };
+enum { SPINS = 4000, FEWEST_SPINS = 60 };
 
 typedef struct {
     pool *owner;
@@ -26,8 +26,9 @@ struct pool {
     pthread_t *ids;  /* [threads - 1] */
     worker *workers; /* [threads - 1] */
 
+    pthread_mutex_t lock; /* of both conditions */
+
     /* Between runs: workers sleep until `round` changes. */
-    pthread_mutex_t lock;
     pthread_cond_t go;
     atomic_ulong round; /* counts pool_run calls */
     atomic_bool closing;
@@ -39,14 +40,12 @@ struct pool {
     _Alignas(64) atomic_size_t arrived;
     _Alignas(64) atomic_ulong barriers; /* passed so far */
     _Alignas(64) atomic_size_t next;    /* item of work, see pool_take */
+    atomic_size_t sleeping;             /* threads that sleep at a barrier, until `passed` is signalled */
+    pthread_cond_t passed;
 };
 
-static inline void relax(unsigned spins)
+static inline void relax(void)
 {
-    if (spins > SPINS) {
-        sched_yield();
-        return;
-    }
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -54,14 +53,29 @@ static inline void relax(unsigned spins)
 #endif
 }
 
+/* Spins until *value is no longer `seen`; false when that takes too long. *patience, of this thread and kind of wait, is
+ * halved each time it does and grows back when it does not. */
+static bool spin(atomic_ulong *value, unsigned long seen, unsigned *patience)
+{
+    for (unsigned spins = 0; spins < *patience; spins++) {
+        if (atomic_load_explicit(value, memory_order_acquire) != seen) {
+            *patience = *patience * 2 < SPINS ? *patience * 2 : SPINS;
+            return true;
+        }
+        relax();
+    }
+    *patience = *patience / 2 > FEWEST_SPINS ? *patience / 2 : FEWEST_SPINS;
+    return atomic_load_explicit(value, memory_order_acquire) != seen;
+}
+
 static void *worker_main(void *argument)
 {
     worker *self = argument;
     pool *p = self->owner;
     unsigned long seen = 0;
+    unsigned patience = SPINS;
     for (;;) {
-        for (unsigned spins = 0; spins < SPINS && atomic_load_explicit(&p->round, memory_order_acquire) == seen; spins++)
-            relax(0);
+        spin(&p->round, seen, &patience);
         pthread_mutex_lock(&p->lock);
         while (p->round == seen && !p->closing) pthread_cond_wait(&p->go, &p->lock);
         seen = p->round;
@@ -82,6 +96,7 @@ pool *pool_open(size_t threads)
     p->workers = calloc(threads, sizeof *p->workers);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->go, NULL);
+    pthread_cond_init(&p->passed, NULL);
     bool ok = p->ids && p->workers;
     sigset_t all, before; /* signals are the caller's business: Ctrl-C must reach Python's thread */
     sigfillset(&all);
@@ -107,6 +122,7 @@ void pool_close(pool *p)
         pthread_mutex_unlock(&p->lock);
         for (size_t i = 0; i < p->started; i++) pthread_join(p->ids[i], NULL);
         pthread_cond_destroy(&p->go);
+        pthread_cond_destroy(&p->passed);
         pthread_mutex_destroy(&p->lock);
     }
     free(p->workers);
@@ -143,11 +159,21 @@ void pool_barrier(pool *p)
     if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == running) {
         atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->barriers, passed + 1, memory_order_release);
+        /* In one order with `sleeping`: either it is seen here, or who goes to sleep sees the barrier passed. */
+        atomic_store(&p->barriers, passed + 1);
+        if (atomic_load(&p->sleeping) == 0) return;
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_broadcast(&p->passed);
+        pthread_mutex_unlock(&p->lock);
         return;
     }
-    for (unsigned spins = 0; atomic_load_explicit(&p->barriers, memory_order_acquire) == passed; spins += spins <= SPINS)
-        relax(spins);
+    static _Thread_local unsigned patience = SPINS;
+    if (spin(&p->barriers, passed, &patience)) return;
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add(&p->sleeping, 1);
+    while (atomic_load(&p->barriers) == passed) pthread_cond_wait(&p->passed, &p->lock);
+    atomic_fetch_sub(&p->sleeping, 1);
+    pthread_mutex_unlock(&p->lock);
 }
 
 bool pool_take(pool *p, size_t items, size_t *item)

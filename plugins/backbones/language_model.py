@@ -22,8 +22,9 @@ from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
-from bitrl.plugins.backbones.files.model_file import ModelFileError
+from bitrl.plugins.backbones.files.first_token import begins_by_convention, first_tokens
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.number_ends import number_ends
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class LanguageModel:
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_of(self.engine.file)
         check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
-        self._prefix = _prefix(metadata, self.engine)
+        self._prefix = first_tokens(metadata, self.engine.vocabulary, self.engine.path)
         self.pooling, self.number_count = options.pooling, width
         if self.pooling == "field" and not width:
             raise UsageError(
@@ -86,6 +87,8 @@ class LanguageModel:
             "linear_class": linear_class,
             "pooling": self.pooling,
             "projection": options.projection,
+            # Runs of such files from before version 0.2 read texts without it: they are told.
+            "first_token": self._prefix[0] if begins_by_convention(metadata) else None,
         }
 
     def encode(self, inputs: Sequence[str]) -> np.ndarray:
@@ -341,9 +344,11 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] 
 def encode_text(tokenizer: Tokenizer, text: str) -> Encoding:
     """A text's tokens, with their ids and their places in it."""
     try:
-        return tokenizer.encode(text, add_special_tokens=False)
+        return calmly(lambda: tokenizer.encode(text, add_special_tokens=False))
     except (TypeError, UnicodeEncodeError):  # what the library says of text it cannot read
         raise UsageError("a text holds half of a surrogate pair, which is not Unicode text") from None
+    except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+        raise UsageError(f"the model's tokenizer cannot read {text[:80]!r}: {str(error)[:200]}") from None
 
 
 def projection_matrix(rows: int, columns: int) -> np.ndarray:
@@ -353,20 +358,6 @@ def projection_matrix(rows: int, columns: int) -> np.ndarray:
     """
     normal: np.ndarray = np.random.RandomState(0).standard_normal((rows, columns)) / np.sqrt(columns)
     return normal.astype(np.float32)
-
-
-def _prefix(metadata: dict[str, Any], engine: Engine) -> list[int]:
-    """The token the file asks to put before every text, if any."""
-    sentencepiece = metadata.get("tokenizer.ggml.model") == "llama"  # whose files ask for it unless they say otherwise
-    asked = metadata.get("tokenizer.ggml.add_bos_token", sentencepiece)
-    if isinstance(asked, int) and not asked:
-        return []
-    token = metadata.get("tokenizer.ggml.bos_token_id")
-    if not isinstance(asked, int) or not isinstance(token, int) or not 0 <= token < engine.vocabulary:
-        raise ModelFileError(
-            engine.path, "asks for a first token (add_bos_token) but does not say which (tokenizer.ggml.bos_token_id)"
-        )
-    return [token]
 
 
 def _checked(inputs: Sequence[str]) -> Sequence[str]:

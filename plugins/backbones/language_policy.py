@@ -19,6 +19,7 @@ from bitrl.core.interfaces import Completion
 from bitrl.plugins.backbones.engine.generation import Sequences, exact_logprobs
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile
+from bitrl.plugins.backbones.files.tokenizer_json import calmly
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +70,10 @@ class EnginePolicy:
 
     def _text(self, tokens: np.ndarray) -> str:
         ids = [token for token in tokens.tolist() if token not in self.ends]
-        return str(self.model.tokenizer.decode(ids))
+        try:
+            return str(calmly(lambda: self.model.tokenizer.decode(ids)))
+        except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+            raise UsageError(f"the model's tokenizer cannot decode tokens: {str(error)[:200]}") from None
 
     def reference(self) -> EnginePolicy:
         """A frozen copy of the model as `module()` is now, with an engine of its own."""
@@ -142,14 +146,14 @@ def has_adapters(model: LanguageModel) -> TypeGuard[LearningLanguageModel]:
 
 def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a decoder that learns, each with its name, as the engine's `replace` takes them: float32."""
-    from bitrl.plugins.backbones.training.decoder_file import as_in_file
+    from bitrl.plugins.backbones.training.decoder_file import weights_in_file
     from bitrl.plugins.backbones.training.products import codes_as_learned
 
     for name, parameter in decoder.named_parameters():
         values = parameter.detach()
         if decoder.shape.ternary and name.startswith("blk.") and values.dim() == 2:
             values = codes_as_learned(values, decoder.shape.format)  # which the engine keeps as they are
-        yield f"{name}.weight", as_in_file(decoder, name, values.float().cpu().numpy())
+        yield f"{name}.weight", weights_in_file(decoder, name, values.float().cpu().numpy())
 
 
 def _digest(values: np.ndarray) -> bytes:

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
@@ -26,6 +26,7 @@ from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, archite
 from bitrl.plugins.backbones.files.hugging_face_file import CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes
+from bitrl.plugins.backbones.files.split_file import sibling_names
 from bitrl.plugins.backbones.files.tokenizer import check_model_file, check_vocabulary, tokenizer_from_json
 
 _CHUNK = 1 << 20
@@ -64,7 +65,7 @@ def fetch(name: str, source: Hub) -> Pulled:
             files = [*small, *_weights(folder, listing, source)]
             _download(source, commit, files)
         else:
-            files = [_model_file(source, listing)]
+            files = _model_files(source, listing)
             folder = _download(source, commit, files)
             path = folder / files[0]
         checked = _check(folder, files, listing, before, source)
@@ -142,8 +143,18 @@ def _weights(folder: Path, listing: Mapping[str, Published], source: Hub) -> lis
     return sorted(names)
 
 
+def _model_files(source: Hub, listing: Mapping[str, Published]) -> list[str]:
+    """The GGUF file meant; of a split one all its parts, in order."""
+    named = PurePosixPath(_model_file(source, listing))
+    parts = [str(named.with_name(name)) for name in sibling_names(named.name)]
+    missing = [part for part in parts if part not in listing]
+    if missing:
+        raise UsageError(f"{source}: the repository has {named}, a part of a split model, but not {missing[0]}")
+    return parts
+
+
 def _model_file(source: Hub, listing: Mapping[str, Published]) -> str:
-    """The GGUF file meant."""
+    """The GGUF file meant, or one of its parts."""
     found = sorted(name for name in listing if name.endswith(".gguf"))
     if source.file is not None and source.file in listing:
         published = listing[source.file].sha256
@@ -153,7 +164,7 @@ def _model_file(source: Hub, listing: Mapping[str, Published]) -> str:
                 f"({source.sha256}): nothing was downloaded"
             )
         return source.file
-    if source.file is None and len(found) == 1:
+    if source.file is None and found and len({sibling_names(name)[0] for name in found}) == 1:
         return found[0]
     shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
     if source.file is not None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitrl._engine import ffi, lib
+from bitrl.core.cpus import available_cpus as available_cpus
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine import generation
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile, is_checkpoint
@@ -49,7 +50,7 @@ class Engine:
     """A BitNet, Llama, Qwen3 or Gemma 3 model, ready to encode on `threads` threads.
 
     `path` names a GGUF file, or a Hugging Face checkpoint: its directory or a .safetensors file beside its config.json.
-    `threads` of 0 takes every CPU of this process.
+    `threads` of 0 takes every CPU that this process may use, by affinity and by quota.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
     as int4, F16 and BF16 as bf16, F32 as fp32; packed safetensors as ternary.
@@ -82,6 +83,7 @@ class Engine:
             raise UsageError(f"layers: expected 1 or more, got {layers}")
         self.file = open_model(path, activation, linear_class)
         self.verified = self.file.verify()
+        self.file.sizes.check()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
         error = ffi.new("char[]", _ERROR_BYTES)
         texts = [
@@ -158,6 +160,7 @@ class Engine:
         error = ffi.new("char[]", _ERROR_BYTES)
         tokens, counts = ffi.from_buffer("int32_t[]", ids), ffi.from_buffer("uint64_t[]", lengths)
         into = ffi.from_buffer("float[]", out, require_writable=True)
+        self.file.sizes.check()
         with self.lock:
             status = call(self.session, tokens, counts, len(lengths), *how, into, error)
         if status == lib.BITRL_BAD_RESULT:
@@ -170,8 +173,10 @@ class Engine:
     def replace(self, name: str, values: np.ndarray) -> None:
         """Puts other weights in the place of the tensor `name` (as GGUF names it), quantised to this engine's format.
 
-        `values`: float [rows, columns], of a norm [columns], as they would lie in the file. Of "ternary" formats they
-        are rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale.
+        `values`: float [rows, columns], of a norm [columns], as they would lie in this engine's own file, so that
+        `replace(name, file.weights(name))` changes nothing: norms of a Gemma checkpoint without their 1, rows of q and
+        k in the file's order, a matrix without the scale that is a tensor of its own. Of "ternary" formats they are
+        rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale.
         Raises UsageError for a name or shape that is not there, or weights that are not finite.
         """
         weights = np.ascontiguousarray(values, np.float32)
@@ -253,10 +258,3 @@ def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activatio
     if lib.bitrl_model_check(file.handle, options, shape, matrix_bytes, error) != lib.BITRL_OK:
         raise ModelFileError(file.path, message(error))
     return LoadPlan(shape, matrix_bytes[0])
-
-
-def available_cpus() -> int:
-    """CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -128,6 +128,7 @@ class Sequences:
     def __init__(self, engine: Engine, head: bool = True) -> None:
         """`head` makes the model's head ready, without which there are no logits."""
         self.engine = engine
+        engine.file.sizes.check()
         self.error = ffi.new("char[]", _ERROR_BYTES)
         if head:
             with engine.lock:
@@ -155,6 +156,7 @@ class Sequences:
     def extend(self, caches: Sequence[Any], tokens: Sequence[Sequence[int]], logits: np.ndarray | None = None) -> None:
         """Appends tokens to sequences; writes the logits after the last of each: float32 [n, vocabulary], if wanted."""
         engine = self.engine
+        engine.file.sizes.check()
         lengths = np.array([len(text) for text in tokens], np.uint64)
         try:
             ids = np.array([token for text in tokens for token in text], np.int32)

@@ -17,16 +17,26 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.plugins.backbones.files import model_file
+from bitrl.plugins.backbones.files.foreign import cause
 from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, Translated, engine_keys, engine_tensors
 from bitrl.plugins.backbones.files.model_file import ModelFileError, Tensor
-from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes, read_safetensors, read_shards
+from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes, read_safetensors, read_shards, shown
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-_MOST_CONFIG, _MOST_TOKENIZER = 4 << 20, 256 << 20
+FOREIGN = {
+    "*.gguf": "name that file",
+    "*.safetensors": "name that file, or call it as these are called",
+    "*.bin": "weights as a pickle are not read, since they could run code; get or save the model as safetensors",
+    "*.pt*": "weights as a pickle are not read, since they could run code; get or save the model as safetensors",
+    "*.onnx": "ONNX is not read; get the model as safetensors or GGUF",
+    "*.h5": "Keras' files are not read; get the model as safetensors or GGUF",
+}
+"""What a directory may hold instead of a checkpoint, and what to do then."""
+_MOST_CONFIG, _MOST_TOKENIZER = 4 << 20, 64 << 20
 _ERROR_BYTES = 256
 
 
@@ -58,6 +68,7 @@ class HuggingFaceFile:
             stored, shards = read_safetensors(weights), [weights]
         self._files = [name for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG) if (self.directory / name).is_file()]
         self._files += [shard.name for shard in shards]
+        self.sizes = model_file.Sizes(shards)
         tensors = list(engine_tensors(stored, self.config, weights, linear_class))
         self._mapped = [tensor.data for tensor in tensors]  # the engine reads them where they are
         self.handle = _assemble(self.path, keys, tensors)
@@ -78,6 +89,7 @@ class HuggingFaceFile:
 
     def weights(self, name: str, i2s_packing: str = "x86") -> np.ndarray:
         """A tensor's weights as float32, in its shape, in Hugging Face's order of rows. Raises as ModelFile.weights."""
+        self.sizes.check()
         return model_file.weights(self, name, i2s_packing)
 
     def verify(self, largest: int | None = 256 << 20) -> str:
@@ -103,10 +115,14 @@ class HuggingFaceFile:
         """tokenizer.json's text. Raises ModelFileError when there is none."""
         if not self.has_tokenizer():
             raise ModelFileError(self.path, f"has no {TOKENIZER}, so texts cannot be read; get it")
+        path = self.directory / TOKENIZER
         try:
-            return read_bytes(self.directory / TOKENIZER, _MOST_TOKENIZER).decode()
+            text = read_bytes(path, _MOST_TOKENIZER).decode()
         except UnicodeDecodeError:
-            raise ModelFileError(self.directory / TOKENIZER, "is damaged: it is not UTF-8") from None
+            raise ModelFileError(path, cause(path, "JSON") or "is damaged: it is not UTF-8") from None
+        if not text.lstrip().startswith("{"):
+            raise ModelFileError(path, cause(path, "JSON") or "is damaged: it is not a JSON object")
+        return text
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -130,9 +146,18 @@ class HuggingFaceFile:
             return {"tokenizer.ggml.add_bos_token": False}
         number = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
         if wanted is None:
-            wanted = number is not None and self.tokenizer.encode("", add_special_tokens=True).ids[:1] == [number]
+            wanted = number is not None and self._before_a_text()[:1] == [number]
         found = {} if number is None else {"tokenizer.ggml.bos_token_id": number}
         return {"tokenizer.ggml.add_bos_token": bool(wanted)} | found
+
+    def _before_a_text(self) -> list[int]:
+        """What tokenizer.json itself puts around no text at all."""
+        from bitrl.plugins.backbones.files.tokenizer_json import calmly
+
+        try:
+            return calmly(lambda: self.tokenizer.encode("", add_special_tokens=True).ids)
+        except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+            raise ModelFileError(self.path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
 
 
 def _weights(path: Path) -> Path:
@@ -142,6 +167,9 @@ def _weights(path: Path) -> Path:
     for name in (WEIGHTS, INDEX):
         if (path / name).is_file():
             return path / name
+    for pattern, what in FOREIGN.items():
+        if found := min((each.name for each in path.glob(pattern)), default=None):
+            raise ModelFileError(path, f"holds neither {WEIGHTS} nor {INDEX}, but {shown(found)}: {what}")
     raise ModelFileError(
         path, f"holds neither {WEIGHTS} nor {INDEX}: name a GGUF file or a directory with one of these"
     )

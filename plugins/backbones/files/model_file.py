@@ -18,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,38 +27,17 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.files.gguf_handle import ModelFileError as ModelFileError
+from bitrl.plugins.backbones.files.gguf_handle import joined, opened, text_of, value_of
+from bitrl.plugins.backbones.files.gguf_handle import message as message
+from bitrl.plugins.backbones.files.split_file import parts_of
 
 TENSOR_KEY = "bitrl.tensor_sha256"
 HEADER_KEY = "bitrl.header_sha256"
 UNSEALED = "0" * 64
 
 _ERROR_BYTES = 256
-_MOST_CHARACTERS = 500
-_STRING, _ARRAY = 8, 9
-_DTYPES = {
-    0: "<u1",
-    1: "<i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
-
-
-class ModelFileError(UsageError):
-    """A model file that cannot be used. The message names the file and what is wrong with it.
-
-    It is one line of bounded length, whatever words of the file it repeats.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
-        problem = "".join(c if c.isprintable() else "?" for c in problem[:_MOST_CHARACTERS])
-        super().__init__(f"{os.fspath(path)} {problem}")
+_STRING = 8
 
 
 class Tensor(NamedTuple):
@@ -85,19 +66,20 @@ class HasHandle(Protocol):
 
 
 class ModelFile:
-    """A mapped GGUF file with a checked header.
+    """A mapped GGUF file with a checked header; of a split one, all its parts, whichever of them `path` names.
 
-    Raises ModelFileError when it cannot be opened, is not GGUF, or its header is damaged.
+    `paths` are the files, in order. Raises ModelFileError when one cannot be opened, is not GGUF, its header is
+    damaged, or a part is missing.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        handle, error = ffi.new("bitrl_file **"), ffi.new("char[]", _ERROR_BYTES)
-        if b"\0" in os.fsencode(path):
-            raise ModelFileError(path, "is not a path")
-        if lib.bitrl_file_open(os.fsencode(path), handle, error) != lib.BITRL_OK:
-            raise ModelFileError(path, message(error))
-        self.handle = ffi.gc(handle[0], lib.bitrl_file_close)
+        self.handle, self.paths = opened(path), [self.path]
+        if parts := parts_of(self.handle, self.path):
+            self.paths = list(parts)
+            self._parts = list(parts.values())  # must outlive what is joined of them
+            self.handle = joined(self.path, self._parts)
+        self.sizes = Sizes(self.paths)
 
     @property
     def size(self) -> int:
@@ -122,6 +104,7 @@ class ModelFile:
 
         Raises KeyError when there is no such tensor, ModelFileError when its weights or scales are not finite.
         """
+        self.sizes.check()
         return weights(self, name, i2s_packing)
 
     def tokenizer_json(self) -> str | None:
@@ -130,14 +113,14 @@ class ModelFile:
         return found if isinstance(found, str) else None
 
     def seal(self) -> str | None:
-        """The sealed header's digest, which covers the weights; None for a file without a seal."""
+        """The sealed header's digest, which covers the weights; None for a file without a seal, and for a split one."""
         sealed = self.metadata().get(HEADER_KEY)
-        return sealed if isinstance(sealed, str) else None
+        return sealed if isinstance(sealed, str) and len(self.paths) == 1 else None
 
     def sha256(self) -> str:
-        """The file's SHA-256, as sha256sum prints it."""
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """The file's SHA-256, as sha256sum prints it; of a split one that of its parts', in hexadecimal one after another."""
+        digests = [_file_sha256(path) for path in self.paths]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def verify(self, largest: int | None = 256 << 20) -> str:
         """Checks the seal, or raises ModelFileError saying which part is damaged.
@@ -147,7 +130,7 @@ class ModelFile:
         """
         metadata = self.metadata()
         tensor_digest, header_digest = metadata.get(TENSOR_KEY), metadata.get(HEADER_KEY)
-        if tensor_digest is None and header_digest is None:
+        if (tensor_digest is None and header_digest is None) or len(self.paths) > 1:  # it was split after it was sealed
             return "unsealed"
         with open(self.path, "rb") as file:
             header = file.read(self.data_offset)
@@ -162,11 +145,46 @@ class ModelFile:
         return "sealed"
 
 
+class Sizes:
+    """The sizes of mapped files: reading where one has lost its end would kill the process (SIGBUS)."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        self._files = [(path, *_descriptor_and_size(path)) for path in paths]
+        weakref.finalize(self, _close, [descriptor for _, descriptor, _ in self._files])
+
+    def check(self) -> None:
+        """Raises ModelFileError when a file is shorter or longer than it was when it was opened."""
+        for path, descriptor, size in self._files:
+            now = os.fstat(descriptor).st_size
+            if now != size:
+                raise ModelFileError(
+                    path, f"changed while it was in use: it had {size} bytes and has {now}; start again"
+                )
+
+
+def _descriptor_and_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:  # it was there a moment ago
+        raise ModelFileError(path, f"cannot be opened: {error.strerror}") from None
+    return descriptor, os.fstat(descriptor).st_size
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _file_sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def keys(file: HasHandle) -> list[Key]:
     """Every key, in the file's order."""
     items = (lib.bitrl_file_key(file.handle, i) for i in range(lib.bitrl_file_key_count(file.handle)))
     return [
-        Key(_text(file.path, item.name, item.name_bytes), item.type, item.element_type, _value(file.path, item))
+        Key(text_of(file.path, item.name, item.name_bytes), item.type, item.element_type, value_of(file.path, item))
         for item in items
     ]
 
@@ -176,7 +194,7 @@ def tensors(file: HasHandle) -> list[Tensor]:
     items = (lib.bitrl_file_tensor(file.handle, i) for i in range(lib.bitrl_file_tensor_count(file.handle)))
     return [
         Tensor(
-            _text(file.path, item.name, item.name_bytes),
+            text_of(file.path, item.name, item.name_bytes),
             ffi.string(lib.bitrl_type_name(item.type)).decode(),
             tuple(reversed([item.shape[d] for d in range(item.dims)])),
             item.bytes,
@@ -197,39 +215,11 @@ def weights(file: HasHandle, name: str, i2s_packing: str = "x86") -> np.ndarray:
     return out
 
 
-def _text(path: str, pointer: Any, size: int) -> str:
-    try:
-        return bytes(ffi.buffer(pointer, size)).decode()
-    except UnicodeDecodeError:
-        raise ModelFileError(path, "is damaged: its metadata holds text that is not UTF-8") from None
-
-
-def _value(path: str, key: Any) -> Any:
-    raw = bytes(ffi.buffer(key.value, key.value_bytes))
-    if key.element_type == _STRING:
-        strings, at = [], 0
-        try:
-            for _ in range(key.count):
-                (size,) = struct.unpack_from("<Q", raw, at)
-                strings.append(raw[at + 8 : at + 8 + size].decode())
-                at += 8 + size
-        except UnicodeDecodeError:
-            raise ModelFileError(path, "is damaged: its metadata holds text that is not UTF-8") from None
-        return strings if key.type == _ARRAY else strings[0]
-    values = np.frombuffer(raw, _DTYPES[key.element_type])
-    return values if key.type == _ARRAY else values[0].item()
-
-
 def is_arm_packing(name: str) -> bool:
     """Whether I2_S weights were packed on ARM ("arm") or not ("x86"). Raises UsageError for another name."""
     if name not in ("x86", "arm"):
         raise UsageError(f"unknown I2_S packing {name!r}; known: x86, arm")
     return name == "arm"
-
-
-def message(error: Any) -> str:
-    """The text in a C error buffer."""
-    return str(ffi.string(error), errors="replace")
 
 
 def seal(path: str | os.PathLike[str]) -> None:

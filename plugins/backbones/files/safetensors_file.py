@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from bitrl.plugins.backbones.files.foreign import cause
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 
 MOST_HEADER = 100_000_000
@@ -26,6 +27,7 @@ MOST_HEADER = 100_000_000
 MOST_TENSORS = 1 << 17
 """More than any model has. Bounds the time and the memory that JSON can take."""
 MOST_SHARDS = 4096
+WANTED = "safetensors"
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
@@ -48,10 +50,11 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     """Every tensor of one file, mapped. Raises ModelFileError for a file that breaks a rule of the format."""
     data = _map(path)
     if len(data) < 8:
-        raise ModelFileError(path, f"is not a safetensors file ({len(data)} bytes)")
+        raise ModelFileError(path, cause(path, WANTED) or f"is not a safetensors file ({len(data)} bytes)")
     (length,) = struct.unpack("<Q", data[:8].tobytes())
     if length > MOST_HEADER or length > len(data) - 8:
-        raise ModelFileError(path, f"is not a safetensors file or damaged: it claims a header of {length} bytes")
+        problem = cause(path, WANTED) or f"is not a safetensors file or damaged: it claims a header of {length} bytes"
+        raise ModelFileError(path, problem)
     header = parse_json(data[8 : 8 + length].tobytes(), path, "its header")
     header.pop("__metadata__", None)
     body = data[8 + length :]
@@ -110,7 +113,8 @@ def parse_json(text: bytes, path: Path, what: str) -> dict[str, Any]:
     except RecursionError:
         raise ModelFileError(path, f"is damaged: {what} is nested too deeply") from None
     except ValueError as error:  # JSON, UTF-8, an endless number, or one of the two below
-        raise ModelFileError(path, f"is damaged: {what} cannot be read ({shown(str(error), 80)})") from None
+        named = cause(path, "JSON" if what == "it" else WANTED)
+        raise ModelFileError(path, named or f"is damaged: {what} cannot be read ({shown(str(error), 80)})") from None
     if not isinstance(found, dict):
         raise ModelFileError(path, f"is damaged: {what} is not a JSON object")
     return found

@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
+from bitrl.plugins.backbones.files.tokenizer_json import calmly, check_tokenizer_json
 
 if TYPE_CHECKING:
     from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
@@ -56,6 +57,8 @@ PATTERNS = {
     "bitrl-2": BITRL_PATTERN,
     "llama-bpe": _digits_by("{1,3}"),
     "llama3": _digits_by("{1,3}"),
+    "llama-v3": _digits_by("{1,3}"),
+    "falcon3": _digits_by("{1,3}"),
     "default": _digits_by("{1,3}"),  # what a converter writes that did not know the vocabulary
     "qwen2": _digits_by(""),
 }
@@ -118,10 +121,11 @@ def tokenizer_from_json(text: str, path: str) -> Tokenizer:
     """The tokenizer that the `tokenizers` library wrote as JSON (tokenizer.json), for plain text alone.
 
     As in `build_tokenizer`, text that spells a control token is split like any other; nothing is truncated or padded.
-    Raises ModelFileError naming `path` when the library cannot read it.
+    Raises ModelFileError naming `path` when the library cannot read it, or should not (tokenizer_json.py).
     """
+    check_tokenizer_json(text, path)
     try:
-        tokenizer = Tokenizer.from_str(text)
+        tokenizer = calmly(lambda: Tokenizer.from_str(text))
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
         raise ModelFileError(path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
     tokenizer.no_truncation()
@@ -205,7 +209,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
                 raise ValueError(f"the vocabulary has {len(tokens)} tokens but {np.size(values)} {name}")
         if model == "llama":
             prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
-            return build_sentencepiece(tokens, scores, types, prefix)  # type: ignore[arg-type]  # it looks for itself
+            return calmly(lambda: build_sentencepiece(tokens, scores, types, prefix))  # type: ignore[arg-type]  # it looks for itself
         if not _is_strings(merges):
             raise ModelFileError(path, "has no usable vocabulary (tokenizer.ggml.merges)")
         pre = metadata.get("tokenizer.ggml.pre", "llama-bpe")
@@ -215,7 +219,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
                 path, f"cuts text in a way not known here (tokenizer.ggml.pre = {_quoted(pre)}); known: {known}"
             )
         phrases = set() if types is None else {tokens[i] for i in np.flatnonzero(types == _USER_DEFINED)}
-        return build_tokenizer(tokens, merges, pre, phrases if pre == "bitrl-2" else ())
+        return calmly(lambda: build_tokenizer(tokens, merges, pre, phrases if pre == "bitrl-2" else ()))
     except ModelFileError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong

@@ -23,6 +23,7 @@ from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer
 from bitrl.plugins.backbones.files.hugging_face import MATRICES
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFile, ModelFileError, Tensor
+from bitrl.plugins.backbones.files.split_file import COUNT, NUMBER, TENSORS
 from bitrl.plugins.backbones.files.tokenizer import PATTERNS
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
@@ -30,6 +31,7 @@ RELU2_ARCHITECTURES = ("bitnet-b1.58", "bitnet-25")
 """What needs no key for its activation; llama.cpp's "bitnet" does."""
 EMBEDDINGS = ("token_embd.weight", "output.weight")
 TERNARY = ("HF_PACKED", "I2_S", "TQ1_0", "TQ2_0")
+SPLIT_KEYS = (COUNT, NUMBER, TENSORS)
 CUTTINGS = {pattern: name for name, pattern in reversed(PATTERNS.items())}
 """What llama.cpp calls ways of cutting text."""
 
@@ -236,7 +238,7 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
     types = gguf.GGUFValueType
     found: dict[str, Value] = {}
     for key in model_file.keys(file):
-        if key.name in ("general.alignment", "general.file_type", TENSOR_KEY, HEADER_KEY):
+        if key.name in ("general.alignment", "general.file_type", TENSOR_KEY, HEADER_KEY, *SPLIT_KEYS):
             continue
         value = key.value.tolist() if isinstance(key.value, np.ndarray) else key.value
         name = key.name.replace("rope.local_freq_base", "rope.freq_base_swa")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -296,6 +297,7 @@ class Decoder(nn.Module):
                 self.register_parameter(name, value)
             else:
                 self.register_buffer(name, value, persistent=False)
+        self.norm_offset, self.file_scales = np.float32(0), dict[str, np.float32]()  # see decoder_file.weights_in_file
         self.head: FrozenMatrix | None = None  # of a model that does not learn, made when logits are first asked for
         self.blk = nn.ModuleList(Block(shape, index) for index in range(shape.blocks))
 

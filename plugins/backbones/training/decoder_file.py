@@ -79,7 +79,7 @@ class Weights:
     def __init__(self, file: SourceFile, shape: DecoderShape, i2s_packing: str = "x86"):
         self.file, self.shape, self.i2s_packing = file, shape, i2s_packing
         self.names = {tensor.name for tensor in file.tensors()}
-        self.offset = 1.0 if shape.post_norms and not isinstance(file, ModelFile) else 0.0  # of gemma's norms
+        self.offset = np.float32(shape.post_norms and not isinstance(file, ModelFile))  # of gemma's norms
 
     def read(self, name: str) -> Tensor:
         """The tensor `name`.weight, float32.
@@ -90,13 +90,17 @@ class Weights:
         if f"{name}.weight" not in self.names:
             raise ModelFileError(self.file.path, f"lacks the tensor {name}.weight")
         weights = self.file.weights(f"{name}.weight", self.i2s_packing)
-        if f"{name}.scale" in self.names:
-            weights = weights * self.file.weights(f"{name}.scale", self.i2s_packing)
+        if (scale := self.scale(name)) != 1:
+            weights = weights * scale
         if _turns(self.shape, name):
             weights = unturned(weights, self.shape.head_dim)
-        if weights.ndim == 1 and not name.endswith("_norm_in"):
-            weights = weights + np.float32(self.offset)
-        return torch.from_numpy(weights)
+        return torch.from_numpy(weights + self.offset if _lacks_its_one(name, weights) else weights)
+
+    def scale(self, name: str) -> np.float32:
+        """The factor of a matrix that the file holds in a tensor of its own; 1 where it has none."""
+        if f"{name}.scale" not in self.names:
+            return np.float32(1)
+        return np.float32(self.file.weights(f"{name}.scale", self.i2s_packing).item())
 
 
 def from_file(decoder: Decoder, name: str, rows: np.ndarray) -> np.ndarray:
@@ -107,6 +111,19 @@ def from_file(decoder: Decoder, name: str, rows: np.ndarray) -> np.ndarray:
 def as_in_file(decoder: Decoder, name: str, rows: np.ndarray) -> np.ndarray:
     """A decoder's rows of a block's matrix in the file's order, as the engine takes them."""
     return turned(rows, decoder.shape.head_dim) if _turns(decoder.shape, name) else rows
+
+
+def weights_in_file(decoder: Decoder, name: str, weights: np.ndarray) -> np.ndarray:
+    """All weights of a decoder's tensor as its file would hold them, which is how the engine's `replace` takes them."""
+    if _lacks_its_one(name, weights):
+        return weights - decoder.norm_offset
+    scale = decoder.file_scales.get(name)
+    return as_in_file(decoder, name, weights if scale is None else weights / scale)
+
+
+def _lacks_its_one(name: str, weights: np.ndarray) -> bool:
+    """Whether a norm is of those that Hugging Face's Gemma writes without their 1; others lack nothing."""
+    return weights.ndim == 1 and not name.endswith("_norm_in")
 
 
 def _turns(shape: DecoderShape, name: str) -> bool:
@@ -148,6 +165,7 @@ def read_decoder(
 
     with torch.device("meta"):  # whose blocks' weights take no memory until they are read
         decoder = Decoder(shape, torch.empty(0), torch.empty(0), precision=torch.float64)
+    decoder.norm_offset = weights.offset
     norm = around("output_norm")
     _place(decoder, "token_embd", around("token_embd"), learns)
     _place(decoder, "output_norm", torch.ones(shape.width) if norm is None else norm.float(), learns)
@@ -157,6 +175,8 @@ def read_decoder(
             _place(block, name, weights.read(f"blk.{index}.{name}"), learns)
         for name in MATRICES:
             value = weights.read(f"blk.{index}.{name}")
+            if (scale := weights.scale(f"blk.{index}.{name}")) != 1:
+                decoder.file_scales[f"blk.{index}.{name}"] = scale
             if learns:
                 _place(block, name, _master(value, shape), True)
             else:

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from bitrl.core.acting import checkpoints
 from bitrl.core.environments import replay
 from bitrl.core.environments.observations import as_array, as_batch, dtype_of
+from bitrl.core.errors import RunFailed
 
 PARTS = spaces.Dict(
     {
@@ -47,6 +48,22 @@ def test_nothing_is_lost_or_changed(space):
     assert np.array_equal(batch, stacked)
     if dtype_of(space) is None:
         assert batch is together
+
+
+@pytest.mark.parametrize("text", ["a text longer than its space", 12, None])
+def test_a_text_that_does_not_fit_its_space_is_refused_not_cut(text):
+    words = spaces.Text(12)
+    parts = spaces.Dict({"words": words, "count": spaces.Discrete(5)})
+    for space, one, several in (
+        (words, text, ("short", text)),
+        (parts, {"words": text, "count": 1}, {"words": ("short", text), "count": np.zeros(2, np.int64)}),
+    ):
+        message = r"28 characters.*room for 12.*max_length" if isinstance(text, str) else "expected a string"
+        with pytest.raises(RunFailed, match=message):
+            as_array(space, one)
+        with pytest.raises(RunFailed, match=message):
+            as_batch(space, several, 2)
+    assert as_array(words, "twelve chars") == "twelve chars"
 
 
 @pytest.mark.parametrize("space", SPACES[:2], ids=str)

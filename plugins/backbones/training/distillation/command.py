@@ -14,8 +14,8 @@ from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.plugins.backbones import catalogue
 from bitrl.plugins.backbones.engine.engine import open_model
-from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
-from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
+from bitrl.plugins.backbones.files.first_token import first_tokens
+from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
 from bitrl.plugins.backbones.training.distillation import memory
 from bitrl.plugins.backbones.training.distillation.batches import LENGTHS, Batches
@@ -66,7 +66,7 @@ def distill(
             "kept: leave --layers out, or these steps"
         )
     memory.check(shape, request.tokens_per_batch, max(LENGTHS), bool(request.envs), device)
-    tokenizer, prefix = tokenizer_of(file), _prefix(file)
+    tokenizer, prefix = tokenizer_of(file), first_tokens(file.metadata(), shape.vocab, file.path)
     tokens = max([*tokenizer.get_vocab().values(), *prefix], default=-1) + 1
     if tokens > shape.vocab:
         raise ModelFileError(file.path, f"has {tokens} tokens but embeds only {shape.vocab} of them")
@@ -119,15 +119,3 @@ def distill(
     write_atomically(request.out.with_suffix(".md"), write_card(distilled, request.out))
     checkpoint.unlink(missing_ok=True)
     return distilled
-
-
-def _prefix(file: ModelFile | HuggingFaceFile) -> list[int]:
-    """The token that the model asks for before every text, if any."""
-    metadata = file.metadata()
-    asked = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
-    token = metadata.get("tokenizer.ggml.bos_token_id")
-    if not asked:
-        return []
-    if not isinstance(token, int):
-        raise ModelFileError(file.path, "asks for a first token but does not say which (tokenizer.ggml.bos_token_id)")
-    return [token]

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from bitrl.core.cpus import available_cpus
 from bitrl.core.errors import RunFailed
 from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining import checkpoint
@@ -124,7 +124,7 @@ AHEAD = 4
 def made_ahead(corpus: Corpus, seed: int, steps: range) -> Iterable[list[TokenBatch]]:
     """The batches of these steps, made by other processes while a GPU works."""
     torch.multiprocessing.set_sharing_strategy("file_system")  # or each of thousands of tensors keeps a file open
-    processes = max(1, (os.cpu_count() or 1) // 2)
+    processes = max(1, available_cpus() // 2)
     return DataLoader(
         Steps(corpus, seed),
         batch_size=None,

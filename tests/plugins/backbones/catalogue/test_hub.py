@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hub_server import Hub, point_client_at, running_hub
 from huggingface_hub import constants
+from split_models import split
 from tiny_models import TinyModel
 from tokenizers import AddedToken, Tokenizer
 
@@ -191,6 +192,27 @@ def test_gguf_repositories(hub: Hub, two_ggufs: Path) -> None:
     del repository.files["a.gguf"]
     with pytest.raises(UsageError, match=r"holds neither model[.]safetensors nor a GGUF file"):
         pull("hf:tiny/gguf", update=True)
+
+
+def test_a_split_gguf_is_pulled_whole(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    (folder / "q").mkdir(parents=True)
+    whole, _ = split(folder / "q")
+    data = whole.read_bytes()
+    whole.unlink()
+    repository = hub.add("tiny/split", folder)
+    for name in ("hf:tiny/split", "hf:tiny/split/q/model-00002-of-00003.gguf"):
+        pulled = pull(name)
+        assert hub.fetched() == {f"q/model-0000{i}-of-00003.gguf" for i in (1, 2, 3)}
+        assert Path(pulled.path).name == "model-00001-of-00003.gguf"
+        (tmp_path / "whole.gguf").write_bytes(data)
+        by_name, by_path = (load_backbone("bitnet", model=model) for model in (name, str(tmp_path / "whole.gguf")))
+        assert (by_name.encode(TEXTS) == by_path.encode(TEXTS)).all()
+    del repository.files["q/model-00003-of-00003.gguf"]
+    with pytest.raises(
+        UsageError, match=r"q/model-00001-of-00003.gguf, a part of a split model, but not q/model-00003"
+    ):
+        pull("hf:tiny/split/q/model-00001-of-00003.gguf")
 
 
 def test_an_entry_of_the_catalogue(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
