@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import announce
 
 if TYPE_CHECKING:
@@ -142,10 +142,10 @@ def _show(found: list[dict[str, Any]], left_out: dict[str, str]) -> None:
     print_table("training, and where its time goes", training)
     if any(row["encoder"] or row["cache"] for row in found):
         print_table("tokenizer and encoder, and the cache before them", encoding)
-        click.echo(
+        echo(
             "% of standalone: speed in training relative to the encoder's standalone speed on the same texts. "
             "% of training: its standalone time relative to all training time. Gain: features/s with the cache "
             "relative to without."
         )
     if left_out:
-        click.echo(f"\nskipped\n{table(list(left_out.items()))}")
+        echo(f"\nskipped\n{table(list(left_out.items()))}")

@@ -6,9 +6,10 @@ import attrs
 import click
 
 from bitrl.cli.kinds import PLURALS, parse_kind
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
+from bitrl.core.wording import program
 
 
 @click.command("list")
@@ -30,10 +31,10 @@ def list_components(kind: str | None, as_json: bool) -> None:
     for each in kinds:
         entries = registry().entries[each]
         rows = [(entry.record.name, entry.package, *_fit(entry.record), entry.record.summary) for entry in entries]
-        click.echo(f"{PLURALS[each]}\n{table(rows)}\n")
+        echo(f"{PLURALS[each]}\n{table(rows)}\n")
     if problems:
-        click.echo(f"problems\n{table([(problem.package, problem.message) for problem in problems])}\n")
-    click.echo("Options of one: bitrl show KIND NAME. Any Gymnasium id is an environment too.")
+        echo(f"problems\n{table([(problem.package, problem.message) for problem in problems])}\n")
+    echo(f"Options of one: {program()} show KIND NAME. Any Gymnasium id is an environment too.")
 
 
 def provided(record: BackboneRecord) -> str:

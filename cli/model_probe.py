@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import display
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ def probe(
         print_json(found, stdout)
         return
     for reading in readings:
-        click.echo(_shown(reading, fields) + "\n")
-    click.echo(_advice(settings))
+        echo(_shown(reading, fields) + "\n")
+    echo(_advice(settings))
     if out is not None:
-        click.echo(f"picture: {out}")
+        echo(f"picture: {out}")
 
 
 def _configs(

@@ -5,14 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from bitrl.core.terminal import as_line
+
 MOST_NAMES = 12
 """How many names an error lists."""
 
 
 class BitrlError(Exception):
-    """Any failure that bitrl explains; the command line prints its message without a traceback."""
+    """Any failure that bitrl explains; the command line prints its message without a traceback. What the message quotes
+    (names from files, errors of plugins) is made one printable line of at most 500 characters.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return as_line(super().__str__())
 
 
 class UsageError(BitrlError):

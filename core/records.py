@@ -13,6 +13,7 @@ import attrs
 
 from bitrl.core.errors import UsageError
 from bitrl.core.options import NoOptions
+from bitrl.core.wording import pip
 
 Form = Literal["text", "vector"]
 
@@ -178,7 +179,7 @@ class LoggerRecord(Record):
         """Raise UsageError if a module that the logger needs is not installed."""
         for module, package in self.needs.items():
             if importlib.util.find_spec(module) is None:
-                raise UsageError(f"logger \"{self.name}\" needs {module}: pip install '{package}'")
+                raise UsageError(f'logger "{self.name}" needs {module}: ' + pip(f"install '{package}'"))
 
 
 @attrs.frozen(kw_only=True)

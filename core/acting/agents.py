@@ -25,6 +25,7 @@ from bitrl.core.files import write_atomically
 from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
 from bitrl.core.options import parse
 from bitrl.core.registry import registry
+from bitrl.core.wording import program
 
 FORMAT = 1
 """The version of the file format; any other is refused."""
@@ -198,7 +199,7 @@ def read(path: Path) -> Checkpoint:
         UsageError: no such file, damaged, or not an agent.
     """
     if path.is_dir():
-        raise UsageError(f"{path}: is a directory: if it holds a run, export it first with bitrl export")
+        raise UsageError(f"{path}: is a directory: if it holds a run, export it first with {program()} export")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
@@ -206,7 +207,7 @@ def read(path: Path) -> Checkpoint:
     except DamagedCheckpoint as error:
         raise UsageError(f"{path}: not an agent, or damaged: {error}") from None
     if not isinstance(found.meta, dict) or "agent" not in found.meta:
-        raise UsageError(f"{path}: a checkpoint, not an agent: export its run with bitrl export")
+        raise UsageError(f"{path}: a checkpoint, not an agent: export its run with {program()} export")
     if found.meta["agent"] != FORMAT:
         raise UsageError(
             f"{path}: written by another version of bitrl (expected format {FORMAT}, got {found.meta['agent']})"

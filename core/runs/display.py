@@ -5,13 +5,16 @@ Knows nothing of what goes on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+
+from bitrl.core.terminal import printable, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +61,11 @@ def display(transient: bool = False) -> Iterator[Display]:
         TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[facts]}"),
         # Narrower than the terminal: the "^C" that it echoes must not break the line that is redrawn.
-        console=Console(stderr=True, highlight=False, width=shutil.get_terminal_size().columns - 4),
+        console=Console(
+            file=cast("TextIO", _Unfailing(sys.stderr)),
+            highlight=False,
+            width=max(shutil.get_terminal_size().columns - 4, 20),
+        ),
         expand=True,
         transient=transient,
     )
@@ -68,13 +75,35 @@ def display(transient: bool = False) -> Iterator[Display]:
 
 def on_terminal() -> bool:
     """Whether somebody reads stderr as it is written."""
-    return sys.stderr.isatty()
+    try:
+        return sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
 
 
 def announce(what: str) -> None:
     """What comes next, on a terminal alone: for work that cannot say how far it is."""
     if on_terminal():
-        print(f"{what} …", file=sys.stderr)
+        tell(f"{what} …")
+
+
+class _Unfailing:
+    """A stream that nobody may be able to read any more (a terminal that was closed): then work goes on unseen."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class LineDisplay:
@@ -86,7 +115,7 @@ class LineDisplay:
 
     def say(self, line: str) -> None:
         """See `Display`."""
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
     def show(
         self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
@@ -108,7 +137,7 @@ class BarDisplay:
 
     def say(self, line: str) -> None:
         """See `Display`."""
-        self._bars.console.print(line, markup=False)
+        self._bars.console.print(printable(line), markup=False, soft_wrap=True)
 
     def show(
         self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True

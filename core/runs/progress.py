@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from bitrl.core import events
 from bitrl.core.events import Event
 from bitrl.core.runs.display import Display, display, duration
+from bitrl.core.terminal import tell
 
 if TYPE_CHECKING:
     from bitrl.core.runs.listeners import Listener
@@ -65,9 +65,9 @@ def progress_display(quiet: bool) -> Iterator[Listener]:
 
 def _warn(event: Event) -> None:
     if isinstance(event, events.CheckpointSkipped):
-        print(f"warning: {event.path} is damaged ({event.reason}): going on from the one before it", file=sys.stderr)
+        tell(f"warning: {event.path} is damaged ({event.reason}): going on from the one before it")
     elif isinstance(event, events.Interrupted):
-        print("stopping once this update is done and saved (Ctrl-C again: at once)", file=sys.stderr)
+        tell("stopping once this update is done and saved (Ctrl-C again: at once)")
 
 
 def _opening(event: events.RunStarted) -> str:

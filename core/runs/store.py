@@ -19,7 +19,7 @@ import tomli_w
 from bitrl.core.config import Config, read_toml
 from bitrl.core.errors import UsageError
 from bitrl.core.files import cannot_write, remove_unfinished, write_atomically
-from bitrl.core.wording import resuming, setting
+from bitrl.core.wording import program, resuming, setting
 
 FILES = ("config.toml", "metrics.jsonl", "timings.jsonl", "summary.json", ".lock")
 
@@ -154,7 +154,7 @@ def require_run(directory: Path) -> None:
     """Refuse a directory that is not a run."""
     if not (directory / "config.toml").is_file():
         raise UsageError(
-            f"{directory}: not a run (no config.toml): give the directory of a run, as printed by bitrl run"
+            f"{directory}: not a run (no config.toml): give the directory of a run, as printed by {program()} run"
         )
 
 

@@ -24,8 +24,11 @@ from typing import Any, Literal
 import attrs
 
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.wording import pip
 
 GAME = "game.json"
+
+INSTALL = "install 'bitrl[textworld]'"
 
 GAMES_A_PROCESS = 20
 """A process takes two seconds to start."""
@@ -67,7 +70,7 @@ def require_textworld() -> str:
         return metadata.version("textworld")
     except metadata.PackageNotFoundError:
         raise UsageError(
-            "TextWorld is not installed: pip install 'bitrl[textworld]' (it has wheels for Linux and macOS only)"
+            f"TextWorld is not installed: {pip(INSTALL)} (it has wheels for Linux and macOS only)"
         ) from None
 
 
