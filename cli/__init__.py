@@ -161,7 +161,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         with command_line():
             _check_surroundings(lacking)
-            code = cli.main(args=args, prog_name="bitrl", standalone_mode=False)
+            code = cli.main(args=args, prog_name="bitrl", standalone_mode=False, obj=lacking)
             if sys.stdout is not None:
                 _flush_stdout()
     except BrokenPipeError:

@@ -93,8 +93,8 @@ def evaluate(
 
 
 def _lines(number: int, width: int, step: Step) -> str:
-    """`12  {"cart_position": 0.031, …} → push right, reward 1`; what would break the line is escaped. On a terminal that
-    is too narrow the state is wrapped, and what was done stands below it.
+    """`12  {"cart_position": 0.031, …} → push right, reward 1`; what would break the line is escaped. On a terminal too
+    narrow for it the state is wrapped, and what was done stands below it.
     """
     state = printable(step.state if isinstance(step.state, str) else _numbers(step.state), keep="")
     done = f"→ {printable(str(step.action_name or _numbers(step.action)), keep='')}, reward {step.reward:.4g}"

@@ -10,7 +10,7 @@ import click
 from bitrl.cli.model_out import check_directory, model_out_option
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.cli.quoted_command import quoted_command
-from bitrl.core.runs.display import display, show_model_training
+from bitrl.core.runs.display import display, show_count, show_model_training
 
 
 @click.command()
@@ -81,7 +81,7 @@ def distill(
     )  # fmt: skip
     stdout = claim_stdout() if as_json else None
     with display() as shown:
-        made = make(request, shown.say, partial(show_model_training, shown))
+        made = make(request, shown.say, partial(show_model_training, shown), partial(show_count, shown))
     if as_json:
         print_json(
             {

@@ -11,7 +11,7 @@ import click
 from bitrl.cli.model_out import check_directory, model_out_option
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.cli.quoted_command import quoted_command
-from bitrl.core.runs.display import display, show_model_training
+from bitrl.core.runs.display import display, show_count, show_model_training
 
 if TYPE_CHECKING:
     from bitrl.plugins.backbones.training.pretraining.card import Pretrained
@@ -101,7 +101,7 @@ def train(
     )  # fmt: skip
     stdout = claim_stdout() if as_json else None
     with display() as shown:
-        made = train_model(request, shown.say, partial(show_model_training, shown))
+        made = train_model(request, shown.say, partial(show_model_training, shown), partial(show_count, shown))
     if as_json:
         print_json(_facts(out, made), stdout)
         return

@@ -67,7 +67,7 @@ def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
     """Rows as aligned columns, control characters escaped. On a terminal the last column is wrapped to its width,
     between words alone: names and options stay whole.
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell, keep="") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     lines = []

@@ -58,6 +58,8 @@ def tell(line: str) -> None:
 
 
 def _escape(sign: str) -> str:
+    if sign in "\n\r\t":
+        return repr(sign)[1:-1]
     code = ord(sign)
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a path or argument that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"

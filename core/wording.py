@@ -63,8 +63,8 @@ def program() -> str:
 
 
 def pip(arguments: str, tool: str = "pip") -> str:
-    """`pip install 'bitrl[video]'`, to paste into a shell; `PYTHON -m pip …` where `pip` alone would be none, or another
-    Python's. The same for another `tool` that is a module.
+    """`pip install 'bitrl[video]'`, to paste into a shell; `PYTHON -m pip …` where `pip` is another Python's.
+    The same for another `tool` that is a module.
     """
     folder = os.path.dirname(sys.executable or "")
     if not _COMMAND_LINE.get() or not folder or _runs(tool, os.path.join(folder, tool)):

@@ -101,7 +101,7 @@ class Agent:
                 a time needs none.
 
         Raises:
-            UsageError: as `act`; then no episode has recorded its observation.
+            UsageError: as `act`. Then, as after any other error, no episode has recorded its observation.
         """
         if not observations:
             return []
@@ -113,14 +113,17 @@ class Agent:
         rows = np.concatenate([as_array(observation, like=self._example) for observation in observations])
         states = States(rows, self.reader)
         if self.history > 1:
-            assert episodes is not None
+            memories = [episode.memory.copy() for episode in episodes or ()]
             newest = states_of(rows)
             written = [
-                self.reader.serializer(episode.memory.add(state))
-                for episode, state in zip(episodes, newest, strict=True)
+                self.reader.serializer(memory.add(state)) for memory, state in zip(memories, newest, strict=True)
             ]
             states = States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written))
-        return [action if np.ndim(action) else action.item() for action in self.policy(states)]
+        actions = [action if np.ndim(action) else action.item() for action in self.policy(states)]
+        if self.history > 1:
+            for episode, memory in zip(episodes or (), memories, strict=True):
+                episode.memory = memory
+        return actions
 
     def _backbone(
         self, serializer_record: Any, serializer: Any, spec: ObservationSpec, given: Mapping[str, Any], typed: bool

@@ -46,9 +46,38 @@ class Display(Protocol):
         """
 
 
+_open: list[Display] = []
+"""The display in use, if any: a terminal has room for one."""
+
+
 @contextmanager
 def display(transient: bool = False) -> Iterator[Display]:
-    """The display for this stderr. `transient`: bars vanish at the end."""
+    """The display for this stderr; within another's context, that one. `transient`: bars vanish at the end."""
+    if _open:
+        yield _open[-1]
+        return
+    with _display(transient) as shown, _in_use(shown):
+        yield shown
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within, displays show nothing: who asked for quiet means all that goes on underneath, too."""
+    with _in_use(SilentDisplay()):
+        yield
+
+
+@contextmanager
+def _in_use(shown: Display) -> Iterator[None]:
+    _open.append(shown)
+    try:
+        yield
+    finally:
+        _open.remove(shown)
+
+
+@contextmanager
+def _display(transient: bool) -> Iterator[Display]:
     if not on_terminal() or os.environ.get("TERM") == "dumb":
         yield LineDisplay()
         return
@@ -106,6 +135,18 @@ class _Unfailing:
         return getattr(self._stream, name)
 
 
+class SilentDisplay:
+    """Shows nothing."""
+
+    def say(self, line: str) -> None:
+        """See `Display`."""
+
+    def show(
+        self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
+    ) -> None:
+        """See `Display`."""
+
+
 class LineDisplay:
     """A line at each tenth, or after a long silence."""
 
@@ -125,7 +166,7 @@ class LineDisplay:
         if (tenths and tenth > self._tenths.get(task, 0)) or now - self._at > QUIET_SECONDS:
             self._at = now
             self._tenths[task] = tenth if tenths else self._tenths.get(task, 0)
-            self.say("   ".join((f"{task}: {done:,.0f} of {total:,.0f} {unit}", *facts)))
+            self.say("   ".join((f"{task}: {done:,.0f} of {total:,.0f} {unit}".rstrip(), *facts)))
 
 
 class BarDisplay:
@@ -167,6 +208,12 @@ def show_model_training(shown: Display, progress: ModelTraining, steps: int) -> 
     left = progress.seconds / progress.step * (steps - progress.step)
     losses = " ".join(f"{name} {value:.3f}" for name, value in progress.means.items())
     shown.show("training", progress.step, steps, "steps", (losses, f"{speed:,.0f} tokens/s", f"{duration(left)} left"))
+
+
+def show_count(shown: Display, task: str, done: int, total: int) -> None:
+    """Show how much of a task is done; behind a colon its name has what of it is under way."""
+    name, _, part = task.partition(": ")
+    shown.show(name, done, total, "", (part,) if part else (), tenths=False)
 
 
 def show_bytes(shown: Display, done: int, total: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bitrl.core import events
 from bitrl.core.events import Event
-from bitrl.core.runs.display import Display, display, duration
+from bitrl.core.runs.display import Display, display, duration, silence
 from bitrl.core.terminal import tell
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class TrainingProgress:
 def progress_display(quiet: bool) -> Iterator[Listener]:
     """A listener that shows a run's progress on stderr within the context; if `quiet`, only warnings."""
     if quiet:
-        yield _warn
+        with silence():
+            yield _warn
         return
     with display() as shown:
         yield _listener(shown)

@@ -5,7 +5,6 @@ The interpreter, which plays a compiled game and shares nothing with our rules b
 
 import json
 import re
-import subprocess
 import threading
 import warnings
 from importlib import metadata
@@ -283,15 +282,16 @@ def test_a_game_appears_whole_or_not_at_all(monkeypatch, tmp_path):
     monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
     together = threading.Barrier(4)
 
-    def make(command, **_):
+    def make(piece, command):
         together.wait(timeout=30)  # all of them are at it at once
         for seed in (7, 8):
             folder = textworld_games.Path(command[3]) / str(seed)
             folder.mkdir()
             (folder / "game.json").write_text("x")
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return 0, ""
 
-    monkeypatch.setattr(subprocess, "run", make)
+    monkeypatch.setattr(textworld_games._Piece, "_run", make)
+    monkeypatch.setattr(textworld_games, "_cores", lambda: 1)
     found = []
     threads = [threading.Thread(target=lambda: found.append(games_of(SETTINGS, [7, 8]))) for _ in range(4)]
     for thread in threads:
@@ -303,9 +303,7 @@ def test_a_game_appears_whole_or_not_at_all(monkeypatch, tmp_path):
     assert found == [[folder / name / "game.json" for name in names]] * 4
     assert sorted(path.name for path in folder.iterdir()) == names
 
-    monkeypatch.setattr(
-        subprocess, "run", lambda c, **_: subprocess.CompletedProcess(c, 1, "", "Trace\nOops: no room\n")
-    )
+    monkeypatch.setattr(textworld_games._Piece, "_run", lambda piece, command: (1, "Trace\nOops: no room\n"))
     with pytest.raises(bitrl.RunFailed, match=r"could not make the game train-.*seed9-.*: Oops: no room$"):
         games_of(SETTINGS, [8, 9])
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -316,20 +314,21 @@ def test_many_games_are_made_piece_by_piece_and_kept_as_they_are_done(monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
     monkeypatch.setattr(textworld_games, "GAMES_A_PROCESS", 2)
+    monkeypatch.setattr(textworld_games, "_cores", lambda: 2)
     pieces = []
 
-    def make(command, **_):
+    def make(piece, command):
         seeds = json.loads(command[5])
         pieces.append(seeds)
         if 24 in seeds:
-            return subprocess.CompletedProcess(command, 1, "", "Oops: killed\n")
+            return 1, "Oops: killed\n"
         for seed in seeds:
             folder = textworld_games.Path(command[3]) / str(seed)
             folder.mkdir()
             (folder / "game.json").write_text("x")
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return 0, ""
 
-    monkeypatch.setattr(subprocess, "run", make)
+    monkeypatch.setattr(textworld_games._Piece, "_run", make)
     with pytest.raises(bitrl.RunFailed, match="seed24"):
         games_of(SETTINGS, range(20, 25))
     assert sorted(pieces) == [[20, 21], [22, 23], [24]]
