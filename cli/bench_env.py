@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import announce
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("env")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completion.components("environment"))
 @click.option(
     "--steps",
     type=click.IntRange(1),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.cli.run import evaluation_words
 from bitrl.core.runs.progress import progress_display
@@ -24,7 +25,7 @@ MOST_SHOWN = 100
 
 
 @click.command("eval")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.option(
     "--episodes",
     type=click.IntRange(min=1),

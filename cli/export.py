@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.core.terminal import shell_word
 from bitrl.core.wording import program
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The agent's file (safetensors)."
 )

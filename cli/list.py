@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.kinds import PLURALS, parse_kind
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, Record, SerializerRecord
@@ -13,7 +14,7 @@ from bitrl.core.wording import program
 
 
 @click.command("list")
-@click.argument("kind", required=False, metavar="[KIND]")
+@click.argument("kind", required=False, metavar="[KIND]", shell_complete=completion.kinds)
 @json_option
 def list_components(kind: str | None, as_json: bool) -> None:
     """List the installed components.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.model_out import check_paths, model_out_option
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.core.runs.display import display, show_bytes
@@ -14,7 +15,7 @@ from bitrl.core.wording import program
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.models)
 @model_out_option
 @click.option(
     "--type",

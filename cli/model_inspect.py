@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import echo, json_option, print_json, table
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option(
     "--lora-rank",
     type=click.IntRange(1),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import display
 
@@ -20,7 +21,7 @@ KINDS = {"uniform": "uniform in their bounds", "random": "visited by a random po
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=completion.models)
 @click.option(
     "--env", "envs", multiple=True, default=["CartPole-v1"], show_default=True, help="Environment; repeat for more."
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.wording import program
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @click.option("--update", is_flag=True, help="Ask its source again, even if it is downloaded.")
 @json_option
 def pull(name: str, update: bool, as_json: bool) -> None:

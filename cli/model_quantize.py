@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.model_out import check_paths, model_out_option
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import display, show_bytes
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.models)
 @model_out_option
 @click.option(
     "--type",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, read_toml, resolve
 from bitrl.core.errors import UsageError
@@ -27,7 +28,13 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     default = "" if row.default == "none" else f"  [default: {row.default.strip(chr(34))}]"
     help = row.help[0].upper() + row.help[1:]
     # Left a string: `resolve` reads it, and words the error, as it does for -o.
-    return click.option(f"--{name.replace('_', '-')}", metavar=metavar, help=help + default)
+    complete = {"env": "environment", "algo": "algorithm", "critic_backbone": "backbone"}.get(name, name)
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        metavar=metavar,
+        help=help + default,
+        shell_complete=completion.components(complete) if metavar in ("ID", "NAME") else None,
+    )
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -43,6 +50,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "loggers",
     multiple=True,
     metavar="NAME",
+    shell_complete=completion.components("logger"),
     help="Tell the metrics to this logger, too, as csv or tensorboard (`bitrl list loggers`). May be repeated.",
 )
 @click.option(
@@ -51,6 +59,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "assignments",
     multiple=True,
     metavar="PART.OPTION=VALUE",
+    shell_complete=completion.assignments,
     help="Set any option, as in -o algo.clip_coef=0.2 (`bitrl show`). May be repeated; the last one counts.",
 )
 @click.option(
@@ -70,6 +79,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "--resume",
     type=click.Path(path_type=Path),
     metavar="DIR",
+    shell_complete=completion.runs,
     help="Resume the run in DIR with its own configuration; it ends bit-identically to one never stopped.",
 )
 @json_option

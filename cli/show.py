@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.kinds import PART, WITHOUT_OPTIONS, parse_kind, section
 from bitrl.cli.list import facts
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 
 
 @click.command
-@click.argument("kind")
-@click.argument("name", required=False)
+@click.argument("kind", shell_complete=completion.kinds)
+@click.argument("name", required=False, shell_complete=completion.names_of_kind)
 @click.option(
     "--env",
     "envs",
     multiple=True,
+    shell_complete=completion.components("environment"),
     help="With a serializer: show a state of this environment as it writes it; repeatable.",
 )
 @click.option("-o", "assignments", metavar="serializer.OPTION=VALUE", multiple=True, help="For --env; repeatable.")
