@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from bitrl.core.errors import BitrlError, RunFailed, UsageError
+from bitrl.core.errors import BitrlError, RunFailed, UsageError, out_of_memory
 from bitrl.core.terminal import LONGEST_MESSAGE, as_line, tell
-from bitrl.core.wording import command_line, pip, program
+from bitrl.core.wording import command_line, program
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitrl.cli.run:run", "Train an agent, then evaluate it."),
@@ -249,13 +249,15 @@ def _explain(error: Exception) -> int:
 def _cause(error: Exception) -> str:
     """What caused an error that no part of bitrl has explained, where the user or the machine may have."""
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return (
             "out of memory: make room (other programs, a container's limit, ulimit -v), or ask for less: a smaller "
             "model or batch"
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return _missing_module(error.name)
+        from bitrl.core.installing import to_install
+
+        return f"{error.name} is not installed, which this command needs: {to_install(error.name)}"
     if isinstance(error, OSError) and error.strerror:
         return _system_error(error)
     if isinstance(error, UnicodeEncodeError) and any("\udc80" <= sign <= "\udcff" for sign in error.object):
@@ -289,39 +291,3 @@ def _system_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     remedy = REMEDIES.get(errno.errorcode.get(error.errno or 0, ""))
     return f"{where}{error.strerror}" + (f": {remedy}" if remedy else " (an error of the system)")
-
-
-def _missing_module(name: str) -> str:
-    """What to install for a module that is not there."""
-    package = name.partition(".")[0]
-    if package == "bitrl":
-        return f"{name} is not there: reinstall bitrl ({pip('install --force-reinstall bitrl')})"
-    return f"{package} is not installed, which this command needs: {pip(f'install {PACKAGES.get(package, package)}')}"
-
-
-PACKAGES = {
-    "PIL": "pillow",
-    "ale_py": "'bitrl[atari]'",
-    "av": "'bitrl[video]'",
-    "huggingface_hub": "'bitrl[hub]'",
-    "matplotlib": "'bitrl[report]'",
-    "minigrid": "'bitrl[babyai]'",
-    "mujoco": "'bitrl[mujoco]'",
-    "pygame": "'bitrl[video]'",
-    "tensorboardX": "'bitrl[tensorboard]'",
-    "textworld": "'bitrl[textworld]'",
-    "tomli_w": "tomli-w",
-}
-"""Module → what to install for it, where the names differ."""
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory or address space ran out; torch, which is not imported here, says so by errors of its own."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, OSError) and error.errno == 12)
-        or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "can't start new thread" in text))
-        or (isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text))
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from bitrl.core.terminal import as_line
@@ -30,6 +31,18 @@ class UsageError(BitrlError):
 
 class RunFailed(BitrlError):
     """The command was correct, but the run could not continue (exit code 1)."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory or address space ran out; torch and the dynamic linker say so by errors of their own."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "can't start new thread" in text))
+        or (isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text))
+    )
 
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: str = "") -> UsageError:
