@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.wording import setting
 
 
@@ -40,6 +40,19 @@ def remove_unfinished(directory: Path) -> None:
     for temporary in directory.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", temporary.name):
             temporary.unlink(missing_ok=True)
+
+
+def cache_home() -> Path:
+    """Where programs keep what they can make again: $XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        UsageError: this user has no home directory, as in a container whose user has no name.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named) if named else Path.home() / ".cache"
+    except RuntimeError:
+        raise UsageError("this user has no home directory: set HOME or XDG_CACHE_HOME to a folder") from None
 
 
 def cannot_write(path: Path, error: OSError, elsewhere: str | None = None) -> RunFailed:

@@ -26,8 +26,8 @@ PACKAGES = {
 
 
 def to_install(module: str) -> str:
-    """What to do about a module that is not there, as `pip install torch`. One that bitrl depends on comes with the others
-    that this installation lacks: who installed bitrl for its agents alone lacks several.
+    """What to do about a module that is not there, as `pip install torch`. One that bitrl depends on comes with all
+    that this installation lacks: whoever installed bitrl for its agents alone lacks several.
     """
     top = module.partition(".")[0]
     if top == "bitrl":

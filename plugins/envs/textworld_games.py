@@ -26,6 +26,7 @@ from typing import Any, Literal
 import attrs
 
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.files import cache_home
 from bitrl.core.runs.display import display
 from bitrl.core.wording import pip
 
@@ -85,8 +86,7 @@ def require_textworld() -> str:
 
 def cache_directory() -> Path:
     """Where games are kept: $XDG_CACHE_HOME/bitrl/textworld, or ~/.cache/bitrl/textworld."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "bitrl" / "textworld"
+    return cache_home() / "bitrl" / "textworld"
 
 
 def game_name(settings: Cooking, seed: int) -> str:
