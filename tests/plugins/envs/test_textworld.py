@@ -334,3 +334,49 @@ def test_many_games_are_made_piece_by_piece_and_kept_as_they_are_done(monkeypatc
     assert sorted(pieces) == [[20, 21], [22, 23], [24]]
     kept = sorted(path.name for path in (tmp_path / "bitrl" / "textworld").iterdir())
     assert kept == sorted(game_name(SETTINGS, seed) for seed in range(20, 24))
+
+
+def test_making_games_is_shown_by_name_and_count_and_what_is_finished_is_kept_at_once(monkeypatch, tmp_path, capsys):
+    """A process that is killed has lost the game it was at, and left nothing that is taken for one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
+    monkeypatch.setattr(textworld_games, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(textworld_games, "_cores", lambda: 1)
+    cache = tmp_path / "bitrl" / "textworld"
+    stale = cache / ".unfinished-left"
+    stale.mkdir(parents=True)
+    textworld_games.os.utime(stale, (0, 0))
+    kept = threading.Event()
+
+    def make(piece, command):
+        folder = textworld_games.Path(command[3])
+        (folder / "1").mkdir()
+        (folder / "1" / "game.json").write_text("x")
+        while not (cache / game_name(SETTINGS, 1)).exists():  # taken into the cache while the process is still at work
+            kept.wait(0.01)
+        (folder / "2").mkdir()
+        (folder / "2" / "game.json.unfinished").write_text("half")
+        return -9, ""
+
+    monkeypatch.setattr(textworld_games._Piece, "_run", make)
+    with pytest.raises(bitrl.RunFailed, match="seed2-"):
+        games_of(SETTINGS, [1, 2])
+    assert [path.name for path in cache.iterdir()] == [game_name(SETTINGS, 1)]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"making 2 TextWorld games, once; they are kept in {cache}"
+    assert "making TextWorld games: 1 of 2" in lines
+
+
+def test_all_games_are_made_when_the_first_is_played(monkeypatch):
+    asked = []
+
+    def games(settings, seeds):
+        asked.append(list(seeds))
+        raise bitrl.RunFailed("enough")
+
+    monkeypatch.setattr("bitrl.plugins.envs.textworld.games_of", games)
+    env = CookingGame(SETTINGS, range(50))
+    assert asked == []
+    with pytest.raises(bitrl.RunFailed):
+        env.reset(seed=0)
+    assert asked == [list(range(50))]
