@@ -23,7 +23,7 @@ RUN = (
 
 
 def bitrl(folder: Path, command: str, before: str = "", after: str = "", **environment: str | None):
-    """Run a command in `folder` as a shell does, behind `before` (limits, a mask), with these variables (None: unset)."""
+    """Run a command in `folder` as a shell does, behind `before` (limits, a mask), with these variables."""
     python = f"{shlex.quote(sys.executable)} {environment.pop('flags', '')} -c {shlex.quote(PROGRAM)}"
     variables = {**os.environ, **{name: value for name, value in environment.items() if value is not None}}
     for name, value in environment.items():
