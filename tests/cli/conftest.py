@@ -27,7 +27,6 @@ class Outcome:
 def bitrl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Call the command line in this process: `bitrl("run", "--steps", "10")`."""
     monkeypatch.delenv("BITRL_DEBUG", raising=False)
-    monkeypatch.setattr("bitrl.core.wording._runs", lambda *names: True)  # as where `bitrl` and `pip` are on PATH
 
     def call(*args: object) -> Outcome:
         capfd.readouterr()
