@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
-from bitrl.core.errors import BitrlError, UsageError
-from bitrl.core.wording import command_line
+from bitrl.core.errors import BitrlError, RunFailed, UsageError, out_of_memory
+from bitrl.core.terminal import LONGEST_MESSAGE, as_line, tell
+from bitrl.core.wording import command_line, program
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitrl.cli.run:run", "Train an agent, then evaluate it."),
@@ -162,20 +163,71 @@ def main(args: Sequence[str] | None = None) -> None:
 
     With BITRL_DEBUG=1 in the environment a failure shows its traceback too.
     """
+    lacking = _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without "…" is no reason to fail
+    code: Any = 0
     try:
         with command_line():
-            code: Any = cli.main(args=args, prog_name="bitrl", standalone_mode=False)
+            _check_surroundings(lacking)
+            code = cli.main(args=args, prog_name="bitrl", standalone_mode=False, obj=lacking)
+            if sys.stdout is not None:
+                _flush_stdout()
+    except BrokenPipeError:
+        code = 1  # the reader of our output went away, which is its right
+    except Exception as error:
+        with command_line():
+            code = _explain(error)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # Without this, Python would complain at exit about what it could not write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code if isinstance(code, int) and code else 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_standard_streams() -> list[int]:
+    """Open those of fds 0, 1 and 2 that are closed (`>&-`) on /dev/null: the next file to be opened would get their
+    number, and be written into by whoever prints. Returns them.
+    """
+    lacking = []
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            lacking.append(fd)
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            if opened != fd:
+                os.dup2(opened, fd)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    return lacking
+
+
+def _check_surroundings(lacking: Sequence[int]) -> None:
+    """Refuse to start where any command would fail sooner or later.
+
+    Raises:
+        RunFailed: stdout is closed, or the working directory is gone.
+    """
+    if 1 in lacking:
+        raise RunFailed("standard output is closed: send it to a file, or to /dev/null (> /dev/null)")
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RunFailed(f"the working directory cannot be used ({error.strerror}): cd to another") from None
+
+
+def _flush_stdout() -> None:
+    try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output went away, which is its right. Without this, Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except Exception as error:
-        code = _explain(error)
-    sys.exit(code if isinstance(code, int) else 0)
+        raise
+    except OSError as error:
+        raise RunFailed(f"standard output cannot be written: {error.strerror}: send it elsewhere (> FILE)") from None
 
 
 def _explain(error: Exception) -> int:
@@ -185,37 +237,67 @@ def _explain(error: Exception) -> int:
 
         traceback.print_exception(error)
     if type(error).__name__ == "NoArgsIsHelpError":  # click ≥ 8.2: a bare `bitrl model`; the message is its help
-        click.echo(str(error), err=True)
+        tell(str(error))
         return 2
+    code = 1
     if isinstance(error, click.Abort):
-        message, code = "interrupted", 1
+        message = "interrupted"
     elif isinstance(error, BitrlError):
         message, code = str(error), error.exit_code
     elif isinstance(error, click.ClickException):
         message, code = error.format_message(), error.exit_code
         ctx = getattr(error, "ctx", None)
         if ctx is not None:
-            message = f"{message.rstrip('.')} (see {ctx.command_path} --help)"
-    elif _out_of_memory(error):
-        message = (
-            "out of memory: make room (other programs, a container's limit), or ask for less: a smaller model or batch"
-        )
-        code = 1
+            command = program() + ctx.command_path.removeprefix("bitrl")
+            message = f"{message.rstrip('.')} (see {command} --help)"
     else:
-        what = f"{type(error).__name__}: {error}".removesuffix(": ")
-        message = (
-            f"{what} (unexpected error, please report it at the project's issue tracker with the command and "
-            "BITRL_DEBUG=1 output)"
-        )
-        code = 1
-    click.echo("Error: " + " ".join(message.split()), err=True)
+        message = _cause(error)
+    tell(as_line(f"Error: {message}", LONGEST_MESSAGE))
     return code
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch, which is not imported here, says so by errors of its own."""
+def _cause(error: Exception) -> str:
+    """What caused an error that no part of bitrl has explained, where the user or the machine may have."""
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if out_of_memory(error):
+        return (
+            "out of memory: make room (other programs, a container's limit, ulimit -v), or ask for less: a smaller "
+            "model or batch"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        from bitrl.core.installing import to_install
+
+        return f"{error.name} is not installed, which this command needs: {to_install(error.name)}"
+    if isinstance(error, OSError) and error.strerror:
+        return _system_error(error)
+    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= sign <= "\udcff" for sign in error.object):
+        return f"{error.object}: a name that is not UTF-8: rename it, or name another"
     return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        f"{what} (unexpected error, please report it at the project's issue tracker with the command and "
+        "BITRL_DEBUG=1 output)"
     )
+
+
+REMEDIES = {
+    "ENOSPC": "free some space",
+    "EDQUOT": "free some space",
+    "EACCES": "choose a place that you may use, or change its permissions",
+    "EPERM": "choose a place that you may use, or change its permissions",
+    "EROFS": "choose a place that can be written",
+    "EMFILE": "raise the limit of open files (ulimit -n), or ask for fewer environments",
+    "ENFILE": "close other programs: the system has no more open files",
+    "EAGAIN": "raise the limit of processes (ulimit -u), or close other programs",
+    "ENAMETOOLONG": "choose a shorter name",
+    "ENOENT": "check the name",
+    "ELOOP": "remove the symbolic links that point at each other",
+}
+"""System error → what to do about it."""
+
+
+def _system_error(error: OSError) -> str:
+    """`FILE: No space left on device: free some space`."""
+    import errno
+
+    where = f"{error.filename}: " if error.filename is not None else ""
+    remedy = REMEDIES.get(errno.errorcode.get(error.errno or 0, ""))
+    return f"{where}{error.strerror}" + (f": {remedy}" if remedy else " (an error of the system)")

@@ -13,12 +13,13 @@ import click
 
 from bitrl.cli.bench_env import env
 from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
-from bitrl.cli.output import json_option, print_json
+from bitrl.cli.output import Group, claim_stdout, echo, json_option, print_json
 from bitrl.core.errors import UsageError, unknown
 from bitrl.core.runs.display import announce
+from bitrl.core.wording import program
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")
+@click.group(cls=Group, invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")
 @click.option(
     "--model",
     default="starter",
@@ -71,6 +72,7 @@ def bench(
     if isa != "auto" and isa not in instruction_sets():
         raise unknown("instruction set", isa, instruction_sets(), "of those that this CPU has")
     check_out(out)
+    stdout = claim_stdout() if as_json else None
     kind, _, shape = model.partition(":")
     place: AbstractContextManager[Path]
     if kind == "random":
@@ -97,7 +99,7 @@ def bench(
     }
     save(record, out)
     if as_json:
-        print_json(record)
+        print_json(record, stdout)
     else:
         _show(record)
 
@@ -127,7 +129,7 @@ def _threads(text: str | None) -> list[int]:
     if not all(1 <= count <= 1024 for count in counts):
         raise UsageError(f"--threads {text}: expected numbers from 1 to 1024")
     if max(counts) > cpus:
-        click.echo(f"Warning: {max(counts)} threads share {cpus} CPUs: results will be poor and uneven", err=True)
+        echo(f"Warning: {max(counts)} threads share {cpus} CPUs: results will be poor and uneven", err=True)
     return sorted(set(counts))
 
 
@@ -167,21 +169,21 @@ def _show(record: dict[str, Any]) -> None:
     for row in found["cases"]:
         if "states_per_second" in row:
             split = ", ".join(f"{name} {spent:.0f} µs" for name, spent in row["microseconds_per_state"].items())
-            click.echo(
+            echo(
                 f"CartPole states, {row['format']}, threads: {row['threads']}: {row['states_per_second']:,.0f} "
                 f"states/s, tokenising included; each takes: {split}"
             )
-    click.echo(
+    echo(
         f"Limits are measured beside each result; memory by reading {found['memory_buffer_mb']:,.0f} MB. Decoding "
         "reads all weights and the output head for each token."
     )
     if with_amx:
-        click.echo(
+        echo(
             "The int8 and bf16 limits are those of vector instructions: with AMX, which has a column of its own, more "
             "than 100% is possible."
         )
     if found["quick"]:
-        click.echo("Measured briefly (--quick): not for quoting.")
+        echo("Measured briefly (--quick): not for quoting.")
 
 
 def _refuse_before_command(ctx: click.Context) -> None:
@@ -195,7 +197,7 @@ def _refuse_before_command(ctx: click.Context) -> None:
     if given:
         raise UsageError(
             f"{', '.join(given)} before {ctx.invoked_subcommand}: options of a command go after its name "
-            f"(bitrl bench {ctx.invoked_subcommand} --help)"
+            f"({program()} bench {ctx.invoked_subcommand} --help)"
         )
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import announce
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("env")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completion.components("environment"))
 @click.option(
     "--steps",
     type=click.IntRange(1),
@@ -142,10 +143,10 @@ def _show(found: list[dict[str, Any]], left_out: dict[str, str]) -> None:
     print_table("training, and where its time goes", training)
     if any(row["encoder"] or row["cache"] for row in found):
         print_table("tokenizer and encoder, and the cache before them", encoding)
-        click.echo(
+        echo(
             "% of standalone: speed in training relative to the encoder's standalone speed on the same texts. "
             "% of training: its standalone time relative to all training time. Gain: features/s with the cache "
             "relative to without."
         )
     if left_out:
-        click.echo(f"\nskipped\n{table(list(left_out.items()))}")
+        echo(f"\nskipped\n{table(list(left_out.items()))}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +81,6 @@ def show_comparison(found: Comparison) -> None:
     from bitrl.core.studies.tables import tables
 
     for each in tables(found):
-        click.echo(f"{each.title}\n{table([each.headings, *each.rows])}\n")
+        echo(f"{each.title}\n{table([each.headings, *each.rows])}\n")
     for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)

@@ -19,8 +19,9 @@ from pathlib import Path
 import click
 
 from bitrl.cli.kinds import PLURALS
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.findings import Finding
+from bitrl.core.wording import pip
 
 SPACE_NEEDED_MB = 200
 """Free disk space below which a run may fail: checkpoints, their temporary copies and the metrics."""
@@ -44,11 +45,11 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         ]
         print_json({"ok": not wrong, "findings": rows}, stdout)
     else:
-        click.echo(table([("ok" if each.ok else "WRONG", each.name, each.detail) for each in findings], indent=""))
+        echo(table([("ok" if each.ok else "WRONG", each.name, each.detail) for each in findings], indent=""))
         if wrong:
-            click.echo("\nsuggested fixes\n" + table([(finding.name, finding.remedy) for finding in wrong]))
+            echo("\nsuggested fixes\n" + table([(finding.name, finding.remedy) for finding in wrong]))
         else:
-            click.echo("\nEverything is in order.")
+            echo("\nEverything is in order.")
     if wrong:
         ctx.exit(1)
 
@@ -59,7 +60,7 @@ def examine(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
         return list(check())
     except Exception as error:
         name = check.__name__.strip("_").replace("_", " ")
-        return [Finding(name, False, _one_line(error), "reinstall bitrl: pip install --force-reinstall bitrl")]
+        return [Finding(name, False, _one_line(error), f"reinstall bitrl: {pip('install --force-reinstall bitrl')}")]
 
 
 def _python() -> Iterator[Finding]:
@@ -74,7 +75,7 @@ def _packages() -> Iterator[Finding]:
         if ";" in requirement:  # of an extra
             continue
         name, needed = re.fullmatch(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?.*", requirement).groups()  # type: ignore[union-attr]
-        install = f'pip install "{requirement}"'
+        install = pip(f'install "{requirement}"')
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -87,7 +88,7 @@ def _packages() -> Iterator[Finding]:
                 name,
                 False,
                 f"{version} does not import: {_one_line(error)}",
-                f"pip install --force-reinstall {name}",
+                pip(f"install --force-reinstall {name}"),
             )
             continue
         old = needed is not None and _numbers(version) < _numbers(needed)
@@ -206,7 +207,7 @@ def _plugins() -> Iterator[Finding]:
     for package, parts in sorted(counts.items()):
         yield Finding(f"plugin {package}", True, ", ".join(parts))
     for problem in registry().problems:
-        remedy = f"update {problem.package}, tell its authors, or remove it: pip uninstall {problem.package}"
+        remedy = f"update {problem.package}, tell its authors, or remove it: {pip(f'uninstall {problem.package}')}"
         yield Finding(f"plugin {problem.package}", False, problem.message, remedy)
     for problem in registry().conflicts():
         remedy = f"choose one by its full name, as {problem.package}:NAME, or uninstall a package"
@@ -233,7 +234,7 @@ def _checks_of_plugins() -> Iterator[Finding]:
                     raise TypeError(f"expected bitrl.Finding objects, got {finding!r}")
                 yield finding
         except FAILURES as error:
-            remedy = f"update {package}, tell its authors, or remove it: pip uninstall {package}"
+            remedy = f"update {package}, tell its authors, or remove it: {pip(f'uninstall {package}')}"
             yield Finding(
                 f"plugin {package}", False, f'doctor-check "{record.name}" failed: {_one_line(error)}', remedy
             )

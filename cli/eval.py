@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json
+from bitrl.cli import completion
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.cli.run import evaluation_words
 from bitrl.core.runs.progress import progress_display
+from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
     from bitrl.core.runs.watch import Step
@@ -20,7 +25,7 @@ MOST_SHOWN = 100
 
 
 @click.command("eval")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.option(
     "--episodes",
     type=click.IntRange(min=1),
@@ -76,22 +81,32 @@ def evaluate(
             found["states"] = str(states)
         print_json(found, stdout)
     else:
-        for step in steps[:MOST_SHOWN]:
-            click.echo(_line(step))
+        shown = steps[:MOST_SHOWN]
+        for number, step in enumerate(shown, 1):
+            echo(_lines(number, len(str(len(shown))), step))
         if len(steps) > MOST_SHOWN:
-            click.echo(f"… and {len(steps) - MOST_SHOWN} more steps (--json prints them all)")
-        click.echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")
+            echo(f"… and {len(steps) - MOST_SHOWN} more steps (--json prints them all)")
+        echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")
         if video is not None:
-            click.echo(f"video of the first episode: {video}")
+            echo(f"video of the first episode: {video}")
         if states is not None:
-            click.echo(f"visited states: {states}")
+            echo(f"visited states: {states}")
 
 
-def _line(step: Step) -> str:
-    """`{"cart_position": 0.031, …} → push right, reward 1`; what would break the line is escaped."""
-    state = step.state if isinstance(step.state, str) else _numbers(step.state)
-    state = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in state)
-    return f"{state} → {step.action_name or _numbers(step.action)}, reward {step.reward:.4g}"
+def _lines(number: int, width: int, step: Step) -> str:
+    """`12  {"cart_position": 0.031, …} → push right, reward 1`; what would break the line is escaped. On a terminal too
+    narrow for it the state is wrapped, and what was done stands below it.
+    """
+    state = printable(step.state if isinstance(step.state, str) else _numbers(step.state), keep="")
+    done = f"→ {printable(str(step.action_name or _numbers(step.action)), keep='')}, reward {step.reward:.4g}"
+    start = f"{number:>{width}}  "
+    line = f"{start}{state} {done}"
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    if len(line) <= room:
+        return line
+    indent = " " * len(start)
+    wrapped = textwrap.wrap(state, max(room - len(start), 24), break_on_hyphens=False, break_long_words=False)
+    return "\n".join([start + (wrapped or [""])[0], *(indent + part for part in wrapped[1:]), indent + done])
 
 
 def _numbers(values: Any) -> str:

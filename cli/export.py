@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json
+from bitrl.cli import completion
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json
+from bitrl.core.terminal import shell_word
+from bitrl.core.wording import program
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The agent's file (safetensors)."
 )
@@ -33,5 +36,6 @@ def export(directory: Path, out: Path, force: bool, as_json: bool) -> None:
         print_json(found, stdout)
         return
     reads = "no model" if found["backbone"] is None else f"backbone {found['backbone']}"
-    click.echo(f"{out}: {found['bytes']:,} bytes, {found['env']} after {found['step']:,} steps, reads {reads}")
-    click.echo(f"try it: bitrl act {out} --example | bitrl act {out}")
+    echo(f"{out}: {found['bytes']:,} bytes, {found['env']} after {found['step']:,} steps, reads {reads}")
+    call = f"{program()} act {shell_word(out)}"
+    echo(f"try it: {call} --example | {call}")

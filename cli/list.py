@@ -8,18 +8,20 @@ from typing import IO, Any
 import attrs
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.kinds import PLURALS, parse_kind
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.errors import UsageError
 from bitrl.core.options import MOST_SHOWN, shown
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
+from bitrl.core.wording import program
 
 RUNS = "runs"
 
 
 @click.command("list")
-@click.argument("kind", required=False, metavar="[KIND]")
+@click.argument("kind", required=False, metavar="[KIND]", shell_complete=completion.kinds)
 @click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
 @json_option
 def list_components(kind: str | None, directory: Path | None, as_json: bool) -> None:
@@ -44,10 +46,10 @@ def list_components(kind: str | None, directory: Path | None, as_json: bool) -> 
     for each in kinds:
         entries = registry().entries[each]
         rows = [(entry.record.name, entry.package, *_fit(entry.record), entry.record.summary) for entry in entries]
-        click.echo(f"{PLURALS[each]}\n{table(rows)}\n")
+        echo(f"{PLURALS[each]}\n{table(rows)}\n")
     if problems:
-        click.echo(f"problems\n{table([(problem.package, problem.message) for problem in problems])}\n")
-    click.echo("Options of one: bitrl show KIND NAME. Any Gymnasium id is an environment too.")
+        echo(f"problems\n{table([(problem.package, problem.message) for problem in problems])}\n")
+    echo(f"Options of one: {program()} show KIND NAME. Any Gymnasium id is an environment too.")
 
 
 def _list_runs(directory: Path, stdout: IO[str] | None) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 
 import click
 
-from bitrl.cli.output import table
+from bitrl.cli.output import echo, table
 from bitrl.cli.quoted_command import quoted_command
 from bitrl.core.errors import UsageError
+from bitrl.core.terminal import printable
 
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
@@ -54,7 +55,7 @@ def made_by() -> dict[str, Any]:
 def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
     """On a terminal a table with rules, elsewhere plain columns; the first row is its heads."""
     if not sys.stdout.isatty():
-        click.echo(f"{title}\n{table(rows)}\n")
+        echo(f"{title}\n{table(rows)}\n")
         return
     from rich.console import Console
     from rich.table import Table
@@ -64,5 +65,5 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
         numbers = all(row[column][:1].isdigit() or not row[column] for row in rows[1:])
         shown.add_column(head, justify="right" if numbers else "left")
     for row in rows[1:]:
-        shown.add_row(*row)
+        shown.add_row(*map(printable, row))
     Console().print(shown)

@@ -12,9 +12,10 @@ from bitrl.cli.model_probe import probe
 from bitrl.cli.model_pull import pull
 from bitrl.cli.model_quantize import quantize
 from bitrl.cli.model_train import train
+from bitrl.cli.output import Group
 
 
-@click.group()
+@click.group(cls=Group)
 def model() -> None:
     """Train, distil, convert, inspect and probe language models."""
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.model_out import check_paths, model_out_option
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.core.runs.display import display, show_bytes
+from bitrl.core.wording import program
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.models)
 @model_out_option
 @click.option(
     "--type",
@@ -25,9 +28,10 @@ from bitrl.core.runs.display import display, show_bytes
 @click.option("--activation", help="The feed-forward network's, for a source that does not name it.")
 @click.option("--linear-class", help="As -o backbone.linear_class, for packed safetensors that do not say.")
 @click.option("--i2s-packing", default="x86", show_default=True, help="As -o backbone.i2s_packing: x86 or arm.")
+@json_option
 def convert(
     source: str, out: Path, kind: str | None, force: bool, activation: str | None, linear_class: str | None,
-    i2s_packing: str,
+    i2s_packing: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a model as a GGUF file, with its tokenizer.
 
@@ -50,10 +54,15 @@ def convert(
         raise unknown("type", kind, TYPES)
     if kind is not None and loses(path, kind, activation, linear_class):
         raise UsageError(
-            f"--type {kind} would lose precision of {source}: bitrl model quantize does that, and reports how much"
+            f"--type {kind} would lose precision of {source}: {program()} model quantize does that, and reports "
+            "how much"
         )
+    stdout = claim_stdout() if as_json else None
     with display(transient=True) as shown:
         lacks = write(path, out, kind, activation, linear_class, i2s_packing, partial(show_bytes, shown))
+    if as_json:
+        print_json({"file": str(out), "bytes": out.stat().st_size, "unsupported": list(lacks)}, stdout)
+        return
     for lack in lacks:
-        click.echo(f"{out}: {lack}", err=True)
-    click.echo(f"{out}: {out.stat().st_size:,} bytes")
+        echo(f"{out}: {lack}", err=True)
+    echo(f"{out}: {out.stat().st_size:,} bytes")

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from bitrl.cli.model_out import check_directory, model_out_option
-from bitrl.cli.output import json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.cli.quoted_command import quoted_command
-from bitrl.core.runs.display import display, show_model_training
+from bitrl.core.runs.display import display, show_count, show_model_training
 
 
 @click.command()
@@ -79,8 +79,9 @@ def distill(
         teacher=teacher, out=out, layers=layers, text=text, envs=[env for env in envs.split(",") if env], plan=plan,
         tokens_per_batch=batch, device=device, resume=resume, command=quoted_command(leave_out=("as_json",)),
     )  # fmt: skip
+    stdout = claim_stdout() if as_json else None
     with display() as shown:
-        made = make(request, shown.say, partial(show_model_training, shown))
+        made = make(request, shown.say, partial(show_model_training, shown), partial(show_count, shown))
     if as_json:
         print_json(
             {
@@ -98,16 +99,15 @@ def distill(
                     }
                     for k in made.kept
                 ],
-            }
+            },
+            stdout,
         )  # fmt: skip
         return
-    click.echo(
-        f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}"
-    )
-    click.echo("losses: " + "  ".join(f"{name} {value:.3f}" for name, value in sorted(made.progress.means.items())))
+    echo(f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}")
+    echo("losses: " + "  ".join(f"{name} {value:.3f}" for name, value in sorted(made.progress.means.items())))
     rows = [("environment", "states", "block", "R² teacher", "merely rounded", "student")]
     rows += [
         (k.env, k.states, str(k.block), f"{k.teacher:.4f}", f"{k.rounded:.4f}", f"{k.student:.4f}") for k in made.kept
     ]
     if made.kept:
-        click.echo(table(rows))
+        echo(table(rows))

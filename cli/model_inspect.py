@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from bitrl.cli.output import json_option, print_json, table
+from bitrl.cli import completion
+from bitrl.cli.output import echo, json_option, print_json, table
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option(
     "--lora-rank",
     type=click.IntRange(1),
@@ -39,22 +40,20 @@ def inspect(model: str, lora_rank: int, as_json: bool) -> None:
         print_json(found)
         return
     sizes = [(key, f"{found[key]:,}") for key in ("bytes", "weights", "ternary_weights")]
-    click.echo(f"{model} {found['verdict']['words']}\n")
-    click.echo(table([("architecture", found["architecture"]), *sizes, ("checksum", found["checksum"])], indent=""))
+    echo(f"{model} {found['verdict']['words']}\n")
+    echo(table([("architecture", found["architecture"]), *sizes, ("checksum", found["checksum"])], indent=""))
     if found["memory"]:
-        click.echo(f"\nin memory\n{table(_memory_rows(found['memory']))}")
-        click.echo(
-            f"\ntraining adapters of rank {lora_rank} (lora_rank), beside these\n{table(_lora_rows(found['memory']))}"
-        )
-    click.echo(f"\nhyper-parameters\n{table([(key, str(value)) for key, value in found['parameters'].items()])}")
-    click.echo(f"\ntokenizer\n{table([(key, str(value)) for key, value in found['tokenizer'].items()])}")
+        echo(f"\nin memory\n{table(_memory_rows(found['memory']))}")
+        echo(f"\ntraining adapters of rank {lora_rank} (lora_rank), beside these\n{table(_lora_rows(found['memory']))}")
+    echo(f"\nhyper-parameters\n{table([(key, str(value)) for key, value in found['parameters'].items()])}")
+    echo(f"\ntokenizer\n{table([(key, str(value)) for key, value in found['tokenizer'].items()])}")
     rows = [
         (kind, f"{total['tensors']} tensors", f"{total['weights']:,} weights", f"{total['bytes']:,} bytes")
         for kind, total in found["types"].items()
     ]
-    click.echo(f"\ntypes\n{table(rows)}")
+    echo(f"\ntypes\n{table(rows)}")
     rows = [(t["name"], t["type"], "x".join(map(str, t["shape"])), f"{t['bytes']:,} bytes") for t in found["tensors"]]
-    click.echo(f"\ntensors\n{table(rows)}")
+    echo(f"\ntensors\n{table(rows)}")
 
 
 def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:

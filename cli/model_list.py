@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.output import json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
+from bitrl.core.wording import program
 
 if TYPE_CHECKING:
     from bitrl.plugins.backbones.catalogue import ModelEntry
@@ -23,15 +24,16 @@ def list_models(as_json: bool) -> None:
     from bitrl.plugins.backbones.catalogue import ENTRIES, find
     from bitrl.plugins.backbones.catalogue.receipts import every
 
+    stdout = claim_stdout() if as_json else None
     others = [find(record.name) for record in every() if record.name not in ENTRIES]
     rows = [_facts(entry) for entry in [*ENTRIES.values(), *others]]
     if as_json:
-        print_json({"models": rows})
+        print_json({"models": rows}, stdout)
         return
     heads = ("name", "size", "weights", "precision", "architecture", "licence", "downloaded", "source")
-    click.echo(table([heads, *(_row(row) for row in rows)], indent=""))
-    click.echo(
-        "\nSizes are those of the files to download, or downloaded. Download one: bitrl model pull NAME; "
+    echo(table([heads, *(_row(row) for row in rows)], indent=""))
+    echo(
+        f"\nSizes are those of the files to download, or downloaded. Download one: {program()} model pull NAME; "
         "use it: -o backbone.model=NAME. Any hf:OWNER/NAME of a supported architecture is a name, too."
     )
 

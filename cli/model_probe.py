@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli import completion
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import display
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ KINDS = {"uniform": "uniform in their bounds", "random": "visited by a random po
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=completion.models)
 @click.option(
     "--env", "envs", multiple=True, default=["CartPole-v1"], show_default=True, help="Environment; repeat for more."
 )
@@ -99,10 +100,10 @@ def probe(
         print_json(found, stdout)
         return
     for reading in readings:
-        click.echo(_shown(reading, fields) + "\n")
-    click.echo(_advice(settings))
+        echo(_shown(reading, fields) + "\n")
+    echo(_advice(settings))
     if out is not None:
-        click.echo(f"picture: {out}")
+        echo(f"picture: {out}")
 
 
 def _configs(

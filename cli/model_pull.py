@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
-from bitrl.cli.output import json_option, print_json
+from bitrl.cli import completion
+from bitrl.cli.output import echo, json_option, print_json
+from bitrl.core.wording import program
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @click.option("--update", is_flag=True, help="Ask its source again, even if it is downloaded.")
 @json_option
 def pull(name: str, update: bool, as_json: bool) -> None:
@@ -30,16 +32,14 @@ def pull(name: str, update: bool, as_json: bool) -> None:
         if as_json:
             print_json({"name": name, "recipe": list(entry.source.commands)}, stdout)
         else:
-            click.echo(
-                f"{name} is built, not downloaded: run this, then name the file written (-o backbone.model=FILE)"
-            )
-            click.echo("\n".join(f"  {command}" for command in entry.source.commands))
+            echo(f"{name} is built, not downloaded: run this, then name the file written (-o backbone.model=FILE)")
+            echo("\n".join(f"  {program()}{command.removeprefix('bitrl')}" for command in entry.source.commands))
         return
     pulled = get(name, update)
     if as_json:
         print_json(attrs.asdict(pulled) | {"bytes": pulled.bytes}, stdout)
         return
     for file in pulled.files:
-        click.echo(f"{file.path}: {file.bytes:,} bytes, SHA-256 {file.sha256}")
-    click.echo(f"{name} is downloaded ({pulled.origin}): {pulled.path}")
-    click.echo(f"use it: -o backbone.model={name}")
+        echo(f"{file.path}: {file.bytes:,} bytes, SHA-256 {file.sha256}")
+    echo(f"{name} is downloaded ({pulled.origin}): {pulled.path}")
+    echo(f"use it: -o backbone.model={name}")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.model_out import check_paths, model_out_option
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.runs.display import display, show_bytes
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.models)
 @model_out_option
 @click.option(
     "--type",
@@ -46,7 +47,7 @@ def quantize(
     with display(transient=True) as shown:
         made = write(path, out, kind, embeddings, again, activation, partial(show_bytes, shown))
     for lack in made.lacks:
-        click.echo(f"{out}: {lack}", err=True)
+        echo(f"{out}: {lack}", err=True)
     if as_json:
         losses = [
             {"name": x.name, "shape": list(x.shape), "from": x.before, "to": x.after, "error": x.error}
@@ -56,5 +57,5 @@ def quantize(
         return
     rows = [("matrix", "shape", "from", "to", "relative error")]
     rows += [(x.name, "x".join(map(str, x.shape)), x.before, x.after, f"{x.error:.4f}") for x in made.losses]
-    click.echo(table(rows, indent=""))
-    click.echo(f"\n{out}: {out.stat().st_size:,} bytes; relative error of all matrices {made.error:.4f}")
+    echo(table(rows, indent=""))
+    echo(f"\n{out}: {out.stat().st_size:,} bytes; relative error of all matrices {made.error:.4f}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bitrl.cli.model_out import check_directory, model_out_option
-from bitrl.cli.output import table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.cli.quoted_command import quoted_command
-from bitrl.core.runs.display import display, show_model_training
+from bitrl.core.runs.display import display, show_count, show_model_training
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.training.pretraining.card import Pretrained
 
 
 @click.command()
@@ -63,10 +67,11 @@ from bitrl.core.runs.display import display, show_model_training
 @click.option(
     "--resume", is_flag=True, help="Resume from the checkpoint of an interrupted training with the same command."
 )
+@json_option
 def train(
     out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
     ffn: int, vocab: int, envs: str, text_envs: str, worlds: str, precision: str, batch: int, device: str,
-    note: tuple[str, ...], resume: bool,
+    note: tuple[str, ...], resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a BitNet b1.58 language model, or its full-precision twin, to read the numbers in states.
 
@@ -92,19 +97,21 @@ def train(
         out=out, text=text, envs=[env for env in envs.split(",") if env],
         text_envs=[env for env in (text_envs or worlds).split(",") if env], shape=shape, tokens_per_batch=batch,
         seed=seed, device=device, steps=None if minutes else steps or 3000, minutes=minutes, resume=resume, notes=note,
-        command=quoted_command(),
+        command=quoted_command(leave_out=("as_json",)),
     )  # fmt: skip
+    stdout = claim_stdout() if as_json else None
     with display() as shown:
-        made = train_model(request, shown.say, partial(show_model_training, shown))
+        made = train_model(request, shown.say, partial(show_model_training, shown), partial(show_count, shown))
+    if as_json:
+        print_json(_facts(out, made), stdout)
+        return
     losses = "  ".join(f"{name} {value:.3f}" for name, value in sorted(made.progress.means.items()))
-    click.echo(
-        f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}"
-    )
-    click.echo(f"losses: {losses}")
+    echo(f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}")
+    echo(f"losses: {losses}")
     if made.bits_per_byte is not None:
-        click.echo(f"held-out prose: {made.bits_per_byte:.3f} bits per byte")
+        echo(f"held-out prose: {made.bits_per_byte:.3f} bits per byte")
     for what, judged in made.judged.items():
-        click.echo(f"{what}: accuracy {judged.accuracy:.3f}")
+        echo(f"{what}: accuracy {judged.accuracy:.3f}")
     rows = [("environment", "serializer", "tokens", "states", "R²", "worst number")]
     rows += [
         (r.env, r.serializer, f"{r.tokens:.1f}", r.states, f"{r.scores[-1].mean:.4f}", r.scores[-1].worst)
@@ -112,4 +119,29 @@ def train(
         if r.scores
     ]
     if made.readings:
-        click.echo(table(rows))
+        echo(table(rows))
+
+
+def _facts(out: Path, made: Pretrained) -> dict[str, Any]:
+    return {
+        "file": str(out),
+        "bytes": out.stat().st_size,
+        "steps": made.progress.step,
+        "tokens": made.progress.tokens,
+        "seconds": made.progress.seconds,
+        "losses": dict(made.progress.means),
+        "bits_per_byte": made.bits_per_byte,
+        "accuracy": {what: {"accuracy": each.accuracy, "chance": each.chance} for what, each in made.judged.items()},
+        "r_squared": [
+            {
+                "env": each.env,
+                "serializer": each.serializer,
+                "tokens": each.tokens,
+                "states": each.states,
+                "mean": each.scores[-1].mean,
+                "worst": each.scores[-1].worst,
+            }
+            for each in made.readings
+            if each.scores
+        ],
+    }

@@ -7,12 +7,37 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any
 
 import click
 
+from bitrl.core.errors import RunFailed
+from bitrl.core.terminal import printable
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
+
+
+def echo(text: str = "", err: bool = False) -> None:
+    """Print `text`; control characters in it, which may come from a file of others, are escaped.
+
+    Raises:
+        RunFailed: stdout cannot be written. BrokenPipeError: its reader went away.
+    """
+    with _writing_stdout():
+        click.echo(printable(text), err=err)
+
+
+@contextmanager
+def _writing_stdout() -> Iterator[None]:
+    """Within, a failure to write is told as one of stdout."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunFailed(f"standard output cannot be written: {error.strerror}: send it elsewhere (> FILE)") from None
 
 
 def claim_stdout() -> IO[str]:
@@ -21,24 +46,47 @@ def claim_stdout() -> IO[str]:
     Plugins and environments print what they like (from C, too), which must not end up beside a JSON object. It is
     not undone: some print when the process exits.
     """
-    sys.stdout.flush()
+    with _writing_stdout():
+        sys.stdout.flush()
     real = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return real
 
 
-def print_json(data: Any, file: IO[str] | None = None) -> None:
-    """Print `data` as JSON on `file` (stdout if None)."""
-    print(json.dumps(data, indent=2), file=file, flush=True)
+def print_json(data: Any, file: IO[str] | None = None, indent: int | None = 2) -> None:
+    """Print `data` as JSON on `file` (stdout if None); `indent` None: as one line.
+
+    Raises:
+        RunFailed, BrokenPipeError: as `echo`.
+    """
+    with _writing_stdout():
+        print(json.dumps(data, indent=indent), file=file, flush=True)
 
 
 def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
-    """Rows as aligned columns. On a terminal the last column is wrapped to its width."""
+    """Rows as aligned columns, control characters escaped. On a terminal the last column is wrapped to its width,
+    between words alone: names and options stay whole.
+    """
+    rows = [[printable(cell, keep="") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     lines = []
     for row in rows:
         start = indent + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
-        last = textwrap.wrap(row[-1], max(room - len(start), 24)) or [""]
+        last = textwrap.wrap(row[-1], max(room - len(start), 24), break_on_hyphens=False, break_long_words=False) or [
+            ""
+        ]
         lines += [(start + last[0]).rstrip(), *(" " * len(start) + line for line in last[1:])]
     return "\n".join(lines)
+
+
+class Group(click.Group):
+    """A group whose help has each command's one-line help unabridged."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, in the order in which they were added."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=1000)) for name, command in commands if command is not None]
+            )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bitrl.cli.compare import results_in
-from bitrl.cli.output import json_option, print_json
+from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "arms": [curve.label for curve in curves]})
     else:
-        click.echo(f"{out}: {len(curves)} {'curve' if len(curves) == 1 else 'curves'} of {len(results)} runs")
+        echo(f"{out}: {len(curves)} {'curve' if len(curves) == 1 else 'curves'} of {len(results)} runs")
 
 
 def draw(out: Path, task: str, curves: Sequence[Curve]) -> None:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json
+from bitrl.cli.output import Group, claim_stdout, echo, json_option, print_json
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.terminal import shell_word
+from bitrl.core.wording import pip, program
 
 COMPONENTS = {
     "serializer": "bins",
@@ -34,7 +36,7 @@ COMPONENTS = {
 HOOKS = "src/bitrl_example/__init__.py"
 
 
-@click.group
+@click.group(cls=Group)
 def plugin() -> None:
     """Write and check plugins."""
 
@@ -56,7 +58,8 @@ def plugin() -> None:
     show_default="the current one",
     help="Directory to make NAME in.",
 )
-def new(name: str, kinds: tuple[str, ...], parent: Path) -> None:
+@json_option
+def new(name: str, kinds: tuple[str, ...], parent: Path, as_json: bool) -> None:
     """Write a new plugin package called NAME: components that work, their tests, and a README.
 
     Its components are called after it: `bitrl plugin new bitrl-grid` makes the serializer grid-bins, and so on.
@@ -69,11 +72,15 @@ def new(name: str, kinds: tuple[str, ...], parent: Path) -> None:
     if os.path.lexists(directory):
         raise UsageError(f"{directory}: exists already: choose another name, or another place with --dir")
     write_package(directory, name, module, chosen)
-    click.echo(
+    if as_json:  # nothing of others is imported that could print
+        print_json({"directory": str(directory), "package": name, "module": module, "kinds": chosen})
+        return
+    install = pip("install -e " + shell_word(f"{directory}[test]"))
+    echo(
         f"{directory}: a plugin with {', '.join(chosen)}\n"
-        f"next:  pip install -e '{directory}[test]'\n"
-        f"       bitrl plugin check {name}\n"
-        f"       pytest {directory}"
+        f"next:  {install}\n"
+        f"       {program()} plugin check {name}\n"
+        f"       {pip(shell_word(directory), tool='pytest')}"
     )
 
 
@@ -94,9 +101,7 @@ def check(package: str, as_json: bool) -> None:
         outcomes.append(outcome)
         if not as_json:
             words = "ok  " if outcome.passed else "FAIL"
-            click.echo(
-                f"{words}  {outcome.component}: {outcome.check}" + (f": {outcome.failure}" if outcome.failure else "")
-            )
+            echo(f"{words}  {outcome.component}: {outcome.check}" + (f": {outcome.failure}" if outcome.failure else ""))
     failed = [outcome for outcome in outcomes if not outcome.passed]
     if as_json:
         rows = [
@@ -104,7 +109,7 @@ def check(package: str, as_json: bool) -> None:
         ]
         print_json({"package": package, "passed": not failed, "checks": rows}, real)
     else:
-        click.echo(f"\n{len(outcomes)} checks, {len(failed)} failed")
+        echo(f"\n{len(outcomes)} checks, {len(failed)} failed")
     if failed:
         sys.exit(1)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
+from bitrl.core.wording import pip
 
 if TYPE_CHECKING:
     from bitrl.plugins.backbones.tools.probe import Reading
@@ -23,7 +24,7 @@ MOST_COLUMNS = 3
 def check_picture(out: Path) -> None:
     """Whether a picture can be drawn into `out`. Raises UsageError saying why it cannot."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--out needs matplotlib, which is not installed: pip install 'bitrl[report]'")
+        raise UsageError("--out needs matplotlib, which is not installed: " + pip("install 'bitrl[report]'"))
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out must end in .png, got {out}")
     if not os.access(out.parent, os.W_OK | os.X_OK):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli import completion
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, read_toml, resolve
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe, parse
 from bitrl.core.provided import check_file
 from bitrl.core.runs.display import duration
 from bitrl.core.runs.progress import progress_display
+from bitrl.core.terminal import shell_word
+from bitrl.core.wording import program
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -26,7 +29,13 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     default = "" if row.default == "none" else f"  [default: {row.default.strip(chr(34))}]"
     help = row.help[0].upper() + row.help[1:]
     # Left a string: `resolve` reads it, and words the error, as it does for -o.
-    return click.option(f"--{name.replace('_', '-')}", metavar=metavar, help=help + default)
+    complete = {"env": "environment", "algo": "algorithm", "critic_backbone": "backbone"}.get(name, name)
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        metavar=metavar,
+        help=help + default,
+        shell_complete=completion.components(complete) if metavar in ("ID", "NAME") else None,
+    )
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -42,6 +51,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "loggers",
     multiple=True,
     metavar="NAME",
+    shell_complete=completion.components("logger"),
     help="Tell the metrics to this logger, too, as csv or tensorboard (`bitrl list loggers`). May be repeated.",
 )
 @click.option(
@@ -50,6 +60,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "assignments",
     multiple=True,
     metavar="PART.OPTION=VALUE",
+    shell_complete=completion.assignments,
     help="Set any option, as in -o algo.clip_coef=0.2 (`bitrl show`). May be repeated; the last one counts.",
 )
 @click.option(
@@ -69,6 +80,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "--resume",
     type=click.Path(path_type=Path),
     metavar="DIR",
+    shell_complete=completion.runs,
     help="Resume the run in DIR with its own configuration; it ends bit-identically to one never stopped. "
     "With --steps N it trains on to N steps, a finished run too.",
 )
@@ -110,7 +122,7 @@ def run(
     if as_json:
         print_json(summary, stdout)
     else:
-        click.echo(report(summary, advice=not quiet))
+        echo(report(summary, advice=not quiet))
 
 
 def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None]) -> Config:
@@ -125,34 +137,47 @@ def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, 
     if file is not None:
         check_file(file, values, typed["run"])
     if left_out:
-        click.echo(f"{file}: ignored {', '.join(left_out)} (options of components that were replaced)", err=True)
+        echo(f"{file}: ignored {', '.join(left_out)} (options of components that were replaced)", err=True)
     return resolve(values, {part: frozenset(section) for part, section in typed.items()})
 
 
 def report(summary: dict[str, Any], advice: bool = True) -> str:
     """The report of a finished run: its evaluation, its cost, and what to do next."""
-    directory = shlex.quote(summary["run"])
+    directory = shell_word(summary["run"])
     cost = f"{duration(summary['train_seconds'])} ({summary['steps_per_second']:,.0f} steps/s)"
     lines = [
         f"{summary['env']}: {evaluation_words(summary['eval'])}",
         f"trained {summary['steps']:,} steps in {cost}, peak memory {summary['peak_rss_mb']:,.0f} MB",
     ]
+    if (sampled := _last_sampled_return(Path(summary["run"]))) is not None:
+        lines.append(f"mean return while training {sampled:.1f} (sampled actions, the last episodes)")
     cache = summary.get("cache", {})
     if cache.get("hits"):
         hits, texts = cache["hits"], cache["hits"] + cache["misses"]
         lines.append(f"feature-cache hit rate {hits / texts:.0%} of {texts:,} texts")
     if advice:
-        again = f"bitrl run --config {directory}/config.toml"
+        again = f"{program()} run --config {directory}/config.toml"
         # Only among the built-in ones that write such states.
         other = {"json": "compact", "natural": "compact", "compact": "natural"}.get(summary["serializer"])
         steps = [
-            ("evaluate it on other episodes", f"bitrl eval {directory} --seed {summary['seed'] + 1}"),
+            ("evaluate it on other episodes", f"{program()} eval {directory} --seed {summary['seed'] + 1}"),
             ("train another with a new seed", f"{again} --seed {summary['seed'] + 1}"),
             *([("try another serializer", f"{again} --serializer {other}")] if other else []),
-            ("see how it learned", f"{directory}/metrics.jsonl"),
         ]
-        lines += ["", "next", table(steps)]
+        # Each on a line of its own, never wrapped: a command is there to be pasted.
+        lines += ["", "next", *(f"  {what}:\n    {command}" for what, command in steps)]
+        lines.append(f"  how it learned is in {directory}/metrics.jsonl")
     return "\n".join(lines)
+
+
+def _last_sampled_return(directory: Path) -> float | None:
+    """The mean return of training's last episodes, as the progress showed it; None where none has ended."""
+    try:
+        rows = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        found = [row["episode_return"] for row in map(json.loads, rows) if "episode_return" in row]
+    except (OSError, ValueError):
+        return None
+    return float(found[-1]) if found and isinstance(found[-1], (int, float)) else None
 
 
 def evaluation_words(statistics: dict[str, Any]) -> str:
@@ -183,7 +208,7 @@ def _refuse_beside_resume(ctx: click.Context) -> None:
         and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
     ]
     if given:
-        directory = shlex.quote(str(ctx.params["resume"]))
+        directory = shell_word(ctx.params["resume"])
         raise UsageError(
             f"--resume keeps the run's configuration: leave out {', '.join(given)}, "
             f"or start a new run with --config {directory}/config.toml"

@@ -9,26 +9,29 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.kinds import PART, WITHOUT_OPTIONS, parse_kind, section
 from bitrl.cli.list import facts
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions, find_environment
 from bitrl.core.errors import BitrlError, UsageError
 from bitrl.core.options import describe
 from bitrl.core.records import EnvironmentRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
+from bitrl.core.wording import program
 
 if TYPE_CHECKING:
     from bitrl.cli.show_samples import Sample
 
 
 @click.command
-@click.argument("kind")
-@click.argument("name", required=False)
+@click.argument("kind", shell_complete=completion.kinds)
+@click.argument("name", required=False, shell_complete=completion.names_of_kind)
 @click.option(
     "--env",
     "envs",
     multiple=True,
+    shell_complete=completion.components("environment"),
     help="With a serializer: show a state of this environment as it writes it; repeatable.",
 )
 @click.option("-o", "assignments", metavar="serializer.OPTION=VALUE", multiple=True, help="For --env; repeatable.")
@@ -52,7 +55,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
     samples: list[Sample] = []
     if kind == "run":
         if name is not None:
-            raise UsageError(f'bitrl show run takes no name, got "{name}"')
+            raise UsageError(f'show run takes no name, got "{name}"')
     else:
         entry = _find(kind, name)
         record = entry.record
@@ -72,34 +75,34 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         print_json({**described, "options": option_facts(options)}, stdout)
         return
     title = described.get("name", "run")
-    click.echo(f"{title}: {described['summary']}\n")
+    echo(f"{title}: {described['summary']}\n")
     lines = [
         (key, _words(described[key]))
         for key in ("package", "target", "aliases", "emits", "accepts", "provides", "learns_from", "critic_backbone")
         if key in described
     ]
     if lines:
-        click.echo(table(lines) + "\n")
+        echo(table(lines) + "\n")
     if described.get("about"):
-        click.echo(textwrap.indent(described["about"], "  ") + "\n")
+        echo(textwrap.indent(described["about"], "  ") + "\n")
     if "observation" in described:
         from bitrl.cli.show_environment import environment_rows
 
-        click.echo(f"observations and actions\n{table(environment_rows(described))}\n")
+        echo(f"observations and actions\n{table(environment_rows(described))}\n")
     elif "problem" in described:
-        click.echo(f"observations and actions\n  {described['problem']}\n")
+        echo(f"observations and actions\n  {described['problem']}\n")
     if defaults:
         rows = [(path, _words(value)) for path, value in defaults.items()]
-        click.echo(f"defaults it sets\n{table(rows)}\n")
+        echo(f"defaults it sets\n{table(rows)}\n")
     for algorithm, settings in described.get("tuned", {}).items():
         rows = [(path, _words(value)) for path, value in settings.items()]
-        click.echo(f"tuned for {algorithm}\n{table(rows)}\n")
+        echo(f"tuned for {algorithm}\n{table(rows)}\n")
     if kind in WITHOUT_OPTIONS:
         return
     rows = option_rows(part, options)
-    click.echo(f"options (set one with -o {rows[0][0]}=VALUE)\n{table(rows)}" if rows else "It has no options.")
+    echo(f"options (set one with -o {rows[0][0]}=VALUE)\n{table(rows)}" if rows else "It has no options.")
     for each in samples:
-        click.echo(f"\n{each}")
+        echo(f"\n{each}")
 
 
 def _environment(record: EnvironmentRecord, name: str) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def _find(kind: str, name: str | None) -> Entry:
     entries = registry().entries[kind]
     if name is None:
         names = ", ".join(entry.record.name for entry in entries)
-        raise UsageError(f"which {kind}? bitrl show {PART[kind]} NAME, where NAME is one of {names}")
+        raise UsageError(f"which {kind}? {program()} show {PART[kind]} NAME, where NAME is one of {names}")
     record: Record = find_environment(name) if kind == "environment" else registry().find(kind, name)
     return next(entry for entry in entries if entry.record is record)
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.config import parse_assignments
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration, on_terminal
+from bitrl.core.terminal import shell_word
+from bitrl.core.wording import program
 
 if TYPE_CHECKING:
     from bitrl.core.studies.processes import Executor
@@ -103,10 +105,10 @@ def study(
     finally:
         opened.close()
     if failed:
-        again = f"bitrl study {directory} --retry"
-        click.echo(f"{len(failed)} of {len(opened.design.cells)} cells failed; run them again with: {again}", err=True)
+        again = f"{program()} study {shell_word(directory)} --retry"
+        echo(f"{len(failed)} of {len(opened.design.cells)} cells failed; run them again with: {again}", err=True)
         for cell in failed:
-            click.echo(f"  {cell.name}: {opened.failure(cell)}", err=True)
+            echo(f"  {cell.name}: {opened.failure(cell)}", err=True)
         sys.exit(1)
 
 
@@ -158,16 +160,16 @@ def _say_changes(changes: Changes, opened: Study) -> None:
     for words, names in (("added", changes.added), ("no longer in the study, their runs are kept", changes.removed)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            click.echo(f"{len(names)} cells {words}: {', '.join(names[:3])}{more}", err=True)
+            echo(f"{len(names)} cells {words}: {', '.join(names[:3])}{more}", err=True)
     for line in opened.design.ignored:
-        click.echo(f"{line}: ignored (not an option of its components)", err=True)
+        echo(f"{line}: ignored (not an option of its components)", err=True)
 
 
 def _show_plan(opened: Study, executor: Executor, as_json: bool, stdout: Any) -> None:
     from bitrl.core.studies.estimate import seconds_per_step
 
-    click.echo("timing a short training of each arm …", err=True)
-    speeds = seconds_per_step(opened, executor, lambda line: click.echo(line, err=True))
+    echo("timing a short training of each arm …", err=True)
+    speeds = seconds_per_step(opened, executor, lambda line: echo(line, err=True))
     cells = opened.design.cells
     steps = {cell: cell.arm.config(cell.seed).run.steps for cell in cells}
     seconds = {cell: speeds[cell.arm] * steps[cell] for cell in cells if cell.arm in speeds}
@@ -190,8 +192,8 @@ def _show_plan(opened: Study, executor: Executor, as_json: bool, stdout: Any) ->
                 duration(seconds[cell]) if cell in seconds else "?",
             )
         )
-    click.echo(table(shown, indent=""))
-    click.echo(
+    echo(table(shown, indent=""))
+    echo(
         f"\n{len(cells)} cells, {sum(steps.values()):,} steps, about {duration(total)} of training with "
         f"{executor.capacity} at once; evaluations come on top"
     )
@@ -210,7 +212,7 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
             for state in states:
                 if state.status in ("finished", "failed") and state.cell.name not in done:
                     done.add(state.cell.name)
-                    click.echo(f"{len(done)} of {len(states)}: {' '.join(_row(state))}", err=True)
+                    echo(f"{len(done)} of {len(states)}: {' '.join(_row(state))}", err=True)
 
         yield lines
         return

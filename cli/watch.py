@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitrl.cli.output import claim_stdout, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration
 
@@ -24,7 +25,8 @@ LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", 
 @click.command()
 @click.argument("directories", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Print how they stand, and exit.")
-def watch(directories: tuple[Path, ...], once: bool) -> None:
+@json_option
+def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
     """Watch training runs, side by side.
 
     Return so far, speed, losses and time left.
@@ -36,6 +38,9 @@ def watch(directories: tuple[Path, ...], once: bool) -> None:
             raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs")
     same = len({each.name for each in directories}) < len(directories)
     names = [f"{each.parent.name}/{each.name}" if same else each.name for each in directories]
+    if as_json:
+        print_json({"runs": [{"run": str(each), **_facts(each)} for each in directories]}, claim_stdout())
+        return
     from rich.console import Console
     from rich.live import Live
 

@@ -46,7 +46,7 @@ ANY_GYMNASIUM_ID = "gymnasium"
 """The environment record used for every id that no plugin has registered."""
 
 
-REGISTERED_BY = {"BabyAI-": "minigrid", "MiniGrid-": "minigrid"}
+REGISTERED_BY = {"ALE/": "ale_py", "BabyAI-": "minigrid", "MiniGrid-": "minigrid"}
 """Prefix of Gymnasium ids → the package that registers them on import."""
 
 
@@ -270,8 +270,11 @@ def find_environment(name: str) -> EnvironmentRecord:
     Raises:
         UsageError: Gymnasium does not know it either; the message suggests similar ids.
     """
-    names = {entry.record.name for entry in registry().entries["environment"]}
-    if name in names or (":" in name and name.partition(":")[2] in names):
+    entries = registry().entries["environment"]
+    names = {entry.record.name for entry in entries}
+    # `package:name` is a plugin's only if such a package is one: a fork's `module:CartPole-v1` is Gymnasium's to make.
+    full_names = {f"{entry.package}:{each}" for entry in entries for each in (entry.record.name, *entry.record.aliases)}
+    if name in names or name in full_names:
         named: EnvironmentRecord = registry().find("environment", name)
         return named
     import gymnasium
@@ -281,6 +284,10 @@ def find_environment(name: str) -> EnvironmentRecord:
             with contextlib.suppress(ImportError):
                 importlib.import_module(package)
     if ":" not in name and name not in gymnasium.registry:
+        from bitrl.core.foreign_ids import not_registered
+
+        if (known_elsewhere := not_registered(name)) is not None:
+            raise known_elsewhere
         raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
     any_id: EnvironmentRecord = registry().find("environment", ANY_GYMNASIUM_ID)
     return any_id

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+from bitrl.core.terminal import as_line
 
 MOST_NAMES = 12
 """How many names an error lists."""
 
 
 class BitrlError(Exception):
-    """Any failure that bitrl explains; the command line prints its message without a traceback."""
+    """Any failure that bitrl explains; the command line prints its message without a traceback. What the message quotes
+    (names from files, errors of plugins) is made one printable line of at most 500 characters.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return as_line(super().__str__())
 
 
 class UsageError(BitrlError):
@@ -31,6 +39,18 @@ class RunStopped(RunFailed):
     def __init__(self, message: str, signum: int):
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory or address space ran out; torch and the dynamic linker say so by errors of their own."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "can't start new thread" in text))
+        or (isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text))
+    )
 
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: str = "") -> UsageError:

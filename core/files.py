@@ -9,7 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.wording import setting
 
 
@@ -92,6 +92,19 @@ def remove_unfinished(directory: Path) -> None:
         if re.fullmatch(r"\..+\.\d+\.tmp", temporary.name):
             with contextlib.suppress(OSError):  # it is in nobody's way
                 temporary.unlink(missing_ok=True)
+
+
+def cache_home() -> Path:
+    """Where programs keep what they can make again: $XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        UsageError: this user has no home directory, as in a container whose user has no name.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named) if named else Path.home() / ".cache"
+    except RuntimeError:
+        raise UsageError("this user has no home directory: set HOME or XDG_CACHE_HOME to a folder") from None
 
 
 def cannot_write(path: Path, error: OSError, elsewhere: str | None = None) -> RunFailed:

@@ -11,8 +11,10 @@ from typing import Any, Literal, get_args
 
 import attrs
 
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import UsageError, out_of_memory
+from bitrl.core.installing import to_install
 from bitrl.core.options import NoOptions
+from bitrl.core.wording import pip
 
 Form = Literal["text", "vector"]
 
@@ -70,7 +72,11 @@ class Record:
         except UsageError:
             raise  # already explains itself
         except (Exception, SystemExit) as error:
+            if out_of_memory(error):
+                raise
             cause = " ".join(f"{type(error).__name__}: {error}".split())
+            if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in module:
+                cause += f": {to_install(error.name)}"
             raise UsageError(f'"{self.name}" could not be loaded from {self.target}: {cause}') from error
 
 
@@ -178,7 +184,7 @@ class LoggerRecord(Record):
         """Raise UsageError if a module that the logger needs is not installed."""
         for module, package in self.needs.items():
             if importlib.util.find_spec(module) is None:
-                raise UsageError(f"logger \"{self.name}\" needs {module}: pip install '{package}'")
+                raise UsageError(f'logger "{self.name}" needs {module}: ' + pip(f"install '{package}'"))
 
 
 @attrs.frozen(kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
@@ -29,6 +28,8 @@ from bitrl.core.records import (
     Record,
     SerializerRecord,
 )
+from bitrl.core.terminal import tell
+from bitrl.core.wording import program
 
 HOOKS: dict[str, tuple[str, type[Record]]] = {
     "serializer": ("bitrl_serializers", SerializerRecord),
@@ -137,7 +138,7 @@ class Registry:
                 self._report_alias(kind, found[0], _without_package(found[0], name))
         if not found:
             broken = ", ".join(sorted({problem.package for problem in self.problems}))
-            hint = f"plugins with problems: {broken}; see bitrl doctor" if broken else ""
+            hint = f"plugins with problems: {broken}; see {program()} doctor" if broken else ""
             raise unknown(kind, name, {entry.record.name for entry in entries}, hint)
         if len(found) > 1:
             packages = [entry.package for entry in found]
@@ -163,7 +164,7 @@ class Registry:
         line = f"{kind} {alias} {entry.record.aliases[alias]} and is now called {entry.record.name}"
         if line not in self._reported:
             self._reported.add(line)
-            print(line, file=sys.stderr)
+            tell(line)
 
     def conflicts(self) -> list[Problem]:
         """One problem for every name that two plugins share."""

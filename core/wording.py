@@ -1,11 +1,14 @@
-"""Names settings in error messages: as flags on the command line, as arguments in Python."""
+"""Names settings and commands in messages: as flags on the command line, as arguments in Python."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from bitrl.core.terminal import shell_word, tell
 
 _COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
 
@@ -39,9 +42,53 @@ def setting(name: str, *values: str) -> str:
 
 def warn(message: str) -> None:
     """Say on stderr what the user should know, and what stops nothing."""
-    print(f"warning: {message}", file=sys.stderr)
+    tell(f"warning: {message}")
 
 
 def resuming(directory: object) -> str:
     """How to resume a run: `bitrl run --resume DIR`, or `bitrl.resume("DIR")`."""
-    return f"bitrl run --resume {directory}" if _COMMAND_LINE.get() else f'bitrl.resume("{directory}")'
+    if _COMMAND_LINE.get():
+        return f"{program()} run --resume {shell_word(directory)}"
+    return f'bitrl.resume("{directory}")'
+
+
+def program() -> str:
+    """The program as it is called from here, to paste into a shell: `bitrl`, or where that would not find it
+    `.venv/bin/bitrl` or `python -m bitrl`, as it was called.
+    """
+    called = sys.argv[0] if sys.argv else ""
+    folder, name = os.path.split(called)
+    if name == "__main__.py" and os.path.basename(folder) == "bitrl":
+        return f"{shell_word(_from_here(sys.orig_argv[0]))} -m bitrl"
+    if name != "bitrl" or not folder:
+        return "bitrl"
+    if _runs("bitrl", called):
+        return "bitrl"
+    return shell_word(_from_here(called))
+
+
+def pip(arguments: str, tool: str = "pip") -> str:
+    """`pip install 'bitrl[video]'`, to paste into a shell; `PYTHON -m pip …` where `pip` is another Python's.
+    The same for another `tool` that is a module.
+    """
+    folder = os.path.dirname(sys.executable or "")
+    if not _COMMAND_LINE.get() or not folder or _runs(tool, os.path.join(folder, tool)):
+        return f"{tool} {arguments}"
+    return f"{shell_word(_from_here(sys.executable))} -m {tool} {arguments}"
+
+
+def _runs(name: str, file: str) -> bool:
+    """Whether a shell that is given `name` runs `file`."""
+    from shutil import which  # takes as long to import as the rest of this module
+
+    found = which(name)
+    return found is not None and os.path.realpath(found) == os.path.realpath(file)
+
+
+def _from_here(path: str) -> str:
+    """`path` relative to the working directory if it is in it."""
+    try:
+        below = os.path.relpath(path)
+    except OSError:
+        return path
+    return below if os.path.isabs(path) and not below.startswith(os.pardir) else path

@@ -14,3 +14,10 @@ def worded_as_on_the_command_line():
     """Errors name flags; tests/core/test_wording.py has what they say to who called Python."""
     with command_line():
         yield
+
+
+@pytest.fixture(autouse=True)
+def programs_on_the_path(request, monkeypatch):
+    """Hints say `bitrl` and `pip`; test_wording.py and test_hints.py have what they say elsewhere."""
+    if request.module.__name__ != "test_wording":
+        monkeypatch.setattr("bitrl.core.wording._runs", lambda *names: True)

@@ -27,6 +27,7 @@ from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
 from bitrl.core.options import parse
 from bitrl.core.provided import check_provided
 from bitrl.core.registry import registry
+from bitrl.core.wording import program
 
 FORMAT = 1
 """The version of the file format; any other is refused."""
@@ -104,7 +105,7 @@ class Agent:
                 a time needs none.
 
         Raises:
-            UsageError: as `act`; then no episode has recorded its observation.
+            UsageError: as `act`. Then, as after any other error, no episode has recorded its observation.
         """
         if not observations:
             return []
@@ -118,14 +119,17 @@ class Agent:
         rows = np.concatenate([as_array(observation, like=self._example) for observation in observations])
         states = States(rows, self.reader)
         if self.history > 1:
-            assert episodes is not None
+            memories = [episode.memory.copy() for episode in episodes or ()]
             newest = states_of(rows)
             written = [
-                self.reader.serializer(episode.memory.add(state))
-                for episode, state in zip(episodes, newest, strict=True)
+                self.reader.serializer(memory.add(state)) for memory, state in zip(memories, newest, strict=True)
             ]
             states = States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written))
-        return [action if np.ndim(action) else action.item() for action in self.policy(states)]
+        actions = [action if np.ndim(action) else action.item() for action in self.policy(states)]
+        if self.history > 1:
+            for episode, memory in zip(episodes or (), memories, strict=True):
+                episode.memory = memory
+        return actions
 
     def _backbone(
         self, serializer_record: Any, serializer: Any, spec: ObservationSpec, given: Mapping[str, Any], typed: bool
@@ -203,7 +207,7 @@ def read(path: Path) -> Checkpoint:
         UsageError: no such file, damaged, not an agent, or one whose facts or weights cannot be.
     """
     if path.is_dir():
-        raise UsageError(f"{path}: is a directory: if it holds a run, export it first with bitrl export")
+        raise UsageError(f"{path}: is a directory: if it holds a run, export it first with {program()} export")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
@@ -211,7 +215,7 @@ def read(path: Path) -> Checkpoint:
     except DamagedCheckpoint as error:
         raise UsageError(f"{path}: not an agent, or damaged: {error}") from None
     if not isinstance(found.meta, dict) or "agent" not in found.meta:
-        raise UsageError(f"{path}: a checkpoint, not an agent: export its run with bitrl export")
+        raise UsageError(f"{path}: a checkpoint, not an agent: export its run with {program()} export")
     if found.meta["agent"] != FORMAT:
         raise UsageError(
             f"{path}: written by another version of bitrl (expected format {FORMAT}, got {found.meta['agent']})"

@@ -34,6 +34,12 @@ class StateHistory:
         """Forget them: a new episode starts."""
         self._states.clear()
 
+    def copy(self) -> StateHistory:
+        """Another with the same states, to add to apart from this one."""
+        other = StateHistory(self.k)
+        other._states.extend(self._states)
+        return other
+
     def add(self, state: Any) -> dict[str, Any]:
         """Add the newest state → `COUNT` and the last k as "0" to str(k - 1), the newest last. Where there are
         fewer, the first of the episode is repeated.

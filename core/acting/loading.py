@@ -20,6 +20,7 @@ from bitrl.core.interfaces import (
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord, Record, SerializerRecord
 from bitrl.core.registry import registry
+from bitrl.core.wording import program
 
 
 def load_backbone(name: str, model: str | None = None, *, width: int | None = None, **options: Any) -> Backbone:
@@ -107,7 +108,8 @@ def _require(kind: str, record: Record, part: object, interface: type, capabilit
         lacking = sorted(get_protocol_members(interface) - {*dir(part)})
         what = f'claims to provide "{capability}"' if capability else f"does not keep the contract of a {kind}"
         raise UsageError(
-            f'{kind} "{record.name}" {what}, but has no {" and no ".join(lacking)}: check it with bitrl plugin check'
+            f'{kind} "{record.name}" {what}, but has no {" and no ".join(lacking)}: check it with '
+            f"{program()} plugin check"
         )
 
 

@@ -22,6 +22,7 @@ from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.wording import program
 
 _shared: WeakValueDictionary[Any, StateReader] = WeakValueDictionary()
 
@@ -167,7 +168,7 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
     if name == ANY_GYMNASIUM_ID:
         raise UsageError(
             f"observations of a {type(space).__name__} space are supported only with the environment's name: "
-            'give it as env_id="…", a name from bitrl list'
+            f'give it as env_id="…", a name from {program()} list'
         )
     environment = load_environment(name)
     ours = environment.make()

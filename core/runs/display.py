@@ -5,13 +5,16 @@ Knows nothing of what goes on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+
+from bitrl.core.terminal import printable, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,9 +46,38 @@ class Display(Protocol):
         """
 
 
+_open: list[Display] = []
+"""The display in use, if any: a terminal has room for one."""
+
+
 @contextmanager
 def display(transient: bool = False) -> Iterator[Display]:
-    """The display for this stderr. `transient`: bars vanish at the end."""
+    """The display for this stderr; within another's context, that one. `transient`: bars vanish at the end."""
+    if _open:
+        yield _open[-1]
+        return
+    with _display(transient) as shown, _in_use(shown):
+        yield shown
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within, displays show nothing: who asked for quiet means all that goes on underneath, too."""
+    with _in_use(SilentDisplay()):
+        yield
+
+
+@contextmanager
+def _in_use(shown: Display) -> Iterator[None]:
+    _open.append(shown)
+    try:
+        yield
+    finally:
+        _open.remove(shown)
+
+
+@contextmanager
+def _display(transient: bool) -> Iterator[Display]:
     if not on_terminal() or os.environ.get("TERM") == "dumb":
         yield LineDisplay()
         return
@@ -58,7 +90,11 @@ def display(transient: bool = False) -> Iterator[Display]:
         TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[facts]}"),
         # Narrower than the terminal: the "^C" that it echoes must not break the line that is redrawn.
-        console=Console(stderr=True, highlight=False, width=shutil.get_terminal_size().columns - 4),
+        console=Console(
+            file=cast("TextIO", _Unfailing(sys.stderr)),
+            highlight=False,
+            width=max(shutil.get_terminal_size().columns - 4, 20),
+        ),
         expand=True,
         transient=transient,
     )
@@ -68,13 +104,47 @@ def display(transient: bool = False) -> Iterator[Display]:
 
 def on_terminal() -> bool:
     """Whether somebody reads stderr as it is written."""
-    return sys.stderr.isatty()
+    try:
+        return sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
 
 
 def announce(what: str) -> None:
     """What comes next, on a terminal alone: for work that cannot say how far it is."""
     if on_terminal():
-        print(f"{what} …", file=sys.stderr)
+        tell(f"{what} …")
+
+
+class _Unfailing:
+    """A stream that nobody may be able to read any more (a terminal that was closed): then work goes on unseen."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class SilentDisplay:
+    """Shows nothing."""
+
+    def say(self, line: str) -> None:
+        """See `Display`."""
+
+    def show(
+        self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
+    ) -> None:
+        """See `Display`."""
 
 
 class LineDisplay:
@@ -86,7 +156,7 @@ class LineDisplay:
 
     def say(self, line: str) -> None:
         """See `Display`."""
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
     def show(
         self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
@@ -96,7 +166,7 @@ class LineDisplay:
         if (tenths and tenth > self._tenths.get(task, 0)) or now - self._at > QUIET_SECONDS:
             self._at = now
             self._tenths[task] = tenth if tenths else self._tenths.get(task, 0)
-            self.say("   ".join((f"{task}: {done:,.0f} of {total:,.0f} {unit}", *facts)))
+            self.say("   ".join((f"{task}: {done:,.0f} of {total:,.0f} {unit}".rstrip(), *facts)))
 
 
 class BarDisplay:
@@ -108,7 +178,7 @@ class BarDisplay:
 
     def say(self, line: str) -> None:
         """See `Display`."""
-        self._bars.console.print(line, markup=False)
+        self._bars.console.print(printable(line), markup=False, soft_wrap=True)
 
     def show(
         self, task: str, done: float, total: float, unit: str, facts: Sequence[str] = (), tenths: bool = True
@@ -138,6 +208,12 @@ def show_model_training(shown: Display, progress: ModelTraining, steps: int) -> 
     left = progress.seconds / progress.step * (steps - progress.step)
     losses = " ".join(f"{name} {value:.3f}" for name, value in progress.means.items())
     shown.show("training", progress.step, steps, "steps", (losses, f"{speed:,.0f} tokens/s", f"{duration(left)} left"))
+
+
+def show_count(shown: Display, task: str, done: int, total: int) -> None:
+    """Show how much of a task is done; behind a colon its name has what of it is under way."""
+    name, _, part = task.partition(": ")
+    shown.show(name, done, total, "", (part,) if part else (), tenths=False)
 
 
 def show_bytes(shown: Display, done: int, total: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from bitrl.core import events
 from bitrl.core.config import ChosenLogger, Config
 from bitrl.core.interfaces import Logger
 from bitrl.core.registry import FAILURES, one_line, registry
+from bitrl.core.terminal import tell
 
 Listener = Callable[[events.Event], None]
 
@@ -86,4 +86,4 @@ class OpenLogger:
 
 
 def _warn(package: str, message: str) -> None:
-    print(f"warning: plugin {package}: {message}", file=sys.stderr)
+    tell(f"warning: plugin {package}: {message}")

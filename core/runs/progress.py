@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from bitrl.core import events
 from bitrl.core.events import Event
-from bitrl.core.runs.display import Display, display, duration
+from bitrl.core.runs.display import Display, display, duration, silence
+from bitrl.core.terminal import tell
 from bitrl.core.wording import warn
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class TrainingProgress:
 def progress_display(quiet: bool) -> Iterator[Listener]:
     """A listener that shows a run's progress on stderr within the context; if `quiet`, only warnings."""
     if quiet:
-        yield _warn
+        with silence():
+            yield _warn
         return
     with display() as shown:
         yield _listener(shown)
@@ -74,7 +75,7 @@ def _warn(event: Event) -> None:
         again = (
             "Ctrl-C again" if event.signum == signal.SIGINT else f"{signal.Signals(event.signum).name}; a second one"
         )
-        print(f"stopping once this update is done and saved ({again}: at once)", file=sys.stderr)
+        tell(f"stopping once this update is done and saved ({again}: at once)")
 
 
 def _opening(event: events.RunStarted) -> str:

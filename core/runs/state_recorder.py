@@ -22,7 +22,7 @@ from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.runs.parts import Parts
-from bitrl.core.wording import setting
+from bitrl.core.wording import program, setting
 
 
 class Recorder(gymnasium.Wrapper):
@@ -87,9 +87,9 @@ def read_states(path: Path) -> np.ndarray:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (SafetensorError, KeyError, ValueError):
-        raise UsageError(f"{path}: not a file of states: make one with bitrl eval RUN --states FILE") from None
+        raise UsageError(f"{path}: not a file of states: make one with {program()} eval RUN --states FILE") from None
     if states.ndim != 2 or states.dtype.kind != "f" or not states.size or not np.isfinite(states).all():
         raise UsageError(
-            f"{path}: expected a table of finite numbers: make the file again with bitrl eval RUN --states FILE"
+            f"{path}: expected a table of finite numbers: make the file again with {program()} eval RUN --states FILE"
         )
     return states.astype(np.float64)

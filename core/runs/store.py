@@ -20,7 +20,7 @@ from bitrl.core.config import Config, load_toml, provenance_in
 from bitrl.core.errors import UsageError
 from bitrl.core.files import cannot_write, remove, remove_unfinished, sync, write_atomically
 from bitrl.core.runs.lock import lock
-from bitrl.core.wording import resuming, setting
+from bitrl.core.wording import program, resuming, setting
 
 METRICS, TIMINGS, CHECKPOINTS, SUMMARY = "metrics.jsonl", "timings.jsonl", "checkpoints", "summary.json"
 
@@ -209,7 +209,7 @@ def require_run(directory: Path) -> None:
     """Refuse a directory that is not a run."""
     if not (directory / "config.toml").is_file():
         raise UsageError(
-            f"{directory}: not a run (no config.toml): give the directory of a run, as printed by bitrl run"
+            f"{directory}: not a run (no config.toml): give the directory of a run, as printed by {program()} run"
         )
 
 

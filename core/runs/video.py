@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
-from bitrl.core.wording import setting
+from bitrl.core.wording import pip, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ CODECS = {".mp4": ("libx264", "yuv420p"), ".gif": ("gif", "pal8")}
 
 MOST_GIF_FPS = 50
 """A gif counts hundredths of a second, and viewers treat a delay of one as an error."""
+
+VIDEO = "install 'bitrl[video]'"
 
 PAGE = (16, 80)
 """Lines and columns of a page of text."""
@@ -59,9 +61,7 @@ def page(text: str) -> np.ndarray:
     try:
         import pygame
     except ImportError:
-        raise UsageError(
-            "a video of rendered text needs pygame, which is not installed: pip install 'bitrl[video]'"
-        ) from None
+        raise UsageError(f"a video of rendered text needs pygame, which is not installed: {pip(VIDEO)}") from None
     (rows, columns), (height, width) = PAGE, CELL
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns) or [""]]
     if len(lines) > rows:
@@ -137,5 +137,5 @@ def _av() -> ModuleType:
         import av
         import av.filter
     except ImportError:
-        raise UsageError(f"{setting('video')} needs PyAV, which is not installed: pip install 'bitrl[video]'") from None
+        raise UsageError(f"{setting('video')} needs PyAV, which is not installed: {pip(VIDEO)}") from None
     return av

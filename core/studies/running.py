@@ -13,6 +13,8 @@ from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.studies.design import Cell
 from bitrl.core.studies.processes import Ended, Executor
 from bitrl.core.studies.study import Status, Study, progress_of
+from bitrl.core.terminal import shell_word
+from bitrl.core.wording import program
 
 POLL_SECONDS = 0.2
 SHOW_SECONDS = 1.0
@@ -112,6 +114,6 @@ def run_study(study: Study, executor: Executor, *, retry: bool = False, show: Sh
                 if running:
                     time.sleep(POLL_SECONDS)
             if interrupted():
-                raise RunFailed(f"stopped; continue with: bitrl study {study.directory}")
+                raise RunFailed(f"stopped; continue with: {program()} study {shell_word(study.directory)}")
     finally:
         executor.close()

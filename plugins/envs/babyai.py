@@ -16,6 +16,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.wording import pip
 
 LONGEST_MISSION = 400
 """In characters; a mission of four clauses (BabyAI-BossLevel) has about 200."""
@@ -76,7 +77,7 @@ def make(id: str, render_mode: str | None = None) -> gymnasium.Env:
     try:
         import minigrid  # noqa: F401 (registers its ids)
     except ImportError as error:
-        raise UsageError(f"environment {id} needs MiniGrid: pip install 'bitrl[babyai]'") from error
+        raise UsageError(f"environment {id} needs MiniGrid: " + pip("install 'bitrl[babyai]'")) from error
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return BabyAI(gymnasium.make(id, render_mode=render_mode))

@@ -15,6 +15,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.envs import babyai, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
+from bitrl.plugins.envs.modules import import_module_of
 
 
 class GymnasiumEnvironment(Environment):
@@ -29,6 +30,7 @@ class GymnasiumEnvironment(Environment):
             UsageError: Gymnasium cannot make it (unknown id, or a package that it needs is missing), or its actions are
                 none of Discrete, Box and Text.
         """
+        import_module_of(self.id)
         if babyai.is_minigrid(self.id):
             return babyai.make(self.id, render_mode)
         try:

@@ -17,6 +17,7 @@ import numpy as np
 from bitrl.core.environments.environment import Environment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.wording import pip
 from bitrl.plugins.envs import MontezumaOptions
 
 FRAME_SKIP = 4
@@ -174,7 +175,7 @@ class MontezumaRevenge(Environment):
         try:
             return Montezuma(self.options.max_steps, render_mode)
         except ImportError as error:
-            raise UsageError(f"environment {self.id} needs ale-py: pip install 'bitrl[atari]'") from error
+            raise UsageError(f"environment {self.id} needs ale-py: " + pip("install 'bitrl[atari]'")) from error
 
     def observation_spec(self) -> ObservationSpec:
         """The numbers."""

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import gymnasium
 
+from bitrl.core.wording import pip
+
 
 def is_mujoco(id: str) -> bool:
     """Whether an id is of one of Gymnasium's own tasks on MuJoCo."""
@@ -25,7 +27,7 @@ def hint(id: str, error: Exception) -> str:
     if not is_mujoco(id):
         return ""
     if isinstance(error, ModuleNotFoundError):
-        return " (pip install 'bitrl[mujoco]')"
+        return " (" + pip("install 'bitrl[mujoco]'") + ")"
     graphics = os.environ.get("MUJOCO_GL")
     return f" (MUJOCO_GL is {graphics}: is the library that it names installed?)" if graphics else ""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import gymnasium
 
-from bitrl.plugins.envs.textworld_games import GAMES_A_PROCESS, Cooking, games_of, require_textworld
+from bitrl.plugins.envs.textworld_games import Cooking, games_of, require_textworld
 from bitrl.plugins.envs.textworld_rules import Rules, rules
 
 LONGEST_TEXT = 2000
@@ -42,7 +42,7 @@ class CookingGame(gymnasium.Env):
         walkthrough: bool = False,
         render_mode: str | None = None,
     ):
-        """Games that the cache does not have are made when they are played first, GAMES_A_PROCESS of them at once.
+        """Games that the cache does not have are made when the first of them is played, all of them.
 
         Args:
             settings: the difficulty.
@@ -74,9 +74,7 @@ class CookingGame(gymnasium.Env):
         if options and "game" in options:
             index = range(len(self.games))[options["game"]]
         if index not in self.files:
-            first = index // GAMES_A_PROCESS * GAMES_A_PROCESS
-            made = games_of(self.settings, self.games[first : first + GAMES_A_PROCESS])
-            self.files |= dict(enumerate(made, start=first))
+            self.files = dict(enumerate(games_of(self.settings, self.games)))
         self.game = self.files[index]
         self.rules: Rules = rules(self.game)
         self.facts = self.rules.start

@@ -9,14 +9,16 @@ Run as a module, it makes games: `python -m bitrl.plugins.envs.textworld_games D
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +26,22 @@ from typing import Any, Literal
 import attrs
 
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.files import cache_home
+from bitrl.core.runs.display import display
+from bitrl.core.wording import pip
 
 GAME = "game.json"
 
+INSTALL = "install 'bitrl[textworld]'"
+
 GAMES_A_PROCESS = 20
-"""A process takes two seconds to start."""
+"""At most: a process takes two seconds to start."""
+
+LOOK_SECONDS = 0.5
+"""How often finished games are looked for."""
+
+STALE_SECONDS = 3600
+"""What a process has not written into for so long was left by one that was killed."""
 
 Split = Literal["train", "valid", "test"]
 
@@ -67,14 +80,13 @@ def require_textworld() -> str:
         return metadata.version("textworld")
     except metadata.PackageNotFoundError:
         raise UsageError(
-            "TextWorld is not installed: pip install 'bitrl[textworld]' (it has wheels for Linux and macOS only)"
+            f"TextWorld is not installed: {pip(INSTALL)} (it has wheels for Linux and macOS only)"
         ) from None
 
 
 def cache_directory() -> Path:
     """Where games are kept: $XDG_CACHE_HOME/bitrl/textworld, or ~/.cache/bitrl/textworld."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "bitrl" / "textworld"
+    return cache_home() / "bitrl" / "textworld"
 
 
 def game_name(settings: Cooking, seed: int) -> str:
@@ -88,66 +100,143 @@ def game_name(settings: Cooking, seed: int) -> str:
 
 
 def games_of(settings: Cooking, seeds: Sequence[int]) -> list[Path]:
-    """The files of the games with these seeds, made first (in about a second each, on all cores) where the cache does
-    not have them. Each is kept as soon as its piece is done, so that a killed process has to make only the others
-    again.
+    """The files of the games with these seeds, made first (in about a second each, on all cores) where the cache lacks
+    them, which is shown on stderr. Each is kept as soon as it is finished, so that a killed process has to make
+    only the others again.
 
     Raises:
         UsageError: TextWorld is not installed. RunFailed: it could not make a game.
     """
     files = {seed: cache_directory() / game_name(settings, seed) / GAME for seed in seeds}
     missing = [seed for seed, file in files.items() if not file.exists()]
-    pieces = [missing[i : i + GAMES_A_PROCESS] for i in range(0, len(missing), GAMES_A_PROCESS)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = [pool.submit(_make_apart, settings, piece) for piece in pieces]
-        try:
-            for done, made in enumerate(waiting):
-                if sys.stderr.isatty():
-                    print(f"\rmaking games: {done * GAMES_A_PROCESS} of {len(missing)}", end="", file=sys.stderr)
-                made.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            if missing and sys.stderr.isatty():
-                print("\r\x1b[K", end="", file=sys.stderr)
+    if missing:
+        with display(transient=True) as shown:
+            shown.say(f"making {len(missing)} TextWorld games, once; they are kept in {cache_directory()}")
+            _make_all(settings, missing, lambda done: shown.show("making TextWorld games", done, len(missing), ""))
     return [files[seed] for seed in seeds]
 
 
-def _make_apart(settings: Cooking, seeds: Sequence[int]) -> None:
-    directory = cache_directory()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=directory))
-    except OSError as error:
-        raise RunFailed(f"{directory}: games cannot be saved there: {error.strerror}: set XDG_CACHE_HOME") from None
-    try:
-        made = subprocess.run(
-            [sys.executable, "-m", __name__, str(unfinished), json.dumps(attrs.asdict(settings)), json.dumps(seeds)],
+def _make_all(settings: Cooking, seeds: Sequence[int], tell: Callable[[int], None]) -> None:
+    """Make games on all cores; `tell` is called with the number of those that are done."""
+    directory, cores = cache_directory(), _cores()
+    _remove_stale(directory)
+    size = min(GAMES_A_PROCESS, -(-len(seeds) // cores))
+    pieces = [_Piece(settings, seeds[i : i + size]) for i in range(0, len(seeds), size)]
+    with ThreadPoolExecutor(cores) as pool:
+        waiting: set[Future[None]] = {pool.submit(piece.make) for piece in pieces}
+        try:
+            while waiting:
+                ended, waiting = wait(waiting, LOOK_SECONDS, "FIRST_COMPLETED")
+                for piece in pieces:
+                    piece.keep()
+                tell(sum(len(piece.kept) for piece in pieces))
+                for future in ended:
+                    future.result()
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            for piece in pieces:
+                piece.stop()
+            raise
+
+
+def _cores() -> int:
+    """How many processes can run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove unfinished games of processes that were killed."""
+    for folder in directory.glob(".unfinished-*") if directory.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Piece:
+    """Games of one process.
+
+    Attributes:
+        kept: the seeds of those that have their place in the cache.
+    """
+
+    def __init__(self, settings: Cooking, seeds: Sequence[int]):
+        self.settings, self.seeds = settings, seeds
+        self.kept: set[int] = set()
+        self._unfinished: Path | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
+
+    def make(self) -> None:
+        """Make them, in a process of their own.
+
+        Raises:
+            RunFailed: one could not be made; those before it are kept.
+        """
+        directory = cache_directory()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=directory))
+        except OSError as error:
+            raise RunFailed(f"{directory}: games cannot be saved there: {error.strerror}: set XDG_CACHE_HOME") from None
+        try:
+            code, errors = self._run(
+                [
+                    sys.executable, "-m", __name__,
+                    str(self._unfinished), json.dumps(attrs.asdict(self.settings)), json.dumps([*self.seeds]),
+                ]
+            )  # fmt: skip
+            self.keep()
+            if code != 0 and not self._stopped:
+                lines = errors.strip().splitlines() or [f"exit status {code}"]
+                failed = next((seed for seed in self.seeds if seed not in self.kept), self.seeds[-1])
+                name = game_name(self.settings, failed)
+                raise RunFailed(f"TextWorld could not make the game {name}: {lines[-1]}")
+        finally:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    def keep(self) -> None:
+        """Give the games that are finished their names."""
+        for seed in self.seeds if self._unfinished is not None else ():
+            if seed not in self.kept:
+                folder = cache_directory() / game_name(self.settings, seed)
+                if _keep(Path(str(self._unfinished)) / str(seed), folder):
+                    self.kept.add(seed)
+
+    def stop(self) -> None:
+        """End the process, if it runs."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _run(self, command: Sequence[str]) -> tuple[int, str]:
+        """Exit status and stderr. The process is not of our group: Ctrl-C is for us to handle."""
+        if self._stopped:
+            return 0, ""
+        self._process = subprocess.Popen(
+            command,
             env=os.environ | {"PYTHONHASHSEED": "0"},
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            start_new_session=True,
         )
-        for seed in seeds:
-            _keep(unfinished / str(seed), directory / game_name(settings, seed))
-        if made.returncode != 0:
-            lines = made.stderr.strip().splitlines() or [f"exit status {made.returncode}"]
-            failed = next(seed for seed in seeds if not (directory / game_name(settings, seed) / GAME).exists())
-            raise RunFailed(f"TextWorld could not make the game {game_name(settings, failed)}: {lines[-1]}")
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        errors = self._process.communicate()[1]
+        return self._process.returncode, errors
 
 
-def _keep(made: Path, folder: Path) -> None:
-    """Give a game its name, if it was finished."""
+def _keep(made: Path, folder: Path) -> bool:
+    """Give a game its name, if it is finished; whether it has its name."""
     if not (made / GAME).exists():
-        return
+        return False
     try:
         made.rename(folder)
     except OSError:
-        if not (folder / GAME).exists():  # else another process was first, with the same game
+        if not (folder / GAME).exists():  # else another was first, with the same game
             raise RunFailed(f"{folder}: cannot be written: remove it and start again") from None
+    return True
 
 
 def _make(directory: Path, settings: dict[str, Any], seeds: Sequence[int]) -> None:
@@ -155,7 +244,10 @@ def _make(directory: Path, settings: dict[str, Any], seeds: Sequence[int]) -> No
     import textworld
     from textworld.challenges.tw_cooking import cooking
 
+    parent = os.getppid()
     for seed in seeds:
+        if os.getppid() != parent:  # whoever wanted the games was killed
+            return
         options = textworld.GameOptions()
         options.seeds = seed
         game = cooking.make(settings | {"recipe_seed": 0}, options)

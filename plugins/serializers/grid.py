@@ -16,6 +16,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.wording import program
 
 OBJECTS = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
@@ -120,7 +121,7 @@ class Grid:
         if not observation.grid:
             raise UsageError(
                 f"serializer grid is for MiniGrid environments, and {observation.env} is not one: "
-                "choose another serializer (bitrl list)"
+                f"choose another serializer ({program()} list)"
             )
 
     def __call__(self, observation: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import bitrl as package
-from bitrl.cli.eval import MOST_SHOWN, _line
+from bitrl.cli.eval import MOST_SHOWN, _lines
 from bitrl.core.runs.parts import EVALUATION, spawn_seeds
 from bitrl.core.runs.video import page
 from bitrl.core.runs.watch import Step
@@ -60,7 +60,11 @@ def test_shown_is_the_first_episode_as_the_model_reads_it(bitrl, run) -> None:
 
     lines = bitrl("eval", run(), "--show", "--episodes", 1).out.splitlines()
     shown = steps[:MOST_SHOWN]
-    expected = [f"{step['state']} → {step['action_name']}, reward {step['reward']:g}" for step in shown]
+    width = len(str(len(shown)))
+    expected = [
+        f"{number:>{width}}  {step['state']} → {step['action_name']}, reward {step['reward']:g}"
+        for number, step in enumerate(shown, 1)
+    ]
     assert lines[: len(shown)] == expected
     assert lines[-1].startswith("CartPole-v1: mean return")
     assert len(lines) == len(shown) + (2 if len(steps) > MOST_SHOWN else 1)
@@ -70,13 +74,24 @@ def test_a_long_episode_is_cut_short(bitrl, run) -> None:
     lines = bitrl("eval", run("Pendulum-v1", "mlp", "vector"), "--show", "--episodes", 1).out.splitlines()
     assert len(lines) == MOST_SHOWN + 2
     assert lines[MOST_SHOWN] == "… and 100 more steps (--json prints them all)"
-    assert all(line.startswith("[") and " → [" in line for line in lines[:MOST_SHOWN])
+    assert all(line.lstrip(" 0123456789").startswith("[") and " → [" in line for line in lines[:MOST_SHOWN])
 
 
 def test_a_step_is_one_line_whatever_is_in_it() -> None:
-    assert _line(Step("a\nkitchen\x1b[2J", 3, -0.5)) == "a\\nkitchen\\x1b[2J → 3, reward -0.5"
-    assert _line(Step("a", 3, 0.0, "turn left")) == "a → turn left, reward 0"
-    assert _line(Step([0.03125, -1.0], [0.5], 1.0)) == "[0.0312, -1] → [0.5], reward 1"
+    assert _lines(1, 1, Step("a\nkitchen\x1b[2J", 3, -0.5)) == "1  a\\nkitchen\\x1b[2J → 3, reward -0.5"
+    assert _lines(7, 3, Step("a", 3, 0.0, "turn left")) == "  7  a → turn left, reward 0"
+    assert _lines(1, 1, Step([0.03125, -1.0], [0.5], 1.0)) == "1  [0.0312, -1] → [0.5], reward 1"
+
+
+def test_on_a_narrow_terminal_a_state_is_wrapped_between_words_and_what_was_done_stands_below(monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    state = "the kitchen has a pepper-mill and an open fridge"
+    assert _lines(3, 2, Step(state, 0, 1.0, "open")).splitlines() == [
+        " 3  the kitchen has a pepper-mill and an",
+        "    open fridge",
+        "    → open, reward 1",
+    ]
 
 
 def test_a_video_shows_the_first_episode_and_changes_nothing(bitrl, run, tmp_path) -> None:

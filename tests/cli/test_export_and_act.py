@@ -48,21 +48,92 @@ def test_actions_answer_observations_line_by_line(bitrl, agent, monkeypatch, tmp
     assert (first in (0, 1), second, third in (0, 1)) == (True, None, True)
 
 
-@pytest.mark.parametrize(
-    ("lines", "answers", "error"),
-    [
-        ("[0, 0, 0, 0]\n{\n", 1, "line 2 of the input: expected JSON"),
-        ("\n[0, 0]\n", 0, "line 2 of the input: observation: expected 4 numbers, got [0, 0]"),
-        ("[" * 100_000, 0, "line 1 of the input: expected JSON"),
-    ],
-)
-def test_a_line_that_is_no_observation_is_named(bitrl, agent, monkeypatch, tmp_path, lines, answers, error) -> None:
-    (tmp_path / "lines").write_text(lines)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The file of an agent that reads the last three states."""
+    from bitrl.core.runs.export import export
+    from bitrl.core.runs.train import run
+
+    folder = tmp_path_factory.mktemp("history")
+    options = {"run.history": 3, "run.eval_episodes": 0, "run.num_envs": 4, "algo.rollout_steps": 32}
+    run("CartPole-v1", backbone="mlp", steps=128, out=folder / "run", options=options)
+    export(folder / "run", folder / "agent.safetensors")
+    return folder / "agent.safetensors"
+
+
+def answers(bitrl, monkeypatch, tmp_path, agent, lines: bytes, *flags: str):
+    (tmp_path / "lines").write_bytes(lines)
     with open(tmp_path / "lines", encoding="utf-8") as file:
         monkeypatch.setattr("sys.stdin", file)
-        done = bitrl("act", agent)
-    assert (done.code, len(done.out.splitlines()), done.err.count("\n")) == (1, answers, 1)
-    assert error in done.err
+        done = bitrl("act", agent, *flags)
+    return done, [json.loads(line) for line in done.out.splitlines()]
+
+
+BAD = [
+    (b"{", "line 3: expected JSON"),
+    (b"[0, 0]", "line 3: observation: expected 4 numbers, got [0, 0]"),
+    (b"[" * 100_000, "line 3: expected JSON: nested too deeply"),
+    (b"[0, 0, 0, \xff]", "line 3: expected UTF-8: byte 11 is not"),
+    (b"[0, 0, 0, NaN]", "line 3: expected JSON: NaN is no JSON number"),
+    (b"[0, 0, -Infinity, 0]", "line 3: expected JSON: -Infinity is no JSON number"),
+    (b'{"a": 1, "a": 2}', "line 3: expected JSON: the key 'a' is there twice"),
+    (b"[0, 0, 0, 1" + b"0" * 5000 + b"]", "line 3: "),
+    (b"[0, 0, 0, 1" + b"0" * 400 + b"]", "line 3: "),
+    (b'"\x1b[31m"', "line 3: expected JSON"),
+    (b"\xef\xbb\xbfnul", "line 3: expected JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "error"), BAD)
+def test_a_line_that_is_no_observation_is_answered_by_its_error_and_leaves_the_episode_alone(
+    bitrl, trained, monkeypatch, tmp_path, line, error
+) -> None:
+    states = [b"[0, 0, 0, 0]", b"[0.1, 0.4, 0.02, 0.3]", b"[-1, -0.4, 0.1, -2]", b"[1, 0.4, -0.1, 2]"]
+    done, found = answers(bitrl, monkeypatch, tmp_path, trained, b"\n".join([*states[:2], line, *states[2:]]) + b"\n")
+    assert (done.code, done.err, len(found)) == (0, "", 5)
+    assert list(found[2]) == ["error"]
+    assert error in found[2]["error"]
+    assert len(found[2]["error"]) <= 500
+    assert "\x1b" not in found[2]["error"]
+    _, without = answers(bitrl, monkeypatch, tmp_path, trained, b"\n".join(states))
+    assert found[:2] + found[3:] == without
+
+
+def test_an_observation_that_cannot_be_acted_on_leaves_the_history_alone(trained, monkeypatch) -> None:
+    from bitrl.core.acting.agents import load_agent
+    from bitrl.core.errors import RunFailed
+
+    agent = load_agent(trained)
+    episode, policy = agent.episode(), agent.policy
+    episode.act([0.0, 0.0, 0.0, 0.0])
+
+    def failing(states):
+        raise RunFailed("no")
+
+    agent.policy = failing
+    with pytest.raises(RunFailed):
+        episode.act([9.0, 9.0, 9.0, 9.0])
+    agent.policy = policy
+    assert [state.tolist() for state in episode.memory._states] == [[0.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("line", "error"), BAD[:3])
+def test_strict_stops_at_a_line_that_is_no_observation(bitrl, trained, monkeypatch, tmp_path, line, error) -> None:
+    lines = b"\n\n" + line + b"\n[0, 0, 0, 0]\n"
+    done, found = answers(bitrl, monkeypatch, tmp_path, trained, lines, "--strict")
+    assert (done.code, found, done.err.count("\n")) == (1, [], 1)
+    assert error.replace("line 3", "line 3 of the input") in done.err
+
+
+def test_a_line_too_long_is_answered_and_the_next_one_served(bitrl, trained, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("bitrl.cli.act.LONGEST_LINE", 64)
+    lines = b"[0, 0, 0, 0]\n[" + b"0, " * 100 + b"0]\n[0, 0, 0, 0]"
+    _, found = answers(bitrl, monkeypatch, tmp_path, trained, lines)
+    assert (found[0] in (0, 1), found[1], found[2] in (0, 1)) == (
+        True,
+        {"error": "line 2: expected at most 64 bytes"},
+        True,
+    )
 
 
 def test_facts_are_json(bitrl, agent) -> None:

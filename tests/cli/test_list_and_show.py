@@ -164,7 +164,7 @@ def test_show_the_run(bitrl) -> None:
         (("backbone",), "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, int8, int4, bf16, mlp"),
         (("backbone", "mpl"), 'unknown backbone "mpl": did you mean "mlp"'),
         (("env", "CartPol-v1"), 'did you mean "CartPole-v1"'),
-        (("run", "fast"), "bitrl show run takes no name"),
+        (("run", "fast"), "show run takes no name"),
         (("thing", "x"), 'unknown kind "thing"'),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 
@@ -51,6 +53,89 @@ def test_help_lists_every_command(bitrl) -> None:
 
 def test_bare_program_shows_its_help(bitrl) -> None:
     assert bitrl() == bitrl("--help") == bitrl("-h")
+
+
+def leaves(group: click.Group, words: tuple[str, ...] = ()):
+    """Every command that is no group, with the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            if command.invoke_without_command:
+                yield (*words, name), command
+            yield from leaves(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+def test_every_command_that_prints_facts_takes_json() -> None:
+    found = {" ".join(words): [opt for each in command.params for opt in each.opts] for words, command in leaves(cli)}
+    assert {"run", "bench", "bench env", "model train", "model convert", "plugin new", "doctor"} <= set(found)
+    # What `act` prints is JSON, a line for each line it reads.
+    assert [words for words, flags in found.items() if "--json" not in flags] == ["act"]
+
+
+@pytest.mark.parametrize("group", ["model", "plugin", "bench"])
+def test_a_group_lists_its_commands_with_their_help_unabridged(bitrl, group: str) -> None:
+    text = " ".join(bitrl(group, "--help").out.split())
+    context = click.Context(cli)
+    command = cli.get_command(context, group)
+    assert isinstance(command, click.Group)
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        assert f"{name} {inner.get_short_help_str(limit=1000)}" in text
+    assert "..." not in text.partition("Commands:")[2]
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell line in which `$BITRL` is the program."""
+    program = f"{shlex.quote(sys.executable)} -c {shlex.quote(PROGRAM)}"
+    line = line.replace("$BITRL", program)
+    return subprocess.run(["bash", "-c", line], capture_output=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "error"),
+    [
+        ("$BITRL list algos >&-", 1, b"Error: standard output is closed: send it to a file, or to /dev/null"),
+        ("$BITRL list algos >/dev/full", 1, b"Error: standard output cannot be written: No space left on device"),
+        ("$BITRL list algos --json >/dev/full", 1, b"Error: standard output cannot be written: No space left"),
+        ("$BITRL list algos <&-", 0, b""),
+        ("$BITRL list algos 2>&-", 0, b""),
+        ("$BITRL nonsense 2>&-", 2, b""),
+        ("$BITRL nonsense 2>/dev/full", 2, b""),
+        ("$BITRL list --json | true; exit ${PIPESTATUS[0]}", None, b""),
+        ("cd $(mktemp -d) && rmdir $PWD && $BITRL list", 1, b"Error: the working directory cannot be used"),
+        ("$BITRL show env $'x\\xff\\x1b[2Jy'", 2, b'Error: unknown environment "x\\xff\\x1b[2Jy"'),
+        ("$BITRL eval $'x\\xff'", 2, b"Error: x\\xff: not a run"),
+    ],
+)
+def test_what_a_shell_can_do_to_a_program_is_one_line_at_most(line: str, code: int | None, error: bytes) -> None:
+    done = shell(line)
+    assert done.returncode == code or code is None
+    assert done.stderr.startswith(error)
+    assert done.stderr.count(b"\n") == (1 if error else 0)
+    assert len(done.stderr) <= 501
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device: free some space"),
+        (PermissionError(13, "Permission denied", "/x"), "/x: Permission denied: choose a place that you may use"),
+        (OSError(24, "Too many open files"), "Too many open files: raise the limit of open files (ulimit -n)"),
+        (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (ImportError("libx.so: failed to map segment from shared object"), "out of memory"),
+        (RuntimeError("can't start new thread"), "out of memory"),
+        (ModuleNotFoundError("No module named 'av.x'", name="av.x"), "pip install 'bitrl[video]'"),
+    ],
+)
+def test_what_a_machine_does_is_no_unexpected_error(bitrl, monkeypatch, tmp_path, error: Exception, line: str) -> None:
+    monkeypatch.setattr("bitrl.core.runs.evaluate.evaluate", raising(error))
+    done = bitrl("eval", tmp_path)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert line in done.err
+    assert "unexpected" not in done.err
 
 
 def test_version(bitrl) -> None:

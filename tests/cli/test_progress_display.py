@@ -8,7 +8,7 @@ import pytest
 
 from bitrl.cli.output import table
 from bitrl.core import events
-from bitrl.core.runs.display import duration
+from bitrl.core.runs.display import display, duration, show_count
 from bitrl.core.runs.progress import TrainingProgress, progress_display
 
 RUN = Path("runs/x")
@@ -97,3 +97,41 @@ def test_duration(seconds: float, words: str) -> None:
 def test_table_aligns_columns() -> None:
     assert table([("a", "bb", "c c"), ("aaa", "b", "c")]) == "  a    bb  c c\n  aaa  b   c"
     assert table([]) == ""
+
+
+def test_a_display_within_another_is_that_one_and_quiet_means_all_below_it(capsys) -> None:
+    with display() as outer, display(transient=True) as inner:
+        assert inner is outer
+    with progress_display(quiet=True), display() as shown:
+        shown.say("nobody asked")
+        shown.show("making games", 1, 2, "")
+    assert capsys.readouterr().err == ""
+    with display() as shown:
+        shown.show("making games", 37, 40, "")
+        show_count(shown, "measuring: CartPole-v1", 4000, 4000)
+    assert capsys.readouterr().err == "making games: 37 of 40\n"
+
+
+def test_after_a_silence_a_count_is_said_with_what_is_under_way(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("bitrl.core.runs.display.QUIET_SECONDS", -1.0)
+    with display() as shown:
+        show_count(shown, "measuring: CartPole-v1 json (uniform)", 64, 4000)
+    assert capsys.readouterr().err == "measuring: 64 of 4,000   CartPole-v1 json (uniform)\n"
+
+
+def test_a_terminal_that_is_gone_stops_no_work(monkeypatch) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr("sys.stderr", stream)
+        with display() as shown:
+            shown.say("hello\x1b[2J")
+            shown.show("training", 1, 2, "steps")
+        stream.close = lambda: None  # type: ignore[method-assign]
+
+
+def test_foreign_names_cannot_move_the_cursor(capsys) -> None:
+    with progress_display(quiet=False) as listener:
+        listener(events.RunStarted(RUN, {"run": {**CONFIG["run"], "env": "E\x1b[2J"}}, 0, 1000))
+    assert "\x1b" not in capsys.readouterr().err
+    assert table([("a\x1b[31m", "b\nc")]) == "  a\\x1b[31m  b\\nc"

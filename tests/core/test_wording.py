@@ -5,7 +5,7 @@ import contextvars
 import pytest
 
 import bitrl
-from bitrl.core.wording import command_line, resuming, setting
+from bitrl.core.wording import command_line, pip, program, resuming, setting
 
 
 def in_python(function, *args, **named):
@@ -48,3 +48,55 @@ def test_python_is_told_no_flags(tmp_path):
         with pytest.raises(bitrl.UsageError, match=message) as refused:
             in_python(bitrl.run, **wrong)
         assert "--" not in str(refused.value)
+
+
+def script(folder, name="bitrl"):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o755)
+    return file
+
+
+def test_the_program_is_named_as_a_shell_here_finds_it(tmp_path, monkeypatch) -> None:
+    own = script(tmp_path / ".venv" / "bin")
+    other = script(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    called = [".venv/bin/bitrl", str(own)]
+    for path, expected in (
+        ("/nowhere", ".venv/bin/bitrl"),
+        (str(other.parent), ".venv/bin/bitrl"),
+        (own.parent, "bitrl"),
+    ):
+        monkeypatch.setenv("PATH", str(path))
+        for argv in called:
+            monkeypatch.setattr("sys.argv", [argv, "run"])
+            assert program() == expected
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    monkeypatch.setattr("sys.argv", [str(own)])
+    assert program() == str(own)
+
+
+def test_the_program_called_as_a_module_is_named_as_that(monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/site/bitrl/__main__.py", "run"])
+    monkeypatch.setattr("sys.orig_argv", ["python3.11", "-m", "bitrl", "run"])
+    assert program() == "python3.11 -m bitrl"
+
+
+def test_pip_is_that_of_this_python(tmp_path, monkeypatch) -> None:
+    assert in_python(pip, "install x") == "pip install x"  # in Python nobody knows the shell
+    own = script(tmp_path / "bin", "pip")
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    with command_line():
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert pip("install x") == "bin/python -m pip install x"
+        monkeypatch.setenv("PATH", str(own.parent))
+        assert pip("install x") == "pip install x"
+
+
+def test_a_resume_hint_quotes_a_directory(monkeypatch) -> None:
+    with command_line():
+        assert resuming("my runs/a") == "bitrl run --resume 'my runs/a'"

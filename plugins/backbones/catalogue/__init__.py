@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from bitrl.core.errors import UsageError, unknown
-from bitrl.core.wording import setting
+from bitrl.core.wording import program, setting
 from bitrl.plugins.backbones.catalogue import receipts
 from bitrl.plugins.backbones.catalogue.entries import ENTRIES, Hub, ModelEntry, Packaged, Recipe, Wheel
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
@@ -45,11 +45,11 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         found = packaged(entry.source.file)
     if found is None and isinstance(entry.source, Recipe):
         raise UsageError(
-            f"{entry.name} is built, not downloaded: bitrl model pull {entry.name} shows how; "
+            f"{entry.name} is built, not downloaded: {program()} model pull {entry.name} shows how; "
             "then name the file written"
         )
     if found is None:
-        raise UsageError(f"{entry.name} is not downloaded: bitrl model pull {entry.name}")
+        raise UsageError(f"{entry.name} is not downloaded: {program()} model pull {entry.name}")
     return found
 
 
@@ -70,7 +70,7 @@ def find(name: str) -> ModelEntry:
     if os.sep in name or name.endswith((".gguf", ".safetensors", ".json")):
         raise UsageError(
             f"{name}: no such file or directory: name a GGUF file, a directory with safetensors, or one of the models "
-            "that bitrl model list shows"
+            f"that {program()} model list shows"
         )
     raise unknown("model", name, ENTRIES, "and there is no such file or directory")
 
@@ -106,7 +106,7 @@ def pull(name: str, update: bool = False) -> Pulled:
     from bitrl.plugins.backbones.catalogue import hub, wheel
 
     if name not in ENTRIES and Path(name).exists():
-        raise UsageError(f"{name} is an existing path: only names are pulled (bitrl model list)")
+        raise UsageError(f"{name} is an existing path: only names are pulled ({program()} model list)")
     entry = find(name)
     here = receipts.read(name)
     if here is not None and not update:

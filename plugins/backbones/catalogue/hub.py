@@ -20,6 +20,7 @@ import attrs
 
 from bitrl.core.errors import BitrlError, RunFailed, UsageError
 from bitrl.core.files import cannot_write
+from bitrl.core.wording import pip
 from bitrl.plugins.backbones.catalogue.entries import Hub
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
 from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, architecture, check_quantization
@@ -53,7 +54,7 @@ def fetch(name: str, source: Hub) -> Pulled:
         import huggingface_hub  # noqa: F401
         from huggingface_hub.utils import logging
     except ImportError:
-        raise UsageError(f"{source}: models of the hub need huggingface_hub: pip install 'bitrl[hub]'") from None
+        raise UsageError(f"{source}: models of the hub need huggingface_hub: " + pip("install 'bitrl[hub]'")) from None
     logging.set_verbosity_error()  # failures are reported here, in one line
     with _explaining(source):
         commit, listing = _listing(source)

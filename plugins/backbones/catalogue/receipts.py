@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -16,7 +15,7 @@ from urllib.parse import quote
 import attrs
 
 from bitrl.core.errors import RunFailed
-from bitrl.core.files import write_atomically
+from bitrl.core.files import cache_home, write_atomically
 
 ELSEWHERE = "choose another place for the cache with XDG_CACHE_HOME"
 """What to do when the cache cannot be written."""
@@ -51,7 +50,7 @@ class Pulled:
 
 def cache() -> Path:
     """The directory of downloaded models and their receipts: `$XDG_CACHE_HOME/bitrl/models`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitrl" / "models"
+    return cache_home() / "bitrl" / "models"
 
 
 def read(name: str) -> Pulled | None:

@@ -118,7 +118,7 @@ class ModelFile:
         return sealed if isinstance(sealed, str) and len(self.paths) == 1 else None
 
     def sha256(self) -> str:
-        """The file's SHA-256, as sha256sum prints it; of a split one that of its parts', in hexadecimal one after another."""
+        """The file's SHA-256, as sha256sum prints it; of a split one, of its parts' digests one after another."""
         digests = [_file_sha256(path) for path in self.paths]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 

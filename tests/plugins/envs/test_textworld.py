@@ -5,7 +5,6 @@ The interpreter, which plays a compiled game and shares nothing with our rules b
 
 import json
 import re
-import subprocess
 import threading
 import warnings
 from importlib import metadata
@@ -283,15 +282,16 @@ def test_a_game_appears_whole_or_not_at_all(monkeypatch, tmp_path):
     monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
     together = threading.Barrier(4)
 
-    def make(command, **_):
+    def make(piece, command):
         together.wait(timeout=30)  # all of them are at it at once
         for seed in (7, 8):
             folder = textworld_games.Path(command[3]) / str(seed)
             folder.mkdir()
             (folder / "game.json").write_text("x")
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return 0, ""
 
-    monkeypatch.setattr(subprocess, "run", make)
+    monkeypatch.setattr(textworld_games._Piece, "_run", make)
+    monkeypatch.setattr(textworld_games, "_cores", lambda: 1)
     found = []
     threads = [threading.Thread(target=lambda: found.append(games_of(SETTINGS, [7, 8]))) for _ in range(4)]
     for thread in threads:
@@ -303,9 +303,7 @@ def test_a_game_appears_whole_or_not_at_all(monkeypatch, tmp_path):
     assert found == [[folder / name / "game.json" for name in names]] * 4
     assert sorted(path.name for path in folder.iterdir()) == names
 
-    monkeypatch.setattr(
-        subprocess, "run", lambda c, **_: subprocess.CompletedProcess(c, 1, "", "Trace\nOops: no room\n")
-    )
+    monkeypatch.setattr(textworld_games._Piece, "_run", lambda piece, command: (1, "Trace\nOops: no room\n"))
     with pytest.raises(bitrl.RunFailed, match=r"could not make the game train-.*seed9-.*: Oops: no room$"):
         games_of(SETTINGS, [8, 9])
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -316,22 +314,69 @@ def test_many_games_are_made_piece_by_piece_and_kept_as_they_are_done(monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
     monkeypatch.setattr(textworld_games, "GAMES_A_PROCESS", 2)
+    monkeypatch.setattr(textworld_games, "_cores", lambda: 2)
     pieces = []
 
-    def make(command, **_):
+    def make(piece, command):
         seeds = json.loads(command[5])
         pieces.append(seeds)
         if 24 in seeds:
-            return subprocess.CompletedProcess(command, 1, "", "Oops: killed\n")
+            return 1, "Oops: killed\n"
         for seed in seeds:
             folder = textworld_games.Path(command[3]) / str(seed)
             folder.mkdir()
             (folder / "game.json").write_text("x")
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return 0, ""
 
-    monkeypatch.setattr(subprocess, "run", make)
+    monkeypatch.setattr(textworld_games._Piece, "_run", make)
     with pytest.raises(bitrl.RunFailed, match="seed24"):
         games_of(SETTINGS, range(20, 25))
     assert sorted(pieces) == [[20, 21], [22, 23], [24]]
     kept = sorted(path.name for path in (tmp_path / "bitrl" / "textworld").iterdir())
     assert kept == sorted(game_name(SETTINGS, seed) for seed in range(20, 24))
+
+
+def test_making_games_is_shown_by_name_and_count_and_what_is_finished_is_kept_at_once(monkeypatch, tmp_path, capsys):
+    """A process that is killed has lost the game it was at, and left nothing that is taken for one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
+    monkeypatch.setattr(textworld_games, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(textworld_games, "_cores", lambda: 1)
+    cache = tmp_path / "bitrl" / "textworld"
+    stale = cache / ".unfinished-left"
+    stale.mkdir(parents=True)
+    textworld_games.os.utime(stale, (0, 0))
+    kept = threading.Event()
+
+    def make(piece, command):
+        folder = textworld_games.Path(command[3])
+        (folder / "1").mkdir()
+        (folder / "1" / "game.json").write_text("x")
+        while not (cache / game_name(SETTINGS, 1)).exists():  # taken into the cache while the process is still at work
+            kept.wait(0.01)
+        (folder / "2").mkdir()
+        (folder / "2" / "game.json.unfinished").write_text("half")
+        return -9, ""
+
+    monkeypatch.setattr(textworld_games._Piece, "_run", make)
+    with pytest.raises(bitrl.RunFailed, match="seed2-"):
+        games_of(SETTINGS, [1, 2])
+    assert [path.name for path in cache.iterdir()] == [game_name(SETTINGS, 1)]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"making 2 TextWorld games, once; they are kept in {cache}"
+    assert "making TextWorld games: 1 of 2" in lines
+
+
+def test_all_games_are_made_when_the_first_is_played(monkeypatch):
+    asked = []
+
+    def games(settings, seeds):
+        asked.append(list(seeds))
+        raise bitrl.RunFailed("enough")
+
+    monkeypatch.setattr("bitrl.plugins.envs.textworld.games_of", games)
+    env = CookingGame(SETTINGS, range(50))
+    assert asked == []
+    with pytest.raises(bitrl.RunFailed):
+        env.reset(seed=0)
+    assert asked == [list(range(50))]

@@ -46,9 +46,18 @@ class DistillationRequest:
 
 
 def distill(
-    request: DistillationRequest, say: Callable[[str], None], report: Callable[[DistillationProgress, int], None]
+    request: DistillationRequest,
+    say: Callable[[str], None],
+    report: Callable[[DistillationProgress, int], None],
+    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Distilled:
     """Distil, write the model file and its card, and measure what was written.
+
+    Args:
+        request: what to make.
+        say: called with what comes next.
+        report: called with how far training is, and its steps.
+        tell: called with what else is under way, and how much is done of how much.
 
     Raises:
         UsageError: something asked for cannot be, or does not fit into memory. RunFailed: training or writing failed.
@@ -100,7 +109,7 @@ def distill(
     kept: list[Kept] = []
     if readers:  # of the first environment alone, as JSON: each probe takes as long as many steps
         threads = {"threads": torch.get_num_threads()}
-        kept = kept_numbers(request.envs[0], request.teacher, request.out, shape.blocks, threads)
+        kept = kept_numbers(request.envs[0], request.teacher, request.out, shape.blocks, threads, tell)
     packages = ("torch", "tokenizers", "gymnasium", "numpy")
     distilled = Distilled(
         command=request.command,

@@ -68,9 +68,18 @@ class PretrainingRequest:
 
 
 def train_model(
-    request: PretrainingRequest, say: Callable[[str], None], report: Callable[[PretrainingProgress, int], None]
+    request: PretrainingRequest,
+    say: Callable[[str], None],
+    report: Callable[[PretrainingProgress, int], None],
+    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Pretrained:
     """Train, write the model file and its card, and measure what was written.
+
+    Args:
+        request: what to make.
+        say: called with what comes next.
+        report: called with how far training is, and its steps.
+        tell: called with what else is under way, and how much is done of how much.
 
     Raises:
         UsageError: the request is invalid. RunFailed: training or writing failed.
@@ -79,7 +88,11 @@ def train_model(
     device = device_of(request.device)
     files = [read_text(path) for path in request.text]
     say("collecting states")
-    readers = [reader for env in request.envs for reader in known(env, FORMATS, request.seed, LEARNING_STEPS)]
+    readers = []
+    for done, env in enumerate(request.envs):
+        tell(f"collecting states: {env}", done, len(request.envs))
+        readers += known(env, FORMATS, request.seed, LEARNING_STEPS)
+    tell("collecting states", len(request.envs), len(request.envs))
     env_texts = [
         facts_and_numbers(name, TEXT_ENVIRONMENT_STATES, request.seed)
         for name in request.text_envs
@@ -116,7 +129,7 @@ def train_model(
     }
     write_gguf(request.out, trainer.model.cpu(), vocabulary, facts)
     say("measuring")
-    training = _measure(request, plan, trainer.progress, files, name_of(device))
+    training = _measure(request, plan, trainer.progress, files, name_of(device), tell)
     write_atomically(request.out.with_suffix(".md"), write_card(training, request.out))
     checkpoint.unlink(missing_ok=True)
     return training
@@ -166,6 +179,7 @@ def _measure(
     progress: PretrainingProgress,
     files: Sequence[TextFile],
     device: str,
+    tell: Callable[[str, int, int], None],
 ) -> Pretrained:
     model, tokenizer = read_gguf(request.out)
     # Everything is read as an agent will read it: from the file, by the engine.
@@ -188,8 +202,8 @@ def _measure(
         bits_per_byte=bits_per_byte(model, tokenizer.encode(unseen).ids, len(unseen.encode()))
         if len(unseen) > 100
         else None,
-        judged=judged(backbone, request.out, request.text_envs),
-        readings=readings(backbone, request.out, request.envs),
+        judged=judged(backbone, request.out, request.text_envs, tell),
+        readings=readings(backbone, request.out, request.envs, tell=tell),
         versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
 

@@ -1,0 +1,53 @@
+"""What to install for a module that is not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib import metadata
+
+from bitrl.core.wording import pip
+
+PACKAGES = {
+    "PIL": "pillow",
+    "_cffi_backend": "cffi",
+    "ale_py": "'bitrl[atari]'",
+    "av": "'bitrl[video]'",
+    "huggingface_hub": "'bitrl[hub]'",
+    "matplotlib": "'bitrl[report]'",
+    "minigrid": "'bitrl[babyai]'",
+    "mujoco": "'bitrl[mujoco]'",
+    "pygame": "'bitrl[video]'",
+    "tensorboardX": "'bitrl[tensorboard]'",
+    "textworld": "'bitrl[textworld]'",
+    "tomli_w": "tomli-w",
+}
+"""Module → what to install for it, where the names differ."""
+
+
+def to_install(module: str) -> str:
+    """What to do about a module that is not there, as `pip install torch`. One that bitrl depends on comes with all
+    that this installation lacks: whoever installed bitrl for its agents alone lacks several.
+    """
+    top = module.partition(".")[0]
+    if top == "bitrl":
+        return f"reinstall bitrl: {pip('install --force-reinstall bitrl')}"
+    lacking = [name for name in _dependencies() if not _is_there(name.replace("-", "_"))]
+    package = PACKAGES.get(top, top)
+    return pip(f"install {' '.join(lacking) if package in lacking else package}")
+
+
+def _dependencies() -> list[str]:
+    """The packages that bitrl depends on."""
+    try:
+        requirements = metadata.requires("bitrl") or ()
+    except metadata.PackageNotFoundError:
+        return []
+    return [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in requirements if ";" not in each]
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

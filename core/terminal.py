@@ -1,0 +1,66 @@
+"""What may be printed: text from files and plugins of others holds no control characters when a terminal gets it.
+
+Knows nothing of what is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import unicodedata
+
+LONGEST_MESSAGE = 500
+"""Characters of an error message."""
+
+_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, lone surrogates, and separators of lines."""
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    r"""`text` with control characters, and bytes that are not UTF-8, written as escapes (`\x1b`); `keep` stays."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign in keep or unicodedata.category(sign) not in _ESCAPED else _escape(sign) for sign in text
+    )
+
+
+def as_line(text: str, most: int = LONGEST_MESSAGE) -> str:
+    """`text` as one printable line of at most `most` characters: cut in the middle, since remedies are at the end."""
+    line = printable(" ".join(text.split()), keep="")
+    if len(line) <= most:
+        return line
+    head = (most - 3) * 3 // 5
+    return f"{line[:head]} … {line[len(line) - (most - 3 - head) :]}"
+
+
+def shell_word(word: object) -> str:
+    r"""`word` quoted for a shell, where it needs that; `$'run-\xff'` where it is not printable."""
+    text = str(word)
+    if printable(text, keep="") == text:
+        return shlex.quote(text)
+    escaped = "".join(
+        "".join(f"\\x{byte:02x}" for byte in sign.encode(errors="surrogateescape"))
+        if printable(sign, keep="") != sign
+        else "\\" + sign
+        if sign in "\\'"
+        else sign
+        for sign in text
+    )
+    return f"$'{escaped}'"
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr. Where nobody can read it (closed, full, a terminal that is gone), work goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def _escape(sign: str) -> str:
+    if sign in "\n\r\t":
+        return repr(sign)[1:-1]
+    code = ord(sign)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a path or argument that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

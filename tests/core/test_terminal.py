@@ -1,0 +1,65 @@
+"""What reaches a terminal: no control characters, one line of at most 500 characters, words that a shell reads back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.terminal import as_line, printable, shell_word, tell
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ± → 日本語 é\n\tindented", "plain ± → 日本語 é\n\tindented"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("bell \x07 delete \x7f csi \x9b31m", "bell \\x07 delete \\x7f csi \\x9b31m"),
+        ("\u202eevil\u2028", "\\u202eevil\\u2028"),
+        ("a\udcffb", "a\\xffb"),
+        ("\r", "\\r"),
+    ],
+)
+def test_control_characters_are_escaped_and_letters_are_not(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown  # what was escaped once stays as it is
+
+
+@given(st.text())
+def test_nothing_but_line_breaks_and_tabs_can_move_a_cursor(text: str) -> None:
+    assert all(sign >= " " and not "\x7f" <= sign <= "\x9f" for sign in printable(text, keep=""))
+    assert len(as_line(text)) <= 500
+
+
+def test_a_long_message_keeps_its_beginning_and_its_remedy() -> None:
+    line = as_line("file.gguf: broken: " + "x" * 5000 + ": download it again")
+    assert len(line) == 500
+    assert line.startswith("file.gguf: broken: ")
+    assert line.endswith(": download it again")
+
+
+@pytest.mark.parametrize("kind", [UsageError, RunFailed])
+def test_errors_are_one_printable_line_wherever_their_words_come_from(kind: type[Exception]) -> None:
+    assert str(kind("two\nlines\x1b[2J")) == "two lines\\x1b[2J"
+    assert len(str(kind("y" * 10_000))) == 500
+
+
+@pytest.mark.parametrize("name", ["run", "a b", "it's", "r\udcff", "tab\tnew\n", "back\\slash\x1b", "日本 'x'\udcfe"])
+def test_a_shell_reads_a_quoted_word_back(name: str) -> None:
+    word = shell_word(name)
+    assert printable(word, keep="") == word
+    read = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
+    assert read == name.encode(errors="surrogateescape")
+
+
+def test_a_line_that_nobody_can_read_is_no_error(monkeypatch) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        tell("hello")
+        full.close = lambda: None  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", None)
+    tell("hello")
