@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
+from bitrl.core.acting.contracts import FIRST, check_features, check_inputs, check_unchanged
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone, LearningBackbone, Serializer, TokenizingBackbone
 from bitrl.core.wording import setting
@@ -41,10 +42,15 @@ class StateReader:
         *,
         trainable: bool = False,
         critic_trainable: bool = False,
+        names: Mapping[str, str] | None = None,
     ):
+        """`names` are what errors call "serializer", "backbone" and "critic": `serializer "json" of package bitrl`."""
         self.serializer, self.backbone, self.critic = serializer, backbone, critic
         self.trainable, self.critic_trainable = trainable, critic_trainable if critic is not None else trainable
         self.learner = backbone if trainable and isinstance(backbone, LearningBackbone) else None
+        parts = {"serializer": serializer, "backbone": backbone, "critic": critic}
+        self.names = {kind: f"{kind} {type(part).__name__}" for kind, part in parts.items()} | dict(names or {})
+        self._written = 0
 
     @property
     def width(self) -> int:
@@ -60,17 +66,37 @@ class StateReader:
         """Observations [n, ...] → a view of them."""
         return States(observations, self)
 
+    def write(self, observations: np.ndarray) -> Any:
+        """Observations [n, ...] → what the serializer writes: n texts, or vectors float32 [n, k].
+
+        Raises:
+            RunFailed: it wrote something else, or changed the observations.
+        """
+        observations, who = states_of(observations), self.names["serializer"]
+        before = observations.tobytes() if self._written < FIRST else None
+        inputs = self.serializer.batch(observations)
+        if before is not None:
+            check_unchanged(who, before, observations)
+            self._written += 1
+        check_inputs(who, inputs, len(observations), getattr(self.serializer, "width", None))
+        return inputs
+
     def features(self, inputs: Any) -> np.ndarray:
         """What the serializer wrote for n states → the policy's features float32 [n, d].
 
         Of vectors that a trainable backbone reads: the vectors themselves, float32 [n, k], which the algorithm turns
         into features.
+
+        Raises:
+            RunFailed: the backbone returned something else, or NaN.
         """
-        return _features(self.backbone, self.trainable, inputs)
+        return _features(self.names["backbone"], self.backbone, self.trainable, inputs)
 
     def critic_features(self, inputs: Any) -> np.ndarray:
         """The same for the critic, float32 [n, d']."""
-        return _features(self.backbone if self.critic is None else self.critic, self.critic_trainable, inputs)
+        if self.critic is None:
+            return _features(self.names["backbone"], self.backbone, self.critic_trainable, inputs)
+        return _features(self.names["critic"], self.critic, self.critic_trainable, inputs)
 
     def module(self) -> Any:
         """The torch.nn.Module that the algorithm trains; only of a trainable backbone."""
@@ -107,7 +133,7 @@ class States:
     @cached_property
     def inputs(self) -> Any:
         """What the serializer writes: a list of n texts, or vectors float32 [n, k]."""
-        return self.reader.serializer.batch(states_of(self.observations))
+        return self.reader.write(self.observations)
 
     @property
     def texts(self) -> list[str]:
@@ -162,7 +188,7 @@ class States:
     @cached_property
     def admissible(self) -> AdmissibleActions | None:
         """The admissible actions; None where all are, in every state."""
-        return admissible_actions(self.observations, self.reader.backbone.encode)
+        return admissible_actions(self.observations, self.reader.features)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         """The admissible action with the highest score in each state, int64 [n], counted from 0.
@@ -183,5 +209,9 @@ def identity_of(backbone: Backbone) -> dict[str, Any]:
     return {key: value for key, value in identity.items() if value is not None}
 
 
-def _features(backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
-    return inputs if trainable and isinstance(inputs, np.ndarray) else backbone.encode(inputs)
+def _features(who: str, backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
+    if trainable and isinstance(inputs, np.ndarray):
+        return inputs
+    features = backbone.encode(inputs)
+    check_features(who, features, len(inputs), backbone.width)
+    return features

@@ -8,12 +8,15 @@ costs at most one episode.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from bitrl.core.environments.checked import briefly, checked
+from bitrl.core.environments.generators import generator_of, generator_state
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.errors import RunFailed
 from bitrl.core.wording import setting
@@ -30,7 +33,7 @@ class Replayable(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode, and record its seed or the generator's state, and the last seed used."""
-        generator = None if seed is not None else self.env.unwrapped.np_random.bit_generator.state
+        generator = None if seed is not None else generator_state(self.env.unwrapped)
         self.last_seed = self.last_seed if seed is None else seed
         self.start = {"seed": seed, "generator": generator, "last_seed": self.last_seed}
         self.actions = []
@@ -50,9 +53,7 @@ class Replayable(gymnasium.Wrapper):
         if start["seed"] is None:
             self.last_seed = start.get("last_seed")
             self.env.reset(seed=self.last_seed or 0)  # some environments build things in their first reset
-            bit_generator = np.random.default_rng().bit_generator
-            bit_generator.state = start["generator"]
-            self.env.unwrapped.np_random = np.random.Generator(bit_generator)
+            self.env.unwrapped.np_random = generator_of(start["generator"])
         observation, _ = self.reset(seed=start["seed"])
         for action in actions:
             text = isinstance(action, np.str_)
@@ -80,8 +81,22 @@ class ArrayVectorEnv(SyncVectorEnv):
 
 
 def vectorise(make: Callable[[], gymnasium.Env], num_envs: int) -> ArrayVectorEnv:
-    """`num_envs` parallel replayable environments. A finished one is reset in the same step, so no step is wasted."""
-    return ArrayVectorEnv([lambda: Replayable(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    """`num_envs` parallel replayable environments, checked (checked.py). A finished one is reset in the same step, so
+    no step is wasted.
+
+    Raises:
+        RunFailed: they differ in their spaces.
+    """
+    envs = [Replayable(checked(make())) for _ in range(num_envs)]
+    for number, env in enumerate(envs):
+        for name in ("observation_space", "action_space"):
+            first, other = getattr(envs[0], name), getattr(env, name)
+            if first != other:
+                raise RunFailed(
+                    f"parallel environments differ: the {name} of number 0 is {briefly(first)}, that of number "
+                    f"{number} is {briefly(other)}: make it the same in each"
+                )
+    return ArrayVectorEnv([partial(next, iter(envs))] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def save(envs: VectorEnv) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -102,9 +117,15 @@ def restore(
         as_array(env.observation_space, env.restore(start, arrays[f"actions.{index}"]))
         for index, (env, start) in enumerate(zip(envs.envs, starts, strict=True))  # type: ignore[attr-defined]
     ]
-    found = np.stack(observations).astype(expected.dtype)
-    if not np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"):
+    if not _equal(np.stack(observations).astype(expected.dtype), expected):
         raise RunFailed(
             "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
             f"so this run cannot be resumed exactly; start it again with {setting('force')}"
         )
+
+
+def _equal(left: np.ndarray, right: np.ndarray) -> bool:
+    """Whether two batches of observations are the same, NaN in the same places included."""
+    if left.dtype.names is not None:
+        return all(_equal(left[name], right[name]) for name in left.dtype.names)
+    return np.array_equal(left, right, equal_nan=left.dtype.kind == "f")

@@ -9,6 +9,7 @@ from typing import Any
 
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
+from bitrl.core.acting.contracts import check_metrics
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
@@ -159,8 +160,8 @@ def _train(
         tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
         try:
             while algorithm.step < run.steps:
-                began = time.perf_counter()
-                metrics = algorithm.update()
+                began, before = time.perf_counter(), algorithm.step
+                metrics = updated(algorithm, before)
                 seconds += time.perf_counter() - began
                 updates += 1
                 row = {"step": algorithm.step, **metrics}
@@ -175,7 +176,9 @@ def _train(
                     raise RunFailed(f"stopped at step {algorithm.step}; continue with: {resuming(directory)}")
         finally:
             algorithm.task.collector.envs.close()
-        returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
+        returns = play(
+            parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted, max_steps=run.eval_max_steps
+        )
         if len(returns) < run.eval_episodes:
             raise RunFailed(f"stopped before the evaluation was done; continue with: {resuming(directory)}")
     summary = {
@@ -193,6 +196,22 @@ def _train(
     store.finish(summary)
     tell(events.RunFinished(directory, summary))
     return summary
+
+
+def updated(algorithm: Algorithm, before: int) -> dict[str, float | int]:
+    """The metrics of one update of an algorithm that stands at the step `before`.
+
+    Raises:
+        RunFailed: it took no environment step, or its metrics are not finite numbers.
+    """
+    collector = algorithm.task.collector
+    metrics = check_metrics(collector.who, algorithm.update())
+    if algorithm.step != collector.steps or algorithm.step <= before:
+        raise RunFailed(
+            f"{collector.who}: update() went from step {before} to {algorithm.step}, while the environments took "
+            f"{collector.steps - before} steps: step them by task.collector in every update, and leave `step` to it"
+        )
+    return metrics
 
 
 def _cache_statistics(name: str, record: BackboneRecord | None, backbone: Any) -> dict[str, Any]:
