@@ -48,6 +48,7 @@ class Checked(gymnasium.Wrapper):
         # Most observations are plain arrays: compared here, and only looked at in detail if they are not.
         plain = type(self._space) is Box
         self._shape, self._dtype = (self._space.shape, self._space.dtype) if plain else (None, None)
+        self._whole = plain and self._dtype.kind != "f"
         self._refuse_old_reset()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -94,13 +95,9 @@ class Checked(gymnasium.Wrapper):
             self._closing(f"close() failed, which stops nothing: {cause[:200]}")
 
     def _observation(self, observation: Any) -> Any:
-        if (
-            observation.__class__ is np.ndarray
-            and observation.dtype == self._dtype
-            and observation.shape == self._shape
-        ):
-            if self._dtype.kind != "f" or all_finite(observation):
-                return observation.copy()
+        alike = observation.__class__ is np.ndarray and observation.shape == self._shape
+        if alike and observation.dtype == self._dtype and (self._whole or all_finite(observation)):
+            return observation.copy()
         try:
             return conforming(self._space, observation, names=self._names)
         except EnvironmentFault as fault:

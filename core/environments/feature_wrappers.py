@@ -205,8 +205,8 @@ def _copy_observations(env: VectorEnv) -> None:
         one.close()
         if isinstance(first, np.ndarray) and np.shares_memory(first, again):
             raise UsageError(
-                "the environments hand out one array for all observations, and an AsyncVectorEnv that resets in the same "
-                "step overwrites the last one: return copies of it, or use a SyncVectorEnv"
+                "the environments hand out one array for all observations, and an AsyncVectorEnv that resets in the "
+                "same step overwrites the last one: return copies of it, or use a SyncVectorEnv"
             )
 
 

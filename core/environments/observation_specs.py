@@ -124,8 +124,8 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
     return ObservationSpec(
         env,
         tuple(
-            Field(f"x{i}", *(_finite(bound, space.dtype) for bound in both), decimals=decimals)
-            for i, both in enumerate(bounds)
+            Field(f"x{i}", _finite(low, space.dtype), _finite(high, space.dtype), decimals=decimals)
+            for i, (low, high) in enumerate(bounds)
         ),
     )
 

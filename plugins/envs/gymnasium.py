@@ -55,7 +55,8 @@ class GymnasiumEnvironment(Environment):
         if not isinstance(env.action_space, gymnasium.spaces.Discrete) or spec_of_known(self.id) is not None:
             return False
         if self._masked is None:
-            trial, mask = gymnasium.make(self.id, disable_env_checker=True), None
+            trial = gymnasium.make(self.id, disable_env_checker=True)
+            mask: Any = ()
             with contextlib.suppress(Exception):  # the run's own first reset says what is wrong
                 mask = trial.reset(seed=0)[1].get(MASK)
             self._masked = np.shape(mask) == (int(env.action_space.n),)

@@ -17,7 +17,6 @@ LENGTH = 4
 class Plain(gym.Env):
     """Nothing is odd: what the others are compared with."""
 
-    metadata = {"render_modes": []}
     observation_space = Box(-1, 1, (3,), np.float32)
     action_space = Discrete(2)
 
@@ -159,12 +158,12 @@ class StateOutside(StateNumber):
 
 class NanAtStep3(Plain):
     def observe(self):
-        return super().observe() / (1, 1, self.t != 3)
+        return super().observe() + np.float32([0, 0, np.nan if self.t == 3 else 0])
 
 
 class InfinityAtStep2(Plain):
     def observe(self):
-        return super().observe() + (0, np.inf if self.t == 2 else 0, 0)
+        return super().observe() + np.float32([0, np.inf if self.t == 2 else 0, 0])
 
 
 class GrowingSpace(Plain):
@@ -402,8 +401,6 @@ class Prints(Plain):
 
 
 class NoRenderMode(Plain):
-    metadata = {"render_modes": ["rgb_array"]}
-
     def __init__(self):
         pass
 
