@@ -19,10 +19,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 
 from bitrl.core.acting.admissible import OBSERVATION
 from bitrl.core.environments.crashes import EnvironmentFault
-from bitrl.core.environments.generators import generator_state
 from bitrl.core.wording import warn
 
-KEPT = ("success",)
+KEPT = ("success", "metrics")
 """What of an environment's `info` is passed on; a vector environment cannot stack just anything."""
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
@@ -63,7 +62,7 @@ class Checked(gymnasium.Wrapper):
         ):
             raise EnvironmentFault(f"reset() returned {briefly(result)}, without a dict of information: {OLD_API}")
         if seed is not None:
-            generator_state(self.env.unwrapped)  # what cannot be saved is said now, not hours later
+            _check_generator(self.env.unwrapped.np_random)  # now, not when it is to be saved, hours later
         return self._observation(result[0]), self._info(result[1])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -237,6 +236,16 @@ def _array(what: str, space: gymnasium.Space[Any], value: Any) -> np.ndarray:
         first = np.ravel(given)[int(np.argmax(np.ravel(wrong)))]
         raise EnvironmentFault(f"{what}: {first} does not fit the space's dtype, {dtype}")
     return array
+
+
+def _check_generator(generator: Any) -> None:
+    """Raise EnvironmentFault if an environment cannot be saved and resumed, as its `np_random` is not NumPy's default."""
+    if not isinstance(generator, np.random.Generator) or type(generator.bit_generator) is not np.random.PCG64:
+        kind = type(getattr(generator, "bit_generator", generator))
+        raise EnvironmentFault(
+            f"its np_random is a {kind.__module__}.{kind.__qualname__}, whose state cannot be saved: it must be numpy's "
+            "default, PCG64, as super().reset(seed=seed) makes it"
+        )
 
 
 def _not_finite(array: np.ndarray, names: Sequence[str]) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from bitrl.core.environments.checked import briefly, checked
-from bitrl.core.environments.generators import generator_of, generator_state
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.errors import RunFailed
 from bitrl.core.wording import setting
@@ -33,7 +32,7 @@ class Replayable(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode, and record its seed or the generator's state, and the last seed used."""
-        generator = None if seed is not None else generator_state(self.env.unwrapped)
+        generator = None if seed is not None else self.env.unwrapped.np_random.bit_generator.state
         self.last_seed = self.last_seed if seed is None else seed
         self.start = {"seed": seed, "generator": generator, "last_seed": self.last_seed}
         self.actions = []
@@ -53,7 +52,9 @@ class Replayable(gymnasium.Wrapper):
         if start["seed"] is None:
             self.last_seed = start.get("last_seed")
             self.env.reset(seed=self.last_seed or 0)  # some environments build things in their first reset
-            self.env.unwrapped.np_random = generator_of(start["generator"])
+            bit_generator = np.random.default_rng().bit_generator
+            bit_generator.state = start["generator"]
+            self.env.unwrapped.np_random = np.random.Generator(bit_generator)
         observation, _ = self.reset(seed=start["seed"])
         for action in actions:
             text = isinstance(action, np.str_)

@@ -11,7 +11,7 @@ import pytest
 
 import bitrl
 from bitrl.core.environments.crashes import reporting
-from bitrl.core.environments.replay import restore, save, vectorise
+from bitrl.core.environments.replay import vectorise
 from bitrl.core.errors import BitrlError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -119,6 +119,7 @@ REFUSED = {
     "NoSeed": rf"its reset\(\) takes no seed: {API}",
     "NoOptions": r"its reset\(\) takes no options: expected reset\(self, \*, seed=None, options=None\)",
     "OldGenerator": r"in reset\(\): its np_random is a numpy.random.mtrand.RandomState, whose state cannot be saved",
+    "Twister": r"in reset\(\): its np_random is a numpy.random.*MT19937, whose state cannot be saved",
 }
 
 
@@ -137,7 +138,7 @@ def test_what_cannot_be_honoured_is_blamed_on_the_environment(name, tmp_path):
 
 
 def test_every_one_is_tried():
-    tried = {*READ_RIGHT.split(), *REFUSED, "Twister", "CloseFails", "Endless"}
+    tried = {*READ_RIGHT.split(), *REFUSED, "CloseFails", "Endless"}
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
 
 
@@ -173,17 +174,3 @@ def test_an_environment_without_a_step_limit_is_warned_of(tmp_path, capfd, monke
     said = capfd.readouterr().err
     assert said.count("has taken 40 steps, and the environment has no step limit (max_episode_steps)") == 1
     assert heard == [(0, 100), (0, 200)]
-
-
-def test_another_generator_of_numpys_is_restored():
-    envs, seen = stepped("Twister")
-    observations = seen[-1]
-    for action in ([0, 1], [1, 0]):
-        observations = envs.step(np.array(action))[0]
-    arrays, starts = save(envs)
-    component = bitrl.load_environment("odd_environments:Twister-v0")
-    again = vectorise(component.make, 2)
-    again.reset(seed=99)
-    restore(again, arrays, starts, observations)
-    for action in ([0, 1], [1, 0], [1, 1], [0, 0]):  # beyond the episode's end
-        np.testing.assert_array_equal(envs.step(np.array(action))[0], again.step(np.array(action))[0])
