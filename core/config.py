@@ -60,7 +60,9 @@ class RunOptions:
         None, "backbone of the critic (value function), given the same texts; unset: the policy's"
     )
     serializer: str | None = option(
-        None, "how states are written as text or vectors; unset: json for text, vector for vectors"
+        None,
+        "how states are written as text or vectors; unset: the environment's, or json for text, vector for vectors "
+        "(hash where the environment's states are texts)",
     )
     algo: str = option("ppo", "learning algorithm")
     steps: int = option(100_000, "environment steps to train for, summed over all parallel environments", at_least(0))
@@ -136,6 +138,11 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     backbone: BackboneRecord = registry().find("backbone", run.backbone)
     critic: BackboneRecord | None = registry().find("backbone", run.critic_backbone) if run.critic_backbone else None
+    if run.serializer is not None and values.get("run", {}).get("serializer") is None:
+        tuned: SerializerRecord = registry().find("serializer", run.serializer)
+        if tuned.emits not in backbone.accepts:  # an environment that is described in text, and a backbone of vectors
+            run_values["serializer"] = "hash"
+            run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     if run.serializer is None:
         forms = [form for form in backbone.accepts if critic is None or form in critic.accepts] or backbone.accepts
         run_values["serializer"] = "json" if "text" in forms else "vector"

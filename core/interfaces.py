@@ -91,6 +91,19 @@ class LearningSerializer(Serializer, Protocol):
 
 
 @runtime_checkable
+class CommandSerializer(Serializer, Protocol):
+    """A serializer that emits vectors, and turns admissible commands into vectors as well: the backbone, which reads no
+    text, cannot.
+    """
+
+    width: int
+
+    def commands(self, texts: Sequence[str]) -> np.ndarray:
+        """Commands → float32 [n, k]."""
+        ...
+
+
+@runtime_checkable
 class Backbone(Protocol):
     """Computes features of states. Made by `target(options, width)`; `width` is k for vectors, and for texts how many
     numbers a state has (None: unknown).

@@ -109,6 +109,8 @@ class Agent:
                 f"this agent reads the last {self.history} states of an episode: start one with agent.episode(), "
                 "and pass it the observations: episode.act(observation)"
             )
+        if episodes is not None and len(episodes) != len(observations):
+            raise UsageError(f"expected an episode for each of {len(observations)} observations, got {len(episodes)}")
         rows = np.concatenate([as_array(observation, like=self._example) for observation in observations])
         states = States(rows, self.reader)
         if self.history > 1:

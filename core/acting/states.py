@@ -7,7 +7,7 @@ d features (d' the critic's).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
 from bitrl.core.acting.contracts import FIRST, check_features, check_inputs, check_unchanged
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, LearningBackbone, Serializer, TokenizingBackbone
+from bitrl.core.interfaces import Backbone, CommandSerializer, LearningBackbone, Serializer, TokenizingBackbone
 from bitrl.core.wording import setting
 
 
@@ -97,6 +97,21 @@ class StateReader:
         if self.critic is None:
             return _features(self.names["backbone"], self.backbone, self.critic_trainable, inputs)
         return _features(self.names["critic"], self.critic, self.critic_trainable, inputs)
+
+    @property
+    def command_width(self) -> int:
+        """The number of features of a command."""
+        return self.serializer.width if isinstance(self.serializer, CommandSerializer) else self.backbone.width
+
+    def encode_commands(self, texts: Sequence[str]) -> np.ndarray:
+        """Commands → their features, float32 [C, command_width]: the backbone's, or for one that reads no text the
+        serializer's vectors.
+        """
+        if not isinstance(self.serializer, CommandSerializer):
+            return self.features(texts)
+        vectors = self.serializer.commands(texts)
+        check_inputs(self.names["serializer"], vectors, len(texts), self.serializer.width)
+        return vectors
 
     def module(self) -> Any:
         """The torch.nn.Module that the algorithm trains; only of a trainable backbone."""
@@ -188,7 +203,7 @@ class States:
     @cached_property
     def admissible(self) -> AdmissibleActions | None:
         """The admissible actions; None where all are, in every state."""
-        return admissible_actions(self.observations, self.reader.features)
+        return admissible_actions(self.observations, self.reader.encode_commands)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         """The admissible action with the highest score in each state, int64 [n], counted from 0.

@@ -239,12 +239,12 @@ def _array(what: str, space: gymnasium.Space[Any], value: Any) -> np.ndarray:
 
 
 def _check_generator(generator: Any) -> None:
-    """Raise EnvironmentFault if an environment cannot be saved and resumed, as its `np_random` is not NumPy's default."""
+    """Raise EnvironmentFault if an environment's `np_random` is not NumPy's default: runs of it could not be resumed."""
     if not isinstance(generator, np.random.Generator) or type(generator.bit_generator) is not np.random.PCG64:
         kind = type(getattr(generator, "bit_generator", generator))
         raise EnvironmentFault(
-            f"its np_random is a {kind.__module__}.{kind.__qualname__}, whose state cannot be saved: it must be numpy's "
-            "default, PCG64, as super().reset(seed=seed) makes it"
+            f"its np_random is a {kind.__module__}.{kind.__qualname__}, whose state cannot be saved: it must be "
+            "numpy's default, PCG64, as super().reset(seed=seed) makes it"
         )
 
 

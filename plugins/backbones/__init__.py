@@ -64,9 +64,17 @@ class MLPOptions:
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers, tanh after each", each_at_least(1))
 
 
+@options
+class RandomProjectionOptions:
+    """Options of the random projection."""
+
+    width: int = option(256, "number of features", above(0))
+    seed: int = option(0, "random seed of the weights", at_least(0))
+
+
 @hookimpl
 def bitrl_backbones() -> Iterator[BackboneRecord]:
-    """The language model in four formats, and mlp."""
+    """The language model in four formats, mlp and random-projection."""
     for name, target, summary in (
         ("bitnet", "ternary", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
         ("int8", "int8", "the frozen language model with 8-bit weights, one scale per row"),
@@ -90,4 +98,11 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
         options=MLPOptions,
         accepts=("vector",),
         provides=("gradients",),
+    )
+    yield BackboneRecord(
+        name="random-projection",
+        summary="frozen random features of the state vector: a control, without a language model",
+        target="bitrl.plugins.backbones.random_projection:RandomProjection",
+        options=RandomProjectionOptions,
+        accepts=("vector",),
     )

@@ -21,7 +21,7 @@ from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
 __all__ = [
     "ENTRIES", "Hub", "ModelEntry", "Packaged", "Pulled", "Recipe", "Wheel",
     "find", "hints", "local", "packaged", "pull", "resolve",
-]  # fmt: skip  # fmt: skip
+]  # fmt: skip
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _HUB_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:/([^@]+\.gguf))?(?:@([^@\s]+))?")

@@ -150,6 +150,8 @@ def test_a_bad_observation_leaves_every_episode_as_it_was(trained) -> None:
     episodes = [agent.episode(), agent.episode()]
     with pytest.raises(UsageError):
         agent.act_batch([[0, 0, 0, 0], [0, 0]], episodes)
+    with pytest.raises(UsageError, match="expected an episode for each of 2 observations, got 1"):
+        agent.act_batch([[0, 0, 0, 0]] * 2, episodes[:1])
     assert agent.act_batch([[0, 0, 0.1, 0]] * 2, episodes) == [agent.episode().act([0, 0, 0.1, 0])] * 2
 
 
