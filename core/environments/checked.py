@@ -211,7 +211,7 @@ def briefly(value: Any) -> str:
     """What a value is, on one short line: numbers and texts as they are, arrays by shape and dtype."""
     if isinstance(value, np.ndarray) and value.dtype.kind != "O" and value.size > 4:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = " ".join(repr(value).split())
+    text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
@@ -239,7 +239,7 @@ def _array(what: str, space: gymnasium.Space[Any], value: Any) -> np.ndarray:
 
 
 def _check_generator(generator: Any) -> None:
-    """Raise EnvironmentFault if an environment's `np_random` is not NumPy's default: runs of it could not be resumed."""
+    """Raise EnvironmentFault if an environment's `np_random` is not NumPy's default: its runs could not be resumed."""
     if not isinstance(generator, np.random.Generator) or type(generator.bit_generator) is not np.random.PCG64:
         kind = type(getattr(generator, "bit_generator", generator))
         raise EnvironmentFault(
