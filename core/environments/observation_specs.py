@@ -132,5 +132,5 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
 
 def _finite(bound: float, dtype: Any) -> float | None:
     """A bound, or None if it is practically infinite: spaces use the largest number of their dtype for that."""
-    limit = 1e30 if dtype.kind == "f" or dtype.itemsize < 4 else 2.0 ** (8 * dtype.itemsize - 1) - 1
+    limit = 10**30 if dtype.kind == "f" or dtype.itemsize < 4 else 2 ** (8 * dtype.itemsize - 1) - 1
     return float(bound) if abs(bound) < limit else None
