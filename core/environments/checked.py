@@ -45,9 +45,11 @@ class Checked(gymnasium.Wrapper):
         super().__init__(env)
         self._space, self._names, self._closing = env.observation_space, names, closing
         # Most observations are plain arrays: compared here, and only looked at in detail if they are not.
-        plain = type(self._space) is Box
-        self._shape, self._dtype = (self._space.shape, self._space.dtype) if plain else (None, None)
-        self._whole = plain and self._dtype.kind != "f"
+        self._shape: tuple[int, ...] | None = None
+        self._dtype: np.dtype | None = None
+        if type(self._space) is Box:
+            self._shape, self._dtype = self._space.shape, self._space.dtype
+        self._whole = self._dtype is not None and self._dtype.kind != "f"
         self._refuse_old_reset()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
