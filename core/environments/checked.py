@@ -111,7 +111,10 @@ class Checked(gymnasium.Wrapper):
             return {}
         if not isinstance(info, Mapping):
             raise EnvironmentFault(f"expected a dict of information, got {briefly(info)}")
-        return {name: info[name] for name in KEPT if name in info}
+        kept = {name: info[name] for name in KEPT if info.get(name) is not None}
+        if "success" in kept:
+            kept["success"] = _success(kept["success"])
+        return kept
 
     def _refuse_old_reset(self) -> None:
         """Raise EnvironmentFault if the environment's `reset` takes no seed or no options."""
@@ -269,6 +272,15 @@ def _reward(reward: Any) -> float:
     if not -LARGEST_REWARD <= number <= LARGEST_REWARD:
         raise EnvironmentFault(f"expected a finite reward (float32), got {number}")
     return number
+
+
+def _success(value: Any) -> bool | float:
+    """Whether, or how far, a task was solved: a bool, or a number from 0 to 1."""
+    array = _single(value)
+    if array is None or array.dtype.kind not in "biuf" or not 0 <= array.item() <= 1:
+        raise EnvironmentFault(f'expected True or False as info["success"], got {briefly(value)}')
+    success: bool | float = array.item()
+    return success
 
 
 def _boolean(name: str, value: Any) -> bool:

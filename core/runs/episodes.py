@@ -19,7 +19,7 @@ class Return(float):
     (`info["success"]` at the end), and `cut` whether the episode was cut off after the most steps allowed.
     """
 
-    success: bool | None = None
+    success: bool | float | None = None
     cut = False
 
 

@@ -182,7 +182,7 @@ def statistics(returns: list[Return]) -> dict[str, Any]:
     """
     mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
     reports = any(each.success is not None for each in returns)
-    successes = [bool(each.success) for each in returns if each.success is not None or (reports and each.cut)]
+    successes = [each.success or 0.0 for each in returns if each.success is not None or (reports and each.cut)]
     rate = {"success_rate": float(np.mean(successes))} if successes else {}
     cut = sum(each.cut for each in returns)
     return {

@@ -282,6 +282,16 @@ class InfoShapes(Plain):
         return {"path": np.zeros((self.t if self.np_random.random() < 0.5 else self.t + 1, 2)), "t": [self.t][: self.t]}
 
 
+class HalfSuccess(Plain):
+    def info(self):
+        return {"success": np.float32(0.5)}
+
+
+class SuccessOfEach(Plain):
+    def info(self):
+        return {"success": [True, False]}
+
+
 class MaskGone(Plain):
     def info(self):
         return {"action_mask": np.ones(2, np.int8)} if self.t < 3 else {}

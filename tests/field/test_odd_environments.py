@@ -62,7 +62,7 @@ def expected_of(name):
 
 READ_RIGHT = """
 Plain Buffer SharedBuffer ListObservation DoublePrecision OutOfBounds StateNumber Booleans BooleanTable Counts Image
-IntegerReward BooleanReward ArrayReward TableReward NumpyEnds IntegerEnds NoInfo InfoShapes
+HalfSuccess IntegerReward BooleanReward ArrayReward TableReward NumpyEnds IntegerEnds NoInfo InfoShapes
 StartsAtTen OneNumber Table Switches NoBounds ChangesActions AnyArguments Prints NoRenderMode
 """
 TRAINED = """
@@ -111,6 +111,7 @@ REFUSED = {
     "HugeReward": r"expected a finite reward \(float32\), got 1e\+60",
     "EndUnsaid": "expected True or False as terminated, got None",
     "TextEnds": "expected True or False as truncated, got ''",
+    "SuccessOfEach": r'in reset\(\): expected True or False as info\["success"\], got \[True, False\]',
     "MaskGone": r'in step 3 of an episode: expected info\["action_mask"\] in every step',
     "SeveralActions": "MultiDiscrete",
     "FourValues": rf"step\(\) returned 4 values instead of 5: {API}",
@@ -135,6 +136,10 @@ def test_what_cannot_be_honoured_is_blamed_on_the_environment(name, tmp_path):
         assert f"environment odd_environments:{name}-v0" in message
     if " in step " in message or " in reset()" in message:
         assert re.search(r"\(parallel environment \d, seed \d+\)$", message)
+
+
+def test_a_success_may_be_a_fraction(tmp_path):
+    assert train("HalfSuccess", tmp_path / "run")["eval"]["success_rate"] == 0.5
 
 
 def test_every_one_is_tried():
