@@ -32,7 +32,7 @@ class Transition:
         valid: false where the environment ignored the action because it was being reset: bool [n].
         final: environment → the true next observation of a truncated episode, where the current one is already that of
             a new episode.
-        info: the vector environment's.
+        info: the vector environment's; of what single ones report only what bitrl uses (checked.py).
     """
 
     rewards: np.ndarray
