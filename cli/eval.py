@@ -36,6 +36,13 @@ MOST_SHOWN = 100
 @click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", help="Random seed of the episodes.", show_default="the run's"
 )
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Cut episodes off after N steps; they count with their return so far.",
+    show_default="the run's",
+)
 @click.option("--show", is_flag=True, help="Print the first episode: states as the model reads them, actions, rewards.")
 @click.option(
     "--video",
@@ -55,6 +62,7 @@ def evaluate(
     directory: Path,
     episodes: int | None,
     seed: int | None,
+    max_steps: int | None,
     show: bool,
     video: Path | None,
     states: Path | None,
@@ -71,7 +79,7 @@ def evaluate(
     steps: list[Step] = []
     with progress_display(quiet or as_json) as listener:
         watch = steps.append if show else None
-        found = evaluation.evaluate(directory, episodes, seed, (listener,), watch, video, states)
+        found = evaluation.evaluate(directory, episodes, seed, (listener,), watch, video, states, max_steps=max_steps)
     if as_json:
         if show:
             found["first_episode"] = [attrs.asdict(step) for step in steps]

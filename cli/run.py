@@ -188,7 +188,8 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
     plural = "s" if episodes != 1 else ""
     success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
     spread = f"± {std:.1f} (standard deviation, greedy actions)"
-    return f"{success}mean return {mean:.1f} {spread} over {episodes} episode{plural}"
+    cut = f", {statistics['cut_episodes']} cut off at the limit of steps" if "cut_episodes" in statistics else ""
+    return f"{success}mean return {mean:.1f} {spread} over {episodes} episode{plural}{cut}"
 
 
 def _steps(typed: str | None) -> int | None:

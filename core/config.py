@@ -81,6 +81,12 @@ class RunOptions:
     seed: int = option(0, "random seed", at_least(0))
     num_envs: int = option(16, "parallel environments", above(0))
     eval_episodes: int = option(100, "episodes in the evaluation after training", at_least(0), free=True)
+    eval_max_steps: int | None = option(
+        None,
+        "steps after which an evaluation episode is cut off, counting with its return so far; unset: never",
+        above(0),
+        free=True,
+    )
     checkpoint_every: int = option(5, "updates between checkpoints", above(0), free=True)
     history: int = option(
         1,

@@ -73,10 +73,13 @@ class Warned(Event):
 
 @attrs.frozen
 class Evaluating(Event):
-    """`done` of `episodes` evaluation episodes have ended."""
+    """`done` of `episodes` evaluation episodes have ended; all have taken `steps` steps so far. Also told now and then
+    while none ends.
+    """
 
     done: int
     episodes: int
+    steps: int = 0
 
 
 @attrs.frozen

@@ -73,7 +73,18 @@ def build_reader(config: Config, observation: ObservationSpec, history: int = 1)
         critic,
         trainable=config.backbone.trains(config.backbone_options),
         critic_trainable=record is not None and record.trains(options),
+        names={
+            "serializer": named("serializer", config.serializer),
+            "backbone": named("backbone", config.backbone),
+            **({} if record is None else {"critic": named("backbone", record)}),
+        },
     )
+
+
+def named(kind: str, record: Record) -> str:
+    """A component as errors name it: `serializer "json" of package bitrl`."""
+    package = registry().package(record)
+    return f'{kind} "{record.name}"' + (f" of package {package}" if package else "")
 
 
 def build_serializer(record: SerializerRecord, options: Any, observation: ObservationSpec, history: int) -> Any:

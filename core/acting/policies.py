@@ -92,7 +92,7 @@ class CommandPolicy:
 
 @attrs.frozen(eq=False)
 class Continuous:
-    """Takes the outputs as the action, clipped at the bounds `low` and `high`, which have the shape of an action."""
+    """Takes the outputs as the action, put by `within` between `low` and `high`, which have its shape and dtype."""
 
     kind: ClassVar[str] = "continuous"
     network: Network
@@ -100,9 +100,22 @@ class Continuous:
     high: np.ndarray
 
     def __call__(self, states: States) -> np.ndarray:
-        """n states → actions float32 [n, ...]."""
-        actions: np.ndarray = np.clip(self.network(states.features).reshape(-1, *self.low.shape), self.low, self.high)
-        return actions
+        """n states → actions [n, ...], of the dtype of the bounds."""
+        return within(self.network(states.features), self.low, self.high)
+
+
+def within(outputs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """A policy's outputs float32 [n, k] → actions [n, ...] of a Box space: clipped at its bounds `low` and `high`, and
+    where these are integers (or booleans, 0 and 1) rounded; of their dtype.
+    """
+    actions = outputs.reshape(-1, *low.shape)
+    if low.dtype.kind == "f":
+        clipped: np.ndarray = np.clip(actions, low, high).astype(low.dtype, copy=False)
+        return clipped
+    lowest, highest = low.astype(np.float64), high.astype(np.float64)
+    nearest = np.clip(np.rint(actions.astype(np.float64)), lowest, highest)
+    # The largest 64-bit integers have no float64 of their own, and what rounds up to 2^63 would overflow.
+    return np.where(nearest >= highest, high, np.where(nearest < highest, nearest, lowest).astype(low.dtype))
 
 
 Policy = Discrete | CommandPolicy | Continuous

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
+from bitrl.core.acting.contracts import FIRST, check_features, check_inputs, check_unchanged
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone, CommandSerializer, LearningBackbone, Serializer, TokenizingBackbone
 from bitrl.core.wording import setting
@@ -41,10 +42,15 @@ class StateReader:
         *,
         trainable: bool = False,
         critic_trainable: bool = False,
+        names: Mapping[str, str] | None = None,
     ):
+        """`names` are what errors call "serializer", "backbone" and "critic": `serializer "json" of package bitrl`."""
         self.serializer, self.backbone, self.critic = serializer, backbone, critic
         self.trainable, self.critic_trainable = trainable, critic_trainable if critic is not None else trainable
         self.learner = backbone if trainable and isinstance(backbone, LearningBackbone) else None
+        parts = {"serializer": serializer, "backbone": backbone, "critic": critic}
+        self.names = {kind: f"{kind} {type(part).__name__}" for kind, part in parts.items()} | dict(names or {})
+        self._written = 0
 
     @property
     def width(self) -> int:
@@ -60,17 +66,37 @@ class StateReader:
         """Observations [n, ...] → a view of them."""
         return States(observations, self)
 
+    def write(self, observations: np.ndarray) -> Any:
+        """Observations [n, ...] → what the serializer writes: n texts, or vectors float32 [n, k].
+
+        Raises:
+            RunFailed: it wrote something else, or changed the observations.
+        """
+        observations, who = states_of(observations), self.names["serializer"]
+        before = observations.tobytes() if self._written < FIRST else None
+        inputs = self.serializer.batch(observations)
+        if before is not None:
+            check_unchanged(who, before, observations)
+            self._written += 1
+        check_inputs(who, inputs, len(observations), getattr(self.serializer, "width", None))
+        return inputs
+
     def features(self, inputs: Any) -> np.ndarray:
         """What the serializer wrote for n states → the policy's features float32 [n, d].
 
         Of vectors that a trainable backbone reads: the vectors themselves, float32 [n, k], which the algorithm turns
         into features.
+
+        Raises:
+            RunFailed: the backbone returned something else, or NaN.
         """
-        return _features(self.backbone, self.trainable, inputs)
+        return _features(self.names["backbone"], self.backbone, self.trainable, inputs)
 
     def critic_features(self, inputs: Any) -> np.ndarray:
         """The same for the critic, float32 [n, d']."""
-        return _features(self.backbone if self.critic is None else self.critic, self.critic_trainable, inputs)
+        if self.critic is None:
+            return _features(self.names["backbone"], self.backbone, self.critic_trainable, inputs)
+        return _features(self.names["critic"], self.critic, self.critic_trainable, inputs)
 
     @property
     def command_width(self) -> int:
@@ -81,9 +107,11 @@ class StateReader:
         """Commands → their features, float32 [C, command_width]: the backbone's, or for one that reads no text the
         serializer's vectors.
         """
-        if isinstance(self.serializer, CommandSerializer):
-            return self.serializer.commands(texts)
-        return self.backbone.encode(texts)
+        if not isinstance(self.serializer, CommandSerializer):
+            return self.features(texts)
+        vectors = self.serializer.commands(texts)
+        check_inputs(self.names["serializer"], vectors, len(texts), self.serializer.width)
+        return vectors
 
     def module(self) -> Any:
         """The torch.nn.Module that the algorithm trains; only of a trainable backbone."""
@@ -120,7 +148,7 @@ class States:
     @cached_property
     def inputs(self) -> Any:
         """What the serializer writes: a list of n texts, or vectors float32 [n, k]."""
-        return self.reader.serializer.batch(states_of(self.observations))
+        return self.reader.write(self.observations)
 
     @property
     def texts(self) -> list[str]:
@@ -205,5 +233,9 @@ def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
-def _features(backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
-    return inputs if trainable and isinstance(inputs, np.ndarray) else backbone.encode(inputs)
+def _features(who: str, backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
+    if trainable and isinstance(inputs, np.ndarray):
+        return inputs
+    features = backbone.encode(inputs)
+    check_features(who, features, len(inputs), backbone.width)
+    return features

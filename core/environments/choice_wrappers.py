@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.environments.crashes import EnvironmentFault
 
 LONGEST_COMMANDS = 6000
 """Limit for all commands of a state together, in characters."""
@@ -60,12 +61,18 @@ class ActionMask(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return {OBSERVATION: observation, MASK: np.asarray(info[MASK], np.int8)}, info
+        return self._with_mask(observation, info), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return {OBSERVATION: observation, MASK: np.asarray(info[MASK], np.int8)}, reward, terminated, truncated, info
+        return self._with_mask(observation, info), reward, terminated, truncated, info
+
+    @staticmethod
+    def _with_mask(observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        if info.get(MASK) is None:
+            raise EnvironmentFault('expected info["action_mask"] in every step, as in the first reset, got none')
+        return {OBSERVATION: observation, MASK: np.array(info[MASK], np.int8)}
 
 
 def space_of_state(space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:

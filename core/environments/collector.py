@@ -16,7 +16,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from bitrl.core.acting.admissible import AdmissibleActions, stack
+from bitrl.core.acting.contracts import FIRST
 from bitrl.core.acting.states import StateReader, States
+from bitrl.core.environments.action_checks import check_admissible, checked_actions
 
 
 @attrs.frozen
@@ -30,7 +32,7 @@ class Transition:
         valid: false where the environment ignored the action because it was being reset: bool [n].
         final: environment → the true next observation of a truncated episode, where the current one is already that of
             a new episode.
-        info: the vector environment's.
+        info: the vector environment's; of what single ones report only what bitrl uses (checked.py).
     """
 
     rewards: np.ndarray
@@ -99,6 +101,7 @@ class Collector:
         states: a view of the current states.
         steps: environment steps taken so far, over all environments.
         progress: called with that number after every step.
+        who: names the algorithm, in errors about its actions.
     """
 
     def __init__(
@@ -107,9 +110,10 @@ class Collector:
         reader: StateReader,
         observations: np.ndarray,
         progress: Callable[[int], None] = lambda step: None,
+        who: str = "the algorithm",
     ):
         """`envs` was reset already, or restored, and gave `observations` [n, ...]."""
-        self.envs, self.reader, self.progress = envs, reader, progress
+        self.envs, self.reader, self.progress, self.who = envs, reader, progress, who
         self._mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         if self._mode is AutoresetMode.DISABLED:
             raise ValueError(
@@ -117,7 +121,7 @@ class Collector:
             )
         self.steps = 0
         self.states = reader(observations)
-        self._version = reader.version
+        self._version, self._checked = reader.version, 0
         n = envs.num_envs
         self._returns, self._lengths, self._resetting = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
         self._ended: list[tuple[float, int]] = []
@@ -133,7 +137,15 @@ class Collector:
         return self.envs.single_action_space
 
     def step(self, actions: Any) -> Transition:
-        """Take one step in every environment, with actions [n, ...] as the environments take them."""
+        """Take one step in every environment, with actions [n, ...] as the environments take them.
+
+        Raises:
+            RunFailed: an action is not in the action space, or an environment crashed.
+        """
+        actions = checked_actions(self.who, self.action_space, actions, self.num_envs)
+        if self._checked < FIRST and not self._resetting.any():
+            check_admissible(self.who, self.action_space, actions, self.states.admissible)
+            self._checked += 1
         valid = ~self._resetting
         observations, rewards, terminated, truncated, info = self.envs.step(actions)
         rewards = rewards.astype(np.float32)

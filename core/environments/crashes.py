@@ -1,4 +1,4 @@
-"""Exceptions inside an environment, reported in one line: which environment crashed, and how to reproduce it.
+"""Exceptions and faults of an environment, reported in one line: which environment it was, and how to reproduce it.
 
 Knows nothing of how environments are stepped or restored; whoever makes environments wraps the function.
 """
@@ -14,9 +14,13 @@ import gymnasium
 from bitrl.core.errors import BitrlError, RunFailed
 
 
+class EnvironmentFault(RunFailed):
+    """An environment did not keep its contract; the message says what came and what was expected."""
+
+
 class CrashReporter(gymnasium.Wrapper):
-    """Turns whatever `reset` and `step` raise into a RunFailed with the environment's name and number, the seed of the
-    last seeded reset, and the step of the episode.
+    """Turns whatever `reset` and `step` raise, faults (checked.py) too, into a RunFailed with the environment's name
+    and number, the seed of the last seeded reset, and the step of the episode.
     """
 
     def __init__(self, env: gymnasium.Env, id: str, number: int):
@@ -28,13 +32,15 @@ class CrashReporter(gymnasium.Wrapper):
         """Start an episode.
 
         Raises:
-            RunFailed: the environment crashed.
+            RunFailed: the environment crashed, or did not keep its contract.
         """
         if seed is not None:
             self._seed = seed
         self._steps = 0
         try:
             return self.env.reset(seed=seed, options=options)
+        except EnvironmentFault as fault:
+            raise self._fault("in reset()", fault) from fault
         except BitrlError:  # which already explains itself
             raise
         except Exception as error:
@@ -44,15 +50,22 @@ class CrashReporter(gymnasium.Wrapper):
         """Take a step.
 
         Raises:
-            RunFailed: the environment crashed.
+            RunFailed: as `reset`.
         """
         self._steps += 1
         try:
             return self.env.step(action)
+        except EnvironmentFault as fault:
+            raise self._fault(f"in step {self._steps} of an episode", fault) from fault
         except BitrlError:
             raise
         except Exception as error:
             raise self._crash(f"in step {self._steps} of an episode", error) from error
+
+    def _fault(self, where: str, fault: EnvironmentFault) -> RunFailed:
+        return RunFailed(
+            f"environment {self._id}, {where}: {fault} (parallel environment {self._number}, seed {self._seed})"
+        )
 
     def _crash(self, where: str, error: Exception) -> RunFailed:
         cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
@@ -65,4 +78,11 @@ class CrashReporter(gymnasium.Wrapper):
 def reporting(make: Callable[[], gymnasium.Env], id: str) -> Callable[[], gymnasium.Env]:
     """`make` with crash reports that name the environment `id` and its number, counted from 0 in order of creation."""
     numbers = count()
-    return lambda: CrashReporter(make(), id, next(numbers))
+
+    def reported() -> CrashReporter:
+        try:
+            return CrashReporter(make(), id, next(numbers))
+        except EnvironmentFault as fault:  # seen before its first reset
+            raise RunFailed(f"environment {id}: {fault}") from fault
+
+    return reported

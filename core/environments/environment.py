@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -39,7 +40,8 @@ class Environment(ABC):
         try:
             return spec_of_space(space_of_state(env.observation_space), self.id)
         finally:
-            env.close()
+            with contextlib.suppress(Exception):  # it was made for its spaces alone; a run says why closing fails
+                env.close()
 
     def action_names(self) -> tuple[str, ...]:
         """Readable names of the actions of a Discrete space, in order; () if they have none."""

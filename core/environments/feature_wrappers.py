@@ -5,6 +5,7 @@ Finds a serializer and a backbone by name and combines them as a run does; knows
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from bitrl.core.acting.loading import build_reader
@@ -20,6 +21,7 @@ from bitrl.core.acting.states import StateReader
 from bitrl.core.config import ANY_GYMNASIUM_ID, Config, resolve
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array, as_batch
+from bitrl.core.environments.replay import ArrayVectorEnv
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.wording import program
@@ -72,7 +74,9 @@ class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordCon
 
     def observation(self, observation: Any) -> np.ndarray:
         """An observation of the environment → its features, float32 [d]."""
-        features: np.ndarray = self.reader(as_array(self.env.observation_space, observation)[None]).features[0]
+        features: np.ndarray = self.reader(np.array(as_array(self.env.observation_space, observation)[None])).features[
+            0
+        ]
         return features
 
 
@@ -92,8 +96,16 @@ class VectorFeatureObservation(VectorWrapper):
         serializer_options: Mapping[str, Any] | None = None,
         env_id: str | None = None,
     ):
-        """Wraps `env`; arguments and errors are those of `FeatureObservation`."""
+        """Wraps `env`; arguments and errors are those of `FeatureObservation`.
+
+        A `SyncVectorEnv` that resets in the same step is made to copy the observations of its environments: one that
+        hands out the same array again and again would overwrite its last observation before it is read.
+
+        Raises:
+            UsageError: an `AsyncVectorEnv` of such environments, whose last observations are lost.
+        """
         super().__init__(env)
+        _copy_observations(env)
         self.reader = _reader(
             env.single_observation_space,
             _id(_spec_of_one(env)),
@@ -179,6 +191,24 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
             f'bitrl.load_environment("{name}").make()'
         )
     return environment.observation_spec()
+
+
+def _copy_observations(env: VectorEnv) -> None:
+    inner = env.unwrapped
+    if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
+        return
+    if isinstance(inner, SyncVectorEnv) and not isinstance(inner, ArrayVectorEnv):  # which does so itself
+        inner.envs = [gymnasium.wrappers.TransformObservation(each, copy.deepcopy, None) for each in inner.envs]
+    elif isinstance(inner, AsyncVectorEnv):
+        one = inner.env_fns[0]()
+        first = one.reset(seed=0)[0]
+        again = one.reset(seed=0)[0]
+        one.close()
+        if isinstance(first, np.ndarray) and np.shares_memory(first, again):
+            raise UsageError(
+                "the environments hand out one array for all observations, and an AsyncVectorEnv that resets in the "
+                "same step overwrites the last one: return copies of it, or use a SyncVectorEnv"
+            )
 
 
 def _spec_of_one(env: VectorEnv) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from bitrl.core.errors import UsageError
@@ -94,29 +93,44 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
     """The spec of an observation space; fields are called x0, x1, … unless the table knows the environment.
 
     Raises:
-        UsageError: the space is not Box, Discrete or Text.
+        UsageError: the space is not Box, Discrete, MultiBinary, MultiDiscrete or Text.
     """
     import gymnasium
+    import numpy as np
 
     if isinstance(space, gymnasium.spaces.Text):
         return ObservationSpec(env, prompt=True)
     if isinstance(space, gymnasium.spaces.Discrete):
         start = int(space.start)
         return ObservationSpec(env, (Field("state", start, start + int(space.n) - 1),), discrete=int(space.n))
-    if not isinstance(space, gymnasium.spaces.Box):
+    known = spec_of_known(env)
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        low, high = np.zeros(space.shape, int), np.ones(space.shape, int)
+    elif isinstance(space, gymnasium.spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+    elif isinstance(space, gymnasium.spaces.Box):
+        low, high = space.low, space.high
+    else:
         raise UsageError(
             f"environment {env}: expected a Box, Discrete or Text observation space, got {type(space).__name__}: "
             "wrap it (for example in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
         )
-    known = spec_of_known(env)
-    if known is not None and len(known.fields) == math.prod(space.shape):
+    if known is not None and len(known.fields) == low.size:
         return known
-    bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
+    if not low.size:
+        raise UsageError(f"environment {env}: its observations hold no numbers: their shape is {space.shape}")
+    decimals = None if low.dtype.kind == "f" else 0  # integers are written as such
+    bounds = zip(low.ravel().tolist(), high.ravel().tolist(), strict=True)
     return ObservationSpec(
-        env, tuple(Field(f"x{i}", _finite(low), _finite(high)) for i, (low, high) in enumerate(bounds))
+        env,
+        tuple(
+            Field(f"x{i}", _finite(low, space.dtype), _finite(high, space.dtype), decimals=decimals)
+            for i, (low, high) in enumerate(bounds)
+        ),
     )
 
 
-def _finite(bound: float) -> float | None:
-    """A bound, or None if it is practically infinite (spaces use the largest float for that)."""
-    return bound if abs(bound) < 1e30 else None
+def _finite(bound: float, dtype: Any) -> float | None:
+    """A bound, or None if it is practically infinite: spaces use the largest number of their dtype for that."""
+    limit = 10**30 if dtype.kind == "f" or dtype.itemsize < 4 else 2 ** (8 * dtype.itemsize - 1) - 1
+    return float(bound) if abs(bound) < limit else None

@@ -13,6 +13,8 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.acting.admissible import states_of
+from bitrl.core.environments.checked import checked
+from bitrl.core.environments.crashes import reporting
 from bitrl.core.environments.environment import Environment
 from bitrl.core.errors import RunFailed
 
@@ -75,7 +77,7 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
     """`count` observations [count, ...] of a random policy with a fixed seed, as serializers get them: without
     admissible actions.
     """
-    env = environment.make()
+    env = reporting(lambda: checked(environment.make()), environment.id)()
     try:
         env.action_space.seed(0)
         found = [env.reset(seed=0)[0]]

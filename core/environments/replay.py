@@ -8,12 +8,14 @@ costs at most one episode.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from bitrl.core.environments.checked import briefly, checked
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.errors import RunFailed
 from bitrl.core.wording import setting
@@ -80,8 +82,22 @@ class ArrayVectorEnv(SyncVectorEnv):
 
 
 def vectorise(make: Callable[[], gymnasium.Env], num_envs: int) -> ArrayVectorEnv:
-    """`num_envs` parallel replayable environments. A finished one is reset in the same step, so no step is wasted."""
-    return ArrayVectorEnv([lambda: Replayable(make())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    """`num_envs` parallel replayable environments, checked (checked.py). A finished one is reset in the same step, so
+    no step is wasted.
+
+    Raises:
+        RunFailed: they differ in their spaces.
+    """
+    envs = [Replayable(checked(make())) for _ in range(num_envs)]
+    for number, env in enumerate(envs):
+        for name in ("observation_space", "action_space"):
+            first, other = getattr(envs[0], name), getattr(env, name)
+            if first != other:
+                raise RunFailed(
+                    f"parallel environments differ: the {name} of number 0 is {briefly(first)}, that of number "
+                    f"{number} is {briefly(other)}: make it the same in each"
+                )
+    return ArrayVectorEnv([partial(next, iter(envs))] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def save(envs: VectorEnv) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -102,9 +118,15 @@ def restore(
         as_array(env.observation_space, env.restore(start, arrays[f"actions.{index}"]))
         for index, (env, start) in enumerate(zip(envs.envs, starts, strict=True))  # type: ignore[attr-defined]
     ]
-    found = np.stack(observations).astype(expected.dtype)
-    if not np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"):
+    if not _equal(np.stack(observations).astype(expected.dtype), expected):
         raise RunFailed(
             "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
             f"so this run cannot be resumed exactly; start it again with {setting('force')}"
         )
+
+
+def _equal(left: np.ndarray, right: np.ndarray) -> bool:
+    """Whether two batches of observations are the same, NaN in the same places included."""
+    if left.dtype.names is not None:
+        return all(_equal(left[name], right[name]) for name in left.dtype.names)
+    return np.array_equal(left, right, equal_nan=left.dtype.kind == "f")

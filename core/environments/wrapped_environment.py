@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class WrappedEnvironment(Environment):
-    """`environment` with `wrap` applied to every environment that it makes; the observation spec is unchanged."""
+    """`environment` with `wrap` applied to every environment that it makes; all else is unchanged."""
 
     def __init__(self, environment: Environment, wrap: Callable[[gymnasium.Env], gymnasium.Env]):
         super().__init__(environment.options, environment.id)
@@ -30,3 +30,7 @@ class WrappedEnvironment(Environment):
     def observation_spec(self) -> ObservationSpec:
         """The wrapped environment's."""
         return self.environment.observation_spec()
+
+    def action_names(self) -> tuple[str, ...]:
+        """The wrapped environment's."""
+        return self.environment.action_names()

@@ -16,10 +16,11 @@ BATCH = 16
 
 class Return(float):
     """The sum of an episode's rewards; `success` is whether its task was solved, where the environment reports that
-    (`info["success"]` at the end).
+    (`info["success"]` at the end), and `cut` whether the episode was cut off after the most steps allowed.
     """
 
-    success: bool | None = None
+    success: bool | float | None = None
+    cut = False
 
 
 def play_episodes(
@@ -28,6 +29,8 @@ def play_episodes(
     seeds: Sequence[int],
     progress: Callable[[int], None] = lambda done: None,
     interrupted: Callable[[], bool] = lambda: False,
+    max_steps: int | None = None,
+    stepped: Callable[[int, int], None] = lambda steps, longest: None,
 ) -> list[Return]:
     """Play one episode for each seed and return their returns in order.
 
@@ -40,13 +43,17 @@ def play_episodes(
         seeds: of the episodes.
         progress: called with the number of episodes done whenever one ends.
         interrupted: evaluation stops early once this is true; only finished episodes count.
+        max_steps: an episode is cut off after so many steps, and counts with its return so far; None: never.
+        stepped: called after each step of those being played, with the steps taken in all episodes so far, and in the
+            longest of those being played.
     """
     episodes = len(seeds)
     returns = [Return()] * episodes
     envs = [make() for _ in range(min(BATCH, episodes))]
     playing = dict(enumerate(envs))  # episode → its environment
     observations: dict[int, Any] = {episode: env.reset(seed=seeds[episode])[0] for episode, env in playing.items()}
-    upcoming, done = len(envs), 0
+    lengths = [0] * episodes
+    upcoming, done, steps = len(envs), 0, 0
     while playing and not interrupted():
         order = sorted(playing)
         actions = policy(np.stack([as_array(envs[0].observation_space, observations[episode]) for episode in order]))
@@ -54,7 +61,9 @@ def play_episodes(
             observation, reward, terminated, truncated, info = playing[episode].step(action)
             returns[episode] = Return(returns[episode] + float(reward))
             observations[episode] = observation
-            if terminated or truncated:
+            lengths[episode] += 1
+            returns[episode].cut = not (terminated or truncated) and lengths[episode] == max_steps
+            if terminated or truncated or returns[episode].cut:
                 returns[episode].success = info.get("success")
                 env = playing.pop(episode)
                 done += 1
@@ -63,6 +72,8 @@ def play_episodes(
                     playing[upcoming] = env
                     observations[upcoming] = env.reset(seed=seeds[upcoming])[0]
                     upcoming += 1
+        steps += len(order)
+        stepped(steps, max(lengths[episode] for episode in order))
     for env in envs:
         env.close()
     return [value for episode, value in enumerate(returns) if episode < upcoming and episode not in playing]

@@ -11,6 +11,7 @@ import numpy as np
 
 from bitrl.core import events
 from bitrl.core.config import COMPONENTS
+from bitrl.core.environments.action_checks import checked_actions
 from bitrl.core.environments.crashes import reporting
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm
@@ -24,7 +25,13 @@ from bitrl.core.runs.state_recorder import record, write_states
 from bitrl.core.runs.store import require_run
 from bitrl.core.runs.trained import trained
 from bitrl.core.runs.watch import Step
-from bitrl.core.wording import setting
+from bitrl.core.wording import setting, warn
+
+LONG = 1000
+"""Steps of an evaluation episode after which a missing step limit is worth a warning."""
+
+TOLD_EVERY = 100
+"""Steps of the longest episode between two reports while none ends."""
 
 
 def evaluate(
@@ -36,6 +43,7 @@ def evaluate(
     video: str | Path | None = None,
     states: str | Path | None = None,
     progress: bool = False,
+    max_steps: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest intact checkpoint of a run.
 
@@ -48,9 +56,11 @@ def evaluate(
         show: called with every step of the first episode (bitrl.core.runs.watch).
         video: the file to write a video of the first episode to (mp4 or gif).
         states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
+        max_steps: cut episodes off after so many steps; None: as the run does (`eval_max_steps`).
 
     Returns:
-        run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
+        run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns;
+        success_rate and cut_episodes where there are any.
 
     Raises:
         UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its environment
@@ -59,7 +69,7 @@ def evaluate(
     """
     if progress or not listeners:
         with progress_display(quiet=not progress) as shown:
-            return evaluate(run, episodes, seed, (*listeners, shown), show, video, states)
+            return evaluate(run, episodes, seed, (*listeners, shown), show, video, states, max_steps=max_steps)
     directory = Path(run)
     require_run(directory)
     video_file, states_file = (None if each is None else Path(each) for each in (video, states))
@@ -72,15 +82,16 @@ def evaluate(
         parts, visited = record(parts, states_file)
     seed = config.run.seed if seed is None else seed
     episodes = config.run.eval_episodes if episodes is None else episodes
+    max_steps = config.run.eval_max_steps if max_steps is None else max_steps
     if show is None and video_file is None:
-        returns = play(parts, algorithm, episodes, seed, directory, tell)
+        returns = play(parts, algorithm, episodes, seed, directory, tell, max_steps=max_steps)
     elif not episodes:
         raise UsageError(
             f"no episode is played, so there is none to show: ask for some with {setting('episodes', 'N')}"
         )
     else:
         first = watching.watch(parts, show, video_file)
-        returns = play(parts, algorithm, episodes, seed, directory, tell, first=first)
+        returns = play(parts, algorithm, episodes, seed, directory, tell, first=first, max_steps=max_steps)
         if first.video is not None:
             first.video.save()
     if states_file is not None and visited:
@@ -104,26 +115,80 @@ def play(
     tell: Listener,
     interrupted: Callable[[], bool] = lambda: False,
     first: gymnasium.Env | None = None,
+    max_steps: int | None = None,
 ) -> list[Return]:
     """Returns of whole episodes played with greedy actions; fewer than asked for if interrupted. The first is played in
-    `first`, if it is given.
+    `first`, if it is given; those of `max_steps` steps are cut off.
+
+    Raises:
+        RunFailed: an environment crashed, or the algorithm's actions are not in the action space.
     """
     given = [first] if first is not None else []
+    made: list[gymnasium.Env] = []
+    who, space = algorithm.task.collector.who, algorithm.task.collector.action_space
+    done = steps = 0
+
+    def make() -> gymnasium.Env:
+        made.append(given.pop() if given else parts.environment.make_for_evaluation())
+        return made[-1]
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        actions: np.ndarray = checked_actions(who, space, algorithm.act(parts.reader(observations)), len(observations))
+        return actions
+
+    def ended(episodes_done: int) -> None:
+        nonlocal done
+        done = episodes_done
+        tell(events.Evaluating(directory, done, episodes, steps))
+
+    def stepped(steps_taken: int, longest: int) -> None:
+        nonlocal steps
+        steps = steps_taken
+        if longest % TOLD_EVERY == 0:
+            tell(events.Evaluating(directory, done, episodes, steps))
+        if longest == LONG and max_steps is None and not limited(made[0]):
+            warn(
+                f"an evaluation episode of {parts.environment.id} has taken {LONG:,} steps, and the environment has no "
+                "step limit (max_episode_steps): it may never end. Ctrl-C stops it; run.eval_max_steps cuts episodes "
+                f"off (for this run, set it in {directory / 'config.toml'})"
+            )
 
     return play_episodes(
-        reporting(lambda: given.pop() if given else parts.environment.make_for_evaluation(), parts.environment.id),
-        lambda observations: algorithm.act(parts.reader(observations)),
+        reporting(make, parts.environment.id),
+        act,
         spawn_seeds(seed, EVALUATION, episodes),
-        lambda done: tell(events.Evaluating(directory, done, episodes)),
+        ended,
         interrupted,
+        max_steps,
+        stepped,
     )
+
+
+def limited(env: gymnasium.Env) -> bool:
+    """Whether an environment is known to end its episodes after some number of steps."""
+    limits = ("max_episode_steps", "_max_episode_steps", "max_steps")
+    while True:
+        if any(isinstance(getattr(env, name, None), int) for name in limits):
+            return True
+        if not isinstance(env, gymnasium.Wrapper):
+            return getattr(env.spec, "max_episode_steps", None) is not None
+        env = env.env
 
 
 def statistics(returns: list[Return]) -> dict[str, Any]:
     """Episodes, mean and standard deviation (over the episodes, n in the denominator); null without episodes. Also
-    the success rate, in environments that report success.
+    the success rate, in environments that report success (an episode cut off before a report is none), and how many
+    episodes were cut off, if any were.
     """
     mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
-    successes = [each.success for each in returns if each.success is not None]
+    reports = any(each.success is not None for each in returns)
+    successes = [each.success or 0.0 for each in returns if each.success is not None or (reports and each.cut)]
     rate = {"success_rate": float(np.mean(successes))} if successes else {}
-    return {"episodes": len(returns), "mean_return": mean, "std_return": std, **rate}
+    cut = sum(each.cut for each in returns)
+    return {
+        "episodes": len(returns),
+        "mean_return": mean,
+        "std_return": std,
+        **rate,
+        **({"cut_episodes": cut} if cut else {}),
+    }

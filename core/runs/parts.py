@@ -9,10 +9,11 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.loading import build_reader
+from bitrl.core.acting.loading import build_reader, named
 from bitrl.core.acting.states import StateReader, identity_of
 from bitrl.core.config import Config, check_commands
 from bitrl.core.environments import crashes, replay
+from bitrl.core.environments.checked import checker
 from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.history_wrapper import HistoryWrapper
@@ -45,6 +46,7 @@ def build(config: Config) -> Parts:
     if spec.commands:
         check_commands(config)
     reader = build_reader(config, spec, k)
+    environment = WrappedEnvironment(environment, checker(environment.id, [field.name for field in spec.fields]))
     if k > 1:
         environment = WrappedEnvironment(environment, lambda env: HistoryWrapper(env, k))
     return Parts(environment, reader)
@@ -65,7 +67,7 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
         serializer: Any = parts.reader.serializer
         serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
     [seed] = spawn_seeds(config.run.seed, ALGORITHM, 1)
-    collector = Collector(envs, parts.reader, observations)
+    collector = Collector(envs, parts.reader, observations, who=named("algorithm", config.algorithm))
     task = Task(collector=collector, reader=parts.reader, seed=seed, steps=config.run.steps)
     algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
     if checkpoint is not None:

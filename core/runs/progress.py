@@ -105,6 +105,7 @@ def _listener(shown: Display) -> Listener:
                 tenths=isinstance(event, events.Updated),
             )
         elif isinstance(event, events.Evaluating):
-            shown.show("evaluation", event.done, event.episodes, "episodes", tenths=False)
+            facts = (f"{event.steps:,} steps",) if event.steps else ()
+            shown.show("evaluation", event.done, event.episodes, "episodes", facts, tenths=False)
 
     return listener

@@ -12,8 +12,9 @@ import attrs
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint
+from bitrl.core.acting.contracts import check_metrics
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
-from bitrl.core.errors import RunStopped, UsageError
+from bitrl.core.errors import RunFailed, RunStopped, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.provided import check_file
 from bitrl.core.records import BackboneRecord
@@ -217,8 +218,8 @@ def _train(
         tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
         try:
             while algorithm.step < run.steps:
-                began = time.perf_counter()
-                metrics = algorithm.update()
+                began, before = time.perf_counter(), algorithm.step
+                metrics = updated(algorithm, before)
                 seconds += time.perf_counter() - began
                 updates += 1
                 row = {"step": algorithm.step, **metrics}
@@ -234,7 +235,16 @@ def _train(
                     raise RunStopped(stopped, interrupted())
         finally:
             algorithm.task.collector.envs.close()
-        returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, lambda: interrupted() > 0)
+        returns = play(
+            parts,
+            algorithm,
+            run.eval_episodes,
+            run.seed,
+            directory,
+            tell,
+            lambda: interrupted() > 0,
+            max_steps=run.eval_max_steps,
+        )
         if len(returns) < run.eval_episodes:
             stopped = f"stopped before the evaluation was done; continue with: {resuming(directory)}"
             raise RunStopped(stopped, interrupted())
@@ -262,6 +272,22 @@ def _has_schedules(config: Config) -> bool:
     values = attrs.asdict(config.algo_options, recurse=False)
     scheduled = [each for each in values.values() if isinstance(each, Schedule) and each.shape != "constant"]
     return bool(scheduled or values.get("anneal"))
+
+
+def updated(algorithm: Algorithm, before: int) -> dict[str, float | int]:
+    """The metrics of one update of an algorithm that stands at the step `before`.
+
+    Raises:
+        RunFailed: it took no environment step, or its metrics are not finite numbers.
+    """
+    collector = algorithm.task.collector
+    metrics = check_metrics(collector.who, algorithm.update())
+    if algorithm.step != collector.steps or algorithm.step <= before:
+        raise RunFailed(
+            f"{collector.who}: update() went from step {before} to {algorithm.step}, while the environments took "
+            f"{collector.steps - before} steps: step them by task.collector in every update, and leave `step` to it"
+        )
+    return metrics
 
 
 def _cache_statistics(name: str, record: BackboneRecord | None, backbone: Any) -> dict[str, Any]:

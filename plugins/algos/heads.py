@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
-from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy
+from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy, within
 from bitrl.plugins.algos.backprop import backward, forward, mlp
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
@@ -149,8 +149,8 @@ class Gaussian:
     """Continuous actions: outputs are the means of a diagonal Gaussian whose log standard deviations are learned and do
     not depend on the state.
 
-    Actions are clipped to the space's bounds on their way to the environment; probabilities are those of the
-    unclipped ones.
+    Actions are clipped to the space's bounds on their way to the environment, and rounded where it takes integers;
+    probabilities are those of the unclipped, unrounded ones.
 
     Attributes:
         outputs: k, the number of action dimensions.
@@ -158,7 +158,7 @@ class Gaussian:
     """
 
     def __init__(self, space: gymnasium.spaces.Box):
-        self.shape, self.low, self.high = space.shape, space.low, space.high
+        self.low, self.high = space.low, space.high
         self.outputs = math.prod(space.shape)
         self.log_std = nn.Parameter(torch.zeros(self.outputs))
         self.parameters = [self.log_std]
@@ -176,9 +176,8 @@ class Gaussian:
         return outputs
 
     def to_env(self, actions: Tensor) -> np.ndarray:
-        """Actions as the environments take them: in the space's shape, clipped to its bounds."""
-        clipped: np.ndarray = np.clip(actions.numpy().reshape(-1, *self.shape), self.low, self.high)
-        return clipped
+        """Actions as the environments take them: in the space's shape and dtype, within its bounds."""
+        return within(actions.numpy(), self.low, self.high)
 
     def numpy_policy(self, network: Network) -> Policy:
         """The policy that acts as `best` does on the outputs of `network`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box, Discrete, Text
 
 from bitrl.core.acting.admissible import MASK
 from bitrl.core.environments.choice_wrappers import ActionMask
@@ -36,14 +38,18 @@ class GymnasiumEnvironment(Environment):
         try:
             arguments: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
             with mujoco.quiet(self.id):
-                env = gymnasium.make(self.id, **arguments)
+                # bitrl checks every step itself (core/environments/checked.py), and says which environment it was.
+                env = gymnasium.make(self.id, disable_env_checker=True, **arguments)
         except Exception as error:  # whatever an environment's own construction raises
             hint = mujoco.hint(self.id, error)
             raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}{hint}") from error
-        if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box, gymnasium.spaces.Text)):
-            env.close()
-            kind = type(env.action_space).__name__
-            raise UsageError(f"environment {self.id}: expected a Discrete, Box or Text action space, got {kind}")
+        for name, kinds in (("observation_space", gymnasium.Space), ("action_space", (Discrete, Box, Text))):
+            space: Any = getattr(env, name, None)
+            if not isinstance(space, kinds):
+                with contextlib.suppress(Exception):
+                    env.close()
+                kind = "an observation space" if kinds is gymnasium.Space else "a Discrete, Box or Text action space"
+                raise UsageError(f"environment {self.id}: expected {kind}, got {type(space).__name__}")
         return ActionMask(env) if self._masks(env) else env
 
     def _masks(self, env: gymnasium.Env) -> bool:
@@ -51,10 +57,13 @@ class GymnasiumEnvironment(Environment):
         if not isinstance(env.action_space, gymnasium.spaces.Discrete) or spec_of_known(self.id) is not None:
             return False
         if self._masked is None:
-            trial = gymnasium.make(self.id)
-            mask: Any = trial.reset(seed=0)[1].get(MASK)
+            trial = gymnasium.make(self.id, disable_env_checker=True)
+            mask: Any = ()
+            with contextlib.suppress(Exception):  # the run's own first reset says what is wrong
+                mask = trial.reset(seed=0)[1].get(MASK)
             self._masked = np.shape(mask) == (int(env.action_space.n),)
-            trial.close()
+            with contextlib.suppress(Exception):
+                trial.close()
         return self._masked
 
     def observation_spec(self) -> ObservationSpec:

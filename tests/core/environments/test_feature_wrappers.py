@@ -187,3 +187,37 @@ def test_stable_baselines3_trains_on_the_features():
     np.testing.assert_array_equal(model._last_obs, features_of(state.astype(np.float32), layers=1, threads=1))
     action, _ = model.predict(envs.reset(), deterministic=True)
     assert action.shape == (4,)
+
+
+class OneBuffer(gymnasium.Env):
+    """Hands out the same array again and again: the number of the step, of three."""
+
+    observation_space, action_space = gymnasium.spaces.Box(0, 9, (1,)), gymnasium.spaces.Discrete(2)
+
+    def __init__(self):
+        self.buffer = np.zeros(1, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.buffer[:] = 0
+        return self.buffer, {}
+
+    def step(self, action):
+        self.buffer += 1
+        return self.buffer, 0.0, False, bool(self.buffer[0] == 3), {}
+
+
+def test_last_observations_of_an_environment_with_one_array():
+    expected = bitrl.load_backbone("bitnet").encode(['{"x0": 3.000}'])[0]
+    envs = bitrl.VectorFeatureObservation(SyncVectorEnv([OneBuffer] * 2, autoreset_mode=AutoresetMode.SAME_STEP))
+    envs.reset()
+    for _ in range(3):
+        info = envs.step(np.zeros(2, int))[-1]
+    np.testing.assert_array_equal(info["final_obs"][1], expected)
+
+
+def test_last_observations_that_other_processes_lose_are_refused():
+    envs = AsyncVectorEnv([OneBuffer], autoreset_mode=AutoresetMode.SAME_STEP)
+    with pytest.raises(bitrl.UsageError, match="hand out one array for all observations"):
+        bitrl.VectorFeatureObservation(envs)
+    envs.close()

@@ -7,7 +7,8 @@ from gymnasium import spaces
 
 from bitrl.core.acting import checkpoints
 from bitrl.core.environments import replay
-from bitrl.core.environments.observations import as_array, as_batch, dtype_of
+from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.observations import as_array, as_batch, dtype_of, observations_of
 from bitrl.core.errors import RunFailed
 
 PARTS = spaces.Dict(
@@ -143,3 +144,48 @@ def test_episodes_of_records_are_played_again(tmp_path):
     wrong["said"][1] = "step 99"
     with pytest.raises(replay.RunFailed, match="gave other observations: it draws random numbers outside np_random"):
         replay.restore(restored, actions, starts, wrong)
+
+
+class OneBuffer(gymnasium.Env):
+    """Hands out the same array again and again: the number of the step."""
+
+    observation_space, action_space = spaces.Box(0, 99, (2,)), spaces.Discrete(2)
+    buffer = np.zeros(2, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.buffer[:] = 0
+        return self.buffer, {}
+
+    def step(self, action):
+        self.buffer += 1
+        return self.buffer, 0.0, False, bool(self.buffer[0] == 3), {}
+
+
+class OneBufferEnvironment(Environment):
+    def make(self, render_mode=None):
+        return OneBuffer()
+
+
+def test_random_play_gives_the_states_as_they_were():
+    """What `codes` is fitted to: not the last state again and again."""
+    found = observations_of(OneBufferEnvironment(None, "OneBuffer"), 7)
+    assert found[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_the_last_observation_of_an_episode_is_not_that_of_the_next():
+    envs = replay.vectorise(OneBuffer, 1)
+    envs.reset(seed=0)
+    for _ in range(3):
+        observations, _, _, truncated, info = envs.step(np.array([0]))
+    assert truncated.tolist() == [True]
+    assert observations.tolist() == [[0, 0]]
+    assert info["final_obs"][0].tolist() == [3, 3]
+
+
+def test_nan_in_records_is_equal_to_itself_when_a_run_is_restored():
+    left = np.array([(1, np.nan), (2, 0.5)], [("count", int), ("state", float)])
+    assert replay._equal(left, left.copy())
+    other = left.copy()
+    other["state"][1] = np.nan
+    assert not replay._equal(left, other)

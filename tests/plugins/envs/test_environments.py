@@ -98,6 +98,25 @@ def test_an_interrupted_evaluation_counts_whole_episodes_only():
     assert set(returns) <= expected
 
 
+def test_episodes_are_cut_off_after_the_most_steps_allowed():
+    """Each counts with its return so far; one that ends at that step is whole."""
+    seeds = [3, 1, 4, 1, 5]
+    whole = play_episodes(Countdown, lambda states: np.zeros(len(states), int), seeds)
+    seen = []
+    cut = play_episodes(
+        Countdown,
+        lambda states: np.zeros(len(states), int),
+        seeds,
+        max_steps=2,
+        stepped=lambda *steps: seen.append(steps),
+    )
+    assert [float(each) for each in cut] == [min(float(each), 2.0) for each in whole]
+    assert [each.cut for each in cut] == [float(each) > 2 for each in whole]
+    assert not any(each.cut for each in whole)
+    assert [longest for _, longest in seen] == [1, 2]
+    assert seen[0][0] == len(seeds)
+
+
 def test_vectorised_environments_are_independent():
     envs = replay.vectorise(Countdown, 5)
     observations, _ = envs.reset(seed=[1, 2, 3, 4, 5])

@@ -117,3 +117,30 @@ def test_vectors_are_scaled_by_their_bounds_and_left_alone_without_any():
     low = bitrl.load_serializer("vector", env="CartPole-v1")([-4.8, -3.0, -0.419, -3.0])
     np.testing.assert_allclose(low, -1, rtol=1e-6)
     assert low.dtype == np.float32
+
+
+def test_integers_are_written_as_integers():
+    """Of a space of integers or booleans; floats keep their decimals."""
+    from gymnasium.spaces import Box, MultiBinary, MultiDiscrete
+
+    from bitrl.core.environments.observation_specs import spec_of_space
+    from bitrl.core.options import parse
+    from bitrl.core.registry import registry
+
+    def written(name, space, observation):
+        record = registry().find("serializer", name)
+        return record.load()(parse(record.options, {}, "serializer"), spec_of_space(space, "Odd-v0"))(observation)
+
+    image = Box(0, 255, (2,), np.uint8)
+    assert written("json", image, np.array([182, 0], np.uint8)) == '{"x0": 182, "x1": 0}'
+    assert written("compact", image, np.array([182, 0], np.uint8)) == "x0=182 x1=0"
+    assert written("natural", image, np.array([182, 0], np.uint8)) == "The x0 is 182, the x1 is 0."
+    assert written("json", Box(-9, 9, (1,), np.int64), np.array([-7])) == '{"x0": -7}'
+    assert written("json", Box(0, 1, (1,), np.bool_), np.array([True])) == '{"x0": 1}'
+    assert written("json", MultiBinary(2), np.array([1, 0], np.int8)) == '{"x0": 1, "x1": 0}'
+    assert written("json", MultiDiscrete([5, 300]), np.array([4, 299])) == '{"x0": 4, "x1": 299}'
+    assert written("json", Box(0, 255, (1,), np.float32), np.array([182.0])) == '{"x0": 182.000}'
+    assert written("vector", image, np.array([255, 0], np.uint8)).tolist() == [1.0, -1.0]
+    limits = np.iinfo(np.int64)
+    unbounded = spec_of_space(Box(limits.min, limits.max, (1,), np.int64), "Odd-v0")
+    assert (unbounded.fields[0].low, unbounded.fields[0].high) == (None, None)

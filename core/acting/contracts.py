@@ -1,0 +1,113 @@
+"""What components hand over, checked while a run uses them, so that the error names the component that was wrong.
+
+A batch costs a comparison of shapes and dtypes and one look for NaN. What costs more is checked for the first `FIRST`
+batches alone. Knows nothing of environments. Shapes: n states, k numbers per vector, d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bitrl.core.errors import RunFailed
+
+FIRST = 16
+"""Batches whose every detail is checked: a rollout or two."""
+
+
+def check_inputs(who: str, inputs: Any, count: int, width: int | None) -> None:
+    """Refuse what a serializer wrote unless it is `count` strings, or finite float32 [count, width].
+
+    Args:
+        who: names the serializer.
+        width: that of its vectors; None: it does not say.
+
+    Raises:
+        RunFailed: naming the serializer, with what came and what was expected.
+    """
+    if isinstance(inputs, np.ndarray):
+        length = width if width is not None else inputs.shape[-1] if inputs.ndim else 0
+        _check_floats(who, "vectors", inputs, (count, length))
+        return
+    if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
+        found = _kind(inputs)
+        if isinstance(inputs, list):
+            found = f"{_kind(next(text for text in inputs if not isinstance(text, str)))} in its list"
+        raise RunFailed(f"{who} wrote {found}: expected a list of strings, or a float32 array of vectors")
+    if len(inputs) != count:
+        raise RunFailed(f"{who} wrote {len(inputs)} texts for {count} states: expected one for each")
+
+
+def check_features(who: str, features: Any, count: int, width: int) -> None:
+    """Refuse features of `count` states other than finite float32 [count, width], naming the backbone.
+
+    Raises:
+        RunFailed: with what came and what was expected.
+    """
+    _check_floats(who, "features", features, (count, width))
+
+
+def check_metrics(who: str, metrics: Any) -> dict[str, float | int]:
+    """An algorithm's metrics, as numbers that JSON can hold.
+
+    Raises:
+        RunFailed: they are no mapping of names to finite numbers, naming the algorithm and the metric.
+    """
+    if not isinstance(metrics, Mapping):
+        raise RunFailed(f"{who}: update() returned {_kind(metrics)}: expected a dict of metrics, names and numbers")
+    plain: dict[str, float | int] = {}
+    for name, value in metrics.items():
+        if not isinstance(name, str) or name == "step":
+            why = "the run counts the steps itself" if name == "step" else "expected a string"
+            raise RunFailed(f"{who}: a metric is named {name!r}: {why}")
+        number = value if isinstance(value, (int, float)) else _item(value)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise RunFailed(f'{who}: metric "{name}" is {_kind(value)}: expected a number')
+        if not np.isfinite(number):
+            raise RunFailed(
+                f'{who}: metric "{name}" is {number}: expected a finite number; leave a metric without a value out'
+            )
+        plain[name] = float(number) if isinstance(number, float) else int(number)
+    return plain
+
+
+def check_unchanged(who: str, before: bytes, observations: np.ndarray) -> None:
+    """Raise RunFailed if a serializer changed the observations, whose bytes were `before`."""
+    if observations.tobytes() != before:
+        raise RunFailed(
+            f"{who} changes the observations that it is given, which are stored and learned from: let it work on a copy"
+        )
+
+
+def _check_floats(who: str, what: str, found: Any, shape: tuple[Any, ...]) -> None:
+    if not isinstance(found, np.ndarray):
+        raise RunFailed(f"{who} returned {_kind(found)} as {what}: expected a float32 array of shape {shape}")
+    if found.dtype != np.float32 or found.shape != shape:
+        raise RunFailed(
+            f"{who} returned {what} of shape {found.shape} and dtype {found.dtype}: expected {shape} and float32"
+        )
+    if not np.isfinite(found).all():
+        row, column = (int(place) for place in np.argwhere(~np.isfinite(found))[0])
+        raise RunFailed(
+            f"{who} returned {what} with {found[row, column]} as number {column} of state {row} (counted from 0): "
+            "expected finite numbers"
+        )
+
+
+def _item(value: Any) -> Any:
+    """The number in an array or a tensor of one element without dimensions; else None."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    return array.item() if array.shape == () and array.dtype.kind in "iuf" else None
+
+
+def _kind(value: Any) -> str:
+    """A value, shortly: `None`, `"text"`, `a list`, `an array of shape (3,)`."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"

@@ -1,0 +1,433 @@
+"""Odd Gymnasium environments, each after a public report (README.md): with this folder on PYTHONPATH,
+`bitrl run --env odd_environments:NAME-v0`.
+
+All play the same task: four steps; the observation after t of them is [t/10, -t/10, 0], or that of the class's own
+`observe`; every step is rewarded with 1. What is odd is the class's own.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Tuple
+
+LENGTH = 4
+
+
+class Plain(gym.Env):
+    """Nothing is odd: what the others are compared with."""
+
+    observation_space = Box(-1, 1, (3,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, render_mode=None):
+        pass
+
+    def observe(self):
+        return np.array([self.t / 10, -self.t / 10, 0], np.float32)
+
+    def reward(self, action):
+        return 1.0
+
+    def ends(self):
+        return False, self.t >= LENGTH
+
+    def info(self):
+        return {}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), self.info()
+
+    def step(self, action):
+        self.t += 1
+        return self.observe(), self.reward(action), *self.ends(), self.info()
+
+
+# Observations
+
+
+class Buffer(Plain):
+    def __init__(self, render_mode=None):
+        self.buffer = np.zeros(3, np.float32)
+
+    def observe(self):
+        self.buffer[:] = super().observe()
+        return self.buffer
+
+
+class SharedBuffer(Plain):
+    """One array for the observations of all parallel environments."""
+
+    buffer = np.zeros(3, np.float32)
+
+    def observe(self):
+        self.buffer[:] = super().observe()
+        return self.buffer
+
+
+class ListObservation(Plain):
+    def observe(self):
+        return super().observe().tolist()
+
+
+class DoublePrecision(Plain):
+    def observe(self):
+        return np.array([self.t / 10, -self.t / 10, 0])
+
+
+class OutOfBounds(Plain):
+    observation_space = Box(0, 0.1, (3,), np.float32)
+
+
+class StateNumber(Plain):
+    """A Discrete observation as int32 or as an array without dimensions."""
+
+    observation_space = Discrete(5, start=3)
+
+    def observe(self):
+        return np.int32(3 + self.t) if self.t % 2 else np.array(3 + self.t)
+
+
+class Booleans(Plain):
+    observation_space = Box(0, 1, (3,), np.bool_)
+
+    def observe(self):
+        return np.array([self.t % 2, 1, 0], np.bool_)
+
+
+class BooleanTable(Plain):
+    observation_space = MultiBinary((2, 2))
+
+    def observe(self):
+        return np.array([[self.t % 2, 1], [0, 1]], np.int8)
+
+
+class Counts(Plain):
+    observation_space = MultiDiscrete([5, 300])
+
+    def observe(self):
+        return np.array([self.t, 50 * self.t])
+
+
+class Image(Plain):
+    observation_space = Box(0, 255, (2, 3, 3), np.uint8)
+
+    def observe(self):
+        return np.full((2, 3, 3), 182 + self.t, np.uint8)
+
+
+class TransposedImage(Image):
+    def observe(self):
+        return super().observe().transpose(2, 0, 1)
+
+
+class Shape(Plain):
+    def observe(self):
+        return np.zeros(3 if self.t < 3 else 5, np.float32)
+
+
+class Ragged(Plain):
+    def observe(self):
+        return [0.1, [0.2, 0.3], 0.4] if self.t == 2 else super().observe()
+
+
+class ScalarObservation(Plain):
+    def observe(self):
+        return 0.5
+
+
+class HalfNumbers(Plain):
+    """Fractions where the space says integers."""
+
+    observation_space = Box(-9, 9, (3,), np.int32)
+
+
+class HalfPrecision(Plain):
+    observation_space = Box(-np.inf, np.inf, (3,), np.float16)
+
+    def observe(self):
+        return np.array([self.t, 0, 40_000.0 * self.t])
+
+
+class StateOutside(StateNumber):
+    def observe(self):
+        return 3 + 2 * self.t
+
+
+class NanAtStep3(Plain):
+    def observe(self):
+        return super().observe() + np.float32([0, 0, np.nan if self.t == 3 else 0])
+
+
+class InfinityAtStep2(Plain):
+    def observe(self):
+        return super().observe() + np.float32([0, np.inf if self.t == 2 else 0, 0])
+
+
+class GrowingSpace(Plain):
+    def reset(self, *, seed=None, options=None):
+        self.observation_space = Box(-1, 1, (4,), np.float32)
+        return super().reset(seed=seed)
+
+    def observe(self):
+        return np.zeros(4, np.float32)
+
+
+class SpaceOfEach(Plain):
+    """Parallel environments whose observations differ in length."""
+
+    made = 0
+
+    def __init__(self, render_mode=None):
+        SpaceOfEach.made += 1
+        self.observation_space = Box(-1, 1, (SpaceOfEach.made,), np.float32)
+
+    def observe(self):
+        return np.zeros(self.observation_space.shape, np.float32)
+
+
+class TupleSpace(Plain):
+    observation_space = Tuple((Discrete(32), Discrete(11)))
+
+
+class GraphSpace(Plain):
+    observation_space = Graph(Box(-1, 1, (3,)), None)
+
+
+class DictSpace(Plain):
+    observation_space = Dict({"place": Box(-1, 1, (3,)), "battery": Box(0, 1, (1,))})
+
+
+class NoSpace(Plain):
+    observation_space = (3,)
+
+
+# Rewards, ends and information
+
+
+class IntegerReward(Plain):
+    def reward(self, action):
+        return np.int32(1)
+
+
+class BooleanReward(Plain):
+    def reward(self, action):
+        return True
+
+
+class ArrayReward(Plain):
+    def reward(self, action):
+        return np.array([1.0])
+
+
+class TableReward(Plain):
+    def reward(self, action):
+        return np.ones((1, 1), np.float32)
+
+
+class NoReward(Plain):
+    def reward(self, action):
+        return None if self.t == 2 else 1.0
+
+
+class TextReward(Plain):
+    def reward(self, action):
+        return "1.0"
+
+
+class TwoRewards(Plain):
+    def reward(self, action):
+        return np.array([1.0, 2.0])
+
+
+class NanReward(Plain):
+    def reward(self, action):
+        return float("nan") if self.t == 3 else 1.0
+
+
+class HugeReward(Plain):
+    def reward(self, action):
+        return 1e60
+
+
+class NumpyEnds(Plain):
+    def ends(self):
+        return np.bool_(self.t >= LENGTH), np.False_
+
+
+class IntegerEnds(Plain):
+    def ends(self):
+        return int(self.t >= LENGTH), 0
+
+
+class EndUnsaid(Plain):
+    def ends(self):
+        return None, self.t >= LENGTH
+
+
+class TextEnds(Plain):
+    def ends(self):
+        return False, "TimeLimit" if self.t >= LENGTH else ""
+
+
+class NoInfo(Plain):
+    def info(self):
+        return None
+
+
+class InfoShapes(Plain):
+    def info(self):
+        return {"path": np.zeros((self.t if self.np_random.random() < 0.5 else self.t + 1, 2)), "t": [self.t][: self.t]}
+
+
+class HalfSuccess(Plain):
+    def info(self):
+        return {"success": np.float32(0.5)}
+
+
+class SuccessOfEach(Plain):
+    def info(self):
+        return {"success": [True, False]}
+
+
+class MaskGone(Plain):
+    def info(self):
+        return {"action_mask": np.ones(2, np.int8)} if self.t < 3 else {}
+
+
+# Actions
+
+
+class StartsAtTen(Plain):
+    action_space = Discrete(2, start=10)
+
+    def reward(self, action):
+        return float(action in (10, 11))
+
+
+class OneNumber(Plain):
+    """A continuous action without dimensions."""
+
+    action_space = Box(-1, 1, (), np.float32)
+
+    def reward(self, action):
+        return float(self.action_space.contains(np.asarray(action)))
+
+
+class Table(Plain):
+    """Integers in two dimensions."""
+
+    action_space = Box(0, 1, (2, 3), np.int64)
+
+    def reward(self, action):
+        return float(self.action_space.contains(action))
+
+
+class Switches(Plain):
+    action_space = Box(0, 1, (3,), np.bool_)
+
+    def reward(self, action):
+        return float(self.action_space.contains(action))
+
+
+class NoBounds(Plain):
+    action_space = Box(-np.inf, np.inf, (2,), np.float64)
+
+    def reward(self, action):
+        return float(self.action_space.contains(action))
+
+
+class ChangesActions(Plain):
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def step(self, action):
+        action *= 100
+        return super().step(action)
+
+
+class SeveralActions(Plain):
+    action_space = MultiDiscrete([3, 2])
+
+
+# The interface
+
+
+class FourValues(Plain):
+    def step(self, action):
+        observation, reward, _, over, info = super().step(action)
+        return observation, reward, over, info
+
+
+class FourValuesLimited(FourValues):
+    """The same in Gymnasium's TimeLimit, which takes the result apart first."""
+
+
+class OnlyObservation(Plain):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class NoSeed(Plain):
+    def reset(self):
+        return super().reset()[0]
+
+
+class NoOptions(Plain):
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+
+class AnyArguments(Plain):
+    def reset(self, **arguments):
+        return super().reset(**arguments)
+
+
+class OldGenerator(Plain):
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed)
+        self.np_random = np.random.RandomState(seed)
+        return result
+
+
+class Twister(Plain):
+    """Another of NumPy's generators, in whose state there is an array."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.np_random = np.random.Generator(np.random.MT19937(seed))
+        self.t, self.offset = 0, self.np_random.random()
+        return self.observe(), {}
+
+    def observe(self):
+        return np.array([self.t / 10, self.offset, self.np_random.random()], np.float32)
+
+
+class Prints(Plain):
+    def step(self, action):
+        print("step", action)
+        return super().step(action)
+
+
+class NoRenderMode(Plain):
+    def __init__(self):
+        pass
+
+
+class CloseFails(Plain):
+    def close(self):
+        raise AttributeError("'NoneType' object has no attribute 'disconnect'")
+
+
+class Endless(Plain):
+    def ends(self):
+        return False, False
+
+
+LIMITED = (FourValuesLimited,)
+
+for name, kind in list(globals().items()):
+    if isinstance(kind, type) and issubclass(kind, Plain):
+        limit = 100 if kind in LIMITED else None
+        gym.register(f"{name}-v0", entry_point=f"odd_environments:{name}", max_episode_steps=limit)

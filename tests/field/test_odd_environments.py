@@ -1,0 +1,181 @@
+"""Odd environments (odd_environments.py): each trains with the right values, or one line says what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bitrl
+from bitrl.core.environments.crashes import reporting
+from bitrl.core.environments.replay import vectorise
+from bitrl.core.errors import BitrlError
+
+sys.path.insert(0, str(Path(__file__).parent))
+import odd_environments as odd
+
+QUICK = {
+    "algo.rollout_steps": 16,
+    "algo.minibatch_size": 16,
+    "algo.epochs": 1,
+    "run.num_envs": 2,
+    "run.eval_episodes": 2,
+}
+
+
+def train(name, out, **options):
+    return bitrl.run(f"odd_environments:{name}-v0", backbone="mlp", steps=32, out=out, options=QUICK | options)
+
+
+def stepped(name, count=2):
+    """The parallel environments of a run, and their observations after 0 to LENGTH steps, the last being the true last
+    one of each episode: [LENGTH + 1, count, …].
+    """
+    component = bitrl.load_environment(f"odd_environments:{name}-v0")
+    envs = vectorise(reporting(component.make, name), count)
+    seen = [envs.reset(seed=7)[0]]
+    envs.action_space.seed(0)
+    for _ in range(odd.LENGTH):
+        observations, rewards, terminated, truncated, info = envs.step(envs.action_space.sample())
+        assert rewards.tolist() == [1.0] * count
+        seen.append(observations)
+    assert (terminated | truncated).all()
+    seen[-1] = np.stack([info["final_obs"][index] for index in range(count)])
+    return envs, np.stack(seen)
+
+
+def expected_of(name):
+    """Worked out from what the module says: [t/10, -t/10, 0] after t steps, unless the class has its own."""
+    steps = range(odd.LENGTH + 1)
+    own = {
+        "StateNumber": [3, 4, 5, 6, 7],
+        "Booleans": [[t % 2 == 1, True, False] for t in steps],
+        "BooleanTable": [[[t % 2, 1], [0, 1]] for t in steps],
+        "Counts": [[0, 0], [1, 50], [2, 100], [3, 150], [4, 200]],
+        "Image": [np.full((2, 3, 3), 182 + t) for t in steps],
+    }
+    return np.array(own.get(name, [[t / 10, -t / 10, 0] for t in steps]))
+
+
+READ_RIGHT = """
+Plain Buffer SharedBuffer ListObservation DoublePrecision OutOfBounds StateNumber Booleans BooleanTable Counts Image
+HalfSuccess IntegerReward BooleanReward ArrayReward TableReward NumpyEnds IntegerEnds NoInfo InfoShapes
+StartsAtTen OneNumber Table Switches NoBounds ChangesActions AnyArguments Prints NoRenderMode
+"""
+TRAINED = """
+Buffer Booleans BooleanTable Counts Image TableReward IntegerEnds NoInfo InfoShapes StartsAtTen OneNumber Table Switches
+NoBounds ChangesActions
+"""
+
+
+@pytest.mark.parametrize("name", READ_RIGHT.split())
+def test_what_is_odd_but_clear_is_read_right(name):
+    envs, seen = stepped(name)
+    space, expected = envs.single_observation_space, expected_of(name)
+    assert seen.dtype == space.dtype
+    for index in range(2):
+        np.testing.assert_array_equal(seen[:, index], expected.astype(space.dtype))
+
+
+@pytest.mark.parametrize("name", TRAINED.split())
+def test_it_trains_and_evaluates(name, tmp_path):
+    summary = train(name, tmp_path / "run")
+    assert summary["steps"] == 32
+    assert summary["eval"] == {"episodes": 2, "mean_return": 4.0, "std_return": 0.0}
+
+
+API = r"that is the API of Gym before 0\.26; expected reset\(seed=None, options=None\)"
+REFUSED = {
+    "TransposedImage": r"in reset\(\): observation: expected shape \(2, 3, 3\), .* got shape \(3, 2, 3\)",
+    "Shape": r"in step 3 of an episode: observation: expected shape \(3,\), as its space says, got shape \(5,\)",
+    "Ragged": r"in step 2 .*: observation: expected numbers, shape \(3,\) and dtype float32, got \[0\.1, \[0\.2",
+    "ScalarObservation": r"in reset\(\): observation: expected shape \(3,\), as its space says, got shape \(\)",
+    "HalfNumbers": r"in step 1 .*: observation: 0\.1.* does not fit the space's dtype, int32",
+    "HalfPrecision": r"in step 2 .*: observation: 80000\.0 does not fit the space's dtype, float16",
+    "StateOutside": r"in step 3 .*: observation: expected an integer from 3 to 7, got 9",
+    "NanAtStep3": r"in step 3 .*: observation: expected finite numbers, got nan as x2, number 2",
+    "InfinityAtStep2": r"in step 2 .*: observation: expected finite numbers, got inf as x1, number 1",
+    "GrowingSpace": r"got shape \(4,\); observation_space has become Box\(-1\.0, 1\.0, \(4,\), float32\) since",
+    "SpaceOfEach": r"parallel environments differ: the observation_space of number 0 is Box.* number 1 is Box",
+    "TupleSpace": "expected a Box, Discrete or Text observation space, got Tuple",
+    "GraphSpace": "expected a Box, Discrete or Text observation space, got Graph",
+    "DictSpace": "expected a Box, Discrete or Text observation space, got Dict",
+    "NoSpace": "expected an observation space, got tuple",
+    "NoReward": "in step 2 of an episode: expected a number as reward, got None",
+    "TextReward": "in step 1 of an episode: expected a number as reward, got '1.0'",
+    "TwoRewards": r"expected a number as reward, got array\(\[1\., 2\.\]\)",
+    "NanReward": r"in step 3 of an episode: expected a finite reward \(float32\), got nan",
+    "HugeReward": r"expected a finite reward \(float32\), got 1e\+60",
+    "EndUnsaid": "expected True or False as terminated, got None",
+    "TextEnds": "expected True or False as truncated, got ''",
+    "SuccessOfEach": r'in reset\(\): expected True or False as info\["success"\], got \[True, False\]',
+    "MaskGone": r'in step 3 of an episode: expected info\["action_mask"\] in every step',
+    "SeveralActions": "MultiDiscrete",
+    "FourValues": rf"step\(\) returned 4 values instead of 5: {API}",
+    "FourValuesLimited": rf"step\(\) did not return 5 values .*: {API}",
+    "OnlyObservation": rf"reset\(\) returned array\(.*, without a dict of information: {API}",
+    "NoSeed": rf"its reset\(\) takes no seed: {API}",
+    "NoOptions": r"its reset\(\) takes no options: expected reset\(self, \*, seed=None, options=None\)",
+    "OldGenerator": r"in reset\(\): its np_random is a numpy.random.mtrand.RandomState, whose state cannot be saved",
+    "Twister": r"in reset\(\): its np_random is a numpy.random.*MT19937, whose state cannot be saved",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_honoured_is_blamed_on_the_environment(name, tmp_path):
+    with pytest.raises(BitrlError) as raised:
+        train(name, tmp_path / "run")
+    message = str(raised.value)
+    assert re.search(REFUSED[name], message), message
+    assert "\n" not in message
+    assert len(message) <= 500
+    if name != "SpaceOfEach":
+        assert f"environment odd_environments:{name}-v0" in message
+    if " in step " in message or " in reset()" in message:
+        assert re.search(r"\(parallel environment \d, seed \d+\)$", message)
+
+
+def test_a_success_may_be_a_fraction(tmp_path):
+    assert train("HalfSuccess", tmp_path / "run")["eval"]["success_rate"] == 0.5
+
+
+def test_every_one_is_tried():
+    tried = {*READ_RIGHT.split(), *REFUSED, "CloseFails", "Endless"}
+    assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
+
+
+def test_a_failing_close_is_one_warning(tmp_path, capfd):
+    summary = train("CloseFails", tmp_path / "run")
+    assert summary["eval"]["mean_return"] == 4.0
+    assert (tmp_path / "run" / "summary.json").is_file()
+    said = capfd.readouterr().err
+    assert said.count("warning: environment odd_environments:CloseFails-v0: close() failed") == 1
+    assert "'NoneType' object has no attribute 'disconnect'" in said
+
+
+def test_an_endless_evaluation_is_cut_and_said_to_be(tmp_path, capfd):
+    summary = train("Endless", tmp_path / "run", **{"run.eval_max_steps": 25})
+    assert summary["eval"] == {"episodes": 2, "mean_return": 25.0, "std_return": 0.0, "cut_episodes": 2}
+    assert "step limit" not in capfd.readouterr().err
+    found = bitrl.evaluate(tmp_path / "run", episodes=1, max_steps=1200)
+    assert (found["mean_return"], found["cut_episodes"]) == (1200.0, 1)
+
+
+def test_an_environment_without_a_step_limit_is_warned_of(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("bitrl.core.runs.evaluate.LONG", 40)
+    train("Endless", tmp_path / "run", **{"run.eval_episodes": 0})
+    heard = []
+
+    def listener(event):
+        heard.append((event.done, event.steps))
+        if event.steps == 200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bitrl.evaluate(tmp_path / "run", episodes=1, listeners=(listener,))
+    said = capfd.readouterr().err
+    assert said.count("has taken 40 steps, and the environment has no step limit (max_episode_steps)") == 1
+    assert heard == [(0, 100), (0, 200)]
