@@ -22,7 +22,7 @@ def list_components(kind: str | None, as_json: bool) -> None:
     """
     stdout = claim_stdout() if as_json else None
     kinds = list(PLURALS) if kind is None else [parse_kind(kind)]
-    problems = [*registry().problems, *registry().conflicts()]
+    problems = [*registry().problems, *registry().costs, *registry().conflicts()]
     if as_json:
         found = {PLURALS[each]: [facts(entry) for entry in registry().entries[each]] for each in kinds}
         print_json({**found, "problems": [attrs.asdict(problem) for problem in problems]}, stdout)

@@ -93,11 +93,11 @@ def run(
     """
     from bitrl.core.runs import train
 
+    stdout = claim_stdout() if as_json else None
     if resume is not None:
         _refuse_beside_resume(ctx)
     else:
         resolved = configure(config, assignments, flags | {"loggers": ",".join(loggers) or None})
-    stdout = claim_stdout() if as_json else None
     with progress_display(quiet or as_json) as listener:
         if resume is not None:
             summary = train.go_on(resume, (listener,))

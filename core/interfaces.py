@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bitrl.core.acting.policies import Policy
     from bitrl.core.acting.states import StateReader, States
     from bitrl.core.environments.collector import Collector
+    from bitrl.core.events import Event
 
 
 @attrs.frozen
@@ -334,7 +335,8 @@ class Algorithm(ABC):
 
 
 class Logger:
-    """Receives the rows of metrics.jsonl as they are written.
+    """Receives the rows of metrics.jsonl as they are written, and the run's other events. What it is given is its own
+    copy.
 
     Resuming a stopped run makes a new logger for the same directory. An exception in a logger is reported once, and the
     run continues without it.
@@ -361,6 +363,12 @@ class Logger:
         """An update is done. `row` holds its `step` and its metrics, which may differ between rows.
 
         Write it before returning: the process may be killed at any time.
+        """
+
+    def event(self, event: Event) -> None:
+        """Any event that has no method of its own (bitrl.core.events): a checkpoint was saved, evaluation advanced, …
+
+        One marked with `@bitrl.every_step` also receives `RolloutStepped`, at every step of the environments.
         """
 
     def finish(self, summary: Mapping[str, Any]) -> None:

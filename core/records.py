@@ -22,18 +22,54 @@ Capability = Literal["features", "gradients", "generation", "tokens", "cache"]
 LearnsFrom = Literal["features", "gradients", "generation"]
 """What an algorithm may learn from."""
 
+ActionSpace = Literal["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Text"]
+"""The kinds of action space that an algorithm may support, called as in Gymnasium."""
 
-def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(values)
+
+def _tuple(values: Any) -> Any:
+    return tuple(values) if isinstance(values, (list, set, frozenset)) else values
 
 
-def _some_of(*names: str) -> list[Any]:
-    """Validators of a non-empty tuple that contains only `names`."""
-    return [attrs.validators.min_len(1), attrs.validators.deep_iterable(attrs.validators.in_(names))]
+def _one_of(*names: str) -> Any:
+    """A validator: expects one of `names`."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in names:
+            raise ValueError(f"{attribute.name}: expected {_either(names)}, got {value!r}")
+
+    return check
+
+
+def _some_of(*names: str) -> Any:
+    """A validator: expects a non-empty tuple of some of `names`."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, tuple) or not value:
+            example = value if isinstance(value, str) and value in names else names[0]
+            raise ValueError(f'{attribute.name}: expected a tuple such as ("{example}",), got {value!r}')
+        for each in value:
+            if each not in names:
+                raise ValueError(f"{attribute.name}: expected {_either(names)}, got {each!r}")
+
+    return check
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
+
+
+def _true_or_false(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{attribute.name}: expected True or False, got {value!r}")
+
+
+def _text(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{attribute.name}: expected a non-empty string, got {value!r}")
 
 
 def _target(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
-    module, _, name = value.partition(":")
+    module, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not module or not name.isidentifier():
         raise ValueError(f'target: expected "module:attribute", got "{value}"')
 
@@ -52,7 +88,7 @@ class Record:
             bfloat16"}: accepted wherever a name is, with a line on stderr that gives the new one.
     """
 
-    name: str = attrs.field(validator=attrs.validators.min_len(1))
+    name: str = attrs.field(validator=_text)
     summary: str
     target: str = attrs.field(validator=_target)
     options: type = attrs.field(default=NoOptions, validator=_options_class)
@@ -80,8 +116,8 @@ class SerializerRecord(Record):
     encoding from states (interfaces.LearningSerializer).
     """
 
-    emits: Form = attrs.field(default="text", validator=attrs.validators.in_(("text", "vector")))
-    learns: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    emits: Form = attrs.field(default="text", validator=_one_of(*get_args(Form)))
+    learns: bool = attrs.field(default=False, validator=_true_or_false)
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +164,9 @@ class AlgorithmRecord(Record):
             that it trains, the "generation" of a backbone that it trains to generate text.
         critic_backbone: it supports a separate backbone for its critic.
         commands: it can choose among admissible commands (bitrl.core.acting.admissible).
+        actions: the action spaces that it supports, for example ("Discrete", "Box"): an environment with another one is
+            refused before training, and the conformance kit does not try it there. None: not declared; its constructor
+            raises UsageError for a space that it does not support.
         tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
             they take precedence over those of the environment's record.
     """
@@ -135,8 +174,11 @@ class AlgorithmRecord(Record):
     learns_from: tuple[LearnsFrom, ...] = attrs.field(
         default=("features",), converter=_tuple, validator=_some_of(*get_args(LearnsFrom))
     )
-    critic_backbone: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    commands: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    critic_backbone: bool = attrs.field(default=False, validator=_true_or_false)
+    commands: bool = attrs.field(default=False, validator=_true_or_false)
+    actions: tuple[ActionSpace, ...] | None = attrs.field(
+        default=None, converter=_tuple, validator=attrs.validators.optional(_some_of(*get_args(ActionSpace)))
+    )
     tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
 
 

@@ -54,7 +54,8 @@ def run(
         options: more settings by path, for example `{"algo.clip_coef": 0.2}`.
         force: replace a run that is already in `out`.
         loggers: names of loggers that receive the metrics, for example ("csv", "tensorboard").
-        listeners: called with every event (bitrl.core.events).
+        listeners: called with every event (bitrl.core.events); with those of every single step if marked by
+            `bitrl.every_step`.
         progress: show how far it is on stderr.
 
     Raises:

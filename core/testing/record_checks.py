@@ -14,13 +14,10 @@ from bitrl.core.config import PARTS, RunOptions
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe, parse
 from bitrl.core.records import EnvironmentRecord, Record
-from bitrl.core.registry import HOOKS, registry
+from bitrl.core.registry import HEAVY, HOOKS, one_line_of, registry
 from bitrl.testing.outcomes import Check, ConformanceError, expect
 
 R = TypeVar("R", bound=Record)
-
-HEAVY = ("gymnasium", "jax", "matplotlib", "numpy", "pandas", "scipy", "tensorflow", "torch", "transformers")
-"""What reading a record must not import: `bitrl --help` and `bitrl list` read every record there is."""
 
 _PROBE = """
 import importlib, json, sys
