@@ -50,7 +50,7 @@ def _fit(record: Record) -> tuple[str, ...]:
     if isinstance(record, BackboneRecord):
         return (f"{' or '.join(record.accepts)} → {provided(record)}",)
     if isinstance(record, AlgorithmRecord):
-        return (f"{' or '.join(record.learns_from)} →",)
+        return (f"{' or '.join(record.learns_from)} → {' or '.join(record.actions or ())}".rstrip(),)
     return ()
 
 
@@ -69,4 +69,5 @@ def facts(entry: Entry) -> dict[str, object]:
     if isinstance(record, AlgorithmRecord):
         found["learns_from"] = list(record.learns_from)
         found["critic_backbone"] = record.critic_backbone
+        found["actions"] = None if record.actions is None else list(record.actions)
     return found

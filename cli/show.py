@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from bitrl.cli.show_samples import Sample
 
 
+FACTS = ("package", "target", "aliases", "emits", "accepts", "provides", "learns_from", "actions", "critic_backbone")
+"""What is shown of a component, where it has it."""
+
+
 @click.command
 @click.argument("kind")
 @click.argument("name", required=False)
@@ -73,11 +77,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         return
     title = described.get("name", "run")
     click.echo(f"{title}: {described['summary']}\n")
-    lines = [
-        (key, _words(described[key]))
-        for key in ("package", "target", "aliases", "emits", "accepts", "provides", "learns_from", "critic_backbone")
-        if key in described
-    ]
+    lines = [(key, _words(described[key])) for key in FACTS if described.get(key) is not None]
     if lines:
         click.echo(table(lines) + "\n")
     if described.get("about"):

@@ -51,7 +51,7 @@ FAILURES = (Exception, SystemExit)
 """What a plugin's hooks may raise without harm to others."""
 
 BUILT_IN = "bitrl"
-"""The package whose components keep their bare names when a plugin provides the same ones."""
+"""The package of the built-in components."""
 
 HEAVY = (
     "gymnasium", "jax", "matplotlib", "numpy", "pandas", "scipy", "sklearn", "tensorflow", "torch", "transformers",
@@ -156,9 +156,15 @@ class Registry:
                 except FAILURES as error:
                     self.problems.append(Problem(package, f"{hook} failed: {one_line(error)}"))
 
-    def find(self, kind: str, name: str) -> Any:
-        """The record called `name`, or `package:name` where two packages share it: a built-in component keeps its bare
-        name. An alias works too; a line on stderr gives, once, the current name.
+    def find(self, kind: str, name: str, *, built_in_first: bool = False) -> Any:
+        """The record called `name`, or `package:name` where two packages share it. An alias works too; a line on
+        stderr gives, once, the current name.
+
+        Args:
+            kind: of the component.
+            name: as a user, a default or a saved run gives it.
+            built_in_first: `name` was not chosen now (it is a default, or a saved run's): where a plugin has taken the
+                name of a built-in component, it means the built-in one.
 
         Raises:
             UsageError: no such component (with similar names), or the name is ambiguous.
@@ -176,8 +182,7 @@ class Registry:
             broken = ", ".join(sorted({problem.package for problem in self.problems}))
             hint = f"plugins with problems: {broken}; see bitrl doctor" if broken else ""
             raise unknown(kind, name, {entry.record.name for entry in entries}, hint)
-        own = [entry for entry in found if entry.package == BUILT_IN]
-        if len(found) > 1 and len(own) == 1:
+        if built_in_first and len(own := [entry for entry in found if entry.package == BUILT_IN]) == 1:
             found = own
         if len(found) > 1:
             packages = [entry.package for entry in found]
@@ -194,13 +199,16 @@ class Registry:
 
     def current_name(self, kind: str, name: str) -> str:
         """`name`, or where it is an alias, the current name of the component. Raises UsageError as `find` does."""
-        record = self.find(kind, name)
+        record = self.find(kind, name, built_in_first=True)
         package, colon, short = name.rpartition(":")
         return package + colon + record.name if short in record.aliases and short != record.name else name
 
     def _report_alias(self, kind: str, entry: Entry, alias: str) -> None:
         """Report on stderr, once per process, that a component was requested by an earlier name."""
-        line = f"{kind} {alias} {entry.record.aliases[alias]} and is now called {entry.record.name}"
+        self.report(f"{kind} {alias} {entry.record.aliases[alias]} and is now called {entry.record.name}")
+
+    def report(self, line: str) -> None:
+        """Print `line` on stderr, once per process."""
         if line not in self._reported:
             self._reported.add(line)
             print(line, file=sys.stderr)
@@ -211,16 +219,11 @@ class Registry:
         for kind, entries in self.entries.items():
             for name in sorted({entry.record.name for entry in entries}):
                 packages = [entry.package for entry in entries if entry.record.name == name]
-                others = [package for package in packages if package != BUILT_IN]
-                if len(packages) == 1:
-                    continue
-                if len(others) < len(packages):
-                    for package in others:
-                        message = f'{kind} "{name}" is also provided by {BUILT_IN}, which "{name}" means'
-                        problems.append(Problem(package, f'{message}: this one is "{package}:{name}"'))
-                else:
-                    message = f'{kind} "{name}" is also provided by {", ".join(packages[:-1])}'
-                    problems.append(Problem(packages[-1], message))
+                packages.sort(key=lambda package: package != BUILT_IN)  # it is the plugin's conflict
+                if len(packages) > 1:
+                    problems.append(
+                        Problem(packages[-1], f'{kind} "{name}" is also provided by {", ".join(packages[:-1])}')
+                    )
         return problems
 
     def send(self, event: Event) -> list[Problem]:

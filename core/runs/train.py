@@ -129,7 +129,7 @@ def go_on(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, An
         if done is not None:
             return done
         checkpoints.drop_old(store.checkpoints)  # it may have been killed before it did this
-        config = resolve(read_toml(directory / "config.toml"))
+        config = resolve(read_toml(directory / "config.toml"), saved=True)
         parts = build(config)
         check_identity(directory, parts)
         checkpoint = newest_good(directory, teller(listeners))

@@ -23,7 +23,7 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
         UsageError: no checkpoint there, or its model is not the one it was trained with.
         RunFailed: every checkpoint is damaged.
     """
-    config = resolve(without_loggers(read_toml(directory / "config.toml")))
+    config = resolve(without_loggers(read_toml(directory / "config.toml")), saved=True)
     checkpoint = newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(

@@ -27,7 +27,7 @@ NUM_ENVS = 4
 
 def trainable(width: int) -> Backbone:
     """A small trainable backbone for vectors of the given width."""
-    record = registry().find("backbone", "mlp")
+    record = registry().find("backbone", "mlp", built_in_first=True)
     backbone: Backbone = record.load()(parse(record.options, {"hidden": [8]}, "backbone"), width)
     return backbone
 

@@ -14,7 +14,7 @@ from bitrl.core.config import PARTS, RunOptions
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe, parse
 from bitrl.core.records import EnvironmentRecord, Record
-from bitrl.core.registry import HEAVY, HOOKS, one_line_of, registry
+from bitrl.core.registry import HEAVY, HOOKS, registry
 from bitrl.testing.outcomes import Check, ConformanceError, expect
 
 R = TypeVar("R", bound=Record)

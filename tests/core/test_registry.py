@@ -318,21 +318,25 @@ def test_package_and_name_pick_one_of_two():
     assert registry.find("serializer", "only").name == "only"
 
 
-def test_a_built_in_component_keeps_its_name_and_a_plugins_is_chosen_with_its_package():
+def test_a_plugin_that_takes_a_built_in_name_is_refused_where_it_is_chosen_and_no_default():
     registry = registry_of(
         (plugin("own", bitrl_serializers=lambda: [serializer("json")]), "bitrl"),
-        (plugin("two", bitrl_serializers=lambda: [serializer("json"), serializer("rare")]), "pack"),
+        (plugin("two", bitrl_serializers=lambda: [serializer("json"), serializer("rare")]), "a-pack"),
         (plugin("three", bitrl_serializers=lambda: [serializer("rare")]), "other"),
     )
     own, packs, _, _ = (entry.record for entry in registry.entries["serializer"])
-    assert registry.find("serializer", "json") is registry.find("serializer", "bitrl:json") is own
-    assert registry.find("serializer", "pack:json") is packs
+    with pytest.raises(
+        UsageError, match='"json" is provided by bitrl and a-pack: choose "bitrl:json" or "a-pack:json"'
+    ):
+        registry.find("serializer", "json")
+    assert registry.find("serializer", "json", built_in_first=True) is registry.find("serializer", "bitrl:json") is own
+    assert registry.find("serializer", "a-pack:json", built_in_first=True) is packs
     assert [(conflict.package, conflict.message) for conflict in registry.conflicts()] == [
-        ("pack", 'serializer "json" is also provided by bitrl, which "json" means: this one is "pack:json"'),
-        ("other", 'serializer "rare" is also provided by pack'),
+        ("a-pack", 'serializer "json" is also provided by bitrl'),
+        ("other", 'serializer "rare" is also provided by a-pack'),
     ]
-    with pytest.raises(UsageError, match='"rare" is provided by pack and other: choose'):
-        registry.find("serializer", "rare")
+    with pytest.raises(UsageError, match='"rare" is provided by a-pack and other: choose'):
+        registry.find("serializer", "rare", built_in_first=True)
 
 
 def test_a_name_that_one_package_has_twice_cannot_be_picked():
