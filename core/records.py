@@ -63,6 +63,11 @@ def _true_or_false(instance: object, attribute: attrs.Attribute[Any], value: Any
         raise ValueError(f"{attribute.name}: expected True or False, got {value!r}")
 
 
+def _share(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{attribute.name}: expected a number of at least 0 and below 1, got {value!r}")
+
+
 def _text(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{attribute.name}: expected a non-empty string, got {value!r}")
@@ -128,6 +133,9 @@ class BackboneRecord(Record):
         accepts: the input forms it accepts.
         provides: its capabilities: "features" that stay fixed during training, "gradients" (the algorithm trains it),
             "generation" (it generates text), "tokens", "cache". Each is a protocol of bitrl.core.interfaces.
+        batch_tolerance: how far the features of an input may differ with the others in its batch, as a share of the
+            largest feature: matrix products of other libraries add in another order. 0: not at all, so that features
+            may be cached and runs repeat themselves exactly.
         needs_option: capability that it provides only if an option is set → that option, for example
             {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
     """
@@ -137,6 +145,7 @@ class BackboneRecord(Record):
         default=("features",), converter=_tuple, validator=_some_of(*get_args(Capability))
     )
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
+    batch_tolerance: float = attrs.field(default=0.0, validator=_share)
 
     @needs_option.validator
     def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
@@ -167,6 +176,9 @@ class AlgorithmRecord(Record):
         actions: the action spaces that it supports, for example ("Discrete", "Box"): an environment with another one is
             refused before training, and the conformance kit does not try it there. None: not declared; its constructor
             raises UsageError for a space that it does not support.
+        bootstraps: it estimates returns by the value of the state that a rollout or a truncated episode was cut off in.
+            True: the conformance kit checks that; False: it learns from the rewards that it saw, and the kit does not;
+            None: not declared, and the kit checks it where it finds that a rollout's last state matters.
         tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
             they take precedence over those of the environment's record.
     """
@@ -179,6 +191,7 @@ class AlgorithmRecord(Record):
     actions: tuple[ActionSpace, ...] | None = attrs.field(
         default=None, converter=_tuple, validator=attrs.validators.optional(_some_of(*get_args(ActionSpace)))
     )
+    bootstraps: bool | None = attrs.field(default=None, validator=attrs.validators.optional(_true_or_false))
     tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
 
 

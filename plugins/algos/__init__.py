@@ -72,4 +72,5 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         critic_backbone=True,
         commands=True,
         actions=("Discrete", "Box"),
+        bootstraps=True,
     )
