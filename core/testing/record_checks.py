@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from bitrl.core.config import COMPONENTS, PARTS, RunOptions
+from bitrl.core.config import COMPONENTS, PARTS, RunOptions, find_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe, parse, type_words
 from bitrl.core.records import AlgorithmRecord, EnvironmentRecord, Record
@@ -139,6 +139,8 @@ def sets_options_that_exist(record: EnvironmentRecord | AlgorithmRecord) -> None
                 part in PARTS and name,
                 f'{what}: "{path}" is not of the form part.option, with a part of {", ".join(PARTS)}',
             )
+            if part == "run" and name in COMPONENTS and value not in (None, "none"):
+                _expect_component(name, value, what)
             _expect_some(_option_classes(record, part, chosen, what), name, value, what, part)
 
 
@@ -157,8 +159,15 @@ def _option_classes(
         return [entry.record.options for entry in entries]
     if part == "algo" and what != "defaults" and all(named != entry.record.name for entry in entries):
         return []  # that of a package which is not installed
+    return [_expect_component(part, named, what).options]
+
+
+def _expect_component(part: str, name: object, what: str) -> Record:
     try:
-        return [registry().find(COMPONENTS[part], str(named), built_in_first=True).options]
+        if part == "env":
+            return find_environment(str(name))
+        found: Record = registry().find(COMPONENTS[part], str(name), built_in_first=True)
+        return found
     except UsageError as error:
         raise ConformanceError(f"{what}: run.{part}: {error}") from None
 
