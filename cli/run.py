@@ -157,7 +157,8 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
     plural = "s" if episodes != 1 else ""
     success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
     spread = f"± {std:.1f} (standard deviation, greedy actions)"
-    return f"{success}mean return {mean:.1f} {spread} over {episodes} episode{plural}"
+    own = "".join(f", {name} {value:.4g}" for name, value in statistics.get("metrics", {}).items())
+    return f"{success}mean return {mean:.1f} {spread}{own} over {episodes} episode{plural}"
 
 
 def _refuse_beside_resume(ctx: click.Context) -> None:

@@ -314,6 +314,12 @@ class Algorithm(ABC):
     def act(self, states: States) -> np.ndarray:
         """The greedy actions [n, ...] in n states, for evaluation: deterministic and without side effects."""
 
+    def summary(self) -> Mapping[str, float]:
+        """Numbers about what was learned (finite, by name) for summary.json and `bitrl eval`, where they are under
+        "algorithm"; by default none. Like `act`, it changes nothing.
+        """
+        return {}
+
     def plain_policy(self) -> Policy:
         """What `act` does, as a numpy policy (bitrl.core.acting.policies): for `bitrl export`, whose agents act without
         the algorithm's dependencies. By default an algorithm cannot be exported.

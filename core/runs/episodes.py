@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from bitrl.core.environments.episode_metrics import METRICS, with_numbers
 from bitrl.core.environments.observations import as_array
 
 BATCH = 16
@@ -16,10 +18,11 @@ BATCH = 16
 
 class Return(float):
     """The sum of an episode's rewards; `success` is whether its task was solved, where the environment reports that
-    (`info["success"]` at the end).
+    (`info["success"]` at the end), and `metrics` the numbers that it reports (`info["metrics"]`).
     """
 
     success: bool | None = None
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
 def play_episodes(
@@ -56,6 +59,7 @@ def play_episodes(
             observations[episode] = observation
             if terminated or truncated:
                 returns[episode].success = info.get("success")
+                returns[episode].metrics = with_numbers(info).get(METRICS, {})
                 env = playing.pop(episode)
                 done += 1
                 progress(done)

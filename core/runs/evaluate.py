@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 
 from bitrl.core import events
-from bitrl.core.config import COMPONENTS
+from bitrl.core.config import COMPONENTS, Config
 from bitrl.core.environments.crashes import reporting
+from bitrl.core.environments.episode_metrics import METRICS, Means, finite_numbers
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs import video as video_files
@@ -50,7 +51,8 @@ def evaluate(
         states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
 
     Returns:
-        run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns.
+        run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns;
+        success_rate, metrics and algorithm where the environment and the algorithm report such numbers.
 
     Raises:
         UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its environment
@@ -91,6 +93,7 @@ def evaluate(
         "step": algorithm.step,
         "seed": seed,
         **statistics(returns),
+        **reported(config, algorithm),
         "returns": returns,
     }
 
@@ -121,9 +124,24 @@ def play(
 
 def statistics(returns: list[Return]) -> dict[str, Any]:
     """Episodes, mean and standard deviation (over the episodes, n in the denominator); null without episodes. Also
-    the success rate, in environments that report success.
+    the success rate, in environments that report success, and the means of the metrics that an environment reports.
     """
     mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
     successes = [each.success for each in returns if each.success is not None]
     rate = {"success_rate": float(np.mean(successes))} if successes else {}
-    return {"episodes": len(returns), "mean_return": mean, "std_return": std, **rate}
+    means = Means()
+    for each in returns:
+        means.add(each.metrics)
+    metrics = means.take()
+    own = {METRICS: metrics} if metrics else {}
+    return {"episodes": len(returns), "mean_return": mean, "std_return": std, **rate, **own}
+
+
+def reported(config: Config, algorithm: Algorithm) -> dict[str, Any]:
+    """`{"algorithm": …}` with the numbers that the algorithm reports of itself, if it does.
+
+    Raises:
+        RunFailed: they are not finite numbers.
+    """
+    numbers = finite_numbers(f'algorithm "{config.algorithm.name}": summary()', algorithm.summary())
+    return {"algorithm": numbers} if numbers else {}

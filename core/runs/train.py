@@ -13,7 +13,7 @@ from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.records import BackboneRecord
-from bitrl.core.runs.evaluate import play, statistics
+from bitrl.core.runs.evaluate import play, reported, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
@@ -164,7 +164,8 @@ def _train(
                 metrics = algorithm.update()
                 seconds += time.perf_counter() - began
                 updates += 1
-                row = {"step": algorithm.step, **metrics}
+                own = algorithm.task.collector.episode_metrics.take()
+                row = {"step": algorithm.step, **metrics, **{f"env.{name}": value for name, value in own.items()}}
                 store.log(row, {"step": algorithm.step, "seconds": seconds})
                 tell(events.Updated(directory, algorithm.step, row))
                 finished = algorithm.step >= run.steps
@@ -187,6 +188,7 @@ def _train(
         "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": statistics(returns),
+        **reported(config, algorithm),
         # Of this process: a resumed run starts with empty caches.
         **_cache_statistics("cache", config.backbone, parts.reader.backbone),
         **_cache_statistics("critic_cache", config.critic_backbone, parts.reader.critic),
