@@ -101,4 +101,4 @@ def own_copy(event: E) -> E:
     """`event`, whose receiver may change what is in it: nobody else gets this copy."""
     held = {field.name: getattr(event, field.name) for field in attrs.fields(type(event))}
     changeable = {name: copy.deepcopy(value) for name, value in held.items() if isinstance(value, Mapping)}
-    return attrs.evolve(event, **changeable) if changeable else event
+    return type(event)(**{**held, **changeable}) if changeable else event

@@ -127,24 +127,24 @@ class Registry:
             )
             return
         self._added.append(plugin)
-        added = []
+        added: list[Any] = []
         try:
             hooks = [*self._hooks(plugin, package)]
         except FAILURES as error:
             self.problems.append(Problem(package, one_line(error)))
             return
         for hook in hooks:
-            implementation = types.SimpleNamespace(**{hook: getattr(plugin, hook)})
+            alone = types.SimpleNamespace(**{hook: getattr(plugin, hook)})
             name = f"{package} {_name(plugin)} {id(plugin)} {hook}"
             try:
-                self.manager.register(implementation, name)
+                self.manager.register(alone, name)
             except FAILURES as error:
-                if self.manager.is_registered(implementation):
-                    self.manager.unregister(implementation)
+                if self.manager.is_registered(alone):
+                    self.manager.unregister(alone)
                 self.problems.append(Problem(package, _refused_hook(hook, getattr(plugin, hook), error)))
                 continue
             self.packages[name] = package
-            added.append(implementation)
+            added.append(alone)
         for kind, (hook, record_class) in HOOKS.items():
             for implementation in self._implementations(hook, added):
                 try:
@@ -312,9 +312,9 @@ def _refused_hook(hook: str, function: Any, error: BaseException) -> str:
     """Why an implementation of `hook` is not called."""
     takes = inspect.signature(getattr(hookspecs, hook)).parameters
     try:
-        given = inspect.signature(function).parameters.values()
+        given = [*inspect.signature(function).parameters.values()]
     except (TypeError, ValueError):
-        given = ()
+        given = []
     extra = [each.name for each in given if each.name not in takes and each.default is each.empty]
     if not extra:
         return f"{hook} is not called: {one_line(error)}"

@@ -157,29 +157,30 @@ def check_bootstrapping(record: AlgorithmRecord, options: Any, env: str | Enviro
 
     Three runs in environments that differ in one observed number, which no action depends on, are compared.
     """
-    single = (load_environment(env) if isinstance(env, str) else env).make()
-    actions = single.action_space
-    single.close()
+    one = (load_environment(env) if isinstance(env, str) else env).make()
+    actions = one.action_space
+    one.close()
 
-    def learned(length: int, cut_off: float, steps: int, last: float) -> tuple[int, Mapping[str, np.ndarray]]:
+    def learned(length: int, cut_off: float, last_step: int = -1) -> tuple[int, Mapping[str, np.ndarray]]:
         """Steps taken in each environment, and the state after as many updates as they take."""
-        task = make_task(ClockEnvironment(actions, length, cut_off, steps, last), num_envs=NUM_ENVS)
+        task = make_task(ClockEnvironment(actions, length, cut_off, last_step), num_envs=NUM_ENVS)
         algorithm = record.load()(options, task)
-        for _ in range(MOST_UPDATES):
+        for update in range(MOST_UPDATES):
             algorithm.update()
-            if algorithm.step >= CLOCK_STEPS * NUM_ENVS:
+            if update and algorithm.step >= CLOCK_STEPS * NUM_ENVS:  # values may be zero until something is learned
                 break
         state = from_checkpoint(algorithm.state(), "state()")
         task.collector.envs.close()
         return algorithm.step // NUM_ENVS, state
 
-    steps, _ = learned(5, 0.0, -1, 0.0)
-    length = next(each for each in range(5, steps + 6) if steps % each)  # the last step ends no episode
-    _, plain = learned(length, 0.0, steps, 0.0)
-    _, cut_off = learned(length, 0.75, steps, 0.0)
+    for length in (7, 11):
+        steps, plain = learned(length, 0.0)
+        if steps % length:  # a rollout's last step ends no episode
+            break
+    _, cut_off = learned(length, 0.75)
     if different(plain, cut_off):
         return
-    _, last = learned(length, 0.0, steps, 0.75)
+    _, last = learned(length, 0.0, steps)
     by_last = different(plain, last)
     remedy = (
         "give that state its value (bitrl.learning.next_values), not zero; an algorithm that does not bootstrap has"
@@ -232,19 +233,19 @@ def try_out(
             acted = algorithm.act(task.reader(states)), algorithm.act(task.reader(states))
             read_to_act = _read_by_critic(task) - read_before
             handed_out = algorithm.state()
-            state, collected = _saved(algorithm), task.collector.state()
-            arrays, starts = replay.save(task.collector.envs)
-            arrays = from_checkpoint({**arrays, "observations": counted.observations()}, "the environments' state")
+            saved, collected = _saved(algorithm), task.collector.state()
+            actions, starts = replay.save(task.collector.envs)
+            arrays = from_checkpoint({**actions, "observations": counted.observations()}, "the environments' state")
         metrics.append(algorithm.update())
         steps.append((algorithm.step, counted.steps))
-    final, live = _saved(algorithm), different(state, from_checkpoint(handed_out, "state()"))
+    final, live = _saved(algorithm), different(saved, from_checkpoint(handed_out, "state()"))
 
     twin_envs = twin_task.collector.envs
     replay.restore(twin_envs, arrays, starts, arrays["observations"])
     collector = Collector(twin_envs, twin_task.reader, arrays["observations"])
     restored = record.load()(options, attrs.evolve(twin_task, collector=collector))
     collector.load_state(collected)
-    restored.load_state(state)
+    restored.load_state(saved)
     again = restored.update(), _saved(restored)
     for envs in (task.collector.envs, twin_envs):
         envs.close()
@@ -262,7 +263,7 @@ def try_out(
         progress=progress,
         acted=acted,
         state_before_acting=before,
-        state_after_acting=state,
+        state_after_acting=saved,
         state=final,
         again=again,
     )

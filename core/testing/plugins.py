@@ -61,7 +61,7 @@ def plugin_outcomes(package: str) -> Iterator[Outcome]:
     yield from run_checks(f'plugin "{plugin.package}"', plugin, CHECKS)
     entries = plugin.registered.entries
     own = [entry.record for entry in entries["environment"] if entry.record.name not in ANY_ID]
-    envs = [*ENVIRONMENTS, *_environments_that_work(own)]
+    envs: list[str | Environment] = [*ENVIRONMENTS, *_environments_that_work(own)]
     outcomes_of: dict[str, Callable[[Any], Iterator[Outcome]]] = {
         "serializer": lambda record: serializer_outcomes(record, envs),
         "backbone": backbone_outcomes,

@@ -101,14 +101,14 @@ class Clock(gymnasium.Env):
         actions: the action space.
         length: steps after which an episode is truncated.
         cut_off: the number observed in the state that it is truncated in.
-        last_step: a step, counted from the very first over all episodes.
-        last: the number observed after that step.
+        last_step: a step, counted from the very first over all episodes, after which another number is observed than
+            usual.
     """
 
-    def __init__(self, actions: gymnasium.Space[Any], length: int, cut_off: float, last_step: int, last: float):
+    def __init__(self, actions: gymnasium.Space[Any], length: int, cut_off: float, last_step: int):
         self.observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.action_space = actions
-        self.length, self.cut_off, self.last_step, self.last = length, cut_off, last_step, last
+        self.length, self.cut_off, self.last_step = length, cut_off, last_step
         self.time = self.steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -123,11 +123,11 @@ class Clock(gymnasium.Env):
         return self._observe(), 1.0 + 0.1 * self.time, False, self.time >= self.length, {}
 
     def _observe(self) -> np.ndarray:
-        number = 0.0
+        number = 0.2 + 0.05 * self.time  # never zero, so that all weights are learned
         if self.time >= self.length:
             number = self.cut_off
         elif self.steps == self.last_step:
-            number = self.last
+            number = -0.75
         return np.array([self.time / self.length, number], np.float32)
 
 

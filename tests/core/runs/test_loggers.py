@@ -254,4 +254,7 @@ def test_neither_listeners_nor_loggers_can_change_what_others_are_told(tmp_path:
     assert isinstance(updated, Updated)
     assert isinstance(finished, RunFinished)
     assert (started.config["run"]["seed"], updated.metrics["step"], finished.summary) == (0, 64, summary)
-    assert [row["step"] for row in csv.DictReader(open(tmp_path / "run" / "metrics.csv"))] == ["64", "128"]
+    assert [row["step"] for row in csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines())] == [
+        "64",
+        "128",
+    ]

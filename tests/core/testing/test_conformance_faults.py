@@ -367,6 +367,14 @@ class Linear(bitrl.Algorithm):
         self.values, self.weights = state["values"].copy(), state["weights"].copy()
 
 
+class StartsAtZero(Linear):
+    """Its values do not depend on the state before something is learned."""
+
+    def __init__(self, options: Any, task: bitrl.Task):
+        super().__init__(options, task)
+        self.values = np.zeros(task.reader.width)
+
+
 class TruncationIsTheEnd(Linear):
     def after(self, rollout: bitrl.Rollout, values: np.ndarray) -> np.ndarray:
         after = values[1:].copy()
@@ -422,6 +430,7 @@ def test_an_actor_critic_passes_everywhere():
     check_algorithm(algorithm_record(Linear, commands=True, bootstraps=True))
     check_algorithm(algorithm_record(Linear))
     check_algorithm(algorithm_record(RewardsAlone))
+    check_algorithm(algorithm_record(StartsAtZero, bootstraps=True))
 
 
 @pytest.mark.parametrize(
