@@ -277,7 +277,7 @@ def starts_from_its_seed(trials: list[Trial]) -> None:
 
 
 def steps_by_its_collector(trials: list[Trial]) -> None:
-    """update() takes steps, all of them by task.collector, which counts them."""
+    """update() takes its steps by task.collector alone."""
     for trial in trials:
         before = 0
         for step, taken in trial.steps:
@@ -300,7 +300,7 @@ def reports_finite_metrics(trials: list[Trial]) -> None:
 
 
 def acts_in_the_action_space(trials: list[Trial]) -> None:
-    """act() gives n actions of the action space for n states."""
+    """act() returns n actions of the action space for n states."""
     for trial in trials:
         task, actions = trial.algorithm.task, trial.acted[0]
         expect(len(actions) == NUM_ENVS, f"{trial.where}: {len(actions)} actions for {NUM_ENVS} states")
@@ -330,7 +330,7 @@ def takes_admissible_actions(trials: list[Trial]) -> None:
 
 
 def acts_without_chance_or_trace(trials: list[Trial]) -> None:
-    """act() gives the same actions for the same states, and changes nothing."""
+    """act() is deterministic and has no side effects."""
     for trial in trials:
         expect(np.array_equal(*trial.acted), f"{trial.where}: a second call gave other actions")
         unequal = different(trial.state_before_acting, trial.state_after_acting)
@@ -359,7 +359,7 @@ def saves_copies(trials: list[Trial]) -> None:
 
 
 def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
-    """After load_state(state()) the next update is the same, bit for bit."""
+    """After load_state(state()) the next update is bit-identical."""
     for trial in trials:
         metrics, state = trial.again
         unequal = [
@@ -376,7 +376,7 @@ def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
 
 
 def exports_what_it_acts_by(trials: list[Trial]) -> None:
-    """plain_policy(), where there is one, gives the actions of act()."""
+    """plain_policy(), if it has one, takes the actions of act()."""
     for trial in trials:
         try:
             policy = trial.algorithm.plain_policy()

@@ -99,7 +99,7 @@ def has_the_interface(cases: list[BackboneCase]) -> None:
 
 
 def gives_finite_float32_features(cases: list[BackboneCase]) -> None:
-    """encode() gives finite float32 features [n, width]."""
+    """encode() returns finite float32 features [n, width]."""
     for case in cases:
         features = case.backbone.encode(case.inputs)
         expect(isinstance(features, np.ndarray), f"expected an array, got {type(features).__name__}")
@@ -110,7 +110,7 @@ def gives_finite_float32_features(cases: list[BackboneCase]) -> None:
 
 
 def takes_no_inputs_at_all(cases: list[BackboneCase]) -> None:
-    """encode() of nothing gives features [0, width]."""
+    """encode() of no inputs returns features [0, width]."""
     for case in cases:
         features = case.backbone.encode(case.some([]))
         shape = [0, case.backbone.width]
@@ -118,7 +118,7 @@ def takes_no_inputs_at_all(cases: list[BackboneCase]) -> None:
 
 
 def repeats_itself_exactly(cases: list[BackboneCase]) -> None:
-    """The same inputs give exactly the same features, whenever and by whichever object of the same options."""
+    """The same inputs give the same features in every call, and in every object of the same options."""
     for case in cases:
         first = case.backbone.encode(case.inputs).copy()
         expect(np.array_equal(first, case.backbone.encode(case.inputs)), "a second call with the same inputs differs")
@@ -145,7 +145,7 @@ def reads_each_input_by_itself(cases: list[BackboneCase]) -> None:
 
 
 def keeps_its_results(cases: list[BackboneCase]) -> None:
-    """Features once given do not change when encode() is called again, and its inputs are left alone."""
+    """encode() returns fresh arrays, and does not modify its inputs."""
     for case in cases:
         inputs = case.inputs
         features = case.backbone.encode(inputs)
@@ -159,7 +159,7 @@ def keeps_its_results(cases: list[BackboneCase]) -> None:
 
 
 def has_plain_data_as_identity(cases: list[BackboneCase]) -> None:
-    """Its identity is plain data that a TOML file gives back unchanged."""
+    """Its identity is plain data that a TOML file restores unchanged."""
     for case in cases:
         identity = {name: value for name, value in case.backbone.identity.items() if value is not None}  # None: unset
         expect(identity, "it is empty: it must hold all that decides the features, such as a file's hash")
@@ -173,7 +173,7 @@ def has_plain_data_as_identity(cases: list[BackboneCase]) -> None:
 
 
 def provides_what_it_claims(cases: list[BackboneCase]) -> None:
-    """It has the members of every capability that its record claims, and claims those that it has."""
+    """It provides the capabilities that its record declares, and declares those that it provides."""
     for case in cases:
         for capability, protocol in PROTOCOLS.items():
             if capability == "features":

@@ -183,7 +183,7 @@ def reports_success_and_metrics(case: EnvironmentCase) -> None:
 
 
 def repeats_itself_by_seed(case: EnvironmentCase) -> None:
-    """Two environments reset with one seed and stepped alike give the same observations, rewards and ends."""
+    """Two environments with the same seed and actions give the same observations, rewards and ends."""
     first, second = case.environment.make(), case.environment.make()
     _expect_same(first, first.reset(seed=7)[0], second.reset(seed=7)[0], "the first observation")
     _play_alike(first, second, case.actions)
@@ -192,7 +192,7 @@ def repeats_itself_by_seed(case: EnvironmentCase) -> None:
 
 
 def comes_back_by_replay(case: EnvironmentCase) -> None:
-    """Playing an episode again brings it back to where it was, and it goes on from there alike."""
+    """Replaying an episode restores the environment, which continues identically."""
     first, second = Replayable(case.environment.make()), Replayable(case.environment.make())
     first.reset(seed=7)
     _play(first, case.actions[: STEPS // 2])
@@ -208,7 +208,7 @@ def comes_back_by_replay(case: EnvironmentCase) -> None:
         raise ConformanceError(
             f"the state of np_random cannot be saved: it must be numpy's default, PCG64 ({error})"
         ) from None
-    _expect_same(first, second.restore(start, actions), observation, "the observation it comes back to")
+    _expect_same(first, second.restore(start, actions), observation, "the observation restored by replaying")
     _play_alike(first, second, case.actions)
     first.close()
     second.close()

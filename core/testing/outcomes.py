@@ -65,7 +65,7 @@ def examine(component: str, build: Callable[[], S], checks: Iterable[Check[S]]) 
     failure = (
         f"{' and '.join(used)} changed state: draw from a generator of its own, made from a seed" if used else None
     )
-    yield Outcome(component, "It leaves the global random generators alone", failure)
+    yield Outcome(component, "It does not use global random generators", failure)
 
 
 def run_checks(component: str, subject: S, checks: Iterable[Check[S]]) -> Iterator[Outcome]:

@@ -113,7 +113,7 @@ def find_plugin(package: str) -> Plugin:
 
 
 def has_no_problems(plugin: Plugin) -> None:
-    """It is imported without an error, every hook is spelt and marked right, and yields records."""
+    """It imports without an error, and every hook is spelt and marked correctly and yields records."""
     problems = [problem.message for problem in plugin.registered.problems]
     expect(not problems, "; ".join(problems))
 
@@ -125,7 +125,7 @@ def brings_something(plugin: Plugin) -> None:
 
 
 def has_names_of_its_own(plugin: Plugin) -> None:
-    """No other package and no other of its components has a name of its components."""
+    """No other component has a name of its components."""
     conflicts = [problem.message for problem in plugin.registered.conflicts()] + plugin.conflicts
     expect(not conflicts, "; ".join(conflicts))
 

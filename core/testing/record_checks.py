@@ -57,7 +57,7 @@ def check_light(reference: str) -> None:
     command = [sys.executable, "-c", _PROBE, json.dumps(sys.path), reference, *HEAVY]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        last = (answer.stderr.strip().splitlines() or ["it exited without a word"])[-1]
+        last = (answer.stderr.strip().splitlines() or ["it exited without a message"])[-1]
         raise ConformanceError(f"{reference} cannot be imported: {last}")
     *printed, _, last = answer.stdout.splitlines()
     expect(

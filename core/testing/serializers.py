@@ -109,7 +109,7 @@ def says_whether_it_learns(cases: list[SerializerCase]) -> None:
 
 
 def saves_what_it_learned(cases: list[SerializerCase]) -> None:
-    """If it learns, load_state(state()) makes another write the same, and both copy the arrays."""
+    """If it learns, load_state(state()) restores what it learned, and both copy the arrays."""
     for case in cases:
         if not isinstance(case.serializer, LearningSerializer) or not case.record.learns:
             continue
@@ -126,7 +126,7 @@ def saves_what_it_learned(cases: list[SerializerCase]) -> None:
 
 
 def emits_what_its_record_says(cases: list[SerializerCase]) -> None:
-    """An observation becomes a text that is not empty, or a float32 vector [width]."""
+    """An observation becomes a non-empty string, or a float32 vector [width]."""
     for case in cases:
         written = case.serializer(case.observations[0])
         if case.record.emits == "text":
@@ -137,7 +137,7 @@ def emits_what_its_record_says(cases: list[SerializerCase]) -> None:
 
 
 def writes_a_batch_as_one_by_one(cases: list[SerializerCase]) -> None:
-    """batch(observations) is what one call per observation gives."""
+    """batch(observations) equals one call per observation."""
     for case in cases:
         batch = case.serializer.batch(case.observations)
         single = [case.serializer(observation) for observation in case.observations]
@@ -155,7 +155,7 @@ def writes_a_batch_as_one_by_one(cases: list[SerializerCase]) -> None:
 
 
 def is_a_function_of_the_observation(cases: list[SerializerCase]) -> None:
-    """The same observation is written the same way, whenever and by whichever object of the same options."""
+    """The output depends on the observation and the options alone."""
     for case in cases:
         first = case.serializer.batch(case.observations)
         backwards = case.serializer.batch(case.observations[::-1])[::-1]
@@ -167,7 +167,7 @@ def is_a_function_of_the_observation(cases: list[SerializerCase]) -> None:
 
 
 def leaves_its_input_alone(cases: list[SerializerCase]) -> None:
-    """It does not change the observations it is given."""
+    """It does not modify its observations."""
     for case in cases:
         given = case.observations.copy()
         case.serializer.batch(given)

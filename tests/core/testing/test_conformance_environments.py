@@ -124,7 +124,7 @@ class NanReward(Walk):
         (OwnChance, "all randomness must come from np_random"),
         (GlobalNoise, "random changed state"),
         (OutOfSpace, "Gymnasium's own checker finds nothing wrong: it says: "),
-        (CountsEpisodes, "the observation it comes back to differs"),
+        (CountsEpisodes, "the observation restored by replaying differs"),
         (DictActions, "its actions are a MultiBinary space"),
         (OtherGenerator, "it must be numpy's default, PCG64"),
         (NanReward, "the reward of step 1 is nan"),
