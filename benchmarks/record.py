@@ -14,6 +14,8 @@ from bitrl.core.files import write_atomically
 from bitrl.core.runs.provenance import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("numpy", "gymnasium", "torch", "tokenizers", "mujoco", "minigrid", "textworld", "ale-py")
+"""Recorded where they are installed, also if this process did not import them: a child process may have trained."""
 
 
 def save(name: str, results: Any, folder: Path = RESULTS) -> Path:
@@ -27,7 +29,7 @@ def save(name: str, results: Any, folder: Path = RESULTS) -> Path:
         "command": "python " + shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": git.stdout.strip(),
-        "versions": {key: value for key, value in versions().items() if key != "platform"},
+        "versions": {key: value for key, value in versions(LIBRARIES).items() if key != "platform"},
         "processor": processor(),
         "results": results,
     }

@@ -21,14 +21,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("bitrl.cli.eval:evaluate", "Evaluate a trained agent."),
     "export": ("bitrl.cli.export:export", "Export a trained agent to a standalone file."),
     "act": ("bitrl.cli.act:act", "Run an exported agent: observations in, actions out."),
+    "study": ("bitrl.cli.study:study", "Train every cell of a study, and compare its arms."),
+    "compare": ("bitrl.cli.compare:compare", "Compare trained runs: what differs, and whether it matters."),
+    "report": ("bitrl.cli.report:report", "Report on trained runs: one page, or tables for a paper."),
+    "plot": ("bitrl.cli.plot:plot", "Draw learning curves."),
+    "watch": ("bitrl.cli.watch:watch", "Watch training runs, side by side."),
     "list": ("bitrl.cli.list:list_components", "List the installed components."),
     "show": ("bitrl.cli.show:show", "Show a component and its options."),
     "bench": ("bitrl.cli.bench:bench", "Measure the engine against the limits of this machine."),
     "doctor": ("bitrl.cli.doctor:doctor", "Check this installation, and suggest fixes."),
-    "model": ("bitrl.cli.model:model", "Train, distil, convert, quantise, inspect and probe language models."),
+    "model": ("bitrl.cli.model:model", "Train, distil, convert, inspect and probe language models."),
     "plugin": ("bitrl.cli.plugin:plugin", "Write and check plugins."),
 }
 """Command → (where it is, its one-line help): enough for `bitrl --help` without importing any of them."""
+
+
+ALIASES = {"ablate": "study"}
+"""Other names of commands."""
 
 
 class LazyGroup(click.Group):
@@ -45,6 +54,7 @@ class LazyGroup(click.Group):
         Raises:
             UsageError: there is none, or a plugin's cannot be imported or is no command.
         """
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             own: click.Command = getattr(importlib.import_module(module), attribute)

@@ -1,27 +1,41 @@
-"""`bitrl list`: the components of every installed plugin, and the problems of those that failed."""
+"""`bitrl list`: the components of every installed plugin, and the problems of those that failed; or runs."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
 
 import attrs
 import click
 
 from bitrl.cli.kinds import PLURALS, parse_kind
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.core.errors import UsageError
+from bitrl.core.options import MOST_SHOWN, shown
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
+
+RUNS = "runs"
 
 
 @click.command("list")
 @click.argument("kind", required=False, metavar="[KIND]")
+@click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
 @json_option
-def list_components(kind: str | None, as_json: bool) -> None:
-    """List the installed components.
+def list_components(kind: str | None, directory: Path | None, as_json: bool) -> None:
+    """List the installed components, or runs.
 
     KIND is serializers, backbones, algorithms, environments, loggers, commands or doctor-checks; all of them if
-    left out.
+    left out. `bitrl list runs [DIR]` lists the runs in DIR (runs/ if left out): their status, their result, and the
+    options in which they differ.
     """
     stdout = claim_stdout() if as_json else None
-    kinds = list(PLURALS) if kind is None else [parse_kind(kind)]
+    if kind in ("run", RUNS):
+        _list_runs(directory if directory is not None else Path(RUNS), stdout)
+        return
+    if directory is not None:
+        raise UsageError(f"{directory}: only runs are listed by directory: bitrl list runs {directory}")
+    kinds = list(PLURALS) if kind is None else [parse_kind(kind, (RUNS,))]
     problems = [*registry().problems, *registry().costs, *registry().conflicts()]
     if as_json:
         found = {PLURALS[each]: [facts(entry) for entry in registry().entries[each]] for each in kinds}
@@ -34,6 +48,32 @@ def list_components(kind: str | None, as_json: bool) -> None:
     if problems:
         click.echo(f"problems\n{table([(problem.package, problem.message) for problem in problems])}\n")
     click.echo("Options of one: bitrl show KIND NAME. Any Gymnasium id is an environment too.")
+
+
+def _list_runs(directory: Path, stdout: IO[str] | None) -> None:
+    from bitrl.core.runs.listing import list_runs
+
+    runs = list_runs(directory)
+    if stdout is not None:
+        print_json({"runs": runs}, stdout)
+    elif not runs:
+        click.echo(f"{directory}: holds no runs: train one with bitrl run")
+    else:
+        click.echo(table([("run", "status", "steps", "mean return", "differs in"), *map(_run_row, runs)]))
+
+
+def _run_row(run: dict[str, Any]) -> tuple[str, ...]:
+    """`runs/a  finished  4,096 of 4,096  487.1 ± 22.4  seed=1 algo.gamma=0.98`."""
+    steps = f"{run['step']:,}" + (f" of {run['steps']:,}" if isinstance(run["steps"], int) else "")
+    mean, std = run["mean_return"], run["std_return"]
+    result = "–" if mean is None else f"{mean:.1f}" + (f" ± {std:.1f}" if std is not None else "")
+    differs = " ".join(f"{path.removeprefix('run.')}={_value(value)}" for path, value in run["differs"].items())
+    return run["run"], run["status"], steps, result, run.get("problem") or differs or "–"
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else shown(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def provided(record: BackboneRecord) -> str:

@@ -16,7 +16,7 @@ from bitrl.cli.model_train import train
 
 @click.group()
 def model() -> None:
-    """Train, distil, convert, quantise, inspect and probe language models."""
+    """Train, distil, convert, inspect and probe language models."""
 
 
 model.add_command(list_models)

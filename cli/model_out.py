@@ -20,10 +20,10 @@ def check_directory(out: Path) -> None:
 
 
 def check_paths(source: Path, out: Path, force: bool) -> None:
-    """Raises UsageError unless `out` may be written, made of `source`."""
+    """Raises UsageError unless `out` may be written, made of `source`; a missing source is for its reader to tell."""
     from bitrl.core.errors import UsageError
 
     check_directory(out)
-    if out.exists() and (not force or out.samefile(source)):
+    if source.exists() and out.exists() and (not force or out.samefile(source)):
         way = "choose another name" + ("" if out.samefile(source) else ", or replace it with --force")
         raise UsageError(f"--out {out}: already exists: {way}")

@@ -13,7 +13,8 @@ from click.core import ParameterSource
 from bitrl.cli.output import claim_stdout, json_option, print_json, table
 from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, read_toml, resolve
 from bitrl.core.errors import UsageError
-from bitrl.core.options import describe
+from bitrl.core.options import describe, parse
+from bitrl.core.provided import check_file
 from bitrl.core.runs.display import duration
 from bitrl.core.runs.progress import progress_display
 
@@ -68,7 +69,8 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     "--resume",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Resume the run in DIR with its own configuration; it ends bit-identically to one never stopped.",
+    help="Resume the run in DIR with its own configuration; it ends bit-identically to one never stopped. "
+    "With --steps N it trains on to N steps, a finished run too.",
 )
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -89,18 +91,20 @@ def run(
     """Train an agent, then evaluate it.
 
     Precedence of settings: flags and -o > --config > the environment's defaults (`bitrl show env ID`) > defaults.
-    Ctrl-C saves a checkpoint and stops.
+    Ctrl-C, SIGTERM and SIGHUP (a closed terminal) save a checkpoint and stop; a second one stops at once. The exit code
+    is then 128 + the signal: 130, 143 or 129.
     """
     from bitrl.core.runs import train
 
     stdout = claim_stdout() if as_json else None
     if resume is not None:
         _refuse_beside_resume(ctx)
+        steps = _steps(flags["steps"])
     else:
         resolved = configure(config, assignments, flags | {"loggers": ",".join(loggers) or None})
     with progress_display(quiet or as_json) as listener:
         if resume is not None:
-            summary = train.go_on(resume, (listener,))
+            summary = train.go_on(resume, (listener,), steps)
         else:
             summary = train.start(resolved, out, force, (listener,))
     if as_json:
@@ -118,6 +122,8 @@ def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, 
     typed: dict[str, dict[str, str]] = parse_assignments(assignments)
     typed.setdefault("run", {}).update({name: value for name, value in flags.items() if value is not None})
     values, left_out = overlay(read_toml(file) if file is not None else {}, typed)
+    if file is not None:
+        check_file(file, values, typed["run"])
     if left_out:
         click.echo(f"{file}: ignored {', '.join(left_out)} (options of components that were replaced)", err=True)
     return resolve(values, {part: frozenset(section) for part, section in typed.items()})
@@ -161,11 +167,20 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
     return f"{success}mean return {mean:.1f} {spread}{own} over {episodes} episode{plural}"
 
 
+def _steps(typed: str | None) -> int | None:
+    """What --steps says beside --resume."""
+    if typed is None:
+        return None
+    options: Any = parse(RunOptions, {"steps": typed}, "run", frozenset({"steps"}))
+    steps: int = options.steps
+    return steps
+
+
 def _refuse_beside_resume(ctx: click.Context) -> None:
     given = [
         parameter.opts[0]
         for parameter in ctx.command.params
-        if parameter.name not in ("resume", "as_json", "quiet")
+        if parameter.name not in ("resume", "steps", "as_json", "quiet")
         and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
     ]
     if given:

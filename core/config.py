@@ -15,7 +15,7 @@ from typing import Any, get_args
 import attrs
 
 from bitrl.core.errors import UsageError, unknown
-from bitrl.core.options import above, as_dict, at_least, option, options, parse
+from bitrl.core.options import Constraint, above, as_dict, at_least, between, kept, option, options, parse
 from bitrl.core.records import (
     AlgorithmRecord,
     BackboneRecord,
@@ -50,6 +50,13 @@ REGISTERED_BY = {"BabyAI-": "minigrid", "MiniGrid-": "minigrid"}
 """Prefix of Gymnasium ids → the package that registers them on import."""
 
 
+MOST_STEPS = 10**12
+"""More than any machine takes: a slip of the keyboard."""
+
+MOST_HISTORY = 1000
+"""States read together: far more than a model's context holds."""
+
+
 @options
 class RunOptions:
     """The run itself: components, length and seed."""
@@ -60,17 +67,28 @@ class RunOptions:
         None, "backbone of the critic (value function), given the same texts; unset: the policy's"
     )
     serializer: str | None = option(
-        None, "how states are written as text or vectors; unset: json for text, vector for vectors"
+        None,
+        "how states are written as text or vectors; unset: the environment's, or json for text, vector for vectors "
+        "(hash where the environment's states are texts)",
     )
     algo: str = option("ppo", "learning algorithm")
-    steps: int = option(100_000, "environment steps to train for, summed over all parallel environments", at_least(0))
+    steps: int = option(
+        100_000,
+        "environment steps to train for, summed over all parallel environments",
+        Constraint(lambda steps: 0 <= steps <= MOST_STEPS, f"between 0 and {MOST_STEPS:,}"),
+        free=True,
+    )
     seed: int = option(0, "random seed", at_least(0))
     num_envs: int = option(16, "parallel environments", above(0))
-    eval_episodes: int = option(100, "episodes in the evaluation after training", at_least(0))
-    checkpoint_every: int = option(5, "updates between checkpoints", above(0))
-    history: int = option(1, "how many of the latest states of the episode are read together, newest last", above(0))
+    eval_episodes: int = option(100, "episodes in the evaluation after training", at_least(0), free=True)
+    checkpoint_every: int = option(5, "updates between checkpoints", above(0), free=True)
+    history: int = option(
+        1,
+        "how many of the latest states of the episode are read together, newest last",
+        between(1, MOST_HISTORY),
+    )
     history_tokens: int = option(256, "token limit for the text of several states: the oldest are dropped", above(0))
-    loggers: tuple[str, ...] = option((), "loggers that receive the metrics, in addition to metrics.jsonl")
+    loggers: tuple[str, ...] = option((), "loggers that receive the metrics, in addition to metrics.jsonl", free=True)
 
 
 @attrs.frozen
@@ -102,10 +120,18 @@ class Config:
     algo_options: Any
     loggers: tuple[ChosenLogger, ...] = ()
 
+    def _parts(self) -> dict[str, Any]:
+        """The options object of each part that there is."""
+        found = {"run": self.run, **{name: getattr(self, f"{name}_options") for name in PARTS[1:]}}
+        return {name: values for name, values in found.items() if values is not None}
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """What a resumed run keeps of the configuration, as plain data: all options but the free ones (`option`)."""
+        return {name: kept(values) for name, values in self._parts().items()}
+
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The configuration as plain data, defaults included: the contents of `config.toml`."""
-        parts = (self.run, *(getattr(self, f"{name}_options") for name in PARTS[1:]))
-        plain = {name: as_dict(values) for name, values in zip(PARTS, parts, strict=True) if values is not None}
+        plain = {name: as_dict(values) for name, values in self._parts().items()}
         if self.loggers:
             plain["logger"] = {logger.name: as_dict(logger.options) for logger in self.loggers}
         return plain
@@ -139,6 +165,11 @@ def resolve(
     run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     backbone: BackboneRecord = find("backbone", run.backbone)
     critic: BackboneRecord | None = find("critic_backbone", run.critic_backbone) if run.critic_backbone else None
+    if run.serializer is not None and values.get("run", {}).get("serializer") is None:
+        tuned: SerializerRecord = find("serializer", run.serializer)
+        if tuned.emits not in backbone.accepts:  # an environment that is described in text, and a backbone of vectors
+            run_values["serializer"] = "hash"
+            run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     if run.serializer is None:
         forms = [form for form in backbone.accepts if critic is None or form in critic.accepts] or backbone.accepts
         run_values["serializer"] = "json" if "text" in forms else "vector"
@@ -400,12 +431,7 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: no such file, not TOML, or not made of sections.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    data = load_toml(path)
     data.pop("provenance", None)
     for part, section in data.items():
         if not isinstance(section, dict):
@@ -415,6 +441,28 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
         if part not in (*PARTS, "logger"):
             raise UsageError(f"{path}: unknown section [{part}]: the sections are {', '.join(f'[{p}]' for p in PARTS)}")
     return _flat(data)
+
+
+def provenance_in(path: Path) -> dict[str, Any]:
+    """The `[provenance]` of a run's config.toml; empty in a file without one. Raises UsageError as `read_toml`."""
+    provenance = load_toml(path).get("provenance", {})
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as it is.
+
+    Raises:
+        UsageError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte-order mark
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a configuration: it nests lists or tables too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of thousands of digits
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
 
 
 def _flat(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,14 @@ class RunFailed(BitrlError):
     """The command was correct, but the run could not continue (exit code 1)."""
 
 
+class RunStopped(RunFailed):
+    """A signal asked the run to stop, and it is saved. The exit code is 128 + the signal, as shells give it."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: str = "") -> UsageError:
     """An error for an unknown name, with the most similar known ones.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +54,9 @@ class CheckpointSaved(Event):
 
 @attrs.frozen
 class Interrupted(Event):
-    """Ctrl-C was pressed: the run stops once the current update is finished and saved."""
+    """A signal (`signum`) arrived, Ctrl-C's or another: the run stops once the current update is finished and saved."""
+
+    signum: int = signal.SIGINT
 
 
 @attrs.frozen
@@ -62,6 +65,13 @@ class CheckpointSkipped(Event):
 
     path: Path
     reason: str
+
+
+@attrs.frozen
+class Warned(Event):
+    """Something that the user should know and that does not stop the run; `message` is one line."""
+
+    message: str
 
 
 @attrs.frozen

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
 from bitrl.core.errors import RunFailed
@@ -23,23 +25,73 @@ def write_atomically(path: Path, data: bytes | str, elsewhere: str | None = None
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only file system, where this would hide the reason
+            temporary.unlink(missing_ok=True)
         raise cannot_write(path, error, elsewhere) from None
+
+
+def sync(path: Path) -> None:
+    """Flush a file that was appended to to disk, as far as its file system can.
+
+    Raises:
+        OSError: the disk is full or broken, or there is no such file.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (never what it leads to) or a directory with all that it holds, if it exists.
+
+    Raises:
+        RunFailed: it cannot be removed; the message names what stood in the way.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFailed(
+            f"{error.filename or path}: cannot be removed: {error.strerror}: make it removable, or choose another "
+            f"place with {setting('out')}"
+        ) from None
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename in `path` last through a power cut; where directories cannot be opened or synced, it has to do
+    without.
+    """
+    with contextlib.suppress(PermissionError):  # a directory that may be written, but not read
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # File systems that cannot sync this say so: shared folders, FUSE, some network file systems.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
 
 
 def remove_unfinished(directory: Path) -> None:
     """Remove what a process killed in `write_atomically` left in `directory`; no other process may be writing there."""
     for temporary in directory.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", temporary.name):
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError, elsewhere: str | None = None) -> RunFailed:

@@ -50,7 +50,8 @@ class ObservationSpec:
     field and `discrete` says how many values it takes. Where `texts` names parts that are texts, an observation is
     a mapping of those and of "numbers", the Box that `fields` describes. If `grid`, it has no numbers, but MiniGrid's
     "image" and "direction". If `prompt`, an observation is a text, used unchanged. If `commands`, an action is one of
-    the commands that the observation lists (acting/admissible.py).
+    the commands that the observation lists (acting/admissible.py). `env_options` are the run's options of the
+    environment (`[env]`), for a serializer that makes one to see its states.
     """
 
     env: str | None = None
@@ -60,6 +61,7 @@ class ObservationSpec:
     grid: bool = False
     commands: bool = False
     prompt: bool = False
+    env_options: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
 
 
 @runtime_checkable
@@ -88,6 +90,19 @@ class LearningSerializer(Serializer, Protocol):
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore a `state()`."""
+        ...
+
+
+@runtime_checkable
+class CommandSerializer(Serializer, Protocol):
+    """A serializer that emits vectors, and turns admissible commands into vectors as well: the backbone, which reads no
+    text, cannot.
+    """
+
+    width: int
+
+    def commands(self, texts: Sequence[str]) -> np.ndarray:
+        """Commands → float32 [n, k]."""
         ...
 
 

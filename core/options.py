@@ -21,6 +21,9 @@ from bitrl.core.schedules import Schedule
 
 T = TypeVar("T")
 
+MOST_SHOWN = 120
+"""Characters of a value that an error message prints."""
+
 
 class Constraint:
     """An attrs validator that describes what it expects; `None` passes (for optional fields)."""
@@ -32,7 +35,7 @@ class Constraint:
         """Raise ValueError, with a message for users, if `value` is not accepted."""
         ends = isinstance(value, Schedule) and value.end != 0 and not self.accepts(value.end)  # all may decay to zero
         if value is not None and (ends or not self.accepts(value)):
-            raise ValueError(f"{attribute.name}: expected {_expected(attribute)}, got {shown(value)}")
+            raise ValueError(f"{attribute.name}: expected {_expected(attribute)}, got {_briefly(value)}")
 
 
 def above(low: float) -> Constraint:
@@ -55,9 +58,15 @@ def each_at_least(low: float) -> Constraint:
     return Constraint(lambda values: all(value >= low for value in values), f"each at least {low:g}")
 
 
-def option(default: Any, help: str, constraint: Constraint | None = None) -> Any:
-    """A documented field of an options class."""
-    return attrs.field(default=default, validator=constraint, metadata={"help": help})
+def option(default: Any, help: str, constraint: Constraint | None = None, *, free: bool = False) -> Any:
+    """A documented field of an options class.
+
+    Args:
+        default, help, constraint: its default, one line of help, and which values it accepts.
+        free: another value changes nothing that is learned (threads, the place of a file), so that a run may be resumed
+            with one; of all other options a resumed run keeps the values that it began with.
+    """
+    return attrs.field(default=default, validator=constraint, metadata={"help": help, "free": free})
 
 
 def options(cls: type[T]) -> type[T]:
@@ -86,6 +95,15 @@ def shown(value: Any) -> str:
         return json.dumps(value)
     except (TypeError, ValueError):
         return repr(value)
+
+
+def _briefly(value: Any) -> str:
+    """`value` as error messages print it: of one that is long, the beginning."""
+    try:
+        text = shown(value)
+    except RecursionError:
+        return "a deeply nested value"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def type_words(kind: Any) -> str:
@@ -144,6 +162,7 @@ def _convert(value: Any, kind: Any, text: bool) -> Any:
             return Schedule.parse(value)
         return Schedule(_convert(value, float, text=False))
     elif kind is str and isinstance(value, str):
+        value.encode()  # a path with bytes that are no UTF-8 could not be written to a configuration
         return value
     raise ValueError(value)
 
@@ -167,8 +186,10 @@ def parse(cls: type[T], values: Mapping[str, Any], path: str, text: frozenset[st
             raise unknown("option", key, fields, prefix=f"{path}.")
         try:
             converted[key] = _convert(value, fields[key].type, key in text)
-        except (ValueError, TypeError, OverflowError):
-            raise UsageError(f"{path}.{key}: expected {_expected(fields[key])}, got {shown(value)}") from None
+        except UnicodeEncodeError:
+            raise UsageError(f"{path}.{key}: {_briefly(value)} is not UTF-8: rename it") from None
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            raise UsageError(f"{path}.{key}: expected {_expected(fields[key])}, got {_briefly(value)}") from None
     defaults = {}
     if "preset" in fields:
         defaults = getattr(cls, "presets", {}).get(converted.get("preset", fields["preset"].default), {})
@@ -202,6 +223,12 @@ def describe(cls: type) -> list[OptionRow]:
             OptionRow(field.name, _expected(field), "; ".join([default, *changed]), field.metadata.get("help", ""))
         )
     return rows
+
+
+def kept(values: Any) -> dict[str, Any]:
+    """The options that a resumed run keeps, as plain data: all but the free ones."""
+    free = {field.name for field in attrs.fields(type(values)) if field.metadata.get("free")}
+    return {name: value for name, value in as_dict(values).items() if name not in free}
 
 
 def as_dict(values: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,6 +35,11 @@ def setting(name: str, *values: str) -> str:
         return f"{flag}={' or '.join(values)}" if "." in name else f"{flag} {' or '.join(values)}"
     words = " or ".join(value if value.isupper() else f'"{value}"' for value in values)
     return f'options={{"{name}": {words}}}' if "." in name else f"{name}={words}"
+
+
+def warn(message: str) -> None:
+    """Say on stderr what the user should know, and what stops nothing."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def resuming(directory: object) -> str:

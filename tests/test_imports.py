@@ -14,12 +14,13 @@ ROOT = Path(__file__).parent.parent
 MODULES = modules(ROOT)
 GRAPH = import_graph(MODULES)
 
-CORE = ("bitrl.core", "bitrl.core.acting", "bitrl.core.environments", "bitrl.core.runs")
+CORE = ("bitrl.core", "bitrl.core.acting", "bitrl.core.environments", "bitrl.core.runs", "bitrl.core.studies")
 MAY_IMPORT = {
     "bitrl.core": CORE[:1],
     "bitrl.core.acting": CORE[:2],
     "bitrl.core.environments": CORE[:3],
     "bitrl.core.runs": CORE[:4],
+    "bitrl.core.studies": CORE,
     "bitrl": CORE,
     "bitrl.__main__": ("bitrl.cli",),
     "bitrl.learning": (*CORE, "bitrl", "bitrl.plugins"),
@@ -36,6 +37,7 @@ OTHERS = {
     "bitrl.core.acting": {"attrs", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.environments": {"attrs", "gymnasium", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.runs": {"attrs", "av", "gymnasium", "numpy", "pygame", "rich", "safetensors", "tokenizers", "tomli_w"},
+    "bitrl.core.studies": {"arch", "attrs", "numpy", "scipy", "tomli_w"},
 }
 """Layer → the packages of others that its modules may import. Plugins, commands and the conformance kit import whatever
 they need."""

@@ -14,16 +14,18 @@ import numpy as np
 
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.admissible import states_of
+from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
 from bitrl.core.acting.history import StateHistory
 from bitrl.core.acting.loading import build_backbone, build_serializer
 from bitrl.core.acting.plain_observations import as_array, as_plain
 from bitrl.core.acting.policies import Policy, arrays_of, policy_of
-from bitrl.core.acting.states import StateReader, States
+from bitrl.core.acting.states import StateReader, States, identity_changes, identity_of
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
 from bitrl.core.options import parse
+from bitrl.core.provided import check_provided
 from bitrl.core.registry import registry
 
 FORMAT = 1
@@ -46,6 +48,8 @@ class Agent:
             UsageError: a component or the model is missing, or is not the one that the agent was trained with.
         """
         self.facts = file.meta
+        names = {part: (self.facts[part] or {}).get("name") for part in ("serializer", "backbone")}
+        check_provided("the agent", names, self.facts)
         spec = _spec_of(self.facts["observation"])
         record = registry().find("serializer", self.facts["serializer"]["name"], built_in_first=True)
         serializer = build_serializer(
@@ -109,6 +113,8 @@ class Agent:
                 f"this agent reads the last {self.history} states of an episode: start one with agent.episode(), "
                 "and pass it the observations: episode.act(observation)"
             )
+        if episodes is not None and len(episodes) != len(observations):
+            raise UsageError(f"expected an episode for each of {len(observations)} observations, got {len(episodes)}")
         rows = np.concatenate([as_array(observation, like=self._example) for observation in observations])
         states = States(rows, self.reader)
         if self.history > 1:
@@ -138,9 +144,8 @@ class Agent:
                 raise
             where = "-o backbone.model=FILE" if typed else "load_agent(..., model=FILE)"
             raise UsageError(f"{error} (if the model file has moved: {where})") from None
-        old, new = self.facts["identity"], {key: each for key, each in backbone.identity.items() if each is not None}
-        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        if changed:
+        old, new = self.facts["identity"], identity_of(backbone)
+        if changed := identity_changes(old, new):
             remedy = (
                 "give its model file (model=FILE)" if "model_sha256" in changed else "remove the options that set it"
             )
@@ -195,7 +200,7 @@ def read(path: Path) -> Checkpoint:
     """The contents of an agent file.
 
     Raises:
-        UsageError: no such file, damaged, or not an agent.
+        UsageError: no such file, damaged, not an agent, or one whose facts or weights cannot be.
     """
     if path.is_dir():
         raise UsageError(f"{path}: is a directory: if it holds a run, export it first with bitrl export")
@@ -211,6 +216,11 @@ def read(path: Path) -> Checkpoint:
         raise UsageError(
             f"{path}: written by another version of bitrl (expected format {FORMAT}, got {found.meta['agent']})"
         )
+    try:
+        check_facts(found.meta)
+        check_arrays(found)
+    except ValueError as error:
+        raise UsageError(f"{path}: not a whole agent: {error}: export it again with bitrl export") from None
     return found
 
 

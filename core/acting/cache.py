@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, LearningBackbone
+from bitrl.core.interfaces import Backbone, CachingBackbone, LearningBackbone
 
 ENTRY_BYTES = 400
 """Upper bound on an entry's bytes beyond its text and numbers: two objects' headers and the dictionary's share."""
@@ -112,7 +112,7 @@ def cached(backbone: Backbone, mebibytes: float = 16.0) -> Any:
     """
     if mebibytes <= 0:
         raise UsageError(f"cached: expected mebibytes above 0, got {mebibytes:g}")
-    if hasattr(type(backbone), "cache") or "cache" in vars(backbone):
+    if isinstance(backbone, CachingBackbone):
         raise UsageError(f"cached: {type(backbone).__name__} already has a cache of features")
     kind = _CachedLearning if isinstance(backbone, LearningBackbone) else _Cached
     return kind(backbone, Cache(int(mebibytes * 2**20)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from numpy.lib.format import dtype_to_descr
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from bitrl.core.files import write_atomically
+from bitrl.core.files import cannot_write, write_atomically
 
 KEEP = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
@@ -35,7 +37,10 @@ class DamagedCheckpoint(Exception):
 def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write `checkpoint` as the newest in `directory` and drop those beyond `KEEP`; return its path."""
     path = directory / f"{step:012d}.safetensors"
-    directory.mkdir(exist_ok=True)
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:  # the run's directory was removed or moved meanwhile
+        raise cannot_write(directory, error) from None
     write_atomically(path, as_bytes(checkpoint))
     drop_old(directory)
     return path
@@ -52,14 +57,16 @@ def as_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def drop_old(directory: Path) -> None:
-    """Remove the checkpoints beyond `KEEP`."""
+    """Remove the checkpoints beyond `KEEP`; one that cannot be removed is in nobody's way."""
     for old in paths(directory)[KEEP:]:
-        old.unlink()
+        with contextlib.suppress(OSError):
+            old.unlink()
 
 
 def paths(directory: Path) -> list[Path]:
-    """The checkpoint files in `directory`, newest first."""
-    return sorted(directory.glob("[0-9]*.safetensors"), reverse=True)
+    """The checkpoint files in `directory`, newest first. A file by another name than `write` gives is none."""
+    named = (path for path in directory.glob("*.safetensors") if re.fullmatch("[0-9]{12,}", path.stem))
+    return sorted((path for path in named if path.is_file()), key=lambda path: int(path.stem), reverse=True)
 
 
 def read(path: Path) -> Checkpoint:
@@ -95,7 +102,12 @@ def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCh
     """Every checkpoint in `directory`, newest first; damaged ones as the error that says why."""
     for path in paths(directory):
         try:
-            yield path, read(path)
+            found = read(path)
+            if found.meta["step"] != int(path.stem):
+                raise DamagedCheckpoint(f"it is of step {found.meta['step']}, not of the one in its name")
+            yield path, found
+        except (KeyError, TypeError):
+            yield path, DamagedCheckpoint("it does not say its step")
         except DamagedCheckpoint as error:
             yield path, error
 

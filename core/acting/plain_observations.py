@@ -26,7 +26,7 @@ def as_array(observation: Any, like: np.ndarray) -> np.ndarray:
     Commands may be a list, or one string with a command per line.
 
     Raises:
-        UsageError: its type or shape is wrong, or it contains NaN.
+        UsageError: its type or shape is wrong, or it contains NaN or infinity (as 1e999 and, in float32, 1e39 are).
     """
     if isinstance(observation, Mapping) and isinstance(observation.get(COMMANDS), (list, tuple)):
         commands = [" ".join(str(command).split()) for command in observation[COMMANDS]]
@@ -66,10 +66,10 @@ def _numbers(dtype: np.dtype, shape: tuple[int, ...], value: Any, what: str) -> 
     if given.dtype.kind not in "biuf" or given.shape != shape:
         kind = "a number" if shape == () else f"{' by '.join(map(str, shape))} numbers"
         raise UsageError(f"{what}: expected {kind}, got {_briefly(value)}")
-    if np.isnan(given).any():
-        raise UsageError(f"{what}: expected no NaN, got {_briefly(value)}")
     with np.errstate(invalid="ignore", over="ignore"):
         numbers = given.astype(dtype)
+    if not (np.isfinite(given).all() and np.isfinite(numbers).all()):
+        raise UsageError(f"{what}: expected finite numbers, no NaN or infinity, got {_briefly(value)}")
     if dtype.kind in "biu" and (numbers != given).any():
         raise UsageError(f"{what}: expected integers that fit {dtype}, got {_briefly(value)}")
     return numbers

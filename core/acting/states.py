@@ -7,7 +7,7 @@ d features (d' the critic's).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, LearningBackbone, Serializer, TokenizingBackbone
+from bitrl.core.interfaces import Backbone, CommandSerializer, LearningBackbone, Serializer, TokenizingBackbone
 from bitrl.core.wording import setting
 
 
@@ -71,6 +71,19 @@ class StateReader:
     def critic_features(self, inputs: Any) -> np.ndarray:
         """The same for the critic, float32 [n, d']."""
         return _features(self.backbone if self.critic is None else self.critic, self.critic_trainable, inputs)
+
+    @property
+    def command_width(self) -> int:
+        """The number of features of a command."""
+        return self.serializer.width if isinstance(self.serializer, CommandSerializer) else self.backbone.width
+
+    def encode_commands(self, texts: Sequence[str]) -> np.ndarray:
+        """Commands → their features, float32 [C, command_width]: the backbone's, or for one that reads no text the
+        serializer's vectors.
+        """
+        if isinstance(self.serializer, CommandSerializer):
+            return self.serializer.commands(texts)
+        return self.backbone.encode(texts)
 
     def module(self) -> Any:
         """The torch.nn.Module that the algorithm trains; only of a trainable backbone."""
@@ -162,7 +175,7 @@ class States:
     @cached_property
     def admissible(self) -> AdmissibleActions | None:
         """The admissible actions; None where all are, in every state."""
-        return admissible_actions(self.observations, self.reader.backbone.encode)
+        return admissible_actions(self.observations, self.reader.encode_commands)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         """The admissible action with the highest score in each state, int64 [n], counted from 0.
@@ -181,6 +194,15 @@ def identity_of(backbone: Backbone) -> dict[str, Any]:
     """What must be equal for two backbones to be the same (except learned weights), without unset values."""
     identity: Mapping[str, Any] = backbone.identity
     return {key: value for key, value in identity.items() if value is not None}
+
+
+def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between a recorded identity and one of `identity_of`."""
+    seal = new.get("model_seal")
+    if seal is not None and "model_seal" not in old and old.get("model_sha256") == seal:
+        # Until 0.2 "model_sha256" of a sealed file was its seal.
+        old = {**old, "model_sha256": new["model_sha256"], "model_seal": seal}
+    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
 def _features(backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:

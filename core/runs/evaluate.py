@@ -44,7 +44,7 @@ def evaluate(
         run: its directory.
         episodes: how many; None takes the run's own `eval_episodes`.
         seed: random seed of the episodes; None takes the run's own, which repeats the evaluation at its end.
-        listeners: called with every event.
+        listeners: called with every event; without any, warnings (of a damaged checkpoint) go to stderr.
         progress: show how far it is on stderr.
         show: called with every step of the first episode (bitrl.core.runs.watch).
         video: the file to write a video of the first episode to (mp4 or gif).
@@ -59,8 +59,8 @@ def evaluate(
             cannot be recorded.
         RunFailed: every checkpoint is damaged, or the video cannot be recorded.
     """
-    if progress:
-        with progress_display(quiet=False) as shown:
+    if progress or not listeners:
+        with progress_display(quiet=not progress) as shown:
             return evaluate(run, episodes, seed, (*listeners, shown), show, video, states)
     directory = Path(run)
     require_run(directory)

@@ -11,6 +11,7 @@ from bitrl.core.acting import agents
 from bitrl.core.acting.history import newest_of
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.parts import identities, learned_by_serializer
+from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.store import read_provenance, require_run
 from bitrl.core.runs.trained import trained
 
@@ -21,7 +22,7 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
     Args:
         run: its directory.
         file: the agent file, replaced if it exists.
-        listeners: called with every event.
+        listeners: called with every event; without any, warnings (of a damaged checkpoint) go to stderr.
 
     Returns:
         file, bytes, run, env, step, serializer, backbone.
@@ -31,11 +32,14 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
             trainable backbone cannot be exported.
         RunFailed: every checkpoint is damaged, or the file cannot be written.
     """
+    if not listeners:
+        with progress_display(quiet=True) as warned:
+            return export(run, file, (warned,))
     directory, path = Path(run), Path(file)
     require_run(directory)
     config, parts, algorithm = trained(directory, teller(listeners))
     chosen, sections = config.run, config.as_dict()
-    reader = parts.reader
+    reader, provenance = parts.reader, read_provenance(directory)
     inside = reader.trainable and reader.learner is None  # the trained backbone is part of the policy network
     facts = {
         "env": chosen.env,
@@ -46,7 +50,8 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
         "history": chosen.history,
         "history_tokens": chosen.history_tokens,
         "observation": attrs.asdict(parts.environment.observation_spec()),
-        "versions": read_provenance(directory).get("versions", {}),
+        "versions": provenance.get("versions", {}),
+        **({"plugins": provenance["plugins"]} if "plugins" in provenance else {}),
     }
     example = newest_of(algorithm.task.collector.states.observations, chosen.history)
     learned = {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}

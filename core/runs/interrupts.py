@@ -1,33 +1,63 @@
-"""Ctrl-C during a run: the current update is finished and saved before the run stops."""
+"""Signals that ask a run to stop: the current update is finished and saved first."""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; what containers, Slurm and kill send; a terminal that is closed."""
+
 
 @contextmanager
-def interrupts(notify: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C calls `notify` and makes the yielded function true; a second one stops immediately.
+def interrupts(notify: Callable[[int], None]) -> Iterator[Callable[[], int]]:
+    """Within, the first of `SIGNALS` calls `notify` with its number, which the yielded function returns from then on (0
+    before); a second one stops immediately.
 
-    Outside the main thread, where Python allows no signal handlers, Ctrl-C keeps its handler.
+    A signal that is ignored stays so (SIGHUP under nohup, SIGINT in a script's background), and so does everything
+    outside the main thread, where Python allows no signal handlers.
     """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
+    first = 0
 
     def handler(signum: int, frame: FrameType | None) -> None:
-        if flag.is_set():
+        nonlocal first
+        if first:
             raise KeyboardInterrupt
-        flag.set()
-        notify()
+        first = signum
+        if signum == signal.SIGHUP:
+            _leave_terminal()
+        notify(signum)
 
-    before = signal.signal(signal.SIGINT, handler)
+    def came() -> int:
+        return first
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    taken = [each for each in SIGNALS if before[each] not in (signal.SIG_IGN, None)]
+    for each in taken:
+        signal.signal(each, handler)
     try:
-        yield flag.is_set
+        yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each in taken:
+            signal.signal(each, before[each])
+
+
+def _leave_terminal() -> None:
+    """Send what is printed from now on nowhere, if the terminal has gone: an error there would stop the run unsaved."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

@@ -20,6 +20,7 @@ from bitrl.core.environments.loading import build_environment
 from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Task
+from bitrl.core.options import as_dict
 
 # Every use of randomness has its own stream, so drawing more from one never changes another.
 ENVIRONMENTS, ALGORITHM, EVALUATION = 0, 1, 2
@@ -40,7 +41,8 @@ def build(config: Config) -> Parts:
         UsageError: one of them cannot be built; the message names it and says why.
     """
     environment = build_environment(config.environment, config.env_options, config.run.env)
-    spec, k = environment.observation_spec(), config.run.history
+    spec = attrs.evolve(environment.observation_spec(), env_options=as_dict(config.env_options))
+    k = config.run.history
     if spec.commands:
         check_commands(config)
     reader = build_reader(config, spec, k)
@@ -78,15 +80,16 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     return algorithm
 
 
-def checkpoint_of(config: Config, algorithm: Algorithm, updates: int) -> Checkpoint:
-    """Everything that the next update depends on."""
+def checkpoint_of(config: Config, algorithm: Algorithm, updates: int, covered: Mapping[str, Any]) -> Checkpoint:
+    """Everything that the next update depends on, and what the store says of the rows written so far (`covered`)."""
     collector = algorithm.task.collector
     actions, starts = replay.save(collector.envs)
     arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
     arrays |= {f"collector.{name}": array for name, array in collector.state().items()}
     arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
     arrays |= {"observations": collector.states.observations, **actions}
-    return Checkpoint(arrays, {"step": algorithm.step, "updates": updates, "starts": starts})
+    meta = {"step": algorithm.step, "updates": updates, "starts": starts, "metrics": covered, "options": config.kept()}
+    return Checkpoint(arrays, meta)
 
 
 def learned_by_serializer(config: Config, algorithm: Algorithm) -> Mapping[str, np.ndarray]:

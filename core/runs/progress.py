@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from bitrl.core import events
 from bitrl.core.events import Event
 from bitrl.core.runs.display import Display, display, duration
+from bitrl.core.wording import warn
 
 if TYPE_CHECKING:
     from bitrl.core.runs.listeners import Listener
@@ -65,9 +67,14 @@ def progress_display(quiet: bool) -> Iterator[Listener]:
 
 def _warn(event: Event) -> None:
     if isinstance(event, events.CheckpointSkipped):
-        print(f"warning: {event.path} is damaged ({event.reason}): going on from the one before it", file=sys.stderr)
+        warn(f"{event.path} is damaged ({event.reason}): going on from the one before it")
+    elif isinstance(event, events.Warned):
+        warn(event.message)
     elif isinstance(event, events.Interrupted):
-        print("stopping once this update is done and saved (Ctrl-C again: at once)", file=sys.stderr)
+        again = (
+            "Ctrl-C again" if event.signum == signal.SIGINT else f"{signal.Signals(event.signum).name}; a second one"
+        )
+        print(f"stopping once this update is done and saved ({again}: at once)", file=sys.stderr)
 
 
 def _opening(event: events.RunStarted) -> str:

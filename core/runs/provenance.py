@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
 
 from bitrl.core.config import Config
+from bitrl.core.hookspecs import PROJECT
 from bitrl.core.registry import registry
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimd", "asimddp")
+
+
+_MACHINE = ("platform", "machine")
+"""What `versions` says of the machine: a run may go on on another."""
+
+_MOST_FILES = 1000
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
@@ -33,6 +41,61 @@ def packages_of(config: Config) -> set[str]:
     records = [*parts, *(logger.record for logger in config.loggers)]
     packages = (registry().package(record) for record in records if record is not None)
     return {package for package in packages if package is not None}
+
+
+def plugins_of(config: Config) -> dict[str, dict[str, str]]:
+    """Of each component that is not bitrl's own: its package (or `module`, for an environment named module:Id) and the
+    SHA-256 of its code, which tells two states of a package under development that have one version.
+    """
+    parts = {
+        "env": config.environment,
+        "backbone": config.backbone,
+        "critic_backbone": config.critic_backbone,
+        "serializer": config.serializer,
+        "algo": config.algorithm,
+    }
+    found = {}
+    for part, record in parts.items():
+        package = registry().package(record) if record is not None else None
+        if record is not None and package not in (None, PROJECT):
+            found[part] = {"package": str(package), **_code(record.target)}
+    module, colon, _ = config.run.env.partition(":")
+    if colon and "env" not in found:
+        found["env"] = {"module": module, **_code(module)}
+    return found
+
+
+def changes_since(recorded: Mapping[str, Any], config: Config) -> list[str]:
+    """What a run depends on that is not as its provenance recorded it: `bitrl-hex 1.0 → 1.1`, plugins first."""
+    old, new = recorded.get("versions", {}), versions(packages_of(config))
+    found = []
+    for part, now in plugins_of(config).items():
+        before = recorded.get("plugins", {}).get(part, now)
+        name, earlier = (str(each.get("package", each.get("module"))) for each in (now, before))
+        if name != earlier:
+            found.append(f"{part} is of {name} instead of {earlier}")
+        elif before.get("code") != now.get("code") and old.get(_normalised(name)) == new.get(_normalised(name)):
+            found.append(f"the code of {name}")
+    plugins = {_normalised(package) for package in packages_of(config)}
+    differing = [each for each in old if each in new and old[each] != new[each] and each not in _MACHINE]
+    differing.sort(key=lambda each: each not in plugins)
+    return [*dict.fromkeys(found), *(f"{each} {old[each]} → {new[each]}" for each in differing)]
+
+
+def _code(target: str) -> dict[str, str]:
+    """`{"code": SHA-256}` of the Python files of the package or module that a target lies in, once it is imported."""
+    module = sys.modules.get(target.partition(":")[0].partition(".")[0])
+    places = [Path(each) for each in getattr(module, "__path__", ())]
+    files = [file for place in places for file in sorted(place.rglob("*.py"))]
+    if not places and (own := getattr(module, "__file__", None)):
+        files = [Path(own)]
+    whole = hashlib.sha256()
+    try:
+        for file in files[:_MOST_FILES]:
+            whole.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    except OSError:
+        return {}
+    return {"code": whole.hexdigest()} if files else {}
 
 
 def _imported() -> dict[str, str]:

@@ -1,41 +1,51 @@
 """A run's directory: config.toml, metrics.jsonl, timings.jsonl, checkpoints/, summary.json. Knows nothing of learning.
 
-metrics.jsonl depends on the configuration alone, byte for byte; wall-clock times are in timings.jsonl.
+metrics.jsonl depends on the configuration alone, byte for byte; wall-clock times are in timings.jsonl. Both are flushed
+to disk before a checkpoint that covers their rows is written, and the checkpoint says how many rows those are.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
-import os
+import math
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import tomli_w
 
-from bitrl.core.config import Config, read_toml
+from bitrl.core.config import Config, load_toml, provenance_in
 from bitrl.core.errors import UsageError
-from bitrl.core.files import cannot_write, remove_unfinished, write_atomically
+from bitrl.core.files import cannot_write, remove, remove_unfinished, sync, write_atomically
+from bitrl.core.runs.lock import lock
 from bitrl.core.wording import resuming, setting
 
-FILES = ("config.toml", "metrics.jsonl", "timings.jsonl", "summary.json", ".lock")
+METRICS, TIMINGS, CHECKPOINTS, SUMMARY = "metrics.jsonl", "timings.jsonl", "checkpoints", "summary.json"
 
 
 class RunStore:
-    """One run's directory, locked for this process while it is open."""
+    """One run's directory, locked for this process while it is open.
 
-    def __init__(self, directory: Path):
+    Attributes:
+        directory: as it was given, for what users read.
+        place: where it is, from the root: an environment may change the process's working directory.
+    """
+
+    def __init__(self, directory: Path, here: Path | None = None):
         self.directory = directory
-        self.checkpoints = directory / "checkpoints"
-        self._lock = self._take_lock()
-        for place in (self.directory, self.checkpoints):
+        self.place = (here or working_directory()) / directory
+        self.checkpoints = self.place / CHECKPOINTS
+        self._lock = lock(self.place, self.directory)
+        self._rows, self._digest = 0, hashlib.sha256()
+        for place in (self.place, self.checkpoints):
             remove_unfinished(place)
 
     @classmethod
-    def create(cls, out: Path | None, config: Config, provenance: Mapping[str, Any], force: bool) -> RunStore:
+    def create(
+        cls, out: Path | None, config: Config, provenance: Mapping[str, Any], force: bool, here: Path | None = None
+    ) -> RunStore:
         """Make the directory of a new run and write its configuration.
 
         Args:
@@ -43,18 +53,24 @@ class RunStore:
             config: written to config.toml, defaults included.
             provenance: what else it takes to repeat the run (versions, identities); written beside it.
             force: replace a run that is already there.
+            here: what `out` is relative to; None: the working directory.
 
         Raises:
             UsageError: the directory holds a run (and not `force`), or something that is not a run.
-            RunFailed: it cannot be written.
+            RunFailed: it cannot be written, or the run that it replaces cannot be removed.
         """
-        directory = out if out is not None else _fresh_name(config)
-        if directory.is_file():
+        here = here or working_directory()
+        directory = out if out is not None else _fresh_name(config, here)
+        place = here / directory
+        if place.is_file():
             raise UsageError(f"{directory}: is a file: choose another directory with {setting('out')}")
-        # A run killed before it wrote its configuration left nothing that matters.
-        nothing = (".lock", ".config.toml.")
-        occupied = directory.is_dir() and any(not path.name.startswith(nothing) for path in directory.iterdir())
-        if occupied and not (directory / "config.toml").is_file() and not (directory / ".lock").is_file():
+        try:
+            # A run killed before it wrote its configuration left nothing that matters.
+            nothing = (".lock", ".config.toml.")
+            occupied = place.is_dir() and any(not path.name.startswith(nothing) for path in place.iterdir())
+        except OSError as error:
+            raise cannot_write(directory, error) from None
+        if occupied and not (place / "config.toml").exists() and not (place / ".lock").is_file():
             raise UsageError(
                 f"{directory}: is not empty and does not hold a run: choose another directory with {setting('out')}"
             )
@@ -64,15 +80,19 @@ class RunStore:
                 f"{setting('force')}"
             )
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(directory, error) from None
-        store = cls(directory)
-        for name in FILES[:-1]:
-            (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(store.checkpoints, ignore_errors=True)
-        data = {**config.as_dict(), "provenance": provenance}
-        write_atomically(directory / "config.toml", tomli_w.dumps(data))
+        store = cls(directory, here)
+        try:
+            # The configuration first: without it, what cannot be removed is no run that could be resumed or evaluated.
+            for name in ("config.toml", SUMMARY, METRICS, TIMINGS, CHECKPOINTS):
+                remove(store.place / name)
+            data = {**config.as_dict(), "provenance": provenance}
+            write_atomically(store.place / "config.toml", tomli_w.dumps(data))
+        except BaseException:
+            store.close()
+            raise
         return store
 
     @classmethod
@@ -95,59 +115,94 @@ class RunStore:
 
     def log(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl and one to timings.jsonl."""
-        for name, row in (("metrics.jsonl", metrics), ("timings.jsonl", timing)):
-            path = self.directory / name
+        for name, row in ((METRICS, metrics), (TIMINGS, timing)):
+            line = json.dumps(row) + "\n"
+            path = self.place / name
             try:
                 with open(path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(line)
             except OSError as error:
                 raise cannot_write(path, error) from None
+            if name == METRICS:
+                self._rows += 1
+                self._digest.update(line.encode())
 
-    def rows(self, name: str, up_to_step: int | None = None) -> list[dict[str, Any]]:
-        """The whole rows of metrics.jsonl or timings.jsonl, those beyond `up_to_step` left out."""
-        path = self.directory / name
-        rows: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    def covered(self) -> dict[str, Any]:
+        """Flush the rows to disk, for the checkpoint that covers them → what it says of metrics.jsonl: how many rows it
+        has, and their SHA-256.
+
+        Raises:
+            RunFailed: the disk is full, or a file has gone.
+        """
+        for name in (METRICS, TIMINGS):
             try:
-                row = json.loads(line)
-            except ValueError:
-                break  # the process was killed while it wrote this line
-            if up_to_step is None or row["step"] <= up_to_step:
-                rows.append(row)
-        return rows
+                sync(self.place / name)
+            except OSError as error:
+                raise cannot_write(self.place / name, error) from None
+        return {"rows": self._rows, "sha256": self._digest.hexdigest()}
 
-    def rewind(self, step: int) -> None:
-        """Forget the rows written after the checkpoint at `step`: they will be written again."""
-        for name in ("metrics.jsonl", "timings.jsonl"):
-            rows = self.rows(name, step)
-            write_atomically(self.directory / name, "".join(json.dumps(row) + "\n" for row in rows))
+    def rewind(self, step: int, covered: Mapping[str, Any] | None) -> list[str]:
+        """Forget the rows written after the checkpoint at `step`, which will be written again, and what is no row.
+
+        Args:
+            step: 0 for a start from the beginning.
+            covered: what the checkpoint says of metrics.jsonl (`covered()`, or at least `rows`); None where there is no
+                checkpoint.
+
+        Returns:
+            What is missing, a line for each file.
+        """
+        missing = []
+        for name in (METRICS, TIMINGS):
+            path = self.place / name
+            data, kept = _read(path), _rows(_read(path), step)
+            text = b"".join(kept)
+            if text != data:
+                write_atomically(path, text)
+            lost = (covered or {}).get("rows", 0) - len(kept)
+            if name == METRICS:
+                self._rows, self._digest = len(kept), hashlib.sha256(text)
+            if lost > 0:
+                what = "" if name == METRICS else "; the times and speeds of the summary are without them"
+                missing.append(
+                    f"{self.directory / name}: {lost:,} of the {lost + len(kept):,} rows up to step {step:,} are "
+                    f"missing or damaged (a power cut, an edit?): training goes on exactly, without these rows{what}"
+                )
+            elif (
+                name == METRICS
+                and covered
+                and covered.get("sha256", self._digest.hexdigest()) != (self._digest.hexdigest())
+            ):
+                missing.append(
+                    f"{self.directory / name}: its rows up to step {step:,} are not those that the run wrote: training "
+                    "goes on exactly, behind these rows"
+                )
+        return missing
+
+    @property
+    def rows(self) -> int:
+        """How many rows metrics.jsonl has."""
+        return self._rows
+
+    def seconds(self) -> float:
+        """The seconds that training has taken, by timings.jsonl."""
+        rows = _rows(_read(self.place / TIMINGS), None)
+        seconds = json.loads(rows[-1]).get("seconds") if rows else None
+        return float(seconds) if isinstance(seconds, (int, float)) and math.isfinite(seconds) else 0.0
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json: the run is complete."""
-        write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_atomically(self.place / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
-    def summary(self) -> dict[str, Any] | None:
-        """summary.json, or None while the run is not complete."""
-        path = self.directory / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-    def _take_lock(self) -> IO[str]:
-        path = self.directory / ".lock"
-        try:
-            lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held open as long as the lock)
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip()
-            lock.close()
-            raise UsageError(f"{self.directory}: is in use by process {holder}: wait for it, or stop it") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        return lock
+    def extend(self, steps: int) -> None:
+        """Make it a run of `steps` steps, which is not complete; its provenance keeps how many it had."""
+        written = load_toml(self.place / "config.toml")
+        if written["run"]["steps"] != steps:
+            provenance = written.setdefault("provenance", {})
+            provenance["extended_from"] = [*provenance.get("extended_from", []), written["run"]["steps"]]
+            written["run"]["steps"] = steps
+            write_atomically(self.place / "config.toml", tomli_w.dumps(written))
+        remove(self.place / SUMMARY)
 
 
 def require_run(directory: Path) -> None:
@@ -160,15 +215,72 @@ def require_run(directory: Path) -> None:
 
 def read_provenance(directory: Path) -> dict[str, Any]:
     """The `[provenance]` section of a run's config.toml."""
-    import tomllib
-
-    read_toml(directory / "config.toml")  # reports what is wrong, if anything
-    written = tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
-    provenance: dict[str, Any] = written.get("provenance", {})
-    return provenance
+    return provenance_in(directory / "config.toml")
 
 
-def _fresh_name(config: Config) -> Path:
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """A run's summary.json; None while the run is not complete.
+
+    Raises:
+        ValueError: it is damaged; the message says so in a line.
+    """
+    path = directory / SUMMARY
+    try:
+        summary = json.loads(path.read_bytes())
+        summary["eval"]["mean_return"], summary["steps"] + 0
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path}: is damaged") from None
+    found: dict[str, Any] = summary
+    return found
+
+
+def last_step(directory: Path) -> int:
+    """The step of the last whole row of metrics.jsonl; 0 before the first."""
+    rows = _rows(_read(directory / METRICS), None)
+    return int(json.loads(rows[-1])["step"]) if rows else 0
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes; none where there is no such file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _rows(data: bytes, up_to_step: int | None) -> list[bytes]:
+    """The lines that are whole rows, those beyond `up_to_step` left out.
+
+    A process that is killed leaves half a line at the end; a power cut leaves zeros, and parts of lines.
+    """
+    rows = []
+    for line in data.splitlines(keepends=True):
+        try:
+            step = json.loads(line)["step"]
+            if isinstance(step, int) and line.endswith(b"\n") and (up_to_step is None or step <= up_to_step):
+                rows.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return rows
+
+
+def working_directory() -> Path:
+    """The working directory, from the root; as relative paths have it where it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()
+
+
+def _fresh_name(config: Config, here: Path) -> Path:
     """runs/CartPole-v1-bitnet-json-ppo-seed0, with -2, -3 … behind it if taken."""
     run = config.run
     critic = () if run.critic_backbone is None else ("critic", run.critic_backbone)
@@ -178,7 +290,7 @@ def _fresh_name(config: Config) -> Path:
     while True:
         directory = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
-            directory.mkdir(parents=True)
+            (here / directory).mkdir(parents=True)
             return directory
         except FileExistsError:
             number += 1

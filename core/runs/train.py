@@ -7,21 +7,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
+from bitrl.core.acting.checkpoints import Checkpoint
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
-from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.errors import RunStopped, UsageError
 from bitrl.core.interfaces import Algorithm
+from bitrl.core.provided import check_file
 from bitrl.core.records import BackboneRecord
 from bitrl.core.runs.evaluate import play, reported, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
 from bitrl.core.runs.progress import progress_display
-from bitrl.core.runs.provenance import git_commit, packages_of, peak_rss_mb, versions
-from bitrl.core.runs.store import RunStore
-from bitrl.core.runs.trained import check_identity, newest_good
+from bitrl.core.runs.provenance import (
+    changes_since,
+    git_commit,
+    packages_of,
+    peak_rss_mb,
+    plugins_of,
+    versions,
+)
+from bitrl.core.runs.store import RunStore, read_provenance, read_summary, require_run, working_directory
+from bitrl.core.runs.trained import check_identity, check_options, configuration, newest_good
+from bitrl.core.schedules import Schedule
 from bitrl.core.wording import resuming
+
+MOST_CHANGES = 6
+"""How many changed packages a warning names."""
 
 
 def run(
@@ -79,12 +94,15 @@ def run(
         values.setdefault(part, {})[name] = value
     values.setdefault("run", {}).update({name: value for name, value in named.items() if value is not None})
     values, _ = overlay(read_toml(Path(config)) if config else {}, values)
+    if config:
+        check_file(Path(config), values, named)
     with progress_display(quiet=not progress) as shown:
         return start(resolve(values), Path(out) if out is not None else None, force, (*listeners, shown))
 
 
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
+    here = working_directory()
     parts = build(config)
     if config.serializer.learns:  # it learns now, and fails now if it cannot
         serializer: Any = parts.reader.serializer
@@ -94,51 +112,88 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
     algorithm = begin(config, parts)
     try:
         # Everything is imported by now, so import errors are reported before anything is written.
-        provenance = {"versions": versions(packages_of(config)), **identities(parts), **git_commit()}
-        store = RunStore.create(out, config, provenance, force)
+        plugins = {"plugins": found} if (found := plugins_of(config)) else {}
+        provenance = {"versions": versions(packages_of(config)), **plugins, **identities(parts), **git_commit()}
+        store = RunStore.create(out, config, provenance, force, here)
     except BaseException:
         algorithm.task.collector.envs.close()
         raise
     try:
-        with open_loggers(config, store.directory) as logger:
-            return _train(config, parts, store, algorithm, 0, (*listeners, logger))
+        with open_loggers(config, store.place) as logger:
+            return _train(config, parts, store, algorithm, None, (*listeners, logger))
     finally:
         store.close()
 
 
-def resume(run: str | Path, listeners: tuple[Listener, ...] = (), progress: bool = False) -> dict[str, Any]:
+def resume(
+    run: str | Path, listeners: tuple[Listener, ...] = (), progress: bool = False, *, steps: int | None = None
+) -> dict[str, Any]:
     """Resume a stopped run: it continues bit-identically to an uninterrupted one. A complete run returns its summary.
 
     Args:
         run: its directory.
         listeners, progress: see `run`.
+        steps: train on to this many environment steps instead of the run's own, a complete run too. Without schedules
+            (`linear:3e-4:0`, `algo.anneal`) it ends as one that was started with them; a schedule is from here on that
+            of the new length.
 
     Raises:
-        UsageError: no run there, it is in use, or its model is not the one it was started with.
+        UsageError: no run there, it is in use, its model is not the one it was started with, an option that changes
+            what it learns was edited in its config.toml, or it has already trained for more than `steps`.
         RunFailed: every checkpoint is damaged, or the environment cannot be restored.
+        RunStopped: a signal stopped it.
     """
     with progress_display(quiet=not progress) as shown:
-        return go_on(Path(run), (*listeners, shown))
+        return go_on(Path(run), (*listeners, shown), steps)
 
 
-def go_on(directory: Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+def go_on(directory: Path, listeners: tuple[Listener, ...] = (), steps: int | None = None) -> dict[str, Any]:
     """Go on with the run in a directory; see `resume`."""
+    require_run(directory)
+    tell = teller(listeners)
+    written = read_toml(directory / "config.toml").get("run", {}).get("steps")
+    done = _finished(directory, tell)
+    if done is not None and steps in (None, written) and not (isinstance(written, int) and done["steps"] < written):
+        return {**done, "run": str(directory)}  # it may have been moved
     store = RunStore.open(directory)
     try:
-        done = store.summary()
-        if done is not None:
-            return done
         checkpoints.drop_old(store.checkpoints)  # it may have been killed before it did this
-        config = resolve(read_toml(directory / "config.toml"), saved=True)
+        config = configuration(directory, steps=steps)
+        checkpoint = newest_good(directory, tell)
+        reached = checkpoint.meta["step"] if checkpoint is not None else 0
+        if steps is not None and steps < reached:
+            raise UsageError(f"{directory}: has already trained for {reached:,} steps: ask for more")
+        if checkpoint is None and done is not None:
+            raise UsageError(f"{directory}: has no checkpoint to go on from: start the run again with more steps")
+        if checkpoint is None:
+            tell(events.Warned(directory, f"{directory}: has no checkpoint: it starts from the beginning"))
+        else:
+            check_options(directory, config, checkpoint)
         parts = build(config)
         check_identity(directory, parts)
-        checkpoint = newest_good(directory, teller(listeners))
         algorithm = begin(config, parts, checkpoint)
-        updates = checkpoint.meta["updates"] if checkpoint is not None else 0
-        with open_loggers(config, directory) as logger:
-            return _train(config, parts, store, algorithm, updates, (*listeners, logger))
+        if changes := changes_since(read_provenance(directory), config):
+            more = f" and {len(changes) - MOST_CHANGES} more" if len(changes) > MOST_CHANGES else ""
+            told = f"{', '.join(changes[:MOST_CHANGES])}{more}: it goes on, but may end otherwise than it would have"
+            tell(events.Warned(directory, f"{directory}: changed since the run began: {told}"))
+        if config.run.steps != written or done is not None:
+            store.extend(config.run.steps)
+            if _has_schedules(config):
+                told = f"its schedules are from here on those of {config.run.steps:,} steps"
+                tell(events.Warned(directory, f"{directory}: {told}: it ends otherwise than a run started with them"))
+        with open_loggers(config, store.place) as logger:
+            return _train(config, parts, store, algorithm, checkpoint, (*listeners, logger))
     finally:
         store.close()
+
+
+def _finished(directory: Path, tell: Listener) -> dict[str, Any] | None:
+    """The summary of a complete run; a damaged one is told of, and made again."""
+    try:
+        return read_summary(directory)
+    except ValueError as error:
+        tell(events.Warned(directory, f"{error}: the run is evaluated again"))
+        return None
 
 
 def _train(
@@ -146,17 +201,20 @@ def _train(
     parts: Parts,
     store: RunStore,
     algorithm: Algorithm,
-    updates: int,
+    checkpoint: Checkpoint | None,
     listeners: tuple[Listener, ...],
 ) -> dict[str, Any]:
-    """Train from where `algorithm` stands, after `updates` updates, to the end; evaluate; write the summary."""
+    """Train from where `algorithm` stands, as `checkpoint` left it, to the end; evaluate; write the summary."""
     directory, run = store.directory, config.run
     tell = teller(listeners)
-    with interrupts(lambda: tell(events.Interrupted(directory))) as interrupted:
+    updates = 0 if checkpoint is None else checkpoint.meta["updates"]
+    # Before 0.2 checkpoints did not say what they cover: a row for each update.
+    covered = None if checkpoint is None else checkpoint.meta.get("metrics", {"rows": updates})
+    with interrupts(lambda signum: tell(events.Interrupted(directory, signum))) as interrupted:
         algorithm.task.collector.progress = lambda step: tell(events.RolloutStepped(directory, step))
-        store.rewind(algorithm.step)
-        timings = store.rows("timings.jsonl")
-        seconds = timings[-1]["seconds"] if timings else 0.0
+        for missing in store.rewind(algorithm.step, covered):
+            tell(events.Warned(directory, missing))
+        seconds = store.seconds()
         tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
         try:
             while algorithm.step < run.steps:
@@ -170,16 +228,18 @@ def _train(
                 tell(events.Updated(directory, algorithm.step, row))
                 finished = algorithm.step >= run.steps
                 if finished or interrupted() or updates % run.checkpoint_every == 0:
-                    saved = checkpoint_of(config, algorithm, updates)
+                    saved = checkpoint_of(config, algorithm, updates, store.covered())
                     path = checkpoints.write(store.checkpoints, algorithm.step, saved)
                     tell(events.CheckpointSaved(directory, algorithm.step, path))
                 if interrupted() and not finished:
-                    raise RunFailed(f"stopped at step {algorithm.step}; continue with: {resuming(directory)}")
+                    stopped = f"stopped at step {algorithm.step}; continue with: {resuming(directory)}"
+                    raise RunStopped(stopped, interrupted())
         finally:
             algorithm.task.collector.envs.close()
-        returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, interrupted)
+        returns = play(parts, algorithm, run.eval_episodes, run.seed, directory, tell, lambda: interrupted() > 0)
         if len(returns) < run.eval_episodes:
-            raise RunFailed(f"stopped before the evaluation was done; continue with: {resuming(directory)}")
+            stopped = f"stopped before the evaluation was done; continue with: {resuming(directory)}"
+            raise RunStopped(stopped, interrupted())
     summary = {
         "run": str(directory),
         **{name: getattr(run, name) for name in (*COMPONENTS, "seed")},
@@ -189,6 +249,8 @@ def _train(
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": statistics(returns),
         **reported(config, algorithm),
+        # Of a run that lost some of its log, and went on.
+        **({"metrics_rows_lost": lost} if (lost := updates - store.rows) > 0 else {}),
         # Of this process: a resumed run starts with empty caches.
         **_cache_statistics("cache", config.backbone, parts.reader.backbone),
         **_cache_statistics("critic_cache", config.critic_backbone, parts.reader.critic),
@@ -196,6 +258,13 @@ def _train(
     store.finish(summary)
     tell(events.RunFinished(directory, summary))
     return summary
+
+
+def _has_schedules(config: Config) -> bool:
+    """Whether what is learned depends on how many steps the run has: by a schedule, or by `anneal`."""
+    values = attrs.asdict(config.algo_options, recurse=False)
+    scheduled = [each for each in values.values() if isinstance(each, Schedule) and each.shape != "constant"]
+    return bool(scheduled or values.get("anneal"))
 
 
 def _cache_statistics(name: str, record: BackboneRecord | None, backbone: Any) -> dict[str, Any]:

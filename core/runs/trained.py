@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint
+from bitrl.core.acting.states import identity_changes
 from bitrl.core.config import Config, read_toml, resolve, without_loggers
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
+from bitrl.core.options import shown
+from bitrl.core.provided import announce_module, check_provided
 from bitrl.core.runs.listeners import Listener
 from bitrl.core.runs.parts import Parts, begin, build, identities
 from bitrl.core.runs.store import read_provenance
 from bitrl.core.wording import resuming, setting
+
+MOST_CHANGES = 3
+"""How many changed options an error names."""
 
 
 def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
@@ -23,17 +30,52 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
         UsageError: no checkpoint there, or its model is not the one it was trained with.
         RunFailed: every checkpoint is damaged.
     """
-    config = resolve(without_loggers(read_toml(directory / "config.toml")), saved=True)
+    config = configuration(directory, loggers=False)
     checkpoint = newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(
             f"{directory}: has no checkpoint yet: let it train longer, or continue it with {resuming(directory)}"
         )
+    check_options(directory, config, checkpoint)
     parts = build(config)
     check_identity(directory, parts)
     algorithm = begin(config, parts, checkpoint, to_learn=False)
     algorithm.task.collector.envs.close()
     return config, parts, algorithm
+
+
+def configuration(directory: Path, *, steps: int | None = None, loggers: bool = True) -> Config:
+    """The resolved configuration of a run: with other `steps` if given, and with its loggers if it is trained on.
+
+    Raises:
+        UsageError: its config.toml is wrong, or a plugin that it names is not installed.
+    """
+    file = directory / "config.toml"
+    values = read_toml(file)
+    check_provided(f"{directory}: the run", values.get("run", {}), read_provenance(directory))
+    announce_module(file, values)
+    if steps is not None:
+        values.setdefault("run", {})["steps"] = steps
+    return resolve(values if loggers else without_loggers(values), saved=True)
+
+
+def check_options(directory: Path, config: Config, checkpoint: Checkpoint) -> None:
+    """Refuse a configuration whose options, but the free ones, are not those that the checkpoint was trained with."""
+    # Before 0.2 a checkpoint did not say more of them.
+    before = checkpoint.meta.get("options", {"run": {"num_envs": len(checkpoint.meta["starts"])}})
+    now = json.loads(json.dumps(config.kept()))
+    changed = [
+        f"{part}.{name} was {shown(old)} and is {shown(now[part][name])}"
+        for part, options in before.items()
+        for name, old in options.items()
+        if name in now.get(part, {}) and now[part][name] != old
+    ]
+    if changed:
+        more = f" and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
+        raise UsageError(
+            f"{directory / 'config.toml'}: was edited since the run began: {', '.join(changed[:MOST_CHANGES])}{more}: "
+            f"write back what was there, or start a new run with {setting('config')}"
+        )
 
 
 def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
@@ -59,8 +101,7 @@ def check_identity(directory: Path, parts: Parts) -> None:
     provenance, now = read_provenance(directory), identities(parts)
     for name, part in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
         old, new = provenance.get(name, {}), now.get(name, {})
-        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        if changed:
+        if changed := identity_changes(old, new):
             raise UsageError(
                 f"{directory}: {part} is not the one it was trained with ({', '.join(changed)} changed): "
                 "restore the original model, or train again"

@@ -51,7 +51,7 @@ class PPO(Algorithm):
             space, admissible = collector.action_space, collector.states.admissible
             self.head: Head = action_head(space)
             if admissible is not None and admissible.commands is not None and isinstance(space, Discrete):
-                self.head = TextChoice(space, reader.width)
+                self.head = TextChoice(space, reader.command_width)
             # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
             self.encoder: nn.Module | None = None if reader.learner is None else reader.learner.module()
             alone = reader.learner is None

@@ -16,15 +16,19 @@ class LanguageModelOptions:
 
     model: str | None = option(
         None,
-        "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME); "
-        "unset: the starter model in the package, or its full-precision twin for int8, int4 and bf16",
+        "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME; "
+        "random:starter, a control with random weights); unset: the starter model in the package, or its "
+        "full-precision twin for int8, int4 and bf16",
+        free=True,  # the identity tells one model from another
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
     pooling: Literal["mean", "last", "field"] = option(
         "mean",
         "features of a text: mean over tokens, last token, or last tokens of its numbers, concatenated (field)",
     )
-    threads: int = option(0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0))
+    threads: int = option(
+        0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0), free=True
+    )
     i2s_packing: Literal["x86", "arm"] = option(
         "x86", "CPU architecture on which a file of I2_S weights was written, which the file does not record"
     )
@@ -38,7 +42,7 @@ class LanguageModelOptions:
     projection: int | None = option(
         None, "project the features to this width by a fixed random matrix; unset: no projection", above(0)
     )
-    cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0))
+    cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0), free=True)
     lora_rank: int | None = option(
         None, "rank of low-rank adapters (LoRA) trained with the heads; unset: the model is frozen", above(0)
     )
@@ -53,7 +57,9 @@ class TernaryOptions(LanguageModelOptions):
     """Options of the language model with ternary weights."""
 
     bits: Literal["2", "1.6"] = option(
-        "2", "bits per weight in memory, with identical features; 1.6 saves a fifth, and time where memory is slow"
+        "2",
+        "bits per weight in memory, with identical features; 1.6 saves a fifth, and time where memory is slow",
+        free=True,
     )
 
 
@@ -64,9 +70,17 @@ class MLPOptions:
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers, tanh after each", each_at_least(1))
 
 
+@options
+class RandomProjectionOptions:
+    """Options of the random projection."""
+
+    width: int = option(256, "number of features", above(0))
+    seed: int = option(0, "random seed of the weights", at_least(0))
+
+
 @hookimpl
 def bitrl_backbones() -> Iterator[BackboneRecord]:
-    """The language model in four formats, and mlp."""
+    """The language model in four formats, mlp and random-projection."""
     for name, target, summary in (
         ("bitnet", "ternary", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
         ("int8", "int8", "the frozen language model with 8-bit weights, one scale per row"),
@@ -90,4 +104,11 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
         options=MLPOptions,
         accepts=("vector",),
         provides=("gradients",),
+    )
+    yield BackboneRecord(
+        name="random-projection",
+        summary="frozen random features of the state vector: a control, without a language model",
+        target="bitrl.plugins.backbones.random_projection:RandomProjection",
+        options=RandomProjectionOptions,
+        accepts=("vector",),
     )

@@ -78,6 +78,7 @@ class LanguageModel:
         self.cache = Cache(int(options.cache_mb * 2**20))
         self.identity: dict[str, Any] = {
             "model_sha256": self.engine.file.sha256(),
+            "model_seal": self.engine.file.seal(),
             "format": None if format.startswith("ternary") else format,  # packed in 2 bits or 1.6: the same features
             "layers": self.engine.blocks,
             "i2s_packing": options.i2s_packing if any(t.type == "I2_S" for t in self.engine.tensors) else None,

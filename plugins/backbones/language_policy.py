@@ -10,7 +10,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from bitrl.plugins.backbones.files.model_file import ModelFile
 if TYPE_CHECKING:
     from torch import nn
 
-    from bitrl.plugins.backbones.language_model import LanguageModel
+    from bitrl.plugins.backbones.language_model import LanguageModel, LearningLanguageModel
     from bitrl.plugins.backbones.training.decoder import Decoder
 
 
@@ -86,10 +86,9 @@ class EnginePolicy:
         """The model in torch."""
         from bitrl.plugins.backbones.training.decoder_file import read_decoder
 
-        if self.has_adapters:
-            decoder: Decoder = self.model.decoder  # type: ignore[attr-defined]
-            return decoder
         model = self.model
+        if has_adapters(model):
+            return model.decoder
         decoder = read_decoder(
             model.engine.file, model.engine.format, model.engine.blocks, learns=True, activation=model.activation,
             i2s_packing=model.options.i2s_packing,
@@ -97,15 +96,10 @@ class EnginePolicy:
         self._pushed = {name: _digest(values) for name, values in engine_weights(decoder)}
         return decoder
 
-    @property
-    def has_adapters(self) -> bool:
-        """Whether adapters learn, and nothing else."""
-        return self.model.options.lora_rank is not None
-
     def sync(self) -> None:
         """The module's parameters have changed: generate by them from now on; kept sequences and features are void."""
-        if self.has_adapters:
-            self.model.sync()  # type: ignore[attr-defined]
+        if has_adapters(self.model):
+            self.model.sync()
         elif "decoder" in vars(self):
             self.push(self.decoder)
             self.model.weights_changed()
@@ -126,8 +120,8 @@ class FrozenPolicy(EnginePolicy):
     def __init__(self, policy: EnginePolicy) -> None:
         model = policy.model
         super().__init__(type(model)(model.options, model.number_count, model.engine.format))
-        if policy.has_adapters:
-            model.copy_adapters(self.model)  # type: ignore[attr-defined]
+        if has_adapters(model) and has_adapters(self.model):
+            model.copy_adapters(self.model)
         elif "decoder" in vars(policy):
             self.__dict__["decoder"] = copy.deepcopy(policy.decoder)
             self.push(self.decoder)
@@ -139,6 +133,11 @@ class FrozenPolicy(EnginePolicy):
     def sync(self) -> None:
         """Raises UsageError: there is nothing to learn."""
         raise UsageError("a reference is a frozen copy of a language model: it does not learn")
+
+
+def has_adapters(model: LanguageModel) -> TypeGuard[LearningLanguageModel]:
+    """Whether adapters learn, and nothing else."""
+    return model.options.lora_rank is not None
 
 
 def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:

@@ -44,7 +44,9 @@ class CodesOptions:
     )
     states: int = option(4096, "states of a random policy that the codebook is fitted to", above(0))
     states_file: str | None = option(
-        None, "fit to the states in this file instead, visited by a trained agent (bitrl eval RUN --states FILE)"
+        None,
+        "fit to the states in this file instead, visited by a trained agent (bitrl eval RUN --states FILE)",
+        free=True,  # the codebook is in every checkpoint
     )
 
 
@@ -59,9 +61,20 @@ class TemplateOptions(TextOptions):
     )
 
 
+@options
+class HashOptions:
+    """Options of the serializer that hashes texts."""
+
+    texts: str | None = option(
+        None, "serializer whose texts are hashed; unset: grid for grids, prompt for prompts, else compact"
+    )
+    width: int = option(512, "length of the vectors", above(0))
+    ngrams: int = option(3, "length of the character n-grams hashed beside words; 0: words alone", between(0, 16))
+
+
 @hookimpl
 def bitrl_serializers() -> Iterator[SerializerRecord]:
-    """json, natural, compact, bins, codes, prompt, template, grid and vector."""
+    """json, natural, compact, bins, codes, prompt, template, grid, vector and hash."""
     yield SerializerRecord(
         name="json",
         summary='an object of named numbers: {"pole_angle": 0.012, …}',
@@ -113,5 +126,12 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         name="vector",
         summary="the numbers themselves, scaled to [-1, 1] by their bounds",
         target="bitrl.plugins.serializers.vector:Vector",
+        emits="vector",
+    )
+    yield SerializerRecord(
+        name="hash",
+        summary="hashed words and n-grams of the text that another serializer writes",
+        target="bitrl.plugins.serializers.hash:Hash",
+        options=HashOptions,
         emits="vector",
     )

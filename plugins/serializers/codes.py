@@ -93,7 +93,8 @@ class Codes:
         from bitrl.core.environments.loading import load_environment
         from bitrl.core.environments.observations import observations_of
 
-        return self._numbers(observations_of(load_environment(str(self.observation.env)), self.options.states))
+        environment = load_environment(str(self.observation.env), **self.observation.env_options)
+        return self._numbers(observations_of(environment, self.options.states))
 
     def _saved_states(self, path: Path) -> np.ndarray:
         from bitrl.core.runs.state_recorder import read_states

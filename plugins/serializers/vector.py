@@ -8,13 +8,13 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
-from bitrl.core.wording import setting
+from bitrl.core.wording import setting, warn
 from bitrl.plugins.serializers.numbers import refuse_no_numbers
 
 
 class Vector:
     """Numbers with known bounds are scaled to [-1, 1], others are left unchanged; a Discrete observation becomes
-    one-hot. Texts beside the numbers are left out, as a network without a language model cannot use them.
+    one-hot. Texts beside the numbers, which a network without a language model cannot use, are left out with a warning.
 
     Attributes:
         width: k, the length of the vectors.
@@ -27,6 +27,10 @@ class Vector:
                 "and a backbone that reads text"
             )
         refuse_no_numbers(observation)
+        if observation.texts:
+            names = " and ".join(f'"{name}"' for name in observation.texts)
+            instead = f"use {setting('serializer', 'json', 'compact')} and a backbone that reads text"
+            warn(f"serializer vector leaves out the text {names} of {observation.env}, unknown to the agent: {instead}")
         self.observation = observation
         self.width = observation.discrete or len(observation.fields)
         known = [
@@ -52,9 +56,9 @@ class Vector:
             observations = observations["numbers"]
         if self.observation.discrete is not None:
             start = int(self.observation.fields[0].low or 0)
-            one_hot: np.ndarray = np.eye(self.width, dtype=np.float32)[
-                np.asarray(observations).ravel().astype(int) - start
-            ]
+            places = np.asarray(observations).ravel().astype(int) - start
+            one_hot = np.zeros((len(places), self.width), np.float32)
+            one_hot[np.arange(len(places)), places] = 1.0
             return one_hot
         flat = np.asarray(observations, dtype=np.float64).reshape(len(observations), -1)
         if not self.observation.fields:

@@ -46,7 +46,7 @@ def test_help_lists_every_command(bitrl) -> None:
     done = bitrl("--help")
     assert done.code == 0
     for name, (_, text) in COMMANDS.items():
-        assert f"{name:<6}  {text}" in done.out
+        assert f"{name:<7}  {text}" in done.out
 
 
 def test_bare_program_shows_its_help(bitrl) -> None:

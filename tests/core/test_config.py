@@ -164,7 +164,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "mlp", "serializer": "json"}})
     message = str(caught.value)
     assert message.startswith(
-        'serializer "json" emits text, but backbone "mlp" accepts vector: use --serializer vector'
+        'serializer "json" emits text, but backbone "mlp" accepts vector: use --serializer hash or vector'
     )
     assert "or --backbone bf16 or bitnet or" in message
     with pytest.raises(UsageError) as caught:

@@ -1,12 +1,11 @@
-"""How fast training is, end to end, and where its time goes: `bitrl bench env`.
+"""Training speed, end to end, and where the time goes: `bitrl bench env`.
 
-A run is built as ever, and what it was built of is then wrapped, so nothing in the product knows of a timer. A round of
-measuring is one update of the algorithm; then its texts once more, without training: those that were computed, by the
-encoder alone, and all that were asked for, with the cache and without it. Machines drift, so ratios are taken within a
-round, and the median of the rounds is given.
+A run is built as usual and its parts are then wrapped with timers, so nothing else knows of them. A round is one update
+of the algorithm, after which its texts are encoded again without training: those whose features were computed, by the
+encoder alone, and all whose features were requested, with the cache and without it. A machine's speed drifts, so ratios
+are taken within a round, and their median over the rounds is reported.
 
-Knows runs, and what the language model as a backbone is made of: of any other backbone it sees `encode` alone. Does not
-print.
+Knows runs, and the parts of a language model; of any other backbone, `encode` alone. Does not print.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ T = TypeVar("T")
 Batches = list[Sequence[str]]
 
 PARTS = ("environment", "text", "cache", "tokenizer", "encoder", "learner")
-"""Where time goes: stepping, the serializer, looking features up, tokens, the model, and all else."""
+"""What time is attributed to: environment steps, the serializer, cache look-ups, tokenising, the model, all else."""
 
 REST = PARTS[-1]
 
 
 class Split:
-    """Divides the time that passes among `PARTS`: a moment belongs to the part that is at work, the inner one where one
-    works for another; to the learner where none is. Where several threads are at work they share it evenly.
+    """Attributes elapsed time to `PARTS`: a moment belongs to the part that is running, the innermost where one calls
+    another, and to the learner where none is. Parts that run in several threads share it evenly.
     """
 
     def __init__(self) -> None:
@@ -48,7 +47,7 @@ class Split:
         self._since = time.perf_counter()
 
     def timed(self, part: str, call: Callable[..., T]) -> Callable[..., T]:
-        """`call`, whose time is the part's."""
+        """`call`, its time attributed to `part`."""
 
         def timed(*args: Any, **kwargs: Any) -> T:
             outer = self._switch(part)
@@ -60,7 +59,7 @@ class Split:
         return timed
 
     def of(self, work: Callable[[], object]) -> dict[str, float]:
-        """Seconds that each part takes of `work()`: together, all of them."""
+        """The seconds of `work()`, by part; they add up to its whole time."""
         self._switch(None)
         self._seconds = dict.fromkeys(PARTS, 0.0)
         work()
@@ -68,7 +67,7 @@ class Split:
         return self._seconds
 
     def _switch(self, part: str | None) -> str | None:
-        """This thread is in `part` from now on, if in any; returns the one it was in."""
+        """Let this thread run `part` from now on (None: no part); returns the previous one."""
         thread = threading.get_ident()
         with self._lock:
             now = time.perf_counter()
@@ -83,7 +82,7 @@ class Split:
 
 
 class Substitute:
-    """Stands for `inner`, with some attributes of its own."""
+    """Stands in for `inner`, with some attributes replaced."""
 
     def __init__(self, inner: Any, **own: Any) -> None:
         self.__dict__.update(own, _inner=inner)
@@ -93,12 +92,12 @@ class Substitute:
 
 
 class WatchedBackbone(Substitute):
-    """A backbone whose time is split and whose texts are noted.
+    """A backbone whose time is attributed to parts and whose texts are recorded.
 
     Attributes:
-        model: the language model, whose cache and tokenizer have parts of their own; None: any other backbone.
-        asked: the batches whose features were asked for.
-        computed: what was computed of them, batch by batch: what the cache did not have.
+        model: the language model, whose cache and tokenizer are timed separately; None: any other backbone.
+        asked: the batches of texts whose features were requested.
+        computed: those of them whose features were not cached, batch by batch.
     """
 
     width: int
@@ -117,7 +116,7 @@ class WatchedBackbone(Substitute):
             self.keep_in(self.model.cache)
 
     def forget(self) -> None:
-        """Begin the notes anew."""
+        """Clear the records."""
         self.asked: Batches = []
         self.computed: Batches = []
 
@@ -129,7 +128,7 @@ class WatchedBackbone(Substitute):
         return self._encode(inputs)
 
     def keep_in(self, cache: Cache) -> None:
-        """From now on the language model keeps features in `cache`."""
+        """Let the language model use `cache` from now on."""
 
         def rows(texts: Sequence[str], encode: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
             def compute(missing: Sequence[str]) -> np.ndarray:
@@ -145,14 +144,14 @@ class WatchedBackbone(Substitute):
 
 @attrs.frozen
 class Round:
-    """One update and its texts once more. Seconds, of which those with a name each are by part.
+    """Measurements of one update, and of encoding its texts again. Times are in seconds.
 
     Attributes:
-        steps: that the environments took.
-        asked, computed: how many texts' features were asked for, and computed.
-        training: of the update, by part.
-        alone: of encoding what was computed again, by part.
-        cached, uncached: of encoding what was asked for again, with the cache and without; None where there is none.
+        steps: environment steps taken.
+        asked, computed: how many texts' features were requested, and how many were computed.
+        training: time of the update, by part.
+        alone: time of encoding the computed texts again, by part.
+        cached, uncached: time of encoding the requested texts again, with and without the cache; None: there is none.
     """
 
     steps: int
@@ -165,7 +164,7 @@ class Round:
 
 
 class MeasuredRun:
-    """A run's parts, watched: call `update` as a run does, or `round` to measure.
+    """A run's parts with timers: call `update` as a run does, or `round` to measure.
 
     Raises UsageError where something cannot be built.
     """
@@ -179,7 +178,7 @@ class MeasuredRun:
         self.backbone = WatchedBackbone(reader.backbone, self.split)
         model = self.backbone.model
         self.cache: Cache | None = model.cache if model is not None and model.cache.budget else None
-        # It sees what the cache of the training sees, one round later.
+        # It gets the texts that the run's own cache gets, after each round.
         self._follower = Cache(self.cache.budget) if self.cache is not None else None
         watched = StateReader(
             timed,
@@ -198,14 +197,14 @@ class MeasuredRun:
         return self.algorithm.update()
 
     def warm_up(self) -> None:
-        """An update that is not measured: scratch memory grows, the first features are standardised."""
+        """An update that is not measured: it allocates scratch memory and fits the standardisation of features."""
         self.backbone.forget()
         self.update()
         if self._follower is not None:
             self._again(self.backbone.asked, self._follower)
 
     def round(self) -> Round:
-        """One update, measured, and its texts once more."""
+        """Measure one update, and encoding its texts again."""
         self.backbone.forget()
         before = self.algorithm.step
         training = self.split.of(self.update)
@@ -226,8 +225,8 @@ class MeasuredRun:
         )
 
     def _again(self, batches: Batches, cache: Cache) -> dict[str, float]:
-        """Seconds by part that encoding `batches` takes, the language model's features kept in `cache` meanwhile."""
-        self.backbone.forget()  # so that `batches`, which may be its notes, do not grow
+        """Seconds, by part, of encoding `batches` with `cache` as the language model's."""
+        self.backbone.forget()  # `batches` may be its records, which must not grow meanwhile
 
         def encode() -> None:
             for batch in batches:
@@ -249,13 +248,13 @@ class MeasuredRun:
 
 
 def measure(config: Config, steps: int) -> dict[str, Any]:
-    """Train for at least `steps` environment steps after one update that does not count; what came out, as plain data.
+    """Train for at least `steps` environment steps after one warm-up update → the measurements, as plain data.
 
-    `seconds` by part add up to what training took, which `steps_per_second` is of; writing to disk is not in it.
-    `encoder`: texts a second that tokenizer and model compute while training runs and alone; `share_of_alone`, the one
-    as a share of the other, and `share_of_training`, the time that they would need alone as a share of the whole
-    training. `cache`: `hit_rate`, and features a second with it and without; `gain`, how many times as many with it.
-    `encoder` and `cache` are None where there is none.
+    `seconds`, by part, add up to the training time, on which `steps_per_second` is based; writing to disk is excluded.
+    `encoder`: texts per second of tokenizer and model during training and standalone; `share_of_alone`, the first
+    relative to the second, and `share_of_training`, their standalone time relative to all training time. `cache`:
+    `hit_rate`, features per second with and without it, and `gain`, the ratio of the two. `encoder` and `cache` are
+    None where there is none.
 
     Raises:
         UsageError: something cannot be built. RunFailed: training cannot go on.

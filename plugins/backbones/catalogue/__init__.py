@@ -1,8 +1,8 @@
 """Models by name: what `-o backbone.model=NAME` means, and what `bitrl model pull NAME` does.
 
-A name is a path, one of `entries.ENTRIES`, or `hf:OWNER/NAME[/FILE.gguf][@REVISION]` for any repository of the Hugging
-Face hub. Only `pull` downloads. Knows the kinds of sources, and what has been downloaded. Does not know how files are
-transferred: hub.py and wheel.py do.
+A name is a path, one of `entries.ENTRIES`, random:NAME (random_weights.py), or `hf:OWNER/NAME[/FILE.gguf][@REVISION]`
+for any repository of the Hugging Face hub. Only `pull` downloads. Knows the kinds of sources, and what has been
+downloaded. Does not know how files are transferred: hub.py and wheel.py do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
 __all__ = [
     "ENTRIES", "Hub", "ModelEntry", "Packaged", "Pulled", "Recipe", "Wheel",
     "find", "hints", "local", "packaged", "pull", "resolve",
-]  # fmt: skip  # fmt: skip
+]  # fmt: skip
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _HUB_NAME = re.compile(rf"hf:({_PART}/{_PART})(?:/([^@]+\.gguf))?(?:@([^@\s]+))?")
@@ -35,6 +35,10 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if path.exists():
         return path
+    if os.fspath(name).startswith("random:"):
+        from bitrl.plugins.backbones.catalogue.random_weights import parse_name, random_copy
+
+        return random_copy(os.fspath(name), resolve(parse_name(os.fspath(name))[0]))
     entry = find(os.fspath(name))
     found = local(entry)
     if found is None and isinstance(entry.source, Packaged):
@@ -51,7 +55,9 @@ def resolve(name: str | os.PathLike[str]) -> Path:
 
 def hints(name: str | os.PathLike[str]) -> dict[str, str | None]:
     """`activation` and `linear_class` of that model, as in the catalogue; None where unknown."""
-    known = {} if Path(name).exists() else find(os.fspath(name)).hints
+    if Path(name).exists() or os.fspath(name).startswith("random:"):
+        return dict.fromkeys(("activation", "linear_class"))
+    known = find(os.fspath(name)).hints
     return {key: known.get(key) for key in ("activation", "linear_class")}
 
 

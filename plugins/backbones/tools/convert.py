@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,20 +17,12 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
-from bitrl.core.files import cannot_write
 from bitrl.plugins.backbones.engine.engine import open_model
 from bitrl.plugins.backbones.files import model_file
+from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer
 from bitrl.plugins.backbones.files.hugging_face import MATRICES
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
-from bitrl.plugins.backbones.files.model_file import (
-    HEADER_KEY,
-    TENSOR_KEY,
-    UNSEALED,
-    ModelFile,
-    ModelFileError,
-    Tensor,
-    seal,
-)
+from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFile, ModelFileError, Tensor
 from bitrl.plugins.backbones.files.tokenizer import PATTERNS
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
@@ -86,31 +77,19 @@ def convert(
     metadata, lacks = file_keys(file, activation)
     plans = _plans(file, kind, embeddings, metadata["general.architecture"][0])
     lacks += _differences(metadata, {plan.tensor.name for plan in plans})
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    writer = gguf.GGUFWriter(temporary, metadata.pop("general.architecture")[0])
-    for name, (value, *types) in metadata.items():
-        writer.add_key_value(name, value, *types)
-    for name in (TENSOR_KEY, HEADER_KEY):
-        writer.add_string(name, UNSEALED)
-    for plan in plans:
-        shape = plan.byte_shape
-        writer.add_tensor_info(plan.tensor.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=plan.kind)
-        if plan.scaled:
-            writer.add_tensor_info(_scale_name(plan.tensor.name), (1,), np.dtype(np.float32), 4)
-    try:
-        try:
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            _write_tensors(writer, file, plans, i2s_packing, tell)
-        finally:
-            writer.close()
-        seal(temporary)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise cannot_write(out, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with gguf_writer(out, metadata.pop("general.architecture")[0]) as writer:
+        for name, (value, *types) in metadata.items():
+            writer.add_key_value(name, value, *types)
+        add_digests(writer)
+        for plan in plans:
+            shape = plan.byte_shape
+            writer.add_tensor_info(plan.tensor.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=plan.kind)
+            if plan.scaled:
+                writer.add_tensor_info(_scale_name(plan.tensor.name), (1,), np.dtype(np.float32), 4)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        _write_tensors(writer, file, plans, i2s_packing, tell)
     return lacks
 
 

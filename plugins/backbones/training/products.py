@@ -1,8 +1,8 @@
-"""Products of activations with weights in torch, as the engine's formats compute them, with straight-through gradients.
+"""Matrix products in torch as the engine's formats compute them, with straight-through gradients.
 
-Knows the formats' arithmetic: int8 activations with one absmax scale a token, weights as small integers with a scale
-for each row, or floats. Does not know models. Ternary products are integers, and exact; gradients, and all products of
-floats, are of bfloat16 where `torch.set_float32_matmul_precision("medium")` allows it, with sums in float32 that are
+Knows the formats' arithmetic: int8 activations with one absmax scale per token, weights as small integers with a scale
+per row, or floats. Does not know models. Products of integers are exact. Gradients, and products of float32, are
+computed in bfloat16 where `torch.set_float32_matmul_precision("medium")` allows it, with sums in float32 that are
 rounded at the end. Measured on one thread of an AMD EPYC with AVX-512 VNNI and BF16, [4096, 256] by [256, 1536]:
 90 GFLOP/s in float32, 205 in bfloat16, 400 in int8.
 """
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 LEAST = 1e-5
-"""The least scale, of weights and of a token's activations: what is smaller is rounded to zero."""
+"""The smallest scale of ternary weights and of a token's activations, so that nothing is divided by zero."""
 
 
 def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """BitNet b1.58's absmean quantisation: t in {-1, 0, 1} (float32) and the scale w, so that weight ≈ t * w.
 
-    The scale is rounded to float16 first, as it is stored in a file, so that training and the file agree exactly.
+    The scale is rounded to float16, as files store it, so that training and the file agree exactly.
     """
     scale = weight.abs().mean().clamp(min=LEAST).half().float()
     return (weight / scale).round_().clamp_(-1, 1), scale
@@ -42,14 +42,14 @@ def _int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Four bits a weight, times a small integer for each 32 of a row: together they are integers up to 120."""
+    """4-bit codes times a small integer per block of 32 in a row: their products are integers up to 120."""
     rows, columns = weight.shape
     blocks = nn.functional.pad(weight.double(), (0, -columns % 32)).view(rows, -1, 32)
     largest = blocks.gather(2, blocks.abs().argmax(dim=2, keepdim=True))
     scale = weight.double().abs().amax(dim=1).view(-1, 1, 1) / 119
     safe = scale.where(scale != 0, 1)
     tries, errors = [], []
-    for end in (7, -8):  # how many steps a block's largest weight is
+    for end in (7, -8):  # the code of a block's largest weight
         step = (largest / (end * safe)).round()
         code = (blocks / (step * safe).where(step != 0, 1)).round().clamp(-abs(end), 7)
         tries.append(code * step)
@@ -60,18 +60,18 @@ def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 Quantiser = Callable[[Tensor], tuple[Tensor, Tensor]]
 QUANTISERS: dict[str, Quantiser] = {"ternary": _absmean, "ternary-f16": ternarise, "int8": _int8, "int4": _int4}
-"""Formats of integer weights. "ternary-f16" is that of training: a scale as GGUF's ternary types hold it."""
+"""Formats of integer weights. "ternary-f16" is for training: its scale is float16, as in GGUF's ternary types."""
 FORMATS = (*QUANTISERS, "bf16", "fp32")
 
 
 def is_ternary(weight: Tensor) -> bool:
-    """Whether weights are -1, 0, 1 times one scale, which the engine keeps as they are."""
+    """Whether weights are -1, 0, 1 times one scale, which the engine does not quantise again."""
     largest = weight.abs().amax()
     return bool(largest > 0) and bool(((weight == 0) | (weight.abs() == largest)).all())
 
 
 def codes_of(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
-    """The codes int8 [R, K] and scales float64 [R] that the engine makes of a file's weights in that format."""
+    """Weights of a file → codes int8 [R, K] and scales float64 [R], as the engine quantises them to that format."""
     if format.startswith("ternary") and is_ternary(weight):
         codes, scale = weight.sign(), weight.abs().amax()
     else:
@@ -80,15 +80,15 @@ def codes_of(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
 
 
 def codes_as_learned(weight: Tensor, format: str) -> Tensor:
-    """Codes times their scale, of weights that learn: what `normed_products` multiplies with."""
+    """Trainable weights, quantised and dequantised: what `normed_products` multiplies by."""
     codes, scale = QUANTISERS[format](weight)
     return (codes * scale).float()
 
 
 def head_format(format: str) -> str:
-    """The format of a model's output head: products of codes would round the logits of a float model.
+    """The format of a model's output head: int8, or that of a float model, whose logits must not be rounded.
 
-    That of a model in training is of floats, and rounded when the file is run.
+    In training ("ternary-f16") it is fp32, and quantised when the file is loaded.
     """
     return {"bf16": "bf16", "fp32": "fp32", "ternary-f16": "fp32"}.get(format, "int8")
 
@@ -155,7 +155,7 @@ class _Product(torch.autograd.Function):
 
 
 class _CodedProduct(torch.autograd.Function):
-    """x, quantised, by codes [R, K] with scales [R] that are not trained: nothing but them is kept."""
+    """Quantised x by frozen codes [R, K] with scales [R]; only these are saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class _CodedProduct(torch.autograd.Function):
 
 
 class _Rounded(torch.autograd.Function):
-    """bfloat16 of x, as float32; the gradient passes."""
+    """x rounded to bfloat16, as float32; the gradient passes unchanged."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -190,10 +190,10 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
-    """int8 [M, K] by int8 [K, N] → [M, N], exact: int32, or float32 where that is quicker and no sum reaches 2^24.
+    """int8 [M, K] by int8 [K, N] → [M, N], exact: int32, or float32 where that is faster and no sum reaches 2^24.
 
     Without AVX-512's dot products PyTorch multiplies integers one by one: with AVX2, on one thread, a gradient step of
-    adapters on 2,000 tokens took 1.2 s so, and 0.2 s in float32.
+    adapters on 2,000 tokens took 1.2 s that way, and 0.2 s in float32.
     """
     quick = a.device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
     if not quick and 127 * len(b) * int(b.abs().amax()) < 2**24:
@@ -207,7 +207,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def multiplied(x: Tensor) -> Tensor:
-    """As what it is multiplied: bfloat16 where float32 may be ("medium"). PyTorch itself does so on few CPUs."""
+    """x in bfloat16 where that is allowed ("medium"), since PyTorch itself uses it on few CPUs; else unchanged."""
     allowed = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
     return x.bfloat16() if allowed and x.dtype == torch.float32 else x
 
@@ -218,7 +218,7 @@ def rms_norm(x: Tensor, norm: Tensor, eps: float) -> Tensor:
 
 
 def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *weights: Tensor) -> Tensor:
-    """RMSNorm(x) [..., K], or x, by weights [R_i, K] that learn → [..., sum of R_i], computed as `format` does."""
+    """RMSNorm(x) [..., K], or x, by trainable weights [R_i, K] → [..., sum of R_i], computed as in `format`."""
     rows = x.reshape(-1, x.shape[-1])
     if format in QUANTISERS:
         y: Tensor = _NormedProducts.apply(rows, norm, eps, QUANTISERS[format], *weights)  # type: ignore[no-untyped-call]
@@ -230,7 +230,7 @@ def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *we
 
 
 def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
-    """x [N, K] by weight [R, K] → [N, R] in x's type, both rounded first where the format is bf16."""
+    """x [N, K] by weight [R, K] → [N, R] in x's type; in bf16, both are rounded first."""
     if format == "bf16":
         y: Tensor = _Product.apply(_Rounded.apply(x), _Rounded.apply(weight))  # type: ignore[no-untyped-call]
         return y.to(x.dtype)
@@ -239,7 +239,7 @@ def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
 
 
 class FrozenMatrix(nn.Module):
-    """A matrix [R, K] that does not learn, as a format holds it: int8 codes and a scale a row, or floats."""
+    """A frozen matrix [R, K] as a format stores it: int8 codes and a scale per row, or floats."""
 
     codes: Tensor
     scale: Tensor

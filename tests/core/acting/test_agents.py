@@ -150,6 +150,8 @@ def test_a_bad_observation_leaves_every_episode_as_it_was(trained) -> None:
     episodes = [agent.episode(), agent.episode()]
     with pytest.raises(UsageError):
         agent.act_batch([[0, 0, 0, 0], [0, 0]], episodes)
+    with pytest.raises(UsageError, match="expected an episode for each of 2 observations, got 1"):
+        agent.act_batch([[0, 0, 0, 0]] * 2, episodes[:1])
     assert agent.act_batch([[0, 0, 0.1, 0]] * 2, episodes) == [agent.episode().act([0, 0, 0.1, 0])] * 2
 
 
@@ -230,7 +232,7 @@ def test_an_inadmissible_action_is_not_taken() -> None:
         ({}, [0, 0, 0, None], "observation: expected 4 numbers"),
         ({}, [0, 0, 0, "1"], "observation: expected 4 numbers"),
         ({}, [0, [1], 0, 0], "observation: expected 4 numbers"),
-        ({}, [0, 0, 0, math.nan], "observation: expected no NaN, got [0, 0, 0, nan]"),
+        ({}, [0, 0, 0, math.nan], "observation: expected finite numbers, no NaN or infinity, got [0, 0, 0, nan]"),
         ({}, {"a": 1}, "observation: expected 4 numbers"),
         ({"env": "Taxi-v4"}, 3, "expected the keys action_mask and observation; missing: action_mask, observation"),
         ({"env": "Taxi-v4"}, {"observation": 3}, "; missing: action_mask"),

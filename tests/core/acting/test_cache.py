@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from collections import OrderedDict
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given
@@ -174,6 +175,21 @@ def test_a_third_partys_backbone_gets_a_cache_and_keeps_its_protocols() -> None:
     assert copy.copy(backbone).width == WIDTH
     with pytest.raises(AttributeError, match="'ThirdParty' object has no attribute 'nothing'"):
         _ = backbone.nothing
+
+
+def test_a_backbone_with_slots_gets_a_cache() -> None:
+    @attrs.frozen
+    class Slotted:
+        width: int = WIDTH
+        identity: dict = attrs.Factory(dict)
+
+        def encode(self, inputs) -> np.ndarray:
+            return encode(inputs)
+
+    backbone = cached(Slotted())
+    for _ in range(2):
+        np.testing.assert_array_equal(backbone.encode(["a"]), encode(["a"]))
+    assert (backbone.cache.hits, backbone.width) == (1, WIDTH)
 
 
 def test_a_backbone_that_learns_empties_its_cache() -> None:

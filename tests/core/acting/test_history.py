@@ -199,7 +199,7 @@ def test_the_backbone_counts_the_tokens():
 
 
 def test_mistakes():
-    with pytest.raises(bitrl.UsageError, match=r"run\.history: expected an integer above 0, got 0"):
+    with pytest.raises(bitrl.UsageError, match=r"run\.history: expected an integer between 1 and 1000, got 0"):
         resolve({"run": {"history": 0}})
     with pytest.raises(
         bitrl.UsageError, match=r'run\.history: .* needs equally many numbers in every text: choose "mean" or "last"'

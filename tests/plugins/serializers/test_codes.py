@@ -151,3 +151,39 @@ def test_states_of_an_agent(tmp_path):
     assert len(write(states[5]).split()) == 2
     with pytest.raises(bitrl.UsageError, match="its folder does not exist"):
         bitrl.evaluate(run, states=tmp_path / "none" / "met.safetensors")
+
+
+def test_it_is_fitted_to_the_environment_as_the_run_has_it(monkeypatch):
+    """An option that moves all states far away moves the codebook with them."""
+    import gymnasium
+
+    from bitrl.core.config import resolve
+    from bitrl.core.environments.environment import Environment
+    from bitrl.core.registry import Entry, registry
+    from bitrl.core.runs.parts import build
+
+    @bitrl.options
+    class ShiftedOptions:
+        shift: float = bitrl.option(0.0, "added to every number")
+
+    class Shifted(Environment):
+        def make(self, render_mode=None):
+            env = gymnasium.make("CartPole-v1")
+            shift = self.options.shift
+            space = gymnasium.spaces.Box(-1e6, 1e6, (4,), np.float64)
+            return gymnasium.wrappers.TransformObservation(env, lambda seen: seen + np.float64(shift), space)
+
+    from conformance_helpers import target
+
+    record = bitrl.EnvironmentRecord(name="Shifted-v0", summary="", target=target(Shifted), options=ShiftedOptions)
+    monkeypatch.setitem(
+        registry().entries, "environment", [*registry().entries["environment"], Entry("shifted", record)]
+    )
+    values = {
+        "run": {"env": "Shifted-v0", "serializer": "codes", "backbone": "bitnet"},
+        "serializer": {"states": 64, "codes": 4},
+        "backbone": {"layers": 1},
+        "env": {"shift": 1000.0},
+    }
+    fitted = build(resolve(values)).reader.serializer
+    assert (fitted.state()["mean"] > 990).all()

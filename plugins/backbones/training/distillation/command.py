@@ -79,7 +79,9 @@ def distill(
     # Everything that decides the result, so that a checkpoint is only ever continued by its own command.
     texts = [each.sha256 for each in files]
     teacher_sha256 = file.sha256()
-    fingerprint = repr((teacher_sha256, shape, plan, list(request.envs), texts, request.tokens_per_batch, device.type))
+    fingerprint = repr(
+        (file.seal() or teacher_sha256, shape, plan, list(request.envs), texts, request.tokens_per_batch, device.type)
+    )
     trainer = Distiller(teacher, batches, plan, fingerprint, device)
     checkpoint = request.out.with_name(request.out.name + ".checkpoint")
     if request.resume:

@@ -5,16 +5,13 @@ Knows GGUF's names and how ternary weights fit its types. Does not know how the 
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 import gguf
 import numpy as np
 from torch import Tensor
 
-from bitrl.core.files import cannot_write
-from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, seal
+from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer, write_all
 from bitrl.plugins.backbones.tools.convert import Source, file_keys, raw_bytes
 from bitrl.plugins.backbones.training.decoder import Decoder
 from bitrl.plugins.backbones.training.distillation.student import keeps_bytes
@@ -53,25 +50,12 @@ def write_gguf(path: Path, student: Decoder, source: Source, facts: dict[str, st
     Raises:
         RunFailed: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
+    with gguf_writer(path, ARCHITECTURE) as writer:
         _add_metadata(writer, student, source, facts)
         _add_around(writer, student, source)
         for name, parameter in student.named_parameters():
             _add_tensor(writer, f"{name}.weight", parameter.detach().cpu())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        seal(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None:  # numpy, by which tensors are written, does not say that the disk was full
-            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise cannot_write(path, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_all(writer)
 
 
 def _add_metadata(writer: gguf.GGUFWriter, student: Decoder, source: Source, facts: dict[str, str]) -> None:
@@ -95,8 +79,7 @@ def _add_metadata(writer: gguf.GGUFWriter, student: Decoder, source: Source, fac
     for name, (value, *types) in keys.items():
         if name.startswith("tokenizer."):
             writer.add_key_value(name, value, *types)
-    writer.add_string(TENSOR_KEY, UNSEALED)
-    writer.add_string(HEADER_KEY, UNSEALED)
+    add_digests(writer)
 
 
 def _add_around(writer: gguf.GGUFWriter, student: Decoder, source: Source) -> None:

@@ -6,7 +6,6 @@ was trained.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import gguf
@@ -14,8 +13,8 @@ import numpy as np
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bitrl.core.files import cannot_write
-from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, ModelFile, seal
+from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer, write_all
+from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
 from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape
 from bitrl.plugins.backbones.training.decoder_file import read_decoder
@@ -46,25 +45,14 @@ def write_gguf(path: Path, model: NumberDecoder, vocabulary: Vocabulary, facts: 
     Raises:
         RunFailed: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
+    with gguf_writer(path, ARCHITECTURE) as writer:
         _add_metadata(writer, model.shape, vocabulary, facts)
         for name, parameter in model.named_parameters():
             if name == "number_embd":  # a part of the embeddings
                 continue
             value = model.embeddings() if name == "token_embd" else parameter
             _add_tensor(writer, name, value.detach(), model.shape.ternary)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        seal(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_all(writer)
 
 
 def _add_metadata(writer: gguf.GGUFWriter, shape: DecoderShape, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
@@ -87,8 +75,7 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: DecoderShape, vocabulary: Voca
     kinds = (gguf.TokenType.NORMAL, gguf.TokenType.USER_DEFINED)
     writer.add_token_types([kinds[token in vocabulary.phrases] for token in vocabulary.tokens])
     writer.add_add_bos_token(False)
-    writer.add_string(TENSOR_KEY, UNSEALED)
-    writer.add_string(HEADER_KEY, UNSEALED)
+    add_digests(writer)
 
 
 def _add_tensor(writer: gguf.GGUFWriter, name: str, value: Tensor, ternary: bool) -> None:

@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bitrl.plugins.backbones.tools.convert.seal", full)
+    monkeypatch.setattr("bitrl.plugins.backbones.files.gguf_writing.seal", full)
     with pytest.raises(RunFailed, match="no space left"):
         convert(tmp_path / "source", out / "m.gguf")
     assert list(out.iterdir()) == []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import gguf
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitrl import load_backbone
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.language_model import starter_path
@@ -174,6 +175,18 @@ def test_a_written_twin_computes_the_same_in_the_engine(vocabulary: Vocabulary, 
     assert not back.shape.ternary
     theirs = Engine(tmp_path / "twin.gguf", "fp32").encode([tokenizer.encode(text).ids for text in TEXTS], "mean")
     assert relative(features(back, tokenizer, TEXTS)[-1], theirs) < 1e-5
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    tiny: NumberDecoder, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(writer: Any) -> None:
+        raise OSError("64 requested and 12 written")  # as numpy says it
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(RunFailed, match="no space left on the disk"):
+        write_gguf(tmp_path / "tiny.gguf", tiny, vocabulary, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_packing_is_what_gguf_unpacks() -> None:

@@ -1,0 +1,94 @@
+"""`bitrl plot`: the learning curves of runs as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bitrl.cli.compare import results_in
+from bitrl.cli.output import json_option, print_json
+from bitrl.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from bitrl.core.studies.curves import Curve
+
+FORMATS = (".svg", ".png", ".pdf")
+
+
+@click.command()
+@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="FILE.svg, FILE.png or FILE.pdf (png and pdf: extra report).",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@json_option
+def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> None:
+    """Draw learning curves.
+
+    The return of rollouts against environment steps.
+    Runs that differ in their seed alone are one curve, with its 95 % interval. Runs of one environment only.
+    """
+    from bitrl.core.studies.comparison import label_runs
+    from bitrl.core.studies.curves import mean_curve
+
+    if out.suffix not in FORMATS:
+        raise UsageError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    if out.exists() and not force:
+        raise UsageError(f"{out}: already exists: choose another name with --out, or replace it with --force")
+    results, _ = results_in(places)
+    tasks = list(dict.fromkeys(result.task for result in results))
+    if len(tasks) > 1:
+        raise UsageError(f"runs of {len(tasks)} tasks ({', '.join(tasks[:3])}): plot each alone, or use bitrl report")
+    labels = label_runs(results)
+    arms = list(dict.fromkeys(labels.values()))
+    found = [mean_curve(arm, [each for each in results if labels[each.directory] == arm]) for arm in arms]
+    curves = [curve for curve in found if curve is not None]
+    if not curves:
+        raise UsageError("no run has finished an episode yet, so there is nothing to draw")
+    draw(out, tasks[0], curves)
+    if as_json:
+        print_json({"file": str(out), "bytes": out.stat().st_size, "arms": [curve.label for curve in curves]})
+    else:
+        click.echo(f"{out}: {len(curves)} {'curve' if len(curves) == 1 else 'curves'} of {len(results)} runs")
+
+
+def draw(out: Path, task: str, curves: Sequence[Curve]) -> None:
+    """Write a picture of the curves, in the format that its name asks for."""
+    from bitrl.core.files import write_atomically
+    from bitrl.core.studies.charts import COLOURS, line_chart
+
+    if out.suffix == ".svg":
+        picture = line_chart(f"Learning curves in {task}", "environment steps", "return of rollouts", curves)
+        write_atomically(out, picture, "choose another file with --out")
+        return
+    try:
+        import matplotlib
+    except ImportError:
+        raise UsageError(f"{out.suffix} needs matplotlib: pip install 'bitrl[report]', or name a .svg") from None
+    import io
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), dpi=150)
+    for number, curve in enumerate(curves):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(curve.steps, curve.mean, color=colour, label=curve.label)
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+    axes.set(xlabel="environment steps", ylabel="return of rollouts (sampled actions)", title=task)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    data = io.BytesIO()
+    figure.savefig(data, format=out.suffix[1:])
+    plt.close(figure)
+    write_atomically(out, data.getvalue(), "choose another file with --out")

@@ -1,0 +1,63 @@
+"""`bitrl report`: a comparison as a page, or as tables for a paper."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from bitrl.cli.compare import margin_of, results_in
+from bitrl.cli.output import json_option, print_json
+from bitrl.cli.quoted_command import quoted_command
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write.")
+@click.option("--html", "form", flag_value="html", default="html", help="A page that needs no network.  [default]")
+@click.option("--md", "form", flag_value="md", help="The tables as Markdown.")
+@click.option("--latex", "form", flag_value="latex", help="The tables as LaTeX (package booktabs).")
+@click.option("--csv", "form", flag_value="csv", help="The tables as CSV.")
+@click.option("--baseline", metavar="ARM", help="The arm that others are compared with.  [default: the first]")
+@click.option(
+    "--metric", default="mean_return", show_default=True, help="A number of the evaluation; higher is better."
+)
+@click.option("--equivalent-within", "margin", metavar="5%|X", help="Test equivalence, as `bitrl compare` does.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@json_option
+def report(
+    places: tuple[Path, ...],
+    out: Path,
+    form: str,
+    baseline: str | None,
+    metric: str,
+    margin: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Report on trained runs: one page, or tables for a paper.
+
+    Curves, tables with intervals, costs, and what made each number.
+    RUNS are directories of runs, or one that holds them; STUDY is the directory of a study.
+    """
+    from bitrl.core.errors import UsageError
+    from bitrl.core.files import write_atomically
+    from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.report import html
+    from bitrl.core.studies.tables import comma_separated, latex, markdown, tables
+
+    if out.exists() and not force:
+        raise UsageError(f"{out}: already exists: choose another name with --out, or replace it with --force")
+    results, own = results_in(places)
+    found = compare(results, metric=metric, baseline=baseline or own, margin=margin_of(margin))
+    if form == "html":
+        title = f"Study {places[0].name}" if len(places) == 1 else "Comparison of runs"
+        text = html(title, found, results, quoted_command(leave_out=("force",)))
+    else:
+        text = {"md": markdown, "latex": latex, "csv": comma_separated}[form]([*tables(found)])
+    write_atomically(out, text, "choose another file with --out")
+    if as_json:
+        print_json({"file": str(out), "bytes": out.stat().st_size, "format": form, "runs": len(results)})
+    else:
+        click.echo(f"{shlex.quote(str(out))}: {out.stat().st_size:,} bytes, {len(results)} runs")

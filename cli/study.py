@@ -1,0 +1,263 @@
+"""`bitrl study`: train every cell of a grid, and compare its arms."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bitrl.cli.output import claim_stdout, json_option, print_json, table
+from bitrl.core.config import parse_assignments
+from bitrl.core.errors import UsageError
+from bitrl.core.runs.display import duration, on_terminal
+
+if TYPE_CHECKING:
+    from bitrl.core.studies.processes import Executor
+    from bitrl.core.studies.running import CellState
+    from bitrl.core.studies.study import Changes, Study
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("grid", required=False, type=click.Path(path_type=Path))
+@click.option("--env", "envs", multiple=True, metavar="ID", help="Without GRID: an environment. May be repeated.")
+@click.option(
+    "--vary",
+    "varied",
+    multiple=True,
+    metavar="OPTION=VALUE,VALUE",
+    help="Without GRID: an axis, as backbone=bitnet,int8. May be repeated: every combination is an arm.",
+)
+@click.option("--seeds", metavar="SEEDS", help="Seeds, as 0-4 or 0,1,2.  [default: the file's, or 0-4]")
+@click.option("--steps", type=click.IntRange(min=0), metavar="N", help="Without GRID: environment steps of each cell.")
+@click.option(
+    "-o",
+    "--option",
+    "assignments",
+    multiple=True,
+    metavar="PART.OPTION=VALUE",
+    help="Without GRID: an option of every cell. May be repeated.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="The study's directory.  [default: studies/NAME]"
+)
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Cells at once.  [default: one for each CPU]")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where cells run: processes of this machine, or a Ray cluster that shares the directory (extra ray).",
+)
+@click.option("--dry-run", is_flag=True, help="List the cells, their steps and the time they will take, and exit.")
+@click.option("--retry", is_flag=True, help="Run cells that failed once more.")
+@json_option
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def study(
+    grid: Path | None,
+    envs: tuple[str, ...],
+    varied: tuple[str, ...],
+    seeds: str | None,
+    steps: int | None,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    jobs: int | None,
+    executor: str,
+    dry_run: bool,
+    retry: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train every cell of a study, and compare its arms.
+
+    GRID is a TOML file (docs/studies.md), or the directory of a study to go on with; --env and --vary say the same for
+    a quick one. The same command again goes on where it was stopped: finished cells never run twice, and others resume
+    bit-identically.
+    """
+    from bitrl.core.studies.processes import Processes
+    from bitrl.core.studies.running import run_study
+    from bitrl.core.studies.study import Study
+
+    data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
+    stdout = claim_stdout() if as_json else None
+    opened, changes = Study.create(directory, data)
+    try:
+        workers: Executor = Processes(jobs, len(opened.design.cells))
+        if not quiet:
+            _say_changes(changes, opened)
+        if dry_run:
+            _show_plan(opened, workers, as_json, stdout)
+            return
+        if executor == "ray":
+            from bitrl.core.studies.ray_executor import RayExecutor
+
+            workers = RayExecutor(directory)
+        with _shown(quiet or as_json) as show:
+            run_study(opened, workers, retry=retry, show=show)
+        failed = [cell for cell in opened.design.cells if opened.status(cell) == "failed"]
+        _report(opened, as_json, stdout)
+    finally:
+        opened.close()
+    if failed:
+        again = f"bitrl study {directory} --retry"
+        click.echo(f"{len(failed)} of {len(opened.design.cells)} cells failed; run them again with: {again}", err=True)
+        for cell in failed:
+            click.echo(f"  {cell.name}: {opened.failure(cell)}", err=True)
+        sys.exit(1)
+
+
+def _wanted(
+    grid: Path | None,
+    envs: tuple[str, ...],
+    varied: tuple[str, ...],
+    seeds: str | None,
+    steps: int | None,
+    assignments: tuple[str, ...],
+    out: Path | None,
+) -> tuple[dict[str, Any], Path]:
+    """The contents of a study's file, and the directory of the study."""
+    from bitrl.core.studies.design import parse_seeds, parse_variation, read_design
+    from bitrl.core.studies.study import FILE, is_study
+
+    if grid is not None:
+        for flag, given in (("--env", envs), ("--vary", varied), ("--steps", steps is not None), ("-o", assignments)):
+            if given:
+                raise UsageError(f"{flag}: the study is in {grid}: change it there, or leave out GRID")
+        if grid.is_dir():
+            if not is_study(grid):
+                raise UsageError(f"{grid}: holds no study (no {FILE}): give the directory of one, or a TOML file")
+            if out is not None and out != grid:
+                raise UsageError(f"--out: the study is in {grid}")
+            data, directory = read_design(grid / FILE), grid
+        else:
+            data, directory = read_design(grid), out or Path("studies", grid.stem)
+    else:
+        if not envs and not varied:
+            raise UsageError(
+                "what to compare? Give a TOML file, or --env and --vary, for example --vary backbone=bitnet,mlp"
+            )
+        if out is None:
+            raise UsageError("--out: name a directory for the study, for example --out studies/backbones")
+        base: dict[str, dict[str, Any]] = {"run": {} if steps is None else {"steps": steps}}
+        for part, section in parse_assignments(assignments).items():
+            base.setdefault(part, {}).update(section)
+        axes = dict(parse_variation(text) for text in varied)
+        data = {"study": {"seeds": "0-4"}, "base": base, "grid": {"env": [*envs]} | axes if envs else axes}
+        directory = out
+    if seeds is not None:
+        data = {**data, "study": {**data.get("study", {}), "seeds": seeds}}
+    parse_seeds(data.get("study", {}).get("seeds", [0]))
+    return data, directory
+
+
+def _say_changes(changes: Changes, opened: Study) -> None:
+    for words, names in (("added", changes.added), ("no longer in the study, their runs are kept", changes.removed)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            click.echo(f"{len(names)} cells {words}: {', '.join(names[:3])}{more}", err=True)
+    for line in opened.design.ignored:
+        click.echo(f"{line}: ignored (not an option of its components)", err=True)
+
+
+def _show_plan(opened: Study, executor: Executor, as_json: bool, stdout: Any) -> None:
+    from bitrl.core.studies.estimate import seconds_per_step
+
+    click.echo("timing a short training of each arm …", err=True)
+    speeds = seconds_per_step(opened, executor, lambda line: click.echo(line, err=True))
+    cells = opened.design.cells
+    steps = {cell: cell.arm.config(cell.seed).run.steps for cell in cells}
+    seconds = {cell: speeds[cell.arm] * steps[cell] for cell in cells if cell.arm in speeds}
+    seconds |= {cell: 0.0 for cell in cells if opened.status(cell) == "finished"}
+    total = sum(seconds.values()) / executor.capacity
+    if as_json:
+        rows = [
+            {"cell": cell.name, "steps": steps[cell], "status": opened.status(cell), "seconds": seconds.get(cell)}
+            for cell in cells
+        ]
+        print_json({"cells": rows, "jobs": executor.capacity, "seconds": total}, stdout)
+        return
+    shown = [("cell", "steps", "status", "training")]
+    for cell in cells:
+        shown.append(
+            (
+                cell.name,
+                f"{steps[cell]:,}",
+                opened.status(cell),
+                duration(seconds[cell]) if cell in seconds else "?",
+            )
+        )
+    click.echo(table(shown, indent=""))
+    click.echo(
+        f"\n{len(cells)} cells, {sum(steps.values()):,} steps, about {duration(total)} of training with "
+        f"{executor.capacity} at once; evaluations come on top"
+    )
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
+    """A live table on a terminal; elsewhere a line for each cell that ends."""
+    if quiet:
+        yield lambda states: None
+        return
+    if not on_terminal():
+        done: set[str] = set()
+
+        def lines(states: Sequence[CellState]) -> None:
+            for state in states:
+                if state.status in ("finished", "failed") and state.cell.name not in done:
+                    done.add(state.cell.name)
+                    click.echo(f"{len(done)} of {len(states)}: {' '.join(_row(state))}", err=True)
+
+        yield lines
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+
+    def draw(states: Sequence[CellState]) -> Table:
+        room = max(shutil.get_terminal_size().lines - 5, 3)
+        order = {"running": 0, "failed": 1, "stopped": 2, "waiting": 3, "finished": 4}
+        first = sorted(states, key=lambda state: order[state.status])[:room]
+        drawn = Table(box=None, pad_edge=False)
+        for heading in ("cell", "status", "progress", "return so far (sampled)", "time left"):
+            drawn.add_column(heading, no_wrap=True, overflow="ellipsis")
+        for state in states:
+            if state in first:
+                drawn.add_row(*_row(state))
+        counts = {word: sum(state.status == word for state in states) for word in order}
+        drawn.caption = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        return drawn
+
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda states: live.update(draw(states), refresh=True)
+
+
+def _row(state: CellState) -> tuple[str, ...]:
+    """A cell, as the table shows it."""
+    score = "–" if state.mean_return is None else f"{state.mean_return:.1f}"
+    left = "–"
+    if state.status == "running" and state.step:
+        left = duration(state.seconds / state.step * max(state.steps - state.step, 0))
+    progress = f"{state.step:,} of {state.steps:,}"
+    return state.cell.name, state.status, progress, score, state.failure or left
+
+
+def _report(opened: Study, as_json: bool, stdout: Any) -> None:
+    """The comparison of a study's arms."""
+    from bitrl.cli.compare import show_comparison
+    from bitrl.core.studies.comparison import compare
+
+    results = opened.results()
+    if not results:
+        return
+    found = compare(results, baseline=opened.design.baseline)
+    if as_json:
+        print_json({"study": str(opened.directory), **found.as_dict()}, stdout)
+    else:
+        show_comparison(found)

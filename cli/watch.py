@@ -1,0 +1,143 @@
+"""`bitrl watch`: how runs go, as their files say it: curve, speed, losses."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bitrl.core.errors import UsageError
+from bitrl.core.runs.display import duration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SECONDS = 1.0
+BLOCKS = "▁▂▃▄▅▆▇█"
+LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance")
+
+
+@click.command()
+@click.argument("directories", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.option("--once", is_flag=True, help="Print how they stand, and exit.")
+def watch(directories: tuple[Path, ...], once: bool) -> None:
+    """Watch training runs, side by side.
+
+    Return so far, speed, losses and time left.
+    Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished;
+    Ctrl-C stops watching, not the runs.
+    """
+    for directory in directories:
+        if not (directory / "config.toml").is_file():
+            raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs")
+    same = len({each.name for each in directories}) < len(directories)
+    names = [f"{each.parent.name}/{each.name}" if same else each.name for each in directories]
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    if once or not console.is_terminal:
+        console.print(_drawn(names, [_facts(each) for each in directories], console.width))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            found = [_facts(each) for each in directories]
+            live.update(_drawn(names, found, console.width), refresh=True)
+            if all(each["finished"] for each in found):
+                return
+            time.sleep(SECONDS)
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    """A run, as its files say."""
+    from bitrl.core.config import read_toml
+
+    run = read_toml(directory / "config.toml").get("run", {})
+    rows, timings = _rows(directory / "metrics.jsonl"), _rows(directory / "timings.jsonl")
+    summary = directory / "summary.json"
+    recent = timings[-11:]
+    speed = None
+    if len(recent) > 1:
+        speed = (recent[-1]["step"] - recent[0]["step"]) / max(recent[-1]["seconds"] - recent[0]["seconds"], 1e-9)
+    return {
+        "step": rows[-1]["step"] if rows else 0,
+        "steps": int(run.get("steps", 0)),
+        "speed": speed,
+        "returns": [row["episode_return"] for row in rows if row.get("episode_return") is not None],
+        "last": rows[-1] if rows else {},
+        "finished": summary.is_file(),
+        "evaluation": json.loads(summary.read_text(encoding="utf-8"))["eval"] if summary.is_file() else None,
+    }
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a file that another process writes."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+            int(row["step"])
+        except (ValueError, KeyError, TypeError):
+            break
+        rows.append(row)
+    return rows
+
+
+def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
+    """The runs as a table: a column for each."""
+    from rich.table import Table
+
+    room = max((width - 24) // max(len(found), 1) - 3, 12)
+    drawn = Table(box=None, pad_edge=False)
+    drawn.add_column("run")
+    for name in names:
+        drawn.add_column(name, max_width=room, overflow="fold")
+    drawn.add_row("progress", *(f"{each['step']:,} of {each['steps']:,}" for each in found))
+    drawn.add_row("sampled return", *(sparkline(each["returns"], room) for each in found))
+    drawn.add_row(
+        "",
+        *(
+            f"{each['returns'][-1]:.1f} now, {max(each['returns']):.1f} best" if each["returns"] else "–"
+            for each in found
+        ),
+    )
+    drawn.add_row("steps/s", *("–" if each["speed"] is None else f"{each['speed']:,.0f}" for each in found))
+    drawn.add_row("time left", *(_left(each) for each in found))
+    for loss in LOSSES:
+        if any(loss in each["last"] for each in found):
+            drawn.add_row(loss.replace("_", " "), *(_number(each["last"].get(loss)) for each in found))
+    drawn.add_row("evaluation", *(_evaluation(each["evaluation"]) for each in found))
+    return drawn
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """Values as blocks of eight heights, the mean of several in each where there are more than `width`."""
+    if not values:
+        return "–"
+    count = min(width, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    return "".join(BLOCKS[int((value - low) / (high - low) * 7.999) if high > low else 3] for value in means)
+
+
+def _left(each: dict[str, Any]) -> str:
+    if each["finished"]:
+        return "finished"
+    if not each["speed"]:
+        return "–"
+    return duration(max(each["steps"] - each["step"], 0) / each["speed"])
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else "–"
+
+
+def _evaluation(found: dict[str, Any] | None) -> str:
+    if not found or found.get("mean_return") is None:
+        return "–"
+    return f"{found['mean_return']:.1f} (greedy)"

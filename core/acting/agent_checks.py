@@ -1,0 +1,116 @@
+"""Checks of what an agent's file says, which may come from anywhere, before anything is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
+from bitrl.core.acting.policies import KINDS, Network
+from bitrl.core.config import MOST_HISTORY
+from bitrl.core.interfaces import Field, ObservationSpec
+
+MOST_DECIMALS = 17
+"""Significant digits of a float64."""
+
+_MAY_BE_INFINITE = ("limit", "low", "high")
+"""The arrays of a policy that are bounds."""
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Refuse facts with fields missing or of the wrong kind, or with numbers that would take all memory.
+
+    Raises:
+        ValueError: the message names the field, what was expected and what came.
+    """
+    _expect(facts, "serializer", _is_component, "a name and options")
+    _expect(facts, "backbone", lambda value: value is None or _is_component(value), "a name and options, or null")
+    _expect(facts, "identity", _is_mapping, "names and values")
+    _expect(facts, "history", _is_count(1, MOST_HISTORY), f"an integer between 1 and {MOST_HISTORY}")
+    _expect(facts, "history_tokens", _is_count(1, 2**31), "an integer above 0")
+    _expect(facts, "policy", lambda value: isinstance(value, str) and value in KINDS, f"one of {', '.join(KINDS)}")
+    _expect(facts, "observation", _is_mapping, "names and values")
+    spec = facts["observation"]
+    _only(spec, ObservationSpec, "observation")
+    _expect(spec, "fields", lambda value: isinstance(value, list) and all(map(_is_mapping, value)), "a list of fields")
+    _expect(spec, "texts", lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names")
+    _expect(spec, "discrete", lambda value: value is None or _is_count(1, 2**31)(value), "an integer above 0, or null")
+    for field in spec["fields"]:
+        _only(field, Field, "a field")
+        _expect(field, "name", _is_text, "a string")
+        for bound in ("low", "high"):
+            _expect({bound: None, **field}, bound, _is_bound, "a number or null")
+        decimals = {"decimals": None, **field}
+        words = f"an integer between 0 and {MOST_DECIMALS}, or null"
+        _expect(decimals, "decimals", lambda value: value is None or _is_count(0, MOST_DECIMALS)(value), words)
+
+
+def check_arrays(file: Checkpoint) -> None:
+    """Refuse arrays that are missing, not finite, or do not fit together.
+
+    Raises:
+        ValueError: the message names the array.
+    """
+    if "example" not in file.arrays or len(file.arrays["example"]) != 1:
+        raise ValueError("it holds no example of an observation")
+    for name, array in file.arrays.items():
+        if array.dtype.kind == "f" and name != "example":
+            bad = np.isnan(array) if name.rpartition(".")[2] in _MAY_BE_INFINITE else ~np.isfinite(array)
+            if bad.any():
+                raise ValueError(f"{name} holds {int(bad.sum()):,} numbers that are NaN or infinite")
+    arrays = with_prefix(file.arrays, "policy.")
+    for field in attrs.fields(KINDS[file.meta["policy"]]):
+        if field.type in ("Network", Network):
+            _check_network(with_prefix(arrays, f"{field.name}."), field.name)
+        elif field.name not in arrays:
+            raise ValueError(f"policy.{field.name} is missing")
+
+
+def _check_network(arrays: Mapping[str, np.ndarray], name: str) -> None:
+    if missing := [each for each in ("mean", "std", "limit", "0.weight") if each not in arrays]:
+        raise ValueError(f"policy.{name}.{missing[0]} is missing")
+    mean, std = arrays["mean"], arrays["std"]
+    width: Any = mean.shape
+    if mean.ndim != 1 or std.shape != width or not (std > 0).all() or arrays["limit"].shape != ():
+        raise ValueError(f"policy.{name}: its mean, std and limit do not fit together")
+    for index in range(sum(each.endswith(".weight") for each in arrays)):
+        weight, bias = (arrays.get(f"{index}.{each}", np.zeros(())) for each in ("weight", "bias"))
+        if weight.ndim != 2 or weight.shape[1:] != width or bias.shape != weight.shape[:1]:
+            raise ValueError(f"policy.{name}.{index}: its shape does not fit the layer before it")
+        width = bias.shape
+
+
+def _expect(facts: Mapping[str, Any], name: str, accepts: Callable[[Any], bool], words: str) -> None:
+    if name not in facts:
+        raise ValueError(f'"{name}" is missing')
+    if not accepts(facts[name]):
+        raise ValueError(f'"{name}": expected {words}, got {str(facts[name])[:80]!r}')
+
+
+def _only(values: Mapping[str, Any], cls: type[Any], what: str) -> None:
+    """Refuse what the class has no attribute for."""
+    if unknown := sorted(values.keys() - attrs.fields_dict(cls).keys()):
+        raise ValueError(f'{what} has "{unknown[0][:80]}", which this version of bitrl does not know')
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_component(value: Any) -> bool:
+    return _is_mapping(value) and _is_text(value.get("name")) and _is_mapping(value.get("options"))
+
+
+def _is_bound(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value))
+
+
+def _is_count(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -1,0 +1,171 @@
+"""Charts as SVG text: lines with bands, and points with error bars. Knows numbers and labels alone.
+
+Colours are CSS variables with values for light backgrounds (Okabe and Ito's, which colour-blind readers tell apart), so
+that a page may give others; lines also differ in their dashes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import attrs
+
+from bitrl.core.studies.curves import Curve
+
+WIDTH, HEIGHT = 720, 400
+LEFT, RIGHT, TOP, BOTTOM = 68, 16, 14, 46
+COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#b0569b", "#8a6d00", "#3a86b8", "#555555", "#9b2226")
+DASHES = ("", "7 4", "2 3", "9 3 2 3")
+STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:var(--ink,#1a1a1a)}"
+    ".grid{stroke:var(--grid,#dddddd)}.axis{stroke:var(--ink,#1a1a1a)}"
+    + "".join(f".c{n}{{stroke:var(--c{n},{colour});fill:var(--c{n},{colour})}}" for n, colour in enumerate(COLOURS))
+    + ".line{fill:none;stroke-width:2}.band{stroke:none;opacity:.18}.bar{stroke-width:1.5}"
+    "@media(max-width:600px){text{font-size:19px}}"
+)
+
+
+@attrs.frozen
+class Point:
+    """A point (x, y) with the interval of y, if it is known."""
+
+    label: str
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+
+
+@attrs.frozen
+class _Scale:
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> str:
+    """Curves with their bands."""
+    xs = [float(step) for curve in curves for step in curve.steps]
+    ys = [value for curve in curves for value in (*curve.mean, *(curve.low or ()), *(curve.high or ()))]
+    if not xs:
+        return _empty(title)
+    # A band of few seeds may be far wider than the curves: what matters is where the curves are.
+    means = [value for curve in curves for value in curve.mean]
+    spread = max(means) - min(means) or abs(max(means)) or 1.0
+    low, high = max(min(ys), min(means) - spread / 2), min(max(ys), max(means) + spread / 2)
+    x, y = _scales(min(xs), max(xs), low, high)
+    parts = []
+    for number, curve in enumerate(curves):
+        colour = number % len(COLOURS)
+        if curve.low and curve.high:
+            upper = [(step, min(value, high)) for step, value in zip(curve.steps, curve.high, strict=True)]
+            lower = [(step, max(value, low)) for step, value in zip(curve.steps, curve.low, strict=True)]
+            outline = _path([*upper, *reversed(lower)], x, y)
+            parts.append(f'<path class="band c{colour}" d="{outline}Z"/>')
+    for number, curve in enumerate(curves):
+        dash = DASHES[number // len(COLOURS) % len(DASHES)]
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        line = _path(list(zip(curve.steps, curve.mean, strict=True)), x, y)
+        parts.append(f'<path class="line c{number % len(COLOURS)}"{dashed} d="{line}" style="fill:none"/>')
+    labels = [curve.label for curve in curves]
+    return _svg(title, x_label, y_label, x, y, parts, labels)
+
+
+def point_chart(title: str, x_label: str, y_label: str, points: Sequence[Point]) -> str:
+    """Points with error bars."""
+    if not points:
+        return _empty(title)
+    ys = [value for point in points for value in (point.y, *(point.interval or ()))]
+    x, y = _scales(min(0.0, *(point.x for point in points)), max(point.x for point in points), min(ys), max(ys))
+    parts = []
+    for number, point in enumerate(points):
+        colour = number % len(COLOURS)
+        if point.interval is not None:
+            low, high = point.interval
+            parts.append(
+                f'<path class="bar c{colour}" d="M{x(point.x):.1f} {y(low):.1f}V{y(high):.1f}"><title>'
+                f"{escape(point.label)}</title></path>"
+            )
+        parts.append(f'<circle class="c{colour}" cx="{x(point.x):.1f}" cy="{y(point.y):.1f}" r="5"/>')
+    return _svg(title, x_label, y_label, x, y, parts, [point.label for point in points])
+
+
+def _scales(x_low: float, x_high: float, y_low: float, y_high: float) -> tuple[_Scale, _Scale]:
+    def widened(low: float, high: float, share: float) -> tuple[float, float]:
+        room = (high - low) * share or abs(high) * 0.1 or 1.0
+        return low - (room if share or low == high else 0.0), high + room
+
+    x_low, x_high = widened(x_low, x_high, 0.0) if x_low == x_high else (x_low, x_high)
+    y_low, y_high = widened(y_low, y_high, 0.05)
+    return _Scale(x_low, x_high, LEFT, WIDTH - RIGHT), _Scale(y_low, y_high, HEIGHT - BOTTOM, TOP)
+
+
+def _path(points: Sequence[tuple[float, float]], x: _Scale, y: _Scale) -> str:
+    return "M" + "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in points)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers in [low, high], about `count` of them."""
+    span = high - low
+    if span <= 0 or not math.isfinite(span):
+        return [low]
+    step = 10 ** math.floor(math.log10(span / count))
+    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count)
+    first = math.ceil(low / step)
+    return [number * step for number in range(first, math.floor(high / step) + 1)]
+
+
+def short(value: float) -> str:
+    """A tick's label: 1.5M, 200k, 0.25."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{round(value, 10):g}"
+
+
+def _svg(
+    title: str, x_label: str, y_label: str, x: _Scale, y: _Scale, parts: Sequence[str], labels: Sequence[str]
+) -> str:
+    axes = []
+    for value in ticks(y.low, y.high):
+        axes.append(
+            f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>'
+            f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>'
+        )
+    for value in ticks(x.low, x.high):
+        axes.append(f'<text x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(value)}</text>')
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    axes.append(
+        f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+    )
+    legend, rows = [], (len(labels) + 1) // 2
+    for number, label in enumerate(labels):
+        left, top = LEFT + number % 2 * (WIDTH - LEFT) // 2, HEIGHT + 14 + number // 2 * 20
+        dash = DASHES[number // len(COLOURS) % len(DASHES)]
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        cut = label if len(label) <= 46 else f"{label[:45]}…"
+        legend.append(
+            f'<path class="line c{number % len(COLOURS)}"{dashed} d="M{left} {top - 4}h24" stroke-width="3"/>'
+            f'<text x="{left + 32}" y="{top}">{escape(cut)}</text>'
+        )
+    height = HEIGHT + 8 + rows * 20
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title><style>{STYLE}</style>'
+        f"{''.join(axes)}{''.join(parts)}{''.join(legend)}</svg>"
+    )
+
+
+def _empty(title: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 60" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        '<text x="20" y="34">No run has reported a return yet.</text></svg>'
+    )

@@ -1,0 +1,300 @@
+"""Compares arms in each task and over tasks: the numbers of a paper's table, with the intervals a reviewer expects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bitrl.core.errors import UsageError, unknown
+from bitrl.core.studies.results import Result
+from bitrl.core.studies.statistics import (
+    Equivalence,
+    Interval,
+    bootstrap_interval,
+    equivalence,
+    geometric_mean,
+    interquartile_mean,
+    probability_of_improvement,
+    ratio_interval,
+    ratio_of_means,
+    steps_to,
+    t_interval,
+    variance_ratio,
+)
+
+
+@attrs.frozen
+class Row:
+    """An arm in a task.
+
+    Attributes:
+        task, arm: which.
+        seeds: of the finished runs, in order; `unfinished` is how many others there are.
+        values: the metric of each seed.
+        mean, median, interquartile_mean: of those.
+        t_interval, bootstrap_interval: of the mean, 95 %; None with one seed.
+        failure_rate: share of runs that did not finish, or ended no better than their first rollout.
+        ratio: to the baseline's mean, above 1 is better; with its 95 % interval. None for the baseline itself, and
+            where the means differ in sign.
+        improvement: the probability that a run of this arm is better than one of the baseline.
+        variance_ratio: to the baseline's, over seeds, with its 95 % interval.
+        steps_to_90: median over seeds of the first step from which 90 % of the way from a run's first to its best
+            rollout is reached.
+        equivalence: to the baseline, if asked for.
+    """
+
+    task: str
+    arm: str
+    seeds: tuple[int, ...]
+    unfinished: int
+    values: tuple[float, ...]
+    mean: float | None
+    median: float | None
+    interquartile_mean: float | None
+    t_interval: Interval | None
+    bootstrap_interval: Interval | None
+    failure_rate: float
+    steps: int | None
+    steps_to_90: float | None
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+    improvement: float | None = None
+    variance_ratio: tuple[float, Interval] | None = None
+    equivalence: Equivalence | None = None
+
+
+@attrs.frozen
+class Overall:
+    """An arm over all tasks that it and the baseline have results in.
+
+    Attributes:
+        ratio: geometric mean over tasks of the ratios to the baseline, with its 95 % interval (bootstrap stratified by
+            task and arm).
+        interquartile_mean: of all runs and tasks, each run as a ratio to the baseline's mean in its task.
+        improvement: mean over tasks of the probabilities of improvement.
+    """
+
+    arm: str
+    tasks: int
+    ratio: float | None
+    ratio_interval: Interval | None
+    interquartile_mean: float | None
+    interquartile_mean_interval: Interval | None
+    improvement: float | None
+
+
+@attrs.frozen
+class Comparison:
+    """Rows by task and arm, what is over all tasks, and what differs between the arms.
+
+    `differences` has a row for each arm: its settings that differ between arms of one task. `warnings` are sentences.
+    """
+
+    metric: str
+    baseline: str
+    rows: tuple[Row, ...]
+    overall: tuple[Overall, ...]
+    differences: Mapping[str, Mapping[str, Any]]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return attrs.asdict(self)
+
+
+def compare(
+    results: Sequence[Result],
+    *,
+    metric: str = "mean_return",
+    baseline: str | None = None,
+    margin: tuple[float, bool] | None = None,
+) -> Comparison:
+    """Compare results.
+
+    Args:
+        results: of any number of tasks, arms and seeds.
+        metric: a number of the evaluation; higher is better.
+        baseline: an arm's label; None: the first arm.
+        margin: of equivalence, and whether it is relative (`equivalence`); None: not tested.
+
+    Raises:
+        UsageError: nothing to compare, no such arm or metric, or two runs of one arm, task and seed.
+    """
+    if not results:
+        raise UsageError("there is no run to compare")
+    labels = label_runs(results)
+    differences = _differences(results, labels)
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.task, labels[result.directory]), []).append(result)
+    for (task, arm), group in groups.items():
+        seeds = [result.seed for result in group]
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            same = [str(result.directory) for result in group if result.seed == twice[0]]
+            raise UsageError(f"{task}, {arm}: seed {twice[0]} is there twice ({same[0]} and {same[1]}): leave one out")
+    arms = list(dict.fromkeys(arm for _, arm in groups))
+    if baseline is None:
+        baseline = arms[0]
+    elif baseline not in arms:
+        raise unknown("arm", baseline, arms)
+    rows = [_row(task, arm, group, metric) for (task, arm), group in groups.items()]
+    by_place = {(row.task, row.arm): row for row in rows}
+    compared = [_beside(row, by_place.get((row.task, baseline)), baseline, margin) for row in rows]
+    return Comparison(
+        metric=metric,
+        baseline=baseline,
+        rows=tuple(compared),
+        overall=tuple(_overall(arm, baseline, by_place) for arm in arms if arm != baseline),
+        differences=differences,
+        warnings=tuple(_warnings(rows)),
+    )
+
+
+def label_runs(results: Sequence[Result]) -> dict[Path, str]:
+    """What each run's arm is called, by its directory.
+
+    A study has given its arms names. Others are named for what differs between the runs of one task: by as few settings
+    as tell them apart, those of the run itself first.
+    """
+    varied = _varied(results)
+    shown = [path for path in varied if path.startswith("run.")]
+    unnamed = [result for result in results if result.label is None]
+    while same := _told_apart_by(unnamed, shown, varied):
+        shown.append(same)
+    labels = {}
+    for result in results:
+        own = [f"{path.removeprefix('run.')}={result.settings[path]}" for path in shown if path in result.settings]
+        labels[result.directory] = result.label or " ".join(own) or "base"
+    return labels
+
+
+def _told_apart_by(results: Sequence[Result], shown: Sequence[str], varied: Sequence[str]) -> str | None:
+    """The first setting not yet shown that differs between two runs of a task which look the same so far."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(str([result.task, *(result.settings.get(path) for path in shown)]), []).append(result)
+    for group in groups.values():
+        for path in varied:
+            if path not in shown and len({str(result.settings.get(path)) for result in group}) > 1:
+                return path
+    return None
+
+
+def _varied(results: Sequence[Result]) -> list[str]:
+    """The settings that differ between runs of one task."""
+    varied: list[str] = []
+    for task in dict.fromkeys(result.task for result in results):
+        here = [result.settings for result in results if result.task == task]
+        for path in dict.fromkeys(path for settings in here for path in settings):
+            if path not in varied and any(settings.get(path) != here[0].get(path) for settings in here):
+                varied.append(path)
+    return varied
+
+
+def _differences(results: Sequence[Result], labels: Mapping[Path, str]) -> dict[str, dict[str, Any]]:
+    """The settings of each arm that differ between the arms of one task."""
+    varied = _varied(results)
+    differences: dict[str, dict[str, Any]] = {}
+    for result in results:
+        own = {path: result.settings[path] for path in varied if path in result.settings}
+        differences.setdefault(labels[result.directory], own)
+    return differences
+
+
+def _row(task: str, arm: str, group: Sequence[Result], metric: str) -> Row:
+    done = sorted((result for result in group if result.summary is not None), key=lambda result: result.seed)
+    values = np.array([result.value(metric) for result in done], np.float64)
+    failed = len(group) - len(done)
+    if metric == "mean_return":
+        failed += sum(
+            bool(result.curve) and value <= result.curve[0][1] for result, value in zip(done, values, strict=True)
+        )
+    reached = [step for step in (steps_to(result.curve) for result in done) if step is not None]
+    return Row(
+        task=task,
+        arm=arm,
+        seeds=tuple(result.seed for result in done),
+        unfinished=len(group) - len(done),
+        values=tuple(values.tolist()),
+        mean=float(values.mean()) if len(values) else None,
+        median=float(np.median(values)) if len(values) else None,
+        interquartile_mean=interquartile_mean(values) if len(values) else None,
+        t_interval=t_interval(values),
+        bootstrap_interval=bootstrap_interval([values], lambda each: float(each.mean())) if len(values) else None,
+        failure_rate=failed / len(group),
+        steps=max((int(result.summary["steps"]) for result in done if result.summary), default=None),
+        steps_to_90=float(np.median(reached)) if reached else None,
+    )
+
+
+def _beside(row: Row, baseline: Row | None, name: str, margin: tuple[float, bool] | None) -> Row:
+    """A row with its comparison to the baseline's in the same task."""
+    if row.arm == name or baseline is None or not row.values or not baseline.values:
+        return row
+    values, others = np.array(row.values), np.array(baseline.values)
+    ratio = ratio_of_means(values, others)
+    return attrs.evolve(
+        row,
+        ratio=None if math.isnan(ratio) else ratio,
+        ratio_interval=ratio_interval(values, others),
+        improvement=probability_of_improvement(values, others),
+        variance_ratio=variance_ratio(values, others),
+        equivalence=None if margin is None else equivalence(values, others, *margin),
+    )
+
+
+def _overall(arm: str, baseline: str, rows: Mapping[tuple[str, str], Row]) -> Overall:
+    tasks = [
+        task
+        for task, name in rows
+        if name == arm and rows[task, arm].values and (task, baseline) in rows and rows[task, baseline].values
+    ]
+    pairs = [(np.array(rows[task, arm].values), np.array(rows[task, baseline].values)) for task in tasks]
+    samples = [sample for pair in pairs for sample in pair]
+
+    def ratio(*each: np.ndarray) -> float:
+        return geometric_mean([ratio_of_means(a, b) for a, b in zip(each[::2], each[1::2], strict=True)])
+
+    def middle(*each: np.ndarray) -> float:
+        scores = [_scores(a, b) for a, b in zip(each[::2], each[1::2], strict=True)]
+        return interquartile_mean(np.concatenate(scores))
+
+    found, mean = (ratio(*samples), middle(*samples)) if samples else (math.nan, math.nan)
+    return Overall(
+        arm=arm,
+        tasks=len(tasks),
+        ratio=None if math.isnan(found) else found,
+        ratio_interval=bootstrap_interval(samples, ratio) if not math.isnan(found) else None,
+        interquartile_mean=None if math.isnan(mean) else mean,
+        interquartile_mean_interval=bootstrap_interval(samples, middle) if not math.isnan(mean) else None,
+        improvement=float(np.mean([probability_of_improvement(a, b) for a, b in pairs])) if pairs else None,
+    )
+
+
+def _scores(values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Each run's result as a ratio to the baseline's mean, above 1 being better; NaN where there is none."""
+    mean = float(baseline.mean())
+    scores: np.ndarray = np.full(len(values), np.nan)
+    if mean > 0:
+        scores = values / mean
+    elif mean < 0:
+        np.divide(mean, values, out=scores, where=values < 0)
+    return scores
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    warnings = []
+    for row in rows:
+        place = f"{row.task}, {row.arm}"
+        if row.unfinished:
+            warnings.append(f"{place}: {row.unfinished} of {row.unfinished + len(row.seeds)} runs have not finished")
+        if len(row.seeds) == 1:
+            warnings.append(f"{place}: one seed has no interval: a difference from another arm may be chance")
+        elif 0 < len(row.seeds) < 3:
+            warnings.append(f"{place}: {len(row.seeds)} seeds are too few to compare: use 5 or more")
+    return warnings

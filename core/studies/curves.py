@@ -1,0 +1,53 @@
+"""Learning curves of several seeds as one: the mean over seeds and its interval, at the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+
+from bitrl.core.studies.results import Result
+from bitrl.core.studies.statistics import t_interval
+
+POINTS = 120
+"""Of a curve, at most: more than a page shows."""
+
+
+@attrs.frozen
+class Curve:
+    """The mean over seeds at each step, with its 95 % interval (Student's t; None with one seed)."""
+
+    label: str
+    steps: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...] | None
+    high: tuple[float, ...] | None
+
+
+def mean_curve(label: str, results: Sequence[Result]) -> Curve | None:
+    """The curve of an arm in a task; None if no run has one.
+
+    Runs are read at the steps of the shortest, interpolated: rollouts without a finished episode have no return.
+    """
+    curves = [np.array(result.curve, np.float64) for result in results if len(result.curve)]
+    if not curves:
+        return None
+    first, last = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)
+    base = max(curves, key=len)[:, 0]
+    steps = base[(base >= first) & (base <= last)]
+    if not len(steps):
+        return None
+    if len(steps) > POINTS:
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).astype(int))]
+    values = np.stack([np.interp(steps, curve[:, 0], curve[:, 1]) for curve in curves])
+    bands = [t_interval(column) for column in values.T]
+    known = [band for band in bands if band is not None]
+    banded = len(known) == len(bands)
+    return Curve(
+        label=label,
+        steps=tuple(int(step) for step in steps),
+        mean=tuple(values.mean(axis=0).tolist()),
+        low=tuple(band[0] for band in known) if banded else None,
+        high=tuple(band[1] for band in known) if banded else None,
+    )

@@ -1,0 +1,188 @@
+"""A study's directory: study.toml, runs/ARM/seedN (each a run's directory), failures/. Says how each cell stands.
+
+How a cell stands is read from its files alone, so that a process killed at any moment leaves nothing to repair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import tomli_w
+
+from bitrl.core.errors import UsageError
+from bitrl.core.files import cannot_write, remove_unfinished, write_atomically
+from bitrl.core.runs.lock import lock
+from bitrl.core.studies.design import Cell, Design, build_design, read_design
+from bitrl.core.studies.results import Result, read_result
+from bitrl.core.wording import setting
+
+FILE = "study.toml"
+
+Status = Literal["finished", "failed", "stopped", "waiting"]
+"""`stopped`: begun, and not finished. Which cells run is known only to the process that runs them."""
+
+
+@attrs.frozen
+class Changes:
+    """What a new version of a study's file changes: names of cells."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class Study:
+    """A study's directory, locked for this process while it is open."""
+
+    def __init__(self, directory: Path, data: Mapping[str, Any], design: Design):
+        """Of an existing directory; see `create` and `open`."""
+        self.directory, self.data, self.design = directory, data, design
+        self._lock = lock(directory, directory)
+        remove_unfinished(directory)
+
+    @classmethod
+    def create(cls, directory: Path, data: Mapping[str, Any]) -> tuple[Study, Changes]:
+        """Open a study's directory, made if it is not there, for this file's contents.
+
+        Returns:
+            The study, and how its cells differ from those of the contents that the directory had before.
+
+        Raises:
+            UsageError: an arm cannot be composed, another process runs the study, or something else is there.
+            RunFailed: it cannot be written.
+        """
+        design = build_design(data)
+        before: list[str] | None = None
+        if (directory / FILE).is_file():
+            before = [cell.name for cell in _known_cells(directory)]
+        elif directory.exists() and (not directory.is_dir() or any(map(_matters, directory.iterdir()))):
+            raise UsageError(f"{directory}: is not empty and holds no study: choose another with {setting('out')}")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(directory, error) from None
+        study = cls(directory, data, design)
+        try:
+            write_atomically(directory / FILE, tomli_w.dumps(dict(data)))
+        except BaseException:
+            study.close()
+            raise
+        now = [cell.name for cell in design.cells]
+        if before is None:
+            return study, Changes((), ())
+        added = tuple(name for name in now if name not in before)
+        return study, Changes(added, tuple(name for name in before if name not in now))
+
+    def close(self) -> None:
+        """Release the directory for other processes."""
+        self._lock.close()
+
+    def place(self, cell: Cell) -> Path:
+        """The directory of a cell's run."""
+        return self.directory / cell.path
+
+    def status(self, cell: Cell) -> Status:
+        """How a cell stands."""
+        place = self.place(cell)
+        if (place / "summary.json").is_file():
+            return "finished"
+        if self._failure(cell).is_file():
+            return "failed"
+        return "stopped" if (place / "config.toml").is_file() else "waiting"
+
+    def fail(self, cell: Cell, message: str) -> None:
+        """Record that a cell failed, and why."""
+        self._failure(cell).parent.mkdir(exist_ok=True)
+        write_atomically(self._failure(cell), message.strip() + "\n")
+
+    def failure(self, cell: Cell) -> str:
+        """Why a cell failed: the last line of what it said."""
+        lines = self._failure(cell).read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[-1] if lines else "failed without a message"
+
+    def retry(self, cell: Cell) -> None:
+        """Forget that a cell failed."""
+        self._failure(cell).unlink(missing_ok=True)
+
+    def results(self) -> list[Result]:
+        """The results of all its cells that were begun."""
+        return results_of(self.directory, self.design)
+
+    def _failure(self, cell: Cell) -> Path:
+        return self.directory / "failures" / f"{cell.arm.folder}-seed{cell.seed}.txt"
+
+
+def is_study(directory: Path) -> bool:
+    """Whether a directory holds a study."""
+    return (directory / FILE).is_file()
+
+
+def read_study(directory: Path) -> tuple[Design, list[Result]]:
+    """The design of a study and the results of its cells, without locking it.
+
+    Raises:
+        UsageError: no study there, or damaged.
+    """
+    design = build_design(read_design(directory / FILE))
+    return design, results_of(directory, design)
+
+
+def results_of(directory: Path, design: Design) -> list[Result]:
+    """The results of the cells of a study that were begun, in the order of its arms."""
+    cells = [Cell(arm, seed) for arm in design.arms for seed in design.seeds]
+    return [
+        attrs.evolve(read_result(directory / cell.path), label=cell.arm.label)
+        for cell in cells
+        if (directory / cell.path / "config.toml").is_file()
+    ]
+
+
+def _matters(path: Path) -> bool:
+    """Whether a file is more than what a process killed before it wrote study.toml leaves."""
+    return not path.name.startswith((".lock", f".{FILE}."))
+
+
+def progress_of(place: Path) -> tuple[int, float | None, float]:
+    """How far a run is, by its files: its last step, the mean return of its last rollout with one, and the seconds that
+    it has trained for.
+    """
+    step, mean_return = 0, None
+    for row in _last_rows(place / "metrics.jsonl"):
+        step = max(step, int(row.get("step", 0)))
+        mean_return = row.get("episode_return", mean_return)
+    seconds = 0.0
+    for row in _last_rows(place / "timings.jsonl"):
+        seconds = float(row.get("seconds", seconds))
+    return step, mean_return, seconds
+
+
+def _last_rows(path: Path, size: int = 8192) -> list[dict[str, Any]]:
+    """The whole rows in the last `size` bytes of a file; none if it is not there."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            start = max(file.tell() - size, 0)
+            file.seek(start)
+            lines = file.read().splitlines()[bool(start) :]
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # not written to its end yet
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _known_cells(directory: Path) -> list[Cell]:
+    """The cells of the contents that a directory has; none where a component is no longer installed."""
+    try:
+        return build_design(read_design(directory / FILE)).cells
+    except UsageError:
+        return []

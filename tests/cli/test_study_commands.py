@@ -1,0 +1,152 @@
+"""`bitrl study`, `compare`, `report`, `plot` and `watch`, as a user calls them; runs of others are written by hand."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Call = Callable[..., Any]
+QUICK = ["-o", "run.num_envs=4", "-o", "run.eval_episodes=2", "-o", "algo.rollout_steps=64", "-o", "backbone.hidden=8"]
+
+
+def write_run(directory: Path, backbone: str, seed: int, value: float | None, env: str = "CartPole-v1") -> Path:
+    """A run's directory as `bitrl run` writes it."""
+    directory.mkdir(parents=True)
+    lines = ["[run]", f'env = "{env}"', f'backbone = "{backbone}"', f"seed = {seed}", "steps = 300", "[provenance]"]
+    (directory / "config.toml").write_text("\n".join([*lines, 'git_commit = "0123456789abcdef"', ""]))
+    rows = [{"step": step, "episode_return": (value or 1.0) * step / 300, "entropy": 0.5} for step in (100, 200, 300)]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "timings.jsonl").write_text(
+        "".join(json.dumps({"step": s, "seconds": s / 50}) + "\n" for s in (100, 300))
+    )
+    if value is not None:
+        evaluation = {"episodes": 5, "mean_return": value, "std_return": 1.0}
+        summary = {"eval": evaluation, "steps": 300, "peak_rss_mb": 100.0, "steps_per_second": 50.0}
+        (directory / "summary.json").write_text(json.dumps(summary))
+    return directory
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    place = tmp_path / "runs"
+    for seed, value in enumerate((480.0, 490.0, 500.0)):
+        write_run(place / f"bf16-{seed}", "bf16", seed, value)
+        write_run(place / f"bitnet-{seed}", "bitnet", seed, value + 1)
+    return place
+
+
+def test_a_quick_study_from_the_command_line(bitrl: Call, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    wanted = ["study", "--env", "CartPole-v1", "--vary", "backbone=mlp", "--vary", "algo.clip_coef=0.1,0.2"]
+    done = bitrl(*wanted, "--seeds", "0", "--steps", 128, *QUICK, "--out", out, "--json")
+    assert done.code == 0, done.err
+    assert [row["arm"] for row in json.loads(done.out)["rows"]] == ["algo.clip_coef=0.1", "algo.clip_coef=0.2"]
+    again = bitrl("study", out)
+    assert again.code == 0
+    assert "algo.clip_coef=0.2" in again.out
+    assert "one seed has no interval" in again.err
+    planned = bitrl("study", out, "--dry-run")
+    assert "2 cells, 256 steps" in planned.out
+    assert planned.out.count("finished") == 2
+
+
+def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
+    assert bitrl("ablate", "--help").out.replace("ablate", "study") == bitrl("study", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "what to compare?"),
+        (("--vary", "backbone=mlp"), "--out"),
+        (("--vary", "backbone", "--out", "x"), "OPTION=VALUE"),
+        (("--vary", "backbone=", "--out", "x"), "empty list"),
+        (("--vary", "backbone=mlq", "--out", "x"), "did you mean"),
+        (("--vary", "backbone=mlp", "--seeds", "x", "--out", "y"), "seeds"),
+        (("missing.toml",), "missing.toml: cannot be read"),
+        (("missing.toml", "--env", "CartPole-v1"), "--env: the study is in missing.toml"),
+        ((".",), "holds no study"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_anything_is_written(
+    bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = bitrl("study", *arguments)
+    assert refused.code == 2
+    assert words in refused.err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_compare_says_what_differs_and_whether_it_matters(bitrl: Call, runs: Path) -> None:
+    shown = bitrl("compare", runs, "--equivalent-within", "5%")
+    assert shown.code == 0, shown.err
+    assert "backbone=bitnet" in shown.out
+    assert "yes" in shown.out.splitlines()[-2]
+    rows = json.loads(bitrl("compare", runs, "--baseline", "backbone=bitnet", "--json").out)["rows"]
+    assert {row["arm"]: row["mean"] for row in rows} == {"backbone=bf16": 490.0, "backbone=bitnet": 491.0}
+    assert [row["ratio"] for row in rows if row["ratio"]] == [pytest.approx(490 / 491)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--baseline", "bf61"), 'unknown arm "bf61"'),
+        (("--metric", "success"), "its evaluation has no success; it has episodes, mean_return, std_return"),
+        (("--equivalent-within", "five"), "expected a share such as 5%"),
+        (("--equivalent-within", "-5%"), "expected a share"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(bitrl: Call, runs: Path, arguments: tuple[str, ...], words: str) -> None:
+    refused = bitrl("compare", runs, *arguments)
+    assert (refused.code, words in refused.err) == (2, True), refused.err
+
+
+def test_runs_that_are_not_there_are_refused(bitrl: Call, tmp_path: Path) -> None:
+    assert "no such directory" in bitrl("compare", tmp_path / "none").err
+    assert "holds no run" in bitrl("compare", tmp_path).err
+
+
+def test_a_report_is_written_once_and_names_its_command_and_commit(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert bitrl("report", runs, "--out", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "bitrl report runs -o page.html" in text
+    assert "0123456789ab" in text
+    assert "already exists" in bitrl("report", runs, "--out", page).err
+    for form, word in (("--md", "| arm |"), ("--latex", r"\toprule"), ("--csv", "table,arm")):
+        assert bitrl("report", runs, "--out", page, form, "--force").code == 0
+        assert word in page.read_text(encoding="utf-8")
+
+
+def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    assert "2 curves of 6 runs" in bitrl("plot", runs, "--out", tmp_path / "c.svg").out
+    ElementTree.parse(tmp_path / "c.svg")
+    assert bitrl("plot", runs, "--out", tmp_path / "c.png").code == 0
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert "expected a name that ends in" in bitrl("plot", runs, "--out", tmp_path / "c.jpg").err
+    other = write_run(tmp_path / "other", "bf16", 0, 1.0, "Acrobot-v1")
+    assert "2 tasks" in bitrl("plot", runs, other, "--out", tmp_path / "d.svg").err
+
+
+def test_watch_shows_runs_side_by_side(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    going = write_run(tmp_path / "going", "mlp", 0, None)
+    shown = bitrl("watch", "--once", going, runs / "bf16-0").out
+    assert "300 of 300" in shown
+    assert "480.0 (greedy)" in shown
+    assert "entropy" in shown
+    assert "not a run" in bitrl("watch", tmp_path).err
+
+
+def test_a_sparkline_is_as_wide_as_it_may_be() -> None:
+    from bitrl.cli.watch import sparkline
+
+    assert sparkline([0.0, 7.0], 10) == "▁█"
+    assert sparkline([float(n) for n in range(80)], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([1.0, 1.0], 4) == "▄▄"
+    assert sparkline([], 4) == "–"

@@ -1,0 +1,118 @@
+"""An agent's file may come from anywhere: what it says is checked before anything is made of it."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import bitrl
+from bitrl.core.acting import checkpoints
+from bitrl.core.acting.checkpoints import Checkpoint
+from bitrl.core.acting.states import identity_changes
+from bitrl.core.errors import UsageError
+
+OPTIONS = {"run.num_envs": 2, "run.eval_episodes": 1, "algo.rollout_steps": 16, "algo.epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    """An agent's file that needs no language model."""
+    folder = tmp_path_factory.mktemp("agent")
+    bitrl.run(backbone="mlp", steps=32, out=folder / "run", options=OPTIONS)
+    bitrl.export(folder / "run", folder / "agent")
+    return checkpoints.read(folder / "agent")
+
+
+def refusal(agent, tmp_path, change):
+    """What is said of the agent with facts or arrays changed."""
+    meta, arrays = copy.deepcopy(dict(agent.meta)), dict(agent.arrays)
+    change(meta, arrays)
+    (tmp_path / "agent").write_bytes(checkpoints.as_bytes(Checkpoint(arrays, meta)))
+    with pytest.raises(UsageError) as caught:
+        bitrl.load_agent(tmp_path / "agent")
+    said = str(caught.value)
+    assert len(said) < 500
+    assert "\n" not in said
+    return said
+
+
+FACTS = ["serializer", "backbone", "identity", "history", "history_tokens", "policy", "observation"]
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_missing_fact_is_named(agent, tmp_path, name):
+    said = refusal(agent, tmp_path, lambda meta, arrays: meta.pop(name))
+    assert f'agent: not a whole agent: "{name}" is missing: export it again' in said
+
+
+@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("value", [3.5, [], "x" * 10_000])
+def test_a_fact_of_another_kind_is_named(agent, tmp_path, name, value):
+    assert f'"{name}": expected ' in refusal(agent, tmp_path, lambda meta, arrays: meta.update({name: value}))
+
+
+def set_field(name, value):
+    return lambda meta, arrays: meta["observation"]["fields"][0].update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (set_field("decimals", 10**7), "\"decimals\": expected an integer between 0 and 17, or null, got '10000000'"),
+        (set_field("decimals", -1), '"decimals": expected'),
+        (set_field("low", float("nan")), '"low": expected a number or null'),
+        (set_field("colour", 1), 'a field has "colour"'),
+        (lambda meta, arrays: meta.update(history=10**7), '"history": expected an integer between 1 and 1000'),
+        (lambda meta, arrays: meta["serializer"].pop("options"), '"serializer": expected a name and options'),
+        (lambda meta, arrays: meta["observation"].update(discrete=0), '"discrete": expected'),
+        (lambda meta, arrays: meta["observation"].pop("texts"), '"texts" is missing'),
+    ],
+)
+def test_numbers_that_would_take_all_memory_and_nonsense(agent, tmp_path, change, error):
+    assert error in refusal(agent, tmp_path, change)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["mean", "std", "0.weight", "1.bias"])
+def test_weights_that_are_not_finite_are_refused(agent, tmp_path, name, bad):
+    path = f"policy.network.{name}"
+
+    def change(meta, arrays):
+        arrays[path] = arrays[path].copy()
+        arrays[path].flat[0] = bad
+
+    assert f"{path} holds 1 numbers that are NaN or infinite" in refusal(agent, tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda meta, arrays: arrays.pop("example"), "no example of an observation"),
+        (lambda meta, arrays: arrays.pop("policy.network.mean"), "policy.network.mean is missing"),
+        (lambda meta, arrays: arrays.pop("policy.network.1.bias"), "policy.network.1: its shape does not fit"),
+        (lambda meta, arrays: arrays.update({"policy.network.std": np.zeros(4, np.float32)}), "do not fit together"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(agent, tmp_path, change, error):
+    assert error in refusal(agent, tmp_path, change)
+
+
+def test_an_agent_that_is_whole_still_acts(agent, tmp_path):
+    (tmp_path / "agent").write_bytes(checkpoints.as_bytes(agent))
+    assert bitrl.load_agent(tmp_path / "agent").act([0, 0, 0, 0]) in (0, 1)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), 1e39])
+def test_infinite_observations_are_refused(agent, tmp_path, bad):
+    (tmp_path / "agent").write_bytes(checkpoints.as_bytes(agent))
+    with pytest.raises(UsageError, match="observation: expected finite numbers, no NaN or infinity"):
+        bitrl.load_agent(tmp_path / "agent").act([0, bad, 0, 0])
+
+
+def test_an_identity_of_before_is_compared_by_the_seal():
+    now = {"model_sha256": "of the file", "model_seal": "of the header", "layers": 4}
+    before = {"model_sha256": "of the header", "layers": 4}
+    assert identity_changes(before, now) == []
+    assert identity_changes(now, now) == []
+    assert identity_changes({**before, "layers": 3}, now) == ["layers"]
+    assert "model_sha256" in identity_changes({**before, "model_sha256": "another"}, now)

@@ -1,0 +1,155 @@
+"""Tables, charts and the page, read back by parsers of others."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitrl.core.studies.charts import Point, line_chart, point_chart, ticks
+from bitrl.core.studies.comparison import Comparison, compare
+from bitrl.core.studies.curves import mean_curve
+from bitrl.core.studies.report import html
+from bitrl.core.studies.results import Result
+from bitrl.core.studies.tables import comma_separated, latex, markdown, tables
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def result(arm: str, seed: int, value: float | None, task: str = "CartPole-v1") -> Result:
+    summary = None
+    if value is not None:
+        evaluation = {"mean_return": value, "success_rate": 0.5}
+        summary = {"eval": evaluation, "steps": 300, "peak_rss_mb": 100.0 + seed, "steps_per_second": 1000.0}
+    curve = tuple((100 * n, (value or 1.0) * n / 3) for n in (1, 2, 3))
+    where = Path(f"{task}-{arm}-{seed}")
+    return Result(where, task, {"run.backbone": arm, "algo.gamma": 0.9}, seed, summary, curve)
+
+
+RESULTS = [
+    *(result("bf16", seed, 100.0 + seed) for seed in range(3)),
+    *(result("<b>&_", seed, 50.0 + seed) for seed in range(3)),
+    *(result("bf16", seed, -10.0 - seed, "Acrobot-v1") for seed in range(3)),
+    *(result("<b>&_", seed, -20.0 - seed, "Acrobot-v1") for seed in range(2)),
+]
+
+
+@pytest.fixture(scope="module")
+def found() -> Comparison:
+    return compare(RESULTS, baseline="backbone=bf16", margin=(0.05, True))
+
+
+def test_ratios_of_rewards_and_costs_and_their_geometric_mean(found: Comparison) -> None:
+    rows = {(row.task, row.arm): row for row in found.rows}
+    assert rows["CartPole-v1", "backbone=<b>&_"].ratio == pytest.approx(51 / 101)
+    assert rows["Acrobot-v1", "backbone=<b>&_"].ratio == pytest.approx(11 / 20.5)
+    [overall] = found.overall
+    assert overall.ratio == pytest.approx(np.sqrt(51 / 101 * 11 / 20.5))
+    assert overall.improvement == 0.0
+    assert rows["CartPole-v1", "backbone=<b>&_"].equivalence.verdict == "no"  # type: ignore[union-attr]
+    assert rows["CartPole-v1", "backbone=bf16"].ratio is None
+    assert [each for each in found.warnings if "2 seeds are too few" in each]
+
+
+def test_runs_are_told_apart_by_as_few_settings_as_needed() -> None:
+    runs = [
+        Result(Path(str(n)), "E", {"run.backbone": backbone, "algo.a": a, "algo.b": a * 2}, n, None, ())
+        for n, (backbone, a) in enumerate([("x", 1), ("x", 2), ("y", 1)])
+    ]
+    found = compare(runs)
+    assert [row.arm for row in found.rows] == ["backbone=x algo.a=1", "backbone=x algo.a=2", "backbone=y algo.a=1"]
+
+
+def test_failures_are_runs_that_did_not_finish_or_did_not_learn() -> None:
+    flat = Result(Path("flat"), "E", {}, 1, {"eval": {"mean_return": 5.0}, "steps": 1}, ((1, 9.0), (2, 5.0)))
+    [row] = compare([result("x", 0, 10.0, "E"), result("x", 1, None, "E")]).rows
+    assert (row.failure_rate, row.unfinished) == (0.5, 1)
+    assert compare([flat]).rows[0].failure_rate == 1.0
+
+
+def test_csv_and_markdown_and_latex_hold_the_same_numbers(found: Comparison) -> None:
+    shown = [*tables(found)]
+    rows = list(csv.reader(io.StringIO(comma_separated(shown))))
+    results = next(each for each in shown if each.title.startswith("CartPole-v1: mean return"))
+    assert [results.title, *results.rows[1]] in rows
+    assert "| backbone=<b>&_ | 3 | 51.0 |" in markdown(shown)
+    assert r"backbone=<b>\&\_ & 3 & 51.0" in latex(shown)
+
+
+def test_a_chart_is_well_formed_and_its_points_are_where_the_numbers_say() -> None:
+    curve = mean_curve("an <arm>", RESULTS[:3])
+    assert curve is not None
+    assert curve.steps == (100, 200, 300)
+    assert curve.mean == pytest.approx((101 / 3, 202 / 3, 101.0))
+    picture = ElementTree.fromstring(line_chart("title & more", "steps", "return", [curve]))
+    [line] = [
+        path for path in picture.iter(f"{SVG}path") if "line" in path.get("class", "") and "L" in path.get("d", "")
+    ]
+    points = np.array([[float(x) for x in pair.split()] for pair in line.get("d", "")[1:].split("L")])
+    assert points[1] - points[0] == pytest.approx(points[2] - points[1], abs=0.11)
+    assert points[0, 1] > points[2, 1], "upwards is better"
+    dot = ElementTree.fromstring(point_chart("t", "x", "y", [Point("a", 1.0, 2.0, (1.0, 3.0))]))
+    assert len([*dot.iter(f"{SVG}circle")]) == 1
+    for empty in (line_chart("t", "x", "y", []), point_chart("t", "x", "y", [])):
+        ElementTree.fromstring(empty)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-200, -85.2), (0, 1e6), (0.03, 0.031), (5, 5)])
+def test_ticks_are_round_and_inside(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 6
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        own = dict(attributes)
+        self.asked += [str(own[name]) for name in ("src", "href") if name in own]
+        if tag == "a":
+            self.links.append(own)
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_asks_for_nothing_and_its_files_are_inside(found: Comparison) -> None:
+    text = html("A & B", found, RESULTS, "bitrl report runs -o page.html")
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.asked
+    assert all(each.startswith("data:") for each in page.asked), "it opens with the network blocked"
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "<b>&_" not in text, "what runs are called is escaped"
+    assert len(text.encode()) < 1_000_000
+    files = {link["download"]: base64.b64decode(link["href"].partition("base64,")[2]).decode() for link in page.links}
+    ElementTree.fromstring(files["curves-CartPole-v1.svg"])
+    rows = list(csv.DictReader(io.StringIO(files["curves-CartPole-v1.csv"])))
+    assert (rows[0]["arm"], rows[0]["step"]) == ("backbone=bf16", "100")
+    assert float(rows[2]["mean"]) == pytest.approx(101.0)
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in files)
+
+
+def test_a_comparison_is_plain_data(found: Comparison) -> None:
+    assert json.loads(json.dumps(found.as_dict()))["metric"] == "mean_return"

@@ -1,0 +1,81 @@
+"""The report in a browser: accessible, and fitting screens. Needs Chromium, and axe-core of npm in build/axe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+from test_report import RESULTS
+
+from bitrl.core.studies.comparison import compare
+from bitrl.core.studies.report import html
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+AXE = Path(__file__).parents[3] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or not AXE.is_file(),
+    reason="needs Chromium, and axe-core: npm install --prefix build/axe axe-core",
+)
+
+MEASURE = """
+<script>
+axe.run(document, {rules: {"region": {enabled: true}}}).then(found => {
+  const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+  const facts = {
+    violations: found.violations.map(v => v.id + ": " + v.nodes.map(n => n.target).join(" ")),
+    passes: found.passes.length, wide: wide, charts: document.querySelectorAll("svg[role=img]").length,
+    dark: getComputedStyle(document.body).backgroundColor,
+  };
+  document.body.innerHTML = "";
+  document.body.setAttribute("data-facts", JSON.stringify(facts));
+});
+</script>
+"""
+
+
+def facts_in_browser(page: str, folder: Path, width: int, *flags: str) -> dict[str, object]:
+    """What axe-core and the layout say, in a window of this width; nothing outside the file can be reached."""
+    file = folder / "page.html"
+    script = f"<script>{AXE.read_text(encoding='utf-8')}</script>{MEASURE}"
+    file.write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--proxy-server=127.0.0.1:1", "--dump-dom",
+        "--virtual-time-budget=20000", f"--window-size={width},900", f"--user-data-dir={folder}/profile", *flags,
+        file.as_uri(),
+    ]  # fmt: skip
+    environment = {**os.environ, "HOME": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    [found] = re.findall(r'data-facts="([^"]*)"', done.stdout)
+    facts: dict[str, object] = json.loads(unescape(found))
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("width", "flags", "paper"),
+    [
+        (1280, (), "rgb(255, 255, 255)"),
+        (1280, ("--blink-settings=preferredColorScheme=0",), "rgb(22, 24, 27)"),
+        (500, (), "rgb(255, 255, 255)"),
+    ],
+    ids=["desktop", "dark", "phone"],
+)
+def test_the_page_is_accessible_and_fits(tmp_path: Path, width: int, flags: tuple[str, ...], paper: str) -> None:
+    found = compare(RESULTS, baseline="backbone=bf16", margin=(0.05, True))
+    facts = facts_in_browser(html("A study", found, RESULTS, "bitrl report"), tmp_path, width, *flags)
+    assert facts["violations"] == []
+    assert int(str(facts["passes"])) > 15
+    assert facts["charts"] == 6
+    assert not facts["wide"], "the page itself does not scroll sideways; wide tables do"
+    assert facts["dark"] == paper
+
+
+def test_a_page_that_is_not_accessible_is_found(tmp_path: Path) -> None:
+    bad = "<!DOCTYPE html><html><head></head><body><img src='data:,'><a href='#'></a></body></html>"
+    assert facts_in_browser(bad, tmp_path, 800)["violations"]

@@ -1,0 +1,187 @@
+"""Studies run: finished cells stay, killed ones resume, failed ones are named; and their arms are compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitrl.core.errors import UsageError
+from bitrl.core.studies.comparison import compare
+from bitrl.core.studies.processes import Processes
+from bitrl.core.studies.results import read_results
+from bitrl.core.studies.running import run_study
+from bitrl.core.studies.study import Study, read_study
+
+QUICK = {
+    "run": {"backbone": "mlp", "steps": 384, "num_envs": 4, "eval_episodes": 3, "checkpoint_every": 1},
+    "algo": {"rollout_steps": 64, "epochs": 1},
+    "backbone": {"hidden": [8]},
+}
+DATA = {"study": {"seeds": "0-1"}, "base": QUICK, "grid": {"algo.clip_coef": [0.1, 0.2]}}
+
+
+def go(directory: Path, data: dict[str, Any] = DATA, **arguments: Any) -> Study:
+    study, _ = Study.create(directory, data)
+    try:
+        run_study(study, Processes(2, len(study.design.cells)), **arguments)
+    finally:
+        study.close()
+    return study
+
+
+def report(directory: Path) -> str:
+    """All that is compared, as bytes that a user gets; places apart."""
+    return json.dumps(compare(read_study(directory)[1]).as_dict())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("study") / "undisturbed"
+    go(directory)
+    return directory
+
+
+def test_every_cell_is_a_run_that_can_be_evaluated_by_itself(finished: Path) -> None:
+    summaries = sorted(finished.glob("runs/*/seed*/summary.json"))
+    assert len(summaries) == 4
+    found = compare(read_study(finished)[1])
+    assert [(row.arm, row.seeds) for row in found.rows] == [
+        ("algo.clip_coef=0.1", (0, 1)),
+        ("algo.clip_coef=0.2", (0, 1)),
+    ]
+    means = [json.loads(path.read_text())["eval"]["mean_return"] for path in summaries]
+    assert sorted(value for row in found.rows for value in row.values) == sorted(means)
+    assert all("too few" in warning for warning in found.warnings)
+
+
+def test_the_same_command_again_runs_nothing_and_more_seeds_run_alone(finished: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("runs/*/seed*/summary.json")}
+    began: list[str] = []
+
+    class Counting(Processes):
+        def start(self, cell: Any, place: Path) -> None:
+            began.append(cell.name)
+            super().start(cell, place)
+
+    study, changes = Study.create(finished, DATA)
+    run_study(study, Counting(2, 4))
+    study.close()
+    assert (began, changes.added) == ([], ())
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_grid_that_is_edited_says_what_came_and_went(finished: Path) -> None:
+    edited = {**DATA, "grid": {"algo.clip_coef": [0.2, 0.3]}}
+    study, changes = Study.create(finished, edited)
+    study.close()
+    assert changes.added == ("CartPole-v1 algo.clip_coef=0.3 seed 0", "CartPole-v1 algo.clip_coef=0.3 seed 1")
+    assert changes.removed == ("CartPole-v1 algo.clip_coef=0.1 seed 0", "CartPole-v1 algo.clip_coef=0.1 seed 1")
+    assert len([*finished.glob("runs/*clip_coef=0.1*/seed*/summary.json")]) == 2, "their runs are kept"
+    study, changes = Study.create(finished, DATA)
+    study.close()
+    assert [study.status(cell) for cell in study.design.cells] == ["finished"] * 4
+
+
+def test_two_processes_do_not_run_one_study(finished: Path) -> None:
+    study, _ = Study.create(finished, DATA)
+    with pytest.raises(UsageError, match="in use by process"):
+        Study.create(finished, DATA)
+    study.close()
+
+
+def test_a_directory_with_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("…")
+    with pytest.raises(UsageError, match="holds no study"):
+        Study.create(tmp_path, DATA)
+
+
+def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    data = {
+        "base": QUICK,
+        "arms": {"good": {}, "diverges": {"algo.learning_rate": 1e300}},
+    }
+    study = go(tmp_path / "study", data)
+    good, bad = study.design.cells
+    assert [study.status(good), study.status(bad)] == ["finished", "failed"]
+    assert "not a finite number" in study.failure(bad)
+    found = compare(study.results())
+    assert {row.arm: row.unfinished for row in found.rows} == {"good": 0, "diverges": 1}
+    assert any("have not finished" in warning for warning in found.warnings)
+    began: list[str] = []
+    go(tmp_path / "study", data, show=lambda states: began.extend(s.cell.name for s in states if s.status == "running"))
+    assert not began, "it is not run again unasked"
+
+
+def test_studies_killed_at_random_end_like_one_that_was_not(finished: Path, tmp_path: Path) -> None:
+    """benchmarks/studies_killed.py does the same a hundred times to 24 cells."""
+    directory, generator = tmp_path / "killed", random.Random(0)
+    code = (
+        "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]);"
+        "from test_studies import go; go(Path(sys.argv[1]), json.loads(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(directory), json.dumps(DATA), str(Path(__file__).parent)]
+    done: dict[Path, int] = {}
+    for kill in range(4):
+        process = subprocess.Popen(command, start_new_session=True)
+        if kill < 3:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(generator.uniform(2.5, 5.0))
+            os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == (-signal.SIGKILL if kill < 3 else 0)
+        now = {path: path.stat().st_mtime_ns for path in directory.glob("runs/*/seed*/summary.json")}
+        assert done.items() <= now.items(), "a finished cell has run again"
+        done = now
+    assert report(directory) == report(finished)
+
+
+def test_workers_end_with_the_study_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2]);"
+        "from test_studies import *; s, _ = Study.create(Path(sys.argv[1]), DATA); p = Processes(1, 1);"
+        "p.start(s.design.cells[0], s.place(s.design.cells[0]));"
+        "print(p._running[0].process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "s"), str(Path(__file__).parent)], stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    time.sleep(0.3)
+    parent.kill()
+    parent.communicate()
+    for _ in range(200):
+        if not Path(f"/proc/{worker}").exists() or "\nState:\tZ" in Path(f"/proc/{worker}/status").read_text():
+            return
+        time.sleep(0.05)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived the study")
+
+
+def test_runs_outside_a_study_are_arms_by_what_differs(finished: Path) -> None:
+    """The same runs, given as directories: two arms, named for the option that differs."""
+    found = compare(read_results(sorted(finished.glob("runs/*"))))
+    assert {row.arm: row.seeds for row in found.rows} == {"algo.clip_coef=0.1": (0, 1), "algo.clip_coef=0.2": (0, 1)}
+    one = sorted(finished.glob("runs/*/seed0"))
+    with pytest.raises(UsageError, match="seed 0 is there twice"):
+        compare([*read_results(one), *read_results(one[:1])])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [("summary.json", b"{"), ("metrics.jsonl", b"\xff\n{}\n"), ("config.toml", b"[")]
+)
+def test_a_damaged_file_is_named(finished: Path, tmp_path: Path, name: str, damage: bytes) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(next(finished.glob("runs/*/seed0")), tmp_path / "run"))
+    (run / name).write_bytes(damage)
+    with pytest.raises(UsageError, match=name):
+        read_results([run])
