@@ -36,6 +36,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     The exit code is 1 if something is wrong.
     """
     stdout = claim_stdout() if as_json else None
+    from bitrl.core.registry import registry
+
+    registry()  # before a check imports what a plugin should not
     findings = [finding for check in (*CHECKS, _checks_of_plugins) for finding in examine(check)]
     wrong = [finding for finding in findings if not finding.ok]
     if as_json:
@@ -209,6 +212,10 @@ def _plugins() -> Iterator[Finding]:
     for problem in registry().problems:
         remedy = f"update {problem.package}, tell its authors, or remove it: {pip(f'uninstall {problem.package}')}"
         yield Finding(f"plugin {problem.package}", False, problem.message, remedy)
+    for problem in registry().costs:
+        yield Finding(
+            f"plugin {problem.package}", False, problem.message, f"update {problem.package}, or tell its authors"
+        )
     for problem in registry().conflicts():
         remedy = f"choose one by its full name, as {problem.package}:NAME, or uninstall a package"
         yield Finding(f"plugin {problem.package}", False, problem.message, remedy)

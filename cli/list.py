@@ -38,7 +38,7 @@ def list_components(kind: str | None, directory: Path | None, as_json: bool) -> 
     if directory is not None:
         raise UsageError(f"{directory}: only runs are listed by directory: bitrl list runs {directory}")
     kinds = list(PLURALS) if kind is None else [parse_kind(kind, (RUNS,))]
-    problems = [*registry().problems, *registry().conflicts()]
+    problems = [*registry().problems, *registry().costs, *registry().conflicts()]
     if as_json:
         found = {PLURALS[each]: [facts(entry) for entry in registry().entries[each]] for each in kinds}
         print_json({**found, "problems": [attrs.asdict(problem) for problem in problems]}, stdout)
@@ -92,7 +92,7 @@ def _fit(record: Record) -> tuple[str, ...]:
     if isinstance(record, BackboneRecord):
         return (f"{' or '.join(record.accepts)} → {provided(record)}",)
     if isinstance(record, AlgorithmRecord):
-        return (f"{' or '.join(record.learns_from)} →",)
+        return (f"{' or '.join(record.learns_from)} → {' or '.join(record.actions or ())}".rstrip(),)
     return ()
 
 
@@ -111,4 +111,5 @@ def facts(entry: Entry) -> dict[str, object]:
     if isinstance(record, AlgorithmRecord):
         found["learns_from"] = list(record.learns_from)
         found["critic_backbone"] = record.critic_backbone
+        found["actions"] = None if record.actions is None else list(record.actions)
     return found

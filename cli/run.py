@@ -108,12 +108,12 @@ def run(
     """
     from bitrl.core.runs import train
 
+    stdout = claim_stdout() if as_json else None
     if resume is not None:
         _refuse_beside_resume(ctx)
         steps = _steps(flags["steps"])
     else:
         resolved = configure(config, assignments, flags | {"loggers": ",".join(loggers) or None})
-    stdout = claim_stdout() if as_json else None
     with progress_display(quiet or as_json) as listener:
         if resume is not None:
             summary = train.go_on(resume, (listener,), steps)
@@ -188,8 +188,9 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
     plural = "s" if episodes != 1 else ""
     success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
     spread = f"± {std:.1f} (standard deviation, greedy actions)"
+    own = "".join(f", {name} {value:.4g}" for name, value in statistics.get("metrics", {}).items())
     cut = f", {statistics['cut_episodes']} cut off at the limit of steps" if "cut_episodes" in statistics else ""
-    return f"{success}mean return {mean:.1f} {spread} over {episodes} episode{plural}{cut}"
+    return f"{success}mean return {mean:.1f} {spread}{own} over {episodes} episode{plural}{cut}"
 
 
 def _steps(typed: str | None) -> int | None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bitrl.cli.show_samples import Sample
 
 
+FACTS = ("package", "target", "aliases", "emits", "accepts", "provides", "learns_from", "actions", "critic_backbone")
+"""What is shown of a component, where it has it."""
+
+
 @click.command
 @click.argument("kind", shell_complete=completion.kinds)
 @click.argument("name", required=False, shell_complete=completion.names_of_kind)
@@ -76,11 +80,7 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         return
     title = described.get("name", "run")
     echo(f"{title}: {described['summary']}\n")
-    lines = [
-        (key, _words(described[key]))
-        for key in ("package", "target", "aliases", "emits", "accepts", "provides", "learns_from", "critic_backbone")
-        if key in described
-    ]
+    lines = [(key, _words(described[key])) for key in FACTS if described.get(key) is not None]
     if lines:
         echo(table(lines) + "\n")
     if described.get("about"):

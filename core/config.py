@@ -24,7 +24,7 @@ from bitrl.core.records import (
     LoggerRecord,
     SerializerRecord,
 )
-from bitrl.core.registry import registry
+from bitrl.core.registry import BUILT_IN, registry
 from bitrl.core.wording import setting
 
 PARTS = ("run", "env", "serializer", "backbone", "critic_backbone", "algo")
@@ -143,13 +143,16 @@ class Config:
         return plain
 
 
-def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozenset[str]] | None = None) -> Config:
+def resolve(
+    values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozenset[str]] | None = None, *, saved: bool = False
+) -> Config:
     """Find the components that `values` names and build their options.
 
     Args:
         values: part → option → value. What is unset comes from the environment's record, then from the options classes.
             The options of a logger are in a part `logger.NAME`, or in `logger` by its name.
         text: part → the options whose value was typed on a command line and is a string.
+        saved: `values` are the configuration that a run was started with, not chosen now.
 
     Raises:
         UsageError: unknown part, component or option, a value of the wrong type, or incompatible components.
@@ -158,13 +161,18 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
     for part in values:
         check_part(part, "options are written part.option=value")
     chosen = parse(RunOptions, values.get("run", {}), "run", text.get("run", frozenset()))
-    environment = find_environment(chosen.env)
+    named = {} if saved else values.get("run", {})
+
+    def find(part: str, name: str) -> Any:
+        return registry().find(COMPONENTS[part], name, built_in_first=part not in named)
+
+    environment = find_environment(chosen.env, built_in_first="env" not in named)
     run_values = {**_defaults(environment, "run", values), **values.get("run", {})}
     run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
-    backbone: BackboneRecord = registry().find("backbone", run.backbone)
-    critic: BackboneRecord | None = registry().find("backbone", run.critic_backbone) if run.critic_backbone else None
+    backbone: BackboneRecord = find("backbone", run.backbone)
+    critic: BackboneRecord | None = find("critic_backbone", run.critic_backbone) if run.critic_backbone else None
     if run.serializer is not None and values.get("run", {}).get("serializer") is None:
-        tuned: SerializerRecord = registry().find("serializer", run.serializer)
+        tuned: SerializerRecord = find("serializer", run.serializer)
         if tuned.emits not in backbone.accepts:  # an environment that is described in text, and a backbone of vectors
             run_values["serializer"] = "hash"
             run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
@@ -172,9 +180,9 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         forms = [form for form in backbone.accepts if critic is None or form in critic.accepts] or backbone.accepts
         run_values["serializer"] = "json" if "text" in forms else "vector"
         run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
-    serializer: SerializerRecord = registry().find("serializer", str(run.serializer))
+    serializer: SerializerRecord = find("serializer", str(run.serializer))
     run = _with_current_names(run)
-    algorithm: AlgorithmRecord = registry().find("algorithm", run.algo)
+    algorithm: AlgorithmRecord = find("algo", run.algo)
     check_fit(serializer, backbone)
     if critic is not None:
         check_critic(algorithm, critic, backbone, serializer)
@@ -186,7 +194,7 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
 
     loggers = []
     for name in run.loggers:
-        logger: LoggerRecord = registry().find("logger", name)
+        logger: LoggerRecord = registry().find("logger", name, built_in_first=saved)
         logger.check_needs()
         part = LOGGER + name
         own: Any = parse(logger.options, values.get(part, {}), part, text.get(part, frozenset()))
@@ -206,6 +214,12 @@ def resolve(values: Mapping[str, Mapping[str, Any]], text: Mapping[str, frozense
         # An environment's backbone defaults also apply to the critic's backbone.
         tuned = _defaults(environment, part.removeprefix("critic_"), values) | _defaults(environment, part, values)
         defaults = {key: value for key, value in tuned.items() if key in own}
+        silent = saved or registry().package(environment) == BUILT_IN  # those are tuned for the defaults of bitrl
+        for key in sorted(tuned.keys() - own.keys()) if not silent else ():
+            component = run.env if part == "env" else getattr(run, part)
+            registry().report(
+                f"environment {run.env} sets {part}.{key}, an option that {component} does not have: it is ignored"
+            )
         return parse(cls, {**defaults, **values.get(part, {})}, part, text.get(part, frozenset()))
 
     config = Config(
@@ -270,8 +284,10 @@ def overlay(
     return values, left_out
 
 
-def find_environment(name: str) -> EnvironmentRecord:
+def find_environment(name: str, *, built_in_first: bool = False) -> EnvironmentRecord:
     """The record of an environment; a name that no plugin has registered is taken to be a Gymnasium id.
+
+    `built_in_first`: see `Registry.find`.
 
     Raises:
         UsageError: Gymnasium does not know it either; the message suggests similar ids.
@@ -281,7 +297,7 @@ def find_environment(name: str) -> EnvironmentRecord:
     # `package:name` is a plugin's only if such a package is one: a fork's `module:CartPole-v1` is Gymnasium's to make.
     full_names = {f"{entry.package}:{each}" for entry in entries for each in (entry.record.name, *entry.record.aliases)}
     if name in names or name in full_names:
-        named: EnvironmentRecord = registry().find("environment", name)
+        named: EnvironmentRecord = registry().find("environment", name, built_in_first=built_in_first)
         return named
     import gymnasium
 
@@ -295,7 +311,7 @@ def find_environment(name: str) -> EnvironmentRecord:
         if (known_elsewhere := not_registered(name)) is not None:
             raise known_elsewhere
         raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
-    any_id: EnvironmentRecord = registry().find("environment", ANY_GYMNASIUM_ID)
+    any_id: EnvironmentRecord = registry().find("environment", ANY_GYMNASIUM_ID, built_in_first=True)
     return any_id
 
 
@@ -401,6 +417,27 @@ def check_commands(config: Config) -> None:
         )
 
 
+def check_actions(config: Config, space: str) -> None:
+    """Refuse an algorithm that does not support the environment's action space, called as Gymnasium's class."""
+    supported = config.algorithm.actions
+    if supported is None or space in supported:
+        return
+    algorithms = [
+        entry.record.name
+        for entry in registry().entries["algorithm"]
+        if space in (entry.record.actions or ())  # type: ignore[attr-defined]
+    ]
+    remedy = (
+        f"use {setting('algo', *sorted(algorithms))}"
+        if algorithms
+        else "no installed algorithm supports them in this version"
+    )
+    raise UsageError(
+        f'algorithm "{config.algorithm.name}" supports {" and ".join(supported)} actions, but those of '
+        f"{config.run.env} are {space}: {remedy}"
+    )
+
+
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     """The configuration in a TOML file; the section of provenance is ignored.
 
@@ -491,7 +528,7 @@ def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Ma
     """
     chosen = values.get("run", {})
     name = str(chosen.get("algo", environment.defaults.get("run.algo", RunOptions().algo)))
-    algorithm: AlgorithmRecord = registry().find("algorithm", name)
+    algorithm: AlgorithmRecord = registry().find("algorithm", name, built_in_first=True)
     id = environment.name if environment.name != ANY_GYMNASIUM_ID else chosen.get("env", RunOptions().env)
     layers = (environment.defaults, environment.tuned.get(algorithm.name, {}), algorithm.tuned.get(id, {}))
     merged = {path: value for layer in layers for path, value in layer.items()}

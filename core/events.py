@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -28,7 +29,9 @@ class RunStarted(Event):
 
 @attrs.frozen
 class RolloutStepped(Event):
-    """Environment steps were taken within a rollout; frequent, for live displays only."""
+    """The environments have taken a step within a rollout, the run's `step`-th in all. Very frequent: only listeners
+    marked with `every_step` receive it.
+    """
 
     step: int
 
@@ -87,3 +90,28 @@ class RunFinished(Event):
     """Training and evaluation are done; `summary` is summary.json."""
 
     summary: Mapping[str, Any]
+
+
+E = TypeVar("E", bound=Event)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def every_step(listener: F) -> F:
+    """Decorator: this listener also receives `RolloutStepped`, at every step of the environments.
+
+    The rollout waits for it, so it must return within microseconds.
+    """
+    listener.every_step = True  # type: ignore[attr-defined]
+    return listener
+
+
+def wants(listener: Callable[..., Any], event: Event) -> bool:
+    """Whether `listener` receives `event`."""
+    return not isinstance(event, RolloutStepped) or getattr(listener, "every_step", False)
+
+
+def own_copy(event: E) -> E:
+    """`event`, whose receiver may change what is in it: nobody else gets this copy."""
+    held = {field.name: getattr(event, field.name) for field in attrs.fields(type(event))}
+    changeable = {name: copy.deepcopy(value) for name, value in held.items() if isinstance(value, Mapping)}
+    return type(event)(**{**held, **changeable}) if changeable else event

@@ -121,6 +121,9 @@ def bitrl_doctor_checks() -> Iterable[DoctorCheckRecord]:  # type: ignore[empty-
 def bitrl_event(event: Event) -> None:
     """Called with each event of a run (bitrl.core.events), in the training process: return quickly.
 
+    What an event holds is the listener's own copy. `RolloutStepped`, which comes at every step, is sent only to
+    listeners marked with `@bitrl.every_step`. A listener with options is a logger (`bitrl_loggers`).
+
     Example:
         import bitrl
         from bitrl.core.events import RunFinished

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bitrl.core.acting.policies import Policy
     from bitrl.core.acting.states import StateReader, States
     from bitrl.core.environments.collector import Collector
+    from bitrl.core.events import Event
 
 
 @attrs.frozen
@@ -328,6 +329,12 @@ class Algorithm(ABC):
     def act(self, states: States) -> np.ndarray:
         """The greedy actions [n, ...] in n states, for evaluation: deterministic and without side effects."""
 
+    def summary(self) -> Mapping[str, float]:
+        """Numbers about what was learned (finite, by name) for summary.json and `bitrl eval`, where they are under
+        "algorithm"; by default none. Like `act`, it changes nothing.
+        """
+        return {}
+
     def plain_policy(self) -> Policy:
         """What `act` does, as a numpy policy (bitrl.core.acting.policies): for `bitrl export`, whose agents act without
         the algorithm's dependencies. By default an algorithm cannot be exported.
@@ -349,7 +356,8 @@ class Algorithm(ABC):
 
 
 class Logger:
-    """Receives the rows of metrics.jsonl as they are written.
+    """Receives the rows of metrics.jsonl as they are written, and the run's other events. What it is given is its own
+    copy.
 
     Resuming a stopped run makes a new logger for the same directory. An exception in a logger is reported once, and the
     run continues without it.
@@ -376,6 +384,12 @@ class Logger:
         """An update is done. `row` holds its `step` and its metrics, which may differ between rows.
 
         Write it before returning: the process may be killed at any time.
+        """
+
+    def event(self, event: Event) -> None:
+        """Any event that has no method of its own (bitrl.core.events): a checkpoint was saved, evaluation advanced, …
+
+        One marked with `@bitrl.every_step` also receives `RolloutStepped`, at every step of the environments.
         """
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -24,18 +24,59 @@ Capability = Literal["features", "gradients", "generation", "tokens", "cache"]
 LearnsFrom = Literal["features", "gradients", "generation"]
 """What an algorithm may learn from."""
 
+ActionSpace = Literal["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Text"]
+"""The kinds of action space that an algorithm may support, called as in Gymnasium."""
 
-def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(values)
+
+def _tuple(values: Any) -> Any:
+    return tuple(values) if isinstance(values, (list, set, frozenset)) else values
 
 
-def _some_of(*names: str) -> list[Any]:
-    """Validators of a non-empty tuple that contains only `names`."""
-    return [attrs.validators.min_len(1), attrs.validators.deep_iterable(attrs.validators.in_(names))]
+def _one_of(*names: str) -> Any:
+    """A validator: expects one of `names`."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in names:
+            raise ValueError(f"{attribute.name}: expected {_either(names)}, got {value!r}")
+
+    return check
+
+
+def _some_of(*names: str) -> Any:
+    """A validator: expects a non-empty tuple of some of `names`."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, tuple) or not value:
+            example = value if isinstance(value, str) and value in names else names[0]
+            raise ValueError(f'{attribute.name}: expected a tuple such as ("{example}",), got {value!r}')
+        for each in value:
+            if each not in names:
+                raise ValueError(f"{attribute.name}: expected {_either(names)}, got {each!r}")
+
+    return check
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
+
+
+def _true_or_false(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{attribute.name}: expected True or False, got {value!r}")
+
+
+def _share(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{attribute.name}: expected a number of at least 0 and below 1, got {value!r}")
+
+
+def _text(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{attribute.name}: expected a non-empty string, got {value!r}")
 
 
 def _target(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
-    module, _, name = value.partition(":")
+    module, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not module or not name.isidentifier():
         raise ValueError(f'target: expected "module:attribute", got "{value}"')
 
@@ -54,7 +95,7 @@ class Record:
             bfloat16"}: accepted wherever a name is, with a line on stderr that gives the new one.
     """
 
-    name: str = attrs.field(validator=attrs.validators.min_len(1))
+    name: str = attrs.field(validator=_text)
     summary: str
     target: str = attrs.field(validator=_target)
     options: type = attrs.field(default=NoOptions, validator=_options_class)
@@ -86,8 +127,8 @@ class SerializerRecord(Record):
     encoding from states (interfaces.LearningSerializer).
     """
 
-    emits: Form = attrs.field(default="text", validator=attrs.validators.in_(("text", "vector")))
-    learns: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    emits: Form = attrs.field(default="text", validator=_one_of(*get_args(Form)))
+    learns: bool = attrs.field(default=False, validator=_true_or_false)
 
 
 @attrs.frozen(kw_only=True)
@@ -98,6 +139,9 @@ class BackboneRecord(Record):
         accepts: the input forms it accepts.
         provides: its capabilities: "features" that stay fixed during training, "gradients" (the algorithm trains it),
             "generation" (it generates text), "tokens", "cache". Each is a protocol of bitrl.core.interfaces.
+        batch_tolerance: how far the features of an input may differ with the others in its batch, as a share of the
+            largest feature: matrix products of other libraries add in another order. 0: not at all, so that features
+            may be cached and runs repeat themselves exactly.
         needs_option: capability that it provides only if an option is set → that option, for example
             {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
     """
@@ -107,6 +151,7 @@ class BackboneRecord(Record):
         default=("features",), converter=_tuple, validator=_some_of(*get_args(Capability))
     )
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
+    batch_tolerance: float = attrs.field(default=0.0, validator=_share)
 
     @needs_option.validator
     def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
@@ -134,6 +179,12 @@ class AlgorithmRecord(Record):
             that it trains, the "generation" of a backbone that it trains to generate text.
         critic_backbone: it supports a separate backbone for its critic.
         commands: it can choose among admissible commands (bitrl.core.acting.admissible).
+        actions: the action spaces that it supports, for example ("Discrete", "Box"): an environment with another one is
+            refused before training, and the conformance kit does not try it there. None: not declared; its constructor
+            raises UsageError for a space that it does not support.
+        bootstraps: it estimates returns by the value of the state that a rollout or a truncated episode was cut off in.
+            True: the conformance kit checks that; False: it learns from the rewards that it saw, and the kit does not;
+            None: not declared, and the kit checks it where it finds that a rollout's last state matters.
         tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
             they take precedence over those of the environment's record.
     """
@@ -141,8 +192,12 @@ class AlgorithmRecord(Record):
     learns_from: tuple[LearnsFrom, ...] = attrs.field(
         default=("features",), converter=_tuple, validator=_some_of(*get_args(LearnsFrom))
     )
-    critic_backbone: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    commands: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    critic_backbone: bool = attrs.field(default=False, validator=_true_or_false)
+    commands: bool = attrs.field(default=False, validator=_true_or_false)
+    actions: tuple[ActionSpace, ...] | None = attrs.field(
+        default=None, converter=_tuple, validator=attrs.validators.optional(_some_of(*get_args(ActionSpace)))
+    )
+    bootstraps: bool | None = attrs.field(default=None, validator=attrs.validators.optional(_true_or_false))
     tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
 
 

@@ -6,8 +6,15 @@ an error only when the missing component is asked for. Nothing here imports a co
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import inspect
+import io
+import os
+import sys
+import time
+import types
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
@@ -17,7 +24,7 @@ import pluggy
 
 from bitrl.core import hookspecs
 from bitrl.core.errors import BitrlError, UsageError, unknown
-from bitrl.core.events import Event
+from bitrl.core.events import Event, own_copy, wants
 from bitrl.core.records import (
     AlgorithmRecord,
     BackboneRecord,
@@ -45,6 +52,17 @@ HOOKS: dict[str, tuple[str, type[Record]]] = {
 FAILURES = (Exception, SystemExit)
 """What a plugin's hooks may raise without harm to others."""
 
+BUILT_IN = "bitrl"
+"""The package of the built-in components."""
+
+HEAVY = (
+    "gymnasium", "jax", "matplotlib", "numpy", "pandas", "scipy", "sklearn", "tensorflow", "torch", "transformers",
+)  # fmt: skip
+"""What reading a plugin's records must not import: `bitrl --help` and `bitrl list` read every record there is."""
+
+SLOW_SECONDS = 1.0
+"""Reading a plugin's records should take no longer than this, whatever it imports."""
+
 
 @attrs.frozen
 class Entry:
@@ -63,15 +81,22 @@ class Problem:
 
 
 class Registry:
-    """The components of every plugin added to it."""
+    """The components of every plugin added to it.
+
+    Attributes:
+        problems: what is wrong with plugins, or parts of them, that were left out.
+        costs: what plugins do when they are only read: import heavy modules, print, or take long.
+    """
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
         self.packages: dict[str, str] = {}
         self.problems: list[Problem] = []
+        self.costs: list[Problem] = []
         self.entries: dict[str, list[Entry]] = {kind: [] for kind in HOOKS}
         self._reported: set[str] = set()
+        self._added: list[Any] = []
 
     def add_installed(self, only: str | None = None) -> None:
         """Add every plugin that an installed distribution (or `only` the named one) declares in the group
@@ -81,36 +106,49 @@ class Registry:
             package = _package(point)
             if only is not None and package != only:
                 continue
-            try:
-                plugin = point.load()
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # sys.exit(), or a panic in an extension module
-                self.problems.append(
-                    Problem(package, f"entry point {point.name} = {point.value} failed: {one_line(error)}")
-                )
-            else:
-                self.add(plugin, package)
+            with self._measuring(package):
+                try:
+                    plugin = point.load()
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # sys.exit(), or a panic in an extension module
+                    self.problems.append(
+                        Problem(package, f"entry point {point.name} = {point.value} failed: {one_line(error)}")
+                    )
+                else:
+                    self.add(plugin, package)
 
     def add(self, plugin: Any, package: str) -> None:
-        """Add one plugin (a module or object with hook implementations) on behalf of `package`."""
-        if self.manager.is_registered(plugin):
+        """Add one plugin (a module or object with hook implementations) on behalf of `package`.
+
+        Each hook is registered by itself, so that one which is wrong leaves the plugin's others.
+        """
+        if any(plugin is each for each in self._added):
             self.problems.append(
                 Problem(package, f"two entry points name the same plugin, {_name(plugin)}: remove one")
             )
             return
+        self._added.append(plugin)
+        added: list[Any] = []
         try:
-            name = self.manager.register(plugin)
-            self.problems += [Problem(package, message) for message in self._misspelt(plugin)]
+            hooks = [*self._hooks(plugin, package)]
         except FAILURES as error:
-            if self.manager.is_registered(plugin):
-                self.manager.unregister(plugin)
             self.problems.append(Problem(package, one_line(error)))
             return
-        if name is not None:
+        for hook in hooks:
+            alone = types.SimpleNamespace(**{hook: getattr(plugin, hook)})
+            name = f"{package} {_name(plugin)} {id(plugin)} {hook}"
+            try:
+                self.manager.register(alone, name)
+            except FAILURES as error:
+                if self.manager.is_registered(alone):
+                    self.manager.unregister(alone)
+                self.problems.append(Problem(package, _refused_hook(hook, getattr(plugin, hook), error)))
+                continue
             self.packages[name] = package
+            added.append(alone)
         for kind, (hook, record_class) in HOOKS.items():
-            for implementation in self._implementations(hook, plugin):
+            for implementation in self._implementations(hook, added):
                 try:
                     records: Any = implementation.function()
                     for record in records or ():
@@ -120,9 +158,15 @@ class Registry:
                 except FAILURES as error:
                     self.problems.append(Problem(package, f"{hook} failed: {one_line(error)}"))
 
-    def find(self, kind: str, name: str) -> Any:
+    def find(self, kind: str, name: str, *, built_in_first: bool = False) -> Any:
         """The record called `name`, or `package:name` where two packages share it. An alias works too; a line on
         stderr gives, once, the current name.
+
+        Args:
+            kind: of the component.
+            name: as a user, a default or a saved run gives it.
+            built_in_first: `name` was not chosen now (it is a default, or a saved run's): where a plugin has taken the
+                name of a built-in component, it means the built-in one.
 
         Raises:
             UsageError: no such component (with similar names), or the name is ambiguous.
@@ -140,6 +184,8 @@ class Registry:
             broken = ", ".join(sorted({problem.package for problem in self.problems}))
             hint = f"plugins with problems: {broken}; see {program()} doctor" if broken else ""
             raise unknown(kind, name, {entry.record.name for entry in entries}, hint)
+        if built_in_first and len(own := [entry for entry in found if entry.package == BUILT_IN]) == 1:
+            found = own
         if len(found) > 1:
             packages = [entry.package for entry in found]
             if len(set(packages)) < len(packages):
@@ -155,13 +201,16 @@ class Registry:
 
     def current_name(self, kind: str, name: str) -> str:
         """`name`, or where it is an alias, the current name of the component. Raises UsageError as `find` does."""
-        record = self.find(kind, name)
+        record = self.find(kind, name, built_in_first=True)
         package, colon, short = name.rpartition(":")
         return package + colon + record.name if short in record.aliases and short != record.name else name
 
     def _report_alias(self, kind: str, entry: Entry, alias: str) -> None:
         """Report on stderr, once per process, that a component was requested by an earlier name."""
-        line = f"{kind} {alias} {entry.record.aliases[alias]} and is now called {entry.record.name}"
+        self.report(f"{kind} {alias} {entry.record.aliases[alias]} and is now called {entry.record.name}")
+
+    def report(self, line: str) -> None:
+        """Print `line` on stderr, once per process."""
         if line not in self._reported:
             self._reported.add(line)
             tell(line)
@@ -172,6 +221,7 @@ class Registry:
         for kind, entries in self.entries.items():
             for name in sorted({entry.record.name for entry in entries}):
                 packages = [entry.package for entry in entries if entry.record.name == name]
+                packages.sort(key=lambda package: package != BUILT_IN)  # it is the plugin's conflict
                 if len(packages) > 1:
                     problems.append(
                         Problem(packages[-1], f'{kind} "{name}" is also provided by {", ".join(packages[:-1])}')
@@ -179,29 +229,99 @@ class Registry:
         return problems
 
     def send(self, event: Event) -> list[Problem]:
-        """Send `event` to every plugin; a listener that fails is reported, and the others still receive it."""
+        """Send `event` to every plugin that wants it, each with a copy of its own; a listener that fails is reported,
+        and the others still receive it.
+        """
         failed = []
         for implementation in self._implementations("bitrl_event"):
+            if not wants(implementation.function, event):
+                continue
             try:
-                implementation.function(*([event] if implementation.argnames else []))
+                implementation.function(*([own_copy(event)] if implementation.argnames else []))
             except FAILURES as error:
                 package = self.packages.get(implementation.plugin_name, implementation.plugin_name)
                 failed.append(Problem(package, f"bitrl_event failed on {type(event).__name__}: {one_line(error)}"))
         return failed
 
-    def _implementations(self, hook: str, plugin: Any = None) -> list[pluggy.HookImpl]:
+    def _implementations(self, hook: str, plugins: list[Any] | None = None) -> list[pluggy.HookImpl]:
         implementations = getattr(self.manager.hook, hook).get_hookimpls()
-        return [each for each in implementations if plugin is None or each.plugin is plugin]
+        return [each for each in implementations if plugins is None or any(each.plugin is own for own in plugins)]
 
-    def _misspelt(self, plugin: Any) -> Iterator[str]:
+    def _hooks(self, plugin: Any, package: str) -> Iterator[str]:
+        """The hooks that a plugin implements; those misspelt or not marked become problems."""
         known = [name for name in dir(hookspecs) if name.startswith(f"{hookspecs.PROJECT}_")]
         for name in dir(plugin):
             marked = self.manager.parse_hookimpl_opts(plugin, name) is not None
             if name not in known and marked:
                 near = difflib.get_close_matches(name, known, n=1)
-                yield f"unknown hook {name}: " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+                rest = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                self.problems.append(Problem(package, f"unknown hook {name}: {rest}"))
             elif name in known and not marked and callable(getattr(plugin, name)):
-                yield f"{name} is not marked with @bitrl.hookimpl, so it is not called"
+                self.problems.append(
+                    Problem(package, f"{name} is not marked with @bitrl.hookimpl, so it is not called")
+                )
+            elif marked:
+                yield name
+
+    @contextlib.contextmanager
+    def _measuring(self, package: str) -> Iterator[None]:
+        """Note in `costs` what reading a plugin imports, prints and takes; what it prints goes to stderr."""
+        before, began = {*sys.modules}, time.perf_counter()
+        with _stdout_to_stderr() as printed:
+            yield
+        seconds = time.perf_counter() - began
+        heavy = [name for name in HEAVY if name in sys.modules and name not in before]
+        if package == BUILT_IN:
+            return
+        costs = [f"imports {', '.join(heavy)}"] if heavy else []
+        costs += [f"prints {one_line_of(printed.getvalue())!r}"] if printed.getvalue().strip() else []
+        if costs or seconds > SLOW_SECONDS:
+            does = " and ".join(costs) or "takes long"
+            self.costs.append(
+                Problem(
+                    package,
+                    f"{does} whenever it is listed ({seconds:.1f} s): leave only options and records in the module "
+                    "of its hooks",
+                )
+            )
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[io.StringIO]:
+    """Send what is written to stdout to stderr; what Python code prints there is also in the object that this yields.
+
+    A program may read this process's stdout, and expects there what a command prints.
+    """
+    printed = io.StringIO()
+    try:
+        sys.stdout.flush()
+        real: int | None = os.dup(1)
+        os.dup2(2, 1)  # for what is printed from C, or by other processes
+    except (OSError, AttributeError, ValueError):  # this process has no stdout or no stderr
+        real = None
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield printed
+    finally:
+        if real is not None:
+            os.dup2(real, 1)
+            os.close(real)
+        if printed.getvalue():
+            print(printed.getvalue(), end="", file=sys.stderr)
+
+
+def _refused_hook(hook: str, function: Any, error: BaseException) -> str:
+    """Why an implementation of `hook` is not called."""
+    takes = inspect.signature(getattr(hookspecs, hook)).parameters
+    try:
+        given = [*inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):
+        given = []
+    extra = [each.name for each in given if each.name not in takes and each.default is each.empty]
+    if not extra:
+        return f"{hook} is not called: {one_line(error)}"
+    expected = f"only {', '.join(takes)}" if takes else "no arguments"
+    return f"{hook}({', '.join(extra)}) is not called: bitrl passes {expected}: write def {hook}({', '.join(takes)})"
 
 
 def _package(point: Any) -> str:
@@ -216,9 +336,15 @@ def _name(plugin: Any) -> str:
     return getattr(plugin, "__name__", None) or type(plugin).__name__
 
 
+def one_line_of(text: str, most: int = 60) -> str:
+    """`text` on one line, shortened."""
+    words = " ".join(text.split())
+    return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
 def one_line(error: BaseException) -> str:
     """What went wrong in a plugin, as one line; bitrl's own errors omit the exception's name."""
-    text = " ".join(str(error).split())
+    text = one_line_of(str(error), 500)
     return text if isinstance(error, BitrlError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 

@@ -128,7 +128,8 @@ def test_an_environment_that_its_algorithm_does_not_support_is_refused_in_one_li
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "Error: algorithm example-reinforce acts in Discrete spaces only: choose another with --algo\n"
+        'Error: algorithm "example-reinforce" supports Discrete actions, but those of Pendulum-v1 are Box: '
+        "use --algo ppo\n"
     )
 
 

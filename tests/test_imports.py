@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "bitrl.core.studies": CORE,
     "bitrl": CORE,
     "bitrl.__main__": ("bitrl.cli",),
+    "bitrl.learning": (*CORE, "bitrl", "bitrl.plugins"),
     "bitrl.testing": (*CORE, "bitrl", "bitrl.testing", "bitrl.plugins"),
     "bitrl.plugins": (*CORE, "bitrl", "bitrl.plugins", "bitrl._engine", "bitrl._limits"),
     "bitrl.cli": (*CORE, "bitrl", "bitrl.testing", "bitrl.plugins", "bitrl.cli"),

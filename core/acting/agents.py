@@ -52,7 +52,7 @@ class Agent:
         names = {part: (self.facts[part] or {}).get("name") for part in ("serializer", "backbone")}
         check_provided("the agent", names, self.facts)
         spec = _spec_of(self.facts["observation"])
-        record = registry().find("serializer", self.facts["serializer"]["name"])
+        record = registry().find("serializer", self.facts["serializer"]["name"], built_in_first=True)
         serializer = build_serializer(
             record, parse(record.options, self.facts["serializer"]["options"], "serializer"), spec, self.history
         )
@@ -139,7 +139,7 @@ class Agent:
                 raise UsageError("this agent uses no language model, so it has no backbone options: remove them")
             return _Vectors(serializer.width)
         name, options = self.facts["backbone"]["name"], self.facts["backbone"]["options"]
-        record = registry().find("backbone", name)
+        record = registry().find("backbone", name, built_in_first=True)
         values = parse(record.options, {**options, **given}, "backbone", frozenset(given) if typed else frozenset())
         try:
             backbone = build_backbone(record, values, serializer_record, serializer, spec)

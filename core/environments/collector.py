@@ -19,6 +19,7 @@ from bitrl.core.acting.admissible import AdmissibleActions, stack
 from bitrl.core.acting.contracts import FIRST
 from bitrl.core.acting.states import StateReader, States
 from bitrl.core.environments.action_checks import check_admissible, checked_actions
+from bitrl.core.environments.episode_metrics import Means
 
 
 @attrs.frozen
@@ -102,6 +103,7 @@ class Collector:
         steps: environment steps taken so far, over all environments.
         progress: called with that number after every step.
         who: names the algorithm, in errors about its actions.
+        episode_metrics: the metrics that the environments reported of episodes that ended, until they are taken.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Collector:
         n = envs.num_envs
         self._returns, self._lengths, self._resetting = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
         self._ended: list[tuple[float, int]] = []
+        self.episode_metrics = Means()
 
     @property
     def num_envs(self) -> int:
@@ -151,6 +154,9 @@ class Collector:
         rewards = rewards.astype(np.float32)
         done = terminated | truncated
         final: dict[int, Any] = {}
+        if done.any():
+            last = info.get("final_info", info) if self._mode is AutoresetMode.SAME_STEP else info
+            self.episode_metrics.add_ended(last, np.flatnonzero(done))
         if self._mode is AutoresetMode.SAME_STEP and done.any():
             # The observation is already that of a new episode; the true next one is in the info.
             final = {int(i): info["final_obs"][i] for i in np.flatnonzero(truncated & ~terminated)}

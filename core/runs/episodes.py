@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from bitrl.core.environments.episode_metrics import METRICS, with_numbers
 from bitrl.core.environments.observations import as_array
 
 BATCH = 16
@@ -16,10 +18,12 @@ BATCH = 16
 
 class Return(float):
     """The sum of an episode's rewards; `success` is whether its task was solved, where the environment reports that
-    (`info["success"]` at the end), and `cut` whether the episode was cut off after the most steps allowed.
+    (`info["success"]` at the end), `metrics` the numbers that it reports (`info["metrics"]`), and `cut` whether the
+    episode was cut off after the most steps allowed.
     """
 
     success: bool | float | None = None
+    metrics: Mapping[str, float] = MappingProxyType({})
     cut = False
 
 
@@ -65,6 +69,7 @@ def play_episodes(
             returns[episode].cut = not (terminated or truncated) and lengths[episode] == max_steps
             if terminated or truncated or returns[episode].cut:
                 returns[episode].success = info.get("success")
+                returns[episode].metrics = with_numbers(info).get(METRICS, {})
                 env = playing.pop(episode)
                 done += 1
                 progress(done)

@@ -10,9 +10,10 @@ import gymnasium
 import numpy as np
 
 from bitrl.core import events
-from bitrl.core.config import COMPONENTS
+from bitrl.core.config import COMPONENTS, Config
 from bitrl.core.environments.action_checks import checked_actions
 from bitrl.core.environments.crashes import reporting
+from bitrl.core.environments.episode_metrics import METRICS, Means, finite_numbers
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs import video as video_files
@@ -60,7 +61,7 @@ def evaluate(
 
     Returns:
         run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns;
-        success_rate and cut_episodes where there are any.
+        success_rate, metrics, cut_episodes and algorithm where there are such numbers.
 
     Raises:
         UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its environment
@@ -102,6 +103,7 @@ def evaluate(
         "step": algorithm.step,
         "seed": seed,
         **statistics(returns),
+        **reported(config, algorithm),
         "returns": returns,
     }
 
@@ -177,18 +179,33 @@ def limited(env: gymnasium.Env) -> bool:
 
 def statistics(returns: list[Return]) -> dict[str, Any]:
     """Episodes, mean and standard deviation (over the episodes, n in the denominator); null without episodes. Also
-    the success rate, in environments that report success (an episode cut off before a report is none), and how many
-    episodes were cut off, if any were.
+    the success rate, in environments that report success (an episode cut off before a report is none), the means of the
+    metrics that an environment reports, and how many episodes were cut off, if any were.
     """
     mean, std = (float(np.mean(returns)), float(np.std(returns))) if returns else (None, None)
     reports = any(each.success is not None for each in returns)
     successes = [each.success or 0.0 for each in returns if each.success is not None or (reports and each.cut)]
     rate = {"success_rate": float(np.mean(successes))} if successes else {}
+    means = Means()
+    for each in returns:
+        means.add(each.metrics)
+    metrics = means.take()
     cut = sum(each.cut for each in returns)
     return {
         "episodes": len(returns),
         "mean_return": mean,
         "std_return": std,
         **rate,
+        **({METRICS: metrics} if metrics else {}),
         **({"cut_episodes": cut} if cut else {}),
     }
+
+
+def reported(config: Config, algorithm: Algorithm) -> dict[str, Any]:
+    """`{"algorithm": …}` with the numbers that the algorithm reports of itself, if it does.
+
+    Raises:
+        RunFailed: they are not finite numbers.
+    """
+    numbers = finite_numbers(f'algorithm "{config.algorithm.name}": summary()', algorithm.summary())
+    return {"algorithm": numbers} if numbers else {}

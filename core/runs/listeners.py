@@ -22,7 +22,8 @@ def teller(listeners: tuple[Listener, ...]) -> Listener:
 
     def tell(event: events.Event) -> None:
         for listener in listeners:
-            listener(event)
+            if events.wants(listener, event):
+                listener(events.own_copy(event))
         for problem in registry().send(event):
             if problem.message not in reported:
                 reported.add(problem.message)
@@ -44,12 +45,10 @@ def open_loggers(config: Config, directory: Path) -> Iterator[Listener]:
 
     def hear(event: events.Event) -> None:
         for each in opened:
-            if isinstance(event, events.RunStarted):
-                each.call("start", event.config, event.step)
-            elif isinstance(event, events.Updated):
-                each.call("log", dict(event.metrics))  # its own copy, which it may change
-            elif isinstance(event, events.RunFinished):
-                each.call("finish", event.summary)
+            each.hear(events.own_copy(event))
+
+    if any(each.every_step for each in opened):
+        events.every_step(hear)
 
     try:
         yield hear
@@ -66,6 +65,18 @@ class OpenLogger:
         self._target: Callable[..., Logger] = chosen.record.load()
         self._logger: Logger | None = None
         self._failed = False
+        self.every_step: bool = getattr(getattr(self._target, "event", None), "every_step", False)
+
+    def hear(self, event: events.Event) -> None:
+        """Call the method that an event has, or `event` for one that has none."""
+        if isinstance(event, events.RunStarted):
+            self.call("start", event.config, event.step)
+        elif isinstance(event, events.Updated):
+            self.call("log", event.metrics)
+        elif isinstance(event, events.RunFinished):
+            self.call("finish", event.summary)
+        elif self.every_step or not isinstance(event, events.RolloutStepped):
+            self.call("event", event)
 
     def call(self, method: str, *arguments: object) -> None:
         """Call one of its methods; one that fails is reported, and the logger closed."""

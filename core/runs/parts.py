@@ -11,7 +11,7 @@ import numpy as np
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
 from bitrl.core.acting.loading import build_reader, named
 from bitrl.core.acting.states import StateReader, identity_of
-from bitrl.core.config import Config, check_commands
+from bitrl.core.config import Config, check_actions, check_commands
 from bitrl.core.environments import crashes, replay
 from bitrl.core.environments.checked import checker
 from bitrl.core.environments.collector import Collector
@@ -19,6 +19,7 @@ from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.history_wrapper import HistoryWrapper
 from bitrl.core.environments.loading import build_environment
 from bitrl.core.environments.wrapped_environment import WrappedEnvironment
+from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.options import as_dict
 
@@ -57,6 +58,11 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     `checkpoint`. Without `to_learn` (to act only) environments are reset, not restored.
     """
     envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
+    try:
+        check_actions(config, type(envs.single_action_space).__name__)
+    except UsageError:
+        envs.close()
+        raise
     if checkpoint is None or not to_learn:
         seeds: list[int | None] = [*spawn_seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)]
         observations = envs.reset(seed=seeds)[0]

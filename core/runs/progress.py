@@ -90,6 +90,7 @@ def _opening(event: events.RunStarted) -> str:
 def _listener(shown: Display) -> Listener:
     training = TrainingProgress()
 
+    @events.every_step
     def listener(event: Event) -> None:
         _warn(event)
         training.hear(event, time.monotonic())

@@ -18,7 +18,7 @@ from bitrl.core.errors import RunFailed, RunStopped, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.provided import check_file
 from bitrl.core.records import BackboneRecord
-from bitrl.core.runs.evaluate import play, statistics
+from bitrl.core.runs.evaluate import play, reported, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
@@ -70,7 +70,8 @@ def run(
         options: more settings by path, for example `{"algo.clip_coef": 0.2}`.
         force: replace a run that is already in `out`.
         loggers: names of loggers that receive the metrics, for example ("csv", "tensorboard").
-        listeners: called with every event (bitrl.core.events).
+        listeners: called with every event (bitrl.core.events); with those of every single step if marked by
+            `bitrl.every_step`.
         progress: show how far it is on stderr.
 
     Raises:
@@ -222,7 +223,8 @@ def _train(
                 metrics = updated(algorithm, before)
                 seconds += time.perf_counter() - began
                 updates += 1
-                row = {"step": algorithm.step, **metrics}
+                own = algorithm.task.collector.episode_metrics.take()
+                row = {"step": algorithm.step, **metrics, **{f"env.{name}": value for name, value in own.items()}}
                 store.log(row, {"step": algorithm.step, "seconds": seconds})
                 tell(events.Updated(directory, algorithm.step, row))
                 finished = algorithm.step >= run.steps
@@ -256,6 +258,7 @@ def _train(
         "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": statistics(returns),
+        **reported(config, algorithm),
         # Of a run that lost some of its log, and went on.
         **({"metrics_rows_lost": lost} if (lost := updates - store.rows) > 0 else {}),
         # Of this process: a resumed run starts with empty caches.

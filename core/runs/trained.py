@@ -56,7 +56,7 @@ def configuration(directory: Path, *, steps: int | None = None, loggers: bool = 
     announce_module(file, values)
     if steps is not None:
         values.setdefault("run", {})["steps"] = steps
-    return resolve(values if loggers else without_loggers(values))
+    return resolve(values if loggers else without_loggers(values), saved=True)
 
 
 def check_options(directory: Path, config: Config, checkpoint: Checkpoint) -> None:

@@ -8,18 +8,20 @@ from typing import Any
 
 import attrs
 import numpy as np
-from safetensors.numpy import load, save
 
 from bitrl.core.environments import replay
 from bitrl.core.environments.collector import Collector
+from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Backbone, Task
 from bitrl.core.options import parse
 from bitrl.core.records import AlgorithmRecord
 from bitrl.core.registry import registry
-from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
-from bitrl.testing.record_checks import RECORD_CHECKS, resolve
+from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
+from bitrl.testing.record_checks import RECORD_CHECKS, resolve, sets_options_that_exist
+from bitrl.testing.saved_arrays import different, from_checkpoint
+from bitrl.testing.small_environments import ClockEnvironment, CommandsEnvironment, MaskedEnvironment
 from bitrl.testing.tasks import CountingEnvironment, Doubled, Plain, make_task
 
 NUM_ENVS = 4
@@ -27,17 +29,27 @@ NUM_ENVS = 4
 
 def trainable(width: int) -> Backbone:
     """A small trainable backbone for vectors of the given width."""
-    record = registry().find("backbone", "mlp")
+    record = registry().find("backbone", "mlp", built_in_first=True)
     backbone: Backbone = record.load()(parse(record.options, {"hidden": [8]}, "backbone"), width)
     return backbone
 
 
-SETTINGS: tuple[tuple[str, Callable[[int], Backbone]], ...] = (
+SETTINGS: tuple[tuple[str | Environment, Callable[[int], Backbone]], ...] = (
     ("CartPole-v1", Plain),
     ("CartPole-v1", trainable),
     ("Pendulum-v1", Plain),
+    (MaskedEnvironment(), Plain),
+    (CommandsEnvironment(), Plain),
 )
-"""Where an algorithm is tried if no environment is named: Discrete and Box actions, frozen and trainable backbones."""
+"""Where an algorithm is tried if no environment is named: Discrete and Box actions, frozen and trainable backbones,
+action masks and text commands.
+"""
+
+CLOCK_STEPS = 40
+"""How many steps of an environment it takes at least to see whether an algorithm bootstraps."""
+
+MOST_UPDATES = 50
+"""How many updates these may take."""
 
 
 @attrs.define
@@ -45,12 +57,17 @@ class Trial:
     """What happened when an algorithm was made and updated twice; see `try_out`.
 
     `critic_reads`: states that the critic's backbone was given in all, and while the algorithm acted; None where the
-    critic has none of its own.
+    critic has none of its own. `forbidden`: actions taken that were not admissible. `mask`: the admissible actions of
+    the states in `acted`, bool [n, k]; None where all are. `live`: the arrays of a `state()` that the next update
+    changed.
     """
 
     where: str
     algorithm: Algorithm
     critic_reads: tuple[int, int] | None
+    forbidden: int
+    mask: np.ndarray | None
+    live: str
     fresh: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
     metrics: list[dict[str, float]]
     steps: list[tuple[int, int]]
@@ -68,8 +85,9 @@ def check_algorithm(component: str | AlgorithmRecord, *, env: str | None = None,
     Args:
         component: its name as `bitrl list` prints it, or a record that need not be installed.
         env: an environment it must be able to learn in, on a frozen backbone; None: CartPole-v1 on a frozen and on a
-            trainable backbone, and Pendulum-v1, of which it may refuse some (with a UsageError). An algorithm whose
-            record says `critic_backbone` is tried once more, with a critic's backbone.
+            trainable backbone, Pendulum-v1, an environment with action masks and one with text commands, of which it
+            may refuse some (by its record's `actions` and `commands`, or with a UsageError). An algorithm whose record
+            says `critic_backbone` is tried once more, with a critic's backbone.
         options: of the algorithm.
 
     Raises:
@@ -80,11 +98,14 @@ def check_algorithm(component: str | AlgorithmRecord, *, env: str | None = None,
 
 
 def algorithm_outcomes(
-    record: AlgorithmRecord, settings: Sequence[tuple[str, Callable[[int], Backbone]]] = SETTINGS, **options: Any
+    record: AlgorithmRecord,
+    settings: Sequence[tuple[str | Environment, Callable[[int], Backbone]]] = SETTINGS,
+    **options: Any,
 ) -> Iterator[Outcome]:
     """The outcome of every check, in the settings that the algorithm does not refuse."""
     component = f'algorithm "{record.name}"'
     fitting = [each for each in settings if ("gradients" if each[1] is trainable else "features") in record.learns_from]
+    tried: list[str | Environment] = []
 
     def trials() -> list[Trial]:
         """Its target makes it from its options and a Task, and it can be updated, saved and restored."""
@@ -92,6 +113,7 @@ def algorithm_outcomes(
         made, accepted, refusals = [], [], []
         for env, backbone in fitting:
             try:
+                _expect_declared(record, load_environment(env) if isinstance(env, str) else env)
                 made.append(try_out(record, values, env, backbone))
             except UsageError as error:
                 refusals.append(error)
@@ -105,16 +127,80 @@ def algorithm_outcomes(
             raise refusals[0]
         if record.critic_backbone:
             made.append(try_out(record, values, *accepted[0], Doubled))
+        tried.append(accepted[0][0])
         return made
 
-    yield from run_checks(component, record, RECORD_CHECKS)
+    def bootstraps_where_an_episode_is_truncated(record: AlgorithmRecord) -> None:
+        """If it bootstraps, it does so from the state that a truncated episode was cut off in."""
+        check_bootstrapping(record, parse(record.options, options, "algo"), tried[0])
+
+    yield from run_checks(component, record, (*RECORD_CHECKS, sets_options_that_exist))
     yield from examine(component, trials, CHECKS)
+    if tried and "features" in record.learns_from and record.bootstraps is not False:
+        yield from run_checks(component, record, (bootstraps_where_an_episode_is_truncated,))
+
+
+def _expect_declared(record: AlgorithmRecord, environment: Environment) -> None:
+    """Raise UsageError where the record says that the algorithm does not support the environment's actions."""
+    env = environment.make()
+    space = type(env.action_space).__name__
+    env.close()
+    if record.actions is not None and space not in record.actions:
+        raise UsageError(f"its record says that it supports {' and '.join(record.actions)} actions, not {space}")
+    if environment.observation_spec().commands and not record.commands:
+        raise UsageError("its record says that it cannot choose among text commands")
+
+
+def check_bootstrapping(record: AlgorithmRecord, options: Any, env: str | Environment) -> None:
+    """Expect that an algorithm which learns from the value of a rollout's last state also learns from that of the state
+    which a truncated episode was cut off in.
+
+    Three runs in environments that differ in one observed number, which no action depends on, are compared.
+    """
+    one = (load_environment(env) if isinstance(env, str) else env).make()
+    actions = one.action_space
+    one.close()
+
+    def learned(length: int, cut_off: float, last_step: int = -1) -> tuple[int, Mapping[str, np.ndarray]]:
+        """Steps taken in each environment, and the state after as many updates as they take."""
+        task = make_task(ClockEnvironment(actions, length, cut_off, last_step), num_envs=NUM_ENVS)
+        algorithm = record.load()(options, task)
+        for update in range(MOST_UPDATES):
+            algorithm.update()
+            if update and algorithm.step >= CLOCK_STEPS * NUM_ENVS:  # values may be zero until something is learned
+                break
+        state = from_checkpoint(algorithm.state(), "state()")
+        task.collector.envs.close()
+        return algorithm.step // NUM_ENVS, state
+
+    for length in (7, 11):
+        steps, plain = learned(length, 0.0)
+        if steps % length:  # a rollout's last step ends no episode
+            break
+    _, cut_off = learned(length, 0.75)
+    if different(plain, cut_off):
+        return
+    _, last = learned(length, 0.0, steps)
+    by_last = different(plain, last)
+    remedy = (
+        "give that state its value (bitrl.learning.next_values), not zero; an algorithm that does not bootstrap has"
+    )
+    expect(
+        not by_last,
+        f"{by_last} depends on the state after a rollout's last step, but not on the one that an episode was truncated "
+        f"in: {remedy} bootstraps=False in its record",
+    )
+    expect(
+        not record.bootstraps,
+        f"its record has bootstraps=True, but nothing depends on the state that an episode was truncated in: {remedy} "
+        "bootstraps=False",
+    )
 
 
 def try_out(
     record: AlgorithmRecord,
     options: Any,
-    env: str,
+    env: str | Environment,
     backbone: Callable[[int], Backbone],
     critic: Callable[[int], Doubled] | None = None,
 ) -> Trial:
@@ -125,7 +211,8 @@ def try_out(
     """
     progress: list[int] = []
     metrics, steps = [], []
-    counted, trains = CountingEnvironment(load_environment(env)), backbone is trainable
+    environment, trains = load_environment(env) if isinstance(env, str) else env, backbone is trainable
+    counted = CountingEnvironment(environment)
     task = make_task(
         counted,
         num_envs=NUM_ENVS,
@@ -134,44 +221,49 @@ def try_out(
         trainable=trains,
         progress=progress.append,
     )
-    twin_task = make_task(env, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic, trainable=trains)
+    twin_task = make_task(environment, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic, trainable=trains)
     algorithm, twin = record.load()(options, task), record.load()(options, twin_task)
     fresh = _saved(algorithm), _saved(twin)
     for second in (False, True):
         if second:
             states = task.collector.states.observations
+            admissible = task.collector.states.admissible
             before = _saved(algorithm)
             read_before = _read_by_critic(task)
             acted = algorithm.act(task.reader(states)), algorithm.act(task.reader(states))
             read_to_act = _read_by_critic(task) - read_before
-            state, collected = _saved(algorithm), task.collector.state()
-            arrays, starts = replay.save(task.collector.envs)
-            arrays = load(save({**arrays, "observations": counted.observations()}))
+            handed_out = algorithm.state()
+            saved, collected = _saved(algorithm), task.collector.state()
+            actions, starts = replay.save(task.collector.envs)
+            arrays = from_checkpoint({**actions, "observations": counted.observations()}, "the environments' state")
         metrics.append(algorithm.update())
         steps.append((algorithm.step, counted.steps))
-    final = _saved(algorithm)
+    final, live = _saved(algorithm), different(saved, from_checkpoint(handed_out, "state()"))
 
     twin_envs = twin_task.collector.envs
     replay.restore(twin_envs, arrays, starts, arrays["observations"])
     collector = Collector(twin_envs, twin_task.reader, arrays["observations"])
     restored = record.load()(options, attrs.evolve(twin_task, collector=collector))
     collector.load_state(collected)
-    restored.load_state(state)
+    restored.load_state(saved)
     again = restored.update(), _saved(restored)
     for envs in (task.collector.envs, twin_envs):
         envs.close()
     return Trial(
-        where=f"in {env} on a {'trainable' if trains else 'frozen'} backbone"
+        where=f"in {environment.id} on a {'trainable' if trains else 'frozen'} backbone"
         + (" with a critic's own beside it" if critic else ""),
         algorithm=algorithm,
         critic_reads=(_read_by_critic(task), read_to_act) if critic else None,
+        forbidden=sum(getattr(each.unwrapped, "closed", 0) for each in counted.made),
+        mask=None if admissible is None else admissible.mask,
+        live=live,
         fresh=fresh,
         metrics=metrics,
         steps=steps,
         progress=progress,
         acted=acted,
         state_before_acting=before,
-        state_after_acting=state,
+        state_after_acting=saved,
         state=final,
         again=again,
     )
@@ -180,12 +272,12 @@ def try_out(
 def starts_from_its_seed(trials: list[Trial]) -> None:
     """Two objects made with the same options, environments and seed have the same state."""
     for trial in trials:
-        different = _different(*trial.fresh)
-        expect(not different, f"{trial.where}: {different} differs: draw from the task's seed only")
+        unequal = different(*trial.fresh)
+        expect(not unequal, f"{trial.where}: {unequal} differs: draw from the task's seed only")
 
 
 def steps_by_its_collector(trials: list[Trial]) -> None:
-    """update() takes steps, all of them by task.collector, which counts them."""
+    """update() takes its steps by task.collector alone."""
     for trial in trials:
         before = 0
         for step, taken in trial.steps:
@@ -208,7 +300,7 @@ def reports_finite_metrics(trials: list[Trial]) -> None:
 
 
 def acts_in_the_action_space(trials: list[Trial]) -> None:
-    """act() gives n actions of the action space for n states."""
+    """act() returns n actions of the action space for n states."""
     for trial in trials:
         task, actions = trial.algorithm.task, trial.acted[0]
         expect(len(actions) == NUM_ENVS, f"{trial.where}: {len(actions)} actions for {NUM_ENVS} states")
@@ -219,12 +311,30 @@ def acts_in_the_action_space(trials: list[Trial]) -> None:
         expect(len(one) == 1, f"{trial.where}: {len(one)} actions for one state")
 
 
+def takes_admissible_actions(trials: list[Trial]) -> None:
+    """Where only some actions are admissible, act() and update() take no others."""
+    for trial in trials:
+        if trial.mask is not None:
+            start = int(getattr(trial.algorithm.task.collector.action_space, "start", 0))
+            for action, mask in zip(np.asarray(trial.acted[0], int) - start, trial.mask, strict=True):
+                inside = 0 <= action < len(mask) and mask[action]
+                expect(
+                    inside,
+                    f"{trial.where}: act() took action {action}, and {mask.nonzero()[0].tolist()} are admissible",
+                )
+        expect(
+            not trial.forbidden,
+            f"{trial.where}: update() took {trial.forbidden} actions that were not admissible: states.admissible says "
+            "which are, and states.best(scores) takes only those",
+        )
+
+
 def acts_without_chance_or_trace(trials: list[Trial]) -> None:
-    """act() gives the same actions for the same states, and changes nothing."""
+    """act() is deterministic and has no side effects."""
     for trial in trials:
         expect(np.array_equal(*trial.acted), f"{trial.where}: a second call gave other actions")
-        different = _different(trial.state_before_acting, trial.state_after_acting)
-        expect(not different, f"{trial.where}: it changed {different}")
+        unequal = different(trial.state_before_acting, trial.state_after_acting)
+        expect(not unequal, f"{trial.where}: it changed {unequal}")
 
 
 def reads_its_critics_backbone(trials: list[Trial]) -> None:
@@ -239,25 +349,34 @@ def reads_its_critics_backbone(trials: list[Trial]) -> None:
             expect(not to_act, f"{trial.where}: act() read the critic's features, which evaluation does without")
 
 
+def saves_copies(trials: list[Trial]) -> None:
+    """The arrays of state() stay as they are when learning goes on."""
+    for trial in trials:
+        expect(
+            not trial.live,
+            f"{trial.where}: the next update changed {trial.live} of an earlier state(): return copies",
+        )
+
+
 def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
-    """After load_state(state()) the next update is the same, bit for bit."""
+    """After load_state(state()) the next update is bit-identical."""
     for trial in trials:
         metrics, state = trial.again
-        different = [
+        unequal = [
             name
             for name in sorted(metrics.keys() | trial.metrics[1].keys())
             if metrics.get(name) != trial.metrics[1].get(name)
         ]
-        changed = _different(trial.state, state)
+        changed = different(trial.state, state)
         expect(
-            not different and not changed,
-            f"{trial.where}: {', '.join(different) or changed} differs from an uninterrupted run: "
+            not unequal and not changed,
+            f"{trial.where}: {', '.join(unequal) or changed} differs from an uninterrupted run: "
             "state() must hold all that it depends on (weights, optimiser, generators, counters, episodes under way)",
         )
 
 
 def exports_what_it_acts_by(trials: list[Trial]) -> None:
-    """plain_policy(), where there is one, gives the actions of act()."""
+    """plain_policy(), if it has one, takes the actions of act()."""
     for trial in trials:
         try:
             policy = trial.algorithm.plain_policy()
@@ -279,23 +398,7 @@ def _read_by_critic(task: Task) -> int:
 
 def _saved(algorithm: Algorithm) -> Mapping[str, np.ndarray]:
     """The algorithm's state as a checkpoint gives it back."""
-    state = algorithm.state()
-    for name, array in state.items():
-        expect(isinstance(array, np.ndarray), f"state(): {name} is a {type(array).__name__}, and must be a numpy array")
-    try:
-        return load(save({name: np.asarray(array, order="C") for name, array in state.items()}))
-    except Exception as error:
-        raise ConformanceError(f"state() cannot be saved: arrays of numbers only ({error})") from None
-
-
-def _different(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> str:
-    """The names of the arrays that are not the same in both, bit for bit."""
-    names = sorted(left.keys() | right.keys())
-    return ", ".join(name for name in names if _bytes(left.get(name)) != _bytes(right.get(name)))
-
-
-def _bytes(array: np.ndarray | None) -> tuple[Any, ...] | None:
-    return None if array is None else (array.dtype, array.shape, array.tobytes())
+    return from_checkpoint(algorithm.state(), "state()")
 
 
 CHECKS: tuple[Check[list[Trial]], ...] = (
@@ -303,8 +406,10 @@ CHECKS: tuple[Check[list[Trial]], ...] = (
     steps_by_its_collector,
     reports_finite_metrics,
     acts_in_the_action_space,
+    takes_admissible_actions,
     acts_without_chance_or_trace,
     reads_its_critics_backbone,
+    saves_copies,
     goes_on_exactly_from_its_state,
     exports_what_it_acts_by,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +25,10 @@ from bitrl.testing.record_checks import RECORD_CHECKS, resolve, sets_options_tha
 
 STEPS = 60
 """How many steps of random play two environments are compared over."""
+
+
+LONGER = 5
+"""How often those steps are repeated to see ends of episodes."""
 
 
 @attrs.frozen
@@ -155,8 +159,31 @@ def names_its_actions_all_or_none(case: EnvironmentCase) -> None:
     expect(len(set(names)) == len(names), "two actions have the same name")
 
 
+def reports_success_and_metrics(case: EnvironmentCase) -> None:
+    """info["success"] is a bool, and info["metrics"] a dict of finite numbers, where it reports them."""
+    env = case.environment.make()
+    env.reset(seed=7)
+    for action in case.actions * LONGER:
+        _, _, terminated, truncated, info = env.step(action)
+        success, metrics = info.get("success", False), info.get("metrics", {})
+        expect(
+            isinstance(success, (bool, np.bool_)),
+            f'info["success"] is {success!r}, a {type(success).__name__}: expected True or False',
+        )
+        expect(isinstance(metrics, Mapping), f'info["metrics"]: expected a dict, got {metrics!r}')
+        for name, value in metrics.items():
+            number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+            expect(
+                isinstance(name, str) and number and math.isfinite(value),
+                f'info["metrics"][{name!r}] is {value!r}: expected a finite number',
+            )
+        if terminated or truncated:
+            env.reset()
+    env.close()
+
+
 def repeats_itself_by_seed(case: EnvironmentCase) -> None:
-    """Two environments reset with one seed and stepped alike give the same observations, rewards and ends."""
+    """Two environments with the same seed and actions give the same observations, rewards and ends."""
     first, second = case.environment.make(), case.environment.make()
     _expect_same(first, first.reset(seed=7)[0], second.reset(seed=7)[0], "the first observation")
     _play_alike(first, second, case.actions)
@@ -165,7 +192,7 @@ def repeats_itself_by_seed(case: EnvironmentCase) -> None:
 
 
 def comes_back_by_replay(case: EnvironmentCase) -> None:
-    """Playing an episode again brings it back to where it was, and it goes on from there alike."""
+    """Replaying an episode restores the environment, which continues identically."""
     first, second = Replayable(case.environment.make()), Replayable(case.environment.make())
     first.reset(seed=7)
     _play(first, case.actions[: STEPS // 2])
@@ -181,7 +208,7 @@ def comes_back_by_replay(case: EnvironmentCase) -> None:
         raise ConformanceError(
             f"the state of np_random cannot be saved: it must be numpy's default, PCG64 ({error})"
         ) from None
-    _expect_same(first, second.restore(start, actions), observation, "the observation it comes back to")
+    _expect_same(first, second.restore(start, actions), observation, "the observation restored by replaying")
     _play_alike(first, second, case.actions)
     first.close()
     second.close()
@@ -217,6 +244,7 @@ CHECKS: tuple[Check[EnvironmentCase], ...] = (
     has_spaces_bitrl_reads,
     describes_its_observations,
     names_its_actions_all_or_none,
+    reports_success_and_metrics,
     repeats_itself_by_seed,
     comes_back_by_replay,
 )

@@ -29,7 +29,7 @@ def is_a_click_command(record: CommandRecord) -> None:
 
 
 def yields_findings(record: DoctorCheckRecord) -> None:
-    """Called, it yields bitrl.Finding objects, and what is wrong has a remedy."""
+    """It yields bitrl.Finding objects, with a remedy for each that is not ok."""
     for finding in record.load()():
         expect(isinstance(finding, Finding), f"expected bitrl.Finding objects, got {finding!r}")
         expect(finding.ok or finding.remedy, f'"{finding.name}" is wrong, but no remedy is named')

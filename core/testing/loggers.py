@@ -70,7 +70,7 @@ def has_a_good_record(subject: Subject) -> None:
 
 
 def takes_a_whole_run(subject: Subject) -> None:
-    """It takes a run from start to end, and leaves the run's own files and the rows alone."""
+    """It accepts a whole run, and modifies neither the run's own files nor the rows."""
     with tempfile.TemporaryDirectory() as folder:
         logger = subject.make(Path(folder))
         logger.start(CONFIG, 0)
@@ -86,7 +86,7 @@ def takes_a_whole_run(subject: Subject) -> None:
 
 
 def goes_on_where_a_run_was_stopped(subject: Subject) -> None:
-    """A logger made anew over the same directory goes on from an earlier step."""
+    """A new logger over the same directory continues from an earlier step."""
     with tempfile.TemporaryDirectory() as folder:
         logger = subject.make(Path(folder))
         logger.start(CONFIG, 0)

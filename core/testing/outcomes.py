@@ -53,7 +53,9 @@ def examine(component: str, build: Callable[[], S], checks: Iterable[Check[S]]) 
     before = _global_generators()
     try:
         subject = build()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit(), or a panic in an extension module: it stops no other check
         yield Outcome(component, name_of(build), _words(error))
         return
     yield Outcome(component, name_of(build))
@@ -63,7 +65,7 @@ def examine(component: str, build: Callable[[], S], checks: Iterable[Check[S]]) 
     failure = (
         f"{' and '.join(used)} changed state: draw from a generator of its own, made from a seed" if used else None
     )
-    yield Outcome(component, "It leaves the global random generators alone", failure)
+    yield Outcome(component, "It does not use global random generators", failure)
 
 
 def run_checks(component: str, subject: S, checks: Iterable[Check[S]]) -> Iterator[Outcome]:
@@ -71,7 +73,9 @@ def run_checks(component: str, subject: S, checks: Iterable[Check[S]]) -> Iterat
     for check in checks:
         try:
             check(subject)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             yield Outcome(component, name_of(check), _words(error))
         else:
             yield Outcome(component, name_of(check))
@@ -88,7 +92,7 @@ def name_of(check: Callable[..., Any]) -> str:
     return (check.__doc__ or check.__name__).strip().splitlines()[0].removesuffix(".")
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, (ConformanceError, BitrlError)):
         return text

@@ -6,21 +6,20 @@ import json
 import re
 import subprocess
 import sys
-from typing import TypeVar
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import attrs
 
-from bitrl.core.config import PARTS, RunOptions
+from bitrl.core.config import COMPONENTS, PARTS, RunOptions, find_environment
 from bitrl.core.errors import UsageError
-from bitrl.core.options import describe, parse
-from bitrl.core.records import EnvironmentRecord, Record
-from bitrl.core.registry import HOOKS, registry
+from bitrl.core.options import describe, parse, type_words
+from bitrl.core.records import AlgorithmRecord, EnvironmentRecord, Record
+from bitrl.core.registry import HEAVY, HOOKS, one_line_of, registry
 from bitrl.testing.outcomes import Check, ConformanceError, expect
 
 R = TypeVar("R", bound=Record)
-
-HEAVY = ("gymnasium", "jax", "matplotlib", "numpy", "pandas", "scipy", "tensorflow", "torch", "transformers")
-"""What reading a record must not import: `bitrl --help` and `bitrl list` read every record there is."""
 
 _PROBE = """
 import importlib, json, sys
@@ -58,9 +57,14 @@ def check_light(reference: str) -> None:
     command = [sys.executable, "-c", _PROBE, json.dumps(sys.path), reference, *HEAVY]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        last = (answer.stderr.strip().splitlines() or ["it exited without a word"])[-1]
+        last = (answer.stderr.strip().splitlines() or ["it exited without a message"])[-1]
         raise ConformanceError(f"{reference} cannot be imported: {last}")
-    heavy = json.loads(answer.stdout.splitlines()[-1])
+    *printed, _, last = answer.stdout.splitlines()
+    expect(
+        not "".join(printed).strip(),
+        f"reading {reference} prints {one_line_of(' '.join(printed))!r}, as every command would: remove that",
+    )
+    heavy = json.loads(last)
     expect(
         not heavy, f"reading {reference} imports {', '.join(heavy)}: move the code that needs it to the target's module"
     )
@@ -87,24 +91,99 @@ def documents_every_option(record: Record) -> None:
 def has_valid_defaults(record: Record) -> None:
     """The defaults of its options, and each preset, are values it accepts itself."""
     fields = attrs.fields(record.options)
-    _parse(record.options, {field.name: field.default for field in fields}, "default")
+    # A mutable default has a check of its own.
+    plain = [field for field in fields if not isinstance(field.default, (list, dict, set))]
+    _parse(record.options, {field.name: field.default for field in plain}, "default")
     presets = getattr(record.options, "presets", {})
     expect(not presets or "preset" in attrs.fields_dict(record.options), "it has presets, but no option called preset")
     for name, values in presets.items():
         _parse(record.options, {"preset": name, **values}, f"preset {name}")
 
 
-def sets_options_that_exist(record: EnvironmentRecord) -> None:
-    """The defaults that it sets are options with valid values."""
-    known = {"run": RunOptions, "env": record.options}
-    for path, value in [item for layer in (record.defaults, *record.tuned.values()) for item in layer.items()]:
-        part, _, name = path.partition(".")
+def has_options_that_can_be_set(record: Record) -> None:
+    """Every option is of a type that can be set, and its default is immutable."""
+    for field in attrs.fields(record.options):
+        kind = field.type
+        mutable = isinstance(field.default, (list, dict, set)) or typing.get_origin(kind) in (list, dict, set)
         expect(
-            part in PARTS and name,
-            f'defaults: "{path}" is not of the form part.option, with a part of {", ".join(PARTS)}',
+            not mutable and kind not in (list, dict, set),
+            f"option {field.name} is a {_name_of(kind, field.default)}, which is mutable and shared: "
+            f"declare a tuple, as {field.name}: tuple[int, ...] = bitrl.option((1, 2), …)",
         )
-        if part in known:
-            _parse(known[part], {name: value}, "defaults", part)
+        expect(
+            type_words(kind) != str(kind),
+            f"option {field.name} is of type {kind}: expected bool, int, float, str, bitrl.Schedule, a Literal, "
+            "tuple[T, ...], or one of these | None",
+        )
+
+
+def _name_of(kind: Any, default: Any) -> str:
+    named = typing.get_origin(kind) or kind
+    return named.__name__ if named in (list, dict, set) else type(default).__name__
+
+
+def sets_options_that_exist(record: EnvironmentRecord | AlgorithmRecord) -> None:
+    """The defaults that it sets are options of the components they are for, with valid values."""
+    layers: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = []
+    if isinstance(record, EnvironmentRecord):
+        layers.append(("defaults", record.defaults, record.defaults))
+        for algorithm, settings in record.tuned.items():
+            layers.append((f"tuned for {algorithm}", settings, {**record.defaults, "run.algo": algorithm, **settings}))
+    else:
+        for environment, settings in record.tuned.items():
+            layers.append((f"tuned for {environment}", settings, settings))
+    for what, settings, chosen in layers:
+        for path, value in settings.items():
+            part, _, name = path.partition(".")
+            expect(
+                part in PARTS and name,
+                f'{what}: "{path}" is not of the form part.option, with a part of {", ".join(PARTS)}',
+            )
+            if part == "run" and name in COMPONENTS and value not in (None, "none"):
+                _expect_component(name, value, what)
+            _expect_some(_option_classes(record, part, chosen, what), name, value, what, part)
+
+
+def _option_classes(
+    record: EnvironmentRecord | AlgorithmRecord, part: str, chosen: Mapping[str, Any], what: str
+) -> list[type]:
+    """The options classes that a setting of `part` may be for."""
+    if part == "run":
+        return [RunOptions]
+    own = "env" if isinstance(record, EnvironmentRecord) else "algo"
+    if part == own:
+        return [record.options]
+    named = chosen.get(f"run.{part}", chosen.get("run.backbone") if part == "critic_backbone" else None)
+    entries = registry().entries[COMPONENTS[part]]
+    if named is None:
+        return [entry.record.options for entry in entries]
+    if part == "algo" and what != "defaults" and all(named != entry.record.name for entry in entries):
+        return []  # that of a package which is not installed
+    return [_expect_component(part, named, what).options]
+
+
+def _expect_component(part: str, name: object, what: str) -> Record:
+    try:
+        if part == "env":
+            return find_environment(str(name))
+        found: Record = registry().find(COMPONENTS[part], str(name), built_in_first=True)
+        return found
+    except UsageError as error:
+        raise ConformanceError(f"{what}: run.{part}: {error}") from None
+
+
+def _expect_some(classes: list[type], name: str, value: object, what: str, part: str) -> None:
+    """Expect that one of these options classes takes the value."""
+    failures = []
+    for options in sorted(classes, key=lambda each: name not in attrs.fields_dict(each)):
+        try:
+            _parse(options, {name: value}, what, part)
+        except ConformanceError as error:
+            failures.append(error)
+        else:
+            return
+    if failures:
+        raise failures[0]
 
 
 def _parse(options: type, values: dict[str, object], what: str, part: str = "options") -> None:
@@ -117,5 +196,6 @@ def _parse(options: type, values: dict[str, object], what: str, part: str = "opt
 RECORD_CHECKS: tuple[Check[Record], ...] = (
     is_named_in_one_word,
     documents_every_option,
+    has_options_that_can_be_set,
     has_valid_defaults,
 )

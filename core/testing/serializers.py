@@ -8,14 +8,16 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import observations_of
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import ObservationSpec, Serializer
+from bitrl.core.interfaces import LearningSerializer, ObservationSpec, Serializer
 from bitrl.core.options import parse
 from bitrl.core.records import SerializerRecord
 from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
 from bitrl.testing.record_checks import RECORD_CHECKS, resolve
+from bitrl.testing.saved_arrays import expect_copies, expect_loads_copies, from_checkpoint
 
 ENVIRONMENTS = ("CartPole-v1", "FrozenLake-v1")
 """Where a serializer is tried if no environment is named: Box and Discrete observations."""
@@ -55,7 +57,9 @@ def check_serializer(component: str | SerializerRecord, *, env: str | None = Non
     demand(serializer_outcomes(record, (env,) if env is not None else ENVIRONMENTS, **options))
 
 
-def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options: Any) -> Iterator[Outcome]:
+def serializer_outcomes(
+    record: SerializerRecord, envs: Sequence[str | Environment], **options: Any
+) -> Iterator[Outcome]:
     """The outcome of every check, in the environments that the serializer does not refuse."""
     component = f'serializer "{record.name}"'
 
@@ -64,10 +68,10 @@ def serializer_outcomes(record: SerializerRecord, envs: Sequence[str], **options
         values: Any = parse(record.options, options, "serializer")
         made: list[SerializerCase] = []
         refusals = []
-        for env in (*envs, *(OTHERWISE if set(ENVIRONMENTS) <= set(envs) else ())):
+        for env in (*envs, *(OTHERWISE if all(each in envs for each in ENVIRONMENTS) else ())):
             if made and env in OTHERWISE:
                 break
-            environment = load_environment(env)
+            environment = load_environment(env) if isinstance(env, str) else env
             spec = environment.observation_spec()
             try:
                 serializer = record.load()(values, spec)
@@ -93,8 +97,36 @@ def has_the_interface(cases: list[SerializerCase]) -> None:
             expect(isinstance(width, int) and width > 0, f"width must be an integer above 0, got {width!r}")
 
 
+def says_whether_it_learns(cases: list[SerializerCase]) -> None:
+    """It has both state() and load_state() if its record says `learns`, and neither if not."""
+    for case in cases:
+        has = [name for name in ("state", "load_state") if callable(getattr(case.serializer, name, None))]
+        if len(has) == 1:
+            [missing] = {"state", "load_state"} - {*has}
+            expect(False, f"it has {has[0]}(), but no {missing}(): what it learned could not be saved and restored")
+        expect(has or not case.record.learns, "its record says learns=True, but it has no state() and no load_state()")
+        expect(case.record.learns or not has, "it has state() and load_state(): its record must say learns=True")
+
+
+def saves_what_it_learned(cases: list[SerializerCase]) -> None:
+    """If it learns, load_state(state()) restores what it learned, and both copy the arrays."""
+    for case in cases:
+        if not isinstance(case.serializer, LearningSerializer) or not case.record.learns:
+            continue
+        learned = from_checkpoint(case.serializer.state(), "state()")
+        written = case.serializer.batch(case.observations)
+        expect_copies(case.serializer.state, "state()")
+        other = case.another()
+        expect_loads_copies(other.load_state, other.state, learned, "load_state()")
+        for serializer in (case.serializer, other):
+            expect(
+                _same(written, serializer.batch(case.observations)),
+                "after load_state(state()), or after its arrays were changed, other things are written",
+            )
+
+
 def emits_what_its_record_says(cases: list[SerializerCase]) -> None:
-    """An observation becomes a text that is not empty, or a float32 vector [width]."""
+    """An observation becomes a non-empty string, or a float32 vector [width]."""
     for case in cases:
         written = case.serializer(case.observations[0])
         if case.record.emits == "text":
@@ -105,7 +137,7 @@ def emits_what_its_record_says(cases: list[SerializerCase]) -> None:
 
 
 def writes_a_batch_as_one_by_one(cases: list[SerializerCase]) -> None:
-    """batch(observations) is what one call per observation gives."""
+    """batch(observations) equals one call per observation."""
     for case in cases:
         batch = case.serializer.batch(case.observations)
         single = [case.serializer(observation) for observation in case.observations]
@@ -123,7 +155,7 @@ def writes_a_batch_as_one_by_one(cases: list[SerializerCase]) -> None:
 
 
 def is_a_function_of_the_observation(cases: list[SerializerCase]) -> None:
-    """The same observation is written the same way, whenever and by whichever object of the same options."""
+    """The output depends on the observation and the options alone."""
     for case in cases:
         first = case.serializer.batch(case.observations)
         backwards = case.serializer.batch(case.observations[::-1])[::-1]
@@ -135,7 +167,7 @@ def is_a_function_of_the_observation(cases: list[SerializerCase]) -> None:
 
 
 def leaves_its_input_alone(cases: list[SerializerCase]) -> None:
-    """It does not change the observations it is given."""
+    """It does not modify its observations."""
     for case in cases:
         given = case.observations.copy()
         case.serializer.batch(given)
@@ -157,8 +189,10 @@ def _same(left: Any, right: Any) -> bool:
 
 CHECKS: tuple[Check[list[SerializerCase]], ...] = (
     has_the_interface,
+    says_whether_it_learns,
     emits_what_its_record_says,
     writes_a_batch_as_one_by_one,
     is_a_function_of_the_observation,
     leaves_its_input_alone,
+    saves_what_it_learned,
 )

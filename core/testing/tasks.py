@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -26,9 +26,35 @@ class Plain:
         self.width = width
         self.identity: Mapping[str, Any] = {"plain": width}
 
-    def encode(self, inputs: np.ndarray) -> np.ndarray:
-        """Vectors float32 [n, k] → the same."""
-        return inputs
+    def encode(self, inputs: Any) -> np.ndarray:
+        """Vectors float32 [n, k] → the same; n texts (admissible commands) → counts of letters, float32 [n, k]."""
+        return inputs if isinstance(inputs, np.ndarray) else _letters(inputs, self.width)
+
+
+class Letters:
+    """A serializer of vectors for observations that are not numbers alone: how often the letters occur in them.
+
+    Attributes:
+        width: k.
+    """
+
+    width = 32
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """One observation → float32 [k]."""
+        vector: np.ndarray = _letters([str(np.asarray(observation).tolist())], self.width)[0]
+        return vector
+
+    def batch(self, observations: np.ndarray) -> np.ndarray:
+        """Observations [n, ...] → float32 [n, k]."""
+        return _letters([str(observation.tolist()) for observation in observations], self.width)
+
+
+def _letters(texts: Sequence[str], width: int) -> np.ndarray:
+    counts = np.zeros((len(texts), width), np.float32)
+    for row, text in zip(counts, texts, strict=True):
+        np.add.at(row, [ord(letter) % width for letter in text], 0.1)
+    return counts
 
 
 class Doubled:
@@ -60,7 +86,8 @@ def make_task(
     steps: int = 100_000,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Task:
-    """A task for an algorithm's own tests: vector environments that were just reset, seen as scaled numbers.
+    """A task for an algorithm's own tests: vector environments that were just reset, whose observations are read as
+    scaled numbers (or, where they are not numbers alone, as counts of letters).
 
     Args:
         env: an environment, or its name.
@@ -73,7 +100,9 @@ def make_task(
         progress: called with the number of environment steps taken so far.
     """
     made = load_environment(env) if isinstance(env, str) else env
-    serializer = Vector(NoOptions(), made.observation_spec())
+    spec = made.observation_spec()
+    numbers = spec.fields and not spec.texts
+    serializer = Vector(NoOptions(), spec) if numbers else Letters()
     envs = replay.vectorise(made.make, num_envs)
     observations, _ = envs.reset(seed=seed)
     reader = StateReader(

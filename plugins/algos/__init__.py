@@ -71,4 +71,6 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         learns_from=("features", "gradients"),
         critic_backbone=True,
         commands=True,
+        actions=("Discrete", "Box"),
+        bootstraps=True,
     )

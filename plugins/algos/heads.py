@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy, within
+from bitrl.core.errors import UsageError
 from bitrl.plugins.algos.backprop import backward, forward, mlp
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
@@ -227,5 +228,15 @@ Head = Categorical | TextChoice | Gaussian
 
 
 def action_head(space: gymnasium.Space[Any]) -> Categorical | Gaussian:
-    """The head for an action space, Discrete or Box, whose actions are numbers."""
-    return Categorical(space) if isinstance(space, gymnasium.spaces.Discrete) else Gaussian(space)  # type: ignore[arg-type]
+    """The head for an action space, Discrete or Box, whose actions are numbers.
+
+    Raises:
+        UsageError: it is another space.
+    """
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return Categorical(space)
+    if isinstance(space, gymnasium.spaces.Box):
+        return Gaussian(space)
+    raise UsageError(
+        f"there is no action head for {type(space).__name__} actions in this version: Discrete and Box only"
+    )

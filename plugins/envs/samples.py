@@ -195,7 +195,7 @@ def smarthome_samples(count: int, seed: int, serializer: str = "compact") -> lis
     from bitrl.core.registry import registry
     from bitrl.plugins.envs.smarthome import ROOMS, SPEC, SmartHomeLight
 
-    record = registry().find("serializer", serializer)
+    record = registry().find("serializer", serializer, built_in_first=True)
     write = record.load()(parse(record.options, {}, "serializer"), SPEC)
     rng = np.random.default_rng(seed)
     env = SmartHomeLight()

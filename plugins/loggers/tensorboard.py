@@ -42,9 +42,14 @@ class TensorBoard(Logger):
         self._write({name: value for name, value in row.items() if name != "step"})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the metrics of the evaluation."""
-        numbers = {name: value for name, value in summary["eval"].items() if isinstance(value, (int, float))}
-        self._write({f"evaluation/{name}": value for name, value in numbers.items()})
+        """Write the metrics of the evaluation, and those that the environment and the algorithm reported of it."""
+        for group, reported in (
+            ("evaluation", summary["eval"]),
+            ("evaluation/env", summary["eval"].get("metrics", {})),
+            ("algorithm", summary.get("algorithm", {})),
+        ):
+            numbers = {name: value for name, value in reported.items() if isinstance(value, (int, float))}
+            self._write({f"{group}/{name}": value for name, value in numbers.items()})
 
     def close(self) -> None:
         """Close the event file."""

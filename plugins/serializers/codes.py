@@ -66,11 +66,11 @@ class Codes:
 
     def state(self) -> dict[str, np.ndarray]:
         """The codebook, as named arrays."""
-        return self.codebook.arrays()
+        return {name: array.copy() for name, array in self.codebook.arrays().items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore the codebook of a `state()`."""
-        self._fitted = Codebook.of_arrays(state)
+        self._fitted = Codebook.of_arrays({name: array.copy() for name, array in state.items()})
 
     def _write(self, numbers: np.ndarray, texts: list[Iterable[Any]]) -> list[str]:
         """Numbers [n, k] and each text part of n observations → n texts."""

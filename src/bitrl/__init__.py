@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bitrl.core.environments.feature_wrappers import FeatureObservation, VectorFeatureObservation
     from bitrl.core.environments.loading import load_environment, load_serializer
     from bitrl.core.errors import BitrlError, RunFailed, UsageError
+    from bitrl.core.events import every_step
     from bitrl.core.findings import Finding
     from bitrl.core.hookspecs import hookimpl
     from bitrl.core.interfaces import Algorithm, Backbone, Field, Logger, ObservationSpec, Serializer, Task
@@ -49,6 +50,7 @@ _HOME = {
     "bitrl.core.environments.feature_wrappers": ("FeatureObservation", "VectorFeatureObservation"),
     "bitrl.core.environments.loading": ("load_environment", "load_serializer"),
     "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
+    "bitrl.core.events": ("every_step",),
     "bitrl.core.findings": ("Finding",),
     "bitrl.core.hookspecs": ("hookimpl",),
     "bitrl.core.interfaces": ("Algorithm", "Backbone", "Field", "Logger", "ObservationSpec", "Serializer", "Task"),
@@ -102,6 +104,7 @@ __all__ = [
     "between",
     "cached",
     "evaluate",
+    "every_step",
     "export",
     "hookimpl",
     "list_runs",

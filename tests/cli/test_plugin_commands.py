@@ -190,7 +190,7 @@ def test_a_good_plugin_gets_a_line_for_every_check(bitrl: Call, module: str):
     *lines, empty, total = done.out.splitlines()
     assert done.code == 0
     assert all(line.startswith("ok    ") for line in lines)
-    assert 'ok    serializer "good-words": It does not change the observations it is given' in lines
+    assert 'ok    serializer "good-words": It does not modify its observations' in lines
     assert (empty, total) == ("", f"{len(lines)} checks, 0 failed")
 
 
@@ -199,7 +199,7 @@ def test_a_bad_plugin_is_told_what_is_wrong_and_the_code_is_1(bitrl: Call, modul
     failed = [line for line in done.out.splitlines() if line.startswith("FAIL")]
     assert done.code == 1
     assert (
-        'FAIL  serializer "bad-words": An observation becomes a text that is not empty, or a float32 vector [width]: '
+        'FAIL  serializer "bad-words": An observation becomes a non-empty string, or a float32 vector [width]: '
         "expected a str, got bytes"
     ) in failed
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+
+import pytest
 
 from bitrl.cli import builtin, doctor
 
@@ -53,6 +56,78 @@ import bitrl
 def bitrl_loggers():
     yield "csv"
 """
+
+
+HEAVY = """
+import numpy
+print("loading the library …")
+import bitrl
+
+def see():
+    yield bitrl.Finding("camera", True, "is plugged in")
+
+@bitrl.hookimpl
+def bitrl_doctor_checks():
+    yield bitrl.DoctorCheckRecord(name="camera", summary="is it there", target=f"{__name__}:see")
+"""
+
+
+def test_a_plugin_that_imports_heavy_modules_or_prints_when_listed_is_named_with_its_cost(installed) -> None:
+    call = installed(heavy=HEAVY)
+    words = re.compile(
+        r"imports numpy and prints 'loading the library …' whenever it is listed \(\d+\.\d s\): leave only options"
+    )
+    listed = call("list", "--json")
+    [problem] = json.loads(listed.out)["problems"]
+    assert problem["package"] == "heavy"
+    assert words.match(problem["message"])
+    assert "loading the library …" in listed.err
+    assert words.search(call("list").out)
+    done = call("doctor", "--json")
+    [finding] = [each for each in json.loads(done.out)["findings"] if words.match(each["detail"])]
+    assert (finding["check"], finding["ok"], done.code) == ("plugin heavy", False, 1)
+
+
+@pytest.mark.parametrize("args", [["show", "algo", "ppo"], ["list", "loggers"], ["plugin", "check", "heavy"]])
+def test_what_a_plugin_prints_never_reaches_a_programs_json(installed, args: list[str]) -> None:
+    json.loads(installed(heavy=HEAVY)(*args, "--json").out)
+
+
+def test_a_plugins_conflict_with_a_built_in_component_fails_no_other_plugins_check(installed) -> None:
+    thief = """
+import bitrl
+
+@bitrl.hookimpl
+def bitrl_backbones():
+    yield bitrl.BackboneRecord(name="mlp", summary="Not ours.", target="nowhere:Nothing")
+
+@bitrl.hookimpl
+def bitrl_serializers():
+    yield bitrl.SerializerRecord(name="vector", summary="Not ours.", target="nowhere:Nothing")
+"""
+    honest = """
+import bitrl
+import bitrl.core.interfaces
+
+def words(options, observation):
+    return Words()
+
+class Words:
+    def __call__(self, observation):
+        return str(observation)
+
+    def batch(self, observations):
+        return [self(each) for each in observations]
+
+@bitrl.hookimpl
+def bitrl_serializers():
+    yield bitrl.SerializerRecord(name="words", summary="Words.", target=f"{__name__}:words")
+"""
+    call = installed(thief=thief, honest=honest)
+    assert call("plugin", "check", "honest").code == 0
+    failed = call("plugin", "check", "thief")
+    assert failed.code == 1
+    assert 'backbone "mlp" is also provided by bitrl' in failed.out
 
 
 def test_a_plugins_command_is_in_the_help_and_runs(installed) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 import types
 from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import gymnasium
 import pytest
 import tomli_w
+from conformance_helpers import target
 
 import bitrl
 from bitrl.core import config
@@ -343,3 +346,79 @@ def test_a_critics_own_language_model_stays_frozen(registered: Registry):
     assert resolve(both).critic_backbone_options.lora_rank is None
     with pytest.raises(UsageError, match=r"critic_backbone\.lora_rank: a critic's own language model stays frozen"):
         resolve({**both, "critic_backbone": {"lora_rank": 4}})
+
+
+def test_a_default_that_a_component_does_not_have_is_told_once_and_not_in_the_configuration_of_a_run(
+    registered: Registry, capsys: pytest.CaptureFixture[str]
+):
+    resolve({"run": {"env": "Tuned-v0"}})
+    assert capsys.readouterr().err == ""
+    chosen = {"env": "Tuned-v0", "backbone": "bitrl:mlp", "serializer": "vector"}
+    resolved = resolve({"run": chosen})
+    assert capsys.readouterr().err.splitlines() == [
+        "environment Tuned-v0 sets serializer.decimals, an option that vector does not have: it is ignored",
+        "environment Tuned-v0 sets backbone.layers, an option that bitrl:mlp does not have: it is ignored",
+    ]
+    resolve({"run": chosen})
+    registered._reported.clear()
+    resolve(resolved.as_dict(), saved=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0", "HalfCheetah-v5", "BabyAI-GoToRedBall-v0"])
+@pytest.mark.parametrize("backbone", ["bitnet", "mlp"])
+def test_built_in_components_say_nothing(env: str, backbone: str, capsys: pytest.CaptureFixture[str]):
+    with contextlib.suppress(UsageError):  # a grid is no vector
+        resolve({"run": {"env": env, "backbone": backbone}})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_plugin_with_the_name_of_a_built_in_component_spoils_no_run(
+    registered: Registry, capsys: pytest.CaptureFixture[str]
+):
+    plugin = types.ModuleType("plugin")
+    record = bitrl.SerializerRecord(name="json", summary="", target="nowhere:Nothing")
+    plugin.bitrl_serializers = bitrl.hookimpl(lambda: [record])  # type: ignore[attr-defined]
+    registered.add(plugin, "pack")
+    resolved = resolve({})
+    assert (resolved.run.serializer, resolved.serializer.target) == ("json", "bitrl.plugins.serializers.json:JSON")
+    assert capsys.readouterr().err == ""
+    assert resolve(resolved.as_dict(), saved=True).serializer is resolved.serializer
+    with pytest.raises(UsageError, match='choose "bitrl:json" or "pack:json"'):
+        resolve({"run": {"serializer": "json"}})
+    assert resolve({"run": {"serializer": "pack:json"}}).serializer is record
+
+
+class Levers(gymnasium.Env):
+    """Two levers to set in every step."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+
+class LeversEnvironment(bitrl.Environment):
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        return Levers()
+
+
+def test_an_action_space_that_an_algorithm_does_not_support_is_refused_before_training(
+    registered: Registry, tmp_path: Path
+):
+    plugin = types.ModuleType("plugin")
+    levers = bitrl.EnvironmentRecord(name="Levers-v0", summary="", target=target(LeversEnvironment))
+    plugin.bitrl_environments = bitrl.hookimpl(lambda: [levers])  # type: ignore[attr-defined]
+    registered.add(plugin, "pack")
+
+    def refusal() -> str:
+        with pytest.raises(UsageError) as refused:
+            bitrl.run("Levers-v0", backbone="bitrl:mlp", out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        return str(refused.value)
+
+    begin = 'algorithm "ppo" supports Discrete and Box actions, but those of Levers-v0 are MultiDiscrete: '
+    assert refusal() == f"{begin}no installed algorithm supports them in this version"
+    plugin = types.ModuleType("another")
+    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", actions=("MultiDiscrete",))
+    plugin.bitrl_algorithms = bitrl.hookimpl(lambda: [able])  # type: ignore[attr-defined]
+    registered.add(plugin, "another-pack")
+    assert refusal() == f"{begin}use --algo able"

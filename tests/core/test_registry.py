@@ -12,7 +12,7 @@ import pytest
 
 import bitrl
 from bitrl.core.errors import UsageError
-from bitrl.core.events import Event
+from bitrl.core.events import Event, RolloutStepped, RunFinished, every_step
 from bitrl.core.registry import Registry
 
 
@@ -165,7 +165,7 @@ def test_an_unmarked_hook_is_reported():
     assert problem.message == "bitrl_backbones is not marked with @bitrl.hookimpl, so it is not called"
 
 
-def test_a_hook_that_asks_for_arguments_it_does_not_get_is_reported_and_the_plugin_left_out():
+def test_a_hook_that_asks_for_arguments_it_does_not_get_is_reported_and_its_plugins_other_hooks_work():
     heard: list[object] = []
 
     def bitrl_event(event: object) -> None:
@@ -176,9 +176,12 @@ def test_a_hook_that_asks_for_arguments_it_does_not_get_is_reported_and_the_plug
 
     registry = registry_of((plugin(bitrl_event=bitrl_event, bitrl_serializers=bitrl_serializers), "greedy"))
     (problem,) = registry.problems
-    assert "colour" in problem.message
+    assert (problem.package, problem.message) == (
+        "greedy",
+        "bitrl_serializers(colour) is not called: bitrl passes no arguments: write def bitrl_serializers()",
+    )
     assert registry.send(Event(Path())) == []
-    assert heard == []
+    assert heard == [Event(Path())]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +226,9 @@ def test_a_hook_may_have_nothing_to_yield():
         ({"target": "no_colon"}, 'target: expected "module:attribute", got "no_colon"'),
         ({"options": dict}, "options: expected a class decorated with @bitrl.options"),
         ({"name": ""}, "name"),
-        ({"emits": "sound"}, "emits"),
+        ({"emits": "sound"}, 'ValueError: emits: expected "text" or "vector", got \'sound\''),
+        ({"learns": "yes"}, "ValueError: learns: expected True or False, got 'yes'"),
+        ({"target": None}, 'target: expected "module:attribute", got "None"'),
     ],
 )
 def test_a_record_that_makes_no_sense_is_a_problem_of_its_plugin(fields: dict[str, Any], message: str):
@@ -232,6 +237,60 @@ def test_a_record_that_makes_no_sense_is_a_problem_of_its_plugin(fields: dict[st
 
     (problem,) = registry_of((plugin(bitrl_serializers=bitrl_serializers), "odd")).problems
     assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"accepts": "text"}, "accepts: expected a tuple such as (\"text\",), got 'text'"),
+        ({"accepts": ("sound",)}, 'accepts: expected "text" or "vector", got \'sound\''),
+        ({"accepts": ()}, 'accepts: expected a tuple such as ("text",), got ()'),
+        ({"provides": "gradients"}, "provides: expected a tuple such as (\"gradients\",), got 'gradients'"),
+    ],
+)
+def test_a_record_with_a_bad_form_is_told_in_words_and_loses_its_hook_alone(fields: dict[str, Any], message: str):
+    def bitrl_backbones() -> Any:
+        yield bitrl.BackboneRecord(**{"name": "x", "summary": "", "target": "a:b", **fields})
+
+    module = plugin(bitrl_backbones=bitrl_backbones, bitrl_serializers=lambda: [serializer("fine")])
+    registry = registry_of((module, "odd"))
+    assert [problem.message for problem in registry.problems] == [f"bitrl_backbones failed: ValueError: {message}"]
+    assert names(registry) == ["fine"]
+
+
+def test_a_list_of_forms_is_as_good_as_a_tuple():
+    record = bitrl.BackboneRecord(name="x", summary="", target="a:b", accepts=["text", "vector"])  # type: ignore[arg-type]
+    assert record.accepts == ("text", "vector")
+
+
+def test_an_event_hook_with_an_argument_too_many_is_told_in_words():
+    def bitrl_event(event: Event, run: object) -> None: ...
+
+    (problem,) = registry_of((plugin(bitrl_event=bitrl_event), "greedy")).problems
+    assert problem.message == "bitrl_event(run) is not called: bitrl passes only event: write def bitrl_event(event)"
+
+
+def test_reading_a_plugin_must_not_import_heavy_modules_or_print(
+    installed: Callable[..., Registry],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    for name in ("jax", "pandas"):
+        (tmp_path / f"{name}.py").write_text("")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    loud = "import os\nprint('good\\nmorning')\nos.system('echo from a shell')\n"
+    registry = installed(heavy_plugin=f"import jax, pandas\n{GOOD}", loud_plugin=f"{loud}{GOOD}", light_plugin="")
+    for name in ("jax", "pandas"):
+        monkeypatch.delitem(sys.modules, name)
+    heavy, printing = registry.costs
+    assert heavy.package == "heavy_plugin"
+    assert heavy.message.startswith("imports jax, pandas whenever it is listed (0.")
+    assert (printing.package, printing.message.partition(" whenever")[0]) == ("loud_plugin", "prints 'good morning'")
+    assert registry.problems == []
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert sorted(captured.err.splitlines()) == ["from a shell", "good", "morning"]
 
 
 def shared() -> Registry:
@@ -257,6 +316,27 @@ def test_package_and_name_pick_one_of_two():
     assert registry.find("serializer", "pack-two:same") is registry.entries["serializer"][2].record
     assert registry.find("serializer", "pack-one:same") is registry.entries["serializer"][0].record
     assert registry.find("serializer", "only").name == "only"
+
+
+def test_a_plugin_that_takes_a_built_in_name_is_refused_where_it_is_chosen_and_no_default():
+    registry = registry_of(
+        (plugin("own", bitrl_serializers=lambda: [serializer("json")]), "bitrl"),
+        (plugin("two", bitrl_serializers=lambda: [serializer("json"), serializer("rare")]), "a-pack"),
+        (plugin("three", bitrl_serializers=lambda: [serializer("rare")]), "other"),
+    )
+    own, packs, _, _ = (entry.record for entry in registry.entries["serializer"])
+    with pytest.raises(
+        UsageError, match='"json" is provided by bitrl and a-pack: choose "bitrl:json" or "a-pack:json"'
+    ):
+        registry.find("serializer", "json")
+    assert registry.find("serializer", "json", built_in_first=True) is registry.find("serializer", "bitrl:json") is own
+    assert registry.find("serializer", "a-pack:json", built_in_first=True) is packs
+    assert [(conflict.package, conflict.message) for conflict in registry.conflicts()] == [
+        ("a-pack", 'serializer "json" is also provided by bitrl'),
+        ("other", 'serializer "rare" is also provided by a-pack'),
+    ]
+    with pytest.raises(UsageError, match='"rare" is provided by a-pack and other: choose'):
+        registry.find("serializer", "rare", built_in_first=True)
 
 
 def test_a_name_that_one_package_has_twice_cannot_be_picked():
@@ -302,6 +382,27 @@ def test_a_listener_that_fails_is_reported_and_the_others_hear_the_event():
     assert problem.package == "pack-one"
     assert problem.message == "bitrl_event failed on Event: SystemExit: stop everything"
     assert sorted(map(str, heard)) == sorted(map(str, [event, Event(Path("three"))]))
+
+
+def test_a_listener_is_given_a_copy_and_single_steps_only_if_it_asks_for_them():
+    heard: list[str] = []
+
+    def spoils(event: Event) -> None:
+        heard.append(f"spoils {type(event).__name__}")
+        if isinstance(event, RunFinished):
+            event.summary["eval"]["mean_return"] = 500.0  # type: ignore[index]
+
+    @every_step
+    def asks(event: Event) -> None:
+        heard.append(f"asks {type(event).__name__}")
+        if isinstance(event, RunFinished):
+            assert event.summary["eval"] == {"mean_return": 9.5}
+
+    registry = registry_of((plugin("one", bitrl_event=asks), "a"), (plugin("two", bitrl_event=spoils), "b"))
+    summary = {"eval": {"mean_return": 9.5}}
+    assert registry.send(RolloutStepped(Path(), 4)) == registry.send(RunFinished(Path(), summary)) == []
+    assert sorted(heard) == ["asks RolloutStepped", "asks RunFinished", "spoils RunFinished"]
+    assert summary == {"eval": {"mean_return": 9.5}}
 
 
 def test_loading_a_component_whose_code_is_missing_names_it_and_the_cause():

@@ -12,9 +12,11 @@ import textwrap
 import types
 from pathlib import Path
 
+import attrs
 import pytest
 
-from bitrl.core import hookspecs
+import bitrl.learning
+from bitrl.core import events, hookspecs
 from bitrl.core.registry import HOOKS, Registry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -55,6 +57,23 @@ def test_the_example_in_a_hooks_docstring_is_a_plugin_that_works(hook: str):
         assert entry.record.summary
     else:
         assert len(getattr(registry.manager.hook, hook).get_hookimpls()) == 1
+
+
+def test_every_event_is_documented_with_its_fields():
+    known = [each for each in vars(events).values() if isinstance(each, type) and issubclass(each, events.Event)]
+    rows = {
+        f"| `{each.__name__}` | {', '.join(f'`{field.name}`' for field in attrs.fields(each))} | "
+        f"{' '.join(inspect.cleandoc(each.__doc__ or '').split())} |"
+        for each in known
+        if each is not events.Event
+    }
+    section = PAGE.partition("### `bitrl_event(")[2].partition("\n## ")[0]
+    assert {line for line in section.splitlines() if line.startswith("| `")} == rows
+
+
+def test_everything_in_bitrl_learning_is_documented():
+    section = PAGE.partition("public as `bitrl.learning`")[2].partition("\n```python")[0]
+    assert set(re.findall(r"`(\w+)(?=[`(])", section)) >= {*bitrl.learning.__all__}
 
 
 @pytest.fixture(scope="module")

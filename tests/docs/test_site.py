@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import bitrl
+import bitrl.learning
 import bitrl.testing
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,8 @@ def test_every_link_and_anchor_within_the_site_leads_somewhere(site: Path):
 def test_the_public_interface_is_on_it(site: Path):
     ids = set().union(*(Page(path).ids for path in (site / "api").glob("*.html")))
     for name in bitrl.__all__:
+        assert any(each.startswith("bitrl.") and each.endswith(f".{name}") for each in ids), name
+    for name in bitrl.learning.__all__:
         assert any(each.startswith("bitrl.") and each.endswith(f".{name}") for each in ids), name
     for name in bitrl.testing.__all__:
         assert any(each.startswith("bitrl.testing.") and each.endswith(f".{name}") for each in ids), name

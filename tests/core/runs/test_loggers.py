@@ -8,11 +8,12 @@ import struct
 import types
 from pathlib import Path
 
+import attrs
 import pytest
 
 import bitrl
 from bitrl.core.config import resolve
-from bitrl.core.events import RunFinished, RunStarted, Updated
+from bitrl.core.events import Event, RolloutStepped, RunFinished, RunStarted, Updated
 from bitrl.core.registry import registry
 from bitrl.core.runs.listeners import open_loggers
 from bitrl.plugins.loggers import CsvOptions
@@ -175,3 +176,85 @@ def test_without_its_package_tensorboard_is_refused_before_anything_is_written(
         bitrl.run(backbone="mlp", out=tmp_path / "run", loggers=("tensorboard",))
     assert str(caught.value) == "logger \"tensorboard\" needs tensorboardX: pip install 'bitrl[tensorboard]'"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_has_options_and_receives_the_runs_other_events(tmp_path: Path, install) -> None:
+    heard: list[tuple[str, int]] = []
+
+    class Watch(bitrl.Logger):
+        def event(self, event: Event) -> None:
+            heard.append((type(event).__name__, self.options.every))
+
+    @bitrl.options
+    class WatchOptions:
+        every: int = bitrl.option(1, "how often")
+
+    install(Watch)
+    [entry] = [each for each in registry().entries["logger"] if each.package == "bitrl-mine"]
+    record = attrs.evolve(entry.record, options=WatchOptions)
+    registry().entries["logger"].remove(entry)
+    registry().entries["logger"].append(type(entry)("bitrl-mine", record))
+    options = {**QUICK, "logger.mine.every": 7}
+    bitrl.run("CartPole-v1", backbone="mlp", steps=128, out=tmp_path / "run", loggers=("mine",), options=options)
+    assert heard == [("CheckpointSaved", 7), ("Evaluating", 7)]
+
+
+def test_single_steps_are_sent_only_to_those_who_ask(tmp_path: Path, install) -> None:
+    steps: dict[str, int] = {"logger": 0, "listener": 0, "other": 0}
+
+    class Watch(bitrl.Logger):
+        @bitrl.every_step
+        def event(self, event: Event) -> None:
+            steps["logger"] += isinstance(event, RolloutStepped)
+
+    @bitrl.every_step
+    def listener(event: Event) -> None:
+        steps["listener"] += isinstance(event, RolloutStepped)
+
+    def other(event: Event) -> None:
+        steps["other"] += isinstance(event, RolloutStepped)
+
+    install(Watch)
+    bitrl.run(
+        "CartPole-v1", backbone="mlp", steps=128, out=tmp_path / "run", loggers=("mine",), options=QUICK,
+        listeners=(listener, other),
+    )  # fmt: skip
+    assert steps == {"logger": 32, "listener": 32, "other": 0}
+
+
+def test_neither_listeners_nor_loggers_can_change_what_others_are_told(tmp_path: Path, install) -> None:
+    class Spoils(bitrl.Logger):
+        def start(self, config: dict, step: int) -> None:
+            config["run"]["seed"] = -1
+
+        def log(self, row: dict) -> None:
+            row.clear()
+
+        def finish(self, summary: dict) -> None:
+            summary["eval"]["mean_return"] = 1e9
+
+    def spoils(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            event.config["run"]["seed"] = -1  # type: ignore[index]
+        elif isinstance(event, Updated):
+            event.metrics["step"] = -1  # type: ignore[index]
+        elif isinstance(event, RunFinished):
+            event.summary["eval"].clear()
+
+    heard: list[Event] = []
+    install(Spoils)
+    summary = bitrl.run(
+        "CartPole-v1", backbone="mlp", steps=128, out=tmp_path / "run", loggers=("mine", "csv"), options=QUICK,
+        listeners=(spoils, heard.append),
+    )  # fmt: skip
+    assert summary["eval"]["mean_return"] < 1e9
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    started, updated, finished = heard[0], heard[1], heard[-1]
+    assert isinstance(started, RunStarted)
+    assert isinstance(updated, Updated)
+    assert isinstance(finished, RunFinished)
+    assert (started.config["run"]["seed"], updated.metrics["step"], finished.summary) == (0, 64, summary)
+    assert [row["step"] for row in csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines())] == [
+        "64",
+        "128",
+    ]

@@ -59,6 +59,8 @@ def bitrl_algorithms() -> Iterator[bitrl.AlgorithmRecord]:
         summary="REINFORCE with a linear policy on frozen features",
         target="bitrl_example.reinforce:Reinforce",
         options=ReinforceOptions,
+        actions=("Discrete",),
+        bootstraps=False,
     )
 
 

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 import bitrl
+from bitrl.learning import gae
 from bitrl_example import ReinforceOptions
 
 
@@ -39,11 +40,8 @@ class Reinforce(bitrl.Algorithm):
             return states.best(states.features @ self.weights + noise[t]) + self.first_action
 
         rollout = collector.rollout(act, steps)
-        over = rollout.terminated | rollout.truncated
-        returns = np.zeros((steps, n))
-        following = np.zeros(n)
-        for t in reversed(range(steps)):
-            following = returns[t] = rollout.rewards[t] + options.gamma * following * ~over[t]
+        # Advantages with λ = 1 over values of zero are the discounted returns.
+        returns = gae(rollout, np.zeros((steps + 1, n)), np.zeros((steps, n)), options.gamma, gae_lambda=1.0)
         advantages = ((returns - returns.mean()) / (returns.std() + 1e-8)).ravel()
         x = rollout.features[:-1].reshape(steps * n, -1)
         chosen = np.eye(self.weights.shape[1])[rollout.actions.ravel() - self.first_action]

@@ -1,0 +1,74 @@
+"""What algorithms are built of: rollouts, advantages, action heads, standardisation, episodes and numpy policies.
+
+A plugin's algorithm imports from here what it would otherwise write again; PPO uses the same. Everything is imported
+when it is first used: only the action heads, the standardisation and `mlp` need torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitrl.core.acting.admissible import AdmissibleActions, CommandTable
+    from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network
+    from bitrl.core.environments.collector import Collector, Rollout, Transition
+    from bitrl.core.runs.episodes import Return, play_episodes
+    from bitrl.plugins.algos.backprop import mlp
+    from bitrl.plugins.algos.gae import gae, next_values
+    from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, action_head, hold, masked
+    from bitrl.plugins.algos.numpy_policy import numpy_network
+    from bitrl.plugins.algos.reward_scale import RewardScale
+    from bitrl.plugins.algos.standardise import Standardisation
+
+_HOME = {
+    "bitrl.core.acting.admissible": ("AdmissibleActions", "CommandTable"),
+    "bitrl.core.acting.policies": ("CommandPolicy", "Continuous", "Discrete", "Network"),
+    "bitrl.core.environments.collector": ("Collector", "Rollout", "Transition"),
+    "bitrl.core.runs.episodes": ("Return", "play_episodes"),
+    "bitrl.plugins.algos.backprop": ("mlp",),
+    "bitrl.plugins.algos.gae": ("gae", "next_values"),
+    "bitrl.plugins.algos.heads": ("Categorical", "Gaussian", "TextChoice", "action_head", "hold", "masked"),
+    "bitrl.plugins.algos.numpy_policy": ("numpy_network",),
+    "bitrl.plugins.algos.reward_scale": ("RewardScale",),
+    "bitrl.plugins.algos.standardise": ("Standardisation",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "AdmissibleActions",
+    "Categorical",
+    "Collector",
+    "CommandPolicy",
+    "CommandTable",
+    "Continuous",
+    "Discrete",
+    "Gaussian",
+    "Network",
+    "Return",
+    "RewardScale",
+    "Rollout",
+    "Standardisation",
+    "TextChoice",
+    "Transition",
+    "action_head",
+    "gae",
+    "hold",
+    "masked",
+    "mlp",
+    "next_values",
+    "numpy_network",
+    "play_episodes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'bitrl.learning' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])
