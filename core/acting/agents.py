@@ -33,6 +33,13 @@ FORMAT = 1
 """The version of the file format; any other is refused."""
 
 
+REMEDIES = {
+    "model_sha256": "give its model file (model=FILE)",
+    "first_token": "train and export it again: texts were read without the first token that this file asks for",
+}
+"""What to do where the backbone is another one, by what has changed of its identity."""
+
+
 class Agent:
     """A trained agent that only acts, with greedy actions. Any number of threads and episodes may share it.
 
@@ -150,9 +157,7 @@ class Agent:
             raise UsageError(f"{error} (if the model file has moved: {where})") from None
         old, new = self.facts["identity"], identity_of(backbone)
         if changed := identity_changes(old, new):
-            remedy = (
-                "give its model file (model=FILE)" if "model_sha256" in changed else "remove the options that set it"
-            )
+            remedy = next((REMEDIES[each] for each in changed if each in REMEDIES), "remove the options that set it")
             raise UsageError(
                 f"the agent's backbone is not the one it was trained with ({', '.join(changed)} changed): {remedy}"
             )

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from bitrl.core.config import Config, load_toml, provenance_in
 from bitrl.core.errors import UsageError
 from bitrl.core.files import cannot_write, remove, remove_unfinished, sync, write_atomically
@@ -89,7 +87,7 @@ class RunStore:
             for name in ("config.toml", SUMMARY, METRICS, TIMINGS, CHECKPOINTS):
                 remove(store.place / name)
             data = {**config.as_dict(), "provenance": provenance}
-            write_atomically(store.place / "config.toml", tomli_w.dumps(data))
+            write_atomically(store.place / "config.toml", as_toml(data))
         except BaseException:
             store.close()
             raise
@@ -201,8 +199,15 @@ class RunStore:
             provenance = written.setdefault("provenance", {})
             provenance["extended_from"] = [*provenance.get("extended_from", []), written["run"]["steps"]]
             written["run"]["steps"] = steps
-            write_atomically(self.place / "config.toml", tomli_w.dumps(written))
+            write_atomically(self.place / "config.toml", as_toml(written))
         remove(self.place / SUMMARY)
+
+
+def as_toml(data: Mapping[str, Any]) -> str:
+    """Plain data as TOML. Imported here: reading a run needs no writer of it."""
+    import tomli_w
+
+    return tomli_w.dumps(data)
 
 
 def require_run(directory: Path) -> None:

@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol
 
 import attrs
 
+from bitrl.core.cpus import available_cpus
 from bitrl.core.runs.interrupts import SIGNALS
 from bitrl.core.studies.design import Cell
 
@@ -78,6 +79,7 @@ class Processes:
     def __init__(self, jobs: int | None, cells: int):
         """`jobs` processes at once (None: one for each CPU), and no more than there are cells."""
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
+        cpus = cpus[: available_cpus()]  # fewer where a quota allows fewer
         self.capacity = max(min(jobs or len(cpus), cells), 1)
         self._shares = [cpus[slot :: self.capacity] or [cpus[slot % len(cpus)]] for slot in range(self.capacity)]
         self._running: list[_Running] = []

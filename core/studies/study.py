@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
-import tomli_w
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import cannot_write, remove_unfinished, write_atomically
 from bitrl.core.runs.lock import lock
+from bitrl.core.runs.store import as_toml
 from bitrl.core.studies.design import Cell, Design, build_design, read_design
 from bitrl.core.studies.results import Result, read_result
 from bitrl.core.wording import setting
@@ -66,7 +66,7 @@ class Study:
             raise cannot_write(directory, error) from None
         study = cls(directory, data, design)
         try:
-            write_atomically(directory / FILE, tomli_w.dumps(dict(data)))
+            write_atomically(directory / FILE, as_toml(data))
         except BaseException:
             study.close()
             raise

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import attrs
 
+from bitrl.core.cpus import available_cpus
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.files import cache_home
 from bitrl.core.runs.display import display
@@ -118,7 +119,7 @@ def games_of(settings: Cooking, seeds: Sequence[int]) -> list[Path]:
 
 def _make_all(settings: Cooking, seeds: Sequence[int], tell: Callable[[int], None]) -> None:
     """Make games on all cores; `tell` is called with the number of those that are done."""
-    directory, cores = cache_directory(), _cores()
+    directory, cores = cache_directory(), available_cpus()
     _remove_stale(directory)
     size = min(GAMES_A_PROCESS, -(-len(seeds) // cores))
     pieces = [_Piece(settings, seeds[i : i + size]) for i in range(0, len(seeds), size)]
@@ -138,11 +139,6 @@ def _make_all(settings: Cooking, seeds: Sequence[int], tell: Callable[[int], Non
             for piece in pieces:
                 piece.stop()
             raise
-
-
-def _cores() -> int:
-    """How many processes can run at once."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _remove_stale(directory: Path) -> None:
