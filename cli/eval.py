@@ -43,6 +43,7 @@ MOST_SHOWN = 100
     help="Cut episodes off after N steps; they count with their return so far.",
     show_default="the run's",
 )
+@click.option("--best", is_flag=True, help="The best checkpoint by the evaluations while training, not the newest.")
 @click.option("--show", is_flag=True, help="Print the first episode: states as the model reads them, actions, rewards.")
 @click.option(
     "--video",
@@ -63,6 +64,7 @@ def evaluate(
     episodes: int | None,
     seed: int | None,
     max_steps: int | None,
+    best: bool,
     show: bool,
     video: Path | None,
     states: Path | None,
@@ -79,7 +81,9 @@ def evaluate(
     steps: list[Step] = []
     with progress_display(quiet or as_json) as listener:
         watch = steps.append if show else None
-        found = evaluation.evaluate(directory, episodes, seed, (listener,), watch, video, states, max_steps=max_steps)
+        found = evaluation.evaluate(
+            directory, episodes, seed, (listener,), watch, video, states, max_steps=max_steps, best=best
+        )
     if as_json:
         if show:
             found["first_episode"] = [attrs.asdict(step) for step in steps]

@@ -17,9 +17,10 @@ from bitrl.core.wording import program
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The agent's file (safetensors)."
 )
+@click.option("--best", is_flag=True, help="The best checkpoint by the evaluations while training, not the newest.")
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @json_option
-def export(directory: Path, out: Path, force: bool, as_json: bool) -> None:
+def export(directory: Path, out: Path, best: bool, force: bool, as_json: bool) -> None:
     """Export a trained agent to a standalone file.
 
     DIR is the directory of a run; its newest checkpoint is exported. The file holds the serializer, the backbone's name
@@ -31,7 +32,7 @@ def export(directory: Path, out: Path, force: bool, as_json: bool) -> None:
 
     check_paths(directory, out, force)
     stdout = claim_stdout() if as_json else None
-    found = exporting.export(directory, out)
+    found = exporting.export(directory, out, best=best)
     if as_json:
         print_json(found, stdout)
         return

@@ -33,11 +33,12 @@ FORMATS = (".svg", ".png", ".pdf")
 def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> None:
     """Draw learning curves.
 
-    The return of rollouts against environment steps.
+    Return against environment steps, of evaluations while training where all runs have them (`run.eval_every`), else of
+    rollouts.
     Runs that differ in their seed alone are one curve, with its 95 % interval. Runs of one environment only.
     """
     from bitrl.core.studies.comparison import label_runs
-    from bitrl.core.studies.curves import mean_curve
+    from bitrl.core.studies.curves import evaluated, mean_curve
 
     if out.suffix not in FORMATS:
         raise UsageError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
@@ -49,24 +50,25 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
         raise UsageError(f"runs of {len(tasks)} tasks ({', '.join(tasks[:3])}): plot each alone, or use bitrl report")
     labels = label_runs(results)
     arms = list(dict.fromkeys(labels.values()))
-    found = [mean_curve(arm, [each for each in results if labels[each.directory] == arm]) for arm in arms]
+    greedy = evaluated(results)
+    found = [mean_curve(arm, [each for each in results if labels[each.directory] == arm], greedy) for arm in arms]
     curves = [curve for curve in found if curve is not None]
     if not curves:
         raise UsageError("no run has finished an episode yet, so there is nothing to draw")
-    draw(out, tasks[0], curves)
+    draw(out, tasks[0], curves, "evaluations (greedy actions)" if greedy else "rollouts (sampled actions)")
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "arms": [curve.label for curve in curves]})
     else:
         echo(f"{out}: {len(curves)} {'curve' if len(curves) == 1 else 'curves'} of {len(results)} runs")
 
 
-def draw(out: Path, task: str, curves: Sequence[Curve]) -> None:
+def draw(out: Path, task: str, curves: Sequence[Curve], what: str) -> None:
     """Write a picture of the curves, in the format that its name asks for."""
     from bitrl.core.files import write_atomically
     from bitrl.core.studies.charts import COLOURS, line_chart
 
     if out.suffix == ".svg":
-        picture = line_chart(f"Learning curves in {task}", "environment steps", "return of rollouts", curves)
+        picture = line_chart(f"Learning curves in {task}", "environment steps", f"return of {what}", curves)
         write_atomically(out, picture, "choose another file with --out")
         return
     try:
@@ -84,7 +86,7 @@ def draw(out: Path, task: str, curves: Sequence[Curve]) -> None:
         axes.plot(curve.steps, curve.mean, color=colour, label=curve.label)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel="environment steps", ylabel="return of rollouts (sampled actions)", title=task)
+    axes.set(xlabel="environment steps", ylabel=f"return of {what}", title=task)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()

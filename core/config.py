@@ -87,6 +87,14 @@ class RunOptions:
         above(0),
         free=True,
     )
+    eval_every: int | None = option(
+        None,
+        "steps between evaluations while training (evaluations.jsonl; the best checkpoint is kept); unset: only at the "
+        "end",
+        above(0),
+        free=True,
+    )
+    eval_every_episodes: int = option(10, "episodes of each of those", above(0), free=True)
     checkpoint_every: int = option(5, "updates between checkpoints", above(0), free=True)
     history: int = option(
         1,

@@ -45,6 +45,7 @@ def evaluate(
     states: str | Path | None = None,
     progress: bool = False,
     max_steps: int | None = None,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the newest intact checkpoint of a run.
 
@@ -58,6 +59,7 @@ def evaluate(
         video: the file to write a video of the first episode to (mp4 or gif).
         states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
         max_steps: cut episodes off after so many steps; None: as the run does (`eval_max_steps`).
+        best: take the checkpoint of the best evaluation while training (`run.eval_every`) instead of the newest.
 
     Returns:
         run, env, backbone, critic_backbone, serializer, algo, step, seed, episodes, mean_return, std_return, returns;
@@ -70,14 +72,16 @@ def evaluate(
     """
     if progress or not listeners:
         with progress_display(quiet=not progress) as shown:
-            return evaluate(run, episodes, seed, (*listeners, shown), show, video, states, max_steps=max_steps)
+            return evaluate(
+                run, episodes, seed, (*listeners, shown), show, video, states, max_steps=max_steps, best=best
+            )
     directory = Path(run)
     require_run(directory)
     video_file, states_file = (None if each is None else Path(each) for each in (video, states))
     if video_file is not None:
         video_files.check(video_file)
     tell = teller(listeners)
-    config, parts, algorithm = trained(directory, tell)
+    config, parts, algorithm = trained(directory, tell, best)
     visited: list[np.ndarray] = []
     if states_file is not None:
         parts, visited = record(parts, states_file)
@@ -118,9 +122,10 @@ def play(
     interrupted: Callable[[], bool] = lambda: False,
     first: gymnasium.Env | None = None,
     max_steps: int | None = None,
+    use: int = EVALUATION,
 ) -> list[Return]:
     """Returns of whole episodes played with greedy actions; fewer than asked for if interrupted. The first is played in
-    `first`, if it is given; those of `max_steps` steps are cut off.
+    `first`, if it is given; those of `max_steps` steps are cut off. `use` is that of the run's randomness (parts.py).
 
     Raises:
         RunFailed: an environment crashed, or the algorithm's actions are not in the action space.
@@ -158,7 +163,7 @@ def play(
     return play_episodes(
         reporting(make, parts.environment.id),
         act,
-        spawn_seeds(seed, EVALUATION, episodes),
+        spawn_seeds(seed, use, episodes),
         ended,
         interrupted,
         max_steps,

@@ -16,13 +16,16 @@ from bitrl.core.runs.store import read_provenance, require_run
 from bitrl.core.runs.trained import trained
 
 
-def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
+def export(
+    run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = (), best: bool = False
+) -> dict[str, Any]:
     """Export the newest intact checkpoint of a run as a standalone agent (bitrl.core.acting.agents).
 
     Args:
         run: its directory.
         file: the agent file, replaced if it exists.
         listeners: called with every event; without any, warnings (of a damaged checkpoint) go to stderr.
+        best: take the checkpoint of the best evaluation while training (`run.eval_every`) instead of the newest.
 
     Returns:
         file, bytes, run, env, step, serializer, backbone.
@@ -34,10 +37,10 @@ def export(run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = 
     """
     if not listeners:
         with progress_display(quiet=True) as warned:
-            return export(run, file, (warned,))
+            return export(run, file, (warned,), best)
     directory, path = Path(run), Path(file)
     require_run(directory)
-    config, parts, algorithm = trained(directory, teller(listeners))
+    config, parts, algorithm = trained(directory, teller(listeners), best)
     chosen, sections = config.run, config.as_dict()
     reader, provenance = parts.reader, read_provenance(directory)
     inside = reader.trainable and reader.learner is None  # the trained backbone is part of the policy network

@@ -24,7 +24,7 @@ from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.options import as_dict
 
 # Every use of randomness has its own stream, so drawing more from one never changes another.
-ENVIRONMENTS, ALGORITHM, EVALUATION = 0, 1, 2
+ENVIRONMENTS, ALGORITHM, EVALUATION, EVALUATION_WHILE_TRAINING = 0, 1, 2, 3
 
 
 @attrs.frozen

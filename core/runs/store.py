@@ -21,6 +21,7 @@ from bitrl.core.runs.lock import lock
 from bitrl.core.wording import program, resuming, setting
 
 METRICS, TIMINGS, CHECKPOINTS, SUMMARY = "metrics.jsonl", "timings.jsonl", "checkpoints", "summary.json"
+EVALUATIONS, BEST = "evaluations.jsonl", "best.safetensors"
 
 
 class RunStore:
@@ -84,7 +85,7 @@ class RunStore:
         store = cls(directory, here)
         try:
             # The configuration first: without it, what cannot be removed is no run that could be resumed or evaluated.
-            for name in ("config.toml", SUMMARY, METRICS, TIMINGS, CHECKPOINTS):
+            for name in ("config.toml", SUMMARY, METRICS, TIMINGS, EVALUATIONS, BEST, CHECKPOINTS):
                 remove(store.place / name)
             data = {**config.as_dict(), "provenance": provenance}
             write_atomically(store.place / "config.toml", as_toml(data))
@@ -115,15 +116,23 @@ class RunStore:
         """Append one row to metrics.jsonl and one to timings.jsonl."""
         for name, row in ((METRICS, metrics), (TIMINGS, timing)):
             line = json.dumps(row) + "\n"
-            path = self.place / name
-            try:
-                with open(path, "a", encoding="utf-8") as file:
-                    file.write(line)
-            except OSError as error:
-                raise cannot_write(path, error) from None
+            self.append(name, line)
             if name == METRICS:
                 self._rows += 1
                 self._digest.update(line.encode())
+
+    def append(self, name: str, line: str) -> None:
+        """Append a line to one of the run's files. Raises RunFailed if it cannot be written."""
+        path = self.place / name
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The rows of evaluations.jsonl."""
+        return [json.loads(row) for row in _rows(_read(self.place / EVALUATIONS), None)]
 
     def covered(self) -> dict[str, Any]:
         """Flush the rows to disk, for the checkpoint that covers them → what it says of metrics.jsonl: how many rows it
@@ -132,7 +141,8 @@ class RunStore:
         Raises:
             RunFailed: the disk is full, or a file has gone.
         """
-        for name in (METRICS, TIMINGS):
+        evaluations = [EVALUATIONS] if (self.place / EVALUATIONS).exists() else []
+        for name in (METRICS, TIMINGS, *evaluations):
             try:
                 sync(self.place / name)
             except OSError as error:
@@ -151,6 +161,9 @@ class RunStore:
             What is missing, a line for each file.
         """
         missing = []
+        data = _read(self.place / EVALUATIONS)
+        if data and (text := b"".join(_rows(data, step))) != data:
+            write_atomically(self.place / EVALUATIONS, text)
         for name in (METRICS, TIMINGS):
             path = self.place / name
             data, kept = _read(path), _rows(_read(path), step)

@@ -22,6 +22,7 @@ from bitrl.core.runs.evaluate import play, reported, statistics
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
+from bitrl.core.runs.periodic import PeriodicEvaluations
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.provenance import (
     changes_since,
@@ -216,6 +217,7 @@ def _train(
         for missing in store.rewind(algorithm.step, covered):
             tell(events.Warned(directory, missing))
         seconds = store.seconds()
+        evaluations = PeriodicEvaluations(config, parts, store, tell)
         tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
         try:
             while algorithm.step < run.steps:
@@ -227,6 +229,7 @@ def _train(
                 row = {"step": algorithm.step, **metrics, **{f"env.{name}": value for name, value in own.items()}}
                 store.log(row, {"step": algorithm.step, "seconds": seconds})
                 tell(events.Updated(directory, algorithm.step, row))
+                evaluations(algorithm, before, updates)
                 finished = algorithm.step >= run.steps
                 if finished or interrupted() or updates % run.checkpoint_every == 0:
                     saved = checkpoint_of(config, algorithm, updates, store.covered())
@@ -258,6 +261,7 @@ def _train(
         "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": statistics(returns),
+        **({} if evaluations.best is None else {"best_while_training": dict(evaluations.best)}),
         **reported(config, algorithm),
         # Of a run that lost some of its log, and went on.
         **({"metrics_rows_lost": lost} if (lost := updates - store.rows) > 0 else {}),

@@ -16,22 +16,23 @@ from bitrl.core.options import shown
 from bitrl.core.provided import announce_module, check_provided
 from bitrl.core.runs.listeners import Listener
 from bitrl.core.runs.parts import Parts, begin, build, identities
-from bitrl.core.runs.store import read_provenance
+from bitrl.core.runs.store import BEST, read_provenance
 from bitrl.core.wording import resuming, setting
 
 MOST_CHANGES = 3
 """How many changed options an error names."""
 
 
-def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
-    """The configuration, parts and algorithm of a run, from its newest intact checkpoint, for acting without learning.
+def trained(directory: Path, tell: Listener, best: bool = False) -> tuple[Config, Parts, Algorithm]:
+    """The configuration, parts and algorithm of a run, for acting without learning: from its newest intact checkpoint,
+    or from that of the best evaluation while training.
 
     Raises:
         UsageError: no checkpoint there, or its model is not the one it was trained with.
         RunFailed: every checkpoint is damaged.
     """
     config = configuration(directory, loggers=False)
-    checkpoint = newest_good(directory, tell)
+    checkpoint = _best(directory) if best else newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(
             f"{directory}: has no checkpoint yet: let it train longer, or continue it with {resuming(directory)}"
@@ -42,6 +43,20 @@ def trained(directory: Path, tell: Listener) -> tuple[Config, Parts, Algorithm]:
     algorithm = begin(config, parts, checkpoint, to_learn=False)
     algorithm.task.collector.envs.close()
     return config, parts, algorithm
+
+
+def _best(directory: Path) -> Checkpoint:
+    """The checkpoint of the best evaluation while training."""
+    path = directory / BEST
+    if not path.is_file():
+        raise UsageError(
+            f"{directory}: has no best checkpoint: train with {setting('run.eval_every', 'STEPS')}, or leave out "
+            f"{setting('best')} for the newest one"
+        )
+    try:
+        return checkpoints.read(path)
+    except checkpoints.DamagedCheckpoint as error:
+        raise RunFailed(f"{path}: is damaged ({error}): leave out {setting('best')} for the newest one") from None
 
 
 def configuration(directory: Path, *, steps: int | None = None, loggers: bool = True) -> Config:

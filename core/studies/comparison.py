@@ -44,7 +44,7 @@ class Row:
         improvement: the probability that a run of this arm is better than one of the baseline.
         variance_ratio: to the baseline's, over seeds, with its 95 % interval.
         steps_to_90: median over seeds of the first step from which 90 % of the way from a run's first to its best
-            rollout is reached.
+            rollout is reached; of evaluations while training where there are some.
         equivalence: to the baseline, if asked for.
     """
 
@@ -214,7 +214,8 @@ def _row(task: str, arm: str, group: Sequence[Result], metric: str) -> Row:
         failed += sum(
             bool(result.curve) and value <= result.curve[0][1] for result, value in zip(done, values, strict=True)
         )
-    reached = [step for step in (steps_to(result.curve) for result in done) if step is not None]
+    curves = [result.evaluations or result.curve for result in done]
+    reached = [step for step in map(steps_to, curves) if step is not None]
     return Row(
         task=task,
         arm=arm,

@@ -25,12 +25,18 @@ class Curve:
     high: tuple[float, ...] | None
 
 
-def mean_curve(label: str, results: Sequence[Result]) -> Curve | None:
-    """The curve of an arm in a task; None if no run has one.
+def evaluated(results: Sequence[Result]) -> bool:
+    """Whether all of these runs were evaluated while they trained, so that curves show evaluations, not rollouts."""
+    return bool(results) and all(result.evaluations for result in results)
+
+
+def mean_curve(label: str, results: Sequence[Result], evaluations: bool = False) -> Curve | None:
+    """The curve of an arm in a task, of rollouts or of evaluations while training; None if no run has one.
 
     Runs are read at the steps of the shortest, interpolated: rollouts without a finished episode have no return.
     """
-    curves = [np.array(result.curve, np.float64) for result in results if len(result.curve)]
+    rows = [result.evaluations if evaluations else result.curve for result in results]
+    curves = [np.array(each, np.float64) for each in rows if len(each)]
     if not curves:
         return None
     first, last = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)

@@ -13,7 +13,7 @@ import numpy as np
 
 from bitrl.core.studies.charts import COLOURS, Point, line_chart, point_chart
 from bitrl.core.studies.comparison import Comparison, label_runs
-from bitrl.core.studies.curves import Curve, mean_curve
+from bitrl.core.studies.curves import Curve, evaluated, mean_curve
 from bitrl.core.studies.results import Result
 from bitrl.core.studies.tables import Table, comma_separated, tables
 
@@ -89,10 +89,13 @@ def _about(found: Comparison, results: Sequence[Result]) -> str:
 
 def _curves(task: str, results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
     arms = list(dict.fromkeys(labels[result.directory] for result in results))
-    curves = [mean_curve(arm, [each for each in results if labels[each.directory] == arm]) for arm in arms]
+    greedy = evaluated(results)
+    curves = [mean_curve(arm, [each for each in results if labels[each.directory] == arm], greedy) for arm in arms]
     known = [curve for curve in curves if curve is not None]
-    chart = line_chart(f"Learning curves in {task}", "environment steps", "return of rollouts", known)
-    caption = "Mean over seeds of the rollouts' returns (sampled actions), with its 95 % interval (Student's t)."
+    returns = "return of evaluations" if greedy else "return of rollouts"
+    chart = line_chart(f"Learning curves in {task}", "environment steps", returns, known)
+    how = "evaluations while training (greedy actions)" if greedy else "rollouts (sampled actions)"
+    caption = f"Mean over seeds of the returns of {how}, with its 95 % interval (Student's t)."
     yield _figure(chart, caption, f"curves-{task}", _curves_csv(known))
 
 

@@ -32,6 +32,7 @@ class Result:
         seed: the random seed.
         summary: summary.json, or None if the run has not finished.
         curve: (step, mean return of the rollout's episodes), sampled actions, in order.
+        evaluations: (step, mean return) of the evaluations while training, greedy actions; () without.
         label: what its study calls its arm; None outside a study.
         provenance: what made it: versions, commit (the section of config.toml).
     """
@@ -44,6 +45,7 @@ class Result:
     curve: tuple[tuple[int, float], ...]
     label: str | None = None
     provenance: Mapping[str, Any] = attrs.field(factory=dict)
+    evaluations: tuple[tuple[int, float], ...] = ()
 
     def value(self, metric: str) -> float | None:
         """Its evaluation's `metric`; None if it has not finished.
@@ -81,7 +83,8 @@ def read_result(directory: Path, label: str | None = None) -> Result:
         settings=settings,
         seed=int(run.get("seed", 0)),
         summary=_summary(directory / "summary.json"),
-        curve=tuple(_curve(directory / "metrics.jsonl")),
+        curve=tuple(_curve(directory / "metrics.jsonl", "episode_return")),
+        evaluations=tuple(_curve(directory / "evaluations.jsonl", "mean_return")),
         label=label,
         provenance=read_provenance(directory),
     )
@@ -117,14 +120,14 @@ def _summary(path: Path) -> dict[str, Any] | None:
     return summary
 
 
-def _curve(path: Path) -> list[tuple[int, float]]:
-    """The learning curve in a metrics file, up to a last line that a killed process left unfinished."""
+def _curve(path: Path, name: str) -> list[tuple[int, float]]:
+    """The number `name` by steps in a file of rows, up to a last line that a killed process left unfinished."""
     lines = path.read_bytes().splitlines() if path.is_file() else []
     curve = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            step, value = int(row["step"]), row.get("episode_return")
+            step, value = int(row["step"]), row.get(name)
         except (ValueError, KeyError, TypeError, AttributeError):
             if number == len(lines):
                 break
