@@ -100,7 +100,7 @@ def test_an_extra_for_all_and_every_extra_is_known():
     asked = {name for lines in extras.values() for line in lines for name in re.findall(r"bitrl\[([\w,]+)\]", line)}
     assert {name for names in asked for name in names.split(",")} <= set(extras)
     everything = {name for line in extras["all"] for name in re.search(r"bitrl\[([\w,]+)\]", line)[1].split(",")}
-    assert everything == set(extras) - {"all", "bench", "dev", "docs", "fuzz"}
+    assert everything == set(extras) - {"all", "bench", "dev", "docs", "fuzz", "ray"}
 
 
 def test_every_folder_of_code_is_in_the_package_list():
