@@ -18,10 +18,11 @@ class PPOOptions:
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "bitrl": {},
         "standard": {"clip_coef": 0.2, "ent_coef": 0.01, "value_learning_rate": 3e-4, "epochs": 10},
+        "no-grad-clip": {"max_grad_norm": None},
     }
 
-    preset: Literal["bitrl", "standard"] = option(
-        "bitrl", "a set of defaults: the BitRL recipe, or the usual PPO settings"
+    preset: Literal["bitrl", "standard", "no-grad-clip"] = option(
+        "bitrl", "a set of defaults: the BitRL recipe, the usual PPO settings, or the recipe without gradient clipping"
     )
     rollout_steps: int = option(2048, "environment steps per update, over all parallel environments", above(0))
     epochs: int = option(4, "passes over each rollout", above(0))
@@ -52,6 +53,14 @@ class PPOOptions:
         False,
         "standardise features, or a trainable backbone's input vectors, by the statistics of all rollouts so far; "
         "false: a frozen backbone's features only, by the first rollout",
+    )
+    policy_bits: int | None = option(
+        None, "bits of the policy network's weights when it acts (QuaRL); unset: full precision", between(1, 16)
+    )
+    policy_quantisation: Literal["post-training", "aware"] = option(
+        "post-training",
+        "with policy_bits: quantise the trained policy for evaluation and export, or be aware of it while training "
+        "(rollouts and gradients at quantised weights, straight-through)",
     )
     hidden: tuple[int, ...] | None = option(
         None,

@@ -7,6 +7,7 @@ then holds its d' features beside the policy's. Shapes: T steps, n environments,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
+from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.standardise import Standardisation
@@ -39,6 +41,7 @@ class PPO(Algorithm):
     def __init__(self, options: PPOOptions, task: Task):
         super().__init__(options, task)
         collector, reader = task.collector, task.reader
+        self.training_bits = options.policy_bits if options.policy_quantisation == "aware" else None
         self.rollout_length = max(1, options.rollout_steps // collector.num_envs)
         self.generator = torch.Generator().manual_seed(task.seed)
 
@@ -107,7 +110,8 @@ class PPO(Algorithm):
             actions.append(self.head.sample(outputs, noise[t], tensors(states.admissible)))
             return self.head.to_env(actions[t])
 
-        rollout = collector.rollout(act, self.rollout_length)
+        with low_bits(self.policy, self.training_bits):
+            rollout = collector.rollout(act, self.rollout_length)
         if first:
             self.standardise_critic.fit(rollout.critic_features)
             self.standardise.fit(rollout.features)
@@ -129,13 +133,15 @@ class PPO(Algorithm):
         visited, taken = features[:-1][valid], torch.stack(actions)[valid]
         admissible = tensors(rollout.admissible)
         admissible = None if admissible is None else admissible.map(lambda each: each[valid])
+        with low_bits(self.policy, self.training_bits):
+            log_probs = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
         batch = Samples(
             features=visited,
             critic_features=visited if shared else critic_features[:-1][valid],
             actions=taken,
             advantages=torch.from_numpy(advantages)[valid],
             returns=torch.from_numpy(advantages + values[:-1])[valid],
-            log_probs=self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0],
+            log_probs=log_probs,
             admissible=admissible,
             texts=None if self.encoder is None else texts_of(rollout)[rollout.valid],
         )
@@ -180,15 +186,16 @@ class PPO(Algorithm):
             features = encoded.detach()
             critic_features = features if self.task.reader.critic is None else critic_features
         advantages = normalise(batch.advantages)
-        outputs, policy_tape = forward(self.policy, features)
-        log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
-        log_ratio = log_probs - batch.log_probs
-        ratio = log_ratio.exp()
-        unclipped = ratio * advantages
-        clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages
-        by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -size
-        by_outputs = self.head.backward(head_tape, by_log_prob, -ent_coef / size)
-        by_features = backward(self.policy, policy_tape, by_outputs, by_inputs=learns)
+        with low_bits(self.policy, self.training_bits):
+            outputs, policy_tape = forward(self.policy, features)
+            log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
+            log_ratio = log_probs - batch.log_probs
+            ratio = log_ratio.exp()
+            unclipped = ratio * advantages
+            clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages
+            by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -size
+            by_outputs = self.head.backward(head_tape, by_log_prob, -ent_coef / size)
+            by_features = backward(self.policy, policy_tape, by_outputs, by_inputs=learns)
 
         values, value_tape = forward(self.value, critic_features)
         error = values.squeeze(1) - batch.returns
@@ -237,13 +244,14 @@ class PPO(Algorithm):
 
     def act(self, states: States) -> np.ndarray:
         """The most probable actions; see the base class."""
-        with one_thread():
+        with one_thread(), low_bits(self.policy, self.options.policy_bits):
             outputs = forward(self.policy, self.standardise(states.features))[0]
             return self.head.to_env(self.head.best(outputs, tensors(states.admissible)))
 
     def plain_policy(self) -> Policy:
         """The policy network and its head; see the base class."""
-        return self.head.numpy_policy(numpy_network(self.policy, self.standardise))
+        with low_bits(self.policy, self.options.policy_bits):
+            return copy.deepcopy(self.head.numpy_policy(numpy_network(self.policy, self.standardise)))
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
