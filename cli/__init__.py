@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("bitrl.cli.report:report", "Report on trained runs: one page, or tables for a paper."),
     "plot": ("bitrl.cli.plot:plot", "Draw learning curves."),
     "watch": ("bitrl.cli.watch:watch", "Watch training runs, side by side."),
-    "list": ("bitrl.cli.list:list_components", "List the installed components."),
+    "list": ("bitrl.cli.list:list_components", "List the installed components, or runs."),
     "show": ("bitrl.cli.show:show", "Show a component and its options."),
     "bench": ("bitrl.cli.bench:bench", "Measure the engine against the limits of this machine."),
     "doctor": ("bitrl.cli.doctor:doctor", "Check this installation, and suggest fixes."),

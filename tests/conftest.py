@@ -1,5 +1,7 @@
 """Lets the tests import the helpers that lie beside this file, and gives property tests all the time they need."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -7,6 +9,15 @@ from bitrl.core.wording import command_line
 
 settings.register_profile("bitrl", deadline=None)  # a machine under load is no defect of the code
 settings.load_profile("bitrl")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_as_in_a_terminal():
+    """Under nohup or in a script's background these are ignored, also by programs that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(each) is signal.SIG_IGN:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

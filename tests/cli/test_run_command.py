@@ -192,7 +192,7 @@ def test_the_advice_works(bitrl, quick_run, tmp_path, monkeypatch) -> None:
 def test_quiet_prints_the_result_alone(bitrl, quick_run) -> None:
     done = bitrl(*quick_run, "--quiet")
     assert done.err == ""
-    assert len(done.out.splitlines()) == 2
+    assert len(done.out.splitlines()) == 3
 
 
 def test_json_is_the_summary_and_nothing_else(bitrl, quick_run, tmp_path) -> None:

@@ -171,7 +171,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" accepts text: '
-        "use --serializer bins or codes or compact or grid or json or natural or prompt or template, or --backbone mlp"
+        "use --serializer bins or codes or compact or grid or json or natural or prompt or template, or --backbone mlp or random-projection"
     )
 
 

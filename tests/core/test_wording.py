@@ -42,7 +42,7 @@ def test_python_is_told_no_flags(tmp_path):
             {"out": tmp_path / "run"},
             f'continue it with bitrl.resume\\("{tmp_path / "run"}"\\), or replace it with force$',
         ),
-        ({"backbone": "mlp", "serializer": "json"}, 'use serializer="vector", or backbone="'),
+        ({"backbone": "mlp", "serializer": "json"}, 'use serializer="hash" or "vector", or backbone="'),
         ({"env": "MiniGrid-Empty-5x5-v0"}, 'use serializer="grid"$'),
     ]:
         with pytest.raises(bitrl.UsageError, match=message) as refused:

@@ -174,5 +174,8 @@ def test_a_listening_plugin_that_fails_does_not_stop_the_run(tmp_path, monkeypat
     try:
         bitrl.run(out=tmp_path / "run", options=QUICK)
     finally:
-        registry().manager.unregister(plugin)
+        manager = registry().manager
+        for name, _ in manager.list_name_plugin():
+            if name.startswith("clumsy-plugin "):
+                manager.unregister(name=name)
     assert "warning: plugin clumsy-plugin: bitrl_event failed" in capsys.readouterr().err

@@ -581,6 +581,7 @@ def test_a_record_that_claims_nonsense_is_not_made(fields: dict[str, Any], messa
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str) -> str:
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)  # another test's
     return name
 
 

@@ -149,7 +149,10 @@ def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:
         ({"observation_spec": lambda self: None}, "expected an ObservationSpec, got NoneType"),
         ({"make": lambda self, render_mode=None: object()}, "make() must return a gymnasium.Env, got object"),
         ({"defaults": {"steps": 3}}, '"steps" is not of the form part.option'),
-        ({"defaults": {"run.steps": "many"}}, 'run.steps: expected an integer of at least 0, got "many"'),
+        (
+            {"defaults": {"run.steps": "many"}},
+            'run.steps: expected an integer between 0 and 1,000,000,000,000, got "many"',
+        ),
         ({"defaults": {"env.size": 3}}, 'unknown option "env.size"'),
     ],
 )

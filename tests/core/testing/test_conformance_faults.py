@@ -440,7 +440,7 @@ def test_an_actor_critic_passes_everywhere():
         (TruncationLeadsToTheReset, {"bootstraps": True}, "but not on the one that an episode was truncated in"),
         (RewardsAlone, {"bootstraps": True}, "bootstraps=True, but nothing depends on the state that an episode was"),
         (ForgetsMasks, {}, "in an environment with action masks on a frozen backbone: act() took action "),
-        (ExploresForbidden, {"bootstraps": False}, "actions that were not admissible: states.admissible says"),
+        (ExploresForbidden, {"bootstraps": False}, "which its state does not admit: choose by states.admissible"),
         (CannotScoreCommands, {"commands": True}, "raised TypeError: features of commands?"),
         (LearnsInPlace, {}, "the next update changed values, weights of an earlier state(): return copies"),
     ],
@@ -502,6 +502,7 @@ def test_a_plugin_that_prints_when_it_is_read_is_refused(tmp_path: Path, monkeyp
     (tmp_path / "loud_hooks.py").write_text(source)
     (tmp_path / "loud_plugin.py").write_text("import sys\nimport loud_hooks\nplugin = sys.modules['loud_hooks']\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "loud_plugin", raising=False)  # another test's
     assert "reading loud_plugin:plugin prints 'hello', as every command would" in refusal(
         check_plugin, "loud_plugin:plugin"
     )

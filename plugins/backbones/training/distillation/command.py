@@ -75,10 +75,11 @@ def distill(
             "kept: leave --layers out, or these steps"
         )
     memory.check(shape, request.tokens_per_batch, max(LENGTHS), bool(request.envs), device)
-    tokenizer, prefix = tokenizer_of(file), first_tokens(file.metadata(), shape.vocab, file.path)
-    tokens = max([*tokenizer.get_vocab().values(), *prefix], default=-1) + 1
+    tokenizer = tokenizer_of(file)
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
     if tokens > shape.vocab:
         raise ModelFileError(file.path, f"has {tokens} tokens but embeds only {shape.vocab} of them")
+    prefix = first_tokens(file.metadata(), shape.vocab, file.path)
     files = [read_text(path) for path in request.text]
     readers = [reader for env in request.envs for reader in known(env, FORMATS, plan.seed)]
     say("reading the texts")

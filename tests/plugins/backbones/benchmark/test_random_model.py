@@ -114,7 +114,7 @@ def test_a_disk_without_room_is_reported_before_anything_is_written(tmp_path, mo
 def test_a_disk_that_fills_up_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    def full(path: Path, shape: RandomShape) -> None:
+    def full(path: Path, shape: RandomShape, **given: bool) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "write_random_model", full)
