@@ -44,7 +44,10 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Registry:
             "backbone.layers": 3,
             "critic_backbone.pooling": "last",
         }
-        tuned = {"ppo": {"algo.clip_coef": 0.3, "algo.max_grad_norm": 9.0}, "own": {"run.num_envs": 2}}
+        tuned = {
+            "ppo": {"algo.clip_coef": 0.3, "algo.max_grad_norm": 9.0, "algo.vf_coef": 0.7},
+            "own": {"run.num_envs": 2},
+        }
         yield bitrl.EnvironmentRecord(
             name="Tuned-v0", summary="", target="nowhere:Nothing", defaults=defaults, tuned=tuned
         )
@@ -113,7 +116,7 @@ def test_a_preset_or_another_algorithm_is_not_mixed_with_the_environments_settin
     standard = resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "standard"}}).algo_options
     assert (standard.clip_coef, standard.ent_coef, standard.epochs) == (0.2, 0.01, 10)
     assert resolve({"run": {"env": "Tuned-v0"}, "algo": {"preset": "bitrl"}}).algo_options.clip_coef == 0.1
-    assert standard.max_grad_norm == 9.0  # of which no preset says anything
+    assert standard.vf_coef == 0.7  # of which no preset says anything
 
 
 def test_each_algorithm_has_settings_of_its_own_for_an_environment(registered: Registry):
@@ -171,7 +174,8 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" accepts text: '
-        "use --serializer bins or codes or compact or grid or json or natural or prompt or template, or --backbone mlp or random-projection"
+        "use --serializer bins or codes or compact or grid or json or natural or prompt or template, "
+        "or --backbone mlp or random-projection"
     )
 
 

@@ -151,7 +151,7 @@ def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:
         ({"defaults": {"steps": 3}}, '"steps" is not of the form part.option'),
         (
             {"defaults": {"run.steps": "many"}},
-            'run.steps: expected an integer between 0 and 1,000,000,000,000, got "many"',
+            "run.steps: expected an integer between 0 and",
         ),
         ({"defaults": {"env.size": 3}}, 'unknown option "env.size"'),
     ],
