@@ -58,6 +58,7 @@ class RunStore:
             UsageError: the directory holds a run (and not `force`), or something that is not a run.
             RunFailed: it cannot be written, or the run that it replaces cannot be removed.
         """
+        text = as_toml({**config.as_dict(), "provenance": provenance})
         here = here or working_directory()
         directory = out if out is not None else _fresh_name(config, here)
         place = here / directory
@@ -87,8 +88,7 @@ class RunStore:
             # The configuration first: without it, what cannot be removed is no run that could be resumed or evaluated.
             for name in ("config.toml", SUMMARY, METRICS, TIMINGS, EVALUATIONS, BEST, CHECKPOINTS):
                 remove(store.place / name)
-            data = {**config.as_dict(), "provenance": provenance}
-            write_atomically(store.place / "config.toml", as_toml(data))
+            write_atomically(store.place / "config.toml", text)
         except BaseException:
             store.close()
             raise

@@ -14,6 +14,11 @@ Call = Callable[..., Any]
 QUICK = ["-o", "run.num_envs=4", "-o", "run.eval_episodes=2", "-o", "algo.rollout_steps=64", "-o", "backbone.hidden=8"]
 
 
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitrl.core.studies.statistics.RESAMPLES", 100)
+
+
 def write_run(directory: Path, backbone: str, seed: int, value: float | None, env: str = "CartPole-v1") -> Path:
     """A run's directory as `bitrl run` writes it."""
     directory.mkdir(parents=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_studies import DATA, QUICK, finished, report  # noqa: F401 (a fixture)
+from small_studies import DATA, QUICK, report
 
 from bitrl.core.studies.running import run_study
 from bitrl.core.studies.study import Study
@@ -28,7 +28,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.shutdown()
 
 
-def test_a_lost_nodes_cells_go_elsewhere(cluster: Any, finished: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_lost_nodes_cells_go_elsewhere(cluster: Any, finished: Path, tmp_path: Path) -> None:
     from bitrl.core.studies.ray_executor import RayExecutor
 
     lost = cluster.add_node(num_cpus=1)
@@ -37,8 +37,8 @@ def test_a_lost_nodes_cells_go_elsewhere(cluster: Any, finished: Path, tmp_path:
     assert executor.capacity == 2
 
     def show(states: Any) -> None:
-        # When both nodes work, one is lost.
-        if not killed and sum(state.status == "running" and state.step > 0 for state in states) == 2:
+        # When both nodes have a cell, one is lost.
+        if not killed and sum(state.status == "running" for state in states) == 2:
             cluster.remove_node(lost, allow_graceful=False)
             killed.append(lost)
 
@@ -49,13 +49,14 @@ def test_a_lost_nodes_cells_go_elsewhere(cluster: Any, finished: Path, tmp_path:
     assert report(tmp_path / "study") == report(finished)
 
 
-def test_a_cell_that_fails_on_a_node_is_named(cluster: Any, tmp_path: Path) -> None:
-    from bitrl.core.studies.ray_executor import RayExecutor
+def test_a_cell_that_fails_on_a_node_says_why(tmp_path: Path) -> None:
+    """What a node runs, called here."""
+    from bitrl.core.studies.ray_executor import _train
 
     data = {"base": QUICK, "arms": {"diverges": {"algo.learning_rate": 1e300}}}
     study, _ = Study.create(tmp_path / "study", data)
-    run_study(study, RayExecutor(tmp_path / "study"))
     study.close()
     [cell] = study.design.cells
-    assert study.status(cell) == "failed"
-    assert "finite" in study.failure(cell)
+    values = cell.arm.config(cell.seed).as_dict()
+    assert "finite" in _train(values, str(study.place(cell)), str(study.directory))
+    assert "put the study where all nodes see it" in _train(values, str(study.place(cell)), str(tmp_path))

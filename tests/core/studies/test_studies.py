@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_studies
+from small_studies import DATA, QUICK, go, report
 
 from bitrl.core.errors import UsageError
 from bitrl.core.studies.comparison import compare
@@ -21,33 +23,7 @@ from bitrl.core.studies.results import read_results
 from bitrl.core.studies.running import run_study
 from bitrl.core.studies.study import Study, read_study
 
-QUICK = {
-    "run": {"backbone": "mlp", "steps": 384, "num_envs": 4, "eval_episodes": 3, "checkpoint_every": 1},
-    "algo": {"rollout_steps": 64, "epochs": 1},
-    "backbone": {"hidden": [8]},
-}
-DATA = {"study": {"seeds": "0-1"}, "base": QUICK, "grid": {"algo.clip_coef": [0.1, 0.2]}}
-
-
-def go(directory: Path, data: dict[str, Any] = DATA, **arguments: Any) -> Study:
-    study, _ = Study.create(directory, data)
-    try:
-        run_study(study, Processes(2, len(study.design.cells)), **arguments)
-    finally:
-        study.close()
-    return study
-
-
-def report(directory: Path) -> str:
-    """All that is compared, as bytes that a user gets; places apart."""
-    return json.dumps(compare(read_study(directory)[1]).as_dict())
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("study") / "undisturbed"
-    go(directory)
-    return directory
+HELPERS = str(Path(small_studies.__file__).parent)
 
 
 def test_every_cell_is_a_run_that_can_be_evaluated_by_itself(finished: Path) -> None:
@@ -126,17 +102,17 @@ def test_studies_killed_at_random_end_like_one_that_was_not(finished: Path, tmp_
     directory, generator = tmp_path / "killed", random.Random(0)
     code = (
         "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]);"
-        "from test_studies import go; go(Path(sys.argv[1]), json.loads(sys.argv[2]))"
+        "from small_studies import go; go(Path(sys.argv[1]), json.loads(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(directory), json.dumps(DATA), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", code, str(directory), json.dumps(DATA), HELPERS]
     done: dict[Path, int] = {}
-    for kill in range(4):
+    for kill in range(3):
         process = subprocess.Popen(command, start_new_session=True)
-        if kill < 3:
+        if kill < 2:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(generator.uniform(2.5, 5.0))
             os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == (-signal.SIGKILL if kill < 3 else 0)
+        assert process.wait() == (-signal.SIGKILL if kill < 2 else 0)
         now = {path: path.stat().st_mtime_ns for path in directory.glob("runs/*/seed*/summary.json")}
         assert done.items() <= now.items(), "a finished cell has run again"
         done = now
@@ -146,13 +122,11 @@ def test_studies_killed_at_random_end_like_one_that_was_not(finished: Path, tmp_
 def test_workers_end_with_the_study_that_started_them(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2]);"
-        "from test_studies import *; s, _ = Study.create(Path(sys.argv[1]), DATA); p = Processes(1, 1);"
+        "from small_studies import *; s, _ = Study.create(Path(sys.argv[1]), DATA); p = Processes(1, 1);"
         "p.start(s.design.cells[0], s.place(s.design.cells[0]));"
         "print(p._running[0].process.pid, flush=True); time.sleep(60)"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "s"), str(Path(__file__).parent)], stdout=subprocess.PIPE
-    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s"), HELPERS], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     time.sleep(0.3)

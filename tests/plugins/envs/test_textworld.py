@@ -291,7 +291,7 @@ def test_a_game_appears_whole_or_not_at_all(monkeypatch, tmp_path):
         return 0, ""
 
     monkeypatch.setattr(textworld_games._Piece, "_run", make)
-    monkeypatch.setattr(textworld_games, "_cores", lambda: 1)
+    monkeypatch.setattr(textworld_games, "available_cpus", lambda: 1)
     found = []
     threads = [threading.Thread(target=lambda: found.append(games_of(SETTINGS, [7, 8]))) for _ in range(4)]
     for thread in threads:
@@ -314,7 +314,7 @@ def test_many_games_are_made_piece_by_piece_and_kept_as_they_are_done(monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
     monkeypatch.setattr(textworld_games, "GAMES_A_PROCESS", 2)
-    monkeypatch.setattr(textworld_games, "_cores", lambda: 2)
+    monkeypatch.setattr(textworld_games, "available_cpus", lambda: 2)
     pieces = []
 
     def make(piece, command):
@@ -341,7 +341,7 @@ def test_making_games_is_shown_by_name_and_count_and_what_is_finished_is_kept_at
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
     monkeypatch.setattr(textworld_games, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(textworld_games, "_cores", lambda: 1)
+    monkeypatch.setattr(textworld_games, "available_cpus", lambda: 1)
     cache = tmp_path / "bitrl" / "textworld"
     stale = cache / ".unfinished-left"
     stale.mkdir(parents=True)

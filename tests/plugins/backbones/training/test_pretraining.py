@@ -624,8 +624,8 @@ def test_training_lowers_every_loss() -> None:
 
     readers = known("MountainCar-v0", ["json"], seed=0)
     vocabulary = train_vocabulary(["no prose"], readers[0].sample(np.random.default_rng(0), 100).texts, 4400)
-    corpus = Corpus([], readers, vocabulary.tokenizer(), 64, 128)
-    shape = DecoderShape(vocab=len(vocabulary.tokens), width=256, blocks=2, heads=4, kv_heads=2, ffn=256)
+    corpus = Corpus([], readers, vocabulary.tokenizer(), 32, 64)
+    shape = DecoderShape(vocab=len(vocabulary.tokens), width=256, blocks=1, heads=4, kv_heads=2, ffn=256)
     trainer = Pretrainer(
         shape,
         PretrainingPlan(steps=50, learning_rate=2.5e-3, warmup=5, model_warmup=5),
