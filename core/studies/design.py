@@ -198,6 +198,9 @@ def build_design(data: Mapping[str, Any]) -> Design:
     if len({arm.folder for arm in arms}) < len(arms):
         twice = next(arm.name for arm in arms if [each.folder for each in arms].count(arm.folder) > 1)
         raise UsageError(f"{twice}: is in the study twice: remove one of the two")
+    labels = {arm.label for arm in arms}
+    if baseline is not None and baseline not in labels:  # said now, not when all is trained
+        raise unknown("arm", str(baseline), labels, "as study.baseline")
     words = [f"{arm.name}: {', '.join(dropped)}" for arm, dropped in zip(arms, ignored, strict=True) if dropped]
     return Design(tuple(arms), seeds, baseline, tuple(words))
 

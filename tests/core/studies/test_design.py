@@ -89,6 +89,8 @@ def test_a_changed_setting_is_another_directory_and_the_same_one_is_not() -> Non
         ({"grid": {"backbone": ["mlp"], "serializer": ["json"]}}, "CartPole-v1 base: serializer"),
         ({"grid": {"env": ["CartPole-v1", "CartPol-v1"]}}, "did you mean"),
         ({"study": {"seed": [1]}}, "study.seeds"),
+        ({"study": {"baseline": "bakbone=mlp"}, "grid": {"backbone": ["mlp", "bitnet"]}}, "did you mean"),
+        ({"study": {"baseline": 3}}, 'unknown arm "3"'),
         ({"study": {"seeds": []}}, "at least one"),
         ({"study": {"seeds": "4-1"}}, "at least one"),
         ({"study": {"seeds": [1, 1]}}, "once"),
