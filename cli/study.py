@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import click
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.config import parse_assignments
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import to_install
 from bitrl.core.runs.display import duration, on_terminal
 from bitrl.core.terminal import shell_word
 from bitrl.core.wording import program
@@ -84,6 +86,9 @@ def study(
     from bitrl.core.studies.running import run_study
     from bitrl.core.studies.study import Study
 
+    for module in ("arch", "scipy"):  # said now, not when all is trained
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(f"a study is compared with the package {module}: {to_install(module)}")
     data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
     stdout = claim_stdout() if as_json else None
     opened, changes = Study.create(directory, data)
