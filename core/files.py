@@ -70,11 +70,7 @@ def _sync_directory(path: Path) -> None:
     without.
     """
     with contextlib.suppress(PermissionError):  # a directory that may be written, but not read
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            _sync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def _sync(descriptor: int) -> None:
