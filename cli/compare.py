@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def compare(places: tuple[Path, ...], baseline: str | None, metric: str, margin: str | None, as_json: bool) -> None:
     """Compare trained runs: what differs, and whether it matters.
 
-    RUNS are directories of runs, or one that holds them; STUDY is the directory of a study. Runs that differ in their
-    seed alone are one arm.
+    RUNS are directories of runs, or one that holds them; STUDY is the directory of a study, or what `bitrl report
+    --results` wrote. Runs that differ in their seed alone are one arm.
     """
     from bitrl.core.studies.comparison import compare as compared
 
@@ -46,7 +46,8 @@ def compare(places: tuple[Path, ...], baseline: str | None, metric: str, margin:
 
 
 def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
-    """The results in these places, and the baseline that a single study names."""
+    """The results in these places (runs, studies, or files of results), and the baseline that a single study names."""
+    from bitrl.core.studies.recorded import read_recorded
     from bitrl.core.studies.results import read_results
     from bitrl.core.studies.study import is_study, read_study
 
@@ -56,6 +57,9 @@ def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
         if is_study(place):
             design, found = read_study(place)
             baseline = design.baseline if len(places) == 1 else None
+        elif place.suffix == ".json":
+            found, own = read_recorded(place)
+            baseline = own if len(places) == 1 else None
         else:
             found = read_results([place])
         results += found
