@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
+from bitrl.cli.paper import NAME, is_paper, paper_file, show_claims
 from bitrl.core.config import parse_assignments
 from bitrl.core.errors import UsageError
 from bitrl.core.installing import to_install
@@ -81,6 +82,8 @@ def study(
     GRID is a TOML file (docs/studies.md), or the directory of a study to go on with; --env and --vary say the same for
     a quick one. The same command again goes on where it was stopped: finished cells never run twice, and others resume
     bit-identically.
+
+    `bitrl study paper` says which of the paper's claims were reproduced; its studies are named there.
     """
     from bitrl.core.studies.processes import Processes
     from bitrl.core.studies.running import run_study
@@ -89,8 +92,11 @@ def study(
     for module in ("arch", "scipy"):  # said now, not when all is trained
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"a study is compared with the package {module}: {to_install(module)}")
-    data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
     stdout = claim_stdout() if as_json else None
+    if is_paper(grid) and grid == Path(NAME):
+        show_claims(out or Path("studies"), as_json, stdout)
+        return
+    data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
     opened, changes = Study.create(directory, data)
     try:
         workers: Executor = Processes(jobs, len(opened.design.cells))
@@ -134,7 +140,9 @@ def _wanted(
         for flag, given in (("--env", envs), ("--vary", varied), ("--steps", steps is not None), ("-o", assignments)):
             if given:
                 raise UsageError(f"{flag}: the study is in {grid}: change it there, or leave out GRID")
-        if grid.is_dir():
+        if is_paper(grid):
+            data, directory = read_design(paper_file(grid)), out or Path("studies", grid.name)
+        elif grid.is_dir():
             if not is_study(grid):
                 raise UsageError(f"{grid}: holds no study (no {FILE}): give the directory of one, or a TOML file")
             if out is not None and out != grid:
