@@ -47,6 +47,7 @@ def compare(places: tuple[Path, ...], baseline: str | None, metric: str, margin:
 
 def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
     """The results in these places (runs, studies, or files of results), and the baseline that a single study names."""
+    from bitrl.core.studies.comparison import begun_baseline
     from bitrl.core.studies.recorded import read_recorded
     from bitrl.core.studies.results import read_results
     from bitrl.core.studies.study import is_study, read_study
@@ -56,7 +57,7 @@ def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
     for place in places:
         if is_study(place):
             design, found = read_study(place)
-            baseline = design.baseline if len(places) == 1 else None
+            baseline = begun_baseline(found, design.baseline) if len(places) == 1 else None
         elif place.suffix == ".json":
             found, own = read_recorded(place)
             baseline = own if len(places) == 1 else None

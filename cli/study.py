@@ -266,12 +266,12 @@ def _row(state: CellState) -> tuple[str, ...]:
 def _report(opened: Study, as_json: bool, stdout: Any) -> None:
     """The comparison of a study's arms."""
     from bitrl.cli.compare import show_comparison
-    from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.comparison import begun_baseline, compare
 
     results = opened.results()
     if not results:
         return
-    found = compare(results, baseline=opened.design.baseline)
+    found = compare(results, baseline=begun_baseline(results, opened.design.baseline))
     if as_json:
         print_json({"study": str(opened.directory), **found.as_dict()}, stdout)
     else:

@@ -76,6 +76,7 @@ def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
         (("missing.toml",), "missing.toml: cannot be read"),
         (("missing.toml", "--env", "CartPole-v1"), "--env: the study is in missing.toml"),
         ((".",), "holds no study"),
+        (("paper-clasic",), "did you mean paper-classic"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_anything_is_written(
@@ -96,6 +97,30 @@ def test_compare_says_what_differs_and_whether_it_matters(bitrl: Call, runs: Pat
     rows = json.loads(bitrl("compare", runs, "--baseline", "backbone=bitnet", "--json").out)["rows"]
     assert {row["arm"]: row["mean"] for row in rows} == {"backbone=bf16": 490.0, "backbone=bitnet": 491.0}
     assert [row["ratio"] for row in rows if row["ratio"]] == [pytest.approx(490 / 491)]
+
+
+def test_the_papers_claims_are_listed_and_ones_own_study_counts(
+    bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded = json.loads(bitrl("study", "paper", "--json").out)
+    assert {row["verdict"] for row in recorded["claims"]} >= {"reproduced", "not measured"}
+    assert recorded["own"] == []
+    place = tmp_path / "studies" / "paper-classic"
+    place.mkdir(parents=True)
+    (place / "study.toml").write_text('[grid]\nenv = ["CartPole-v1"]\n[arms.bitnet]\nbackbone = "bitnet"\n')
+    own = bitrl("study", "paper")
+    assert "trained in studies/paper-classic" in own.out
+    assert "not measured  CartPole: return of at least 476" in own.out
+
+
+def test_a_study_is_compared_from_its_file_of_results(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    assert bitrl("report", runs, "--results", "--out", file).code == 0
+    assert bitrl("compare", file).out == bitrl("compare", runs).out
+    assert bitrl("report", file, "--md", "--out", tmp_path / "table.md").code == 0
+    refused = bitrl("compare", tmp_path / "missing.json")
+    assert (refused.code, "missing.json: cannot be read" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,21 @@ class Evidence:
     def __init__(self, studies: Mapping[str, Sequence[Result]]):
         """`studies`: study (the name of its file) → results."""
         self.studies = studies
+        self._rows: dict[tuple[str, ...], Row | None] = {}
 
     def row(self, study: str, task: str, arm: str, metric: str = "mean_return", baseline: str = "bf16") -> Row | None:
-        """An arm in a task, beside the baseline where that was trained."""
-        results = [each for each in self.studies.get(study, ()) if each.task == task and each.summary is not None]
+        """An arm in a task, beside the baseline where that was trained; None without a finished run of the arm."""
+        key = (study, task, arm, metric, baseline)
+        if key not in self._rows:
+            self._rows[key] = self._compared(*key)
+        return self._rows[key]
+
+    def _compared(self, study: str, task: str, arm: str, metric: str, baseline: str) -> Row | None:
+        results = [
+            each
+            for each in self.studies.get(study, ())
+            if each.task == task and each.label in (arm, baseline) and each.summary is not None
+        ]
         labels = {each.label for each in results}
         if arm not in labels:
             return None
