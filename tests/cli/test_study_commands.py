@@ -76,7 +76,7 @@ def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
         (("missing.toml",), "missing.toml: cannot be read"),
         (("missing.toml", "--env", "CartPole-v1"), "--env: the study is in missing.toml"),
         ((".",), "holds no study"),
-        (("paper-clasic",), "did you mean paper-classic"),
+        (("paper-clasic",), 'did you mean "paper-classic"'),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_anything_is_written(
