@@ -252,7 +252,7 @@ def fails(study: str, task: str, arm: str, share: float) -> Judge:
         interval = proportion_interval(round(row.failure_rate * runs), runs)
         words = f"{row.failure_rate:.0%} of {runs} runs ({interval[0]:.0%} to {interval[1]:.0%}), return {_mean(row)}"
         # Most of them failing is the claim; the share is what is refuted.
-        verdict = "reproduced" if interval[0] > 0.5 else "refuted" if interval[1] < share else "undecided"
+        verdict: Verdict = "reproduced" if interval[0] > 0.5 else "refuted" if interval[1] < share else "undecided"
         return Finding(words, verdict, row.failure_rate, interval)
 
     return judge
