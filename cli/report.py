@@ -63,7 +63,7 @@ def report(
         return
     found = compare(results, metric=metric, baseline=baseline or own, margin=margin_of(margin))
     if form == "html":
-        title = f"Study {places[0].name}" if len(places) == 1 else "Comparison of runs"
+        title = f"Study {places[0].stem}" if len(places) == 1 else "Comparison of runs"
         text = html(title, found, results, quoted_command(leave_out=("force",)))
     else:
         text = {"md": markdown, "latex": latex, "csv": comma_separated}[form]([*tables(found)])
