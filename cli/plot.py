@@ -11,6 +11,7 @@ import click
 from bitrl.cli.compare import results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import to_install
 
 if TYPE_CHECKING:
     from bitrl.core.studies.curves import Curve
@@ -74,7 +75,7 @@ def draw(out: Path, task: str, curves: Sequence[Curve], what: str) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise UsageError(f"{out.suffix} needs matplotlib: pip install 'bitrl[report]', or name a .svg") from None
+        raise UsageError(f"{out.suffix} needs matplotlib: {to_install('matplotlib')}, or name a .svg") from None
     import io
 
     matplotlib.use("Agg")

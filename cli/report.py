@@ -9,7 +9,6 @@ import click
 from bitrl.cli.compare import margin_of, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.cli.quoted_command import quoted_command
-from bitrl.core.terminal import shell_word
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -60,4 +59,4 @@ def report(
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "format": form, "runs": len(results)})
     else:
-        echo(f"{shell_word(out)}: {out.stat().st_size:,} bytes, {len(results)} runs")
+        echo(f"{out}: {out.stat().st_size:,} bytes, {len(results)} runs")

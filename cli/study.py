@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, console, echo, json_option, print_json, table
 from bitrl.core.config import parse_assignments
 from bitrl.core.errors import UsageError
 from bitrl.core.installing import to_install
@@ -221,11 +221,8 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
 
         yield lines
         return
-    from rich.console import Console
     from rich.live import Live
     from rich.table import Table
-
-    console = Console(stderr=True, highlight=False)
 
     def draw(states: Sequence[CellState]) -> Table:
         room = max(shutil.get_terminal_size().lines - 5, 3)
@@ -241,7 +238,7 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
         drawn.caption = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         return drawn
 
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console(stderr=True), auto_refresh=False) as live:
         yield lambda states: live.update(draw(states), refresh=True)
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json
+from bitrl.cli.output import claim_stdout, console, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration
+from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,21 +38,20 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
         if not (directory / "config.toml").is_file():
             raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs")
     same = len({each.name for each in directories}) < len(directories)
-    names = [f"{each.parent.name}/{each.name}" if same else each.name for each in directories]
+    names = [printable(f"{each.parent.name}/{each.name}" if same else each.name) for each in directories]
     if as_json:
         print_json({"runs": [{"run": str(each), **_facts(each)} for each in directories]}, claim_stdout())
         return
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(highlight=False)
-    if once or not console.is_terminal:
-        console.print(_drawn(names, [_facts(each) for each in directories], console.width))
+    shown = console()
+    if once or not shown.is_terminal:
+        shown.print(_drawn(names, [_facts(each) for each in directories], shown.width))
         return
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=shown, auto_refresh=False) as live:
         while True:
             found = [_facts(each) for each in directories]
-            live.update(_drawn(names, found, console.width), refresh=True)
+            live.update(_drawn(names, found, shown.width), refresh=True)
             if all(each["finished"] for each in found):
                 return
             time.sleep(SECONDS)
@@ -60,10 +60,14 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
 def _facts(directory: Path) -> dict[str, Any]:
     """A run, as its files say."""
     from bitrl.core.config import read_toml
+    from bitrl.core.runs.store import read_summary
 
     run = read_toml(directory / "config.toml").get("run", {})
     rows, timings = _rows(directory / "metrics.jsonl"), _rows(directory / "timings.jsonl")
-    summary = directory / "summary.json"
+    try:
+        summary = read_summary(directory)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     recent = timings[-11:]
     speed = None
     if len(recent) > 1:
@@ -74,8 +78,8 @@ def _facts(directory: Path) -> dict[str, Any]:
         "speed": speed,
         "returns": [row["episode_return"] for row in rows if row.get("episode_return") is not None],
         "last": rows[-1] if rows else {},
-        "finished": summary.is_file(),
-        "evaluation": json.loads(summary.read_text(encoding="utf-8"))["eval"] if summary.is_file() else None,
+        "finished": summary is not None,
+        "evaluation": None if summary is None else summary["eval"],
     }
 
 

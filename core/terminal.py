@@ -36,9 +36,9 @@ def as_line(text: str, most: int = LONGEST_MESSAGE) -> str:
 
 
 def shell_word(word: object) -> str:
-    r"""`word` quoted for any POSIX shell, where it needs that; `"$(printf 'run-\377')"` where it does not print as it is, or
-    a line of words would not keep its spaces. A shell drops the newline at a word's end: behind it stands a slash, so
-    that a directory is found, and a file is not mistaken for another.
+    r"""`word` quoted for any POSIX shell, where it needs that; `"$(printf 'run-\377')"` where it does not print as
+    it is, or a message would not keep its spaces. A shell drops the newline at a word's end: behind it stands a slash,
+    so that a directory is found, and a file is not mistaken for another.
     """
     text = str(word)
     if text.startswith("-"):  # an option, to whoever gets it

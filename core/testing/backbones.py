@@ -244,7 +244,7 @@ def _expect_like(module: Any, features: np.ndarray, when: str) -> None:
 
 
 def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
-    """If it reads vectors and is trained, module() returns a new module, [n, k] → [n, width], whose weights get gradients."""
+    """If it reads vectors and is trained, module() is a new one, [n, k] → [n, width], whose weights get gradients."""
     for case in cases:
         if case.form != "vector" or not case.record.trains(case.options):
             continue

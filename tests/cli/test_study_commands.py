@@ -6,9 +6,13 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from bitrl.cli.study import _shown
+from bitrl.core.studies.running import CellState
 
 Call = Callable[..., Any]
 QUICK = ["-o", "run.num_envs=4", "-o", "run.eval_episodes=2", "-o", "algo.rollout_steps=64", "-o", "backbone.hidden=8"]
@@ -146,6 +150,20 @@ def test_watch_shows_runs_side_by_side(bitrl: Call, runs: Path, tmp_path: Path) 
     assert "480.0 (greedy)" in shown
     assert "entropy" in shown
     assert "not a run" in bitrl("watch", tmp_path).err
+
+
+def test_words_in_brackets_are_no_markup(bitrl: Call, tmp_path: Path, monkeypatch, capfd) -> None:
+    """Rich would swallow `[b]`, and take `[/x]` for the end of something."""
+    run = write_run(tmp_path / "a[b] :car: [", "mlp", 0, None)
+    assert "a[b] :car: [" in bitrl("watch", "--once", run).out
+    (run / "summary.json").write_text("{")
+    assert "summary.json: is damaged" in bitrl("watch", "--once", run).err
+
+    monkeypatch.setattr("bitrl.cli.study.on_terminal", lambda: True)
+    cell: Any = SimpleNamespace(name="seed 0")
+    with _shown(quiet=False) as show:
+        show([CellState(cell, "failed", 0, 1, None, 0.0, "no [/x] in [b]")])
+    assert "no [/x] in [b]" in capfd.readouterr().err
 
 
 def test_a_sparkline_is_as_wide_as_it_may_be() -> None:

@@ -57,7 +57,17 @@ def read_by_a_shell(word: str) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    ["run", "a b", "it's", "r\udcff", "tab\tnew\nx", "back\\slash\x1b", "日本 'x'\udcfe", "100%\udcff", '!"$(ls)`ls`\x01']
+    [
+        "run",
+        "a b",
+        "it's",
+        "r\udcff",
+        "tab\tnew\nx",
+        "back\\slash\x1b",
+        "日本 'x'\udcfe",
+        "100%\udcff",
+        '!"$(ls)`ls`\x01',
+    ]
     + ["a  b", " a ", "a\u3000b", "a\\\\b", "\\n%s"],
 )
 def test_a_shell_reads_a_quoted_word_back(name: str) -> None:
