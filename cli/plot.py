@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.compare import results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.errors import UsageError
@@ -20,7 +21,14 @@ FORMATS = (".svg", ".png", ".pdf")
 
 
 @click.command()
-@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="RUNS|STUDY…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option(
     "-o",
     "--out",

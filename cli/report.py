@@ -6,13 +6,21 @@ from pathlib import Path
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.compare import margin_of, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.cli.quoted_command import quoted_command
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="RUNS|STUDY…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write.")
 @click.option("--html", "form", flag_value="html", default="html", help="A page that needs no network.  [default]")
 @click.option("--md", "form", flag_value="md", help="The tables as Markdown.")

@@ -89,6 +89,8 @@ def study(
     for module in ("arch", "scipy"):  # said now, not when all is trained
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"a study is compared with the package {module}: {to_install(module)}")
+    if executor == "ray" and jobs is not None:
+        raise UsageError("--jobs: a Ray cluster runs as many cells at once as it has CPUs: leave it out")
     data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
     stdout = claim_stdout() if as_json else None
     opened, changes = Study.create(directory, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from itertools import pairwise
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, console, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration
@@ -24,7 +26,14 @@ LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", 
 
 
 @click.command()
-@click.argument("directories", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.argument(
+    "directories",
+    nargs=-1,
+    required=True,
+    metavar="RUN…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option("--once", is_flag=True, help="Print how they stand, and exit.")
 @json_option
 def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
@@ -48,7 +57,7 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
     if once or not shown.is_terminal:
         shown.print(_drawn(names, [_facts(each) for each in directories], shown.width))
         return
-    with Live(console=shown, auto_refresh=False) as live:
+    with contextlib.suppress(KeyboardInterrupt), Live(console=shown, auto_refresh=False) as live:
         while True:
             found = [_facts(each) for each in directories]
             live.update(_drawn(names, found, shown.width), refresh=True)

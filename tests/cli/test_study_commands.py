@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from bitrl.cli.study import _shown
 from bitrl.core.studies.running import CellState
@@ -150,6 +151,26 @@ def test_watch_shows_runs_side_by_side(bitrl: Call, runs: Path, tmp_path: Path) 
     assert "480.0 (greedy)" in shown
     assert "entropy" in shown
     assert "not a run" in bitrl("watch", tmp_path).err
+
+
+def test_ctrl_c_ends_watching_and_is_no_error(bitrl: Call, tmp_path: Path, monkeypatch) -> None:
+    going = write_run(tmp_path / "going", "mlp", 0, None)
+
+    def ctrl_c(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitrl.cli.watch.time.sleep", ctrl_c)
+    monkeypatch.setattr("bitrl.cli.watch.console", lambda: Console(force_terminal=True))
+    done = bitrl("watch", going)
+    assert (done.code, done.err) == (0, "")
+    assert "300 of 300" in done.out
+
+
+def test_a_ray_cluster_counts_its_cells_itself(bitrl: Call, tmp_path: Path) -> None:
+    wanted = ["study", "--env", "CartPole-v1", "--vary", "backbone=mlp", "--out", tmp_path / "study"]
+    done = bitrl(*wanted, "--executor", "ray", "--jobs", 2)
+    assert (done.code, done.out) == (2, "")
+    assert "--jobs: a Ray cluster" in done.err
 
 
 def test_words_in_brackets_are_no_markup(bitrl: Call, tmp_path: Path, monkeypatch, capfd) -> None:

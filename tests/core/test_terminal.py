@@ -67,8 +67,12 @@ def read_by_a_shell(word: str) -> str:
         "日本 'x'\udcfe",
         "100%\udcff",
         '!"$(ls)`ls`\x01',
-    ]
-    + ["a  b", " a ", "a\u3000b", "a\\\\b", "\\n%s"],
+        "a  b",
+        " a ",
+        "a\u3000b",
+        "a\\\\b",
+        "\\n%s",
+    ],
 )
 def test_a_shell_reads_a_quoted_word_back(name: str) -> None:
     word = shell_word(name)
