@@ -87,17 +87,16 @@ def passes_gymnasiums_checker(case: EnvironmentCase) -> None:
 
 
 def has_spaces_bitrl_reads(case: EnvironmentCase) -> None:
-    """Observations are Box, Discrete or Text, or a Dict of these; actions Discrete, Box or Text."""
+    """Its observations and actions are of spaces that bitrl reads."""
     env = case.environment.make()
-    both = (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
+    actions = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.Text)
+    observations = (*actions, gymnasium.spaces.MultiBinary, gymnasium.spaces.MultiDiscrete)
     seen = space_of_state(env.observation_space)
     parts = list(seen.values()) if isinstance(seen, gymnasium.spaces.Dict) else [seen]
-    for what, kinds, spaces in (
-        ("observations", (*both, gymnasium.spaces.Text), parts),
-        ("actions", (*both, gymnasium.spaces.Text), [env.action_space]),
-    ):
+    for what, kinds, spaces in (("observations", observations, parts), ("actions", actions, [env.action_space])):
         for space in spaces:
-            expect(isinstance(space, kinds), f"expected {what} of Box, Discrete or Text, got {type(space).__name__}")
+            words = f"{', '.join(kind.__name__ for kind in kinds[:-1])} or {kinds[-1].__name__}"
+            expect(isinstance(space, kinds), f"expected {what} of {words}, got {type(space).__name__}")
     env.close()
 
 
@@ -139,7 +138,7 @@ def describes_its_observations(case: EnvironmentCase) -> None:
         expect(len(spec.fields) == 1, f"expected one field for a Discrete observation, got {len(spec.fields)}")
     else:
         count = math.prod(space.shape or ())
-        expect(spec.discrete is None, f"expected discrete=None in a Box space, got {spec.discrete}")
+        expect(spec.discrete is None, f"expected discrete=None in a {type(space).__name__} space, got {spec.discrete}")
         expect(
             len(spec.fields) == count,
             f"expected a field for each of the {count} numbers of an observation, got {len(spec.fields)}",

@@ -95,6 +95,25 @@ class CountsEpisodes(Walk):
         return self.look(), info
 
 
+class Switches(Walk):
+    """Observed as bits or as positions, which bitrl reads as numbers."""
+
+    def look(self) -> np.ndarray:
+        return self.np_random.integers(0, 2, 3).astype(self.observation_space.dtype)
+
+
+class Bits(Switches):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gymnasium.spaces.MultiBinary(3)
+
+
+class Positions(Switches):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gymnasium.spaces.MultiDiscrete([2, 2, 3])
+
+
 class DictActions(Walk):
     def __init__(self) -> None:
         super().__init__()
@@ -116,6 +135,11 @@ class NanReward(Walk):
     def step(self, action: Any) -> Any:
         observation, _, *rest = super().step(action)
         return (observation, float("nan"), *rest)
+
+
+@pytest.mark.parametrize("cls", [Bits, Positions])
+def test_an_environment_of_switches_passes(cls: type):
+    check_environment(environment_record(cls))
 
 
 @pytest.mark.parametrize(
