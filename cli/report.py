@@ -60,7 +60,7 @@ def report(
     found = compare(results, metric=metric, baseline=baseline or own, margin=margin_of(margin))
     if form == "html":
         title = f"Study {places[0].name}" if len(places) == 1 else "Comparison of runs"
-        text = html(title, found, results, quoted_command(leave_out=("force",)))
+        text = html(title, found, results, quoted_command(leave_out=("force", "form", "as_json")))
     else:
         text = {"md": markdown, "latex": latex, "csv": comma_separated}[form]([*tables(found)])
     write_atomically(out, text, "choose another file with --out")

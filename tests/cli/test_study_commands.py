@@ -122,13 +122,18 @@ def test_runs_that_are_not_there_are_refused(bitrl: Call, tmp_path: Path) -> Non
     assert "holds no run" in bitrl("compare", tmp_path).err
 
 
-def test_a_report_is_written_once_and_names_its_command_and_commit(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+def test_a_report_is_written_once_and_names_its_command_and_commit(
+    bitrl: Call, runs: Path, tmp_path: Path, monkeypatch
+) -> None:
     page = tmp_path / "page.html"
     assert bitrl("report", runs, "--out", page).code == 0
     text = page.read_text(encoding="utf-8")
     assert "bitrl report runs -o page.html" in text
     assert "0123456789ab" in text
     assert "already exists" in bitrl("report", runs, "--out", page).err
+    monkeypatch.chdir(runs)
+    assert bitrl("report", ".", "--html", "--out", page, "--force").code == 0
+    assert "bitrl report runs -o page.html</" in page.read_text(encoding="utf-8")
     for form, word in (("--md", "| arm |"), ("--latex", r"\toprule"), ("--csv", "table,arm")):
         assert bitrl("report", runs, "--out", page, form, "--force").code == 0
         assert word in page.read_text(encoding="utf-8")
