@@ -72,7 +72,10 @@ def _facts(directory: Path) -> dict[str, Any]:
     from bitrl.core.runs.store import read_summary
 
     run = read_toml(directory / "config.toml").get("run", {})
-    rows, timings = _rows(directory / "metrics.jsonl"), _rows(directory / "timings.jsonl")
+    steps = run.get("steps", 0)
+    if not isinstance(steps, int):
+        raise UsageError(f"{directory / 'config.toml'}: run.steps: expected an integer, got {steps!r}")
+    rows, timings = _rows(directory / "metrics.jsonl", "step"), _rows(directory / "timings.jsonl", "step", "seconds")
     try:
         summary = read_summary(directory)
     except ValueError as error:
@@ -83,7 +86,7 @@ def _facts(directory: Path) -> dict[str, Any]:
         speed = (recent[-1]["step"] - recent[0]["step"]) / max(recent[-1]["seconds"] - recent[0]["seconds"], 1e-9)
     return {
         "step": rows[-1]["step"] if rows else 0,
-        "steps": int(run.get("steps", 0)),
+        "steps": steps,
         "speed": speed,
         "returns": [row["episode_return"] for row in rows if row.get("episode_return") is not None],
         "last": rows[-1] if rows else {},
@@ -92,13 +95,13 @@ def _facts(directory: Path) -> dict[str, Any]:
     }
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a file that another process writes."""
+def _rows(path: Path, *numbers: str) -> list[dict[str, Any]]:
+    """The whole rows of a file that another process writes; each has these numbers."""
     rows = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-            int(row["step"])
+            sum(row[name] for name in numbers)
         except (ValueError, KeyError, TypeError):
             break
         rows.append(row)

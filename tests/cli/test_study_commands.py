@@ -156,6 +156,10 @@ def test_watch_shows_runs_side_by_side(bitrl: Call, runs: Path, tmp_path: Path) 
     assert "480.0 (greedy)" in shown
     assert "entropy" in shown
     assert "not a run" in bitrl("watch", tmp_path).err
+    (going / "timings.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert "300 of 300" in bitrl("watch", "--once", going).out
+    (going / "config.toml").write_text('[run]\nsteps = "many"\n')
+    assert "config.toml: run.steps: expected an integer, got 'many'" in bitrl("watch", "--once", going).err
 
 
 def test_ctrl_c_ends_watching_and_is_no_error(bitrl: Call, tmp_path: Path, monkeypatch) -> None:
