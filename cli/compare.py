@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.errors import UsageError
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="RUNS|STUDY…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option("--baseline", metavar="ARM", help="The arm that others are compared with.  [default: the first]")
 @click.option(
     "--metric", default="mean_return", show_default=True, help="A number of the evaluation; higher is better."

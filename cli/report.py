@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.compare import margin_of, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.cli.quoted_command import quoted_command
-from bitrl.core.terminal import shell_word
 
 if TYPE_CHECKING:
     from bitrl.core.studies.results import Result
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="RUNS|STUDY…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write.")
 @click.option("--html", "form", flag_value="html", default="html", help="A page that needs no network.  [default]")
 @click.option("--md", "form", flag_value="md", help="The tables as Markdown.")
@@ -63,8 +70,10 @@ def report(
         return
     found = compare(results, metric=metric, baseline=baseline or own, margin=margin_of(margin))
     if form == "html":
-        title = f"Study {places[0].stem}" if len(places) == 1 else "Comparison of runs"
-        text = html(title, found, results, quoted_command(leave_out=("force",)))
+        place = places[0].absolute()
+        name = place.stem if place.suffix == ".json" else place.name
+        title = f"Study {name}" if len(places) == 1 else "Comparison of runs"
+        text = html(title, found, results, quoted_command(leave_out=("force", "form", "as_json")))
     else:
         text = {"md": markdown, "latex": latex, "csv": comma_separated}[form]([*tables(found)])
     write_atomically(out, text, "choose another file with --out")
@@ -75,4 +84,4 @@ def _say(out: Path, form: str, results: Sequence[Result], as_json: bool) -> None
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "format": form, "runs": len(results)})
     else:
-        echo(f"{shell_word(out)}: {out.stat().st_size:,} bytes, {len(results)} runs")
+        echo(f"{out}: {out.stat().st_size:,} bytes, {len(results)} runs")

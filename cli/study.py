@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, console, echo, json_option, print_json, table
 from bitrl.cli.paper import NAME, is_paper, paper_file, show_claims
 from bitrl.core.config import parse_assignments
 from bitrl.core.errors import UsageError
@@ -92,6 +92,8 @@ def study(
     for module in ("arch", "scipy"):  # said now, not when all is trained
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"a study is compared with the package {module}: {to_install(module)}")
+    if executor == "ray" and jobs is not None:
+        raise UsageError("--jobs: a Ray cluster runs as many cells at once as it has CPUs: leave it out")
     stdout = claim_stdout() if as_json else None
     if is_paper(grid) and grid == Path(NAME):
         show_claims(out or Path("studies"), as_json, stdout)
@@ -229,11 +231,8 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
 
         yield lines
         return
-    from rich.console import Console
     from rich.live import Live
     from rich.table import Table
-
-    console = Console(stderr=True, highlight=False)
 
     def draw(states: Sequence[CellState]) -> Table:
         room = max(shutil.get_terminal_size().lines - 5, 3)
@@ -249,7 +248,7 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
         drawn.caption = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         return drawn
 
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console(stderr=True), auto_refresh=False) as live:
         yield lambda states: live.update(draw(states), refresh=True)
 
 

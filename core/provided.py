@@ -11,7 +11,8 @@ from bitrl.core.config import COMPONENTS, provenance_in
 from bitrl.core.errors import UsageError
 from bitrl.core.options import shown
 from bitrl.core.registry import registry
-from bitrl.core.wording import warn
+from bitrl.core.terminal import shell_word
+from bitrl.core.wording import pip, warn
 
 MOST_MISSING = 5
 """How many distributions a message names."""
@@ -37,7 +38,7 @@ def check_provided(what: str, names: Mapping[str, Any], recorded: Mapping[str, A
             version = f" {versions[package]}" if package in versions else ""
             raise UsageError(
                 f'{what} used {kind} "{name}" of package {package}{version}, which is not installed: '
-                f"pip install {package}"
+                f"{pip('install ' + shell_word(package))}"
             )
         # Before 0.2 it was not recorded which package provides what.
         if missing := [f"{each} {version}" for each, version in versions.items() if not _is_installed(each)]:

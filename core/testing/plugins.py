@@ -119,13 +119,13 @@ def has_no_problems(plugin: Plugin) -> None:
 
 
 def brings_something(plugin: Plugin) -> None:
-    """It brings a component, or listens to events."""
+    """It provides a component, or listens to events."""
     listens = plugin.registered.manager.hook.bitrl_event.get_hookimpls()
     expect(any(plugin.registered.entries.values()) or listens, "no hook yields a record, and none is bitrl_event")
 
 
 def has_names_of_its_own(plugin: Plugin) -> None:
-    """No other component has a name of its components."""
+    """No other package provides a component of the same kind and name."""
     conflicts = [problem.message for problem in plugin.registered.conflicts()] + plugin.conflicts
     expect(not conflicts, "; ".join(conflicts))
 

@@ -72,6 +72,10 @@ def test_a_missing_plugin_is_named_with_its_package(of_a_plugin, monkeypatch, tm
     ):
         bitrl.run(config=run / "config.toml", out=tmp_path / "new")
 
+    edit(run, lambda data: data["provenance"]["plugins"]["backbone"].update(package="odd; rm"))  # a file of others
+    with pytest.raises(bitrl.UsageError, match=r"which is not installed: pip install 'odd; rm'$"):
+        bitrl.resume(run)
+
     def as_written_by_0_1(data):
         del data["provenance"]["plugins"]
 
