@@ -300,11 +300,8 @@ def find_environment(name: str, *, built_in_first: bool = False) -> EnvironmentR
     Raises:
         UsageError: Gymnasium does not know it either; the message suggests similar ids.
     """
-    entries = registry().entries["environment"]
-    names = {entry.record.name for entry in entries}
     # `package:name` is a plugin's only if such a package is one: a fork's `module:CartPole-v1` is Gymnasium's to make.
-    full_names = {f"{entry.package}:{each}" for entry in entries for each in (entry.record.name, *entry.record.aliases)}
-    if name in names or name in full_names:
+    if registry().knows("environment", name):
         named: EnvironmentRecord = registry().find("environment", name, built_in_first=built_in_first)
         return named
     import gymnasium
@@ -318,6 +315,7 @@ def find_environment(name: str, *, built_in_first: bool = False) -> EnvironmentR
 
         if (known_elsewhere := not_registered(name)) is not None:
             raise known_elsewhere
+        names = {entry.record.name for entry in registry().entries["environment"]}
         raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
     any_id: EnvironmentRecord = registry().find("environment", ANY_GYMNASIUM_ID, built_in_first=True)
     return any_id

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.runs.display import on_terminal
 from bitrl.core.terminal import as_line, printable, shell_word, tell
 
 
@@ -56,10 +57,12 @@ def test_a_shell_reads_a_quoted_word_back(name: str) -> None:
     assert read == name.encode(errors="surrogateescape")
 
 
-def test_a_line_that_nobody_can_read_is_no_error(monkeypatch) -> None:
+def test_a_line_that_nobody_can_read_is_no_error(monkeypatch, capsys) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stderr", full)
         tell("hello")
         full.close = lambda: None  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", None)
     tell("hello")
+    assert not on_terminal()
+    assert capsys.readouterr().out == ""  # where None would send what is printed

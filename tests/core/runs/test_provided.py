@@ -114,6 +114,29 @@ def test_changed_code_of_a_module_is_told_and_its_import_announced(tmp_path, mon
     assert f"the module {name} is imported for it, and its code runs" in capsys.readouterr().err
 
 
+def test_a_module_is_announced_though_its_id_ends_like_a_built_in_name(tmp_path, monkeypatch, capsys):
+    name = "odd_module_that_hides"
+    (tmp_path / f"{name}.py").write_text(MODULE.replace("Odd-v0", "SmartHome-Light"))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    file = tmp_path / "run.toml"
+    file.write_text(f'[run]\nenv = "{name}:SmartHome-Light"\nbackbone = "mlp"\nsteps = 32\n')
+    bitrl.run(config=file, out=tmp_path / "run", options=OPTIONS)
+    assert f"the module {name} is imported for it, and its code runs" in capsys.readouterr().err
+
+
+def test_a_missing_plugin_whose_component_has_a_built_in_name_is_named(of_a_plugin):
+    run, _ = of_a_plugin
+
+    def of_another(data):
+        data["run"]["backbone"] = "bitrl-gone:mlp"
+        data["provenance"]["plugins"]["backbone"] = {"package": "bitrl-gone"}
+
+    edit(run, of_another)
+    with pytest.raises(bitrl.UsageError, match='"bitrl-gone:mlp" of package bitrl-gone, which is not installed: pip'):
+        bitrl.resume(run)
+
+
 def test_a_vector_without_its_texts_is_told(tmp_path, capsys):
     bitrl.run("SmartHome-Light", backbone="mlp", serializer="vector", steps=32, out=tmp_path / "run", options=OPTIONS)
     assert 'serializer vector leaves out the text "request" of SmartHome-Light' in capsys.readouterr().err
