@@ -80,15 +80,15 @@ def read(path: Path) -> Checkpoint:
         arrays = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         meta, digest = json.loads(header["__metadata__"]["bitrl"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(f"not readable ({error})") from None
-    if digest != _digest(arrays, meta):
+    if not isinstance(meta, str) or digest != _digest(arrays, meta):
         raise DamagedCheckpoint("its checksum does not match")
     try:
         plain, dtypes = json.loads(meta)
         for name, description in dtypes.items():
             arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"its arrays do not match its description ({error})") from None
     return Checkpoint(arrays, plain)
 
