@@ -259,7 +259,7 @@ def write(
     facts = {"agent": FORMAT, **facts, "policy": policy.kind}
     arrays = {f"policy.{name}": array for name, array in arrays_of(policy).items()}
     arrays |= {**learned, "example": example[:1]}
-    write_atomically(path, checkpoints.as_bytes(Checkpoint(arrays, facts)))
+    write_atomically(path, checkpoints.as_bytes(Checkpoint(arrays, facts)), "name another file")
 
 
 def _restore(load: Callable[[Mapping[str, np.ndarray]], None], file: Checkpoint, part: str) -> None:

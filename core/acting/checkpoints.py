@@ -99,7 +99,9 @@ def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.n
 
 
 def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCheckpoint]]:
-    """Every checkpoint in `directory`, newest first; damaged ones as the error that says why."""
+    """Every checkpoint in `directory`, newest first; damaged ones as the error that says why. If training goes on and
+    has dropped one before it was read, those that are there by then.
+    """
     for path in paths(directory):
         try:
             found = read(path)
@@ -109,6 +111,9 @@ def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCh
         except (KeyError, TypeError):
             yield path, DamagedCheckpoint("it does not say its step")
         except DamagedCheckpoint as error:
+            if not path.exists():
+                yield from newest_first(directory)
+                return
             yield path, error
 
 

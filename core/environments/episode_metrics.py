@@ -8,6 +8,7 @@ results under `metrics`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def finite_numbers(whose: str, reported: Any) -> dict[str, float]:
         raise RunFailed(f"{whose}: expected a dict of numbers by name, got {reported!r:.80}")
     for name, value in reported.items():
         number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-        if not (isinstance(name, str) and number and math.isfinite(value)):
+        if not (isinstance(name, str) and number and abs(value) <= sys.float_info.max):  # integers may be larger
             raise RunFailed(f"{whose}: expected finite numbers by name, got {name!r:.40}: {value!r:.80}")
     return {name: float(value) for name, value in reported.items()}
 
@@ -64,8 +65,8 @@ class Means:
         """Count those of the environments `ended` [m], from a vector environment's info of their last step."""
         stacked = info.get(METRICS, {})
         for name, values in stacked.items():
-            if not name.startswith("_"):
-                there = stacked[f"_{name}"]
+            there = stacked.get(f"_{name}")  # which environments reported it; that itself has none
+            if there is not None:
                 self._values.setdefault(name, []).extend(float(values[i]) for i in ended if there[i])
 
     def take(self) -> dict[str, float]:

@@ -208,10 +208,12 @@ class RunStore:
     def extend(self, steps: int) -> None:
         """Make it a run of `steps` steps, which is not complete; its provenance keeps how many it had."""
         written = load_toml(self.place / "config.toml")
-        if written["run"]["steps"] != steps:
+        run = written.setdefault("run", {})
+        if (before := run.get("steps")) != steps:
             provenance = written.setdefault("provenance", {})
-            provenance["extended_from"] = [*provenance.get("extended_from", []), written["run"]["steps"]]
-            written["run"]["steps"] = steps
+            if before is not None:
+                provenance["extended_from"] = [*provenance.get("extended_from", []), before]
+            run["steps"] = steps
             write_atomically(self.place / "config.toml", as_toml(written))
         remove(self.place / SUMMARY)
 

@@ -42,6 +42,24 @@ def test_the_two_newest_are_kept(tmp_path):
     assert [int(path.stem) for path in checkpoints.paths(tmp_path)] == [4000, 300]
 
 
+def test_a_checkpoint_that_training_drops_before_it_is_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def save_at(step):
+        checkpoints.write(tmp_path, step, Checkpoint({"a": np.full(1, step)}, {"step": step}))
+
+    save_at(1)
+    save_at(2)
+    real = checkpoints.read
+
+    def slow(path):
+        if path.stem.endswith("2"):
+            save_at(3)
+            save_at(4)
+        return real(path)
+
+    monkeypatch.setattr(checkpoints, "read", slow)
+    assert [found.meta["step"] for _, found in checkpoints.newest_first(tmp_path)] == [4, 3]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     return checkpoints.write(tmp_path_factory.mktemp("c"), 5, Checkpoint(ARRAYS, {"step": 5}))

@@ -13,6 +13,9 @@ from conformance_helpers import target
 
 import bitrl
 from bitrl.core import events
+from bitrl.core.acting.contracts import check_metrics
+from bitrl.core.environments.episode_metrics import Means, finite_numbers
+from bitrl.core.environments.replay import vectorise
 from bitrl.core.registry import Entry, registry
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.ppo import PPO
@@ -61,6 +64,26 @@ class Counts(PPO):
 class Boasts(PPO):
     def summary(self) -> Any:
         return {"norm": float("inf")}
+
+
+def test_a_name_may_begin_with_an_underscore():
+    class Hidden(Lengths):
+        def step(self, action: Any) -> Any:
+            *rest, info = super().step(action)
+            return *rest, {"metrics": {"_energy": 2.5}} if info else {}
+
+    envs, means = vectorise(Hidden, 3), Means()
+    envs.reset(seed=0)
+    for _ in range(5):
+        *_, terminated, _, info = envs.step(np.zeros(3, int))
+        means.add_ended(info.get("final_info", {}), np.flatnonzero(terminated))
+    assert means.take() == {"_energy": 2.5}
+
+
+def test_numbers_beyond_every_float_are_refused():
+    with pytest.raises(bitrl.RunFailed, match="it: expected finite numbers by name, got 'x': 1000"):
+        finite_numbers("it", {"x": 10**400})
+    assert check_metrics("it", {"x": 10**30}) == {"x": 10**30}
 
 
 @pytest.fixture

@@ -497,8 +497,9 @@ def test_one_broken_component_fails_its_own_checks_alone():
     }
 
 
-def test_a_plugin_that_prints_when_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    source = "import bitrl\nprint('hello')\n\n@bitrl.hookimpl\ndef bitrl_event(event): ...\n"
+@pytest.mark.parametrize("end", ["\\n", ""])
+def test_a_plugin_that_prints_when_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str):
+    source = f"import bitrl\nprint('hello', end='{end}')\n\n@bitrl.hookimpl\ndef bitrl_event(event): ...\n"
     (tmp_path / "loud_hooks.py").write_text(source)
     (tmp_path / "loud_plugin.py").write_text("import sys\nimport loud_hooks\nplugin = sys.modules['loud_hooks']\n")
     monkeypatch.syspath_prepend(tmp_path)
