@@ -8,7 +8,6 @@ results under `metrics`.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,10 +32,18 @@ def finite_numbers(whose: str, reported: Any) -> dict[str, float]:
     if not isinstance(reported, Mapping):
         raise RunFailed(f"{whose}: expected a dict of numbers by name, got {reported!r:.80}")
     for name, value in reported.items():
-        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-        if not (isinstance(name, str) and number and abs(value) <= sys.float_info.max):  # integers may be larger
+        if not (isinstance(name, str) and _is_finite(value)):
             raise RunFailed(f"{whose}: expected finite numbers by name, got {name!r:.40}: {value!r:.80}")
     return {name: float(value) for name, value in reported.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def with_numbers(info: dict[str, Any]) -> dict[str, Any]:

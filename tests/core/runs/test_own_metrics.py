@@ -80,9 +80,13 @@ def test_a_name_may_begin_with_an_underscore():
     assert means.take() == {"_energy": 2.5}
 
 
-def test_numbers_beyond_every_float_are_refused():
-    with pytest.raises(bitrl.RunFailed, match="it: expected finite numbers by name, got 'x': 1000"):
-        finite_numbers("it", {"x": 10**400})
+@pytest.mark.parametrize("number", [10**400, np.float32("inf"), float("nan"), np.float64("-inf"), True, "1"])
+def test_what_is_no_finite_float_is_refused(number):
+    with pytest.raises(bitrl.RunFailed, match="it: expected finite numbers by name, got 'x': "):
+        finite_numbers("it", {"x": number})
+
+
+def test_integers_of_any_size_are_metrics():
     assert check_metrics("it", {"x": 10**30}) == {"x": 10**30}
 
 
