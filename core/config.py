@@ -15,7 +15,7 @@ from typing import Any, get_args
 import attrs
 
 from bitrl.core.errors import UsageError, unknown
-from bitrl.core.options import Constraint, above, as_dict, at_least, between, kept, option, options, parse
+from bitrl.core.options import Constraint, above, as_dict, at_least, between, kept, option, options, parse, shown
 from bitrl.core.records import (
     AlgorithmRecord,
     BackboneRecord,
@@ -463,9 +463,20 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def provenance_in(path: Path) -> dict[str, Any]:
-    """The `[provenance]` of a run's config.toml; empty in a file without one. Raises UsageError as `read_toml`."""
+    """The `[provenance]` of a run's config.toml; empty in a file without one.
+
+    Raises:
+        UsageError: as `read_toml`, or a part of it was edited to be no table.
+    """
     provenance = load_toml(path).get("provenance", {})
-    return provenance if isinstance(provenance, dict) else {}
+    if not isinstance(provenance, dict):
+        return {}
+    for part in ("versions", "plugins", "features", "critic_features"):
+        if not isinstance(provenance.get(part, {}), dict):
+            raise UsageError(
+                f"{path}: provenance.{part}: expected a table, got {shown(provenance[part])}: write back what was there"
+            )
+    return provenance
 
 
 def load_toml(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bitrl.core.config import COMPONENTS, provenance_in
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import normalised
 from bitrl.core.options import shown
 from bitrl.core.registry import registry
 from bitrl.core.wording import pip, warn
@@ -34,7 +35,7 @@ def check_provided(what: str, names: Mapping[str, Any], recorded: Mapping[str, A
         if not isinstance(name, str) or (kind == "environment" and package is None) or _is_known(kind, name):
             continue
         if package is not None:
-            version = f" {versions[package]}" if package in versions else ""
+            version = f" {versions[known]}" if (known := normalised(str(package))) in versions else ""
             raise UsageError(
                 f'{what} used {kind} "{name}" of package {package}{version}, which is not installed: '
                 + pip(f"install {package}")

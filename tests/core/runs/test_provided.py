@@ -72,12 +72,25 @@ def test_a_missing_plugin_is_named_with_its_package(of_a_plugin, monkeypatch, tm
     ):
         bitrl.run(config=run / "config.toml", out=tmp_path / "new")
 
+    edit(run, lambda data: data["provenance"]["plugins"].update(backbone={"package": "Bitrl_Odd"}))
+    with pytest.raises(bitrl.UsageError, match=r"package Bitrl_Odd 1\.2, which is not installed"):
+        bitrl.resume(run)
+
     def as_written_by_0_1(data):
         del data["provenance"]["plugins"]
 
     edit(run, as_written_by_0_1)
     with pytest.raises(bitrl.UsageError, match=r"which no installed plugin provides; .* not installed: bitrl-odd 1.2"):
         bitrl.resume(run)
+
+
+@pytest.mark.parametrize("part", ["versions", "plugins", "features"])
+def test_a_part_of_the_provenance_that_is_no_table_is_named(of_a_plugin, part):
+    run, _ = of_a_plugin
+    edit(run, lambda data: data["provenance"].update({part: "x"}))
+    for use in (bitrl.resume, bitrl.evaluate):
+        with pytest.raises(bitrl.UsageError, match=rf'config.toml: provenance.{part}: expected a table, got "x"'):
+            use(run)
 
 
 def test_changed_packages_are_told_with_both_versions(of_a_plugin):

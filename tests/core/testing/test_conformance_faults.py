@@ -286,8 +286,8 @@ def test_what_an_environment_reports_at_the_end_of_an_episode_passes():
     [
         (NumberFlag, 'info["success"] is 1.0, a float: expected True or False'),
         (TextFlag, "info[\"success\"] is 'yes', a str: expected True or False"),
-        (NanNumber, "info[\"metrics\"]['distance'] is nan: expected a finite number"),
-        (ListOfNumbers, 'info["metrics"]: expected a dict, got [3.5]'),
+        (NanNumber, "info[\"metrics\"]: expected finite numbers by name, got 'distance': nan"),
+        (ListOfNumbers, 'info["metrics"]: expected a dict of numbers by name, got [3.5]'),
     ],
 )
 def test_an_environment_that_reports_something_else_is_refused(cls: type, message: str):
