@@ -46,17 +46,6 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def with_numbers(info: dict[str, Any]) -> dict[str, Any]:
-    """An environment's `info`, whose metrics are floats, as a vector environment can stack them.
-
-    Raises:
-        RunFailed: they are not finite numbers.
-    """
-    if METRICS not in info:
-        return info
-    return {**info, METRICS: finite_numbers('the environment\'s info["metrics"]', info[METRICS])}
-
-
 class Means:
     """Means of what environments report at the ends of episodes."""
 

@@ -170,7 +170,9 @@ def test_nothing_is_added_where_nothing_is_reported(tmp_path: Path):
 
 def test_what_is_no_number_is_refused_in_one_line(installed: None, tmp_path: Path):
     with pytest.raises(
-        bitrl.RunFailed, match=r"""info\["metrics"\]: expected finite numbers by name, got 'speed': 'fast'"""
+        bitrl.RunFailed,
+        match=r"""^environment Faulty-v0, in step 1 of an episode: info\["metrics"\]: expected finite numbers by """
+        r"""name, got 'speed': 'fast' \(parallel environment 0, seed \d+\)""",
     ):
         train(tmp_path / "run", env="Faulty-v0")
     with pytest.raises(bitrl.RunFailed, match=r"""algorithm "boasts": summary\(\): expected finite numbers by name"""):
