@@ -58,6 +58,8 @@ def shell_word(word: object) -> str:
 
 def tell(line: str) -> None:
     """Print a line on stderr. Where nobody can read it (closed, full, a terminal that is gone), work goes on."""
+    if sys.stderr is None:  # print() would take stdout
+        return
     with contextlib.suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
 

@@ -105,7 +105,7 @@ def _display(transient: bool) -> Iterator[Display]:
 def on_terminal() -> bool:
     """Whether somebody reads stderr as it is written."""
     try:
-        return sys.stderr.isatty()
+        return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:  # closed
         return False
 

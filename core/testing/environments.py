@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from bitrl.core.environments.choice_wrappers import space_of_state
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.episode_metrics import finite_numbers
 from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.replay import Replayable
 from bitrl.core.interfaces import ObservationSpec
@@ -178,13 +179,7 @@ def reports_success_and_metrics(case: EnvironmentCase) -> None:
             isinstance(success, (bool, np.bool_)),
             f'info["success"] is {success!r}, a {type(success).__name__}: expected True or False',
         )
-        expect(isinstance(metrics, Mapping), f'info["metrics"]: expected a dict, got {metrics!r}')
-        for name, value in metrics.items():
-            number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-            expect(
-                isinstance(name, str) and number and math.isfinite(value),
-                f'info["metrics"][{name!r}] is {value!r}: expected a finite number',
-            )
+        finite_numbers('info["metrics"]', metrics)
         if terminated or truncated:
             env.reset()
     env.close()

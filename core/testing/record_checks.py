@@ -59,7 +59,7 @@ def check_light(reference: str) -> None:
     if answer.returncode != 0:
         last = (answer.stderr.strip().splitlines() or ["it exited without a message"])[-1]
         raise ConformanceError(f"{reference} cannot be imported: {last}")
-    *printed, _, last = answer.stdout.splitlines()
+    *printed, last = answer.stdout.splitlines()
     expect(
         not "".join(printed).strip(),
         f"reading {reference} prints {one_line_of(' '.join(printed))!r}, as every command would: remove that",

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.runs.display import on_terminal
 from bitrl.core.terminal import as_line, printable, shell_word, tell
 
 
@@ -87,10 +88,12 @@ def test_a_shell_finds_the_directory_of_any_name(name: str) -> None:
     assert read_by_a_shell(shell_word(name)) == (same if not name.startswith("-") else f"./{same}")
 
 
-def test_a_line_that_nobody_can_read_is_no_error(monkeypatch) -> None:
+def test_a_line_that_nobody_can_read_is_no_error(monkeypatch, capsys) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stderr", full)
         tell("hello")
         full.close = lambda: None  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", None)
     tell("hello")
+    assert not on_terminal()
+    assert capsys.readouterr().out == ""  # where None would send what is printed

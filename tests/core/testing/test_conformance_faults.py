@@ -289,8 +289,8 @@ def test_what_an_environment_reports_at_the_end_of_an_episode_passes():
     [
         (NumberFlag, 'info["success"] is 1.0, a float: expected True or False'),
         (TextFlag, "info[\"success\"] is 'yes', a str: expected True or False"),
-        (NanNumber, "info[\"metrics\"]['distance'] is nan: expected a finite number"),
-        (ListOfNumbers, 'info["metrics"]: expected a dict, got [3.5]'),
+        (NanNumber, "info[\"metrics\"]: expected finite numbers by name, got 'distance': nan"),
+        (ListOfNumbers, 'info["metrics"]: expected a dict of numbers by name, got [3.5]'),
     ],
 )
 def test_an_environment_that_reports_something_else_is_refused(cls: type, message: str):
@@ -504,8 +504,9 @@ def test_one_broken_component_fails_its_own_checks_alone():
     }
 
 
-def test_a_plugin_that_prints_when_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    source = "import bitrl\nprint('hello')\n\n@bitrl.hookimpl\ndef bitrl_event(event): ...\n"
+@pytest.mark.parametrize("end", ["\\n", ""])
+def test_a_plugin_that_prints_when_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str):
+    source = f"import bitrl\nprint('hello', end='{end}')\n\n@bitrl.hookimpl\ndef bitrl_event(event): ...\n"
     (tmp_path / "loud_hooks.py").write_text(source)
     (tmp_path / "loud_plugin.py").write_text("import sys\nimport loud_hooks\nplugin = sys.modules['loud_hooks']\n")
     monkeypatch.syspath_prepend(tmp_path)
