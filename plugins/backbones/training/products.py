@@ -206,7 +206,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def multiplied(x: Tensor) -> Tensor:
-    """x in bfloat16 where that is allowed ("medium") and fast, for PyTorch itself uses it on few CPUs; else unchanged."""
+    """x in bfloat16 where that is allowed ("medium") and fast (PyTorch itself uses it on few CPUs); else unchanged."""
     allowed = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
     return x.bfloat16() if allowed and x.dtype == torch.float32 and short_products_are_fast() else x
 
