@@ -16,10 +16,11 @@ LONGEST = (
     "test_arm",
     "test_studies",
     "test_ray",
+    "test_report",  # reads the study that the two before it compare with
     "test_resume",
     "test_pretraining",
 )
-"""Modules with tests of ten seconds and more."""
+"""Modules with tests of ten seconds and more, and those that share what takes so long to make."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
