@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import gymnasium
@@ -19,7 +19,8 @@ from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.replay import Replayable
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import parse
-from bitrl.core.records import EnvironmentRecord
+from bitrl.core.records import ActionSpace, AlgorithmRecord, EnvironmentRecord
+from bitrl.core.registry import registry
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
 from bitrl.testing.record_checks import RECORD_CHECKS, resolve, sets_options_that_exist
 
@@ -86,19 +87,29 @@ def passes_gymnasiums_checker(case: EnvironmentCase) -> None:
         env.close()
 
 
-def has_spaces_bitrl_reads(case: EnvironmentCase) -> None:
-    """Observations are Box, Discrete or Text, or a Dict of these; actions Discrete, Box or Text."""
+def has_spaces_bitrl_reads(case: EnvironmentCase) -> str | None:
+    """Observations are Box, Discrete or Text, or a Dict of these; actions of a space that an algorithm can declare."""
     env = case.environment.make()
-    both = (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
+    kinds = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.Text)
     seen = space_of_state(env.observation_space)
-    parts = list(seen.values()) if isinstance(seen, gymnasium.spaces.Dict) else [seen]
-    for what, kinds, spaces in (
-        ("observations", (*both, gymnasium.spaces.Text), parts),
-        ("actions", (*both, gymnasium.spaces.Text), [env.action_space]),
-    ):
-        for space in spaces:
-            expect(isinstance(space, kinds), f"its {what} are a {type(space).__name__} space")
+    for space in seen.values() if isinstance(seen, gymnasium.spaces.Dict) else [seen]:
+        expect(isinstance(space, kinds), f"its observations are a {type(space).__name__} space")
+    actions = next((name for name in get_args(ActionSpace) if is_of(env.action_space, name)), None)
+    known = " or ".join(get_args(ActionSpace))
+    expect(actions, f"its actions are a {type(env.action_space).__name__} space: expected {known}")
     env.close()
+    algorithms = [entry.record for entry in registry().entries["algorithm"]]
+    if any(actions in (record.actions or ()) for record in algorithms if isinstance(record, AlgorithmRecord)):
+        return None
+    return (
+        f"its actions are a {actions} space, which no installed algorithm declares to support: it trains with one that "
+        f'does (actions=("{actions}",) in its record)'
+    )
+
+
+def is_of(space: gymnasium.Space[Any], name: str) -> bool:
+    """Whether a space is of Gymnasium's class of that name."""
+    return isinstance(space, getattr(gymnasium.spaces, name))
 
 
 def describes_its_observations(case: EnvironmentCase) -> None:
