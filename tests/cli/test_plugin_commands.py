@@ -179,25 +179,28 @@ class bad:
 
 
 LEVERS = """
-import bitrl
+import bitrl, gymnasium
 
 class Levers(bitrl.Environment):
     def make(self, render_mode=None):
-        import gymnasium
         return gymnasium.wrappers.TransformAction(
             gymnasium.make("CartPole-v1"), lambda action: int(action[0]), gymnasium.spaces.MultiDiscrete([2, 3])
         )
+"""
+LEVERS_PLUGIN = """
+import bitrl
 
 class plugin:
     @staticmethod
     @bitrl.hookimpl
     def bitrl_environments():
-        yield bitrl.EnvironmentRecord(name="Levers-v0", summary="two levers", target=f"{__name__}:Levers")
+        yield bitrl.EnvironmentRecord(name="Levers-v0", summary="two levers", target="levers_of_a_test:Levers")
 """
 
 
 def test_what_no_algorithm_supports_yet_is_a_note(bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "levers_plugin.py").write_text(LEVERS)
+    (tmp_path / "levers_of_a_test.py").write_text(LEVERS)
+    (tmp_path / "levers_plugin.py").write_text(LEVERS_PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     done = bitrl("plugin", "check", "levers_plugin:plugin")
     (note,) = [line for line in done.out.splitlines()[:-2] if not line.startswith("ok    ")]
