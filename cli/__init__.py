@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from bitrl.cli import address_space
 from bitrl.core.errors import BitrlError, RunFailed, UsageError, out_of_memory
 from bitrl.core.terminal import LONGEST_MESSAGE, as_line, tell
 from bitrl.core.wording import command_line, program
@@ -171,6 +172,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         with command_line():
             _check_surroundings(lacking)
+            address_space.watch()
             code = cli.main(args=args, prog_name="bitrl", standalone_mode=False, obj=lacking)
             if sys.stdout is not None:
                 _flush_stdout()

@@ -100,12 +100,14 @@ def check(package: str, as_json: bool) -> None:
     for outcome in plugin_outcomes(package):
         outcomes.append(outcome)
         if not as_json:
-            words = "ok  " if outcome.passed else "FAIL"
-            echo(f"{words}  {outcome.component}: {outcome.check}" + (f": {outcome.failure}" if outcome.failure else ""))
+            words = "note" if outcome.note else "ok  " if outcome.passed else "FAIL"
+            said = outcome.failure or outcome.note
+            echo(f"{words}  {outcome.component}: {outcome.check}" + (f": {said}" if said else ""))
     failed = [outcome for outcome in outcomes if not outcome.passed]
     if as_json:
         rows = [
-            {"component": o.component, "check": o.check, "passed": o.passed, "failure": o.failure} for o in outcomes
+            {"component": o.component, "check": o.check, "passed": o.passed, "failure": o.failure, "note": o.note}
+            for o in outcomes
         ]
         print_json({"package": package, "passed": not failed, "checks": rows}, real)
     else:

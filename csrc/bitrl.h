@@ -121,6 +121,12 @@ int bitrl_model_adapt(bitrl_model *model, const char *name, const float *down, c
 /* Takes all adapters away. No session of the model may be running. */
 void bitrl_model_unadapt(bitrl_model *model);
 
+/* out: [tokens, rows] = x: [tokens, columns] times weights: [rows, columns], in a format of floats ("bf16", which rounds both,
+ * or "fp32"): the bits that a model's product or adapter has, on any instruction set, by that many threads.
+ * NaN, all of it, where a weight is not finite. */
+int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
+                  uint64_t threads, float *out, char *error);
+
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
 void bitrl_session_close(bitrl_session *session);

@@ -14,6 +14,7 @@ typedef struct {
     const bitrl_model *model;
     pool *threads;
     scratch *s;
+    const kept_rows *rows;
     const double *rope, *local_rope;
     const passage *passages;
     size_t count, tokens; /* tokens: rows that go through products */
@@ -334,7 +335,7 @@ static void embed(const walker *w, size_t t)
     const passage *p = &w->f->passages[w->s->passage_of[t]];
     double *x = w->s->x + t * round_up(w->shape->width, PAD);
     /* A row that is not finite makes features that are not, which the caller finds. */
-    bitrl_embed(w->model, p->tokens[t - p->first], w->own->embedded);
+    bitrl_embed(w->model, w->f->rows, p->tokens[t - p->first], w->own->embedded);
     for (size_t c = 0; c < w->shape->width; c++) x[c] = w->own->embedded[c] * w->model->embedding_scale;
 }
 
@@ -387,11 +388,11 @@ static void walk(void *context, size_t thread, size_t threads)
     }
 }
 
-void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
-                   const passage *passages, size_t count)
+void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
+                   const double *local_rope, const passage *passages, size_t count)
 {
-    forward f = {.model = model, .threads = threads, .s = s, .rope = rope, .local_rope = local_rope, .passages = passages,
-                 .count = count};
+    forward f = {.model = model, .threads = threads, .s = s, .rows = rows, .rope = rope, .local_rope = local_rope,
+                 .passages = passages, .count = count};
     s->attention_items[0] = 0;
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < passages[i].length; j++) s->passage_of[f.tokens++] = i;

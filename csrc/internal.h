@@ -140,8 +140,19 @@ struct bitrl_model {
     uint64_t version; /* counts the changes of weights and adapters */
 };
 
-/* A token's row of the embedding -> out: [width], unscaled; false when it is not finite. */
-bool bitrl_embed(const bitrl_model *model, int32_t token, float *restrict out);
+/* Rows of a model's embedding as they lie in its file (rows.c): of the tokens that a session has read. All zeros: none yet. */
+typedef struct {
+    size_t bytes, count, capacity; /* bytes of a row; rows */
+    uint32_t *place;               /* [vocabulary] 1 + where a token's row is; 0: nowhere. Or NULL */
+    uint8_t *rows;                 /* [capacity, bytes] */
+} kept_rows;
+
+/* Keeps the rows of these tokens, which are in the vocabulary, unless the model has another embedding than the file's, or its
+ * rows do not lie one after another. */
+int bitrl_keep_rows(kept_rows *kept, const bitrl_model *model, const int32_t *tokens, size_t count, char *error);
+void bitrl_forget_rows(kept_rows *kept);
+/* A token's row of the embedding, of those kept -> out: [width], unscaled; false when it is not finite. */
+bool bitrl_embed(const bitrl_model *model, const kept_rows *kept, int32_t token, float *restrict out);
 
 /* Fills in all of *model that keys say, and blocks that are empty but for `local` (architecture.c). Wants model->i2s_arm.
  * What *model owns must be freed in any case. */
@@ -218,10 +229,11 @@ bool pool_take(pool *p, size_t items, size_t *item);
 /* rope: [positions, head_dim], for each position p the cosines of p * theta^(-2 i / head_dim), then the sines (rope.c). */
 void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta);
 
-/* Runs the model on passages that lie one after another in s. rope, local_rope: [positions, head_dim] cosines, then sines.
+/* Runs the model on passages that lie one after another in s. rows: of all their tokens. rope, local_rope: [positions,
+ * head_dim] cosines, then sines.
  * The residual stream after the last block is left in s->x. */
-void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const double *rope, const double *local_rope,
-                   const passage *passages, size_t count);
+void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
+                   const double *local_rope, const passage *passages, size_t count);
 
 /* logits: [count, vocabulary] of each passage's last token, after bitrl_forward. sums: [count to TOKEN_PAD, P(vocabulary)]. */
 void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,

@@ -519,14 +519,6 @@ void bitrl_model_unadapt(bitrl_model *model)
     model->version++;
 }
 
-bool bitrl_embed(const bitrl_model *model, int32_t token, float *restrict out)
-{
-    size_t width = model->shape.width;
-    if (!model->replaced_embedding) return bitrl_read_row(out, model->embedding, model->i2s_arm, (uint64_t)token);
-    memcpy(out, model->replaced_embedding + (size_t)token * width, width * sizeof *out);
-    return true;
-}
-
 void bitrl_model_free(bitrl_model *model)
 {
     if (!model) return;

@@ -39,6 +39,7 @@ struct bitrl_session {
     double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; the second of local blocks, or NULL */
     size_t positions;
     prefix prefix;
+    kept_rows rows;     /* of all tokens read so far */
     int32_t *head_sums; /* [head_rows, P(vocabulary)] */
     size_t head_rows;
 };
@@ -198,6 +199,7 @@ void bitrl_session_close(bitrl_session *session)
     free(session->prefix.tokens);
     free(session->prefix.x);
     free(session->prefix.cache.values);
+    bitrl_forget_rows(&session->rows);
     free(session->head_sums);
     free(session);
 }
@@ -276,10 +278,11 @@ int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, 
     return BITRL_OK;
 }
 
-/* Sums lengths and checks every token, before anything is allocated for them. */
-static int check_batch(const bitrl_shape *shape, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
-                       size_t *total, size_t *longest, char *error)
+/* Sums lengths, checks every token before anything is allocated for them, and keeps their rows of the embedding. */
+static int take_batch(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                      size_t *total, size_t *longest, char *error)
 {
+    const bitrl_shape *shape = &session->model->shape;
     *total = *longest = 0;
     for (uint64_t i = 0; i < texts; i++) {
         if (lengths[i] > shape->context)
@@ -294,7 +297,7 @@ static int check_batch(const bitrl_shape *shape, const int32_t *tokens, const ui
         *total += lengths[i];
         *longest = max(*longest, lengths[i]);
     }
-    return BITRL_OK;
+    return bitrl_keep_rows(&session->rows, session->model, tokens, *total, error);
 }
 
 /* ---- what texts begin with in common ---- */
@@ -329,7 +332,8 @@ static int share_prefix(bitrl_session *session, const int32_t *tokens, const uin
         free(kept->x);
         kept->x = x;
         const passage p = {tokens + *shared, all - *shared, 0, *shared, &kept->cache, &kept->cache};
-        bitrl_forward(session->model, session->all.threads, &session->all.scratch, session->rope, session->local_rope, &p, 1);
+        bitrl_forward(session->model, session->all.threads, &session->all.scratch, &session->rows, session->rope,
+                      session->local_rope, &p, 1);
         memcpy(kept->x + *shared * width, session->all.scratch.x, p.length * width * sizeof *x);
         memcpy(kept->tokens, tokens, all * sizeof *kept->tokens);
         *shared = kept->cache.length = all;
@@ -385,7 +389,7 @@ static int check_finite(bitrl_session *session, const float *out, size_t values,
     if (finite) return BITRL_OK;
     session->prefix.cache.length = 0;
     for (size_t i = 0; i < total; i++)
-        if (!bitrl_embed(session->model, tokens[i], session->all.scratch.own->embedded))
+        if (!bitrl_embed(session->model, &session->rows, tokens[i], session->all.scratch.own->embedded))
             return bitrl_fail(error, BITRL_BAD_RESULT, "is damaged: token_embd.weight is not finite in row %d",
                               (int)tokens[i]);
     return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
@@ -431,7 +435,7 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
         passages[count++] = (passage){e->tokens + at + e->shared, length, rows, e->shared, &session->prefix.cache, NULL};
         rows += length;
     }
-    bitrl_forward(session->model, c->threads, &c->scratch, session->rope, session->local_rope, passages, count);
+    bitrl_forward(session->model, c->threads, &c->scratch, &session->rows, session->rope, session->local_rope, passages, count);
     at = p->token;
     for (size_t j = 0; j < count; at += e->lengths[p->text + j++])
         pool_text(session, e->shared, c->scratch.x + passages[j].first * round_up(width, PAD), passages[j].length, e->pooling,
@@ -454,7 +458,7 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no pooling %d", pooling);
     encoding e = {session, tokens, lengths, pooling, 0, 0, out};
     size_t total, longest, threads = pool_threads(session->all.threads);
-    int status = check_batch(&model->shape, tokens, lengths, texts, &total, &longest, error);
+    int status = take_batch(session, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
 
     size_t most = min(CHUNK, max(LEAST_ALONE, total / (2 * threads))), at_once = min(texts, CHUNK) + 1;
@@ -484,7 +488,7 @@ int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uin
     const bitrl_model *model = session->model;
     scratch *s = &session->all.scratch;
     size_t total, longest, count = 0;
-    int status = check_batch(&model->shape, tokens, lengths, texts, &total, &longest, error);
+    int status = take_batch(session, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
     bool ok = grow_rope(session, longest) &&
               grow_scratch(model, &session->all, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest) &&
@@ -496,7 +500,7 @@ int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uin
         for (size_t i = p->text; i < p[1].text; rows += lengths[i++])
             s->passages[passages++] = (passage){tokens + p->token + rows, lengths[i], rows, 0, NULL, NULL};
         s->states = out + p->token * model->shape.width;
-        bitrl_forward(model, session->all.threads, s, session->rope, session->local_rope, s->passages, passages);
+        bitrl_forward(model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, passages);
     }
     s->states = NULL;
     return check_finite(session, out, model->shape.blocks * total * model->shape.width, tokens, total, error);
@@ -509,7 +513,7 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
 {
     const bitrl_model *model = session->model;
     size_t total, longest, vocabulary = round_up(model->shape.vocabulary, PAD);
-    int status = check_batch(&model->shape, tokens, lengths, sequences, &total, &longest, error);
+    int status = take_batch(session, tokens, lengths, sequences, &total, &longest, error);
     size_t positions = 0;
     for (uint64_t i = 0; i < sequences && !status; i++) {
         positions = max(positions, caches[i]->length + lengths[i]);
@@ -546,7 +550,8 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
             rows += lengths[end];
             at += lengths[end];
         }
-        bitrl_forward(model, session->all.threads, &session->all.scratch, session->rope, session->local_rope, passages, count);
+        bitrl_forward(model, session->all.threads, &session->all.scratch, &session->rows, session->rope, session->local_rope,
+                      passages, count);
         if (logits)
             bitrl_logits(model, session->all.threads, &session->all.scratch, passages, count, session->head_sums,
                          logits + i * model->shape.vocabulary);

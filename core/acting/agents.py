@@ -36,6 +36,7 @@ FORMAT = 1
 REMEDIES = {
     "model_sha256": "give its model file (model=FILE)",
     "first_token": "train and export it again: texts were read without the first token that this file asks for",
+    "last_token": "train and export it again: texts were read without the last token that this file asks for",
 }
 """What to do where the backbone is another one, by what has changed of its identity."""
 

@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import gymnasium
@@ -20,7 +20,8 @@ from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.replay import Replayable
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import parse
-from bitrl.core.records import EnvironmentRecord
+from bitrl.core.records import ActionSpace, AlgorithmRecord, EnvironmentRecord
+from bitrl.core.registry import registry
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
 from bitrl.testing.record_checks import RECORD_CHECKS, resolve, sets_options_that_exist
 
@@ -87,18 +88,34 @@ def passes_gymnasiums_checker(case: EnvironmentCase) -> None:
         env.close()
 
 
-def has_spaces_bitrl_reads(case: EnvironmentCase) -> None:
-    """Its observations and actions are of spaces that bitrl reads."""
+def has_spaces_bitrl_reads(case: EnvironmentCase) -> str | None:
+    """Its observations are of spaces that bitrl reads, or a Dict of these; its actions of one that algorithms can
+    declare.
+    """
     env = case.environment.make()
-    actions = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.Text)
-    observations = (*actions, gymnasium.spaces.MultiBinary, gymnasium.spaces.MultiDiscrete)
+    kinds = tuple(
+        getattr(gymnasium.spaces, name) for name in ("Box", "Discrete", "MultiBinary", "MultiDiscrete", "Text")
+    )
     seen = space_of_state(env.observation_space)
-    parts = list(seen.values()) if isinstance(seen, gymnasium.spaces.Dict) else [seen]
-    for what, kinds, spaces in (("observations", observations, parts), ("actions", actions, [env.action_space])):
-        for space in spaces:
-            words = f"{', '.join(kind.__name__ for kind in kinds[:-1])} or {kinds[-1].__name__}"
-            expect(isinstance(space, kinds), f"expected {what} of {words}, got {type(space).__name__}")
+    known = " or ".join(kind.__name__ for kind in kinds)
+    for space in seen.values() if isinstance(seen, gymnasium.spaces.Dict) else [seen]:
+        expect(isinstance(space, kinds), f"expected observations of {known}, got {type(space).__name__}")
+    actions = next((name for name in get_args(ActionSpace) if is_of(env.action_space, name)), None)
+    known = " or ".join(get_args(ActionSpace))
+    expect(actions, f"expected actions of {known}, got {type(env.action_space).__name__}")
     env.close()
+    algorithms = [entry.record for entry in registry().entries["algorithm"]]
+    if any(actions in (record.actions or ()) for record in algorithms if isinstance(record, AlgorithmRecord)):
+        return None
+    return (
+        f"its actions are a {actions} space, which no installed algorithm declares to support: it trains with one that "
+        f'does (actions=("{actions}",) in its record)'
+    )
+
+
+def is_of(space: gymnasium.Space[Any], name: str) -> bool:
+    """Whether a space is of Gymnasium's class of that name."""
+    return isinstance(space, getattr(gymnasium.spaces, name))
 
 
 def describes_its_observations(case: EnvironmentCase) -> None:

@@ -1,7 +1,8 @@
 """How checks are run and reported. Knows nothing of what they check.
 
 A check is a function of a subject (a component, built and ready) that raises `ConformanceError` where the contract is
-broken; the first line of its docstring is its name.
+broken; the first line of its docstring is its name. What it returns, if anything, is a note: what no contract forbids,
+and the author should know.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from bitrl.core.errors import BitrlError
 
 S = TypeVar("S")
-Check = Callable[[S], None]
+Check = Callable[[S], str | None]
 
 
 class ConformanceError(AssertionError):
@@ -26,11 +27,14 @@ class ConformanceError(AssertionError):
 
 @attrs.frozen
 class Outcome:
-    """One check of one component: `component` is `serializer "json"`; `failure` is None, or what is wrong."""
+    """One check of one component: `component` is `serializer "json"`; `failure` is None, or what is wrong; `note` is
+    None, or what there is to know although the contract is kept.
+    """
 
     component: str
     check: str
     failure: str | None = None
+    note: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -72,13 +76,13 @@ def run_checks(component: str, subject: S, checks: Iterable[Check[S]]) -> Iterat
     """The outcome of each check of a subject that is there already."""
     for check in checks:
         try:
-            check(subject)
+            note = check(subject)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             yield Outcome(component, name_of(check), _words(error))
         else:
-            yield Outcome(component, name_of(check))
+            yield Outcome(component, name_of(check), note=note)
 
 
 def demand(outcomes: Iterable[Outcome]) -> None:

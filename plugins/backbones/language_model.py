@@ -22,7 +22,7 @@ from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
-from bitrl.plugins.backbones.files.first_token import begins_by_convention, first_tokens
+from bitrl.plugins.backbones.files.first_token import begins_by_convention, first_tokens, last_tokens
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.number_ends import number_ends
@@ -66,6 +66,7 @@ class LanguageModel:
         self.tokenizer = tokenizer_of(self.engine.file)
         check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
         self._prefix = first_tokens(metadata, self.engine.vocabulary, self.engine.path)
+        self._suffix = last_tokens(metadata, self.engine.vocabulary, self.engine.path)
         self.pooling, self.number_count = options.pooling, width
         if self.pooling == "field" and not width:
             raise UsageError(
@@ -87,8 +88,9 @@ class LanguageModel:
             "linear_class": linear_class,
             "pooling": self.pooling,
             "projection": options.projection,
-            # Runs of such files from before version 0.2 read texts without it: they are told.
+            # Runs of such files from before version 0.2 read texts without them: they are told.
             "first_token": self._prefix[0] if begins_by_convention(metadata) else None,
+            "last_token": self._suffix[0] if self._suffix else None,
         }
 
     def encode(self, inputs: Sequence[str]) -> np.ndarray:
@@ -102,17 +104,18 @@ class LanguageModel:
     def tokens(self, inputs: Sequence[str]) -> list[np.ndarray]:
         """The state of each token of n texts: n arrays float32 [its tokens, width of the model], not projected.
 
-        The rows are those of `tokenizer.encode(text).ids`, after the file's first token if it asks for one.
+        The rows are those of `tokenizer.encode(text).ids`, after the file's first token and before its last, where it
+        asks for them.
         Raises as `encode`.
         """
         return self._states(self._ids(_checked(inputs)))
 
     def tokenize(self, inputs: Sequence[str]) -> list[list[int]]:
-        """The ids of each of n texts' tokens, without the file's first."""
+        """The ids of each of n texts' tokens, without the file's first and last."""
         return token_ids(self.tokenizer, _checked(inputs))
 
     def token_counts(self, inputs: Sequence[str]) -> list[int]:
-        """How many tokens each of n texts is, without the file's first."""
+        """How many tokens each of n texts is, without the file's first and last."""
         return [len(ids) for ids in self.tokenize(inputs)]
 
     @cached_property
@@ -135,11 +138,11 @@ class LanguageModel:
         self.cache.clear()
 
     def prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens that the model reads of n texts: the file's first, if it asks for one, and theirs.
+        """The tokens that the model reads of n texts to go on with: the file's first, if it asks for one, and theirs.
 
-        Raises as `encode`.
+        Not the file's last: a text that has ended is not gone on with. Raises as `encode`.
         """
-        return self._ids(_checked(texts))
+        return self._fitting(texts, token_ids(self.tokenizer, _checked(texts), self._prefix))
 
     def pooled_places(self, inputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """The tokens read of n texts, and the places of those whose states, in a row, are a text's features: the last,
@@ -153,8 +156,8 @@ class LanguageModel:
         return ids, [list(range(len(each)))[0 if self.pooling == "mean" else -1 :] for each in ids]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each text's tokens, after the file's first if it asks for one."""
-        return self._fitting(texts, token_ids(self.tokenizer, texts, self._prefix))
+        """Each text's tokens between the file's first and last, where it asks for them."""
+        return self._fitting(texts, token_ids(self.tokenizer, texts, self._prefix, self._suffix))
 
     def _fitting(self, texts: Sequence[str], ids: list[list[int]]) -> list[list[int]]:
         for text, tokens in zip(texts, ids, strict=True):
@@ -192,7 +195,10 @@ class LanguageModel:
         return features
 
     def _located(self, text: str, count: int) -> tuple[list[int], list[int]]:
-        """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one."""
+        """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one.
+
+        The file's last token, which no place sees, is left out.
+        """
         ends = number_ends(text)
         if text and len(ends) != count:
             raise UsageError(f'pooling "field": expected {count} numbers in a text, got {len(ends)}: {text[:80]!r}')
@@ -334,11 +340,13 @@ def starter_path(ternary: bool = True) -> Path:
     return packaged(STARTER if ternary else TWIN)
 
 
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = ()) -> list[list[int]]:
-    """The ids of each text, after `prefix`."""
+def token_ids(
+    tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()
+) -> list[list[int]]:
+    """The ids of each text, between `prefix` and `suffix`."""
     # One by one: `encode_batch` starts threads that do not survive a fork, and vector environments fork.
     encoded = [encode_text(tokenizer, text).ids for text in texts]
-    return [[*prefix, *ids] for ids in encoded] if prefix else encoded
+    return [[*prefix, *ids, *suffix] for ids in encoded] if prefix or suffix else encoded
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> Encoding:

@@ -178,6 +178,38 @@ class bad:
 """
 
 
+LEVERS = """
+import bitrl, gymnasium
+
+class Levers(bitrl.Environment):
+    def make(self, render_mode=None):
+        return gymnasium.wrappers.TransformAction(
+            gymnasium.make("CartPole-v1"), lambda action: int(action[0]), gymnasium.spaces.MultiDiscrete([2, 3])
+        )
+"""
+LEVERS_PLUGIN = """
+import bitrl
+
+class plugin:
+    @staticmethod
+    @bitrl.hookimpl
+    def bitrl_environments():
+        yield bitrl.EnvironmentRecord(name="Levers-v0", summary="two levers", target="levers_of_a_test:Levers")
+"""
+
+
+def test_what_no_algorithm_supports_yet_is_a_note(bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "levers_of_a_test.py").write_text(LEVERS)
+    (tmp_path / "levers_plugin.py").write_text(LEVERS_PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = bitrl("plugin", "check", "levers_plugin:plugin")
+    (note,) = [line for line in done.out.splitlines()[:-2] if not line.startswith("ok    ")]
+    assert note.startswith('note  environment "Levers-v0": ')
+    assert "a MultiDiscrete space, which no installed algorithm declares to support" in note
+    assert done.out.splitlines()[-1].endswith(" checks, 0 failed")
+    assert done.code == 0
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "checked_plugin.py").write_text(GOOD)
@@ -209,7 +241,7 @@ def test_as_json_there_is_one_object_and_nothing_else_on_stdout(installed: Call,
     done = installed(checked_plugin=GOOD)("plugin", "check", f"checked_plugin:{plugin}", "--json")
     answer = json.loads(done.out)
     assert answer["passed"] == passed == (done.code == 0)
-    assert all(set(row) == {"component", "check", "passed", "failure"} for row in answer["checks"])
+    assert all(set(row) == {"component", "check", "passed", "failure", "note"} for row in answer["checks"])
     assert passed == all(row["passed"] and row["failure"] is None for row in answer["checks"])
 
 

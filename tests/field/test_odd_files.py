@@ -304,8 +304,35 @@ for use in (
 """
 
 
-@pytest.mark.parametrize("kind", ["GGUF", "split", "safetensors"])
-def test_a_model_truncated_while_it_is_mapped_is_an_error_not_a_bus_error(tmp_path: Path, kind: str) -> None:
+DURING = """
+import os, sys
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.engine.engine import Engine
+path, truncated = sys.argv[1:]
+engine = Engine(path, threads=1)
+first = engine.encode([[1, 2, 3]])
+engine.generate([[1]], 2)  # which loads the head
+sizes, checks = engine.file.sizes.check, []
+def check_and_truncate():  # what another process does after the sizes were checked
+    checks.append(sizes)
+    if len(checks) == 1:
+        os.truncate(truncated, 4096)
+    elif sys.stdin.readline() == "checked\\n":
+        sizes()
+engine.file.sizes.check = check_and_truncate
+for use in (lambda: engine.encode([[200, 299]]), lambda: engine.generate([[298]], 2)):
+    try:
+        use()
+        print("went on")
+    except UsageError as error:
+        print(str(error).replace(truncated, "FILE").replace(path, "FILE"))
+again = engine.encode([[1, 2, 3]])  # whose rows were read before
+assert (again == first).all()
+"""
+
+
+def in_a_child(tmp_path: Path, kind: str, code: str, lines: str = "") -> list[str]:
+    """What a child prints that truncates a model, of which it is given the path and that of the file to truncate."""
     if kind == "safetensors":
         llama().save_pretrained(tmp_path)
         path, truncated = tmp_path, tmp_path / "model.safetensors"
@@ -313,10 +340,27 @@ def test_a_model_truncated_while_it_is_mapped_is_an_error_not_a_bus_error(tmp_pa
         whole, parts = split(tmp_path)
         path = truncated = whole if kind == "GGUF" else parts[0]
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), str(truncated)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, str(path), str(truncated)], input=lines, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, done.stderr[-500:]
-    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["FILE changed while it was in use"] * 3
+    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["GGUF", "split", "safetensors"])
+def test_a_model_truncated_while_it_is_mapped_is_an_error_not_a_bus_error(tmp_path: Path, kind: str) -> None:
+    said = in_a_child(tmp_path, kind, CHILD)
+    assert [line.partition(":")[0] for line in said] == ["FILE changed while it was in use"] * 3
+
+
+@pytest.mark.parametrize("kind", ["GGUF", "split", "safetensors"])
+def test_a_model_truncated_during_a_call_is_an_error_not_a_bus_error(tmp_path: Path, kind: str) -> None:
+    message = "FILE cannot be read any more: it lost its end, or its disk fails; start again"
+    assert in_a_child(tmp_path, kind, DURING) == [message] * 2
+
+
+def test_features_of_a_file_that_was_truncated_meanwhile_are_not_given_out(tmp_path: Path) -> None:
+    """Its last page reads as zeros where the file has ended."""
+    assert in_a_child(tmp_path, "GGUF", DURING, "checked\n")[0].startswith("FILE changed while it was in use")
 
 
 def test_a_tensor_cut_short_is_named(tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ def test_limits_that_are_too_low_are_named_in_one_line(before: str, cause: bytes
     assert re.fullmatch(rb"Error: .*" + cause + rb".*\n", done.stderr), done.stderr
 
 
+@pytest.mark.parametrize("megabytes", [50, 100, 130])
+def test_too_little_address_space_for_numpy_is_said_before_openblas_ends_the_process(
+    megabytes: int, tmp_path: Path
+) -> None:
+    before = f"ulimit -v {megabytes}000; export OPENBLAS_NUM_THREADS=2"
+    done = bitrl(tmp_path, f"{RUN} --quiet", before=before)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert re.fullmatch(rb"Error: out of memory: .*ulimit -v.*\n", done.stderr), done.stderr
+    assert bitrl(tmp_path, "list", before=before).returncode == 0  # which needs no NumPy
+
+
 def test_a_user_without_a_home_directory_is_told_where_to_keep_models(monkeypatch) -> None:
     from bitrl.core.errors import UsageError
     from bitrl.core.files import cache_home

@@ -163,6 +163,9 @@ class Engine:
         self.file.sizes.check()
         with self.lock:
             status = call(self.session, tokens, counts, len(lengths), *how, into, error)
+        self.file.sizes.check()  # what it read of a file that was shortened meanwhile may be zeros
+        if status == lib.BITRL_BAD_FILE:
+            raise ModelFileError(self.path, message(error))
         if status == lib.BITRL_BAD_RESULT:
             raise ModelFileError(self.path, message(error))
         if status != lib.BITRL_OK:

@@ -172,6 +172,7 @@ class Sequences:
                 ffi.NULL if logits is None else ffi.from_buffer("float[]", logits, require_writable=True),
                 self.error,
             )
+        engine.file.sizes.check()  # what it read of a file that was shortened meanwhile may be zeros
         self._check(status)
 
     def sample(self, logits: np.ndarray, how: Any, random: np.ndarray) -> tuple[list[int], list[float], list[float]]:

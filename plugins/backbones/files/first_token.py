@@ -1,7 +1,8 @@
-"""The token that a model file asks to put before every text, if any.
+"""The tokens that a model file asks to put before and after every text, if any.
 
-Files often leave that to the program that reads them. What llama.cpp then does is the convention that published files
-are made for.
+Files often leave the first to the program that reads them. What llama.cpp then does is the convention that published
+files are made for. The last (EOS), which models of embeddings are trained to end a text with, is put only where the
+file says so, as in llama.cpp.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from bitrl.plugins.backbones.files.model_file import ModelFileError
 ADD, TOKEN, KIND, CUTTING = (
     f"tokenizer.ggml.{name}" for name in ("add_bos_token", "bos_token_id", "model", "pre")
 )  # fmt: skip
+ADD_LAST, LAST = "tokenizer.ggml.add_eos_token", "tokenizer.ggml.eos_token_id"
 BEGINS = (
     "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken",
     "chameleon",
@@ -29,15 +31,25 @@ def first_tokens(metadata: Mapping[str, Any], vocabulary: int, path: str) -> lis
     Raises ModelFileError when the file asks for a token and does not say which, or names one that is not below
     `vocabulary`.
     """
+    why = "add_bos_token" if ADD in metadata else f"add_bos_token, by default of {metadata.get(CUTTING, 'its kind')}"
     asked = metadata.get(ADD, _by_default(metadata))
+    return _asked_for(asked, metadata.get(TOKEN), vocabulary, path, f"a first token ({why})", TOKEN)
+
+
+def last_tokens(metadata: Mapping[str, Any], vocabulary: int, path: str) -> list[int]:
+    """The ids to put after every text's that is encoded: one, or none. A prompt, which goes on, gets none.
+
+    Raises as `first_tokens`.
+    """
+    asked = metadata.get(ADD_LAST, False)
+    return _asked_for(asked, metadata.get(LAST), vocabulary, path, "a last token (add_eos_token)", LAST)
+
+
+def _asked_for(asked: Any, token: Any, vocabulary: int, path: str, what: str, key: str) -> list[int]:
     if isinstance(asked, int) and not asked:
         return []
-    token = metadata.get(TOKEN)
     if not isinstance(asked, int) or not isinstance(token, int) or not 0 <= token < vocabulary:
-        why = (
-            "add_bos_token" if ADD in metadata else f"add_bos_token, by default of {metadata.get(CUTTING, 'its kind')}"
-        )
-        raise ModelFileError(path, f"asks for a first token ({why}) but does not say which ({TOKEN})")
+        raise ModelFileError(path, f"asks for {what} but does not say which ({key})")
     return [token]
 
 

@@ -80,8 +80,8 @@ class HuggingFaceFile:
         return int(lib.bitrl_file_size(self.handle))
 
     def metadata(self) -> dict[str, Any]:
-        """Every key with its value, those of the tokenizer's first token included. Raises as `tokenizer`."""
-        return self._keys | self._first_token
+        """Every key with its value, those of the tokens around texts included. Raises as `tokenizer`."""
+        return self._keys | self._around_texts
 
     def tensors(self) -> list[Tensor]:
         """Every tensor, under GGUF's names."""
@@ -132,25 +132,36 @@ class HuggingFaceFile:
         return tokenizer_from_json(self.tokenizer_json(), self.path)
 
     @cached_property
-    def _first_token(self) -> dict[str, Any]:
-        """Whether a token goes before every text, and which, under GGUF's keys.
+    def _around_texts(self) -> dict[str, Any]:
+        """Whether tokens go before and after every text, and which, under GGUF's keys.
 
-        add_bos_token says so; without it, what tokenizer.json itself puts before a text.
+        add_bos_token and add_eos_token say so; without them, what tokenizer.json itself puts around a text.
         """
         if not self.has_tokenizer():
             return {}
         said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
-        wanted, token = said.get("add_bos_token"), said.get("bos_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if wanted is False:
-            return {"tokenizer.ggml.add_bos_token": False}
-        number = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
-        if wanted is None:
-            wanted = number is not None and self._before_a_text()[:1] == [number]
-        found = {} if number is None else {"tokenizer.ggml.bos_token_id": number}
-        return {"tokenizer.ggml.add_bos_token": bool(wanted)} | found
+        first, last = self._token(said.get("bos_token")), self._token(said.get("eos_token"))
+        begins, ends = said.get("add_bos_token"), said.get("add_eos_token")
+        if begins is None or (ends is None and last is not None):
+            around = self._around_no_text()
+            begun = first is not None and around[:1] == [first]
+            begins = begun if begins is None else begins
+            ends = around[begun:][-1:] == [last] if ends is None else ends
+        found: dict[str, Any] = {"tokenizer.ggml.add_bos_token": bool(begins)}
+        if first is not None and begins is not False:
+            found["tokenizer.ggml.bos_token_id"] = first
+        if ends:
+            found |= {"tokenizer.ggml.add_eos_token": True} | (
+                {} if last is None else {"tokenizer.ggml.eos_token_id": last}
+            )
+        return found
 
-    def _before_a_text(self) -> list[int]:
+    def _token(self, named: Any) -> int | None:
+        """The id of a token that tokenizer_config.json names, by its text or as an object with its text."""
+        text = named.get("content") if isinstance(named, dict) else named
+        return self.tokenizer.token_to_id(text) if isinstance(text, str) else None
+
+    def _around_no_text(self) -> list[int]:
         """What tokenizer.json itself puts around no text at all."""
         from bitrl.plugins.backbones.files.tokenizer_json import calmly
 

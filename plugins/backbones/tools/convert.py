@@ -262,7 +262,7 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
     for name in ("eos", "pad"):
         token = file.config.values.get(f"{name}_token_id")
         if type(token) is int and 0 <= token < file.config.count("vocab_size"):
-            found[f"tokenizer.ggml.{name}_token_id"] = (token, types.UINT32)
+            found.setdefault(f"tokenizer.ggml.{name}_token_id", (token, types.UINT32))
     if not file.has_tokenizer():
         return found, ["it has no tokenizer: there is no tokenizer.json beside the weights"]
     text = file.tokenizer_json()

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.training.decoder import Block, Decoder
 from bitrl.plugins.backbones.training.decoder_file import as_in_file, from_file
+from bitrl.plugins.backbones.training.products import product_as_in_engine
 
 
 class Adapter(nn.Module):
-    """factor · up·(down·x), in float32 as the engine computes it; down [rank, in], up [out, rank]."""
+    """factor · up·(down·x), in float32 with the bits of the engine's; down [rank, in], up [out, rank]."""
 
     def __init__(self, down: Tensor, up: Tensor, factor: float):
         super().__init__()
@@ -26,7 +27,10 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out], in the type of x."""
-        return (x.float() @ self.down.t() @ (self.up * self.factor).t()).to(x.dtype)
+        rows = x.reshape(-1, x.shape[-1]).float()
+        hidden = product_as_in_engine(rows, self.down, "fp32")
+        y = product_as_in_engine(hidden, self.up * self.factor, "fp32")
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
 
 
 def add_adapters(decoder: Decoder, adapters: Adapters) -> None:

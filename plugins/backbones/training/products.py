@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitrl.plugins.backbones.engine.product import product as engine_product
+
 LEAST = 1e-5
 """The smallest scale of ternary weights and of a token's activations, so that nothing is divided by zero."""
 
@@ -170,6 +172,22 @@ class _CodedProduct(torch.autograd.Function):
         return product((gradient * scale).float(), codes.float()).to(gradient.dtype), None, None
 
 
+class _EngineProduct(torch.autograd.Function):
+    """x [N, K] · weightᵀ in float32 or bf16, by the engine's own kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, format: str) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        y = engine_product(x.detach().numpy(), weight.detach().float().numpy(), format, torch.get_num_threads())
+        return torch.from_numpy(y)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (x, weight), (gradient,) = ctx.saved_tensors, gradients
+        for_x, for_weight, _ = ctx.needs_input_grad
+        return gradient @ weight.float() if for_x else None, gradient.t() @ x if for_weight else None, None
+
+
 class _Rounded(torch.autograd.Function):
     """x rounded to bfloat16, as float32; the gradient passes unchanged."""
 
@@ -242,6 +260,19 @@ def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
     return y
 
 
+def product_as_in_engine(x: Tensor, weight: Tensor, format: str) -> Tensor:
+    """float32 x [N, K] by weight [R, K], as `format` "fp32" or "bf16" → float32 [N, R], the bits of the engine's sums.
+
+    In another order they would differ in the last bit, and some activation would be rounded to another neighbour before
+    the next matrix (docs/architecture.md). On another device than the CPU, sums are in that device's order.
+    """
+    if x.device.type == "cpu":
+        y: Tensor = _EngineProduct.apply(x, weight, format)  # type: ignore[no-untyped-call]
+        return y
+    rounded: Tensor = _Rounded.apply(x) if format == "bf16" else x  # type: ignore[no-untyped-call]
+    return rounded @ weight.float().t()
+
+
 class FrozenMatrix(nn.Module):
     """A frozen matrix [R, K] as a format stores it: int8 codes and a scale per row, or floats."""
 
@@ -265,7 +296,7 @@ class FrozenMatrix(nn.Module):
         if self.format in QUANTISERS:
             y: Tensor = _CodedProduct.apply(rows, self.codes, self.scale)  # type: ignore[no-untyped-call]
         elif self.format == "bf16":
-            y = (_Rounded.apply(rows) @ self.weight.float().t()).to(x.dtype)  # type: ignore[no-untyped-call]
+            y = product_as_in_engine(rows.float(), self.weight, "bf16").to(x.dtype)
         else:
             y = (rows.to(self.weight.dtype) @ self.weight.t()).to(x.dtype)
         return y.view(*x.shape[:-1], -1)

@@ -14,7 +14,9 @@ from conformance_helpers import refusal, target
 
 import bitrl
 from bitrl.core.acting.policies import Discrete, Network, Policy
+from bitrl.core.registry import Entry, registry
 from bitrl.testing import check_algorithm, check_environment, make_task
+from bitrl.testing.environments import environment_outcomes
 
 
 def test_the_built_in_algorithms_conform():
@@ -117,10 +119,25 @@ class Positions(Switches):
 class DictActions(Walk):
     def __init__(self) -> None:
         super().__init__()
-        self.action_space = gymnasium.spaces.MultiBinary(2)
+        self.action_space = gymnasium.spaces.Dict({"push": gymnasium.spaces.Discrete(2)})
+
+    def step(self, action: Any) -> Any:
+        return super().step(int(action["push"]))
+
+
+class SeveralActions(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.MultiDiscrete([2, 3])
 
     def step(self, action: Any) -> Any:
         return super().step(int(action[0]))
+
+
+class Switches(SeveralActions):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.MultiBinary(2)
 
 
 class OtherGenerator(Walk):
@@ -149,13 +166,30 @@ def test_an_environment_of_switches_passes(cls: type):
         (GlobalNoise, "random changed state"),
         (OutOfSpace, "Gymnasium's own checker finds nothing wrong: it says: "),
         (CountsEpisodes, "the observation restored by replaying differs"),
-        (DictActions, "expected actions of Box, Discrete or Text, got MultiBinary"),
+        (DictActions, "expected actions of Discrete or MultiDiscrete or MultiBinary or Box or Text, got Dict"),
         (OtherGenerator, "it must be numpy's default, PCG64"),
         (NanReward, "the reward of step 1 is nan"),
     ],
 )
 def test_an_environment_that_breaks_its_contract_is_refused(cls: type, message: str):
     assert message in refusal(check_environment, environment_record(cls))
+
+
+@pytest.mark.parametrize(("cls", "space"), [(SeveralActions, "MultiDiscrete"), (Switches, "MultiBinary"), (Walk, None)])
+def test_actions_that_no_algorithm_supports_are_a_note_and_no_fault(
+    cls: type, space: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = environment_record(cls)
+    check_environment(record)
+
+    def notes() -> list[str]:
+        return [outcome.note for outcome in environment_outcomes(record, record.name) if outcome.note]
+
+    words = f"its actions are a {space} space, which no installed algorithm declares to support"
+    assert [note.startswith(words) for note in notes()] == ([] if space is None else [True])
+    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", actions=("MultiDiscrete", "MultiBinary"))
+    monkeypatch.setitem(registry().entries, "algorithm", [*registry().entries["algorithm"], Entry("able", able)])
+    assert notes() == []
 
 
 def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:
