@@ -53,6 +53,15 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def cause(error: BaseException) -> str:
+    """What was raised, on one line: `ValueError: the lamp broke`; by its name alone if its own text fails."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # its __str__ is anybody's code
+        text = type(error).__name__
+    return " ".join(text.split()).removesuffix(":")
+
+
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: str = "") -> UsageError:
     """An error for an unknown name, with the most similar known ones.
 

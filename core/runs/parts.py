@@ -41,8 +41,9 @@ def build(config: Config) -> Parts:
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
     """
-    environment = build_environment(config.environment, config.env_options, config.run.env)
-    spec = attrs.evolve(environment.observation_spec(), env_options=as_dict(config.env_options))
+    with crashes.making(config.run.env):
+        environment = build_environment(config.environment, config.env_options, config.run.env)
+        spec = attrs.evolve(environment.observation_spec(), env_options=as_dict(config.env_options))
     k = config.run.history
     if spec.commands:
         check_commands(config)

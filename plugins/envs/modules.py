@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import UsageError, cause
 from bitrl.core.terminal import tell
 
 
@@ -42,8 +42,7 @@ def import_module_of(id: str) -> None:
     try:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        cause = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise UsageError(f"environment {id}: module {module} cannot be imported: {cause}") from error
+        raise UsageError(f"environment {id}: module {module} cannot be imported: {cause(error)}") from error
 
 
 def _found(module: str) -> bool:
