@@ -115,7 +115,9 @@ def _environment(record: EnvironmentRecord, name: str) -> dict[str, Any]:
         return {"about": about(record), **environment_facts(name)}
     except BitrlError as error:
         return {"problem": str(error)}
-    except Exception as error:  # whatever an environment of a plugin raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an environment of a plugin raises
         return {"problem": f"cannot be made: {cause(error)}"}
 
 

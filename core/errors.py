@@ -43,7 +43,7 @@ class RunStopped(RunFailed):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory or address space ran out; torch and the dynamic linker say so by errors of their own."""
-    text = str(error).lower()
+    text = cause(error).lower()
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

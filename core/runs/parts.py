@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
+from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.loading import build_reader, named
 from bitrl.core.acting.states import StateReader, identity_of
 from bitrl.core.config import Config, check_actions, check_commands
@@ -74,12 +75,14 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
         serializer: Any = parts.reader.serializer
         serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
     [seed] = spawn_seeds(config.run.seed, ALGORITHM, 1)
-    collector = Collector(envs, parts.reader, observations, who=named("algorithm", config.algorithm))
+    who = named("algorithm", config.algorithm)
+    collector = Collector(envs, parts.reader, observations, who=who)
     task = Task(collector=collector, reader=parts.reader, seed=seed, steps=config.run.steps)
-    algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
-    if checkpoint is not None:
-        collector.load_state(_collected(checkpoint))
-        algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
+    with calling(who):
+        algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
+        if checkpoint is not None:
+            collector.load_state(_collected(checkpoint))
+            algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
     return algorithm
 
 
@@ -87,7 +90,8 @@ def checkpoint_of(config: Config, algorithm: Algorithm, updates: int, covered: M
     """Everything that the next update depends on, and what the store says of the rows written so far (`covered`)."""
     collector = algorithm.task.collector
     actions, starts = replay.save(collector.envs)
-    arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
+    with calling(collector.who):
+        arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
     arrays |= {f"collector.{name}": array for name, array in collector.state().items()}
     arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
     arrays |= {"observations": collector.states.observations, **actions}
