@@ -243,7 +243,8 @@ def _explain(error: BaseException) -> int:
         return 2
     code = 1
     if isinstance(error, click.Abort):
-        message = "interrupted"
+        message = "interrupted"  # click has made this of a KeyboardInterrupt
+        code = 128 + getattr(error.__cause__, "signum", 2)  # 2: Ctrl-C
     elif isinstance(error, BitrlError):
         message, code = str(error), error.exit_code
     elif isinstance(error, click.ClickException):

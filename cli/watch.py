@@ -60,11 +60,15 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
 def _facts(directory: Path) -> dict[str, Any]:
     """A run, as its files say."""
     from bitrl.core.config import read_toml
+    from bitrl.core.runs.store import read_summary
 
     run = read_toml(directory / "config.toml").get("run", {})
     rows, timings = _rows(directory / "metrics.jsonl"), _rows(directory / "timings.jsonl")
-    summary = directory / "summary.json"
-    recent = timings[-11:]
+    try:
+        summary = read_summary(directory)
+    except ValueError:  # damaged: the run makes it again when it is resumed
+        summary = None
+    recent = [row for row in timings[-11:] if isinstance(row.get("seconds"), (int, float))]
     speed = None
     if len(recent) > 1:
         speed = (recent[-1]["step"] - recent[0]["step"]) / max(recent[-1]["seconds"] - recent[0]["seconds"], 1e-9)
@@ -72,10 +76,10 @@ def _facts(directory: Path) -> dict[str, Any]:
         "step": rows[-1]["step"] if rows else 0,
         "steps": int(run.get("steps", 0)),
         "speed": speed,
-        "returns": [row["episode_return"] for row in rows if row.get("episode_return") is not None],
+        "returns": [row["episode_return"] for row in rows if isinstance(row.get("episode_return"), (int, float))],
         "last": rows[-1] if rows else {},
-        "finished": summary.is_file(),
-        "evaluation": json.loads(summary.read_text(encoding="utf-8"))["eval"] if summary.is_file() else None,
+        "finished": summary is not None,
+        "evaluation": None if summary is None else summary["eval"],
     }
 
 
@@ -85,8 +89,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-            int(row["step"])
-        except (ValueError, KeyError, TypeError):
+            row["step"] + 0
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         rows.append(row)
     return rows
