@@ -19,6 +19,7 @@ from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.history_wrapper import HistoryWrapper
 from bitrl.core.environments.loading import build_environment
+from bitrl.core.environments.process_settings import check_process_settings
 from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Task
@@ -71,6 +72,8 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     else:
         observations = checkpoint.arrays["observations"]
         replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
+    if to_learn:
+        check_process_settings(parts.environment.id, gradients=parts.reader.learner is not None)
     if checkpoint is not None and config.serializer.learns:
         serializer: Any = parts.reader.serializer
         serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))

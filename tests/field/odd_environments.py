@@ -528,6 +528,22 @@ class CloseExits(Plain):
         sys.exit(0)
 
 
+class DoublesForAll(Plain):
+    """A simulation in double precision, which it asks of the whole process."""
+
+    def __init__(self, render_mode=None):
+        import torch
+
+        torch.set_default_dtype(torch.float64)
+
+
+class NoGradientsForAll(Plain):
+    def __init__(self, render_mode=None):
+        import torch
+
+        torch.set_grad_enabled(False)
+
+
 class CloseFails(Plain):
     def close(self):
         raise AttributeError("'NoneType' object has no attribute 'disconnect'")

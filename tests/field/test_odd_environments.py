@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bitrl
 from bitrl.core.environments.crashes import reporting
+from bitrl.core.environments.process_settings import check_process_settings
 from bitrl.core.environments.replay import vectorise
 from bitrl.core.errors import BitrlError
 
@@ -136,9 +138,17 @@ REFUSED = {
     "MaskedNumbers": r"in step 2 .*: observation: expected numbers, got a masked array that lacks some of them",
     "LongNumbers": r"its observation_space has the dtype float128, which cannot be saved",
     "ManyStates": r"has 1,000,000,000,000 states, too many for one-hot vectors: use --serializer json",
+    "DoublesForAll": r"torch's default dtype: expected torch\.float32, got torch\.float64, for the whole process",
     "OldGenerator": r"in reset\(\): its np_random is a numpy.random.mtrand.RandomState, whose state cannot be saved",
     "Twister": r"in reset\(\): its np_random is a numpy.random.*MT19937, whose state cannot be saved",
 }
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -155,12 +165,18 @@ def test_what_cannot_be_honoured_is_blamed_on_the_environment(name, tmp_path):
         assert re.search(r"\(parallel environment \d, seed \d+(; BITRL_DEBUG=1 shows the traceback)?\)$", message)
 
 
+def test_gradients_that_an_environment_turns_off_matter_to_a_model_that_learns(tmp_path):
+    assert train("NoGradientsForAll", tmp_path / "run")["eval"]["mean_return"] == 4.0
+    with pytest.raises(BitrlError, match="torch's gradients: expected on, got off, for the whole process"):
+        check_process_settings("NoGradientsForAll", gradients=True)
+
+
 def test_a_success_may_be_a_fraction(tmp_path):
     assert train("HalfSuccess", tmp_path / "run")["eval"]["success_rate"] == 0.5
 
 
 def test_every_one_is_tried():
-    tried = {*READ_RIGHT.split(), *TRAINED.split(), *REFUSED, "CloseFails", "Endless"}
+    tried = {*READ_RIGHT.split(), *TRAINED.split(), *REFUSED, "CloseFails", "Endless", "NoGradientsForAll"}
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
 
 
