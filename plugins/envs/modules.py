@@ -23,6 +23,8 @@ def import_module_of(id: str) -> None:
     module, colon, _ = id.partition(":")
     if not colon or module in sys.modules:
         return
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(f'environment {id}: expected MODULE:ID, got "{module}" as the name of a module')
     top = module.partition(".")[0]
     if not _found(top):
         here = os.getcwd()
