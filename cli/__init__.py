@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from bitrl.cli import address_space
-from bitrl.core.errors import BitrlError, RunFailed, UsageError, out_of_memory
+from bitrl.core.errors import BitrlError, RunFailed, UsageError, cause, out_of_memory
 from bitrl.core.terminal import LONGEST_MESSAGE, as_line, tell
 from bitrl.core.wording import command_line, program
 
@@ -178,7 +178,9 @@ def main(args: Sequence[str] | None = None) -> None:
                 _flush_stdout()
     except BrokenPipeError:
         code = 1  # the reader of our output went away, which is its right
-    except Exception as error:
+    except SystemExit:  # a plugin's command may end the program as it likes
+        raise
+    except BaseException as error:  # a panic in an extension module is no Exception
         with command_line():
             code = _explain(error)
     try:
@@ -232,7 +234,7 @@ def _flush_stdout() -> None:
         raise RunFailed(f"standard output cannot be written: {error.strerror}: send it elsewhere (> FILE)") from None
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: BaseException) -> int:
     """Print what went wrong; return the exit code."""
     if os.environ.get("BITRL_DEBUG", "0") not in ("", "0"):
         import traceback
@@ -243,7 +245,8 @@ def _explain(error: Exception) -> int:
         return 2
     code = 1
     if isinstance(error, click.Abort):
-        message = "interrupted"
+        message = "interrupted"  # click has made this of a KeyboardInterrupt
+        code = 128 + getattr(error.__cause__, "signum", 2)  # 2: Ctrl-C
     elif isinstance(error, BitrlError):
         message, code = str(error), error.exit_code
     elif isinstance(error, click.ClickException):
@@ -258,9 +261,8 @@ def _explain(error: Exception) -> int:
     return code
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
     """What caused an error that no part of bitrl has explained, where the user or the machine may have."""
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if out_of_memory(error):
         return (
             "out of memory: make room (other programs, a container's limit, ulimit -v), or ask for less: a smaller "
@@ -275,7 +277,7 @@ def _cause(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError) and any("\udc80" <= sign <= "\udcff" for sign in error.object):
         return f"{error.object}: a name that is not UTF-8: rename it, or name another"
     return (
-        f"{what} (unexpected error, please report it at the project's issue tracker with the command and "
+        f"{cause(error)} (unexpected error, please report it at the project's issue tracker with the command and "
         "BITRL_DEBUG=1 output)"
     )
 

@@ -230,7 +230,7 @@ def _plugins() -> Iterator[Finding]:
 
 def _checks_of_plugins() -> Iterator[Finding]:
     """The checks that plugins bring; one that fails by itself is a finding about its package."""
-    from bitrl.core.registry import FAILURES, registry
+    from bitrl.core.registry import registry
 
     for package, record in [(entry.package, entry.record) for entry in registry().entries["doctor-check"]]:
         if package == "bitrl":
@@ -240,7 +240,9 @@ def _checks_of_plugins() -> Iterator[Finding]:
                 if not isinstance(finding, Finding):
                     raise TypeError(f"expected bitrl.Finding objects, got {finding!r}")
                 yield finding
-        except FAILURES as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             remedy = f"update {package}, tell its authors, or remove it: {pip(f'uninstall {package}')}"
             yield Finding(
                 f"plugin {package}", False, f'doctor-check "{record.name}" failed: {_one_line(error)}', remedy
@@ -262,7 +264,6 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _one_line(error: BaseException) -> str:
-    from bitrl.core.errors import BitrlError
+    from bitrl.core.registry import one_line
 
-    text = " ".join(str(error).split())
-    return text if isinstance(error, BitrlError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+    return one_line(error)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -57,13 +58,27 @@ def claim_stdout() -> IO[str]:
 
 
 def print_json(data: Any, file: IO[str] | None = None, indent: int | None = 2) -> None:
-    """Print `data` as JSON on `file` (stdout if None); `indent` None: as one line.
+    """Print `data` as JSON on `file` (stdout if None); `indent` None: as one line. NaN and infinity, for which JSON has
+    no word, are null.
 
     Raises:
         RunFailed, BrokenPipeError: as `echo`.
     """
+    try:
+        text = json.dumps(data, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_without_nan(data), indent=indent)
     with _writing_stdout():
-        print(json.dumps(data, indent=indent), file=file, flush=True)
+        print(text, file=file, flush=True)
+
+
+def _without_nan(data: Any) -> Any:
+    """`data` with None for every float that is not finite."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {name: _without_nan(value) for name, value in data.items()}
+    return [_without_nan(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:

@@ -14,7 +14,7 @@ from bitrl.cli.kinds import PART, WITHOUT_OPTIONS, parse_kind, section
 from bitrl.cli.list import facts
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.config import ANY_GYMNASIUM_ID, RunOptions, find_environment
-from bitrl.core.errors import BitrlError, UsageError
+from bitrl.core.errors import BitrlError, UsageError, cause
 from bitrl.core.options import describe
 from bitrl.core.records import EnvironmentRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
@@ -116,8 +116,10 @@ def _environment(record: EnvironmentRecord, name: str) -> dict[str, Any]:
         return {"about": about(record), **environment_facts(name)}
     except BitrlError as error:
         return {"problem": str(error)}
-    except Exception as error:  # whatever an environment of a plugin raises
-        return {"problem": " ".join(f"cannot be made: {type(error).__name__}: {error}".split())}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an environment of a plugin raises
+        return {"problem": f"cannot be made: {cause(error)}"}
 
 
 def option_rows(part: str, options: type) -> list[tuple[str, str]]:

@@ -88,7 +88,7 @@ def _facts(directory: Path) -> dict[str, Any]:
         "step": rows[-1]["step"] if rows else 0,
         "steps": steps,
         "speed": speed,
-        "returns": [row["episode_return"] for row in rows if row.get("episode_return") is not None],
+        "returns": [row["episode_return"] for row in rows if isinstance(row.get("episode_return"), (int, float))],
         "last": rows[-1] if rows else {},
         "finished": summary is not None,
         "evaluation": None if summary is None else summary["eval"],
@@ -102,7 +102,7 @@ def _rows(path: Path, *numbers: str) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             sum(row[name] for name in numbers)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         rows.append(row)
     return rows

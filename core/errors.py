@@ -43,7 +43,7 @@ class RunStopped(RunFailed):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory or address space ran out; torch and the dynamic linker say so by errors of their own."""
-    text = str(error).lower()
+    text = cause(error).lower()
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -51,6 +51,15 @@ def out_of_memory(error: BaseException) -> bool:
         or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "can't start new thread" in text))
         or (isinstance(error, ImportError) and ("failed to map segment" in text or "cannot allocate memory" in text))
     )
+
+
+def cause(error: BaseException) -> str:
+    """What was raised, on one line: `ValueError: the lamp broke`; by its name alone if its own text fails."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # its __str__ is anybody's code
+        text = type(error).__name__
+    return " ".join(text.split()).removesuffix(":")
 
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "", prefix: str = "") -> UsageError:

@@ -77,6 +77,8 @@ def not_registered(id: str) -> UsageError | None:
     note = f" ({registrar.note})" if registrar.note else ""
     name = setting("env", f"{registrar.module}:{id}")
     if is_there(registrar.module.partition(".")[0]):
+        if registrar.module == "minigrid":  # which Gymnasium imports by itself: the id is misspelt
+            return None
         return UsageError(f"environment {id}: {registrar.module} registers such ids: try {name}{note}")
     return UsageError(
         f"environment {id} is one of {registrar.module}, which is not installed: "

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import attrs
 
-from bitrl.core.errors import UsageError, out_of_memory
+from bitrl.core.errors import UsageError, cause, out_of_memory
 from bitrl.core.installing import is_there, to_install
 from bitrl.core.options import NoOptions
 from bitrl.core.wording import pip
@@ -114,10 +114,10 @@ class Record:
         except (Exception, SystemExit) as error:
             if out_of_memory(error):
                 raise
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            why = cause(error)
             if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in module:
-                cause += f": {to_install(error.name)}"
-            raise UsageError(f'"{self.name}" could not be loaded from {self.target}: {cause}') from error
+                why += f": {to_install(error.name)}"
+            raise UsageError(f'"{self.name}" could not be loaded from {self.target}: {why}') from error
 
 
 @attrs.frozen(kw_only=True)

@@ -23,7 +23,7 @@ import attrs
 import pluggy
 
 from bitrl.core import hookspecs
-from bitrl.core.errors import BitrlError, UsageError, unknown
+from bitrl.core.errors import BitrlError, UsageError, cause, unknown
 from bitrl.core.events import Event, own_copy, wants
 from bitrl.core.records import (
     AlgorithmRecord,
@@ -48,9 +48,6 @@ HOOKS: dict[str, tuple[str, type[Record]]] = {
     "doctor-check": ("bitrl_doctor_checks", DoctorCheckRecord),
 }
 """Kind of component → (its hook, its record class)."""
-
-FAILURES = (Exception, SystemExit)
-"""What a plugin's hooks may raise without harm to others."""
 
 BUILT_IN = "bitrl"
 """The package of the built-in components."""
@@ -132,7 +129,9 @@ class Registry:
         added: list[Any] = []
         try:
             hooks = [*self._hooks(plugin, package)]
-        except FAILURES as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.problems.append(Problem(package, one_line(error)))
             return
         for hook in hooks:
@@ -140,11 +139,17 @@ class Registry:
             name = f"{package} {_name(plugin)} {id(plugin)} {hook}"
             try:
                 self.manager.register(alone, name)
-            except FAILURES as error:
+            except Exception as error:  # pluggy's own, of a wrong signature
                 if self.manager.is_registered(alone):
                     self.manager.unregister(alone)
                 self.problems.append(Problem(package, _refused_hook(hook, getattr(plugin, hook), error)))
                 continue
+            if hook == "bitrl_event" and _runs_nothing(getattr(plugin, hook)):
+                self.problems.append(
+                    Problem(
+                        package, "bitrl_event is a generator or async, so nothing in it runs: write a plain function"
+                    )
+                )
             self.packages[name] = package
             added.append(alone)
         for kind, (hook, record_class) in HOOKS.items():
@@ -155,7 +160,9 @@ class Registry:
                         if not isinstance(record, record_class):
                             raise TypeError(f"expected {record_class.__name__} records, got {record!r}")
                         self.entries[kind].append(Entry(package, record))
-                except FAILURES as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
                     self.problems.append(Problem(package, f"{hook} failed: {one_line(error)}"))
 
     def find(self, kind: str, name: str, *, built_in_first: bool = False) -> Any:
@@ -230,7 +237,11 @@ class Registry:
             for name in sorted({entry.record.name for entry in entries}):
                 packages = [entry.package for entry in entries if entry.record.name == name]
                 packages.sort(key=lambda package: package != BUILT_IN)  # it is the plugin's conflict
-                if len(packages) > 1:
+                if len({*packages}) < len(packages):
+                    problems.append(
+                        Problem(packages[-1], f'{kind} "{name}" is registered twice: rename one of the two')
+                    )
+                elif len(packages) > 1:
                     problems.append(
                         Problem(packages[-1], f'{kind} "{name}" is also provided by {", ".join(packages[:-1])}')
                     )
@@ -246,7 +257,9 @@ class Registry:
                 continue
             try:
                 implementation.function(*([own_copy(event)] if implementation.argnames else []))
-            except FAILURES as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 package = self.packages.get(implementation.plugin_name, implementation.plugin_name)
                 failed.append(Problem(package, f"bitrl_event failed on {type(event).__name__}: {one_line(error)}"))
         return failed
@@ -277,12 +290,13 @@ class Registry:
         before, began = {*sys.modules}, time.perf_counter()
         with _stdout_to_stderr() as printed:
             yield
+        text = printed.text()
         seconds = time.perf_counter() - began
         heavy = [name for name in HEAVY if name in sys.modules and name not in before]
         if package == BUILT_IN:
             return
         costs = [f"imports {', '.join(heavy)}"] if heavy else []
-        costs += [f"prints {one_line_of(printed.getvalue())!r}"] if printed.getvalue().strip() else []
+        costs += [f"prints {one_line_of(text)!r}"] if text.strip() else []
         if costs or seconds > SLOW_SECONDS:
             does = " and ".join(costs) or "takes long"
             self.costs.append(
@@ -294,13 +308,25 @@ class Registry:
             )
 
 
+class _Printed(io.BytesIO):
+    """What was written to a stream, also after whoever wrote has closed it."""
+
+    def close(self) -> None:
+        """Keep what was written."""
+
+    def text(self) -> str:
+        """All of it."""
+        return self.getvalue().decode(errors="replace")
+
+
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[io.StringIO]:
+def _stdout_to_stderr() -> Iterator[_Printed]:
     """Send what is written to stdout to stderr; what Python code prints there is also in the object that this yields.
 
     A program may read this process's stdout, and expects there what a command prints.
     """
-    printed = io.StringIO()
+    printed = _Printed()
+    stream = io.TextIOWrapper(printed, encoding="utf-8", errors="replace", write_through=True)
     try:
         sys.stdout.flush()
         real: int | None = os.dup(1)
@@ -308,14 +334,19 @@ def _stdout_to_stderr() -> Iterator[io.StringIO]:
     except (OSError, AttributeError, ValueError):  # this process has no stdout or no stderr
         real = None
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(stream):
             yield printed
     finally:
         if real is not None:
             os.dup2(real, 1)
             os.close(real)
-        if printed.getvalue():
-            tell(printed.getvalue().removesuffix("\n"))
+        if text := printed.text():
+            tell(text.removesuffix("\n"))
+
+
+def _runs_nothing(function: Any) -> bool:
+    """Whether a call only makes an object (a generator, a coroutine) that would have to be run."""
+    return inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function)
 
 
 def _refused_hook(hook: str, function: Any, error: BaseException) -> str:
@@ -352,8 +383,7 @@ def one_line_of(text: str, most: int = 60) -> str:
 
 def one_line(error: BaseException) -> str:
     """What went wrong in a plugin, as one line; bitrl's own errors omit the exception's name."""
-    text = one_line_of(str(error), 500)
-    return text if isinstance(error, BitrlError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+    return one_line_of(str(error) if isinstance(error, BitrlError) else cause(error), 500)
 
 
 @functools.cache

@@ -7,15 +7,33 @@ batches alone. Knows nothing of environments. Shapes: n states, k numbers per ve
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import BitrlError, RunFailed, cause, out_of_memory
 
 FIRST = 16
 """Batches whose every detail is checked: a rollout or two."""
+
+
+@contextmanager
+def calling(who: str) -> Iterator[None]:
+    """Within, a component is called: whatever it raises becomes a RunFailed that names it, sys.exit() and the panics of
+    extension modules too, which would end the program without a word or with a traceback.
+    """
+    try:
+        yield
+    except (BitrlError, KeyboardInterrupt, ModuleNotFoundError):  # they are explained already, or by the program
+        raise
+    except BaseException as error:
+        if out_of_memory(error):
+            raise
+        raise RunFailed(
+            f"{who} failed: {cause(error)}: tell its authors (BITRL_DEBUG=1 shows the traceback)"
+        ) from error
 
 
 def check_inputs(who: str, inputs: Any, count: int, width: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.history import History, check_pooling
 from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config
@@ -89,7 +90,8 @@ def named(kind: str, record: Record) -> str:
 
 def build_serializer(record: SerializerRecord, options: Any, observation: ObservationSpec, history: int) -> Any:
     """A serializer for what `observation` says, of the last `history` states if that is above 1."""
-    serializer = record.load()(options, observation)
+    with calling(named("serializer", record)):
+        serializer = record.load()(options, observation)
     _require("serializer", record, serializer, LearningSerializer if record.learns else Serializer)
     return History(serializer, history, record) if history > 1 else serializer
 
@@ -103,7 +105,8 @@ def build_backbone(
 ) -> Any:
     """A backbone for the output of `serializer`, checked to have every capability that its record claims."""
     vectors = serializer_record.emits == "vector"
-    backbone = record.load()(options, serializer.width if vectors else len(observation.fields) or None)
+    with calling(named("backbone", record)):
+        backbone = record.load()(options, serializer.width if vectors else len(observation.fields) or None)
     _require("backbone", record, backbone, Backbone)
     for capability in record.provides:
         if capability != "gradients":

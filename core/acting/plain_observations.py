@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,10 @@ import numpy as np
 
 from bitrl.core.acting.admissible import COMMANDS, splits
 from bitrl.core.errors import UsageError
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = 40
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
 
 
 def as_plain(value: Any) -> Any:
@@ -60,7 +65,8 @@ def _text(longest: int, value: Any, what: str) -> str:
 
 def _numbers(dtype: np.dtype, shape: tuple[int, ...], value: Any, what: str) -> np.ndarray:
     try:
-        given = np.asarray(value)
+        # A list of another length, perhaps of millions, need not be converted to be refused.
+        given = np.asarray(value if not isinstance(value, list) or len(value) == (shape or (0,))[0] else None)
     except ValueError:  # rows of different lengths
         given = np.empty(0, object)
     if given.dtype.kind not in "biuf" or given.shape != shape:
@@ -76,5 +82,5 @@ def _numbers(dtype: np.dtype, shape: tuple[int, ...], value: Any, what: str) -> 
 
 
 def _briefly(value: Any) -> str:
-    text = repr(value)
+    text = _REPR.repr(value)  # never of all of millions
     return text if len(text) <= 80 else f"{text[:77]}…"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
-from bitrl.core.acting.contracts import FIRST, check_features, check_inputs, check_unchanged
+from bitrl.core.acting.contracts import FIRST, calling, check_features, check_inputs, check_unchanged
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone, CommandSerializer, LearningBackbone, Serializer, TokenizingBackbone
 from bitrl.core.wording import setting
@@ -74,7 +74,8 @@ class StateReader:
         """
         observations, who = states_of(observations), self.names["serializer"]
         before = observations.tobytes() if self._written < FIRST else None
-        inputs = self.serializer.batch(observations)
+        with calling(who):
+            inputs = self.serializer.batch(observations)
         if before is not None:
             check_unchanged(who, before, observations)
             self._written += 1
@@ -109,7 +110,8 @@ class StateReader:
         """
         if not isinstance(self.serializer, CommandSerializer):
             return self.features(texts)
-        vectors = self.serializer.commands(texts)
+        with calling(self.names["serializer"]):
+            vectors = self.serializer.commands(texts)
         check_inputs(self.names["serializer"], vectors, len(texts), self.serializer.width)
         return vectors
 
@@ -236,6 +238,7 @@ def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 def _features(who: str, backbone: Backbone, trainable: bool, inputs: Any) -> np.ndarray:
     if trainable and isinstance(inputs, np.ndarray):
         return inputs
-    features = backbone.encode(inputs)
+    with calling(who):
+        features = backbone.encode(inputs)
     check_features(who, features, len(inputs), backbone.width)
     return features

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite, prod
 from typing import Any
 
@@ -20,7 +20,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from bitrl.core.acting.admissible import OBSERVATION
 from bitrl.core.environments.crashes import EnvironmentFault
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import RunFailed, cause
 from bitrl.core.wording import warn
 
 KEPT = ("success", METRICS)
@@ -52,7 +52,9 @@ class Checked(gymnasium.Wrapper):
         if type(self._space) is Box:
             self._shape, self._dtype = self._space.shape, self._space.dtype
         self._whole = self._dtype is not None and self._dtype.kind != "f"
+        self._actions = env.action_space
         self._refuse_old_reset()
+        _check_spaces(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
@@ -61,10 +63,17 @@ class Checked(gymnasium.Wrapper):
             EnvironmentFault: what comes back is not what Gymnasium's API or the environment's spaces say.
         """
         result: Any = self.env.reset(seed=seed, options=options)
-        if not (
-            isinstance(result, tuple) and len(result) == 2 and (result[1] is None or isinstance(result[1], Mapping))
-        ):
+        pair = isinstance(result, (tuple, list)) and len(result) == 2
+        if not (pair and (result[1] is None or isinstance(result[1], Mapping))):
+            if pair and isinstance(result, tuple):
+                raise EnvironmentFault(f"expected a dict of information, got {briefly(result[1])}")
             raise EnvironmentFault(f"reset() returned {briefly(result)}, without a dict of information: {OLD_API}")
+        now = self.env.action_space
+        if now is not self._actions and now != self._actions:
+            raise EnvironmentFault(
+                f"its action_space was {briefly(self._actions)} when it was made, and has become {briefly(now)}: it "
+                "must stay what it was"
+            )
         if seed is not None:
             _check_generator(self.env.unwrapped.np_random)  # now, not when it is to be saved, hours later
         return self._observation(result[0]), self._info(result[1])
@@ -77,9 +86,13 @@ class Checked(gymnasium.Wrapper):
             if "expected 5, got" in str(error):  # one of Gymnasium's own wrappers took the result apart
                 raise EnvironmentFault(f"step() did not return 5 values ({error}): {OLD_API}") from error
             raise
-        if not (isinstance(result, tuple) and len(result) == 5):
-            count = f"{len(result)} values" if isinstance(result, tuple) else briefly(result)
-            raise EnvironmentFault(f"step() returned {count} instead of 5: {OLD_API}")
+        if not (isinstance(result, (tuple, list)) and len(result) == 5):
+            if isinstance(result, (tuple, list)) and len(result) == 4:
+                raise EnvironmentFault(f"step() returned 4 values instead of 5: {OLD_API}")
+            came = f"{len(result)} values" if isinstance(result, (tuple, list)) else briefly(result)
+            raise EnvironmentFault(
+                f"step() returned {came}: expected the 5 values observation, reward, terminated, truncated, info"
+            )
         observation, reward, terminated, truncated, info = result
         if reward.__class__ is not float or not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
             reward = _reward(reward)
@@ -93,9 +106,10 @@ class Checked(gymnasium.Wrapper):
         """Close the environment; a failure is reported, since all that mattered is done by then."""
         try:
             self.env.close()
-        except Exception as error:  # whatever a simulation raises when it ends
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
-            self._closing(f"close() failed, which stops nothing: {cause[:200]}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a simulation raises when it ends
+            self._closing(f"close() failed, which stops nothing: {cause(error)[:200]}")
 
     def _observation(self, observation: Any) -> Any:
         alike = observation.__class__ is np.ndarray and observation.shape == self._shape
@@ -109,7 +123,7 @@ class Checked(gymnasium.Wrapper):
             raise EnvironmentFault(f"{fault}{changed}") from fault
 
     def _info(self, info: Any) -> dict[str, Any]:
-        if not info:
+        if info is None or (info.__class__ in (dict, list, tuple, str) and not info):
             return {}
         if not isinstance(info, Mapping):
             raise EnvironmentFault(f"expected a dict of information, got {briefly(info)}")
@@ -118,7 +132,7 @@ class Checked(gymnasium.Wrapper):
             kept["success"] = _success(kept["success"])
         if METRICS in kept:
             try:
-                kept[METRICS] = finite_numbers('info["metrics"]', kept[METRICS])
+                kept[METRICS] = finite_numbers(f'info["{METRICS}"]', kept[METRICS])
             except RunFailed as error:
                 raise EnvironmentFault(str(error)) from error
         return kept
@@ -234,6 +248,8 @@ def _array(what: str, space: gymnasium.Space[Any], value: Any) -> np.ndarray:
     except (ValueError, TypeError):  # rows of different lengths
         given = np.empty(0, object)
     shape, dtype = space.shape or (), np.dtype(space.dtype)
+    if np.ma.is_masked(value):
+        raise EnvironmentFault(f"{what}: expected numbers, got a masked array that lacks some of them")
     if given.dtype.kind not in "biuf":
         raise EnvironmentFault(f"{what}: expected numbers, shape {shape} and dtype {dtype}, got {briefly(value)}")
     if given.shape != shape:
@@ -248,6 +264,30 @@ def _array(what: str, space: gymnasium.Space[Any], value: Any) -> np.ndarray:
         first = np.ravel(given)[int(np.argmax(np.ravel(wrong)))]
         raise EnvironmentFault(f"{what}: {first} does not fit the space's dtype, {dtype}")
     return array
+
+
+def _check_spaces(env: gymnasium.Env) -> None:
+    """Raise EnvironmentFault if there is nothing to choose, or a space has a dtype that no checkpoint can hold."""
+    actions = env.action_space
+    if isinstance(actions, Box) and not prod(actions.shape):
+        raise EnvironmentFault(
+            f"its action_space is {briefly(actions)}, which holds no numbers: there is nothing to learn"
+        )
+    for name, space in (("observation_space", env.observation_space), ("action_space", actions)):
+        for dtype in _dtypes(space):
+            if dtype.kind not in "biuf" or dtype.itemsize > 8:
+                raise EnvironmentFault(
+                    f"its {name} has the dtype {dtype}, which cannot be saved: give it float64 or less"
+                )
+
+
+def _dtypes(space: gymnasium.Space[Any]) -> Iterator[np.dtype]:
+    """The dtypes of the numbers in a space."""
+    if isinstance(space, Dict):
+        for part in space.values():
+            yield from _dtypes(part)
+    elif isinstance(space, (Box, Discrete, MultiBinary, MultiDiscrete)):
+        yield np.dtype(space.dtype)
 
 
 def _check_generator(generator: Any) -> None:

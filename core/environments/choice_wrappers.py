@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.environments.checked import briefly
 from bitrl.core.environments.crashes import EnvironmentFault
 
 LONGEST_COMMANDS = 6000
@@ -61,18 +62,24 @@ class ActionMask(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._with_mask(observation, info), info
+        return self._with_mask(observation, info, ended=False), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_mask(observation, info), reward, terminated, truncated, info
+        ended = bool(terminated or truncated)
+        return self._with_mask(observation, info, ended), reward, terminated, truncated, info
 
     @staticmethod
-    def _with_mask(observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+    def _with_mask(observation: Any, info: dict[str, Any], ended: bool) -> dict[str, Any]:
         if info.get(MASK) is None:
             raise EnvironmentFault('expected info["action_mask"] in every step, as in the first reset, got none')
-        return {OBSERVATION: observation, MASK: np.array(info[MASK], np.int8)}
+        mask = np.asarray(info[MASK])
+        if not ((mask == 0) | (mask == 1)).all():
+            raise EnvironmentFault(f'info["action_mask"]: expected 0 or 1 for each action, got {briefly(mask)}')
+        if not (ended or mask.any()):
+            raise EnvironmentFault('info["action_mask"] forbids every action: set at least one entry to 1')
+        return {OBSERVATION: observation, MASK: mask.astype(np.int8)}
 
 
 def space_of_state(space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:

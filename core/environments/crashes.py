@@ -5,13 +5,14 @@ Knows nothing of how environments are stepped or restored; whoever makes environ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import gymnasium
 
-from bitrl.core.errors import BitrlError, RunFailed
+from bitrl.core.errors import BitrlError, RunFailed, cause
 
 
 class EnvironmentFault(RunFailed):
@@ -41,9 +42,9 @@ class CrashReporter(gymnasium.Wrapper):
             return self.env.reset(seed=seed, options=options)
         except EnvironmentFault as fault:
             raise self._fault("in reset()", fault) from fault
-        except BitrlError:  # which already explains itself
+        except (BitrlError, KeyboardInterrupt):  # which already explains itself; Ctrl-C
             raise
-        except Exception as error:
+        except BaseException as error:  # sys.exit() too: it would end the run without a word
             raise self._crash("in reset()", error) from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -57,9 +58,9 @@ class CrashReporter(gymnasium.Wrapper):
             return self.env.step(action)
         except EnvironmentFault as fault:
             raise self._fault(f"in step {self._steps} of an episode", fault) from fault
-        except BitrlError:
+        except (BitrlError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise self._crash(f"in step {self._steps} of an episode", error) from error
 
     def _fault(self, where: str, fault: EnvironmentFault) -> RunFailed:
@@ -67,12 +68,21 @@ class CrashReporter(gymnasium.Wrapper):
             f"environment {self._id}, {where}: {fault} (parallel environment {self._number}, seed {self._seed})"
         )
 
-    def _crash(self, where: str, error: Exception) -> RunFailed:
-        cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    def _crash(self, where: str, error: BaseException) -> RunFailed:
         return RunFailed(
-            f"environment {self._id} crashed {where}: {cause} (parallel environment {self._number}, "
+            f"environment {self._id} crashed {where}: {cause(error)} (parallel environment {self._number}, "
             f"seed {self._seed}; BITRL_DEBUG=1 shows the traceback)"
         )
+
+
+def close_quietly(env: gymnasium.Env) -> None:
+    """Close an environment that was made to be looked at alone: a run's own says why closing fails."""
+    try:
+        env.close()
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        pass
 
 
 def reporting(make: Callable[[], gymnasium.Env], id: str) -> Callable[[], gymnasium.Env]:
@@ -80,9 +90,27 @@ def reporting(make: Callable[[], gymnasium.Env], id: str) -> Callable[[], gymnas
     numbers = count()
 
     def reported() -> CrashReporter:
-        try:
+        with making(id):
             return CrashReporter(make(), id, next(numbers))
-        except EnvironmentFault as fault:  # seen before its first reset
-            raise RunFailed(f"environment {id}: {fault}") from fault
 
     return reported
+
+
+@contextmanager
+def making(id: str) -> Iterator[None]:
+    """Within, what the environment `id` raises while it is made becomes a RunFailed that names it."""
+    try:
+        yield
+    except EnvironmentFault as fault:  # seen before its first reset
+        raise RunFailed(f"environment {id}: {fault}") from fault
+    except (
+        BitrlError,
+        KeyboardInterrupt,
+        ModuleNotFoundError,
+        MemoryError,
+    ):  # of which the cause and a remedy are said
+        raise
+    except BaseException as error:
+        raise RunFailed(
+            f"environment {id} cannot be made: {cause(error)} (BITRL_DEBUG=1 shows the traceback)"
+        ) from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from typing import Any
 
 import gymnasium
 
 from bitrl.core.environments.choice_wrappers import space_of_state
+from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.observation_specs import spec_of_space
 from bitrl.core.interfaces import ObservationSpec
 
@@ -40,8 +40,7 @@ class Environment(ABC):
         try:
             return spec_of_space(space_of_state(env.observation_space), self.id)
         finally:
-            with contextlib.suppress(Exception):  # it was made for its spaces alone; a run says why closing fails
-                env.close()
+            close_quietly(env)
 
     def action_names(self) -> tuple[str, ...]:
         """Readable names of the actions of a Discrete space, in order; () if they have none."""

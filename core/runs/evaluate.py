@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core import events
+from bitrl.core.acting.contracts import calling
 from bitrl.core.config import COMPONENTS, Config, RunOptions
 from bitrl.core.environments.action_checks import checked_actions
 from bitrl.core.environments.crashes import reporting
@@ -144,7 +145,9 @@ def play(
         return made[-1]
 
     def act(observations: np.ndarray) -> np.ndarray:
-        actions: np.ndarray = checked_actions(who, space, algorithm.act(parts.reader(observations)), len(observations))
+        with calling(who):
+            chosen = algorithm.act(parts.reader(observations))
+        actions: np.ndarray = checked_actions(who, space, chosen, len(observations))
         return actions
 
     def ended(episodes_done: int) -> None:
@@ -217,5 +220,7 @@ def reported(config: Config, algorithm: Algorithm) -> dict[str, Any]:
     Raises:
         RunFailed: they are not finite numbers.
     """
-    numbers = finite_numbers(f'algorithm "{config.algorithm.name}": summary()', algorithm.summary())
+    with calling(algorithm.task.collector.who):
+        summary = algorithm.summary()
+    numbers = finite_numbers(f'algorithm "{config.algorithm.name}": summary()', summary)
     return {"algorithm": numbers} if numbers else {}

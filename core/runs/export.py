@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from bitrl.core.acting import agents
+from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.history import newest_of
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.parts import identities, learned_by_serializer
@@ -60,7 +61,9 @@ def export(
     learned = {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
     if reader.learner is not None:
         learned |= {f"backbone.{name}": array for name, array in reader.learner.learned().items()}
-    agents.write(path, facts, algorithm.plain_policy(), learned, example)
+    with calling(algorithm.task.collector.who):
+        policy = algorithm.plain_policy()
+    agents.write(path, facts, policy, learned, example)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,

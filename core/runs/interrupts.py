@@ -15,6 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; what containers, Slurm and kill send; a terminal that is closed."""
 
 
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second signal, `signum`: what was not saved is lost."""
+
+    def __init__(self, signum: int):
+        super().__init__()
+        self.signum = signum
+
+
 @contextmanager
 def interrupts(notify: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     """Within, the first of `SIGNALS` calls `notify` with its number, which the yielded function returns from then on (0
@@ -28,7 +36,7 @@ def interrupts(notify: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     def handler(signum: int, frame: FrameType | None) -> None:
         nonlocal first
         if first:
-            raise KeyboardInterrupt
+            raise StoppedAtOnce(signum)
         first = signum
         if signum == signal.SIGHUP:
             _leave_terminal()

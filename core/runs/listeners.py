@@ -10,7 +10,7 @@ from pathlib import Path
 from bitrl.core import events
 from bitrl.core.config import ChosenLogger, Config
 from bitrl.core.interfaces import Logger
-from bitrl.core.registry import FAILURES, one_line, registry
+from bitrl.core.registry import one_line, registry
 from bitrl.core.terminal import tell
 
 Listener = Callable[[events.Event], None]
@@ -86,13 +86,15 @@ class OpenLogger:
             if self._logger is None:
                 self._logger = self._target(self.chosen.options, self.directory)
             getattr(self._logger, method)(*arguments)
-        except FAILURES as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._failed = True
             package = registry().package(self.chosen.record) or self.chosen.name
             failure = f'logger "{self.chosen.name}" failed in {method}: {one_line(error)}'
             _warn(package, failure + ("" if method == "close" else ": the run continues without it"))
             if self._logger is not None and method != "close":
-                with contextlib.suppress(*FAILURES):
+                with contextlib.suppress(Exception, SystemExit):
                     self._logger.close()
 
 

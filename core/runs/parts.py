@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
+from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.loading import build_reader, named
 from bitrl.core.acting.states import StateReader, identity_of
 from bitrl.core.config import Config, check_actions, check_commands
@@ -18,6 +19,7 @@ from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.history_wrapper import HistoryWrapper
 from bitrl.core.environments.loading import build_environment
+from bitrl.core.environments.process_settings import check_process_settings
 from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Task
@@ -41,8 +43,9 @@ def build(config: Config) -> Parts:
     Raises:
         UsageError: one of them cannot be built; the message names it and says why.
     """
-    environment = build_environment(config.environment, config.env_options, config.run.env)
-    spec = attrs.evolve(environment.observation_spec(), env_options=as_dict(config.env_options))
+    with crashes.making(config.run.env):
+        environment = build_environment(config.environment, config.env_options, config.run.env)
+        spec = attrs.evolve(environment.observation_spec(), env_options=as_dict(config.env_options))
     k = config.run.history
     if spec.commands:
         check_commands(config)
@@ -69,16 +72,20 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     else:
         observations = checkpoint.arrays["observations"]
         replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
+    if to_learn:
+        check_process_settings(parts.environment.id, gradients=parts.reader.learner is not None)
     if checkpoint is not None and config.serializer.learns:
         serializer: Any = parts.reader.serializer
         serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
     [seed] = spawn_seeds(config.run.seed, ALGORITHM, 1)
-    collector = Collector(envs, parts.reader, observations, who=named("algorithm", config.algorithm))
+    who = named("algorithm", config.algorithm)
+    collector = Collector(envs, parts.reader, observations, who=who)
     task = Task(collector=collector, reader=parts.reader, seed=seed, steps=config.run.steps)
-    algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
-    if checkpoint is not None:
-        collector.load_state(_collected(checkpoint))
-        algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
+    with calling(who):
+        algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
+        if checkpoint is not None:
+            collector.load_state(_collected(checkpoint))
+            algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
     return algorithm
 
 
@@ -86,7 +93,8 @@ def checkpoint_of(config: Config, algorithm: Algorithm, updates: int, covered: M
     """Everything that the next update depends on, and what the store says of the rows written so far (`covered`)."""
     collector = algorithm.task.collector
     actions, starts = replay.save(collector.envs)
-    arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
+    with calling(collector.who):
+        arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
     arrays |= {f"collector.{name}": array for name, array in collector.state().items()}
     arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
     arrays |= {"observations": collector.states.observations, **actions}

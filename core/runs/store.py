@@ -244,7 +244,8 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     path = directory / SUMMARY
     try:
         summary = json.loads(path.read_bytes())
-        summary["eval"]["mean_return"], summary["steps"] + 0
+        if not math.isfinite((summary["eval"]["mean_return"] or 0) + summary["steps"]):
+            raise ValueError
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

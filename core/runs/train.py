@@ -12,7 +12,7 @@ import attrs
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint
-from bitrl.core.acting.contracts import check_metrics
+from bitrl.core.acting.contracts import calling, check_metrics
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
 from bitrl.core.errors import RunFailed, RunStopped, UsageError
 from bitrl.core.interfaces import Algorithm
@@ -288,7 +288,9 @@ def updated(algorithm: Algorithm, before: int) -> dict[str, float | int]:
         RunFailed: it took no environment step, or its metrics are not finite numbers.
     """
     collector = algorithm.task.collector
-    metrics = check_metrics(collector.who, algorithm.update())
+    with calling(collector.who):
+        metrics = algorithm.update()
+    metrics = check_metrics(collector.who, metrics)
     if algorithm.step != collector.steps or algorithm.step <= before:
         raise RunFailed(
             f"{collector.who}: update() went from step {before} to {algorithm.step}, while the environments took "

@@ -17,7 +17,7 @@ import numpy as np
 
 from bitrl.core.acting.admissible import commands_of
 from bitrl.core.environments.observations import as_array
-from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.errors import RunFailed, UsageError, cause
 from bitrl.core.runs.parts import Parts
 from bitrl.core.runs.video import Video, page
 from bitrl.core.wording import setting
@@ -95,10 +95,11 @@ class EpisodeWatcher(gymnasium.Wrapper):
         name = self._parts.environment.id
         try:
             frame: Any = self.env.render()
-        except Exception as error:  # anything a renderer raises: no display, no driver, a package missing
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # anything a renderer raises: no display, no driver, a package missing
             hint = GRAPHICS if hasattr(self.env.unwrapped, "mujoco_renderer") else ""
-            raise RunFailed(f"environment {name} could not be rendered: {cause}{hint}") from error
+            raise RunFailed(f"environment {name} could not be rendered: {cause(error)}{hint}") from error
         if isinstance(frame, str):
             return page(frame)
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):

@@ -16,7 +16,7 @@ from bitrl.core.hookspecs import PROJECT
 from bitrl.core.installing import normalised
 from bitrl.core.options import parse
 from bitrl.core.records import Record
-from bitrl.core.registry import FAILURES, Registry, registry
+from bitrl.core.registry import Registry, registry
 from bitrl.testing.algorithms import algorithm_outcomes
 from bitrl.testing.backbones import backbone_outcomes
 from bitrl.testing.environments import environment_outcomes
@@ -85,7 +85,9 @@ def _environments_that_work(records: Sequence[Record]) -> Iterator[Environment]:
             environment: Environment = record.load()(parse(record.options, {}, "env"), record.name)
             environment.observation_spec()
             observations_of(environment)
-        except FAILURES:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             continue
         yield environment
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import gymnasium
@@ -11,9 +10,10 @@ from gymnasium.spaces import Box, Discrete, Text
 
 from bitrl.core.acting.admissible import MASK
 from bitrl.core.environments.choice_wrappers import ActionMask
+from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.observation_specs import spec_of_known
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import UsageError, cause
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.envs import babyai, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
@@ -40,14 +40,16 @@ class GymnasiumEnvironment(Environment):
             with mujoco.quiet(self.id):
                 # bitrl checks every step itself (core/environments/checked.py), and says which environment it was.
                 env = gymnasium.make(self.id, disable_env_checker=True, **arguments)
-        except Exception as error:  # whatever an environment's own construction raises
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever an environment's own construction raises, sys.exit() too
             hint = mujoco.hint(self.id, error)
-            raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}{hint}") from error
+            why = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else cause(error)
+            raise UsageError(f"environment {self.id} cannot be made: {why}{hint}") from error
         for name, kinds in (("observation_space", gymnasium.Space), ("action_space", (Discrete, Box, Text))):
             space: Any = getattr(env, name, None)
             if not isinstance(space, kinds):
-                with contextlib.suppress(Exception):
-                    env.close()
+                close_quietly(env)
                 kind = "an observation space" if kinds is gymnasium.Space else "a Discrete, Box or Text action space"
                 raise UsageError(f"environment {self.id}: expected {kind}, got {type(space).__name__}")
         return ActionMask(env) if self._masks(env) else env
@@ -59,11 +61,14 @@ class GymnasiumEnvironment(Environment):
         if self._masked is None:
             trial = gymnasium.make(self.id, disable_env_checker=True)
             mask: Any = ()
-            with contextlib.suppress(Exception):  # the run's own first reset says what is wrong
+            try:
                 mask = trial.reset(seed=0)[1].get(MASK)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # (the run's own first reset says what is wrong)
+                pass
             self._masked = np.shape(mask) == (int(env.action_space.n),)
-            with contextlib.suppress(Exception):
-                trial.close()
+            close_quietly(trial)
         return self._masked
 
     def observation_spec(self) -> ObservationSpec:

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import UsageError, cause
 from bitrl.core.terminal import tell
 
 
@@ -23,6 +23,8 @@ def import_module_of(id: str) -> None:
     module, colon, _ = id.partition(":")
     if not colon or module in sys.modules:
         return
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(f'environment {id}: expected MODULE:ID, got "{module}" as the name of a module')
     top = module.partition(".")[0]
     if not _found(top):
         here = os.getcwd()
@@ -42,8 +44,7 @@ def import_module_of(id: str) -> None:
     try:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        cause = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise UsageError(f"environment {id}: module {module} cannot be imported: {cause}") from error
+        raise UsageError(f"environment {id}: module {module} cannot be imported: {cause(error)}") from error
 
 
 def _found(module: str) -> bool:

@@ -22,7 +22,7 @@ def is_mujoco(id: str) -> bool:
     return spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
 
 
-def hint(id: str, error: Exception) -> str:
+def hint(id: str, error: BaseException) -> str:
     """What to do about an environment that could not be made, in brackets; nothing if it is not a MuJoCo task."""
     if not is_mujoco(id):
         return ""

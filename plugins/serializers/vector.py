@@ -11,6 +11,9 @@ from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.wording import setting, warn
 from bitrl.plugins.serializers.numbers import refuse_no_numbers
 
+MOST_STATES = 1_000_000
+"""Numbers in a one-hot vector."""
+
 
 class Vector:
     """Numbers with known bounds are scaled to [-1, 1], others are left unchanged; a Discrete observation becomes
@@ -31,6 +34,11 @@ class Vector:
             names = " and ".join(f'"{name}"' for name in observation.texts)
             instead = f"use {setting('serializer', 'json', 'compact')} and a backbone that reads text"
             warn(f"serializer vector leaves out the text {names} of {observation.env}, unknown to the agent: {instead}")
+        if (observation.discrete or 0) > MOST_STATES:
+            raise UsageError(
+                f"environment {observation.env} has {observation.discrete:,} states, too many for one-hot vectors: use "
+                f"{setting('serializer', 'json')} and a backbone that reads text"
+            )
         self.observation = observation
         self.width = observation.discrete or len(observation.fields)
         known = [

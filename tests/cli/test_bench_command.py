@@ -206,7 +206,7 @@ def test_ctrl_c_leaves_nothing(folder: Path) -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert err.strip() == "Error: interrupted"
     assert out == ""
     assert list(folder.iterdir()) == []

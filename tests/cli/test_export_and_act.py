@@ -77,6 +77,12 @@ BAD = [
     (b"[0, 0, 0, NaN]", "line 3: expected JSON: NaN is no JSON number"),
     (b"[0, 0, -Infinity, 0]", "line 3: expected JSON: -Infinity is no JSON number"),
     (b'{"a": 1, "a": 2}', "line 3: expected JSON: the key 'a' is there twice"),
+    # Finding it takes a moment, not the square of the number of keys.
+    pytest.param(
+        b"{" + b"".join(b'"%d": 1,' % i for i in range(300_000)) + b'"299999": 2}',
+        "the key '299999' is there twice",
+        id="many-keys",
+    ),
     (b"[0, 0, 0, 1" + b"0" * 5000 + b"]", "line 3: "),
     (b"[0, 0, 0, 1" + b"0" * 400 + b"]", "line 3: "),
     (b'"\x1b[31m"', "line 3: expected JSON"),

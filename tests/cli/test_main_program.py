@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -12,6 +15,7 @@ import pytest
 
 from bitrl.cli import COMMANDS, cli
 from bitrl.core.errors import RunFailed
+from bitrl.core.runs.interrupts import StoppedAtOnce
 
 PROGRAM = "from bitrl.cli import main; main()"
 HEAVY = {"torch", "numpy", "gymnasium", "tokenizers", "safetensors", "gguf", "rich", "bitrl._engine"}
@@ -174,7 +178,6 @@ def raising(error: BaseException):
     ("error", "line"),
     [
         (RunFailed("the disk is on fire"), "Error: the disk is on fire\n"),
-        (KeyboardInterrupt(), "Error: interrupted\n"),
         (MemoryError(), "Error: out of memory: make room"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "Error: out of memory: make room"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "Error: out of memory: make room"),
@@ -192,6 +195,43 @@ def test_failure_is_one_line_and_exit_code_1(bitrl, monkeypatch, tmp_path, error
     assert done.out == ""
     assert done.err.lstrip("\n").startswith(line)  # click ends the terminal's "^C" line first
     assert done.err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (StoppedAtOnce(signal.SIGTERM), 143)])
+def test_what_a_signal_stops_at_once_exits_with_128_and_its_number(bitrl, monkeypatch, tmp_path, error, code) -> None:
+    monkeypatch.setattr("bitrl.core.runs.evaluate.evaluate", raising(error))
+    done = bitrl("eval", tmp_path, "--json")
+    assert (done.code, done.out, done.err.strip()) == (code, "", "Error: interrupted")
+
+
+class Panic(BaseException):
+    """As pyo3 raises where Rust code panics: no Exception."""
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error", [Panic("index out of bounds"), Unprintable()])
+def test_what_is_no_exception_or_cannot_be_printed_is_one_line(bitrl, monkeypatch, tmp_path, error) -> None:
+    monkeypatch.setattr("bitrl.core.runs.evaluate.evaluate", raising(error))
+    done = bitrl("eval", tmp_path, "--json")
+    assert done.code == 1
+    assert done.err.startswith(f"Error: {type(error).__name__}")
+    assert done.err.count("\n") == 1
+
+
+def test_json_has_null_for_what_is_not_finite(bitrl, monkeypatch, tmp_path) -> None:
+    found = {"mean_return": math.inf, "returns": [1.0, math.nan], "metrics": {"a": -math.inf, "b": 2}}
+    monkeypatch.setattr("bitrl.core.runs.evaluate.evaluate", lambda *args, **options: found)
+    done = bitrl("eval", tmp_path, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out, parse_constant=pytest.fail) == {
+        "mean_return": None,
+        "returns": [1.0, None],
+        "metrics": {"a": None, "b": 2},
+    }
 
 
 def test_debug_shows_the_traceback(bitrl, monkeypatch, tmp_path) -> None:

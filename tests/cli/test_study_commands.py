@@ -221,6 +221,22 @@ def test_words_in_brackets_are_no_markup(bitrl: Call, tmp_path: Path, monkeypatc
     assert "no [/x] in [b]" in capfd.readouterr().err
 
 
+def test_watch_goes_on_where_a_runs_files_are_damaged(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    for name, text in (
+        ("timings.jsonl", '{"step": 100, "seconds": "a"}\n{"step": 200, "seconds": null}\n{"step": 300}\n'),
+        ("metrics.jsonl", '{"step": 100, "episode_return": "8"}\n{"step": null}\n'),
+        ("summary.json", '{"steps": 300, "eval": {"mean_return": NaN}}'),
+        ("summary.json", "[]"),
+        ("summary.json", "{"),
+    ):
+        directory = write_run(tmp_path / f"{len(text)}", "bf16", 0, 480.0)
+        (directory / name).write_text(text, encoding="utf-8")
+        done = bitrl("watch", "--once", "--json", directory)
+        assert (done.code, done.err) == (0, "")
+        (found,) = json.loads(done.out, parse_constant=pytest.fail)["runs"]
+        assert found["finished"] == (name != "summary.json")
+
+
 def test_a_sparkline_is_as_wide_as_it_may_be() -> None:
     from bitrl.cli.watch import sparkline
 

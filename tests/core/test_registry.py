@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,11 @@ def test_a_hook_that_yields_something_else_is_reported_and_what_it_yielded_befor
     assert expected in problem.message
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1)])
+class Panic(BaseException):
+    """As pyo3 raises where Rust code panics: no Exception."""
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), Panic("no")])
 def test_a_hook_that_fails_leaves_the_other_hooks_of_its_plugin(error: BaseException):
     def failing() -> list[object]:
         raise error
@@ -268,6 +272,39 @@ def test_an_event_hook_with_an_argument_too_many_is_told_in_words():
 
     (problem,) = registry_of((plugin(bitrl_event=bitrl_event), "greedy")).problems
     assert problem.message == "bitrl_event(run) is not called: bitrl passes only event: write def bitrl_event(event)"
+
+
+def test_an_event_hook_that_only_makes_a_generator_or_a_coroutine_is_told():
+    def bitrl_event(event: Event) -> Iterator[int]:
+        yield 1
+
+    (problem,) = registry_of((plugin(bitrl_event=bitrl_event), "lazy")).problems
+    assert problem.message.startswith("bitrl_event is a generator or async, so nothing in it runs")
+
+    async def waits(event: Event) -> None: ...
+
+    (problem,) = registry_of((plugin(bitrl_event=waits), "lazy")).problems
+    assert problem.message.startswith("bitrl_event is a generator or async, so nothing in it runs")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys; sys.stdout.reconfigure(encoding='utf-8'); print('good morning')",
+        "import sys; sys.stdout.buffer.write(b'good morning')",
+        "import sys; print('good morning'); sys.stdout.close()",
+        "import io, sys; sys.stdout = io.TextIOWrapper(sys.stdout.detach()); print('good morning', flush=True)",
+    ],
+)
+def test_what_a_plugin_does_to_stdout_when_it_is_read_stops_nothing(
+    installed: Callable[..., Registry], source: str, capfd: pytest.CaptureFixture[str]
+):
+    registry = installed(loud_plugin=f"{source}\n{GOOD}")
+    assert "good" in names(registry)
+    assert [each.message.partition(" whenever")[0] for each in registry.costs] == ["prints 'good morning'"]
+    print("still there")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err.strip()) == ("still there\n", "good morning")
 
 
 def test_reading_a_plugin_must_not_import_heavy_modules_or_print(
@@ -343,6 +380,8 @@ def test_a_name_that_one_package_has_twice_cannot_be_picked():
     twice = plugin(bitrl_serializers=lambda: [serializer("same"), serializer("same")])
     with pytest.raises(UsageError, match='"same" is registered twice by pack: rename one of the two'):
         registry_of((twice, "pack")).find("serializer", "same")
+    (problem,) = registry_of((twice, "pack")).conflicts()
+    assert problem.message == 'serializer "same" is registered twice: rename one of the two'
 
 
 def test_of_several_packages_the_one_that_has_a_name_twice_is_to_rename_it():
@@ -370,14 +409,15 @@ def test_an_unknown_name_also_names_the_plugins_with_problems_since_one_may_have
     )
 
 
-def test_a_listener_that_fails_is_reported_and_the_others_hear_the_event():
+@pytest.mark.parametrize("error", [SystemExit("stop everything"), Panic("stop everything")])
+def test_a_listener_that_fails_is_reported_and_the_others_hear_the_event(error: BaseException):
     heard: list[Event] = []
 
     def listens(event: Event) -> None:
         heard.append(event)
 
     def fails(event: Event) -> None:
-        raise SystemExit("stop everything")
+        raise error
 
     registry = registry_of(
         (plugin("one", bitrl_event=fails), "pack-one"),
@@ -387,7 +427,7 @@ def test_a_listener_that_fails_is_reported_and_the_others_hear_the_event():
     event = Event(Path("run"))
     (problem,) = registry.send(event)
     assert problem.package == "pack-one"
-    assert problem.message == "bitrl_event failed on Event: SystemExit: stop everything"
+    assert problem.message == f"bitrl_event failed on Event: {type(error).__name__}: stop everything"
     assert sorted(map(str, heard)) == sorted(map(str, [event, Event(Path("three"))]))
 
 

@@ -7,6 +7,8 @@ All play the same task: four steps; the observation after t of them is [t/10, -t
 
 from __future__ import annotations
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Tuple
@@ -88,6 +90,24 @@ class StateNumber(Plain):
 
     def observe(self):
         return np.int32(3 + self.t) if self.t % 2 else np.array(3 + self.t)
+
+
+class ManyStates(Plain):
+    observation_space = Discrete(10**12)
+
+    def observe(self):
+        return 10**11 + self.t
+
+
+class MaskedNumbers(Plain):
+    """Numbers that are not there: a masked array."""
+
+    def observe(self):
+        return np.ma.array(super().observe(), mask=[False, self.t == 2, False])
+
+
+class LongNumbers(Plain):
+    observation_space = Box(-1, 1, (3,), np.longdouble)
 
 
 class Booleans(Plain):
@@ -347,6 +367,35 @@ class ChangesActions(Plain):
         return super().step(action)
 
 
+class NothingToChoose(Plain):
+    action_space = Box(-1, 1, (0,), np.float32)
+
+
+class GrowingActions(Plain):
+    """The number of actions is known only once an episode has begun."""
+
+    def reset(self, *, seed=None, options=None):
+        self.action_space = Discrete(5)
+        return super().reset(seed=seed)
+
+
+class WeightsAsMask(Plain):
+    def info(self):
+        return {"action_mask": np.array([0.0, -np.inf])}
+
+
+class NothingAllowed(Plain):
+    def info(self):
+        return {"action_mask": np.array([self.t < 2, self.t < 2])}
+
+
+class NothingAllowedAtTheEnd(Plain):
+    """As board games have it: no move is left."""
+
+    def info(self):
+        return {"action_mask": np.full(2, self.t < LENGTH)}
+
+
 class SeveralActions(Plain):
     action_space = MultiDiscrete([3, 2])
 
@@ -362,6 +411,29 @@ class FourValues(Plain):
 
 class FourValuesLimited(FourValues):
     """The same in Gymnasium's TimeLimit, which takes the result apart first."""
+
+
+class ListsForTuples(Plain):
+    def reset(self, *, seed=None, options=None):
+        return [*super().reset(seed=seed)]
+
+    def step(self, action):
+        return [*super().step(action)]
+
+
+class StepOfNothing(Plain):
+    def step(self, action):
+        super().step(action)
+
+
+class InfoGenerator(Plain):
+    def info(self):
+        return (key for key in ())
+
+
+class NanMetrics(Plain):
+    def info(self):
+        return {"metrics": {"distance": float("nan")}} if self.t == LENGTH else {}
 
 
 class OnlyObservation(Plain):
@@ -413,6 +485,63 @@ class Prints(Plain):
 class NoRenderMode(Plain):
     def __init__(self):
         pass
+
+
+class ExitsInStep(Plain):
+    """A simulator that ends the whole program, as pygame's examples do when their window is closed."""
+
+    def reward(self, action):
+        return sys.exit(0) if self.t == 2 else 1.0
+
+
+class ExitsInReset(Plain):
+    def observe(self):
+        sys.exit()
+
+
+class ExitsWhenMade(Plain):
+    def __init__(self, render_mode=None):
+        sys.exit("no licence")
+
+
+class Panic(BaseException):
+    """As pyo3 raises where Rust code panics: no Exception."""
+
+
+class Panics(Plain):
+    def reward(self, action):
+        raise Panic("index out of bounds")
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class RaisesUnprintable(Plain):
+    def reward(self, action):
+        raise Unprintable
+
+
+class CloseExits(Plain):
+    def close(self):
+        sys.exit(0)
+
+
+class DoublesForAll(Plain):
+    """A simulation in double precision, which it asks of the whole process."""
+
+    def __init__(self, render_mode=None):
+        import torch
+
+        torch.set_default_dtype(torch.float64)
+
+
+class NoGradientsForAll(Plain):
+    def __init__(self, render_mode=None):
+        import torch
+
+        torch.set_grad_enabled(False)
 
 
 class CloseFails(Plain):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bitrl
 from bitrl.core.environments.crashes import reporting
+from bitrl.core.environments.process_settings import check_process_settings
 from bitrl.core.environments.replay import vectorise
 from bitrl.core.errors import BitrlError
 
@@ -52,6 +54,7 @@ def expected_of(name):
     steps = range(odd.LENGTH + 1)
     own = {
         "StateNumber": [3, 4, 5, 6, 7],
+        "ManyStates": [10**11 + t for t in steps],
         "Booleans": [[t % 2 == 1, True, False] for t in steps],
         "BooleanTable": [[[t % 2, 1], [0, 1]] for t in steps],
         "Counts": [[0, 0], [1, 50], [2, 100], [3, 150], [4, 200]],
@@ -63,11 +66,12 @@ def expected_of(name):
 READ_RIGHT = """
 Plain Buffer SharedBuffer ListObservation DoublePrecision OutOfBounds StateNumber Booleans BooleanTable Counts Image
 HalfSuccess IntegerReward BooleanReward ArrayReward TableReward NumpyEnds IntegerEnds NoInfo InfoShapes
-StartsAtTen OneNumber Table Switches NoBounds ChangesActions AnyArguments Prints NoRenderMode
+StartsAtTen OneNumber Table Switches NoBounds ChangesActions AnyArguments Prints NoRenderMode ListsForTuples
+CloseExits ManyStates
 """
 TRAINED = """
 Buffer Booleans BooleanTable Counts Image TableReward IntegerEnds NoInfo InfoShapes StartsAtTen OneNumber Table Switches
-NoBounds ChangesActions
+NoBounds ChangesActions NothingAllowedAtTheEnd
 """
 
 
@@ -119,9 +123,32 @@ REFUSED = {
     "OnlyObservation": rf"reset\(\) returned array\(.*, without a dict of information: {API}",
     "NoSeed": rf"its reset\(\) takes no seed: {API}",
     "NoOptions": r"its reset\(\) takes no options: expected reset\(self, \*, seed=None, options=None\)",
+    "ExitsInStep": r"crashed in step 2 of an episode: SystemExit: 0 \(",
+    "ExitsInReset": r"crashed in reset\(\): SystemExit \(",
+    "ExitsWhenMade": r"cannot be made: SystemExit: no licence",
+    "Panics": r"crashed in step 1 of an episode: Panic: index out of bounds \(",
+    "RaisesUnprintable": r"crashed in step 1 of an episode: Unprintable \(",
+    "StepOfNothing": r"in step 1 .*: step\(\) returned None: expected the 5 values observation, reward, terminated",
+    "InfoGenerator": r"in reset\(\): expected a dict of information, got <generator",
+    "NanMetrics": r"in step 4 of an episode: info\[\"metrics\"\]: expected finite numbers by name, got 'distance': nan",
+    "NothingToChoose": r"its action_space is Box\(.*, \(0,\), float32\), which holds no numbers",
+    "GrowingActions": r"its action_space was Discrete\(2\) when it was made, and has become Discrete\(5\)",
+    "WeightsAsMask": r'info\["action_mask"\]: expected 0 or 1 for each action, got array\(\[ 0\., -inf\]\)',
+    "NothingAllowed": r'in step 2 of an episode: info\["action_mask"\] forbids every action',
+    "MaskedNumbers": r"in step 2 .*: observation: expected numbers, got a masked array that lacks some of them",
+    "LongNumbers": r"its observation_space has the dtype float128, which cannot be saved",
+    "ManyStates": r"has 1,000,000,000,000 states, too many for one-hot vectors: use --serializer json",
+    "DoublesForAll": r"torch's default dtype: expected torch\.float32, got torch\.float64, for the whole process",
     "OldGenerator": r"in reset\(\): its np_random is a numpy.random.mtrand.RandomState, whose state cannot be saved",
     "Twister": r"in reset\(\): its np_random is a numpy.random.*MT19937, whose state cannot be saved",
 }
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -135,7 +162,13 @@ def test_what_cannot_be_honoured_is_blamed_on_the_environment(name, tmp_path):
     if name != "SpaceOfEach":
         assert f"environment odd_environments:{name}-v0" in message
     if " in step " in message or " in reset()" in message:
-        assert re.search(r"\(parallel environment \d, seed \d+\)$", message)
+        assert re.search(r"\(parallel environment \d, seed \d+(; BITRL_DEBUG=1 shows the traceback)?\)$", message)
+
+
+def test_gradients_that_an_environment_turns_off_matter_to_a_model_that_learns(tmp_path):
+    assert train("NoGradientsForAll", tmp_path / "run")["eval"]["mean_return"] == 4.0
+    with pytest.raises(BitrlError, match="torch's gradients: expected on, got off, for the whole process"):
+        check_process_settings("NoGradientsForAll", gradients=True)
 
 
 def test_a_success_may_be_a_fraction(tmp_path):
@@ -143,7 +176,7 @@ def test_a_success_may_be_a_fraction(tmp_path):
 
 
 def test_every_one_is_tried():
-    tried = {*READ_RIGHT.split(), *REFUSED, "CloseFails", "Endless"}
+    tried = {*READ_RIGHT.split(), *TRAINED.split(), *REFUSED, "CloseFails", "Endless", "NoGradientsForAll"}
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
 
 

@@ -228,6 +228,12 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda t: t.update(pre_tokenizer={"type": "FixedLength", "length": 0}), "'FixedLength'.*not supported",
     ),
     "cut at random": (lambda t: t["model"].update(dropout=0.5), "dropout"),
+    "a long prefix of every character": (
+        lambda t: t["model"].update(continuing_subword_prefix="#" * 10**5, merges=[]), "prefix has 100000 characters",
+    ),
+    "a long end of every word": (
+        lambda t: t["model"].update(end_of_word_suffix="#" * 10**5, merges=[]), "suffix has 100000 characters",
+    ),
     "an unknown step": (lambda t: t.update(decoder={"type": "\x1b[2J"}), "not supported"),
     "an unknown model": (lambda t: t["model"].update(type="Bigram"), "'Bigram'.*not supported"),
     "no model": (lambda t: t.pop("model"), "no model"),

@@ -289,8 +289,9 @@ def test_a_second_signal_stops_at_once(tmp_path):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stopped:
         bitrl.run(steps=128, out=tmp_path / "run", listeners=(after(64, twice),), **RUN)
+    assert stopped.value.signum == signal.SIGTERM  # its exit code, 143
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):

@@ -74,6 +74,9 @@ def _problem(whole: Any) -> str | None:
         return f"its model is a {str(kind)[:40]!r}, which is not supported; supported: {', '.join(MODELS)}"
     if model.get("dropout"):
         return f"its model has dropout = {str(model['dropout'])[:20]}, which would cut every text another way each time"
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):  # which the library puts to every character
+        if len(model.get(name) or "") > MOST_ADDED:
+            return f"its model's {name} has {len(model[name])} characters; expected at most {MOST_ADDED}"
     times: dict[str, float] = {}
     for part, known in STEPS.items():
         times[part] = 1.0

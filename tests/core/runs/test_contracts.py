@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -172,6 +173,65 @@ class NoMetrics(Steady):
         return None
 
 
+class Panic(BaseException):
+    """As pyo3 raises where Rust code panics: no Exception."""
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class Fails(Texts):
+    def batch(self, observations):
+        raise KeyError("cart")
+
+
+class Exits(Texts):
+    def batch(self, observations):
+        sys.exit(0)
+
+
+class FailsWithoutWords(Texts):
+    def batch(self, observations):
+        raise Unprintable
+
+
+class Panics(Lengths):
+    def encode(self, inputs):
+        raise Panic("index out of bounds")
+
+
+class FailsWhenBuilt(Lengths):
+    def __init__(self, options, width):
+        raise TypeError("no width")
+
+
+class FailsToLearn(Steady):
+    def update(self):
+        return [][0]
+
+
+class ExitsWhileLearning(Steady):
+    def update(self):
+        sys.exit(0)
+
+
+class FailsWhenEvaluated(FloatsWhenEvaluated):
+    def act(self, states):
+        raise ValueError("no policy")
+
+
+class FailsToSave(Steady):
+    def state(self):
+        raise ValueError("no state")
+
+
+class FailsToSum(Steady):
+    def summary(self):
+        raise ValueError("no summary")
+
+
 def run(monkeypatch, tmp_path, serializer=Texts, backbone=Lengths, algorithm=Steady):
     """A run of these components, as a package called odd-package provides them."""
     emits = "vector" if issubclass(serializer, Vectors) else "text"
@@ -231,6 +291,16 @@ ALGORITHM = 'algorithm "odd" of package odd-package'
         ("algorithm", TextMetric, f"{ALGORITHM}: metric \"loss\" is 'small': expected a number"),
         ("algorithm", StepMetric, f"{ALGORITHM}: a metric is named 'step': the run counts the steps itself"),
         ("algorithm", NoMetrics, f"{ALGORITHM}: update() returned None: expected a dict of metrics"),
+        ("serializer", Fails, f"{SERIALIZER}failed: KeyError: 'cart': tell its authors"),
+        ("serializer", Exits, f"{SERIALIZER}failed: SystemExit: 0: tell its authors"),
+        ("serializer", FailsWithoutWords, f"{SERIALIZER}failed: Unprintable: tell its authors"),
+        ("backbone", Panics, f"{BACKBONE}failed: Panic: index out of bounds: tell its authors"),
+        ("backbone", FailsWhenBuilt, f"{BACKBONE}failed: TypeError: no width: tell its authors"),
+        ("algorithm", FailsToLearn, f"{ALGORITHM} failed: IndexError: list index out of range: tell its authors"),
+        ("algorithm", ExitsWhileLearning, f"{ALGORITHM} failed: SystemExit: 0: tell its authors"),
+        ("algorithm", FailsWhenEvaluated, f"{ALGORITHM} failed: ValueError: no policy: tell its authors"),
+        ("algorithm", FailsToSave, f"{ALGORITHM} failed: ValueError: no state: tell its authors"),
+        ("algorithm", FailsToSum, f"{ALGORITHM} failed: ValueError: no summary: tell its authors"),
     ],
 )
 def test_what_breaks_it_is_named(monkeypatch, tmp_path, part, component, message):

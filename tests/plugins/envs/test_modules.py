@@ -69,7 +69,8 @@ def test_an_installed_module_of_the_same_name_goes_first(place) -> None:
     ("source", "name", "error"),
     [
         (None, "odd_none:X-v0", "there is no module odd_none, neither installed nor in "),
-        (None, "no such module:X-v0", "there is no module no such module, neither"),
+        (None, "no such module:X-v0", 'expected MODULE:ID, got "no such module" as the name of a module'),
+        (None, ":X-v0", 'expected MODULE:ID, got "" as the name of a module'),
         ("import sys; sys.exit(3)", "odd_broken:X-v0", "module odd_broken cannot be imported: SystemExit: 3"),
         ("1 +", "odd_broken:X-v0", "module odd_broken cannot be imported: SyntaxError"),
         ("import odd_other", "odd_broken:X-v0", "cannot be imported: ModuleNotFoundError: No module named 'odd_other'"),
@@ -118,3 +119,10 @@ def test_an_atari_id_is_registered_by_ale_py_or_says_so(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(bitrl.UsageError, match=r"ale_py.* images, .*MontezumaRevenge"):
         find_environment("ALE/Pong-v5")
+
+
+def test_a_misspelt_id_of_an_installed_package_is_told_the_nearest_one() -> None:
+    import minigrid  # noqa: F401 (registers them)
+
+    with pytest.raises(bitrl.UsageError, match='did you mean "BabyAI-GoToRedBall-v0"'):
+        find_environment("BabyAI-GoToRedBal-v0")
