@@ -15,7 +15,8 @@ from bitrl.core.files import write_atomically
 from bitrl.plugins.backbones import catalogue
 from bitrl.plugins.backbones.engine.engine import open_model
 from bitrl.plugins.backbones.files.first_token import first_tokens
-from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.files.model_file import ModelFileError
+from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
 from bitrl.plugins.backbones.training.distillation import memory
 from bitrl.plugins.backbones.training.distillation.batches import LENGTHS, Batches
 from bitrl.plugins.backbones.training.distillation.card import Distilled, write_card
@@ -75,7 +76,9 @@ def distill(
         )
     memory.check(shape, request.tokens_per_batch, max(LENGTHS), bool(request.envs), device)
     tokenizer = tokenizer_of(file)
-    check_vocabulary(tokenizer, shape.vocab, file.path)
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens > shape.vocab:
+        raise ModelFileError(file.path, f"has {tokens} tokens but embeds only {shape.vocab} of them")
     prefix = first_tokens(file.metadata(), shape.vocab, file.path)
     files = [read_text(path) for path in request.text]
     readers = [reader for env in request.envs for reader in known(env, FORMATS, plan.seed)]
