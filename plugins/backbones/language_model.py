@@ -94,7 +94,7 @@ class LanguageModel:
         }
 
     def encode(self, inputs: Sequence[str]) -> np.ndarray:
-        """Features of n texts: float32 [n, width]. The empty text has no tokens and is encoded as zeros.
+        """Features of n texts: float32 [n, width]. A text without tokens, such as the empty one, is encoded as zeros.
 
         Raises TypeError when `inputs` is not a sequence of str, UsageError for a text longer than the model's context,
         or, with pooling "field", for one with another count of numbers.
@@ -104,8 +104,7 @@ class LanguageModel:
     def tokens(self, inputs: Sequence[str]) -> list[np.ndarray]:
         """The state of each token of n texts: n arrays float32 [its tokens, width of the model], not projected.
 
-        The rows are those of `tokenizer.encode(text).ids`, after the file's first token and before its last, where it
-        asks for them.
+        The rows are those of `tokenize`, after the file's first token and before its last, where it asks for them.
         Raises as `encode`.
         """
         return self._states(self._ids(_checked(inputs)))

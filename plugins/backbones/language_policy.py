@@ -18,7 +18,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion
 from bitrl.plugins.backbones.engine.generation import Sequences, exact_logprobs
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
-from bitrl.plugins.backbones.files.model_file import ModelFile
+from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
 
 if TYPE_CHECKING:
@@ -32,11 +32,17 @@ class EnginePolicy:
     """The policy of a language model. All of its weights learn, or its adapters alone where it has some.
 
     Features that the language model gives as a backbone change with `sync`, too. `version` counts those.
+    Raises ModelFileError for a model without an output head.
     """
 
     def __init__(self, model: LanguageModel) -> None:
+        file = model.engine.file
+        if isinstance(file, HuggingFaceFile) and file.lacks_head:
+            raise ModelFileError(
+                file.path, "cannot generate: it has no head (lm_head.weight), and tie_word_embeddings is false"
+            )
         self.model, self.version = model, 0
-        self.ends = end_tokens(model.engine.file)
+        self.ends = end_tokens(file)
         self._pushed: dict[str, bytes] = {}  # digests of the weights that the engine has
 
     def generate(

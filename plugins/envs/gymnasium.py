@@ -35,17 +35,7 @@ class GymnasiumEnvironment(Environment):
         import_module_of(self.id)
         if babyai.is_minigrid(self.id):
             return babyai.make(self.id, render_mode)
-        try:
-            arguments: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
-            with mujoco.quiet(self.id):
-                # bitrl checks every step itself (core/environments/checked.py), and says which environment it was.
-                env = gymnasium.make(self.id, disable_env_checker=True, **arguments)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # whatever an environment's own construction raises, sys.exit() too
-            hint = mujoco.hint(self.id, error)
-            why = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else cause(error)
-            raise UsageError(f"environment {self.id} cannot be made: {why}{hint}") from error
+        env = self._made({"render_mode": render_mode} if render_mode else {})
         for name, kinds in (("observation_space", gymnasium.Space), ("action_space", (Discrete, Box, Text))):
             space: Any = getattr(env, name, None)
             if not isinstance(space, kinds):
@@ -54,12 +44,24 @@ class GymnasiumEnvironment(Environment):
                 raise UsageError(f"environment {self.id}: expected {kind}, got {type(space).__name__}")
         return ActionMask(env) if self._masks(env) else env
 
+    def _made(self, arguments: dict[str, Any], again: str = "") -> gymnasium.Env:
+        try:
+            with mujoco.quiet(self.id):
+                # bitrl checks every step itself (core/environments/checked.py), and says which environment it was.
+                return gymnasium.make(self.id, disable_env_checker=True, **arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever an environment's own construction raises, sys.exit() too
+            hint = mujoco.hint(self.id, error)
+            why = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else cause(error)
+            raise UsageError(f"environment {self.id} cannot be made{again}: {why}{hint}") from error
+
     def _masks(self, env: gymnasium.Env) -> bool:
         """Whether the environment gives an action mask for its numbered actions."""
         if not isinstance(env.action_space, gymnasium.spaces.Discrete) or spec_of_known(self.id) is not None:
             return False
         if self._masked is None:
-            trial = gymnasium.make(self.id, disable_env_checker=True)
+            trial = self._made({}, " a second time, beside the first")
             mask: Any = ()
             try:
                 mask = trial.reset(seed=0)[1].get(MASK)

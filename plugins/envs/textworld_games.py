@@ -211,7 +211,7 @@ class _Piece:
             return 0, ""
         self._process = subprocess.Popen(
             command,
-            env=os.environ | {"PYTHONHASHSEED": "0"},
+            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"},  # not a textworld.py of the user's folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -219,6 +219,8 @@ class _Piece:
             errors="replace",
             start_new_session=True,
         )
+        if self._stopped:  # while the process was starting, when there was none to end
+            self._process.kill()
         errors = self._process.communicate()[1]
         return self._process.returncode, errors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.wording import setting, warn
-from bitrl.plugins.serializers.numbers import refuse_no_numbers
+from bitrl.plugins.serializers.numbers import check_count, refuse_no_numbers
 
 MOST_STATES = 1_000_000
 """Numbers in a one-hot vector."""
@@ -59,17 +60,32 @@ class Vector:
         return vector
 
     def batch(self, observations: np.ndarray) -> np.ndarray:
-        """Observations [n, ...] → float32 [n, k]."""
+        """Observations [n, ...] → float32 [n, k].
+
+        Raises:
+            UsageError: the numbers are not as many as the environment's, or a Discrete one is not of its states.
+        """
         if self.observation.texts:
             observations = observations["numbers"]
+        flat = np.asarray(observations, dtype=np.float64)
+        flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
+        check_count(self.observation, flat.shape[1])
         if self.observation.discrete is not None:
-            start = int(self.observation.fields[0].low or 0)
-            places = np.asarray(observations).ravel().astype(int) - start
-            one_hot = np.zeros((len(places), self.width), np.float32)
-            one_hot[np.arange(len(places)), places] = 1.0
-            return one_hot
-        flat = np.asarray(observations, dtype=np.float64).reshape(len(observations), -1)
+            return self._one_hot(flat[:, 0].astype(int))
         if not self.observation.fields:
             return flat.astype(np.float32)
         scaled: np.ndarray = (flat - self.middle) / self.half
         return scaled.astype(np.float32)
+
+    def _one_hot(self, numbers: np.ndarray) -> np.ndarray:
+        """Discrete observations [n] → float32 [n, k]."""
+        start = int(self.observation.fields[0].low or 0)
+        places = numbers - start
+        if len(places) and not 0 <= places.min() <= places.max() < self.width:
+            raise UsageError(
+                f"environment {self.observation.env}: expected observations from {start} to {start + self.width - 1}, "
+                f"got {numbers.min()} to {numbers.max()}"
+            )
+        one_hot = np.zeros((len(places), self.width), np.float32)
+        one_hot[np.arange(len(places)), places] = 1.0
+        return one_hot

@@ -319,7 +319,7 @@ def test_reading_a_plugin_must_not_import_heavy_modules_or_print(
     loud = "import os\nprint('good\\nmorning')\nos.system('echo from a shell')\n"
     registry = installed(heavy_plugin=f"import jax, pandas\n{GOOD}", loud_plugin=f"{loud}{GOOD}", light_plugin="")
     for name in ("jax", "pandas"):
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
     heavy, printing = registry.costs
     assert heavy.package == "heavy_plugin"
     assert heavy.message.startswith("imports jax, pandas whenever it is listed (0.")

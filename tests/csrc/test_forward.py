@@ -202,3 +202,17 @@ if child == 0:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"threads": -1}, "threads: expected 0 to 1024, got -1"),
+        ({"threads": 1025}, "threads: expected 0 to 1024, got 1025"),  # which was blamed on the file
+        ({"layers": 1 << 70}, "layers: expected 1 to 2147483647, got"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(tmp_path: Path, given: dict[str, int], problem: str) -> None:
+    path = TinyModel(blocks=1).write(tmp_path / "m.gguf")
+    with pytest.raises(UsageError, match=f"^{problem}"):
+        Engine(path, **given)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ def measure(path: Path, format: str, isa: str, threads: int, tokens: int) -> dic
     Raises:
         RunFailed: it ended otherwise, for example because memory ran out.
     """
-    command = [sys.executable, "-m", __name__, str(path), format, isa, str(threads), str(tokens)]
+    command = [sys.executable, "-P", "-m", __name__, str(path), format, isa, str(threads), str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = (done.stderr.strip().splitlines() or [f"it was ended by signal {-done.returncode}"])[-1]

@@ -38,7 +38,11 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     if os.fspath(name).startswith("random:"):
         from bitrl.plugins.backbones.catalogue.random_weights import parse_name, random_copy
 
-        return random_copy(os.fspath(name), resolve(parse_name(os.fspath(name))[0]))
+        model, seed = parse_name(os.fspath(name))
+        original = ENTRIES[model].source if model in ENTRIES else None
+        if not isinstance(original, Packaged):
+            raise UsageError(f"{name}: only packaged models have random copies: random:starter or random:starter-fp16")
+        return random_copy(packaged(original.file), seed)
     entry = find(os.fspath(name))
     found = local(entry)
     if found is None and isinstance(entry.source, Packaged):

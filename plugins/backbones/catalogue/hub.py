@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import socket
+import ssl
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,8 @@ from bitrl.plugins.backbones.files.tokenizer import check_model_file, check_voca
 
 _CHUNK = 1 << 20
 _MOST_JSON = 256 << 20
+_NETWORK = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
+"""What is an OSError with a number, and says nothing of the disk."""
 _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 _SHOWN = 3
 
@@ -282,7 +286,9 @@ def _explained(error: BaseException, source: Hub) -> BitrlError | None:
         return UsageError(f"{source}: {hub} does not accept your token: log in anew (hf auth login, or HF_TOKEN)")
     if status:
         return RunFailed(f"{source}: {hub} answered {status}: try again later; files that came whole are kept")
-    if "No space left on device" in str(error) or (isinstance(error, OSError) and error.errno is not None):
+    if "No space left on device" in str(error) or (
+        isinstance(error, OSError) and error.errno is not None and not isinstance(error, _NETWORK)
+    ):
         full = OSError(errno.ENOSPC, "") if "No space left on device" in str(error) else error
         assert isinstance(full, OSError)
         return cannot_write(Path(constants.HF_HUB_CACHE), full, "choose another place for the hub's cache with HF_HOME")

@@ -2,7 +2,7 @@
 
 The copy has the tokenizer and the shape of the original. Its matrices are −1, 0 and 1 with equal probability at the
 original's scales, its embeddings normal with the original's standard deviation, and its norms are one: nothing that was
-learned is left but these sizes. It is made once for each seed, in the cache of downloaded models.
+learned is left but these sizes. It is made once for each original and seed, in the cache of downloaded models.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NAME = re.compile(r"random:([a-z0-9-]+)(?:@(\d{1,9}))?")
 _BLOCK, _CODES = 66, 64  # bytes of a TQ2_0 block of 256 weights: four codes a byte, then a float16 scale
 
 
-def random_copy(name: str, source: Path) -> Path:
-    """The copy of `source` that `name`, such as random:starter or random:starter@3, stands for; made if need be.
+def random_copy(source: Path, seed: int) -> Path:
+    """The copy of a packaged model with this seed; made if need be.
 
     Raises:
         RunFailed: it cannot be written.
     """
-    model, seed = parse_name(name)
-    path = receipts.cache() / f"random-{model}-{seed}.gguf"
+    # Another version's original has another seal, and so a copy of its own.
+    path = receipts.cache() / f"random-{source.stem}-{seed}-{str(ModelFile(source).seal())[:12]}.gguf"
     if path.is_file():
         return path
     receipts.make_directory(receipts.cache())
@@ -58,7 +58,7 @@ def parse_name(name: str) -> tuple[str, int]:
 
 
 def _randomise(path: Path, generator: np.random.Generator) -> None:
-    """Replace the weights in a file of ternary matrices, float16 embeddings and float32 norms."""
+    """Replace the weights in a packaged model: matrices in TQ2_0 or float16, float16 embeddings and float32 norms."""
     file = ModelFile(path)
     place, tensors = file.data_offset, file.tensors()
     data = np.memmap(path, np.uint8, "r+")
@@ -70,11 +70,9 @@ def _randomise(path: Path, generator: np.random.Generator) -> None:
         elif tensor.type == "F16":
             std = part.view(np.float16).astype(np.float32).std()
             part[:] = generator.normal(0, std, math.prod(tensor.shape)).astype(np.float16).view(np.uint8)
-        elif tensor.type == "TQ2_0":
+        else:  # TQ2_0
             codes = generator.integers(0, 3, (tensor.bytes // _BLOCK, _CODES, 4), np.uint8)
             packed = np.bitwise_or.reduce(codes << np.array([0, 2, 4, 6], np.uint8), axis=2)
             part.reshape(-1, _BLOCK)[:, :_CODES] = packed
-        else:
-            raise UsageError(f"{path}: has {tensor.type} weights, and random copies are of ternary models")
         place += tensor.bytes
     data.flush()

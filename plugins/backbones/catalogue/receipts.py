@@ -100,6 +100,7 @@ def _read(path: Path) -> Pulled | None:
         said = json.loads(path.read_bytes())
         record = Pulled(**(said | {"files": [FileRecord(**file) for file in said["files"]]}))
         whole = all(Path(file.path).stat().st_size == file.bytes for file in record.files)
+        whole = whole and Path(record.path).exists()
     except (OSError, ValueError, TypeError, KeyError):  # no receipt, or an unreadable one
         return None
-    return record if whole and Path(record.path).exists() else None
+    return record if whole else None

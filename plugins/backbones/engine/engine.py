@@ -19,6 +19,7 @@ from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError, 
 
 _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
 _ERROR_BYTES = 256
+_MOST_THREADS = 1024  # MAX_THREADS of csrc
 _PAD = 16  # numbers to which the engine rounds up the width of a head
 
 
@@ -79,8 +80,10 @@ class Engine:
             raise UsageError(f"this CPU has no instruction set {isa!r}; it has {', '.join(instruction_sets())}")
         if format is not None and format not in formats():
             raise UsageError(f"unknown format {format!r}; known: {', '.join(formats())}")
-        if layers is not None and layers < 1:
-            raise UsageError(f"layers: expected 1 or more, got {layers}")
+        if layers is not None and not 1 <= layers < 1 << 31:
+            raise UsageError(f"layers: expected 1 to {(1 << 31) - 1}, got {layers}")
+        if not 0 <= threads <= _MOST_THREADS:
+            raise UsageError(f"threads: expected 0 to {_MOST_THREADS}, got {threads}")
         self.file = open_model(path, activation, linear_class)
         self.verified = self.file.verify()
         self.file.sizes.check()

@@ -53,6 +53,10 @@ def generate(
     """
     if max_tokens < 1:
         raise UsageError(f"max_tokens: expected 1 or more, got {max_tokens}")
+    if not 0 <= top_k < 1 << 63:
+        raise UsageError(f"top_k: expected 0 or more, got {top_k}")
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise UsageError(f"seed: expected an integer of 64 bits, got {seed}")
     longest = max(map(len, token_ids), default=0)
     if any(len(prompt) == 0 for prompt in token_ids):
         raise UsageError("a prompt has no tokens; begin with the model's first token, or with text")

@@ -63,13 +63,13 @@ def joined(path: str, parts: Sequence[Any]) -> Any:
     return ffi.gc(handle[0], lib.bitrl_file_close)
 
 
-def key_of(handle: Any, name: str) -> Any:
-    """One key's value by its name, None when it is not there; the others are not read."""
+def key_of(handle: Any, name: str, path: str) -> Any:
+    """One key's value by its name, None when it is not there; the others are not read. Raises as `value_of`."""
     wanted = name.encode()
     for i in range(lib.bitrl_file_key_count(handle)):
         item = lib.bitrl_file_key(handle, i)
         if item.name_bytes == len(wanted) and bytes(ffi.buffer(item.name, item.name_bytes)) == wanted:
-            return value_of(name, item)
+            return value_of(path, item)
     return None
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+HEAD = "output.weight"
 FOREIGN = {
     "*.gguf": "name that file",
     "*.safetensors": "name that file, or call it as these are called",
@@ -73,6 +74,8 @@ class HuggingFaceFile:
         self._mapped = [tensor.data for tensor in tensors]  # the engine reads them where they are
         self.handle = _assemble(self.path, keys, tensors)
         self._keys = keys
+        heads = self.config.values.get("tie_word_embeddings") is not False or any(t.name == HEAD for t in tensors)
+        self.lacks_head = not heads  # the engine would take the embedding for one
 
     @property
     def size(self) -> int:

@@ -23,7 +23,7 @@ def parts_of(handle: Any, path: str) -> dict[str, Any]:
 
     Raises ModelFileError when parts are missing or do not belong together.
     """
-    count, number = key_of(handle, COUNT), key_of(handle, NUMBER)
+    count, number = key_of(handle, COUNT, path), key_of(handle, NUMBER, path)
     if not isinstance(count, int) or count < 2:
         return {}
     if count > MOST_PARTS or not isinstance(number, int) or not 0 <= number < count:
@@ -46,7 +46,7 @@ def parts_of(handle: Any, path: str) -> dict[str, Any]:
     for i, name in enumerate(names):
         place = str(Path(path).with_name(name))
         parts[place] = handle if i == number else opened(place)
-        said = key_of(parts[place], NUMBER), key_of(parts[place], COUNT)
+        said = key_of(parts[place], NUMBER, place), key_of(parts[place], COUNT, place)
         if said != (i, count):
             raise ModelFileError(
                 place, f"does not belong beside {Path(path).name}: it says it is part {said[0]} (from 0) of {said[1]}"
@@ -64,7 +64,8 @@ def sibling_names(name: str) -> list[str]:
 
 
 def _check_tensors(parts: dict[str, Any], path: str) -> None:
-    want = key_of(next(iter(parts.values())), TENSORS)
+    first, handle = next(iter(parts.items()))
+    want = key_of(handle, TENSORS, first)
     found = sum(lib.bitrl_file_tensor_count(handle) for handle in parts.values())
     if isinstance(want, int) and want != found:
         raise ModelFileError(path, f"and its parts hold {found} tensors, not the {want} that they say: get them again")

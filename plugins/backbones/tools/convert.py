@@ -81,6 +81,8 @@ def convert(
     lacks += _differences(metadata, {plan.tensor.name for plan in plans})
     with gguf_writer(out, metadata.pop("general.architecture")[0]) as writer:
         for name, (value, *types) in metadata.items():
+            if value == []:
+                raise ModelFileError(file.path, f"has an empty array, {name}, which GGUF's writer does not write")
             writer.add_key_value(name, value, *types)
         add_digests(writer)
         for plan in plans:
@@ -128,8 +130,7 @@ def _scale_name(name: str) -> str:
 
 def _kind(file: Source, tensor: Tensor, wanted: str | None) -> gguf.GGMLQuantizationType:
     """The type to write a tensor in."""
-    parts = tensor.name.split(".")
-    if parts[0] != "blk" or parts[-2] not in MATRICES.values() or len(tensor.shape) == 1:
+    if not is_block_matrix(tensor.name) or len(tensor.shape) == 1:
         name = "F32" if len(tensor.shape) == 1 else tensor.type
         name = "F16" if name in ("HF_PACKED", "I2_S") else name
         name = wanted.upper() if wanted and tensor.name in EMBEDDINGS else name
@@ -145,6 +146,12 @@ def _kind(file: Source, tensor: Tensor, wanted: str | None) -> gguf.GGMLQuantiza
             f"{block}: choose another --type"
         )
     return kind
+
+
+def is_block_matrix(name: str) -> bool:
+    """Whether a tensor is one of the seven matrices of a block."""
+    parts = name.split(".")
+    return parts[0] == "blk" and parts[-1] == "weight" and parts[-2] in MATRICES.values()
 
 
 def _encoded(file: Source, plan: Planned, i2s_packing: str) -> Iterator[np.ndarray]:
@@ -222,7 +229,8 @@ def file_scale(file: Source, name: str) -> float:
 
 
 def raw_bytes(file: Source, name: str) -> np.ndarray:
-    """A tensor as it lies in the file, uint8."""
+    """A tensor as it lies in the file, uint8. Raises ModelFileError when the file has changed since it was opened."""
+    file.sizes.check()
     item = _item(file, name)
     return np.frombuffer(ffi.buffer(item.data, item.bytes), np.uint8)
 
@@ -234,7 +242,10 @@ Value = tuple[Any, ...]
 
 
 def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], list[str]]:
-    """Every key of the new file, and what is missing in it for other programs."""
+    """Every key of the new file, and what is missing in it for other programs.
+
+    Raises ModelFileError for a file that does not name its architecture.
+    """
     types = gguf.GGUFValueType
     found: dict[str, Value] = {}
     for key in model_file.keys(file):
@@ -247,14 +258,15 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
             value = "bitnet" if value == ours and name == "general.architecture" else value
         array = (types(key.element_type),) if key.type == types.ARRAY else ()
         found[name] = (value, types(key.type), *array)
-    if "general.architecture" not in found:
-        raise ModelFileError(file.path, "lacks the key general.architecture")
-    kind = found["general.architecture"][0]
+    kind = found.get("general.architecture", (None,))[0]
+    if not isinstance(kind, str):
+        raise ModelFileError(file.path, "does not name its architecture (general.architecture)")
     activation = activation or ("relu2" if file.metadata()["general.architecture"] in RELU2_ARCHITECTURES else None)
     if activation:
         found.setdefault(f"{kind}.hidden_activation", (activation, types.STRING))
     if not isinstance(file, HuggingFaceFile):
         return found, []
+    lacks = ["it has no head (lm_head.weight), so what generates by it is wrong"] if file.lacks_head else []
     found["general.name"] = (Path(file.directory).resolve().name, types.STRING)
     for name, value in file.metadata().items():
         if name.startswith("tokenizer."):
@@ -264,13 +276,15 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
         if type(token) is int and 0 <= token < file.config.count("vocab_size"):
             found.setdefault(f"tokenizer.ggml.{name}_token_id", (token, types.UINT32))
     if not file.has_tokenizer():
-        return found, ["it has no tokenizer: there is no tokenizer.json beside the weights"]
+        return found, [*lacks, "it has no tokenizer: there is no tokenizer.json beside the weights"]
     text = file.tokenizer_json()
     found["tokenizer.huggingface.json"] = (text, types.STRING)
     lists = _token_lists(text, file)
     if lists is None:
-        return found, ["llama.cpp cannot read its tokenizer, which is not a byte-level BPE of a kind known here"]
-    return found | lists, []
+        return found, [
+            *lacks, "llama.cpp cannot read its tokenizer, which is not a byte-level BPE of a kind known here"
+        ]  # fmt: skip
+    return found | lists, lacks
 
 
 def _differences(metadata: dict[str, Value], names: set[str]) -> list[str]:
@@ -283,9 +297,12 @@ def _differences(metadata: dict[str, Value], names: set[str]) -> list[str]:
         found.append("llama.cpp refuses it: its BitNet models have no head of their own (output.weight)")
     if any(name.endswith("_norm_in.weight") for name in names):
         found.append("llama.cpp refuses it: it has no norms before single projections")
-    scale, head = (metadata.get(f"gemma3.attention.{name}") for name in ("scale", "key_length"))
-    is_27b = kind == "gemma3" and metadata["gemma3.block_count"][0] == 62  # by which llama.cpp knows its scale
-    if scale and head and not is_27b and not math.isclose(scale[0], head[0] ** -0.5, rel_tol=1e-4):
+    scale, head, blocks = (
+        metadata.get(f"gemma3.{name}", (0,))[0] for name in ("attention.scale", "attention.key_length", "block_count")
+    )
+    numbers = all(isinstance(value, (int, float)) and value > 0 for value in (scale, head))
+    # llama.cpp knows the scale of the largest Gemma by its 62 blocks.
+    if numbers and blocks != 62 and not math.isclose(scale, head**-0.5, rel_tol=1e-4):
         found.append("llama.cpp scales attention by the heads' width, so its results differ: see query_pre_attn_scalar")
     return found
 
@@ -295,11 +312,11 @@ def _token_lists(text: str, file: HuggingFaceFile) -> dict[str, Value] | None:
     types = gguf.GGUFValueType
     try:
         whole = json.loads(text)
-        model, pre = whole["model"], _pre(whole["pre_tokenizer"])
-        if model["type"] != "BPE" or pre is None:
+        model, pre, more = whole["model"], _pre(whole.get("pre_tokenizer")), whole.get("added_tokens") or ()
+        if model.get("type", "BPE") != "BPE" or pre is None:
             return None
-        ids = dict(model["vocab"]) | {added["content"]: added["id"] for added in whole["added_tokens"]}
-        special = {added["id"]: added["special"] for added in whole["added_tokens"]}
+        ids = dict(model["vocab"]) | {added["content"]: added["id"] for added in more}
+        special = {added["id"]: added["special"] for added in more}
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         size = file.config.count("vocab_size")
         tokens, kinds = [f"[PAD{i}]" for i in range(size)], [int(gguf.TokenType.UNUSED)] * size
@@ -323,6 +340,8 @@ def _token_lists(text: str, file: HuggingFaceFile) -> dict[str, Value] | None:
 
 def _pre(found: Any) -> str | None:
     """llama.cpp's name for how tokenizer.json cuts text before BPE; None when it has none for it."""
+    if found is None:  # as of SentencePiece's vocabularies, which replace spaces before
+        return None
     steps = found["pretokenizers"] if found["type"] == "Sequence" else [found]
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None

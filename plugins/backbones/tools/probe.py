@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,6 +19,7 @@ from bitrl.core.interfaces import Field
 from bitrl.core.runs.parts import Parts
 from bitrl.plugins.backbones.language_model import LanguageModel
 from bitrl.plugins.backbones.number_ends import number_ends
+from bitrl.plugins.backbones.tools.available_memory import available_memory
 from bitrl.plugins.backbones.tools.ridge import r_squared
 
 POOLINGS = ("mean", "last", "field")
@@ -119,7 +119,7 @@ def probe(
         for pooling, rows in joined.items()
         if rows.shape[2] > fitted
     ]
-    lengths = [len(backbone.tokenizer.encode(text).ids) for text in texts[:200]]
+    lengths = backbone.token_counts(texts[:200])
     found, constant = scores(joined, states, [field.name for field in fields])
     return Reading(*names, kind, statistics.fmean(lengths), constant, notes, found)
 
@@ -206,12 +206,8 @@ def _check_memory(backbone: LanguageModel, poolings: Sequence[str], count: int, 
     """Refuses what would not fit beside its copy in double precision."""
     states = sum(numbers if pooling == "field" else 1 for pooling in poolings)
     needed = 8 * count * backbone.engine.blocks * backbone.engine.width * states
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return  # not known here
-    if needed > free:
+    free = available_memory()
+    if free is not None and needed > free:
         raise UsageError(
             f"the features of {count:,} states take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: "
             "choose a smaller --count, --pooling mean alone, or fewer blocks (-o backbone.layers)"

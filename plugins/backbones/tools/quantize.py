@@ -12,9 +12,8 @@ import numpy as np
 
 from bitrl.core.errors import UsageError, unknown
 from bitrl.plugins.backbones.engine.engine import open_model
-from bitrl.plugins.backbones.files.hugging_face import MATRICES
 from bitrl.plugins.backbones.files.model_file import ModelFileError
-from bitrl.plugins.backbones.tools.convert import Source, Tell, convert, in_llama_cpps_order
+from bitrl.plugins.backbones.tools.convert import Source, Tell, convert, in_llama_cpps_order, is_block_matrix
 
 ALIASES = {"ternary": "tq2_0", "int8": "q8_0", "int4": "q4_0"}
 TYPES = (*ALIASES, "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
@@ -90,12 +89,6 @@ def loses(source: Path, kind: str, activation: str | None = None, linear_class: 
         return False
     tensors = open_model(source, activation, linear_class).tensors()
     return any(tensor.type in FLOATS and is_block_matrix(tensor.name) for tensor in tensors)
-
-
-def is_block_matrix(name: str) -> bool:
-    """Whether a tensor is one of the seven matrices of a block."""
-    parts = name.split(".")
-    return parts[0] == "blk" and parts[-1] == "weight" and parts[-2] in MATRICES.values()
 
 
 def _weights(file: Source, name: str) -> np.ndarray:

@@ -177,3 +177,23 @@ def test_what_has_no_probability(tmp_path: Path, prompts: Any, tokens: Any, sett
     policy = made(TinyModel(width=48, ffn=80).write(tmp_path / "m.gguf"), "ternary").language_policy()
     with pytest.raises(UsageError, match=message):
         policy.logprobs(prompts, [np.array(each) for each in tokens], **settings)
+
+
+def test_a_model_without_a_head_does_not_generate(tmp_path: Path) -> None:
+    """The engine would take the embedding for its head, although the file says that it is none."""
+    model = calm_llama(tie_word_embeddings=False)
+    model.model.save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    backbone = made(tmp_path, "fp32")
+    assert np.isfinite(backbone.encode(["the thin moth"])).all()
+    with pytest.raises(UsageError, match=r"cannot generate: it has no head \(lm_head\.weight\)"):
+        backbone.language_policy()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [({"top_k": -1}, "top_k: expected 0 or more, got -1"), ({"seed": 1 << 70}, "seed: expected an integer of 64 bits")],
+)
+def test_settings_of_sampling_that_are_out_of_range_are_refused(given: dict[str, int], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        made(None, "ternary").language_policy().generate(PROMPTS, 2, **given)

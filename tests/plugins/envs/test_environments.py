@@ -3,6 +3,7 @@
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 import bitrl
 from bitrl.core.environments import replay
@@ -121,3 +122,21 @@ def test_vectorised_environments_are_independent():
     envs = replay.vectorise(Countdown, 5)
     observations, _ = envs.reset(seed=[1, 2, 3, 4, 5])
     assert observations[:, 0].tolist() == [float(np.random.default_rng(s).integers(1, 10)) for s in (1, 2, 3, 4, 5)]
+
+
+class Single(gymnasium.Env):
+    """An environment that can be made once, as one that listens on a port."""
+
+    made = 0
+
+    def __init__(self):
+        Single.made += 1
+        if Single.made > 1:
+            raise RuntimeError("port 5005 is in use")
+        self.observation_space, self.action_space = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Discrete(2)
+
+
+def test_an_environment_that_cannot_be_made_twice_is_named(monkeypatch):
+    monkeypatch.setitem(gymnasium.registry, "Single-v0", EnvSpec("Single-v0", entry_point=Single))
+    with pytest.raises(bitrl.UsageError, match="Single-v0 cannot be made a second time, beside the first: port 5005"):
+        GymnasiumEnvironment(None, "Single-v0").make()

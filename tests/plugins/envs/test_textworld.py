@@ -380,3 +380,22 @@ def test_all_games_are_made_when_the_first_is_played(monkeypatch):
     with pytest.raises(bitrl.RunFailed):
         env.reset(seed=0)
     assert asked == [list(range(50))]
+
+
+def test_a_users_own_module_is_not_taken_for_textworld(kept, monkeypatch, tmp_path):
+    (tmp_path / "textworld.py").write_text("raise SystemExit('another textworld')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (file,) = games_of(SETTINGS, [0])
+    assert file.read_bytes() == kept.read_bytes()
+
+
+def test_a_process_that_starts_while_all_are_stopped_is_ended(monkeypatch):
+    piece, start = textworld_games._Piece(SETTINGS, [0]), textworld_games.subprocess.Popen
+
+    def starting(*command, **options):
+        piece.stop()
+        return start(*command, **options)
+
+    monkeypatch.setattr(textworld_games.subprocess, "Popen", starting)
+    assert piece._run(["sleep", "3"]) == (-9, "")

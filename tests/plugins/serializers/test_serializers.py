@@ -144,3 +144,19 @@ def test_integers_are_written_as_integers():
     limits = np.iinfo(np.int64)
     unbounded = spec_of_space(Box(limits.min, limits.max, (1,), np.int64), "Odd-v0")
     assert (unbounded.fields[0].low, unbounded.fields[0].high) == (None, None)
+
+
+def test_vectors_of_another_count_or_state_are_refused():
+    """One number was spread over all four; state -1 was the last one."""
+    vector = bitrl.load_serializer("vector", env="CartPole-v1")
+    for one in ([0.1], [0.0] * 5):
+        with pytest.raises(
+            bitrl.UsageError, match=rf"CartPole-v1: expected an observation of 4 numbers, got {len(one)}"
+        ):
+            vector(one)
+    assert vector.batch(np.zeros((0, 4))).shape == (0, 4)
+    lake = bitrl.load_serializer("vector", env="FrozenLake-v1")
+    assert lake.batch(np.array([15, 0])).argmax(axis=1).tolist() == [15, 0]
+    for number in (-1, 16):
+        with pytest.raises(bitrl.UsageError, match=rf"expected observations from 0 to 15, got {number} to {number}"):
+            lake(number)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.tools.available_memory import available_memory
 from bitrl.plugins.backbones.training.distillation.student import TeacherShape
 
 _FLOAT = 4
@@ -38,32 +38,7 @@ def available(device: torch.device) -> int | None:
     """Bytes that can be had; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [_meminfo(Path("/proc/meminfo")), _cgroup(Path("/sys/fs/cgroup"))]
-    return min((each for each in found if each is not None), default=None)
-
-
-def _meminfo(path: Path) -> int | None:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _cgroup(folder: Path) -> int | None:
-    """What is left of the control group's limit, version 2 or 1; pages of files that can be dropped count as left."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
-            stat = dict(line.split() for line in (folder / used).with_name("memory.stat").read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        if most.isdigit():
-            return max(int(most) - now + int(stat.get("inactive_file", stat.get("total_inactive_file", 0))), 0)
-    return None
+    return available_memory()
 
 
 def check(shape: TeacherShape, tokens: int, longest: int, numbers: bool, device: torch.device) -> None:

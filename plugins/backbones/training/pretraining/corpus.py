@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def read_text(path: Path) -> TextFile:
     try:
         raw = path.read_bytes()
         data = gzip.decompress(raw) if path.suffix in (".gz", ".dz") else raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"--text {path}: cannot be read: {reason}: give a plain, .gz or .dz text file") from None
     # Dictionaries and plays are typeset with runs of blanks, which say nothing and would fill the vocabulary.
@@ -120,8 +121,8 @@ class Corpus:
         )
 
     def prose_batch(self, rng: np.random.Generator) -> TokenBatch:
-        """Passages of prose of one random length."""
-        length = int(rng.choice([32, 64, 128]))
+        """Passages of prose of one random length, or of all the prose if that is shorter."""
+        length = min(int(rng.choice([32, 64, 128])), len(self.prose))
         starts = torch.from_numpy(rng.integers(0, max(1, len(self.prose) - length), size=max(1, self.budget // length)))
         return TokenBatch(self.prose[starts[:, None] + torch.arange(length)].long(), torch.full((len(starts),), length))
 

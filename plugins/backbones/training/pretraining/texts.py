@@ -26,8 +26,6 @@ MAX_NUMBERS = 20
 
 FORMATS = ("json", "compact", "natural")
 
-KNOWN_ENVIRONMENTS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
-
 
 @attrs.frozen
 class Texts:
@@ -170,7 +168,7 @@ def random_policy_states(env: Any, seed: int, count: int = 4000) -> np.ndarray:
     observation, _ = env.reset(seed=seed)
     states: list[Any] = []
     while len(states) < count:
-        states.append(observation)
+        states.append(np.array(observation))  # a copy: the environment may hand out one array at every step
         observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
             observation, _ = env.reset()
@@ -199,7 +197,7 @@ def learning_policy_states(env: str, seed: int, steps: int, count: int = 8000) -
     visited: list[Any] = []
 
     def record(observation: Any) -> Any:
-        visited.append(observation)
+        visited.append(np.array(observation))
         return observation
 
     def recorded() -> gymnasium.Env:

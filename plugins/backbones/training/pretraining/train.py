@@ -95,7 +95,7 @@ def batches_of(corpus: Corpus, seed: int, step: int) -> list[TokenBatch]:
 
 def _batch_of(corpus: Corpus, rng: np.random.Generator) -> TokenBatch:
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
-    if kind == "prose" and len(corpus.prose):
+    if kind == "prose" and len(corpus.prose) > 1:  # there is a next token to predict
         return corpus.prose_batch(rng)
     if kind == "text_envs" and corpus.env_texts:
         return corpus.environment_batch(rng)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -322,6 +323,20 @@ def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.exit_code == 1
     assert "http://127.0.0.1:1 cannot be reached" in str(error)
     assert "Connection refused" in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError(errno.ECONNRESET, "reset"), TimeoutError(errno.ETIMEDOUT, "slow"), socket.gaierror(-2, "no")],
+    ids=["reset", "timeout", "name"],
+)
+def test_a_broken_connection_is_not_the_disks_fault(hub: Hub, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", broken)
+    with pytest.raises(RunFailed, match=r"cannot be reached, or broke off .*check the network"):
+        pull("hf:tiny/model")
 
 
 def test_offline_mode(hub: Hub, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,13 @@ import gguf
 import numpy as np
 import pytest
 from gguf.quants import dequantize
+from tiny_models import TinyModel
 
 import bitrl
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones import catalogue
 from bitrl.plugins.backbones.catalogue import resolve
+from bitrl.plugins.backbones.files.model_file import ModelFile, seal
 from bitrl.plugins.backbones.language_model import starter_path
 
 TEXTS = ["x=0.031 v=-0.520", "red ball 2 ahead", ""]
@@ -60,3 +63,24 @@ def test_a_seed_is_one_model_and_another_seed_another() -> None:
 def test_another_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError):
         resolve(name)
+
+
+def test_another_versions_original_has_copies_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy was kept by name alone, so that an update of the starter model did not reach it."""
+    before = resolve("random:starter")
+    later = TinyModel(blocks=1).write(tmp_path / "starter.gguf", "TQ2_0", seal=True)
+    seal(later)
+    monkeypatch.setattr(catalogue, "packaged", lambda file: later)
+    after = resolve("random:starter")
+    assert ModelFile(after).metadata()["tokenizer.ggml.tokens"] == ModelFile(later).metadata()["tokenizer.ggml.tokens"]
+    assert ModelFile(after).verify() == "sealed"
+    assert before.exists()
+
+
+def test_what_lies_in_the_working_directory_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "starter").mkdir()
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("random:starter").is_file()
+    with pytest.raises(UsageError, match="random:docs: only packaged models have random copies: random:starter"):
+        resolve("random:docs")

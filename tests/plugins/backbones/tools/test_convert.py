@@ -3,6 +3,8 @@
 import errno
 import json
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ import pytest
 import safetensors.torch
 import torch
 from hugging_face_models import TEXTS, add_tokenizer, bitnet, gemma3, llama, packed, qwen3, relative_error, save_rounded
-from tiny_models import TinyModel
+from tiny_models import TinyModel, gguf_bytes
 
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
-from bitrl.plugins.backbones.files.model_file import ModelFile
+from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.language_model import LanguageModel
 from bitrl.plugins.backbones.tools.convert import convert, ternary
 
@@ -231,3 +233,69 @@ def test_what_llama_cpp_computes_differently_is_reported(
     told = convert(tmp_path, tmp_path / "m.gguf", "f32")
     assert len(told) == len(said)
     assert all(part in line for part, line in zip(said, told, strict=True))
+
+
+@pytest.mark.parametrize("missing", [["pre_tokenizer"], ["model", "type"], ["added_tokens"]])
+def test_a_tokenizer_that_leaves_out_what_it_may_is_converted(tmp_path: Path, missing: list[str]) -> None:
+    """Llama 2's has no pre_tokenizer: it was called a vocabulary that does not fit the model."""
+    llama().save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    said = json.loads((tmp_path / "tokenizer.json").read_text())
+    if missing[0] == "pre_tokenizer":
+        said["pre_tokenizer"] = None
+    else:
+        (said[missing[0]] if missing[1:] else said).pop(missing[-1])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(said))
+    lacks = convert(tmp_path, tmp_path / "m.gguf")
+    assert [lack.partition(",")[0] for lack in lacks] == ["llama.cpp cannot read its tokenizer"] * (
+        missing == ["pre_tokenizer"]
+    )
+    assert Engine(tmp_path / "m.gguf").encode(TEXTS).shape == (2, 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"general.architecture": 5}, "does not name its architecture"),
+        ({"general.architecture": None}, "does not name its architecture"),
+        ({"general.tags": []}, "has an empty array, general.tags"),
+    ],
+)
+def test_keys_that_cannot_be_written_are_named(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    source = TinyModel(blocks=1).write(tmp_path / "a.gguf", changes=changes)
+    with pytest.raises(ModelFileError, match=rf"^{source} {problem}"):
+        convert(source, tmp_path / "b.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_odd_names_of_tensors_and_half_a_gemma_are_no_crash(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    keys = {"general.architecture": "gemma3", "gemma3.attention.scale": 0.5, "gemma3.attention.key_length": 0}
+    source.write_bytes(gguf_bytes(keys, [("blk", 0, (2, 4), bytes(32))]))
+    convert(source, out)
+    assert list(tensors_of(out)) == ["blk"]
+
+
+def test_a_source_cut_off_while_it_is_copied_is_an_error(tmp_path: Path) -> None:
+    """Not a signal (SIGBUS), which ended the process: so in one of its own."""
+    source = TinyModel(blocks=1, weights="Q8_0").write(tmp_path / "a.gguf")
+    program = (
+        "import os, sys\n"
+        "from bitrl.plugins.backbones.files.model_file import ModelFile\n"
+        "from bitrl.plugins.backbones.tools.convert import raw_bytes\n"
+        "file = ModelFile(sys.argv[1])\n"
+        "os.truncate(sys.argv[1], 8192)\n"
+        "raw_bytes(file, 'blk.0.ffn_down.weight').sum()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(source)], capture_output=True, text=True)
+    assert done.returncode == 1, done
+    assert "changed while it was in use" in done.stderr
+
+
+def test_a_model_without_a_head_is_reported(tmp_path: Path) -> None:
+    model = llama(tie_word_embeddings=False)
+    model.model.save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    assert convert(tmp_path, tmp_path / "m.gguf") == [
+        "it has no head (lm_head.weight), so what generates by it is wrong"
+    ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from hugging_face_models import add_tokenizer, llama
 
 from bitrl.core.acting.loading import load_backbone
 from bitrl.core.config import resolve
@@ -184,3 +186,21 @@ def test_what_cannot_be_probed_is_refused() -> None:
     parts = build(resolve({}))
     with pytest.raises(UsageError, match="GB of memory are free"):
         probing._check_memory(parts.reader.backbone, ["mean"], 10**12, 4)  # type: ignore[arg-type]
+
+
+def test_what_would_not_fit_beside_a_groups_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "available_memory", lambda: 1_000_000)
+    with pytest.raises(UsageError, match=r"features of 4,000 states take 0\.0 GB, and 0\.0 GB of memory are free"):
+        probing._check_memory(build(resolve({})).reader.backbone, ["mean"], 4000, 4)  # type: ignore[arg-type]
+
+
+def test_tokens_are_those_that_the_model_reads(tmp_path: Path) -> None:
+    """Not also those that a tokenizer.json puts around a text by itself."""
+    llama(vocab_size=300, max_position_embeddings=256).save_pretrained(tmp_path)
+    add_tokenizer(tmp_path, add_bos_token=False)
+    chosen = {"run": {"env": "MountainCar-v0", "backbone": "bf16"}, "backbone": {"model": str(tmp_path)}}
+    parts = build(resolve(chosen))
+    reading = probe(parts, ("MountainCar-v0", "json"), "uniform", ["mean"], 40, 0)
+    fields = parts.environment.observation_spec().fields
+    texts = parts.reader.serializer.batch(draw(parts.environment, fields, "uniform", 40, 0))
+    assert reading.tokens == np.mean(parts.reader.backbone.token_counts(texts))  # type: ignore[attr-defined]

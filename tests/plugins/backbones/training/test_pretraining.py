@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from typing import Any
 
 import attrs
 import gguf
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,13 +36,21 @@ from bitrl.plugins.backbones.training.pretraining.command import (
     train_model,
     vocabulary_for,
 )
-from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, Pairs, TokenBatch, read_text
+from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, Pairs, TextFile, TokenBatch, read_text
 from bitrl.plugins.backbones.training.pretraining.device import CPU, moved
 from bitrl.plugins.backbones.training.pretraining.environment_texts import CommandTexts, facts_and_numbers, sayings
 from bitrl.plugins.backbones.training.pretraining.export import pack_tq2_0, read_gguf, write_gguf
 from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDecoder
 from bitrl.plugins.backbones.training.pretraining.start import LOOK_BACK, start
-from bitrl.plugins.backbones.training.pretraining.texts import FORMATS, invented, known, name_words, numbers_so_far
+from bitrl.plugins.backbones.training.pretraining.texts import (
+    FORMATS,
+    invented,
+    known,
+    learning_policy_states,
+    name_words,
+    numbers_so_far,
+    random_policy_states,
+)
 from bitrl.plugins.backbones.training.pretraining.train import batches_of, made_ahead
 from bitrl.plugins.backbones.training.pretraining.vocabulary import (
     Vocabulary,
@@ -736,3 +747,53 @@ def test_texts_made_equally_long_are_read_alike(tiny: NumberDecoder) -> None:
         for one, each in zip(*(objective.streams(tiny, texts, 1, as_one) for as_one in (True, False)), strict=True):
             assert one.shape == each.shape
             assert torch.allclose(one, each, atol=1e-5)
+
+
+def test_a_damaged_compressed_text_is_one_line(tmp_path: Path) -> None:
+    raw = bytearray(gzip.compress(b"the king and the queen " * 1000))
+    raw[14] ^= 0xFF
+    (tmp_path / "a.gz").write_bytes(raw)
+    with pytest.raises(UsageError, match=r"--text .*a\.gz: cannot be read: .*decompressing"):
+        read_text(tmp_path / "a.gz")
+
+
+@pytest.mark.parametrize("text", ["a", "hello there", "hello there " * 2])
+def test_prose_shorter_than_a_passage_is_one(vocabulary: Vocabulary, text: str) -> None:
+    corpus = Corpus([TextFile("a.txt", "", text)], [], vocabulary.tokenizer(), 64, 512)
+    assert len(corpus.prose) < 32
+    for step in range(40):  # among which some are of prose
+        for batch in batches_of(corpus, 0, step):
+            assert len(corpus.prose) > 1 or batch.numbers is not None
+            if batch.numbers is None:
+                assert batch.tokens[0].tolist() == corpus.prose.tolist()
+
+
+class OneArray(gymnasium.Env):
+    """All of its observations are one array, changed in place."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(2)
+        self.observation, self.steps = np.zeros(1, np.float32), 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self.observe(), 0.0, self.steps == 8, False, {}
+
+    def observe(self) -> np.ndarray:
+        self.observation[0] = self.steps / 10
+        return self.observation
+
+
+def test_states_visited_are_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that hands out one array gave as many copies of its last state."""
+    monkeypatch.setitem(gymnasium.registry, "OneArray-v0", EnvSpec("OneArray-v0", entry_point=OneArray))
+    visited = random_policy_states(OneArray(), 0, count=24)
+    assert sorted(set(visited.ravel().round(1).tolist())) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    learned = learning_policy_states("OneArray-v0", 0, steps=2048, count=300)
+    assert len(set(learned.ravel().round(1).tolist())) > 7
