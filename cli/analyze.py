@@ -84,7 +84,7 @@ def analyze(
     for note in found.notes:
         echo(click.wrap_text(f"note: {note}", WIDTH))
     if out is not None:
-        echo(f"written to {out}: analysis.json, analysis.md, {', '.join(drawn)}")
+        echo(f"written: {', '.join(files)}\n  in {out}")
 
 
 def _check(out: Path, force: bool) -> None:

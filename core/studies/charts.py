@@ -134,7 +134,8 @@ def series_chart(
             parts.append(f'<path class="line c{colour}" d="{_path(each.points, x, y)}" style="fill:none"/>')
         if not each.line or len(each.points) == 1:
             parts += [f'<circle class="c{colour}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="4"/>' for a, b in each.points]
-    return _svg(title, x_label, y_label, x, y, parts, [each.label for each in shown])
+    dots = frozenset(number for number, each in enumerate(shown) if not each.line)
+    return _svg(title, x_label, y_label, x, y, parts, [each.label for each in shown], dots)
 
 
 def _axis(low: float, high: float, start: float, end: float, logarithmic: bool) -> _Scale:
@@ -189,8 +190,10 @@ def short(value: float) -> str:
 
 
 def _svg(
-    title: str, x_label: str, y_label: str, x: _Scale, y: _Scale, parts: Sequence[str], labels: Sequence[str]
-) -> str:
+    title: str, x_label: str, y_label: str, x: _Scale, y: _Scale, parts: Sequence[str], labels: Sequence[str],
+    dots: frozenset[int] = frozenset(),
+) -> str:  # fmt: skip
+    """The whole picture; the labels numbered in `dots` have a dot in the legend, the others a line."""
     axes = []
     for value in y.ticks():
         axes.append(
@@ -211,10 +214,11 @@ def _svg(
         dash = DASHES[number // len(COLOURS) % len(DASHES)]
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         cut = label if len(label) <= 46 else f"{label[:45]}…"
-        legend.append(
-            f'<path class="line c{number % len(COLOURS)}"{dashed} d="M{left} {top - 4}h24" stroke-width="3"/>'
-            f'<text x="{left + 32}" y="{top}">{escape(cut)}</text>'
-        )
+        colour = f"c{number % len(COLOURS)}"
+        mark = f'<path class="line {colour}"{dashed} d="M{left} {top - 4}h24" stroke-width="3"/>'
+        if number in dots:
+            mark = f'<circle class="{colour}" cx="{left + 12}" cy="{top - 4}" r="4"/>'
+        legend.append(f'{mark}<text x="{left + 32}" y="{top}">{escape(cut)}</text>')
     height = HEIGHT + 8 + rows * 20
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '

@@ -40,7 +40,9 @@ def test_a_run_with_discrete_actions(bitrl: Call, discrete: Path, tmp_path: Path
     out = tmp_path / "analysis"
     done = bitrl("analyze", discrete, "--states", 256, "--out", out)
     assert done.code == 0, done.err
-    assert max(map(len, done.out.splitlines())) <= 100
+    tables, place = done.out.rsplit("\n  in ", 1)
+    assert max(map(len, tables.splitlines())) <= 100
+    assert place.strip() == str(out)
     assert "Full precision is starter-fp16" in done.out
     assert "compare two trainings" in " ".join(done.out.split())
     found = json.loads((out / "analysis.json").read_text())

@@ -12,7 +12,7 @@ import numpy as np
 from bitrl.core.acting.policies import ActorCritic, Continuous, within
 from bitrl.core.studies.analysis.policy_gradient import masked_logits, outputs_of, probabilities
 
-HEADS = 16
+HEADS = 8
 """Fresh heads, each with a seed of its own."""
 
 

@@ -184,7 +184,7 @@ def analyse(
         step=algorithm.step,
         seed=seed,
         states=count,
-        different=len(visited.texts),
+        different=visited.different,
         episodes=len(visited.returns),
         mean_return=float(visited.returns.mean()) if len(visited.returns) else None,
         discrete=heads.log_std is None,
@@ -220,7 +220,8 @@ class _Comparison:
         self.actions = len(heads.policy.network.layers[-1][1])  # type: ignore[union-attr]
         encoder = ladder.reference.open()
         self.features = self.encoded(encoder, visited.texts, ladder.reference.name)
-        self.blocks = encoder.after_blocks(visited.texts)
+        self.texts = visited.texts[: visited.different]  # of which errors and gradients are; values may need more
+        self.blocks = encoder.after_blocks(self.texts)
         self.needs_map = any(each.own_training for each in ladder.precisions) or ladder.run_own_training
         self.other_features, self.other_blocks = self.features[:0], self.blocks[:0]
         if self.needs_map:
@@ -240,7 +241,7 @@ class _Comparison:
         """A precision beside the reference."""
         encoder = precision.open()
         features = self.encoded(encoder, self.visited.texts, precision.name)
-        blocks = encoder.after_blocks(self.visited.texts)
+        blocks = encoder.after_blocks(self.texts)
         read, compared = self.to_heads(features), features
         if precision.own_training:
             others, other_blocks = self.encoded(encoder, self.others, precision.name), encoder.after_blocks(self.others)
@@ -257,7 +258,7 @@ class _Comparison:
             epsilon=dict(precision.epsilon),
             epsilon_overall=precision.overall,
             block_errors=tuple(relative_error(blocks[:, b], self.blocks[:, b]) for b in range(blocks.shape[1])),
-            feature_error=relative_error(compared, self.features),
+            feature_error=self.error(compared),
             gradient=gradient_error(self.gradients, self.gradients_of(read)),
             values=None
             if values_alike(self.values)
@@ -271,12 +272,12 @@ class _Comparison:
 
     def round(self, step: Precision) -> Rounded:
         """Weights alone rounded."""
-        features = self.encoded(step.open(), self.visited.texts, step.name)
+        features = self.encoded(step.open(), self.texts, step.name)
         error = gradient_error(self.gradients, self.gradients_of(self.to_heads(features)))
         return Rounded(
             step.name,
             step.overall,
-            relative_error(features, self.features),
+            self.error(features),
             None if error is None else error.bias,
             None if error is None else error.bias_interval,
             None if error is None else error.apparent,
@@ -290,6 +291,11 @@ class _Comparison:
             parts.append(encoder.encode(texts[start : start + AT_ONCE]))
         self.progress(task, len(texts), len(texts))
         return np.concatenate(parts)
+
+    def error(self, features: np.ndarray) -> float:
+        """Of features [m, d] in the states that the policy visited."""
+        count = len(self.texts)
+        return relative_error(features[:count], self.features[:count])
 
     def at_steps(self, features: np.ndarray) -> np.ndarray:
         """Features [m, d] of the different states → of the states acted in [B, d]."""
@@ -325,18 +331,25 @@ def _fits(rounded: Sequence[Rounded]) -> list[Fit]:
             Fit(
                 family,
                 power_law(x, [each.feature_error for each in near]),
-                power_law(x, [each.bias or 0.0 for each in near]),
+                power_law(x, [_told(each) for each in near]),
                 power_law(x, [each.apparent or 0.0 for each in near]),
             )
         )
     return found
 
 
+def _told(rounded: Rounded) -> float:
+    """Its bias where that can be told from noise, else 0, which no fit takes: what is above zero by chance is larger
+    than it should be.
+    """
+    return rounded.bias if rounded.bias and rounded.bias_interval and rounded.bias_interval[0] > 0 else 0.0
+
+
 def _notes(count: int, visited: Visited, values: Sequence[np.ndarray]) -> list[str]:
     notes = []
-    if len(visited.texts) < min(FEW, count):
+    if visited.different < min(FEW, count):
         notes.append(
-            f"only {len(visited.texts)} different states were visited in {count:,} steps: linear maps and value "
+            f"only {visited.different} different states were visited in {count:,} steps: linear maps and value "
             "functions fit so few exactly, and say little"
         )
     if visited.random:

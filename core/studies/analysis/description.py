@@ -23,6 +23,7 @@ def tables(found: Analysis, every_matrix: bool = False) -> Iterator[Table]:
     yield _fits(found)
     if any(each.values for each in found.precisions):
         yield _values(found)
+        yield _growth(found)
 
 
 def _summary(found: Analysis) -> Table:
@@ -100,14 +101,23 @@ def _fits(found: Analysis) -> Table:
 
 def _values(found: Analysis) -> Table:
     shown = [(each.name, each.values) for each in found.precisions if each.values is not None]
-    rows = []
-    for gamma, size in found.value_sizes.items():
-        cells = [f"{errors.absolute[gamma]:.3g} ({percent(errors.relative[gamma])})" for _, errors in shown]
-        rows.append((f"{gamma:g}", f"{1 / (1 - gamma):.0f}", f"{size:.3g}", *cells))
-    growth = [exponent(errors.growth) for _, errors in shown]
-    rows.append(("growth", "1", "", *growth))
-    title = "Error of learned values, RMS; growth: its exponent of 1/(1−γ)"
-    return Table(title, ("γ", "1/(1−γ)", "values", *(name for name, _ in shown)), tuple(rows))
+    rows = [
+        (f"{gamma:g}", f"{1 / (1 - gamma):.0f}", f"{size:.3g}", *(f"{e.absolute[gamma]:.3g}" for _, e in shown))
+        for gamma, size in found.value_sizes.items()
+    ]
+    return Table("Error of learned values, RMS", ("γ", "1/(1−γ)", "values", *(name for name, _ in shown)), tuple(rows))
+
+
+def _growth(found: Analysis) -> Table:
+    first, *_, last = found.value_sizes
+    rows = [
+        (each.name, exponent(each.values.growth), *(percent(each.values.relative[gamma]) for gamma in (first, last)))
+        for each in found.precisions
+        if each.values is not None
+    ]
+    rows.append(("the paper", str(PAPER_VALUES), "–", "–"))
+    shares = (f"share of values, γ {first:g}", f"γ {last:g}")
+    return Table("Growth of that error", ("precision", "power of 1/(1−γ) (95 %)", *shares), tuple(rows))
 
 
 def words(found: Analysis) -> str:
@@ -137,7 +147,7 @@ def _sentences(found: Analysis) -> Iterator[str]:
     if overall.apparent is not None:
         yield (
             f"The gradient of these very samples moves as ε_Q^{overall.apparent.exponent:.2f} "
-            f"({_numbers(overall.apparent.interval)}): one given rounding moves it in proportion to its first order."
+            f"(95 %: {_numbers(overall.apparent.interval)}): a given rounding moves it to first order."
         )
     yield from _about_values(found)
     yield from _about_actions(found)
@@ -179,7 +189,7 @@ def _about_actions(found: Analysis) -> Iterator[str]:
         yield "A fresh Gaussian policy has the entropy of its standard deviation, whatever the features."
         return
     changes = [
-        f"{each.entropy / found.entropy - 1:+.1%} ({each.name})"
+        f"{round(100 * (each.entropy / found.entropy - 1), 1) + 0.0:+.1f} % ({each.name})"
         for each in found.precisions
         if each.entropy is not None and found.entropy
     ]

@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 
 
 @attrs.frozen(eq=False)
-class Samples:
+class Taken:
     """What was done in B states: actions int64 [B], or unclipped float32 [B, k] of a Gaussian; normalised advantages
     float64 [B]; and the action mask bool [B, k], None where all actions are always admissible.
     """
@@ -52,7 +52,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return found
 
 
-def policy_gradients(heads: ActorCritic, features: np.ndarray, samples: Samples, chunks: int) -> np.ndarray:
+def policy_gradients(heads: ActorCritic, features: np.ndarray, samples: Taken, chunks: int) -> np.ndarray:
     """The policy gradient in each chunk of consecutive samples, float64 [C, P]; B must be a multiple of C. Their mean
     is the policy gradient.
     """

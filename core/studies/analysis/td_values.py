@@ -17,7 +17,7 @@ RIDGE = 1e-3
 
 
 @attrs.frozen(eq=False)
-class Steps:
+class Transitions:
     """B steps between m states.
 
     Attributes:
@@ -49,7 +49,7 @@ class TDError:
     growth: PowerLaw | None
 
 
-def td_values(features: np.ndarray, steps: Steps, gamma: float, ridge: float = RIDGE) -> np.ndarray:
+def td_values(features: np.ndarray, steps: Transitions, gamma: float, ridge: float = RIDGE) -> np.ndarray:
     """V of the state acted in, float64 [B], linear in features [m, d] and a constant: the fixed point of TD(0) (least
     squares temporal differences, Bradtke and Barto 1996), learned from the half of the steps that it is not asked for.
     """
@@ -69,7 +69,7 @@ def td_errors(values: Sequence[np.ndarray], reference: Sequence[np.ndarray], gam
     )
 
 
-def values_by_gamma(features: np.ndarray, steps: Steps, gammas: Sequence[float] = GAMMAS) -> list[np.ndarray]:
+def values_by_gamma(features: np.ndarray, steps: Transitions, gammas: Sequence[float] = GAMMAS) -> list[np.ndarray]:
     """`td_values` of each γ."""
     return _td_values(features, steps, gammas, RIDGE)
 
@@ -79,7 +79,7 @@ def values_alike(values: Sequence[np.ndarray]) -> bool:
     return all(float(each.std()) <= 1e-6 * _rms(each) for each in values)
 
 
-def _td_values(features: np.ndarray, steps: Steps, gammas: Sequence[float], ridge: float) -> list[np.ndarray]:
+def _td_values(features: np.ndarray, steps: Transitions, gammas: Sequence[float], ridge: float) -> list[np.ndarray]:
     found = [np.zeros(len(steps.state)) for _ in gammas]
     for half in (False, True):
         learned, asked = steps.half != half, steps.half == half

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import gymnasium
 import numpy as np
 
 from bitrl.core.acting.policies import ActorCritic, CommandPolicy, within
@@ -16,8 +15,11 @@ from bitrl.core.environments import crashes, replay
 from bitrl.core.environments.collector import Collector, Rollout
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.parts import Parts, spawn_seeds
-from bitrl.core.studies.analysis.policy_gradient import Samples, masked_logits, outputs_of
-from bitrl.core.studies.analysis.td_values import Steps
+from bitrl.core.studies.analysis.policy_gradient import Taken, masked_logits, outputs_of
+from bitrl.core.studies.analysis.td_values import Transitions
+
+if TYPE_CHECKING:
+    import gymnasium
 
 ENVIRONMENTS = 4
 CHUNKS = 32
@@ -34,6 +36,7 @@ class Visited:
 
     Attributes:
         texts: the m different states, as the serializer wrote them; `state` and `steps` count in these.
+        different: how many of them the policy visited: the first so many.
         state: which of them each of the B steps was acted in, int64 [B].
         samples: what was done in them.
         returns: of the episodes that ended, float64 [episodes].
@@ -44,10 +47,11 @@ class Visited:
     """
 
     texts: list[str]
+    different: int
     state: np.ndarray
-    samples: Samples
+    samples: Taken
     returns: np.ndarray
-    steps: Steps
+    steps: Transitions
     random: bool
     others: list[str]
 
@@ -93,8 +97,9 @@ def visit(
     finally:
         envs.close()
     places: dict[str, int] = {}
-    state = _states(rollout, places)[0]
+    state, different = _states(rollout, places)[0], len(places)
     return Visited(
+        different=different,
         state=state,
         samples=_samples(rollout, heads, taken),
         returns=rollout.returns,
@@ -111,7 +116,7 @@ def _alike(rollout: Rollout) -> bool:
 
 
 class _Sampled:
-    """Samples actions, and keeps them as the policy has them: counted from 0, or not clipped."""
+    """Taken actions, and keeps them as the policy has them: counted from 0, or not clipped."""
 
     def __init__(self, heads: ActorCritic, generator: np.random.Generator):
         self.heads, self.generator = heads, generator
@@ -158,9 +163,9 @@ def _states(rollout: Rollout, places: dict[str, int]) -> tuple[np.ndarray, np.nd
     return _by_environment(at[:-1]), _by_environment(following)
 
 
-def _steps(rollout: Rollout, places: dict[str, int]) -> Steps:
+def _steps(rollout: Rollout, places: dict[str, int]) -> Transitions:
     state, following = _states(rollout, places)
-    return Steps(
+    return Transitions(
         state=state,
         following=following,
         rewards=_by_environment(rollout.rewards).astype(np.float64),
@@ -169,11 +174,11 @@ def _steps(rollout: Rollout, places: dict[str, int]) -> Steps:
     )
 
 
-def _samples(rollout: Rollout, heads: ActorCritic, taken: np.ndarray) -> Samples:
+def _samples(rollout: Rollout, heads: ActorCritic, taken: np.ndarray) -> Taken:
     """What was done: actions [B] as the policy has them, and advantages of mean 0 and standard deviation 1."""
     advantages = _by_environment(_advantages(rollout, heads))
     mask = None if rollout.admissible is None else _by_environment(rollout.admissible.mask)
-    return Samples(taken, (advantages - advantages.mean()) / (float(advantages.std()) or 1.0), mask)
+    return Taken(taken, (advantages - advantages.mean()) / (float(advantages.std()) or 1.0), mask)
 
 
 def _advantages(rollout: Rollout, heads: ActorCritic) -> np.ndarray:

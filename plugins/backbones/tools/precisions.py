@@ -53,7 +53,7 @@ class ModelEncoder:
         return np.concatenate(parts)
 
 
-class Weights:
+class ReferenceWeights:
     """Weights of a model's blocks, one matrix at a time, and those of the reference rounded into a loaded copy."""
 
     def __init__(self, options: LanguageModelOptions, width: int | None, names: Sequence[str]):
@@ -97,7 +97,7 @@ def precisions_of(backbone: Any, twin: str | None = None) -> Ladder:
     options = partial(_options, own.options)
     full = options(other if trained_ternary else name)
     names = _matrices(own)
-    weights = Weights(full, own.number_count, names)
+    weights = ReferenceWeights(full, own.number_count, names)
     _check_pair(own, weights.model, other)
     notes = []
     ternary = name if trained_ternary else other
@@ -226,7 +226,12 @@ def _check_pair(own: LanguageModel, other: LanguageModel, name: str | None) -> N
 
 
 def _precision(
-    name: str, summary: str, weights: Weights, rounded: Round | None, options: LanguageModelOptions, format: str
+    name: str,
+    summary: str,
+    weights: ReferenceWeights,
+    rounded: Round | None,
+    options: LanguageModelOptions,
+    format: str,
 ) -> Precision:
     """The reference in a format of the engine."""
 
@@ -240,7 +245,7 @@ def _precision(
     return Precision(name, summary, each, overall, False, opened)
 
 
-def _sibling(options: LanguageModelOptions, width: int | None, weights: Weights) -> Precision:
+def _sibling(options: LanguageModelOptions, width: int | None, weights: ReferenceWeights) -> Precision:
     """The ternary model of the pair; its distance from the reference is no error of quantisation."""
     model = LanguageModel(options, width, "ternary")
     _check_pair(weights.model, model, options.model)
@@ -249,7 +254,7 @@ def _sibling(options: LanguageModelOptions, width: int | None, weights: Weights)
     return Precision(TRAINED, f"{options.model}, trained ternary", each, overall, True, lambda: ModelEncoder(model))
 
 
-def _steps(weights: Weights) -> Iterator[Precision]:
+def _steps(weights: ReferenceWeights) -> Iterator[Precision]:
     """Weights alone rounded: to fewer and fewer bits, and by shares of the way to ternary."""
     rounds = {f"rounded, {bits} bits": to_bits(bits) for bits in BITS}
     ternary = rounding("ternary")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -21,10 +22,11 @@ from bitrl.core.studies.analysis.action_choice import (
     orthogonal,
 )
 from bitrl.core.studies.analysis.linear_map import explained, fit_map
-from bitrl.core.studies.analysis.policy_gradient import Samples, gradient_error, policy_gradients
+from bitrl.core.studies.analysis.policy_gradient import Taken, gradient_error, policy_gradients
 from bitrl.core.studies.analysis.power_law import power_law
 from bitrl.core.studies.analysis.precision import relative_error
-from bitrl.core.studies.analysis.td_values import Steps, td_errors, td_values, values_alike, values_by_gamma
+from bitrl.core.studies.analysis.td_values import Transitions, td_errors, td_values, values_alike, values_by_gamma
+from bitrl.core.studies.charts import Series, log_ticks, series_chart
 from bitrl.plugins.algos.gae import gae, next_values
 
 EPSILONS = np.geomspace(0.005, 0.25, 10)
@@ -102,7 +104,7 @@ def test_the_policy_gradient_is_that_of_autograd(kind):
     actions = generator.integers(0, 3, size) if kind != "box" else generator.standard_normal((size, 3))
     if mask is not None:
         mask[np.arange(size), actions] = True
-    found = policy_gradients(heads(network(*layers), log_std), features, Samples(actions, advantages, mask), 3)
+    found = policy_gradients(heads(network(*layers), log_std), features, Taken(actions, advantages, mask), 3)
 
     parameters = [torch.tensor(array, dtype=torch.float64, requires_grad=True) for layer in layers for array in layer]
     w1, b1, w2, b2 = parameters
@@ -125,7 +127,7 @@ def test_the_policy_gradient_is_that_of_autograd(kind):
 def test_cosine_and_norm_ratio_of_a_linear_policy_by_hand():
     # Equal logits, so p = (½, ½). Advantages of 1 for action 0: ∇W = (½, −½)ᵀ·f.
     policy = heads(network((np.zeros((2, 2), np.float32), np.zeros(2, np.float32))))
-    samples = Samples(np.zeros(4, int), np.ones(4))
+    samples = Taken(np.zeros(4, int), np.ones(4))
     reference = policy_gradients(policy, np.tile(np.float32([[1, 0]]), (4, 1)), samples, 2)
     np.testing.assert_allclose(reference, np.tile([0.5, 0, -0.5, 0, 0.5, -0.5], (2, 1)))
     other = policy_gradients(policy, np.tile(np.float32([[0, 2]]), (4, 1)), samples, 2)
@@ -155,7 +157,7 @@ def test_the_bias_is_told_from_the_noise_of_the_samples():
 # ---- values ----
 
 
-def chain(gamma: float) -> tuple[Steps, np.ndarray]:
+def chain(gamma: float) -> tuple[Transitions, np.ndarray]:
     """State 0 leads to 1 with reward 1; 1 leads to the end with reward 2, or back to 0 with reward 0, in turn."""
     state = np.tile([0, 1, 0, 1], 8)
     rewards = np.tile([1.0, 2.0, 1.0, 0.0], 8)
@@ -164,7 +166,7 @@ def chain(gamma: float) -> tuple[Steps, np.ndarray]:
     # V1 = ½·2 + ½·(0 + γ·V0), V0 = 1 + γ·V1.
     v0 = (1 + gamma) / (1 - gamma**2 / 2)
     v1 = (v0 - 1) / gamma
-    return Steps(state, 1 - state, rewards, terminated, half), np.where(state == 0, v0, v1)
+    return Transitions(state, 1 - state, rewards, terminated, half), np.where(state == 0, v0, v1)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])
@@ -189,7 +191,7 @@ def test_errors_of_values_grow_as_they_are_made_to():
 
 def test_values_that_are_all_alike_are_recognised():
     steps, _ = chain(0.9)
-    forever = Steps(steps.state, steps.following, np.ones(32), np.zeros(32, bool), steps.half)
+    forever = Transitions(steps.state, steps.following, np.ones(32), np.zeros(32, bool), steps.half)
     assert values_alike(values_by_gamma(np.eye(2), forever))
     assert not values_alike(values_by_gamma(np.eye(2), steps))
 
@@ -263,3 +265,21 @@ def test_a_linear_map_is_found():
     np.testing.assert_allclose(fitted(features[40:]), targets[40:], atol=1e-5)
     assert explained(fitted(features[40:]), targets[40:]) == pytest.approx(1)
     assert explained(np.tile(targets[40:].mean(axis=0), (20, 1)), targets[40:]) == pytest.approx(0)
+
+
+# ---- pictures ----
+
+
+def test_a_chart_of_series_on_logarithmic_axes():
+    assert log_ticks(0.0009, 20) == pytest.approx([0.001, 0.01, 0.1, 1, 10])
+    assert log_ticks(1.5, 60) == pytest.approx([2, 5, 10, 20, 50])
+    dotted = Series("dots", ((0.1, 1.0), (1.0, 10.0), (10.0, 100.0), (5.0, 0.0)))
+    series = [dotted, Series("a line", ((1, 1), (9, 9)), True)]
+    root = ET.fromstring(series_chart("title", "x", "y", series, log_x=True, log_y=True))
+    dots = [(float(each.get("cx")), float(each.get("cy"))) for each in root.iter("{*}circle")]
+    assert len(dots) == 3 + 1  # that at zero is left out; one is in the legend
+    (x0, y0), (x1, y1), (x2, y2), _ = dots
+    assert (x1 - x0, y1 - y0) == pytest.approx((x2 - x1, y2 - y1), abs=0.2)
+    assert x0 < x1
+    assert y0 > y1
+    assert "nothing to draw" in series_chart("title", "x", "y", [Series("dots", ((0.0, 1.0),))], log_x=True)
