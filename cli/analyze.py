@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -91,5 +92,8 @@ def _check(out: Path, force: bool) -> None:
     """Refuse a directory that cannot be written to, or has an analysis."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file: name a directory")
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {out}: {there} is not a writable directory: name another")
     if (out / "analysis.json").exists() and not force:
         raise UsageError(f"{out}: already has an analysis: choose another name with --out, or replace it with --force")
