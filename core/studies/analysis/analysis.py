@@ -249,8 +249,9 @@ class _Comparison:
             maps = [fit_map(other_blocks[:, b], self.other_blocks[:, b]) for b in range(blocks.shape[1])]
             blocks = np.stack([to(blocks[:, b]) for b, to in enumerate(maps)], axis=1)
             read = features if self.ladder.run_own_training else fit_map(others, self.run_features)(features)
-            exact = self.to_heads(self.features) if self.ladder.run_own_training else self.features
-            self.map_r_squared = explained(read, exact) if not self.ladder.run_own_training else explained(exact, read)
+            exact = self.to_heads(self.features)
+            pair = (exact, read) if self.ladder.run_own_training else (read, exact)
+            self.map_r_squared = explained(*(each[: len(self.texts)] for each in pair))
         return Measured(
             name=precision.name,
             summary=precision.summary,

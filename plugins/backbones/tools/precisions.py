@@ -99,6 +99,8 @@ def precisions_of(backbone: Any, twin: str | None = None) -> Ladder:
     names = _matrices(own)
     weights = ReferenceWeights(full, own.number_count, names)
     _check_pair(own, weights.model, other)
+    if trained_ternary and _holds_ternary(weights.model):
+        raise UsageError(f"{other}: holds ternary weights, as the run's model does: name its full-precision twin")
     notes = []
     ternary = name if trained_ternary else other
     if ternary is not None and not trained_ternary and not _available(ternary, twin):
@@ -249,6 +251,8 @@ def _sibling(options: LanguageModelOptions, width: int | None, weights: Referenc
     """The ternary model of the pair; its distance from the reference is no error of quantisation."""
     model = LanguageModel(options, width, "ternary")
     _check_pair(weights.model, model, options.model)
+    if not _holds_ternary(model):
+        raise UsageError(f"{options.model}: holds floats, as the run's model does: name the ternary model of the pair")
     read = partial(model.engine.file.weights, i2s_packing=options.i2s_packing)
     each, overall = epsilon((name, read(name), weights.read(name)) for name in weights.names)
     return Precision(TRAINED, f"{options.model}, trained ternary", each, overall, True, lambda: ModelEncoder(model))

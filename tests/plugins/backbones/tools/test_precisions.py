@@ -93,11 +93,15 @@ def test_a_model_without_a_pair(tmp_path):
     with pytest.raises(UsageError, match=r"holds ternary weights, and no full-precision twin .* twin=MODEL"):
         precisions_of(backbone)
     assert precisions_of(backbone, str(packaged(TWIN))).run_own_training
+    with pytest.raises(UsageError, match="holds ternary weights, as the run's model does"):
+        precisions_of(backbone, str(packaged(STARTER)))
     floats = tmp_path / "floats.gguf"
     floats.symlink_to(packaged(TWIN))
     found = precisions_of(bitrl.load_backbone("bf16", str(floats), **SMALL))
     assert [each.name for each in found.precisions] == ["bf16", "int8", "int4", UNTRAINED]
     assert "no ternary model trained beside" in found.notes[0]
+    with pytest.raises(UsageError, match="holds floats, as the run's model does"):
+        precisions_of(bitrl.load_backbone("bf16", str(floats), **SMALL), str(packaged(TWIN)))
 
 
 @pytest.mark.parametrize(
