@@ -217,7 +217,7 @@ class _Comparison:
         """`run_features` are those that the run's own backbone gives of the other states, to fit linear maps to."""
         self.ladder, self.heads, self.visited, self.others = ladder, heads, visited, visited.others
         self.run_features, self.progress = run_features, progress
-        self.actions = len(heads.policy.network.layers[-1][1])  # type: ignore[union-attr]
+        self.actions = len(heads.policy.network.layers[-1][1])
         encoder = ladder.reference.open()
         self.features = self.encoded(encoder, visited.texts, ladder.reference.name)
         self.texts = visited.texts[: visited.different]  # of which errors and gradients are; values may need more
@@ -300,7 +300,8 @@ class _Comparison:
 
     def at_steps(self, features: np.ndarray) -> np.ndarray:
         """Features [m, d] of the different states → of the states acted in [B, d]."""
-        return features[self.visited.state]
+        found: np.ndarray = features[self.visited.state]
+        return found
 
     def gradients_of(self, read: np.ndarray) -> np.ndarray:
         """The policy gradient in each chunk, of what the run's heads read [m, d]."""
@@ -310,7 +311,7 @@ class _Comparison:
         """Of fresh policy heads in the states acted in."""
         if self.heads.log_std is not None:
             return None
-        widths = [len(biases) for _, biases in self.heads.policy.network.layers]  # type: ignore[union-attr]
+        widths = [len(biases) for _, biases in self.heads.policy.network.layers]
         return initial_entropy(self.at_steps(features), widths)
 
 

@@ -27,7 +27,7 @@ def tables(found: Analysis, every_matrix: bool = False) -> Iterator[Table]:
 
 
 def _summary(found: Analysis) -> Table:
-    unit = "of the states" if found.discrete else "RMS distance"
+    unit = "share of states where the greedy one differs" if found.discrete else "RMS distance of the greedy ones"
     rows = [("fp32", "0", "0", "–", "0", entropy(found.entropy), entropy(found.entropy_standardised))]
     for each in found.precisions:
         own = each.own_training
@@ -43,8 +43,8 @@ def _summary(found: Analysis) -> Table:
                 entropy(each.entropy_standardised),
             )
         )
-    headings = ("precision", "ε_Q", "features", "features/ε_Q", f"actions ({unit})", "entropy", "standardised")
-    return Table("Beside full precision", headings, tuple(rows))
+    headings = ("precision", "ε_Q", "features", "features/ε_Q", "actions", "entropy", "standardised")
+    return Table(f"Beside full precision (actions: {unit})", headings, tuple(rows))
 
 
 def _epsilons(precisions: Sequence[Measured], every_matrix: bool) -> Table:
@@ -84,11 +84,11 @@ def _gradients(precisions: Sequence[Measured]) -> Table:
                 each.name,
                 f"{percent(error.bias)} ({_range(error.bias_interval)})",
                 percent(error.apparent),
-                f"{error.cosine:.4f} ({error.cosine_interval[0]:.3f} to {error.cosine_interval[1]:.3f})",
-                f"{error.norm_ratio:.3f} ({error.norm_ratio_interval[0]:.2f} to {error.norm_ratio_interval[1]:.2f})",
+                f"{error.cosine:.3f} ({error.cosine_interval[0]:.2f} to {error.cosine_interval[1]:.2f})",
+                f"{error.norm_ratio:.2f} ({error.norm_ratio_interval[0]:.2f} to {error.norm_ratio_interval[1]:.2f})",
             )
         )
-    headings = ("precision", "bias (95 %)", "on these samples", "cosine (95 %)", "norm ratio (95 %)")
+    headings = ("precision", "bias (95 %)", "these samples", "cosine (95 %)", "norm ratio (95 %)")
     return Table("Policy gradient beside full precision", headings, tuple(rows))
 
 

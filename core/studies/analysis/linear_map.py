@@ -21,7 +21,8 @@ class LinearMap:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features [n, d] → float32 [n, k]."""
         mapped = ((features.astype(np.float64) - self.mean) / self.std) @ self.weights + self.offset
-        return mapped.astype(np.float32)
+        found: np.ndarray = mapped.astype(np.float32)
+        return found
 
 
 def fit_map(features: np.ndarray, targets: np.ndarray, ridge: float = RIDGE) -> LinearMap:

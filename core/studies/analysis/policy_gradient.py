@@ -82,7 +82,8 @@ def policy_gradients(heads: ActorCritic, features: np.ndarray, samples: Taken, c
 
 
 def _in_chunks(values: np.ndarray, chunks: int) -> np.ndarray:
-    return values.reshape(chunks, -1, values.shape[1])
+    found: np.ndarray = values.reshape(chunks, -1, values.shape[1])
+    return found
 
 
 @attrs.frozen
@@ -128,7 +129,8 @@ def gradient_error(reference: np.ndarray, other: np.ndarray) -> GradientError | 
         return _ratio(_product(weights, mixed), np.sqrt(_product(weights, own) * _product(weights, size)))
 
     def norm_ratio(weights: np.ndarray) -> np.ndarray:
-        return np.sqrt(_ratio(_product(weights, own), _product(weights, size)))
+        found: np.ndarray = np.sqrt(_ratio(_product(weights, own), _product(weights, size)))
+        return found
 
     return GradientError(
         bias=float(bias(once)[0]),
@@ -148,7 +150,8 @@ def _product(weights: np.ndarray, gram: np.ndarray) -> np.ndarray:
 
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+    found: np.ndarray = np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+    return found
 
 
 def _middle(values: np.ndarray) -> Interval:

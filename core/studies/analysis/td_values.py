@@ -93,8 +93,7 @@ def _td_values(features: np.ndarray, steps: Transitions, gammas: Sequence[float]
         penalty = ridge * len(now) * np.eye(len(same))
         penalty[-1, -1] = 0  # the constant is free
         for values, gamma in zip(found, gammas, strict=True):
-            # γ may leave a direction undetermined (a constant, without terminal states, has V = r/(1−γ)): least squares
-            weights = np.linalg.lstsq(same - gamma * moved + penalty, rewarded, rcond=None)[0]
+            weights = np.linalg.solve(same - gamma * moved + penalty, rewarded)
             values[asked] = known[steps.state[asked]] @ weights
     return found
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.errors import UsageError
+from bitrl.core.options import parse
 from bitrl.core.studies.analysis.precision import Encoder, Ladder, Precision
 from bitrl.core.wording import setting
 from bitrl.plugins.backbones import LanguageModelOptions
@@ -186,10 +187,10 @@ def _checked(backbone: Any) -> LanguageModel:
 
 def _options(own: LanguageModelOptions, model: str | None) -> LanguageModelOptions:
     """The run's options for another model, without a cache."""
-    return LanguageModelOptions(
-        model=model, layers=own.layers, pooling=own.pooling, threads=own.threads, projection=own.projection,
-        i2s_packing=own.i2s_packing, activation=own.activation, linear_class=own.linear_class, cache_mb=0.0,
-    )  # fmt: skip
+    kept = ("layers", "pooling", "threads", "projection", "i2s_packing", "activation", "linear_class")
+    values = {name: getattr(own, name) for name in kept}
+    options: LanguageModelOptions = parse(LanguageModelOptions, {**values, "model": model, "cache_mb": 0.0}, "backbone")
+    return options
 
 
 def _holds_ternary(model: LanguageModel) -> bool:

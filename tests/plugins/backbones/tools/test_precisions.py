@@ -90,7 +90,7 @@ def test_a_model_without_a_pair(tmp_path):
     alone = tmp_path / "own.gguf"
     alone.symlink_to(packaged(STARTER))
     backbone = bitrl.load_backbone("bitnet", str(alone), **SMALL)
-    with pytest.raises(UsageError, match=r"holds ternary weights, and no full-precision twin .* twin=MODEL"):
+    with pytest.raises(UsageError, match=r"holds ternary weights, and no full-precision twin .*twin.MODEL"):
         precisions_of(backbone)
     assert precisions_of(backbone, str(packaged(TWIN))).run_own_training
     with pytest.raises(UsageError, match="holds ternary weights, as the run's model does"):
