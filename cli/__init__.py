@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "study": ("bitrl.cli.study:study", "Train every cell of a study, and compare its arms."),
     "compare": ("bitrl.cli.compare:compare", "Compare trained runs: what differs, and whether it matters."),
     "report": ("bitrl.cli.report:report", "Report on trained runs: one page, or tables for a paper."),
+    "analyze": ("bitrl.cli.analyze:analyze", "Measure what quantised weights do to a trained agent."),
     "plot": ("bitrl.cli.plot:plot", "Draw learning curves."),
     "watch": ("bitrl.cli.watch:watch", "Watch training runs, side by side."),
     "list": ("bitrl.cli.list:list_components", "List the installed components, or runs."),

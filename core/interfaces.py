@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bitrl.core.acting.policies import Policy
+    from bitrl.core.acting.policies import ActorCritic, Policy
     from bitrl.core.acting.states import StateReader, States
     from bitrl.core.environments.collector import Collector
     from bitrl.core.events import Event
@@ -343,6 +343,15 @@ class Algorithm(ABC):
             UsageError: it cannot be expressed as one.
         """
         raise UsageError(f"algorithm {type(self).__name__} cannot be exported: it has no plain_policy()")
+
+    def actor_critic(self) -> ActorCritic:
+        """The policy as it is sampled, and the value function, in numpy (bitrl.core.acting.policies): for `bitrl
+        analyze`. By default an algorithm cannot be analysed.
+
+        Raises:
+            UsageError: they cannot be expressed so.
+        """
+        raise UsageError(f"algorithm {type(self).__name__} cannot be analysed: it has no actor_critic()")
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:

@@ -120,6 +120,29 @@ def within(outputs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
 
 Policy = Discrete | CommandPolicy | Continuous
 
+
+@attrs.frozen(eq=False)
+class ActorCritic:
+    """A trained policy as it is sampled while it learns, and its value function (Algorithm.actor_critic).
+
+    Attributes:
+        policy: takes the most probable actions.
+        log_std: logarithms of the standard deviations of a Gaussian around a Continuous policy's outputs, float32 [k];
+            None for other policies, which are the softmax of their outputs.
+        value: the critic's features float32 [..., d'] → values [..., 1].
+        reward_std: what rewards are divided by before values are learned.
+        gamma: discount factor.
+        gae_lambda: λ of generalised advantage estimation.
+    """
+
+    policy: Policy
+    log_std: np.ndarray | None
+    value: Network
+    reward_std: float
+    gamma: float
+    gae_lambda: float
+
+
 KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, CommandPolicy, Continuous)}
 
 

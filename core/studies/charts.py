@@ -1,4 +1,4 @@
-"""Charts as SVG text: lines with bands, and points with error bars. Knows numbers and labels alone.
+"""Charts as SVG text: lines with bands, points with error bars, and series. Knows numbers and labels alone.
 
 Colours are CSS variables with values for light backgrounds (Okabe and Ito's, which colour-blind readers tell apart), so
 that a page may give others; lines also differ in their dashes.
@@ -38,14 +38,31 @@ class Point:
 
 
 @attrs.frozen
+class Series:
+    """Points (x, y) in order: connected by a line, or marked by dots."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    line: bool = False
+
+
+@attrs.frozen
 class _Scale:
     low: float
     high: float
     start: float
     end: float
+    logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round numbers along it."""
+        return log_ticks(self.low, self.high) if self.logarithmic else ticks(self.low, self.high)
 
 
 def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> str:
@@ -95,6 +112,50 @@ def point_chart(title: str, x_label: str, y_label: str, points: Sequence[Point])
     return _svg(title, x_label, y_label, x, y, parts, [point.label for point in points])
 
 
+def series_chart(
+    title: str, x_label: str, y_label: str, series: Sequence[Series], *, log_x: bool = False, log_y: bool = False
+) -> str:
+    """Series of points; on a logarithmic axis those that are not positive are left out."""
+    shown = [
+        attrs.evolve(
+            each, points=tuple((x, y) for x, y in each.points if (x > 0 or not log_x) and (y > 0 or not log_y))
+        )
+        for each in series
+    ]
+    xs, ys = ([point[axis] for each in shown for point in each.points] for axis in (0, 1))
+    if not xs:
+        return _empty(title, "There is nothing to draw: no number is above zero.")
+    x = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x)
+    y = _axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log_y)
+    parts = []
+    for number, each in enumerate(shown):
+        colour = number % len(COLOURS)
+        if each.line and each.points:
+            parts.append(f'<path class="line c{colour}" d="{_path(each.points, x, y)}" style="fill:none"/>')
+        if not each.line or len(each.points) == 1:
+            parts += [f'<circle class="c{colour}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="4"/>' for a, b in each.points]
+    dots = frozenset(number for number, each in enumerate(shown) if not each.line)
+    return _svg(title, x_label, y_label, x, y, parts, [each.label for each in shown], dots)
+
+
+def _axis(low: float, high: float, start: float, end: float, logarithmic: bool) -> _Scale:
+    """A scale with some room around what it shows."""
+    if logarithmic:
+        room = (high / low) ** 0.05 if high > low else 2.0
+        return _Scale(low / room, high * room, start, end, True)
+    room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    return _Scale(low - room, high + room, start, end)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in [low, high], both above zero: powers of ten, and where these are few 2 and 5 times them."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [10.0**power for power in powers if low <= 10.0**power <= high]
+    if len(found) < 4:
+        found = [n * 10.0**power for power in powers for n in (1, 2, 5) if low <= n * 10.0**power <= high]
+    return found
+
+
 def _scales(x_low: float, x_high: float, y_low: float, y_high: float) -> tuple[_Scale, _Scale]:
     def widened(low: float, high: float, share: float) -> tuple[float, float]:
         room = (high - low) * share or abs(high) * 0.1 or 1.0
@@ -129,15 +190,17 @@ def short(value: float) -> str:
 
 
 def _svg(
-    title: str, x_label: str, y_label: str, x: _Scale, y: _Scale, parts: Sequence[str], labels: Sequence[str]
-) -> str:
+    title: str, x_label: str, y_label: str, x: _Scale, y: _Scale, parts: Sequence[str], labels: Sequence[str],
+    dots: frozenset[int] = frozenset(),
+) -> str:  # fmt: skip
+    """The whole picture; the labels numbered in `dots` have a dot in the legend, the others a line."""
     axes = []
-    for value in ticks(y.low, y.high):
+    for value in y.ticks():
         axes.append(
             f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>'
             f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>'
         )
-    for value in ticks(x.low, x.high):
+    for value in x.ticks():
         axes.append(f'<text x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(value)}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
     axes.append(
@@ -151,10 +214,11 @@ def _svg(
         dash = DASHES[number // len(COLOURS) % len(DASHES)]
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         cut = label if len(label) <= 46 else f"{label[:45]}…"
-        legend.append(
-            f'<path class="line c{number % len(COLOURS)}"{dashed} d="M{left} {top - 4}h24" stroke-width="3"/>'
-            f'<text x="{left + 32}" y="{top}">{escape(cut)}</text>'
-        )
+        colour = f"c{number % len(COLOURS)}"
+        mark = f'<path class="line {colour}"{dashed} d="M{left} {top - 4}h24" stroke-width="3"/>'
+        if number in dots:
+            mark = f'<circle class="{colour}" cx="{left + 12}" cy="{top - 4}" r="4"/>'
+        legend.append(f'{mark}<text x="{left + 32}" y="{top}">{escape(cut)}</text>')
     height = HEIGHT + 8 + rows * 20
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
@@ -163,9 +227,9 @@ def _svg(
     )
 
 
-def _empty(title: str) -> str:
+def _empty(title: str, reason: str = "No run has reported a return yet.") -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 60" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
-        '<text x="20" y="34">No run has reported a return yet.</text></svg>'
+        f'<text x="20" y="34">{escape(reason)}</text></svg>'
     )

@@ -18,7 +18,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
-from bitrl.core.acting.policies import Policy
+from bitrl.core.acting.policies import ActorCritic, Policy
 from bitrl.core.acting.states import States
 from bitrl.core.environments.collector import Collector, Rollout
 from bitrl.core.errors import RunFailed
@@ -252,6 +252,17 @@ class PPO(Algorithm):
         """The policy network and its head; see the base class."""
         with low_bits(self.policy, self.options.policy_bits):
             return copy.deepcopy(self.head.numpy_policy(numpy_network(self.policy, self.standardise)))
+
+    def actor_critic(self) -> ActorCritic:
+        """The policy's distribution and the value network; see the base class."""
+        return ActorCritic(
+            policy=self.plain_policy(),
+            log_std=self.head.log_std.detach().numpy().copy() if isinstance(self.head, Gaussian) else None,
+            value=copy.deepcopy(numpy_network(self.value, self.standardise_critic)),
+            reward_std=1.0 if self.reward_scale is None else self.reward_scale.std,
+            gamma=self.options.gamma,
+            gae_lambda=self.options.gae_lambda,
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""

@@ -43,9 +43,13 @@ class RewardScale:
             sums[t] = self.gamma * self.returns + rewards
             self.returns = np.where(over[t], 0.0, sums[t])
         self.add(sums[rollout.valid])
-        std = math.sqrt(self.moments[2] + 1e-8)
-        rewards = (rollout.rewards.astype(np.float64) / std).clip(-REWARD_LIMIT, REWARD_LIMIT)
+        rewards = (rollout.rewards.astype(np.float64) / self.std).clip(-REWARD_LIMIT, REWARD_LIMIT)
         return attrs.evolve(rollout, rewards=rewards.astype(np.float32))
+
+    @property
+    def std(self) -> float:
+        """What rewards are divided by."""
+        return math.sqrt(self.moments[2] + 1e-8)
 
     def add(self, sums: np.ndarray) -> None:
         """Merge the moments of `sums` [k] into the running ones (Chan et al. 1979)."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitrl.core.acting.admissible import AdmissibleActions, CommandTable
-    from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network
+    from bitrl.core.acting.policies import ActorCritic, CommandPolicy, Continuous, Discrete, Network
     from bitrl.core.environments.collector import Collector, Rollout, Transition
     from bitrl.core.runs.episodes import Return, play_episodes
     from bitrl.plugins.algos.backprop import mlp
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "bitrl.core.acting.admissible": ("AdmissibleActions", "CommandTable"),
-    "bitrl.core.acting.policies": ("CommandPolicy", "Continuous", "Discrete", "Network"),
+    "bitrl.core.acting.policies": ("ActorCritic", "CommandPolicy", "Continuous", "Discrete", "Network"),
     "bitrl.core.environments.collector": ("Collector", "Rollout", "Transition"),
     "bitrl.core.runs.episodes": ("Return", "play_episodes"),
     "bitrl.plugins.algos.backprop": ("mlp",),
@@ -36,6 +36,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ActorCritic",
     "AdmissibleActions",
     "Categorical",
     "Collector",

@@ -63,7 +63,8 @@ class Recipe:
 class ModelEntry:
     """A model. `bytes` is the size of the download, `parameters` the publisher's count, both None where unknown.
 
-    `hints` are options of the backbone (activation, linear_class) for files that do not specify them.
+    `hints` are options of the backbone (activation, linear_class) for files that do not specify them. `twin` is, of a
+    ternary model, the name of its full-precision twin.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ModelEntry:
     parameters: int | None = None
     bytes: int | None = None
     hints: Mapping[str, str] = attrs.field(factory=dict)
+    twin: str | None = None
 
 
 # Hashes and sizes of files on the hub are those that several independent projects quote from its LFS pointers.
@@ -88,6 +90,7 @@ _ENTRIES = (
         licence="MIT",
         precision="ternary (TQ2_0)",
         architecture="bitnet-b1.58",
+        twin="starter-fp16",
     ),
     ModelEntry(
         "starter-fp16",
@@ -137,6 +140,7 @@ _ENTRIES = (
         architecture="bitnet-b1.58",
         parameters=2_412_820_480,
         bytes=1_187_801_280,
+        twin="bitnet-b1.58-2b-4t-bf16",
     ),
     ModelEntry(
         "bitnet-b1.58-2b-4t-safetensors",
@@ -147,6 +151,7 @@ _ENTRIES = (
         architecture="bitnet-b1.58",
         parameters=2_412_820_480,
         hints={"linear_class": "autobitlinear"},
+        twin="bitnet-b1.58-2b-4t-bf16",
     ),
     ModelEntry(
         "bitnet-b1.58-2b-4t-bf16",
@@ -165,6 +170,7 @@ _ENTRIES = (
         precision="ternary",
         architecture="gemma3",
         parameters=268_000_000,
+        twin="harrier-oss-v1-270m",
     ),
     ModelEntry(
         "bitnet-embedding-0.6b",
@@ -174,6 +180,7 @@ _ENTRIES = (
         precision="ternary",
         architecture="qwen3",
         parameters=596_000_000,
+        twin="harrier-oss-v1-0.6b",
     ),
     ModelEntry(
         "harrier-oss-v1-270m",

@@ -429,3 +429,19 @@ def test_what_adapters_learn_is_acted_on_saved_and_restored():
     assert whole.update() == resumed.update()
     for name, array in whole.state().items():
         np.testing.assert_array_equal(array, resumed.state()[name])
+
+
+@pytest.mark.parametrize("space", [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))], ids=str)
+def test_the_actor_and_critic_are_the_trained_ones(space):
+    ppo = make(space, steps=64, normalise_rewards=True, gamma=0.9)
+    ppo.update()
+    heads, features = ppo.actor_critic(), np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    np.testing.assert_allclose(heads.value(features)[:, 0], ppo.values(ppo.standardise(features)), atol=1e-5)
+    states = ppo.task.reader(features)
+    np.testing.assert_allclose(heads.policy(states), ppo.act(states), atol=1e-5)
+    assert (heads.gamma, heads.gae_lambda) == (0.9, 0.95)
+    assert heads.reward_std == pytest.approx(np.sqrt(ppo.reward_scale.moments[2]), rel=1e-6)
+    if isinstance(space, gymnasium.spaces.Box):
+        np.testing.assert_array_equal(heads.log_std, ppo.head.log_std.detach().numpy())
+    else:
+        assert heads.log_std is None
