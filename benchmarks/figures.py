@@ -398,7 +398,7 @@ def paper_figures() -> str:
     from bitrl.core.studies.comparison import begun_baseline, compare
     from bitrl.core.studies.design import build_design, read_design
     from bitrl.core.studies.paper.claims import Evidence, judged
-    from bitrl.core.studies.paper.studies import PREFIX, evidence, files
+    from bitrl.core.studies.paper.sources import PREFIX, evidence, files
     from bitrl.core.studies.tables import markdown, tables
 
     results, _ = evidence(ROOT / "nowhere")

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bitrl.cli import address_space
+from bitrl.core import address_space
 from bitrl.core.errors import BitrlError, RunFailed, UsageError, cause, out_of_memory
 from bitrl.core.terminal import LONGEST_MESSAGE, as_line, tell
 from bitrl.core.wording import command_line, program

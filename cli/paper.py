@@ -23,7 +23,7 @@ def paper_file(grid: Path) -> Path:
     Raises:
         UsageError: there is no such study.
     """
-    from bitrl.core.studies.paper.studies import PREFIX, files
+    from bitrl.core.studies.paper.sources import PREFIX, files
 
     known = files()
     name = grid.name.removeprefix(PREFIX)
@@ -35,7 +35,7 @@ def paper_file(grid: Path) -> Path:
 def show_claims(place: Path, as_json: bool, stdout: IO[str] | None) -> None:
     """Print every claim and its verdict. Studies trained in `place` count instead of those recorded."""
     from bitrl.core.studies.paper.claims import Evidence, judged
-    from bitrl.core.studies.paper.studies import PREFIX, evidence, files
+    from bitrl.core.studies.paper.sources import PREFIX, evidence, files
 
     results, own = evidence(place)
     found = judged(Evidence(results))

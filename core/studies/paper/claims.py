@@ -37,7 +37,7 @@ SUCCESS = ("BabyAI-GoToRedBall-v0", "TextWorld-Cooking")
 
 
 @attrs.frozen
-class Finding:
+class Judgement:
     """What was measured about a claim, in words, and what follows."""
 
     measured: str
@@ -46,7 +46,7 @@ class Finding:
     interval: Interval | None = None
 
 
-NOT_MEASURED = Finding("", "not measured")
+NOT_MEASURED = Judgement("", "not measured")
 
 
 class Evidence:
@@ -77,7 +77,7 @@ class Evidence:
         return next(row for row in found.rows if row.arm == arm)
 
 
-Judge = Callable[[Evidence], Finding]
+Judge = Callable[[Evidence], Judgement]
 
 
 @attrs.frozen
@@ -88,7 +88,7 @@ class Claim:
         id: a short name.
         words: the claim.
         study: the study that measures it; None: several, or none.
-        judge: evidence → finding.
+        judge: evidence → judgement.
         ours: it is not the paper's claim, but a question that it leaves open.
     """
 
@@ -98,14 +98,14 @@ class Claim:
     judge: Judge = attrs.field(repr=False)
     ours: bool = False
 
-    def answer(self, finding: Finding) -> str:
+    def answer(self, judgement: Judgement) -> str:
         """The verdict in words: yes or no to a question of ours."""
         answers = {"reproduced": "yes", "refuted": "no"} if self.ours else {}
-        return answers.get(finding.verdict, finding.verdict)
+        return answers.get(judgement.verdict, judgement.verdict)
 
 
-def judged(evidence: Evidence) -> list[tuple[Claim, Finding]]:
-    """Every claim with its finding."""
+def judged(evidence: Evidence) -> list[tuple[Claim, Judgement]]:
+    """Every claim with its judgement."""
     return [(claim, claim.judge(evidence)) for claim in CLAIMS]
 
 
@@ -121,11 +121,11 @@ def side(interval: Interval | None, at_least: float) -> Verdict:
 def reaches(study: str, task: str, figure: float, metric: str = "mean_return") -> Judge:
     """The ternary policy's result is at least the paper's."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         row = evidence.row(study, task, "bitnet", metric)
         if row is None or row.mean is None:
             return NOT_MEASURED
-        return Finding(_mean(row), side(row.t_interval, figure), row.mean, row.t_interval)
+        return Judgement(_mean(row), side(row.t_interval, figure), row.mean, row.t_interval)
 
     return judge
 
@@ -133,7 +133,7 @@ def reaches(study: str, task: str, figure: float, metric: str = "mean_return") -
 def keeps(study: str, task: str, arm: str, other: str, share: float, metric: str = "mean_return") -> Judge:
     """The ratio of an arm's mean to another's is at least a share."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         row = evidence.row(study, task, arm, metric, other)
         if row is None or row.ratio is None or row.arm == other:
             return NOT_MEASURED
@@ -145,7 +145,7 @@ def keeps(study: str, task: str, arm: str, other: str, share: float, metric: str
 def below(study: str, task: str, arm: str, other: str) -> Judge:
     """An arm's mean is below another's."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         row = evidence.row(study, task, arm, baseline=other)
         if row is None or row.ratio is None or row.arm == other:
             return NOT_MEASURED
@@ -159,7 +159,7 @@ def below(study: str, task: str, arm: str, other: str) -> Judge:
 def equal(study: str, task: str, arm: str, other: str, margin: float, metric: str = "mean_return") -> Judge:
     """Two arms' means are equivalent within a margin, by two one-sided tests."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         row, beside = (evidence.row(study, task, name, metric, other) for name in (arm, other))
         if row is None or beside is None or row.ratio is None:
             return NOT_MEASURED
@@ -175,7 +175,7 @@ def equal(study: str, task: str, arm: str, other: str, margin: float, metric: st
 def overall(arm: str, other: str, share: float) -> Judge:
     """The geometric mean over all tasks of the ratios of an arm's means to another's is at least a share."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         pairs = _pairs(evidence, arm, other)
         if not pairs:
             return NOT_MEASURED
@@ -190,7 +190,7 @@ def equal_overall(arm: str, other: str, margin: float) -> Judge:
     5 %, by its 90 % bootstrap interval.
     """
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         found = overall(arm, other, 1.0)(evidence)
         if found.value is None:
             return found
@@ -205,7 +205,7 @@ def equal_overall(arm: str, other: str, margin: float) -> Judge:
 def every_task(arm: str, other: str, share: float) -> Judge:
     """In no task is the ratio of an arm's mean to another's below a share."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         pairs = _pairs(evidence, arm, other)
         if not pairs:
             return NOT_MEASURED
@@ -216,7 +216,7 @@ def every_task(arm: str, other: str, share: float) -> Judge:
         if "refuted" in verdicts:
             verdict = "refuted"
         words = f"{ratios[worst]:.1%} ({worst}) to {ratios[best]:.1%} ({best}) of {other}, {_tasks(pairs)}"
-        return Finding(words, verdict, ratios[worst])
+        return Judgement(words, verdict, ratios[worst])
 
     return judge
 
@@ -224,7 +224,7 @@ def every_task(arm: str, other: str, share: float) -> Judge:
 def varies_more(arm: str, other: str) -> Judge:
     """The variance over seeds of an arm's results is larger than another's: geometric mean of the ratios over tasks."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         pairs = {
             task: pair for task, pair in _pairs(evidence, arm, other).items() if min(each.var() for each in pair) > 0
         }
@@ -236,7 +236,7 @@ def varies_more(arm: str, other: str) -> Judge:
         low, high = math.exp(logs.mean() - half), math.exp(logs.mean() + half)
         value = math.exp(logs.mean())
         words = f"{value:.2f} × ({low:.2f} to {high:.2f}) that of {other} over {_tasks(pairs)}"
-        return Finding(words, side((low, high), 1.0), value, (low, high))
+        return Judgement(words, side((low, high), 1.0), value, (low, high))
 
     return judge
 
@@ -244,7 +244,7 @@ def varies_more(arm: str, other: str) -> Judge:
 def fails(study: str, task: str, arm: str, share: float) -> Judge:
     """Of an arm's runs at least a share fail: end no better than their first rollout."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         row = evidence.row(study, task, arm)
         if row is None:
             return NOT_MEASURED
@@ -253,7 +253,7 @@ def fails(study: str, task: str, arm: str, share: float) -> Judge:
         words = f"{row.failure_rate:.0%} of {runs} runs ({interval[0]:.0%} to {interval[1]:.0%}), return {_mean(row)}"
         # Most of them failing is the claim; the share is what is refuted.
         verdict: Verdict = "reproduced" if interval[0] > 0.5 else "refuted" if interval[1] < share else "undecided"
-        return Finding(words, verdict, row.failure_rate, interval)
+        return Judgement(words, verdict, row.failure_rate, interval)
 
     return judge
 
@@ -261,7 +261,7 @@ def fails(study: str, task: str, arm: str, share: float) -> Judge:
 def slower(arm: str, other: str) -> Judge:
     """An arm takes more steps than another to go 90 % of its way: geometric mean of the ratios over tasks."""
 
-    def judge(evidence: Evidence) -> Finding:
+    def judge(evidence: Evidence) -> Judgement:
         steps: dict[str, list[np.ndarray]] = {}
         for study, tasks in STUDIES.items():
             for task in tasks:
@@ -278,14 +278,14 @@ def slower(arm: str, other: str) -> Judge:
         value, interval = ratio(*samples), bootstrap_interval(samples, ratio)
         low, high = interval or (math.nan, math.nan)
         words = f"{value:.2f} × ({low:.2f} to {high:.2f}) the steps of {other} over {_tasks(steps)}"
-        return Finding(words, side(interval, 1.0), value, interval)
+        return Judgement(words, side(interval, 1.0), value, interval)
 
     return judge
 
 
 def not_measured(why: str) -> Judge:
     """A claim that nothing here measures, and why."""
-    return lambda evidence: Finding(why, "not measured")
+    return lambda evidence: Judgement(why, "not measured")
 
 
 STUDIES: Mapping[str, Sequence[str]] = {"classic": CLASSIC, "language": WORDS, "mujoco": LOCOMOTION}
@@ -450,9 +450,9 @@ def _steps(evidence: Evidence, study: str, task: str, arm: str) -> np.ndarray:
     return np.array([step for step in found if step is not None], np.float64)
 
 
-def _ratio(value: float, interval: Interval | None, share: float, of: str) -> Finding:
+def _ratio(value: float, interval: Interval | None, share: float, of: str) -> Judgement:
     bounds = "no interval" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
-    return Finding(f"{value:.1%} ({bounds}) {of}", side(interval, share), value, interval)
+    return Judgement(f"{value:.1%} ({bounds}) {of}", side(interval, share), value, interval)
 
 
 def _mean(row: Row) -> str:

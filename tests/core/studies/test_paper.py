@@ -10,7 +10,7 @@ import pytest
 from bitrl.core.studies.design import build_design, read_design
 from bitrl.core.studies.paper import claims
 from bitrl.core.studies.paper.claims import CLAIMS, SIX, STUDIES, Evidence, judged, side
-from bitrl.core.studies.paper.studies import evidence, files
+from bitrl.core.studies.paper.sources import evidence, files
 from bitrl.core.studies.results import Result
 
 
