@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.policies import KINDS, Network
+from bitrl.core.acting.policies import KINDS, CodebookPolicy, Network
 from bitrl.core.config import MOST_HISTORY
 from bitrl.core.interfaces import Field, ObservationSpec
 
@@ -67,6 +67,11 @@ def check_arrays(file: Checkpoint) -> None:
             _check_network(with_prefix(arrays, f"{field.name}."), field.name)
         elif field.name not in arrays:
             raise ValueError(f"policy.{field.name} is missing")
+    if file.meta["policy"] == CodebookPolicy.kind:
+        values, last = arrays["values"], max(int(name.split(".")[1]) for name in arrays if name.endswith(".bias"))
+        outputs, dimensions = len(arrays[f"network.{last}.bias"]), arrays["low"].size
+        if values.ndim != 2 or len(values) != dimensions or values.size != outputs or not outputs:
+            raise ValueError("policy.values: its shape does not fit the network and the bounds")
 
 
 def _check_network(arrays: Mapping[str, np.ndarray], name: str) -> None:
