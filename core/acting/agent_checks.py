@@ -32,6 +32,8 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     _expect(facts, "history", _is_count(1, MOST_HISTORY), f"an integer between 1 and {MOST_HISTORY}")
     _expect(facts, "history_tokens", _is_count(1, 2**31), "an integer above 0")
     _expect(facts, "policy", lambda value: isinstance(value, str) and value in KINDS, f"one of {', '.join(KINDS)}")
+    if "bitdelta" in facts:
+        _expect(facts, "bitdelta", _is_text, "a checksum")
     _expect(facts, "observation", _is_mapping, "names and values")
     spec = facts["observation"]
     _only(spec, ObservationSpec, "observation")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.acting import checkpoints
+from bitrl.core.acting import bitdelta, checkpoints
 from bitrl.core.acting.admissible import states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
@@ -67,6 +67,8 @@ class Agent:
             serializer.load_state(with_prefix(file.arrays, "serializer."))
         backbone = self._backbone(record, serializer, spec, options, typed)
         if learned := with_prefix(file.arrays, "backbone."):
+            if "bitdelta" in self.facts:
+                learned = self._decompressed(backbone.learned(), learned)
             backbone.load_learned(learned)
         if self.history > 1 and isinstance(backbone, TokenizingBackbone):
             serializer.limit(backbone.token_counts, self.facts["history_tokens"])
@@ -137,6 +139,15 @@ class Agent:
             for episode, memory in zip(episodes or (), memories, strict=True):
                 episode.memory = memory
         return actions
+
+    def _decompressed(self, base: Mapping[str, np.ndarray], packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The backbone's learned arrays, which the file has as changes of `base`, those of an untrained one."""
+        if bitdelta.digest(base) != self.facts["bitdelta"]:
+            raise UsageError(
+                "the agent's adapters are stored as changes of initial weights other than its backbone has here: "
+                f"export it again with {program()} export"
+            )
+        return bitdelta.restore(base, packed)
 
     def _backbone(
         self, serializer_record: Any, serializer: Any, spec: ObservationSpec, given: Mapping[str, Any], typed: bool
