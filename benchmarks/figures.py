@@ -1,5 +1,5 @@
-"""Writes the figures of docs/results.md and docs/starter.md from benchmarks/results;
-tests/docs/test_results.py holds them equal.
+"""Writes the figures of docs/results.md and docs/starter.md from benchmarks/results, and those of docs/paper.md from
+what is recorded of the paper's studies; tests/docs/test_results.py holds them equal.
 
 python benchmarks/figures.py
 """
@@ -415,8 +415,39 @@ def distilled_lines(record: dict[str, Any]) -> list[str]:
     return [*lines, f"| states per second | {speeds} |"]
 
 
+def paper_figures() -> str:
+    """The tables of docs/paper.md: every claim with its verdict, and the results of each study."""
+    from bitrl.core.studies.comparison import begun_baseline, compare
+    from bitrl.core.studies.design import build_design, read_design
+    from bitrl.core.studies.paper.claims import Evidence, judged
+    from bitrl.core.studies.paper.studies import PREFIX, evidence, files
+    from bitrl.core.studies.tables import markdown, tables
+
+    results, _ = evidence(ROOT / "nowhere")
+    found = judged(Evidence(results))
+    lines = []
+    for ours, title in ((False, "The paper's claims"), (True, "Questions that it leaves open")):
+        lines += ["", f"## {title}", "", "| claim | verdict | measured |", "|---|---|---|"]
+        lines += [
+            f"| {claim.words} | {claim.answer(finding)} | {finding.measured} |"
+            for claim, finding in found
+            if claim.ours == ours
+        ]
+    for name, each in results.items():
+        baseline = begun_baseline(each, build_design(read_design(files()[name])).baseline)
+        commits = sorted({str(run.provenance["git_commit"])[:12] for run in each})
+        shown = [table for table in tables(compare(each, baseline=baseline)) if ": beside" not in table.title]
+        lines += ["", f"## Study {PREFIX}{name}", "", f"{len(each)} runs, at commit {', '.join(commits)}.", ""]
+        lines += markdown(shown).replace("## ", "### ").splitlines()
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    for page, lines in (("docs/results.md", figures()), ("docs/starter.md", starter_figures())):
+    for page, lines in (
+        ("docs/results.md", figures()),
+        ("docs/starter.md", starter_figures()),
+        ("docs/paper.md", paper_figures()),
+    ):
         path = ROOT / page
         before, rest = path.read_text(encoding="utf-8").split(START)
         path.write_text(before + START + lines + END + rest.split(END)[1], encoding="utf-8")

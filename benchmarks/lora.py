@@ -10,6 +10,7 @@ Runs lie in DIR: finished ones are kept, stopped ones resume. Results go to benc
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -48,8 +49,6 @@ def train(directory: Path, arguments: list[str], seed: int) -> None:
 
 def described(directory: Path) -> dict[str, Any]:
     """What a finished run has to say."""
-    import json
-
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     solved = next((row["step"] for row in rows if row.get("episode_return", 0) >= 475), None)

@@ -1,10 +1,12 @@
 """bitrl's PPO without a language model against Stable-Baselines3's, interleaved in one run.
 
     python benchmarks/ppo_against_sb3.py --seeds 5 --steps 50000
+    python benchmarks/ppo_against_sb3.py --env HalfCheetah-v5 --env Hopper-v5 --seeds 5 --steps 300000
 
-Ours is `--backbone mlp --serializer vector -o algo.preset=standard`. Both train on CartPole-v1 with the same
-hyper-parameters and network sizes for the same steps, on one thread of torch, each in its own process, and are
-evaluated greedily over 100 episodes. Steps per second are of training alone, without start-up.
+Ours is `--backbone mlp --serializer vector -o algo.preset=standard`, without what an environment's defaults add to it.
+Both train with the same hyper-parameters, network sizes and scaled observations for the same steps, on one thread of
+torch, each in its own process, and are evaluated greedily over 100 episodes. Steps per second are of training alone,
+without start-up. Whether the returns are equivalent is tested, not assumed (two one-sided tests at 5 %).
 """
 
 from __future__ import annotations
@@ -15,71 +17,95 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
+import attrs
+import numpy as np
 from record import save
 
+from bitrl.core.studies.statistics import equivalence, ratio_interval, ratio_of_means, t_interval
+
 OURS = """
-import sys, bitrl
-summary = bitrl.run("CartPole-v1", backbone="mlp", serializer="vector", steps=int(sys.argv[1]), seed=int(sys.argv[2]),
-                    out=sys.argv[3], options={"algo.preset": "standard", "run.num_envs": 8})
-import json
+import sys, json, bitrl
+env, steps, seed, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+options = {"algo.preset": "standard", "algo.minibatch_size": 64, "algo.anneal": False, "algo.log_std_init": 0.0,
+           "algo.normalise_rewards": False, "algo.running_standardisation": False, "algo.noise_hold": 1.0,
+           "algo.epochs": 10, "algo.gamma": 0.99, "algo.gae_lambda": 0.95, "run.num_envs": 8}
+summary = bitrl.run(env, backbone="mlp", serializer="vector", steps=steps, seed=seed, out=out, options=options)
 print(json.dumps({"steps_per_second": summary["steps_per_second"], "return": summary["eval"]["mean_return"]}))
 """
 THEIRS = """
-import json, sys, time, torch
+import json, sys, time, gymnasium, numpy as np, torch, bitrl
 torch.set_num_threads(1)
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-steps, seed = int(sys.argv[1]), int(sys.argv[2])
-envs = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
+env, steps, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+vector = bitrl.load_serializer("vector", env)
+space = gymnasium.spaces.Box(-np.inf, np.inf, (vector.width,), np.float32)
+def scaled():
+    return gymnasium.wrappers.TransformObservation(gymnasium.make(env), vector, space)
+envs = make_vec_env(scaled, n_envs=8, seed=seed)
 model = PPO("MlpPolicy", envs, n_steps=256, batch_size=64, n_epochs=10, gamma=0.99, gae_lambda=0.95, clip_range=0.2,
             ent_coef=0.01, vf_coef=0.5, max_grad_norm=0.5, learning_rate=3e-4, seed=seed, device="cpu")
 began = time.perf_counter()
 model.learn(steps)
 seconds = time.perf_counter() - began
-mean, _ = evaluate_policy(model, make_vec_env("CartPole-v1", n_envs=8, seed=seed + 1000), n_eval_episodes=100)
+mean, _ = evaluate_policy(model, make_vec_env(scaled, n_envs=8, seed=seed + 1000), n_eval_episodes=100)
 print(json.dumps({"steps_per_second": model.num_timesteps / seconds, "return": float(mean)}))
 """
+RIVALS = {"bitrl": OURS, "stable_baselines3": THEIRS}
 
 
-def measure(code: str, *arguments: object) -> dict:
-    answer = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+def measure(code: str, *arguments: object) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-c", code, *map(str, arguments), f"{directory}/run"]
+        answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         raise SystemExit(answer.stderr)
-    return json.loads(answer.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    return found
+
+
+def compared(pairs: list[dict[str, Any]], margin: float) -> dict[str, Any]:
+    """Means and intervals over seeds, and whether the returns are equivalent."""
+    ours, theirs = (np.array([pair[who]["return"] for pair in pairs]) for who in RIVALS)
+    return {
+        "speed_ratio": statistics.median(pair["speed_ratio"] for pair in pairs),
+        "bitrl_mean_return": float(ours.mean()),
+        "bitrl_interval": t_interval(ours),
+        "bitrl_median_steps_per_second": statistics.median(pair["bitrl"]["steps_per_second"] for pair in pairs),
+        "stable_baselines3_mean_return": float(theirs.mean()),
+        "stable_baselines3_interval": t_interval(theirs),
+        "stable_baselines3_median_steps_per_second": statistics.median(
+            pair["stable_baselines3"]["steps_per_second"] for pair in pairs
+        ),
+        "ratio": ratio_of_means(ours, theirs),
+        "ratio_interval": ratio_interval(ours, theirs),
+        "equivalent_within": margin,
+        "equivalence": attrs.asdict(equivalence(ours, theirs, margin)),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", action="append", help="may be repeated; CartPole-v1 by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--equivalent-within", type=float, default=0.05, metavar="SHARE")
     known = parser.parse_args()
-    pairs = []
-    for seed in range(known.seeds):
-        with tempfile.TemporaryDirectory() as directory:
-            ours = measure(OURS, known.steps, seed, directory + "/run")
-        theirs = measure(THEIRS, known.steps, seed)
-        ratio = ours["steps_per_second"] / theirs["steps_per_second"]
-        pairs.append({"seed": seed, "bitrl": ours, "stable_baselines3": theirs, "speed_ratio": ratio})
-        print(
-            f"seed {seed}: bitrl {ours['return']:.1f} at {ours['steps_per_second']:.0f} steps/s, "
-            f"Stable-Baselines3 {theirs['return']:.1f} at {theirs['steps_per_second']:.0f}, ratio {ratio:.2f}",
-            flush=True,
-        )
-    medians = {
-        "speed_ratio": statistics.median(pair["speed_ratio"] for pair in pairs),
-        **{
-            f"{who}_{what}": function(pair[who][key] for pair in pairs)
-            for who in ("bitrl", "stable_baselines3")
-            for what, key, function in (
-                ("mean_return", "return", statistics.mean),
-                ("median_steps_per_second", "steps_per_second", statistics.median),
-            )
-        },
-    }
-    print(json.dumps(medians, indent=2))
-    save(f"ppo-against-sb3-{known.steps}", {**medians, "pairs": pairs})
+    for env in known.env or ["CartPole-v1"]:
+        pairs: list[dict[str, Any]] = []
+        for seed in range(known.seeds):
+            pair: dict[str, Any] = {who: measure(code, env, known.steps, seed) for who, code in RIVALS.items()}
+            ratio = pair["bitrl"]["steps_per_second"] / pair["stable_baselines3"]["steps_per_second"]
+            pairs.append({"seed": seed, **pair, "speed_ratio": ratio})
+            words = ", ".join(f"{who} {at['return']:.1f} at {at['steps_per_second']:.0f}/s" for who, at in pair.items())
+            print(f"{env} seed {seed}: {words}, ratio {ratio:.2f}", flush=True)
+        found = compared(pairs, known.equivalent_within)
+        print(json.dumps(found, indent=2), flush=True)
+        name = f"ppo-against-sb3-{known.steps}" if env == "CartPole-v1" else f"ppo-against-sb3-{env}-{known.steps}"
+        save(name, {**found, "pairs": pairs})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,17 @@ from bitrl.core.files import write_atomically
 from bitrl.core.runs.provenance import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("numpy", "gymnasium", "torch", "tokenizers", "mujoco", "minigrid", "textworld", "ale-py")
+LIBRARIES = (
+    "numpy",
+    "gymnasium",
+    "torch",
+    "tokenizers",
+    "mujoco",
+    "minigrid",
+    "textworld",
+    "ale-py",
+    "stable-baselines3",
+)
 """Recorded where they are installed, also if this process did not import them: a child process may have trained."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.errors import UsageError
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="RUNS|STUDY…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option("--baseline", metavar="ARM", help="The arm that others are compared with.  [default: the first]")
 @click.option(
     "--metric", default="mean_return", show_default=True, help="A number of the evaluation; higher is better."
@@ -31,8 +39,8 @@ if TYPE_CHECKING:
 def compare(places: tuple[Path, ...], baseline: str | None, metric: str, margin: str | None, as_json: bool) -> None:
     """Compare trained runs: what differs, and whether it matters.
 
-    RUNS are directories of runs, or one that holds them; STUDY is the directory of a study. Runs that differ in their
-    seed alone are one arm.
+    RUNS are directories of runs, or one that holds them; STUDY is the directory of a study, or what `bitrl report
+    --results` wrote. Runs that differ in their seed alone are one arm.
     """
     from bitrl.core.studies.comparison import compare as compared
 
@@ -46,7 +54,9 @@ def compare(places: tuple[Path, ...], baseline: str | None, metric: str, margin:
 
 
 def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
-    """The results in these places, and the baseline that a single study names."""
+    """The results in these places (runs, studies, or files of results), and the baseline that a single study names."""
+    from bitrl.core.studies.comparison import begun_baseline
+    from bitrl.core.studies.recorded import read_recorded
     from bitrl.core.studies.results import read_results
     from bitrl.core.studies.study import is_study, read_study
 
@@ -55,7 +65,10 @@ def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
     for place in places:
         if is_study(place):
             design, found = read_study(place)
-            baseline = design.baseline if len(places) == 1 else None
+            baseline = begun_baseline(found, design.baseline) if len(places) == 1 else None
+        elif place.suffix == ".json":
+            found, own = read_recorded(place)
+            baseline = own if len(places) == 1 else None
         else:
             found = read_results([place])
         results += found

@@ -34,7 +34,7 @@ def kinds(ctx: click.Context, parameter: click.Parameter, unfinished: str) -> li
     """Completes KIND of `bitrl list` and `bitrl show`."""
     from bitrl.cli.kinds import PART, PLURALS
 
-    words = [PART[kind] for kind in PLURALS] + ["run"] if ctx.info_name == "show" else [*PLURALS.values()]
+    words = [*(PART[kind] for kind in PLURALS), "run"] if ctx.info_name == "show" else [*PLURALS.values(), "runs"]
     return [CompletionItem(word) for word in words if word.startswith(unfinished)]
 
 

@@ -15,6 +15,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.options import MOST_SHOWN, shown
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
+from bitrl.core.terminal import shell_word
 from bitrl.core.wording import program
 
 RUNS = "runs"
@@ -36,7 +37,9 @@ def list_components(kind: str | None, directory: Path | None, as_json: bool) -> 
         _list_runs(directory if directory is not None else Path(RUNS), stdout)
         return
     if directory is not None:
-        raise UsageError(f"{directory}: only runs are listed by directory: bitrl list runs {directory}")
+        raise UsageError(
+            f"{directory}: only runs are listed by directory: {program()} list runs {shell_word(directory)}"
+        )
     kinds = list(PLURALS) if kind is None else [parse_kind(kind, (RUNS,))]
     problems = [*registry().problems, *registry().costs, *registry().conflicts()]
     if as_json:
@@ -59,9 +62,9 @@ def _list_runs(directory: Path, stdout: IO[str] | None) -> None:
     if stdout is not None:
         print_json({"runs": runs}, stdout)
     elif not runs:
-        click.echo(f"{directory}: holds no runs: train one with bitrl run")
+        echo(f"{directory}: holds no runs: train one with {program()} run")
     else:
-        click.echo(table([("run", "status", "steps", "mean return", "differs in"), *map(_run_row, runs)]))
+        echo(table([("run", "status", "steps", "mean return", "differs in"), *map(_run_row, runs)]))
 
 
 def _run_row(run: dict[str, Any]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from bitrl.cli.output import echo, table
+from bitrl.cli.output import console, echo, table
 from bitrl.cli.quoted_command import quoted_command
 from bitrl.core.errors import UsageError
 from bitrl.core.terminal import printable
@@ -57,7 +57,6 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
     if not sys.stdout.isatty():
         echo(f"{title}\n{table(rows)}\n")
         return
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
@@ -66,4 +65,4 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
         shown.add_column(head, justify="right" if numbers else "left")
     for row in rows[1:]:
         shown.add_row(*map(printable, row))
-    Console().print(shown)
+    console().print(shown)

@@ -9,12 +9,15 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from bitrl.core.errors import RunFailed
 from bitrl.core.terminal import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
 
@@ -78,6 +81,13 @@ def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
         ]
         lines += [(start + last[0]).rstrip(), *(" " * len(start) + line for line in last[1:])]
     return "\n".join(lines)
+
+
+def console(stderr: bool = False) -> Console:
+    """Rich's console, which prints words as they are: `[x]` and `:x:` in a name or an error are no markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 class Group(click.Group):

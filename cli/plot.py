@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.compare import results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import to_install
 
 if TYPE_CHECKING:
     from bitrl.core.studies.curves import Curve
@@ -19,7 +21,14 @@ FORMATS = (".svg", ".png", ".pdf")
 
 
 @click.command()
-@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="RUNS|STUDY…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option(
     "-o",
     "--out",
@@ -74,7 +83,7 @@ def draw(out: Path, task: str, curves: Sequence[Curve], what: str) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise UsageError(f"{out.suffix} needs matplotlib: pip install 'bitrl[report]', or name a .svg") from None
+        raise UsageError(f"{out.suffix} needs matplotlib: {to_install('matplotlib')}, or name a .svg") from None
     import io
 
     matplotlib.use("Agg")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
-from bitrl.core.wording import pip
+from bitrl.core.installing import to_install
 
 if TYPE_CHECKING:
     from bitrl.plugins.backbones.tools.probe import Reading
@@ -24,7 +24,7 @@ MOST_COLUMNS = 3
 def check_picture(out: Path) -> None:
     """Whether a picture can be drawn into `out`. Raises UsageError saying why it cannot."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--out needs matplotlib, which is not installed: " + pip("install 'bitrl[report]'"))
+        raise UsageError(f"--out needs matplotlib, which is not installed: {to_install('matplotlib')}")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out must end in .png, got {out}")
     if not os.access(out.parent, os.W_OK | os.X_OK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -30,6 +31,6 @@ def quoted_command(leave_out: tuple[str, ...] = ()) -> str:
 def _without_folder(value: object) -> str:
     """A path, or an absolute path behind an equals sign, by its name alone; any other value as it is."""
     if isinstance(value, Path):
-        return value.name
+        return Path(os.path.abspath(value)).name
     before, equals, text = str(value).rpartition("=")
     return before + equals + Path(text).name if Path(text).is_absolute() else str(value)

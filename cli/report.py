@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from bitrl.cli import completion
 from bitrl.cli.compare import margin_of, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.cli.quoted_command import quoted_command
-from bitrl.core.terminal import shell_word
+
+if TYPE_CHECKING:
+    from bitrl.core.studies.results import Result
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("places", nargs=-1, required=True, metavar="RUNS|STUDY…", type=click.Path(path_type=Path))
+@click.argument(
+    "places",
+    nargs=-1,
+    required=True,
+    metavar="RUNS|STUDY…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write.")
 @click.option("--html", "form", flag_value="html", default="html", help="A page that needs no network.  [default]")
 @click.option("--md", "form", flag_value="md", help="The tables as Markdown.")
 @click.option("--latex", "form", flag_value="latex", help="The tables as LaTeX (package booktabs).")
 @click.option("--csv", "form", flag_value="csv", help="The tables as CSV.")
+@click.option("--results", "form", flag_value="results", help="The runs' results as JSON, to compare or report later.")
 @click.option("--baseline", metavar="ARM", help="The arm that others are compared with.  [default: the first]")
 @click.option(
     "--metric", default="mean_return", show_default=True, help="A number of the evaluation; higher is better."
@@ -39,25 +52,36 @@ def report(
     """Report on trained runs: one page, or tables for a paper.
 
     Curves, tables with intervals, costs, and what made each number.
-    RUNS are directories of runs, or one that holds them; STUDY is the directory of a study.
+    RUNS are directories of runs, or one that holds them; STUDY is the directory of a study, or what --results wrote.
     """
     from bitrl.core.errors import UsageError
     from bitrl.core.files import write_atomically
     from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.recorded import write_recorded
     from bitrl.core.studies.report import html
     from bitrl.core.studies.tables import comma_separated, latex, markdown, tables
 
     if out.exists() and not force:
         raise UsageError(f"{out}: already exists: choose another name with --out, or replace it with --force")
     results, own = results_in(places)
+    if form == "results":
+        write_recorded(results, out, baseline or own)
+        _say(out, form, results, as_json)
+        return
     found = compare(results, metric=metric, baseline=baseline or own, margin=margin_of(margin))
     if form == "html":
-        title = f"Study {places[0].name}" if len(places) == 1 else "Comparison of runs"
-        text = html(title, found, results, quoted_command(leave_out=("force",)))
+        place = places[0].absolute()
+        name = place.stem if place.suffix == ".json" else place.name
+        title = f"Study {name}" if len(places) == 1 else "Comparison of runs"
+        text = html(title, found, results, quoted_command(leave_out=("force", "form", "as_json")))
     else:
         text = {"md": markdown, "latex": latex, "csv": comma_separated}[form]([*tables(found)])
     write_atomically(out, text, "choose another file with --out")
+    _say(out, form, results, as_json)
+
+
+def _say(out: Path, form: str, results: Sequence[Result], as_json: bool) -> None:
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "format": form, "runs": len(results)})
     else:
-        echo(f"{shell_word(out)}: {out.stat().st_size:,} bytes, {len(results)} runs")
+        echo(f"{out}: {out.stat().st_size:,} bytes, {len(results)} runs")

@@ -80,7 +80,8 @@ def show(kind: str, name: str | None, envs: tuple[str, ...], assignments: tuple[
         return
     title = described.get("name", "run")
     echo(f"{title}: {described['summary']}\n")
-    lines = [(key, _words(described[key])) for key in FACTS if described.get(key) is not None]
+    facts_of = described if kind != "environment" else {**described, "actions": None}  # those stand below
+    lines = [(key, _words(facts_of[key])) for key in FACTS if facts_of.get(key) is not None]
     if lines:
         echo(table(lines) + "\n")
     if described.get("about"):

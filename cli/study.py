@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
+from bitrl.cli.output import claim_stdout, console, echo, json_option, print_json, table
+from bitrl.cli.paper import NAME, is_paper, paper_file, show_claims
 from bitrl.core.config import parse_assignments
 from bitrl.core.errors import UsageError
 from bitrl.core.installing import to_install
@@ -81,6 +82,8 @@ def study(
     GRID is a TOML file (docs/studies.md), or the directory of a study to go on with; --env and --vary say the same for
     a quick one. The same command again goes on where it was stopped: finished cells never run twice, and others resume
     bit-identically.
+
+    `bitrl study paper` says which of the paper's claims were reproduced; its studies are named there.
     """
     from bitrl.core.studies.processes import Processes
     from bitrl.core.studies.running import run_study
@@ -89,8 +92,13 @@ def study(
     for module in ("arch", "scipy"):  # said now, not when all is trained
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"a study is compared with the package {module}: {to_install(module)}")
-    data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
+    if executor == "ray" and jobs is not None:
+        raise UsageError("--jobs: a Ray cluster runs as many cells at once as it has CPUs: leave it out")
     stdout = claim_stdout() if as_json else None
+    if is_paper(grid) and grid == Path(NAME):
+        show_claims(out or Path("studies"), as_json, stdout)
+        return
+    data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
     opened, changes = Study.create(directory, data)
     try:
         workers: Executor = Processes(jobs, len(opened.design.cells))
@@ -134,7 +142,9 @@ def _wanted(
         for flag, given in (("--env", envs), ("--vary", varied), ("--steps", steps is not None), ("-o", assignments)):
             if given:
                 raise UsageError(f"{flag}: the study is in {grid}: change it there, or leave out GRID")
-        if grid.is_dir():
+        if is_paper(grid):
+            data, directory = read_design(paper_file(grid)), out or Path("studies", grid.name)
+        elif grid.is_dir():
             if not is_study(grid):
                 raise UsageError(f"{grid}: holds no study (no {FILE}): give the directory of one, or a TOML file")
             if out is not None and out != grid:
@@ -221,11 +231,8 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
 
         yield lines
         return
-    from rich.console import Console
     from rich.live import Live
     from rich.table import Table
-
-    console = Console(stderr=True, highlight=False)
 
     def draw(states: Sequence[CellState]) -> Table:
         room = max(shutil.get_terminal_size().lines - 5, 3)
@@ -241,7 +248,7 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
         drawn.caption = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         return drawn
 
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console(stderr=True), auto_refresh=False) as live:
         yield lambda states: live.update(draw(states), refresh=True)
 
 
@@ -258,12 +265,12 @@ def _row(state: CellState) -> tuple[str, ...]:
 def _report(opened: Study, as_json: bool, stdout: Any) -> None:
     """The comparison of a study's arms."""
     from bitrl.cli.compare import show_comparison
-    from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.comparison import begun_baseline, compare
 
     results = opened.results()
     if not results:
         return
-    found = compare(results, baseline=opened.design.baseline)
+    found = compare(results, baseline=begun_baseline(results, opened.design.baseline))
     if as_json:
         print_json({"study": str(opened.directory), **found.as_dict()}, stdout)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from itertools import pairwise
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitrl.cli.output import claim_stdout, json_option, print_json
+from bitrl.cli import completion
+from bitrl.cli.output import claim_stdout, console, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration
+from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +26,14 @@ LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", 
 
 
 @click.command()
-@click.argument("directories", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.argument(
+    "directories",
+    nargs=-1,
+    required=True,
+    metavar="RUN…",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @click.option("--once", is_flag=True, help="Print how they stand, and exit.")
 @json_option
 def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
@@ -37,21 +47,20 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
         if not (directory / "config.toml").is_file():
             raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs")
     same = len({each.name for each in directories}) < len(directories)
-    names = [f"{each.parent.name}/{each.name}" if same else each.name for each in directories]
+    names = [printable(f"{each.parent.name}/{each.name}" if same else each.name) for each in directories]
     if as_json:
         print_json({"runs": [{"run": str(each), **_facts(each)} for each in directories]}, claim_stdout())
         return
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(highlight=False)
-    if once or not console.is_terminal:
-        console.print(_drawn(names, [_facts(each) for each in directories], console.width))
+    shown = console()
+    if once or not shown.is_terminal:
+        shown.print(_drawn(names, [_facts(each) for each in directories], shown.width))
         return
-    with Live(console=console, auto_refresh=False) as live:
+    with contextlib.suppress(KeyboardInterrupt), Live(console=shown, auto_refresh=False) as live:
         while True:
             found = [_facts(each) for each in directories]
-            live.update(_drawn(names, found, console.width), refresh=True)
+            live.update(_drawn(names, found, shown.width), refresh=True)
             if all(each["finished"] for each in found):
                 return
             time.sleep(SECONDS)
@@ -60,32 +69,39 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
 def _facts(directory: Path) -> dict[str, Any]:
     """A run, as its files say."""
     from bitrl.core.config import read_toml
+    from bitrl.core.runs.store import read_summary
 
     run = read_toml(directory / "config.toml").get("run", {})
-    rows, timings = _rows(directory / "metrics.jsonl"), _rows(directory / "timings.jsonl")
-    summary = directory / "summary.json"
+    steps = run.get("steps", 0)
+    if not isinstance(steps, int):
+        raise UsageError(f"{directory / 'config.toml'}: run.steps: expected an integer, got {steps!r}")
+    rows, timings = _rows(directory / "metrics.jsonl", "step"), _rows(directory / "timings.jsonl", "step", "seconds")
+    try:
+        summary = read_summary(directory)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     recent = timings[-11:]
     speed = None
     if len(recent) > 1:
         speed = (recent[-1]["step"] - recent[0]["step"]) / max(recent[-1]["seconds"] - recent[0]["seconds"], 1e-9)
     return {
         "step": rows[-1]["step"] if rows else 0,
-        "steps": int(run.get("steps", 0)),
+        "steps": steps,
         "speed": speed,
         "returns": [row["episode_return"] for row in rows if row.get("episode_return") is not None],
         "last": rows[-1] if rows else {},
-        "finished": summary.is_file(),
-        "evaluation": json.loads(summary.read_text(encoding="utf-8"))["eval"] if summary.is_file() else None,
+        "finished": summary is not None,
+        "evaluation": None if summary is None else summary["eval"],
     }
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a file that another process writes."""
+def _rows(path: Path, *numbers: str) -> list[dict[str, Any]]:
+    """The whole rows of a file that another process writes; each has these numbers."""
     rows = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-            int(row["step"])
+            sum(row[name] for name in numbers)
         except (ValueError, KeyError, TypeError):
             break
         rows.append(row)

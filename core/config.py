@@ -15,7 +15,7 @@ from typing import Any, get_args
 import attrs
 
 from bitrl.core.errors import UsageError, unknown
-from bitrl.core.options import Constraint, above, as_dict, at_least, between, kept, option, options, parse
+from bitrl.core.options import Constraint, above, as_dict, at_least, between, kept, option, options, parse, shown
 from bitrl.core.records import (
     AlgorithmRecord,
     BackboneRecord,
@@ -300,11 +300,8 @@ def find_environment(name: str, *, built_in_first: bool = False) -> EnvironmentR
     Raises:
         UsageError: Gymnasium does not know it either; the message suggests similar ids.
     """
-    entries = registry().entries["environment"]
-    names = {entry.record.name for entry in entries}
     # `package:name` is a plugin's only if such a package is one: a fork's `module:CartPole-v1` is Gymnasium's to make.
-    full_names = {f"{entry.package}:{each}" for entry in entries for each in (entry.record.name, *entry.record.aliases)}
-    if name in names or name in full_names:
+    if registry().knows("environment", name):
         named: EnvironmentRecord = registry().find("environment", name, built_in_first=built_in_first)
         return named
     import gymnasium
@@ -318,6 +315,7 @@ def find_environment(name: str, *, built_in_first: bool = False) -> EnvironmentR
 
         if (known_elsewhere := not_registered(name)) is not None:
             raise known_elsewhere
+        names = {entry.record.name for entry in registry().entries["environment"]}
         raise unknown("environment", name, (names | set(gymnasium.registry)) - {ANY_GYMNASIUM_ID})
     any_id: EnvironmentRecord = registry().find("environment", ANY_GYMNASIUM_ID, built_in_first=True)
     return any_id
@@ -465,9 +463,20 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def provenance_in(path: Path) -> dict[str, Any]:
-    """The `[provenance]` of a run's config.toml; empty in a file without one. Raises UsageError as `read_toml`."""
+    """The `[provenance]` of a run's config.toml; empty in a file without one.
+
+    Raises:
+        UsageError: as `read_toml`, or a part of it was edited to be no table.
+    """
     provenance = load_toml(path).get("provenance", {})
-    return provenance if isinstance(provenance, dict) else {}
+    if not isinstance(provenance, dict):
+        return {}
+    for part in ("versions", "plugins", "features", "critic_features"):
+        if not isinstance(provenance.get(part, {}), dict):
+            raise UsageError(
+                f"{path}: provenance.{part}: expected a table, got {shown(provenance[part])}: write back what was there"
+            )
+    return provenance
 
 
 def load_toml(path: Path) -> dict[str, Any]:

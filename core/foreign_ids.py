@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import attrs
 
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import is_there
 from bitrl.core.wording import pip, setting
 
 
@@ -77,7 +76,7 @@ def not_registered(id: str) -> UsageError | None:
         return None
     note = f" ({registrar.note})" if registrar.note else ""
     name = setting("env", f"{registrar.module}:{id}")
-    if importlib.util.find_spec(registrar.module.partition(".")[0]) is not None:
+    if is_there(registrar.module.partition(".")[0]):
         return UsageError(f"environment {id}: {registrar.module} registers such ids: try {name}{note}")
     return UsageError(
         f"environment {id} is one of {registrar.module}, which is not installed: "

@@ -35,7 +35,7 @@ def to_install(module: str) -> str:
     top = module.partition(".")[0]
     if top == "bitrl":
         return f"reinstall bitrl: {pip('install --force-reinstall bitrl')}"
-    lacking = [name for name in _dependencies() if not _is_there(name.replace("-", "_"))]
+    lacking = [name for name in _dependencies() if not is_there(name.replace("-", "_"))]
     package = PACKAGES.get(top, top)
     return pip(f"install {' '.join(lacking) if package in lacking else package}")
 
@@ -49,7 +49,13 @@ def _dependencies() -> list[str]:
     return [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in requirements if ";" not in each]
 
 
-def _is_there(module: str) -> bool:
+def normalised(package: str) -> str:
+    """A package's name as versions and messages have it: `My_Plugin` is `my-plugin`."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def is_there(module: str) -> bool:
+    """Whether a module can be imported, as far as is seen without importing it (of `a.b`, `a` is imported)."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

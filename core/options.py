@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -151,10 +152,10 @@ def _convert(value: Any, kind: Any, text: bool) -> Any:
     elif kind is int:
         if text:
             return int(value.replace("_", "")) if "e" not in value.lower() else _whole(float(value))
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool):  # NumPy's too
+            return int(value)
     elif kind is float:
-        number = float(value) if text or (isinstance(value, (int, float)) and not isinstance(value, bool)) else math.nan
+        number = float(value) if text or (isinstance(value, numbers.Real) and not isinstance(value, bool)) else math.nan
         if math.isfinite(number):
             return number
     elif kind is Schedule:

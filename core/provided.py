@@ -9,9 +9,11 @@ from typing import Any
 
 from bitrl.core.config import COMPONENTS, provenance_in
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import normalised
 from bitrl.core.options import shown
 from bitrl.core.registry import registry
-from bitrl.core.wording import warn
+from bitrl.core.terminal import shell_word
+from bitrl.core.wording import pip, warn
 
 MOST_MISSING = 5
 """How many distributions a message names."""
@@ -34,10 +36,10 @@ def check_provided(what: str, names: Mapping[str, Any], recorded: Mapping[str, A
         if not isinstance(name, str) or (kind == "environment" and package is None) or _is_known(kind, name):
             continue
         if package is not None:
-            version = f" {versions[package]}" if package in versions else ""
+            version = f" {versions[known]}" if (known := normalised(str(package))) in versions else ""
             raise UsageError(
                 f'{what} used {kind} "{name}" of package {package}{version}, which is not installed: '
-                f"pip install {package}"
+                f"{pip('install ' + shell_word(str(package)))}"
             )
         # Before 0.2 it was not recorded which package provides what.
         if missing := [f"{each} {version}" for each, version in versions.items() if not _is_installed(each)]:
@@ -67,7 +69,7 @@ def announce_module(file: Path, values: Mapping[str, Mapping[str, Any]]) -> None
     """Say on stderr, before it is done, that a configuration file has a module imported: its code runs."""
     name = values.get("run", {}).get("env")
     module, colon, _ = str(name).partition(":")
-    if colon and not _is_known("environment", str(name)) and module not in sys.modules:
+    if colon and not registry().knows("environment", str(name)) and module not in sys.modules:
         warn(f"{file} names the environment {shown(name)}: the module {module} is imported for it, and its code runs")
 
 
@@ -76,10 +78,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _is_known(kind: str, name: str) -> bool:
-    """Whether an installed plugin, or bitrl itself, provides it under this name, an alias or as package:name."""
-    short = name.partition(":")[2] or name
-    known = {each for entry in registry().entries[kind] for each in (entry.record.name, *entry.record.aliases)}
-    return name in ("none", "") or bool(known & {name, short})
+    return name in ("none", "") or registry().knows(kind, name)
 
 
 def _is_installed(distribution: str) -> bool:

@@ -5,14 +5,13 @@ are chosen.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import attrs
 
 from bitrl.core.errors import UsageError, out_of_memory
-from bitrl.core.installing import to_install
+from bitrl.core.installing import is_there, to_install
 from bitrl.core.options import NoOptions
 from bitrl.core.wording import pip
 
@@ -238,7 +237,7 @@ class LoggerRecord(Record):
     def check_needs(self) -> None:
         """Raise UsageError if a module that the logger needs is not installed."""
         for module, package in self.needs.items():
-            if importlib.util.find_spec(module) is None:
+            if not is_there(module):
                 raise UsageError(f'logger "{self.name}" needs {module}: ' + pip(f"install '{package}'"))
 
 

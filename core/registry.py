@@ -188,11 +188,19 @@ class Registry:
             found = own
         if len(found) > 1:
             packages = [entry.package for entry in found]
-            if len(set(packages)) < len(packages):
-                raise UsageError(f'{kind} "{name}" is registered twice by {packages[0]}: rename one of the two')
+            if twice := [package for package in packages if packages.count(package) > 1]:
+                raise UsageError(f'{kind} "{name}" is registered twice by {twice[0]}: rename one of the two')
             choices = " or ".join(f'"{entry.package}:{entry.record.name}"' for entry in found)
             raise UsageError(f'{kind} "{name}" is provided by {" and ".join(packages)}: choose {choices}')
         return found[0].record
+
+    def knows(self, kind: str, name: str) -> bool:
+        """Whether a plugin provides a component under this name, an alias, or either as `package:name`."""
+        return any(
+            name in (each, f"{entry.package}:{each}")
+            for entry in self.entries[kind]
+            for each in (entry.record.name, *entry.record.aliases)
+        )
 
     def package(self, record: Record) -> str | None:
         """The package that provides `record`; None for one that no plugin has yielded."""
@@ -307,7 +315,7 @@ def _stdout_to_stderr() -> Iterator[io.StringIO]:
             os.dup2(real, 1)
             os.close(real)
         if printed.getvalue():
-            print(printed.getvalue(), end="", file=sys.stderr)
+            tell(printed.getvalue().removesuffix("\n"))
 
 
 def _refused_hook(hook: str, function: Any, error: BaseException) -> str:

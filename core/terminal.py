@@ -36,23 +36,30 @@ def as_line(text: str, most: int = LONGEST_MESSAGE) -> str:
 
 
 def shell_word(word: object) -> str:
-    r"""`word` quoted for a shell, where it needs that; `$'run-\xff'` where it is not printable."""
+    r"""`word` quoted for any POSIX shell, where it needs that; `"$(printf 'run-\377')"` where it does not print as
+    it is, or a message would not keep its spaces. A shell drops the newline at a word's end: behind it stands a slash,
+    so that a directory is found, and a file is not mistaken for another.
+    """
     text = str(word)
-    if printable(text, keep="") == text:
+    if text.startswith("-"):  # an option, to whoever gets it
+        text = f"./{text}"
+    if as_line(text, sys.maxsize) == text:
         return shlex.quote(text)
+    if text.endswith("\n"):
+        text += "/"
     escaped = "".join(
-        "".join(f"\\x{byte:02x}" for byte in sign.encode(errors="surrogateescape"))
-        if printable(sign, keep="") != sign
-        else "\\" + sign
-        if sign in "\\'"
-        else sign
+        sign
+        if sign.isalnum() or sign in "/._-"
+        else "".join(f"\\{byte:03o}" for byte in sign.encode(errors="surrogateescape"))
         for sign in text
     )
-    return f"$'{escaped}'"
+    return f"\"$(printf '{escaped}')\""
 
 
 def tell(line: str) -> None:
     """Print a line on stderr. Where nobody can read it (closed, full, a terminal that is gone), work goes on."""
+    if sys.stderr is None:  # print() would take stdout
+        return
     with contextlib.suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
 

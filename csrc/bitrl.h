@@ -146,7 +146,7 @@ int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error);
 int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, char *error);
 /* Goes on with sequences, each in a cache of its own: tokens: the new ones, one sequence's after another,
  * [sum(lengths)], at least one each. logits: [sequences, vocabulary] of what may come next; or NULL. A sequence that was
- * begun before weights or adapters changed is refused. */
+ * begun before weights or adapters changed is refused. A call that fails leaves the sequences as long as they were. */
 int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32_t *tokens, const uint64_t *lengths,
                  uint64_t sequences, float *logits, char *error);
 

@@ -555,5 +555,7 @@ int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32
             caches[i + j]->version = model->version;
         }
     }
-    return check_finite(session, logits, logits ? sequences * model->shape.vocabulary : 0, tokens, total, error);
+    status = check_finite(session, logits, logits ? sequences * model->shape.vocabulary : 0, tokens, total, error);
+    for (uint64_t i = 0; i < sequences && status; i++) caches[i]->length -= lengths[i];
+    return status;
 }

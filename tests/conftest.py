@@ -1,4 +1,4 @@
-"""Lets the tests import the helpers that lie beside this file, and gives property tests all the time they need."""
+"""Gives property tests all the time they need, and begins with the tests that take longest."""
 
 import signal
 
@@ -9,6 +9,23 @@ from bitrl.core.wording import command_line
 
 settings.register_profile("bitrl", deadline=None)  # a machine under load is no defect of the code
 settings.load_profile("bitrl")
+
+LONGEST = (
+    "test_sanitizers",
+    "test_fuzz",
+    "test_arm",
+    "test_studies",
+    "test_ray",
+    "test_report",  # reads the study that the two before it compare with
+    "test_resume",
+    "test_pretraining",
+)
+"""Modules with tests of ten seconds and more, and those that share what takes so long to make."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first: at the end of a run, one of them would keep one worker busy and leave the other idle."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="session")

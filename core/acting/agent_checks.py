@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.policies import KINDS, CodebookPolicy, Network
+from bitrl.core.acting.policies import KINDS, CodebookPolicy, CommandPolicy, Continuous, Discrete, Network
 from bitrl.core.config import MOST_HISTORY
 from bitrl.core.interfaces import Field, ObservationSpec
 
@@ -64,19 +64,30 @@ def check_arrays(file: Checkpoint) -> None:
             if bad.any():
                 raise ValueError(f"{name} holds {int(bad.sum()):,} numbers that are NaN or infinite")
     arrays = with_prefix(file.arrays, "policy.")
-    for field in attrs.fields(KINDS[file.meta["policy"]]):
+    if words := [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]:
+        raise ValueError(f"policy.{words[0]} holds no numbers")
+    kind = KINDS[file.meta["policy"]]
+    outputs = set()
+    for field in attrs.fields(kind):
         if field.type in ("Network", Network):
-            _check_network(with_prefix(arrays, f"{field.name}."), field.name)
+            outputs.add(_outputs(with_prefix(arrays, f"{field.name}."), field.name))
         elif field.name not in arrays:
             raise ValueError(f"policy.{field.name} is missing")
-    if file.meta["policy"] == CodebookPolicy.kind:
-        values, last = arrays["values"], max(int(name.split(".")[1]) for name in arrays if name.endswith(".bias"))
-        outputs, dimensions = len(arrays[f"network.{last}.bias"]), arrays["low"].size
-        if values.ndim != 2 or len(values) != dimensions or values.size != outputs or not outputs:
-            raise ValueError("policy.values: its shape does not fit the network and the bounds")
+    if kind is CommandPolicy and len(outputs) > 1:
+        raise ValueError("policy.network and policy.keys do not give equally many numbers")
+    if kind is Discrete and (arrays["start"].shape != () or arrays["start"].dtype.kind not in "iu"):
+        raise ValueError("policy.start: expected an integer")
+    if kind in (Continuous, CodebookPolicy):
+        low, high = arrays["low"], arrays["high"]
+        values = arrays["values"] if kind is CodebookPolicy else np.zeros((low.size, 1))
+        if values.ndim != 2 or len(values) != low.size or values.shape[1] < 1:
+            raise ValueError("policy.values: expected a row of values for each dimension of its low and high")
+        if low.shape != high.shape or low.dtype != high.dtype or {values.size} != outputs:
+            raise ValueError("policy: its low, high and network do not fit together")
 
 
-def _check_network(arrays: Mapping[str, np.ndarray], name: str) -> None:
+def _outputs(arrays: Mapping[str, np.ndarray], name: str) -> int:
+    """How many outputs a network has, once its arrays fit together."""
     if missing := [each for each in ("mean", "std", "limit", "0.weight") if each not in arrays]:
         raise ValueError(f"policy.{name}.{missing[0]} is missing")
     mean, std = arrays["mean"], arrays["std"]
@@ -88,6 +99,7 @@ def _check_network(arrays: Mapping[str, np.ndarray], name: str) -> None:
         if weight.ndim != 2 or weight.shape[1:] != width or bias.shape != weight.shape[:1]:
             raise ValueError(f"policy.{name}.{index}: its shape does not fit the layer before it")
         width = bias.shape
+    return int(width[0])
 
 
 def _expect(facts: Mapping[str, Any], name: str, accepts: Callable[[Any], bool], words: str) -> None:

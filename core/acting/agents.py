@@ -6,7 +6,7 @@ language model stays in a separate file, and must be the one that the agent was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,21 @@ class Agent:
             record, parse(record.options, self.facts["serializer"]["options"], "serializer"), spec, self.history
         )
         if record.learns:
-            serializer.load_state(with_prefix(file.arrays, "serializer."))
+            _restore(serializer.load_state, file, "serializer")
         backbone = self._backbone(record, serializer, spec, options, typed)
-        if learned := with_prefix(file.arrays, "backbone."):
-            if "bitdelta" in self.facts:
-                learned = self._decompressed(backbone.learned(), learned)
-            backbone.load_learned(learned)
+        if with_prefix(file.arrays, "backbone."):
+            _restore(lambda arrays: backbone.load_learned(self._learned(backbone, arrays)), file, "backbone")
         if self.history > 1 and isinstance(backbone, TokenizingBackbone):
             serializer.limit(backbone.token_counts, self.facts["history_tokens"])
         self.reader = StateReader(serializer, backbone)
         self.policy = policy_of(self.facts["policy"], with_prefix(file.arrays, "policy."))
+        for name, width in (("network", self.reader.width), ("keys", self.reader.command_width)):
+            network = getattr(self.policy, name, None)
+            if network is not None and len(network.mean) != width:
+                raise UsageError(
+                    f"the agent's {name} takes {len(network.mean)} features, but its states have {width}: export it "
+                    f"again with {program()} export"
+                )
         self._example = file.arrays["example"]
 
     @property
@@ -140,14 +145,17 @@ class Agent:
                 episode.memory = memory
         return actions
 
-    def _decompressed(self, base: Mapping[str, np.ndarray], packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The backbone's learned arrays, which the file has as changes of `base`, those of an untrained one."""
+    def _learned(self, backbone: Any, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What the backbone learned, which the file may have as signs and scales of its change."""
+        if "bitdelta" not in self.facts:
+            return arrays
+        base = backbone.learned()
         if bitdelta.digest(base) != self.facts["bitdelta"]:
             raise UsageError(
                 "the agent's adapters are stored as changes of initial weights other than its backbone has here: "
                 f"export it again with {program()} export"
             )
-        return bitdelta.restore(base, packed)
+        return bitdelta.restore(base, arrays)
 
     def _backbone(
         self, serializer_record: Any, serializer: Any, spec: ObservationSpec, given: Mapping[str, Any], typed: bool
@@ -240,7 +248,7 @@ def read(path: Path) -> Checkpoint:
         check_facts(found.meta)
         check_arrays(found)
     except ValueError as error:
-        raise UsageError(f"{path}: not a whole agent: {error}: export it again with bitrl export") from None
+        raise UsageError(f"{path}: not a whole agent: {error}: export it again with {program()} export") from None
     return found
 
 
@@ -263,7 +271,18 @@ def write(
     facts = {"agent": FORMAT, **facts, "policy": policy.kind}
     arrays = {f"policy.{name}": array for name, array in arrays_of(policy).items()}
     arrays |= {**learned, "example": example[:1]}
-    write_atomically(path, checkpoints.as_bytes(Checkpoint(arrays, facts)))
+    write_atomically(path, checkpoints.as_bytes(Checkpoint(arrays, facts)), "name another file")
+
+
+def _restore(load: Callable[[Mapping[str, np.ndarray]], None], file: Checkpoint, part: str) -> None:
+    """Have a component `load` what it learned. Raises UsageError if the file does not hold what it expects."""
+    try:
+        load(with_prefix(file.arrays, f"{part}."))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"the agent's {part} cannot be restored ({type(error).__name__}: {error}): export it again with "
+            f"{program()} export"
+        ) from error
 
 
 def _spec_of(data: Mapping[str, Any]) -> ObservationSpec:

@@ -80,15 +80,15 @@ def read(path: Path) -> Checkpoint:
         arrays = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         meta, digest = json.loads(header["__metadata__"]["bitrl"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(f"not readable ({error})") from None
-    if digest != _digest(arrays, meta):
+    if not isinstance(meta, str) or digest != _digest(arrays, meta):
         raise DamagedCheckpoint("its checksum does not match")
     try:
         plain, dtypes = json.loads(meta)
         for name, description in dtypes.items():
             arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"its arrays do not match its description ({error})") from None
     return Checkpoint(arrays, plain)
 
@@ -99,7 +99,9 @@ def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.n
 
 
 def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCheckpoint]]:
-    """Every checkpoint in `directory`, newest first; damaged ones as the error that says why."""
+    """Every checkpoint in `directory`, newest first; damaged ones as the error that says why. If training goes on and
+    has dropped one before it was read, those that are there by then.
+    """
     for path in paths(directory):
         try:
             found = read(path)
@@ -109,6 +111,9 @@ def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCh
         except (KeyError, TypeError):
             yield path, DamagedCheckpoint("it does not say its step")
         except DamagedCheckpoint as error:
+            if not path.exists():
+                yield from newest_first(directory)
+                return
             yield path, error
 
 

@@ -6,6 +6,7 @@ batches alone. Knows nothing of environments. Shapes: n states, k numbers per ve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ def check_metrics(who: str, metrics: Any) -> dict[str, float | int]:
         number = value if isinstance(value, (int, float)) else _item(value)
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise RunFailed(f'{who}: metric "{name}" is {_kind(value)}: expected a number')
-        if not np.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise RunFailed(
                 f'{who}: metric "{name}" is {number}: expected a finite number; leave a metric without a value out'
             )

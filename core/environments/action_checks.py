@@ -28,7 +28,8 @@ def checked_actions(who: str, space: gymnasium.Space[Any], actions: Any, count: 
         RunFailed: one is not in the space; what came and what was expected.
     """
     if isinstance(space, Text):
-        if len(actions) != count or not all(isinstance(action, str) for action in actions):
+        texts = np.asarray(actions, object)
+        if texts.shape != (count,) or not all(isinstance(text, str) for text in texts):
             raise RunFailed(f"{who} chose {briefly(actions)}: expected {count} strings")
         return actions
     if not isinstance(space, (Discrete, Box)):
@@ -48,7 +49,11 @@ def checked_actions(who: str, space: gymnasium.Space[Any], actions: Any, count: 
     else:
         low, high = space.low, space.high
         if (found >= low).all() and (found <= high).all():
-            return found.astype(space.dtype, copy=False)
+            with np.errstate(over="ignore"):
+                sent = found.astype(space.dtype, copy=False)
+            if np.isfinite(sent).all():
+                return sent
+            raise RunFailed(f"{who} chose {briefly(found)} as actions of {briefly(space)}: expected finite numbers")
     where = int(np.argmax(~((found >= low) & (found <= high)).reshape(count, -1).all(axis=1)))
     raise RunFailed(f"{who} chose the action {briefly(found[where])}, which is not in {briefly(space)}")
 

@@ -19,9 +19,11 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 
 from bitrl.core.acting.admissible import OBSERVATION
 from bitrl.core.environments.crashes import EnvironmentFault
+from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
+from bitrl.core.errors import RunFailed
 from bitrl.core.wording import warn
 
-KEPT = ("success", "metrics")
+KEPT = ("success", METRICS)
 """What of an environment's `info` is passed on; a vector environment cannot stack just anything."""
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
@@ -114,6 +116,11 @@ class Checked(gymnasium.Wrapper):
         kept = {name: info[name] for name in KEPT if info.get(name) is not None}
         if "success" in kept:
             kept["success"] = _success(kept["success"])
+        if METRICS in kept:
+            try:
+                kept[METRICS] = finite_numbers('info["metrics"]', kept[METRICS])
+            except RunFailed as error:
+                raise EnvironmentFault(str(error)) from error
         return kept
 
     def _refuse_old_reset(self) -> None:

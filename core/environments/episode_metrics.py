@@ -32,21 +32,18 @@ def finite_numbers(whose: str, reported: Any) -> dict[str, float]:
     if not isinstance(reported, Mapping):
         raise RunFailed(f"{whose}: expected a dict of numbers by name, got {reported!r:.80}")
     for name, value in reported.items():
-        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-        if not (isinstance(name, str) and number and math.isfinite(value)):
+        if not (isinstance(name, str) and _is_finite(value)):
             raise RunFailed(f"{whose}: expected finite numbers by name, got {name!r:.40}: {value!r:.80}")
     return {name: float(value) for name, value in reported.items()}
 
 
-def with_numbers(info: dict[str, Any]) -> dict[str, Any]:
-    """An environment's `info`, whose metrics are floats, as a vector environment can stack them.
-
-    Raises:
-        RunFailed: they are not finite numbers.
-    """
-    if METRICS not in info:
-        return info
-    return {**info, METRICS: finite_numbers('the environment\'s info["metrics"]', info[METRICS])}
+def _is_finite(value: Any) -> bool:
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 class Means:
@@ -64,8 +61,8 @@ class Means:
         """Count those of the environments `ended` [m], from a vector environment's info of their last step."""
         stacked = info.get(METRICS, {})
         for name, values in stacked.items():
-            if not name.startswith("_"):
-                there = stacked[f"_{name}"]
+            there = stacked.get(f"_{name}")  # which environments reported it; that itself has none
+            if there is not None:
                 self._values.setdefault(name, []).extend(float(values[i]) for i in ended if there[i])
 
     def take(self) -> dict[str, float]:

@@ -16,7 +16,6 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from bitrl.core.environments.checked import briefly, checked
-from bitrl.core.environments.episode_metrics import with_numbers
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.errors import RunFailed
 from bitrl.core.wording import setting
@@ -42,8 +41,7 @@ class Replayable(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step, and record its action."""
         self.actions.append(np.array(action))
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, with_numbers(info)
+        return self.env.step(action)
 
     def state(self) -> tuple[dict[str, Any], np.ndarray]:
         """How the episode started, as plain data, and the actions since, [steps, ...]."""

@@ -85,10 +85,10 @@ def _display(transient: bool) -> Iterator[Display]:
     from rich.progress import BarColumn, Progress, TextColumn
 
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[count]}"),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[count]}", markup=False),
+        TextColumn("{task.fields[facts]}", markup=False),
         # Narrower than the terminal: the "^C" that it echoes must not break the line that is redrawn.
         console=Console(
             file=cast("TextIO", _Unfailing(sys.stderr)),
@@ -105,7 +105,7 @@ def _display(transient: bool) -> Iterator[Display]:
 def on_terminal() -> bool:
     """Whether somebody reads stderr as it is written."""
     try:
-        return sys.stderr.isatty()
+        return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:  # closed
         return False
 

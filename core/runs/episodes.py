@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.environments.episode_metrics import METRICS, with_numbers
+from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
 from bitrl.core.environments.observations import as_array
 
 BATCH = 16
@@ -69,7 +69,7 @@ def play_episodes(
             returns[episode].cut = not (terminated or truncated) and lengths[episode] == max_steps
             if terminated or truncated or returns[episode].cut:
                 returns[episode].success = info.get("success")
-                returns[episode].metrics = with_numbers(info).get(METRICS, {})
+                returns[episode].metrics = finite_numbers('the environment\'s info["metrics"]', info.get(METRICS, {}))
                 env = playing.pop(episode)
                 done += 1
                 progress(done)

@@ -10,12 +10,13 @@ import gymnasium
 import numpy as np
 
 from bitrl.core import events
-from bitrl.core.config import COMPONENTS, Config
+from bitrl.core.config import COMPONENTS, Config, RunOptions
 from bitrl.core.environments.action_checks import checked_actions
 from bitrl.core.environments.crashes import reporting
 from bitrl.core.environments.episode_metrics import METRICS, Means, finite_numbers
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm
+from bitrl.core.options import as_dict, parse
 from bitrl.core.runs import video as video_files
 from bitrl.core.runs import watch as watching
 from bitrl.core.runs.episodes import Return, play_episodes
@@ -66,8 +67,8 @@ def evaluate(
         success_rate, metrics, cut_episodes and algorithm where there are such numbers.
 
     Raises:
-        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its environment
-            cannot be recorded.
+        UsageError: no run or no checkpoint there, its model is not the one it was trained with, its environment cannot
+            be recorded, or a number is out of range.
         RunFailed: every checkpoint is damaged, or the video cannot be recorded.
     """
     if progress or not listeners:
@@ -85,9 +86,11 @@ def evaluate(
     visited: list[np.ndarray] = []
     if states_file is not None:
         parts, visited = record(parts, states_file)
-    seed = config.run.seed if seed is None else seed
-    episodes = config.run.eval_episodes if episodes is None else episodes
-    max_steps = config.run.eval_max_steps if max_steps is None else max_steps
+    given = {"seed": seed, "eval_episodes": episodes, "eval_max_steps": max_steps}
+    chosen = parse(
+        RunOptions, as_dict(config.run) | {name: value for name, value in given.items() if value is not None}, "run"
+    )
+    seed, episodes, max_steps = chosen.seed, chosen.eval_episodes, chosen.eval_max_steps
     if show is None and video_file is None:
         returns = play(parts, algorithm, episodes, seed, directory, tell, max_steps=max_steps)
     elif not episodes:
@@ -134,6 +137,7 @@ def play(
     made: list[gymnasium.Env] = []
     who, space = algorithm.task.collector.who, algorithm.task.collector.action_space
     done = steps = 0
+    warned = False
 
     def make() -> gymnasium.Env:
         made.append(given.pop() if given else parts.environment.make_for_evaluation())
@@ -149,11 +153,12 @@ def play(
         tell(events.Evaluating(directory, done, episodes, steps))
 
     def stepped(steps_taken: int, longest: int) -> None:
-        nonlocal steps
+        nonlocal steps, warned
         steps = steps_taken
         if longest % TOLD_EVERY == 0:
             tell(events.Evaluating(directory, done, episodes, steps))
-        if longest == LONG and max_steps is None and not limited(made[0]):
+        if longest == LONG and not warned and max_steps is None and not limited(made[0]):
+            warned = True
             warn(
                 f"an evaluation episode of {parts.environment.id} has taken {LONG:,} steps, and the environment has no "
                 "step limit (max_episode_steps): it may never end. Ctrl-C stops it; run.eval_max_steps cuts episodes "

@@ -47,7 +47,10 @@ def lock(place: Path, directory: Path) -> IO[str]:
             if not isinstance(error, BlockingIOError):
                 raise cannot_write(path, error) from None
             raise UsageError(f"{directory}: is in use by process {holder}: wait for it, or stop it") from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        file.close()
+        raise cannot_write(path, error) from None
     return file

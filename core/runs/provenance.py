@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import resource
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bitrl.core.config import Config
+from bitrl.core.cpus import available_cpus
 from bitrl.core.hookspecs import PROJECT
+from bitrl.core.installing import normalised
 from bitrl.core.registry import registry
 
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimd", "asimddp")
@@ -74,9 +75,9 @@ def changes_since(recorded: Mapping[str, Any], config: Config) -> list[str]:
         name, earlier = (str(each.get("package", each.get("module"))) for each in (now, before))
         if name != earlier:
             found.append(f"{part} is of {name} instead of {earlier}")
-        elif before.get("code") != now.get("code") and old.get(_normalised(name)) == new.get(_normalised(name)):
+        elif before.get("code") != now.get("code") and old.get(normalised(name)) == new.get(normalised(name)):
             found.append(f"the code of {name}")
-    plugins = {_normalised(package) for package in packages_of(config)}
+    plugins = {normalised(package) for package in packages_of(config)}
     differing = [each for each in old if each in new and old[each] != new[each] and each not in _MACHINE]
     differing.sort(key=lambda each: each not in plugins)
     return [*dict.fromkeys(found), *(f"{each} {old[each]} → {new[each]}" for each in differing)]
@@ -111,7 +112,7 @@ def _imported() -> dict[str, str]:
         # Lines of RECORD, as "package/module.py,sha256=…,123" or "module.py,…".
         recorded = re.findall(r"^([^/,.\n]+)[/.]", "" if declared else each.read_text("RECORD") or "", re.M)
         if not imported.isdisjoint(declared or recorded):
-            found.setdefault(_normalised(each.name), each.version)  # the first on the path is the one imported
+            found.setdefault(normalised(each.name), each.version)  # the first on the path is the one imported
     return found
 
 
@@ -119,14 +120,10 @@ def _installed(packages: Iterable[str]) -> dict[str, str]:
     found = {}
     for package in packages:
         try:
-            found[_normalised(package)] = distribution(package).version
+            found[normalised(package)] = distribution(package).version
         except PackageNotFoundError:  # a module that was registered by hand
             continue
     return found
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def git_commit() -> dict[str, str]:
@@ -148,8 +145,7 @@ def processor() -> dict[str, Any]:
                 name = value
             elif key in ("flags", "Features"):
                 flags = set(value.split())
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"name": name, "cpus": cpus, "features": [feature for feature in _FEATURES if feature in flags]}
+    return {"name": name, "cpus": available_cpus(), "features": [feature for feature in _FEATURES if feature in flags]}
 
 
 def peak_rss_mb() -> float:

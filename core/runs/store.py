@@ -108,10 +108,6 @@ class RunStore:
         """Release the directory for other processes."""
         self._lock.close()
 
-    def provenance(self) -> dict[str, Any]:
-        """The `[provenance]` that the run was created with."""
-        return read_provenance(self.directory)
-
     def log(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl and one to timings.jsonl."""
         for name, row in ((METRICS, metrics), (TIMINGS, timing)):
@@ -131,8 +127,9 @@ class RunStore:
             raise cannot_write(path, error) from None
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The rows of evaluations.jsonl."""
-        return [json.loads(row) for row in _rows(_read(self.place / EVALUATIONS), None)]
+        """The rows of evaluations.jsonl, without those that were edited to hold no result."""
+        rows = [json.loads(row) for row in _rows(_read(self.place / EVALUATIONS), None)]
+        return [row for row in rows if isinstance(row.get("mean_return"), (int, float))]
 
     def covered(self) -> dict[str, Any]:
         """Flush the rows to disk, for the checkpoint that covers them → what it says of metrics.jsonl: how many rows it
@@ -208,10 +205,12 @@ class RunStore:
     def extend(self, steps: int) -> None:
         """Make it a run of `steps` steps, which is not complete; its provenance keeps how many it had."""
         written = load_toml(self.place / "config.toml")
-        if written["run"]["steps"] != steps:
+        run = written.setdefault("run", {})
+        if (before := run.get("steps")) != steps:
             provenance = written.setdefault("provenance", {})
-            provenance["extended_from"] = [*provenance.get("extended_from", []), written["run"]["steps"]]
-            written["run"]["steps"] = steps
+            if before is not None:
+                provenance["extended_from"] = [*provenance.get("extended_from", []), before]
+            run["steps"] = steps
             write_atomically(self.place / "config.toml", as_toml(written))
         remove(self.place / SUMMARY)
 

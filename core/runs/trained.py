@@ -99,12 +99,13 @@ def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
     Raises:
         RunFailed: there are checkpoints, and all are damaged.
     """
-    found = list(checkpoints.newest_first(directory / "checkpoints"))
-    for path, checkpoint in found:
+    damaged = False
+    for path, checkpoint in checkpoints.newest_first(directory / "checkpoints"):
         if isinstance(checkpoint, checkpoints.Checkpoint):
             return checkpoint
+        damaged = True
         tell(events.CheckpointSkipped(directory, path, str(checkpoint)))
-    if found:
+    if damaged:
         raise RunFailed(
             f"{directory / 'checkpoints'}: every checkpoint is damaged: start the run again with {setting('force')}"
         )

@@ -57,6 +57,7 @@ class EpisodeWatcher(gymnasium.Wrapper):
         super().__init__(env)
         self._parts, self._show, self._over = parts, show, False
         self._names = parts.environment.action_names()
+        self._first = int(getattr(env.action_space, "start", 0)) if self._names else 0
         self._state: Any = None
         self._commands: list[str] | None = None
         fps = env.metadata.get("render_fps") or (TEXT_FPS if env.render_mode == "ansi" else FPS)
@@ -73,7 +74,8 @@ class EpisodeWatcher(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._show is not None and not self._over:
             shown = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
-            self._show(Step(self._state, shown, float(reward), self._names[int(action)] if self._names else None))
+            name = self._names[int(action) - self._first] if self._names else None
+            self._show(Step(self._state, shown, float(reward), name))
         self._observe(observation)
         self._over = self._over or terminated or truncated
         return observation, reward, terminated, truncated, info

@@ -155,6 +155,11 @@ def compare(
     )
 
 
+def begun_baseline(results: Sequence[Result], baseline: str | None) -> str | None:
+    """The baseline that a study names, None while no run of it has begun."""
+    return baseline if any(result.label == baseline for result in results) else None
+
+
 def label_runs(results: Sequence[Result]) -> dict[Path, str]:
     """What each run's arm is called, by its directory.
 
@@ -186,12 +191,19 @@ def _told_apart_by(results: Sequence[Result], shown: Sequence[str], varied: Sequ
 
 
 def _varied(results: Sequence[Result]) -> list[str]:
-    """The settings that differ between runs of one task."""
+    """The settings that differ between runs of one task which have them, and the same component: that another component
+    (or an earlier version) has no such option says nothing more.
+    """
     varied: list[str] = []
     for task in dict.fromkeys(result.task for result in results):
         here = [result.settings for result in results if result.task == task]
         for path in dict.fromkeys(path for settings in here for path in settings):
-            if path not in varied and any(settings.get(path) != here[0].get(path) for settings in here):
+            values: dict[str, set[str]] = {}
+            for settings in here:
+                if path in settings:
+                    component = str(settings.get(f"run.{path.partition('.')[0]}"))
+                    values.setdefault(component, set()).add(str(settings[path]))
+            if path not in varied and any(len(each) > 1 for each in values.values()):
                 varied.append(path)
     return varied
 

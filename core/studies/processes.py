@@ -97,7 +97,7 @@ class Processes:
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             env={**os.environ, "OMP_NUM_THREADS": str(len(share))},
-            start_new_session=True,  # a Ctrl-C reaches it once, through `interrupt`
+            process_group=0,  # a Ctrl-C reaches it once, through `interrupt`; in this session, `nice` counts
         )
         if hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):  # it has ended already

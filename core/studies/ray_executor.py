@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bitrl.core.errors import BitrlError, RunFailed, UsageError
+from bitrl.core.installing import to_install
 from bitrl.core.studies.design import Cell
 from bitrl.core.studies.processes import Ended
 from bitrl.core.studies.study import FILE
@@ -30,7 +31,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError:
-            raise UsageError("--executor ray needs Ray: pip install 'bitrl[ray]'") from None
+            raise UsageError(f"--executor ray needs Ray: {to_install('ray')}") from None
         self._ray: Any = ray
         self._study = study.resolve()
         try:

@@ -30,12 +30,14 @@ body{background:var(--paper);color:var(--ink)}
 h1{font-size:1.7rem;margin:.5rem 0}h2{font-size:1.3rem;margin:2rem 0 .5rem}h3{font-size:1.05rem;margin:1.5rem 0 .5rem}
 a{color:var(--link)}p{max-width:48rem}.soft{color:var(--soft)}
 figure{margin:1rem 0}figure svg{width:100%;max-width:56rem;height:auto;display:block}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:0 1.5rem}
 figcaption{color:var(--soft);font-size:.9rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}thead th{background:var(--shade)}
 code,pre{font:.85rem ui-monospace,monospace}pre{background:var(--shade);padding:.6rem;overflow-x:auto}
 .warning{border-left:4px solid var(--c1);padding:.2rem .8rem;margin:.5rem 0}
+@media print{figure svg{max-width:36rem}}
 @media print{body{max-width:none;padding:0}.wide{overflow:visible}table{font-size:.7rem}th,td{white-space:normal}
 figure,table{break-inside:avoid}h2,h3{break-after:avoid}.downloads{display:none}}
 """
@@ -64,7 +66,8 @@ def html(title: str, found: Comparison, results: Sequence[Result], command: str)
         body.append(f"<h2>{escape(task)}</h2>")
         body += _curves(task, [result for result in results if result.task == task], labels)
         body += [f"<h3>{escape(each.title)}</h3>{_table(each)}" for each in shown if each.title.startswith(f"{task}: ")]
-        body += _costs(task, found, [result for result in results if result.task == task], labels)
+        costs = _costs(task, found, [result for result in results if result.task == task], labels)
+        body.append(f'<div class="pair">{"".join(costs)}</div>')
     for each in shown:
         if each.title.startswith("All tasks"):
             body += [f"<h2>{escape(each.title)}</h2>", _table(each)]

@@ -15,6 +15,8 @@ import attrs
 
 from bitrl.core.config import read_toml
 from bitrl.core.errors import UsageError
+from bitrl.core.options import as_dict
+from bitrl.core.registry import registry
 from bitrl.core.runs.store import read_provenance
 
 IGNORED = ("run.seed", "run.env", "run.loggers", "run.checkpoint_every", "backbone.threads", "critic_backbone.threads")
@@ -27,7 +29,7 @@ class Result:
 
     Attributes:
         directory: the run's.
-        task: the environment, with its options.
+        task: the environment, with those of its options that are not the defaults.
         settings: option paths → values, without the environment's and those that do not change results.
         seed: the random seed.
         summary: summary.json, or None if the run has not finished.
@@ -75,11 +77,10 @@ def read_result(directory: Path, label: str | None = None) -> Result:
     config = read_toml(directory / "config.toml")
     flat = {f"{part}.{name}": value for part, section in config.items() for name, value in section.items()}
     run = config.get("run", {})
-    env = ", ".join(f"{name}={value}" for name, value in config.get("env", {}).items())
     settings = {path: value for path, value in flat.items() if path not in IGNORED and not path.startswith("env.")}
     return Result(
         directory=directory,
-        task=f"{run.get('env', '?')}" + (f" ({env})" if env else ""),
+        task=_task(str(run.get("env", "?")), config.get("env", {})),
         settings=settings,
         seed=int(run.get("seed", 0)),
         summary=_summary(directory / "summary.json"),
@@ -108,6 +109,13 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
             raise UsageError(f"{path}: holds no run: give directories of runs, or of a study")
         found |= {each.resolve(): read_result(each) for each in below}
     return [*found.values()]
+
+
+def _task(env: str, options: Mapping[str, Any]) -> str:
+    records = [entry.record for entry in registry().entries["environment"]]
+    defaults = next((as_dict(record.options()) for record in records if record.name == env and record.options), {})
+    own = [f"{name}={value}" for name, value in options.items() if defaults.get(name) != value]
+    return f"{env} ({', '.join(own)})" if own else env
 
 
 def _summary(path: Path) -> dict[str, Any] | None:

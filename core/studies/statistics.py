@@ -64,6 +64,14 @@ def probability_of_improvement(better: np.ndarray, other: np.ndarray) -> float:
     return float(mannwhitneyu(better, other).statistic) / (len(better) * len(other))
 
 
+def proportion_interval(count: int, of: int, level: float = 0.95) -> Interval:
+    """The exact interval (Clopper and Pearson) of a proportion of which `count` of `of` were seen."""
+    from scipy.stats import binomtest
+
+    found = binomtest(count, of).proportion_ci(level)
+    return float(found.low), float(found.high)
+
+
 def oriented(values: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Numerator and denominator of the ratio that says how good `values` [n] are beside `baseline` [k], above 1 being
     better: values / baseline of rewards; baseline / values of costs (both means below zero), with their signs changed.

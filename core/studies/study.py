@@ -28,7 +28,9 @@ Status = Literal["finished", "failed", "stopped", "waiting"]
 
 @attrs.frozen
 class Changes:
-    """What a new version of a study's file changes: names of cells."""
+    """What a new version of a study's file changes: names of cells that are new, and of begun ones that are no longer
+    in it.
+    """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -55,9 +57,9 @@ class Study:
             RunFailed: it cannot be written.
         """
         design = build_design(data)
-        before: list[str] | None = None
+        before: list[Cell] | None = None
         if (directory / FILE).is_file():
-            before = [cell.name for cell in _known_cells(directory)]
+            before = _known_cells(directory)
         elif directory.exists() and (not directory.is_dir() or any(map(_matters, directory.iterdir()))):
             raise UsageError(f"{directory}: is not empty and holds no study: choose another with {setting('out')}")
         try:
@@ -70,11 +72,11 @@ class Study:
         except BaseException:
             study.close()
             raise
-        now = [cell.name for cell in design.cells]
         if before is None:
             return study, Changes((), ())
-        added = tuple(name for name in now if name not in before)
-        return study, Changes(added, tuple(name for name in before if name not in now))
+        added = tuple(cell.name for cell in design.cells if cell not in before)
+        begun = (cell for cell in before if cell not in design.cells and study.status(cell) != "waiting")
+        return study, Changes(added, tuple(cell.name for cell in begun))
 
     def close(self) -> None:
         """Release the directory for other processes."""

@@ -108,7 +108,7 @@ def algorithm_outcomes(
     tried: list[str | Environment] = []
 
     def trials() -> list[Trial]:
-        """Its target makes it from its options and a Task, and it can be updated, saved and restored."""
+        """Its target makes it of its options and a Task, and it can be updated, saved and restored."""
         values: Any = parse(record.options, options, "algo")
         made, accepted, refusals = [], [], []
         for env, backbone in fitting:
@@ -121,7 +121,8 @@ def algorithm_outcomes(
                 accepted.append((env, backbone))
         if not fitting:
             raise UsageError(
-                f"it learns from {' and '.join(record.learns_from)}, and is tried with features or gradients"
+                f"it learns from {' and '.join(record.learns_from)}: the kit can only check algorithms that learn from "
+                "features or gradients"
             )
         if not made:
             raise refusals[0]
@@ -183,17 +184,17 @@ def check_bootstrapping(record: AlgorithmRecord, options: Any, env: str | Enviro
     _, last = learned(length, 0.0, steps)
     by_last = different(plain, last)
     remedy = (
-        "give that state its value (bitrl.learning.next_values), not zero; an algorithm that does not bootstrap has"
+        "bootstrap from the value of a truncated episode's last state (bitrl.learning.next_values), or declare "
+        "bootstraps=False in its record"
     )
     expect(
         not by_last,
-        f"{by_last} depends on the state after a rollout's last step, but not on the one that an episode was truncated "
-        f"in: {remedy} bootstraps=False in its record",
+        f"{by_last} depends on the state after a rollout's last step, but not on the last state of a truncated "
+        f"episode: {remedy}",
     )
     expect(
         not record.bootstraps,
-        f"its record has bootstraps=True, but nothing depends on the state that an episode was truncated in: {remedy} "
-        "bootstraps=False",
+        f"its record has bootstraps=True, but nothing depends on the last state of a truncated episode: {remedy}",
     )
 
 
@@ -303,12 +304,12 @@ def acts_in_the_action_space(trials: list[Trial]) -> None:
     """act() returns n actions of the action space for n states."""
     for trial in trials:
         task, actions = trial.algorithm.task, trial.acted[0]
-        expect(len(actions) == NUM_ENVS, f"{trial.where}: {len(actions)} actions for {NUM_ENVS} states")
+        expect(len(actions) == NUM_ENVS, f"{trial.where}: expected {NUM_ENVS} actions, got {len(actions)}")
         for action in actions:
             inside = task.collector.action_space.contains(action)
             expect(inside, f"{trial.where}: {action!r} is not in {task.collector.action_space}")
         one = trial.algorithm.act(task.reader(task.collector.states.observations[:1]))
-        expect(len(one) == 1, f"{trial.where}: {len(one)} actions for one state")
+        expect(len(one) == 1, f"{trial.where}: expected one action for one state, got {len(one)}")
 
 
 def takes_admissible_actions(trials: list[Trial]) -> None:
@@ -320,19 +321,19 @@ def takes_admissible_actions(trials: list[Trial]) -> None:
                 inside = 0 <= action < len(mask) and mask[action]
                 expect(
                     inside,
-                    f"{trial.where}: act() took action {action}, and {mask.nonzero()[0].tolist()} are admissible",
+                    f"{trial.where}: act() took action {action}; admissible are {mask.nonzero()[0].tolist()}",
                 )
         expect(
             not trial.forbidden,
             f"{trial.where}: update() took {trial.forbidden} actions that were not admissible: states.admissible says "
-            "which are, and states.best(scores) takes only those",
+            "which are, and states.best(scores) chooses among those alone",
         )
 
 
 def acts_without_chance_or_trace(trials: list[Trial]) -> None:
     """act() is deterministic and has no side effects."""
     for trial in trials:
-        expect(np.array_equal(*trial.acted), f"{trial.where}: a second call gave other actions")
+        expect(np.array_equal(*trial.acted), f"{trial.where}: a second call gave different actions")
         unequal = different(trial.state_before_acting, trial.state_after_acting)
         expect(not unequal, f"{trial.where}: it changed {unequal}")
 
@@ -344,7 +345,8 @@ def reads_its_critics_backbone(trials: list[Trial]) -> None:
             in_all, to_act = trial.critic_reads
             expect(
                 in_all,
-                f"{trial.where}: states.critic_features was never read: learn from it, or leave the word out",
+                f"{trial.where}: states.critic_features was never read: learn from it, or leave critic_backbone out of "
+                "its record",
             )
             expect(not to_act, f"{trial.where}: act() read the critic's features, which evaluation does without")
 
@@ -371,12 +373,12 @@ def goes_on_exactly_from_its_state(trials: list[Trial]) -> None:
         expect(
             not unequal and not changed,
             f"{trial.where}: {', '.join(unequal) or changed} differs from an uninterrupted run: "
-            "state() must hold all that it depends on (weights, optimiser, generators, counters, episodes under way)",
+            "state() must hold all that it depends on (weights, optimiser, generators, counters, unfinished episodes)",
         )
 
 
 def exports_what_it_acts_by(trials: list[Trial]) -> None:
-    """plain_policy(), if it has one, takes the actions of act()."""
+    """plain_policy(), if it has one, gives the same actions as act()."""
     for trial in trials:
         try:
             policy = trial.algorithm.plain_policy()

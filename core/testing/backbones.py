@@ -118,17 +118,20 @@ def takes_no_inputs_at_all(cases: list[BackboneCase]) -> None:
 
 
 def repeats_itself_exactly(cases: list[BackboneCase]) -> None:
-    """The same inputs give the same features in every call, and in every object of the same options."""
+    """The same inputs give the same features in every call, and in every object with the same options."""
     for case in cases:
         first = case.backbone.encode(case.inputs).copy()
-        expect(np.array_equal(first, case.backbone.encode(case.inputs)), "a second call with the same inputs differs")
+        expect(
+            np.array_equal(first, case.backbone.encode(case.inputs)),
+            "a second call with the same inputs gives different features",
+        )
         other = case.another()
         expect(
             np.array_equal(first, other.encode(case.inputs)),
-            "another object of the same options differs: is it seeded?",
+            "another object with the same options gives different features: is it seeded?",
         )
         expect(
-            dict(other.identity) == dict(case.backbone.identity), "two objects of the same options differ in identity"
+            dict(other.identity) == dict(case.backbone.identity), "two objects with the same options differ in identity"
         )
 
 
@@ -162,14 +165,16 @@ def has_plain_data_as_identity(cases: list[BackboneCase]) -> None:
     """Its identity is plain data that a TOML file restores unchanged."""
     for case in cases:
         identity = {name: value for name, value in case.backbone.identity.items() if value is not None}  # None: unset
-        expect(identity, "it is empty: it must hold all that decides the features, such as a file's hash")
+        expect(identity, "it is empty: it must contain everything that determines the features, such as a file's hash")
         try:
             back = tomllib.loads(tomli_w.dumps(identity))
         except (TypeError, ValueError) as error:
             raise ConformanceError(
-                f"{identity!r} cannot be written: texts, numbers, lists and dicts only ({error})"
+                f"{identity!r} cannot be written as TOML: expected strings, numbers, lists and dicts only ({error})"
             ) from None
-        expect(back == identity, f"{identity!r} comes back as {back!r}: texts, numbers, lists and dicts only")
+        expect(
+            back == identity, f"{identity!r} comes back as {back!r}: expected strings, numbers, lists and dicts only"
+        )
 
 
 def provides_what_it_claims(cases: list[BackboneCase]) -> None:
@@ -204,9 +209,9 @@ def learns_through_its_module(cases: list[BackboneCase]) -> None:
             continue
         backbone: LearningBackbone = case.backbone
         module, version = backbone.module(), backbone.version
-        expect(backbone.module() is module, "module() gives another object at every call")
+        expect(backbone.module() is module, "module() must return the same object at every call")
         weights = [weight for weight in module.parameters() if weight.requires_grad]
-        expect(weights, "no parameter of its module learns")
+        expect(weights, "no parameter of its module requires a gradient")
         before = backbone.encode(list(TEXTS))
         _expect_like(module, before, "before it learned")
         import torch
@@ -226,7 +231,8 @@ def learns_through_its_module(cases: list[BackboneCase]) -> None:
         another = case.another()
         expect_loads_copies(another.load_learned, another.learned, learned, "load_learned()")
         expect(
-            np.array_equal(another.encode(list(TEXTS)), after), "load_learned(learned()) gives other features elsewhere"
+            np.array_equal(another.encode(list(TEXTS)), after),
+            "load_learned(learned()) gives different features in another object",
         )
 
 
@@ -238,9 +244,7 @@ def _expect_like(module: Any, features: np.ndarray, when: str) -> None:
 
 
 def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
-    """If it reads vectors and is trained, module() is a fresh map of float32 [n, k] to [n, width] giving every weight a
-    gradient.
-    """
+    """If it reads vectors and is trained, module() is a new one, [n, k] → [n, width], whose weights get gradients."""
     for case in cases:
         if case.form != "vector" or not case.record.trains(case.options):
             continue
@@ -261,7 +265,7 @@ def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
             )
             expect(
                 torch.equal(weight, other),
-                f"weight {name} is not drawn from torch's generator: a seed does not repeat it",
+                f"weight {name} is not initialised from torch's generator: a seed does not reproduce it",
             )
         outputs = module(torch.from_numpy(case.inputs))
         shape = [len(TEXTS), case.backbone.width]
@@ -281,8 +285,8 @@ def _expect_close(features: np.ndarray, expected: np.ndarray, where: str, tolera
     allowed = "they must be equal" if not tolerance else f"{tolerance:.1e} is allowed"
     expect(
         difference <= tolerance,
-        f"an input read {where} has other features (by {difference:.1e} of the largest; {allowed}): encode inputs one "
-        "by one, or declare batch_tolerance in its record",
+        f"the features of an input differ when it is encoded {where} (by {difference:.1e} of the largest; {allowed}): "
+        "encode inputs one by one, or declare batch_tolerance in its record",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from bitrl.core.environments.choice_wrappers import space_of_state
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.episode_metrics import finite_numbers
 from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.replay import Replayable
 from bitrl.core.interfaces import ObservationSpec
@@ -87,17 +88,16 @@ def passes_gymnasiums_checker(case: EnvironmentCase) -> None:
 
 
 def has_spaces_bitrl_reads(case: EnvironmentCase) -> None:
-    """Observations are Box, Discrete or Text, or a Dict of these; actions Discrete, Box or Text."""
+    """Its observations and actions are of spaces that bitrl reads."""
     env = case.environment.make()
-    both = (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
+    actions = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.Text)
+    observations = (*actions, gymnasium.spaces.MultiBinary, gymnasium.spaces.MultiDiscrete)
     seen = space_of_state(env.observation_space)
     parts = list(seen.values()) if isinstance(seen, gymnasium.spaces.Dict) else [seen]
-    for what, kinds, spaces in (
-        ("observations", (*both, gymnasium.spaces.Text), parts),
-        ("actions", (*both, gymnasium.spaces.Text), [env.action_space]),
-    ):
+    for what, kinds, spaces in (("observations", observations, parts), ("actions", actions, [env.action_space])):
         for space in spaces:
-            expect(isinstance(space, kinds), f"its {what} are a {type(space).__name__} space")
+            words = f"{', '.join(kind.__name__ for kind in kinds[:-1])} or {kinds[-1].__name__}"
+            expect(isinstance(space, kinds), f"expected {what} of {words}, got {type(space).__name__}")
     env.close()
 
 
@@ -110,30 +110,39 @@ def describes_its_observations(case: EnvironmentCase) -> None:
     env.close()
     parts = dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else {}
     for name in spec.texts:
-        expect(isinstance(parts.get(name), gymnasium.spaces.Text), f'the spec names a text "{name}", and there is none')
+        expect(
+            isinstance(parts.get(name), gymnasium.spaces.Text),
+            f'the spec names a string "{name}", and the observation space has no Text of that name',
+        )
     expect(
         spec.prompt == isinstance(space, gymnasium.spaces.Text),
-        f"prompt is {spec.prompt}, and its observations are a {type(space).__name__} space",
+        f"the spec has prompt={spec.prompt}, but its observations are a {type(space).__name__} space",
     )
     if spec.prompt:
         return
     if spec.grid:
-        expect({"image", "direction"} <= parts.keys(), 'a grid has the parts "image" and "direction"')
+        expect(
+            {"image", "direction"} <= parts.keys(),
+            'the spec says grid: expected observations with the parts "image" and "direction"',
+        )
         return
     if spec.texts and not spec.fields:
         return
     if spec.texts:
-        expect("numbers" in parts, 'the spec names fields, so beside its texts it must have the part "numbers"')
+        expect(
+            "numbers" in parts,
+            'the spec names fields, so beside its strings the observation space must have the part "numbers"',
+        )
         space = parts["numbers"]
     if isinstance(space, gymnasium.spaces.Discrete):
-        expect(spec.discrete == int(space.n), f"discrete is {spec.discrete}, and the space has {space.n} values")
-        expect(len(spec.fields) == 1, f"a Discrete observation has one field, and the spec names {len(spec.fields)}")
+        expect(spec.discrete == int(space.n), f"expected discrete={int(space.n)}, as in the space, got {spec.discrete}")
+        expect(len(spec.fields) == 1, f"expected one field for a Discrete observation, got {len(spec.fields)}")
     else:
         count = math.prod(space.shape or ())
-        expect(spec.discrete is None, f"discrete is {spec.discrete}, and the space is a Box")
+        expect(spec.discrete is None, f"expected discrete=None in a {type(space).__name__} space, got {spec.discrete}")
         expect(
             len(spec.fields) == count,
-            f"the spec names {len(spec.fields)} fields, and an observation has {count} numbers",
+            f"expected a field for each of the {count} numbers of an observation, got {len(spec.fields)}",
         )
     names = [field.name for field in spec.fields]
     expect(all(name.strip() for name in names), "a field has no name")
@@ -155,7 +164,7 @@ def names_its_actions_all_or_none(case: EnvironmentCase) -> None:
     space = env.action_space
     env.close()
     count = int(space.n) if isinstance(space, gymnasium.spaces.Discrete) else 0
-    expect(len(names) in (0, count), f"it names {len(names)} actions, and there are {count} that can have names")
+    expect(len(names) in (0, count), f"expected {f'{count} names or none' if count else 'no names'}, got {len(names)}")
     expect(len(set(names)) == len(names), "two actions have the same name")
 
 
@@ -170,13 +179,7 @@ def reports_success_and_metrics(case: EnvironmentCase) -> None:
             isinstance(success, (bool, np.bool_)),
             f'info["success"] is {success!r}, a {type(success).__name__}: expected True or False',
         )
-        expect(isinstance(metrics, Mapping), f'info["metrics"]: expected a dict, got {metrics!r}')
-        for name, value in metrics.items():
-            number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-            expect(
-                isinstance(name, str) and number and math.isfinite(value),
-                f'info["metrics"][{name!r}] is {value!r}: expected a finite number',
-            )
+        finite_numbers('info["metrics"]', metrics)
         if terminated or truncated:
             env.reset()
     env.close()

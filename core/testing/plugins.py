@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
@@ -14,6 +13,7 @@ from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.observations import observations_of
 from bitrl.core.errors import UsageError, unknown
 from bitrl.core.hookspecs import PROJECT
+from bitrl.core.installing import normalised
 from bitrl.core.options import parse
 from bitrl.core.records import Record
 from bitrl.core.registry import FAILURES, Registry, registry
@@ -101,10 +101,10 @@ def find_plugin(package: str) -> Plugin:
         registered.add(_object(package), package)
         return Plugin(package, [package], registered, _conflicts(registered, package))
     points = [point for point in entry_points(group=PROJECT) if point.dist is not None]
-    names = {_normalised(point.dist.name): point.dist.name for point in points if point.dist is not None}
-    if _normalised(package) not in names:
+    names = {normalised(point.dist.name): point.dist.name for point in points if point.dist is not None}
+    if normalised(package) not in names:
         raise unknown("plugin", package, names.values(), "an installed package with an entry point in the group bitrl")
-    name = names[_normalised(package)]
+    name = names[normalised(package)]
     chosen = sorted(
         (point for point in points if point.dist is not None and point.dist.name == name), key=lambda p: p.name
     )
@@ -119,13 +119,13 @@ def has_no_problems(plugin: Plugin) -> None:
 
 
 def brings_something(plugin: Plugin) -> None:
-    """It brings a component, or listens to events."""
+    """It provides a component, or listens to events."""
     listens = plugin.registered.manager.hook.bitrl_event.get_hookimpls()
     expect(any(plugin.registered.entries.values()) or listens, "no hook yields a record, and none is bitrl_event")
 
 
 def has_names_of_its_own(plugin: Plugin) -> None:
-    """No other component has a name of its components."""
+    """No other package provides a component of the same kind and name."""
     conflicts = [problem.message for problem in plugin.registered.conflicts()] + plugin.conflicts
     expect(not conflicts, "; ".join(conflicts))
 
@@ -158,10 +158,6 @@ def _conflicts(registered: Registry, package: str) -> list[str]:
         for other in registry().entries[kind]
         if other.package != package and other.record.name == entry.record.name and other.record != entry.record
     ]
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 CHECKS: tuple[Check[Plugin], ...] = (has_no_problems, brings_something, has_names_of_its_own, is_light_to_read)

@@ -59,7 +59,7 @@ def check_light(reference: str) -> None:
     if answer.returncode != 0:
         last = (answer.stderr.strip().splitlines() or ["it exited without a message"])[-1]
         raise ConformanceError(f"{reference} cannot be imported: {last}")
-    *printed, _, last = answer.stdout.splitlines()
+    *printed, last = answer.stdout.splitlines()
     expect(
         not "".join(printed).strip(),
         f"reading {reference} prints {one_line_of(' '.join(printed))!r}, as every command would: remove that",
@@ -78,7 +78,7 @@ def is_named_in_one_word(record: Record) -> None:
         f'the name "{record.name}" must be letters, digits and _ . + / - only (":" stands between package and name)',
     )
     expect(record.summary.strip() and "\n" not in record.summary, "the summary must be one line, and not empty")
-    expect(len(record.summary) <= 100, f"the summary has {len(record.summary)} characters, and lists have room for 100")
+    expect(len(record.summary) <= 100, f"expected a summary of at most 100 characters, got {len(record.summary)}")
 
 
 def documents_every_option(record: Record) -> None:

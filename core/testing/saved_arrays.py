@@ -22,7 +22,7 @@ def from_checkpoint(arrays: Mapping[str, np.ndarray], what: str) -> Mapping[str,
     expect(isinstance(arrays, Mapping), f"{what}: expected a dict of arrays, got {type(arrays).__name__}")
     for name, array in arrays.items():
         expect(isinstance(name, str), f"{what}: expected strings as names, got {name!r}")
-        expect(isinstance(array, np.ndarray), f"{what}: {name} is a {type(array).__name__}, and must be a numpy array")
+        expect(isinstance(array, np.ndarray), f"{what}: {name}: expected a numpy array, got {type(array).__name__}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "checkpoint")
         try:
@@ -44,7 +44,7 @@ def expect_copies(get: Callable[[], Mapping[str, np.ndarray]], what: str) -> Non
     kept = from_checkpoint(arrays, what)
     _spoil(arrays)
     changed = different(kept, get())
-    expect(not changed, f"{what} hands out the component's own array {changed}: return a copy")
+    expect(not changed, f"{what} returns the component's own array {changed}: return a copy")
 
 
 def expect_loads_copies(

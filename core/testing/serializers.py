@@ -103,7 +103,7 @@ def says_whether_it_learns(cases: list[SerializerCase]) -> None:
         has = [name for name in ("state", "load_state") if callable(getattr(case.serializer, name, None))]
         if len(has) == 1:
             [missing] = {"state", "load_state"} - {*has}
-            expect(False, f"it has {has[0]}(), but no {missing}(): what it learned could not be saved and restored")
+            expect(False, f"it has {has[0]}(), but no {missing}(): what it learned cannot be saved and restored")
         expect(has or not case.record.learns, "its record says learns=True, but it has no state() and no load_state()")
         expect(case.record.learns or not has, "it has state() and load_state(): its record must say learns=True")
 
@@ -121,7 +121,7 @@ def saves_what_it_learned(cases: list[SerializerCase]) -> None:
         for serializer in (case.serializer, other):
             expect(
                 _same(written, serializer.batch(case.observations)),
-                "after load_state(state()), or after its arrays were changed, other things are written",
+                "its output changes after load_state(state()), or when the arrays of state() are modified",
             )
 
 
@@ -160,10 +160,14 @@ def is_a_function_of_the_observation(cases: list[SerializerCase]) -> None:
         first = case.serializer.batch(case.observations)
         backwards = case.serializer.batch(case.observations[::-1])[::-1]
         expect(
-            _same(first, case.serializer.batch(case.observations)), "a second call with the same observations differs"
+            _same(first, case.serializer.batch(case.observations)),
+            "a second call with the same observations gives a different output",
         )
-        expect(_same(first, backwards), "what is written for an observation depends on those before it")
-        expect(_same(first, case.another().batch(case.observations)), "another object of the same options differs")
+        expect(_same(first, backwards), "the output for an observation depends on those before it")
+        expect(
+            _same(first, case.another().batch(case.observations)),
+            "another object with the same options gives a different output",
+        )
 
 
 def leaves_its_input_alone(cases: list[SerializerCase]) -> None:

@@ -31,6 +31,7 @@ def offered(*words: str) -> list[str]:
         (["run", "-o", "algo.clip"], ["algo.clip_coef="]),
         (["run", "--backbone", "mlp", "-o", "run.num"], ["run.num_envs="]),
         (["list", "ser"], ["serializers"]),
+        (["list", "ru"], ["runs"]),
         (["show", "al"], ["algo"]),
         (["show", "serializer", "com"], ["compact"]),
         (["bench", "env", "Acro"], ["Acrobot-v1"]),
@@ -44,7 +45,9 @@ def test_names_are_offered(words: list[str], some: list[str]) -> None:
     assert all(each.startswith(words[-1]) for each in found)
 
 
-@pytest.mark.parametrize("words", [["eval"], ["export"], ["run", "--resume"]])
+@pytest.mark.parametrize(
+    "words", [["eval"], ["export"], ["run", "--resume"], ["watch"], ["compare", "runs/b"], ["plot"], ["report"]]
+)
 def test_runs_are_offered_by_their_directories(words: list[str], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert offered(*words, "") == []

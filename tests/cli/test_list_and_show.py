@@ -127,6 +127,7 @@ def test_show_all_kinds_of_environments(bitrl, id: str, observation: str, action
         pytest.importorskip("textworld")
     shown = " ".join(bitrl("show", "env", id).out.split())
     assert all(words in shown for words in (observation, actions, steps))
+    assert shown.count(actions.removeprefix("actions ")) == 1
     assert ("episode" in shown.split(" actions ")[-1].split("defaults")[0]) is bool(steps)
 
 

@@ -130,6 +130,17 @@ def test_a_terminal_that_is_gone_stops_no_work(monkeypatch) -> None:
         stream.close = lambda: None  # type: ignore[method-assign]
 
 
+def test_brackets_in_names_are_shown_as_they_are(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("bitrl.core.runs.display.on_terminal", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with display() as shown:
+        show_count(shown, "[red]measuring[/b]: game[/x]", 1, 2)
+    err = capsys.readouterr().err
+    assert "[red]measuring[/b]" in err
+    assert "game[/x]" in err
+
+
 def test_foreign_names_cannot_move_the_cursor(capsys) -> None:
     with progress_display(quiet=False) as listener:
         listener(events.RunStarted(RUN, {"run": {**CONFIG["run"], "env": "E\x1b[2J"}}, 0, 1000))

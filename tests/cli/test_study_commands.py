@@ -6,9 +6,14 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
+
+from bitrl.cli.study import _shown
+from bitrl.core.studies.running import CellState
 
 Call = Callable[..., Any]
 QUICK = ["-o", "run.num_envs=4", "-o", "run.eval_episodes=2", "-o", "algo.rollout_steps=64", "-o", "backbone.hidden=8"]
@@ -76,6 +81,7 @@ def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
         (("missing.toml",), "missing.toml: cannot be read"),
         (("missing.toml", "--env", "CartPole-v1"), "--env: the study is in missing.toml"),
         ((".",), "holds no study"),
+        (("paper-clasic",), 'did you mean "paper-classic"'),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_anything_is_written(
@@ -98,6 +104,30 @@ def test_compare_says_what_differs_and_whether_it_matters(bitrl: Call, runs: Pat
     assert [row["ratio"] for row in rows if row["ratio"]] == [pytest.approx(490 / 491)]
 
 
+def test_the_papers_claims_are_listed_and_ones_own_study_counts(
+    bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded = json.loads(bitrl("study", "paper", "--json").out)
+    assert {row["verdict"] for row in recorded["claims"]} >= {"reproduced", "not measured"}
+    assert recorded["own"] == []
+    place = tmp_path / "studies" / "paper-classic"
+    place.mkdir(parents=True)
+    (place / "study.toml").write_text('[grid]\nenv = ["CartPole-v1"]\n[arms.bitnet]\nbackbone = "bitnet"\n')
+    own = bitrl("study", "paper")
+    assert "trained in studies/paper-classic" in own.out
+    assert "not measured  CartPole: return of at least 476" in own.out
+
+
+def test_a_study_is_compared_from_its_file_of_results(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    assert bitrl("report", runs, "--results", "--out", file).code == 0
+    assert bitrl("compare", file).out == bitrl("compare", runs).out
+    assert bitrl("report", file, "--md", "--out", tmp_path / "table.md").code == 0
+    refused = bitrl("compare", tmp_path / "missing.json")
+    assert (refused.code, "missing.json: cannot be read" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -117,13 +147,18 @@ def test_runs_that_are_not_there_are_refused(bitrl: Call, tmp_path: Path) -> Non
     assert "holds no run" in bitrl("compare", tmp_path).err
 
 
-def test_a_report_is_written_once_and_names_its_command_and_commit(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+def test_a_report_is_written_once_and_names_its_command_and_commit(
+    bitrl: Call, runs: Path, tmp_path: Path, monkeypatch
+) -> None:
     page = tmp_path / "page.html"
     assert bitrl("report", runs, "--out", page).code == 0
     text = page.read_text(encoding="utf-8")
     assert "bitrl report runs -o page.html" in text
     assert "0123456789ab" in text
     assert "already exists" in bitrl("report", runs, "--out", page).err
+    monkeypatch.chdir(runs)
+    assert bitrl("report", ".", "--html", "--out", page, "--force").code == 0
+    assert "bitrl report runs -o page.html</" in page.read_text(encoding="utf-8")
     for form, word in (("--md", "| arm |"), ("--latex", r"\toprule"), ("--csv", "table,arm")):
         assert bitrl("report", runs, "--out", page, form, "--force").code == 0
         assert word in page.read_text(encoding="utf-8")
@@ -146,6 +181,44 @@ def test_watch_shows_runs_side_by_side(bitrl: Call, runs: Path, tmp_path: Path) 
     assert "480.0 (greedy)" in shown
     assert "entropy" in shown
     assert "not a run" in bitrl("watch", tmp_path).err
+    (going / "timings.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert "300 of 300" in bitrl("watch", "--once", going).out
+    (going / "config.toml").write_text('[run]\nsteps = "many"\n')
+    assert "config.toml: run.steps: expected an integer, got 'many'" in bitrl("watch", "--once", going).err
+
+
+def test_ctrl_c_ends_watching_and_is_no_error(bitrl: Call, tmp_path: Path, monkeypatch) -> None:
+    going = write_run(tmp_path / "going", "mlp", 0, None)
+
+    def ctrl_c(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitrl.cli.watch.time.sleep", ctrl_c)
+    monkeypatch.setattr("bitrl.cli.watch.console", lambda: Console(force_terminal=True))
+    done = bitrl("watch", going)
+    assert (done.code, done.err) == (0, "")
+    assert "300 of 300" in done.out
+
+
+def test_a_ray_cluster_counts_its_cells_itself(bitrl: Call, tmp_path: Path) -> None:
+    wanted = ["study", "--env", "CartPole-v1", "--vary", "backbone=mlp", "--out", tmp_path / "study"]
+    done = bitrl(*wanted, "--executor", "ray", "--jobs", 2)
+    assert (done.code, done.out) == (2, "")
+    assert "--jobs: a Ray cluster" in done.err
+
+
+def test_words_in_brackets_are_no_markup(bitrl: Call, tmp_path: Path, monkeypatch, capfd) -> None:
+    """Rich would swallow `[b]`, and take `[/x]` for the end of something."""
+    run = write_run(tmp_path / "a[b] :car: [", "mlp", 0, None)
+    assert "a[b] :car: [" in bitrl("watch", "--once", run).out
+    (run / "summary.json").write_text("{")
+    assert "summary.json: is damaged" in bitrl("watch", "--once", run).err
+
+    monkeypatch.setattr("bitrl.cli.study.on_terminal", lambda: True)
+    cell: Any = SimpleNamespace(name="seed 0")
+    with _shown(quiet=False) as show:
+        show([CellState(cell, "failed", 0, 1, None, 0.0, "no [/x] in [b]")])
+    assert "no [/x] in [b]" in capfd.readouterr().err
 
 
 def test_a_sparkline_is_as_wide_as_it_may_be() -> None:

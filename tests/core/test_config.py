@@ -16,9 +16,9 @@ from conformance_helpers import target
 
 import bitrl
 from bitrl.core import config
-from bitrl.core.config import parse_assignments, read_toml, resolve
+from bitrl.core.config import find_environment, parse_assignments, read_toml, resolve
 from bitrl.core.errors import UsageError
-from bitrl.core.registry import Registry
+from bitrl.core.registry import Entry, Registry, registry
 
 
 @bitrl.options
@@ -426,3 +426,10 @@ def test_an_action_space_that_an_algorithm_does_not_support_is_refused_before_tr
     plugin.bitrl_algorithms = bitrl.hookimpl(lambda: [able])  # type: ignore[attr-defined]
     registered.add(plugin, "another-pack")
     assert refusal() == f"{begin}use --algo able"
+
+
+def test_an_earlier_name_of_an_environment_finds_it(monkeypatch, capsys):
+    new = bitrl.EnvironmentRecord(name="New-v0", summary="", target="a:B", aliases={"Old-v0": "is spelt otherwise"})
+    monkeypatch.setitem(registry().entries, "environment", [Entry("bitrl-odd", new)])
+    assert find_environment("Old-v0") is find_environment("bitrl-odd:Old-v0") is new
+    assert capsys.readouterr().err == "environment Old-v0 is spelt otherwise and is now called New-v0\n"

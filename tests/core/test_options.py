@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import tomli_w
 from hypothesis import given
@@ -213,3 +214,10 @@ def test_the_table_of_options_says_type_default_and_what_presets_change():
 def test_options_cannot_be_changed_afterwards():
     with pytest.raises(AttributeError):
         parse(Everything, {}, "algo").count = 4  # type: ignore[misc]
+
+
+def test_numpys_numbers_are_numbers_and_its_booleans_are_none():
+    made = parse(Everything, {"count": np.int64(4), "rate": np.float32(0.25), "widths": (np.uint8(7),)}, "x")
+    assert [(type(each), each) for each in (made.count, made.rate, *made.widths)] == [(int, 4), (float, 0.25), (int, 7)]
+    with pytest.raises(UsageError, match=r"count: expected an integer of at least 0, got np\.True_"):
+        parse(Everything, {"count": np.True_}, "x")

@@ -345,6 +345,13 @@ def test_a_name_that_one_package_has_twice_cannot_be_picked():
         registry_of((twice, "pack")).find("serializer", "same")
 
 
+def test_of_several_packages_the_one_that_has_a_name_twice_is_to_rename_it():
+    one = plugin("one", bitrl_serializers=lambda: [serializer("same")])
+    twice = plugin("two", bitrl_serializers=lambda: [serializer("same"), serializer("same")])
+    with pytest.raises(UsageError, match='"same" is registered twice by pack: rename one of the two'):
+        registry_of((one, "innocent"), (twice, "pack")).find("serializer", "same")
+
+
 def test_an_unknown_name_gets_the_nearest_one():
     registry = Registry()
     registry.add_installed("bitrl")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.runs.display import on_terminal
 from bitrl.core.terminal import as_line, printable, shell_word, tell
 
 
@@ -48,18 +50,50 @@ def test_errors_are_one_printable_line_wherever_their_words_come_from(kind: type
     assert len(str(kind("y" * 10_000))) == 500
 
 
-@pytest.mark.parametrize("name", ["run", "a b", "it's", "r\udcff", "tab\tnew\n", "back\\slash\x1b", "日本 'x'\udcfe"])
+def read_by_a_shell(word: str) -> str:
+    """What /bin/sh, which need not know bash's `$'…'`, makes of a word in an error message, pasted from it."""
+    pasted = str(UsageError(f"continue with: printf %s {word}")).removeprefix("continue with: ")
+    return os.fsdecode(subprocess.run(["/bin/sh", "-c", pasted], capture_output=True, check=True).stdout)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run",
+        "a b",
+        "it's",
+        "r\udcff",
+        "tab\tnew\nx",
+        "back\\slash\x1b",
+        "日本 'x'\udcfe",
+        "100%\udcff",
+        '!"$(ls)`ls`\x01',
+        "a  b",
+        " a ",
+        "a\u3000b",
+        "a\\\\b",
+        "\\n%s",
+    ],
+)
 def test_a_shell_reads_a_quoted_word_back(name: str) -> None:
     word = shell_word(name)
     assert printable(word, keep="") == word
-    read = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
-    assert read == name.encode(errors="surrogateescape")
+    assert read_by_a_shell(word) == name
 
 
-def test_a_line_that_nobody_can_read_is_no_error(monkeypatch) -> None:
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20))
+@settings(max_examples=25, deadline=None)
+def test_a_shell_finds_the_directory_of_any_name(name: str) -> None:
+    same = name if not name.endswith("\n") else name + "/"  # the shell would drop the newline
+    assert read_by_a_shell(shell_word(name)) == (same if not name.startswith("-") else f"./{same}")
+
+
+def test_a_line_that_nobody_can_read_is_no_error(monkeypatch, capsys) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stderr", full)
         tell("hello")
         full.close = lambda: None  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", None)
     tell("hello")
+    assert not on_terminal()
+    assert capsys.readouterr().out == ""  # where None would send what is printed

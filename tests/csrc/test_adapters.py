@@ -214,6 +214,18 @@ def test_a_kept_sequence_of_other_weights_is_refused_until_it_is_read_again(tmp_
     np.testing.assert_array_equal(extend(engine, kept, [1, 2, 3, 4]), extend(engine, open_cache(engine), [1, 2, 3, 4]))
 
 
+def test_a_sequence_forgets_tokens_that_gave_no_finite_numbers(tmp_path: Path) -> None:
+    model = tiny("bitnet")
+    engine = Engine(write(model, tmp_path / "model.gguf"), threads=1)
+    engine.generate([[1]], 1)
+    down, up = model.adapters[Q]
+    engine.adapt(Q, np.full_like(down, 3e38), np.full_like(up, 3e38))
+    kept = open_cache(engine)
+    assert "not finite" in extend(engine, kept, [1, 2, 3])
+    engine.unadapt()
+    np.testing.assert_array_equal(extend(engine, kept, [4, 5]), extend(engine, open_cache(engine), [4, 5]))
+
+
 def test_what_texts_begin_with_is_forgotten_when_adapters_change(tmp_path: Path) -> None:
     model = tiny("bitnet")
     path = write(model, tmp_path / "model.gguf")

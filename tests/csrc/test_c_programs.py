@@ -37,9 +37,14 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def calls(compiler: Path) -> list[str]:
+    """The arguments of each call."""
+    return (compiler.parent / "calls").read_text().splitlines()
+
+
 def compiled(compiler: Path) -> int:
-    """How often the engine was."""
-    return sum(" -c " in call for call in (compiler.parent / "calls").read_text().splitlines())
+    """How often anything of the engine was."""
+    return sum(" -c " in call for call in calls(compiler))
 
 
 def test_it_is_compiled_once_and_again_when_anything_has_changed(compiler: Path, tmp_path: Path) -> None:
@@ -77,7 +82,24 @@ def test_objects_that_were_not_finished_are_made_again(compiler: Path, tmp_path:
         return c_programs.build(tmp_path / "out", "driver.c", compiled_by=[str(compiler)], kept=tmp_path / "kept")
 
     build()
-    for made_from in (tmp_path / "kept").glob("*/made_from"):  # as if killed before it was written
+    for made_from in (tmp_path / "kept").glob("*/a.made_from"):  # as if killed before it was written
         os.unlink(made_from)
     build()
     assert compiled(compiler) == 2
+    assert "/csrc/b.c" not in calls(compiler)[-2]
+
+
+def test_a_source_is_compiled_again_only_for_definitions_that_it_knows(compiler: Path, tmp_path: Path) -> None:
+    (tmp_path / "csrc" / "b.c").write_text("void *b = mmap();")
+
+    def build(*flags: str) -> list[str]:
+        before = len(calls(compiler)) if (tmp_path / "calls").exists() else 0
+        c_programs.build(tmp_path / "out", "driver.c", *flags, compiled_by=[str(compiler)], kept=tmp_path / "kept")
+        made = " ".join(call for call in calls(compiler)[before:] if " -c " in call)
+        return [name for name in ("a.c", "b.c") if f"/csrc/{name}" in made]
+
+    assert build("-O1") == ["a.c", "b.c"]
+    assert build("-O1", "-Dmmap=mine", "-DREPLAY") == ["b.c"]
+    assert all(flag in calls(compiler)[-1] for flag in ("-Dmmap=mine", "-DREPLAY"))  # the program itself has them all
+    (tmp_path / "csrc" / "a.h").write_text("/* mmap */")
+    assert build("-O1", "-Dmmap=another") == ["a.c", "b.c"]

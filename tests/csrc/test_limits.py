@@ -2,13 +2,12 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
+from c_programs import compiler
 
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.benchmark.limits import NAMES, Limits, instructions
@@ -19,10 +18,6 @@ FASTEST = 1e10
 """No clock ticks faster (Hz)."""
 MOST_A_TICK = {"int8": 2 * 64, "bf16": 2 * 32, "fp32": 2 * 16, "amx_int8": 1024, "amx_bf16": 512, "memory": 2 * 64}
 """What one thread of any CPU known does in a tick: two instructions on the widest registers."""
-
-
-def compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
 
 
 def build(out: Path, command: list[str], *flags: str) -> Path:

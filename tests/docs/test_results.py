@@ -12,10 +12,13 @@ def test_the_figures_are_those_of_the_results():
     spec = importlib.util.spec_from_file_location("figures", ROOT / "benchmarks" / "figures.py")
     figures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(figures)
-    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert page.split(figures.START)[1].split(figures.END)[0] == figures.figures()
-    page = (ROOT / "docs" / "starter.md").read_text(encoding="utf-8")
-    assert page.split(figures.START)[1].split(figures.END)[0] == figures.starter_figures()
+    for page, lines in (
+        ("results.md", figures.figures()),
+        ("starter.md", figures.starter_figures()),
+        ("paper.md", figures.paper_figures()),
+    ):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert text.split(figures.START)[1].split(figures.END)[0] == lines, page
 
 
 def test_every_result_says_what_made_it():

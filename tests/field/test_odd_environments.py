@@ -179,3 +179,11 @@ def test_an_environment_without_a_step_limit_is_warned_of(tmp_path, capfd, monke
     said = capfd.readouterr().err
     assert said.count("has taken 40 steps, and the environment has no step limit (max_episode_steps)") == 1
     assert heard == [(0, 100), (0, 200)]
+
+
+def test_it_is_warned_of_once_however_many_batches_are_played(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("bitrl.core.runs.evaluate.LONG", 5)
+    monkeypatch.setattr("bitrl.core.runs.episodes.BATCH", 1)
+    monkeypatch.setattr("bitrl.core.runs.evaluate.limited", lambda env: False)
+    bitrl.run(backbone="mlp", steps=0, out=tmp_path / "run", options=QUICK | {"run.eval_episodes": 3})
+    assert capfd.readouterr().err.count("has taken 5 steps, and the environment has no step limit") == 1

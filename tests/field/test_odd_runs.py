@@ -246,6 +246,14 @@ def test_more_steps_train_on_as_if_they_had_been_asked_for(finished, tmp_path):
     assert bitrl.resume(finished)["steps"] == 192
 
 
+def test_a_configuration_whose_steps_were_removed_is_that_of_the_default(stopped):
+    config = (stopped / "config.toml").read_text()
+    (stopped / "config.toml").write_text(config.replace("\nsteps = ", "\n# steps = "))
+    assert bitrl.resume(stopped, steps=128)["steps"] == 128
+    assert "extended_from" not in (stopped / "config.toml").read_text()
+    assert "\nsteps = 128\n" in (stopped / "config.toml").read_text()
+
+
 def test_more_steps_stretch_a_schedule_and_say_so(tmp_path):
     run = {**RUN, "options": {**OPTIONS, "algo.learning_rate": "linear:1e-3:0"}}
     bitrl.run(steps=32, out=tmp_path / "run", **run)

@@ -1,7 +1,8 @@
 """Compiles the engine together with a C program of the tests: for the sanitizers, or for another CPU.
 
-The engine's objects are kept in build/test_engines, one folder for each compiler and its flags, and compiled anew when
-the compiler or a source has changed. Tests that run at once, in one process or several, share them.
+The engine's objects are kept in build/test_engines, one folder for each compiler and its flags, and each is compiled
+anew when the compiler, its source or a header has changed. Tests that run at once, in one process or several, share
+them; so do programs that differ in definitions of which a source knows nothing.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import shlex
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 CSRC = Path(__file__).parents[2] / "csrc"
@@ -42,23 +43,39 @@ def build(out: Path, main: str, *flags: str, compiled_by: Sequence[str] | None =
 @contextmanager
 def engine(command: Sequence[str], kept: Path) -> Iterator[list[Path]]:
     """The engine's objects as `command` compiles them. Nobody else compiles or links these meanwhile."""
-    sources = engine_sources()
-    folder = kept / hashlib.sha256("\0".join(command).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, also by being killed
-        made_from, wanted = folder / "made_from", _digest(command, sources)
-        if not (made_from.is_file() and made_from.read_text() == wanted):
-            made_from.unlink(missing_ok=True)
-            subprocess.run([*command, "-c", *sources], cwd=folder, check=True, capture_output=True)
-            made_from.write_text(wanted)
-        yield [folder / f"{path.stem}.o" for path in sources]
-
-
-def _digest(command: Sequence[str], sources: Sequence[Path]) -> str:
-    """Of everything that the objects depend on: the compiler's version, its flags, and what it reads."""
     version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
-    whole = hashlib.sha256(version + "\0".join(command).encode())
-    for path in [*sources, *sorted(CSRC.glob("*.h"))]:
-        whole.update(f"\0{path.name}\0".encode() + path.read_bytes())
-    return whole.hexdigest()
+    headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(CSRC.glob("*.h")))
+    folders: dict[Path, list[Path]] = {}
+    commands: dict[Path, list[str]] = {}
+    for path in engine_sources():
+        wanted = _as_it_concerns(path.read_bytes() + headers, command)
+        folder = kept / hashlib.sha256("\0".join(wanted).encode()).hexdigest()[:16]
+        folders.setdefault(folder, []).append(path)
+        commands[folder] = wanted
+    with ExitStack() as locks:
+        for folder in sorted(folders):  # all in one order, so that nobody waits for one who waits for them
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = locks.enter_context((folder / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, also by being killed
+            _compile(commands[folder], folders[folder], folder, version + headers)
+        yield [folder / f"{path.stem}.o" for folder, sources in folders.items() for path in sources]
+
+
+def _as_it_concerns(text: bytes, command: Sequence[str]) -> list[str]:
+    """The command without the definitions of names that do not stand in the text."""
+    return [word for word in command if not word.startswith("-D") or word[2:].partition("=")[0].encode() in text]
+
+
+def _compile(command: Sequence[str], sources: Sequence[Path], folder: Path, shared: bytes) -> None:
+    """Make the objects that are not there, or not of what their sources and what these share are now."""
+    made_from = {path: hashlib.sha256(shared + path.read_bytes()).hexdigest() for path in sources}
+    stale = []
+    for path, wanted in made_from.items():
+        note = folder / f"{path.stem}.made_from"
+        if not (note.is_file() and note.read_text() == wanted):
+            note.unlink(missing_ok=True)
+            stale.append(path)
+    if stale:
+        subprocess.run([*command, "-c", *stale], cwd=folder, check=True, capture_output=True)
+    for path in stale:
+        (folder / f"{path.stem}.made_from").write_text(made_from[path])

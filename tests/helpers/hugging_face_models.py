@@ -10,8 +10,6 @@ import safetensors.torch
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers.integrations.bitnet import pack_weights, replace_with_bitnet_linear
-from transformers.utils.quantization_config import BitNetQuantConfig
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -75,6 +73,10 @@ def save_rounded(model: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 def packed(model: Any, folder: Path, linear_class: str, dtype: torch.dtype = torch.float32) -> Any:
     """Saves `model` with random packed ternary weights; returns transformers' own model of them."""
+    # Imported here: it takes five seconds, in every process that collects the tests.
+    from transformers.integrations.bitnet import pack_weights, replace_with_bitnet_linear
+    from transformers.utils.quantization_config import BitNetQuantConfig
+
     config = BitNetQuantConfig(linear_class=linear_class, modules_to_not_convert=["lm_head"])
     torch.manual_seed(1)
     stored, run = {}, {}

@@ -2,9 +2,9 @@
 
 Knows the formats' arithmetic: int8 activations with one absmax scale per token, weights as small integers with a scale
 per row, or floats. Does not know models. Products of integers are exact. Gradients, and products of float32, are
-computed in bfloat16 where `torch.set_float32_matmul_precision("medium")` allows it, with sums in float32 that are
-rounded at the end. Measured on one thread of an AMD EPYC with AVX-512 VNNI and BF16, [4096, 256] by [256, 1536]:
-90 GFLOP/s in float32, 205 in bfloat16, 400 in int8.
+computed in bfloat16 where `torch.set_float32_matmul_precision("medium")` allows it and it is faster, with sums in
+float32 that are rounded at the end. Measured on one thread of an AMD EPYC with AVX-512 VNNI and BF16, [4096, 256] by
+[256, 1536]: 90 GFLOP/s in float32, 205 in bfloat16, 400 in int8; with AVX2 alone, [2000, 512] by [512, 256]: 57, 1, 2.
 """
 
 from __future__ import annotations
@@ -195,8 +195,7 @@ def integer_product(a: Tensor, b: Tensor) -> Tensor:
     Without AVX-512's dot products PyTorch multiplies integers one by one: with AVX2, on one thread, a gradient step of
     adapters on 2,000 tokens took 1.2 s that way, and 0.2 s in float32.
     """
-    quick = a.device.type == "cpu" and "AVX512" in torch.backends.cpu.get_cpu_capability()
-    if not quick and 127 * len(b) * int(b.abs().amax()) < 2**24:
+    if not (a.device.type == "cpu" and short_products_are_fast()) and 127 * len(b) * int(b.abs().amax()) < 2**24:
         return a.float() @ b.float()
     return torch._int_mm(a, b)
 
@@ -207,9 +206,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def multiplied(x: Tensor) -> Tensor:
-    """x in bfloat16 where that is allowed ("medium"), since PyTorch itself uses it on few CPUs; else unchanged."""
+    """x in bfloat16 where that is allowed ("medium") and fast (PyTorch itself uses it on few CPUs); else unchanged."""
     allowed = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
-    return x.bfloat16() if allowed and x.dtype == torch.float32 else x
+    return x.bfloat16() if allowed and x.dtype == torch.float32 and short_products_are_fast() else x
+
+
+def short_products_are_fast() -> bool:
+    """Whether PyTorch multiplies int8 and bfloat16 with AVX-512 on this CPU; with less, it does so one by one."""
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def rms_norm(x: Tensor, norm: Tensor, eps: float) -> Tensor:

@@ -91,10 +91,39 @@ def test_weights_that_are_not_finite_are_refused(agent, tmp_path, name, bad):
         (lambda meta, arrays: arrays.pop("policy.network.mean"), "policy.network.mean is missing"),
         (lambda meta, arrays: arrays.pop("policy.network.1.bias"), "policy.network.1: its shape does not fit"),
         (lambda meta, arrays: arrays.update({"policy.network.std": np.zeros(4, np.float32)}), "do not fit together"),
+        (
+            lambda meta, arrays: arrays.update({"policy.network.std": np.array(["a"] * 4)}),
+            "network.std holds no numbers",
+        ),
+        (lambda meta, arrays: arrays.update({"policy.start": np.zeros(2, int)}), "policy.start: expected an integer"),
+        (lambda meta, arrays: arrays.update({"policy.start": np.array(0.5)}), "policy.start: expected an integer"),
+        (lambda meta, arrays: meta.update(history=3), "network takes 4 features, but its states have 12"),
+        (lambda meta, arrays: meta["serializer"].update(name="codes"), "serializer cannot be restored (KeyError"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(agent, tmp_path, change, error):
     assert error in refusal(agent, tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(np.zeros(3), np.ones(3)), (np.zeros(2), np.ones(3)), (np.zeros(2), np.ones(2, int))]
+)
+def test_bounds_that_do_not_fit_the_outputs_are_named(agent, tmp_path, low, high):
+    def change(meta, arrays):
+        meta["policy"] = "continuous"
+        arrays.update({"policy.low": low, "policy.high": high})
+
+    assert "its low, high and network do not fit together" in refusal(agent, tmp_path, change)
+
+
+def test_keys_that_do_not_fit_the_queries_are_named(agent, tmp_path):
+    def change(meta, arrays):
+        meta["policy"] = "commanding"
+        of_keys = {name.replace("network", "keys"): array for name, array in arrays.items() if "network" in name}
+        of_keys |= {"policy.keys.2.weight": np.zeros((7, 64)), "policy.keys.2.bias": np.zeros(7)}
+        arrays.update(of_keys)
+
+    assert "network and policy.keys do not give equally many numbers" in refusal(agent, tmp_path, change)
 
 
 def test_an_agent_that_is_whole_still_acts(agent, tmp_path):

@@ -1,9 +1,13 @@
 """Checkpoints: what is written is read, and anything else is found out."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint
@@ -38,6 +42,24 @@ def test_the_two_newest_are_kept(tmp_path):
     assert [int(path.stem) for path in checkpoints.paths(tmp_path)] == [4000, 300]
 
 
+def test_a_checkpoint_that_training_drops_before_it_is_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def save_at(step):
+        checkpoints.write(tmp_path, step, Checkpoint({"a": np.full(1, step)}, {"step": step}))
+
+    save_at(1)
+    save_at(2)
+    real = checkpoints.read
+
+    def slow(path):
+        if path.stem.endswith("2"):
+            save_at(3)
+            save_at(4)
+        return real(path)
+
+    monkeypatch.setattr(checkpoints, "read", slow)
+    assert [found.meta["step"] for _, found in checkpoints.newest_first(tmp_path)] == [4, 3]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     return checkpoints.write(tmp_path_factory.mktemp("c"), 5, Checkpoint(ARRAYS, {"step": 5}))
@@ -59,6 +81,25 @@ def test_any_flipped_bit_is_found(written, tmp_path_factory, data):
     assert read.meta == {"step": 5}
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(read.arrays[name], array)
+
+
+@pytest.mark.parametrize(
+    "meta", ["[" * 100_000, "[{}, []]", "[{}, 3]", '[{}, {"a": ' + "[" * 100_000, '[{}, {"a": "|O"}]', "7", 7]
+)
+def test_a_description_of_nonsense_is_damage(tmp_path, meta):
+    array = np.zeros(4, np.float32)
+    digest = hashlib.sha256(str(meta).encode() + b"a float32 (4,)" + array.tobytes()).hexdigest()
+    path = tmp_path / "1.safetensors"
+    path.write_bytes(save({"a": array}, {"bitrl": json.dumps([meta, digest])}))
+    with pytest.raises(DamagedCheckpoint):
+        checkpoints.read(path)
+
+
+def test_metadata_that_nests_too_deeply_is_damage(tmp_path):
+    path = tmp_path / "1.safetensors"
+    path.write_bytes(save({"a": np.zeros(4, np.float32)}, {"bitrl": "[" * 100_000}))
+    with pytest.raises(DamagedCheckpoint):
+        checkpoints.read(path)
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 100, -1])

@@ -258,3 +258,9 @@ def test_neither_listeners_nor_loggers_can_change_what_others_are_told(tmp_path:
         "64",
         "128",
     ]
+
+
+def test_a_part_of_a_package_that_is_not_there_is_told_with_what_to_install() -> None:
+    record = bitrl.LoggerRecord(name="cloud", summary="", target="a:B", needs={"no_such.part": "no-such-part"})
+    with pytest.raises(bitrl.UsageError, match=r'logger "cloud" needs no_such\.part: '):
+        record.check_needs()

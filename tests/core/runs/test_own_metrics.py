@@ -13,6 +13,9 @@ from conformance_helpers import target
 
 import bitrl
 from bitrl.core import events
+from bitrl.core.acting.contracts import check_metrics
+from bitrl.core.environments.episode_metrics import Means, finite_numbers
+from bitrl.core.environments.replay import vectorise
 from bitrl.core.registry import Entry, registry
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.ppo import PPO
@@ -61,6 +64,30 @@ class Counts(PPO):
 class Boasts(PPO):
     def summary(self) -> Any:
         return {"norm": float("inf")}
+
+
+def test_a_name_may_begin_with_an_underscore():
+    class Hidden(Lengths):
+        def step(self, action: Any) -> Any:
+            *rest, info = super().step(action)
+            return *rest, {"metrics": {"_energy": 2.5}} if info else {}
+
+    envs, means = vectorise(Hidden, 3), Means()
+    envs.reset(seed=0)
+    for _ in range(5):
+        *_, terminated, _, info = envs.step(np.zeros(3, int))
+        means.add_ended(info.get("final_info", {}), np.flatnonzero(terminated))
+    assert means.take() == {"_energy": 2.5}
+
+
+@pytest.mark.parametrize("number", [10**400, np.float32("inf"), float("nan"), np.float64("-inf"), True, "1"])
+def test_what_is_no_finite_float_is_refused(number):
+    with pytest.raises(bitrl.RunFailed, match="it: expected finite numbers by name, got 'x': "):
+        finite_numbers("it", {"x": number})
+
+
+def test_integers_of_any_size_are_metrics():
+    assert check_metrics("it", {"x": 10**30}) == {"x": 10**30}
 
 
 @pytest.fixture
@@ -143,7 +170,9 @@ def test_nothing_is_added_where_nothing_is_reported(tmp_path: Path):
 
 def test_what_is_no_number_is_refused_in_one_line(installed: None, tmp_path: Path):
     with pytest.raises(
-        bitrl.RunFailed, match=r"""info\["metrics"\]: expected finite numbers by name, got 'speed': 'fast'"""
+        bitrl.RunFailed,
+        match=r"""^environment Faulty-v0, in step 1 of an episode: info\["metrics"\]: expected finite numbers by """
+        r"""name, got 'speed': 'fast' \(parallel environment 0, seed \d+\)""",
     ):
         train(tmp_path / "run", env="Faulty-v0")
     with pytest.raises(bitrl.RunFailed, match=r"""algorithm "boasts": summary\(\): expected finite numbers by name"""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_a_run_that_was_killed_has_the_same_evaluations(run: Path, tmp_path: Pat
     bitrl.resume(out)
     for name in ("evaluations.jsonl", "metrics.jsonl", "best.safetensors"):
         assert (out / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_a_row_that_was_edited_to_hold_no_result_is_passed_over(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    (out / "summary.json").unlink()
+    lines = (out / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (out / "evaluations.jsonl").write_text('{"step": 1}\n{"step": 2, "mean_return": null}\n' + "".join(lines))
+    best = json.loads((run / "summary.json").read_text())["best_while_training"]
+    assert bitrl.resume(out)["best_while_training"] == best
 
 
 def test_without_a_best_checkpoint_or_with_a_damaged_one_it_says_so(run: Path, tmp_path: Path) -> None:

@@ -72,12 +72,29 @@ def test_a_missing_plugin_is_named_with_its_package(of_a_plugin, monkeypatch, tm
     ):
         bitrl.run(config=run / "config.toml", out=tmp_path / "new")
 
+    edit(run, lambda data: data["provenance"]["plugins"].update(backbone={"package": "Bitrl_Odd"}))
+    with pytest.raises(bitrl.UsageError, match=r"package Bitrl_Odd 1\.2, which is not installed"):
+        bitrl.resume(run)
+
+    edit(run, lambda data: data["provenance"]["plugins"]["backbone"].update(package="odd; rm"))  # a file of others
+    with pytest.raises(bitrl.UsageError, match=r"which is not installed: pip install 'odd; rm'$"):
+        bitrl.resume(run)
+
     def as_written_by_0_1(data):
         del data["provenance"]["plugins"]
 
     edit(run, as_written_by_0_1)
     with pytest.raises(bitrl.UsageError, match=r"which no installed plugin provides; .* not installed: bitrl-odd 1.2"):
         bitrl.resume(run)
+
+
+@pytest.mark.parametrize("part", ["versions", "plugins", "features"])
+def test_a_part_of_the_provenance_that_is_no_table_is_named(of_a_plugin, part):
+    run, _ = of_a_plugin
+    edit(run, lambda data: data["provenance"].update({part: "x"}))
+    for use in (bitrl.resume, bitrl.evaluate):
+        with pytest.raises(bitrl.UsageError, match=rf'config.toml: provenance.{part}: expected a table, got "x"'):
+            use(run)
 
 
 def test_changed_packages_are_told_with_both_versions(of_a_plugin):
@@ -112,6 +129,29 @@ def test_changed_code_of_a_module_is_told_and_its_import_announced(tmp_path, mon
     monkeypatch.delitem(sys.modules, name)
     bitrl.evaluate(run, episodes=1)
     assert f"the module {name} is imported for it, and its code runs" in capsys.readouterr().err
+
+
+def test_a_module_is_announced_though_its_id_ends_like_a_built_in_name(tmp_path, monkeypatch, capsys):
+    name = "odd_module_that_hides"
+    (tmp_path / f"{name}.py").write_text(MODULE.replace("Odd-v0", "SmartHome-Light"))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    file = tmp_path / "run.toml"
+    file.write_text(f'[run]\nenv = "{name}:SmartHome-Light"\nbackbone = "mlp"\nsteps = 32\n')
+    bitrl.run(config=file, out=tmp_path / "run", options=OPTIONS)
+    assert f"the module {name} is imported for it, and its code runs" in capsys.readouterr().err
+
+
+def test_a_missing_plugin_whose_component_has_a_built_in_name_is_named(of_a_plugin):
+    run, _ = of_a_plugin
+
+    def of_another(data):
+        data["run"]["backbone"] = "bitrl-gone:mlp"
+        data["provenance"]["plugins"]["backbone"] = {"package": "bitrl-gone"}
+
+    edit(run, of_another)
+    with pytest.raises(bitrl.UsageError, match='"bitrl-gone:mlp" of package bitrl-gone, which is not installed: pip'):
+        bitrl.resume(run)
 
 
 def test_a_vector_without_its_texts_is_told(tmp_path, capsys):

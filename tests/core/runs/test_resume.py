@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,13 @@ def contents(run):
 def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("straight") / "run"
     return directory, bitrl.run(out=directory, **RUN)
+
+
+def unfinished(straight, run):
+    """Make a run that was killed when only its summary was left to write; its last checkpoint."""
+    shutil.copytree(straight, run)
+    (run / "summary.json").unlink()
+    return max((run / "checkpoints").iterdir())
 
 
 def start_and_kill(run, function, name, arguments):
@@ -152,7 +160,7 @@ def test_another_model_of_the_critics_is_refused(tmp_path):
 def test_a_run_from_before_critics_had_backbones_goes_on(uninterrupted, tmp_path):
     straight, _ = uninterrupted
     run = tmp_path / "run"
-    start_and_kill(run, "replace", ".000000003072.safetensors.", RUN)
+    unfinished(straight, run).unlink()
     config = (run / "config.toml").read_text()
     assert config.count('critic_backbone = "none"\n') == 1
     (run / "config.toml").write_text(config.replace('critic_backbone = "none"\n', ""))
@@ -170,9 +178,7 @@ def rows_of(run: Path) -> int:
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(uninterrupted, tmp_path, damage):
     straight, _ = uninterrupted
     run = tmp_path / "run"
-    bitrl.run(env="CartPole-v1", backbone="mlp", steps=6000, out=run, options=OPTIONS)
-    (run / "summary.json").unlink()
-    newest = max((run / "checkpoints").iterdir())
+    newest = unfinished(straight, run)
     data = bytearray(newest.read_bytes())
     if damage == "flipped":
         data[len(data) // 2] ^= 1
@@ -185,8 +191,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(uninterrupted, tmp_p
 
 def test_when_every_checkpoint_is_damaged_it_says_so(uninterrupted, tmp_path):
     run = tmp_path / "run"
-    bitrl.run(env="CartPole-v1", backbone="mlp", steps=2048, out=run, options=OPTIONS)
-    (run / "summary.json").unlink()
+    unfinished(uninterrupted[0], run)
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(b"")
     with pytest.raises(bitrl.RunFailed, match=r"every checkpoint is damaged: start the run again with --force"):

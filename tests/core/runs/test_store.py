@@ -11,7 +11,10 @@ import pytest
 import bitrl
 from bitrl.core import files
 from bitrl.core.config import resolve
+from bitrl.core.runs.lock import lock
 from bitrl.core.runs.store import RunStore
+
+real = os.open
 
 QUICK = {
     "run.backbone": "mlp",
@@ -67,6 +70,13 @@ def test_two_processes_do_not_share_a_run(tmp_path):
     store.close()
     third = subprocess.run(code, capture_output=True, text=True, cwd=tmp_path)
     assert third.returncode == 0
+
+
+def test_a_lock_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *arguments: real("/dev/full", os.O_RDWR))
+    monkeypatch.setattr(os, "ftruncate", lambda *arguments: None)  # a device has no length
+    with pytest.raises(bitrl.RunFailed, match=r"\.lock: no space left on the disk: free some, or choose another place"):
+        lock(tmp_path, tmp_path)
 
 
 def test_without_a_name_every_run_gets_a_fresh_directory(tmp_path, monkeypatch):

@@ -95,6 +95,25 @@ class CountsEpisodes(Walk):
         return self.look(), info
 
 
+class Switches(Walk):
+    """Observed as bits or as positions, which bitrl reads as numbers."""
+
+    def look(self) -> np.ndarray:
+        return self.np_random.integers(0, 2, 3).astype(self.observation_space.dtype)
+
+
+class Bits(Switches):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gymnasium.spaces.MultiBinary(3)
+
+
+class Positions(Switches):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gymnasium.spaces.MultiDiscrete([2, 2, 3])
+
+
 class DictActions(Walk):
     def __init__(self) -> None:
         super().__init__()
@@ -118,6 +137,11 @@ class NanReward(Walk):
         return (observation, float("nan"), *rest)
 
 
+@pytest.mark.parametrize("cls", [Bits, Positions])
+def test_an_environment_of_switches_passes(cls: type):
+    check_environment(environment_record(cls))
+
+
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
@@ -125,7 +149,7 @@ class NanReward(Walk):
         (GlobalNoise, "random changed state"),
         (OutOfSpace, "Gymnasium's own checker finds nothing wrong: it says: "),
         (CountsEpisodes, "the observation restored by replaying differs"),
-        (DictActions, "its actions are a MultiBinary space"),
+        (DictActions, "expected actions of Box, Discrete or Text, got MultiBinary"),
         (OtherGenerator, "it must be numpy's default, PCG64"),
         (NanReward, "the reward of step 1 is nan"),
     ],
@@ -141,11 +165,11 @@ def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"observation_spec": spec(bitrl.Field("x"))}, "the spec names 1 fields, and an observation has 2 numbers"),
+        ({"observation_spec": spec(bitrl.Field("x"))}, "a field for each of the 2 numbers of an observation, got 1"),
         ({"observation_spec": spec(bitrl.Field("x"), bitrl.Field("x"))}, "two fields have the same name"),
         ({"observation_spec": spec(bitrl.Field("x", 1, 0), bitrl.Field("y"))}, "x: its low bound 1 is not below"),
         ({"observation_spec": spec(bitrl.Field("x", 0, float("inf")), bitrl.Field("y"))}, "x: write None for a bound"),
-        ({"observation_spec": spec(bitrl.Field("x"), discrete=2)}, "discrete is 2, and the space is a Box"),
+        ({"observation_spec": spec(bitrl.Field("x"), discrete=2)}, "expected discrete=None in a Box space, got 2"),
         ({"observation_spec": lambda self: None}, "expected an ObservationSpec, got NoneType"),
         ({"make": lambda self, render_mode=None: object()}, "make() must return a gymnasium.Env, got object"),
         ({"defaults": {"steps": 3}}, '"steps" is not of the form part.option'),
@@ -322,12 +346,12 @@ class ExportsAnother(Exports):
         (ReadsTheOldTask, "task.observations has been removed: task.collector.states is a view"),
         (NanMetric, "loss is nan"),
         (ArrayMetric, "loss is a float32: make it a float"),
-        (Explores, "a second call gave other actions"),
+        (Explores, "a second call gave different actions"),
         (Traces, "it changed weights"),
         (OutOfActions, "is not in Discrete(2)"),
         (UnseededStart, "weights differs: draw from the task's seed only"),
         (GlobalTorch, "torch's generator changed state"),
-        (Lists, "state(): weights is a list, and must be a numpy array"),
+        (Lists, "state(): weights: expected a numpy array, got list"),
         (Objects, "state() cannot be saved"),
         (Idle, "an update took no step"),
         (ExportsAnother, "its numpy policy gives array("),

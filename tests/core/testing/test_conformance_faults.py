@@ -89,10 +89,10 @@ def test_a_serializer_that_learns_passes():
         (NeverLoads, False, "it has state(), but no load_state()"),
         (Scale, False, "its record must say learns=True"),
         (Fixed, True, "its record says learns=True, but it has no state()"),
-        (HandsOutItsArray, True, "state() hands out the component's own array largest: return a copy"),
+        (HandsOutItsArray, True, "state() returns the component's own array largest: return a copy"),
         (KeepsTheArray, True, "load_state() keeps the array largest that it is given: copy it"),
         (ForgetsToLoad, True, "load_state() does not restore largest"),
-        (WritesObjects, True, "state(): largest is a list, and must be a numpy array"),
+        (WritesObjects, True, "state(): largest: expected a numpy array, got list"),
     ],
 )
 def test_a_serializer_whose_learning_would_be_lost_is_refused(cls: type, learns: bool, message: str):
@@ -158,7 +158,7 @@ def learning_record(cls: type) -> bitrl.BackboneRecord:
 
 def test_a_backbone_that_learns_gives_and_takes_copies():
     check_backbone(learning_record(Gain))
-    assert "learned() hands out the component's own array gain" in refusal(
+    assert "learned() returns the component's own array gain" in refusal(
         check_backbone, learning_record(HandsOutItsGain)
     )
     assert "load_learned() keeps the array gain" in refusal(check_backbone, learning_record(KeepsTheGain))
@@ -178,7 +178,10 @@ class Rounds:
 def test_features_are_the_same_in_every_batch_unless_a_tolerance_is_declared():
     record = bitrl.BackboneRecord(name="test", summary="a test", target=target(Rounds))
     refused = refusal(check_backbone, record)
-    assert "an input read alone has other features (by 5.1e-06 of the largest; they must be equal)" in refused
+    assert (
+        "the features of an input differ when it is encoded alone (by 5.1e-06 of the largest; they must be equal)"
+        in refused
+    )
     tolerant = bitrl.BackboneRecord(name="test", summary="a test", target=target(Rounds), batch_tolerance=1e-5)
     check_backbone(tolerant)
     with pytest.raises(ValueError, match="batch_tolerance: expected a number of at least 0 and below 1, got '1e-5'"):
@@ -286,8 +289,8 @@ def test_what_an_environment_reports_at_the_end_of_an_episode_passes():
     [
         (NumberFlag, 'info["success"] is 1.0, a float: expected True or False'),
         (TextFlag, "info[\"success\"] is 'yes', a str: expected True or False"),
-        (NanNumber, "info[\"metrics\"]['distance'] is nan: expected a finite number"),
-        (ListOfNumbers, 'info["metrics"]: expected a dict, got [3.5]'),
+        (NanNumber, "info[\"metrics\"]: expected finite numbers by name, got 'distance': nan"),
+        (ListOfNumbers, 'info["metrics"]: expected a dict of numbers by name, got [3.5]'),
     ],
 )
 def test_an_environment_that_reports_something_else_is_refused(cls: type, message: str):
@@ -436,9 +439,13 @@ def test_an_actor_critic_passes_everywhere():
 @pytest.mark.parametrize(
     ("cls", "fields", "message"),
     [
-        (TruncationIsTheEnd, {}, "values depends on the state after a rollout's last step, but not on the one that an"),
-        (TruncationLeadsToTheReset, {"bootstraps": True}, "but not on the one that an episode was truncated in"),
-        (RewardsAlone, {"bootstraps": True}, "bootstraps=True, but nothing depends on the state that an episode was"),
+        (TruncationIsTheEnd, {}, "values depends on the state after a rollout's last step, but not on the last"),
+        (TruncationLeadsToTheReset, {"bootstraps": True}, "but not on the last state of a truncated episode"),
+        (
+            RewardsAlone,
+            {"bootstraps": True},
+            "bootstraps=True, but nothing depends on the last state of a truncated episode",
+        ),
         (ForgetsMasks, {}, "in an environment with action masks on a frozen backbone: act() took action "),
         (ExploresForbidden, {"bootstraps": False}, "which its state does not admit: choose by states.admissible"),
         (CannotScoreCommands, {"commands": True}, "raised TypeError: features of commands?"),
@@ -497,8 +504,9 @@ def test_one_broken_component_fails_its_own_checks_alone():
     }
 
 
-def test_a_plugin_that_prints_when_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    source = "import bitrl\nprint('hello')\n\n@bitrl.hookimpl\ndef bitrl_event(event): ...\n"
+@pytest.mark.parametrize("end", ["\\n", ""])
+def test_a_plugin_that_prints_when_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str):
+    source = f"import bitrl\nprint('hello', end='{end}')\n\n@bitrl.hookimpl\ndef bitrl_event(event): ...\n"
     (tmp_path / "loud_hooks.py").write_text(source)
     (tmp_path / "loud_plugin.py").write_text("import sys\nimport loud_hooks\nplugin = sys.modules['loud_hooks']\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -266,10 +266,11 @@ def test_an_exported_agent_takes_the_values_of_the_codebook(name: str, runs: dic
 def test_a_damaged_codebook_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     bitrl.export(runs["uniform"], tmp_path / "agent")
     whole = checkpoints.read(tmp_path / "agent")
-    for values in (np.zeros((1, 6), np.float32), np.zeros((7, 1), np.float32), np.zeros(7, np.float32)):
+    wrong = {"network do not fit": np.zeros((1, 6)), "a row of values": np.zeros((7, 1)), "a row of": np.zeros(7)}
+    for words, values in wrong.items():
         damaged = Checkpoint({**whole.arrays, "policy.values": values}, whole.meta)
         (tmp_path / "damaged").write_bytes(checkpoints.as_bytes(damaged))
-        with pytest.raises(UsageError, match=r"policy\.values: its shape does not fit the network and the bounds"):
+        with pytest.raises(UsageError, match=words):
             agents.read(tmp_path / "damaged")
 
 

@@ -23,6 +23,7 @@ from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.language_model import starter_path
 from bitrl.plugins.backbones.tools.ridge import r_squared
+from bitrl.plugins.backbones.training import products
 from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape, rotary_table, rotate, squared_relu_gate
 from bitrl.plugins.backbones.training.pretraining import command, measure, objective
 from bitrl.plugins.backbones.training.pretraining.command import (
@@ -111,7 +112,10 @@ def test_integer_products_are_exact() -> None:
     assert torch.equal(integer_product(q, t.t()).double(), q.double() @ t.double().t())
 
 
-def test_where_float32_may_be_rounded_gradients_are_and_the_ternary_products_are_not() -> None:
+def test_where_float32_may_be_rounded_gradients_are_and_the_ternary_products_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "short_products_are_fast", lambda: True)
     torch.manual_seed(0)
     tensors = [torch.randn(40, 256), torch.rand(256) + 0.5, torch.randn(64, 256) * 0.02]
     for format in ("ternary-f16", "fp32"):
@@ -129,6 +133,17 @@ def test_where_float32_may_be_rounded_gradients_are_and_the_ternary_products_are
         for exact, rounded in zip(*results, strict=True):
             # bfloat16 has 8 bits: three roundings of 1/512 at most.
             assert (exact - rounded).norm() < 3 / 512 * exact.norm()
+
+
+def test_what_would_be_slow_in_bfloat16_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(3, 8)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for capability, expected in (("AVX2", torch.float32), ("AVX512", torch.bfloat16)):
+            monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+            assert products.multiplied(x).dtype == expected
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_the_gate_has_the_gradient_that_finite_differences_find() -> None:

@@ -1,0 +1,1 @@
+"""What the BitRL paper says: the studies that measure it, and a verdict on each claim."""
