@@ -81,6 +81,7 @@ def figures() -> str:
         (training_lines, "bench-env"),
         (longer_lines, "bench-env-longer"),
         (acting_lines, "acting"),
+        (int8_actor_lines, "int8-actor"),
         (bench_lines, "bench-bitnet-2b-4t"),
         (formats_lines, "bench-formats"),
         (without_amx_lines, "bench-without-amx"),
@@ -112,6 +113,26 @@ def acting_lines(record: dict[str, Any]) -> list[str]:
     ]
 
 
+def int8_actor_lines(record: dict[str, Any]) -> list[str]:
+    """Whether an INT8 actor is faster, as a table."""
+    rollout = record["results"]["cartpole_rollout"]
+    lines = [
+        "An INT8 actor (`algo.policy_quantisation=actor` computes in float32 at rounded weights): a policy network's "
+        f"forward pass on one thread, with torch's INT8 products (`{record['command']}`). It gains where layers are "
+        "wide, as ActorQ's are, and loses where they are as small as the heads here, which take "
+        f"{100 * rollout['share']:.1f} % of a rollout's step on CartPole:",
+        "",
+        "| network | layers | states | float32 | INT8 | speed-up |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, each in record["results"]["networks"].items():
+        lines.append(
+            f"| {name.partition(', batch')[0]} | {' → '.join(map(str, each['widths']))} | {each['batch']} "
+            f"| {each['float32_us']:,.0f} µs | {each['int8_us']:,.0f} µs | {each['speedup']:.2f} × |"
+        )
+    return lines
+
+
 def processor_lines() -> list[str]:
     """Which of the figures were measured on which processor, in a sentence."""
     figures = {
@@ -121,6 +142,7 @@ def processor_lines() -> list[str]:
         "bench-starter": "the starter model's speed",
         **dict.fromkeys(("bench-env", "bench-env-longer"), "training's speed"),
         "acting": "an exported agent",
+        "int8-actor": "the INT8 actor",
         **dict.fromkeys(("bench-bitnet-2b-4t", "bench-formats", "bench-without-amx"), "the large shapes' speed"),
         "llama-cpp": "the comparison with llama.cpp",
         "smollm2": "SmolLM2-135M",

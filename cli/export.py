@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json
+from bitrl.core.errors import UsageError
 from bitrl.core.terminal import shell_word
 from bitrl.core.wording import program
 
@@ -18,25 +21,50 @@ from bitrl.core.wording import program
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The agent's file (safetensors)."
 )
 @click.option("--best", is_flag=True, help="The best checkpoint by the evaluations while training, not the newest.")
+@click.option("--bitdelta", is_flag=True, help="Store what adapters learned as one bit a weight, and measure the cost.")
+@click.option(
+    "--episodes",
+    type=click.IntRange(min=1),
+    help="With --bitdelta: episodes to tune its scales on and to measure the return (10).",
+)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @json_option
-def export(directory: Path, out: Path, best: bool, force: bool, as_json: bool) -> None:
+def export(
+    directory: Path, out: Path, best: bool, bitdelta: bool, episodes: int | None, force: bool, as_json: bool
+) -> None:
     """Export a trained agent to a standalone file.
 
     DIR is the directory of a run; its newest checkpoint is exported. The file holds the serializer, the backbone's name
     and options, and the trained policy; the language model stays a file of its own. `bitrl act FILE` and, in Python,
     `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
+
+    The adapters of a run with backbone.lora_rank are in the file too. With --bitdelta it holds the signs of what they
+    learned and a scale per matrix, about 32 times smaller.
     """
     from bitrl.cli.model_out import check_paths
     from bitrl.core.runs import export as exporting
 
     check_paths(directory, out, force)
+    if episodes is not None and not bitdelta:
+        raise UsageError("--episodes is how long --bitdelta measures: add that, or leave --episodes out")
     stdout = claim_stdout() if as_json else None
-    found = exporting.export(directory, out, best=best)
+    found = exporting.export(directory, out, best=best, bitdelta=bitdelta, episodes=episodes or 10)
     if as_json:
         print_json(found, stdout)
         return
     reads = "no model" if found["backbone"] is None else f"backbone {found['backbone']}"
     echo(f"{out}: {found['bytes']:,} bytes, {found['env']} after {found['step']:,} steps, reads {reads}")
+    if "bitdelta" in found:
+        echo(cost_of_bitdelta(found["bitdelta"]))
     call = f"{program()} act {shell_word(out)}"
     echo(f"try it: {call} --example | {call}")
+
+
+def cost_of_bitdelta(cost: Mapping[str, Any]) -> str:
+    """What storing adapters as one bit a weight saves and costs, as a line."""
+    return (
+        f"adapters in {cost['bytes']:,} bytes instead of {cost['adapter_bytes']:,}: features differ by "
+        f"{cost['feature_error']:.2%} ({cost['feature_error_untuned']:.2%} before tuning the scales), "
+        f"{cost['equal_actions']:.1%} of greedy actions are the same, mean return {cost['mean_return']:.1f} instead of "
+        f"{cost['mean_return_in_full']:.1f} (greedy actions, {cost['episodes']} episodes)"
+    )

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.policies import KINDS, CommandPolicy, Continuous, Discrete, Network
+from bitrl.core.acting.policies import KINDS, CodebookPolicy, CommandPolicy, Continuous, Discrete, Network
 from bitrl.core.config import MOST_HISTORY
 from bitrl.core.interfaces import Field, ObservationSpec
 
@@ -32,6 +32,8 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     _expect(facts, "history", _is_count(1, MOST_HISTORY), f"an integer between 1 and {MOST_HISTORY}")
     _expect(facts, "history_tokens", _is_count(1, 2**31), "an integer above 0")
     _expect(facts, "policy", lambda value: isinstance(value, str) and value in KINDS, f"one of {', '.join(KINDS)}")
+    if "bitdelta" in facts:
+        _expect(facts, "bitdelta", _is_text, "a checksum")
     _expect(facts, "observation", _is_mapping, "names and values")
     spec = facts["observation"]
     _only(spec, ObservationSpec, "observation")
@@ -75,9 +77,12 @@ def check_arrays(file: Checkpoint) -> None:
         raise ValueError("policy.network and policy.keys do not give equally many numbers")
     if kind is Discrete and (arrays["start"].shape != () or arrays["start"].dtype.kind not in "iu"):
         raise ValueError("policy.start: expected an integer")
-    if kind is Continuous:
+    if kind in (Continuous, CodebookPolicy):
         low, high = arrays["low"], arrays["high"]
-        if low.shape != high.shape or low.dtype != high.dtype or {low.size} != outputs:
+        values = arrays["values"] if kind is CodebookPolicy else np.zeros((low.size, 1))
+        if values.ndim != 2 or len(values) != low.size or values.shape[1] < 1:
+            raise ValueError("policy.values: expected a row of values for each dimension of its low and high")
+        if low.shape != high.shape or low.dtype != high.dtype or {values.size} != outputs:
             raise ValueError("policy: its low, high and network do not fit together")
 
 

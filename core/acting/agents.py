@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.acting import checkpoints
+from bitrl.core.acting import bitdelta, checkpoints
 from bitrl.core.acting.admissible import states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
@@ -68,7 +68,7 @@ class Agent:
             _restore(serializer.load_state, file, "serializer")
         backbone = self._backbone(record, serializer, spec, options, typed)
         if with_prefix(file.arrays, "backbone."):
-            _restore(backbone.load_learned, file, "backbone")
+            _restore(lambda arrays: backbone.load_learned(self._learned(backbone, arrays)), file, "backbone")
         if self.history > 1 and isinstance(backbone, TokenizingBackbone):
             serializer.limit(backbone.token_counts, self.facts["history_tokens"])
         self.reader = StateReader(serializer, backbone)
@@ -145,6 +145,18 @@ class Agent:
             for episode, memory in zip(episodes or (), memories, strict=True):
                 episode.memory = memory
         return actions
+
+    def _learned(self, backbone: Any, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What the backbone learned, which the file may have as signs and scales of its change."""
+        if "bitdelta" not in self.facts:
+            return arrays
+        base = backbone.learned()
+        if bitdelta.digest(base) != self.facts["bitdelta"]:
+            raise UsageError(
+                "the agent's adapters are stored as changes of initial weights other than its backbone has here: "
+                f"export it again with {program()} export"
+            )
+        return bitdelta.restore(base, arrays)
 
     def _backbone(
         self, serializer_record: Any, serializer: Any, spec: ObservationSpec, given: Mapping[str, Any], typed: bool

@@ -40,6 +40,11 @@ class Network:
             values = (np.tanh(values) if index else values) @ weights.T + biases
         return values
 
+    def of_outputs(self, used: slice) -> Network:
+        """The network of some of the outputs."""
+        weights, biases = self.layers[-1]
+        return attrs.evolve(self, layers=(*self.layers[:-1], (weights[used], biases[used])))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The network as named arrays."""
         layers = {
@@ -104,6 +109,24 @@ class Continuous:
         return within(self.network(states.features), self.low, self.high)
 
 
+@attrs.frozen(eq=False)
+class CodebookPolicy:
+    """Takes in each of k action dimensions the value of `values` [k, m] whose output is the largest, of k·m outputs,
+    put by `within` between `low` and `high`, which have the action's shape and dtype.
+    """
+
+    kind: ClassVar[str] = "codebook"
+    network: Network
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __call__(self, states: States) -> np.ndarray:
+        """n states → actions [n, ...], of the dtype of the bounds."""
+        best = self.network(states.features).reshape(-1, *self.values.shape).argmax(axis=2)
+        return within(self.values[np.arange(len(self.values)), best], self.low, self.high)
+
+
 def within(outputs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """A policy's outputs float32 [n, k] → actions [n, ...] of a Box space: clipped at its bounds `low` and `high`, and
     where these are integers (or booleans, 0 and 1) rounded; of their dtype.
@@ -118,7 +141,7 @@ def within(outputs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return np.where(nearest >= highest, high, np.where(nearest < highest, nearest, lowest).astype(low.dtype))
 
 
-Policy = Discrete | CommandPolicy | Continuous
+Policy = Discrete | CommandPolicy | Continuous | CodebookPolicy
 
 
 @attrs.frozen(eq=False)
@@ -143,7 +166,7 @@ class ActorCritic:
     gae_lambda: float
 
 
-KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, CommandPolicy, Continuous)}
+KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, CommandPolicy, Continuous, CodebookPolicy)}
 
 
 def arrays_of(policy: Policy) -> dict[str, np.ndarray]:

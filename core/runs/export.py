@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from bitrl.core.acting import agents
 from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.history import newest_of
+from bitrl.core.runs.compressed_adapters import compressed_adapters
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.parts import identities, learned_by_serializer
 from bitrl.core.runs.progress import progress_display
@@ -18,7 +21,12 @@ from bitrl.core.runs.trained import trained
 
 
 def export(
-    run: str | Path, file: str | Path, listeners: tuple[Listener, ...] = (), best: bool = False
+    run: str | Path,
+    file: str | Path,
+    listeners: tuple[Listener, ...] = (),
+    best: bool = False,
+    bitdelta: bool = False,
+    episodes: int = 10,
 ) -> dict[str, Any]:
     """Export the newest intact checkpoint of a run as a standalone agent (bitrl.core.acting.agents).
 
@@ -27,9 +35,14 @@ def export(
         file: the agent file, replaced if it exists.
         listeners: called with every event; without any, warnings (of a damaged checkpoint) go to stderr.
         best: take the checkpoint of the best evaluation while training (`run.eval_every`) instead of the newest.
+        bitdelta: store what a language model's adapters learned as one bit a weight (bitrl.core.acting.bitdelta), and
+            measure what that costs.
+        episodes: with `bitdelta`, how many are played to tune its scales on, and to measure the return before and
+            after.
 
     Returns:
-        file, bytes, run, env, step, serializer, backbone.
+        file, bytes, run, env, step, serializer, backbone; with `bitdelta` also its cost, under that name
+        (bitrl.core.runs.compressed_adapters).
 
     Raises:
         UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its algorithm or
@@ -38,7 +51,7 @@ def export(
     """
     if not listeners:
         with progress_display(quiet=True) as warned:
-            return export(run, file, (warned,), best)
+            return export(run, file, (warned,), best, bitdelta, episodes)
     directory, path = Path(run), Path(file)
     require_run(directory)
     config, parts, algorithm = trained(directory, teller(listeners), best)
@@ -59,8 +72,13 @@ def export(
     }
     example = newest_of(algorithm.task.collector.states.observations, chosen.history)
     learned = {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
-    if reader.learner is not None:
-        learned |= {f"backbone.{name}": array for name, array in reader.learner.learned().items()}
+    weights: Mapping[str, np.ndarray] = {} if reader.learner is None else reader.learner.learned()
+    cost = {}
+    if bitdelta:
+        weights, facts["bitdelta"], cost["bitdelta"] = compressed_adapters(
+            config, parts, algorithm, directory, episodes
+        )
+    learned |= {f"backbone.{name}": array for name, array in weights.items()}
     with calling(algorithm.task.collector.who):
         policy = algorithm.plain_policy()
     agents.write(path, facts, policy, learned, example)
@@ -72,4 +90,5 @@ def export(
         "step": algorithm.step,
         "serializer": chosen.serializer,
         "backbone": None if inside else chosen.backbone,
+        **cost,
     }

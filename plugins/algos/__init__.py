@@ -57,10 +57,31 @@ class PPOOptions:
     policy_bits: int | None = option(
         None, "bits of the policy network's weights when it acts (QuaRL); unset: full precision", between(1, 16)
     )
-    policy_quantisation: Literal["post-training", "aware"] = option(
+    policy_quantisation: Literal["post-training", "actor", "aware"] = option(
         "post-training",
-        "with policy_bits: quantise the trained policy for evaluation and export, or be aware of it while training "
-        "(rollouts and gradients at quantised weights, straight-through)",
+        "with policy_bits: quantise the trained policy for evaluation and export; or also the actor that collects "
+        "rollouts, beside a learner in full precision (ActorQ); or be aware of it in both (gradients at quantised "
+        "weights, straight-through)",
+    )
+    value_bits: int | None = option(
+        None,
+        "bits of the value network's weights when it estimates values, for advantages and returns; unset: full "
+        "precision",
+        between(1, 16),
+    )
+    value_quantisation: Literal["post-update", "aware"] = option(
+        "post-update",
+        "with value_bits: quantise the weights after each update, or be aware of it while learning (gradients at "
+        "quantised weights, straight-through)",
+    )
+    action_codebook: Literal["uniform", "learned"] | None = option(
+        None,
+        "continuous actions take one of action_bins values in each dimension: evenly spaced over its bounds, or "
+        "learned by k-means from the actions of a first stage of training; unset: they are continuous",
+    )
+    action_bins: int = option(11, "with action_codebook: values in each dimension", between(2, 1000))
+    codebook_after: float = option(
+        0.25, "with a learned action_codebook: share of the run's steps that the first stage takes", between(0, 1)
     )
     hidden: tuple[int, ...] | None = option(
         None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import attrs
 import numpy as np
@@ -26,6 +27,7 @@ from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.schedules import Schedule, value_at
 from bitrl.core.wording import setting
 from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
@@ -41,7 +43,10 @@ class PPO(Algorithm):
     def __init__(self, options: PPOOptions, task: Task):
         super().__init__(options, task)
         collector, reader = task.collector, task.reader
-        self.training_bits = options.policy_bits if options.policy_quantisation == "aware" else None
+        # Whatever acts has `policy_bits`; what else has few bits is said by the options of quantisation.
+        self.rollout_bits = options.policy_bits if options.policy_quantisation != "post-training" else None
+        self.gradient_bits = options.policy_bits if options.policy_quantisation == "aware" else None
+        self.value_gradient_bits = options.value_bits if options.value_quantisation == "aware" else None
         self.rollout_length = max(1, options.rollout_steps // collector.num_envs)
         self.generator = torch.Generator().manual_seed(task.seed)
 
@@ -52,7 +57,11 @@ class PPO(Algorithm):
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             space, admissible = collector.action_space, collector.states.admissible
-            self.head: Head = action_head(space)
+            self.head: Head | ActionCodebook | LearnedActionCodebook
+            if options.action_codebook is None:
+                self.head = action_head(space)
+            else:
+                self.head = codebook_head(space, options.action_codebook, options.action_bins)
             if admissible is not None and admissible.commands is not None and isinstance(space, Discrete):
                 self.head = TextChoice(space, reader.command_width)
             # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
@@ -68,8 +77,9 @@ class PPO(Algorithm):
             if critics:
                 critic = reader.critic_module()
             self.value = chain(critic, mlp(widths(reader.critic_width, critics, 1), gain=1.0))
-        if isinstance(self.head, Gaussian):
-            nn.init.constant_(self.head.log_std, options.log_std_init)
+        gaussian = self.head.gaussian if isinstance(self.head, LearnedActionCodebook) else self.head
+        if isinstance(gaussian, Gaussian):
+            nn.init.constant_(gaussian.log_std, options.log_std_init)
         self.reward_scale = RewardScale(collector.num_envs, options.gamma) if options.normalise_rewards else None
         self.weights = {
             "policy": flatten([*self.policy.parameters(), *self.head.parameters]),
@@ -110,7 +120,7 @@ class PPO(Algorithm):
             actions.append(self.head.sample(outputs, noise[t], tensors(states.admissible)))
             return self.head.to_env(actions[t])
 
-        with low_bits(self.policy, self.training_bits):
+        with low_bits(self.policy, self.rollout_bits):
             rollout = collector.rollout(act, self.rollout_length)
         if first:
             self.standardise_critic.fit(rollout.critic_features)
@@ -133,7 +143,7 @@ class PPO(Algorithm):
         visited, taken = features[:-1][valid], torch.stack(actions)[valid]
         admissible = tensors(rollout.admissible)
         admissible = None if admissible is None else admissible.map(lambda each: each[valid])
-        with low_bits(self.policy, self.training_bits):
+        with low_bits(self.policy, self.rollout_bits):  # those of the policy that acted
             log_probs = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
         batch = Samples(
             features=visited,
@@ -165,6 +175,10 @@ class PPO(Algorithm):
 
         metrics = {name: float(np.mean([row[name] for row in figures])) for name in figures[0]}
         self.require_finite(metrics)
+        ready = self.step >= options.codebook_after * self.task.steps
+        if ready and isinstance(self.head, LearnedActionCodebook) and self.head.codebook is None:
+            self.head.learn(rollout.actions[rollout.valid], cast(nn.Linear, self.policy[-1]))
+            self.optimizer.state.pop(self.weights["policy"])  # its moments are of another policy's gradients
         residual, returns = batch.advantages.var(correction=0), batch.returns.var(correction=0)
         metrics["explained_variance"] = float(1 - residual / (returns + 1e-8))
         if len(rollout.returns):
@@ -186,7 +200,7 @@ class PPO(Algorithm):
             features = encoded.detach()
             critic_features = features if self.task.reader.critic is None else critic_features
         advantages = normalise(batch.advantages)
-        with low_bits(self.policy, self.training_bits):
+        with low_bits(self.policy, self.gradient_bits):
             outputs, policy_tape = forward(self.policy, features)
             log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
             log_ratio = log_probs - batch.log_probs
@@ -197,10 +211,11 @@ class PPO(Algorithm):
             by_outputs = self.head.backward(head_tape, by_log_prob, -ent_coef / size)
             by_features = backward(self.policy, policy_tape, by_outputs, by_inputs=learns)
 
-        values, value_tape = forward(self.value, critic_features)
-        error = values.squeeze(1) - batch.returns
-        by_values = (2 * options.vf_coef / size * error).unsqueeze(1)
-        by_critic_features = backward(self.value, value_tape, by_values, by_inputs=learns)
+        with low_bits(self.value, self.value_gradient_bits):
+            values, value_tape = forward(self.value, critic_features)
+            error = values.squeeze(1) - batch.returns
+            by_values = (2 * options.vf_coef / size * error).unsqueeze(1)
+            by_critic_features = backward(self.value, value_tape, by_values, by_inputs=learns)
         if by_features is not None and by_critic_features is not None:  # both heads' gradients meet in the adapters
             self.weights["adapters"].grad.zero_()  # type: ignore[union-attr]
             shares = self.task.reader.critic is None
@@ -232,7 +247,8 @@ class PPO(Algorithm):
 
     def values(self, features: Tensor) -> np.ndarray:
         """The critic's standardised features [..., d'] → values float32 [...]."""
-        return forward(self.value, features.reshape(-1, features.shape[-1]))[0].reshape(features.shape[:-1]).numpy()
+        with low_bits(self.value, self.options.value_bits):
+            return forward(self.value, features.reshape(-1, features.shape[-1]))[0].reshape(features.shape[:-1]).numpy()
 
     def standardisations(self) -> dict[str, Standardisation]:
         """The policy's, the critic's if it is another, and that of commands if actions are texts, by what their names
@@ -275,6 +291,8 @@ class PPO(Algorithm):
             arrays |= {f"{prefix}mean": scale.mean, f"{prefix}std": scale.std}
         if self.reward_scale is not None:
             arrays |= self.reward_scale.state()
+        if isinstance(self.head, LearnedActionCodebook) and self.head.codebook is not None:
+            arrays["action_codebook"] = self.head.codebook.values.numpy().copy()
         return arrays
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -289,6 +307,8 @@ class PPO(Algorithm):
             scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
         if self.reward_scale is not None:
             self.reward_scale.load_state(state)
+        if isinstance(self.head, LearnedActionCodebook) and "action_codebook" in state:
+            self.head.use(torch.tensor(state["action_codebook"]))
         if self.task.reader.learner is not None:
             self.task.reader.learner.sync()
 

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitrl.core.acting.admissible import AdmissibleActions, CommandTable
-    from bitrl.core.acting.policies import ActorCritic, CommandPolicy, Continuous, Discrete, Network
+    from bitrl.core.acting.policies import (
+        ActorCritic,
+        CodebookPolicy,
+        CommandPolicy,
+        Continuous,
+        Discrete,
+        Network,
+    )
     from bitrl.core.environments.collector import Collector, Rollout, Transition
     from bitrl.core.runs.episodes import Return, play_episodes
+    from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
     from bitrl.plugins.algos.backprop import mlp
     from bitrl.plugins.algos.gae import gae, next_values
     from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, action_head, hold, masked
@@ -23,9 +31,17 @@ if TYPE_CHECKING:
 
 _HOME = {
     "bitrl.core.acting.admissible": ("AdmissibleActions", "CommandTable"),
-    "bitrl.core.acting.policies": ("ActorCritic", "CommandPolicy", "Continuous", "Discrete", "Network"),
+    "bitrl.core.acting.policies": (
+        "ActorCritic",
+        "CodebookPolicy",
+        "CommandPolicy",
+        "Continuous",
+        "Discrete",
+        "Network",
+    ),
     "bitrl.core.environments.collector": ("Collector", "Rollout", "Transition"),
     "bitrl.core.runs.episodes": ("Return", "play_episodes"),
+    "bitrl.plugins.algos.action_codebooks": ("ActionCodebook", "LearnedActionCodebook", "codebook_head"),
     "bitrl.plugins.algos.backprop": ("mlp",),
     "bitrl.plugins.algos.gae": ("gae", "next_values"),
     "bitrl.plugins.algos.heads": ("Categorical", "Gaussian", "TextChoice", "action_head", "hold", "masked"),
@@ -36,15 +52,18 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ActionCodebook",
     "ActorCritic",
     "AdmissibleActions",
     "Categorical",
+    "CodebookPolicy",
     "Collector",
     "CommandPolicy",
     "CommandTable",
     "Continuous",
     "Discrete",
     "Gaussian",
+    "LearnedActionCodebook",
     "Network",
     "Return",
     "RewardScale",
@@ -53,6 +72,7 @@ __all__ = [
     "TextChoice",
     "Transition",
     "action_head",
+    "codebook_head",
     "gae",
     "hold",
     "masked",

@@ -162,3 +162,11 @@ def test_an_exported_agents_cost_is_a_sentence(figures):
     [line] = figures.acting_lines({"command": "python benchmarks/acting.py", "results": results})
     assert "a file of 0.4 MB" in line
     assert "52 MB of memory, 281 ms from its import to its first action and 0.43 ms for each one" in line
+
+
+def test_where_an_int8_actor_gains(figures):
+    each = {"widths": [4, 8, 2], "batch": 16, "float32_us": 1234.4, "int8_us": 2468.8, "speedup": 0.5, "rounding_us": 9}
+    results = {"networks": {"heads, batch 16": each}, "cartpole_rollout": {"share": 0.0123}}
+    lines = figures.int8_actor_lines({"command": "python benchmarks/int8_actor.py", "results": results})
+    assert "which take 1.2 % of a rollout's step" in lines[0]
+    assert lines[-1] == "| heads | 4 → 8 → 2 | 16 | 1,234 µs | 2,469 µs | 0.50 × |"

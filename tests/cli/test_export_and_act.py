@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from bitrl.cli.export import cost_of_bitdelta
+
 
 @pytest.fixture
 def agent(bitrl, quick_run, tmp_path):
@@ -34,6 +36,15 @@ def test_export_says_what_it_wrote_and_how_to_try_it(bitrl, quick_run, tmp_path)
         "serializer": "vector",
         "backbone": None,
     }
+
+
+def test_the_cost_of_bitdelta_is_a_line() -> None:
+    cost = {"adapter_bytes": 14_336, "bytes": 464, "feature_error_untuned": 0.0948, "feature_error": 0.0655}
+    cost |= {"equal_actions": 0.986, "mean_return_in_full": 399.1, "mean_return": 413.54, "episodes": 10}
+    assert cost_of_bitdelta(cost) == (
+        "adapters in 464 bytes instead of 14,336: features differ by 6.55% (9.48% before tuning the scales), 98.6% of "
+        "greedy actions are the same, mean return 413.5 instead of 399.1 (greedy actions, 10 episodes)"
+    )
 
 
 def test_actions_answer_observations_line_by_line(bitrl, agent, monkeypatch, tmp_path) -> None:
@@ -157,6 +168,8 @@ def test_facts_are_json(bitrl, agent) -> None:
             "already exists: choose another name, or replace it with --force",
         ),
         (["export", "run", "--out", "run"], "is a directory"),
+        (["export", "run", "--out", "bits", "--bitdelta"], "run: the run has no adapters, which --bitdelta compresses"),
+        (["export", "run", "--out", "agent", "--episodes", "3"], "--episodes is how long --bitdelta measures"),
         (["act", "nothing"], "nothing: no such file"),
         (["act", "run"], "run: is a directory: if it holds a run, export it first with bitrl export"),
         (["act", "agent.safetensors", "-o", "algo.gamma=1"], "only options of the backbone can be set"),

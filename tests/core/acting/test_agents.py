@@ -18,7 +18,16 @@ import bitrl
 from bitrl.core.acting import agents, checkpoints
 from bitrl.core.acting.admissible import AdmissibleActions, CommandTable
 from bitrl.core.acting.plain_observations import as_array
-from bitrl.core.acting.policies import KINDS, CommandPolicy, Continuous, Discrete, Network, arrays_of, policy_of
+from bitrl.core.acting.policies import (
+    KINDS,
+    CodebookPolicy,
+    CommandPolicy,
+    Continuous,
+    Discrete,
+    Network,
+    arrays_of,
+    policy_of,
+)
 from bitrl.core.acting.states import StateReader, States
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import RunFailed, UsageError
@@ -200,6 +209,7 @@ def test_policies_survive_being_taken_apart() -> None:
         Discrete(network(3, 4), 2),
         CommandPolicy(network(3, 4, 2), network(5, 2)),
         Continuous(network(3, 4), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
+        CodebookPolicy(network(3, 8), generator.normal(size=(4, 2)), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
     ]
     assert {type(policy) for policy in policies} == set(KINDS.values())
     features, commands = generator.normal(size=(6, 3)), generator.normal(size=(7, 5))
