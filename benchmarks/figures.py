@@ -420,11 +420,11 @@ def paper_figures() -> str:
     from bitrl.core.studies.comparison import begun_baseline, compare
     from bitrl.core.studies.design import build_design, read_design
     from bitrl.core.studies.paper.claims import Evidence, judged
-    from bitrl.core.studies.paper.sources import PREFIX, evidence, files
+    from bitrl.core.studies.paper.sources import PREFIX, analysis, evidence, files
     from bitrl.core.studies.tables import markdown, tables
 
     results, _ = evidence(ROOT / "nowhere")
-    found = judged(Evidence(results))
+    found = judged(Evidence(results, analysis()))
     lines = []
     for ours, title in ((False, "The paper's claims"), (True, "Questions that it leaves open")):
         lines += ["", f"## {title}", "", "| claim | verdict | measured |", "|---|---|---|"]

@@ -35,10 +35,10 @@ def paper_file(grid: Path) -> Path:
 def show_claims(place: Path, as_json: bool, stdout: IO[str] | None) -> None:
     """Print every claim and its verdict. Studies trained in `place` count instead of those recorded."""
     from bitrl.core.studies.paper.claims import Evidence, judged
-    from bitrl.core.studies.paper.sources import PREFIX, evidence, files
+    from bitrl.core.studies.paper.sources import PREFIX, analysis, evidence, files
 
     results, own = evidence(place)
-    found = judged(Evidence(results))
+    found = judged(Evidence(results, analysis()))
     if as_json:
         rows = [
             {"claim": claim.id, "words": claim.words, "paper": not claim.ours, "study": claim.study}

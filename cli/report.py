@@ -16,6 +16,8 @@ from bitrl.cli.quoted_command import quoted_command
 if TYPE_CHECKING:
     from bitrl.core.studies.results import Result
 
+FORMS = {".html": "html", ".md": "md", ".tex": "latex", ".csv": "csv", ".json": "results"}
+
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument(
@@ -26,8 +28,15 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     shell_complete=completion.runs,
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write.")
-@click.option("--html", "form", flag_value="html", default="html", help="A page that needs no network.  [default]")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The file to write: .html, .md, .tex, .csv or .json.",
+)
+@click.option("--html", "form", flag_value="html", help="A page that needs no network.  [default: by FILE's name]")
 @click.option("--md", "form", flag_value="md", help="The tables as Markdown.")
 @click.option("--latex", "form", flag_value="latex", help="The tables as LaTeX (package booktabs).")
 @click.option("--csv", "form", flag_value="csv", help="The tables as CSV.")
@@ -42,7 +51,7 @@ if TYPE_CHECKING:
 def report(
     places: tuple[Path, ...],
     out: Path,
-    form: str,
+    form: str | None,
     baseline: str | None,
     metric: str,
     margin: str | None,
@@ -63,6 +72,11 @@ def report(
 
     if out.exists() and not force:
         raise UsageError(f"{out}: already exists: choose another name with --out, or replace it with --force")
+    form = form or FORMS.get(out.suffix.lower())
+    if form is None:
+        raise UsageError(
+            f"--out {out}: expected a name that ends in {', '.join(FORMS)}, or say which with --html or --md"
+        )
     results, own = results_in(places)
     if form == "results":
         write_recorded(results, out, baseline or own)

@@ -99,7 +99,7 @@ def study(
         show_claims(out or Path("studies"), as_json, stdout)
         return
     data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
-    opened, changes = Study.create(directory, data)
+    opened, changes = (Study.plan if dry_run else Study.create)(directory, data)
     try:
         workers: Executor = Processes(jobs, len(opened.design.cells))
         if not quiet:

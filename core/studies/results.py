@@ -139,7 +139,7 @@ def _curve(path: Path, name: str) -> list[tuple[int, float]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             if number == len(lines):
                 break
-            raise UsageError(f"{path}: line {number} is damaged: resume the run, which repairs it") from None
+            raise UsageError(f"{path}: line {number} is damaged: leave the run out, or train it again") from None
         if value is not None:
             curve.append((step, float(value)))
     return curve

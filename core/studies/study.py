@@ -37,13 +37,36 @@ class Changes:
 
 
 class Study:
-    """A study's directory, locked for this process while it is open."""
+    """A study's directory, locked for this process while it is open, unless it is only planned."""
 
-    def __init__(self, directory: Path, data: Mapping[str, Any], design: Design):
-        """Of an existing directory; see `create` and `open`."""
-        self.directory, self.data, self.design = directory, data, design
-        self._lock = lock(directory, directory)
-        remove_unfinished(directory)
+    def __init__(self, directory: Path, design: Design, planned: bool = False):
+        """See `create` and `plan`."""
+        self.directory, self.design = directory, design
+        self._lock = None if planned else lock(directory, directory)
+        if not planned:
+            remove_unfinished(directory)
+
+    @classmethod
+    def plan(cls, directory: Path, data: Mapping[str, Any]) -> tuple[Study, Changes]:
+        """What `create` would open, with nothing written.
+
+        Raises:
+            UsageError: an arm cannot be composed, or something else is there.
+        """
+        design = build_design(data)
+        before = _known_cells(directory)
+        if (
+            before is None
+            and directory.exists()
+            and (not directory.is_dir() or any(map(_matters, directory.iterdir())))
+        ):
+            raise UsageError(f"{directory}: is not empty and holds no study: choose another with {setting('out')}")
+        study = cls(directory, design, planned=True)
+        if before is None:
+            return study, Changes((), ())
+        added = tuple(cell.name for cell in design.cells if cell not in before)
+        begun = (cell for cell in before if cell not in design.cells and study.status(cell) != "waiting")
+        return study, Changes(added, tuple(cell.name for cell in begun))
 
     @classmethod
     def create(cls, directory: Path, data: Mapping[str, Any]) -> tuple[Study, Changes]:
@@ -56,31 +79,23 @@ class Study:
             UsageError: an arm cannot be composed, another process runs the study, or something else is there.
             RunFailed: it cannot be written.
         """
-        design = build_design(data)
-        before: list[Cell] | None = None
-        if (directory / FILE).is_file():
-            before = _known_cells(directory)
-        elif directory.exists() and (not directory.is_dir() or any(map(_matters, directory.iterdir()))):
-            raise UsageError(f"{directory}: is not empty and holds no study: choose another with {setting('out')}")
+        planned, changes = cls.plan(directory, data)
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(directory, error) from None
-        study = cls(directory, data, design)
+        study = cls(directory, planned.design)
         try:
             write_atomically(directory / FILE, as_toml(data))
         except BaseException:
             study.close()
             raise
-        if before is None:
-            return study, Changes((), ())
-        added = tuple(cell.name for cell in design.cells if cell not in before)
-        begun = (cell for cell in before if cell not in design.cells and study.status(cell) != "waiting")
-        return study, Changes(added, tuple(cell.name for cell in begun))
+        return study, changes
 
     def close(self) -> None:
         """Release the directory for other processes."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def place(self, cell: Cell) -> Path:
         """The directory of a cell's run."""
@@ -182,8 +197,12 @@ def _last_rows(path: Path, size: int = 8192) -> list[dict[str, Any]]:
     return rows
 
 
-def _known_cells(directory: Path) -> list[Cell]:
-    """The cells of the contents that a directory has; none where a component is no longer installed."""
+def _known_cells(directory: Path) -> list[Cell] | None:
+    """The cells of the contents that a directory has; none where a component is no longer installed. None without any
+    contents.
+    """
+    if not (directory / FILE).is_file():
+        return None
     try:
         return build_design(read_design(directory / FILE)).cells
     except UsageError:

@@ -63,6 +63,10 @@ def test_a_quick_study_from_the_command_line(bitrl: Call, tmp_path: Path) -> Non
     planned = bitrl("study", out, "--dry-run")
     assert "2 cells, 256 steps" in planned.out
     assert planned.out.count("finished") == 2
+    before = sorted(tmp_path.rglob("*"))
+    other = bitrl(*wanted, "--seeds", "0-1", "--steps", 128, *QUICK, "--out", tmp_path / "planned", "--dry-run")
+    assert "4 cells, 512 steps" in other.out
+    assert sorted(tmp_path.rglob("*")) == before, "a dry run writes nothing"
 
 
 def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
@@ -123,7 +127,10 @@ def test_a_study_is_compared_from_its_file_of_results(bitrl: Call, runs: Path, t
     file = tmp_path / "results.json"
     assert bitrl("report", runs, "--results", "--out", file).code == 0
     assert bitrl("compare", file).out == bitrl("compare", runs).out
-    assert bitrl("report", file, "--md", "--out", tmp_path / "table.md").code == 0
+    assert bitrl("report", file, "--out", tmp_path / "table.md").code == 0
+    assert (tmp_path / "table.md").read_text().startswith("## What differs")
+    unknown = bitrl("report", file, "--out", tmp_path / "table.doc")
+    assert (unknown.code, "expected a name that ends in .html, .md" in unknown.err) == (2, True)
     refused = bitrl("compare", tmp_path / "missing.json")
     assert (refused.code, "missing.json: cannot be read" in refused.err) == (2, True)
 

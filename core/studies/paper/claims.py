@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Sized
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -52,9 +52,11 @@ NOT_MEASURED = Judgement("", "not measured")
 class Evidence:
     """Results of the paper's studies, compared when asked for."""
 
-    def __init__(self, studies: Mapping[str, Sequence[Result]]):
-        """`studies`: study (the name of its file) → results."""
-        self.studies = studies
+    def __init__(self, studies: Mapping[str, Sequence[Result]], analysis: Mapping[str, Any] | None = None):
+        """`studies`: study (the name of its file) → results. `analysis`: what `bitrl analyze RUN --json` says of a run
+        on the ternary model.
+        """
+        self.studies, self.analysis = studies, analysis
         self._rows: dict[tuple[str, ...], Row | None] = {}
 
     def row(self, study: str, task: str, arm: str, metric: str = "mean_return", baseline: str = "bf16") -> Row | None:
@@ -87,7 +89,7 @@ class Claim:
     Attributes:
         id: a short name.
         words: the claim.
-        study: the study that measures it; None: several, or none.
+        study: the study that measures it; None: several, or none. "analysis": `bitrl analyze`.
         judge: evidence → judgement.
         ours: it is not the paper's claim, but a question that it leaves open.
     """
@@ -283,6 +285,44 @@ def slower(arm: str, other: str) -> Judge:
     return judge
 
 
+def exponent(figure: str, expected: float) -> Judge:
+    """A figure grows as a power of ε_Q, with this exponent: it lies in an interval that is no wider than 1."""
+
+    def judge(evidence: Evidence) -> Judgement:
+        if evidence.analysis is None:
+            return NOT_MEASURED
+        fit = next(each for each in evidence.analysis["fits"] if each["family"] == "all")[figure]
+        if fit is None:
+            return Judgement("cannot be told from noise at enough roundings to fit an exponent", "undecided")
+        low, high = fit["interval"]
+        inside = low <= expected <= high
+        verdict: Verdict = "refuted" if not inside else "reproduced" if high - low <= 1 else "undecided"
+        words = f"ε^{fit['exponent']:.2f} ({low:.2f} to {high:.2f}), {fit['points']} roundings, one run"
+        return Judgement(words, verdict, fit["exponent"], (low, high))
+
+    return judge
+
+
+def value_growth(evidence: Evidence) -> Judgement:
+    """The error of values grows as 1/(1 − γ): to the power of 1, in each precision."""
+    if evidence.analysis is None:
+        return NOT_MEASURED
+    fits = {each["name"]: each["values"]["growth"] for each in evidence.analysis["precisions"]}
+    words = ", ".join(f"{fit['exponent']:.2f} ({name})" for name, fit in fits.items() if fit)
+    low, high = (pick(fit["interval"][n] for fit in fits.values() if fit) for n, pick in ((0, min), (1, max)))
+    verdict: Verdict = "refuted" if high < 1 or low > 1 else "undecided"
+    return Judgement(f"to the power of {words}; all intervals within {low:.2f} to {high:.2f}, one run", verdict)
+
+
+def entropy(evidence: Evidence) -> Judgement:
+    """Fresh policy heads have more entropy on the ternary model's features."""
+    if evidence.analysis is None:
+        return NOT_MEASURED
+    ternary = next(each for each in evidence.analysis["precisions"] if each["own_training"])
+    more = ternary["entropy"] / evidence.analysis["entropy"] - 1
+    return Judgement(f"{more:+.1%}, one run, without an interval", "undecided", more)
+
+
 def not_measured(why: str) -> Judge:
     """A claim that nothing here measures, and why."""
     return lambda evidence: Judgement(why, "not measured")
@@ -367,12 +407,10 @@ CLAIMS: tuple[Claim, ...] = (
         keeps("language", "TextWorld-Cooking", "bitnet", "mlp-words", 1.3, "success_rate"),
     ),
     Claim("slower", "1-bit takes more steps to 90 % than 16-bit (1.46 ×)", None, slower("bitnet", "bf16")),
-    Claim(
-        "theory",
-        "the policy gradient's bias is O(ε²), the value error grows by 1/(1 − γ)",
-        None,
-        not_measured("of a run: bitrl analyze RUN"),
-    ),
+    Claim("features", "features move at most in proportion to ε_Q", "analysis", exponent("feature_error", 1.0)),
+    Claim("bias", "the policy gradient's bias is O(ε_Q²)", "analysis", exponent("bias", 2.0)),
+    Claim("values", "the error of values grows as 1/(1 − γ)", "analysis", value_growth),
+    Claim("entropy", "the initial policy's entropy is higher (by 11 %)", "analysis", entropy),
     Claim(
         "edge",
         "Raspberry Pi 4: 682 MB, 24.8 ms a step, 5.8 J an episode, 10 million steps in 67 h",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bitrl.core.studies.recorded import read_recorded
 from bitrl.core.studies.results import Result
@@ -37,3 +39,9 @@ def evidence(place: Path) -> tuple[dict[str, list[Result]], list[str]]:
         elif recorded.is_file():
             found[name] = read_recorded(recorded)[0]
     return found, own
+
+
+def analysis() -> dict[str, Any]:
+    """The recorded analysis of a run on the ternary model: `bitrl analyze RUN --json`, to five digits."""
+    found: dict[str, Any] = json.loads((HERE / "results" / "analysis.json").read_text(encoding="utf-8"))
+    return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bitrl.core.studies.design import build_design, read_design
 from bitrl.core.studies.paper import claims
 from bitrl.core.studies.paper.claims import CLAIMS, SIX, STUDIES, Evidence, judged, side
-from bitrl.core.studies.paper.sources import evidence, files
+from bitrl.core.studies.paper.sources import analysis, evidence, files
 from bitrl.core.studies.results import Result
 
 
@@ -98,7 +99,7 @@ def test_the_steps_to_ninety_per_cent_are_compared() -> None:
 
 
 def test_every_claim_is_judged_with_and_without_results() -> None:
-    assert {finding.verdict for _, finding in judged(Evidence({}))} == {"not measured"}
+    assert {judgement.verdict for _, judgement in judged(Evidence({}))} == {"not measured"}
     everything = {
         study: [
             each
@@ -114,13 +115,35 @@ def test_every_claim_is_judged_with_and_without_results() -> None:
         ]
         for study, tasks in STUDIES.items()
     }
-    missing = {claim.id for claim, finding in judged(Evidence(everything)) if finding.verdict == "not measured"}
-    assert missing == {"value-only", "no-grad-clip", "standard-ppo", "theory", "edge"}
+    found = judged(Evidence(everything, analysis()))
+    missing = {claim.id for claim, judgement in found if judgement.verdict == "not measured"}
+    assert missing == {"value-only", "no-grad-clip", "standard-ppo", "edge"}
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((1.8, 2.3), "reproduced"), ((0.9, 2.5), "undecided"), ((0.8, 1.4), "refuted")],
+)
+def test_an_exponent_is_held_against_its_interval(interval: tuple[float, float], verdict: str) -> None:
+    fit = {"exponent": sum(interval) / 2, "interval": list(interval), "points": 9}
+    record = {"fits": [{"family": "rounded", "bias": None}, {"family": "all", "bias": fit}]}
+    assert claims.exponent("bias", 2.0)(Evidence({}, record)).verdict == verdict
+    record["fits"][1]["bias"] = None
+    assert claims.exponent("bias", 2.0)(Evidence({}, record)).verdict == "undecided"
+
+
+def test_values_that_grow_less_than_the_horizon_refute_that_they_grow_with_it() -> None:
+    def record(*intervals: tuple[float, float]) -> dict[str, Any]:
+        growths = [{"exponent": sum(each) / 2, "interval": list(each)} for each in intervals]
+        return {"precisions": [{"name": "int8", "values": {"growth": growth}} for growth in (*growths, None)]}
+
+    assert claims.value_growth(Evidence({}, record((0.2, 0.7), (0.3, 0.9)))).verdict == "refuted"
+    assert claims.value_growth(Evidence({}, record((0.2, 0.7), (0.8, 1.2)))).verdict == "undecided"
 
 
 def test_every_study_can_be_composed_and_has_the_arms_that_are_judged() -> None:
     designs = {name: build_design(read_design(file)) for name, file in files().items()}
-    assert {claim.study for claim in CLAIMS} - {None} <= designs.keys()
+    assert {claim.study for claim in CLAIMS} - {None, "analysis"} <= designs.keys()
     for study, task in SIX:
         labels = {arm.label for arm in designs[study].arms if arm.env == task}
         assert {"bitnet", "bf16", "hybrid", "int8", "int4", "random", "mlp-words"} <= labels
