@@ -57,6 +57,23 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def bootstrap_mean_interval(values: np.ndarray, level: float = 0.95) -> Interval | None:
+    """The percentile interval of the mean of values [n], as `bootstrap_interval` has it, in a fraction of the time."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
 def probability_of_improvement(better: np.ndarray, other: np.ndarray) -> float:
     """P(X > Y) + P(X = Y) / 2 for values [n] and [k]: Mann and Whitney's U over n·k."""
     from scipy.stats import mannwhitneyu

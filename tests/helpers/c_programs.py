@@ -31,7 +31,7 @@ def engine_sources() -> list[Path]:
 
 def build(out: Path, main: str, *flags: str, compiled_by: Sequence[str] | None = None, kept: Path = KEPT) -> Path:
     """The engine and a program of tests/csrc; any finding of a sanitizer ends the process."""
-    always = ["-std=c11", "-g", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
+    always = ["-std=c11", "-g1", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
     always.append("-Werror=incompatible-pointer-types")
     command = [*(compiled_by or compiler()), *always, *flags, f"-I{CSRC}"]
     own = str(CSRC.parent / "tests" / "csrc" / main)

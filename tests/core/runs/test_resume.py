@@ -1,13 +1,11 @@
 """A run killed at any moment and resumed ends with exactly the metrics and weights of one that was not."""
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,32 +20,6 @@ OPTIONS = {
     "run.eval_episodes": 5,
     "run.checkpoint_every": 2,
 }
-START = f"""
-import sys, bitrl
-bitrl.run(env=sys.argv[2], backbone="mlp", steps=6000, out=sys.argv[1], options={OPTIONS!r})
-"""
-KILLED = """
-import json, os, pathlib, signal, sys, bitrl
-
-def deadly(function, name):
-    def call(path, *others, **named):
-        if pathlib.Path(path).name.startswith(name):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(path, *others, **named)
-    return call
-
-where = {"replace": os, "unlink": pathlib.Path}[sys.argv[2]]
-setattr(where, sys.argv[2], deadly(getattr(where, sys.argv[2]), sys.argv[3]))
-bitrl.run(out=sys.argv[1], **json.loads(sys.argv[4]))
-"""
-RESUME = """
-import sys
-from pathlib import Path
-import bitrl
-bitrl.resume(Path(sys.argv[1]))
-"""
-
-
 RUN = {"env": "CartPole-v1", "backbone": "mlp", "steps": 6000, "options": OPTIONS}
 ONE_BLOCK = {f"{part}.{name}": 1 for part in ("backbone", "critic_backbone") for name in ("layers", "threads")}
 HYBRID = {
@@ -77,31 +49,51 @@ def unfinished(straight, run):
     return max((run / "checkpoints").iterdir())
 
 
+def forked(work):
+    """Start `work()` in a copy of this process, which has imported all that it needs; its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    finally:
+        os._exit(0)
+
+
 def start_and_kill(run, function, name, arguments):
     """Start a run in a process that is killed when it calls `function` on a file whose name starts with `name`."""
-    command = [sys.executable, "-c", KILLED, run, function, name, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=run.parent, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    where = {"replace": os, "unlink": Path}[function]
+    original = getattr(where, function)
+
+    def deadly(path, *others, **named):
+        if Path(path).name.startswith(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(path, *others, **named)
+
+    def work():
+        setattr(where, function, deadly)
+        bitrl.run(out=run, **arguments)
+
+    _, status = os.waitpid(forked(work), 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 def test_killed_again_and_again(uninterrupted, tmp_path):
     straight, summary = uninterrupted
     run, moments = tmp_path / "run", random.Random(0)
-    code, kills = START, 0
+    work, kills = partial(bitrl.run, out=run, **RUN), 0
     while kills < 4:
-        process = subprocess.Popen([sys.executable, "-c", code, str(run), "CartPole-v1"], cwd=tmp_path)
-        while not (run / "config.toml").is_file():
-            time.sleep(0.01)
-        code = RESUME
-        rows = rows_of(run)
-        # Let it get somewhere first, or it would be killed while it imports torch every time.
-        while process.poll() is None and rows_of(run) <= rows:
+        pid, rows = forked(work), rows_of(run)
+        work = partial(bitrl.resume, run)
+        # Let it get somewhere first, or it would be killed before its first rollout every time.
+        while not (done := os.waitpid(pid, os.WNOHANG)[0]) and rows_of(run) <= rows:
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.1))
-        if process.poll() is not None:
+        if done or os.waitpid(pid, os.WNOHANG)[0]:
             break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         kills += 1
     assert kills > 0
     again = bitrl.resume(run)

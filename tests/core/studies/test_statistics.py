@@ -67,6 +67,15 @@ def test_the_aggregates_and_their_intervals_are_rliables() -> None:
     assert np.mean([statistics.probability_of_improvement(a, b) for a, b in pairs]) == pytest.approx(0.72)
 
 
+def test_the_quick_bootstrap_of_a_mean_is_that_of_any_statistic() -> None:
+    values = np.random.default_rng(4).normal(100, 30, 20)
+    low, high = statistics.bootstrap_mean_interval(values) or (0.0, 0.0)
+    other = statistics.bootstrap_interval([values], lambda each: float(each.mean()))
+    assert other == pytest.approx((low, high), abs=0.05 * (high - low))
+    assert statistics.bootstrap_mean_interval(values[:1]) is None
+    assert statistics.bootstrap_mean_interval(np.array([3.0, 3.0])) == (3.0, 3.0)
+
+
 def test_the_probability_of_improvement_counts_pairs() -> None:
     x, y = np.array([1.0, 2, 3]), np.array([2.0, 2, 0])
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in x for b in y]

@@ -138,5 +138,7 @@ class Single(gymnasium.Env):
 
 def test_an_environment_that_cannot_be_made_twice_is_named(monkeypatch):
     monkeypatch.setitem(gymnasium.registry, "Single-v0", EnvSpec("Single-v0", entry_point=Single))
-    with pytest.raises(bitrl.UsageError, match="Single-v0 cannot be made a second time, beside the first: RuntimeError: port 5005"):
+    with pytest.raises(
+        bitrl.UsageError, match="Single-v0 cannot be made a second time, beside the first: RuntimeError: port 5005"
+    ):
         GymnasiumEnvironment(None, "Single-v0").make()

@@ -761,7 +761,7 @@ def test_a_damaged_compressed_text_is_one_line(tmp_path: Path) -> None:
 def test_prose_shorter_than_a_passage_is_one(vocabulary: Vocabulary, text: str) -> None:
     corpus = Corpus([TextFile("a.txt", "", text)], [], vocabulary.tokenizer(), 64, 512)
     assert len(corpus.prose) < 32
-    for step in range(40):  # among which some are of prose
+    for step in range(8):  # among which some are of prose
         for batch in batches_of(corpus, 0, step):
             assert len(corpus.prose) > 1 or batch.numbers is not None
             if batch.numbers is None:
