@@ -307,9 +307,12 @@ def value_growth(evidence: Evidence) -> Judgement:
     """The error of values grows as 1/(1 − γ): to the power of 1, in each precision."""
     if evidence.analysis is None:
         return NOT_MEASURED
-    fits = {each["name"]: each["values"]["growth"] for each in evidence.analysis["precisions"]}
-    words = ", ".join(f"{fit['exponent']:.2f} ({name})" for name, fit in fits.items() if fit)
-    low, high = (pick(fit["interval"][n] for fit in fits.values() if fit) for n, pick in ((0, min), (1, max)))
+    rows = [(each["name"], each["values"]["growth"]) for each in evidence.analysis["precisions"]]
+    fits = {name: fit for name, fit in rows if fit is not None}
+    if not fits:
+        return Judgement("no precision's errors fit a power of it", "undecided")
+    words = ", ".join(f"{fit['exponent']:.2f} ({name})" for name, fit in fits.items())
+    low, high = (pick(fit["interval"][n] for fit in fits.values()) for n, pick in ((0, min), (1, max)))
     verdict: Verdict = "refuted" if high < 1 or low > 1 else "undecided"
     return Judgement(f"to the power of {words}; all intervals within {low:.2f} to {high:.2f}, one run", verdict)
 

@@ -135,10 +135,12 @@ def test_an_exponent_is_held_against_its_interval(interval: tuple[float, float],
 def test_values_that_grow_less_than_the_horizon_refute_that_they_grow_with_it() -> None:
     def record(*intervals: tuple[float, float]) -> dict[str, Any]:
         growths = [{"exponent": sum(each) / 2, "interval": list(each)} for each in intervals]
-        return {"precisions": [{"name": "int8", "values": {"growth": growth}} for growth in (*growths, None)]}
+        rows = enumerate((*growths, None))
+        return {"precisions": [{"name": f"int{n}", "values": {"growth": growth}} for n, growth in rows]}
 
     assert claims.value_growth(Evidence({}, record((0.2, 0.7), (0.3, 0.9)))).verdict == "refuted"
     assert claims.value_growth(Evidence({}, record((0.2, 0.7), (0.8, 1.2)))).verdict == "undecided"
+    assert claims.value_growth(Evidence({}, record())).verdict == "undecided"
 
 
 def test_every_study_can_be_composed_and_has_the_arms_that_are_judged() -> None:
