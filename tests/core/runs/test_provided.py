@@ -5,6 +5,7 @@ import json
 import sys
 import tomllib
 
+import gymnasium
 import pytest
 import tomli_w
 
@@ -22,6 +23,14 @@ class Odd(CartPoleEnv):
 
 gymnasium.register("Odd-v0", entry_point=Odd, max_episode_steps=20)
 """
+
+
+@pytest.fixture(autouse=True)
+def _registered_for_one_test_only():
+    before = dict(gymnasium.registry)
+    yield
+    gymnasium.registry.clear()
+    gymnasium.registry.update(before)
 
 
 def warnings_of(run):
