@@ -30,11 +30,10 @@ typecheck: $(VENV)/.tools
 	$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
 	cd build/typecheck && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
-# Three tests at a time on two cores, each on one thread: some wait for processes. They share what takes long to make
-# (fixtures of a module), so a worker takes tests that follow each other, and from the others what they have not begun
-# when it has none left.
+# Two tests at a time, each on one thread. They share what takes long to make (fixtures of a module), so a worker takes
+# tests that follow each other, and from the other what that has not begun when it has none left.
 pytest: $(VENV)/.tools
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed  # write the generated pages of docs/
 	$(BIN)/python -m bitrl.cli.reference docs

@@ -98,7 +98,7 @@ def test_hints_of_other_commands_name_the_program_too(clone) -> None:
         assert not re.search(r"(?<![/\w])bitrl (run|show|list|eval)", text), text
 
 
-def test_an_interrupted_run_says_how_to_go_on(clone) -> None:
+def test_an_interrupted_run_says_how_to_go_on(clone, shown) -> None:
     """`resuming` quotes the directory and names the program."""
     code, text = on_terminal(clone, ".venv/bin/bitrl run --backbone mlp --steps 128 --out 'my-runs and more/a-run'")
     assert code == 2
