@@ -21,6 +21,14 @@ def test_the_figures_are_those_of_the_results():
         assert text.split(figures.START)[1].split(figures.END)[0] == lines, page
 
 
+def test_the_readme_names_the_claims_that_do_not_hold():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8").partition("## Questions")[0]
+    refuted = re.findall(r"^\| (.*) \| refuted \|", page, re.MULTILINE)
+    assert refuted
+    assert re.findall("“(.*?)”", readme.partition("Refuted so far")[2].partition("[Architecture]")[0]) == refuted
+
+
 def test_every_result_says_what_made_it():
     results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     assert results
