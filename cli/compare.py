@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from bitrl.core.studies.results import Result
 
 
-@click.command(context_settings={"max_content_width": 100})
-@click.argument(
+places_argument = click.argument(
     "places",
     nargs=-1,
     required=True,
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     shell_complete=completion.runs,
 )
+"""What `results_in` reads: of compare, plot and report."""
+
+
+@click.command(context_settings={"max_content_width": 100})
+@places_argument
 @click.option("--baseline", metavar="ARM", help="The arm that others are compared with.  [default: the first]")
 @click.option(
     "--metric", default="mean_return", show_default=True, help="A number of the evaluation; higher is better."

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli import completion
-from bitrl.cli.compare import results_in
+from bitrl.cli.compare import places_argument, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.installing import to_install
@@ -21,14 +20,7 @@ FORMATS = (".svg", ".png", ".pdf")
 
 
 @click.command()
-@click.argument(
-    "places",
-    nargs=-1,
-    required=True,
-    metavar="RUNS|STUDY…",
-    type=click.Path(path_type=Path),
-    shell_complete=completion.runs,
-)
+@places_argument
 @click.option(
     "-o",
     "--out",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bitrl.cli import completion
-from bitrl.cli.compare import margin_of, results_in
+from bitrl.cli.compare import margin_of, places_argument, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.cli.quoted_command import quoted_command
 
@@ -20,14 +19,7 @@ FORMS = {".html": "html", ".md": "md", ".tex": "latex", ".csv": "csv", ".json": 
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument(
-    "places",
-    nargs=-1,
-    required=True,
-    metavar="RUNS|STUDY…",
-    type=click.Path(path_type=Path),
-    shell_complete=completion.runs,
-)
+@places_argument
 @click.option(
     "-o",
     "--out",
