@@ -82,6 +82,15 @@ def test_a_run_with_continuous_actions_on_floats_as_json(bitrl: Call, tmp_path: 
     assert found["precisions"][1]["disagreement"] < found["precisions"][3]["disagreement"]
 
 
+@pytest.mark.parametrize("codebook", ["uniform", "learned"])
+def test_a_run_with_quantised_actions_is_refused_in_a_line(bitrl: Call, tmp_path: Path, codebook: str) -> None:
+    options = {**QUICK, "algo.action_codebook": codebook, "algo.action_bins": 3}
+    face.run("Pendulum-v1", backbone="bitnet", steps=128, out=tmp_path / "run", options=options)
+    refused = bitrl("analyze", tmp_path / "run", "--states", 256)
+    assert (refused.code, refused.out) == (2, "")
+    assert "actions are of a codebook" in refused.err
+
+
 def test_what_cannot_be_analysed_is_said_in_a_line(bitrl: Call, discrete: Path, tmp_path: Path) -> None:
     nothing = bitrl("analyze", tmp_path)
     assert (nothing.code, "not a run" in nothing.err) == (2, True)

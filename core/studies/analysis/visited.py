@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from bitrl.core.acting.policies import ActorCritic, CommandPolicy, within
+from bitrl.core.acting.policies import ActorCritic, CommandPolicy, Discrete, within
 from bitrl.core.acting.states import States
 from bitrl.core.config import Config
 from bitrl.core.environments import crashes, replay
@@ -68,13 +68,18 @@ def visit(
     many.
 
     Raises:
-        UsageError: the policy chooses among commands.
+        UsageError: the policy is neither a softmax over Discrete actions nor a Gaussian.
         RunFailed: an environment crashed.
     """
     if isinstance(heads.policy, CommandPolicy):
         raise UsageError(
             f"{config.run.env}: its agent chooses among admissible commands, which analyze does not support: analyse a "
             "run in an environment with Discrete or Box actions"
+        )
+    if not isinstance(heads.policy, Discrete) and heads.log_std is None:
+        raise UsageError(
+            f"{config.run.env}: its agent's actions are of a codebook, which analyze does not support: analyse a run "
+            "without algo.action_codebook"
         )
     envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), ENVIRONMENTS)
     try:
