@@ -22,7 +22,7 @@ from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import ActorCritic, Policy
 from bitrl.core.acting.states import States
 from bitrl.core.environments.collector import Collector, Rollout
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.schedules import Schedule, value_at
 from bitrl.core.wording import setting
@@ -43,6 +43,9 @@ class PPO(Algorithm):
     def __init__(self, options: PPOOptions, task: Task):
         super().__init__(options, task)
         collector, reader = task.collector, task.reader
+        for name, bits in (("policy_quantisation", "policy_bits"), ("value_quantisation", "value_bits")):
+            if getattr(options, bits) is None and getattr(options, name) != getattr(PPOOptions(), name):
+                raise UsageError(f"algo.{name}: nothing is quantised without {setting(f'algo.{bits}', '8')}")
         # Whatever acts has `policy_bits`; what else has few bits is said by the options of quantisation.
         self.rollout_bits = options.policy_bits if options.policy_quantisation != "post-training" else None
         self.gradient_bits = options.policy_bits if options.policy_quantisation == "aware" else None
