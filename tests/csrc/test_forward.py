@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -212,7 +213,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         ({"layers": 1 << 70}, "layers: expected 1 to 2147483647, got"),
     ],
 )
-def test_numbers_out_of_range_are_refused(tmp_path: Path, given: dict[str, int], problem: str) -> None:
+def test_numbers_out_of_range_are_refused(tmp_path: Path, given: dict[str, Any], problem: str) -> None:
     path = TinyModel(blocks=1).write(tmp_path / "m.gguf")
     with pytest.raises(UsageError, match=f"^{problem}"):
-        Engine(path, **given)  # type: ignore[arg-type]
+        Engine(path, **given)

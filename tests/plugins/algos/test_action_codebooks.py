@@ -203,7 +203,8 @@ def test_it_learns_to_take_the_values_that_are_best(kind: str) -> None:
         algorithm.update()
     signs = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], np.float32)
     actions = algorithm.act(reader(signs))
-    head = algorithm.head if isinstance(algorithm.head, ActionCodebook) else algorithm.head.codebook  # type: ignore[union-attr]
+    head: Any = algorithm.head
+    head = head if isinstance(head, ActionCodebook) else head.codebook
     assert head is not None
     for dimension, values_there in enumerate(head.values.numpy()):
         assert set(actions[:, dimension]) <= set(values_there)

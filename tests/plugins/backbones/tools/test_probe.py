@@ -190,8 +190,9 @@ def test_what_cannot_be_probed_is_refused() -> None:
 
 def test_what_would_not_fit_beside_a_groups_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "available_memory", lambda: 1_000_000)
+    backbone: Any = build(resolve({})).reader.backbone
     with pytest.raises(UsageError, match=r"features of 4,000 states take 0\.0 GB, and 0\.0 GB of memory are free"):
-        probing._check_memory(build(resolve({})).reader.backbone, ["mean"], 4000, 4)  # type: ignore[arg-type]
+        probing._check_memory(backbone, ["mean"], 4000, 4)
 
 
 def test_tokens_are_those_that_the_model_reads(tmp_path: Path) -> None:
@@ -203,4 +204,5 @@ def test_tokens_are_those_that_the_model_reads(tmp_path: Path) -> None:
     reading = probe(parts, ("MountainCar-v0", "json"), "uniform", ["mean"], 40, 0)
     fields = parts.environment.observation_spec().fields
     texts = parts.reader.serializer.batch(draw(parts.environment, fields, "uniform", 40, 0))
-    assert reading.tokens == np.mean(parts.reader.backbone.token_counts(texts))  # type: ignore[attr-defined]
+    backbone: Any = parts.reader.backbone
+    assert reading.tokens == np.mean(backbone.token_counts(texts))
