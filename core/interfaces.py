@@ -196,11 +196,49 @@ class LearningBackbone(TrainableBackbone, Protocol):
 class Completion:
     """The completion of a prompt: its text, its token ids int32 [m], including a sampled end token, and their
     log-probabilities float64 [m] under the distribution that each was sampled from.
+
+    `prompt` are the token ids int32 [p] that it follows, and `ended` says whether it came to an end token. Where top-k or
+    top-p cut the distribution off, `kept` has, for each of the m tokens, the ids int32 among which it was drawn.
     """
 
     text: str
     tokens: np.ndarray
     logprobs: np.ndarray
+    prompt: np.ndarray
+    ended: bool
+    kept: tuple[np.ndarray, ...] | None = None
+
+
+@attrs.frozen
+class Replaced:
+    """What replacing an actor's weights did: how many codes (of floats: weights) it has, and how many of them changed."""
+
+    codes: int
+    changed: int
+
+
+@runtime_checkable
+class RolloutActor(Protocol):
+    """Generates with weights of a precision of its own (`format`), as they were at the last `update`."""
+
+    format: str
+
+    def generate(
+        self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[Completion]:  # fmt: skip
+        """One completion for each of n prompts, with the log-probabilities of the actor's own, rounded, weights."""
+        ...
+
+    def update(self, *, rounding_seed: int | None = None, norm_noise: float = 0.0, noise_seed: int = 0) -> Replaced:
+        """Take the learner's weights as they are now.
+
+        Args:
+            rounding_seed: round weights to one of the two nearest codes at random, right on average; None: to the nearest.
+            norm_noise: standard deviation of the noise added to the weights of the norms (QeRL, arXiv 2510.11696).
+            noise_seed: of that noise.
+        """
+        ...
 
 
 @runtime_checkable
@@ -229,8 +267,15 @@ class LanguagePolicy(Protocol):
         """A frozen copy of the model as it is now."""
         ...
 
+    def actor(self, format: str | None = None) -> RolloutActor:
+        """A copy that generates in another format than the learner's, by a name of the engine's; None: in the same."""
+        ...
+
     def module(self) -> torch.nn.Module:
-        """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V]."""
+        """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V].
+
+        With `places` int64 [m], which count the tokens of all n sequences one after another: their logits alone, [m, V].
+        """
         ...
 
     def sync(self) -> None:

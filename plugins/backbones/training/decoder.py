@@ -337,8 +337,10 @@ class Decoder(nn.Module):
             return y
         return normed_products(residual, self.output_norm, shape.eps, format, head.float())
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens int64 [B, T], padded on the right → logits [B, T, vocab]."""
+    def forward(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
+        """tokens int64 [B, T], padded on the right → logits [B, T, vocab]; of `places` int64 [m] alone, which count the
+        B · T tokens one after another, [m, vocab].
+        """
         for each in self.residuals(tokens):
             (residual,) = each
-        return self.logits(residual)
+        return self.logits(residual if places is None else residual.flatten(0, 1)[places])
