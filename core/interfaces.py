@@ -271,8 +271,9 @@ class LanguagePolicy(Protocol):
         """A copy that generates in another format than the learner's, by a name of the engine's; None: in the same."""
         ...
 
-    def module(self) -> torch.nn.Module:
-        """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V].
+    def module(self, format: str | None = None) -> torch.nn.Module:
+        """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V]. The same
+        object at every call; the first may name another `format` to multiply in, with straight-through gradients.
 
         With `places` int64 [m], which count the tokens of all n sequences one after another: their logits alone, [m, V].
         """
@@ -377,6 +378,12 @@ class Algorithm(ABC):
     def summary(self) -> Mapping[str, float]:
         """Numbers about what was learned (finite, by name) for summary.json and `bitrl eval`, where they are under
         "algorithm"; by default none. Like `act`, it changes nothing.
+        """
+        return {}
+
+    def timings(self) -> Mapping[str, float]:
+        """Seconds of the last update by stage, and counts to compare with them: for timings.jsonl and the display. Unlike
+        metrics, they may differ between two runs that learn the same. By default none.
         """
         return {}
 

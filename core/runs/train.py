@@ -227,7 +227,7 @@ def _train(
                 updates += 1
                 own = algorithm.task.collector.episode_metrics.take()
                 row = {"step": algorithm.step, **metrics, **{f"env.{name}": value for name, value in own.items()}}
-                store.log(row, {"step": algorithm.step, "seconds": seconds})
+                store.log(row, {"step": algorithm.step, "seconds": seconds, **algorithm.timings()})
                 tell(events.Updated(directory, algorithm.step, row))
                 evaluations(algorithm, before, updates)
                 finished = algorithm.step >= run.steps

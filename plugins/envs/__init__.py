@@ -28,7 +28,7 @@ TASKS = {
 
 PROMPTS = {
     "run.serializer": "prompt",
-    "run.backbone": "bf16",
+    "run.backbone": "fp32",
     "run.steps": 20_000,
     "run.num_envs": 64,
     "run.eval_episodes": 200,
