@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import gymnasium
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
@@ -64,7 +65,7 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     group_size(config)
     envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
     try:
-        check_actions(config, type(envs.single_action_space).__name__)
+        check_actions(config, kind_of(envs.single_action_space))
     except UsageError:
         envs.close()
         raise
@@ -118,6 +119,12 @@ def identities(parts: Parts) -> dict[str, dict[str, Any]]:
     reader = parts.reader
     critic = {} if reader.critic is None else {"critic_features": identity_of(reader.critic)}
     return {"features": identity_of(reader.backbone), **critic}
+
+
+def kind_of(space: gymnasium.Space[Any]) -> str:
+    """What Gymnasium calls a kind of space: the name of its class, or of the one that it is made from."""
+    own = (each.__name__ for each in type(space).__mro__ if each.__module__.startswith("gymnasium.spaces."))
+    return next(own, type(space).__name__)
 
 
 def group_size(config: Config) -> int:

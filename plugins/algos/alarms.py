@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from bitrl.core.wording import setting, warn
 
 BOUNDS = {
@@ -25,6 +27,18 @@ class Alarms:
     def __init__(self) -> None:
         self._in_a_row = dict.fromkeys(BOUNDS, 0)
         self._told: set[str] = set()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """How often in a row each bound was exceeded, and which were told."""
+        return {
+            "alarms.in_a_row": np.array([*self._in_a_row.values()]),
+            "alarms.told": np.array([name in self._told for name in BOUNDS]),
+        }
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore a `state()`."""
+        self._in_a_row = dict(zip(BOUNDS, map(int, state["alarms.in_a_row"]), strict=True))
+        self._told = {name for name, told in zip(BOUNDS, state["alarms.told"], strict=True) if told}
 
     def __call__(self, metrics: Mapping[str, float], step: int) -> None:
         """The metrics of the update that ended at an environment step."""

@@ -6,7 +6,7 @@ tokens of the longest one, N tokens of all of them, V of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from bitrl.core.interfaces import Completion
 
-MOST_LOGITS = 1 << 25
-"""Logits that are held at once: 128 MiB in float32."""
+MOST_TOKENS = 2048
+"""Tokens, prompts' and padding included, that are learned from at once: the memory of a backward pass grows with them."""
 
 
 def mask_of(completions: Sequence[Completion]) -> Tensor:
@@ -32,20 +32,16 @@ def behaviour_logprobs(completions: Sequence[Completion]) -> Tensor:
     return found
 
 
-def microbatches(completions: Sequence[Completion], rows: Tensor, vocabulary: int) -> Iterator[Tensor]:
+def microbatches(completions: Sequence[Completion], rows: Tensor) -> list[Tensor]:
     """Rows [m] of completions → parts of them that are learned from at once: of similar lengths, and within memory."""
-    lengths = torch.tensor([len(completions[row].prompt) + len(completions[row].tokens) for row in rows.tolist()])
-    part: list[int] = []
-    tokens = 0
-    for place in lengths.argsort(descending=True, stable=True).tolist():
-        row = int(rows[place])
-        if part and (tokens + len(completions[row].tokens)) * vocabulary > MOST_LOGITS:
-            yield torch.tensor(part)
-            part, tokens = [], 0
-        part.append(row)
-        tokens += len(completions[row].tokens)
-    if part:
-        yield torch.tensor(part)
+    lengths = torch.tensor([len(each.prompt) + len(each.tokens) for each in completions])[rows]
+    order = lengths.argsort(descending=True, stable=True)
+    parts, begin = [], 0
+    while begin < len(order):
+        end = begin + max(1, MOST_TOKENS // int(lengths[order[begin]]))
+        parts.append(rows[order[begin:end]])
+        begin = end
+    return parts
 
 
 def token_logprobs(

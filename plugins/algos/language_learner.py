@@ -5,11 +5,11 @@ Knows parameters by name. Does not know tokens or losses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitrl.core.errors import UsageError
 
@@ -25,20 +25,47 @@ class LanguageLearner:
         self.parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=0.0, fused=True)
 
-    def step(self, learning_rate: float) -> float | None:
-        """Take a step against the gradients that were added up, and clear them.
+    def step(self, learning_rate: float, denominator: float) -> float | None:
+        """Take a step against the gradients that were added up, divided by `denominator`, and clear them.
 
         Returns:
-            The gradient's norm before it was clipped; None if it is not finite: then no step is taken.
+            The gradient's norm before it was clipped; None if it is not finite, or nothing counted: no step is taken.
         """
+        gradients = [each.grad for each in self.parameters.values() if each.grad is not None]
+        if denominator and gradients:
+            torch._foreach_div_(gradients, denominator)
         most = torch.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), most))
-        if np.isfinite(norm):
+        if denominator and np.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm if np.isfinite(norm) else None
+
+    def weights(self) -> list[Tensor]:
+        """A copy of the weights as they are now."""
+        return [each.detach().clone() for each in self.parameters.values()]
+
+    def put(self, weights: Sequence[Tensor]) -> None:
+        """Go back to weights of `weights()`."""
+        for own, other in zip(self.parameters.values(), weights, strict=True):
+            own.detach().copy_(other)
+
+    def moved(self, before: Sequence[Tensor]) -> float:
+        """How far the weights of matrices are from `before`: the mean distance, in steps of an 8-bit code of their row.
+
+        NaN if a weight is not finite.
+        """
+        steps, count = 0.0, 0
+        for own, old in zip(self.parameters.values(), before, strict=True):
+            if not bool(own.detach().isfinite().all()):
+                return float("nan")
+            if own.dim() == 2:
+                step = old.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+                steps += float(((own.detach() - old).abs() / step).sum())
+                count += own.numel()
+        return steps / max(count, 1)
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights and moments, by the parameters' names."""

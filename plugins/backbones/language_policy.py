@@ -42,7 +42,7 @@ class EnginePolicy:
             raise ModelFileError(
                 file.path, "cannot generate: it has no head (lm_head.weight), and tie_word_embeddings is false"
             )
-        self.model, self.version = model, 0
+        self.model, self.version, self.learner_format = model, 0, model.engine.format
         self.ends = end_tokens(file)
 
     def generate(
@@ -107,10 +107,18 @@ class EnginePolicy:
 
         return EngineActor(self, format or self.model.engine.format)
 
-    def module(self) -> nn.Module:
+    def module(self, format: str | None = None) -> nn.Module:
         """Token ids int64 [n, T] → logits [n, T, V], or those of some `places`. Trainable parameters: "blk.0.attn_q" …
-        of all weights, or "blk.0.adapters.attn_q.down" … of adapters. The same object at every call.
+        of all weights, or "blk.0.adapters.attn_q.down" … of adapters. The same object at every call; the first may name
+        another `format` to multiply in.
+
+        Raises:
+            UsageError: adapters learn on a frozen model, whose format is the backbone's.
         """
+        if format is not None and format != self.learner_format:
+            if has_adapters(self.model):
+                raise UsageError(f"adapters learn on a model that is frozen in {self.learner_format}, not in {format}")
+            self.learner_format = format
         return self.decoder
 
     @cached_property
@@ -122,7 +130,7 @@ class EnginePolicy:
         if has_adapters(model):
             return model.decoder
         return read_decoder(
-            model.engine.file, model.engine.format, model.engine.blocks, learns=True, activation=model.activation,
+            model.engine.file, self.learner_format, model.engine.blocks, learns=True, activation=model.activation,
             i2s_packing=model.options.i2s_packing,
         )  # fmt: skip
 
@@ -148,8 +156,8 @@ class FrozenPolicy(EnginePolicy):
             self.__dict__["decoder"] = copy.deepcopy(policy.decoder)
             push(self.model.engine, dict(engine_weights(self.decoder)))
 
-    def module(self) -> nn.Module:
-        """As EnginePolicy's; nothing in it is trainable."""
+    def module(self, format: str | None = None) -> nn.Module:
+        """As EnginePolicy's; nothing in it is trainable, nor is it in another format."""
         return self.decoder.requires_grad_(False)
 
     def sync(self) -> None:

@@ -197,6 +197,12 @@ class Engine:
         if status != lib.BITRL_OK:
             raise UsageError(f"{self.path} {message(error)} ({name})")
 
+    def replace_all(self, weights, *, rounding_seed=None):
+        from bitrl.core.interfaces import Replaced
+        for name, values in weights.items():
+            self.replace(name, values)
+        return Replaced(0, 0)
+
     def adapt(self, name: str, down: np.ndarray, up: np.ndarray) -> None:
         """Adds a low-rank adapter to a projection, whose product with its input x becomes W x + up (down x).
 
