@@ -110,7 +110,9 @@ class LanguageAlgorithmOptions:
     correction_cap: float = option(2.0, "the largest ratio C: truncated, or rejected, beyond it", above(0))
     correction_floor: float = option(0.5, "the smallest ratio C₋ of mis and geometric: rejected below it", at_least(0))
     uaq_scale: float = option(
-        1.0, "invariant scale s of weights behind norms, for updates that reach the codes; 1: off, 1.5: QuRL's", above(0)
+        1.0,
+        "invariant scale s of weights behind norms, for updates that reach the codes; 1: off, 1.5: QuRL's",
+        above(0),
     )
     stochastic_rounding: bool = option(False, "round the actor's weights at random, right on average")
     quantised_learner: bool = option(
@@ -121,9 +123,13 @@ class LanguageAlgorithmOptions:
     )
     clip_low: float = option(0.2, "ε below: the ratio to the learner before is clipped at 1 − ε", between(0, 1))
     clip_high: float = option(0.2, "ε above: it is clipped at 1 + ε", at_least(0))
-    ratio: Literal["token", "sequence"] = option("token", "that ratio of tokens, or the sequence's geometric mean (GSPO)")
+    ratio: Literal["token", "sequence"] = option(
+        "token", "that ratio of tokens, or the sequence's geometric mean (GSPO)"
+    )
     negative_cap: float | None = option(
-        None, "drop sequences with negative advantages whose mean log-ratio fell by more than this (QaRL: 0.5)", above(0)
+        None,
+        "drop sequences with negative advantages whose mean log-ratio fell by more than this (QaRL: 0.5)",
+        above(0),
     )
     aggregation: Literal["token", "sequence", "fixed-length"] = option(
         "token",

@@ -126,7 +126,11 @@ class GRPO(Algorithm):
     def learn(self, completions: list[Completion], advantages: Tensor) -> dict[str, float]:
         """`epochs` passes over completions [B] with advantages [B]; what was seen of them."""
         options, learner = self.options, self.learner
-        mask, behaviour, everyone = mask_of(completions), behaviour_logprobs(completions), torch.arange(len(completions))
+        mask, behaviour, everyone = (
+            mask_of(completions),
+            behaviour_logprobs(completions),
+            torch.arange(len(completions)),
+        )
         with self.stopwatch("log-probabilities"), torch.no_grad():
             proximal = self.logprobs(learner.module, completions, mask)
             reference = None if self.reference is None else self.logprobs(self.reference, completions, mask)
@@ -191,7 +195,9 @@ class GRPO(Algorithm):
         """Refuse an environment whose groups differ, or whose episodes do not end with an answer."""
         prompts, size = rollout.states[0].texts, self.options.group_size
         if not rollout.terminated.all():
-            raise RunFailed("grpo learns from environments whose episodes end with the first completion; this one goes on")
+            raise RunFailed(
+                "grpo learns from environments whose episodes end with the first completion; this one goes on"
+            )
         for first in range(0, len(prompts), size):
             if len(set(prompts[first : first + size])) > 1:
                 raise RunFailed(

@@ -199,6 +199,7 @@ class Engine:
 
     def replace_all(self, weights, *, rounding_seed=None):
         from bitrl.core.interfaces import Replaced
+
         for name, values in weights.items():
             self.replace(name, values)
         return Replaced(0, 0)
