@@ -18,8 +18,11 @@ typedef struct {
     const double *rope, *local_rope;
     const passage *passages;
     size_t count, tokens; /* tokens: rows that go through products */
-    int32_t *head_sums;   /* of logits */
+    const size_t *head_rows; /* [tokens] and the following, of logits: see bitrl_logits */
+    int32_t *head_sums;
     float *logits;
+    take_logits *take;
+    void *context;
 } forward;
 
 /* A thread on its way through it. */
@@ -248,8 +251,9 @@ static void spread_token(const walker *w, size_t i, const block *b, size_t t)
     spread_heads(w, s->k + t * stride, k, shape->kv_heads, b->k_norm, angles);
     spread_heads(w, s->v + t * stride, v, shape->kv_heads, NULL, NULL);
     if (p->keep) {
-        memcpy(cached(p->keep, i, 0) + position * stride, s->k + t * stride, stride * sizeof *s->k);
-        memcpy(cached(p->keep, i, 1) + position * stride, s->v + t * stride, stride * sizeof *s->v);
+        size_t row = (position - p->start_length) * stride;
+        memcpy(cached(p->keep, i, 0) + row, s->k + t * stride, stride * sizeof *s->k);
+        memcpy(cached(p->keep, i, 1) + row, s->v + t * stride, stride * sizeof *s->v);
     }
 }
 
@@ -261,13 +265,18 @@ static void attend(const walker *w, size_t i, const block *b, const passage *p, 
     size_t padded = round_up(shape->head_dim, PAD), group = shape->heads / shape->kv_heads, stride = kv_stride(shape);
     attention_task task = {.q_stride = shape->heads * padded, .kv_stride = stride, .head_stride = padded, .heads = group,
                            .out_stride = round_up(q_width(shape), PAD), .head_dim = shape->head_dim, .past = p->past,
+                           .start = p->start_length,
                            .first = first, .count = min(QUERIES, p->length - first),
                            .window = b->local ? w->model->window : 0, .scale = w->model->attention_scale};
     task.q = s->q + p->first * task.q_stride + kv_head * group * padded;
     task.k = s->k + p->first * stride + kv_head * padded;
     task.v = s->v + p->first * stride + kv_head * padded;
     task.out = s->attended + p->first * task.out_stride + kv_head * group * shape->head_dim;
-    if (p->past) {
+    if (p->start) {
+        task.start_k = cached(p->start, i, 0) + kv_head * padded;
+        task.start_v = cached(p->start, i, 1) + kv_head * padded;
+    }
+    if (p->past > p->start_length) {
         task.past_k = cached(p->before, i, 0) + kv_head * padded;
         task.past_v = cached(p->before, i, 1) + kv_head * padded;
     }
@@ -407,26 +416,26 @@ static void walk_head(void *context, size_t thread, size_t threads)
     const forward *f = w.f;
     const matrix *m = &w.model->output;
     size_t width = round_up(w.shape->width, PAD), vocabulary = w.shape->vocabulary, stride = round_up(vocabulary, PAD);
+    float *logits = f->logits + thread * stride;
+    FOR_MY_TOKENS(&w, t) prepare(&w, 0, t, w.s->x + f->head_rows[t] * width, w.model->output_norm, m);
+    meet(&w);
+    const product head = {m, w.s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), f->head_sums, stride};
+    products(&w, &head, 1);
     FOR_MY_TOKENS(&w, t)
     {
-        const passage *p = &f->passages[t];
-        prepare(&w, 0, t, w.s->x + (p->first + p->length - 1) * width, w.model->output_norm, m);
-    }
-    meet(&w);
-    const product logits = {m, w.s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), f->head_sums, stride};
-    products(&w, &logits, 1);
-    FOR_MY_TOKENS(&w, t) for (size_t r = 0, n; r < vocabulary; r += n)
-    {
-        n = min(vocabulary - r, PART);
-        scale_part(&w, m, 0, t, f->head_sums + t * stride, r, n, w.own->values);
-        for (size_t i = 0; i < n; i++) f->logits[t * vocabulary + r + i] = (float)w.own->values[i];
+        for (size_t r = 0, n; r < vocabulary; r += n) {
+            n = min(vocabulary - r, PART);
+            scale_part(&w, m, 0, t, f->head_sums + t * stride, r, n, w.own->values);
+            for (size_t i = 0; i < n; i++) logits[r + i] = (float)w.own->values[i];
+        }
+        f->take(f->context, t, thread, logits);
     }
 }
 
-void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
-                  int32_t *sums, float *logits)
+void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const size_t *rows, size_t count, int32_t *sums,
+                  float *logits, take_logits *take, void *context)
 {
-    forward f = {.model = model, .threads = threads, .s = s, .passages = passages, .count = count, .tokens = count,
-                 .head_sums = sums, .logits = logits};
+    forward f = {.model = model, .threads = threads, .s = s, .tokens = count, .head_rows = rows, .head_sums = sums,
+                 .logits = logits, .take = take, .context = context};
     if (count) pool_run(threads, walk_head, &f);
 }

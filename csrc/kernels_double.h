@@ -288,10 +288,12 @@ TARGET static inline void store_some(double *to, v8 v, size_t n)
     for (size_t i = 0; i < n; i++) to[i] = lane[i];
 }
 
-/* The row of position j, which lies in the cache or among the text's own. */
-static inline const double *at_position(const double *past, const double *own, size_t tokens, size_t stride, size_t j)
+/* The row of position j, which lies in a cache or among the text's own. */
+static inline const double *at_position(const attention_task *a, const double *start, const double *past, const double *own,
+                                        size_t j)
 {
-    return j < tokens ? past + j * stride : own + (j - tokens) * stride;
+    if (j < a->start) return start + j * a->kv_stride;
+    return j < a->past ? past + (j - a->start) * a->kv_stride : own + (j - a->past) * a->kv_stride;
 }
 
 TARGET static void attend(const attention_task *task, double *restrict scratch)
@@ -306,9 +308,9 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
     double *p0 = p, *p1 = p + keys, *p2 = p + 2 * keys, *p3 = p + 3 * keys;
 
     for (size_t j = first_seen(begin, a.window) / 8 * 8; j < end; j++) {
-        const double *key = at_position(a.past_k, a.k, a.past, a.kv_stride, j);
+        const double *key = at_position(&a, a.start_k, a.past_k, a.k, j);
         for (size_t d = 0; d < a.head_dim; d++) kt[d * keys + j] = key[d];
-        memcpy(values + j * row, at_position(a.past_v, a.v, a.past, a.kv_stride, j), a.head_dim * sizeof *values);
+        memcpy(values + j * row, at_position(&a, a.start_v, a.past_v, a.v, j), a.head_dim * sizeof *values);
     }
     for (size_t d = 0; d < a.head_dim; d++)
         for (size_t j = end; j < keys; j++) kt[d * keys + j] = 0;
