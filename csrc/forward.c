@@ -227,10 +227,21 @@ static void spread_heads(const walker *w, double *to, const double *from, size_t
 
 static size_t kv_stride(const bitrl_shape *shape) { return shape->kv_heads * round_up(shape->head_dim, PAD); }
 
-/* Keys (0) or values (1) of a block in a cache: [capacity, stride]. */
-static double *cached(const bitrl_cache *cache, size_t block, size_t which)
+/* Keys (0) or values (1) of a block's head in a cache: [rows, row]. */
+static double *cached(const bitrl_cache *cache, size_t block, size_t which, size_t kv_heads, size_t head)
 {
-    return cache->values + (2 * block + which) * cache->capacity * cache->stride;
+    return cache->values + ((2 * block + which) * kv_heads + head) * cache->rows * cache->row;
+}
+
+/* A token's k and v: [kv_heads, row] -> the i-th place of a cache. */
+static void keep_token(const bitrl_shape *shape, bitrl_cache *cache, size_t block, size_t i, const double *k, const double *v)
+{
+    size_t row = cache->row;
+    for (size_t h = 0; h < shape->kv_heads; h++, k += row, v += row) {
+        double *keys = cached(cache, block, 0, shape->kv_heads, h) + i / KEYS_TOGETHER * KEYS_TOGETHER * row + i % KEYS_TOGETHER;
+        for (size_t d = 0; d < row; d++) keys[d * KEYS_TOGETHER] = k[d];
+        memcpy(cached(cache, block, 1, shape->kv_heads, h) + i * row, v, row * sizeof *v);
+    }
 }
 
 /* Token t's q, k and v from the sums of their products. */
@@ -250,11 +261,7 @@ static void spread_token(const walker *w, size_t i, const block *b, size_t t)
     spread_heads(w, s->q + t * q_stride, q, shape->heads, b->q_norm, angles);
     spread_heads(w, s->k + t * stride, k, shape->kv_heads, b->k_norm, angles);
     spread_heads(w, s->v + t * stride, v, shape->kv_heads, NULL, NULL);
-    if (p->keep) {
-        size_t row = (position - p->start_length) * stride;
-        memcpy(cached(p->keep, i, 0) + row, s->k + t * stride, stride * sizeof *s->k);
-        memcpy(cached(p->keep, i, 1) + row, s->v + t * stride, stride * sizeof *s->v);
-    }
+    if (p->keep) keep_token(shape, p->keep, i, position - p->start_length, s->k + t * stride, s->v + t * stride);
 }
 
 /* One key/value head's queries, QUERIES of them from `first` on. */
@@ -273,12 +280,12 @@ static void attend(const walker *w, size_t i, const block *b, const passage *p, 
     task.v = s->v + p->first * stride + kv_head * padded;
     task.out = s->attended + p->first * task.out_stride + kv_head * group * shape->head_dim;
     if (p->start) {
-        task.start_k = cached(p->start, i, 0) + kv_head * padded;
-        task.start_v = cached(p->start, i, 1) + kv_head * padded;
+        task.start_k = cached(p->start, i, 0, shape->kv_heads, kv_head);
+        task.start_v = cached(p->start, i, 1, shape->kv_heads, kv_head);
     }
     if (p->past > p->start_length) {
-        task.past_k = cached(p->before, i, 0) + kv_head * padded;
-        task.past_v = cached(p->before, i, 1) + kv_head * padded;
+        task.past_k = cached(p->before, i, 0, shape->kv_heads, kv_head);
+        task.past_v = cached(p->before, i, 1, shape->kv_heads, kv_head);
     }
     w->kernels->attend(&task, w->own->attention);
 }

@@ -158,11 +158,11 @@ bool bitrl_embed(const bitrl_model *model, const kept_rows *kept, int32_t token,
  * What *model owns must be freed in any case. */
 int bitrl_read_architecture(const bitrl_file *file, const bitrl_options *options, bitrl_model *model, char *error);
 
-/* Keys (rotated) and values of a sequence's first tokens, for every block. */
+/* Keys (rotated) and values of a sequence's first tokens, for every block, as `attend` takes them. */
 struct bitrl_cache {
     size_t capacity, length; /* tokens */
-    size_t stride, parts;    /* kv_heads * P(head_dim); keys and values of each block */
-    double *values;          /* [parts, capacity, stride] */
+    size_t rows, row, parts; /* capacity to KEYS_TOGETHER; P(head_dim); keys and values of each block's kv_heads */
+    double *values;          /* [blocks, 2, kv_heads, rows, row] */
     uint64_t version;        /* of the model that they were computed with */
 };
 

@@ -165,20 +165,25 @@ void bitrl_session_close(bitrl_session *session)
 
 /* ---- sequences ---- */
 
+/* The first `length` tokens of one cache into another. */
+static void copy_tokens(bitrl_cache *to, const bitrl_cache *from, size_t length)
+{
+    size_t bytes = round_up(length, KEYS_TOGETHER) * to->row * sizeof *to->values;
+    for (size_t i = 0; i < to->parts; i++)
+        memcpy(to->values + i * to->rows * to->row, from->values + i * from->rows * from->row, bytes);
+}
+
 bool bitrl_grow_cache(bitrl_cache *cache, const bitrl_model *model, size_t capacity)
 {
     if (capacity <= cache->capacity) return true;
-    size_t stride = model->shape.kv_heads * round_up(model->shape.head_dim, PAD), parts = 2 * model->shape.blocks;
-    double *values = bitrl_allocate(parts * capacity, stride * sizeof *values);
-    if (!values) return false;
-    for (size_t i = 0; i < parts && cache->length; i++)
-        memcpy(values + i * capacity * stride, cache->values + i * cache->capacity * stride,
-               cache->length * stride * sizeof *values);
+    bitrl_cache next = {.capacity = capacity, .length = cache->length, .rows = round_up(capacity, KEYS_TOGETHER),
+                        .row = round_up(model->shape.head_dim, PAD), .parts = 2 * model->shape.blocks * model->shape.kv_heads,
+                        .version = cache->version};
+    next.values = bitrl_allocate(next.parts * next.rows, next.row * sizeof *next.values);
+    if (!next.values) return false;
+    if (cache->length) copy_tokens(&next, cache, cache->length);
     free(cache->values);
-    cache->values = values;
-    cache->capacity = capacity;
-    cache->stride = stride;
-    cache->parts = parts;
+    *cache = next;
     return true;
 }
 
@@ -206,7 +211,7 @@ void bitrl_cache_close(bitrl_cache *cache)
 
 uint64_t bitrl_cache_bytes(const bitrl_cache *cache)
 {
-    return cache->parts * cache->capacity * cache->stride * sizeof *cache->values;
+    return cache->parts * cache->rows * cache->row * sizeof *cache->values;
 }
 
 uint64_t bitrl_cache_length(const bitrl_cache *cache) { return cache->length; }
@@ -222,12 +227,10 @@ int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error)
 
 int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, char *error)
 {
-    if (length > from->length || length > to->capacity || to->stride != from->stride || to->parts != from->parts)
+    if (length > from->length || length > to->capacity || to->row != from->row || to->parts != from->parts)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "%llu tokens of a sequence of %llu do not fit there",
                           (unsigned long long)length, (unsigned long long)from->length);
-    for (size_t i = 0; i < to->parts; i++)
-        memcpy(to->values + i * to->capacity * to->stride, from->values + i * from->capacity * from->stride,
-               length * to->stride * sizeof *to->values);
+    copy_tokens(to, from, length);
     to->length = length;
     to->version = from->version;
     return BITRL_OK;
