@@ -235,7 +235,7 @@ typedef struct {
     uint64_t *numbers;    /* [slot_count] prompts that are to be read */
     size_t slot_count;
     uint64_t waiting;     /* the first sequence that has not begun */
-    candidate *scratch;   /* [threads, vocabulary] */
+    uint64_t *scratch;    /* [threads, vocabulary] */
     size_t first;         /* of the chunk of `going` whose logits are found */
     size_t count;         /* of `going` that choose from their prompts' logits */
     atomic_int wrong;     /* what a choice ended with, if not well */
@@ -244,10 +244,10 @@ typedef struct {
 static void choose(generation *g, slot *s, size_t thread, const float *logits)
 {
     size_t vocabulary = g->session->model->shape.vocabulary;
-    candidate *scratch = g->scratch ? g->scratch + thread * vocabulary : NULL;
     s->choice.random = g->how->random[s->sequence * g->how->max_tokens + s->length];
     s->choice.kept = g->out->kept ? &g->out->kept->lists[s->sequence] : NULL;
-    int status = bitrl_choose(g->session->model->kernels, logits, vocabulary, &g->how->sampling, scratch, &s->choice);
+    int status = bitrl_choose(g->session->model->kernels, logits, vocabulary, &g->how->sampling,
+                              g->scratch + thread * vocabulary, &s->choice);
     if (status) g->wrong = status;
 }
 
@@ -399,12 +399,9 @@ static bool open_slots(generation *g, size_t tokens, size_t longest)
     g->slots = calloc(count, sizeof *g->slots);
     g->going = calloc(count, sizeof *g->going);
     g->numbers = calloc(count, sizeof *g->numbers);
-    if (!g->slots || !g->going || !g->numbers) return false;
+    g->scratch = bitrl_allocate(threads * model->shape.vocabulary, sizeof *g->scratch);
+    if (!g->slots || !g->going || !g->numbers || !g->scratch) return false;
     g->slot_count = count;
-    if (is_cut(&g->how->sampling)) {
-        g->scratch = bitrl_allocate(threads * model->shape.vocabulary, sizeof *g->scratch);
-        if (!g->scratch) return false;
-    }
     for (size_t i = 0; i < count && g->how->max_tokens > 1; i++)
         if (!bitrl_grow_cache(&g->slots[i].own, model, g->how->max_tokens - 1)) return false;
     return true;

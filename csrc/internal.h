@@ -251,11 +251,6 @@ typedef struct {
     size_t count, capacity;
 } token_list;
 
-typedef struct {
-    float logit;
-    int32_t token;
-} candidate;
-
 /* A token that is chosen from a row of logits. */
 typedef struct {
     double random;                  /* in [0, 1) */
@@ -267,9 +262,8 @@ typedef struct {
 
 /* Wrong settings of sampling are an error. */
 int bitrl_check_sampling(const bitrl_sampling *how, char *error);
-/* Chooses from logits: [n]; scratch: [n] if the distribution is cut off. An error when the logits are not finite, or memory is
- * short. */
-int bitrl_choose(const bitrl_kernels *kernels, const float *logits, size_t n, const bitrl_sampling *how, candidate *scratch,
+/* Chooses from logits: [n]; scratch: [n] of eight bytes. An error when the logits are not finite, or memory is short. */
+int bitrl_choose(const bitrl_kernels *kernels, const float *logits, size_t n, const bitrl_sampling *how, void *scratch,
                  choice *c);
 /* The log-probability of a token under logits: [n] at a temperature above 0; NaN when they are not finite. */
 double bitrl_logprob(const bitrl_kernels *kernels, const float *logits, size_t n, double temperature, int32_t token);

@@ -175,17 +175,16 @@ TARGET static void gated_gelu(double *restrict h, const double *restrict gate, c
 
 TARGET static double exp_sum(const float *restrict x, size_t n, double most, double scale)
 {
+    const v8 largest = v8_set(most), times = v8_set(scale);
     v8 sum = v8_set(0);
-    for (size_t i = 0; i < n; i += 8) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) sum = v8_add(sum, v8_exp(v8_mul(v8_sub(v8_from_float(x + i), largest), times)));
+    if (i < n) {
         double lane[8];
         for (size_t j = 0; j < 8; j++) lane[j] = i + j < n ? (double)x[i + j] - most : -INFINITY;
-        v8 power = v8_exp(v8_mul(v8_load(lane), v8_set(scale)));
-        if (i + 8 > n) { /* what is not there weighs nothing, not even next to it */
-            v8_store(lane, power);
-            for (size_t j = n - i; j < 8; j++) lane[j] = 0;
-            power = v8_load(lane);
-        }
-        sum = v8_add(sum, power);
+        v8_store(lane, v8_exp(v8_mul(v8_load(lane), times)));
+        for (size_t j = n - i; j < 8; j++) lane[j] = 0; /* what is not there weighs nothing, not even next to it */
+        sum = v8_add(sum, v8_load(lane));
     }
     return v8_sum(sum);
 }
@@ -310,9 +309,10 @@ static inline const double *key_at(const attention_task *a, size_t j, size_t *st
 
 /* ---- one query of several heads, by keys and values where they lie ---- */
 
-/* Scores of `count` cached keys from the group of `from` on; p: of the first key, [heads, p_stride], eight at a time. */
+/* Scores of `count` cached keys from the group of `from` on; p: of the first key, [heads, p_stride], eight at a time. values:
+ * theirs, which are needed next. */
 TARGET static inline __attribute__((always_inline)) void score_cached(double *restrict p, size_t p_stride, const double *keys,
-                                                                      size_t from, size_t count, const double *q,
+                                                                      const double *values, size_t from, size_t count, const double *q,
                                                                       size_t q_stride, size_t head_dim, const size_t heads)
 {
     size_t row = padded_to(head_dim, PAD);
@@ -322,6 +322,7 @@ TARGET static inline __attribute__((always_inline)) void score_cached(double *re
         for (size_t h = 0; h < heads; h++) sums[h] = v8_set(0);
         for (size_t d = 0; d < head_dim; d++) {
             v8 key = v8_load(group + d * KEYS_TOGETHER);
+            __builtin_prefetch(values + j * row + d * KEYS_TOGETHER);
             for (size_t h = 0; h < heads; h++) sums[h] = v8_fma(key, v8_set(q[h * q_stride + d]), sums[h]);
         }
         for (size_t h = 0; h < heads; h++) v8_store(p + h * p_stride + j, sums[h]);
@@ -358,10 +359,10 @@ TARGET static inline __attribute__((always_inline)) void attend_heads(const atte
     double *restrict p = scratch, *restrict sums = scratch + heads * stride; /* [heads, stride], [heads, row] */
     double lane[8], inverse[4];
 
-    if (start < a->start) score_cached(p, stride, a->start_k, start, a->start, q, a->head_stride, a->head_dim, heads);
+    if (start < a->start) score_cached(p, stride, a->start_k, a->start_v, start, a->start, q, a->head_stride, a->head_dim, heads);
     size_t skipped = start < a->start ? 0 : start - a->start;
     if (skipped < cached)
-        score_cached(p + a->start, stride, a->past_k, skipped, cached, q, a->head_stride, a->head_dim, heads);
+        score_cached(p + a->start, stride, a->past_k, a->past_v, skipped, cached, q, a->head_stride, a->head_dim, heads);
     for (size_t h = 0; h < heads; h++) {
         v8 own = v8_set(0);
         for (size_t d = 0; d < a->head_dim; d++) own = v8_fma(v8_set(a->k[d]), v8_set(q[h * a->head_stride + d]), own);

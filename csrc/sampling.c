@@ -7,6 +7,11 @@
 
 #include "session.h"
 
+typedef struct {
+    float logit;
+    int32_t token;
+} candidate;
+
 /* Higher logits first; of equal ones the lower token. */
 static bool before(const candidate *a, const candidate *b)
 {
@@ -56,20 +61,23 @@ static size_t likeliest(candidate *heap, size_t n, double most, double total, co
 
 enum { BLOCK = 1024 };
 
-/* The sum of exp((logit - most) * scale) over a row. */
-static double mass(const bitrl_kernels *kernels, const float *logits, size_t n, double most, double scale)
+/* The sum of exp((logit - most) * scale) over a row; blocks: of each BLOCK of it; or NULL. */
+static double mass(const bitrl_kernels *kernels, const float *logits, size_t n, double most, double scale, double *blocks)
 {
     double sum = 0;
-    for (size_t i = 0; i < n; i += BLOCK) sum += kernels->exp_sum(logits + i, min(BLOCK, n - i), most, scale);
+    for (size_t i = 0; i < n; i += BLOCK) {
+        double block = kernels->exp_sum(logits + i, min(BLOCK, n - i), most, scale);
+        if (blocks) *blocks++ = block;
+        sum += block;
+    }
     return sum;
 }
 
 /* The token at which the running sum passes `left`, all being candidates. */
-static size_t pick(const bitrl_kernels *kernels, const float *logits, size_t n, double most, double scale, double left)
+static size_t pick(const float *logits, size_t n, double most, double scale, double left, const double *blocks)
 {
     size_t i = 0;
-    for (double block; i + BLOCK < n; i += BLOCK, left -= block)
-        if ((block = kernels->exp_sum(logits + i, BLOCK, most, scale)) > left) break;
+    for (; i + BLOCK < n && *blocks <= left; i += BLOCK) left -= *blocks++;
     for (size_t end = min(i + BLOCK, n) - 1; i < end; i++)
         if ((left -= exp((logits[i] - most) * scale)) < 0) break;
     return i;
@@ -78,12 +86,14 @@ static size_t pick(const bitrl_kernels *kernels, const float *logits, size_t n, 
 /* The first of the largest logits; n when one is not finite. */
 static size_t likeliest_of_all(const float *logits, size_t n)
 {
-    size_t best = 0;
+    float most = logits[0], wrong = 0; /* no branches: vectorised */
     for (size_t i = 0; i < n; i++) {
-        if (!isfinite(logits[i])) return n;
-        if (logits[i] > logits[best]) best = i;
+        most = logits[i] > most ? logits[i] : most;
+        wrong += logits[i] - logits[i]; /* NaN of what is not finite, else 0 */
     }
-    return best;
+    for (size_t i = 0; i < n && wrong == 0; i++)
+        if (logits[i] == most) return i;
+    return n;
 }
 
 /* Appends all tokens from `last` up in the order of `before`, which are `count`, to a list; false when memory is short. */
@@ -102,12 +112,13 @@ static bool keep(token_list *kept, size_t count, const float *logits, size_t n, 
     return true;
 }
 
-int bitrl_choose(const bitrl_kernels *kernels, const float *logits, size_t n, const bitrl_sampling *how, candidate *scratch,
+int bitrl_choose(const bitrl_kernels *kernels, const float *logits, size_t n, const bitrl_sampling *how, void *scratch,
                  choice *c)
 {
     size_t best = likeliest_of_all(logits, n);
     if (best == n) return BITRL_BAD_RESULT;
-    double most = logits[best], total = mass(kernels, logits, n, most, 1);
+    double *blocks = how->temperature > 0 && !is_cut(how) ? scratch : NULL;
+    double most = logits[best], total = mass(kernels, logits, n, most, 1, blocks);
     c->kept_count = 0;
     if (how->temperature == 0) {
         c->token = (int32_t)best;
@@ -115,19 +126,20 @@ int bitrl_choose(const bitrl_kernels *kernels, const float *logits, size_t n, co
         c->model_logprob = -log(total);
         return BITRL_OK;
     }
-    double scale = 1 / how->temperature, heated = scale == 1 ? total : mass(kernels, logits, n, most, scale);
+    double scale = 1 / how->temperature, heated = scale == 1 ? total : mass(kernels, logits, n, most, scale, blocks);
     if (is_cut(how)) {
-        for (size_t i = 0; i < n; i++) scratch[i] = (candidate){logits[i], (int32_t)i};
-        size_t i = n - likeliest(scratch, n, most, heated, how);
+        candidate *heap = scratch;
+        for (size_t i = 0; i < n; i++) heap[i] = (candidate){logits[i], (int32_t)i};
+        size_t i = n - likeliest(heap, n, most, heated, how);
         c->kept_count = n - i;
-        if (c->kept && !keep(c->kept, n - i, logits, n, scratch[i])) return BITRL_NO_MEMORY;
+        if (c->kept && !keep(c->kept, n - i, logits, n, heap[i])) return BITRL_NO_MEMORY;
         heated = 0;
-        for (size_t j = i; j < n; j++) heated += exp((scratch[j].logit - most) * scale);
+        for (size_t j = i; j < n; j++) heated += exp((heap[j].logit - most) * scale);
         for (double left = c->random * heated; i + 1 < n; i++)
-            if ((left -= exp((scratch[i].logit - most) * scale)) < 0) break;
-        c->token = scratch[i].token;
+            if ((left -= exp((heap[i].logit - most) * scale)) < 0) break;
+        c->token = heap[i].token;
     } else
-        c->token = (int32_t)pick(kernels, logits, n, most, scale, c->random * heated);
+        c->token = (int32_t)pick(logits, n, most, scale, c->random * heated, blocks);
     c->logprob = (logits[c->token] - most) * scale - log(heated);
     c->model_logprob = logits[c->token] - most - log(total);
     return BITRL_OK;
@@ -138,7 +150,7 @@ double bitrl_logprob(const bitrl_kernels *kernels, const float *logits, size_t n
     size_t best = likeliest_of_all(logits, n);
     if (best == n) return NAN;
     double most = logits[best], scale = 1 / temperature;
-    return (logits[token] - most) * scale - log(mass(kernels, logits, n, most, scale));
+    return (logits[token] - most) * scale - log(mass(kernels, logits, n, most, scale, NULL));
 }
 
 int bitrl_check_sampling(const bitrl_sampling *how, char *error)
@@ -157,7 +169,7 @@ typedef struct {
     size_t rows, vocabulary;
     const bitrl_sampling *how;
     const double *random;
-    candidate *scratch; /* [threads, vocabulary] */
+    uint64_t *scratch; /* [threads, vocabulary] */
     int32_t *tokens;
     double *logprobs, *model_logprobs;
     atomic_bool not_finite;
