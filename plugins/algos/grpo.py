@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitrl.core.acting.states import States
 from bitrl.core.environments.collector import Rollout
 from bitrl.core.errors import RunFailed
-from bitrl.core.interfaces import Algorithm, Completion, GenerativeBackbone, Task
+from bitrl.core.interfaces import Algorithm, Completion, GenerativeBackbone, LanguagePolicy, Task
 from bitrl.core.schedules import value_at
 from bitrl.core.wording import setting, warn
 from bitrl.plugins.algos import GRPOOptions
@@ -226,6 +226,10 @@ class GRPO(Algorithm):
         policy = self.actor if self.options.quantised_learner else self.policy
         completions = policy.generate(states.texts, self.options.max_tokens, temperature=0.0)
         return np.array([each.text for each in completions], object)
+
+    def language_policy(self) -> LanguagePolicy:
+        """See the base class."""
+        return self.policy
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
