@@ -25,6 +25,7 @@ enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 
 typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a mapped GGUF file, or a caller's table */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
+typedef struct pool bitrl_threads;          /* threads that work together */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
 typedef struct bitrl_cache bitrl_cache;     /* what a session keeps of a sequence to go on with it */
 
@@ -122,11 +123,14 @@ int bitrl_model_adapt(bitrl_model *model, const char *name, const float *down, c
 /* Takes all adapters away. No session of the model may be running. */
 void bitrl_model_unadapt(bitrl_model *model);
 
+/* Threads for products by themselves: threads - 1 of its own, and the calling one. One call at a time. */
+int bitrl_threads_open(uint64_t threads, bitrl_threads **opened, char *error);
+void bitrl_threads_close(bitrl_threads *threads);
 /* out: [tokens, rows] = x: [tokens, columns] times weights: [rows, columns], in a format of floats ("bf16", which rounds both,
- * or "fp32"): the bits that a model's product or adapter has, on any instruction set, by that many threads.
+ * or "fp32"): the bits that a model's product or adapter has, on any instruction set, by any number of threads.
  * NaN, all of it, where a weight is not finite. */
 int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
-                  uint64_t threads, float *out, char *error);
+                  bitrl_threads *threads, float *out, char *error);
 
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
