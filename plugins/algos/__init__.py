@@ -103,8 +103,8 @@ class LanguageAlgorithmOptions:
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed", "vespo"] = option(
         "acr",
         "what corrects for the actor's precision: nothing; importance weights ρ (decoupled), truncated (tis), masked "
-        "(mis), mixed by their effective sample size; rejection of sequences by the mean log-ratio (geometric), k2, k3; "
-        "truncated with an adaptive clip range (acr); vespo",
+        "(mis), mixed by their effective sample size; rejection of sequences by the mean log-ratio (geometric), k2, "
+        "k3; truncated with an adaptive clip range (acr); vespo",
     )
     correction_level: Literal["token", "sequence"] = option("token", "ratios of tokens, or of whole sequences")
     correction_cap: float = option(2.0, "the largest ratio C: truncated, or rejected, beyond it", above(0))

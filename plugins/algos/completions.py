@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitrl.core.interfaces import Completion
 
 MOST_TOKENS = 2048
-"""Tokens, prompts' and padding included, that are learned from at once: the memory of a backward pass grows with them."""
+"""Tokens, with prompts and padding, that are learned from at once: the memory of a backward pass grows with them."""
 
 
 def mask_of(completions: Sequence[Completion]) -> Tensor:
