@@ -283,6 +283,15 @@ class LanguagePolicy(Protocol):
         """The module's parameters have changed: generation uses them from now on; every cache is invalid."""
         ...
 
+    def write(self, path: Path) -> list[str]:
+        """Write the model as the module is now to a file that other programs read (GGUF) → what these will miss in it,
+        a line each.
+
+        Raises:
+            UsageError: it cannot be written so.
+        """
+        ...
+
 
 @runtime_checkable
 class GenerativeBackbone(Backbone, Protocol):
@@ -395,6 +404,14 @@ class Algorithm(ABC):
             UsageError: it cannot be expressed as one.
         """
         raise UsageError(f"algorithm {type(self).__name__} cannot be exported: it has no plain_policy()")
+
+    def language_policy(self) -> LanguagePolicy:
+        """The language model that learns, which `bitrl export` writes to a model file. By default there is none.
+
+        Raises:
+            UsageError: the algorithm learns no language model.
+        """
+        raise UsageError(f"algorithm {type(self).__name__} cannot be exported: it has no language_policy()")
 
     def actor_critic(self) -> ActorCritic:
         """The policy as it is sampled, and the value function, in numpy (bitrl.core.acting.policies): for `bitrl

@@ -17,7 +17,8 @@ enum {
     BITRL_BAD_FILE = 1,     /* the model file is unreadable, damaged or not supported */
     BITRL_BAD_ARGUMENT = 2, /* the caller asked for something that does not exist */
     BITRL_NO_MEMORY = 3,
-    BITRL_BAD_RESULT = 4 /* the model gave numbers that are not finite */
+    BITRL_BAD_RESULT = 4, /* the model gave numbers that are not finite */
+    BITRL_STOPPED = 5     /* the caller wanted no more */
 };
 
 enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
@@ -167,6 +168,51 @@ typedef struct {
 int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uint64_t vocabulary,
                  const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
                  char *error);
+
+/* Sequences by what they begin with. */
+typedef struct {
+    const int32_t *tokens;     /* the prompts, one after another: [sum(lengths)] */
+    const uint64_t *lengths;   /* [prompts] at least a token each */
+    uint64_t prompts;          /* each is read once, and its keys and values are shared */
+    const uint64_t *prompt_of; /* [sequences] */
+    uint64_t sequences;
+} bitrl_prompts;
+
+typedef struct {
+    bitrl_sampling sampling;
+    uint64_t max_tokens;
+    const int32_t *stop; /* [stops] tokens that end a sequence, which has them then */
+    uint64_t stops;
+    uint64_t slots;           /* sequences that go on together, at most: when one ends, the next one begins */
+    const double *random;     /* [sequences, max_tokens] in [0, 1) */
+    int (*go_on)(void *asked); /* asked now and then; 0: stop. Or NULL */
+    void *asked;
+} bitrl_generation;
+
+typedef struct bitrl_kept bitrl_kept; /* what the distributions of sequences were cut to */
+
+typedef struct {
+    int32_t *tokens;                   /* [sequences, max_tokens], of each the first `lengths` */
+    double *logprobs, *model_logprobs; /* likewise; see bitrl_sample */
+    uint64_t *lengths;                 /* [sequences] */
+    int32_t *kept_counts;              /* likewise, of the tokens that could have been chosen; 0: all. Or NULL */
+    bitrl_kept *kept;                  /* takes these tokens; or NULL */
+} bitrl_generated;
+
+/* Goes on with sequences, each to max_tokens or the first stop token. A sequence depends on the model, its prompt and its
+ * random numbers: not on the others, on slots or on threads. What is found when it is stopped is of no use. */
+int bitrl_generate(bitrl_session *session, const bitrl_prompts *prompts, const bitrl_generation *how,
+                   const bitrl_generated *out, char *error);
+
+int bitrl_kept_open(uint64_t sequences, bitrl_kept **kept, char *error);
+void bitrl_kept_close(bitrl_kept *kept);
+/* All of a sequence's, one step after another, ascending within a step. */
+const int32_t *bitrl_kept_tokens(const bitrl_kept *kept, uint64_t sequence, uint64_t *count);
+
+/* The log-probability of every token of what follows prompts, at a temperature above 0: the bits that bitrl_generate finds for
+ * them where nothing is cut off. completions: of the sequences, one after another, [sum(lengths)]; out: likewise. */
+int bitrl_logprobs(bitrl_session *session, const bitrl_prompts *prompts, const int32_t *completions, const uint64_t *lengths,
+                   double temperature, double *out, char *error);
 /* cdef end */
 
 #endif

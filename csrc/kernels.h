@@ -25,7 +25,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { PAD = 16, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, BF16_STEPS = 16, TOKEN_PAD = 16 };
+enum { PAD = 16, KEYS_TOGETHER = 8, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, BF16_STEPS = 16, TOKEN_PAD = 16 };
 
 typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, BF16, FP32, FORMATS } matrix_format;
 
@@ -93,16 +93,19 @@ typedef void matrix_product(void *restrict y, size_t y_stride, const uint8_t *re
                             size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
                             size_t tokens, uint8_t *restrict unpacked);
 
-/* One text and the query heads of one key/value head. Positions are those of the text: `past` tokens lie in a cache,
- * the others follow. head_dim columns of q, k, v are padded with zeros to PAD. */
+/* One text and the query heads of one key/value head. Positions are those of the text: `start` tokens lie in one cache, those
+ * up to `past` in another, the others follow. head_dim columns of q, k, v are padded with zeros to PAD. Caches have rows of
+ * padded columns; keys lie in groups of KEYS_TOGETHER, [groups, padded, KEYS_TOGETHER], of which finite ones may be missing in
+ * the last. */
 typedef struct {
     const double *q;           /* [own tokens, q_stride], rotated; the next head is head_stride on */
     const double *k, *v;       /* [own tokens, kv_stride], k rotated */
-    const double *past_k, *past_v; /* [past, kv_stride] */
+    const double *start_k, *start_v; /* [start] */
+    const double *past_k, *past_v;   /* [past - start] */
     double *out;               /* [own tokens, out_stride], head_dim columns of each head written */
     size_t q_stride, kv_stride, out_stride, head_stride;
     size_t heads, head_dim;
-    size_t past;               /* tokens before the first own one */
+    size_t start, past;        /* tokens before those in the second cache, and before the first own one */
     size_t first, count;       /* the queries: own tokens first .. first + count */
     size_t window;             /* position j is seen from i when i - j < window; 0: always */
     double scale;              /* of the scores */

@@ -15,7 +15,7 @@ import torch
 from bitrl.core.acting.states import States
 from bitrl.core.environments.collector import Rollout
 from bitrl.core.errors import RunFailed
-from bitrl.core.interfaces import Algorithm, Task
+from bitrl.core.interfaces import Algorithm, LanguagePolicy, Task
 from bitrl.plugins.algos import GRPOOptions
 from bitrl.plugins.algos.completions import mask_of
 from bitrl.plugins.algos.group_advantages import group_advantages
@@ -64,6 +64,10 @@ class GRPO(Algorithm):
     def act(self, states: States) -> np.ndarray:
         """The completions of the most probable tokens; see the base class."""
         return self.agent.act(states)
+
+    def language_policy(self) -> LanguagePolicy:
+        """See the base class."""
+        return self.agent.policy
 
     def timings(self) -> Mapping[str, float]:
         """See the base class."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -133,6 +134,16 @@ class EnginePolicy:
             model.engine.file, self.learner_format, model.engine.blocks, learns=True, activation=model.activation,
             i2s_packing=model.options.i2s_packing,
         )  # fmt: skip
+
+    def write(self, path: Path) -> list[str]:
+        """Write the model as its module is now to a GGUF file; what other programs will miss in it.
+
+        Raises:
+            UsageError: adapters learn beside weights that are not floats. RunFailed: the file cannot be written.
+        """
+        from bitrl.plugins.backbones.tools.learned_model import write_learned
+
+        return write_learned(self, path)
 
     def sync(self) -> None:
         """The module's parameters have changed: generate by them from now on; kept sequences and features are void."""

@@ -243,35 +243,52 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
     return count;
 }
 
+/* Rows of k and v from the from-th on as a cache has them, what is missing of the last group sevens. */
+static double *cached(const double *rows, size_t from, size_t count, size_t stride, size_t padded, int keys)
+{
+    double *out = memory(up(count, KEYS_TOGETHER) * padded * sizeof *out);
+    for (size_t j = 0; j < up(count, KEYS_TOGETHER); j++)
+        for (size_t d = 0; d < padded; d++) {
+            size_t at = keys ? (j / KEYS_TOGETHER * padded + d) * KEYS_TOGETHER + j % KEYS_TOGETHER : j * padded + d;
+            out[at] = j < count ? rows[(from + j) * stride + d] : 7;
+        }
+    return out;
+}
+
 static size_t check_attention(const bitrl_kernels *kernels, const bitrl_kernels *scalar)
 {
     static const size_t windows[] = {0, 1, 3, 8, 9, 100};
     static const size_t dims[] = {2, 8, 26, 64, 80};
     static const double sizes[] = {0.1, 1, 30};
-    enum { CASES = 60 };
+    enum { CASES = 120 };
     for (size_t i = 0; i < CASES; i++) {
         size_t length = (size_t)between(1, 40), past = bits() % length, first = bits() % (length - past);
-        size_t head_dim = dims[i % 5], padded = up(head_dim, PAD), heads = 1 + i % 3, own = length - past;
+        if (i % 2) past = length - 1, first = 0; /* one query reads its caches in place */
+        size_t head_dim = dims[i / 2 % 5], padded = up(head_dim, PAD), heads = 1 + i / 2 % 6, own = length - past, start = bits() % (past + 1);
         size_t kv_stride = padded + 3, out_stride = heads * head_dim + 3;
         double *q = numbers(own * heads * padded, own * heads * padded);
         double *k = numbers(length * kv_stride, length * kv_stride), *v = numbers(length * kv_stride, length * kv_stride);
         double *scratch = memory(attention_scratch(length, head_dim) * sizeof *scratch), *out[2];
-        for (size_t j = 0; j < own * heads * padded; j++) q[j] = j % padded < head_dim ? q[j] * sizes[i % 3] : 0;
+        for (size_t j = 0; j < own * heads * padded; j++) q[j] = j % padded < head_dim ? q[j] * sizes[i / 4 % 3] : 0;
         for (size_t j = 0; j < length * kv_stride; j++)
             if (j % kv_stride >= head_dim) k[j] = v[j] = 0;
+        double *start_k = cached(k, 0, start, kv_stride, padded, 1), *start_v = cached(v, 0, start, kv_stride, padded, 0);
+        double *past_k = cached(k, start, past - start, kv_stride, padded, 1);
+        double *past_v = cached(v, start, past - start, kv_stride, padded, 0);
         for (int of = 0; of < 2; of++) {
             out[of] = memory(own * out_stride * sizeof **out);
-            const attention_task task = {.q = q, .k = k + past * kv_stride, .v = v + past * kv_stride, .past_k = k,
-                                         .past_v = v, .out = out[of], .q_stride = heads * padded,
+            const attention_task task = {.q = q, .k = k + past * kv_stride, .v = v + past * kv_stride, .start_k = start_k,
+                                         .start_v = start_v, .past_k = past_k, .past_v = past_v, .start = start, .out = out[of], .q_stride = heads * padded,
                                          .kv_stride = kv_stride, .out_stride = out_stride, .head_stride = padded,
                                          .heads = heads, .head_dim = head_dim, .past = past, .first = first,
-                                         .count = own - first, .window = windows[i % 6],
+                                         .count = own - first, .window = windows[i / 3 % 6],
                                          .scale = 1 / sqrt((double)head_dim)};
             (of ? scalar : kernels)->attend(&task, scratch);
         }
         same(out[0], out[1], own * out_stride * sizeof **out, kernels->name,
-             "attention, %zu tokens after %zu, %zu heads of %zu, window %zu", own, past, heads, head_dim, windows[i % 6]);
+             "attention, %zu tokens after %zu, %zu heads of %zu, window %zu", own, past, heads, head_dim, windows[i / 3 % 6]);
         free(q), free(k), free(v), free(scratch), free(out[0]), free(out[1]);
+        free(start_k), free(start_v), free(past_k), free(past_v);
     }
     return CASES;
 }

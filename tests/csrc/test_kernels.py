@@ -416,14 +416,22 @@ def test_norm(tables, n, size, seed):
     np.testing.assert_allclose(results[0], x / np.sqrt((x[:n] ** 2).mean() + 1e-5) * weight, rtol=1e-13)
 
 
+def cached(rows: np.ndarray, keys: bool = False) -> np.ndarray:
+    """Rows [n, padded] as a cache has them: keys in groups of eight, [groups, padded, 8], with some number in free places."""
+    filled = np.concatenate([rows, np.full((-len(rows) % 8, rows.shape[1]), 3.0)])
+    grouped = filled.reshape(-1, 8, rows.shape[1]).transpose(0, 2, 1) if keys else filled
+    return np.ascontiguousarray(grouped)
+
+
 @quick
 @given(
-    st.integers(1, 40), st.integers(1, 40).map(lambda half: 2 * half), st.integers(1, 3),
-    st.sampled_from([0.1, 1.0, 30.0]), st.sampled_from([0, 1, 3, 8, 9, 100]), seeds,
+    st.integers(1, 40), st.integers(1, 40).map(lambda half: 2 * half), st.integers(1, 6),
+    st.sampled_from([0.1, 1.0, 30.0]), st.sampled_from([0, 1, 3, 8, 9, 100]), st.booleans(), seeds,
 )  # fmt: skip
-def test_attention(tables, length, head_dim, heads, size, window, seed):
+def test_attention(tables, length, head_dim, heads, size, window, single, seed):
     rng = np.random.default_rng(seed)
-    past = int(rng.integers(0, length))
+    past = length - 1 if single else int(rng.integers(0, length))
+    start = int(rng.integers(0, past + 1))
     first = int(rng.integers(0, length - past))  # of the text's own tokens
     padded, scale = -(-head_dim // 16) * 16, 1 / math.sqrt(head_dim)
     q = np.zeros((heads, length, padded))
@@ -435,13 +443,16 @@ def test_attention(tables, length, head_dim, heads, size, window, seed):
     weights = np.exp(scores - scores.max(2, keepdims=True))
     want = (weights / weights.sum(2, keepdims=True) @ v)[:, past + first :, :head_dim]
     queries = np.ascontiguousarray(q.transpose(1, 0, 2)[past:])  # [own tokens, heads, padded]
+    kept = [cached(k[:start, :padded], True), cached(v[:start, :padded])]
+    kept += [cached(k[start:past, :padded], True), cached(v[start:past, :padded])]
     ffi, results = tables["ffi"], []
     for table in tables["sets"].values():
         out = np.full((length - past, heads * head_dim + 3), 7.0)
         scratch = aligned(((length + 15) // 16 * 16 + 8) * (head_dim + padded + 8 + 4), np.float64)
         task = ffi.new("attention_task *")
         task.q, task.k, task.v = pointer(ffi, queries), pointer(ffi, k[past:]), pointer(ffi, v[past:])
-        task.past_k, task.past_v, task.out = pointer(ffi, k), pointer(ffi, v), pointer(ffi, out)
+        task.start_k, task.start_v, task.past_k, task.past_v = (pointer(ffi, each) for each in kept)
+        task.out, task.start = pointer(ffi, out), start
         task.q_stride, task.kv_stride, task.out_stride = heads * padded, padded + 3, out.shape[1]
         task.head_stride, task.heads, task.head_dim = padded, heads, head_dim
         task.past, task.first, task.count = past, first, length - past - first

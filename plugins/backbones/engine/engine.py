@@ -197,7 +197,8 @@ class Engine:
         if status != lib.BITRL_OK:
             raise UsageError(f"{self.path} {message(error)} ({name})")
 
-    def replace_all(self, weights, *, rounding_seed=None):
+    def replace_all(self, weights: Any, *, rounding_seed: int | None = None) -> Any:
+        """Replaces several tensors."""
         from bitrl.core.interfaces import Replaced
 
         for name, values in weights.items():

@@ -38,6 +38,12 @@ def _absmean(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round().clamp(-1, 1), scale
 
 
+def _absmean_learned(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_absmean`, with a scale that float32 holds: the engine is given the product of codes and scale in float32."""
+    scale = weight.double().abs().mean().clamp(min=LEAST).float().double()
+    return (weight / scale).round().clamp(-1, 1), scale
+
+
 def _int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = weight.double().abs().amax(dim=1, keepdim=True) / 127
     return (weight / scale.where(scale != 0, 1)).round(), scale
@@ -61,8 +67,12 @@ def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 Quantiser = Callable[[Tensor], tuple[Tensor, Tensor]]
-QUANTISERS: dict[str, Quantiser] = {"ternary": _absmean, "ternary-f16": ternarise, "int8": _int8, "int4": _int4}
-"""Formats of integer weights. "ternary-f16" is for training: its scale is float16, as in GGUF's ternary types."""
+QUANTISERS: dict[str, Quantiser] = {
+    "ternary": _absmean_learned, "ternary-f16": ternarise, "int8": _int8, "int4": _int4
+}  # fmt: skip
+"""Formats of integer weights that learn. "ternary-f16" is for training from the beginning: its scale is float16, as in
+GGUF's ternary types.
+"""
 FORMATS = (*QUANTISERS, "bf16", "fp32")
 
 
@@ -73,12 +83,12 @@ def is_ternary(weight: Tensor) -> bool:
 
 
 def codes_of(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
-    """Weights of a file → codes int8 [R, K] and scales float64 [R], as the engine quantises them to that format."""
+    """Weights of a file → codes int8 [R, K] and scales float64, one or [R], as the engine quantises them to that format."""
     if format.startswith("ternary") and is_ternary(weight):
         codes, scale = weight.sign(), weight.abs().amax()
     else:
-        codes, scale = QUANTISERS[format](weight)
-    return codes.to(torch.int8), scale.double().reshape(-1).expand(len(weight)).clone()
+        codes, scale = _absmean(weight) if format == "ternary" else QUANTISERS[format](weight)
+    return codes.to(torch.int8), scale.double().reshape(-1)
 
 
 def codes_as_learned(weight: Tensor, format: str) -> Tensor:
@@ -108,16 +118,14 @@ class _NormedProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: Tensor | None, eps: float, quantise: Quantiser, *weights: Tensor) -> Tensor:
-        inverse_rms, normed = None, x
-        if norm is not None:
-            inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
-            normed = (x * inverse_rms).mul_(norm)
-        q, step = quantised(normed)
+        q, scale, inverse_rms = quantised(x, norm, eps)
         parts = [quantise(weight) for weight in weights]
         codes = torch.cat([t for t, _ in parts]).to(torch.int8)
         row_scale = torch.cat([w.reshape(-1).expand(len(t)) for t, w in parts])
-        y = integer_product(q, codes.t()).to(x.dtype).mul_(row_scale).mul_(step)
-        ctx.save_for_backward(x, norm, inverse_rms, q, step, codes.mul(row_scale[:, None]).to(weights[0].dtype))
+        y = integer_product(q, codes.t()).to(x.dtype)
+        for some, (_, w) in zip(y.split([len(weight) for weight in weights], dim=1), parts, strict=True):
+            descale(some, w, scale)
+        ctx.save_for_backward(x, norm, inverse_rms, q, 1 / scale, codes.mul(row_scale[:, None]).to(weights[0].dtype))
         ctx.rows = [len(weight) for weight in weights]
         return y
 
@@ -157,13 +165,13 @@ class _Product(torch.autograd.Function):
 
 
 class _CodedProduct(torch.autograd.Function):
-    """Quantised x by frozen codes [R, K] with scales [R]; only these are saved for the backward pass."""
+    """Quantised x by frozen codes [R, K] with one scale or [R]; only these are saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(codes, scale)
-        q, step = quantised(x)
-        return integer_product(q, codes.t()).to(x.dtype).mul_(scale).mul_(step)
+        q, own, _ = quantised(x)
+        return descale(integer_product(q, codes.t()).to(x.dtype), scale, own)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -201,10 +209,30 @@ class _Rounded(torch.autograd.Function):
         return gradients[0].to(ctx.dtype)
 
 
-def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of x [N, K] as int8 in ±127 and its step [N, 1]: x ≈ q · step."""
-    step = x.abs().amax(dim=1, keepdim=True).clamp_(min=LEAST).div_(127.0)
-    return (x * (1 / step)).round_().to(torch.int8), step
+def quantised(x: Tensor, norm: Tensor | None = None, eps: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Each row n of x [N, K] after its RMSNorm (if any) as int8 in ±127, the scale s [N, 1] of q = round(s · n), and the
+    norm's 1 / rms [N, 1].
+
+    As the engine does: s · n is x · weight by 127 over its largest, whatever the norm. Codes at ties, which products of
+    small integers often are, would otherwise fall to the one or the other side.
+    """
+    if norm is None:
+        weighted, inverse_rms, least = x, None, torch.full_like(x[:, :1], LEAST)
+    else:
+        inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
+        weighted, least = x * norm, LEAST / inverse_rms
+    step = 127.0 / weighted.abs().amax(dim=1, keepdim=True).maximum(least)
+    q = (weighted * step).round_().to(torch.int8)
+    return q, step if inverse_rms is None else step / inverse_rms, inverse_rms
+
+
+def descale(sums: Tensor, scale: Tensor, own: Tensor) -> Tensor:
+    """Sums of codes [N, R] by the weights' scale (one, or one a row, [R, 1] or [R]) over the activations' own [N, 1], in
+    place, and rounded as in the engine.
+    """
+    if scale.numel() == 1:
+        return sums.mul_(scale.to(sums.dtype).reshape(1, 1) / own)
+    return sums.mul_(1 / own).mul_(scale.to(sums.dtype).reshape(1, -1))
 
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
@@ -252,7 +280,11 @@ def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *we
 
 
 def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
-    """x [N, K] by weight [R, K] → [N, R] in x's type; in bf16, both are rounded first."""
+    """x [N, K] by weight [R, K] → [N, R] in x's type; in bf16, both are rounded first. Where x is float64, as in the
+    engine between products, the sums are the engine's.
+    """
+    if x.dtype == torch.float64:
+        return product_as_in_engine(x.float(), weight, format).to(x.dtype)
     if format == "bf16":
         y: Tensor = _Product.apply(_Rounded.apply(x), _Rounded.apply(weight))  # type: ignore[no-untyped-call]
         return y.to(x.dtype)
@@ -274,7 +306,7 @@ def product_as_in_engine(x: Tensor, weight: Tensor, format: str) -> Tensor:
 
 
 class FrozenMatrix(nn.Module):
-    """A frozen matrix [R, K] as a format stores it: int8 codes and a scale per row, or floats."""
+    """A frozen matrix [R, K] as a format stores it: int8 codes and a scale (of ternary ones) or one a row, or floats."""
 
     codes: Tensor
     scale: Tensor
