@@ -176,9 +176,22 @@ class GRPOOptions(LanguageAlgorithmOptions):
     minibatch_size: int | None = option(None, "prompts in a gradient step; unset: all of the rollout's", above(0))
 
 
+@options
+class PPOLanguageOptions(LanguageAlgorithmOptions):
+    """Options of PPO for language models."""
+
+    gamma: float = option(1.0, "discount factor of a token", between(0, 1))
+    gae_lambda: float = option(
+        1.0, "λ of generalised advantage estimation over tokens; below 1 it relies on the critic", between(0, 1)
+    )
+    value_learning_rate: Schedule = option(1e-3, "Adam's learning rate for the critic's linear head", above(0))
+    value_epochs: int = option(4, "passes of the critic over each rollout", above(0))
+    minibatch_size: int | None = option(None, "completions in a gradient step; unset: all of the rollout's", above(0))
+
+
 @hookimpl
 def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
-    """PPO, and GRPO for language models."""
+    """PPO, and GRPO and PPO for language models."""
     yield AlgorithmRecord(
         name="ppo",
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
@@ -199,4 +212,13 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         actions=("Text",),
         bootstraps=False,
         group_option="group_size",
+    )
+    yield AlgorithmRecord(
+        name="ppo-lm",
+        summary="proximal policy optimisation of a language model with a critic of its tokens, with quantised rollouts",
+        target="bitrl.plugins.algos.ppo_lm:PPOLanguage",
+        options=PPOLanguageOptions,
+        learns_from=("generation",),
+        actions=("Text",),
+        bootstraps=False,
     )

@@ -9,6 +9,7 @@ longest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from bitrl.core.schedules import value_at
 from bitrl.core.wording import setting, warn
 from bitrl.plugins.algos import LanguageAlgorithmOptions
 from bitrl.plugins.algos.alarms import Alarms
-from bitrl.plugins.algos.completions import behaviour_logprobs, microbatches, token_logprobs
+from bitrl.plugins.algos.completions import behaviour_logprobs, microbatches, token_logprobs, token_logprobs_and_hidden
 from bitrl.plugins.algos.estimators import Estimator, correct, policy_loss
 from bitrl.plugins.algos.language_learner import LanguageLearner, scale_invariantly
 from bitrl.plugins.algos.stopwatch import Stopwatch
@@ -176,6 +177,28 @@ class LanguageAgent:
             some = [completions[row] for row in part.tolist()]
             found[part] = token_logprobs(module, some, mask[part], self.options.temperature)
         return found
+
+    @torch.no_grad()
+    def logprobs_and_hidden(self, completions: Sequence[Completion], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The learner's log-probabilities of completions, float32 [B, T], and the hidden states that it chose their
+        tokens in, [B, T, d], without gradient.
+        """
+        found, states = torch.zeros(mask.shape), torch.zeros(*mask.shape, self.width)
+        for part in microbatches(completions, torch.arange(len(completions))):
+            some = [completions[row] for row in part.tolist()]
+            found[part], states[part] = token_logprobs_and_hidden(
+                self.learner.module, some, mask[part], self.options.temperature
+            )
+        return found, states
+
+    @cached_property
+    @torch.no_grad()
+    def width(self) -> int:
+        """d, of hidden states."""
+        _, hidden = self.learner.module(
+            torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), hidden=True
+        )
+        return int(hidden.shape[1])
 
     def heed(self, discarded: bool) -> None:
         """Say that an update was thrown away, since it was not finite; stop when that goes on.
