@@ -119,8 +119,8 @@ class LanguageAlgorithmOptions:
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed", "vespo"] = option(
         "acr",
         "what corrects for the actor's precision: nothing; importance weights ρ (decoupled), truncated (tis), masked "
-        "(mis), mixed by their effective sample size; rejection of sequences by the mean log-ratio (geometric), k2, k3; "
-        "truncated with an adaptive clip range (acr); vespo",
+        "(mis), mixed by their effective sample size; rejection of sequences by the mean log-ratio (geometric), k2, "
+        "k3; truncated with an adaptive clip range (acr); vespo",
     )
     correction_level: Literal["token", "sequence"] = option("token", "ratios of tokens, or of whole sequences")
     correction_cap: float = option(2.0, "the largest ratio C: truncated, or rejected, beyond it", above(0))
@@ -174,9 +174,22 @@ class GRPOOptions(LanguageAlgorithmOptions):
     minibatch_size: int | None = option(None, "prompts in a gradient step; unset: all of the rollout's", above(0))
 
 
+@options
+class PPOLanguageOptions(LanguageAlgorithmOptions):
+    """Options of PPO for language models."""
+
+    gamma: float = option(1.0, "discount factor of a token", between(0, 1))
+    gae_lambda: float = option(
+        1.0, "λ of generalised advantage estimation over tokens; below 1 it relies on the critic", between(0, 1)
+    )
+    value_learning_rate: Schedule = option(1e-3, "Adam's learning rate for the critic's linear head", above(0))
+    value_epochs: int = option(4, "passes of the critic over each rollout", above(0))
+    minibatch_size: int | None = option(None, "completions in a gradient step; unset: all of the rollout's", above(0))
+
+
 @hookimpl
 def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
-    """PPO, and GRPO for language models."""
+    """PPO, and GRPO and PPO for language models."""
     yield AlgorithmRecord(
         name="ppo",
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
@@ -197,4 +210,13 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         actions=("Text",),
         bootstraps=False,
         group_option="group_size",
+    )
+    yield AlgorithmRecord(
+        name="ppo-lm",
+        summary="proximal policy optimisation of a language model with a critic of its tokens, with quantised rollouts",
+        target="bitrl.plugins.algos.ppo_lm:PPOLanguage",
+        options=PPOLanguageOptions,
+        learns_from=("generation",),
+        actions=("Text",),
+        bootstraps=False,
     )

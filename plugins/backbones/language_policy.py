@@ -66,7 +66,11 @@ class EnginePolicy:
         ids = self.model.prompt_ids(prompts)
         made = engine.generate(
             ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=self.ends, kept=True
+<<<<<<< HEAD
         )  # fmt: skip
+=======
+        )
+>>>>>>> ppolm
         return [
             Completion(
                 text=self._text(each.tokens),
@@ -110,9 +114,9 @@ class EnginePolicy:
         return EngineActor(self, format or self.model.engine.format)
 
     def module(self, format: str | None = None) -> nn.Module:
-        """Token ids int64 [n, T] → logits [n, T, V], or those of some `places`. Trainable parameters: "blk.0.attn_q" …
-        of all weights, or "blk.0.adapters.attn_q.down" … of adapters. The same object at every call; the first may name
-        another `format` to multiply in.
+        """Token ids int64 [n, T] → logits [n, T, V], or of some `places`; with `hidden`, their hidden states, too.
+        Trainable parameters: "blk.0.attn_q" … of all weights, or "blk.0.adapters.attn_q.down" … of adapters. The same
+        object at every call; the first may name another `format` to multiply in.
 
         Raises:
             UsageError: adapters learn on a frozen model, whose format is the backbone's.
@@ -187,6 +191,13 @@ def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
 def has_adapters(model: LanguageModel) -> TypeGuard[LearningLanguageModel]:
     """Whether adapters learn, and nothing else."""
     return model.options.lora_rank is not None
+
+
+def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
+    """The ids int32 that each token was drawn among; None where nothing was cut off."""
+    if generated.kept_tokens is None or generated.kept_counts is None:
+        return None
+    return tuple(np.split(generated.kept_tokens, np.cumsum(generated.kept_counts)[:-1]))
 
 
 def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
