@@ -1,10 +1,11 @@
 """Matrix products in torch as the engine's formats compute them, with straight-through gradients.
 
-Knows the formats' arithmetic: int8 activations with one absmax scale per token, weights as small integers with a scale
-per row, or floats. Does not know models. Products of integers are exact. Gradients, and products of float32, are
-computed in bfloat16 where `torch.set_float32_matmul_precision("medium")` allows it and it is faster, with sums in
-float32 that are rounded at the end. Measured on one thread of an AMD EPYC with AVX-512 VNNI and BF16, [4096, 256] by
-[256, 1536]: 90 GFLOP/s in float32, 205 in bfloat16, 400 in int8; with AVX2 alone, [2000, 512] by [512, 256]: 57, 1, 2.
+Knows the formats' arithmetic: int8 or E4M3 activations with one absmax scale per token, weights as small integers or
+E4M3 with a scale per row, or floats. Does not know models. Products of integers are exact, those of E4M3 the engine's.
+Gradients, and products of float32, are computed in bfloat16 where `torch.set_float32_matmul_precision("medium")` allows
+it and it is faster, with sums in float32 that are rounded at the end. Measured on one thread of an AMD EPYC with
+AVX-512 VNNI and BF16, [4096, 256] by [256, 1536]: 90 GFLOP/s in float32, 205 in bfloat16, 400 in int8; with AVX2 alone,
+[2000, 512] by [512, 256]: 57, 1, 2.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from bitrl.plugins.backbones.engine.product import product as engine_product
 
 LEAST = 1e-5
 """The smallest scale of ternary weights and of a token's activations, so that nothing is divided by zero."""
+LARGEST_FP8 = 448.0
+"""The largest number of E4M3."""
 
 
 def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +33,7 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round_().clamp_(-1, 1), scale
 
 
-# ---- weights → codes, integers in [-127, 127] (any type), and their scale, one number or [rows, 1] ----
+# ---- weights → codes, integers in [-127, 127] or E4M3 (any type), and their scale, one number or [rows, 1] ----
 
 
 def _absmean(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,9 +63,20 @@ def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     return codes.flatten(1)[:, :columns], scale.view(-1, 1)
 
 
+def _fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / LARGEST_FP8
+    return (weight / scale.where(scale != 0, 1)).float().to(torch.float8_e4m3fn).float(), scale
+
+
 Quantiser = Callable[[Tensor], tuple[Tensor, Tensor]]
-QUANTISERS: dict[str, Quantiser] = {"ternary": _absmean, "ternary-f16": ternarise, "int8": _int8, "int4": _int4}
-"""Formats of integer weights. "ternary-f16" is for training: its scale is float16, as in GGUF's ternary types."""
+QUANTISERS: dict[str, Quantiser] = {
+    "ternary": _absmean,
+    "ternary-f16": ternarise,
+    "int8": _int8,
+    "int4": _int4,
+    "fp8": _fp8,
+}
+"""Formats of weights as codes. "ternary-f16" is for training: its scale is float16, as in GGUF's ternary types."""
 FORMATS = (*QUANTISERS, "bf16", "fp32")
 
 
@@ -73,12 +87,13 @@ def is_ternary(weight: Tensor) -> bool:
 
 
 def codes_of(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
-    """Weights of a file → codes int8 [R, K] and scales float64 [R], as the engine quantises them to that format."""
+    """Weights of a file → codes [R, K], int8 or E4M3, and scales float64 [R], as the engine quantises them."""
     if format.startswith("ternary") and is_ternary(weight):
         codes, scale = weight.sign(), weight.abs().amax()
     else:
         codes, scale = QUANTISERS[format](weight)
-    return codes.to(torch.int8), scale.double().reshape(-1).expand(len(weight)).clone()
+    codes = codes.to(torch.float8_e4m3fn if format == "fp8" else torch.int8)
+    return codes, scale.double().reshape(-1).expand(len(weight)).clone()
 
 
 def codes_as_learned(weight: Tensor, format: str) -> Tensor:
@@ -99,7 +114,7 @@ def head_format(format: str) -> str:
 
 
 class _NormedProducts(torch.autograd.Function):
-    """RMSNorm, int8 quantisation with one absmax scale per row, and the product with quantised matrices, in one step.
+    """RMSNorm, quantisation with one absmax scale per row, and the product with quantised matrices, in one step.
 
     One function rather than three because training is bound by memory traffic, not arithmetic: only x and the integers
     are kept. The gradient is that of the same product with the quantisers taken as identities (straight-through):
@@ -107,16 +122,17 @@ class _NormedProducts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Tensor | None, eps: float, quantise: Quantiser, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: Tensor | None, eps: float, format: str, *weights: Tensor) -> Tensor:
         inverse_rms, normed = None, x
         if norm is not None:
             inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
             normed = (x * inverse_rms).mul_(norm)
-        q, step = quantised(normed)
-        parts = [quantise(weight) for weight in weights]
-        codes = torch.cat([t for t, _ in parts]).to(torch.int8)
+        q, step = quantised(normed, format)
+        parts = [QUANTISERS[format](weight) for weight in weights]
+        codes = torch.cat([t for t, _ in parts])
+        codes = codes if format == "fp8" else codes.to(torch.int8)
         row_scale = torch.cat([w.reshape(-1).expand(len(t)) for t, w in parts])
-        y = integer_product(q, codes.t()).to(x.dtype).mul_(row_scale).mul_(step)
+        y = coded_product(q, codes, format).to(x.dtype).mul_(row_scale).mul_(step)
         ctx.save_for_backward(x, norm, inverse_rms, q, step, codes.mul(row_scale[:, None]).to(weights[0].dtype))
         ctx.rows = [len(weight) for weight in weights]
         return y
@@ -160,16 +176,16 @@ class _CodedProduct(torch.autograd.Function):
     """Quantised x by frozen codes [R, K] with scales [R]; only these are saved for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, format: str) -> Tensor:
         ctx.save_for_backward(codes, scale)
-        q, step = quantised(x)
-        return integer_product(q, codes.t()).to(x.dtype).mul_(scale).mul_(step)
+        q, step = quantised(x, format)
+        return coded_product(q, codes, format).to(x.dtype).mul_(scale).mul_(step)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scale = ctx.saved_tensors
         (gradient,) = gradients
-        return product((gradient * scale).float(), codes.float()).to(gradient.dtype), None, None
+        return product((gradient * scale).float(), codes.float()).to(gradient.dtype), None, None, None
 
 
 class _EngineProduct(torch.autograd.Function):
@@ -201,10 +217,21 @@ class _Rounded(torch.autograd.Function):
         return gradients[0].to(ctx.dtype)
 
 
-def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of x [N, K] as int8 in ±127 and its step [N, 1]: x ≈ q · step."""
-    step = x.abs().amax(dim=1, keepdim=True).clamp_(min=LEAST).div_(127.0)
+def quantised(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
+    """Each row of x [N, K] as int8 in ±127, of "fp8" as float32 in E4M3, and its step [N, 1]: x ≈ q · step."""
+    largest = x.abs().amax(dim=1, keepdim=True).clamp_(min=LEAST)
+    if format == "fp8":
+        q = (x * (LARGEST_FP8 / largest)).float().to(torch.float8_e4m3fn).float()
+        return q, largest / LARGEST_FP8
+    step = largest.div_(127.0)
     return (x * (1 / step)).round_().to(torch.int8), step
+
+
+def coded_product(q: Tensor, codes: Tensor, format: str) -> Tensor:
+    """Quantised activations [N, K] by codes [R, K] → [N, R], with the engine's bits: of "fp8", in its order of sums."""
+    if format != "fp8":
+        return integer_product(q, codes.t())
+    return product_as_in_engine(q, codes.float(), "bf16")
 
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
@@ -243,7 +270,7 @@ def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *we
     """RMSNorm(x) [..., K], or x, by trainable weights [R_i, K] → [..., sum of R_i], computed as in `format`."""
     rows = x.reshape(-1, x.shape[-1])
     if format in QUANTISERS:
-        y: Tensor = _NormedProducts.apply(rows, norm, eps, QUANTISERS[format], *weights)  # type: ignore[no-untyped-call]
+        y: Tensor = _NormedProducts.apply(rows, norm, eps, format, *weights)  # type: ignore[no-untyped-call]
     else:
         rows = rows if norm is None else rms_norm(rows, norm, eps)
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
@@ -274,7 +301,7 @@ def product_as_in_engine(x: Tensor, weight: Tensor, format: str) -> Tensor:
 
 
 class FrozenMatrix(nn.Module):
-    """A frozen matrix [R, K] as a format stores it: int8 codes and a scale per row, or floats."""
+    """A frozen matrix [R, K] as a format stores it: codes (int8, or E4M3) and a scale per row, or floats."""
 
     codes: Tensor
     scale: Tensor
@@ -294,7 +321,7 @@ class FrozenMatrix(nn.Module):
         """x [..., K] → [..., R]."""
         rows = x.reshape(-1, x.shape[-1])
         if self.format in QUANTISERS:
-            y: Tensor = _CodedProduct.apply(rows, self.codes, self.scale)  # type: ignore[no-untyped-call]
+            y: Tensor = _CodedProduct.apply(rows, self.codes, self.scale, self.format)  # type: ignore[no-untyped-call]
         elif self.format == "bf16":
             y = product_as_in_engine(rows.float(), self.weight, "bf16").to(x.dtype)
         else:
