@@ -62,7 +62,7 @@ void bitrl_threads_close(bitrl_threads *threads) { pool_close(threads); }
 int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
                   bitrl_threads *threads, float *out, char *error)
 {
-    matrix m = {.format = strcmp(format, "bf16") == 0 ? BF16 : FP32, .rows = rows, .columns = columns, .scale = 1};
+    matrix m = {.format = strcmp(format, "bf16") == 0 ? BF16 : FP32, .rows = rows, .columns = columns, .file_scale = 1};
     if (m.format == FP32 && strcmp(format, "fp32") != 0)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a format of floats, bf16 or fp32, got %.40s", format);
     if (rows < 1 || columns < 1)
