@@ -8,11 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
-from forked_program import forked_program
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "bitrl-example"
 QUICK = ["--steps", "256", "-o", "run.num_envs=4", "-o", "run.eval_episodes=2", "-o", "algo.rollout_steps=128"]
@@ -20,8 +18,8 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the example is installed, from a wheel."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment variables of a process with the example installed from a wheel."""
     base = tmp_path_factory.mktemp("example")
     source, wheels, site = base / "source", base / "wheels", base / "site"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
@@ -31,20 +29,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = wheels.iterdir()
     assert wheel.name == "bitrl_example-0.1.0-py3-none-any.whl"
     subprocess.run([*pip, "install", *quiet, "--target", site, wheel], check=True)
-    return site
-
-
-@pytest.fixture
-def environment(site: Path) -> dict[str, str]:
-    """Environment variables of a process with the example installed."""
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @pytest.fixture
-def bitrl(site: Path, tmp_path: Path) -> Call:
+def bitrl(environment: dict[str, str], tmp_path: Path) -> Call:
     """Call the command line in a process with the example installed."""
-    return partial(forked_program, cwd=tmp_path, site=site)
+
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from bitrl.cli import main; main()", *args]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return call
 
 
 def test_its_components_are_listed_beside_ours(bitrl: Call):

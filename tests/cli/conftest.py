@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 import pytest
-from forked_program import forked_program
 
 from bitrl.cli import main
 
@@ -56,7 +57,13 @@ def installed(tmp_path: Path) -> Callable[..., Callable[..., Outcome]]:
             (info / "entry_points.txt").write_text(f"[bitrl]\n{name} = {name}\n")
 
         def call(*args: object) -> Outcome:
-            done = forked_program(*args, cwd=tmp_path, site=site)
+            done = subprocess.run(
+                [sys.executable, "-c", "from bitrl.cli import main; main()", *map(str, args)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(site)},
+                cwd=tmp_path,
+            )
             return Outcome(done.returncode, done.stdout, done.stderr)
 
         return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_studies import Forked, go
+from small_studies import go
 
 from bitrl.core.studies import statistics
 
@@ -13,7 +13,7 @@ from bitrl.core.studies import statistics
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("study") / "undisturbed"
-    go(directory, executor=Forked())
+    go(directory)
     return directory
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import small_studies
-from small_studies import DATA, QUICK, Forked, go, report
+from small_studies import DATA, QUICK, go, report
 
 from bitrl.core.errors import UsageError
 from bitrl.core.studies.comparison import compare
@@ -102,22 +102,20 @@ def test_studies_killed_midway_end_like_one_that_was_not(finished: Path, tmp_pat
     benchmarks/studies_killed.py does the same a hundred times to 24 cells, at random moments.
     """
     directory = tmp_path / "killed"
+    code = (
+        "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]);"
+        "from small_studies import go; go(Path(sys.argv[1]), json.loads(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(directory), json.dumps(DATA), HELPERS]
     done: dict[Path, int] = {}
     for awaited in ("checkpoints/*.safetensors", "summary.json", None):
-        pid = os.fork()
-        if not pid:
-            try:
-                go(directory, executor=Forked())
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
+        process = subprocess.Popen(command, start_new_session=True)
         if awaited is not None:
             while not [*directory.glob(f"runs/*/seed*/{awaited}")]:
-                assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the study has ended before it was killed"
+                assert process.poll() is None, "the study has ended before it was killed"
                 time.sleep(0.01)
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if awaited else 0)
+            process.kill()
+        assert process.wait() == (-signal.SIGKILL if awaited else 0)
         now = {path: path.stat().st_mtime_ns for path in directory.glob("runs/*/seed*/summary.json")}
         assert done.items() <= now.items(), "a finished cell has run again"
         done = now
