@@ -66,11 +66,7 @@ class EnginePolicy:
         ids = self.model.prompt_ids(prompts)
         made = engine.generate(
             ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=self.ends, kept=True
-<<<<<<< HEAD
-        )  # fmt: skip
-=======
         )
->>>>>>> ppolm
         return [
             Completion(
                 text=self._text(each.tokens),

@@ -224,14 +224,6 @@ class Engine:
             raise UsageError(f"{self.path} {message(error)}")
         return Replaced(int(replaced.codes), int(replaced.changed))
 
-    def replace_all(self, weights: Any, *, rounding_seed: int | None = None) -> Any:
-        """Replaces several tensors."""
-        from bitrl.core.interfaces import Replaced
-
-        for name, values in weights.items():
-            self.replace(name, values)
-        return Replaced(0, 0)
-
     def adapt(self, name: str, down: np.ndarray, up: np.ndarray) -> None:
         """Adds a low-rank adapter to a projection, whose product with its input x becomes W x + up (down x).
 
