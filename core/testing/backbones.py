@@ -302,7 +302,7 @@ def generates_and_learns(cases: list[BackboneCase]) -> None:
                 np.shape(one) == each.logprobs.shape and np.allclose(one, each.logprobs, rtol=0, atol=1e-9),
                 f"logprobs() gives {one} for what generate() sampled with {each.logprobs}",
             )
-        _expect_as_generated(made, "before it learned")
+        _expect_as_generated(policy, made, "before it learned")
         reference, actor, version = policy.reference(), policy.actor(), policy.version
         actor.update()
         before = _generated(actor, "actor().generate()")
@@ -313,7 +313,7 @@ def generates_and_learns(cases: list[BackboneCase]) -> None:
         expect(policy.version > version, "sync() does not advance `version`")
         after = _generated(policy, "generate()")
         expect(not _same(after, made), "generate() goes by the old weights after sync()")
-        _expect_as_generated(after, "after sync()")
+        _expect_as_generated(policy, after, "after sync()")
         expect(_same(_generated(actor, "actor().generate()"), made), "an actor changed before its update()")
         replaced = actor.update()
         expect(0 <= replaced.changed <= replaced.codes, f"{replaced.changed} of {replaced.codes} codes changed")
