@@ -276,6 +276,7 @@ class LanguagePolicy(Protocol):
         object at every call; the first may name another `format` to multiply in, with straight-through gradients.
 
         With `places` int64 [m], which count the tokens of all n sequences one after another: their logits alone, [m, V].
+        With `hidden=True`, a pair: those logits, and the hidden states that they are computed from, [..., d].
         """
         ...
 

@@ -63,6 +63,22 @@ class PPOOptions:
         "rollouts, beside a learner in full precision (ActorQ); or be aware of it in both (gradients at quantised "
         "weights, straight-through)",
     )
+    rollout: Literal["int8", "int4"] | None = option(
+        None,
+        "precision of the policy network's weights while it collects rollouts (QuRL): policy_bits and "
+        "policy_quantisation=actor, but that the loss is corrected for the difference to the policy in full precision, "
+        "which is what is evaluated and exported (with policy_bits: quantised after training); unset: full precision",
+    )
+    correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed"] = option(
+        "acr",
+        "with rollout: what is done about ρ, the ratio of the full-precision policy to the one that acted. none: PPO "
+        "clips the ratio to the one that acted; decoupled: weights ρ; tis: truncated at C; mis: weights ρ, samples "
+        "outside of C₋ ≤ ρ ≤ C rejected; geometric, k2, k3: no weights, samples outside of C₋ ≤ ρ ≤ C, (log ρ)²/2 ≤ C, "
+        "ρ − 1 − log ρ ≤ C rejected; acr: as tis, with an adaptive clipping range (QuRL's own); mixed: between tis and "
+        "no weights, by the effective sample size",
+    )
+    correction_cap: float = option(2.0, "with rollout: C of the correction", above(0))
+    correction_floor: float = option(0.5, "with rollout: C₋ of the corrections mis and geometric", at_least(0))
     value_bits: int | None = option(
         None,
         "bits of the value network's weights when it estimates values, for advantages and returns; unset: full "
@@ -103,8 +119,8 @@ class LanguageAlgorithmOptions:
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed", "vespo"] = option(
         "acr",
         "what corrects for the actor's precision: nothing; importance weights ρ (decoupled), truncated (tis), masked "
-        "(mis), mixed by their effective sample size; rejection of sequences by the mean log-ratio (geometric), k2, k3; "
-        "truncated with an adaptive clip range (acr); vespo",
+        "(mis), mixed by their effective sample size; rejection of sequences by the mean log-ratio (geometric), k2, "
+        "k3; truncated with an adaptive clip range (acr); vespo",
     )
     correction_level: Literal["token", "sequence"] = option("token", "ratios of tokens, or of whole sequences")
     correction_cap: float = option(2.0, "the largest ratio C: truncated, or rejected, beyond it", above(0))
@@ -158,9 +174,22 @@ class GRPOOptions(LanguageAlgorithmOptions):
     minibatch_size: int | None = option(None, "prompts in a gradient step; unset: all of the rollout's", above(0))
 
 
+@options
+class PPOLanguageOptions(LanguageAlgorithmOptions):
+    """Options of PPO for language models."""
+
+    gamma: float = option(1.0, "discount factor of a token", between(0, 1))
+    gae_lambda: float = option(
+        1.0, "λ of generalised advantage estimation over tokens; below 1 it relies on the critic", between(0, 1)
+    )
+    value_learning_rate: Schedule = option(1e-3, "Adam's learning rate for the critic's linear head", above(0))
+    value_epochs: int = option(4, "passes of the critic over each rollout", above(0))
+    minibatch_size: int | None = option(None, "completions in a gradient step; unset: all of the rollout's", above(0))
+
+
 @hookimpl
 def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
-    """PPO, and GRPO for language models."""
+    """PPO, and GRPO and PPO for language models."""
     yield AlgorithmRecord(
         name="ppo",
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
@@ -181,4 +210,13 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         actions=("Text",),
         bootstraps=False,
         group_option="group_size",
+    )
+    yield AlgorithmRecord(
+        name="ppo-lm",
+        summary="proximal policy optimisation of a language model with a critic of its tokens, with quantised rollouts",
+        target="bitrl.plugins.algos.ppo_lm:PPOLanguage",
+        options=PPOLanguageOptions,
+        learns_from=("generation",),
+        actions=("Text",),
+        bootstraps=False,
     )

@@ -13,8 +13,8 @@ BOUNDS = {
     "m2": (0.05, "actor and learner differ by {value:.3f} in their squared log-ratio"),
     "sign_skew": (0.1, "the actor's tokens with positive advantages are off by {value:+.3f} against the others'"),
 }
-"""Diagnostics of estimators.correct → the bound of a sound rollout (ess: from below, others: of the absolute value), and
-what is said beyond it. In runs without quantisation, ess is 1 and the others are 0.
+"""Diagnostics of estimators.correct → the bound of a sound rollout (ess: from below, others: of the absolute value),
+and what is said beyond it. In runs without quantisation, ess is 1 and the others are 0.
 """
 
 PATIENCE = 3

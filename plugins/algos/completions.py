@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitrl.core.interfaces import Completion
 
 MOST_TOKENS = 2048
-"""Tokens, prompts' and padding included, that are learned from at once: the memory of a backward pass grows with them."""
+"""Tokens, with prompts and padding, that are learned from at once: the memory of a backward pass grows with them."""
 
 
 def mask_of(completions: Sequence[Completion]) -> Tensor:
@@ -58,6 +58,20 @@ def token_logprobs(
         mask: their rows of `mask_of`, bool [B, T].
         temperature: above 0.
     """
+    return of_chosen(module(*laid_out(completions)), completions, mask, temperature)
+
+
+def token_logprobs_and_hidden(
+    module: nn.Module, completions: Sequence[Completion], mask: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and the hidden state that each token was chosen in: float32 [B, T, d], zeros where masked."""
+    logits, hidden = module(*laid_out(completions), hidden=True)
+    states = torch.zeros(*mask.shape, hidden.shape[1]).masked_scatter(mask[..., None], hidden.float())
+    return of_chosen(logits, completions, mask, temperature), states
+
+
+def laid_out(completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
+    """Prompts and completions, padded: token ids int64 [B, L], and the place before each completion's token, [N]."""
     sequences = [np.concatenate([each.prompt, each.tokens]) for each in completions]
     longest = max(map(len, sequences))
     tokens = torch.zeros(len(sequences), longest, dtype=torch.int64)
@@ -66,8 +80,13 @@ def token_logprobs(
     before = [
         torch.arange(len(each.tokens)) + row * longest + len(each.prompt) - 1 for row, each in enumerate(completions)
     ]
+    return tokens, torch.cat(before)
+
+
+def of_chosen(logits: Tensor, completions: Sequence[Completion], mask: Tensor, temperature: float) -> Tensor:
+    """Logits [N, V] → the log-probability of the token that was chosen by each: float32 [B, T], zeros where masked."""
     chosen = torch.from_numpy(np.concatenate([each.tokens for each in completions]).astype(np.int64))
-    logits = module(tokens, torch.cat(before)).float() / temperature
+    logits = logits.float() / temperature
     if any(each.kept is not None for each in completions):
         logits = logits.masked_fill(cut_off(completions, logits.shape[1]), -torch.inf)
     found = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(dim=1)

@@ -70,8 +70,8 @@ def correct(
     A > 0 less that where A < 0); ESS/B = (Σρ)²/(B·Σρ²) at `level`, and of w; shares truncated, rejected and clamped.
     """
     log_rho, signed = log_ratio(proximal, behaviour, mask), advantages.reshape(len(mask), -1).where(mask, 0.0)
-    product = log_rho.sum(dim=1, keepdim=True).clamp(-LIMIT, LIMIT).expand_as(log_rho)
-    rho, each = (product if how.level == "sequence" else log_rho).exp(), log_rho.exp()
+    log_w = log_rho if how.level == "token" else log_rho.sum(1, keepdim=True).clamp(-LIMIT, LIMIT).expand_as(log_rho)
+    rho, each = log_w.exp(), log_rho.exp()
     one, capped = torch.ones_like(rho), rho.clamp(max=how.cap)
     k3, mean = each - 1 - log_rho, average(log_rho, mask).exp()
     rules = {  # w, r, the tokens that count
@@ -95,10 +95,10 @@ def correct(
         "weight_ess": effective(weight * kept, mask),
         "truncated": (mask & (rho > how.cap)).sum() / tokens if how.correction in ("tis", "acr", "mixed") else 0.0,
         "rejected": (mask & ~kept).sum() / tokens,
-        "clamped": (mask & (log_rho.abs() >= LIMIT)).sum() / tokens,
+        "clamped": (mask & (log_w.abs() >= LIMIT)).sum() / tokens,
     }
     anchor = behaviour if how.correction in ("none", "vespo") else proximal
-    return Corrected(anchor, weight, r, kept), {name: float(figure) for name, figure in figures.items()}
+    return Corrected(anchor.detach(), weight, r, kept), {name: float(figure) for name, figure in figures.items()}
 
 
 def policy_loss(

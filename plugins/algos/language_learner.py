@@ -87,7 +87,7 @@ class LanguageLearner:
 
 @torch.no_grad()
 def scale_invariantly(module: nn.Module, scale: float) -> None:
-    """W x = (W / s)(s x): divide the matrices behind a norm by s and multiply its weights by s (QuRL, arXiv 2602.13953).
+    """W x = (W / s)(s x): divide the matrices behind a norm by s, multiply its weights by s (QuRL, arXiv 2602.13953).
 
     Scaled quantisers round W / s to the same codes as W, so nothing changes, but an update of Adam is s times as large
     beside W / s, and reaches codes that it would not have reached.

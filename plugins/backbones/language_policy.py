@@ -16,7 +16,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion
-from bitrl.plugins.backbones.engine.generation import Sequences, exact_logprobs
+from bitrl.plugins.backbones.engine.generation import Generated, Sequences, exact_logprobs
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
@@ -65,7 +65,7 @@ class EnginePolicy:
         """As `generate`, by another engine of the same model."""
         ids = self.model.prompt_ids(prompts)
         made = engine.generate(
-            ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=self.ends
+            ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=self.ends, kept=True
         )
         return [
             Completion(
@@ -74,6 +74,7 @@ class EnginePolicy:
                 logprobs=each.logprobs,
                 prompt=np.array(prompt, np.int32),
                 ended=int(each.tokens[-1]) in self.ends,
+                kept=kept_sets(each),
             )
             for prompt, each in zip(ids, made, strict=True)
         ]
@@ -109,9 +110,9 @@ class EnginePolicy:
         return EngineActor(self, format or self.model.engine.format)
 
     def module(self, format: str | None = None) -> nn.Module:
-        """Token ids int64 [n, T] → logits [n, T, V], or those of some `places`. Trainable parameters: "blk.0.attn_q" …
-        of all weights, or "blk.0.adapters.attn_q.down" … of adapters. The same object at every call; the first may name
-        another `format` to multiply in.
+        """Token ids int64 [n, T] → logits [n, T, V], or of some `places`; with `hidden`, their hidden states, too.
+        Trainable parameters: "blk.0.attn_q" … of all weights, or "blk.0.adapters.attn_q.down" … of adapters. The same
+        object at every call; the first may name another `format` to multiply in.
 
         Raises:
             UsageError: adapters learn on a frozen model, whose format is the backbone's.
@@ -176,9 +177,23 @@ class FrozenPolicy(EnginePolicy):
         raise UsageError("a reference is a frozen copy of a language model: it does not learn")
 
 
+def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
+    """The ids among which each token was drawn; None where nothing was cut off."""
+    if generated.kept_tokens is None or generated.kept_counts is None:
+        return None
+    return tuple(np.split(generated.kept_tokens, np.cumsum(generated.kept_counts)[:-1]))
+
+
 def has_adapters(model: LanguageModel) -> TypeGuard[LearningLanguageModel]:
     """Whether adapters learn, and nothing else."""
     return model.options.lora_rank is not None
+
+
+def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
+    """The ids int32 that each token was drawn among; None where nothing was cut off."""
+    if generated.kept_tokens is None or generated.kept_counts is None:
+        return None
+    return tuple(np.split(generated.kept_tokens, np.cumsum(generated.kept_counts)[:-1]))
 
 
 def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
