@@ -211,7 +211,11 @@ class Completion:
 
 @attrs.frozen
 class Replaced:
-    """What replacing an actor's weights did: how many codes (of floats: weights) it has, and how many changed."""
+    """What replacing weights did to those of matrices that are multiplied, as their format stores them: how many `codes`
+    were given, and how many of them `changed`.
+
+    Of int4, codes times their block's multiplier; of bf16 and fp32 the bits. Norms and the embedding are not counted.
+    """
 
     codes: int
     changed: int
