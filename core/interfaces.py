@@ -211,8 +211,8 @@ class Completion:
 
 @attrs.frozen
 class Replaced:
-    """What replacing weights did to those of matrices that are multiplied, as their format stores them: how many `codes`
-    were given, and how many of them `changed`.
+    """What replacing weights did to those of matrices that are multiplied, as their format stores them: how many
+    `codes` were given, and how many of them `changed`.
 
     Of int4, codes times their block's multiplier; of bf16 and fp32 the bits. Norms and the embedding are not counted.
     """
