@@ -147,7 +147,9 @@ class LanguageAgent:
                             sums[name] = sums.get(name, 0.0) + float(figure)
                     norms.append(learner.step(rate, count))
             moved = learner.moved(before)
-            discarded = None in norms or not np.isfinite(moved)
+            # Weights that are finite may still be too large for their products: one completion shows that.
+            sound = self.logprobs(learner.module, completions[:1], mask[:1]).isfinite().all()
+            discarded = None in norms or not np.isfinite(moved) or not bool(sound)
             if discarded:
                 learner.put(before)
             self.synced = False
