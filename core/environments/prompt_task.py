@@ -1,7 +1,7 @@
 """Tasks for language models: a prompt is given, its completion is scored. A task becomes an environment of one step.
 
-Knows how training and evaluation get different prompts. Does not know how a user's scoring is isolated
-(isolated_reward.py).
+Knows how training and evaluation get different prompts. How a user's scores are kept from doing harm is
+isolated_reward.py's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bitrl.core.environments.any_text import AnyText
 from bitrl.core.environments.checked import briefly
 from bitrl.core.environments.crashes import EnvironmentFault
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.isolated_reward import IsolatedReward
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import NoOptions
 from bitrl.core.wording import warn
@@ -34,15 +35,26 @@ LONGEST_COMPLETION = 10_000
 class PromptTask(Environment):
     """A task for language models: subclass it, and write `prompt` and `score`.
 
+    Scores are computed in a process of their own: one that raises, takes longer than `time_limit`, ends its process,
+    needs more than `memory_limit` or is no finite number is named, counted (the metric "failed_rewards") and counts as
+    0. An option called `time_limit` takes precedence over the attribute.
+
     Attributes:
         longest_prompt: characters of the longest prompt.
+        isolated: whether scores are computed in a process of their own; they are about 0.1 ms faster in this one.
+        time_limit: seconds that a score may take.
+        memory_limit: bytes that a score may need beside what is in memory before it.
     """
 
     longest_prompt = 1000
+    isolated = True
+    time_limit = 5.0
+    memory_limit = 2 * 2**30
 
     def __init__(self, options: Any = None, id: str = ""):
         super().__init__(NoOptions() if options is None else options, id or type(self).__name__)
         self._told = False
+        self._rewards: IsolatedReward | None = None
 
     @abstractmethod
     def prompt(self, random: np.random.Generator) -> tuple[str, Any]:
@@ -51,6 +63,10 @@ class PromptTask(Environment):
     @abstractmethod
     def score(self, answer: Any, completion: str) -> float:
         """The reward of a completion; a right one has 1."""
+
+    def solution(self, answer: Any) -> str:
+        """A right completion, which models are taught by; unless overridden, the answer itself."""
+        return str(answer)
 
     def draw(self, random: np.random.Generator, held_out: bool) -> tuple[str, Any]:
         """A prompt with its answer, to evaluate (`held_out`) or to train.
@@ -66,6 +82,23 @@ class PromptTask(Environment):
             use = "evaluation uses prompts of training" if held_out else "training uses prompts held out for evaluation"
             warn(f"environment {self.id}: none of {TRIES:,} prompts was new, it has too few different ones: {use}")
         return prompt, answer
+
+    def reward(self, answer: Any, completion: str) -> tuple[float, bool | None]:
+        """The score of a completion, and whether it failed and is 0 (None: it is not isolated)."""
+        if not self.isolated:
+            return float(self.score(answer, completion)), None
+        if self._rewards is None:
+            self._rewards = IsolatedReward(self)
+        return self._rewards(answer, completion)
+
+    def seconds_per_score(self) -> float:
+        """How long a score may take."""
+        return float(getattr(self.options, "time_limit", self.time_limit))
+
+    def close(self) -> None:
+        """End the process that scores, if there is one; the next score starts another."""
+        if self._rewards is not None:
+            self._rewards.close()
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new environment that gives prompts to train on."""
@@ -83,7 +116,8 @@ class PromptTask(Environment):
 class PromptEnv(gymnasium.Env):
     """An episode is one step: the observation is a prompt, the action its completion, the reward the score.
 
-    `info` has "success", whether the reward is 1 at least, and its mean as the metric "correct".
+    `info` has "success", whether the reward is at least 1, and as metrics "correct", the same as a number, and where
+    scores are isolated "failed_rewards", whether this one failed.
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's name and type)
@@ -113,13 +147,19 @@ class PromptEnv(gymnasium.Env):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Score a completion, which ends the episode."""
         self._completion = str(action)
-        reward = self.task.score(self._answer, self._completion)
-        success = bool(reward >= 1)
-        return self._prompt, reward, True, False, {"success": success, "metrics": {"correct": float(success)}}
+        reward, failed = self.task.reward(self._answer, self._completion)
+        metrics = {"correct": float(reward >= 1)}
+        if failed is not None:
+            metrics["failed_rewards"] = float(failed)
+        return self._prompt, reward, True, False, {"success": reward >= 1, "metrics": metrics}
 
     def render(self) -> str | None:
         """The prompt, and the completion that it got."""
         return f"{self._prompt}{self._completion}" if self.render_mode == "ansi" else None
+
+    def close(self) -> None:
+        """End what the task has started."""
+        self.task.close()
 
 
 def is_held_out(prompt: str) -> bool:

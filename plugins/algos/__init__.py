@@ -65,22 +65,20 @@ class PPOOptions:
     )
     rollout: Literal["int8", "int4"] | None = option(
         None,
-        "precision of the policy network's weights while it collects rollouts (QuRL); its log-probabilities and those in "
-        "full precision are told apart, and the loss is corrected for the difference; the policy is evaluated and exported "
-        "in full precision, or as policy_bits says; unset: full precision",
+        "precision of the policy network's weights while it collects rollouts (QuRL): policy_bits and "
+        "policy_quantisation=actor, but that the loss is corrected for the difference to the policy in full precision, "
+        "which is what is evaluated and exported (with policy_bits: quantised after training); unset: full precision",
     )
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed"] = option(
         "acr",
-        "with rollout: what is done about ρ, the ratio of the full-precision policy to the one that acted: nothing (the "
-        "ratio that PPO clips is then to the one that acted); weights of ρ, unbounded or truncated at the cap (TIS); "
-        "weights of ρ within floor and cap, where others are rejected (MIS); rejection alone, of ρ, ½·(log ρ)² or "
-        "ρ − 1 − log ρ; truncated weights with an adaptive clipping range (ACR, QuRL's own); or weights between "
-        "truncated and none by the effective sample size",
+        "with rollout: what is done about ρ, the ratio of the full-precision policy to the one that acted. none: PPO "
+        "clips the ratio to the one that acted; decoupled: weights ρ; tis: truncated at C; mis: weights ρ, samples "
+        "outside of C₋ ≤ ρ ≤ C rejected; geometric, k2, k3: no weights, samples outside of C₋ ≤ ρ ≤ C, (log ρ)²/2 ≤ C, "
+        "ρ − 1 − log ρ ≤ C rejected; acr: as tis, with an adaptive clipping range (QuRL's own); mixed: between tis and "
+        "no weights, by the effective sample size",
     )
-    correction_cap: float = option(2.0, "with rollout: the cap C of the correction", above(0))
-    correction_floor: float = option(
-        0.5, "with rollout: the floor of ρ for the corrections mis and geometric", at_least(0)
-    )
+    correction_cap: float = option(2.0, "with rollout: C of the correction", above(0))
+    correction_floor: float = option(0.5, "with rollout: C₋ of the corrections mis and geometric", at_least(0))
     value_bits: int | None = option(
         None,
         "bits of the value network's weights when it estimates values, for advantages and returns; unset: full "

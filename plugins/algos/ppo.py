@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import attrs
 import numpy as np
@@ -29,16 +29,14 @@ from bitrl.core.wording import setting
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
-from bitrl.plugins.algos.estimators import LIMIT, Corrected, Estimator, correct
+from bitrl.plugins.algos.estimators import Corrected
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
 from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
+from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, correct_terms, estimator
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.standardise import Standardisation
-
-
-ROLLOUT_BITS = {"int8": 8, "int4": 4}
 
 
 class PPO(Algorithm):
@@ -54,7 +52,7 @@ class PPO(Algorithm):
         self.rollout_bits = options.policy_bits if options.policy_quantisation != "post-training" else None
         self.estimator = estimator(options)
         if options.rollout is not None:
-            self.rollout_bits = ROLLOUT_BITS[options.rollout]
+            self.rollout_bits = BITS[options.rollout]
         self.gradient_bits = options.policy_bits if options.policy_quantisation == "aware" else None
         self.value_gradient_bits = options.value_bits if options.value_quantisation == "aware" else None
         self.rollout_length = max(1, options.rollout_steps // collector.num_envs)
@@ -156,13 +154,9 @@ class PPO(Algorithm):
         with low_bits(self.policy, self.rollout_bits):  # those of the policy that acted
             log_probs = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
         sampled, correction, diagnostics = torch.from_numpy(advantages)[valid], None, {}
-        if self.estimator is not None:  # the proximal policy's beside them, and what the loss makes of their ratio
+        if self.estimator is not None:
             proximal = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
-            tokens, one = (
-                (proximal.unsqueeze(1), log_probs.unsqueeze(1)),
-                torch.ones(len(proximal), 1, dtype=torch.bool),
-            )
-            correction, diagnostics = correct(*tokens, one, sampled, self.estimator)
+            correction, diagnostics = correct_samples(proximal, log_probs, sampled, self.estimator)
             log_probs = correction.anchor.squeeze(1)
         batch = Samples(
             features=visited,
@@ -222,14 +216,16 @@ class PPO(Algorithm):
             features = encoded.detach()
             critic_features = features if self.task.reader.critic is None else critic_features
         advantages = normalise(batch.advantages)
-        lower, upper, counted = 1 - clip_coef, 1 + clip_coef, size
+        lower: float | Tensor = 1 - clip_coef
+        upper: float | Tensor = 1 + clip_coef
+        counted = size
         with low_bits(self.policy, self.gradient_bits):
             outputs, policy_tape = forward(self.policy, features)
             log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
             log_ratio = log_probs - batch.log_probs
             if batch.correction is not None:
-                log_ratio, advantages = corrected(log_ratio, advantages, batch.correction)
-                lower, upper = corrected_range(lower, upper, batch.correction)
+                terms = correct_terms(log_ratio, advantages, batch.correction, 1 - clip_coef, 1 + clip_coef)
+                log_ratio, advantages, lower, upper = terms
                 counted = max(1, int(batch.correction.kept.sum()))
             ratio = log_ratio.exp()
             unclipped = ratio * advantages
@@ -373,40 +369,6 @@ class Samples:
             None if self.texts is None else self.texts[index.numpy() if isinstance(index, Tensor) else index],
             None if self.correction is None else self.correction.take(index),
         )
-
-
-def estimator(options: PPOOptions) -> Estimator | None:
-    """What corrects the loss of quantised rollouts; None if they are not. Refuses settings that contradict each other."""
-    names = ("correction", "correction_cap", "correction_floor")
-    if options.rollout is None:
-        for name in names:
-            if getattr(options, name) != getattr(PPOOptions(), name):
-                raise UsageError(f"algo.{name}: nothing is corrected without {setting('algo.rollout', 'int8')}")
-        return None
-    if options.policy_bits is not None and options.policy_quantisation != "post-training":
-        raise UsageError(
-            f"algo.rollout: {setting('algo.policy_quantisation', options.policy_quantisation)} already quantises the "
-            "policy that collects rollouts, uncorrected: set one of the two"
-        )
-    if options.correction in ("mis", "geometric") and options.correction_floor > options.correction_cap:
-        raise UsageError(
-            f"algo.correction_floor: {options.correction_floor:g} is above the cap, {options.correction_cap:g}, so that "
-            f"every sample would be rejected; set a smaller one, or {setting('algo.correction_cap')}"
-        )
-    return Estimator(options.correction, cap=options.correction_cap, floor=options.correction_floor)
-
-
-def corrected(log_ratio: Tensor, advantages: Tensor, correction: Corrected) -> tuple[Tensor, Tensor]:
-    """A minibatch's log-ratios, 0 where rejected, and advantages times w, 0 where rejected or of clamped log-ratios."""
-    log_ratio = log_ratio.clamp(-LIMIT, LIMIT).where(correction.kept[:, 0], 0.0)
-    counts = correction.kept[:, 0] & (log_ratio.abs() < LIMIT)
-    return log_ratio, (advantages * correction.weight[:, 0]).where(counts, 0.0)
-
-
-def corrected_range(lower: float, upper: float, correction: Corrected) -> tuple[Any, Any]:
-    """The clip range [B], its upper end divided by r."""
-    r = correction.r[:, 0]
-    return torch.full_like(r, lower), upper / r
 
 
 def tensors(admissible: AdmissibleActions | None) -> AdmissibleActions | None:

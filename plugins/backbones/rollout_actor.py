@@ -1,6 +1,6 @@
 """The actor of quantised rollouts (interfaces.RolloutActor): the learner's language model in another format.
 
-Knows how the learner's weights reach the engine that generates, rounded at random or with noise where that is asked for.
+Knows how the learner's weights reach the engine that generates, rounded at random or with noise where asked for.
 """
 
 from __future__ import annotations

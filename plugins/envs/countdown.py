@@ -64,6 +64,10 @@ class Countdown(PromptTask):
             return 0.0
         return 1.0 if value == answer.target else WELL_FORMED * self.options.partial
 
+    def solution(self, answer: Puzzle) -> str:
+        """The expression that the puzzle was made from."""
+        return answer.solution
+
 
 def value_with(numbers: Sequence[int], expression: str) -> Fraction | None:
     """The value of an expression of +, -, *, /, parentheses and integers, which must be `numbers`, each as often as

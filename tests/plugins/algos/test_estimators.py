@@ -645,7 +645,9 @@ def expected(how: Estimator, kl_only: bool) -> tuple[float, Tensor]:
 
 
 def test_unclipped_and_untruncated_the_loss_is_unbiased() -> None:
-    """E over the behaviour policy is −E_π[A], and so are the gradients: decoupled, naive, TIS and ACR with a high C; with a low one they are biased."""
+    """E over the behaviour policy is −E_π[A], and the gradients agree, whether decoupled, naive, or TIS and ACR of a
+    high C; a low one biases.
+    """
     logits, *_, advantages = policies()
     wanted = -(logits.softmax(0) * advantages).sum()
     (gradient,) = torch.autograd.grad(wanted, logits)
