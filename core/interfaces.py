@@ -250,10 +250,12 @@ class RolloutActor(Protocol):
 class LanguagePolicy(Protocol):
     """A language model that generates and learns: a single object for algorithms whose actions are texts.
 
-    `version` counts the `sync` calls. Prompts are texts; a completion is its token ids, as `generate` gave them.
+    `version` counts the `sync` calls; `ends` are the ids of the tokens that end a completion, if there are any. Prompts
+    are texts; a completion is its token ids, as `generate` gave them.
     """
 
     version: int
+    ends: Sequence[int]
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,

@@ -354,8 +354,11 @@ def _expect_as_generated(policy: LanguagePolicy, completions: list[Completion], 
         places = torch.arange(len(each.tokens)) + len(each.prompt) - 1
         with torch.no_grad():
             logits, some = module(ids), module(ids, places)
+            with_hidden, hidden = module(ids, places, hidden=True)
         expect(logits.dim() == 3 and logits.shape[:2] == ids.shape, f"module() gives logits {list(logits.shape)}")
         expect(torch.allclose(logits[0, places], some, rtol=1e-4, atol=1e-4), "module() gives others of some places")
+        right = torch.allclose(with_hidden, some) and hidden.dim() == 2 and len(hidden) == len(places)
+        expect(right, "module() with hidden=True must give the logits and the hidden states [m, d] of the places")
         found = some.double().log_softmax(-1).gather(1, ids[0, places + 1][:, None])[:, 0].numpy()
         difference = float((np.abs(found - each.logprobs) / np.maximum(1, np.abs(each.logprobs))).max())
         expect(

@@ -112,7 +112,7 @@ class Critic:
         """A step of Adam for hidden states [n, d] towards targets [n]; the loss before, half the mean square."""
         loss = (self(hidden) - targets).square().mean() / 2
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()

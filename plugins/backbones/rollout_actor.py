@@ -19,18 +19,13 @@ class EngineActor:
     """Generates by an engine of its own, beside that of the policy whose weights it takes.
 
     Raises:
-        UsageError: there is no such format, or the model names no end token.
+        UsageError: there is no such format.
     """
 
     def __init__(self, policy: EnginePolicy, format: str) -> None:
         if format not in formats():
             raise UsageError(f"there are no rollouts in {format!r}: expected one of {', '.join(formats())}")
         model, options = policy.model, policy.model.options
-        if not policy.ends:
-            raise UsageError(
-                f"{model.engine.path}: names no end token (tokenizer.ggml.eos_token_id, eos_token_id in config.json): "
-                "no completion of it would end; name one in the file, or use another model"
-            )
         self.policy, self.format = policy, format
         self.engine = Engine(
             model.engine.path,
