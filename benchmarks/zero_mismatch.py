@@ -1,5 +1,5 @@
-"""How far the policy that generates (the engine) is from the one that learns (the decoder in torch), where neither rounds what
-the other does not: log-probabilities of sampled tokens.
+"""How far the policy that generates (the engine) is from the one that learns (the decoder in torch), of equal precision:
+log-probabilities of sampled tokens.
 
     python benchmarks/zero_mismatch.py
 """
@@ -15,6 +15,7 @@ from record import save
 
 from bitrl.plugins.backbones import catalogue
 from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.language_policy import engine_weights
 from bitrl.plugins.backbones.training.decoder_file import read_decoder
 
 CASES = (
@@ -22,15 +23,20 @@ CASES = (
     ("starter", "ternary"),
     ("smollm2-135m", "fp32"),
     ("smollm2-135m", "ternary"),
+    ("starter-fp16", "bf16"),
+    ("starter-fp16", "int8"),
+    ("starter-fp16", "int4"),
 )
 NEW, PROMPT, TOGETHER = 128, 8, 8
 
 
 def mismatch(engine: Engine, sequences: int, new: int, seed: int = 0) -> dict[str, Any]:
-    """Absolute differences of log-probabilities over `sequences` texts of `new` sampled tokens, after random prompts."""
+    """Absolute differences of log-probabilities over `sequences` texts of `new` sampled tokens after random prompts."""
     rng = np.random.default_rng(seed)
     prompts = rng.integers(0, engine.vocabulary, (sequences, PROMPT)).tolist()
     decoder = read_decoder(engine.file, engine.format, learns=True)
+    for name, values in engine_weights(decoder):  # as after a step of learning
+        engine.replace(name, values)
     made, differences = engine.generate(prompts, new, seed=seed), []
     for at in range(0, sequences, TOGETHER):
         texts = [[*prompt, *each.tokens] for prompt, each in zip(prompts[at:], made[at : at + TOGETHER], strict=False)]
