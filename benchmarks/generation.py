@@ -54,7 +54,7 @@ def rival(model: Any, prompts: list[list[int]], new: int) -> Callable[[], None]:
 
 
 def best_rival(path: Path, prompts: list[list[int]]) -> dict[str, Any]:
-    """transformers' model in the type in which it generates faster here: without instructions for it, bf16 is far slower."""
+    """transformers' model in the type in which it generates faster on this CPU."""
     models = {name: reference(path).to(dtype) for name, dtype in RIVALS.items()}
     seconds = {}
     for name, model in models.items():

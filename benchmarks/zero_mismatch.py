@@ -1,5 +1,6 @@
-"""How far the policy that generates (the engine) is from the one that learns (the decoder in torch), of equal precision:
-log-probabilities of sampled tokens.
+"""How far the policy that generates (the engine) is from the one that learns (the decoder in torch) at equal precision.
+
+Compared are log-probabilities of sampled tokens.
 
     python benchmarks/zero_mismatch.py
 """
