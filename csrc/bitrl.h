@@ -25,6 +25,7 @@ enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 
 typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a mapped GGUF file, or a caller's table */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
+typedef struct pool bitrl_threads;          /* threads that work together */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
 typedef struct bitrl_cache bitrl_cache;     /* what a session keeps of a sequence to go on with it */
 
@@ -108,11 +109,24 @@ const char *bitrl_model_format(const bitrl_model *model);
 int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error);
 /* Bytes of weights that one token's pass reads. */
 uint64_t bitrl_model_bytes_per_token(const bitrl_model *model);
-/* Replaces weights in place, quantised to the model's format by that many threads. name: as in a GGUF file; values:
- * [rows, columns], of a norm [1, columns], as they lie in the model's own file: what loading does to them is done here too
- * (a matrix's scale in a tensor of its own stays). No session of the model may be running. */
-int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
-                        uint64_t threads, char *error);
+typedef struct {
+    const char *name;    /* as in a GGUF file */
+    const float *values; /* [rows, columns], of a norm [1, columns], as they lie in the model's own file */
+    uint64_t rows, columns;
+} bitrl_weights;
+
+typedef struct {
+    uint64_t codes;   /* weights of matrices that are multiplied, as their format stores them */
+    uint64_t changed; /* of these, such as are others than before */
+} bitrl_replaced;
+
+/* Replaces weights in place, quantised to the model's format by that many threads, all together: what loading does to them is
+ * done here too (a matrix's scale in a tensor of its own stays). seed: NULL rounds to the nearest; else each weight of a
+ * matrix becomes one of its two neighbours, the nearer the likelier, so that its expectation is the weight (where a ternary
+ * one is not cut off), by random bits that depend on seed, name, row and column alone. A call that fails changes nothing.
+ * No session of the model may be running. */
+int bitrl_model_replace_all(bitrl_model *model, const bitrl_weights *weights, uint64_t count, const uint64_t *seed,
+                            uint64_t threads, bitrl_replaced *replaced, char *error);
 /* Adds a low-rank adapter to a projection of a block, in the place of one that is there: its product becomes
  * W x + up (down x), the second part in float32, of the input x before it is quantised. name: of W as in a GGUF file;
  * down: [rank, columns]; up: [rows, rank], in the order of W's rows there, with any factor multiplied in; both are copied.
@@ -122,11 +136,14 @@ int bitrl_model_adapt(bitrl_model *model, const char *name, const float *down, c
 /* Takes all adapters away. No session of the model may be running. */
 void bitrl_model_unadapt(bitrl_model *model);
 
+/* Threads for products by themselves: threads - 1 of its own, and the calling one. One call at a time. */
+int bitrl_threads_open(uint64_t threads, bitrl_threads **opened, char *error);
+void bitrl_threads_close(bitrl_threads *threads);
 /* out: [tokens, rows] = x: [tokens, columns] times weights: [rows, columns], in a format of floats ("bf16", which rounds both,
- * or "fp32"): the bits that a model's product or adapter has, on any instruction set, by that many threads.
+ * or "fp32"): the bits that a model's product or adapter has, on any instruction set, by any number of threads.
  * NaN, all of it, where a weight is not finite. */
 int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
-                  uint64_t threads, float *out, char *error);
+                  bitrl_threads *threads, float *out, char *error);
 
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);

@@ -85,6 +85,8 @@ static void prepare(const walker *w, size_t i, size_t t, const double *x, const 
     if (m->norm) norm = m->norm;
     if (m->format == BF16 || m->format == FP32)
         w->kernels->norm_round(to, m->format, w->own->row, x, norm, m->columns, padded, w->shape->eps);
+    else if (m->format == FP8)
+        s->scale[i][t] = w->kernels->norm_fp8(to, w->own->row, x, norm, m->columns, padded, w->shape->eps);
     else
         s->scale[i][t] =
             w->kernels->norm_quantise(to, s->code_sum + t, w->own->row, x, norm, m->columns, padded, w->shape->eps);
@@ -172,6 +174,8 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
     n = round_up(n, PAD);
     if (m->format == TERNARY || m->format == TERNARY_DENSE)
         w->kernels->scaled(values, sums, scale, n);
+    else if (m->format == FP8)
+        w->kernels->scaled_float_rows(values, (const float *)(const void *)sums, m->row_scale + first, scale, n);
     else if (m->row_scale)
         w->kernels->scaled_rows(values, sums, m->row_scale + first, scale, n);
     else

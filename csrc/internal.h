@@ -2,6 +2,7 @@
 #ifndef BITRL_INTERNAL_H
 #define BITRL_INTERNAL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "bitrl.h"
@@ -65,7 +66,7 @@ typedef struct {
     uint8_t *data;     /* [row tiles, tile_bytes], 64-byte aligned, not its own */
     double scale;      /* of the whole matrix, file_scale included */
     double file_scale; /* of a block's matrix: what a tensor of its own in the file multiplies its weights by; else 1 */
-    double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
+    double *row_scale; /* [P(rows)] of int8, int4 and fp8; NULL for the others */
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
     adapter *adapter;  /* or NULL */
     bool float_input;  /* an adapter, its own or of a matrix with the same input, wants that input as floats too */
@@ -89,10 +90,30 @@ typedef struct {
 
 typedef struct pool pool;
 
+/* A matrix to pack whose format, rows, columns, file_scale and data are set, and what it is packed from. What is not said to be
+ * set is zero at first. */
+typedef struct {
+    matrix *m;             /* set; NULL: there is nothing but a copy */
+    weight_source source;  /* set */
+    float *copy;           /* [rows, columns] that takes the values as they are; or NULL */
+    size_t rows, columns;  /* set if there is no matrix */
+    uint64_t key;          /* of its random bits */
+    bool may_round;        /* weights need not be ternary to become so */
+    float scale;           /* the one of weights that are ternary already */
+    double step;           /* and of those that are not */
+    double *totals;        /* [P(rows)] sum of a row's |weights|, if that is wanted */
+    atomic_bool not_finite, not_ternary;
+} packing;
+
 size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns);
-/* Quantises and lays out a matrix (pack.c) whose format, rows, columns and data are set; all threads of the pool share the
- * work. What *m owns must be freed in any case. */
+/* Quantises and lays out matrices (pack.c), each once; all threads of the pool share the work. What matrices own must be freed
+ * in any case. random: rounds by random bits. replaced: NULL, or there are weights already: then their codes and those that are
+ * others now are added to it, and nothing changes unless the result is PACKED. *failed: where it is not, which of the list. */
+pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *kernels, pool *threads, bool random,
+                           bitrl_replaced *replaced, size_t *failed);
+/* One matrix. */
 pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kernels *kernels, pool *threads);
+uint64_t bitrl_random_key(uint64_t seed, const char *name); /* of a tensor's random bits */
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {

@@ -109,6 +109,18 @@ TARGET static void norm_round(uint8_t *restrict q, matrix_format format, double 
     }
 }
 
+TARGET static double norm_fp8(uint8_t *restrict q, double *restrict row, const double *restrict x,
+                              const double *restrict weight, size_t n, size_t padded, double eps)
+{
+    double largest, inverse = norm(row, &largest, x, weight, n, padded, eps), least = 1e-5 / inverse; /* as norm_quantise */
+    double step = 448.0 / (largest > least ? largest : least);
+    for (size_t i = 0; i < padded; i++) {
+        uint16_t value = bf16_from_fp8(fp8_from((float)(row[i] * step)));
+        memcpy(q + 2 * i, &value, sizeof value);
+    }
+    return step / inverse;
+}
+
 TARGET static void normalise(double *restrict out, const double *restrict x, const double *restrict weight, size_t n,
                              size_t padded, double eps)
 {
@@ -136,6 +148,13 @@ TARGET static void scaled_rows(double *restrict x, const int32_t *restrict y, co
 {
     for (size_t i = 0; i < padded; i += 8)
         v8_store(x + i, v8_mul(v8_mul(v8_from_int(y + i), v8_set(scale)), v8_load(rows + i)));
+}
+
+TARGET static void scaled_float_rows(double *restrict x, const float *restrict y, const double *restrict rows,
+                                     double scale, size_t padded)
+{
+    for (size_t i = 0; i < padded; i += 8)
+        v8_store(x + i, v8_mul(v8_mul(v8_from_float(y + i), v8_set(scale)), v8_load(rows + i)));
 }
 
 TARGET static void gated(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
@@ -483,5 +502,5 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
 
 /* The rest of a table of kernels, in its order. */
 #define DOUBLE_KERNELS                                                                                                \
-    norm_quantise, norm_round, normalise, scaled, scaled_floats, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added,         \
-    rotated, attend, round_codes, round_int4, ternary_codes, round_bf16
+    norm_quantise, norm_round, norm_fp8, normalise, scaled, scaled_floats, scaled_rows, scaled_float_rows, gated, gated_silu, \
+    gated_gelu, exp_sum, added, rotated, attend, random_bits, round_codes, round_int4, round_fp8, ternary_codes, round_bf16

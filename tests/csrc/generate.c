@@ -94,10 +94,13 @@ static int replace(bitrl_model *model, float *values, uint64_t threads, char *er
     const bitrl_shape *shape = bitrl_model_shape(model);
     for (size_t i = 0; i < shape->width * (shape->vocabulary + shape->ffn); i++)
         values[i] = (float)(i * 7919 % 1009) / 504.5f - 0.99f;
-    int status = bitrl_model_replace(model, "blk.0.ffn_up.weight", values, shape->ffn, shape->width, threads, error);
-    if (!status) status = bitrl_model_replace(model, "output_norm.weight", values, 1, shape->width, threads, error);
-    if (!status)
-        status = bitrl_model_replace(model, "token_embd.weight", values, shape->vocabulary, shape->width, threads, error);
+    const bitrl_weights weights[] = {{"blk.0.ffn_up.weight", values, shape->ffn, shape->width},
+                                     {"output_norm.weight", values, 1, shape->width},
+                                     {"token_embd.weight", values, shape->vocabulary, shape->width}};
+    const uint64_t seed = 5;
+    bitrl_replaced replaced;
+    int status = bitrl_model_replace_all(model, weights, 3, &seed, threads, &replaced, error); /* by random bits */
+    if (!status) status = bitrl_model_replace_all(model, weights, 3, NULL, threads, &replaced, error);
     return status;
 }
 

@@ -317,7 +317,13 @@ def test_a_sequence_read_in_pieces_is_the_sequence_read_at_once(tmp_path: Path, 
     np.testing.assert_array_equal(extend(engine, caches[0], tokens[40:90]), logits)
 
 
-@pytest.mark.parametrize("format", ["fp32", "ternary", "ternary-1.6", "int8", "int4"])
+def all_weights(model: TinyModel) -> dict[str, np.ndarray]:
+    """As its file holds them."""
+    matrices = {name: values for name, (_, values) in model.dense.items()}
+    return {**matrices, **model.vectors, "token_embd.weight": model.embedding}
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "ternary", "ternary-1.6", "int8", "int4", "fp8"])
 def test_replaced_weights_are_those_of_a_file_that_holds_them(tmp_path: Path, path: Path, format: str) -> None:
     other = TinyModel(**SHAPE, seed=1)
     fresh = Engine(other.write(tmp_path / "other.gguf"), format, threads=1)
@@ -325,11 +331,7 @@ def test_replaced_weights_are_those_of_a_file_that_holds_them(tmp_path: Path, pa
     batch = [PROMPTS[2] + tail for tail in ([1, 2, 3], [4], [5, 6])]  # with a beginning in common, which is kept
     before = engine.encode(batch)
     engine.generate(PROMPTS, 2)
-    for name, (_, values) in other.dense.items():
-        engine.replace(name, values)
-    for name, values in other.vectors.items():
-        engine.replace(name, values)
-    engine.replace("token_embd.weight", other.embedding)
+    engine.replace_all(all_weights(other))
     assert (engine.encode(batch) != before).any()
     np.testing.assert_array_equal(engine.encode(batch), fresh.encode(batch))
     same(engine.generate(PROMPTS, 5), fresh.generate(PROMPTS, 5))
@@ -351,6 +353,10 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(model: TinyModel
     ]:
         with pytest.raises(UsageError, match=problem):
             engine.replace(name, values)
+        with pytest.raises(UsageError, match=problem):  # good ones beside it, before and behind
+            engine.replace_all({**all_weights(TinyModel(**SHAPE, seed=1)), name: values})
+    with pytest.raises(UsageError, match="rounding_seed: expected 0 to 18446744073709551615, got -1"):
+        engine.replace_all({}, rounding_seed=-1)
     np.testing.assert_array_equal(engine.encode(PROMPTS), before)
 
 

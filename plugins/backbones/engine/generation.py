@@ -72,7 +72,8 @@ def generate(
         raise UsageError("a prompt has no tokens; begin with the model's first token, or with text")
     if longest + max_tokens > engine.context:
         raise UsageError(
-            f"a prompt of {longest} tokens and {max_tokens} more do not fit the model's context of {engine.context}"
+            f"a prompt of {longest} tokens and {max_tokens} more (max_tokens) do not fit the model's context of "
+            f"{engine.context}: ask for fewer, or give shorter prompts"
         )
     n = len(token_ids)
     sequences = Sequences(engine)
