@@ -23,7 +23,7 @@ class Bad(bitrl.PromptTask):
     def prompt(self, random):
         return f"say {random.integers(1000)}", {"n": [1, "ö"]}
 
-    def score(self, answer, completion):  # noqa: PLR0911, PLR0912 (one way to fail each)
+    def score(self, answer, completion):
         assert answer == {"n": [1, "ö"]}
         match completion:
             case "right":
@@ -38,7 +38,7 @@ class Bad(bitrl.PromptTask):
                     try:
                         while True:
                             pass
-                    except BaseException:  # noqa: S112
+                    except BaseException:
                         continue
             case "in C":
                 sum(itertools.repeat(0))
@@ -154,7 +154,7 @@ def test_an_answer_that_is_no_json_is_said(task):
 
 def test_a_copy_starts_a_process_of_its_own(task):
     task.reward({"n": [1, "ö"]}, "right")
-    copy = pickle.loads(pickle.dumps(task))  # noqa: S301 (as multiprocessing hands environments over)
+    copy = pickle.loads(pickle.dumps(task))
     assert copy.reward({"n": [1, "ö"]}, "right") == (1.0, False)
     copy.close()
 

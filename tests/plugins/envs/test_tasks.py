@@ -1,6 +1,7 @@
 """The tasks for language models: what they ask, and scores against answers found in another way."""
 
 import ast
+import itertools
 import json
 import operator
 import string
@@ -66,7 +67,7 @@ def test_the_answers_are_those_of_the_prompts():
         prompt, answer = sort.prompt(random)
         digits = prompt.removeprefix("Sort the digits ").removesuffix(":")
         assert [answer.count(d) for d in string.digits] == [digits.count(d) for d in string.digits]
-        assert all(a <= b for a, b in zip(answer, answer[1:], strict=False))
+        assert all(a <= b for a, b in itertools.pairwise(answer))
         prompt, answer = reverse.prompt(random)
         assert prompt.endswith(f" {''.join(reversed(answer))}:")
 
