@@ -184,7 +184,7 @@ def test_same_answers():
 def test_malformed_files_are_refused_by_line(tmp_path, lines, message):
     path = rows(tmp_path / "some.jsonl", *lines)
     with pytest.raises(bitrl.UsageError) as refused:
-        bitrl.load_environment("questions", file=str(path))
+        bitrl.load_environment("questions", file=str(path)).make()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -193,17 +193,17 @@ def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(bitrl.UsageError, match="cannot be read: No such file"):
         read_questions(tmp_path / "none.jsonl")
     with pytest.raises(bitrl.UsageError, match="needs a file of questions"):
-        bitrl.load_environment("questions")
+        bitrl.load_environment("questions").make()
 
 
 def test_reasoning_gym():
     pytest.importorskip("reasoning_gym")
     with pytest.raises(bitrl.UsageError, match='did you mean "leg_counting"'):
-        bitrl.load_environment("reasoning-gym", task="leg_conting")
+        bitrl.load_environment("reasoning-gym", task="leg_conting").make()
     with pytest.raises(bitrl.UsageError, match="does not take"):
-        bitrl.load_environment("reasoning-gym", task="leg_counting", settings='{"legs": 5}')
+        bitrl.load_environment("reasoning-gym", task="leg_counting", settings='{"legs": 5}').make()
     with pytest.raises(bitrl.UsageError, match="needs the name of a task"):
-        bitrl.load_environment("reasoning-gym")
+        bitrl.load_environment("reasoning-gym").make()
     first, second = (bitrl.load_environment("reasoning-gym", task="leg_counting") for _ in range(2))
     env = first.make()
     prompt, _ = env.reset(seed=3)
