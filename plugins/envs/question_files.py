@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,30 @@ class QuestionFile(PromptTask):
 
     isolated = False
 
-    def __init__(self, options: Any, id: str = ""):
-        super().__init__(options, id)
+    @cached_property
+    def questions(self) -> dict[bool, list[Question]]:
+        """Whether held out → questions.
+
+        Raises:
+            UsageError: there is no file, or it is malformed.
+        """
+        options = self.options
         if not options.file:
             raise UsageError(f"environment {self.id} needs a file of questions: {setting('env.file', 'FILE')}")
-        questions = read_questions(Path(options.file))
+        found = read_questions(Path(options.file))
         if options.eval_file:
-            self._questions = {False: questions, True: read_questions(Path(options.eval_file))}
-        else:
-            self._questions = _split(questions)
-            if len(questions) < 2:
-                raise UsageError(
-                    f"{options.file}: has one question, so none can be held out to evaluate: add more, or name others "
-                    f"with {setting('env.eval_file', 'FILE')}"
-                )
-        self.longest_prompt = max(len(each.text) for some in self._questions.values() for each in some)
+            return {False: found, True: read_questions(Path(options.eval_file))}
+        if len(found) < 2:
+            raise UsageError(
+                f"{options.file}: has one question, so none can be held out to evaluate: add more, or name others "
+                f"with {setting('env.eval_file', 'FILE')}"
+            )
+        return _split(found)
+
+    @property
+    def longest_prompt(self) -> int:  # type: ignore[override]
+        """Characters of the longest question."""
+        return max(len(each.text) for some in self.questions.values() for each in some)
 
     def prompt(self, random: np.random.Generator) -> tuple[str, str]:
         """A question to train on."""
@@ -69,7 +79,7 @@ class QuestionFile(PromptTask):
 
     def draw(self, random: np.random.Generator, held_out: bool) -> tuple[str, str]:
         """A question, each as probable as the others."""
-        questions = self._questions[held_out]
+        questions = self.questions[held_out]
         chosen = questions[random.integers(len(questions))]
         return chosen.text, chosen.answer
 

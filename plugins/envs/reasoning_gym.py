@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from bitrl.core.environments.prompt_task import PromptTask
@@ -27,22 +29,28 @@ class ReasoningGym(PromptTask):
 
     longest_prompt = 20_000
 
-    def __init__(self, options: Any, id: str = ""):
-        super().__init__(options, id)
-        self._data = data_set(self.id, options.task, options.settings)
+    @cached_property
+    def data(self) -> Any:
+        """The task's data set. Raises UsageError as `data_set`."""
+        return data_set(self.id, self.options.task, self.options.settings)
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new environment. Raises UsageError as `data_set`."""
+        _ = self.data
+        return super().make(render_mode)
 
     def prompt(self, random: np.random.Generator) -> tuple[str, int]:
         """The question of an item, and its number, by which the item is generated again to score it."""
         index = int(random.integers(ITEMS))
-        return str(self._data[index]["question"]), index
+        return str(self.data[index]["question"]), index
 
     def solution(self, answer: int) -> str:
         """The item's own answer."""
-        return str(self._data[answer]["answer"])
+        return str(self.data[answer]["answer"])
 
     def score(self, answer: int, completion: str) -> float:
         """As reasoning-gym scores it."""
-        return float(self._data.score_answer(completion.strip(), self._data[answer]))
+        return float(self.data.score_answer(completion.strip(), self.data[answer]))
 
 
 def data_set(id: str, task: str | None, settings: str) -> Any:

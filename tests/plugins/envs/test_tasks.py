@@ -1,6 +1,7 @@
 """The tasks for language models: what they ask, and scores against answers found in another way."""
 
 import ast
+import itertools
 import json
 import operator
 import string
@@ -66,7 +67,7 @@ def test_the_answers_are_those_of_the_prompts():
         prompt, answer = sort.prompt(random)
         digits = prompt.removeprefix("Sort the digits ").removesuffix(":")
         assert [answer.count(d) for d in string.digits] == [digits.count(d) for d in string.digits]
-        assert all(a <= b for a, b in zip(answer, answer[1:], strict=False))
+        assert all(a <= b for a, b in itertools.pairwise(answer))
         prompt, answer = reverse.prompt(random)
         assert prompt.endswith(f" {''.join(reversed(answer))}:")
 
@@ -183,7 +184,7 @@ def test_same_answers():
 def test_malformed_files_are_refused_by_line(tmp_path, lines, message):
     path = rows(tmp_path / "some.jsonl", *lines)
     with pytest.raises(bitrl.UsageError) as refused:
-        bitrl.load_environment("questions", file=str(path))
+        bitrl.load_environment("questions", file=str(path)).make()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -192,17 +193,17 @@ def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(bitrl.UsageError, match="cannot be read: No such file"):
         read_questions(tmp_path / "none.jsonl")
     with pytest.raises(bitrl.UsageError, match="needs a file of questions"):
-        bitrl.load_environment("questions")
+        bitrl.load_environment("questions").make()
 
 
 def test_reasoning_gym():
     pytest.importorskip("reasoning_gym")
     with pytest.raises(bitrl.UsageError, match='did you mean "leg_counting"'):
-        bitrl.load_environment("reasoning-gym", task="leg_conting")
+        bitrl.load_environment("reasoning-gym", task="leg_conting").make()
     with pytest.raises(bitrl.UsageError, match="does not take"):
-        bitrl.load_environment("reasoning-gym", task="leg_counting", settings='{"legs": 5}')
+        bitrl.load_environment("reasoning-gym", task="leg_counting", settings='{"legs": 5}').make()
     with pytest.raises(bitrl.UsageError, match="needs the name of a task"):
-        bitrl.load_environment("reasoning-gym")
+        bitrl.load_environment("reasoning-gym").make()
     first, second = (bitrl.load_environment("reasoning-gym", task="leg_counting") for _ in range(2))
     env = first.make()
     prompt, _ = env.reset(seed=3)
