@@ -19,7 +19,7 @@ from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
     from bitrl.core.runs.watch import Step
-    from bitrl.core.samples import Sample
+    from bitrl.core.sampled_completions import Sample
 
 MOST_SHOWN = 100
 """Steps that --show prints."""
@@ -82,7 +82,7 @@ def evaluate(
     DIR is the directory of a run; its newest checkpoint plays, with greedy actions.
     """
     from bitrl.core.runs import evaluate as evaluation
-    from bitrl.core.samples import Sample
+    from bitrl.core.sampled_completions import Sample
 
     stdout = claim_stdout() if as_json else None
     steps: list[Step | Sample] = []

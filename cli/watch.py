@@ -15,7 +15,7 @@ from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, console, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration, score
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import Sample
 from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:

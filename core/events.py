@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import Sample
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ from bitrl.core.acting.contracts import FIRST
 from bitrl.core.acting.states import StateReader, States
 from bitrl.core.environments.action_checks import check_admissible, checked_actions
 from bitrl.core.environments.episode_metrics import Means
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import Sample
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError, cause
 from bitrl.core.runs.parts import Parts
 from bitrl.core.runs.video import Video, page
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import Sample
 from bitrl.core.wording import setting
 
 FPS = 30.0
