@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from language_runs import install, settings
 
-from bitrl.core.sampled_completions import LONGEST, Sample
+from bitrl.core.sampled_completions import LONGEST, SampledCompletion
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_eval_shows_prompts_completions_and_rewards(bitrl: Any, trained: list[Pa
 
 
 def test_a_sample_is_a_line_whatever_it_says() -> None:
-    sample = Sample("Say:\n" + "x" * 200, "[red]\x1b[2J" + "y" * 200, 1 / 3)
+    sample = SampledCompletion("Say:\n" + "x" * 200, "[red]\x1b[2J" + "y" * 200, 1 / 3)
     line = sample.line()
     assert line.startswith(f"reward 0.333: …{'x' * LONGEST} → [red]\\x1b[2Jy")
     assert line.endswith("y…")

@@ -10,7 +10,7 @@ from bitrl.cli.output import table
 from bitrl.core import events
 from bitrl.core.runs.display import display, duration, show_count
 from bitrl.core.runs.progress import TrainingProgress, progress_display
-from bitrl.core.sampled_completions import Sample
+from bitrl.core.sampled_completions import SampledCompletion
 
 RUN = Path("runs/x")
 CONFIG = {"run": {"env": "E", "serializer": "s", "backbone": "b", "algo": "a", "seed": 0}}
@@ -169,7 +169,7 @@ def test_a_sample_is_shown_at_first_and_then_at_each_twentieth(capsys: pytest.Ca
         listener(events.RunStarted(RUN, CONFIG, 0, 1000, prompts=True))
         for step in range(1, 1001):
             listener(completion(step))
-            listener(events.Sampled(RUN, step, Sample("Add 1 + 1 =", f"{step}\n[b]", 0.5)))
+            listener(events.Sampled(RUN, step, SampledCompletion("Add 1 + 1 =", f"{step}\n[b]", 0.5)))
     lines = capsys.readouterr().err.splitlines()
     samples = [line for line in lines if line.startswith("step ")]
     assert samples[:2] == [
