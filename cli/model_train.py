@@ -160,8 +160,8 @@ def _train_tasks(
         print_json(facts, stdout)
         return
     echo(f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}")
-    rows = [("task", "reward", "right, sampled", "right, greedy")]
-    rows += [(name, *(f"{value:.3f}" for value in each.values())) for name, each in solved.items()]
+    rows = [["task", "reward", "right, sampled", "right, greedy"]]
+    rows += [[name, *(f"{value:.3f}" for value in each.values())] for name, each in solved.items()]
     echo(table(rows))
 
 

@@ -118,7 +118,8 @@ class Worker:
         end, answer = time.monotonic() + BEGINNING, b""
         while not answer.endswith(b"\n"):
             left = end - time.monotonic()
-            ready = select.select([self._answers, requests], [], [], max(0.0, min(left, 1.0)))[0]
+            readers: list[Any] = [self._answers, requests]
+            ready = select.select(readers, [], [], max(0.0, min(left, 1.0)))[0]
             if requests in ready or os.getppid() != parent:  # nothing is asked meanwhile: the writer is gone
                 self.kill()
                 os._exit(1)
