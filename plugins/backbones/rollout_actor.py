@@ -12,6 +12,7 @@ import numpy as np
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion, Replaced
 from bitrl.plugins.backbones.engine.engine import Engine, formats
+from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.language_policy import EnginePolicy, engine_weights, has_adapters
 
 
@@ -36,6 +37,7 @@ class EngineActor:
             activation=model.activation,
             linear_class=model.linear_class,
         )
+        Sequences(self.engine)  # makes the head ready, so that the first `update` rounds it as later ones do
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
