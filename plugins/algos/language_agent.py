@@ -118,21 +118,30 @@ class LanguageAgent:
         }  # fmt: skip
 
     def learn(
-        self, completions: list[Completion], mask: Tensor, proximal: Tensor, advantages: Tensor, minibatch_size: int
-    ) -> dict[str, float]:
+        self, completions: list[Completion], mask: Tensor, advantages: Tensor, minibatch_size: int,
+        proximal: Tensor | None = None,
+    ) -> dict[str, float]:  # fmt: skip
         """`epochs` passes over completions, `minibatch_size` of them in a step; what was seen of them.
 
         Args:
             completions: B of them.
             mask: bool [B, T], of `mask_of`.
-            proximal: their log-probabilities under the learner as it is, [B, T].
             advantages: [B] or [B, T].
             minibatch_size: completions in a gradient step.
+            proximal: their log-probabilities under the learner as it is, [B, T], where they are known.
         """
         options, learner, everyone = self.options, self.learner, torch.arange(len(completions))
+        # A single step begins from the learner as it is: its own forward pass gives the proximal log-probabilities, and
+        # each microbatch its own weights. The mixed estimator's depend on the whole rollout.
+        single = options.epochs == 1 and minibatch_size >= len(completions) and options.correction != "mixed"
         with self.stopwatch("log-probabilities"):
             reference = None if self.reference is None else self.logprobs(self.reference, completions, mask)
-        corrected, metrics = correct(proximal, behaviour_logprobs(completions), mask, advantages, self.estimator)
+            if proximal is None and not single:
+                proximal = self.logprobs(learner.module, completions, mask)
+        behaviour, found = behaviour_logprobs(completions), torch.zeros(mask.shape)
+        if proximal is not None:
+            found = proximal
+            corrected, _ = correct(proximal, behaviour, mask, advantages, self.estimator)
         rate, generator = value_at(options.learning_rate, self.progress), torch.Generator()
         generator.manual_seed(self.seed(SHUFFLING))
         sums: dict[str, float] = {}
@@ -145,9 +154,16 @@ class LanguageAgent:
                     for part in microbatches(completions, rows):
                         some = [completions[row] for row in part.tolist()]
                         current = token_logprobs(learner.module, some, mask[part], options.temperature)
+                        if proximal is not None:
+                            correction = corrected.take(part)
+                        else:
+                            found[part] = current.detach()
+                            correction, _ = correct(
+                                found[part], behaviour[part], mask[part], advantages[part], self.estimator
+                            )
                         compared = None if reference is None else reference[part]
                         loss, counted, seen = policy_loss(
-                            current, corrected.take(part), advantages[part], self.estimator, compared
+                            current, correction, advantages[part], self.estimator, compared
                         )
                         loss.backward()
                         count += float(counted)
@@ -162,6 +178,7 @@ class LanguageAgent:
                 learner.put(before)
             self.synced = False
         self.heed(discarded)
+        _, metrics = correct(found, behaviour, mask, advantages, self.estimator)
         tokens, denominator = max(sums.pop("tokens"), 1.0), max(sums.pop("counted"), 1.0)
         metrics |= {"policy_loss": sums.pop("loss") / denominator}
         metrics |= {name: each / tokens for name, each in sums.items()}

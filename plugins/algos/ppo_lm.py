@@ -45,7 +45,7 @@ class PPOLanguage(Algorithm):
         rewards = torch.from_numpy(rollout.rewards[0])
         advantages = token_advantages(rewards, values, mask, options.gamma, options.gae_lambda)
         targets = (values + advantages)[mask]
-        metrics |= agent.learn(completions, mask, proximal, normalised(advantages, mask), self.minibatch_size)
+        metrics |= agent.learn(completions, mask, normalised(advantages, mask), self.minibatch_size, proximal)
         with agent.stopwatch("values"):
             metrics["value_loss"] = self.learn_values(hidden[mask], targets, mask)
         if targets.var(correction=0) > 0:
