@@ -262,3 +262,22 @@ def test_one_environment_is_enough_without_groups(floats: Path) -> None:
     algorithm = begin("ppo-lm", tiny_backbone(floats), 1)
     assert algorithm.update()["episodes"] == 1
     assert algorithm.step == 1
+
+
+@pytest.mark.parametrize("correction", ["acr", "mis", "mixed"])
+def test_a_single_step_needs_no_pass_of_its_own_for_proximal_log_probabilities(floats: Path, correction: str) -> None:
+    """Given or found along the way, they lead to the same weights; and to the same diagnostics."""
+    settings = {"rollout": "int4", "correction": correction, "learning_rate": 1e-2, "max_tokens": 6}
+    found = []
+    for given in (True, False):
+        agent = begin("grpo", tiny_backbone(floats), **settings).agent  # type: ignore[attr-defined]
+        _, completions, _ = agent.rollout()
+        mask, advantages = mask_of(completions), torch.linspace(-1, 1, len(completions))
+        proximal = agent.logprobs(agent.learner.module, completions, mask) if given else None
+        metrics = agent.learn(completions, mask, advantages, len(completions), proximal)
+        found.append((agent.learner.weights(), metrics))
+    (weights, metrics), (others, also) = found
+    assert metrics == pytest.approx(also, rel=1e-4, abs=1e-6)
+    assert metrics["m2"] > 1e-6  # int4 does differ
+    for one, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
