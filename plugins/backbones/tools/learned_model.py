@@ -7,14 +7,17 @@ rounded to, adapters merged into the matrices beside them. convert.py writes the
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.wording import setting
-from bitrl.plugins.backbones.language_model import LearningLanguageModel
 from bitrl.plugins.backbones.language_policy import EnginePolicy, engine_weights, has_adapters
 from bitrl.plugins.backbones.tools.convert import Source, write
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.language_model import LearningLanguageModel
 
 FLOATS = ("bf16", "fp32")
 
