@@ -23,7 +23,7 @@ FLOATS = ("bf16", "fp32")
 
 
 def write_learned(model: LanguageModel, weights: Mapping[str, np.ndarray] | None, out: Path) -> list[str]:
-    """Write a model with the weights that it learned (None: its adapters alone), whole or not at all: what other programs
+    """Write a model with the weights that it learned (None: its adapters alone), whole or not at all: what others
     will miss in it.
 
     A backbone of the same format gives by the file, to the bit, what the policy gives; except of merged adapters, which
