@@ -144,7 +144,8 @@ class EnginePolicy:
         """
         from bitrl.plugins.backbones.tools.learned_model import write_learned
 
-        return write_learned(self, path)
+        weights = None if has_adapters(self.model) else dict(engine_weights(self.decoder))
+        return write_learned(self.model, weights, path)
 
     def sync(self) -> None:
         """The module's parameters have changed: generate by them from now on; kept sequences and features are void."""
