@@ -58,10 +58,8 @@ class EngineActor:
         """
         model = self.policy.model
         if rounding_seed is not None and (has_adapters(model) or self.policy.decoder.shape.ternary):
-            learned = (
-                "adapters learn, in float32" if has_adapters(model) else "a ternary model's codes are the learner's"
-            )
-            raise UsageError(f"algo.stochastic_rounding: {learned}: leave it out")
+            why = "adapters learn, in float32" if has_adapters(model) else "a ternary model's codes are the learner's"
+            raise UsageError(f"algo.stochastic_rounding: {why}: leave it out")
         if has_adapters(model):
             model.copy_adapters_to(self.engine)
             weights = {}
