@@ -68,7 +68,7 @@ def test_runs_are_compared_reported_and_plotted(bitrl: Any, trained: list[Path],
     )
     assert bitrl("report", *trained, "--out", tmp_path / "report.html").code == 0
     assert "even-signs" in (tmp_path / "report.html").read_text()
-    assert "1 curves of 2 runs" in bitrl("plot", *trained, "-o", tmp_path / "curves.svg").out
+    assert "1 curve of 2 runs" in bitrl("plot", *trained, "-o", tmp_path / "curves.svg").out
 
 
 def test_export_says_what_to_do_with_the_model(bitrl: Any, trained: list[Path], tmp_path: Path) -> None:
