@@ -108,24 +108,34 @@ typedef struct {
     size_t padded;  /* columns */
     float *rows;    /* [threads, TILE_ROWS, padded], of which some formats use the first only; zeros behind each row */
     uint8_t *codes; /* [threads, TILE_ROWS, stride bytes] codes or bf16, zeros behind */
+    window *windows; /* [threads] */
     size_t stride;  /* an odd number of cache lines, see activation_stride */
     bool may_round; /* weights need not be ternary to become so */
     enum { EXACT, MEASURE, ROUND } ternary; /* weights are one scale's codes; how large are they; round them to codes */
     float scale;                            /* of EXACT */
     double *totals;                         /* [rows] of MEASURE: sum of a row's |weights| */
-    atomic_bool not_finite, not_ternary;
+    atomic_bool not_finite, not_ternary, lost; /* lost: a row cannot be read */
 } packing;
 
 /* Row r as it is to lie in the matrix. */
-static bool read_row(const weight_source *source, size_t columns, size_t r, float *out)
+static row_result read_row(const weight_source *source, size_t columns, size_t r, float *out, window *w)
 {
     if (source->turned) { /* heads of `turned` rows have the two halves of their rotation interleaved */
         size_t within = r % source->turned, half = source->turned / 2;
         r = r - within + within % half * 2 + within / half;
     }
-    if (source->tensor) return bitrl_read_row(out, source->tensor, source->arm, r);
+    if (source->tensor) return bitrl_read_row(out, source->tensor, source->arm, r, w);
     memcpy(out, source->values + r * columns, columns * sizeof *out);
-    return bitrl_all_finite(out, columns);
+    return bitrl_all_finite(out, columns) ? ROW_READ : ROW_NOT_FINITE;
+}
+
+/* Row r, or a note of why it is none. */
+static bool take_row(packing *p, size_t r, float *row, window *w)
+{
+    row_result result = read_row(p->source, p->m->columns, r, row, w);
+    if (result == ROW_LOST) p->lost = true;
+    if (result == ROW_NOT_FINITE) p->not_finite = true;
+    return result == ROW_READ;
 }
 
 /* The codes of row r, and what lies beside them. */
@@ -166,7 +176,7 @@ static void measure(double *totals, const float *rows, size_t n)
     }
 }
 
-static void pack_tile(packing *p, size_t number, float *rows, uint8_t *codes)
+static void pack_tile(packing *p, size_t number, float *rows, uint8_t *codes, window *w)
 {
     const matrix *m = p->m;
     size_t n = p->padded, first = number * TILE_ROWS;
@@ -176,10 +186,8 @@ static void pack_tile(packing *p, size_t number, float *rows, uint8_t *codes)
         float *row = rows + (all ? r * n : 0);
         if (first + r >= m->rows)
             memset(row, 0, n * sizeof *row); /* rows of padding are zeros */
-        else if (!read_row(p->source, m->columns, first + r, row)) {
-            p->not_finite = true;
+        else if (!take_row(p, first + r, row, w))
             return;
-        }
         round_row(p, first + r, row, codes + r * p->stride, tile);
     }
     switch (m->format) {
@@ -203,8 +211,8 @@ static void pack_tiles(void *context, size_t thread, size_t threads)
     size_t tiles = round_up(p->m->rows, TILE_ROWS) / TILE_ROWS;
     (void)threads;
     for (size_t tile; pool_take(p->threads, tiles, &tile);) {
-        if (p->not_finite || (p->ternary == EXACT && p->not_ternary && p->may_round)) continue; /* in vain */
-        pack_tile(p, tile, p->rows + thread * TILE_ROWS * p->padded, p->codes + thread * TILE_ROWS * p->stride);
+        if (p->lost || p->not_finite || (p->ternary == EXACT && p->not_ternary && p->may_round)) continue; /* in vain */
+        pack_tile(p, tile, p->rows + thread * TILE_ROWS * p->padded, p->codes + thread * TILE_ROWS * p->stride, &p->windows[thread]);
     }
 }
 
@@ -213,12 +221,12 @@ static pack_result pack_ternary(packing *p)
 {
     matrix *m = p->m;
     for (size_t r = 0; r < m->rows && p->scale == 0; r++) { /* the first weight that is not zero */
-        if (!read_row(p->source, m->columns, r, p->rows)) return PACK_NOT_FINITE;
+        if (!take_row(p, r, p->rows, &p->windows[0])) return PACKED; /* in vain: bitrl_pack says why */
         for (size_t c = 0; c < m->columns && p->scale == 0; c++) p->scale = fabsf(p->rows[c]);
     }
     m->scale = p->scale;
     pool_run(p->threads, pack_tiles, p);
-    if (p->not_finite || !p->not_ternary) return PACKED;
+    if (p->lost || p->not_finite || !p->not_ternary) return PACKED;
     if (!p->may_round) return PACK_NOT_TERNARY;
     p->ternary = MEASURE;
     pool_run(p->threads, pack_tiles, p);
@@ -246,18 +254,24 @@ pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kerne
     p.rows = bitrl_allocate(count * TILE_ROWS * padded, sizeof *p.rows);
     p.codes = bitrl_allocate(count * TILE_ROWS, p.stride);
     p.totals = bitrl_allocate(rows, sizeof *p.totals);
+    p.windows = bitrl_allocate(count, sizeof *p.windows);
+    uint8_t *read = bitrl_allocate(count, WINDOW);
+    for (size_t i = 0; p.windows && i < count; i++) p.windows[i] = (window){.bytes = read + i * WINDOW, .room = WINDOW};
     if (rows_scaled && !m->row_scale) m->row_scale = bitrl_allocate(rows, sizeof *m->row_scale);
     pack_result result = PACK_NO_MEMORY;
-    if (p.rows && p.codes && p.totals && (m->row_scale || !rows_scaled)) {
+    if (p.rows && p.codes && p.totals && p.windows && read && (m->row_scale || !rows_scaled)) {
         result = PACKED;
         if (ternary)
             result = pack_ternary(&p);
         else
             pool_run(threads, pack_tiles, &p);
         if (p.not_finite) result = PACK_NOT_FINITE;
+        if (p.lost) result = PACK_LOST;
     }
     free(p.rows);
     free(p.codes);
     free(p.totals);
+    free(p.windows);
+    free(read);
     return result;
 }
