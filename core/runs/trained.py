@@ -117,6 +117,11 @@ def check_identity(directory: Path, parts: Parts) -> None:
     provenance, now = read_provenance(directory), identities(parts)
     for name, part in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
         old, new = provenance.get(name, {}), now.get(name, {})
+        if new and name not in provenance:
+            raise UsageError(
+                f"{directory / 'config.toml'}: lacks [provenance.{name}], which says what {part} was when it was "
+                "trained (was the file edited?): write back what was there, or train again"
+            )
         if changed := identity_changes(old, new):
             raise UsageError(
                 f"{directory}: {part} is not the one it was trained with ({', '.join(changed)} changed): "

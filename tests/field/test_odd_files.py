@@ -415,7 +415,7 @@ def test_the_keys_of_a_file_that_lost_them_meanwhile_are_known(tmp_path: Path) -
 
 
 def test_a_header_of_any_length_is_read_and_one_without_end_is_not(tmp_path: Path) -> None:
-    """It is read in parts, as far as it goes: one of 5 MB, and one whose key claims what the file, of holes, could hold."""
+    """It is read in parts: one of 5 MB, and one whose key claims 32 GB, which the file, of holes, could hold."""
     keys, tensors = model("F16")
     short, path = tmp_path / "short.gguf", tmp_path / "long.gguf"
     short.write_bytes(gguf_bytes(keys, tensors))

@@ -1,0 +1,30 @@
+"""An environment that forks, and whose child process comes back from its call: it must not train as if it were the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bitrl.core.terminal import tell
+
+
+def end_child(id: str, where: str, parent: int) -> Any:
+    """End this process, which was forked from `parent`: without a word to the run's files, or to anything that waits."""
+    tell(
+        f"environment {id}: a child process that it forked {where} came back from there and is ended here (process "
+        f"{os.getpid()}); the run goes on in process {parent}: end the child by os._exit() in the environment"
+    )
+    os._exit(1)
+
+
+@contextmanager
+def in_one_process(id: str, where: str) -> Iterator[None]:
+    """Within, an environment may fork; a child that leaves, by whatever way, is ended."""
+    parent = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != parent:
+            end_child(id, where, parent)
