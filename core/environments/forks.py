@@ -1,4 +1,4 @@
-"""An environment that forks, and whose child process comes back from its call: it must not train as if it were the run."""
+"""An environment that forks, and whose child process comes back from its call: it must not go on as the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitrl.core.terminal import tell
 
 
 def end_child(id: str, where: str, parent: int) -> Any:
-    """End this process, which was forked from `parent`: without a word to the run's files, or to anything that waits."""
+    """End this process, which was forked from `parent`, at once: the run's files are not its own."""
     tell(
         f"environment {id}: a child process that it forked {where} came back from there and is ended here (process "
         f"{os.getpid()}); the run goes on in process {parent}: end the child by os._exit() in the environment"

@@ -24,6 +24,7 @@ from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.options import as_dict
+from bitrl.core.runs.checkpoint_checks import check_restored, restoring
 
 # Every use of randomness has its own stream, so drawing more from one never changes another.
 ENVIRONMENTS, ALGORITHM, EVALUATION, EVALUATION_WHILE_TRAINING = 0, 1, 2, 3
@@ -71,12 +72,14 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
         observations = envs.reset(seed=seeds)[0]
     else:
         observations = checkpoint.arrays["observations"]
-        replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
+        with restoring(checkpoint):
+            replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
     if to_learn:
         check_process_settings(parts.environment.id, gradients=parts.reader.learner is not None)
     if checkpoint is not None and config.serializer.learns:
         serializer: Any = parts.reader.serializer
-        serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
+        with restoring(checkpoint):
+            serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
     [seed] = spawn_seeds(config.run.seed, ALGORITHM, 1)
     who = named("algorithm", config.algorithm)
     collector = Collector(envs, parts.reader, observations, who=who)
@@ -84,8 +87,13 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     with calling(who):
         algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
         if checkpoint is not None:
-            collector.load_state(_collected(checkpoint))
-            algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
+            given = with_prefix(checkpoint.arrays, "algorithm.")
+            with restoring(checkpoint):
+                collector.load_state(_collected(checkpoint))
+                algorithm.load_state(given)
+                check_restored(given, algorithm.state())
+                if algorithm.step != checkpoint.meta["step"]:
+                    raise ValueError(f"it counts {algorithm.step:,} steps, not {checkpoint.meta['step']:,}")
     return algorithm
 
 

@@ -303,11 +303,17 @@ class PPO(Algorithm):
         for name, weights in self.weights.items():
             weights.detach().copy_(torch.from_numpy(state[name]))
             moments = {key: f"{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
+            for stored in (stored for key, stored in moments.items() if key != "step"):
+                if state[stored].shape != weights.shape:
+                    raise ValueError(f"{stored}: expected {list(weights.shape)}, got {list(state[stored].shape)}")
             if moments:
                 self.optimizer.state[weights] = {key: torch.tensor(state[stored]) for key, stored in moments.items()}
         self.generator.set_state(torch.tensor(state["generator"]))
         for prefix, scale in self.standardisations().items():
-            scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
+            mean, std = state[f"{prefix}mean"], state[f"{prefix}std"]
+            if mean.shape != scale.mean.shape or std.shape != mean.shape or not (std > 0).all():
+                raise ValueError(f"{prefix}mean, {prefix}std: expected shape {list(scale.mean.shape)}, and std above 0")
+            scale.mean, scale.std = mean, std
         if self.reward_scale is not None:
             self.reward_scale.load_state(state)
         if isinstance(self.head, LearnedActionCodebook) and "action_codebook" in state:
