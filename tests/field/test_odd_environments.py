@@ -229,9 +229,9 @@ def in_a_process(name, tmp_path):
     """`bitrl run` of an environment → (exit code, stdout, stderr, rows of metrics.jsonl)."""
     settings = [word for item in QUICK.items() for word in ("-o", "{}={}".format(*item))]
     done = subprocess.run(
-        [sys.executable, "-m", "bitrl", "run", "--env", f"odd_environments:{name}-v0", "--backbone", "mlp", "--steps", "64",
-         "--out", str(tmp_path / "run"), *settings],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}, capture_output=True, text=True,
+        [sys.executable, "-m", "bitrl", "run", "--env", f"odd_environments:{name}-v0", "--backbone", "mlp",
+         "--steps", "64", "--out", str(tmp_path / "run"), *settings],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)}, capture_output=True, text=True,
     )  # fmt: skip
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     return done.returncode, done.stdout, done.stderr, [json.loads(row)["step"] for row in rows]
