@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import NoReturn
 
 from bitrl.core.terminal import tell
 
 
-def end_child(id: str, where: str, parent: int) -> Any:
+def end_child(id: str, where: str, parent: int) -> NoReturn:
     """End this process, which was forked from `parent`, at once: the run's files are not its own."""
     tell(
         f"environment {id}: a child process that it forked {where} came back from there and is ended here (process "

@@ -304,8 +304,12 @@ class PPO(Algorithm):
             weights.detach().copy_(torch.from_numpy(state[name]))
             moments = {key: f"{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
             for stored in (stored for key, stored in moments.items() if key != "step"):
-                if state[stored].shape != weights.shape:
-                    raise ValueError(f"{stored}: expected {list(weights.shape)}, got {list(state[stored].shape)}")
+                found, expected = state[stored], weights.detach().numpy()
+                if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+                    raise ValueError(
+                        f"{stored}: expected {expected.dtype} {list(expected.shape)}, got {found.dtype} "
+                        f"{list(found.shape)}"
+                    )
             if moments:
                 self.optimizer.state[weights] = {key: torch.tensor(state[stored]) for key, stored in moments.items()}
         self.generator.set_state(torch.tensor(state["generator"]))

@@ -491,10 +491,6 @@ def forge(run, change):
     return newest
 
 
-def first(arrays, part):
-    return next(name for name in arrays if name.startswith(part))
-
-
 FORGERIES = {
     "no starts": lambda meta, arrays: meta.pop("starts"),
     "a start that is none": lambda meta, arrays: meta.update(starts=[None] * len(meta["starts"])),
@@ -507,14 +503,12 @@ FORGERIES = {
     "no actions": lambda meta, arrays: arrays.pop("actions.0"),
     "an action that there is none of": lambda meta, arrays: arrays.update({"actions.0": np.full(3, 10**6)}),
     "weights that are NaN": lambda meta, arrays: arrays.update(
-        {(name := first(arrays, "algorithm.policy")): np.full_like(arrays[name], np.nan)}
+        {(name := "algorithm.policy"): np.full_like(arrays[name], np.nan)}
     ),
     "weights of another dtype": lambda meta, arrays: arrays.update(
-        {(name := first(arrays, "algorithm.policy")): arrays[name].astype(np.float64)}
+        {(name := "algorithm.policy"): arrays[name].astype(np.float64)}
     ),
-    "weights of another shape": lambda meta, arrays: arrays.update(
-        {(name := first(arrays, "algorithm.policy")): arrays[name][:1]}
-    ),
+    "weights of another shape": lambda meta, arrays: arrays.update({(name := "algorithm.policy"): arrays[name][:1]}),
     "no generator": lambda meta, arrays: arrays.pop("algorithm.generator"),
     "features of another width": lambda meta, arrays: arrays.update({"algorithm.mean": np.zeros(1, np.float32)}),
     "steps that differ": lambda meta, arrays: arrays.update({"collector.steps": np.array(7)}),
