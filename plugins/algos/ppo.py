@@ -303,6 +303,8 @@ class PPO(Algorithm):
         for name, weights in self.weights.items():
             weights.detach().copy_(torch.from_numpy(state[name]))
             moments = {key: f"{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
+            if len(moments) not in (0, 3):  # none before the first update
+                raise ValueError(f"{name}: expected its step, exp_avg and exp_avg_sq, got {', '.join(moments)}")
             for stored in (stored for key, stored in moments.items() if key != "step"):
                 found, expected = state[stored], weights.detach().numpy()
                 if (found.shape, found.dtype) != (expected.shape, expected.dtype):
