@@ -19,6 +19,7 @@ from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
     from bitrl.core.runs.watch import Step
+    from bitrl.core.samples import Sample
 
 MOST_SHOWN = 100
 """Steps that --show prints."""
@@ -44,7 +45,12 @@ MOST_SHOWN = 100
     show_default="the run's",
 )
 @click.option("--best", is_flag=True, help="The best checkpoint by the evaluations while training, not the newest.")
-@click.option("--show", is_flag=True, help="Print the first episode: states as the model reads them, actions, rewards.")
+@click.option(
+    "--show",
+    is_flag=True,
+    help="Print the first episode: states as the model reads them, actions, rewards. Of a language model: its "
+    "completions of the first prompts, and their rewards.",
+)
 @click.option(
     "--video",
     type=click.Path(path_type=Path),
@@ -76,9 +82,10 @@ def evaluate(
     DIR is the directory of a run; its newest checkpoint plays, with greedy actions.
     """
     from bitrl.core.runs import evaluate as evaluation
+    from bitrl.core.samples import Sample
 
     stdout = claim_stdout() if as_json else None
-    steps: list[Step] = []
+    steps: list[Step | Sample] = []
     with progress_display(quiet or as_json) as listener:
         watch = steps.append if show else None
         found = evaluation.evaluate(
@@ -86,7 +93,8 @@ def evaluate(
         )
     if as_json:
         if show:
-            found["first_episode"] = [attrs.asdict(step) for step in steps]
+            samples = any(isinstance(step, Sample) for step in steps)
+            found["samples" if samples else "first_episode"] = [attrs.asdict(step) for step in steps]
         if video is not None:
             found["video"] = str(video)
         if states is not None:
@@ -95,7 +103,8 @@ def evaluate(
     else:
         shown = steps[:MOST_SHOWN]
         for number, step in enumerate(shown, 1):
-            echo(_lines(number, len(str(len(shown))), step))
+            lines = _sample_lines if isinstance(step, Sample) else _lines
+            echo(lines(number, len(str(len(shown))), step))
         if len(steps) > MOST_SHOWN:
             echo(f"… and {len(steps) - MOST_SHOWN} more steps (--json prints them all)")
         echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")
@@ -119,6 +128,19 @@ def _lines(number: int, width: int, step: Step) -> str:
     indent = " " * len(start)
     wrapped = textwrap.wrap(state, max(room - len(start), 24), break_on_hyphens=False, break_long_words=False)
     return "\n".join([start + (wrapped or [""])[0], *(indent + part for part in wrapped[1:]), indent + done])
+
+
+def _sample_lines(number: int, width: int, sample: Sample) -> str:
+    """A prompt, its completion and its reward, each below the other; lines of the texts stay lines."""
+    indent = " " * (width + 2)
+    parts = []
+    for name, text in (
+        ("prompt", sample.prompt),
+        ("completion", sample.completion),
+        ("reward", f"{sample.reward:.4g}"),
+    ):
+        parts.append(f"{name:<12}" + printable(text, keep="\n").replace("\n", f"\n{indent}{' ' * 12}"))
+    return f"{number:>{width}}  " + f"\n{indent}".join(parts)
 
 
 def _numbers(values: Any) -> str:

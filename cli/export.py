@@ -1,4 +1,4 @@
-"""`bitrl export`: a trained agent as a standalone file that acts without torch and without its environment."""
+"""`bitrl export`: a trained agent, or a language model that was taught, as a standalone file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from bitrl.core.wording import program
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path), shell_complete=completion.runs)
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The agent's file (safetensors)."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The file: of an agent .safetensors, of a language model .gguf.",
 )
 @click.option("--best", is_flag=True, help="The best checkpoint by the evaluations while training, not the newest.")
 @click.option("--bitdelta", is_flag=True, help="Store what adapters learned as one bit a weight, and measure the cost.")
@@ -32,11 +35,15 @@ from bitrl.core.wording import program
 def export(
     directory: Path, out: Path, best: bool, bitdelta: bool, episodes: int | None, force: bool, as_json: bool
 ) -> None:
-    """Export a trained agent to a standalone file.
+    """Export a trained agent, or a language model that was taught, to a standalone file.
 
-    DIR is the directory of a run; its newest checkpoint is exported. The file holds the serializer, the backbone's name
-    and options, and the trained policy; the language model stays a file of its own. `bitrl act FILE` and, in Python,
-    `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
+    DIR is the directory of a run; its newest checkpoint is exported. The file of an agent holds the serializer, the
+    backbone's name and options, and the trained policy; the language model stays a file of its own. `bitrl act FILE`
+    and, in Python, `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
+
+    Where the run taught a language model (`--algo grpo`), that is written as a GGUF file with its tokenizer: for
+    `-o backbone.model=FILE`, and for llama.cpp. Weights that learned are float32, of a ternary backbone ternary;
+    adapters are merged into the matrices of a backbone of floats, and refused beside others.
 
     The adapters of a run with backbone.lora_rank are in the file too. With --bitdelta it holds the signs of what they
     learned and a scale per matrix, about 32 times smaller.
@@ -51,6 +58,16 @@ def export(
     found = exporting.export(directory, out, best=best, bitdelta=bitdelta, episodes=episodes or 10)
     if as_json:
         print_json(found, stdout)
+        return
+    if "unsupported" in found:
+        for lack in found["unsupported"]:
+            echo(f"{out}: {lack}", err=True)
+        echo(
+            f"{out}: {found['bytes']:,} bytes, the language model after {found['step']:,} completions of {found['env']}"
+        )
+        echo(f"inspect it: {program()} model inspect {shell_word(out)}")
+        again = f"--backbone {found['backbone']} -o backbone.model={shell_word(out)}"
+        echo(f"go on with it: {program()} run --algo {found['algo']} --env {shell_word(found['env'])} {again}")
         return
     reads = "no model" if found["backbone"] is None else f"backbone {found['backbone']}"
     echo(f"{out}: {found['bytes']:,} bytes, {found['env']} after {found['step']:,} steps, reads {reads}")

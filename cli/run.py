@@ -16,7 +16,7 @@ from bitrl.core.config import Config, RunOptions, overlay, parse_assignments, re
 from bitrl.core.errors import UsageError
 from bitrl.core.options import describe, parse
 from bitrl.core.provided import check_file
-from bitrl.core.runs.display import duration
+from bitrl.core.runs.display import duration, score
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.terminal import shell_word
 from bitrl.core.wording import program
@@ -150,7 +150,7 @@ def report(summary: dict[str, Any], advice: bool = True) -> str:
         f"trained {summary['steps']:,} steps in {cost}, peak memory {summary['peak_rss_mb']:,.0f} MB",
     ]
     if (sampled := _last_sampled_return(Path(summary["run"]))) is not None:
-        lines.append(f"mean return while training {sampled:.1f} (sampled actions, the last episodes)")
+        lines.append(f"mean return while training {score(sampled)} (sampled actions, the last episodes)")
     cache = summary.get("cache", {})
     if cache.get("hits"):
         hits, texts = cache["hits"], cache["hits"] + cache["misses"]
@@ -187,10 +187,10 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
     mean, std, episodes = statistics["mean_return"], statistics["std_return"], statistics["episodes"]
     plural = "s" if episodes != 1 else ""
     success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
-    spread = f"± {std:.1f} (standard deviation, greedy actions)"
+    spread = f"± {score(std)} (standard deviation, greedy actions)"
     own = "".join(f", {name} {value:.4g}" for name, value in statistics.get("metrics", {}).items())
     cut = f", {statistics['cut_episodes']} cut off at the limit of steps" if "cut_episodes" in statistics else ""
-    return f"{success}mean return {mean:.1f} {spread}{own} over {episodes} episode{plural}{cut}"
+    return f"{success}mean return {score(mean)} {spread}{own} over {episodes} episode{plural}{cut}"
 
 
 def _steps(typed: str | None) -> int | None:

@@ -14,15 +14,20 @@ import click
 from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, console, json_option, print_json
 from bitrl.core.errors import UsageError
-from bitrl.core.runs.display import duration
+from bitrl.core.runs.display import duration, score
+from bitrl.core.samples import Sample
 from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 SECONDS = 1.0
 BLOCKS = "▁▂▃▄▅▆▇█"
-LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance")
+LOSSES = (
+    "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance", "kl_behaviour", "ess",
+    "codes_changed",
+)  # fmt: skip
 
 
 @click.command()
@@ -39,7 +44,7 @@ LOSSES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", 
 def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
     """Watch training runs, side by side.
 
-    Return so far, speed, losses and time left.
+    Return so far, speed, losses and time left; of a language model its last sampled completion, too.
     Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished;
     Ctrl-C stops watching, not the runs.
     """
@@ -81,13 +86,18 @@ def _facts(directory: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(str(error)) from None
     recent = timings[-11:]
-    speed = None
+    speed = generated = None
     if len(recent) > 1:
         speed = (recent[-1]["step"] - recent[0]["step"]) / max(recent[-1]["seconds"] - recent[0]["seconds"], 1e-9)
+    if seconds := sum(each.get("generation", 0) for each in recent):
+        generated = sum(each.get("tokens", 0) for each in recent) / seconds
+    samples = _rows(directory / "samples.jsonl", "step", "reward")
     return {
         "step": rows[-1]["step"] if rows else 0,
         "steps": steps,
         "speed": speed,
+        **({} if generated is None else {"tokens_per_second": generated}),
+        **({"sample": samples[-1]} if samples else {}),
         "returns": [row["episode_return"] for row in rows if isinstance(row.get("episode_return"), (int, float))],
         "last": rows[-1] if rows else {},
         "finished": summary is not None,
@@ -119,19 +129,18 @@ def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
         drawn.add_column(name, max_width=room, overflow="fold")
     drawn.add_row("progress", *(f"{each['step']:,} of {each['steps']:,}" for each in found))
     drawn.add_row("sampled return", *(sparkline(each["returns"], room) for each in found))
-    drawn.add_row(
-        "",
-        *(
-            f"{each['returns'][-1]:.1f} now, {max(each['returns']):.1f} best" if each["returns"] else "–"
-            for each in found
-        ),
-    )
+    drawn.add_row("", *(_returns(each) for each in found))
     drawn.add_row("steps/s", *("–" if each["speed"] is None else f"{each['speed']:,.0f}" for each in found))
+    if any("tokens_per_second" in each for each in found):
+        drawn.add_row("tokens/s", *(f"{each.get('tokens_per_second', 0):,.0f}" for each in found))
+        drawn.add_row("completion length", *(_number(each["last"].get("completion_tokens")) for each in found))
     drawn.add_row("time left", *(_left(each) for each in found))
     for loss in LOSSES:
         if any(loss in each["last"] for each in found):
             drawn.add_row(loss.replace("_", " "), *(_number(each["last"].get(loss)) for each in found))
     drawn.add_row("evaluation", *(_evaluation(each["evaluation"]) for each in found))
+    if any("sample" in each for each in found):
+        drawn.add_row("last sample", *(_sample(each) for each in found))
     return drawn
 
 
@@ -144,6 +153,22 @@ def sparkline(values: list[float], width: int) -> str:
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
     return "".join(BLOCKS[int((value - low) / (high - low) * 7.999) if high > low else 3] for value in means)
+
+
+def _returns(each: dict[str, Any]) -> str:
+    if not each["returns"]:
+        return "–"
+    return f"{score(each['returns'][-1])} now, {score(max(each['returns']))} best"
+
+
+def _sample(each: dict[str, Any]) -> Text:
+    """The last prompt, completion and reward; as they are, whatever brackets they have."""
+    from rich.text import Text
+
+    row = each.get("sample")
+    if row is None:
+        return Text("–")
+    return Text(Sample(str(row.get("prompt")), str(row.get("completion")), row["reward"]).line())
 
 
 def _left(each: dict[str, Any]) -> str:
@@ -161,4 +186,4 @@ def _number(value: Any) -> str:
 def _evaluation(found: dict[str, Any] | None) -> str:
     if not found or found.get("mean_return") is None:
         return "–"
-    return f"{found['mean_return']:.1f} (greedy)"
+    return f"{score(found['mean_return'])} (greedy)"

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import attrs
 
+from bitrl.core.samples import Sample
+
 
 @attrs.frozen
 class Event:
@@ -20,11 +22,14 @@ class Event:
 
 @attrs.frozen
 class RunStarted(Event):
-    """Training is about to start, or to continue from `step` after a resume."""
+    """Training is about to start, or to continue from `step` after a resume. Where the environment gives `prompts`, a
+    step is a completion.
+    """
 
     config: Mapping[str, Any]
     step: int
     total_steps: int
+    prompts: bool = False
 
 
 @attrs.frozen
@@ -38,10 +43,21 @@ class RolloutStepped(Event):
 
 @attrs.frozen
 class Updated(Event):
-    """A rollout was collected and learned from; `metrics` is the row just written to metrics.jsonl."""
+    """A rollout was collected and learned from; `metrics` is the row just written to metrics.jsonl, `timings` what the
+    algorithm says of the time that it took (Algorithm.timings).
+    """
 
     step: int
     metrics: Mapping[str, Any]
+    timings: Mapping[str, float] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Sampled(Event):
+    """A language model's completion of a prompt while it trains; told once for each update."""
+
+    step: int
+    sample: Sample
 
 
 @attrs.frozen

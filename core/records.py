@@ -184,6 +184,8 @@ class AlgorithmRecord(Record):
         bootstraps: it estimates returns by the value of the state that a rollout or a truncated episode was cut off in.
             True: the conformance kit checks that; False: it learns from the rewards that it saw, and the kit does not;
             None: not declared, and the kit checks it where it finds that a rollout's last state matters.
+        group_option: its option that says how many successive environments (of `run.num_envs`) begin alike, reset with the
+            same seed, so that it can compare what follows; None: each begins on its own.
         tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
             they take precedence over those of the environment's record.
     """
@@ -197,7 +199,13 @@ class AlgorithmRecord(Record):
         default=None, converter=_tuple, validator=attrs.validators.optional(_some_of(*get_args(ActionSpace)))
     )
     bootstraps: bool | None = attrs.field(default=None, validator=attrs.validators.optional(_true_or_false))
+    group_option: str | None = attrs.field(default=None, validator=attrs.validators.optional(_text))
     tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
+
+    @group_option.validator
+    def _an_option(self, attribute: attrs.Attribute[Any], value: str | None) -> None:
+        if value is not None and value not in attrs.fields_dict(self.options):
+            raise ValueError(f'group_option: the algorithm has no option "{value}"')
 
 
 @attrs.frozen(kw_only=True)

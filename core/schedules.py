@@ -1,14 +1,14 @@
-"""Numbers that change over a run: constant, linear or cosine schedules.
+"""Numbers that change over a run: constant, linear, cosine or exponential schedules.
 
 An option of type `Schedule` takes a number, or a string such as "linear:3e-4:0" (from 3e-4 at the run's start to 0 at
-its end) or "cosine:3e-4:1e-5". Knows nothing of what the number is for.
+its end), "cosine:3e-4:1e-5" or "exponential:5e-2:5e-4". Knows nothing of what the number is for.
 """
 
 from __future__ import annotations
 
 import math
 
-SHAPES = ("constant", "linear", "cosine")
+SHAPES = ("constant", "linear", "cosine", "exponential")
 
 
 class Schedule(float):
@@ -26,6 +26,8 @@ class Schedule(float):
             raise ValueError(f"no schedule: {shape} from {start} to {end}")
         if shape == "constant" and self.end != self:
             raise ValueError(f"a constant cannot go from {start} to {end}")
+        if shape == "exponential" and not (start > 0 and self.end > 0):
+            raise ValueError(f"an exponential schedule cannot go from {start} to {self.end}: both must be above 0")
         return self
 
     @classmethod
@@ -54,6 +56,8 @@ def value_at(number: float, progress: float) -> float:
     if not isinstance(number, Schedule) or number.shape == "constant":
         return float(number)
     share = min(max(progress, 0.0), 1.0)
+    if number.shape == "exponential":
+        return float(float(number) * (number.end / float(number)) ** share)
     if number.shape == "cosine":
         share = (1 - math.cos(math.pi * share)) / 2
     return float(number) * (1 - share) + number.end * share

@@ -17,13 +17,15 @@ enum {
     BITRL_BAD_FILE = 1,     /* the model file is unreadable, damaged or not supported */
     BITRL_BAD_ARGUMENT = 2, /* the caller asked for something that does not exist */
     BITRL_NO_MEMORY = 3,
-    BITRL_BAD_RESULT = 4 /* the model gave numbers that are not finite */
+    BITRL_BAD_RESULT = 4, /* the model gave numbers that are not finite */
+    BITRL_STOPPED = 5     /* the caller wanted no more */
 };
 
 enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 
 typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a GGUF file, or a caller's table */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
+typedef struct pool bitrl_threads;          /* threads that work together */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
 typedef struct bitrl_cache bitrl_cache;     /* what a session keeps of a sequence to go on with it */
 
@@ -110,11 +112,24 @@ const char *bitrl_model_format(const bitrl_model *model);
 int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error);
 /* Bytes of weights that one token's pass reads. */
 uint64_t bitrl_model_bytes_per_token(const bitrl_model *model);
-/* Replaces weights in place, quantised to the model's format by that many threads. name: as in a GGUF file; values:
- * [rows, columns], of a norm [1, columns], as they lie in the model's own file: what loading does to them is done here too
- * (a matrix's scale in a tensor of its own stays). No session of the model may be running. */
-int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
-                        uint64_t threads, char *error);
+typedef struct {
+    const char *name;    /* as in a GGUF file */
+    const float *values; /* [rows, columns], of a norm [1, columns], as they lie in the model's own file */
+    uint64_t rows, columns;
+} bitrl_weights;
+
+typedef struct {
+    uint64_t codes;   /* weights of matrices that are multiplied, as their format stores them */
+    uint64_t changed; /* of these, such as are others than before */
+} bitrl_replaced;
+
+/* Replaces weights in place, quantised to the model's format by that many threads, all together: what loading does to them is
+ * done here too (a matrix's scale in a tensor of its own stays). seed: NULL rounds to the nearest; else each weight of a
+ * matrix becomes one of its two neighbours, the nearer the likelier, so that its expectation is the weight (where a ternary
+ * one is not cut off), by random bits that depend on seed, name, row and column alone. A call that fails changes nothing.
+ * No session of the model may be running. */
+int bitrl_model_replace_all(bitrl_model *model, const bitrl_weights *weights, uint64_t count, const uint64_t *seed,
+                            uint64_t threads, bitrl_replaced *replaced, char *error);
 /* Adds a low-rank adapter to a projection of a block, in the place of one that is there: its product becomes
  * W x + up (down x), the second part in float32, of the input x before it is quantised. name: of W as in a GGUF file;
  * down: [rank, columns]; up: [rows, rank], in the order of W's rows there, with any factor multiplied in; both are copied.
@@ -124,11 +139,14 @@ int bitrl_model_adapt(bitrl_model *model, const char *name, const float *down, c
 /* Takes all adapters away. No session of the model may be running. */
 void bitrl_model_unadapt(bitrl_model *model);
 
+/* Threads for products by themselves: threads - 1 of its own, and the calling one. One call at a time. */
+int bitrl_threads_open(uint64_t threads, bitrl_threads **opened, char *error);
+void bitrl_threads_close(bitrl_threads *threads);
 /* out: [tokens, rows] = x: [tokens, columns] times weights: [rows, columns], in a format of floats ("bf16", which rounds both,
- * or "fp32"): the bits that a model's product or adapter has, on any instruction set, by that many threads.
+ * or "fp32"): the bits that a model's product or adapter has, on any instruction set, by any number of threads.
  * NaN, all of it, where a weight is not finite. */
 int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
-                  uint64_t threads, float *out, char *error);
+                  bitrl_threads *threads, float *out, char *error);
 
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
@@ -170,6 +188,51 @@ typedef struct {
 int bitrl_sample(bitrl_session *session, const float *logits, uint64_t rows, uint64_t vocabulary,
                  const bitrl_sampling *how, const double *random, int32_t *tokens, double *logprobs, double *model_logprobs,
                  char *error);
+
+/* Sequences by what they begin with. */
+typedef struct {
+    const int32_t *tokens;     /* the prompts, one after another: [sum(lengths)] */
+    const uint64_t *lengths;   /* [prompts] at least a token each */
+    uint64_t prompts;          /* each is read once, and its keys and values are shared */
+    const uint64_t *prompt_of; /* [sequences] */
+    uint64_t sequences;
+} bitrl_prompts;
+
+typedef struct {
+    bitrl_sampling sampling;
+    uint64_t max_tokens;
+    const int32_t *stop; /* [stops] tokens that end a sequence, which has them then */
+    uint64_t stops;
+    uint64_t slots;           /* sequences that go on together, at most: when one ends, the next one begins */
+    const double *random;     /* [sequences, max_tokens] in [0, 1) */
+    int (*go_on)(void *asked); /* asked now and then; 0: stop. Or NULL */
+    void *asked;
+} bitrl_generation;
+
+typedef struct bitrl_kept bitrl_kept; /* what the distributions of sequences were cut to */
+
+typedef struct {
+    int32_t *tokens;                   /* [sequences, max_tokens], of each the first `lengths` */
+    double *logprobs, *model_logprobs; /* likewise; see bitrl_sample */
+    uint64_t *lengths;                 /* [sequences] */
+    int32_t *kept_counts;              /* likewise, of the tokens that could have been chosen; 0: all. Or NULL */
+    bitrl_kept *kept;                  /* takes these tokens; or NULL */
+} bitrl_generated;
+
+/* Goes on with sequences, each to max_tokens or the first stop token. A sequence depends on the model, its prompt and its
+ * random numbers: not on the others, on slots or on threads. What is found when it is stopped is of no use. */
+int bitrl_generate(bitrl_session *session, const bitrl_prompts *prompts, const bitrl_generation *how,
+                   const bitrl_generated *out, char *error);
+
+int bitrl_kept_open(uint64_t sequences, bitrl_kept **kept, char *error);
+void bitrl_kept_close(bitrl_kept *kept);
+/* All of a sequence's, one step after another, ascending within a step. */
+const int32_t *bitrl_kept_tokens(const bitrl_kept *kept, uint64_t sequence, uint64_t *count);
+
+/* The log-probability of every token of what follows prompts, at a temperature above 0: the bits that bitrl_generate finds for
+ * them where nothing is cut off. completions: of the sequences, one after another, [sum(lengths)]; out: likewise. */
+int bitrl_logprobs(bitrl_session *session, const bitrl_prompts *prompts, const int32_t *completions, const uint64_t *lengths,
+                   double temperature, double *out, char *error);
 /* cdef end */
 
 #endif

@@ -18,10 +18,13 @@ ENGINE = sorted(
 )
 
 
-def extension(name: str, header: str, sources: list[str]) -> FFI:
-    """`bitrl.<name>`: what stands between the marks of the header, compiled from these sources."""
+def extension(name: str, header: str, sources: list[str], callbacks: str = "") -> FFI:
+    """`bitrl.<name>`: what stands between the marks of the header, compiled from these sources; `callbacks` declares
+    functions that Python defines.
+    """
     builder = FFI()
     builder.cdef(re.search(r"/\* cdef begin \*/(.*)/\* cdef end \*/", (HERE / header).read_text(), re.S)[1])
+    builder.cdef(callbacks)
     builder.set_source(
         f"bitrl.{name}",
         f'#include "{header}"',
@@ -36,7 +39,7 @@ def extension(name: str, header: str, sources: list[str]) -> FFI:
     return builder
 
 
-engine = extension("_engine", "bitrl.h", ENGINE)
+engine = extension("_engine", "bitrl.h", ENGINE, callbacks='extern "Python" int bitrl_go_on(void *asked);')
 limits = extension("_limits", "machine_limits.h", LIMITS)
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 /* What the engine and the limits share beyond threads: messages and memory. */
+#define _GNU_SOURCE
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "internal.h"
 
@@ -22,7 +24,11 @@ void *bitrl_allocate(size_t count, size_t size)
     if (count == 0 || size == 0) count = size = 1;
     if (count > (SIZE_MAX - 64) / size) return NULL;
     size_t bytes = round_up(count * size, 64);
-    void *memory = aligned_alloc(64, bytes);
+    enum { HUGE = 2 << 20 }; /* a page of that size spares 512 look-ups of addresses */
+    void *memory = aligned_alloc(bytes < 2 * HUGE ? 64 : HUGE, bytes < 2 * HUGE ? bytes : round_up(bytes, HUGE));
+#if defined(MADV_HUGEPAGE)
+    if (memory && bytes >= 2 * HUGE) madvise(memory, bytes / HUGE * HUGE, MADV_HUGEPAGE); /* else: smaller pages */
+#endif
     if (memory) memset(memory, 0, bytes);
     return memory;
 }

@@ -18,8 +18,11 @@ typedef struct {
     const double *rope, *local_rope;
     const passage *passages;
     size_t count, tokens; /* tokens: rows that go through products */
-    int32_t *head_sums;   /* of logits */
+    const size_t *head_rows; /* [tokens] and the following, of logits: see bitrl_logits */
+    int32_t *head_sums;
     float *logits;
+    take_logits *take;
+    void *context;
 } forward;
 
 /* A thread on its way through it. */
@@ -82,6 +85,8 @@ static void prepare(const walker *w, size_t i, size_t t, const double *x, const 
     if (m->norm) norm = m->norm;
     if (m->format == BF16 || m->format == FP32)
         w->kernels->norm_round(to, m->format, w->own->row, x, norm, m->columns, padded, w->shape->eps);
+    else if (m->format == FP8)
+        s->scale[i][t] = w->kernels->norm_fp8(to, w->own->row, x, norm, m->columns, padded, w->shape->eps);
     else
         s->scale[i][t] =
             w->kernels->norm_quantise(to, s->code_sum + t, w->own->row, x, norm, m->columns, padded, w->shape->eps);
@@ -169,6 +174,8 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
     n = round_up(n, PAD);
     if (m->format == TERNARY || m->format == TERNARY_DENSE)
         w->kernels->scaled(values, sums, scale, n);
+    else if (m->format == FP8)
+        w->kernels->scaled_float_rows(values, (const float *)(const void *)sums, m->row_scale + first, scale, n);
     else if (m->row_scale)
         w->kernels->scaled_rows(values, sums, m->row_scale + first, scale, n);
     else
@@ -224,10 +231,21 @@ static void spread_heads(const walker *w, double *to, const double *from, size_t
 
 static size_t kv_stride(const bitrl_shape *shape) { return shape->kv_heads * round_up(shape->head_dim, PAD); }
 
-/* Keys (0) or values (1) of a block in a cache: [capacity, stride]. */
-static double *cached(const bitrl_cache *cache, size_t block, size_t which)
+/* Keys (0) or values (1) of a block's head in a cache: [rows, row]. */
+static double *cached(const bitrl_cache *cache, size_t block, size_t which, size_t kv_heads, size_t head)
 {
-    return cache->values + (2 * block + which) * cache->capacity * cache->stride;
+    return cache->values + ((2 * block + which) * kv_heads + head) * cache->rows * cache->row;
+}
+
+/* A token's k and v: [kv_heads, row] -> the i-th place of a cache. */
+static void keep_token(const bitrl_shape *shape, bitrl_cache *cache, size_t block, size_t i, const double *k, const double *v)
+{
+    size_t row = cache->row;
+    for (size_t h = 0; h < shape->kv_heads; h++, k += row, v += row) {
+        double *keys = cached(cache, block, 0, shape->kv_heads, h) + i / KEYS_TOGETHER * KEYS_TOGETHER * row + i % KEYS_TOGETHER;
+        for (size_t d = 0; d < row; d++) keys[d * KEYS_TOGETHER] = k[d];
+        memcpy(cached(cache, block, 1, shape->kv_heads, h) + i * row, v, row * sizeof *v);
+    }
 }
 
 /* Token t's q, k and v from the sums of their products. */
@@ -247,10 +265,7 @@ static void spread_token(const walker *w, size_t i, const block *b, size_t t)
     spread_heads(w, s->q + t * q_stride, q, shape->heads, b->q_norm, angles);
     spread_heads(w, s->k + t * stride, k, shape->kv_heads, b->k_norm, angles);
     spread_heads(w, s->v + t * stride, v, shape->kv_heads, NULL, NULL);
-    if (p->keep) {
-        memcpy(cached(p->keep, i, 0) + position * stride, s->k + t * stride, stride * sizeof *s->k);
-        memcpy(cached(p->keep, i, 1) + position * stride, s->v + t * stride, stride * sizeof *s->v);
-    }
+    if (p->keep) keep_token(shape, p->keep, i, position - p->start_length, s->k + t * stride, s->v + t * stride);
 }
 
 /* One key/value head's queries, QUERIES of them from `first` on. */
@@ -261,15 +276,20 @@ static void attend(const walker *w, size_t i, const block *b, const passage *p, 
     size_t padded = round_up(shape->head_dim, PAD), group = shape->heads / shape->kv_heads, stride = kv_stride(shape);
     attention_task task = {.q_stride = shape->heads * padded, .kv_stride = stride, .head_stride = padded, .heads = group,
                            .out_stride = round_up(q_width(shape), PAD), .head_dim = shape->head_dim, .past = p->past,
+                           .start = p->start_length,
                            .first = first, .count = min(QUERIES, p->length - first),
                            .window = b->local ? w->model->window : 0, .scale = w->model->attention_scale};
     task.q = s->q + p->first * task.q_stride + kv_head * group * padded;
     task.k = s->k + p->first * stride + kv_head * padded;
     task.v = s->v + p->first * stride + kv_head * padded;
     task.out = s->attended + p->first * task.out_stride + kv_head * group * shape->head_dim;
-    if (p->past) {
-        task.past_k = cached(p->before, i, 0) + kv_head * padded;
-        task.past_v = cached(p->before, i, 1) + kv_head * padded;
+    if (p->start) {
+        task.start_k = cached(p->start, i, 0, shape->kv_heads, kv_head);
+        task.start_v = cached(p->start, i, 1, shape->kv_heads, kv_head);
+    }
+    if (p->past > p->start_length) {
+        task.past_k = cached(p->before, i, 0, shape->kv_heads, kv_head);
+        task.past_v = cached(p->before, i, 1, shape->kv_heads, kv_head);
     }
     w->kernels->attend(&task, w->own->attention);
 }
@@ -407,26 +427,26 @@ static void walk_head(void *context, size_t thread, size_t threads)
     const forward *f = w.f;
     const matrix *m = &w.model->output;
     size_t width = round_up(w.shape->width, PAD), vocabulary = w.shape->vocabulary, stride = round_up(vocabulary, PAD);
+    float *logits = f->logits + thread * stride;
+    FOR_MY_TOKENS(&w, t) prepare(&w, 0, t, w.s->x + f->head_rows[t] * width, w.model->output_norm, m);
+    meet(&w);
+    const product head = {m, w.s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), f->head_sums, stride};
+    products(&w, &head, 1);
     FOR_MY_TOKENS(&w, t)
     {
-        const passage *p = &f->passages[t];
-        prepare(&w, 0, t, w.s->x + (p->first + p->length - 1) * width, w.model->output_norm, m);
-    }
-    meet(&w);
-    const product logits = {m, w.s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), f->head_sums, stride};
-    products(&w, &logits, 1);
-    FOR_MY_TOKENS(&w, t) for (size_t r = 0, n; r < vocabulary; r += n)
-    {
-        n = min(vocabulary - r, PART);
-        scale_part(&w, m, 0, t, f->head_sums + t * stride, r, n, w.own->values);
-        for (size_t i = 0; i < n; i++) f->logits[t * vocabulary + r + i] = (float)w.own->values[i];
+        for (size_t r = 0, n; r < vocabulary; r += n) {
+            n = min(vocabulary - r, PART);
+            scale_part(&w, m, 0, t, f->head_sums + t * stride, r, n, w.own->values);
+            for (size_t i = 0; i < n; i++) logits[r + i] = (float)w.own->values[i];
+        }
+        f->take(f->context, t, thread, logits);
     }
 }
 
-void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
-                  int32_t *sums, float *logits)
+void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const size_t *rows, size_t count, int32_t *sums,
+                  float *logits, take_logits *take, void *context)
 {
-    forward f = {.model = model, .threads = threads, .s = s, .passages = passages, .count = count, .tokens = count,
-                 .head_sums = sums, .logits = logits};
+    forward f = {.model = model, .threads = threads, .s = s, .tokens = count, .head_rows = rows, .head_sums = sums,
+                 .logits = logits, .take = take, .context = context};
     if (count) pool_run(threads, walk_head, &f);
 }

@@ -2,6 +2,7 @@
 #ifndef BITRL_INTERNAL_H
 #define BITRL_INTERNAL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "bitrl.h"
@@ -81,7 +82,7 @@ typedef struct {
     uint8_t *data;     /* [row tiles, tile_bytes], 64-byte aligned, not its own */
     double scale;      /* of the whole matrix, file_scale included */
     double file_scale; /* of a block's matrix: what a tensor of its own in the file multiplies its weights by; else 1 */
-    double *row_scale; /* [P(rows)] of int8 and int4; NULL for the others */
+    double *row_scale; /* [P(rows)] of int8, int4 and fp8; NULL for the others */
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
     adapter *adapter;  /* or NULL */
     bool float_input;  /* an adapter, its own or of a matrix with the same input, wants that input as floats too */
@@ -105,10 +106,30 @@ typedef struct {
 
 typedef struct pool pool;
 
+/* A matrix to pack whose format, rows, columns, file_scale and data are set, and what it is packed from. What is not said to be
+ * set is zero at first. */
+typedef struct {
+    matrix *m;             /* set; NULL: there is nothing but a copy */
+    weight_source source;  /* set */
+    float *copy;           /* [rows, columns] that takes the values as they are; or NULL */
+    size_t rows, columns;  /* set if there is no matrix */
+    uint64_t key;          /* of its random bits */
+    bool may_round;        /* weights need not be ternary to become so */
+    float scale;           /* the one of weights that are ternary already */
+    double step;           /* and of those that are not */
+    double *totals;        /* [P(rows)] sum of a row's |weights|, if that is wanted */
+    atomic_bool not_finite, not_ternary, lost; /* lost: a row cannot be read */
+} packing;
+
 size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns);
-/* Quantises and lays out a matrix (pack.c) whose format, rows, columns and data are set; all threads of the pool share the
- * work. What *m owns must be freed in any case. */
+/* Quantises and lays out matrices (pack.c), each once; all threads of the pool share the work. What matrices own must be freed
+ * in any case. random: rounds by random bits. replaced: NULL, or there are weights already: then their codes and those that are
+ * others now are added to it, and nothing changes unless the result is PACKED. *failed: where it is not, which of the list. */
+pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *kernels, pool *threads, bool random,
+                           bitrl_replaced *replaced, size_t *failed);
+/* One matrix. */
 pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kernels *kernels, pool *threads);
+uint64_t bitrl_random_key(uint64_t seed, const char *name); /* of a tensor's random bits */
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
 
 typedef struct {
@@ -174,11 +195,11 @@ bool bitrl_embed(const bitrl_model *model, const kept_rows *kept, int32_t token,
  * What *model owns must be freed in any case. */
 int bitrl_read_architecture(const bitrl_file *file, const bitrl_options *options, bitrl_model *model, char *error);
 
-/* Keys (rotated) and values of a sequence's first tokens, for every block. */
+/* Keys (rotated) and values of a sequence's first tokens, for every block, as `attend` takes them. */
 struct bitrl_cache {
     size_t capacity, length; /* tokens */
-    size_t stride, parts;    /* kv_heads * P(head_dim); keys and values of each block */
-    double *values;          /* [parts, capacity, stride] */
+    size_t rows, row, parts; /* capacity to KEYS_TOGETHER; P(head_dim); keys and values of each block's kv_heads */
+    double *values;          /* [blocks, 2, kv_heads, rows, row] */
     uint64_t version;        /* of the model that they were computed with */
 };
 
@@ -186,9 +207,11 @@ struct bitrl_cache {
 typedef struct {
     const int32_t *tokens; /* [length] */
     size_t length, first;  /* first: row of scratch of the first token */
-    size_t past;           /* tokens of the sequence before these, in a cache */
+    size_t past;           /* tokens of the sequence before these, in caches */
     const bitrl_cache *before;
-    bitrl_cache *keep; /* takes the keys and values of these tokens too; or NULL */
+    bitrl_cache *keep;        /* takes the keys and values of these tokens too; or NULL */
+    const bitrl_cache *start; /* the sequence's first start_length tokens, which `before` and `keep` then lack; or NULL */
+    size_t start_length;
 } passage;
 
 enum { PART = 512 }; /* of a long vector, that stays in the first-level cache */
@@ -251,12 +274,37 @@ void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta);
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
                    const double *local_rope, const passage *passages, size_t count);
 
-/* logits: [count, vocabulary] of each passage's last token, after bitrl_forward. sums: [count to TOKEN_PAD, P(vocabulary)]. */
-void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const passage *passages, size_t count,
-                  int32_t *sums, float *logits);
+/* What becomes of the i-th row of logits: [vocabulary], which are gone afterwards; in the thread-th thread. */
+typedef void take_logits(void *context, size_t i, size_t thread, const float *logits);
 
-/* What a session runs with (session.c). */
-pool *bitrl_session_pool(const bitrl_session *session);
-const bitrl_kernels *bitrl_session_kernels(const bitrl_session *session);
+/* Logits of some rows of s->x: [count], after bitrl_forward. sums: [count to TOKEN_PAD, P(vocabulary)]; logits: [threads,
+ * P(vocabulary)]. */
+void bitrl_logits(const bitrl_model *model, pool *threads, scratch *s, const size_t *rows, size_t count, int32_t *sums,
+                  float *logits, take_logits *take, void *context);
+
+/* Tokens in a row that grows. */
+typedef struct {
+    int32_t *tokens; /* [capacity] */
+    size_t count, capacity;
+} token_list;
+
+/* A token that is chosen from a row of logits. */
+typedef struct {
+    double random;                  /* in [0, 1) */
+    token_list *kept;               /* takes what the distribution was cut to, ascending; or NULL */
+    int32_t token;
+    double logprob, model_logprob;  /* see bitrl_sample */
+    uint64_t kept_count;            /* 0: nothing was cut off */
+} choice;
+
+/* Wrong settings of sampling are an error. */
+int bitrl_check_sampling(const bitrl_sampling *how, char *error);
+/* Chooses from logits: [n]; scratch: [n] of eight bytes. An error when the logits are not finite, or memory is short. */
+int bitrl_choose(const bitrl_kernels *kernels, const float *logits, size_t n, const bitrl_sampling *how, void *scratch,
+                 choice *c);
+/* The log-probability of a token under logits: [n] at a temperature above 0; NaN when they are not finite. */
+double bitrl_logprob(const bitrl_kernels *kernels, const float *logits, size_t n, double temperature, int32_t token);
+/* Whether the distribution is cut off. */
+static inline bool is_cut(const bitrl_sampling *how) { return how->temperature > 0 && (how->top_k || how->top_p < 1); }
 
 #endif

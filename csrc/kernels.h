@@ -10,14 +10,17 @@
  * A product takes four bytes of a token's activations at a step: four int8 codes, two bf16 or one float. A token's
  * activations lie in one row of activation_stride() bytes, zeros behind the last column.
  * Weights lie in tiles of 16 rows, a step of which is 64 bytes: [tiles][steps][16 rows][4 bytes]. Bytes are a code plus
- * an offset (1 for ternary, 128 for the others), because the products multiply unsigned by signed bytes. Three formats
- * are packed more closely and unpacked to that, a tile or two at a time:
+ * an offset (1 for ternary, 128 for the others), because the products multiply unsigned by signed bytes. Four formats
+ * are packed more closely and unpacked to that, or to bf16, a tile or two at a time:
  *
  *   ternary      64 bytes for four steps: step p in bits 2 p and 2 p + 1 of each byte
  *   ternary-1.6  64 bytes for five steps, see trits_pack()
  *   int4         64 bytes for two steps: the first in the low nibbles (code + 8), the second in the high ones; behind all
  *                of a tile's steps a signed multiplier for each 32 columns of each row, [columns / 32][16 rows].
- *                A weight is code * multiplier * the row's scale, so that sums stay integers; |code * multiplier| < 128. */
+ *                A weight is code * multiplier * the row's scale, so that sums stay integers; |code * multiplier| < 128.
+ *   fp8          64 bytes for two steps of bf16, which hold its numbers exactly: E4M3 (a sign, four bits of exponent, three
+ *                of mantissa; largest 448) of four rows after another, of each four the first step's and then the second's:
+ *                [tiles][steps / 2][4][2 steps][4 rows][2 columns] */
 #ifndef BITRL_KERNELS_H
 #define BITRL_KERNELS_H
 
@@ -25,14 +28,17 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { PAD = 16, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, BF16_STEPS = 16, TOKEN_PAD = 16 };
+enum { PAD = 16, KEYS_TOGETHER = 8, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, BF16_STEPS = 16, TOKEN_PAD = 16 };
 
-typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, BF16, FP32, FORMATS } matrix_format;
+typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, FP8, BF16, FP32, FORMATS } matrix_format;
+
+/* Whether weights and activations are multiplied as bf16. */
+static inline int multiplies_halves(matrix_format format) { return format == BF16 || format == FP8; }
 
 /* Steps of a row of `columns` padded columns. */
 static inline size_t steps_of(matrix_format format, size_t columns)
 {
-    return format == FP32 ? columns : format == BF16 ? columns / 2 : columns / 4;
+    return format == FP32 ? columns : multiplies_halves(format) ? columns / 2 : columns / 4;
 }
 
 /* Bytes of a tile of 16 packed rows, a multiple of 64. */
@@ -42,7 +48,7 @@ static inline size_t tile_bytes(matrix_format format, size_t columns)
     if (format == TERNARY) return steps / 4 * STEP_BYTES;
     if (format == TERNARY_DENSE) return (steps + 4) / 5 * STEP_BYTES;
     if (format == INT4) return steps / 2 * STEP_BYTES + (columns / INT4_BLOCK * TILE_ROWS + 63) / 64 * 64;
-    return steps * STEP_BYTES;
+    return format == FP8 ? steps / 2 * STEP_BYTES : steps * STEP_BYTES;
 }
 
 /* Bytes from one token's activations to the next's: room for the last group of five steps, and an odd number of cache
@@ -74,6 +80,14 @@ static inline uint16_t bf16_from(float value)
     return (uint16_t)(without_sign < 0x26800000 ? 0 : bits);
 }
 
+/* To one of the two neighbours in bf16: away from zero with the probability of what is cut off, by uniformly random bits. */
+static inline uint16_t bf16_from_randomly(float value, uint32_t random)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits & 0x7fffffff) < 0x26800000 ? 0 : (bits + (random >> 16)) >> 16);
+}
+
 static inline float float_from(uint16_t bf16)
 {
     uint32_t bits = (uint32_t)bf16 << 16;
@@ -82,8 +96,54 @@ static inline float float_from(uint16_t bf16)
     return value;
 }
 
-/* y[t, r] = sum_c activation[t, c] * weight[r, c] without scales: exact int32 for codes, float for bf16 and fp32. These are
- * added with fused multiply-adds, fp32 column by column. bf16 in the order of the instruction tdpbf16ps: the even and the
+/* To E4M3, ties to even; what is larger than 448 becomes that. */
+static inline uint8_t fp8_from(float value)
+{
+    uint32_t bits, magnitude, small, code;
+    float positive;
+    memcpy(&bits, &value, sizeof bits);
+    magnitude = bits & 0x7fffffff;
+    memcpy(&positive, &magnitude, sizeof positive);
+    positive += 0x1.8p14f; /* below 2^-6, where steps are of 2^-9, the addition rounds to these */
+    memcpy(&small, &positive, sizeof small);
+    code = ((magnitude + 0x7ffff + (magnitude >> 20 & 1)) >> 20) - (120 << 3);
+    code = magnitude < 0x3c800000 ? small - 0x46c00000 : code;
+    code = code > 0x7e ? 0x7e : code;
+    return (uint8_t)(code | (bits >> 24 & 0x80));
+}
+
+/* To one of the two neighbours in E4M3: away from zero with the probability of what is cut off, by uniformly random bits. */
+static inline uint8_t fp8_from_randomly(float value, uint32_t random)
+{
+    uint32_t bits, magnitude, small, code;
+    float positive;
+    memcpy(&bits, &value, sizeof bits);
+    magnitude = bits & 0x7fffffff;
+    memcpy(&positive, &magnitude, sizeof positive);
+    positive += 0x1p-6f; /* from there to twice that, steps are those below it */
+    memcpy(&small, &positive, sizeof small);
+    code = ((magnitude + (random >> 12)) >> 20) - (120 << 3);
+    code = magnitude < 0x3c800000 ? ((small + (random >> 12)) >> 20) - (121 << 3) : code;
+    code = code > 0x7e ? 0x7e : code;
+    return (uint8_t)(code | (bits >> 24 & 0x80));
+}
+
+static inline uint16_t bf16_from_fp8(uint8_t code)
+{
+    uint32_t magnitude = code & 0x7f, bits;
+    float small = (float)(int32_t)magnitude * 0x1p-9f;
+    memcpy(&bits, &small, sizeof bits);
+    bits = magnitude < 8 ? bits >> 16 : (magnitude << 4) + (120 << 7);
+    return (uint16_t)(bits | (uint32_t)(code & 0x80) << 8);
+}
+
+/* The smallest numbers of E4M3, 0 to 7 times 2^-9, as bf16; of each the part that is taken. Sixteen, as tables want them. */
+#define FP8_SMALL(part)                                                                                                \
+    (char)(0 part), (char)(0x3b00 part), (char)(0x3b80 part), (char)(0x3bc0 part), (char)(0x3c00 part),                \
+        (char)(0x3c20 part), (char)(0x3c40 part), (char)(0x3c60 part), 0, 0, 0, 0, 0, 0, 0, 0
+
+/* y[t, r] = sum_c activation[t, c] * weight[r, c] without scales: exact int32 for codes, float for fp8, bf16 and fp32. These are
+ * added with fused multiply-adds, fp32 column by column. bf16, and fp8 as bf16, in the order of the instruction tdpbf16ps: the even and the
  * odd ones of each 32 columns (BF16_STEPS) have a sum of their own, from zero on; the two are added, then to all before.
  * y: [tokens, y_stride] of int32 or float, 16 * tiles columns written; weights: [tiles, tile_bytes]; q: [tokens, q_stride
  * bytes], of `columns` padded columns (at most 65536 of int8 and int4, whose codes are from -127); q_sum: [tokens] the sum
@@ -93,16 +153,19 @@ typedef void matrix_product(void *restrict y, size_t y_stride, const uint8_t *re
                             size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
                             size_t tokens, uint8_t *restrict unpacked);
 
-/* One text and the query heads of one key/value head. Positions are those of the text: `past` tokens lie in a cache,
- * the others follow. head_dim columns of q, k, v are padded with zeros to PAD. */
+/* One text and the query heads of one key/value head. Positions are those of the text: `start` tokens lie in one cache, those
+ * up to `past` in another, the others follow. head_dim columns of q, k, v are padded with zeros to PAD. Caches have rows of
+ * padded columns; keys lie in groups of KEYS_TOGETHER, [groups, padded, KEYS_TOGETHER], of which finite ones may be missing in
+ * the last. */
 typedef struct {
     const double *q;           /* [own tokens, q_stride], rotated; the next head is head_stride on */
     const double *k, *v;       /* [own tokens, kv_stride], k rotated */
-    const double *past_k, *past_v; /* [past, kv_stride] */
+    const double *start_k, *start_v; /* [start] */
+    const double *past_k, *past_v;   /* [past - start] */
     double *out;               /* [own tokens, out_stride], head_dim columns of each head written */
     size_t q_stride, kv_stride, out_stride, head_stride;
     size_t heads, head_dim;
-    size_t past;               /* tokens before the first own one */
+    size_t start, past;        /* tokens before those in the second cache, and before the first own one */
     size_t first, count;       /* the queries: own tokens first .. first + count */
     size_t window;             /* position j is seen from i when i - j < window; 0: always */
     double scale;              /* of the scores */
@@ -123,6 +186,11 @@ typedef struct {
     void (*norm_round)(uint8_t *restrict q, matrix_format format, double *restrict row, const double *restrict x,
                        const double *restrict weight, size_t n, size_t padded, double eps);
 
+    /* The same norm, quantised to E4M3: s = 448 / max(max|n|, 1e-5), and q holds n * s, rounded to E4M3, as bf16: [padded] of
+     * these. Returns s. */
+    double (*norm_fp8)(uint8_t *restrict q, double *restrict row, const double *restrict x, const double *restrict weight,
+                       size_t n, size_t padded, double eps);
+
     /* The same norm, not rounded: out: [padded]. */
     void (*normalise)(double *restrict out, const double *restrict x, const double *restrict weight, size_t n,
                       size_t padded, double eps);
@@ -136,6 +204,10 @@ typedef struct {
     /* x[i] = y[i] * scale * rows[i]; all [padded]. */
     void (*scaled_rows)(double *restrict x, const int32_t *restrict y, const double *restrict rows, double scale,
                         size_t padded);
+
+    /* The same of floats; all [padded]. */
+    void (*scaled_float_rows)(double *restrict x, const float *restrict y, const double *restrict rows, double scale,
+                              size_t padded);
 
     /* h[i] = relu(gate[i])^2 * up[i]; all [padded]. */
     void (*gated)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
@@ -160,20 +232,29 @@ typedef struct {
     /* scratch: attention_scratch() doubles. */
     void (*attend)(const attention_task *task, double *restrict scratch);
 
-    /* Codes of a row of finite weights, n a multiple of K_PAD. Of all four, codes: [n]; row: [n].
-     * row / scale, rounded to an integer between the two, ties to even; zeros when the scale is 0. */
+    /* Uniformly random bits, which depend on the key and the place alone; n a multiple of K_PAD. */
+    void (*random_bits)(int32_t *restrict bits, size_t n, uint64_t key);
+
+    /* Codes of a row of finite weights, n a multiple of K_PAD. Of all that follow, codes: [n]; row: [n]; random: [n] bits,
+     * with which a weight becomes one of its two neighbours, the nearer the likelier, so that its expectation is the weight;
+     * or NULL: to the nearest, ties to even.
+     * row / scale, rounded to an integer between the two; zeros when the scale is 0. */
     void (*round_codes)(int8_t *restrict codes, const float *restrict row, size_t n, double scale, double least,
-                        double most);
+                        double most, const int32_t *restrict random);
 
     /* int4: a weight is nearly code * multiplier * scale, where |row| <= 17 * 7 * scale. multipliers: [n / 32]. */
     void (*round_int4)(int8_t *restrict codes, int8_t *restrict multipliers, const float *restrict row, size_t n,
-                       double scale);
+                       double scale, const int32_t *restrict random);
+
+    /* codes[i] = fp8_from((float)(row[i] / scale)); zeros when the scale is 0. */
+    void (*round_fp8)(uint8_t *restrict codes, const float *restrict row, size_t n, double scale,
+                      const int32_t *restrict random);
 
     /* Codes -1, 0, 1, the signs of the weights; 0 when these times the scale are not exactly the row. */
     int (*ternary_codes)(int8_t *restrict codes, const float *restrict row, size_t n, float scale);
 
     /* halves[i] = bf16_from(row[i]). */
-    void (*round_bf16)(uint16_t *restrict halves, const float *restrict row, size_t n);
+    void (*round_bf16)(uint16_t *restrict halves, const float *restrict row, size_t n, const int32_t *restrict random);
 } bitrl_kernels;
 
 /* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and three lines for each token. */

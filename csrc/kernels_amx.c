@@ -111,9 +111,9 @@ INLINED void rows_product(matrix_format format, unpacker *unpack, int32_t *restr
                           const int two_rows, const int few, const int two_tokens)
 {
     const extent whole = {two_tokens, two_rows}; /* of a few tokens, whose sums stay in their tiles */
-    const int halves = format == BF16;
-    const size_t most = halves ? BF16_BLOCK : BLOCK;
-    size_t packed = tile_bytes(halves ? INT8 : format, columns) / (columns / 4), step = format == TERNARY_DENSE ? 80 : K;
+    const int halves = multiplies_halves(format); /* whose columns are bytes here */
+    const size_t most = unpack ? BLOCK : halves ? BF16_BLOCK : BLOCK;
+    size_t packed = tile_bytes(format, halves ? columns / 2 : columns) / (columns / 4), step = format == TERNARY_DENSE ? 80 : K;
     size_t lines = unpack ? (packed * K / 4 + 63) / 64 : 0; /* those of bytes are read in a row, which the CPU foresees */
     packed_block p = {.tiles = {a, b}, .to = {unpacked, unpacked + 2 * BLOCK_BYTES}, .columns = columns};
     if (few) load_sums(start, 16, 0, whole);
@@ -163,7 +163,7 @@ INLINED void product(matrix_format format, unpacker *unpack, int32_t offset, siz
     _tile_loadconfig(&configuration);
 
     size_t bytes = tile_bytes(format, columns);
-    if (format == BF16) columns *= 2; /* of bytes */
+    if (multiplies_halves(format)) columns *= 2; /* of bytes */
     int32_t *start = (int32_t *)(void *)(unpacked + 4 * BLOCK_BYTES), *sums = start + 16 * ((tokens + TOKENS - 1) / TOKENS * TOKENS);
     for (size_t t = 0; t < (tokens + TOKENS - 1) / TOKENS * TOKENS; t++)
         _mm512_store_si512(start + 16 * t, _mm512_set1_epi32(t < tokens ? -offset * q_sum[t] : 0));
@@ -197,5 +197,6 @@ PRODUCT(bitrl_amx_ternary, TERNARY, unpack_ternary, 1, 7)
 PRODUCT(bitrl_amx_dense, TERNARY_DENSE, unpack_dense, 1, 7)
 PRODUCT(bitrl_amx_int8, INT8, NULL, 128, 7)
 PRODUCT(bitrl_amx_int4, INT4, unpack_int4, 128, 7)
+PRODUCT(bitrl_amx_fp8, FP8, unpack_fp8, 0, 7)
 PRODUCT(bitrl_amx_bf16, BF16, NULL, 0, 1)
 #endif

@@ -214,6 +214,28 @@ typedef void product_of_half(uint8_t *restrict, size_t, const uint8_t *restrict,
 TABLE(ternary) PRODUCTS(trits) PRODUCTS(bytes) PRODUCTS(floats)
 BF16_PRODUCT(1) BF16_PRODUCT(2) BF16_PRODUCT(3) BF16_PRODUCT(4) TABLE(bf16)
 
+/* One packed tile of fp8 -> bf16, [steps][16 rows][2]: the upper and the lower byte of each, 32 numbers at a time. A number's
+ * exponent grows by 120; one below 2^-6 (0 to 7) has none of its own, and is looked up. */
+TARGET static void unpack_fp8(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
+{
+    const __m256i upper_small = _mm256_broadcastsi128_si256(_mm_setr_epi8(FP8_SMALL(>> 8)));
+    const __m256i lower_small = _mm256_broadcastsi128_si256(_mm_setr_epi8(FP8_SMALL(& 255)));
+    const __m256i sign = _mm256_set1_epi8((char)0x80), seven = _mm256_set1_epi8(7);
+    for (size_t c = 0; c < columns; c += 4, out += STEP_BYTES)
+        for (size_t half = 0; half < 2; half++, packed += STEP_BYTES / 2, out += STEP_BYTES / 2) {
+            const __m256i codes = _mm256_load_si256((const __m256i *)packed), magnitude = _mm256_andnot_si256(sign, codes);
+            const __m256i small = _mm256_cmpeq_epi8(_mm256_max_epu8(magnitude, seven), seven);
+            __m256i upper = _mm256_and_si256(_mm256_srli_epi16(magnitude, 4), seven);
+            __m256i lower = _mm256_and_si256(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi8((char)0xf0));
+            upper = _mm256_add_epi8(upper, _mm256_set1_epi8(60));
+            upper = _mm256_blendv_epi8(upper, _mm256_shuffle_epi8(upper_small, magnitude), small);
+            lower = _mm256_blendv_epi8(lower, _mm256_shuffle_epi8(lower_small, magnitude), small);
+            upper = _mm256_or_si256(upper, _mm256_and_si256(codes, sign));
+            _mm256_store_si256((__m256i *)out, _mm256_unpacklo_epi8(lower, upper));
+            _mm256_store_si256((__m256i *)(out + STEP_BYTES), _mm256_unpackhi_epi8(lower, upper));
+        }
+}
+
 /* All tokens with a tile before the next, so that it is unpacked once. */
 static void tiles_product(matrix_format format, product_of_half *const *products,
                           void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t), uint8_t *restrict y,
@@ -245,10 +267,11 @@ MATRIX_PRODUCT(ternary_product, TERNARY, ternary, NULL) /* unpacking costs littl
 MATRIX_PRODUCT(dense_product, TERNARY_DENSE, trits, unpack_dense_plain)
 MATRIX_PRODUCT(int8_product, INT8, bytes, NULL)
 MATRIX_PRODUCT(int4_product, INT4, bytes, unpack_int4_plain)
+MATRIX_PRODUCT(fp8_product, FP8, bf16, unpack_fp8)
 MATRIX_PRODUCT(bf16_product, BF16, bf16, NULL)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {
-    "avx2", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
+    "avx2", {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
     DOUBLE_KERNELS};
 #endif

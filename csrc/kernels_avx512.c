@@ -292,7 +292,7 @@ static void tiles_product(matrix_format format, product_of_two *const *products,
                           size_t tokens, uint8_t *unpacked)
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns), packed = bytes / steps;
-    const size_t most = format == BF16 ? BF16_TOKENS : TILE_TOKENS; /* at a time */
+    const size_t most = multiplies_halves(format) ? BF16_TOKENS : TILE_TOKENS; /* at a time */
     uint8_t *sums = unpacked + 4 * BLOCK_BYTES; /* [tokens, 32] of all blocks but the last: y's rows lie far apart */
     for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes, y += 4 * 2 * TILE_ROWS) {
         const uint8_t *a = weights, *b = tile + 1 < tiles ? weights + bytes : weights;
@@ -343,17 +343,22 @@ MATRIX_PRODUCT(dense_product_without, TERNARY_DENSE, codes, NULL, unpack_dense_w
 MATRIX_PRODUCT(int8_product, INT8, bytes, NULL, NULL)
 MATRIX_PRODUCT(int4_product, INT4, bytes, NULL, unpack_int4)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL)
+MATRIX_PRODUCT(fp8_product, FP8, halves_bf16, NULL, unpack_fp8)
+MATRIX_PRODUCT(fp8_product_without, FP8, floats_bf16, NULL, unpack_fp8)
 MATRIX_PRODUCT(bf16_product, BF16, halves_bf16, NULL, NULL)
 MATRIX_PRODUCT(bf16_product_without, BF16, floats_bf16, NULL, NULL)
 
 const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni",
-    {ternary_product, dense_product_without, int8_product, int4_product, bf16_product_without, fp32_product},
+    {ternary_product, dense_product_without, int8_product, int4_product, fp8_product_without, bf16_product_without,
+     fp32_product},
     DOUBLE_KERNELS};
 const bitrl_kernels bitrl_kernels_avx512bf16 = {
-    "avx512bf16", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product}, DOUBLE_KERNELS};
+    "avx512bf16",
+    {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
+    DOUBLE_KERNELS};
 const bitrl_kernels bitrl_kernels_avx512amx = {
     "avx512amx",
-    {bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bitrl_amx_bf16, fp32_product},
+    {bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bitrl_amx_fp8, bitrl_amx_bf16, fp32_product},
     DOUBLE_KERNELS};
 #endif

@@ -13,11 +13,11 @@
 enum { BLOCK_STEPS = 160, BLOCK_BYTES = BLOCK_STEPS * STEP_BYTES };
 
 /* `count` columns from `from` on (both multiples of 64, from also of 20) of a packed tile of `columns` -> [steps][16 rows][4]
- * bytes. */
+ * bytes. Of fp8, a column is one byte of bf16. */
 typedef void unpacker(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count);
 
 /* kernels_amx.c */
-matrix_product bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bitrl_amx_bf16;
+matrix_product bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bitrl_amx_fp8, bitrl_amx_bf16;
 
 /* One tile -> bytes [steps][16 rows][4]. */
 TARGET static inline void unpack_ternary(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count)
@@ -103,6 +103,29 @@ TARGET static inline void unpack_int4(uint8_t *restrict out, const uint8_t *rest
                 _mm512_store_si512(out + i * STEP_BYTES, _mm512_add_epi8(bytes, bias));
             }
         }
+    }
+}
+
+/* -> bf16, [steps][16 rows][2]: the upper and the lower byte of each, 64 numbers at a time. A number's exponent grows by 120;
+ * one below 2^-6 (0 to 7) has none of its own, and is looked up. */
+TARGET static inline void unpack_fp8(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count)
+{
+    const uint8_t *packed = tile + from / 8 * STEP_BYTES;
+    const __m512i upper_small = _mm512_broadcast_i32x4(_mm_setr_epi8(FP8_SMALL(>> 8)));
+    const __m512i lower_small = _mm512_broadcast_i32x4(_mm_setr_epi8(FP8_SMALL(& 255)));
+    const __m512i sign = _mm512_set1_epi8((char)0x80), seven = _mm512_set1_epi8(7);
+    (void)columns;
+    for (size_t c = 0; c < count; c += 8, packed += STEP_BYTES, out += 2 * STEP_BYTES) {
+        const __m512i codes = _mm512_load_si512(packed), magnitude = _mm512_andnot_si512(sign, codes);
+        const __mmask64 small = _mm512_cmple_epu8_mask(magnitude, seven);
+        __m512i upper = _mm512_and_si512(_mm512_srli_epi16(magnitude, 4), seven);
+        __m512i lower = _mm512_and_si512(_mm512_slli_epi16(magnitude, 4), _mm512_set1_epi8((char)0xf0));
+        upper = _mm512_add_epi8(upper, _mm512_set1_epi8(60));
+        upper = _mm512_mask_shuffle_epi8(upper, small, upper_small, magnitude);
+        lower = _mm512_mask_shuffle_epi8(lower, small, lower_small, magnitude);
+        upper = _mm512_or_si512(upper, _mm512_and_si512(codes, sign));
+        _mm512_store_si512(out, _mm512_unpacklo_epi8(lower, upper));
+        _mm512_store_si512(out + STEP_BYTES, _mm512_unpackhi_epi8(lower, upper));
     }
 }
 

@@ -109,6 +109,18 @@ TARGET static void norm_round(uint8_t *restrict q, matrix_format format, double 
     }
 }
 
+TARGET static double norm_fp8(uint8_t *restrict q, double *restrict row, const double *restrict x,
+                              const double *restrict weight, size_t n, size_t padded, double eps)
+{
+    double largest, inverse = norm(row, &largest, x, weight, n, padded, eps), least = 1e-5 / inverse; /* as norm_quantise */
+    double step = 448.0 / (largest > least ? largest : least);
+    for (size_t i = 0; i < padded; i++) {
+        uint16_t value = bf16_from_fp8(fp8_from((float)(row[i] * step)));
+        memcpy(q + 2 * i, &value, sizeof value);
+    }
+    return step / inverse;
+}
+
 TARGET static void normalise(double *restrict out, const double *restrict x, const double *restrict weight, size_t n,
                              size_t padded, double eps)
 {
@@ -136,6 +148,13 @@ TARGET static void scaled_rows(double *restrict x, const int32_t *restrict y, co
 {
     for (size_t i = 0; i < padded; i += 8)
         v8_store(x + i, v8_mul(v8_mul(v8_from_int(y + i), v8_set(scale)), v8_load(rows + i)));
+}
+
+TARGET static void scaled_float_rows(double *restrict x, const float *restrict y, const double *restrict rows,
+                                     double scale, size_t padded)
+{
+    for (size_t i = 0; i < padded; i += 8)
+        v8_store(x + i, v8_mul(v8_mul(v8_from_float(y + i), v8_set(scale)), v8_load(rows + i)));
 }
 
 TARGET static void gated(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded)
@@ -175,17 +194,16 @@ TARGET static void gated_gelu(double *restrict h, const double *restrict gate, c
 
 TARGET static double exp_sum(const float *restrict x, size_t n, double most, double scale)
 {
+    const v8 largest = v8_set(most), times = v8_set(scale);
     v8 sum = v8_set(0);
-    for (size_t i = 0; i < n; i += 8) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) sum = v8_add(sum, v8_exp(v8_mul(v8_sub(v8_from_float(x + i), largest), times)));
+    if (i < n) {
         double lane[8];
         for (size_t j = 0; j < 8; j++) lane[j] = i + j < n ? (double)x[i + j] - most : -INFINITY;
-        v8 power = v8_exp(v8_mul(v8_load(lane), v8_set(scale)));
-        if (i + 8 > n) { /* what is not there weighs nothing, not even next to it */
-            v8_store(lane, power);
-            for (size_t j = n - i; j < 8; j++) lane[j] = 0;
-            power = v8_load(lane);
-        }
-        sum = v8_add(sum, power);
+        v8_store(lane, v8_exp(v8_mul(v8_load(lane), times)));
+        for (size_t j = n - i; j < 8; j++) lane[j] = 0; /* what is not there weighs nothing, not even next to it */
+        sum = v8_add(sum, v8_load(lane));
     }
     return v8_sum(sum);
 }
@@ -288,16 +306,123 @@ TARGET static inline void store_some(double *to, v8 v, size_t n)
     for (size_t i = 0; i < n; i++) to[i] = lane[i];
 }
 
-/* The row of position j, which lies in the cache or among the text's own. */
-static inline const double *at_position(const double *past, const double *own, size_t tokens, size_t stride, size_t j)
+static inline size_t padded_to(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/* The value of position j, which lies in a cache or among the text's own: [head_dim]. */
+static inline const double *value_at(const attention_task *a, size_t j)
 {
-    return j < tokens ? past + j * stride : own + (j - tokens) * stride;
+    size_t row = padded_to(a->head_dim, PAD);
+    if (j < a->start) return a->start_v + j * row;
+    return j < a->past ? a->past_v + (j - a->start) * row : a->v + (j - a->past) * a->kv_stride;
 }
+
+/* The key of position j, and from one of its columns to the next. */
+static inline const double *key_at(const attention_task *a, size_t j, size_t *step)
+{
+    size_t row = padded_to(a->head_dim, PAD), at = j < a->start ? j : j - a->start;
+    const double *keys = j < a->start ? a->start_k : a->past_k;
+    *step = j < a->past ? KEYS_TOGETHER : 1;
+    if (j >= a->past) return a->k + (j - a->past) * a->kv_stride;
+    return keys + at / KEYS_TOGETHER * KEYS_TOGETHER * row + at % KEYS_TOGETHER;
+}
+
+/* ---- one query of several heads, by keys and values where they lie ---- */
+
+/* Scores of `count` cached keys from the group of `from` on; p: of the first key, [heads, p_stride], eight at a time. values:
+ * theirs, which are needed next. */
+TARGET static inline __attribute__((always_inline)) void score_cached(double *restrict p, size_t p_stride, const double *keys,
+                                                                      const double *values, size_t from, size_t count, const double *q,
+                                                                      size_t q_stride, size_t head_dim, const size_t heads)
+{
+    size_t row = padded_to(head_dim, PAD);
+    for (size_t j = from / KEYS_TOGETHER * KEYS_TOGETHER; j < count; j += KEYS_TOGETHER) {
+        const double *group = keys + j * row;
+        v8 sums[4];
+        for (size_t h = 0; h < heads; h++) sums[h] = v8_set(0);
+        for (size_t d = 0; d < head_dim; d++) {
+            v8 key = v8_load(group + d * KEYS_TOGETHER);
+            __builtin_prefetch(values + j * row + d * KEYS_TOGETHER);
+            for (size_t h = 0; h < heads; h++) sums[h] = v8_fma(key, v8_set(q[h * q_stride + d]), sums[h]);
+        }
+        for (size_t h = 0; h < heads; h++) v8_store(p + h * p_stride + j, sums[h]);
+    }
+}
+
+/* sums: [heads, row] += the values of `count` rows, each times its p: [heads, p_stride]. */
+TARGET static inline __attribute__((always_inline)) void weigh(double *restrict sums, size_t row, const double *values,
+                                                               size_t count, const double *restrict p, size_t p_stride,
+                                                               size_t head_dim, const size_t heads)
+{
+    enum { TOGETHER = 32 }; /* rows that stay in the first-level cache */
+    for (size_t from = 0, n; from < count; from += n, values += n * row, p += n) {
+        n = count - from < TOGETHER ? count - from : TOGETHER;
+        for (size_t d = 0; d < head_dim; d += 8) {
+            v8 s[4];
+            for (size_t h = 0; h < heads; h++) s[h] = v8_load(sums + h * row + d);
+            for (size_t j = 0; j < n; j++) {
+                v8 value = v8_load(values + j * row + d);
+                for (size_t h = 0; h < heads; h++) s[h] = v8_fma(value, v8_set(p[h * p_stride + j]), s[h]);
+            }
+            for (size_t h = 0; h < heads; h++) v8_store(sums + h * row + d, s[h]);
+        }
+    }
+}
+
+/* The first own token's query of `heads` heads (at most 4) from the first of these on: the bits that `attend` has for it. */
+TARGET static inline __attribute__((always_inline)) void attend_heads(const attention_task *a, size_t first, const size_t heads,
+                                                                      double *restrict scratch)
+{
+    const double *q = a->q + first * a->head_stride;
+    size_t row = padded_to(a->head_dim, PAD), stride = attention_keys(a->past + 1);
+    size_t start = first_seen(a->past, a->window) / 8 * 8, cached = a->past - a->start;
+    double *restrict p = scratch, *restrict sums = scratch + heads * stride; /* [heads, stride], [heads, row] */
+    double lane[8], inverse[4];
+
+    if (start < a->start) score_cached(p, stride, a->start_k, a->start_v, start, a->start, q, a->head_stride, a->head_dim, heads);
+    size_t skipped = start < a->start ? 0 : start - a->start;
+    if (skipped < cached)
+        score_cached(p + a->start, stride, a->past_k, a->past_v, skipped, cached, q, a->head_stride, a->head_dim, heads);
+    for (size_t h = 0; h < heads; h++) {
+        v8 own = v8_set(0);
+        for (size_t d = 0; d < a->head_dim; d++) own = v8_fma(v8_set(a->k[d]), v8_set(q[h * a->head_stride + d]), own);
+        v8_store(lane, own);
+        p[h * stride + a->past] = lane[0];
+        for (size_t j = a->past + 1; j % 8; j++) p[h * stride + j] = 0; /* hidden, but finite */
+        inverse[h] = softmax(p + h * stride, start, a->past, a->past, a->window, a->scale);
+    }
+    for (size_t i = 0; i < heads * row; i++) sums[i] = 0;
+    if (start < a->start) weigh(sums, row, a->start_v + start * row, a->start - start, p + start, stride, a->head_dim, heads);
+    if (skipped < cached)
+        weigh(sums, row, a->past_v + skipped * row, cached - skipped, p + a->start + skipped, stride, a->head_dim, heads);
+    for (size_t h = 0; h < heads; h++)
+        for (size_t d = 0; d < a->head_dim; d += 8) {
+            v8 sum = v8_fma(v8_load(a->v + d), v8_set(p[h * stride + a->past]), v8_load(sums + h * row + d));
+            store_some(a->out + (first + h) * a->head_dim + d, v8_mul(sum, v8_set(inverse[h])),
+                       a->head_dim - d < 8 ? a->head_dim - d : 8);
+        }
+}
+
+TARGET static void attend_once(const attention_task *a, double *restrict scratch)
+{
+    for (size_t h = 0; h < a->heads; h += 4)
+        switch (a->heads - h) { /* each with as many sums in registers as it has heads */
+        case 1: attend_heads(a, h, 1, scratch); break;
+        case 2: attend_heads(a, h, 2, scratch); break;
+        case 3: attend_heads(a, h, 3, scratch); break;
+        default: attend_heads(a, h, 4, scratch);
+        }
+}
+
+/* ---- many queries ---- */
 
 TARGET static void attend(const attention_task *task, double *restrict scratch)
 {
     enum { QUERIES = 4, VECTORS = ATTEND_VECTORS }; /* sums in registers: queries share every load of a key or a value */
     const attention_task a = *task;
+    if (a.first == 0 && a.count == 1) {
+        attend_once(task, scratch);
+        return;
+    }
     size_t begin = a.past + a.first, end = begin + a.count; /* positions */
     size_t keys = attention_keys(end), row = attention_row(a.head_dim);
     double *restrict kt = scratch;                    /* [head_dim, keys] transposed: eight scores at a time */
@@ -306,9 +431,10 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
     double *p0 = p, *p1 = p + keys, *p2 = p + 2 * keys, *p3 = p + 3 * keys;
 
     for (size_t j = first_seen(begin, a.window) / 8 * 8; j < end; j++) {
-        const double *key = at_position(a.past_k, a.k, a.past, a.kv_stride, j);
-        for (size_t d = 0; d < a.head_dim; d++) kt[d * keys + j] = key[d];
-        memcpy(values + j * row, at_position(a.past_v, a.v, a.past, a.kv_stride, j), a.head_dim * sizeof *values);
+        size_t step;
+        const double *key = key_at(&a, j, &step);
+        for (size_t d = 0; d < a.head_dim; d++) kt[d * keys + j] = key[d * step];
+        memcpy(values + j * row, value_at(&a, j), a.head_dim * sizeof *values);
     }
     for (size_t d = 0; d < a.head_dim; d++)
         for (size_t j = end; j < keys; j++) kt[d * keys + j] = 0;
@@ -376,5 +502,5 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
 
 /* The rest of a table of kernels, in its order. */
 #define DOUBLE_KERNELS                                                                                                \
-    norm_quantise, norm_round, normalise, scaled, scaled_floats, scaled_rows, gated, gated_silu, gated_gelu, exp_sum, added,         \
-    rotated, attend, round_codes, round_int4, ternary_codes, round_bf16
+    norm_quantise, norm_round, norm_fp8, normalise, scaled, scaled_floats, scaled_rows, scaled_float_rows, gated, gated_silu, \
+    gated_gelu, exp_sum, added, rotated, attend, random_bits, round_codes, round_int4, round_fp8, ternary_codes, round_bf16

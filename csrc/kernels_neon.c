@@ -177,16 +177,43 @@ static void unpack_int4(uint8_t *restrict out, const uint8_t *restrict tile, siz
     }
 }
 
+/* A quad's pairs of bf16 as floats: the first of each, and a step further the second. */
+static inline void store_pairs(uint8_t *out, uint8x16_t halves)
+{
+    const uint32x4_t pairs = vreinterpretq_u32_u8(halves);
+    vst1q_u8(out, vreinterpretq_u8_u32(vshlq_n_u32(pairs, 16)));
+    vst1q_u8(out + STEP_BYTES, vreinterpretq_u8_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000))));
+}
+
 /* -> floats, of each pair the first and then the second: [steps][2][16 rows] */
 static void unpack_bf16(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count)
 {
     const uint8_t *packed = tile + from * STEP_BYTES;
     (void)columns;
     for (size_t i = 0; i < count; i++, out += STEP_BYTES)
+        for (size_t quad = 0; quad < QUADS; quad++, packed += QUAD_BYTES, out += QUAD_BYTES)
+            store_pairs(out, vld1q_u8(packed));
+}
+
+/* -> as unpack_bf16, by way of bf16: its upper and its lower bytes. A number's exponent grows by 120; one below 2^-6 (0 to 7)
+ * has none of its own, and is looked up. */
+static void unpack_fp8(uint8_t *restrict out, const uint8_t *restrict tile, size_t columns, size_t from, size_t count)
+{
+    static const char uppers[16] = {FP8_SMALL(>> 8)}, lowers[16] = {FP8_SMALL(& 255)};
+    const uint8_t *packed = tile + from / 2 * STEP_BYTES;
+    const uint8x16_t upper_small = vld1q_u8((const uint8_t *)uppers), lower_small = vld1q_u8((const uint8_t *)lowers);
+    const uint8x16_t sign = vdupq_n_u8(0x80);
+    (void)columns;
+    for (size_t i = 0; i < count; i += 2, out += 3 * STEP_BYTES)
         for (size_t quad = 0; quad < QUADS; quad++, packed += QUAD_BYTES, out += QUAD_BYTES) {
-            const uint32x4_t pairs = vreinterpretq_u32_u8(vld1q_u8(packed));
-            vst1q_u8(out, vreinterpretq_u8_u32(vshlq_n_u32(pairs, 16)));
-            vst1q_u8(out + STEP_BYTES, vreinterpretq_u8_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000))));
+            const uint8x16_t codes = vld1q_u8(packed), magnitude = vbicq_u8(codes, sign);
+            const uint8x16_t small = vcltq_u8(magnitude, vdupq_n_u8(8));
+            uint8x16_t upper = vaddq_u8(vshrq_n_u8(magnitude, 4), vdupq_n_u8(60)), lower = vshlq_n_u8(magnitude, 4);
+            upper = vbslq_u8(small, vqtbl1q_u8(upper_small, magnitude), upper);
+            lower = vbslq_u8(small, vqtbl1q_u8(lower_small, magnitude), lower);
+            upper = vorrq_u8(upper, vandq_u8(codes, sign));
+            store_pairs(out, vzip1q_u8(lower, upper));
+            store_pairs(out + 2 * STEP_BYTES, vzip2q_u8(lower, upper));
         }
 }
 
@@ -413,7 +440,7 @@ static void tiles_product(matrix_format format, product_of_tile *const *products
                           const int32_t *restrict q_sum, size_t tokens, uint8_t *unpacked)
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
-    const size_t most = format == BF16 ? BF16_STEPS : BLOCK_STEPS; /* at a time */
+    const size_t most = multiplies_halves(format) ? BF16_STEPS : BLOCK_STEPS; /* at a time */
     uint8_t *sums = unpacked + 4 * BLOCK_STEPS * STEP_BYTES; /* [tokens, 16] of all blocks but the last */
     for (size_t tile = 0; tile < tiles; tile++, weights += bytes, y += 4 * TILE_ROWS) {
         if (few && tokens && tokens <= FEW) {
@@ -449,6 +476,7 @@ MATRIX_PRODUCT(ternary_product, TERNARY, trits, NULL, unpack_ternary, 1)
 MATRIX_PRODUCT(dense_product, TERNARY_DENSE, trits, NULL, unpack_dense, 1)
 MATRIX_PRODUCT(int8_product, INT8, bytes, NULL, unpack_int8, 0)
 MATRIX_PRODUCT(int4_product, INT4, bytes, NULL, unpack_int4, 0)
+MATRIX_PRODUCT(fp8_product, FP8, pairs, NULL, unpack_fp8, 0)
 MATRIX_PRODUCT(bf16_product, BF16, pairs, NULL, unpack_bf16, 0)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL, NULL, 0)
 MATRIX_PRODUCT(ternary_dots, TERNARY, dots, few_ternary, unpack_ternary, 1)
@@ -457,7 +485,11 @@ MATRIX_PRODUCT(int8_dots, INT8, dots, NULL, unpack_int8, 0)
 MATRIX_PRODUCT(int4_dots, INT4, dots, NULL, unpack_int4, 0)
 
 const bitrl_kernels bitrl_kernels_neon = {
-    "neon", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product}, DOUBLE_KERNELS};
+    "neon",
+    {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
+    DOUBLE_KERNELS};
 const bitrl_kernels bitrl_kernels_neondot = {
-    "neondot", {ternary_dots, dense_dots, int8_dots, int4_dots, bf16_product, fp32_product}, DOUBLE_KERNELS};
+    "neondot",
+    {ternary_dots, dense_dots, int8_dots, int4_dots, fp8_product, bf16_product, fp32_product},
+    DOUBLE_KERNELS};
 #endif

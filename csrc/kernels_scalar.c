@@ -117,6 +117,9 @@ static void codes_product(matrix_format format, int32_t *restrict y, size_t y_st
 
 CODES(ternary_product, TERNARY) CODES(dense_product, TERNARY_DENSE) CODES(int8_product, INT8) CODES(int4_product, INT4)
 
+/* Of a weight's row r, the place within two packed steps of fp8 (kernels.h). */
+static inline size_t fp8_place(size_t step, size_t r) { return r / 4 * 16 + step % 2 * 8 + r % 4 * 2; }
+
 static void bf16_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
                          size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
                          size_t tokens, uint8_t *restrict unpacked)
@@ -141,6 +144,20 @@ static void bf16_product(void *restrict y, size_t y_stride, const uint8_t *restr
         }
 }
 
+static void fp8_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
+                        size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
+                        size_t tokens, uint8_t *restrict unpacked)
+{
+    for (size_t tile = 0; tile < tiles; tile++, weights += tile_bytes(FP8, columns)) {
+        for (size_t step = 0; step < columns / 2; step++)
+            for (size_t i = 0; i < 2 * TILE_ROWS; i++) {
+                uint16_t half = bf16_from_fp8(weights[step / 2 * STEP_BYTES + fp8_place(step, i / 2) + i % 2]);
+                memcpy(unpacked + step * STEP_BYTES + 2 * i, &half, sizeof half);
+            }
+        bf16_product((float *)y + tile * TILE_ROWS, y_stride, unpacked, 1, columns, q, q_stride, q_sum, tokens, NULL);
+    }
+}
+
 static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles,
                          size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
                          size_t tokens, uint8_t *restrict unpacked)
@@ -161,5 +178,5 @@ static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restr
 }
 
 const bitrl_kernels bitrl_kernels_scalar = {
-    "scalar", {ternary_product, dense_product, int8_product, int4_product, bf16_product, fp32_product},
+    "scalar", {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
     DOUBLE_KERNELS};

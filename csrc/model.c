@@ -141,9 +141,7 @@ static int pack_failed(const loader *l, pack_result result, const char *name)
 /* A matrix's weights as a file holds them -> as they are multiplied. */
 static int take_matrix(const loader *l, matrix *m, const weight_source *source, pool *threads, const char *name)
 {
-    m->scale = 1;
     pack_result result = threads ? bitrl_pack(m, source, l->model->kernels, threads) : PACK_NO_MEMORY;
-    m->scale *= m->file_scale;
     return result == PACKED ? BITRL_OK : pack_failed(l, result, name);
 }
 
@@ -158,7 +156,7 @@ static int load_matrix(loader *l, size_t i, const named_matrix *named)
     if (named->columns > MAX_SUMMED && (format == INT8 || format == INT4))
         return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has rows of %zu weights, too long to run in 8 or 4 bits",
                           named->columns);
-    *m = (matrix){.format = format, .rows = named->rows, .columns = named->columns, .data = l->memory, .scale = 1,
+    *m = (matrix){.format = format, .rows = named->rows, .columns = named->columns, .data = l->memory,
                   .file_scale = 1};
     l->memory += bitrl_matrix_bytes(format, m->rows, m->columns);
     status = load_scale(l, name_of(other, i, named->name, ".scale"), m);
@@ -325,34 +323,40 @@ int bitrl_model_check(const bitrl_file *file, const bitrl_options *options, bitr
     return status;
 }
 
-/* The head's matrix from its tensor, or from floats. */
-static int pack_head(bitrl_model *model, const float *values, uint64_t threads, char *error)
+/* Memory for the head's matrix; false when there is not enough. */
+static bool reserve_head(bitrl_model *model)
 {
-    const loader l = {.model = model, .error = error};
     matrix *m = &model->output;
-    pool *pool = pool_open(threads);
-    if (!m->data) {
-        /* Products of codes would round the logits of a float model. */
-        matrix_format format = model->format == FP32 || model->format == BF16 ? model->format : INT8;
-        *m = (matrix){.format = format, .rows = model->shape.vocabulary, .columns = model->shape.width, .scale = 1};
-        m->data = bitrl_allocate(bitrl_matrix_bytes(format, m->rows, m->columns), 1);
-    }
-    const weight_source source = {.tensor = values ? NULL : model->head, .arm = model->i2s_arm, .values = values};
-    pack_result result = pool && m->data ? bitrl_pack(m, &source, model->kernels, pool) : PACK_NO_MEMORY;
-    pool_close(pool);
-    if (result == PACKED) return BITRL_OK;
-    free(m->data);
-    free(m->row_scale);
-    *m = (matrix){0};
-    return pack_failed(&l, result, model->head == model->embedding ? "token_embd.weight" : "output.weight");
+    /* Products of codes would round the logits of a float model. */
+    matrix_format format = model->format == FP32 || model->format == BF16 ? model->format : INT8;
+    *m = (matrix){.format = format, .rows = model->shape.vocabulary, .columns = model->shape.width, .file_scale = 1};
+    m->data = bitrl_allocate(bitrl_matrix_bytes(format, m->rows, m->columns), 1);
+    return m->data != NULL;
+}
+
+static void release_head(bitrl_model *model)
+{
+    free(model->output.data);
+    free(model->output.row_scale);
+    model->output = (matrix){0};
 }
 
 int bitrl_model_add_head(bitrl_model *model, uint64_t threads, char *error)
 {
+    const loader l = {.model = model, .error = error};
+    bool tied = model->head == model->embedding;
     if (model->output.data) return BITRL_OK;
     if (!model->output_norm)
         return bitrl_fail(error, BITRL_BAD_FILE, "lacks the tensor output_norm.weight, so it cannot generate");
-    return pack_head(model, model->head == model->embedding ? model->replaced_embedding : NULL, threads, error);
+    const float *values = tied ? model->replaced_embedding : NULL;
+    const weight_source source = {.tensor = values ? NULL : model->head, .arm = model->i2s_arm, .values = values};
+    pool *pool = pool_open(threads);
+    int status = pool && reserve_head(model)
+                     ? take_matrix(&l, &model->output, &source, pool, tied ? "token_embd.weight" : "output.weight")
+                     : pack_failed(&l, PACK_NO_MEMORY, "");
+    pool_close(pool);
+    if (status) release_head(model);
+    return status;
 }
 
 static size_t adapter_bytes(const adapter *a)
@@ -373,71 +377,138 @@ uint64_t bitrl_model_bytes_per_token(const bitrl_model *model)
     return bytes;
 }
 
-static int replace_norm(const loader *l, const float *values, size_t n, double offset, double *norm, size_t given)
-{
-    if (given != n)
-        return bitrl_fail(l->error, BITRL_BAD_ARGUMENT, "has %zu weights there, not %zu", n, given);
-    take_norm(norm, values, n, offset);
-    return BITRL_OK;
-}
+/* ---- replacing ---- */
 
-static int replace_embedding(bitrl_model *model, const float *values, uint64_t threads, char *error)
-{
-    size_t n = model->shape.vocabulary * model->shape.width;
-    if (model->head == model->embedding && model->output.data) {
-        int status = pack_head(model, values, threads, error);
-        if (status) return status;
-    }
-    if (!model->replaced_embedding) model->replaced_embedding = bitrl_allocate(n, sizeof *values);
-    if (!model->replaced_embedding) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    memcpy(model->replaced_embedding, values, n * sizeof *values);
-    return BITRL_OK;
-}
+/* Where the weights of a name lie: a matrix or a norm; the embedding may be a matrix too. */
+typedef struct {
+    matrix *matrix;
+    size_t rows, columns, turned; /* turned: see weight_source */
+    double *norm;                 /* [columns] */
+    double offset;                /* of the norm */
+    bool embedding;
+} place;
 
-int bitrl_model_replace(bitrl_model *model, const char *name, const float *values, uint64_t rows, uint64_t columns,
-                        uint64_t threads, char *error)
+static bool find_in_block(const bitrl_model *model, size_t i, const char *name, place *out)
 {
-    const loader l = {.model = model, .error = error};
-    const bitrl_shape *shape = &model->shape;
+    named_matrix matrices[MATRICES];
+    named_norm norms[NORMS];
     char full[NAME];
-    if (threads < 1 || threads > MAX_THREADS)
-        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
-    for (size_t i = 0; i < rows * columns; i++)
-        if (!isfinite(values[i])) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot hold weights that are not finite");
-    model->version++;
-    bool embedding = strcmp(name, "token_embd.weight") == 0;
-    if (embedding || (strcmp(name, "output.weight") == 0 && model->head != model->embedding)) {
-        if (rows != shape->vocabulary || columns != shape->width)
-            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %llu x %llu weights there, not %llu x %llu",
-                              (unsigned long long)shape->vocabulary, (unsigned long long)shape->width,
-                              (unsigned long long)rows, (unsigned long long)columns);
-        return embedding ? replace_embedding(model, values, threads, error) : pack_head(model, values, threads, error);
-    }
-    if (strcmp(name, "output_norm.weight") == 0 && model->output_norm)
-        return replace_norm(&l, values, shape->width, model->norm_offset, model->output_norm, rows * columns);
-    for (size_t i = 0; i < shape->blocks; i++) {
-        named_matrix matrices[MATRICES];
-        named_norm norms[NORMS];
-        list_block(model, &model->blocks[i], matrices, norms);
-        for (size_t j = 0; j < NORMS; j++)
-            if (norms[j].name && strcmp(name, name_of(full, i, norms[j].name, ".weight")) == 0)
-                return replace_norm(&l, values, norms[j].n, model->norm_offset, *norms[j].norm, rows * columns);
-        for (size_t j = 0; j < MATRICES; j++) {
-            matrix *m = matrices[j].matrix;
-            if (matrices[j].norm && strcmp(name, name_of(full, i, matrices[j].norm, ".weight")) == 0)
-                return replace_norm(&l, values, m->columns, 0, m->norm, rows * columns);
-            if (strcmp(name, name_of(full, i, matrices[j].name, ".weight")) != 0) continue;
-            if (rows != m->rows || columns != m->columns)
-                return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu x %zu weights there, not %llu x %llu", m->rows,
-                                  m->columns, (unsigned long long)rows, (unsigned long long)columns);
-            pool *pool = pool_open(threads);
-            const weight_source source = {.values = values, .turned = matrices[j].turned};
-            int status = take_matrix(&l, m, &source, pool, full);
-            pool_close(pool);
-            return status;
+    list_block(model, &model->blocks[i], matrices, norms);
+    for (size_t j = 0; j < NORMS; j++)
+        if (norms[j].name && strcmp(name, name_of(full, i, norms[j].name, ".weight")) == 0) {
+            *out = (place){.norm = *norms[j].norm, .rows = 1, .columns = norms[j].n, .offset = model->norm_offset};
+            return true;
+        }
+    for (size_t j = 0; j < MATRICES; j++) {
+        matrix *m = matrices[j].matrix;
+        if (strcmp(name, name_of(full, i, matrices[j].name, ".weight")) == 0) {
+            *out = (place){.matrix = m, .rows = m->rows, .columns = m->columns, .turned = matrices[j].turned};
+            return true;
+        }
+        if (matrices[j].norm && strcmp(name, name_of(full, i, matrices[j].norm, ".weight")) == 0) {
+            *out = (place){.norm = m->norm, .rows = 1, .columns = m->columns};
+            return true;
         }
     }
-    return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has no weights called %.60s that can be replaced", name);
+    return false;
+}
+
+static bool find_place(bitrl_model *model, const char *name, place *out)
+{
+    const bitrl_shape *shape = &model->shape;
+    bool embedding = strcmp(name, "token_embd.weight") == 0, tied = model->head == model->embedding;
+    if (embedding || (strcmp(name, "output.weight") == 0 && !tied)) {
+        bool head = !embedding || (tied && model->output.data);
+        *out = (place){.matrix = head ? &model->output : NULL, .rows = shape->vocabulary, .columns = shape->width,
+                       .embedding = embedding};
+        return true;
+    }
+    if (strcmp(name, "output_norm.weight") == 0 && model->output_norm) {
+        *out = (place){.norm = model->output_norm, .rows = 1, .columns = shape->width, .offset = model->norm_offset};
+        return true;
+    }
+    unsigned long long i;
+    return sscanf(name, "blk.%20llu.", &i) == 1 && i < shape->blocks && find_in_block(model, i, name, out);
+}
+
+/* Finds where weights are to go: a norm, or a matrix to pack; their shapes fit, and norms are finite. */
+static int plan(bitrl_model *model, const bitrl_weights *weights, place *where, packing *p, char *error)
+{
+    size_t n = weights->rows * weights->columns;
+    if (!find_place(model, weights->name, where))
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has no weights called %.60s that can be replaced", weights->name);
+    if (where->norm && n != where->columns)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu weights there, not %zu (%.60s)", where->columns, n, weights->name);
+    if (!where->norm && (weights->rows != where->rows || weights->columns != where->columns))
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu x %zu weights there, not %llu x %llu (%.60s)", where->rows,
+                          where->columns, (unsigned long long)weights->rows, (unsigned long long)weights->columns,
+                          weights->name);
+    if (where->norm && !bitrl_all_finite(weights->values, n))
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot hold weights that are not finite (%.60s)", weights->name);
+    *p = (packing){.m = where->matrix, .source = {.values = weights->values, .turned = where->turned}, .rows = where->rows,
+                   .columns = where->columns};
+    return BITRL_OK;
+}
+
+/* Finds where all are to go, and the memory for those that have none there yet. packings: those that are no norms, *packed. */
+static int plan_all(bitrl_model *model, const bitrl_weights *weights, uint64_t count, const uint64_t *seed, place *places,
+                    packing *packings, size_t *packed, float **embedding, char *error)
+{
+    int status = BITRL_OK;
+    for (uint64_t i = 0; i < count && !status; i++) {
+        packing *p = &packings[*packed];
+        status = plan(model, &weights[i], &places[i], p, error);
+        if (status || places[i].norm) continue;
+        if (places[i].embedding && !model->replaced_embedding && !*embedding)
+            *embedding = bitrl_allocate(model->shape.vocabulary * model->shape.width, sizeof **embedding);
+        if (places[i].embedding) p->copy = *embedding ? *embedding : model->replaced_embedding;
+        bool held = !places[i].embedding || p->copy;
+        if (p->m && !p->m->data) held = reserve_head(model) && held; /* of an output.weight before the head was wanted */
+        if (!held) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+        if (seed) p->key = bitrl_random_key(*seed, weights[i].name);
+        ++*packed;
+    }
+    return status;
+}
+
+static int refuse(pack_result result, const bitrl_weights *weights, const place *places, size_t failed, char *error)
+{
+    if (result == PACK_NO_MEMORY) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    while (places->norm || failed) failed -= !places++->norm, weights++; /* the failed one of those that are no norms */
+    return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot hold weights that are not finite (%.60s)", weights->name);
+}
+
+int bitrl_model_replace_all(bitrl_model *model, const bitrl_weights *weights, uint64_t count, const uint64_t *seed,
+                            uint64_t threads, bitrl_replaced *replaced, char *error)
+{
+    if (threads < 1 || threads > MAX_THREADS)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    *replaced = (bitrl_replaced){0};
+    place *places = calloc(count + 1, sizeof *places);
+    packing *packings = calloc(count + 1, sizeof *packings);
+    pool *pool = pool_open(threads);
+    float *embedding = NULL; /* room for the first other one */
+    bool headless = !model->output.data;
+    size_t packed = 0, failed;
+    int status = places && packings && pool ? BITRL_OK : bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    if (!status) status = plan_all(model, weights, count, seed, places, packings, &packed, &embedding, error);
+    if (!status) {
+        pack_result result = bitrl_pack_all(packings, packed, model->kernels, pool, seed != NULL, replaced, &failed);
+        if (result != PACKED) status = refuse(result, weights, places, failed, error);
+    }
+    if (!status) {
+        for (uint64_t i = 0; i < count; i++)
+            if (places[i].norm) take_norm(places[i].norm, weights[i].values, places[i].columns, places[i].offset);
+        if (embedding) model->replaced_embedding = embedding;
+        model->version++;
+    } else {
+        free(embedding);
+        if (headless) release_head(model);
+    }
+    pool_close(pool);
+    free(packings);
+    free(places);
+    return status;
 }
 
 /* ---- adapters ---- */
@@ -456,8 +527,8 @@ static adapter *make_adapter(const bitrl_model *model, const float *down, const 
     pool *pool = pool_open(1);
     bool packed = false;
     if (a && pool) {
-        a->down = (matrix){.format = FP32, .rows = rank, .columns = columns, .scale = 1};
-        a->up = (matrix){.format = FP32, .rows = rows, .columns = rank, .scale = 1};
+        a->down = (matrix){.format = FP32, .rows = rank, .columns = columns, .file_scale = 1};
+        a->up = (matrix){.format = FP32, .rows = rows, .columns = rank, .file_scale = 1};
         a->down.data = a->memory = bitrl_allocate(adapter_bytes(a), 1);
         if (a->memory) a->up.data = a->memory + bitrl_matrix_bytes(FP32, rank, columns);
         const weight_source downs = {.values = down}, ups = {.values = up, .turned = turned};

@@ -1,7 +1,7 @@
 /* Matrices made ready to multiply: rows of floats are quantised and laid out in tiles (kernels.h).
  *
- * Quantises, whatever type the file holds: ternary by one scale a matrix, int8 by one a row, int4 by one a row and a small
- * multiplier for each 32 columns. Knows nothing of models. */
+ * Quantises, whatever type the file holds: ternary by one scale a matrix, int8 and fp8 by one a row, int4 by one a row and a
+ * small multiplier for each 32 columns. Knows nothing of models. */
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 #include "internal.h"
 
-static const char *const names[FORMATS] = {"ternary", "ternary-1.6", "int8", "int4", "bf16", "fp32"};
+static const char *const names[FORMATS] = {"ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32"};
 
 const char *bitrl_format(uint64_t i) { return i < FORMATS ? names[i] : NULL; }
 
@@ -55,6 +55,14 @@ static inline uint32_t word_at(const uint8_t *from)
 
 static inline void put_word(uint8_t *to, uint32_t word) { memcpy(to, &word, sizeof word); }
 
+static void put_fp8(uint8_t *tile, const uint8_t *rows, size_t stride, size_t columns)
+{
+    for (size_t c = 0; c < columns; c += 4, tile += STEP_BYTES, rows += 4)
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            for (size_t step = 0; step < 2; step++)
+                memcpy(tile + r / 4 * 16 + step * 8 + r % 4 * 2, rows + r * stride + 2 * step, 2);
+}
+
 /* Whole bytes, or pairs of bf16, or floats; `flipped` bits are turned: 0x80 adds 128 to a code. */
 static void put_words(uint8_t *tile, const uint8_t *rows, size_t stride, size_t steps, uint32_t flipped)
 {
@@ -97,71 +105,254 @@ static void put_int4(uint8_t *tile, const uint8_t *rows, size_t stride, size_t c
         }
 }
 
+/* ---- how many codes of a tile are others than before ---- */
+
+static uint64_t other_bytes(const uint8_t *restrict a, const uint8_t *restrict b, size_t n) /* n: a multiple of 64 */
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i += 64) {
+        uint8_t some = 0;
+        for (size_t j = 0; j < 64; j++) some = (uint8_t)(some + (a[i + j] != b[i + j]));
+        count += some;
+    }
+    return count;
+}
+
+static uint64_t other_halves(const uint8_t *restrict a, const uint8_t *restrict b, size_t n)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i += 64) {
+        uint16_t x[32], y[32], some = 0;
+        memcpy(x, a + i, sizeof x);
+        memcpy(y, b + i, sizeof y);
+        for (size_t j = 0; j < 32; j++) some = (uint16_t)(some + (x[j] != y[j]));
+        count += some;
+    }
+    return count;
+}
+
+static uint64_t other_words(const uint8_t *restrict a, const uint8_t *restrict b, size_t n)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i += 64) {
+        uint32_t x[16], y[16], some = 0;
+        memcpy(x, a + i, sizeof x);
+        memcpy(y, b + i, sizeof y);
+        for (size_t j = 0; j < 16; j++) some += x[j] != y[j];
+        count += some;
+    }
+    return count;
+}
+
+static uint64_t other_pairs_of_bits(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        unsigned other = a[i] ^ b[i];
+        count += (uint64_t)__builtin_popcount((other | other >> 1) & 0x55);
+    }
+    return count;
+}
+
+/* The first four of trits_pack()'s five as a number below 81, plus 81 times the fifth. */
+static unsigned trits_of(unsigned byte)
+{
+    unsigned low = byte & 63;
+    return byte < 192 ? low + 81 * (byte >> 6) : 64 + low % 17 + 81 * (low / 17);
+}
+
+static uint64_t other_trits(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i])
+            for (unsigned x = trits_of(a[i]), y = trits_of(b[i]), j = 0; j < 5; j++, x /= 3, y /= 3) count += x % 3 != y % 3;
+    return count;
+}
+
+/* Of int4, whose codes are multiplied: the products that are others. */
+static uint64_t other_int4(const uint8_t *a, const uint8_t *b, size_t columns)
+{
+    const uint8_t *times = a + columns / 8 * STEP_BYTES, *others = b + columns / 8 * STEP_BYTES;
+    uint64_t count = 0;
+    for (size_t block = 0; block < columns / INT4_BLOCK; block++, times += TILE_ROWS, others += TILE_ROWS)
+        for (size_t i = 0; i < INT4_BLOCK / 8 * STEP_BYTES; i++, a++, b++) {
+            size_t r = i % STEP_BYTES / 4;
+            int x = (int8_t)times[r], y = (int8_t)others[r];
+            count += ((*a & 15) - 8) * x != ((*b & 15) - 8) * y;
+            count += ((*a >> 4) - 8) * x != ((*b >> 4) - 8) * y;
+        }
+    return count;
+}
+
+static uint64_t other_codes(matrix_format format, const uint8_t *a, const uint8_t *b, size_t columns)
+{
+    size_t n = tile_bytes(format, columns);
+    if (memcmp(a, b, n) == 0) return 0;
+    switch (format) {
+    case TERNARY: return other_pairs_of_bits(a, b, n);
+    case TERNARY_DENSE: return other_trits(a, b, n);
+    case INT4: return other_int4(a, b, columns);
+    case BF16: return other_halves(a, b, n);
+    case FP32: return other_words(a, b, n);
+    default: return other_bytes(a, b, n);
+    }
+}
+
 /* ---- whole matrices ---- */
 
-/* What all threads know while they pack one. */
+/* What all threads know while they pack some. */
 typedef struct {
-    matrix *m;
-    const weight_source *source;
+    packing *list;
+    size_t count;
     const bitrl_kernels *kernels;
     pool *threads;
-    size_t padded;  /* columns */
-    float *rows;    /* [threads, TILE_ROWS, padded], of which some formats use the first only; zeros behind each row */
-    uint8_t *codes; /* [threads, TILE_ROWS, stride bytes] codes or bf16, zeros behind */
-    window *windows; /* [threads] */
-    size_t stride;  /* an odd number of cache lines, see activation_stride */
-    bool may_round; /* weights need not be ternary to become so */
-    enum { EXACT, MEASURE, ROUND } ternary; /* weights are one scale's codes; how large are they; round them to codes */
-    float scale;                            /* of EXACT */
-    double *totals;                         /* [rows] of MEASURE: sum of a row's |weights| */
-    atomic_bool not_finite, not_ternary, lost; /* lost: a row cannot be read */
-} packing;
+    size_t tiles;         /* of all */
+    bool replaces;        /* what is there: nothing of it when anything is refused */
+    bool random;          /* rounds by random bits */
+    bool looks;           /* at all weights first */
+    size_t widest;        /* padded columns */
+    float *rows;          /* [threads, TILE_ROWS, widest], of which some formats use the first only */
+    uint8_t *codes;       /* [threads, TILE_ROWS, stride bytes] codes or bf16, zeros behind */
+    size_t stride;        /* an odd number of cache lines, see activation_stride */
+    int32_t *bits;        /* [threads, widest] random ones */
+    uint8_t *read;        /* [threads, WINDOW] bytes of a file */
+    uint8_t *next;        /* [threads, 4 * TILE_ROWS * widest] a tile, when others are replaced */
+    uint64_t *changed;    /* [threads] codes, when others are replaced */
+    atomic_bool refused;
+} packings;
 
-/* Row r as it is to lie in the matrix. */
+/* A thread's own. */
+typedef struct {
+    packings *all;
+    float *rows;
+    uint8_t *codes, *next;
+    int32_t *bits;
+    uint64_t *changed;
+    window *window; /* on the file */
+} packer;
+
+static bool is_ternary(const packing *p)
+{
+    return p->m && (p->m->format == TERNARY || p->m->format == TERNARY_DENSE);
+}
+
+static bool rows_scaled(matrix_format format) { return format == INT8 || format == INT4 || format == FP8; }
+
+/* There is a row of it that cannot be had: the rest would be in vain. */
+static bool unreadable(const packing *p) { return p->lost || p->not_finite; }
+
+static bool refused(const packing *p) { return unreadable(p) || (p->not_ternary && !p->may_round); }
+
+/* Where row r of the matrix lies in its source. */
+static size_t source_row(const weight_source *source, size_t r)
+{
+    if (!source->turned) return r;
+    size_t within = r % source->turned, half = source->turned / 2; /* the two halves of a rotation are interleaved */
+    return r - within + within % half * 2 + within / half;
+}
+
 static row_result read_row(const weight_source *source, size_t columns, size_t r, float *out, window *w)
 {
-    if (source->turned) { /* heads of `turned` rows have the two halves of their rotation interleaved */
-        size_t within = r % source->turned, half = source->turned / 2;
-        r = r - within + within % half * 2 + within / half;
-    }
     if (source->tensor) return bitrl_read_row(out, source->tensor, source->arm, r, w);
     memcpy(out, source->values + r * columns, columns * sizeof *out);
     return bitrl_all_finite(out, columns) ? ROW_READ : ROW_NOT_FINITE;
 }
 
-/* Row r, or a note of why it is none. */
-static bool take_row(packing *p, size_t r, float *row, window *w)
+/* Row r as it is to lie in the matrix, zeros up to `padded`; false, and a note of why, when there is none. */
+static bool take_row(packing *p, size_t padded, size_t r, float *out, window *w)
 {
-    row_result result = read_row(p->source, p->m->columns, r, row, w);
-    if (result == ROW_LOST) p->lost = true;
-    if (result == ROW_NOT_FINITE) p->not_finite = true;
-    return result == ROW_READ;
+    memset(out + p->columns, 0, (padded - p->columns) * sizeof *out);
+    switch (read_row(&p->source, p->columns, source_row(&p->source, r), out, w)) {
+    case ROW_READ: return true;
+    case ROW_LOST: p->lost = true; return false;
+    default: p->not_finite = true; return false;
+    }
+}
+
+/* Spreads a number over all bits (the finaliser of splitmix64). */
+static uint64_t spread(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+    x = (x ^ x >> 27) * 0x94d049bb133111eb;
+    return x ^ x >> 31;
+}
+
+uint64_t bitrl_random_key(uint64_t seed, const char *name)
+{
+    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
+    for (; *name; name++) hash = (hash ^ (uint8_t)*name) * 0x100000001b3;
+    return spread(spread(seed + 0x9e3779b97f4a7c15) ^ hash);
 }
 
 /* The codes of row r, and what lies beside them. */
-static void round_row(packing *p, size_t r, const float *row, uint8_t *codes, uint8_t *tile)
+static void round_row(const packer *own, const packing *p, size_t r, const float *row, uint8_t *codes, uint8_t *tile)
 {
     matrix *m = p->m;
-    size_t n = p->padded;
+    const bitrl_kernels *kernels = own->all->kernels;
+    size_t n = round_up(m->columns, K_PAD);
+    const int32_t *bits = own->all->random ? own->bits : NULL;
+    if (bits) kernels->random_bits(own->bits, n, spread(p->key + (source_row(&p->source, r) + 1) * 0x9e3779b97f4a7c15));
     switch (m->format) {
     case TERNARY:
-    case TERNARY_DENSE:
-        if (p->ternary == EXACT && !p->kernels->ternary_codes((int8_t *)codes, row, n, p->scale)) p->not_ternary = true;
-        if (p->ternary == ROUND) p->kernels->round_codes((int8_t *)codes, row, n, m->scale, -1, 1);
-        return;
+    case TERNARY_DENSE: kernels->round_codes((int8_t *)codes, row, n, p->step, -1, 1, bits); return;
     case INT8:
         m->row_scale[r] = largest(row, n) / 127;
-        p->kernels->round_codes((int8_t *)codes, row, n, m->row_scale[r], -127, 127);
+        kernels->round_codes((int8_t *)codes, row, n, m->row_scale[r], -127, 127, bits);
         return;
     case INT4: /* a block's step is a small multiple of the row's; 119 = 7 * 17, and 8 * 15 is nearest */
         m->row_scale[r] = largest(row, n) / 119;
-        p->kernels->round_int4((int8_t *)codes, (int8_t *)codes + n, row, n, m->row_scale[r]);
+        kernels->round_int4((int8_t *)codes, (int8_t *)codes + n, row, n, m->row_scale[r], bits);
         for (size_t b = 0; b < n / INT4_BLOCK; b++)
             tile[n / 8 * STEP_BYTES + b * TILE_ROWS + r % TILE_ROWS] = codes[n + b];
         return;
-    case BF16: p->kernels->round_bf16((uint16_t *)(void *)codes, row, n); return;
+    case FP8:
+        m->row_scale[r] = largest(row, n) / 448;
+        kernels->round_fp8(codes, row, n, m->row_scale[r], bits);
+        return;
+    case BF16: kernels->round_bf16((uint16_t *)(void *)codes, row, n, bits); return;
     default: return;
     }
+}
+
+static void put_tile(matrix_format format, uint8_t *tile, const uint8_t *codes, size_t stride, const float *rows, size_t n)
+{
+    switch (format) {
+    case TERNARY: put_ternary(tile, codes, stride, n); return;
+    case TERNARY_DENSE: put_dense(tile, codes, stride, n); return;
+    case INT8: put_words(tile, codes, stride, n / 4, 0x80808080); return;
+    case INT4: put_int4(tile, codes, stride, n); return;
+    case FP8: put_fp8(tile, codes, stride, n); return;
+    case BF16: put_words(tile, codes, stride, n / 2, 0); return;
+    default: put_words(tile, (const uint8_t *)rows, n * sizeof *rows, n, 0);
+    }
+}
+
+/* Packs a tile of rows; of weights that are ternary already, their codes. */
+static void pack_tile(const packer *own, packing *p, size_t number)
+{
+    const packings *all = own->all;
+    matrix *m = p->m;
+    size_t n = round_up(m->columns, K_PAD), first = number * TILE_ROWS, bytes = tile_bytes(m->format, n);
+    uint8_t *there = m->data + number * bytes, *tile = all->replaces ? own->next : there;
+    if (m->format == INT4) memset(tile + n / 8 * STEP_BYTES, 0, bytes - n / 8 * STEP_BYTES); /* what lies behind multipliers */
+    for (size_t r = 0; r < TILE_ROWS; r++) {
+        float *row = own->rows + (m->format == FP32 ? r * n : 0);
+        uint8_t *codes = own->codes + r * all->stride;
+        if (first + r >= m->rows)
+            memset(row, 0, n * sizeof *row); /* rows of padding are zeros */
+        else if (!take_row(p, n, first + r, row, own->window))
+            return;
+        if (m->format == TERNARY_DENSE) memset(codes + n, 0, PAD); /* which are read beyond the last */
+        if (!is_ternary(p) || p->not_ternary)
+            round_row(own, p, first + r, row, codes, tile);
+        else if (!all->kernels->ternary_codes((int8_t *)codes, row, n, p->scale))
+            p->not_ternary = true; /* of a file that says they are: refused */
+    }
+    put_tile(m->format, tile, own->codes, all->stride, own->rows, n);
+    if (!all->replaces) return;
+    *own->changed += other_codes(m->format, there, tile, n);
+    memcpy(there, tile, bytes);
 }
 
 /* Sums of each row's |weights|, from the first on; of eight rows side by side. */
@@ -176,67 +367,80 @@ static void measure(double *totals, const float *rows, size_t n)
     }
 }
 
-static void pack_tile(packing *p, size_t number, float *rows, uint8_t *codes, window *w)
+/* Whether a tile of rows can be packed, and what must be known of all before one is: are they ternary, how large are they. */
+static void look_at_tile(const packer *own, packing *p, size_t number)
 {
-    const matrix *m = p->m;
-    size_t n = p->padded, first = number * TILE_ROWS;
-    uint8_t *tile = m->data + number * tile_bytes(m->format, n);
-    bool all = m->format == FP32 || p->ternary == MEASURE; /* rows are needed at once */
-    for (size_t r = 0; r < TILE_ROWS; r++) {
-        float *row = rows + (all ? r * n : 0);
-        if (first + r >= m->rows)
-            memset(row, 0, n * sizeof *row); /* rows of padding are zeros */
-        else if (!take_row(p, first + r, row, w))
-            return;
-        round_row(p, first + r, row, codes + r * p->stride, tile);
-    }
-    switch (m->format) {
-    case TERNARY:
-    case TERNARY_DENSE:
-        if (p->ternary == MEASURE)
-            measure(p->totals + first, rows, n);
-        else
-            (m->format == TERNARY ? put_ternary : put_dense)(tile, codes, p->stride, n);
+    size_t columns = p->columns, n = round_up(columns, K_PAD), first = number * TILE_ROWS;
+    size_t count = p->rows - first < TILE_ROWS ? p->rows - first : TILE_ROWS;
+    if (!is_ternary(p)) {
+        if (!bitrl_all_finite(p->source.values + first * columns, count * columns)) p->not_finite = true;
         return;
-    case INT8: put_words(tile, codes, p->stride, n / 4, 0x80808080); return;
-    case INT4: put_int4(tile, codes, p->stride, n); return;
-    case BF16: put_words(tile, codes, p->stride, n / 2, 0); return;
-    default: put_words(tile, (const uint8_t *)rows, n * sizeof *rows, n, 0);
+    }
+    if (unreadable(p)) return;
+    memset(own->rows + count * n, 0, (TILE_ROWS - count) * n * sizeof *own->rows);
+    for (size_t r = 0; r < count; r++) {
+        float *row = own->rows + r * n;
+        if (!take_row(p, n, first + r, row, own->window)) return;
+        if (!p->not_ternary && !own->all->kernels->ternary_codes((int8_t *)own->codes, row, n, p->scale)) p->not_ternary = true;
+    }
+    measure(p->totals + first, own->rows, n);
+}
+
+static size_t tiles_of(const packing *p) { return (p->rows + TILE_ROWS - 1) / TILE_ROWS; }
+
+/* Calls work with every tile that no thread has taken. */
+static void for_tiles(const packer *own, void (*work)(const packer *own, packing *p, size_t number))
+{
+    packing *p = own->all->list;
+    for (size_t item, before = 0; pool_take(own->all->threads, own->all->tiles, &item);) {
+        while (item >= before + tiles_of(p)) before += tiles_of(p++);
+        work(own, p, item - before);
     }
 }
 
-static void pack_tiles(void *context, size_t thread, size_t threads)
+static void look(const packer *own, packing *p, size_t number)
 {
-    packing *p = context;
-    size_t tiles = round_up(p->m->rows, TILE_ROWS) / TILE_ROWS;
-    (void)threads;
-    for (size_t tile; pool_take(p->threads, tiles, &tile);) {
-        if (p->lost || p->not_finite || (p->ternary == EXACT && p->not_ternary && p->may_round)) continue; /* in vain */
-        pack_tile(p, tile, p->rows + thread * TILE_ROWS * p->padded, p->codes + thread * TILE_ROWS * p->stride, &p->windows[thread]);
+    if (own->all->replaces || p->totals) look_at_tile(own, p, number);
+}
+
+static void pack(const packer *own, packing *p, size_t number)
+{
+    if (unreadable(p)) return;
+    if (p->m) pack_tile(own, p, number);
+    if (p->copy) {
+        size_t first = number * TILE_ROWS, count = p->rows - first < TILE_ROWS ? p->rows - first : TILE_ROWS;
+        memcpy(p->copy + first * p->columns, p->source.values + first * p->columns, count * p->columns * sizeof(float));
     }
 }
 
-/* A ternary file's codes are kept; what is not one is rounded by the mean of its absolute weights (SCIENCE.md section 4). */
-static pack_result pack_ternary(packing *p)
+/* What is not ternary is rounded by the mean of its absolute weights (SCIENCE.md section 4). */
+static void find_step(packing *p)
 {
-    matrix *m = p->m;
-    for (size_t r = 0; r < m->rows && p->scale == 0; r++) { /* the first weight that is not zero */
-        if (!take_row(p, r, p->rows, &p->windows[0])) return PACKED; /* in vain: bitrl_pack says why */
-        for (size_t c = 0; c < m->columns && p->scale == 0; c++) p->scale = fabsf(p->rows[c]);
-    }
-    m->scale = p->scale;
-    pool_run(p->threads, pack_tiles, p);
-    if (p->lost || p->not_finite || !p->not_ternary) return PACKED;
-    if (!p->may_round) return PACK_NOT_TERNARY;
-    p->ternary = MEASURE;
-    pool_run(p->threads, pack_tiles, p);
     double total = 0;
-    for (size_t r = 0; r < m->rows; r++) total += p->totals[r];
-    double mean = total / ((double)m->rows * (double)m->columns);
-    m->scale = mean > 1e-5 ? mean : 1e-5;
-    p->ternary = ROUND;
-    pool_run(p->threads, pack_tiles, p);
-    return PACKED;
+    for (size_t r = 0; r < p->rows; r++) total += p->totals[r];
+    double mean = total / ((double)p->rows * (double)p->columns);
+    p->step = mean > 1e-5 ? mean : 1e-5;
+}
+
+static void pack_together(void *context, size_t thread, size_t threads)
+{
+    packings *all = context;
+    window w = {.bytes = all->read + thread * WINDOW, .room = WINDOW};
+    const packer own = {all, all->rows + thread * TILE_ROWS * all->widest, all->codes + thread * TILE_ROWS * all->stride,
+                        all->next + thread * 4 * TILE_ROWS * all->widest, all->bits + thread * all->widest, &all->changed[thread],
+                        &w};
+    if (all->looks) {
+        for_tiles(&own, look);
+        pool_barrier(all->threads);
+        for (size_t i = thread; i < all->count; i += threads) {
+            packing *p = &all->list[i];
+            if (refused(p)) all->refused = true;
+            if (p->totals && p->not_ternary) find_step(p);
+        }
+        pool_barrier(all->threads);
+        if (all->refused && all->replaces) return;
+    }
+    for_tiles(&own, pack);
 }
 
 size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns)
@@ -244,34 +448,93 @@ size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns)
     return round_up(rows, TILE_ROWS) / TILE_ROWS * tile_bytes(format, round_up(columns, K_PAD));
 }
 
+/* What is found out before anything is packed; false when memory is short. */
+static bool begin(packing *p, bool replaces)
+{
+    matrix *m = p->m;
+    p->may_round = !p->source.tensor || bitrl_format_of(p->source.tensor->type) != TERNARY;
+    if (!m) return true;
+    p->rows = m->rows;
+    p->columns = m->columns;
+    if (rows_scaled(m->format) && !m->row_scale) m->row_scale = bitrl_allocate(round_up(m->rows, TILE_ROWS), sizeof *m->row_scale);
+    if (rows_scaled(m->format) && !m->row_scale) return false;
+    if (!is_ternary(p)) return true;
+    if (p->may_round || replaces) p->totals = bitrl_allocate(round_up(m->rows, TILE_ROWS), sizeof *p->totals);
+    return p->totals || !(p->may_round || replaces);
+}
+
+/* The first weight of a ternary matrix that is not zero: all have its magnitude, if they are ternary. */
+static void find_scale(packing *p, float *row, window *w)
+{
+    for (size_t r = 0; r < p->rows && p->scale == 0; r++) {
+        if (!take_row(p, p->columns, r, row, w)) return;
+        for (size_t c = 0; c < p->columns && p->scale == 0; c++) p->scale = fabsf(row[c]);
+    }
+}
+
+static void pack_all(packings *all, pool *threads)
+{
+    window w = {.bytes = all->read, .room = WINDOW};
+    for (size_t i = 0; i < all->count; i++) {
+        packing *p = &all->list[i];
+        if (is_ternary(p)) find_scale(p, all->rows, &w);
+        all->looks |= p->totals != NULL;
+        all->tiles += tiles_of(p);
+    }
+    all->looks |= all->replaces;
+    pool_run(threads, pack_together, all);
+    for (size_t i = 0; i < all->count && !all->refused; i++) {
+        packing *p = &all->list[i];
+        if (p->m) p->m->scale = (is_ternary(p) ? p->not_ternary ? p->step : p->scale : 1) * p->m->file_scale;
+    }
+}
+
+static pack_result why_refused(const packing *p)
+{
+    return p->lost ? PACK_LOST : p->not_finite ? PACK_NOT_FINITE : PACK_NOT_TERNARY;
+}
+
+pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *kernels, pool *threads, bool random,
+                           bitrl_replaced *replaced, size_t *failed)
+{
+    packings all = {.list = list, .count = count, .kernels = kernels, .threads = threads, .replaces = replaced != NULL,
+                    .random = random};
+    size_t each = pool_threads(threads);
+    bool ready = true;
+    for (size_t i = 0; i < count; i++) {
+        ready = begin(&list[i], all.replaces) && ready;
+        if (round_up(list[i].columns, K_PAD) > all.widest) all.widest = round_up(list[i].columns, K_PAD);
+    }
+    all.stride = (2 * all.widest / 64 + 1) * 64;
+    all.rows = bitrl_allocate(each * TILE_ROWS * all.widest, sizeof *all.rows);
+    all.codes = bitrl_allocate(each * TILE_ROWS, all.stride);
+    all.bits = bitrl_allocate(each * all.widest, sizeof *all.bits);
+    all.next = bitrl_allocate(each * 4 * TILE_ROWS, all.widest);
+    all.changed = bitrl_allocate(each, sizeof *all.changed);
+    all.read = bitrl_allocate(each, WINDOW);
+    pack_result result = PACK_NO_MEMORY;
+    if (ready && all.rows && all.codes && all.bits && all.next && all.changed && all.read) {
+        result = PACKED;
+        pack_all(&all, threads);
+        for (*failed = 0; *failed < count && !refused(&list[*failed]);) ++*failed;
+        if (*failed < count) result = why_refused(&list[*failed]);
+    }
+    for (size_t i = 0; i < count && result == PACKED && replaced; i++)
+        if (list[i].m) replaced->codes += list[i].rows * list[i].columns;
+    for (size_t i = 0; i < each && result == PACKED && replaced; i++) replaced->changed += all.changed[i];
+    for (size_t i = 0; i < count; i++) free(list[i].totals);
+    free(all.rows);
+    free(all.codes);
+    free(all.bits);
+    free(all.next);
+    free(all.changed);
+    free(all.read);
+    return result;
+}
+
 pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kernels *kernels, pool *threads)
 {
-    size_t count = pool_threads(threads), padded = round_up(m->columns, K_PAD), rows = round_up(m->rows, TILE_ROWS);
-    bool rows_scaled = m->format == INT8 || m->format == INT4, ternary = m->format == TERNARY || m->format == TERNARY_DENSE;
-    packing p = {.m = m, .source = source, .kernels = kernels, .threads = threads, .padded = padded};
-    p.may_round = !source->tensor || bitrl_format_of(source->tensor->type) != TERNARY;
-    p.stride = (2 * padded / 64 + 1) * 64;
-    p.rows = bitrl_allocate(count * TILE_ROWS * padded, sizeof *p.rows);
-    p.codes = bitrl_allocate(count * TILE_ROWS, p.stride);
-    p.totals = bitrl_allocate(rows, sizeof *p.totals);
-    p.windows = bitrl_allocate(count, sizeof *p.windows);
-    uint8_t *read = bitrl_allocate(count, WINDOW);
-    for (size_t i = 0; p.windows && i < count; i++) p.windows[i] = (window){.bytes = read + i * WINDOW, .room = WINDOW};
-    if (rows_scaled && !m->row_scale) m->row_scale = bitrl_allocate(rows, sizeof *m->row_scale);
-    pack_result result = PACK_NO_MEMORY;
-    if (p.rows && p.codes && p.totals && p.windows && read && (m->row_scale || !rows_scaled)) {
-        result = PACKED;
-        if (ternary)
-            result = pack_ternary(&p);
-        else
-            pool_run(threads, pack_tiles, &p);
-        if (p.not_finite) result = PACK_NOT_FINITE;
-        if (p.lost) result = PACK_LOST;
-    }
-    free(p.rows);
-    free(p.codes);
-    free(p.totals);
-    free(p.windows);
-    free(read);
-    return result;
+    packing p = {.m = m, .source = *source};
+    size_t failed;
+    return bitrl_pack_all(&p, 1, kernels, threads, false, NULL, &failed);
 }

@@ -49,18 +49,26 @@ static void take_floats(uint8_t *to, matrix_format format, const float *x, size_
     }
 }
 
-int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
-                  uint64_t threads, float *out, char *error)
+int bitrl_threads_open(uint64_t threads, bitrl_threads **opened, char *error)
 {
-    matrix m = {.format = strcmp(format, "bf16") == 0 ? BF16 : FP32, .rows = rows, .columns = columns, .scale = 1};
-    if (m.format == FP32 && strcmp(format, "fp32") != 0)
-        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a format of floats, bf16 or fp32, got %.40s", format);
     if (threads < 1 || threads > MAX_THREADS)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "threads must be from 1 to %d", MAX_THREADS);
+    *opened = pool_open(threads);
+    return *opened ? BITRL_OK : bitrl_fail(error, BITRL_NO_MEMORY, "%llu threads cannot be started", (unsigned long long)threads);
+}
+
+void bitrl_threads_close(bitrl_threads *threads) { pool_close(threads); }
+
+int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
+                  bitrl_threads *threads, float *out, char *error)
+{
+    matrix m = {.format = strcmp(format, "bf16") == 0 ? BF16 : FP32, .rows = rows, .columns = columns, .file_scale = 1};
+    if (m.format == FP32 && strcmp(format, "fp32") != 0)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a format of floats, bf16 or fp32, got %.40s", format);
     if (rows < 1 || columns < 1)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a matrix, got one of %llu x %llu", (unsigned long long)rows,
                           (unsigned long long)columns);
-    work w = {.m = &m, .kernels = bitrl_kernels_find("auto"), .threads = pool_open(threads), .tokens = tokens};
+    work w = {.m = &m, .kernels = bitrl_kernels_find("auto"), .threads = threads, .tokens = tokens};
     w.columns = round_up(columns, K_PAD);
     w.activation_bytes = activation_stride(m.format, w.columns);
     w.stride = round_up(rows, TILE_ROWS);
@@ -69,10 +77,10 @@ int bitrl_product(const char *format, const float *x, uint64_t tokens, const flo
     w.activations = bitrl_allocate(round_up(tokens, TOKEN_PAD), w.activation_bytes);
     w.code_sum = bitrl_allocate(CHUNK, sizeof *w.code_sum);
     w.sums = bitrl_allocate(round_up(tokens, TOKEN_PAD), w.stride * sizeof *w.sums);
-    w.unpacked = bitrl_allocate(threads, w.scratch_bytes);
+    w.unpacked = bitrl_allocate(pool_threads(threads), w.scratch_bytes);
     const weight_source source = {.values = weights};
     pack_result result = PACK_NO_MEMORY;
-    if (w.threads && m.data && w.activations && w.code_sum && w.sums && w.unpacked)
+    if (m.data && w.activations && w.code_sum && w.sums && w.unpacked)
         result = bitrl_pack(&m, &source, w.kernels, w.threads);
     if (result == PACKED) {
         for (size_t t = 0; t < tokens; t++)
@@ -80,7 +88,6 @@ int bitrl_product(const char *format, const float *x, uint64_t tokens, const flo
         if (tokens) pool_run(w.threads, multiply, &w);
         for (size_t t = 0; t < tokens; t++) memcpy(out + t * rows, w.sums + t * w.stride, rows * sizeof *out);
     }
-    pool_close(w.threads);
     free(m.data);
     free(w.activations);
     free(w.code_sum);

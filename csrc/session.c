@@ -1,4 +1,4 @@
-/* Sessions: working memory and threads of one caller. Encoding a batch of texts; going on with kept sequences.
+/* Sessions: working memory and threads of one caller; what is kept of sequences; encoding a batch of texts.
  *
  * Texts are taken a chunk at a time, without padding. What the texts of a batch begin with in common is computed once and
  * kept for the next batch. Neither changes a bit of any text's features. */
@@ -6,52 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
-
-/* Tokens that go through the model together: enough to share each unpacked weight, few enough to stay in cache. A model of
- * at most SMALL bytes is in every core's cache: threads then do better alone, each with texts of its own. */
-enum { CHUNK = 256, LEAST_ALONE = 64, SMALL = 4 << 20, MAX_THREADS = 1024, LEAST_PREFIX = 4 };
-
-/* Threads that walk through a forward pass together, and their working memory. */
-typedef struct {
-    pool *threads;
-    scratch scratch;
-} crew;
-
-/* Some texts of a batch: from this text and token on, up to where the next portion begins. */
-typedef struct {
-    size_t text, token;
-} portion;
-
-/* What texts had in common, and what became of it. */
-typedef struct {
-    int32_t *tokens; /* [cache.capacity] */
-    double *x;       /* [cache.capacity, P(width)] residual stream after the last block */
-    bitrl_cache cache;
-} prefix;
-
-struct bitrl_session {
-    const bitrl_model *model;
-    crew all;
-    crew *alone;       /* [threads] each of one; without pools until they are needed */
-    portion *portions; /* [portions_capacity] of the batch, and where it ends */
-    size_t portions_capacity;
-    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; the second of local blocks, or NULL */
-    size_t positions;
-    prefix prefix;
-    kept_rows rows;     /* of all tokens read so far */
-    int32_t *head_sums; /* [head_rows, P(vocabulary)] */
-    size_t head_rows;
-};
+#include "session.h"
 
 /* A pointer to set, and what it shall point to. */
 typedef struct {
     void **pointer;
     size_t count, size;
 } part;
-
-static size_t max(size_t a, size_t b) { return a > b ? a : b; }
-static size_t min(size_t a, size_t b) { return a < b ? a : b; }
 
 /* Allocates all parts at once, 64-byte aligned, and points them into it; NULL when memory is short. */
 static void *carve(const part *parts, size_t count)
@@ -66,9 +27,7 @@ static void *carve(const part *parts, size_t count)
     return memory;
 }
 
-/* Makes room for `tokens` tokens of `texts` texts, with positions up to `longest`, and for the model's adapters; false when
- * memory is short. */
-static bool grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t texts, size_t longest)
+bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t texts, size_t longest)
 {
     scratch *s = &c->scratch;
     if (tokens <= s->tokens && texts <= s->texts && longest <= s->longest && model->rank <= s->rank) return true;
@@ -141,8 +100,7 @@ static double *make_rope(size_t positions, size_t head_dim, double theta)
     return rope;
 }
 
-/* Rotary angles for positions up to `positions`; false when memory is short. */
-static bool grow_rope(bitrl_session *session, size_t positions)
+bool bitrl_grow_rope(bitrl_session *session, size_t positions)
 {
     if (positions <= session->positions) return true;
     const bitrl_model *model = session->model;
@@ -201,29 +159,31 @@ void bitrl_session_close(bitrl_session *session)
     free(session->prefix.cache.values);
     bitrl_forget_rows(&session->rows);
     free(session->head_sums);
+    free(session->head_logits);
     free(session);
 }
 
-pool *bitrl_session_pool(const bitrl_session *session) { return session->all.threads; }
-const bitrl_kernels *bitrl_session_kernels(const bitrl_session *session) { return session->model->kernels; }
-
 /* ---- sequences ---- */
 
-/* Room for `capacity` tokens; what it holds is kept. */
-static bool grow_cache(bitrl_cache *cache, const bitrl_model *model, size_t capacity)
+/* The first `length` tokens of one cache into another. */
+static void copy_tokens(bitrl_cache *to, const bitrl_cache *from, size_t length)
+{
+    size_t bytes = round_up(length, KEYS_TOGETHER) * to->row * sizeof *to->values;
+    for (size_t i = 0; i < to->parts; i++)
+        memcpy(to->values + i * to->rows * to->row, from->values + i * from->rows * from->row, bytes);
+}
+
+bool bitrl_grow_cache(bitrl_cache *cache, const bitrl_model *model, size_t capacity)
 {
     if (capacity <= cache->capacity) return true;
-    size_t stride = model->shape.kv_heads * round_up(model->shape.head_dim, PAD), parts = 2 * model->shape.blocks;
-    double *values = bitrl_allocate(parts * capacity, stride * sizeof *values);
-    if (!values) return false;
-    for (size_t i = 0; i < parts && cache->length; i++)
-        memcpy(values + i * capacity * stride, cache->values + i * cache->capacity * stride,
-               cache->length * stride * sizeof *values);
+    bitrl_cache next = {.capacity = capacity, .length = cache->length, .rows = round_up(capacity, KEYS_TOGETHER),
+                        .row = round_up(model->shape.head_dim, PAD), .parts = 2 * model->shape.blocks * model->shape.kv_heads,
+                        .version = cache->version};
+    next.values = bitrl_allocate(next.parts * next.rows, next.row * sizeof *next.values);
+    if (!next.values) return false;
+    if (cache->length) copy_tokens(&next, cache, cache->length);
     free(cache->values);
-    cache->values = values;
-    cache->capacity = capacity;
-    cache->stride = stride;
-    cache->parts = parts;
+    *cache = next;
     return true;
 }
 
@@ -234,7 +194,7 @@ int bitrl_cache_open(const bitrl_model *model, uint64_t capacity, bitrl_cache **
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "this model reads sequences of 1 to %llu tokens, not %llu",
                           (unsigned long long)model->shape.context, (unsigned long long)capacity);
     bitrl_cache *cache = calloc(1, sizeof *cache);
-    if (!cache || !grow_cache(cache, model, capacity)) {
+    if (!cache || !bitrl_grow_cache(cache, model, capacity)) {
         free(cache);
         return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to keep %llu tokens", (unsigned long long)capacity);
     }
@@ -251,7 +211,7 @@ void bitrl_cache_close(bitrl_cache *cache)
 
 uint64_t bitrl_cache_bytes(const bitrl_cache *cache)
 {
-    return cache->parts * cache->capacity * cache->stride * sizeof *cache->values;
+    return cache->parts * cache->rows * cache->row * sizeof *cache->values;
 }
 
 uint64_t bitrl_cache_length(const bitrl_cache *cache) { return cache->length; }
@@ -267,19 +227,16 @@ int bitrl_cache_cut(bitrl_cache *cache, uint64_t length, char *error)
 
 int bitrl_cache_copy(bitrl_cache *to, const bitrl_cache *from, uint64_t length, char *error)
 {
-    if (length > from->length || length > to->capacity || to->stride != from->stride || to->parts != from->parts)
+    if (length > from->length || length > to->capacity || to->row != from->row || to->parts != from->parts)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "%llu tokens of a sequence of %llu do not fit there",
                           (unsigned long long)length, (unsigned long long)from->length);
-    for (size_t i = 0; i < to->parts; i++)
-        memcpy(to->values + i * to->capacity * to->stride, from->values + i * from->capacity * from->stride,
-               length * to->stride * sizeof *to->values);
+    copy_tokens(to, from, length);
     to->length = length;
     to->version = from->version;
     return BITRL_OK;
 }
 
-/* Sums lengths, checks every token before anything is allocated for them, and keeps their rows of the embedding. */
-static int take_batch(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+int bitrl_take_batch(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
                       size_t *total, size_t *longest, char *error)
 {
     const bitrl_shape *shape = &session->model->shape;
@@ -324,14 +281,14 @@ static int share_prefix(bitrl_session *session, const int32_t *tokens, const uin
         if (more) kept->tokens = more;
         double *x = bitrl_allocate(max(all, kept->cache.capacity), width * sizeof *x);
         kept->cache.length = *shared;
-        if (!more || !x || !grow_cache(&kept->cache, session->model, all)) {
+        if (!more || !x || !bitrl_grow_cache(&kept->cache, session->model, all)) {
             free(x);
             return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to keep %zu tokens", all);
         }
         if (kept->x) memcpy(x, kept->x, *shared * width * sizeof *x);
         free(kept->x);
         kept->x = x;
-        const passage p = {tokens + *shared, all - *shared, 0, *shared, &kept->cache, &kept->cache};
+        const passage p = {tokens + *shared, all - *shared, 0, *shared, &kept->cache, &kept->cache, NULL, 0};
         bitrl_forward(session->model, session->all.threads, &session->all.scratch, &session->rows, session->rope,
                       session->local_rope, &p, 1);
         memcpy(kept->x + *shared * width, session->all.scratch.x, p.length * width * sizeof *x);
@@ -379,8 +336,7 @@ static bool overflowed(crew *c)
     return found;
 }
 
-/* Features that are not finite come from the embedding, which is read as it is needed, or from the model. */
-static int check_finite(bitrl_session *session, const float *out, size_t values, const int32_t *tokens, size_t total,
+int bitrl_check_finite(bitrl_session *session, const float *out, size_t values, const int32_t *tokens, size_t total,
                         char *error)
 {
     bool finite = !overflowed(&session->all);
@@ -432,7 +388,7 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
     passage *passages = c->scratch.passages;
     for (size_t i = p->text; i < p[1].text; at += e->lengths[i++]) {
         size_t length = e->lengths[i] - e->shared;
-        passages[count++] = (passage){e->tokens + at + e->shared, length, rows, e->shared, &session->prefix.cache, NULL};
+        passages[count++] = (passage){e->tokens + at + e->shared, length, rows, e->shared, &session->prefix.cache, NULL, NULL, 0};
         rows += length;
     }
     bitrl_forward(session->model, c->threads, &c->scratch, &session->rows, session->rope, session->local_rope, passages, count);
@@ -458,16 +414,16 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no pooling %d", pooling);
     encoding e = {session, tokens, lengths, pooling, 0, 0, out};
     size_t total, longest, threads = pool_threads(session->all.threads);
-    int status = take_batch(session, tokens, lengths, texts, &total, &longest, error);
+    int status = bitrl_take_batch(session, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
 
     size_t most = min(CHUNK, max(LEAST_ALONE, total / (2 * threads))), at_once = min(texts, CHUNK) + 1;
     bool alone = threads > 1 && texts > 1 && bitrl_model_bytes_per_token(model) <= SMALL;
-    bool ok = grow_rope(session, longest) &&
-              grow_scratch(model, &session->all, max(min(total, CHUNK), longest), at_once, longest);
+    bool ok = bitrl_grow_rope(session, longest) &&
+              bitrl_grow_scratch(model, &session->all, max(min(total, CHUNK), longest), at_once, longest);
     for (size_t i = 0; ok && alone && i < threads; i++) {
         if (!session->alone[i].threads) session->alone[i].threads = pool_open(1);
-        ok = session->alone[i].threads && grow_scratch(model, &session->alone[i], max(most, longest), at_once, longest);
+        ok = session->alone[i].threads && bitrl_grow_scratch(model, &session->alone[i], max(most, longest), at_once, longest);
     }
     if (ok) status = share_prefix(session, tokens, lengths, texts, &e.shared, error);
     if (ok && !status) ok = (e.count = divide(session, lengths, texts, e.shared, alone ? most : CHUNK)) > 0;
@@ -479,7 +435,7 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
     else
         for (size_t i = 0; i < e.count; i++) encode_portion(&e, &session->portions[i], &session->all);
     size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * model->shape.width;
-    return check_finite(session, out, values, tokens, total, error);
+    return bitrl_check_finite(session, out, values, tokens, total, error);
 }
 
 int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, float *out,
@@ -488,79 +444,20 @@ int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uin
     const bitrl_model *model = session->model;
     scratch *s = &session->all.scratch;
     size_t total, longest, count = 0;
-    int status = take_batch(session, tokens, lengths, texts, &total, &longest, error);
+    int status = bitrl_take_batch(session, tokens, lengths, texts, &total, &longest, error);
     if (status || texts == 0) return status;
-    bool ok = grow_rope(session, longest) &&
-              grow_scratch(model, &session->all, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest) &&
+    bool ok = bitrl_grow_rope(session, longest) &&
+              bitrl_grow_scratch(model, &session->all, max(min(total, CHUNK), longest), min(texts, CHUNK) + 1, longest) &&
               (count = divide(session, lengths, texts, 0, CHUNK)) > 0;
     if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
     s->states_rows = total;
     for (const portion *p = session->portions; p < session->portions + count; p++) {
         size_t rows = 0, passages = 0;
         for (size_t i = p->text; i < p[1].text; rows += lengths[i++])
-            s->passages[passages++] = (passage){tokens + p->token + rows, lengths[i], rows, 0, NULL, NULL};
+            s->passages[passages++] = (passage){tokens + p->token + rows, lengths[i], rows, 0, NULL, NULL, NULL, 0};
         s->states = out + p->token * model->shape.width;
         bitrl_forward(model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, passages);
     }
     s->states = NULL;
-    return check_finite(session, out, model->shape.blocks * total * model->shape.width, tokens, total, error);
-}
-
-/* ---- going on with sequences ---- */
-
-int bitrl_extend(bitrl_session *session, bitrl_cache *const *caches, const int32_t *tokens, const uint64_t *lengths,
-                 uint64_t sequences, float *logits, char *error)
-{
-    const bitrl_model *model = session->model;
-    size_t total, longest, vocabulary = round_up(model->shape.vocabulary, PAD);
-    int status = take_batch(session, tokens, lengths, sequences, &total, &longest, error);
-    size_t positions = 0;
-    for (uint64_t i = 0; i < sequences && !status; i++) {
-        positions = max(positions, caches[i]->length + lengths[i]);
-        if (caches[i]->length && caches[i]->version != model->version)
-            status = bitrl_fail(error, BITRL_BAD_ARGUMENT,
-                                "sequence %llu was read with weights that have been changed since; read it again from the start",
-                                (unsigned long long)i);
-        else if (lengths[i] == 0 || lengths[i] > caches[i]->capacity - caches[i]->length)
-            status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "sequence %llu has room for 1 to %zu more tokens, not %llu",
-                                (unsigned long long)i, caches[i]->capacity - caches[i]->length,
-                                (unsigned long long)lengths[i]);
-    }
-    if (!status && logits && !model->output.data)
-        status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "the model's head has not been made ready");
-    if (status || sequences == 0) return status;
-
-    size_t most = min(sequences, CHUNK);
-    bool ok = grow_rope(session, positions) &&
-              grow_scratch(model, &session->all, max(min(total, CHUNK), longest), most, positions);
-    if (ok && logits && session->head_rows < most) {
-        free(session->head_sums);
-        session->head_rows = round_up(most, TOKEN_PAD);
-        session->head_sums = bitrl_allocate(session->head_rows * vocabulary, sizeof *session->head_sums);
-        if (!session->head_sums) session->head_rows = 0;
-        ok = session->head_sums != NULL;
-    }
-    if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for %zu sequences of up to %zu tokens", most, positions);
-    passage *passages = session->all.scratch.passages;
-    for (uint64_t i = 0, end, at = 0; i < sequences; i = end) {
-        size_t rows = 0, count = 0;
-        for (end = i; end < sequences && count < CHUNK; end++, count++) {
-            if (count && rows + lengths[end] > CHUNK) break;
-            passages[count] = (passage){tokens + at, lengths[end], rows, caches[end]->length, caches[end], caches[end]};
-            rows += lengths[end];
-            at += lengths[end];
-        }
-        bitrl_forward(model, session->all.threads, &session->all.scratch, &session->rows, session->rope, session->local_rope,
-                      passages, count);
-        if (logits)
-            bitrl_logits(model, session->all.threads, &session->all.scratch, passages, count, session->head_sums,
-                         logits + i * model->shape.vocabulary);
-        for (size_t j = 0; j < count; j++) {
-            caches[i + j]->length += lengths[i + j];
-            caches[i + j]->version = model->version;
-        }
-    }
-    status = check_finite(session, logits, logits ? sequences * model->shape.vocabulary : 0, tokens, total, error);
-    for (uint64_t i = 0; i < sequences && status; i++) caches[i]->length -= lengths[i];
-    return status;
+    return bitrl_check_finite(session, out, model->shape.blocks * total * model->shape.width, tokens, total, error);
 }

@@ -16,7 +16,8 @@ LONGEST = (
     "test_arm",
     "test_studies",
     "test_ray",
-    "test_report",  # reads the study that the two before it compare with
+    "test_report",  # reads the study that the two before it compare with, as does the next
+    "test_recorded",
     "test_resume",
     "test_pretraining",
 )

@@ -238,6 +238,11 @@ def read(path: Path) -> Checkpoint:
     try:
         found = checkpoints.read(path)
     except DamagedCheckpoint as error:
+        if _is_gguf(path):
+            raise UsageError(
+                f"{path}: a language model (GGUF), not an agent: llama.cpp completes prompts by it, and in Python "
+                f'bitrl.load_backbone("fp32", model="{path}").language_policy().generate(prompts, max_tokens)'
+            ) from None
         raise UsageError(f"{path}: not an agent, or damaged: {error}") from None
     if not isinstance(found.meta, dict) or "agent" not in found.meta:
         raise UsageError(f"{path}: a checkpoint, not an agent: export its run with {program()} export")
@@ -251,6 +256,12 @@ def read(path: Path) -> Checkpoint:
     except ValueError as error:
         raise UsageError(f"{path}: not a whole agent: {error}: export it again with {program()} export") from None
     return found
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a file begins as a model file does."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def write(

@@ -20,6 +20,7 @@ from bitrl.core.acting.contracts import FIRST
 from bitrl.core.acting.states import StateReader, States
 from bitrl.core.environments.action_checks import check_admissible, checked_actions
 from bitrl.core.environments.episode_metrics import Means
+from bitrl.core.samples import Sample
 
 
 @attrs.frozen
@@ -104,6 +105,7 @@ class Collector:
         progress: called with that number after every step.
         who: names the algorithm, in errors about its actions.
         episode_metrics: the metrics that the environments reported of episodes that ended, until they are taken.
+        sample: of the first environment's last step, where observations and actions are texts; else None.
     """
 
     def __init__(
@@ -128,6 +130,9 @@ class Collector:
         self._returns, self._lengths, self._resetting = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, bool)
         self._ended: list[tuple[float, int]] = []
         self.episode_metrics = Means()
+        spaces = (envs.single_observation_space, envs.single_action_space)
+        self._texts = all(isinstance(space, gymnasium.spaces.Text) for space in spaces)
+        self.sample: Sample | None = None
 
     @property
     def num_envs(self) -> int:
@@ -153,6 +158,8 @@ class Collector:
         observations, rewards, terminated, truncated, info = self.envs.step(actions)
         rewards = rewards.astype(np.float32)
         done = terminated | truncated
+        if self._texts and valid[0]:
+            self.sample = Sample(str(self.states.observations[0]), str(actions[0]), round(float(rewards[0]), 6))
         final: dict[int, Any] = {}
         if done.any():
             last = info.get("final_info", info) if self._mode is AutoresetMode.SAME_STEP else info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.state_recorder import record, write_states
 from bitrl.core.runs.store import require_run
 from bitrl.core.runs.trained import trained
-from bitrl.core.runs.watch import Step
+from bitrl.core.runs.watch import Show
 from bitrl.core.wording import setting, warn
 
 LONG = 1000
 """Steps of an evaluation episode after which a missing step limit is worth a warning."""
+
+SHOWN = 8
+"""Prompts that are shown with their completions."""
 
 TOLD_EVERY = 100
 """Steps of the longest episode between two reports while none ends."""
@@ -42,7 +45,7 @@ def evaluate(
     episodes: int | None = None,
     seed: int | None = None,
     listeners: tuple[Listener, ...] = (),
-    show: Callable[[Step], None] | None = None,
+    show: Show | None = None,
     video: str | Path | None = None,
     states: str | Path | None = None,
     progress: bool = False,
@@ -57,7 +60,8 @@ def evaluate(
         seed: random seed of the episodes; None takes the run's own, which repeats the evaluation at its end.
         listeners: called with every event; without any, warnings (of a damaged checkpoint) go to stderr.
         progress: show how far it is on stderr.
-        show: called with every step of the first episode (bitrl.core.runs.watch).
+        show: called with every step of the first episode (bitrl.core.runs.watch.Step); where observations are prompts
+            and actions their completions, with those of the first `SHOWN` episodes (samples.Sample).
         video: the file to write a video of the first episode to (mp4 or gif).
         states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
         max_steps: cut episodes off after so many steps; None: as the run does (`eval_max_steps`).
@@ -99,10 +103,13 @@ def evaluate(
             f"no episode is played, so there is none to show: ask for some with {setting('episodes', 'N')}"
         )
     else:
-        first = watching.watch(parts, show, video_file)
-        returns = play(parts, algorithm, episodes, seed, directory, tell, first=first, max_steps=max_steps)
-        if first.video is not None:
-            first.video.save()
+        prompts = parts.environment.observation_spec().prompt
+        watched = [watching.watch(parts, show, video_file)]
+        if prompts and show is not None:
+            watched += [watching.watch(parts, show, None) for _ in range(min(SHOWN, episodes) - 1)]
+        returns = play(parts, algorithm, episodes, seed, directory, tell, watched=watched, max_steps=max_steps)
+        if watched[0].video is not None:
+            watched[0].video.save()
     if states_file is not None and visited:
         write_states(states_file, visited)
     return {
@@ -124,24 +131,25 @@ def play(
     directory: Path,
     tell: Listener,
     interrupted: Callable[[], bool] = lambda: False,
-    first: gymnasium.Env | None = None,
+    watched: Sequence[gymnasium.Env] = (),
     max_steps: int | None = None,
     use: int = EVALUATION,
 ) -> list[Return]:
-    """Returns of whole episodes played with greedy actions; fewer than asked for if interrupted. The first is played in
-    `first`, if it is given; those of `max_steps` steps are cut off. `use` is that of the run's randomness (parts.py).
+    """Returns of whole episodes played with greedy actions; fewer than asked for if interrupted. The first are played
+    in `watched`, as many as there are; those of `max_steps` steps are cut off. `use` is that of the run's randomness
+    (parts.py).
 
     Raises:
         RunFailed: an environment crashed, or the algorithm's actions are not in the action space.
     """
-    given = [first] if first is not None else []
+    given = [*watched]
     made: list[gymnasium.Env] = []
     who, space = algorithm.task.collector.who, algorithm.task.collector.action_space
     done = steps = 0
     warned = False
 
     def make() -> gymnasium.Env:
-        made.append(given.pop() if given else parts.environment.make_for_evaluation())
+        made.append(given.pop(0) if given else parts.environment.make_for_evaluation())
         return made[-1]
 
     def act(observations: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Exports the trained agent of a run to a standalone file."""
+"""Exports what a run learned to a standalone file: its agent, or the language model that it taught."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import numpy as np
 from bitrl.core.acting import agents
 from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.history import newest_of
+from bitrl.core.config import Config
+from bitrl.core.errors import UsageError
 from bitrl.core.runs.compressed_adapters import compressed_adapters
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.parts import identities, learned_by_serializer
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.store import read_provenance, require_run
-from bitrl.core.runs.trained import trained
+from bitrl.core.runs.trained import configuration, trained
+from bitrl.core.wording import setting
 
 
 def export(
@@ -28,11 +31,12 @@ def export(
     bitdelta: bool = False,
     episodes: int = 10,
 ) -> dict[str, Any]:
-    """Export the newest intact checkpoint of a run as a standalone agent (bitrl.core.acting.agents).
+    """Export the newest intact checkpoint of a run as a standalone agent (bitrl.core.acting.agents); where the
+    algorithm learns a language model, as that model (GGUF), which any backbone reads.
 
     Args:
         run: its directory.
-        file: the agent file, replaced if it exists.
+        file: the agent or model file, replaced if it exists; that of a model ends in .gguf.
         listeners: called with every event; without any, warnings (of a damaged checkpoint) go to stderr.
         best: take the checkpoint of the best evaluation while training (`run.eval_every`) instead of the newest.
         bitdelta: store what a language model's adapters learned as one bit a weight (bitrl.core.acting.bitdelta), and
@@ -42,11 +46,12 @@ def export(
 
     Returns:
         file, bytes, run, env, step, serializer, backbone; with `bitdelta` also its cost, under that name
-        (bitrl.core.runs.compressed_adapters).
+        (bitrl.core.runs.compressed_adapters); of a language model also algo, and `unsupported`, what other programs
+        miss in it.
 
     Raises:
-        UsageError: no run or no checkpoint there, its model is not the one it was trained with, or its algorithm or
-            trainable backbone cannot be exported.
+        UsageError: no run or no checkpoint there, its model is not the one it was trained with, its algorithm or
+            trainable backbone cannot be exported, or the file's name is not that of what is exported.
         RunFailed: every checkpoint is damaged, or the file cannot be written.
     """
     if not listeners:
@@ -54,7 +59,15 @@ def export(
             return export(run, file, (warned,), best, bitdelta, episodes)
     directory, path = Path(run), Path(file)
     require_run(directory)
+    config = configuration(directory, loggers=False)
+    learns_model = "generation" in config.algorithm.learns_from
+    _check_file(path, learns_model, bitdelta)
     config, parts, algorithm = trained(directory, teller(listeners), best)
+    if learns_model:
+        with calling(algorithm.task.collector.who):
+            unsupported = algorithm.language_policy().write(path)
+        found = _said_of(config, path, directory, algorithm.step)
+        return {**found, "algo": config.run.algo, "unsupported": list(unsupported)}
     chosen, sections = config.run, config.as_dict()
     reader, provenance = parts.reader, read_provenance(directory)
     inside = reader.trainable and reader.learner is None  # the trained backbone is part of the policy network
@@ -82,13 +95,36 @@ def export(
     with calling(algorithm.task.collector.who):
         policy = algorithm.plain_policy()
     agents.write(path, facts, policy, learned, example)
+    found = _said_of(config, path, directory, algorithm.step)
+    return {**found, "backbone": None if inside else chosen.backbone, **cost}
+
+
+def _said_of(config: Config, path: Path, directory: Path, step: int) -> dict[str, Any]:
+    """What is said of any file that was exported."""
+    run = config.run
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
         "run": str(directory),
-        "env": chosen.env,
-        "step": algorithm.step,
-        "serializer": chosen.serializer,
-        "backbone": None if inside else chosen.backbone,
-        **cost,
+        "env": run.env,
+        "step": step,
+        "serializer": run.serializer,
+        "backbone": run.backbone,
     }
+
+
+def _check_file(path: Path, learns_model: bool, bitdelta: bool) -> None:
+    """Refuse a file's name, or a setting, that is for something else than what the run learned."""
+    if learns_model and bitdelta:
+        raise UsageError(
+            f"the run taught a language model, which is exported whole: leave out {setting('bitdelta')}, which "
+            "compresses what an agent's adapters learned"
+        )
+    if learns_model and path.suffix != ".gguf":
+        raise UsageError(
+            f"{path}: the run taught a language model, which is exported as GGUF: choose a name that ends in .gguf"
+        )
+    if not learns_model and path.suffix == ".gguf":
+        raise UsageError(
+            f"{path}: the run trained an agent, not a language model: choose a name that ends in .safetensors"
+        )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import gymnasium
 import numpy as np
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
@@ -25,6 +26,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.options import as_dict
 from bitrl.core.runs.checkpoint_checks import check_restored, restoring
+from bitrl.core.wording import setting
 
 # Every use of randomness has its own stream, so drawing more from one never changes another.
 ENVIRONMENTS, ALGORITHM, EVALUATION, EVALUATION_WHILE_TRAINING = 0, 1, 2, 3
@@ -61,14 +63,18 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     """The algorithm and its environments (`algorithm.task.collector`), as a run of `config` starts them, or from
     `checkpoint`. Without `to_learn` (to act only) environments are reset, not restored.
     """
+    group_size(config)
     envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
     try:
-        check_actions(config, type(envs.single_action_space).__name__)
+        check_actions(config, kind_of(envs.single_action_space))
     except UsageError:
         envs.close()
         raise
     if checkpoint is None or not to_learn:
-        seeds: list[int | None] = [*spawn_seeds(config.run.seed, ENVIRONMENTS, config.run.num_envs)]
+        count, group = config.run.num_envs, group_size(config)
+        seeds: list[int | None] = [
+            each for each in spawn_seeds(config.run.seed, ENVIRONMENTS, count // group) for _ in range(group)
+        ]
         observations = envs.reset(seed=seeds)[0]
     else:
         observations = checkpoint.arrays["observations"]
@@ -121,6 +127,30 @@ def identities(parts: Parts) -> dict[str, dict[str, Any]]:
     reader = parts.reader
     critic = {} if reader.critic is None else {"critic_features": identity_of(reader.critic)}
     return {"features": identity_of(reader.backbone), **critic}
+
+
+def kind_of(space: gymnasium.Space[Any]) -> str:
+    """What Gymnasium calls a kind of space: the name of its class, or of the one that it is made from."""
+    own = (each.__name__ for each in type(space).__mro__ if each.__module__.startswith("gymnasium.spaces."))
+    return next(own, type(space).__name__)
+
+
+def group_size(config: Config) -> int:
+    """How many successive environments begin alike (AlgorithmRecord.group_option).
+
+    Raises:
+        UsageError: the run's environments are not a whole number of such groups.
+    """
+    name, count = config.algorithm.group_option, config.run.num_envs
+    if name is None:
+        return 1
+    size = int(getattr(config.algo_options, name))
+    if count % size:
+        raise UsageError(
+            f"run.num_envs: {count} environments are no whole number of groups of {size} (algo.{name}): use "
+            f"{setting('run.num_envs', str(max(1, count // size) * size))}"
+        )
+    return size
 
 
 def spawn_seeds(seed: int, use: int, count: int) -> list[int]:

@@ -1,4 +1,5 @@
-"""A run's directory: config.toml, metrics.jsonl, timings.jsonl, checkpoints/, summary.json. Knows nothing of learning.
+"""A run's directory: config.toml, metrics.jsonl, timings.jsonl, samples.jsonl, checkpoints/, summary.json.
+Knows nothing of learning.
 
 metrics.jsonl depends on the configuration alone, byte for byte; wall-clock times are in timings.jsonl. Both are flushed
 to disk before a checkpoint that covers their rows is written, and the checkpoint says how many rows those are.
@@ -21,7 +22,7 @@ from bitrl.core.runs.lock import lock
 from bitrl.core.wording import program, resuming, setting
 
 METRICS, TIMINGS, CHECKPOINTS, SUMMARY = "metrics.jsonl", "timings.jsonl", "checkpoints", "summary.json"
-EVALUATIONS, BEST = "evaluations.jsonl", "best.safetensors"
+EVALUATIONS, BEST, SAMPLES = "evaluations.jsonl", "best.safetensors", "samples.jsonl"
 
 
 class RunStore:
@@ -86,7 +87,7 @@ class RunStore:
         store = cls(directory, here)
         try:
             # The configuration first: without it, what cannot be removed is no run that could be resumed or evaluated.
-            for name in ("config.toml", SUMMARY, METRICS, TIMINGS, EVALUATIONS, BEST, CHECKPOINTS):
+            for name in ("config.toml", SUMMARY, METRICS, TIMINGS, EVALUATIONS, SAMPLES, BEST, CHECKPOINTS):
                 remove(store.place / name)
             write_atomically(store.place / "config.toml", text)
         except BaseException:
@@ -138,8 +139,8 @@ class RunStore:
         Raises:
             RunFailed: the disk is full, or a file has gone.
         """
-        evaluations = [EVALUATIONS] if (self.place / EVALUATIONS).exists() else []
-        for name in (METRICS, TIMINGS, *evaluations):
+        others = [name for name in (EVALUATIONS, SAMPLES) if (self.place / name).exists()]
+        for name in (METRICS, TIMINGS, *others):
             try:
                 sync(self.place / name)
             except OSError as error:
@@ -158,9 +159,10 @@ class RunStore:
             What is missing, a line for each file.
         """
         missing = []
-        data = _read(self.place / EVALUATIONS)
-        if data and (text := b"".join(_rows(data, step))) != data:
-            write_atomically(self.place / EVALUATIONS, text)
+        for name in (EVALUATIONS, SAMPLES):
+            data = _read(self.place / name)
+            if data and (text := b"".join(_rows(data, step))) != data:
+                write_atomically(self.place / name, text)
         for name in (METRICS, TIMINGS):
             path = self.place / name
             data, kept = _read(path), _rows(_read(path), step)

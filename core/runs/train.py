@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ from bitrl.core.runs.provenance import (
     plugins_of,
     versions,
 )
-from bitrl.core.runs.store import RunStore, read_provenance, read_summary, require_run, working_directory
+from bitrl.core.runs.store import SAMPLES, RunStore, read_provenance, read_summary, require_run, working_directory
 from bitrl.core.runs.trained import check_identity, check_options, configuration, newest_good
 from bitrl.core.schedules import Schedule
 from bitrl.core.wording import resuming
@@ -218,7 +219,8 @@ def _train(
             tell(events.Warned(directory, missing))
         seconds = store.seconds()
         evaluations = PeriodicEvaluations(config, parts, store, tell)
-        tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps))
+        prompts = parts.environment.observation_spec().prompt
+        tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps, prompts))
         try:
             while algorithm.step < run.steps:
                 began, before = time.perf_counter(), algorithm.step
@@ -227,8 +229,12 @@ def _train(
                 updates += 1
                 own = algorithm.task.collector.episode_metrics.take()
                 row = {"step": algorithm.step, **metrics, **{f"env.{name}": value for name, value in own.items()}}
-                store.log(row, {"step": algorithm.step, "seconds": seconds})
-                tell(events.Updated(directory, algorithm.step, row))
+                timings = algorithm.timings()
+                store.log(row, {"step": algorithm.step, "seconds": seconds, **timings})
+                tell(events.Updated(directory, algorithm.step, row, timings))
+                if (sample := algorithm.task.collector.sample) is not None:
+                    store.append(SAMPLES, json.dumps({"step": algorithm.step, **attrs.asdict(sample)}) + "\n")
+                    tell(events.Sampled(directory, algorithm.step, sample))
                 evaluations(algorithm, before, updates)
                 finished = algorithm.step >= run.steps
                 if finished or interrupted() or updates % run.checkpoint_every == 0:

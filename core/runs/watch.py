@@ -20,6 +20,7 @@ from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError, cause
 from bitrl.core.runs.parts import Parts
 from bitrl.core.runs.video import Video, page
+from bitrl.core.samples import Sample
 from bitrl.core.wording import setting
 
 FPS = 30.0
@@ -45,14 +46,18 @@ class Step:
     action_name: str | None = None
 
 
+Show = Callable[[Step | Sample], None]
+
+
 class EpisodeWatcher(gymnasium.Wrapper):
-    """A wrapper that reports the steps of the first episode, and records it as a video.
+    """A wrapper that reports the steps of the first episode, and records it as a video. Prompts and their completions
+    are reported as samples.
 
     Attributes:
         video: of that episode, or None.
     """
 
-    def __init__(self, env: gymnasium.Env, parts: Parts, show: Callable[[Step], None] | None, video: Path | None):
+    def __init__(self, env: gymnasium.Env, parts: Parts, show: Show | None, video: Path | None):
         """`show` is called with every step; what `env` renders is recorded for the file `video`."""
         super().__init__(env)
         self._parts, self._show, self._over = parts, show, False
@@ -73,9 +78,12 @@ class EpisodeWatcher(gymnasium.Wrapper):
         """Take a step, and report it."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._show is not None and not self._over:
-            shown = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
-            name = self._names[int(action) - self._first] if self._names else None
-            self._show(Step(self._state, shown, float(reward), name))
+            if isinstance(action, str) and isinstance(self._state, str):
+                self._show(Sample(self._state, str(action), float(reward)))
+            else:
+                shown = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
+                name = self._names[int(action) - self._first] if self._names else None
+                self._show(Step(self._state, shown, float(reward), name))
         self._observe(observation)
         self._over = self._over or terminated or truncated
         return observation, reward, terminated, truncated, info
@@ -107,7 +115,7 @@ class EpisodeWatcher(gymnasium.Wrapper):
         return frame
 
 
-def watch(parts: Parts, show: Callable[[Step], None] | None, video: Path | None) -> EpisodeWatcher:
+def watch(parts: Parts, show: Show | None, video: Path | None) -> EpisodeWatcher:
     """An environment of `parts` that reports its first episode.
 
     Raises:

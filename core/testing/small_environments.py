@@ -1,4 +1,4 @@
-"""Small environments that show how an algorithm deals with admissible actions and with truncated episodes."""
+"""Small environments that show how an algorithm deals with admissible actions, truncated episodes and prompts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from bitrl.core.environments.choice_wrappers import ActionMask, Commands, space_of_state
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.observation_specs import spec_of_space
+from bitrl.core.environments.prompt_task import PromptTask
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import NoOptions
 
@@ -141,3 +142,17 @@ class ClockEnvironment(Environment):
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new one."""
         return Clock(*self.arguments)
+
+
+class PromptsEnvironment(PromptTask):
+    """Prompts, whose completions any model can make better and worse: the reward is the share of even code points."""
+
+    longest_prompt = 20
+
+    def prompt(self, random: np.random.Generator) -> tuple[str, Any]:
+        """A number to say."""
+        return f"Say {random.integers(1000)}:", None
+
+    def score(self, answer: Any, completion: str) -> float:
+        """See the class; nothing earns nothing."""
+        return float(np.mean([ord(sign) % 2 == 0 for sign in completion])) if completion else 0.0

@@ -63,6 +63,22 @@ class PPOOptions:
         "rollouts, beside a learner in full precision (ActorQ); or be aware of it in both (gradients at quantised "
         "weights, straight-through)",
     )
+    rollout: Literal["int8", "int4"] | None = option(
+        None,
+        "precision of the policy network's weights while it collects rollouts (QuRL): policy_bits and "
+        "policy_quantisation=actor, but that the loss is corrected for the difference to the policy in full precision, "
+        "which is what is evaluated and exported (with policy_bits: quantised after training); unset: full precision",
+    )
+    correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed"] = option(
+        "acr",
+        "with rollout: what is done about ρ, the ratio of the full-precision policy to the one that acted. none: PPO "
+        "clips the ratio to the one that acted; decoupled: weights ρ; tis: truncated at C; mis: weights ρ, samples "
+        "outside of C₋ ≤ ρ ≤ C rejected; geometric, k2, k3: no weights, samples outside of C₋ ≤ ρ ≤ C, (log ρ)²/2 ≤ C, "
+        "ρ − 1 − log ρ ≤ C rejected; acr: as tis, with an adaptive clipping range (QuRL's own); mixed: between tis and "
+        "no weights, by the effective sample size",
+    )
+    correction_cap: float = option(2.0, "with rollout: C of the correction", above(0))
+    correction_floor: float = option(0.5, "with rollout: C₋ of the corrections mis and geometric", at_least(0))
     value_bits: int | None = option(
         None,
         "bits of the value network's weights when it estimates values, for advantages and returns; unset: full "
@@ -90,9 +106,90 @@ class PPOOptions:
     )
 
 
+Rollout = Literal["fp32", "bf16", "int8", "fp8", "int4", "ternary"]
+
+
+@options
+class LanguageAlgorithmOptions:
+    """Options of reinforcement learning of a language model with quantised rollouts (QuRL, arXiv 2602.13953)."""
+
+    rollout: Rollout | None = option(
+        None, "precision of the actor that generates; unset: that of the learner, the backbone's"
+    )
+    correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed", "vespo"] = option(
+        "acr",
+        "what corrects for the actor's precision: nothing; importance weights ρ (decoupled), truncated (tis), masked "
+        "(mis), mixed by their effective sample size; rejection of sequences by the mean log-ratio (geometric), k2, "
+        "k3; truncated with an adaptive clip range (acr); vespo",
+    )
+    correction_level: Literal["token", "sequence"] = option("token", "ratios of tokens, or of whole sequences")
+    correction_cap: float = option(2.0, "the largest ratio C: truncated, or rejected, beyond it", above(0))
+    correction_floor: float = option(0.5, "the smallest ratio C₋ of mis and geometric: rejected below it", at_least(0))
+    uaq_scale: float = option(
+        1.0,
+        "invariant scale s of weights behind norms, for updates that reach the codes; 1: off, 1.5: QuRL's",
+        above(0),
+    )
+    stochastic_rounding: bool = option(False, "round the actor's weights at random, right on average")
+    quantised_learner: bool = option(
+        False, "multiply in the rollout's precision when learning, too, with straight-through gradients (QaRL)"
+    )
+    norm_noise: Schedule | None = option(
+        None, "standard deviation of noise on the actor's norms, for example exponential:5e-2:5e-4 (QeRL)", at_least(0)
+    )
+    clip_low: float = option(0.2, "ε below: the ratio to the learner before is clipped at 1 − ε", between(0, 1))
+    clip_high: float = option(0.2, "ε above: it is clipped at 1 + ε", at_least(0))
+    ratio: Literal["token", "sequence"] = option(
+        "token", "that ratio of tokens, or the sequence's geometric mean (GSPO)"
+    )
+    negative_cap: float | None = option(
+        None,
+        "drop sequences with negative advantages whose mean log-ratio fell by more than this (QaRL: 0.5)",
+        above(0),
+    )
+    aggregation: Literal["token", "sequence", "fixed-length"] = option(
+        "token",
+        "the loss: mean over tokens (DAPO), mean over sequences of their tokens' mean (GRPO), or sum over tokens by "
+        "sequences times max_tokens (Dr. GRPO)",
+    )
+    kl: Literal["k1", "k2", "k3", "unbiased"] | None = option(
+        None, "estimator of the KL divergence to the model at the start, in the loss; unset: none"
+    )
+    kl_coef: float = option(1e-3, "its weight", at_least(0))
+    temperature: float = option(1.0, "of sampling", above(0))
+    top_k: int = option(0, "sample among so many of the likeliest tokens; 0: all", at_least(0))
+    top_p: float = option(1.0, "sample among the likeliest tokens that together have this probability", between(0, 1))
+    max_tokens: int = option(128, "tokens of a completion at most", above(0))
+    learning_rate: Schedule = option(1e-5, "Adam's learning rate", above(0))
+    max_grad_norm: float | None = option(1.0, "clip the gradient norm at this; none: no clipping", above(0))
+    epochs: int = option(1, "passes over each rollout", above(0))
+
+
+@options
+class GRPOOptions(LanguageAlgorithmOptions):
+    """Options of GRPO."""
+
+    group_size: int = option(8, "completions of each prompt, whose rewards are compared", at_least(2))
+    normalise_std: bool = option(True, "divide advantages by the standard deviation of the group's rewards")
+    minibatch_size: int | None = option(None, "prompts in a gradient step; unset: all of the rollout's", above(0))
+
+
+@options
+class PPOLanguageOptions(LanguageAlgorithmOptions):
+    """Options of PPO for language models."""
+
+    gamma: float = option(1.0, "discount factor of a token", between(0, 1))
+    gae_lambda: float = option(
+        1.0, "λ of generalised advantage estimation over tokens; below 1 it relies on the critic", between(0, 1)
+    )
+    value_learning_rate: Schedule = option(1e-3, "Adam's learning rate for the critic's linear head", above(0))
+    value_epochs: int = option(4, "passes of the critic over each rollout", above(0))
+    minibatch_size: int | None = option(None, "completions in a gradient step; unset: all of the rollout's", above(0))
+
+
 @hookimpl
 def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
-    """PPO."""
+    """PPO, and GRPO and PPO for language models."""
     yield AlgorithmRecord(
         name="ppo",
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
@@ -103,4 +200,23 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         commands=True,
         actions=("Discrete", "Box"),
         bootstraps=True,
+    )
+    yield AlgorithmRecord(
+        name="grpo",
+        summary="group relative policy optimisation of a language model, with quantised rollouts (QuRL)",
+        target="bitrl.plugins.algos.grpo:GRPO",
+        options=GRPOOptions,
+        learns_from=("generation",),
+        actions=("Text",),
+        bootstraps=False,
+        group_option="group_size",
+    )
+    yield AlgorithmRecord(
+        name="ppo-lm",
+        summary="proximal policy optimisation of a language model with a critic of its tokens, with quantised rollouts",
+        target="bitrl.plugins.algos.ppo_lm:PPOLanguage",
+        options=PPOLanguageOptions,
+        learns_from=("generation",),
+        actions=("Text",),
+        bootstraps=False,
     )

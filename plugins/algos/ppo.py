@@ -29,10 +29,12 @@ from bitrl.core.wording import setting
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
+from bitrl.plugins.algos.estimators import Corrected
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
 from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
+from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, correct_terms, estimator
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.standardise import Standardisation
 
@@ -48,6 +50,9 @@ class PPO(Algorithm):
                 raise UsageError(f"algo.{name}: nothing is quantised without {setting(f'algo.{bits}', '8')}")
         # Whatever acts has `policy_bits`; what else has few bits is said by the options of quantisation.
         self.rollout_bits = options.policy_bits if options.policy_quantisation != "post-training" else None
+        self.estimator = estimator(options)
+        if options.rollout is not None:
+            self.rollout_bits = BITS[options.rollout]
         self.gradient_bits = options.policy_bits if options.policy_quantisation == "aware" else None
         self.value_gradient_bits = options.value_bits if options.value_quantisation == "aware" else None
         self.rollout_length = max(1, options.rollout_steps // collector.num_envs)
@@ -148,15 +153,21 @@ class PPO(Algorithm):
         admissible = None if admissible is None else admissible.map(lambda each: each[valid])
         with low_bits(self.policy, self.rollout_bits):  # those of the policy that acted
             log_probs = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
+        sampled, correction, diagnostics = torch.from_numpy(advantages)[valid], None, {}
+        if self.estimator is not None:
+            proximal = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
+            correction, diagnostics = correct_samples(proximal, log_probs, sampled, self.estimator)
+            log_probs = correction.anchor.squeeze(1)
         batch = Samples(
             features=visited,
             critic_features=visited if shared else critic_features[:-1][valid],
             actions=taken,
-            advantages=torch.from_numpy(advantages)[valid],
+            advantages=sampled,
             returns=torch.from_numpy(advantages + values[:-1])[valid],
             log_probs=log_probs,
             admissible=admissible,
             texts=None if self.encoder is None else texts_of(rollout)[rollout.valid],
+            correction=correction,
         )
         for epoch in range(options.epochs):
             shuffled = batch.take(torch.randperm(len(batch.features), generator=generator))
@@ -177,6 +188,7 @@ class PPO(Algorithm):
                 self.standardise_critic.update(rollout.critic_features, rollouts_before)
 
         metrics = {name: float(np.mean([row[name] for row in figures])) for name in figures[0]}
+        metrics |= diagnostics
         self.require_finite(metrics)
         ready = self.step >= options.codebook_after * self.task.steps
         if ready and isinstance(self.head, LearnedActionCodebook) and self.head.codebook is None:
@@ -194,7 +206,8 @@ class PPO(Algorithm):
         """One step of Adam on a minibatch, on the loss L = −E[min(r·A, clip(r, 1−ε, 1+ε)·A)] − β·E[H] + c·E[(V − R)²].
 
         The gradients by the networks' outputs are written out: r·A where the minimum is the unclipped term, nothing
-        elsewhere.
+        elsewhere. Of corrected rollouts, the first term is that of `estimators.policy_loss`: weights multiply
+        advantages, an adaptive clipping range moves 1+ε, and rejected samples are left out of its mean.
         """
         options, size, learns = self.options, len(batch.features), self.encoder is not None
         features, critic_features = batch.features, batch.critic_features
@@ -203,14 +216,21 @@ class PPO(Algorithm):
             features = encoded.detach()
             critic_features = features if self.task.reader.critic is None else critic_features
         advantages = normalise(batch.advantages)
+        lower: float | Tensor = 1 - clip_coef
+        upper: float | Tensor = 1 + clip_coef
+        counted = size
         with low_bits(self.policy, self.gradient_bits):
             outputs, policy_tape = forward(self.policy, features)
             log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
             log_ratio = log_probs - batch.log_probs
+            if batch.correction is not None:
+                terms = correct_terms(log_ratio, advantages, batch.correction, 1 - clip_coef, 1 + clip_coef)
+                log_ratio, advantages, lower, upper = terms
+                counted = max(1, int(batch.correction.kept.sum()))
             ratio = log_ratio.exp()
             unclipped = ratio * advantages
-            clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages
-            by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -size
+            clipped = ratio.clamp(lower, upper) * advantages
+            by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -counted
             by_outputs = self.head.backward(head_tape, by_log_prob, -ent_coef / size)
             by_features = backward(self.policy, policy_tape, by_outputs, by_inputs=learns)
 
@@ -229,12 +249,14 @@ class PPO(Algorithm):
         self.optimizer.step()
         if not measure:
             return {}
+        outside = (ratio - 1).abs() > clip_coef if batch.correction is None else (ratio < lower) | (ratio > upper)
+        share = size / counted  # those left out of a correction are 0 in these means
         return {
-            "policy_loss": -float(torch.minimum(unclipped, clipped).mean()),
+            "policy_loss": -float(torch.minimum(unclipped, clipped).mean()) * share,
             "value_loss": float(error.square().mean()),
             "entropy": float(entropies.mean()),
-            "approx_kl": float((ratio - 1 - log_ratio).mean()),  # Schulman's third estimator
-            "clip_fraction": float(((ratio - 1).abs() > clip_coef).float().mean()),
+            "approx_kl": float((ratio - 1 - log_ratio).mean()) * share,  # Schulman's third estimator
+            "clip_fraction": float(outside.float().mean()) * share,
             **{f"{name}_gradient_norm": norm for name, norm in norms.items()},
         }
 
@@ -331,7 +353,8 @@ class PPO(Algorithm):
 @attrs.define
 class Samples:
     """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], admissible
-    actions [B, k], advantages, returns and log-probabilities [B], and the texts [B] where adapters learn.
+    actions [B, k], advantages, returns and log-probabilities [B], the texts [B] where adapters learn, and what corrects
+    the loss where rollouts are quantised, as sequences of one token.
     """
 
     features: Tensor
@@ -342,6 +365,7 @@ class Samples:
     log_probs: Tensor
     admissible: AdmissibleActions | None = None
     texts: np.ndarray | None = None
+    correction: Corrected | None = None
 
     def take(self, index: Tensor | slice) -> Samples:
         """The samples at `index`."""
@@ -355,6 +379,7 @@ class Samples:
             self.log_probs[index],
             None if self.admissible is None else self.admissible.map(lambda each: each[index]),
             None if self.texts is None else self.texts[index.numpy() if isinstance(index, Tensor) else index],
+            None if self.correction is None else self.correction.take(index),
         )
 
 

@@ -18,7 +18,7 @@ class LanguageModelOptions:
         None,
         "GGUF file, directory with config.json and safetensors, or a name (bitrl model list; hf:OWNER/NAME; "
         "random:starter, a control with random weights); unset: the starter model in the package, or its "
-        "full-precision twin for int8, int4 and bf16",
+        "full-precision twin for int8, int4, bf16 and fp32",
         free=True,  # the identity tells one model from another
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
@@ -80,12 +80,13 @@ class RandomProjectionOptions:
 
 @hookimpl
 def bitrl_backbones() -> Iterator[BackboneRecord]:
-    """The language model in four formats, mlp and random-projection."""
+    """The language model in five formats, mlp and random-projection."""
     for name, target, summary in (
         ("bitnet", "ternary", "a frozen ternary BitNet b1.58 language model, run by the C engine"),
         ("int8", "int8", "the frozen language model with 8-bit weights, one scale per row"),
         ("int4", "int4", "the frozen language model with 4-bit weights, one scale per 32 weights of a row"),
         ("bf16", "bf16", "the frozen language model with 16-bit floats (bfloat16)"),
+        ("fp32", "fp32", "the frozen language model with 32-bit floats"),
     ):
         yield BackboneRecord(
             name=name,

@@ -66,9 +66,12 @@ class Adapters:
                 found = "none" if shape is None else f"one of {list(shape)}"
                 raise UsageError(f"learned weights: expected {name} of {list(own.shape)}, got {found}")
         self.arrays = {name: np.array(arrays[name], np.float32) for name in self.arrays}
+        self.give(engine, self.arrays)
+
+    def give(self, engine: Engine, arrays: Mapping[str, np.ndarray]) -> None:
+        """Let an engine run with these arrays, which are of the right shapes."""
         for name in self.names:
-            up = self.arrays[f"{name}.up"] * np.float32(self.factor)
-            engine.adapt(f"{name}.weight", self.arrays[f"{name}.down"], up)
+            engine.adapt(f"{name}.weight", arrays[f"{name}.down"], arrays[f"{name}.up"] * np.float32(self.factor))
 
 
 def adapted(blocks: int, targets: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The language model as a backbone, in four formats: text in, features out; frozen, or with adapters that learn.
+"""The language model as a backbone, in five formats: text in, features out; frozen, or with adapters that learn.
 
 The formats share everything but the product of a matrix and a vector; any of them runs any file.
 
@@ -52,7 +52,7 @@ class LanguageModel:
         known = hints(options.model) if options.model else {}
         self.options, self.version = options, 0
         activation = self.activation = options.activation or known.get("activation")
-        linear_class = options.linear_class or known.get("linear_class")
+        linear_class = self.linear_class = options.linear_class or known.get("linear_class")
         self.engine = Engine(
             path,
             format,
@@ -302,6 +302,15 @@ class LearningLanguageModel(LanguageModel):
         else:
             to.load_learned(self.adapters.arrays)
 
+    def copy_adapters_to(self, engine: Engine) -> None:
+        """Let another engine of the same model go by the module's adapters as they are now."""
+        arrays: Mapping[str, np.ndarray] = self.adapters.arrays
+        if "decoder" in vars(self):
+            from bitrl.plugins.backbones.training.lora import learned_arrays
+
+            arrays = learned_arrays(self.decoder, self.adapters)
+        self.adapters.give(engine, arrays)
+
     def _put(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.adapters.put(self.engine, arrays)
         self.weights_changed()
@@ -330,6 +339,11 @@ def int4(options: LanguageModelOptions, width: int | None = None) -> LanguageMod
 def bf16(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
     """The model with 16-bit floats."""
     return language_model(options, width, "bf16")
+
+
+def fp32(options: LanguageModelOptions, width: int | None = None) -> LanguageModel:
+    """The model with 32-bit floats."""
+    return language_model(options, width, "fp32")
 
 
 def starter_path(ternary: bool = True) -> Path:

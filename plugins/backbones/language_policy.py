@@ -7,16 +7,16 @@ not know rewards or losses. torch is imported when the module is asked for.
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion
-from bitrl.plugins.backbones.engine.generation import Sequences, exact_logprobs
+from bitrl.plugins.backbones.engine.generation import Generated, Sequences, exact_logprobs
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
@@ -24,7 +24,9 @@ from bitrl.plugins.backbones.files.tokenizer_json import calmly
 if TYPE_CHECKING:
     from torch import nn
 
+    from bitrl.plugins.backbones.engine.engine import Engine
     from bitrl.plugins.backbones.language_model import LanguageModel, LearningLanguageModel
+    from bitrl.plugins.backbones.rollout_actor import EngineActor
     from bitrl.plugins.backbones.training.decoder import Decoder
 
 
@@ -41,9 +43,8 @@ class EnginePolicy:
             raise ModelFileError(
                 file.path, "cannot generate: it has no head (lm_head.weight), and tie_word_embeddings is false"
             )
-        self.model, self.version = model, 0
+        self.model, self.version, self.learner_format = model, 0, model.engine.format
         self.ends = end_tokens(file)
-        self._pushed: dict[str, bytes] = {}  # digests of the weights that the engine has
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
@@ -55,11 +56,28 @@ class EnginePolicy:
         Raises:
             UsageError: a prompt is empty or too long, or a setting is invalid. ModelFileError: there is no head.
         """
-        made = self.model.engine.generate(
-            self.model.prompt_ids(prompts), max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-            stop=self.ends,
-        )  # fmt: skip
-        return [Completion(self._text(each.tokens), each.tokens, each.logprobs) for each in made]
+        return self.generate_with(self.model.engine, prompts, max_tokens, temperature, top_k, top_p, seed)
+
+    def generate_with(
+        self, engine: Engine, prompts: Sequence[str], max_tokens: int, temperature: float, top_k: int, top_p: float,
+        seed: int,
+    ) -> list[Completion]:  # fmt: skip
+        """As `generate`, by another engine of the same model."""
+        ids = self.model.prompt_ids(prompts)
+        made = engine.generate(
+            ids, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=self.ends, kept=True
+        )
+        return [
+            Completion(
+                text=self._text(each.tokens),
+                tokens=each.tokens,
+                logprobs=each.logprobs,
+                prompt=np.array(prompt, np.int32),
+                ended=int(each.tokens[-1]) in self.ends,
+                kept=kept_sets(each),
+            )
+            for prompt, each in zip(ids, made, strict=True)
+        ]
 
     def logprobs(
         self, prompts: Sequence[str], completions: Sequence[np.ndarray], *, temperature: float = 1.0
@@ -85,10 +103,24 @@ class EnginePolicy:
         """A frozen copy of the model as `module()` is now, with an engine of its own."""
         return FrozenPolicy(self)
 
-    def module(self) -> nn.Module:
-        """Token ids int64 [n, T] → logits [n, T, V]. Trainable parameters: "blk.0.attn_q" … of all weights, or
-        "blk.0.adapters.attn_q.down" … of adapters. The same object at every call.
+    def actor(self, format: str | None = None) -> EngineActor:
+        """A copy that generates in `format`, with an engine of its own."""
+        from bitrl.plugins.backbones.rollout_actor import EngineActor
+
+        return EngineActor(self, format or self.model.engine.format)
+
+    def module(self, format: str | None = None) -> nn.Module:
+        """Token ids int64 [n, T] → logits [n, T, V], or of some `places`; with `hidden`, their hidden states, too.
+        Trainable parameters: "blk.0.attn_q" … of all weights, or "blk.0.adapters.attn_q.down" … of adapters. The same
+        object at every call; the first may name another `format` to multiply in.
+
+        Raises:
+            UsageError: adapters learn on a frozen model, whose format is the backbone's.
         """
+        if format is not None and format != self.learner_format:
+            if has_adapters(self.model):
+                raise UsageError(f"adapters learn on a model that is frozen in {self.learner_format}, not in {format}")
+            self.learner_format = format
         return self.decoder
 
     @cached_property
@@ -99,29 +131,29 @@ class EnginePolicy:
         model = self.model
         if has_adapters(model):
             return model.decoder
-        decoder = read_decoder(
-            model.engine.file, model.engine.format, model.engine.blocks, learns=True, activation=model.activation,
+        return read_decoder(
+            model.engine.file, self.learner_format, model.engine.blocks, learns=True, activation=model.activation,
             i2s_packing=model.options.i2s_packing,
         )  # fmt: skip
-        self._pushed = {name: _digest(values) for name, values in engine_weights(decoder)}
-        return decoder
+
+    def write(self, path: Path) -> list[str]:
+        """Write the model as its module is now to a GGUF file; what other programs will miss in it.
+
+        Raises:
+            UsageError: adapters learn beside weights that are not floats. RunFailed: the file cannot be written.
+        """
+        from bitrl.plugins.backbones.tools.learned_model import write_learned
+
+        return write_learned(self, path)
 
     def sync(self) -> None:
         """The module's parameters have changed: generate by them from now on; kept sequences and features are void."""
         if has_adapters(self.model):
             self.model.sync()
         elif "decoder" in vars(self):
-            self.push(self.decoder)
+            push(self.model.engine, dict(engine_weights(self.decoder)))
             self.model.weights_changed()
         self.version += 1
-
-    def push(self, decoder: Decoder) -> None:
-        """Give the engine the weights of a decoder that it does not have yet."""
-        for name, values in engine_weights(decoder):
-            digest = _digest(values)
-            if self._pushed.get(name) != digest:
-                self.model.engine.replace(name, values)
-                self._pushed[name] = digest
 
 
 class FrozenPolicy(EnginePolicy):
@@ -134,10 +166,10 @@ class FrozenPolicy(EnginePolicy):
             model.copy_adapters(self.model)
         elif "decoder" in vars(policy):
             self.__dict__["decoder"] = copy.deepcopy(policy.decoder)
-            self.push(self.decoder)
+            push(self.model.engine, dict(engine_weights(self.decoder)))
 
-    def module(self) -> nn.Module:
-        """As EnginePolicy's; nothing in it is trainable."""
+    def module(self, format: str | None = None) -> nn.Module:
+        """As EnginePolicy's; nothing in it is trainable, nor is it in another format."""
         return self.decoder.requires_grad_(False)
 
     def sync(self) -> None:
@@ -145,9 +177,23 @@ class FrozenPolicy(EnginePolicy):
         raise UsageError("a reference is a frozen copy of a language model: it does not learn")
 
 
+def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
+    """The ids among which each token was drawn; None where nothing was cut off."""
+    if generated.kept_tokens is None or generated.kept_counts is None:
+        return None
+    return tuple(np.split(generated.kept_tokens, np.cumsum(generated.kept_counts)[:-1]))
+
+
 def has_adapters(model: LanguageModel) -> TypeGuard[LearningLanguageModel]:
     """Whether adapters learn, and nothing else."""
     return model.options.lora_rank is not None
+
+
+def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
+    """The ids int32 that each token was drawn among; None where nothing was cut off."""
+    if generated.kept_tokens is None or generated.kept_counts is None:
+        return None
+    return tuple(np.split(generated.kept_tokens, np.cumsum(generated.kept_counts)[:-1]))
 
 
 def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
@@ -162,8 +208,10 @@ def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{name}.weight", weights_in_file(decoder, name, values.float().cpu().numpy())
 
 
-def _digest(values: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16).digest()
+def push(engine: Engine, weights: Mapping[str, np.ndarray]) -> None:
+    """Give an engine other weights."""
+    for name, values in weights.items():
+        engine.replace(name, values)
 
 
 def end_tokens(file: ModelFile | HuggingFaceFile) -> list[int]:

@@ -19,6 +19,22 @@ lets the policy settle at the end, since evaluation takes its greedy actions.
 SHORT_HORIZON = {"algo.gamma": 0.9, "algo.gae_lambda": 0.9}
 """Short horizons: where an action's effect shows soon, a larger discount only adds noise to the advantages."""
 
+TASKS = {
+    "addition": "bitrl.plugins.envs.arithmetic:Addition",
+    "sort-digits": "bitrl.plugins.envs.words:SortDigits",
+    "reverse-word": "bitrl.plugins.envs.words:ReverseWord",
+    "countdown": "bitrl.plugins.envs.countdown:Countdown",
+}
+
+PROMPTS = {
+    "run.serializer": "prompt",
+    "run.backbone": "fp32",
+    "run.steps": 20_000,
+    "run.num_envs": 64,
+    "run.eval_episodes": 200,
+}
+"""Of tasks for language models, whose steps are completions."""
+
 MINIGRID = {"run.serializer": "grid", "run.steps": 1_000_000}
 
 MUJOCO = {"run.steps": 1_000_000, "backbone.layers": 2}
@@ -74,6 +90,42 @@ class MontezumaOptions:
         "maximum steps of four frames per episode; 4500: five minutes of play (the v5 id: 27000)",
         above(0),
     )
+
+
+PARTIAL = "whether an answer that is partly right gets a part of the reward; false: 1 or 0"
+
+
+@options
+class AdditionOptions:
+    """Options of addition."""
+
+    digits: int = option(2, "most digits of a number", between(1, 18))
+    partial: bool = option(True, PARTIAL)
+
+
+@options
+class SortDigitsOptions:
+    """Options of sorting digits."""
+
+    length: int = option(5, "digits to sort", between(2, 100))
+    partial: bool = option(True, PARTIAL)
+
+
+@options
+class ReverseWordOptions:
+    """Options of writing a word backwards."""
+
+    length: int = option(5, "letters of the word", between(2, 100))
+    partial: bool = option(True, PARTIAL)
+
+
+@options
+class CountdownOptions:
+    """Options of countdown."""
+
+    numbers: int = option(3, "how many numbers to use", between(2, 6))
+    largest: int = option(9, "largest number to use", between(1, 100))
+    partial: bool = option(True, PARTIAL)
 
 
 @hookimpl
@@ -156,6 +208,20 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         defaults={"run.serializer": "compact", "run.steps": 300_000},
         tuned={"ppo": {**SHORT_HORIZON, **SETTLING}},
     )
+    for task, summary, own, most_tokens in (
+        ("addition", "add two numbers", AdditionOptions, 8),
+        ("sort-digits", "sort digits", SortDigitsOptions, 16),
+        ("reverse-word", "write a word backwards", ReverseWordOptions, 16),
+        ("countdown", "reach a number by arithmetic with given ones", CountdownOptions, 24),
+    ):
+        yield EnvironmentRecord(
+            name=task,
+            summary=f"{summary} (prompts for a language model)",
+            target=TASKS[task],
+            options=own,
+            defaults=PROMPTS,
+            tuned={algorithm: {"algo.max_tokens": most_tokens} for algorithm in ("grpo", "ppo-lm")},
+        )
     yield EnvironmentRecord(
         name="gymnasium",
         summary="any Gymnasium id with Box or Discrete observations and Discrete or Box actions",

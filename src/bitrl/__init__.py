@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bitrl.core.environments.environment import Environment
     from bitrl.core.environments.feature_wrappers import FeatureObservation, VectorFeatureObservation
     from bitrl.core.environments.loading import load_environment, load_serializer
+    from bitrl.core.environments.prompt_task import PromptTask
     from bitrl.core.errors import BitrlError, RunFailed, UsageError
     from bitrl.core.events import every_step
     from bitrl.core.findings import Finding
@@ -49,6 +50,7 @@ _HOME = {
     "bitrl.core.environments.environment": ("Environment",),
     "bitrl.core.environments.feature_wrappers": ("FeatureObservation", "VectorFeatureObservation"),
     "bitrl.core.environments.loading": ("load_environment", "load_serializer"),
+    "bitrl.core.environments.prompt_task": ("PromptTask",),
     "bitrl.core.errors": ("BitrlError", "RunFailed", "UsageError"),
     "bitrl.core.events": ("every_step",),
     "bitrl.core.findings": ("Finding",),
@@ -90,6 +92,7 @@ __all__ = [
     "Logger",
     "LoggerRecord",
     "ObservationSpec",
+    "PromptTask",
     "Rollout",
     "RunFailed",
     "Schedule",

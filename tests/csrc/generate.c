@@ -1,5 +1,5 @@
 /* Generates outside Python, for the sanitizers: for every format on every instruction set, with one to three threads,
- * sequences are begun, copied, cut, gone on with together and sampled from; and it all again with weights replaced, with
+ * sequences are begun, copied, cut, gone on with together and sampled from, and generated in one go; and all again with weights replaced, with
  * adapters, and without them.
  * Prints "ok <checksum>", or what is wrong. Usage: generate FILE [ISA] */
 #include <stdio.h>
@@ -47,16 +47,60 @@ static int generate(const bitrl_model *model, bitrl_session *session, uint64_t *
     return status;
 }
 
+static int go_on(void *asked) { return ++*(int *)asked < 100; }
+
+/* More sequences than slots, some with one prompt; what is chosen, and what it could have been, has the log-probabilities of the
+ * texts read at once. */
+static int generate_batch(const bitrl_model *model, bitrl_session *session, uint64_t *checksum, char *error)
+{
+    enum { ALL = 5, NEW = 6 };
+    static const uint64_t prompt_of[ALL] = {0, 1, 0, 2, 0};
+    const uint64_t vocabulary = bitrl_model_shape(model)->vocabulary;
+    int32_t given[PROMPT + 1 + 7], tokens[ALL * NEW], counts[ALL * NEW], flat[ALL * NEW];
+    double random[ALL * NEW], logprobs[ALL * NEW], model_logprobs[ALL * NEW], again[ALL * NEW];
+    uint64_t lengths[ALL];
+    int asked = 0, status = BITRL_OK;
+    for (size_t i = 0; i < PROMPT + 1 + 7; i++) given[i] = (int32_t)(i * 7919 % vocabulary);
+    for (size_t i = 0; i < ALL * NEW; i++) random[i] = (double)(i * 37 % 100) / 100;
+    const bitrl_prompts begins = {given, prompts, SEQUENCES, prompt_of, ALL};
+    for (int cut = 0; !status && cut < 2; cut++) {
+        bitrl_kept *kept = NULL;
+        const bitrl_generation how = {{1, cut ? 9 : 0, cut ? 0.9 : 1}, NEW, tokens, (uint64_t)cut, 2, random, go_on, &asked};
+        const bitrl_generated out = {tokens, logprobs, model_logprobs, lengths, counts, NULL};
+        bitrl_generated wanted = out;
+        if (cut) status = bitrl_kept_open(ALL, &kept, error);
+        wanted.kept = kept;
+        if (!status) status = bitrl_generate(session, &begins, &how, &wanted, error);
+        uint64_t total = 0;
+        for (size_t i = 0; !status && i < ALL; i++) {
+            uint64_t count = 0;
+            const int32_t *ids = cut ? bitrl_kept_tokens(kept, i, &count) : NULL;
+            mix(checksum, ids, count * sizeof *ids);
+            for (size_t j = 0; j < lengths[i]; j++) flat[total++] = tokens[i * NEW + j];
+            mix(checksum, model_logprobs + i * NEW, lengths[i] * sizeof *model_logprobs);
+        }
+        if (!status) status = bitrl_logprobs(session, &begins, flat, lengths, 1, again, error);
+        total = 0;
+        for (size_t i = 0; !status && i < ALL; total += lengths[i++])
+            if (memcmp(again + total, model_logprobs + i * NEW, lengths[i] * sizeof *again)) status = BITRL_BAD_RESULT;
+        bitrl_kept_close(kept);
+    }
+    return status;
+}
+
 /* Another matrix, norm and embedding; values: room for the largest of them. */
 static int replace(bitrl_model *model, float *values, uint64_t threads, char *error)
 {
     const bitrl_shape *shape = bitrl_model_shape(model);
     for (size_t i = 0; i < shape->width * (shape->vocabulary + shape->ffn); i++)
         values[i] = (float)(i * 7919 % 1009) / 504.5f - 0.99f;
-    int status = bitrl_model_replace(model, "blk.0.ffn_up.weight", values, shape->ffn, shape->width, threads, error);
-    if (!status) status = bitrl_model_replace(model, "output_norm.weight", values, 1, shape->width, threads, error);
-    if (!status)
-        status = bitrl_model_replace(model, "token_embd.weight", values, shape->vocabulary, shape->width, threads, error);
+    const bitrl_weights weights[] = {{"blk.0.ffn_up.weight", values, shape->ffn, shape->width},
+                                     {"output_norm.weight", values, 1, shape->width},
+                                     {"token_embd.weight", values, shape->vocabulary, shape->width}};
+    const uint64_t seed = 5;
+    bitrl_replaced replaced;
+    int status = bitrl_model_replace_all(model, weights, 3, &seed, threads, &replaced, error); /* by random bits */
+    if (!status) status = bitrl_model_replace_all(model, weights, 3, NULL, threads, &replaced, error);
     return status;
 }
 
@@ -84,6 +128,7 @@ static int check(const bitrl_file *file, const bitrl_options *options, uint64_t 
         if (!status) status = bitrl_encode(session, tokens, lengths, 2, BITRL_POOL_MEAN, out, error);
         if (!status) mix(checksum, out, 2 * bitrl_model_shape(model)->width * sizeof *out);
         if (!status) status = generate(model, session, checksum, error);
+        if (!status) status = generate_batch(model, session, checksum, error);
     }
     free(out);
     bitrl_session_close(session);

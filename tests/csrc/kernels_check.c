@@ -65,7 +65,7 @@ static void same(const void *got, const void *want, size_t bytes, const char *is
 
 /* ---- products ---- */
 
-static const char *const formats[FORMATS] = {"ternary", "ternary-1.6", "int8", "int4", "bf16", "fp32"};
+static const char *const formats[FORMATS] = {"ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32"};
 
 static int of_kind(number_kind kind, int least, int most, int zero)
 {
@@ -88,6 +88,7 @@ static uint8_t *make_weights(matrix_format format, size_t tiles, size_t columns,
         if (format == TERNARY) weights[i] = (uint8_t)(trits[0] | trits[1] << 2 | trits[2] << 4 | trits[3] << 6);
         if (format == TERNARY_DENSE) weights[i] = (uint8_t)trits_pack(trits);
         if (format == INT8) weights[i] = (uint8_t)of_kind(kind, 1, 255, 128);
+        if (format == FP8) weights[i] = fp8_from(kind == ANY ? (float)(number() * number() * number() * 449) : float_of_kind(kind));
         if (format == INT4 && i % bytes < codes) /* -8 times -15, or 15; or 8 less than 8 */
             weights[i] = (uint8_t)(kind == ZERO ? 0x88 : kind == ANY ? between(0, 255) : 0);
         if (format == INT4 && i % bytes >= codes) weights[i] = (uint8_t)of_kind(kind, 15, -15, 15);
@@ -103,7 +104,7 @@ static uint8_t *make_weights(matrix_format format, size_t tiles, size_t columns,
 /* Activations [tokens up to TOKEN_PAD, activation_stride] of one kind, zeros behind; and the sums of codes. */
 static uint8_t *make_activations(matrix_format format, size_t columns, size_t tokens, number_kind kind, int32_t *sums)
 {
-    size_t stride = activation_stride(format, columns), size = format == FP32 ? 4 : format == BF16 ? 2 : 1;
+    size_t stride = activation_stride(format, columns), size = format == FP32 ? 4 : multiplies_halves(format) ? 2 : 1;
     uint8_t *q = memory(up(tokens, TOKEN_PAD) * stride);
     const int least = format == INT8 || format == INT4 ? -127 : -128;
     for (size_t t = 0; t < up(tokens, TOKEN_PAD); t++) {
@@ -115,9 +116,9 @@ static uint8_t *make_activations(matrix_format format, size_t columns, size_t to
             number_kind one = kind != OUTLIER ? kind : c == outlier ? MOST : ZERO;
             int8_t code = (int8_t)of_kind(one, least, 127, 0);
             float value = float_of_kind(one);
-            uint16_t half = bf16_from(value);
+            uint16_t half = format == FP8 ? bf16_from_fp8(fp8_from(value)) : bf16_from(value);
             sum += code;
-            memcpy(row + c * size, format == FP32 ? (void *)&value : format == BF16 ? (void *)&half : &code, size);
+            memcpy(row + c * size, format == FP32 ? (void *)&value : size == 2 ? (void *)&half : &code, size);
         }
         if (t < tokens) sums[t] = sum;
     }
@@ -190,14 +191,15 @@ static size_t check_norms(const bitrl_kernels *kernels, const bitrl_kernels *sca
             int32_t sum[2];
             for (int k = 0; k < 2; k++) {
                 const bitrl_kernels *of = k ? scalar : kernels;
-                q[k] = memory(7 * padded);
+                q[k] = memory(9 * padded);
                 out[k] = memory(padded * sizeof *row);
                 s[k] = of->norm_quantise(q[k], sum + k, row, x, weight, n, padded, 1e-5);
                 of->norm_round(q[k] + padded, BF16, row, x, weight, n, padded, 1e-5);
                 of->norm_round(q[k] + 3 * padded, FP32, row, x, weight, n, padded, 1e-5);
+                s[k] += of->norm_fp8(q[k] + 7 * padded, row, x, weight, n, padded, 1e-5);
                 of->normalise(out[k], x, weight, n, padded, 1e-5);
             }
-            same(q[0], q[1], 7 * padded, kernels->name, "norm of %zu numbers, case %zu", n, j);
+            same(q[0], q[1], 9 * padded, kernels->name, "norm of %zu numbers, case %zu", n, j);
             same(out[0], out[1], padded * sizeof *row, kernels->name, "normalise %zu numbers, case %zu", n, j);
             same(sum, sum + 1, sizeof *sum, kernels->name, "sum of %zu codes, case %zu", n, j);
             same(s, s + 1, sizeof *s, kernels->name, "scale of %zu codes, case %zu", n, j);
@@ -223,7 +225,7 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
             for (size_t i = 0; i < some; i++) most = logits[i] > most ? logits[i] : most;
             for (int k = 0; k < 2; k++) {
                 const bitrl_kernels *of = k ? scalar : kernels;
-                out[k] = memory(8 * n * sizeof **out);
+                out[k] = memory(9 * n * sizeof **out);
                 of->scaled(out[k], y, 0.37, some);
                 of->scaled_rows(out[k] + n, y, a, 0.37, n);
                 of->gated(out[k] + 2 * n, a, b, n);
@@ -233,9 +235,10 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
                 of->gated_silu(out[k] + 5 * n, gate, b, n);
                 of->gated_gelu(out[k] + 6 * n, gate, b, n);
                 of->scaled_floats(out[k] + 7 * n, logits, 0.37, some);
+                of->scaled_float_rows(out[k] + 8 * n, (const float *)(const void *)a, b, 0.37, n);
                 exp_sum[k] = of->exp_sum(logits, some, most, 0.7);
             }
-            same(out[0], out[1], 8 * n * sizeof **out, kernels->name, "elementwise, %zu numbers, sums to %d", n,
+            same(out[0], out[1], 9 * n * sizeof **out, kernels->name, "elementwise, %zu numbers, sums to %d", n,
                  largest[j]);
             same(exp_sum, exp_sum + 1, sizeof *exp_sum, kernels->name, "the sum of %zu exponentials", some);
             free(y), free(a), free(b), free(rope), free(gate), free(out[0]), free(out[1]);
@@ -243,35 +246,85 @@ static size_t check_elementwise(const bitrl_kernels *kernels, const bitrl_kernel
     return count;
 }
 
+/* Rows of k and v from the from-th on as a cache has them, what is missing of the last group sevens. */
+static double *cached(const double *rows, size_t from, size_t count, size_t stride, size_t padded, int keys)
+{
+    double *out = memory(up(count, KEYS_TOGETHER) * padded * sizeof *out);
+    for (size_t j = 0; j < up(count, KEYS_TOGETHER); j++)
+        for (size_t d = 0; d < padded; d++) {
+            size_t at = keys ? (j / KEYS_TOGETHER * padded + d) * KEYS_TOGETHER + j % KEYS_TOGETHER : j * padded + d;
+            out[at] = j < count ? rows[(from + j) * stride + d] : 7;
+        }
+    return out;
+}
+
 static size_t check_attention(const bitrl_kernels *kernels, const bitrl_kernels *scalar)
 {
     static const size_t windows[] = {0, 1, 3, 8, 9, 100};
     static const size_t dims[] = {2, 8, 26, 64, 80};
     static const double sizes[] = {0.1, 1, 30};
-    enum { CASES = 60 };
+    enum { CASES = 120 };
     for (size_t i = 0; i < CASES; i++) {
         size_t length = (size_t)between(1, 40), past = bits() % length, first = bits() % (length - past);
-        size_t head_dim = dims[i % 5], padded = up(head_dim, PAD), heads = 1 + i % 3, own = length - past;
+        if (i % 2) past = length - 1, first = 0; /* one query reads its caches in place */
+        size_t head_dim = dims[i / 2 % 5], padded = up(head_dim, PAD), heads = 1 + i / 2 % 6, own = length - past, start = bits() % (past + 1);
         size_t kv_stride = padded + 3, out_stride = heads * head_dim + 3;
         double *q = numbers(own * heads * padded, own * heads * padded);
         double *k = numbers(length * kv_stride, length * kv_stride), *v = numbers(length * kv_stride, length * kv_stride);
         double *scratch = memory(attention_scratch(length, head_dim) * sizeof *scratch), *out[2];
-        for (size_t j = 0; j < own * heads * padded; j++) q[j] = j % padded < head_dim ? q[j] * sizes[i % 3] : 0;
+        for (size_t j = 0; j < own * heads * padded; j++) q[j] = j % padded < head_dim ? q[j] * sizes[i / 4 % 3] : 0;
         for (size_t j = 0; j < length * kv_stride; j++)
             if (j % kv_stride >= head_dim) k[j] = v[j] = 0;
+        double *start_k = cached(k, 0, start, kv_stride, padded, 1), *start_v = cached(v, 0, start, kv_stride, padded, 0);
+        double *past_k = cached(k, start, past - start, kv_stride, padded, 1);
+        double *past_v = cached(v, start, past - start, kv_stride, padded, 0);
         for (int of = 0; of < 2; of++) {
             out[of] = memory(own * out_stride * sizeof **out);
-            const attention_task task = {.q = q, .k = k + past * kv_stride, .v = v + past * kv_stride, .past_k = k,
-                                         .past_v = v, .out = out[of], .q_stride = heads * padded,
+            const attention_task task = {.q = q, .k = k + past * kv_stride, .v = v + past * kv_stride, .start_k = start_k,
+                                         .start_v = start_v, .past_k = past_k, .past_v = past_v, .start = start, .out = out[of], .q_stride = heads * padded,
                                          .kv_stride = kv_stride, .out_stride = out_stride, .head_stride = padded,
                                          .heads = heads, .head_dim = head_dim, .past = past, .first = first,
-                                         .count = own - first, .window = windows[i % 6],
+                                         .count = own - first, .window = windows[i / 3 % 6],
                                          .scale = 1 / sqrt((double)head_dim)};
             (of ? scalar : kernels)->attend(&task, scratch);
         }
         same(out[0], out[1], own * out_stride * sizeof **out, kernels->name,
-             "attention, %zu tokens after %zu, %zu heads of %zu, window %zu", own, past, heads, head_dim, windows[i % 6]);
+             "attention, %zu tokens after %zu, %zu heads of %zu, window %zu", own, past, heads, head_dim, windows[i / 3 % 6]);
         free(q), free(k), free(v), free(scratch), free(out[0]), free(out[1]);
+        free(start_k), free(start_v), free(past_k), free(past_v);
+    }
+    return CASES;
+}
+
+/* Codes of weights, and the random bits that may choose them. */
+static size_t check_rounding(const bitrl_kernels *kernels, const bitrl_kernels *scalar)
+{
+    static const double sizes[] = {1, 1e-42, 1e37, 0};
+    enum { CASES = 24, MOST_WEIGHTS = 5 * K_PAD };
+    for (size_t i = 0; i < CASES; i++) {
+        size_t n = (1 + i % 5) * K_PAD;
+        float row[MOST_WEIGHTS];
+        double largest = 0, size = sizes[i % 4];
+        for (size_t c = 0; c < n; c++) {
+            row[c] = (float)((i % 3 ? number() * number() : between(-15, 15) / 2.0) * size);
+            largest = fabs((double)row[c]) > largest ? fabs((double)row[c]) : largest;
+        }
+        int32_t random[2][MOST_WEIGHTS];
+        int8_t *codes[2];
+        for (int k = 0; k < 2; k++) {
+            const bitrl_kernels *of = k ? scalar : kernels;
+            int8_t *to = codes[k] = memory(11 * n);
+            of->random_bits(random[k], n, 0x123456789abcdef0u + i);
+            for (int j = 0; j < 2; j++, to += 5 * n) {
+                of->round_codes(to, row, n, largest / 127, -127, 127, j ? random[k] : NULL);
+                of->round_fp8((uint8_t *)to + n, row, n, largest / 448, j ? random[k] : NULL);
+                of->round_bf16((uint16_t *)(void *)(to + 2 * n), row, n, j ? random[k] : NULL);
+                of->round_int4(to + 4 * n, codes[k] + 10 * n + j * n / INT4_BLOCK, row, n, largest / 119, j ? random[k] : NULL);
+            }
+        }
+        same(random[0], random[1], n * sizeof **random, kernels->name, "%zu random bits", n);
+        same(codes[0], codes[1], 11 * n, kernels->name, "rounding %zu weights, case %zu", n, i);
+        free(codes[0]), free(codes[1]);
     }
     return CASES;
 }
@@ -288,6 +341,7 @@ int main(void)
             printf(" %s %zu,", formats[format], check_products(kernels, scalar, format));
         printf(" norms %zu,", check_norms(kernels, scalar));
         printf(" elementwise %zu,", check_elementwise(kernels, scalar));
+        printf(" rounding %zu,", check_rounding(kernels, scalar));
         printf(" attention %zu\n", check_attention(kernels, scalar));
     }
     return 0;

@@ -1,5 +1,8 @@
 """Generating: logits against a float64 twin, sampling against numpy, kept sequences against whole ones, new weights."""
 
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from tiny_models import TinyModel
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import Engine, instruction_sets
-from bitrl.plugins.backbones.engine.generation import Generated
+from bitrl.plugins.backbones.engine.generation import Generated, Sequences, exact_logprobs
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 
 SHAPE = {"width": 48, "ffn": 80, "blocks": 2, "heads": 4, "kv_heads": 2, "vocabulary": 270, "weights": "F32"}
@@ -48,6 +51,123 @@ def same(a: list[Generated], b: list[Generated]) -> None:
         np.testing.assert_array_equal(one.tokens, other.tokens)
         np.testing.assert_array_equal(one.logprobs, other.logprobs)
         np.testing.assert_array_equal(one.model_logprobs, other.model_logprobs)
+
+
+def by_steps(engine: Engine, prompts: list[list[int]], max_tokens: int, *, seed: int, stop=(), **sampling) -> list:
+    """What `generate` does, a step at a time and each sequence by itself: a list of (token, logprob, model_logprob)."""
+    how = ffi.new("bitrl_sampling *", {"temperature": 1.0, "top_p": 1.0} | sampling)
+    sequences, found = Sequences(engine), []
+    for i, prompt in enumerate(prompts):
+        stream, rows = np.random.Generator(np.random.Philox(key=[seed, i])), []
+        (cache,), logits = sequences.read([prompt], max_tokens)
+        while not rows or (len(rows) < max_tokens and rows[-1][0] not in stop):
+            if rows:
+                sequences.extend([cache], [[rows[-1][0]]], logits)
+            rows.append([column[0] for column in sequences.sample(logits, how, np.array([stream.random()]))])
+        found.append(rows)
+    return found
+
+
+BATCH = [PROMPTS[2], [7], PROMPTS[0], [7], [7], PROMPTS[2], *([i, 2 * i] for i in range(9))]
+
+
+@pytest.mark.parametrize(
+    ("format", "sampling"),
+    [
+        ("fp32", {}),
+        ("int8", {"temperature": 0.7}),
+        ("int4", {"temperature": 1.3, "top_k": 9}),
+        ("ternary", {"top_p": 0.8}),
+        ("bf16", {"temperature": 0.9, "top_k": 50, "top_p": 0.9}),
+        ("fp32", {"temperature": 0.0}),
+    ],
+)
+def test_sequences_that_come_and_go_are_those_that_go_on_alone(path: Path, format: str, sampling: dict) -> None:
+    engine = Engine(path, format, threads=2)
+    free = by_steps(engine, BATCH, 12, seed=4, **sampling)
+    stop = [free[1][3][0], free[7][0][0], free[8][6][0]]  # sequences end at several steps, one at its first token
+    want = by_steps(engine, BATCH, 12, seed=4, stop=stop, **sampling)
+    assert len({len(rows) for rows in want}) > 1
+    for slots in (1, 4, 64):
+        for threads in (1, 3):
+            got = Engine(path, format, threads=threads).generate(BATCH, 12, seed=4, stop=stop, slots=slots, **sampling)
+            for one, rows in zip(got, want, strict=True):
+                tokens, logprobs, model_logprobs = zip(*rows, strict=True)
+                assert one.tokens.tolist() == list(tokens)
+                assert one.logprobs.tolist() == list(logprobs)
+                assert one.model_logprobs.tolist() == list(model_logprobs)
+                assert one.kept_tokens is None
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (0, 0.7), (40, 0.6)])
+def test_kept_tokens_are_those_that_could_have_been_chosen(
+    model: TinyModel, path: Path, top_k: int, top_p: float
+) -> None:
+    engine = Engine(path, "fp32", threads=2)
+    made = engine.generate(BATCH, 6, temperature=1.5, top_k=top_k, top_p=top_p, seed=2, slots=3, kept=True)
+    for prompt, one in zip(BATCH, made, strict=True):
+        tokens = list(prompt)
+        assert len(one.kept_counts) == len(one.tokens)
+        kept = np.split(one.kept_tokens, np.cumsum(one.kept_counts)[:-1])
+        for token, logprob, ids in zip(one.tokens, one.logprobs, kept, strict=True):
+            want = truncated(twin_logits(model, tokens, "fp32"), 1.5, top_k, top_p)
+            np.testing.assert_array_equal(ids, np.flatnonzero(want))
+            assert logprob == pytest.approx(np.log(want[token]), abs=2e-5)
+            tokens.append(int(token))
+
+
+def test_where_nothing_is_cut_off_nothing_is_kept(path: Path) -> None:
+    for settings in ({}, {"temperature": 0.0, "top_k": 3}):
+        (one,) = Engine(path, threads=1).generate([[1]], 3, kept=True, **settings)
+        assert one.kept_tokens is None
+        assert one.kept_counts is None
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "int8", "ternary"])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probabilities_of_given_texts_are_those_of_generating_them(
+    path: Path, format: str, temperature: float
+) -> None:
+    engine = Engine(path, format, threads=2)
+    made = engine.generate(BATCH, 40, temperature=temperature, seed=8)
+    completions = [one.tokens[: n % 41].tolist() for n, one in enumerate(made, 37)]  # also of 0 tokens, and of 1
+    assert {0, 1, 40} <= {len(rest) for rest in completions}
+    for other in (engine, Engine(path, format, threads=1, isa="scalar")):
+        found = exact_logprobs(Sequences(other), BATCH, completions, temperature)
+        for got, one, rest in zip(found, made, completions, strict=True):
+            np.testing.assert_array_equal(got, one.logprobs[: len(rest)])
+    assert exact_logprobs(Sequences(engine), [], []) == []
+
+
+def test_texts_beyond_one_pass_have_the_same_log_probabilities(path: Path) -> None:
+    engine = Engine(path, "fp32", threads=2)
+    long = np.random.default_rng(0).integers(0, 270, (4, 400)).tolist()  # more tokens than go through the model at once
+    prompts, rest = [text[:n] for text, n in zip(long, (1, 300, 399, 1), strict=True)], [text[-1:] for text in long]
+    rest[0] = long[0][1:]
+    alone = [exact_logprobs(Sequences(engine), [a], [b])[0] for a, b in zip(prompts, rest, strict=True)]
+    for got, want in zip(exact_logprobs(Sequences(engine), prompts, rest), alone, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_ctrl_c_ends_generating(path: Path) -> None:
+    engine = Engine(path, "fp32", threads=2)
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        time.sleep(0.3)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sender = threading.Thread(target=interrupt)
+    try:
+        sender.start()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            engine.generate([[1]] * 4096, 500)
+        assert "bitrl_go_on" in [entry.name for entry in caught.traceback]  # between two steps
+    finally:
+        sender.join()
+        signal.signal(signal.SIGINT, before)
+    same(engine.generate(PROMPTS, 4), Engine(path, "fp32", threads=1).generate(PROMPTS, 4))
 
 
 @pytest.mark.parametrize("format", ["fp32", "ternary", "int8"])
@@ -195,7 +315,13 @@ def test_a_sequence_read_in_pieces_is_the_sequence_read_at_once(tmp_path: Path, 
     np.testing.assert_array_equal(extend(engine, caches[0], tokens[40:90]), logits)
 
 
-@pytest.mark.parametrize("format", ["fp32", "ternary", "ternary-1.6", "int8", "int4"])
+def all_weights(model: TinyModel) -> dict[str, np.ndarray]:
+    """As its file holds them."""
+    matrices = {name: values for name, (_, values) in model.dense.items()}
+    return {**matrices, **model.vectors, "token_embd.weight": model.embedding}
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "ternary", "ternary-1.6", "int8", "int4", "fp8"])
 def test_replaced_weights_are_those_of_a_file_that_holds_them(tmp_path: Path, path: Path, format: str) -> None:
     other = TinyModel(**SHAPE, seed=1)
     fresh = Engine(other.write(tmp_path / "other.gguf"), format, threads=1)
@@ -203,11 +329,7 @@ def test_replaced_weights_are_those_of_a_file_that_holds_them(tmp_path: Path, pa
     batch = [PROMPTS[2] + tail for tail in ([1, 2, 3], [4], [5, 6])]  # with a beginning in common, which is kept
     before = engine.encode(batch)
     engine.generate(PROMPTS, 2)
-    for name, (_, values) in other.dense.items():
-        engine.replace(name, values)
-    for name, values in other.vectors.items():
-        engine.replace(name, values)
-    engine.replace("token_embd.weight", other.embedding)
+    engine.replace_all(all_weights(other))
     assert (engine.encode(batch) != before).any()
     np.testing.assert_array_equal(engine.encode(batch), fresh.encode(batch))
     same(engine.generate(PROMPTS, 5), fresh.generate(PROMPTS, 5))
@@ -229,6 +351,10 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(model: TinyModel
     ]:
         with pytest.raises(UsageError, match=problem):
             engine.replace(name, values)
+        with pytest.raises(UsageError, match=problem):  # good ones beside it, before and behind
+            engine.replace_all({**all_weights(TinyModel(**SHAPE, seed=1)), name: values})
+    with pytest.raises(UsageError, match="rounding_seed: expected 0 to 18446744073709551615, got -1"):
+        engine.replace_all({}, rounding_seed=-1)
     np.testing.assert_array_equal(engine.encode(PROMPTS), before)
 
 
@@ -237,6 +363,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(model: TinyModel
     [
         ([[]], {}, "no tokens"),
         ([[1]], {"max_tokens": 0}, "max_tokens"),
+        ([[1]], {"slots": 0}, "slots"),
         ([[1]], {"max_tokens": 512}, "context of 512"),
         ([[270]], {}, "vocabulary"),
         ([[-1]], {}, "vocabulary"),

@@ -8,6 +8,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 CSRC = Path(__file__).parents[2] / "csrc"
 GROUP, TOKEN_PAD = 64, 16
-FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "bf16", "fp32")
+FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32")
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -103,6 +104,19 @@ def pack_dense(codes: np.ndarray) -> np.ndarray:
     out = aligned(r.shape, np.uint8)
     out[:] = np.where(r < 64, r + 64 * d, 192 + r - 64 + 17 * d)
     return out
+
+
+def pack_fp8(codes: np.ndarray) -> np.ndarray:
+    """E4M3's bytes -> two steps of bf16 in 64 bytes: [tiles, steps / 2, 4, 2 steps, 4 rows, 2 columns]."""
+    tiles = codes.reshape(len(codes) // 16, 4, 4, -1, 2, 2)  # tile, four, row, pair of steps, step, column
+    out = aligned((len(tiles), tiles.shape[3], 4, 2, 4, 2), np.uint8)
+    out[:] = tiles.transpose(0, 3, 1, 4, 2, 5)
+    return out
+
+
+def from_fp8(codes: np.ndarray) -> np.ndarray:
+    """E4M3's bytes -> float32."""
+    return codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 
 
 def in_rows(x: np.ndarray) -> tuple[np.ndarray, int]:
@@ -250,6 +264,22 @@ def test_bf16_adds_in_the_order_of_the_instruction(tables, tiles, groups, tokens
         np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
 
 
+@quick
+@given(*shapes, st.sampled_from(["any", "small", "largest"]), seeds)
+def test_fp8_is_multiplied_as_bf16(tables, tiles, groups, tokens, kind, seed):
+    """Which holds its numbers exactly; and so does float64 their sum, but for float32's rounding."""
+    rng = np.random.default_rng(seed)
+    most = {"any": 0x7F, "small": 9, "largest": 0x7F}[kind]  # 0x7f is not a number
+    codes = rng.integers(most - 1 if kind == "largest" else 0, most, (16 * tiles, GROUP * groups)).astype(np.uint8)
+    codes |= rng.choice(np.uint8([0, 0x80]), codes.shape)
+    q = rng.integers(0, 0x7F, (tokens, codes.shape[1])).astype(np.uint8) | rng.choice(np.uint8([0, 0x80]))
+    x = to_bf16(from_fp8(q))
+    want = tdpbf16ps(to_bf16(from_fp8(codes)), x)
+    for name in tables["sets"]:
+        got = product(tables, name, "fp8", pack_fp8(codes), len(codes), x)
+        np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
 @pytest.mark.parametrize("kind", ["ternary", "ternary-1.6", "int8", "int4"])
 @pytest.mark.parametrize(("code", "value"), [(-1, 127), (1, 127), (-1, -127), (1, -127)])
 def test_long_rows_do_not_overflow_sixteen_bits(tables, kind, code, value):
@@ -350,6 +380,33 @@ def test_norm_and_rounding(tables, n, size, kind, seed):
 
 
 @quick
+@given(st.integers(1, 400), st.sampled_from([1e-30, 1.0, 1e100]), st.booleans(), seeds)
+def test_norm_and_rounding_to_fp8(tables, n, size, normed, seed):
+    rng = np.random.default_rng(seed)
+    padded, ffi = -(-n // 16) * 16, tables["ffi"]
+    x, weight, row = np.zeros(padded), np.zeros(padded), np.zeros(padded)
+    x[:n], weight[:n] = rng.normal(size=n) * np.exp(rng.normal(size=n) * 3) * size, rng.uniform(0.5, 1.5, n)
+    results, scales = [], set()
+    for table in tables["sets"].values():
+        q = aligned(padded * 2, np.uint8)
+        scales.add(
+            table.norm_fp8(
+                pointer(ffi, q), pointer(ffi, row), pointer(ffi, x), pointer(ffi, weight) if normed else ffi.NULL,
+                n, padded, 1e-5,
+            )
+        )  # fmt: skip
+        results.append(q.view(np.uint16))
+        np.testing.assert_array_equal(results[-1], results[0])
+    values = x / np.sqrt((x[:n] ** 2).mean() + 1e-5) * weight if normed else x
+    (s,) = scales
+    assert s == pytest.approx(448 / max(np.abs(values).max(), 1e-5), rel=1e-12)
+    exact = (values * s).astype(np.float32)
+    near = [(exact * np.float32(1 + e)).astype(ml_dtypes.float8_e4m3fn).astype(float) for e in (0, -1e-6, 1e-6)]
+    got = from_bf16(results[0])  # where they lie between two, by float32's last bit either may be
+    assert ((got == near[0]) | (got == near[1]) | (got == near[2])).all()
+
+
+@quick
 @given(st.integers(1, 8), st.sampled_from([1, 1000, 2**31 - 1]), seeds)
 def test_elementwise_kernels(tables, vectors, largest, seed):
     rng = np.random.default_rng(seed)
@@ -360,7 +417,7 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
     half, gate, floats = int(rng.integers(1, n // 2 + 1)), sums * scale, rng.normal(size=n).astype(np.float32)
     ffi, results = tables["ffi"], {}
     for name, table in tables["sets"].items():
-        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)]
+        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), *(np.zeros(n) for _ in range(5))]
         table.scaled(pointer(ffi, out[0]), pointer(ffi, sums), scale, n - half % 8)
         table.scaled_rows(pointer(ffi, out[1]), pointer(ffi, sums), pointer(ffi, rows), scale, n)
         table.gated(pointer(ffi, out[2]), pointer(ffi, a), pointer(ffi, b), n)
@@ -369,8 +426,10 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
         table.gated_silu(pointer(ffi, out[5]), pointer(ffi, gate), pointer(ffi, b), n)
         table.gated_gelu(pointer(ffi, out[6]), pointer(ffi, gate), pointer(ffi, b), n)
         table.scaled_floats(pointer(ffi, out[7]), pointer(ffi, floats), scale, n - half % 8)
+        table.scaled_float_rows(pointer(ffi, out[8]), pointer(ffi, floats), pointer(ffi, rows), scale, n)
         results[name] = out
     want = results["scalar"]
+    np.testing.assert_array_equal(want[8], floats.astype(np.float64) * scale * rows)
     np.testing.assert_array_equal(want[7][: n - half % 8], (floats.astype(np.float64) * scale)[: n - half % 8])
     np.testing.assert_array_equal(want[0][: n - half % 8], (sums * scale)[: n - half % 8])
     np.testing.assert_array_equal(want[1], sums * scale * rows)
@@ -416,14 +475,22 @@ def test_norm(tables, n, size, seed):
     np.testing.assert_allclose(results[0], x / np.sqrt((x[:n] ** 2).mean() + 1e-5) * weight, rtol=1e-13)
 
 
+def cached(rows: np.ndarray, keys: bool = False) -> np.ndarray:
+    """Rows [n, padded] as a cache has them: keys in groups of eight, [groups, padded, 8], with some number in free places."""
+    filled = np.concatenate([rows, np.full((-len(rows) % 8, rows.shape[1]), 3.0)])
+    grouped = filled.reshape(-1, 8, rows.shape[1]).transpose(0, 2, 1) if keys else filled
+    return np.ascontiguousarray(grouped)
+
+
 @quick
 @given(
-    st.integers(1, 40), st.integers(1, 40).map(lambda half: 2 * half), st.integers(1, 3),
-    st.sampled_from([0.1, 1.0, 30.0]), st.sampled_from([0, 1, 3, 8, 9, 100]), seeds,
+    st.integers(1, 40), st.integers(1, 40).map(lambda half: 2 * half), st.integers(1, 6),
+    st.sampled_from([0.1, 1.0, 30.0]), st.sampled_from([0, 1, 3, 8, 9, 100]), st.booleans(), seeds,
 )  # fmt: skip
-def test_attention(tables, length, head_dim, heads, size, window, seed):
+def test_attention(tables, length, head_dim, heads, size, window, single, seed):
     rng = np.random.default_rng(seed)
-    past = int(rng.integers(0, length))
+    past = length - 1 if single else int(rng.integers(0, length))
+    start = int(rng.integers(0, past + 1))
     first = int(rng.integers(0, length - past))  # of the text's own tokens
     padded, scale = -(-head_dim // 16) * 16, 1 / math.sqrt(head_dim)
     q = np.zeros((heads, length, padded))
@@ -435,13 +502,16 @@ def test_attention(tables, length, head_dim, heads, size, window, seed):
     weights = np.exp(scores - scores.max(2, keepdims=True))
     want = (weights / weights.sum(2, keepdims=True) @ v)[:, past + first :, :head_dim]
     queries = np.ascontiguousarray(q.transpose(1, 0, 2)[past:])  # [own tokens, heads, padded]
+    kept = [cached(k[:start, :padded], True), cached(v[:start, :padded])]
+    kept += [cached(k[start:past, :padded], True), cached(v[start:past, :padded])]
     ffi, results = tables["ffi"], []
     for table in tables["sets"].values():
         out = np.full((length - past, heads * head_dim + 3), 7.0)
         scratch = aligned(((length + 15) // 16 * 16 + 8) * (head_dim + padded + 8 + 4), np.float64)
         task = ffi.new("attention_task *")
         task.q, task.k, task.v = pointer(ffi, queries), pointer(ffi, k[past:]), pointer(ffi, v[past:])
-        task.past_k, task.past_v, task.out = pointer(ffi, k), pointer(ffi, v), pointer(ffi, out)
+        task.start_k, task.start_v, task.past_k, task.past_v = (pointer(ffi, each) for each in kept)
+        task.out, task.start = pointer(ffi, out), start
         task.q_stride, task.kv_stride, task.out_stride = heads * padded, padded + 3, out.shape[1]
         task.head_stride, task.heads, task.head_dim = padded, heads, head_dim
         task.past, task.first, task.count = past, first, length - past - first
@@ -488,8 +558,8 @@ def test_weights_are_rounded_to_codes(tables, n, kind, most, seed):
     if kind == "ties":
         scale, row[:4] = 1.0, [126.5, -126.5, 0.5, -1.5]
     for table in tables["sets"].values():
-        codes = np.full(len(row), 99, np.int8)
-        table.round_codes(pointer(tables["ffi"], codes), pointer(tables["ffi"], row), len(row), scale, -most, most)
+        codes, ffi = np.full(len(row), 99, np.int8), tables["ffi"]
+        table.round_codes(pointer(ffi, codes), pointer(ffi, row), len(row), scale, -most, most, ffi.NULL)
         np.testing.assert_array_equal(codes, rounded(row.astype(float), scale, -most, most))
 
 
@@ -508,8 +578,8 @@ def test_weights_are_rounded_to_int4_whichever_step_errs_less(tables, n, kind, s
         tries.append((codes, times, np.add.accumulate(squares, 1)[:, -1:]))  # from the first on
     better = tries[1][2] < tries[0][2]
     for table in tables["sets"].values():
-        codes, times = np.full(len(row), 99, np.int8), np.full(len(row) // 32, 99, np.int8)
-        table.round_int4(*(pointer(tables["ffi"], array) for array in (codes, times, row)), len(row), scale)
+        codes, times, ffi = np.full(len(row), 99, np.int8), np.full(len(row) // 32, 99, np.int8), tables["ffi"]
+        table.round_int4(*(pointer(ffi, array) for array in (codes, times, row)), len(row), scale, ffi.NULL)
         np.testing.assert_array_equal(times, np.where(better, tries[1][1], tries[0][1])[:, 0])
         np.testing.assert_array_equal(codes.reshape(-1, 32), np.where(better, tries[1][0], tries[0][0]))
 
@@ -536,5 +606,139 @@ def test_weights_are_rounded_to_bf16(tables, n, kind, seed):
     want = to_bf16(np.where(np.abs(row) < np.float32(2.0**-50), np.float32(0), row))
     for table in tables["sets"].values():
         halves = np.full(len(row), 99, np.uint16)
-        table.round_bf16(pointer(tables["ffi"], halves), pointer(tables["ffi"], row), len(row))
+        table.round_bf16(pointer(tables["ffi"], halves), pointer(tables["ffi"], row), len(row), tables["ffi"].NULL)
         np.testing.assert_array_equal(halves, want)
+
+
+def rounded_to_fp8(tables: dict, row: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """E4M3's bytes of floats, [n], the same on every instruction set."""
+    padded, results = np.zeros(-(-len(row) // GROUP) * GROUP, np.float32), []
+    padded[: len(row)] = row
+    for table in tables["sets"].values():
+        codes, ffi = np.full(len(padded), 99, np.uint8), tables["ffi"]
+        table.round_fp8(pointer(ffi, codes), pointer(ffi, padded), len(padded), scale, ffi.NULL)
+        results.append(codes[: len(row)])
+        np.testing.assert_array_equal(results[-1], results[0])
+    return results[0]
+
+
+def test_every_bf16_is_rounded_to_fp8_as_ml_dtypes_does(tables):
+    values = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+    values = values[np.isfinite(values)]
+    got = rounded_to_fp8(tables, values)
+    known = np.abs(values) <= 464  # the tie between 448 and what would follow it
+    np.testing.assert_array_equal(got[known], values[known].astype(ml_dtypes.float8_e4m3fn).view(np.uint8))
+    np.testing.assert_array_equal(from_fp8(got[~known]), np.copysign(np.float32(448), values[~known]))
+
+
+@quick
+@given(st.integers(1, 400), weight_kinds, seeds)
+def test_floats_are_rounded_to_fp8_as_ml_dtypes_does(tables, n, kind, seed):
+    row = some_weights(np.random.default_rng(seed), n, kind)
+    scale = float(np.abs(row).max()) / 448
+    want = (row.astype(float) / (scale or np.inf)).astype(np.float32).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    np.testing.assert_array_equal(rounded_to_fp8(tables, row, scale), want)
+
+
+def test_numbers_between_two_of_fp8(tables):
+    """Ties, and their neighbours on both sides, of every two that follow each other."""
+    numbers = from_fp8(np.arange(0x7F, dtype=np.uint8))
+    ties = (numbers[:-1] + numbers[1:]) / 2
+    for values in (ties, np.nextafter(ties, np.float32(0)), np.nextafter(ties, np.float32(1e9)), numbers, -ties):
+        want = values.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+        np.testing.assert_array_equal(rounded_to_fp8(tables, values), want)
+
+
+def random_bits(tables: dict, n: int, key: int) -> np.ndarray:
+    """uint32 [n], the same on every instruction set."""
+    results = []
+    for table in tables["sets"].values():
+        results.append(np.zeros(n, np.int32))
+        table.random_bits(pointer(tables["ffi"], results[-1]), n, key)
+        np.testing.assert_array_equal(results[-1], results[0])
+    return results[0].view(np.uint32)
+
+
+def test_random_bits_are_uniform_and_their_own_for_each_key(tables):
+    n = 1 << 16
+    rows = np.stack([random_bits(tables, n, key) for key in (0, 1, 1 << 32, 2**64 - 1, 0x1234567890ABCDEF)])
+    np.testing.assert_array_equal(random_bits(tables, 64, 1), rows[1][:64])  # whatever follows
+    for row in rows:
+        bits = (row[:, None] >> np.arange(32, dtype=np.uint32)) & 1
+        assert np.abs(bits.mean(0) - 0.5).max() < 4.5 * 0.5 / n**0.5
+        both = np.corrcoef(bits.T.astype(float)) - np.eye(32)
+        assert np.abs(both).max() < 4.5 / n**0.5
+        following = np.corrcoef(row[:-1].astype(float), row[1:])[0, 1]
+        assert abs(following) < 4.5 / n**0.5
+        counts = np.bincount(row >> 24, minlength=256)
+        assert ((counts - n / 256) ** 2 / (n / 256)).sum() < 255 + 4.5 * (2 * 255) ** 0.5
+    between = np.corrcoef(rows.astype(float)) - np.eye(len(rows))
+    assert np.abs(between).max() < 4.5 / n**0.5
+
+
+@quick
+@given(st.integers(1, 200), st.sampled_from(["normal", "ternary", "ties", "zero", "spread"]), seeds)
+def test_stochastic_rounding_takes_one_of_the_two_neighbours_on_every_instruction_set(tables, n, kind, seed):
+    row, ffi = some_weights(np.random.default_rng(seed), n, kind), tables["ffi"]
+    random = random_bits(tables, len(row), seed).view(np.int32)
+    uniform = (random.view(np.uint32) >> 12) / 2.0**20
+    most = float(np.abs(row).max())
+    step, step8 = most / 127, most / 448
+    exact = row.astype(float) / (step or np.inf)
+    magnitude = np.abs(row.astype(float) / (step8 or np.inf)).astype(np.float32).astype(float)
+    spacing = np.exp2(np.floor(np.log2(np.maximum(magnitude, 2.0**-6))) - 3)
+    first = None
+    for table in tables["sets"].values():
+        codes, fp8, halves = np.zeros(len(row), np.int8), np.zeros(len(row), np.uint8), np.zeros(len(row), np.uint16)
+        int4, times = np.zeros(len(row), np.int8), np.zeros(len(row) // 32, np.int8)
+        rows, bits = pointer(ffi, row), pointer(ffi, random)
+        table.round_codes(pointer(ffi, codes), rows, len(row), step, -127, 127, bits)
+        table.round_fp8(pointer(ffi, fp8), rows, len(row), step8, bits)
+        table.round_bf16(pointer(ffi, halves), rows, len(row), bits)
+        table.round_int4(pointer(ffi, int4), pointer(ffi, times), rows, len(row), most / 119, bits)
+        noise = (random.astype(float) + 0.5) / 2.0**32
+        np.testing.assert_array_equal(codes, np.rint(exact + noise).clip(-127, 127))
+        assert (np.abs(codes - exact) < 1).all()
+        exact8 = magnitude / spacing + uniform
+        far = np.abs(exact8 - np.rint(exact8)) > 1e-4  # where float32's last bit decides, either may be
+        np.testing.assert_array_equal(np.abs(from_fp8(fp8))[far], (np.floor(exact8) * spacing)[far])
+        assert (np.abs(np.abs(from_fp8(fp8)) - magnitude) <= spacing).all()
+        assert (np.abs(from_bf16(halves) - row) <= np.maximum(np.abs(row) * 2.0**-7, 2.0**-50)).all()
+        by = np.repeat(times, 32) * (most / 119)
+        assert (np.abs(int4 * by - row) <= np.abs(by) * (1 + 1e-6)).all()
+        assert np.abs(int4).max(initial=0) <= 7
+        first = first or (codes, fp8, halves, int4, times)
+        for got, expected in zip((codes, fp8, halves, int4, times), first, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("format", ["int8", "int4", "fp8", "bf16"])
+def test_stochastic_rounding_is_unbiased(tables, format):
+    """The mean of 4,000 roundings of each weight is the weight within 4 standard errors (of 64: 4.5)."""
+    table, ffi, times = next(iter(tables["sets"].values())), tables["ffi"], 4000
+    row = (np.random.default_rng(3).normal(size=64) * np.exp(np.linspace(-6, 0, 64))).astype(np.float32)
+    most, found = float(np.abs(row).max()), np.zeros((times, 64))
+    for i in range(times):
+        random = np.zeros(64, np.int32)
+        table.random_bits(pointer(ffi, random), 64, i * 0x9E3779B97F4A7C15 % 2**64)
+        rows, bits = pointer(ffi, row), pointer(ffi, random)
+        if format == "int8":
+            codes = np.zeros(64, np.int8)
+            table.round_codes(pointer(ffi, codes), rows, 64, most / 127, -127, 127, bits)
+            found[i] = codes * (most / 127)
+        elif format == "int4":
+            codes, steps = np.zeros(64, np.int8), np.zeros(2, np.int8)
+            table.round_int4(pointer(ffi, codes), pointer(ffi, steps), rows, 64, most / 119, bits)
+            found[i] = codes * np.repeat(steps, 32) * (most / 119)
+        elif format == "fp8":
+            codes = np.zeros(64, np.uint8)
+            table.round_fp8(pointer(ffi, codes), rows, 64, most / 448, bits)
+            found[i] = from_fp8(codes) * (most / 448)
+        else:
+            halves = np.zeros(64, np.uint16)
+            table.round_bf16(pointer(ffi, halves), rows, 64, bits)
+            found[i] = from_bf16(halves)
+    assert (found.std(0) > 0).mean() > 0.9
+    error = found.std(0) / times**0.5
+    bound = 4.5 * error + np.ptp(found, 0) * 4.5 / times + np.abs(row) * 1e-6  # of those nearly always rounded one way
+    assert (np.abs(found.mean(0) - row) <= bound).all()

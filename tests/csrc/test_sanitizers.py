@@ -12,15 +12,18 @@ from tiny_models import TinyModel
 
 from bitrl.plugins.backbones.engine.engine import formats, instruction_sets
 
+ADDRESS = "-fsanitize=address,undefined"
+THREAD = ("-fsanitize=thread", "-O1")  # these programs run longer than they compile
+
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("driver") / "driver", "driver.c", "-fsanitize=address,undefined")
+    return build(tmp_path_factory.mktemp("driver") / "driver", "driver.c", ADDRESS)
 
 
 @pytest.fixture(scope="module")
 def many_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("threads") / "many_threads", "many_threads.c", "-fsanitize=thread")
+    return build(tmp_path_factory.mktemp("threads") / "many_threads", "many_threads.c", *THREAD)
 
 
 def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> list[str]:
@@ -33,7 +36,7 @@ def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> l
 
 
 def test_every_kernel_stays_within_its_memory(tmp_path):
-    program = build(tmp_path / "kernels_check", "kernels_check.c", "-fsanitize=address,undefined")
+    program = build(tmp_path / "kernels_check", "kernels_check.c", ADDRESS)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
 
@@ -86,11 +89,11 @@ def test_threads_that_outnumber_everything_have_no_data_race(many_threads, tmp_p
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr[:5000]
 
 
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+@pytest.mark.parametrize("sanitizer", [(ADDRESS,), THREAD], ids=["address,undefined", "thread"])
 def test_generating_and_replacing_weights_is_clean_in_every_format(tmp_path, sanitizer):
-    program = build(tmp_path / "generate", "generate.c", f"-fsanitize={sanitizer}")
+    program = build(tmp_path / "generate", "generate.c", *sanitizer)
     path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2).write(tmp_path / "model.gguf")
-    isas = instruction_sets()[:1] if sanitizer == "thread" else []  # threads meet the same way in each
+    isas = instruction_sets()[:1] if sanitizer == THREAD else []  # threads meet the same way in each
     done = subprocess.run([program, path, *isas], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[:5000]
     assert done.stdout.startswith("ok ")

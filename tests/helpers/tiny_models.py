@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 import torch
 from tokenizers import pre_tokenizers
@@ -167,6 +168,9 @@ class TinyModel:
         if format == "int8":
             step = w.abs().amax(1, keepdim=True) / 127
             return (w / step.where(step != 0, 1)).round() * step
+        if format == "fp8":
+            step = w.abs().amax(1, keepdim=True) / 448
+            return fp8(w / step.where(step != 0, 1)) * step
         if format == "int4":  # a step for each 32 columns, itself an integer times the row's
             blocks = torch.nn.functional.pad(w, (0, -w.shape[1] % 32)).view(len(w), -1, 32)
             largest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
@@ -197,6 +201,9 @@ class TinyModel:
             w = self.matrix(f"blk.{i}.{name}.weight", format)
             if format in ("bf16", "fp32"):
                 y = (x.bfloat16() if format == "bf16" else x.float()).double() @ w.T
+            elif format == "fp8":
+                s = 448 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+                y = fp8(x * s) @ w.T / s
             else:
                 s = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
                 y = (x * s).round().clamp(-128, 127) @ w.T / s
@@ -234,6 +241,11 @@ class TinyModel:
             gate = torch.nn.functional.silu(gate)
         hidden = gate * linear(n, "ffn_up")
         return x + norm(linear(norm(hidden, "ffn_sub_norm"), "ffn_down"), "post_ffw_norm")
+
+
+def fp8(values: torch.Tensor) -> torch.Tensor:
+    """float64 → the nearest of E4M3, by way of float32; still float64."""
+    return torch.from_numpy(values.numpy().astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float64))
 
 
 def i2_s(codes: np.ndarray, scale: float, stride: int = 32) -> bytes:

@@ -27,7 +27,8 @@ from bitrl.plugins.backbones.benchmark.limits import Limits, instructions
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.engine.generation import Sequences
 
-LIMIT_OF = {"ternary": "int8", "ternary-1.6": "int8", "int8": "int8", "int4": "int8", "bf16": "bf16", "fp32": "fp32"}
+_INTEGERS = ("ternary", "ternary-1.6", "int8", "int4")
+LIMIT_OF = {**dict.fromkeys(_INTEGERS, "int8"), "fp8": "bf16", "bf16": "bf16", "fp32": "fp32"}
 """Format → the limit of its products."""
 
 SHORT_TEXTS = tuple(np.random.default_rng(0).integers(8, 41, 16).tolist())

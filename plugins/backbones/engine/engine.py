@@ -5,7 +5,7 @@ Knows the cffi calls, their buffers and their errors. Does not know text: tokeni
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,11 +40,22 @@ def known_instruction_sets() -> list[str]:
 
 
 def formats() -> list[str]:
-    """The formats in which matrices can be multiplied: ternary, int8, int4, bf16, fp32."""
+    """The formats in which matrices can be multiplied: ternary, ternary-1.6, int8, int4, fp8, bf16, fp32."""
     names: list[str] = []
     while (name := lib.bitrl_format(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
     return names
+
+
+class Replaced(NamedTuple):
+    """What `replace_all` did to the weights of matrices that are multiplied, as their format stores them.
+
+    `codes`: how many were given; `changed`: of these, such as are others than before: codes, for int4 times their
+    block's multiplier; for bf16 and fp32 the bits. Norms are not counted, rows of the embedding neither.
+    """
+
+    codes: int
+    changed: int
 
 
 class Engine:
@@ -179,25 +190,41 @@ class Engine:
     generate = generation.generate
 
     def replace(self, name: str, values: np.ndarray) -> None:
-        """Puts other weights in the place of the tensor `name` (as GGUF names it), quantised to this engine's format.
+        """`replace_all` of the one tensor `name`."""
+        self.replace_all({name: values})
 
-        `values`: float [rows, columns], of a norm [columns], as they would lie in this engine's own file, so that
-        `replace(name, file.weights(name))` changes nothing: norms of a Gemma checkpoint without their 1, rows of q and
-        k in the file's order, a matrix without the scale that is a tensor of its own. Of "ternary" formats they are
-        rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale.
-        Raises UsageError for a name or shape that is not there, or weights that are not finite.
+    def replace_all(self, weights: Mapping[str, np.ndarray], *, rounding_seed: int | None = None) -> Replaced:
+        """Puts other weights in the place of tensors (as GGUF names them), quantised to this engine's format.
+
+        Values: float [rows, columns], of a norm [columns], as they would lie in this engine's own file, so that
+        `replace_all({name: file.weights(name)})` changes nothing: norms of a Gemma checkpoint without their 1, rows of
+        q and k in the file's order, a matrix without the scale that is a tensor of its own. Of "ternary" formats they
+        are rounded by the mean of their absolute values, or kept when they are -1, 0, 1 times one scale. A head that
+        shares the embedding's weights follows them. float32 arrays that are contiguous are not copied.
+        `rounding_seed` (0 to 2^64 - 1): stochastic rounding. With d the distance of the two neighbours in the format, a
+        weight w becomes d (⌊w/d⌋ + Bernoulli(frac(w/d))), whose expectation is w (but where ternary rounding clips),
+        by random bits that depend on this seed, the name, row and column alone; what is exactly on the grid stays.
+        None rounds to the nearest.
+        Raises UsageError for a name or shape that is not there, weights that are not finite, or a seed out of range;
+        then nothing has changed.
         """
-        weights = np.ascontiguousarray(values, np.float32)
-        if weights.ndim not in (1, 2):
-            raise UsageError(f"{name} expected weights of one or two dimensions, got {weights.ndim}")
-        rows, columns = weights.shape if weights.ndim == 2 else (1, len(weights))
-        error = ffi.new("char[]", _ERROR_BYTES)
+        if rounding_seed is not None and not 0 <= rounding_seed < 1 << 64:
+            raise UsageError(f"rounding_seed: expected 0 to {(1 << 64) - 1}, got {rounding_seed}")
+        arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in weights.items()}
+        table, names = ffi.new("bitrl_weights[]", max(len(arrays), 1)), []  # what is pointed to must outlive the call
+        for row, (name, values) in zip(table, arrays.items(), strict=False):
+            if values.ndim not in (1, 2):
+                raise UsageError(f"{name}: expected weights of one or two dimensions, got {values.ndim}")
+            names.append(ffi.new("char[]", name.encode()))
+            row.name, row.values = names[-1], ffi.from_buffer("float[]", values)
+            row.rows, row.columns = values.shape if values.ndim == 2 else (1, len(values))
+        seed = ffi.NULL if rounding_seed is None else ffi.new("uint64_t *", rounding_seed)
+        replaced, error = ffi.new("bitrl_replaced *"), ffi.new("char[]", _ERROR_BYTES)
         with self.lock:
-            status = lib.bitrl_model_replace(
-                self.model, name.encode(), ffi.from_buffer("float[]", weights), rows, columns, self.threads, error
-            )
+            status = lib.bitrl_model_replace_all(self.model, table, len(arrays), seed, self.threads, replaced, error)
         if status != lib.BITRL_OK:
-            raise UsageError(f"{self.path} {message(error)} ({name})")
+            raise UsageError(f"{self.path} {message(error)}")
+        return Replaced(int(replaced.codes), int(replaced.changed))
 
     def adapt(self, name: str, down: np.ndarray, up: np.ndarray) -> None:
         """Adds a low-rank adapter to a projection, whose product with its input x becomes W x + up (down x).

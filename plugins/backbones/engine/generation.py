@@ -5,7 +5,7 @@ Knows sequences, sampling and stopping. Does not know text: tokenizer.py makes a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -32,6 +32,11 @@ class Generated:
     included); zeros where the temperature is 0."""
     model_logprobs: np.ndarray
     """float64 [n]: under the model's own distribution, temperature 1 and nothing cut off."""
+    kept_tokens: np.ndarray | None = None
+    """int32 [sum(kept_counts)]: the ids that each token was chosen from, one step after another, ascending within a
+    step; None where they were not asked for, or nothing was cut off."""
+    kept_counts: np.ndarray | None = None
+    """int32 [n]: how many these are at each step."""
 
 
 def generate(
@@ -44,15 +49,20 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[int] = (),
+    slots: int = 64,
+    kept: bool = False,
 ) -> list[Generated]:
     """Goes on with each prompt for up to `max_tokens` tokens, or to the first token in `stop`.
 
-    `top_k` (0: all) and `top_p` cut the distribution off, the first before the second. The i-th prompt's tokens depend
-    on the model, that prompt, `seed` and i, not on the others. Equal prompts are read once.
+    `top_k` (0: all) and `top_p` cut the distribution off, the first before the second; with `kept`, results say to
+    what. The i-th prompt's tokens depend on the model, that prompt, `seed` and i, not on the others. Equal prompts are
+    read once, and share what is kept of them. At most `slots` sequences go on together: when one ends, the next begins.
     Raises UsageError for settings or prompts that cannot be fulfilled, ModelFileError for a model that cannot generate.
     """
     if max_tokens < 1:
         raise UsageError(f"max_tokens: expected 1 or more, got {max_tokens}")
+    if slots < 1:
+        raise UsageError(f"slots: expected 1 or more, got {slots}")
     if not 0 <= top_k < 1 << 63:
         raise UsageError(f"top_k: expected 0 or more, got {top_k}")
     if not -(1 << 63) <= seed < 1 << 63:
@@ -62,28 +72,53 @@ def generate(
         raise UsageError("a prompt has no tokens; begin with the model's first token, or with text")
     if longest + max_tokens > engine.context:
         raise UsageError(
-            f"a prompt of {longest} tokens and {max_tokens} more do not fit the model's context of {engine.context}"
+            f"a prompt of {longest} tokens and {max_tokens} more (max_tokens) do not fit the model's context of "
+            f"{engine.context}: ask for fewer, or give shorter prompts"
         )
-    how = ffi.new("bitrl_sampling *", {"temperature": temperature, "top_k": top_k, "top_p": top_p})
+    n = len(token_ids)
     sequences = Sequences(engine)
-    caches, logits = sequences.read(token_ids, max_tokens)
-    streams = [np.random.Generator(np.random.Philox(key=[seed, i])) for i in range(len(token_ids))]
-    results: list[list[tuple[int, float, float]]] = [[] for _ in token_ids]
-    running = list(range(len(token_ids)))
-    while running:
-        random = np.array([streams[i].random() for i in running])
-        tokens, logprobs, model_logprobs = sequences.sample(logits, how, random)
-        for place, i in enumerate(running):
-            results[i].append((tokens[place], logprobs[place], model_logprobs[place]))
-        going = [place for place, i in enumerate(running) if tokens[place] not in stop and len(results[i]) < max_tokens]
-        running = [running[place] for place in going]
-        if running:
-            logits = logits[: len(running)]
-            sequences.extend([caches[i] for i in running], [[tokens[place]] for place in going], logits)
-    return [
-        Generated(*(np.array(column, dtype) for column, dtype in zip(zip(*rows, strict=True), _DTYPES, strict=True)))
-        for rows in results
-    ]
+    prompts = _Prompts(token_ids)
+    streams = (np.random.Generator(np.random.Philox(key=[seed, i])) for i in range(n))
+    random = np.stack([stream.random(max_tokens) for stream in streams]) if n else np.empty((0, max_tokens))
+    stops = np.array([token for token in stop if -(1 << 31) <= token < 1 << 31], np.int32)
+    tokens = np.empty((n, max_tokens), np.int32)
+    logprobs, model_logprobs = np.empty((n, max_tokens)), np.empty((n, max_tokens))
+    lengths, counts = np.empty(n, np.uint64), np.empty((n, max_tokens), np.int32)
+    cut = temperature > 0 and (top_k > 0 or top_p < 1)
+    kept_sets = sequences.open_kept(n) if kept and cut else ffi.NULL
+    patience = _Patience()
+    how = ffi.new(
+        "bitrl_generation *",
+        {
+            "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p},
+            "max_tokens": max_tokens,
+            "stop": ffi.from_buffer("int32_t[]", stops),
+            "stops": len(stops),
+            "slots": min(slots, max(n, 1)),
+            "random": ffi.from_buffer("double[]", random),
+            "go_on": lib.bitrl_go_on,
+            "asked": patience.handle,
+        },
+    )
+    out = ffi.new(
+        "bitrl_generated *",
+        {
+            "tokens": ffi.from_buffer("int32_t[]", tokens, require_writable=True),
+            "logprobs": ffi.from_buffer("double[]", logprobs, require_writable=True),
+            "model_logprobs": ffi.from_buffer("double[]", model_logprobs, require_writable=True),
+            "lengths": ffi.from_buffer("uint64_t[]", lengths, require_writable=True),
+            "kept_counts": ffi.from_buffer("int32_t[]", counts, require_writable=True),
+            "kept": kept_sets,
+        },
+    )
+    sequences.call(lib.bitrl_generate, prompts.given, how, out, patience=patience)
+    results = []
+    for i, length in enumerate(lengths.tolist()):
+        columns = [column[i, :length].copy() for column in (tokens, logprobs, model_logprobs)]
+        if kept_sets != ffi.NULL:
+            columns += [_kept_tokens(kept_sets, i), counts[i, :length].copy()]
+        results.append(Generated(*columns))
+    return results
 
 
 def exact_logprobs(
@@ -94,36 +129,80 @@ def exact_logprobs(
 ) -> list[np.ndarray]:
     """Log-probabilities float64 [m] of each completion's tokens after its prompt, under the model at a temperature.
 
-    At temperature 1, the bits that `generate` reports as `model_logprobs` when it draws the same tokens. Raises as
-    `generate`.
+    The bits that `generate` reports as `logprobs` when it draws the same tokens with nothing cut off (at temperature 1,
+    also as `model_logprobs`), in one pass over each text. Equal prompts are read once. Raises as `generate`.
     """
-    engine, longest = sequences.engine, max(map(len, completions), default=0)
+    engine = sequences.engine
     if any(len(prompt) == 0 for prompt in prompts):
         raise UsageError("a prompt has no tokens; begin with the model's first token, or with text")
     if any(len(prompt) + len(rest) > engine.context for prompt, rest in zip(prompts, completions, strict=True)):
         raise UsageError(f"a prompt and its completion do not fit the model's context of {engine.context}")
     if any(not 0 <= token < engine.vocabulary for rest in completions for token in rest):
         raise UsageError(f"a token id is outside the vocabulary of {engine.vocabulary}")
-    greedy = ffi.new("bitrl_sampling *", {"temperature": 0.0, "top_k": 0, "top_p": 1.0})
-    found = [np.empty(len(rest)) for rest in completions]
-    caches, logits = sequences.read(prompts, longest)
-    running = list(range(len(prompts)))
-    for step in range(longest):
-        going = [place for place, i in enumerate(running) if step < len(completions[i])]
-        running, logits = [running[place] for place in going], logits[going]
-        if step:
-            sequences.extend([caches[i] for i in running], [[completions[i][step - 1]] for i in running], logits)
-        # At temperature 0 the engine says -log(sum of exp(logit - largest)).
-        _, _, normalisers = sequences.sample(logits, greedy, np.zeros(len(running)))
-        for row, i, normaliser in zip(logits.astype(np.float64), running, normalisers, strict=True):
-            token, largest = completions[i][step], row.max()
-            if temperature != 1:
-                normaliser = -float(np.log(np.exp((row - largest) / temperature).sum()))
-            found[i][step] = (row[token] - largest) / temperature + normaliser
-    return found
+    begins = _Prompts(prompts)
+    ids, lengths = _flat(completions)
+    found = np.empty(len(ids))
+    sequences.call(
+        lib.bitrl_logprobs,
+        begins.given,
+        ffi.from_buffer("int32_t[]", ids),
+        ffi.from_buffer("uint64_t[]", lengths),
+        temperature,
+        ffi.from_buffer("double[]", found, require_writable=True),
+    )
+    return np.split(found, np.cumsum(lengths)[:-1].astype(np.int64)) if len(lengths) else []
 
 
-_DTYPES = (np.int32, np.float64, np.float64)
+def _flat(token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """All ids in a row, int32, and how many each text has, uint64."""
+    lengths = np.array([len(text) for text in token_ids], np.uint64)
+    try:
+        return np.array([token for text in token_ids for token in text], np.int32), lengths
+    except OverflowError:
+        raise UsageError("a token id is outside the vocabulary: it has more than 32 bits") from None
+
+
+class _Prompts:
+    """`bitrl_prompts` of prompts, equal ones once; holds what it points to."""
+
+    def __init__(self, token_ids: Sequence[Sequence[int]]) -> None:
+        places: dict[tuple[int, ...], int] = {}
+        self.prompt_of = np.array([places.setdefault(tuple(ids), len(places)) for ids in token_ids], np.uint64)
+        self.tokens, self.lengths = _flat(list(places))
+        self.given = ffi.new(
+            "bitrl_prompts *",
+            {
+                "tokens": ffi.from_buffer("int32_t[]", self.tokens),
+                "lengths": ffi.from_buffer("uint64_t[]", self.lengths),
+                "prompts": len(places),
+                "prompt_of": ffi.from_buffer("uint64_t[]", self.prompt_of),
+                "sequences": len(self.prompt_of),
+            },
+        )
+
+
+def _kept_tokens(kept: Any, i: int) -> np.ndarray:
+    count = ffi.new("uint64_t *")
+    tokens = lib.bitrl_kept_tokens(kept, i, count)
+    return np.frombuffer(ffi.buffer(tokens, 4 * count[0]), np.int32).copy() if count[0] else np.empty(0, np.int32)
+
+
+class _Patience:
+    """Lets Python do what it must while the engine generates, such as handling Ctrl-C; an exception ends the call."""
+
+    def __init__(self) -> None:
+        self.handle = ffi.new_handle(self)
+        self.raised: BaseException | None = None
+
+
+def _keep_exception(kind: type[BaseException], exception: BaseException, traceback: Any) -> None:
+    ffi.from_handle(traceback.tb_frame.f_locals["asked"]).raised = exception.with_traceback(traceback)
+
+
+@ffi.def_extern(error=0, onerror=_keep_exception)  # type: ignore[untyped-decorator]
+def bitrl_go_on(asked: Any) -> int:
+    """Called between steps; Python runs its signal handlers when it comes here."""
+    return 1
 
 
 class Sequences:
@@ -161,25 +240,15 @@ class Sequences:
 
     def extend(self, caches: Sequence[Any], tokens: Sequence[Sequence[int]], logits: np.ndarray | None = None) -> None:
         """Appends tokens to sequences; writes the logits after the last of each: float32 [n, vocabulary], if wanted."""
-        engine = self.engine
-        engine.file.sizes.check()
-        lengths = np.array([len(text) for text in tokens], np.uint64)
-        try:
-            ids = np.array([token for text in tokens for token in text], np.int32)
-        except OverflowError:
-            raise UsageError(f"a token id is outside the vocabulary of {engine.vocabulary}") from None
-        with engine.lock:
-            status = lib.bitrl_extend(
-                engine.session,
-                ffi.new("bitrl_cache *[]", list(caches)),
-                ffi.from_buffer("int32_t[]", ids),
-                ffi.from_buffer("uint64_t[]", lengths),
-                len(tokens),
-                ffi.NULL if logits is None else ffi.from_buffer("float[]", logits, require_writable=True),
-                self.error,
-            )
-        engine.file.sizes.check()  # what it read of a file that was shortened meanwhile may be zeros
-        self._check(status)
+        ids, lengths = _flat(tokens)
+        self.call(
+            lib.bitrl_extend,
+            ffi.new("bitrl_cache *[]", list(caches)),
+            ffi.from_buffer("int32_t[]", ids),
+            ffi.from_buffer("uint64_t[]", lengths),
+            len(tokens),
+            ffi.NULL if logits is None else ffi.from_buffer("float[]", logits, require_writable=True),
+        )
 
     def sample(self, logits: np.ndarray, how: Any, random: np.ndarray) -> tuple[list[int], list[float], list[float]]:
         """A token from each row of logits, and its two log-probabilities."""
@@ -199,6 +268,22 @@ class Sequences:
             )
         self._check(status)
         return tokens.tolist(), logprobs.tolist(), model_logprobs.tolist()
+
+    def call(self, function: Callable[..., int], *arguments: Any, patience: _Patience | None = None) -> None:
+        """A function of the engine, of this session and arguments."""
+        self.engine.file.sizes.check()
+        with self.engine.lock:
+            status = function(self.engine.session, *arguments, self.error)
+        self.engine.file.sizes.check()  # what it read of a file that was shortened meanwhile may be zeros
+        if patience and patience.raised:
+            raise patience.raised
+        self._check(status)
+
+    def open_kept(self, sequences: int) -> Any:
+        """Room for what the distributions of so many sequences are cut to."""
+        kept = ffi.new("bitrl_kept **")
+        self._check(lib.bitrl_kept_open(sequences, kept, self.error))
+        return ffi.gc(kept[0], lib.bitrl_kept_close)
 
     def open(self, capacity: int) -> Any:
         """A sequence of no tokens, with room for `capacity`."""

@@ -219,7 +219,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
                 path, f"cuts text in a way not known here (tokenizer.ggml.pre = {_quoted(pre)}); known: {known}"
             )
         phrases = set() if types is None else {tokens[i] for i in np.flatnonzero(types == _USER_DEFINED)}
-        return calmly(lambda: build_tokenizer(tokens, merges, pre, phrases if pre == "bitrl-2" else ()))
+        return calmly(lambda: build_tokenizer(tokens, merges, pre, phrases if pre in ("bitrl-2", "gpt-2") else ()))
     except ModelFileError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong

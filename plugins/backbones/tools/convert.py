@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gguf
@@ -76,8 +77,32 @@ def convert(
     file = open_model(source, activation, linear_class)
     file.verify()
     model_file.is_arm_packing(i2s_packing)
+    return write(file, out, kind, activation, i2s_packing, tell, embeddings)
+
+
+def write(
+    file: Source,
+    out: Path,
+    kind: str | None = None,
+    activation: str | None = None,
+    i2s_packing: str = "x86",
+    tell: Tell = lambda done, total: None,
+    embeddings: str | None = None,
+    learned: Mapping[str, np.ndarray] = MappingProxyType({}),
+    blocks: int | None = None,
+) -> list[str]:
+    """As `convert`, of an open file.
+
+    Args:
+        learned: other weights of some tensors, float32, as they would lie in `file`. They are written as float32;
+            matrices of -1, 0, 1 times one scale as TQ2_0 where that holds them exactly.
+        blocks: leave out those after so many.
+    """
     metadata, lacks = file_keys(file, activation)
-    plans = _plans(file, kind, embeddings, metadata["general.architecture"][0])
+    architecture = metadata["general.architecture"][0]
+    if blocks is not None:
+        metadata[f"{architecture}.block_count"] = (blocks, gguf.GGUFValueType.UINT32)
+    plans = _plans(file, kind, embeddings, architecture, learned, blocks)
     lacks += _differences(metadata, {plan.tensor.name for plan in plans})
     with gguf_writer(out, metadata.pop("general.architecture")[0]) as writer:
         for name, (value, *types) in metadata.items():
@@ -93,18 +118,21 @@ def convert(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        _write_tensors(writer, file, plans, i2s_packing, tell)
+        _write_tensors(writer, file, plans, learned, i2s_packing, tell)
     return lacks
 
 
-def _write_tensors(writer: gguf.GGUFWriter, file: Source, plans: list[Planned], i2s_packing: str, tell: Tell) -> None:
+def _write_tensors(
+    writer: gguf.GGUFWriter, file: Source, plans: list[Planned], learned: Mapping[str, np.ndarray], i2s_packing: str,
+    tell: Tell,
+) -> None:  # fmt: skip
     assert writer.fout is not None
     into, done = writer.fout[0], 0
     total = sum(math.prod(plan.byte_shape) for plan in plans)
     writer.write_padding(into, into.tell())
     for plan in plans:
         # Not by the writer's own function: numpy, which it uses, does not say why a file cannot be written.
-        for part in _encoded(file, plan, i2s_packing):
+        for part in _encoded(file, plan, learned.get(plan.tensor.name), i2s_packing):
             into.write(part.data)
             writer.write_padding(into, part.nbytes)
         done += math.prod(plan.byte_shape)
@@ -114,14 +142,32 @@ def _write_tensors(writer: gguf.GGUFWriter, file: Source, plans: list[Planned], 
 Source = ModelFile | HuggingFaceFile
 
 
-def _plans(file: Source, wanted: str | None, embeddings: str | None, architecture: str) -> list[Planned]:
+def _plans(
+    file: Source, wanted: str | None, embeddings: str | None, architecture: str, learned: Mapping[str, np.ndarray],
+    blocks: int | None,
+) -> list[Planned]:  # fmt: skip
     names, plans = {tensor.name for tensor in file.tensors()}, []
     for tensor in file.tensors():
-        kind = _kind(file, tensor, embeddings if tensor.name in EMBEDDINGS else wanted)
+        if blocks is not None and tensor.name.startswith("blk.") and int(tensor.name.split(".")[1]) >= blocks:
+            continue
         free = architecture == "bitnet" and _scale_name(tensor.name) not in names
-        scaled = kind.name in ("TQ1_0", "TQ2_0") and tensor.type not in ("TQ1_0", "TQ2_0")
+        if tensor.name in learned:
+            kind = _exact_kind(tensor, learned[tensor.name], free)
+            scaled = kind.name == "TQ2_0"
+        else:
+            kind = _kind(file, tensor, embeddings if tensor.name in EMBEDDINGS else wanted)
+            scaled = kind.name in ("TQ1_0", "TQ2_0") and tensor.type not in ("TQ1_0", "TQ2_0")
         plans.append(Planned(tensor, kind, free and scaled))
     return plans
+
+
+def _exact_kind(tensor: Tensor, weights: np.ndarray, free: bool) -> gguf.GGMLQuantizationType:
+    """The smaller of TQ2_0 and F32 that holds weights exactly; their scale may be `free` to be a tensor of its own."""
+    if not is_block_matrix(tensor.name) or weights.ndim == 1 or weights.shape[1] % 256:
+        return gguf.GGMLQuantizationType.F32
+    scale = np.abs(weights).max()
+    exact = np.array_equal(weights, np.sign(weights) * scale) and (free or np.float16(scale) == scale)
+    return gguf.GGMLQuantizationType.TQ2_0 if exact else gguf.GGMLQuantizationType.F32
 
 
 def _scale_name(name: str) -> str:
@@ -154,20 +200,20 @@ def is_block_matrix(name: str) -> bool:
     return parts[0] == "blk" and parts[-1] == "weight" and parts[-2] in MATRICES.values()
 
 
-def _encoded(file: Source, plan: Planned, i2s_packing: str) -> Iterator[np.ndarray]:
+def _encoded(file: Source, plan: Planned, learned: np.ndarray | None, i2s_packing: str) -> Iterator[np.ndarray]:
     """The tensor's bytes in the type planned, and then its scale's, if that is a tensor of its own."""
     tensor, kind, scaled = plan
     changed = isinstance(file, HuggingFaceFile) and _is_changed(file, tensor)
-    if tensor.type == kind.name and not changed and file_scale(file, tensor.name) == 1:
+    if learned is None and tensor.type == kind.name and not changed and file_scale(file, tensor.name) == 1:
         yield raw_bytes(file, tensor.name)
         return
-    weights = file.weights(tensor.name, i2s_packing)
+    weights = file.weights(tensor.name, i2s_packing) if learned is None else learned
     if isinstance(file, HuggingFaceFile) and changed:
         weights = _changed(file, tensor, weights)
     scale = np.ones(1, np.float32)
     if kind.name in ("TQ1_0", "TQ2_0"):
         given, weights = weights, ternary(weights)
-        if weights is not given and tensor.type in TERNARY:
+        if weights is not given and learned is None and tensor.type in TERNARY:
             problem = f"is damaged or not a ternary model: {tensor.name} is not -1, 0, 1 times one scale"
             raise ModelFileError(file.path, problem)
         if scaled:

@@ -138,7 +138,7 @@ def rounding(format: str) -> Round:
         if format == "bf16":
             return given.bfloat16().float().numpy()
         codes, scale = codes_of(given, format)
-        return (codes * scale[:, None]).float().numpy()
+        return (codes * scale.view(-1, 1)).float().numpy()
 
     return rounded
 

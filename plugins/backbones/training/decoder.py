@@ -337,8 +337,15 @@ class Decoder(nn.Module):
             return y
         return normed_products(residual, self.output_norm, shape.eps, format, head.float())
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens int64 [B, T], padded on the right → logits [B, T, vocab]."""
+    def forward(
+        self, tokens: Tensor, places: Tensor | None = None, hidden: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """tokens int64 [B, T], padded on the right → logits [B, T, vocab]; of `places` int64 [m] alone, which count the
+        B · T tokens one after another, [m, vocab]. With `hidden`, also the states behind the last norm that the logits
+        are computed from, [..., width].
+        """
         for each in self.residuals(tokens):
             (residual,) = each
-        return self.logits(residual)
+        residual = residual if places is None else residual.flatten(0, 1)[places]
+        logits = self.logits(residual)
+        return (logits, rms_norm(residual, self.output_norm, self.shape.eps)) if hidden else logits

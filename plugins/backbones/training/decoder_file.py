@@ -196,8 +196,13 @@ def _place(module: nn.Module, name: str, value: Tensor | None, learns: bool) -> 
 
 def _master(weight: Tensor, shape: DecoderShape) -> Tensor:
     """Weights that learn. Of ternary ones |w| is enlarged until its mean is the file's scale, so that they are rounded
-    to exactly what the file holds: -1, 0 and 1 times one scale would be rounded by another, smaller one.
+    to exactly what the file holds: -1, 0 and 1 times one scale would be rounded by another, smaller one. The largest
+    takes up what float32 rounded off in the others.
     """
     if not (shape.ternary and is_ternary(weight)):
         return weight
-    return weight / (weight != 0).float().mean()
+    scale, master = weight.abs().amax().double(), weight / (weight != 0).float().mean()
+    excess = master.double().abs().sum() - scale * weight.numel()
+    first = master.abs().argmax()
+    master.view(-1)[first] -= (excess * weight.view(-1)[first].sign()).float()
+    return master

@@ -19,6 +19,8 @@ from bitrl.plugins.backbones.engine.product import product as engine_product
 
 LEAST = 1e-5
 """The smallest scale of ternary weights and of a token's activations, so that nothing is divided by zero."""
+LARGEST_FP8 = 448.0
+"""The largest number of E4M3."""
 
 
 def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,6 +37,12 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _absmean(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = weight.double().abs().mean().clamp(min=LEAST)
+    return (weight / scale).round().clamp(-1, 1), scale
+
+
+def _absmean_learned(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_absmean`, with a scale that float32 holds: the engine is given the product of codes and scale in float32."""
+    scale = weight.double().abs().mean().clamp(min=LEAST).float().double()
     return (weight / scale).round().clamp(-1, 1), scale
 
 
@@ -60,9 +68,22 @@ def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     return codes.flatten(1)[:, :columns], scale.view(-1, 1)
 
 
+def _fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    scale = weight.double().abs().amax(dim=1, keepdim=True) / LARGEST_FP8
+    return (weight / scale.where(scale != 0, 1)).float().to(torch.float8_e4m3fn).float(), scale
+
+
 Quantiser = Callable[[Tensor], tuple[Tensor, Tensor]]
-QUANTISERS: dict[str, Quantiser] = {"ternary": _absmean, "ternary-f16": ternarise, "int8": _int8, "int4": _int4}
-"""Formats of integer weights. "ternary-f16" is for training: its scale is float16, as in GGUF's ternary types."""
+QUANTISERS: dict[str, Quantiser] = {
+    "ternary": _absmean_learned,
+    "ternary-f16": ternarise,
+    "int8": _int8,
+    "int4": _int4,
+    "fp8": _fp8,
+}
+"""Formats of weights as codes, which learn. "ternary-f16" is for training from the beginning: its scale is float16, as in
+GGUF's ternary types.
+"""
 FORMATS = (*QUANTISERS, "bf16", "fp32")
 
 
@@ -73,12 +94,12 @@ def is_ternary(weight: Tensor) -> bool:
 
 
 def codes_of(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
-    """Weights of a file → codes int8 [R, K] and scales float64 [R], as the engine quantises them to that format."""
+    """Weights of a file → codes [R, K], int8 or E4M3, and scales float64, one or [R], as the engine quantises them."""
     if format.startswith("ternary") and is_ternary(weight):
         codes, scale = weight.sign(), weight.abs().amax()
     else:
-        codes, scale = QUANTISERS[format](weight)
-    return codes.to(torch.int8), scale.double().reshape(-1).expand(len(weight)).clone()
+        codes, scale = _absmean(weight) if format == "ternary" else QUANTISERS[format](weight)
+    return codes.to(torch.float8_e4m3fn if format == "fp8" else torch.int8), scale.double().reshape(-1)
 
 
 def codes_as_learned(weight: Tensor, format: str) -> Tensor:
@@ -99,7 +120,7 @@ def head_format(format: str) -> str:
 
 
 class _NormedProducts(torch.autograd.Function):
-    """RMSNorm, int8 quantisation with one absmax scale per row, and the product with quantised matrices, in one step.
+    """RMSNorm, quantisation with one absmax scale per row, and the product with quantised matrices, in one step.
 
     One function rather than three because training is bound by memory traffic, not arithmetic: only x and the integers
     are kept. The gradient is that of the same product with the quantisers taken as identities (straight-through):
@@ -107,17 +128,16 @@ class _NormedProducts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Tensor | None, eps: float, quantise: Quantiser, *weights: Tensor) -> Tensor:
-        inverse_rms, normed = None, x
-        if norm is not None:
-            inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
-            normed = (x * inverse_rms).mul_(norm)
-        q, step = quantised(normed)
-        parts = [quantise(weight) for weight in weights]
-        codes = torch.cat([t for t, _ in parts]).to(torch.int8)
+    def forward(ctx: Any, x: Tensor, norm: Tensor | None, eps: float, format: str, *weights: Tensor) -> Tensor:
+        q, scale, inverse_rms = quantised(x, format, norm, eps)
+        parts = [QUANTISERS[format](weight) for weight in weights]
+        codes = torch.cat([t for t, _ in parts])
+        codes = codes if format == "fp8" else codes.to(torch.int8)
         row_scale = torch.cat([w.reshape(-1).expand(len(t)) for t, w in parts])
-        y = integer_product(q, codes.t()).to(x.dtype).mul_(row_scale).mul_(step)
-        ctx.save_for_backward(x, norm, inverse_rms, q, step, codes.mul(row_scale[:, None]).to(weights[0].dtype))
+        y = coded_product(q, codes, format).to(x.dtype)
+        for some, (_, w) in zip(y.split([len(weight) for weight in weights], dim=1), parts, strict=True):
+            descale(some, w, scale)
+        ctx.save_for_backward(x, norm, inverse_rms, q, 1 / scale, codes.mul(row_scale[:, None]).to(weights[0].dtype))
         ctx.rows = [len(weight) for weight in weights]
         return y
 
@@ -157,19 +177,19 @@ class _Product(torch.autograd.Function):
 
 
 class _CodedProduct(torch.autograd.Function):
-    """Quantised x by frozen codes [R, K] with scales [R]; only these are saved for the backward pass."""
+    """Quantised x by frozen codes [R, K] with one scale or [R]; only these are saved for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, format: str) -> Tensor:
         ctx.save_for_backward(codes, scale)
-        q, step = quantised(x)
-        return integer_product(q, codes.t()).to(x.dtype).mul_(scale).mul_(step)
+        q, own, _ = quantised(x, format)
+        return descale(coded_product(q, codes, format).to(x.dtype), scale, own)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scale = ctx.saved_tensors
         (gradient,) = gradients
-        return product((gradient * scale).float(), codes.float()).to(gradient.dtype), None, None
+        return product((gradient * scale).float(), codes.float()).to(gradient.dtype), None, None, None
 
 
 class _EngineProduct(torch.autograd.Function):
@@ -201,10 +221,40 @@ class _Rounded(torch.autograd.Function):
         return gradients[0].to(ctx.dtype)
 
 
-def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of x [N, K] as int8 in ±127 and its step [N, 1]: x ≈ q · step."""
-    step = x.abs().amax(dim=1, keepdim=True).clamp_(min=LEAST).div_(127.0)
-    return (x * (1 / step)).round_().to(torch.int8), step
+def quantised(
+    x: Tensor, format: str, norm: Tensor | None = None, eps: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Each row n of x [N, K] after its RMSNorm (if any) as int8 in ±127, of "fp8" as float32 in E4M3; the scale s [N, 1]
+    of q = round(s · n), and the norm's 1 / rms [N, 1].
+
+    As the engine does: s · n is x · weight by 127 over its largest, whatever the norm. Codes at ties, which products of
+    small integers often are, would otherwise fall to the one or the other side.
+    """
+    if norm is None:
+        weighted, inverse_rms, least = x, None, torch.full_like(x[:, :1], LEAST)
+    else:
+        inverse_rms = (x * x).mean(dim=1, keepdim=True).add_(eps).rsqrt_()
+        weighted, least = x * norm, LEAST / inverse_rms
+    step = (LARGEST_FP8 if format == "fp8" else 127.0) / weighted.abs().amax(dim=1, keepdim=True).maximum(least)
+    scaled = weighted * step
+    q = scaled.float().to(torch.float8_e4m3fn).float() if format == "fp8" else scaled.round_().to(torch.int8)
+    return q, step if inverse_rms is None else step / inverse_rms, inverse_rms
+
+
+def coded_product(q: Tensor, codes: Tensor, format: str) -> Tensor:
+    """Quantised activations [N, K] by codes [R, K] → [N, R], with the engine's bits: of "fp8", in its order of sums."""
+    if format != "fp8":
+        return integer_product(q, codes.t())
+    return product_as_in_engine(q, codes.float(), "bf16")
+
+
+def descale(sums: Tensor, scale: Tensor, own: Tensor) -> Tensor:
+    """Sums of codes [N, R] by the weights' scale (one, or one a row, [R, 1] or [R]) over the activations' own [N, 1], in
+    place, and rounded as in the engine.
+    """
+    if scale.numel() == 1:
+        return sums.mul_(scale.to(sums.dtype).reshape(1, 1) / own)
+    return sums.mul_(1 / own).mul_(scale.to(sums.dtype).reshape(1, -1))
 
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
@@ -243,7 +293,7 @@ def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *we
     """RMSNorm(x) [..., K], or x, by trainable weights [R_i, K] → [..., sum of R_i], computed as in `format`."""
     rows = x.reshape(-1, x.shape[-1])
     if format in QUANTISERS:
-        y: Tensor = _NormedProducts.apply(rows, norm, eps, QUANTISERS[format], *weights)  # type: ignore[no-untyped-call]
+        y: Tensor = _NormedProducts.apply(rows, norm, eps, format, *weights)  # type: ignore[no-untyped-call]
     else:
         rows = rows if norm is None else rms_norm(rows, norm, eps)
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
@@ -252,7 +302,11 @@ def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *we
 
 
 def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
-    """x [N, K] by weight [R, K] → [N, R] in x's type; in bf16, both are rounded first."""
+    """x [N, K] by weight [R, K] → [N, R] in x's type; in bf16, both are rounded first. Where x is float64, as in the
+    engine between products, the sums are the engine's.
+    """
+    if x.dtype == torch.float64:
+        return product_as_in_engine(x.float(), weight, format).to(x.dtype)
     if format == "bf16":
         y: Tensor = _Product.apply(_Rounded.apply(x), _Rounded.apply(weight))  # type: ignore[no-untyped-call]
         return y.to(x.dtype)
@@ -274,7 +328,7 @@ def product_as_in_engine(x: Tensor, weight: Tensor, format: str) -> Tensor:
 
 
 class FrozenMatrix(nn.Module):
-    """A frozen matrix [R, K] as a format stores it: int8 codes and a scale per row, or floats."""
+    """A frozen matrix [R, K] as a format stores it: codes (int8, or E4M3) and a scale or one a row, or floats."""
 
     codes: Tensor
     scale: Tensor
@@ -294,7 +348,7 @@ class FrozenMatrix(nn.Module):
         """x [..., K] → [..., R]."""
         rows = x.reshape(-1, x.shape[-1])
         if self.format in QUANTISERS:
-            y: Tensor = _CodedProduct.apply(rows, self.codes, self.scale)  # type: ignore[no-untyped-call]
+            y: Tensor = _CodedProduct.apply(rows, self.codes, self.scale, self.format)  # type: ignore[no-untyped-call]
         elif self.format == "bf16":
             y = product_as_in_engine(rows.float(), self.weight, "bf16").to(x.dtype)
         else:

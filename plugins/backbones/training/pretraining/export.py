@@ -22,7 +22,8 @@ from bitrl.plugins.backbones.training.pretraining.number_decoder import NumberDe
 from bitrl.plugins.backbones.training.pretraining.vocabulary import Vocabulary
 from bitrl.plugins.backbones.training.products import ternarise
 
-ARCHITECTURE = "bitnet-b1.58"
+ARCHITECTURES = {"relu2": "bitnet-b1.58", "silu": "bitnet"}
+"""Activation → what a file's architecture is called. llama.cpp knows the second."""
 
 
 def pack_tq2_0(ternary: np.ndarray, scale: float) -> np.ndarray:
@@ -45,7 +46,7 @@ def write_gguf(path: Path, model: NumberDecoder, vocabulary: Vocabulary, facts: 
     Raises:
         RunFailed: the file cannot be written.
     """
-    with gguf_writer(path, ARCHITECTURE) as writer:
+    with gguf_writer(path, ARCHITECTURES[model.shape.activation]) as writer:
         _add_metadata(writer, model.shape, vocabulary, facts)
         for name, parameter in model.named_parameters():
             if name == "number_embd":  # a part of the embeddings
@@ -58,6 +59,8 @@ def write_gguf(path: Path, model: NumberDecoder, vocabulary: Vocabulary, facts: 
 def _add_metadata(writer: gguf.GGUFWriter, shape: DecoderShape, vocabulary: Vocabulary, facts: dict[str, str]) -> None:
     for name, fact in facts.items():
         writer.add_string(f"general.{name}", fact)
+    if ARCHITECTURES[shape.activation] == "bitnet":  # which alone does not say it
+        writer.add_string("bitnet.hidden_activation", shape.activation)
     writer.add_block_count(shape.blocks)
     writer.add_embedding_length(shape.width)
     writer.add_feed_forward_length(shape.ffn)
@@ -69,11 +72,14 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: DecoderShape, vocabulary: Voca
     writer.add_context_length(shape.context)
     writer.add_vocab_size(shape.vocab)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("bitrl-2")
+    writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_merges(vocabulary.merges)
-    kinds = (gguf.TokenType.NORMAL, gguf.TokenType.USER_DEFINED)
-    writer.add_token_types([kinds[token in vocabulary.phrases] for token in vocabulary.tokens])
+    kinds = dict.fromkeys(vocabulary.phrases, gguf.TokenType.USER_DEFINED)
+    if vocabulary.end is not None:
+        kinds[vocabulary.end] = gguf.TokenType.CONTROL
+        writer.add_eos_token_id(vocabulary.tokens.index(vocabulary.end))
+    writer.add_token_types([kinds.get(token, gguf.TokenType.NORMAL) for token in vocabulary.tokens])
     writer.add_add_bos_token(False)
     add_digests(writer)
 

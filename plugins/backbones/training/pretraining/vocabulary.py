@@ -62,16 +62,19 @@ def number_features(tokens: Iterable[str]) -> np.ndarray:
 class Vocabulary:
     """Tokens by id, in the byte alphabet of byte-level BPE, and the merges ("left right"), best first.
 
-    `phrases` are those tokens that are plain text, longer than a piece, and taken whole wherever they stand.
+    `phrases` are those tokens that are plain text, longer than a piece, and taken whole wherever they stand; `pre` is
+    how the rest of a text is split (tokenizer.CUTTINGS), and `end` the control token that ends a text, if there is one.
     """
 
     tokens: list[str]
     merges: list[str]
     phrases: frozenset[str] = frozenset()
+    pre: str = "bitrl-2"
+    end: str | None = None
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer an engine builds from this vocabulary."""
-        return build_tokenizer(self.tokens, self.merges, "bitrl-2", self.phrases)
+        return build_tokenizer(self.tokens, self.merges, self.pre, self.phrases)
 
 
 def from_its_first_number(text: str) -> str:

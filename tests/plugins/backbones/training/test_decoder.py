@@ -21,7 +21,7 @@ from bitrl.plugins.backbones.training.decoder_file import read_decoder, shape_of
 # Between products, both are in double precision, and products of codes are exact: what is left are the last bits of the
 # float32 that the engine's states and logits are handed out in, unless an activation lies within 1e-13 of a rounding
 # boundary, which none of these does. Sums in float32 (fp32) differ by the order in which they are taken.
-BOUNDS = {"ternary": 1e-6, "ternary-1.6": 1e-6, "int8": 1e-6, "int4": 1e-6, "fp32": 1e-5}
+BOUNDS = {"ternary": 1e-6, "ternary-1.6": 1e-6, "int8": 1e-6, "int4": 1e-6, "fp8": 1e-6, "fp32": 1e-5}
 # In bf16 such a sum goes through a rounding to 8 bits, where a difference in the last bit of float32 becomes 2^-9 of an
 # activation now and then.
 BF16_BOUND = 2e-3
@@ -62,11 +62,13 @@ def test_ternary_files(tmp_path: Path, name: str, format: str, learns: bool) -> 
     check(tiny(name).write(tmp_path / "m.gguf"), format, learns)
 
 
-@pytest.mark.parametrize("format", ["ternary", "int8", "int4", "bf16", "fp32"])
+@pytest.mark.parametrize("format", ["ternary", "int8", "int4", "fp8", "bf16", "fp32"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_files_of_floats(tmp_path: Path, name: str, format: str) -> None:
     """Which the engine quantises at load; ternary by the mean of their absolute values."""
     check(tiny(name, weights="F32").write(tmp_path / "m.gguf"), format)
+    if format == "fp8":
+        check(tmp_path / "m.gguf", format, learns=True)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "gguf"])
@@ -116,7 +118,7 @@ def test_an_activation_that_the_file_leaves_open(tmp_path: Path, activation: str
 @pytest.mark.parametrize("learns", [False, True])
 def test_the_starter_pair(learns: bool) -> None:
     check(starter_path(), "ternary", learns)
-    for format in ("fp32", "int8", "bf16"):
+    for format in ("fp32", "int8", "fp8", "bf16"):
         check(starter_path(ternary=False), format, learns)
 
 

@@ -64,7 +64,7 @@ def check_equal(backbone: Any, texts: list[str] = TEXTS, most: float = 1e-4) -> 
     assert relative_error(after, before) > 20 * most
 
 
-@pytest.mark.parametrize("format", ["ternary", "ternary-1.6", "int8", "int4", "fp32"])
+@pytest.mark.parametrize("format", ["ternary", "ternary-1.6", "int8", "int4", "fp8", "fp32"])
 @pytest.mark.parametrize(
     "model",
     [
@@ -90,7 +90,7 @@ def test_rows_of_llama_in_either_order(tmp_path: Path) -> None:
         check_equal(learning(path, "fp32"), most=1e-5)
 
 
-@pytest.mark.parametrize("format", ["ternary", "ternary-1.6", "fp32", "int8", "int4", "bf16"])
+@pytest.mark.parametrize("format", ["ternary", "ternary-1.6", "fp32", "int8", "int4", "fp8", "bf16"])
 def test_the_starter_pair(format: str) -> None:
     """Of so many texts that a sum which differs in its last bit would send some activation to another neighbour."""
     rng = np.random.default_rng(0)
