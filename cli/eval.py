@@ -19,7 +19,7 @@ from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
     from bitrl.core.runs.watch import Step
-    from bitrl.core.samples import Sample
+    from bitrl.core.sampled_completions import SampledCompletion
 
 MOST_SHOWN = 100
 """Steps that --show prints."""
@@ -82,10 +82,10 @@ def evaluate(
     DIR is the directory of a run; its newest checkpoint plays, with greedy actions.
     """
     from bitrl.core.runs import evaluate as evaluation
-    from bitrl.core.samples import Sample
+    from bitrl.core.sampled_completions import SampledCompletion
 
     stdout = claim_stdout() if as_json else None
-    steps: list[Step | Sample] = []
+    steps: list[Step | SampledCompletion] = []
     with progress_display(quiet or as_json) as listener:
         watch = steps.append if show else None
         found = evaluation.evaluate(
@@ -93,7 +93,7 @@ def evaluate(
         )
     if as_json:
         if show:
-            samples = any(isinstance(step, Sample) for step in steps)
+            samples = any(isinstance(step, SampledCompletion) for step in steps)
             found["samples" if samples else "first_episode"] = [attrs.asdict(step) for step in steps]
         if video is not None:
             found["video"] = str(video)
@@ -103,7 +103,7 @@ def evaluate(
     else:
         shown = steps[:MOST_SHOWN]
         for number, step in enumerate(shown, 1):
-            lines = _sample_lines if isinstance(step, Sample) else _lines
+            lines = _sample_lines if isinstance(step, SampledCompletion) else _lines
             echo(lines(number, len(str(len(shown))), step))
         if len(steps) > MOST_SHOWN:
             echo(f"… and {len(steps) - MOST_SHOWN} more steps (--json prints them all)")
@@ -130,7 +130,7 @@ def _lines(number: int, width: int, step: Step) -> str:
     return "\n".join([start + (wrapped or [""])[0], *(indent + part for part in wrapped[1:]), indent + done])
 
 
-def _sample_lines(number: int, width: int, sample: Sample) -> str:
+def _sample_lines(number: int, width: int, sample: SampledCompletion) -> str:
     """A prompt, its completion and its reward, each below the other; lines of the texts stay lines."""
     indent = " " * (width + 2)
     parts = []

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from bitrl.cli.model_out import check_directory, model_out_option
@@ -14,6 +15,7 @@ from bitrl.cli.quoted_command import quoted_command
 from bitrl.core.runs.display import display, show_count, show_model_training
 
 if TYPE_CHECKING:
+    from bitrl.plugins.backbones.training.decoder import DecoderShape
     from bitrl.plugins.backbones.training.pretraining.card import Pretrained
 
 
@@ -49,6 +51,12 @@ if TYPE_CHECKING:
     default="",
     help="Text environments to train on, comma-separated: BabyAI, SmartHome-Light, TextWorld.  [default: none]",
 )
+@click.option(
+    "--tasks",
+    default="",
+    help="Teach a model to begin these tasks for language models, comma-separated (reverse-word, …), instead of states "
+    "and texts.  [default: none]",
+)
 @click.option("--worlds", default="", hidden=True, help="The former name of --text-envs.")
 @click.option(
     "--precision",
@@ -70,7 +78,7 @@ if TYPE_CHECKING:
 @json_option
 def train(
     out: Path, text: tuple[Path, ...], steps: int | None, minutes: float | None, seed: int, width: int, blocks: int,
-    ffn: int, vocab: int, envs: str, text_envs: str, worlds: str, precision: str, batch: int, device: str,
+    ffn: int, vocab: int, envs: str, text_envs: str, tasks: str, worlds: str, precision: str, batch: int, device: str,
     note: tuple[str, ...], resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a BitNet b1.58 language model, or its full-precision twin, to read the numbers in states.
@@ -92,6 +100,9 @@ def train(
         vocab=vocab, width=width, blocks=blocks, heads=width // 64, kv_heads=width // 128, ffn=ffn,
         format="ternary-f16" if precision == "ternary" else "fp32",
     )  # fmt: skip
+    if tasks:
+        _train_tasks(out, tasks, shape, steps, batch, seed, note, as_json)
+        return
     check_shape(shape)
     request = PretrainingRequest(
         out=out, text=text, envs=[env for env in envs.split(",") if env],
@@ -120,6 +131,38 @@ def train(
     ]
     if made.readings:
         echo(table(rows))
+
+
+def _train_tasks(
+    out: Path, tasks: str, shape: DecoderShape, steps: int | None, batch: int, seed: int, notes: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Teach a model to begin tasks; refuse what that does not know."""
+    from bitrl.core.errors import UsageError
+    from bitrl.plugins.backbones.training.pretraining.task_model import TaskRequest, train_task_model
+
+    context = click.get_current_context()
+    for name in ("text", "minutes", "vocab", "envs", "text_envs", "worlds", "device", "resume"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name.replace('_', '-')} is of no use with --tasks: leave it out")
+    if shape.width % 256 or shape.ffn % 256:
+        raise UsageError(f"--width {shape.width}, --ffn {shape.ffn}: expected multiples of 256")
+    request = TaskRequest(
+        out=out, tasks=[task for task in tasks.split(",") if task], steps=steps or 3000, seed=seed, shape=shape,
+        tokens_per_batch=batch, notes=notes, command=quoted_command(leave_out=("as_json",)),
+    )  # fmt: skip
+    stdout = claim_stdout() if as_json else None
+    with display() as shown:
+        made = train_task_model(request, shown.say, partial(show_model_training, shown))
+    solved = {name: attrs.asdict(each) for name, each in made.solved.items()}
+    if as_json:
+        facts = {"file": str(out), "bytes": out.stat().st_size, "steps": made.progress.step, "solved": solved}
+        print_json(facts, stdout)
+        return
+    echo(f"{out}: {out.stat().st_size:,} bytes after {made.progress.tokens:,} tokens; card: {out.with_suffix('.md')}")
+    rows = [["task", "reward", "right, sampled", "right, greedy"]]
+    rows += [[name, *(f"{value:.3f}" for value in each.values())] for name, each in solved.items()]
+    echo(table(rows))
 
 
 def _facts(out: Path, made: Pretrained) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import gymnasium
 
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
+from bitrl.core.environments.prompt_task import PromptTask
 from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.core.records import EnvironmentRecord
 from bitrl.plugins.envs import TARGET
@@ -27,6 +28,8 @@ def environment_facts(name: str) -> dict[str, Any]:
         UsageError: there is no such environment, or it cannot be made here.
     """
     environment = load_environment(name)
+    if isinstance(environment, PromptTask):  # some need a file, or a name, to be made
+        return {"observation": {"prompt": "string"}, "actions": "string: the prompt's completion", "max_steps": 1}
     spec, env = environment.observation_spec(), environment.make()
     try:
         limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None) or None

@@ -15,7 +15,7 @@ from bitrl.cli import completion
 from bitrl.cli.output import claim_stdout, console, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.runs.display import duration, score
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import SampledCompletion
 from bitrl.core.terminal import printable
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _sample(each: dict[str, Any]) -> Text:
     row = each.get("sample")
     if row is None:
         return Text("–")
-    return Text(Sample(str(row.get("prompt")), str(row.get("completion")), row["reward"]).line())
+    return Text(SampledCompletion(str(row.get("prompt")), str(row.get("completion")), row["reward"]).line())
 
 
 def _left(each: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import SampledCompletion
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class Sampled(Event):
     """A language model's completion of a prompt while it trains; told once for each update."""
 
     step: int
-    sample: Sample
+    sample: SampledCompletion
 
 
 @attrs.frozen

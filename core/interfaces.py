@@ -197,8 +197,8 @@ class Completion:
     """The completion of a prompt: its text, its token ids int32 [m], including a sampled end token, and their
     log-probabilities float64 [m] under the distribution that each was sampled from.
 
-    `prompt` are the token ids int32 [p] that it follows, and `ended` says whether it came to an end token. Where top-k or
-    top-p cut the distribution off, `kept` has, for each of the m tokens, the ids int32 among which it was drawn.
+    `prompt` are the token ids int32 [p] that it follows, and `ended` says whether it came to an end token. Where top-k
+    or top-p cut the distribution off, `kept` has, for each of the m tokens, the ids int32 among which it was drawn.
     """
 
     text: str
@@ -211,7 +211,11 @@ class Completion:
 
 @attrs.frozen
 class Replaced:
-    """What replacing an actor's weights did: how many codes (of floats: weights) it has, and how many of them changed."""
+    """What replacing weights did to those of matrices that are multiplied, as their format stores them: how many
+    `codes` were given, and how many of them `changed`.
+
+    Of int4, codes times their block's multiplier; of bf16 and fp32 the bits. Norms and the embedding are not counted.
+    """
 
     codes: int
     changed: int
@@ -234,7 +238,8 @@ class RolloutActor(Protocol):
         """Take the learner's weights as they are now.
 
         Args:
-            rounding_seed: round weights to one of the two nearest codes at random, right on average; None: to the nearest.
+            rounding_seed: round weights to one of the two nearest codes at random, right on average; None: to the
+                nearest.
             norm_noise: standard deviation of the noise added to the weights of the norms (QeRL, arXiv 2510.11696).
             noise_seed: of that noise.
         """
@@ -245,10 +250,12 @@ class RolloutActor(Protocol):
 class LanguagePolicy(Protocol):
     """A language model that generates and learns: a single object for algorithms whose actions are texts.
 
-    `version` counts the `sync` calls. Prompts are texts; a completion is its token ids, as `generate` gave them.
+    `version` counts the `sync` calls; `ends` are the ids of the tokens that end a completion, if there are any. Prompts
+    are texts; a completion is its token ids, as `generate` gave them.
     """
 
     version: int
+    ends: Sequence[int]
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
@@ -272,10 +279,10 @@ class LanguagePolicy(Protocol):
         ...
 
     def module(self, format: str | None = None) -> torch.nn.Module:
-        """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V]. The same
-        object at every call; the first may name another `format` to multiply in, with straight-through gradients.
+        """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V]. The
+        same object at every call; the first may name another `format` to multiply in, with straight-through gradients.
 
-        With `places` int64 [m], which count the tokens of all n sequences one after another: their logits alone, [m, V].
+        With `places` int64 [m], which count the tokens of all n sequences one after another: their logits alone [m, V].
         With `hidden=True`, a pair: those logits, and the hidden states that they are computed from, [..., d].
         """
         ...
@@ -392,8 +399,8 @@ class Algorithm(ABC):
         return {}
 
     def timings(self) -> Mapping[str, float]:
-        """Seconds of the last update by stage, and counts to compare with them: for timings.jsonl and the display. Unlike
-        metrics, they may differ between two runs that learn the same. By default none.
+        """Seconds of the last update by stage, and counts to compare with them: for timings.jsonl and the display.
+        Unlike metrics, they may differ between two runs that learn the same. By default none.
         """
         return {}
 

@@ -184,8 +184,8 @@ class AlgorithmRecord(Record):
         bootstraps: it estimates returns by the value of the state that a rollout or a truncated episode was cut off in.
             True: the conformance kit checks that; False: it learns from the rewards that it saw, and the kit does not;
             None: not declared, and the kit checks it where it finds that a rollout's last state matters.
-        group_option: its option that says how many successive environments (of `run.num_envs`) begin alike, reset with the
-            same seed, so that it can compare what follows; None: each begins on its own.
+        group_option: its option that says how many successive environments (of `run.num_envs`) begin alike, reset with
+            the same seed, so that it can compare what follows; None: each begins on its own.
         tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
             they take precedence over those of the environment's record.
     """

@@ -123,46 +123,63 @@ TARGET static inline uint64_t i8_bytes(i8 v)
 
 TERNARY_PRODUCT(1) TERNARY_PRODUCT(2) TERNARY_PRODUCT(3) TERNARY_PRODUCT(4)
 
-/* What differs between kinds of weights: the sum they start from, and what one step of 32 bytes adds to it. */
+/* What differs between kinds of weights: what is made of a step of 32 bytes of them, the sum they start from, and what one
+ * step adds to it. */
+typedef __m256i trits_weights, floats_weights;
+typedef struct {
+    __m256i codes, sizes;
+} bytes_weights;
+
+TARGET static inline __m256i trits_take(const uint8_t *from) { return _mm256_load_si256((const __m256i *)from); }
 TARGET static inline __m256i trits_start(int32_t q_sum) { return _mm256_set1_epi32(-q_sum); }
-TARGET static inline __m256i trits_add(__m256i sum, __m256i weights, int32_t four)
+TARGET static inline __m256i trits_add(__m256i sum, __m256i weights, __m256i x)
 {
-    const __m256i pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(four));
+    const __m256i pairs = _mm256_maddubs_epi16(weights, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 /* Bytes of offset 128, whose sign moves to the activations: |127 * 127 * 2| never saturates. */
-TARGET static inline __m256i bytes_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
-TARGET static inline __m256i bytes_add(__m256i sum, __m256i weights, int32_t four)
+TARGET static inline bytes_weights bytes_take(const uint8_t *from)
 {
-    const __m256i codes = _mm256_xor_si256(weights, _mm256_set1_epi8((char)0x80));
-    const __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(four), codes);
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), x);
+    const __m256i codes = _mm256_xor_si256(trits_take(from), _mm256_set1_epi8((char)0x80));
+    return (bytes_weights){codes, _mm256_abs_epi8(codes)};
+}
+TARGET static inline __m256i bytes_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
+TARGET static inline __m256i bytes_add(__m256i sum, bytes_weights weights, __m256i x)
+{
+    const __m256i pairs = _mm256_maddubs_epi16(weights.sizes, _mm256_sign_epi8(x, weights.codes));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+TARGET static inline __m256i floats_take(const uint8_t *from) { return trits_take(from); }
 TARGET static inline __m256i floats_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
-TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, int32_t four)
+TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, __m256i x)
 {
-    return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(weights),
-                                               _mm256_castsi256_ps(_mm256_set1_epi32(four)), _mm256_castsi256_ps(sum)));
+    return _mm256_castps_si256(
+        _mm256_fmadd_ps(_mm256_castsi256_ps(weights), _mm256_castsi256_ps(x), _mm256_castsi256_ps(sum)));
 }
-/* The same for weights that need no unpacking. */
+/* A tile of rows for N tokens, of weights that need no unpacking. */
 #define PRODUCT(kind, N)                                                                                               \
     TARGET static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps, \
                                   const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)           \
     {                                                                                                                  \
-        __m256i sums[N];                                                                                               \
-        for (size_t t = 0; t < N; t++) sums[t] = kind##_start(q_sum[t]);                                               \
+        __m256i sums[N][2];                                                                                            \
+        _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++) sums[t][0] = sums[t][1] = kind##_start(q_sum[t]);       \
         for (size_t i = 0; i < steps; i++, weights += STEP_BYTES, q += 4) {                                            \
-            const __m256i rows = _mm256_load_si256((const __m256i *)weights);                                          \
-            _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
+            const kind##_weights low = kind##_take(weights), high = kind##_take(weights + STEP_BYTES / 2);             \
+            _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                     \
             {                                                                                                          \
                 int32_t four;                                                                                          \
                 memcpy(&four, q + t * q_stride, sizeof four);                                                          \
-                sums[t] = kind##_add(sums[t], rows, four);                                                             \
+                const __m256i x = _mm256_set1_epi32(four);                                                             \
+                sums[t][0] = kind##_add(sums[t][0], low, x);                                                           \
+                sums[t][1] = kind##_add(sums[t][1], high, x);                                                          \
             }                                                                                                          \
         }                                                                                                              \
-        for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t]);                \
+        _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                         \
+        {                                                                                                              \
+            _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t][0]);                                        \
+            _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride) + 1, sums[t][1]);                                    \
+        }                                                                                                              \
     }
 
 /* bf16: as many steps at a time as have sums of their own (kernels.h). totals are of all steps so far, and have no registers. */
@@ -176,43 +193,49 @@ TARGET static inline __m256 odds(__m256i pairs)
     TARGET static void bf16_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps,   \
                                 const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)             \
     {                                                                                                                  \
-        _Alignas(32) float totals[N][8] = {0};                                                                         \
+        _Alignas(32) float totals[N][2][8] = {0};                                                                      \
         (void)q_sum;                                                                                                   \
-        for (size_t i = 0; i < steps; i += BF16_STEPS, q += 4 * BF16_STEPS) {                                          \
-            _Alignas(32) float x[N][2][BF16_STEPS];                                                                    \
-            __m256 even[N], odd[N];                                                                                    \
+        for (size_t i = 0; i < steps; i += BF16_STEPS) {                                                               \
+            __m256 even[N][2], odd[N][2];                                                                              \
             _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
-            {                                                                                                          \
-                for (size_t j = 0; j < BF16_STEPS; j += 8) {                                                           \
-                    const __m256i pairs = _mm256_loadu_si256((const __m256i *)(q + t * q_stride + 4 * j));             \
-                    _mm256_store_ps(x[t][0] + j, evens(pairs));                                                        \
-                    _mm256_store_ps(x[t][1] + j, odds(pairs));                                                         \
-                }                                                                                                      \
-                even[t] = odd[t] = _mm256_setzero_ps();                                                                \
-            }                                                                                                          \
-            for (size_t j = 0; j < BF16_STEPS; j++, weights += STEP_BYTES) {                                           \
-                const __m256i pairs = _mm256_load_si256((const __m256i *)weights);                                     \
-                const __m256 rows = evens(pairs), more = odds(pairs);                                                  \
+                even[t][0] = even[t][1] = odd[t][0] = odd[t][1] = _mm256_setzero_ps();                                 \
+            for (size_t j = 0; j < BF16_STEPS; j++, weights += STEP_BYTES, q += 4) {                                   \
+                const __m256i low = _mm256_load_si256((const __m256i *)weights);                                       \
+                const __m256i high = _mm256_load_si256((const __m256i *)weights + 1);                                  \
                 _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                 \
                 {                                                                                                      \
-                    even[t] = _mm256_fmadd_ps(rows, _mm256_broadcast_ss(&x[t][0][j]), even[t]);                        \
-                    odd[t] = _mm256_fmadd_ps(more, _mm256_broadcast_ss(&x[t][1][j]), odd[t]);                          \
+                    int32_t two;                                                                                       \
+                    memcpy(&two, q + t * q_stride, sizeof two);                                                        \
+                    const __m256i x = _mm256_set1_epi32(two);                                                          \
+                    even[t][0] = _mm256_fmadd_ps(evens(low), evens(x), even[t][0]);                                    \
+                    even[t][1] = _mm256_fmadd_ps(evens(high), evens(x), even[t][1]);                                   \
+                    odd[t][0] = _mm256_fmadd_ps(odds(low), odds(x), odd[t][0]);                                        \
+                    odd[t][1] = _mm256_fmadd_ps(odds(high), odds(x), odd[t][1]);                                       \
                 }                                                                                                      \
             }                                                                                                          \
             _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
-                _mm256_store_ps(totals[t], _mm256_add_ps(_mm256_load_ps(totals[t]), _mm256_add_ps(even[t], odd[t])));  \
+                _Pragma("GCC unroll 2") for (size_t half = 0; half < 2; half++)                                        \
+                _mm256_store_ps(totals[t][half], _mm256_add_ps(_mm256_load_ps(totals[t][half]),                        \
+                                                               _mm256_add_ps(even[t][half], odd[t][half])));           \
         }                                                                                                              \
         for (size_t t = 0; t < N; t++) memcpy(y + 4 * t * y_stride, totals[t], sizeof totals[t]);                      \
     }
 
-typedef void product_of_half(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict,
-                             size_t, const int32_t *restrict);
+/* Half a tile of ternary weights, a tile of the others; of 1 to `together` tokens, whose sums have registers. */
+typedef void some_product(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict,
+                          size_t, const int32_t *restrict);
 
-#define PRODUCTS(kind) PRODUCT(kind, 1) PRODUCT(kind, 2) PRODUCT(kind, 3) PRODUCT(kind, 4) TABLE(kind)
-#define TABLE(kind) static product_of_half *const kind[4] = {kind##_1, kind##_2, kind##_3, kind##_4};
+enum { ternary_together = 4, trits_together = 4, bytes_together = 4, floats_together = 6, bf16_together = 2 };
+enum { ternary_halves = 2, trits_halves = 1, bytes_halves = 1, floats_halves = 1, bf16_halves = 1 };
 
-TABLE(ternary) PRODUCTS(trits) PRODUCTS(bytes) PRODUCTS(floats)
-BF16_PRODUCT(1) BF16_PRODUCT(2) BF16_PRODUCT(3) BF16_PRODUCT(4) TABLE(bf16)
+#define TABLE(kind) static some_product *const kind[] = {kind##_1, kind##_2, kind##_3, kind##_4};
+TABLE(ternary)
+PRODUCT(trits, 1) PRODUCT(trits, 2) PRODUCT(trits, 3) PRODUCT(trits, 4) TABLE(trits)
+PRODUCT(bytes, 1) PRODUCT(bytes, 2) PRODUCT(bytes, 3) PRODUCT(bytes, 4) TABLE(bytes)
+PRODUCT(floats, 1) PRODUCT(floats, 2) PRODUCT(floats, 3) PRODUCT(floats, 4) PRODUCT(floats, 5) PRODUCT(floats, 6)
+static some_product *const floats[] = {floats_1, floats_2, floats_3, floats_4, floats_5, floats_6};
+BF16_PRODUCT(1) BF16_PRODUCT(2)
+static some_product *const bf16[] = {bf16_1, bf16_2};
 
 /* One packed tile of fp8 -> bf16, [steps][16 rows][2]: the upper and the lower byte of each, 32 numbers at a time. A number's
  * exponent grows by 120; one below 2^-6 (0 to 7) has none of its own, and is looked up. */
@@ -237,7 +260,7 @@ TARGET static void unpack_fp8(uint8_t *restrict out, const uint8_t *restrict pac
 }
 
 /* All tokens with a tile before the next, so that it is unpacked once. */
-static void tiles_product(matrix_format format, product_of_half *const *products,
+static void tiles_product(matrix_format format, some_product *const *products, size_t together, size_t halves,
                           void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t), uint8_t *restrict y,
                           size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns,
                           const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,
@@ -246,9 +269,9 @@ static void tiles_product(matrix_format format, product_of_half *const *products
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
     for (size_t tile = 0; tile < tiles; tile++, weights += bytes) {
         if (unpack) unpack(unpacked, weights, columns);
-        for (size_t half = 0; half < 2; half++)
-            for (size_t t = 0; t < tokens; t += 4)
-                products[(tokens - t < 4 ? tokens - t : 4) - 1](
+        for (size_t half = 0; half < halves; half++)
+            for (size_t t = 0; t < tokens; t += together)
+                products[(tokens - t < together ? tokens - t : together) - 1](
                     y + 4 * (t * y_stride + tile * TILE_ROWS + half * TILE_ROWS / 2), y_stride,
                     (unpack ? unpacked : weights) + half * STEP_BYTES / 2, steps, q + t * q_stride, q_stride, q_sum + t);
     }
@@ -259,8 +282,8 @@ static void tiles_product(matrix_format format, product_of_half *const *products
                      const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,         \
                      uint8_t *restrict unpacked)                                                                       \
     {                                                                                                                  \
-        tiles_product(format, kind, unpack, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens,          \
-                      unpacked);                                                                                       \
+        tiles_product(format, kind, kind##_together, kind##_halves, unpack, y, y_stride, weights, tiles, columns, q,   \
+                      q_stride, q_sum, tokens, unpacked);                                                              \
     }
 
 MATRIX_PRODUCT(ternary_product, TERNARY, ternary, NULL) /* unpacking costs little beside this set's products */

@@ -20,7 +20,7 @@ from bitrl.core.acting.contracts import FIRST
 from bitrl.core.acting.states import StateReader, States
 from bitrl.core.environments.action_checks import check_admissible, checked_actions
 from bitrl.core.environments.episode_metrics import Means
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import SampledCompletion
 
 
 @attrs.frozen
@@ -132,7 +132,7 @@ class Collector:
         self.episode_metrics = Means()
         spaces = (envs.single_observation_space, envs.single_action_space)
         self._texts = all(isinstance(space, gymnasium.spaces.Text) for space in spaces)
-        self.sample: Sample | None = None
+        self.sample: SampledCompletion | None = None
 
     @property
     def num_envs(self) -> int:
@@ -159,7 +159,9 @@ class Collector:
         rewards = rewards.astype(np.float32)
         done = terminated | truncated
         if self._texts and valid[0]:
-            self.sample = Sample(str(self.states.observations[0]), str(actions[0]), round(float(rewards[0]), 6))
+            self.sample = SampledCompletion(
+                str(self.states.observations[0]), str(actions[0]), round(float(rewards[0]), 6)
+            )
         final: dict[int, Any] = {}
         if done.any():
             last = info.get("final_info", info) if self._mode is AutoresetMode.SAME_STEP else info

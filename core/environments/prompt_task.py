@@ -164,8 +164,12 @@ class PromptEnv(gymnasium.Env):
 
 def is_held_out(prompt: str) -> bool:
     """Whether a prompt is one of the tenth that training never shows."""
-    digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest) < HELD_OUT * 2**64
+    return hash_of(prompt) < HELD_OUT * 2**64
+
+
+def hash_of(prompt: str) -> int:
+    """A number below 2^64 that depends on the prompt alone, in every process."""
+    return int.from_bytes(hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def _pair(made: Any) -> tuple[str, Any]:

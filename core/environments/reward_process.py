@@ -63,7 +63,11 @@ def serve(task: Scorer, requests: IO[bytes], answers: IO[bytes], parent: int) ->
                 break
             worker = worker or Worker(task)
             answer = worker.ask(line, json.loads(line)["limit"], requests, parent)
+            if answer is not None and b'"failed"' in answer and worker.has_children():
+                worker.kill()  # they may go on; the next score gets a new worker
+                worker = None
             if answer is None:
+                assert worker is not None
                 answer = json.dumps({"failed": worker.kill()}).encode() + b"\n"
                 worker = None
             answers.write(answer)
@@ -114,7 +118,8 @@ class Worker:
         end, answer = time.monotonic() + BEGINNING, b""
         while not answer.endswith(b"\n"):
             left = end - time.monotonic()
-            ready = select.select([self._answers, requests], [], [], max(0.0, min(left, 1.0)))[0]
+            readers: list[Any] = [self._answers, requests]
+            ready = select.select(readers, [], [], max(0.0, min(left, 1.0)))[0]
             if requests in ready or os.getppid() != parent:  # nothing is asked meanwhile: the writer is gone
                 self.kill()
                 os._exit(1)
@@ -129,6 +134,12 @@ class Worker:
                 self._overdue = True
                 return None
         return answer.removeprefix(BEGUN)
+
+    def has_children(self) -> bool:
+        """Whether the worker has processes of its own left, where the system says so."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/task/{self.pid}/children", "rb") as file:
+            return bool(file.read().strip())
+        return False
 
     def kill(self) -> str:
         """End the worker and what it has started; returns how it ended."""

@@ -61,7 +61,7 @@ def evaluate(
         listeners: called with every event; without any, warnings (of a damaged checkpoint) go to stderr.
         progress: show how far it is on stderr.
         show: called with every step of the first episode (bitrl.core.runs.watch.Step); where observations are prompts
-            and actions their completions, with those of the first `SHOWN` episodes (samples.Sample).
+            and actions their completions, with those of the first `SHOWN` episodes (bitrl.core.sampled_completions).
         video: the file to write a video of the first episode to (mp4 or gif).
         states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
         max_steps: cut episodes off after so many steps; None: as the run does (`eval_max_steps`).

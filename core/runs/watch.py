@@ -20,7 +20,7 @@ from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError, cause
 from bitrl.core.runs.parts import Parts
 from bitrl.core.runs.video import Video, page
-from bitrl.core.samples import Sample
+from bitrl.core.sampled_completions import SampledCompletion
 from bitrl.core.wording import setting
 
 FPS = 30.0
@@ -46,7 +46,7 @@ class Step:
     action_name: str | None = None
 
 
-Show = Callable[[Step | Sample], None]
+Show = Callable[[Step | SampledCompletion], None]
 
 
 class EpisodeWatcher(gymnasium.Wrapper):
@@ -79,7 +79,7 @@ class EpisodeWatcher(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._show is not None and not self._over:
             if isinstance(action, str) and isinstance(self._state, str):
-                self._show(Sample(self._state, str(action), float(reward)))
+                self._show(SampledCompletion(self._state, str(action), float(reward)))
             else:
                 shown = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
                 name = self._names[int(action) - self._first] if self._names else None

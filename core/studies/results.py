@@ -50,16 +50,18 @@ class Result:
     evaluations: tuple[tuple[int, float], ...] = ()
 
     def value(self, metric: str) -> float | None:
-        """Its evaluation's `metric`; None if it has not finished.
+        """Its evaluation's `metric`, one of its own or of the environment's; None if it has not finished.
 
         Raises:
             UsageError: the evaluation has no such number.
         """
         if self.summary is None:
             return None
-        found = self.summary.get("eval", {}).get(metric)
+        evaluation = self.summary.get("eval", {})
+        numbers = {**evaluation.get("metrics", {}), **evaluation}
+        found = numbers.get(metric)
         if not isinstance(found, (int, float)) or isinstance(found, bool):
-            known = [name for name, each in self.summary.get("eval", {}).items() if isinstance(each, (int, float))]
+            known = [name for name, each in numbers.items() if isinstance(each, (int, float))]
             raise UsageError(
                 f"{self.directory}: its evaluation has no {metric}; it has {', '.join(known) or 'nothing'}"
             )

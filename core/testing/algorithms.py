@@ -14,14 +14,21 @@ from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Algorithm, Backbone, Task
+from bitrl.core.interfaces import Algorithm, Backbone, GenerativeBackbone, LanguagePolicy, Task
 from bitrl.core.options import parse
 from bitrl.core.records import AlgorithmRecord
 from bitrl.core.registry import registry
+from bitrl.core.runs.parts import kind_of
 from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
 from bitrl.testing.record_checks import RECORD_CHECKS, resolve, sets_options_that_exist
 from bitrl.testing.saved_arrays import different, from_checkpoint
-from bitrl.testing.small_environments import ClockEnvironment, CommandsEnvironment, MaskedEnvironment
+from bitrl.testing.small_environments import (
+    ClockEnvironment,
+    CommandsEnvironment,
+    MaskedEnvironment,
+    PromptsEnvironment,
+)
+from bitrl.testing.small_language_model import generative
 from bitrl.testing.tasks import CountingEnvironment, Doubled, Plain, make_task
 
 NUM_ENVS = 4
@@ -40,10 +47,17 @@ SETTINGS: tuple[tuple[str | Environment, Callable[[int], Backbone]], ...] = (
     ("Pendulum-v1", Plain),
     (MaskedEnvironment(), Plain),
     (CommandsEnvironment(), Plain),
+    (PromptsEnvironment(id="an environment of prompts"), generative),
 )
 """Where an algorithm is tried if no environment is named: Discrete and Box actions, frozen and trainable backbones,
-action masks and text commands.
+action masks, text commands, and prompts for a language model.
 """
+
+LEARNING = {trainable: "gradients", generative: "generation"}
+"""Which backbones give an algorithm something else to learn from than features."""
+
+KINDS = {trainable: "trainable backbone", generative: "language model"}
+"""What they are called."""
 
 CLOCK_STEPS = 40
 """How many steps of an environment it takes at least to see whether an algorithm bootstraps."""
@@ -84,17 +98,19 @@ def check_algorithm(component: str | AlgorithmRecord, *, env: str | None = None,
 
     Args:
         component: its name as `bitrl list` prints it, or a record that need not be installed.
-        env: an environment it must be able to learn in, on a frozen backbone; None: CartPole-v1 on a frozen and on a
-            trainable backbone, Pendulum-v1, an environment with action masks and one with text commands, of which it
-            may refuse some (by its record's `actions` and `commands`, or with a UsageError). An algorithm whose record
-            says `critic_backbone` is tried once more, with a critic's backbone.
+        env: an environment it must be able to learn in, on a frozen backbone, or on a language model if it learns from
+            nothing else; None: CartPole-v1 on a frozen and on a trainable backbone, Pendulum-v1, an environment with
+            action masks, one with text commands, and one of prompts on a language model, of which it may refuse some
+            (by its record's `actions` and `commands`, or with a UsageError). An algorithm whose record says
+            `critic_backbone` is tried once more, with a critic's backbone.
         options: of the algorithm.
 
     Raises:
         ConformanceError: the contract is broken; one line for each check that failed.
     """
     record = resolve(AlgorithmRecord, component)
-    demand(algorithm_outcomes(record, ((env, Plain),) if env is not None else SETTINGS, **options))
+    backbone = generative if record.learns_from == ("generation",) else Plain
+    demand(algorithm_outcomes(record, ((env, backbone),) if env is not None else SETTINGS, **options))
 
 
 def algorithm_outcomes(
@@ -104,7 +120,7 @@ def algorithm_outcomes(
 ) -> Iterator[Outcome]:
     """The outcome of every check, in the settings that the algorithm does not refuse."""
     component = f'algorithm "{record.name}"'
-    fitting = [each for each in settings if ("gradients" if each[1] is trainable else "features") in record.learns_from]
+    fitting = [each for each in settings if LEARNING.get(each[1], "features") in record.learns_from]
     tried: list[str | Environment] = []
 
     def trials() -> list[Trial]:
@@ -122,7 +138,7 @@ def algorithm_outcomes(
         if not fitting:
             raise UsageError(
                 f"it learns from {' and '.join(record.learns_from)}: the kit can only check algorithms that learn from "
-                "features or gradients"
+                "features, gradients or generation"
             )
         if not made:
             raise refusals[0]
@@ -144,7 +160,7 @@ def algorithm_outcomes(
 def _expect_declared(record: AlgorithmRecord, environment: Environment) -> None:
     """Raise UsageError where the record says that the algorithm does not support the environment's actions."""
     env = environment.make()
-    space = type(env.action_space).__name__
+    space = kind_of(env.action_space)
     env.close()
     if record.actions is not None and space not in record.actions:
         raise UsageError(f"its record says that it supports {' and '.join(record.actions)} actions, not {space}")
@@ -214,15 +230,20 @@ def try_out(
     metrics, steps = [], []
     environment, trains = load_environment(env) if isinstance(env, str) else env, backbone is trainable
     counted = CountingEnvironment(environment)
+    group = int(getattr(options, record.group_option)) if record.group_option else 1
+    num_envs = NUM_ENVS if NUM_ENVS % group == 0 else 2 * group
     task = make_task(
         counted,
-        num_envs=NUM_ENVS,
+        num_envs=num_envs,
+        group=group,
         backbone=backbone,
         critic_backbone=critic,
         trainable=trains,
         progress=progress.append,
     )
-    twin_task = make_task(environment, num_envs=NUM_ENVS, backbone=backbone, critic_backbone=critic, trainable=trains)
+    twin_task = make_task(
+        environment, num_envs=num_envs, group=group, backbone=backbone, critic_backbone=critic, trainable=trains
+    )
     algorithm, twin = record.load()(options, task), record.load()(options, twin_task)
     fresh = _saved(algorithm), _saved(twin)
     for second in (False, True):
@@ -251,7 +272,7 @@ def try_out(
     for envs in (task.collector.envs, twin_envs):
         envs.close()
     return Trial(
-        where=f"in {environment.id} on a {'trainable' if trains else 'frozen'} backbone"
+        where=f"in {environment.id} on a {KINDS.get(backbone, 'frozen backbone')}"
         + (" with a critic's own beside it" if critic else ""),
         algorithm=algorithm,
         critic_reads=(_read_by_critic(task), read_to_act) if critic else None,
@@ -304,7 +325,8 @@ def acts_in_the_action_space(trials: list[Trial]) -> None:
     """act() returns n actions of the action space for n states."""
     for trial in trials:
         task, actions = trial.algorithm.task, trial.acted[0]
-        expect(len(actions) == NUM_ENVS, f"{trial.where}: expected {NUM_ENVS} actions, got {len(actions)}")
+        n = task.collector.num_envs
+        expect(len(actions) == n, f"{trial.where}: expected {n} actions, got {len(actions)}")
         for action in actions:
             inside = task.collector.action_space.contains(action)
             expect(inside, f"{trial.where}: {action!r} is not in {task.collector.action_space}")
@@ -392,6 +414,14 @@ def exports_what_it_acts_by(trials: list[Trial]) -> None:
         )
 
 
+def offers_the_model_that_it_teaches(trials: list[Trial]) -> None:
+    """If it learns a language model, language_policy() gives it, for export."""
+    for trial in trials:
+        if isinstance(trial.algorithm.task.reader.backbone, GenerativeBackbone):
+            policy = trial.algorithm.language_policy()
+            expect(isinstance(policy, LanguagePolicy), f"{trial.where}: got {type(policy).__name__}")
+
+
 def _read_by_critic(task: Task) -> int:
     """How many states the critic's own backbone was given so far."""
     backbone = task.reader.critic
@@ -414,4 +444,5 @@ CHECKS: tuple[Check[list[Trial]], ...] = (
     saves_copies,
     goes_on_exactly_from_its_state,
     exports_what_it_acts_by,
+    offers_the_model_that_it_teaches,
 )

@@ -234,6 +234,27 @@ def comes_back_by_replay(case: EnvironmentCase) -> None:
     second.close()
 
 
+def gives_equal_seeds_equal_prompts(case: EnvironmentCase) -> None:
+    """If it gives prompts, they are strings with something in them, and do not depend on what was answered before."""
+    if not case.environment.observation_spec().prompt:
+        return
+    first, second = case.environment.make(), case.environment.make()
+    prompts = first.reset(seed=7)[0], second.reset(seed=7)[0]
+    for index, actions in enumerate(zip(case.actions, reversed(case.actions), strict=True)):
+        expect(all(prompts), "a prompt is empty")
+        expect(
+            prompts[0] == prompts[1],
+            f"prompt {index + 1} differs after other answers to those before it: draw prompts from np_random, and "
+            "nothing that depends on an answer, so that the completions of a group have one prompt",
+        )
+        steps = [env.step(action) for env, action in zip((first, second), actions, strict=True)]
+        if not all(step[2] or step[3] for step in steps):  # a dialogue: what is asked next depends on the answer
+            break
+        prompts = first.reset()[0], second.reset()[0]
+    first.close()
+    second.close()
+
+
 def _play(env: gymnasium.Env, actions: list[Any]) -> None:
     for action in actions:
         _, _, terminated, truncated, _ = env.step(action)
@@ -267,4 +288,5 @@ CHECKS: tuple[Check[EnvironmentCase], ...] = (
     reports_success_and_metrics,
     repeats_itself_by_seed,
     comes_back_by_replay,
+    gives_equal_seeds_equal_prompts,
 )

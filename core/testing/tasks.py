@@ -16,6 +16,7 @@ from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array
 from bitrl.core.interfaces import Backbone, Task
 from bitrl.core.options import NoOptions
+from bitrl.plugins.serializers.prompt import Prompt
 from bitrl.plugins.serializers.vector import Vector
 
 
@@ -85,9 +86,11 @@ def make_task(
     critic_trainable: bool = False,
     steps: int = 100_000,
     progress: Callable[[int], None] = lambda step: None,
+    group: int = 1,
 ) -> Task:
     """A task for an algorithm's own tests: vector environments that were just reset, whose observations are read as
-    scaled numbers (or, where they are not numbers alone, as counts of letters).
+    scaled numbers (or, where they are not numbers alone, as counts of letters); prompts are texts as they are, for a
+    backbone such as small_language_model.generative.
 
     Args:
         env: an environment, or its name.
@@ -98,17 +101,23 @@ def make_task(
         trainable, critic_trainable: the algorithm trains that backbone, which has `module()`.
         steps: see Task.
         progress: called with the number of environment steps taken so far.
+        group: so many successive environments are reset with the same seed (AlgorithmRecord.group_option).
     """
     made = load_environment(env) if isinstance(env, str) else env
     spec = made.observation_spec()
     numbers = spec.fields and not spec.texts
-    serializer = Vector(NoOptions(), spec) if numbers else Letters()
+    serializer: Any = Letters()
+    if spec.prompt:
+        serializer = Prompt(NoOptions(), spec)
+    elif numbers:
+        serializer = Vector(NoOptions(), spec)
     envs = replay.vectorise(made.make, num_envs)
-    observations, _ = envs.reset(seed=seed)
+    observations, _ = envs.reset(seed=[seed + index // group for index in range(num_envs)])
+    width = 0 if spec.prompt else serializer.width
     reader = StateReader(
         serializer,
-        backbone(serializer.width),
-        critic_backbone(serializer.width) if critic_backbone else None,
+        backbone(width),
+        critic_backbone(width) if critic_backbone else None,
         trainable=trainable,
         critic_trainable=critic_trainable,
     )

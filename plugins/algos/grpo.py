@@ -43,10 +43,7 @@ class GRPO(Algorithm):
         counts = informative.repeat_interleave(size)
         chosen = [each for each, count in zip(completions, counts.tolist(), strict=True) if count]
         if chosen:
-            mask = mask_of(chosen)
-            with agent.stopwatch("log-probabilities"):
-                proximal = agent.logprobs(agent.learner.module, chosen, mask)
-            metrics |= agent.learn(chosen, mask, proximal, advantages.flatten()[counts], self.minibatch_size)
+            metrics |= agent.learn(chosen, mask_of(chosen), advantages.flatten()[counts], self.minibatch_size)
         metrics |= agent.replace()
         agent.alarms(metrics, self.step)
         return metrics

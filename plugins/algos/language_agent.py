@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bitrl.core.acting.states import States
 from bitrl.core.environments.collector import Rollout
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Completion, GenerativeBackbone, Task
 from bitrl.core.schedules import value_at
 from bitrl.core.wording import setting, warn
@@ -41,6 +41,9 @@ class LanguageAgent:
     Attributes:
         learner: the weights that learn, and their optimiser.
         stopwatch: seconds of the last update by stage.
+
+    Raises:
+        UsageError: the model has no end token, or cannot be scaled.
     """
 
     def __init__(self, options: LanguageAlgorithmOptions, task: Task):
@@ -48,6 +51,11 @@ class LanguageAgent:
         backbone = task.reader.backbone
         assert isinstance(backbone, GenerativeBackbone)  # the algorithm's record says so
         self.policy = backbone.language_policy()
+        if not self.policy.ends:
+            raise UsageError(
+                "the language model names no end token (tokenizer.ggml.eos_token_id of a GGUF file, eos_token_id in "
+                f"config.json), so no completion of it would end: use another model ({setting('backbone.model')})"
+            )
         self.reference = None if options.kl is None else self.policy.reference().module()
         module = self.policy.module(options.rollout if options.quantised_learner else None)
         if options.uaq_scale != 1:
@@ -110,21 +118,30 @@ class LanguageAgent:
         }  # fmt: skip
 
     def learn(
-        self, completions: list[Completion], mask: Tensor, proximal: Tensor, advantages: Tensor, minibatch_size: int
-    ) -> dict[str, float]:
+        self, completions: list[Completion], mask: Tensor, advantages: Tensor, minibatch_size: int,
+        proximal: Tensor | None = None,
+    ) -> dict[str, float]:  # fmt: skip
         """`epochs` passes over completions, `minibatch_size` of them in a step; what was seen of them.
 
         Args:
             completions: B of them.
             mask: bool [B, T], of `mask_of`.
-            proximal: their log-probabilities under the learner as it is, [B, T].
             advantages: [B] or [B, T].
             minibatch_size: completions in a gradient step.
+            proximal: their log-probabilities under the learner as it is, [B, T], where they are known.
         """
         options, learner, everyone = self.options, self.learner, torch.arange(len(completions))
+        # A single step begins from the learner as it is: its own forward pass gives the proximal log-probabilities, and
+        # each microbatch its own weights. The mixed estimator's depend on the whole rollout.
+        single = options.epochs == 1 and minibatch_size >= len(completions) and options.correction != "mixed"
         with self.stopwatch("log-probabilities"):
             reference = None if self.reference is None else self.logprobs(self.reference, completions, mask)
-        corrected, metrics = correct(proximal, behaviour_logprobs(completions), mask, advantages, self.estimator)
+            if proximal is None and not single:
+                proximal = self.logprobs(learner.module, completions, mask)
+        behaviour, found = behaviour_logprobs(completions), torch.zeros(mask.shape)
+        if proximal is not None:
+            found = proximal
+            corrected, _ = correct(proximal, behaviour, mask, advantages, self.estimator)
         rate, generator = value_at(options.learning_rate, self.progress), torch.Generator()
         generator.manual_seed(self.seed(SHUFFLING))
         sums: dict[str, float] = {}
@@ -137,23 +154,34 @@ class LanguageAgent:
                     for part in microbatches(completions, rows):
                         some = [completions[row] for row in part.tolist()]
                         current = token_logprobs(learner.module, some, mask[part], options.temperature)
+                        if proximal is not None:
+                            correction = corrected.take(part)
+                        else:
+                            found[part] = current.detach()
+                            correction, _ = correct(
+                                found[part], behaviour[part], mask[part], advantages[part], self.estimator
+                            )
                         compared = None if reference is None else reference[part]
                         loss, counted, seen = policy_loss(
-                            current, corrected.take(part), advantages[part], self.estimator, compared
+                            current, correction, advantages[part], self.estimator, compared
                         )
-                        loss.backward()  # type: ignore[no-untyped-call]
+                        loss.backward()
                         count += float(counted)
                         for name, figure in {**seen, "loss": loss.detach(), "counted": counted}.items():
                             sums[name] = sums.get(name, 0.0) + float(figure)
                     norms.append(learner.step(rate, count))
             moved = learner.moved(before)
-            discarded = None in norms or not np.isfinite(moved)
+            # Weights that are finite may still be too large for their products: one completion shows that.
+            sound = self.logprobs(learner.module, completions[:1], mask[:1]).isfinite().all()
+            discarded = None in norms or not np.isfinite(moved) or not bool(sound)
             if discarded:
                 learner.put(before)
             self.synced = False
         self.heed(discarded)
-        tokens, counted = max(sums.pop("tokens"), 1.0), max(sums.pop("counted"), 1.0)
-        metrics |= {"policy_loss": sums.pop("loss") / counted, **{name: each / tokens for name, each in sums.items()}}
+        _, metrics = correct(found, behaviour, mask, advantages, self.estimator)
+        tokens, denominator = max(sums.pop("tokens"), 1.0), max(sums.pop("counted"), 1.0)
+        metrics |= {"policy_loss": sums.pop("loss") / denominator}
+        metrics |= {name: each / tokens for name, each in sums.items()}
         metrics |= {"update_size": moved, "steps_discarded": len(norms) if discarded else 0}
         metrics |= {"gradient_norm": float(np.mean([norm for norm in norms if norm is not None] or [0.0]))}
         return {name: figure for name, figure in metrics.items() if np.isfinite(figure)}

@@ -55,16 +55,17 @@ class LanguageLearner:
     def moved(self, before: Sequence[Tensor]) -> float:
         """How far the weights of matrices are from `before`: the mean distance, in steps of an 8-bit code of their row.
 
-        NaN if a weight is not finite.
+        NaN if a weight is not finite. Rows of zeros, which adapters begin with, have no such step and are left out.
         """
         steps, count = 0.0, 0
         for own, old in zip(self.parameters.values(), before, strict=True):
             if not bool(own.detach().isfinite().all()):
                 return float("nan")
             if own.dim() == 2:
-                step = old.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-                steps += float(((own.detach() - old).abs() / step).sum())
-                count += own.numel()
+                largest = old.abs().amax(dim=1, keepdim=True)
+                distances = ((own.detach() - old).abs() * 127 / largest).where(largest > 0, 0.0)
+                steps += float(distances.sum())
+                count += int((largest > 0).sum()) * own.shape[1]
         return steps / max(count, 1)
 
     def state(self) -> dict[str, np.ndarray]:

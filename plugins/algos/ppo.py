@@ -153,7 +153,8 @@ class PPO(Algorithm):
         admissible = None if admissible is None else admissible.map(lambda each: each[valid])
         with low_bits(self.policy, self.rollout_bits):  # those of the policy that acted
             log_probs = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
-        sampled, correction, diagnostics = torch.from_numpy(advantages)[valid], None, {}
+        sampled, correction = torch.from_numpy(advantages)[valid], None
+        diagnostics: dict[str, float] = {}
         if self.estimator is not None:
             proximal = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
             correction, diagnostics = correct_samples(proximal, log_probs, sampled, self.estimator)
@@ -216,20 +217,21 @@ class PPO(Algorithm):
             features = encoded.detach()
             critic_features = features if self.task.reader.critic is None else critic_features
         advantages = normalise(batch.advantages)
-        lower: float | Tensor = 1 - clip_coef
-        upper: float | Tensor = 1 + clip_coef
         counted = size
         with low_bits(self.policy, self.gradient_bits):
             outputs, policy_tape = forward(self.policy, features)
             log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
             log_ratio = log_probs - batch.log_probs
-            if batch.correction is not None:
-                terms = correct_terms(log_ratio, advantages, batch.correction, 1 - clip_coef, 1 + clip_coef)
-                log_ratio, advantages, lower, upper = terms
+            if batch.correction is None:
+                ratio = log_ratio.exp()
+                clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
+            else:
+                log_ratio, advantages, upper = correct_terms(log_ratio, advantages, batch.correction, 1 + clip_coef)
+                ratio = log_ratio.exp()
+                clipped_ratio = ratio.clamp(min=1 - clip_coef).minimum(upper)
                 counted = max(1, int(batch.correction.kept.sum()))
-            ratio = log_ratio.exp()
             unclipped = ratio * advantages
-            clipped = ratio.clamp(lower, upper) * advantages
+            clipped = clipped_ratio * advantages
             by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -counted
             by_outputs = self.head.backward(head_tape, by_log_prob, -ent_coef / size)
             by_features = backward(self.policy, policy_tape, by_outputs, by_inputs=learns)
@@ -249,7 +251,7 @@ class PPO(Algorithm):
         self.optimizer.step()
         if not measure:
             return {}
-        outside = (ratio - 1).abs() > clip_coef if batch.correction is None else (ratio < lower) | (ratio > upper)
+        outside = (ratio - 1).abs() > clip_coef if batch.correction is None else clipped_ratio != ratio
         share = size / counted  # those left out of a correction are 0 in these means
         return {
             "policy_loss": -float(torch.minimum(unclipped, clipped).mean()) * share,

@@ -45,7 +45,7 @@ class PPOLanguage(Algorithm):
         rewards = torch.from_numpy(rollout.rewards[0])
         advantages = token_advantages(rewards, values, mask, options.gamma, options.gae_lambda)
         targets = (values + advantages)[mask]
-        metrics |= agent.learn(completions, mask, proximal, normalised(advantages, mask), self.minibatch_size)
+        metrics |= agent.learn(completions, mask, normalised(advantages, mask), self.minibatch_size, proximal)
         with agent.stopwatch("values"):
             metrics["value_loss"] = self.learn_values(hidden[mask], targets, mask)
         if targets.var(correction=0) > 0:
@@ -112,7 +112,7 @@ class Critic:
         """A step of Adam for hidden states [n, d] towards targets [n]; the loss before, half the mean square."""
         loss = (self(hidden) - targets).square().mean() / 2
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()

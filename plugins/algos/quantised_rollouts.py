@@ -51,9 +51,9 @@ def correct_samples(
 
 
 def correct_terms(
-    log_ratio: Tensor, advantages: Tensor, correction: Corrected, lower: float, upper: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A minibatch's log-ratios, advantages and clip range [B], so that PPO's own loss is the estimator's.
+    log_ratio: Tensor, advantages: Tensor, correction: Corrected, upper: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A minibatch's log-ratios, advantages and upper ends of the clip range [B], so that PPO's loss is the estimator's.
 
     Log-ratios are 0 where a sample is rejected; advantages are multiplied by w, and 0 where it is rejected or the
     log-ratio is clamped, where the estimator has no gradient; the range's upper end is divided by r.
@@ -61,4 +61,4 @@ def correct_terms(
     kept, weight, r = correction.kept[:, 0], correction.weight[:, 0], correction.r[:, 0]
     log_ratio = log_ratio.clamp(-LIMIT, LIMIT).where(kept, 0.0)
     advantages = (advantages * weight).where(kept & (log_ratio.abs() < LIMIT), 0.0)
-    return log_ratio, advantages, torch.full_like(r, lower), upper / r
+    return log_ratio, advantages, upper / r

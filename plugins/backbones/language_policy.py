@@ -177,13 +177,6 @@ class FrozenPolicy(EnginePolicy):
         raise UsageError("a reference is a frozen copy of a language model: it does not learn")
 
 
-def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
-    """The ids among which each token was drawn; None where nothing was cut off."""
-    if generated.kept_tokens is None or generated.kept_counts is None:
-        return None
-    return tuple(np.split(generated.kept_tokens, np.cumsum(generated.kept_counts)[:-1]))
-
-
 def has_adapters(model: LanguageModel) -> TypeGuard[LearningLanguageModel]:
     """Whether adapters learn, and nothing else."""
     return model.options.lora_rank is not None

@@ -1,6 +1,6 @@
 """The actor of quantised rollouts (interfaces.RolloutActor): the learner's language model in another format.
 
-Knows how the learner's weights reach the engine that generates, rounded at random or with noise where that is asked for.
+Knows how the learner's weights reach the engine that generates, rounded at random or with noise where asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion, Replaced
 from bitrl.plugins.backbones.engine.engine import Engine, formats
+from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.language_policy import EnginePolicy, engine_weights, has_adapters
 
 
@@ -19,18 +20,13 @@ class EngineActor:
     """Generates by an engine of its own, beside that of the policy whose weights it takes.
 
     Raises:
-        UsageError: there is no such format, or the model names no end token.
+        UsageError: there is no such format.
     """
 
     def __init__(self, policy: EnginePolicy, format: str) -> None:
         if format not in formats():
             raise UsageError(f"there are no rollouts in {format!r}: expected one of {', '.join(formats())}")
         model, options = policy.model, policy.model.options
-        if not policy.ends:
-            raise UsageError(
-                f"{model.engine.path}: names no end token (tokenizer.ggml.eos_token_id, eos_token_id in config.json): "
-                "no completion of it would end; name one in the file, or use another model"
-            )
         self.policy, self.format = policy, format
         self.engine = Engine(
             model.engine.path,
@@ -41,6 +37,7 @@ class EngineActor:
             activation=model.activation,
             linear_class=model.linear_class,
         )
+        Sequences(self.engine)  # makes the head ready, so that the first `update` rounds it as later ones do
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,

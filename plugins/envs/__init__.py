@@ -107,7 +107,7 @@ class AdditionOptions:
 class SortDigitsOptions:
     """Options of sorting digits."""
 
-    length: int = option(5, "digits to sort", between(2, 100))
+    length: int = option(10, "digits to sort", between(2, 100))
     partial: bool = option(True, PARTIAL)
 
 
@@ -115,7 +115,7 @@ class SortDigitsOptions:
 class ReverseWordOptions:
     """Options of writing a word backwards."""
 
-    length: int = option(5, "letters of the word", between(2, 100))
+    length: int = option(6, "letters of the word", between(2, 100))
     partial: bool = option(True, PARTIAL)
 
 
@@ -126,6 +126,27 @@ class CountdownOptions:
     numbers: int = option(3, "how many numbers to use", between(2, 6))
     largest: int = option(9, "largest number to use", between(1, 100))
     partial: bool = option(True, PARTIAL)
+
+
+@options
+class QuestionOptions:
+    """Options of files of questions."""
+
+    file: str | None = option(
+        None, 'jsonl file, a line {"question": …, "answer": "… #### 42"} for each question; must be set'
+    )
+    eval_file: str | None = option(
+        None, "jsonl file of questions to evaluate by; unset: a tenth of the file, on which is not trained"
+    )
+
+
+@options
+class ReasoningGymOptions:
+    """Options of the tasks of reasoning-gym."""
+
+    task: str | None = option(None, "name of the task, such as leg_counting; must be set")
+    settings: str = option("{}", 'settings of the task, as JSON: {"max_animals": 5}')
+    time_limit: float = option(5.0, "seconds that scoring a completion may take; after that its reward is 0", above(0))
 
 
 @hookimpl
@@ -219,9 +240,25 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
             summary=f"{summary} (prompts for a language model)",
             target=TASKS[task],
             options=own,
-            defaults=PROMPTS,
+            defaults={**PROMPTS, "backbone.model": "starter-tasks-fp16"},
             tuned={algorithm: {"algo.max_tokens": most_tokens} for algorithm in ("grpo", "ppo-lm")},
         )
+    yield EnvironmentRecord(
+        name="questions",
+        summary="questions with final answers from a jsonl file such as GSM8K's (prompts for a language model)",
+        target="bitrl.plugins.envs.question_files:QuestionFile",
+        options=QuestionOptions,
+        defaults=PROMPTS,
+        tuned={algorithm: {"algo.max_tokens": 256} for algorithm in ("grpo", "ppo-lm")},
+    )
+    yield EnvironmentRecord(
+        name="reasoning-gym",
+        summary="a task of reasoning-gym by its name (prompts for a language model; extra tasks)",
+        target="bitrl.plugins.envs.reasoning_gym:ReasoningGym",
+        options=ReasoningGymOptions,
+        defaults=PROMPTS,
+        tuned={algorithm: {"algo.max_tokens": 256} for algorithm in ("grpo", "ppo-lm")},
+    )
     yield EnvironmentRecord(
         name="gymnasium",
         summary="any Gymnasium id with Box or Discrete observations and Discrete or Box actions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gymnasium
@@ -13,11 +14,19 @@ from bitrl.core.environments.choice_wrappers import ActionMask
 from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.observation_specs import spec_of_known
+from bitrl.core.environments.prompt_task import PromptTask
 from bitrl.core.errors import UsageError, cause
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.envs import babyai, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 from bitrl.plugins.envs.modules import import_module_of
+
+
+def task_of(id: str) -> PromptTask | None:
+    """The task for language models that `module:Class` names, of a module that is imported; None for any other id."""
+    module, _, name = id.partition(":")
+    named = getattr(sys.modules.get(module), name, None) if name else None
+    return named(id=id) if isinstance(named, type) and issubclass(named, PromptTask) else None
 
 
 class GymnasiumEnvironment(Environment):
@@ -33,6 +42,8 @@ class GymnasiumEnvironment(Environment):
                 none of Discrete, Box and Text.
         """
         import_module_of(self.id)
+        if (task := task_of(self.id)) is not None:
+            return task.make(render_mode)
         if babyai.is_minigrid(self.id):
             return babyai.make(self.id, render_mode)
         env = self._made({"render_mode": render_mode} if render_mode else {})
@@ -43,6 +54,12 @@ class GymnasiumEnvironment(Environment):
                 kind = "an observation space" if kinds is gymnasium.Space else "a Discrete, Box or Text action space"
                 raise UsageError(f"environment {self.id}: expected {kind}, got {type(space).__name__}")
         return ActionMask(env) if self._masks(env) else env
+
+    def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new environment; of a task for language models (`module:Class`), with held-out prompts."""
+        import_module_of(self.id)
+        task = task_of(self.id)
+        return self.make(render_mode) if task is None else task.make_for_evaluation(render_mode)
 
     def _made(self, arguments: dict[str, Any], again: str = "") -> gymnasium.Env:
         try:

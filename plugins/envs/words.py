@@ -11,7 +11,7 @@ from bitrl.plugins.envs.grading import graded
 
 
 class SortDigits(PromptTask):
-    """Sort digits: "Sort the digits 38172:" asks for "12378".
+    """Sort digits: "Sort the digits 3817260594:" asks for "0123456789".
 
     Reward: 1 if it is right; else the share of places with the right digit (`env.partial`).
     """
@@ -30,7 +30,7 @@ class SortDigits(PromptTask):
 
 
 class ReverseWord(PromptTask):
-    """Write a made-up word backwards: "Reverse the word smolt:" asks for "tloms".
+    """Write a made-up word backwards: "Reverse the word smolta:" asks for "atloms".
 
     Reward: 1 if it is right; else the share of places with the right letter (`env.partial`).
     """

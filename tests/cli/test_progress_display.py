@@ -10,6 +10,7 @@ from bitrl.cli.output import table
 from bitrl.core import events
 from bitrl.core.runs.display import display, duration, show_count
 from bitrl.core.runs.progress import TrainingProgress, progress_display
+from bitrl.core.sampled_completions import SampledCompletion
 
 RUN = Path("runs/x")
 CONFIG = {"run": {"env": "E", "serializer": "s", "backbone": "b", "algo": "a", "seed": 0}}
@@ -146,3 +147,35 @@ def test_foreign_names_cannot_move_the_cursor(capsys) -> None:
         listener(events.RunStarted(RUN, {"run": {**CONFIG["run"], "env": "E\x1b[2J"}}, 0, 1000))
     assert "\x1b" not in capsys.readouterr().err
     assert table([("a\x1b[31m", "b\nc")]) == "  a\\x1b[31m  b\\nc"
+
+
+def completion(step: int, **timings: float) -> events.Updated:
+    return events.Updated(RUN, step, {"episode_return": 0.25, "completion_tokens": 8.0}, timings)
+
+
+def test_of_completions_reward_length_and_speed_of_generation_are_shown() -> None:
+    training = TrainingProgress()
+    training.hear(events.RunStarted(RUN, CONFIG, 0, 100, prompts=True), 0.0)
+    assert (training.unit, training.words()) == ("completions", ("reward –", "length –", "– tokens/s", "– left"))
+    training.hear(completion(10), 1.0)
+    assert training.words() == ("reward 0.250", "length 8", "– tokens/s", "0:09 left")  # nothing was measured
+    training.hear(completion(20, tokens=100, generation=0.5), 2.0)
+    training.hear(completion(30, tokens=300, generation=1.5), 3.0)
+    assert training.words() == ("reward 0.250", "length 8", "200 tokens/s", "0:07 left")
+
+
+def test_a_sample_is_shown_at_first_and_then_at_each_twentieth(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_display(quiet=False) as listener:
+        listener(events.RunStarted(RUN, CONFIG, 0, 1000, prompts=True))
+        for step in range(1, 1001):
+            listener(completion(step))
+            listener(events.Sampled(RUN, step, SampledCompletion("Add 1 + 1 =", f"{step}\n[b]", 0.5)))
+    lines = capsys.readouterr().err.splitlines()
+    samples = [line for line in lines if line.startswith("step ")]
+    assert samples[:2] == [
+        "step 1, reward 0.5: Add 1 + 1 = → 1\\n[b]",
+        "step 50, reward 0.5: Add 1 + 1 = → 50\\n[b]",
+    ]
+    assert len(samples) == 21
+    [tenth] = [line for line in lines if line.startswith("training: 100 of 1,000 completions")]
+    assert "   reward 0.250   length 8   – tokens/s   " in tenth

@@ -154,7 +154,9 @@ def test_ctrl_c_ends_generating(path: Path) -> None:
     main = threading.get_ident()
 
     def interrupt() -> None:
-        time.sleep(0.3)
+        while not engine.lock.locked():  # which it is as long as the engine generates
+            time.sleep(0.001)
+        time.sleep(0.01)
         signal.pthread_kill(main, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -162,7 +164,7 @@ def test_ctrl_c_ends_generating(path: Path) -> None:
     try:
         sender.start()
         with pytest.raises(KeyboardInterrupt) as caught:
-            engine.generate([[1]] * 4096, 500)
+            engine.generate([[1]] * 200, 500, slots=4)
         assert "bitrl_go_on" in [entry.name for entry in caught.traceback]  # between two steps
     finally:
         sender.join()

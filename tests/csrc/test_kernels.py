@@ -476,7 +476,7 @@ def test_norm(tables, n, size, seed):
 
 
 def cached(rows: np.ndarray, keys: bool = False) -> np.ndarray:
-    """Rows [n, padded] as a cache has them: keys in groups of eight, [groups, padded, 8], with some number in free places."""
+    """Rows [n, padded] as a cache has them: keys in groups of eight, [groups, padded, 8], free places not zero."""
     filled = np.concatenate([rows, np.full((-len(rows) % 8, rows.shape[1]), 3.0)])
     grouped = filled.reshape(-1, 8, rows.shape[1]).transpose(0, 2, 1) if keys else filled
     return np.ascontiguousarray(grouped)

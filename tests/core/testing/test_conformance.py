@@ -20,6 +20,7 @@ from bitrl.testing import (
     check_plugin,
     check_serializer,
 )
+from bitrl.testing.small_language_model import small_language_model
 
 # The built-in components keep their own contracts.
 
@@ -32,6 +33,12 @@ def test_the_built_in_serializers_conform(name: str):
 def test_the_built_in_backbones_conform():
     check_backbone("mlp")
     check_backbone("mlp", hidden=[3])
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 4}], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("name", ["bitnet", "int8", "int4", "bf16", "fp32"])
+def test_the_built_in_language_models_conform(name: str, options: dict[str, Any]):
+    check_backbone(name, model=str(small_language_model()), threads=1, **options)
 
 
 # Records and options.

@@ -23,6 +23,10 @@ def test_the_built_in_algorithms_conform():
     check_algorithm("ppo", rollout_steps=64, minibatch_size=16)
 
 
+def test_the_built_in_algorithms_of_language_models_conform():
+    check_algorithm("grpo", group_size=2, max_tokens=6, learning_rate=1e-2, rollout="int8", kl="k3")
+
+
 @pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
 def test_the_built_in_environments_conform(name: str):
     check_environment(name)
@@ -31,6 +35,11 @@ def test_the_built_in_environments_conform(name: str):
 @pytest.mark.parametrize("id", ["Pendulum-v1", "FrozenLake-v1"])
 def test_other_gymnasium_environments_conform(id: str):
     check_environment("gymnasium", id=id)
+
+
+@pytest.mark.parametrize("name", ["addition", "sort-digits", "reverse-word"])
+def test_the_built_in_prompt_tasks_conform(name: str):
+    check_environment(name)
 
 
 # Environments.

@@ -50,15 +50,16 @@ def examples(task: PromptTask, random: np.random.Generator, count: int) -> list[
 
 
 def task_vocabulary(tasks: Sequence[PromptTask], seed: int) -> Vocabulary:
-    """All bytes, the words that the prompts of a task share (one token each), and an end token. Without merges, so that
-    a letter is the same token wherever it stands.
+    """All bytes, the words that the prompts of a task share (one token each), and an end token. Letters are
+    not merged: each is the same token wherever it stands.
     """
     random = np.random.default_rng(seed)
     phrases: set[str] = set()
     for task in tasks:
         phrases |= _shared([prompt for prompt, _ in examples(task, random, EXAMPLES)])
-    tokens = [*sorted(ByteLevel.alphabet()), *sorted(phrases), END]
-    return Vocabulary(tokens, [], frozenset(phrases), pre="gpt-2", end=END)
+    zero = "Ā"  # the byte 0: a file must have a merge, and no prompt has two of these
+    tokens = [*sorted(ByteLevel.alphabet()), zero + zero, *sorted(phrases), END]
+    return Vocabulary(tokens, [f"{zero} {zero}"], frozenset(phrases), pre="gpt-2", end=END)
 
 
 def _shared(prompts: Sequence[str]) -> set[str]:

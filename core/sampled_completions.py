@@ -11,7 +11,7 @@ LONGEST = 100
 
 
 @attrs.frozen
-class Sample:
+class SampledCompletion:
     """A prompt as the model reads it, its completion, and the reward."""
 
     prompt: str

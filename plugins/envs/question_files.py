@@ -1,0 +1,199 @@
+"""Questions with final answers from a file, as a task for language models.
+
+Knows GSM8K's form: a line is a JSON object with "question" and "answer", whose final answer stands behind "####".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bitrl.core.environments.prompt_task import HELD_OUT, PromptTask, hash_of
+from bitrl.core.errors import UsageError
+from bitrl.core.wording import setting
+
+LONGEST_LINE = 1_000_000
+"""Characters of a line."""
+
+MARK = "####"
+"""What stands before the final answer."""
+
+_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+
+
+@attrs.frozen
+class Question:
+    """A question and its final answer."""
+
+    text: str
+    answer: str
+
+
+class QuestionFile(PromptTask):
+    """Questions of a jsonl file, each line {"question": …, "answer": "… #### 42"}, as in GSM8K.
+
+    The reward is 1 if the completion's final answer is the question's: what stands behind its last "####", else its
+    last number where the answer is a number, else all of it. Numbers are compared as numbers (1,000 is 1000.0), other
+    answers without regard to case and blanks. A tenth of the questions, at least one, is held out to evaluate;
+    `env.eval_file` names other questions for that, and then all of `env.file` are trained on.
+    """
+
+    isolated = False
+
+    @cached_property
+    def questions(self) -> dict[bool, list[Question]]:
+        """Whether held out → questions.
+
+        Raises:
+            UsageError: there is no file, or it is malformed.
+        """
+        options = self.options
+        if not options.file:
+            raise UsageError(f"environment {self.id} needs a file of questions: {setting('env.file', 'FILE')}")
+        found = read_questions(Path(options.file))
+        if options.eval_file:
+            return {False: found, True: read_questions(Path(options.eval_file))}
+        if len(found) < 2:
+            raise UsageError(
+                f"{options.file}: has one question, so none can be held out to evaluate: add more, or name others "
+                f"with {setting('env.eval_file', 'FILE')}"
+            )
+        return _split(found)
+
+    @property
+    def longest_prompt(self) -> int:  # type: ignore[override]
+        """Characters of the longest question."""
+        return max(len(each.text) for some in self.questions.values() for each in some)
+
+    def prompt(self, random: np.random.Generator) -> tuple[str, str]:
+        """A question to train on."""
+        return self.draw(random, held_out=False)
+
+    def draw(self, random: np.random.Generator, held_out: bool) -> tuple[str, str]:
+        """A question, each as probable as the others."""
+        questions = self.questions[held_out]
+        chosen = questions[random.integers(len(questions))]
+        return chosen.text, chosen.answer
+
+    def score(self, answer: str, completion: str) -> float:
+        """See the class."""
+        return float(same_answer(answer, final_answer(completion, number=as_number(answer) is not None)))
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file, in its order; blank lines are skipped.
+
+    Raises:
+        UsageError: it cannot be read, has no questions, or a line is malformed; the message gives its number.
+    """
+    found: dict[str, int] = {}
+    questions = []
+    for number, line in _lines(path):
+        question = _question(f"{path}, line {number}", line)
+        if question.text in found:
+            raise UsageError(
+                f"{path}, line {number}: the same question as in line {found[question.text]}: remove one of them"
+            )
+        found[question.text] = number
+        questions.append(question)
+    if not questions:
+        raise UsageError(f'{path}: has no questions: expected lines such as {{"question": "…", "answer": "… #### 42"}}')
+    return questions
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbers and texts of the lines that are not blank."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(4 * LONGEST_LINE + 1):
+                number += 1
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                except UnicodeDecodeError as error:
+                    if len(line) > 4 * LONGEST_LINE:
+                        text = "x" * (LONGEST_LINE + 1)
+                    else:
+                        raise UsageError(
+                            f"{path}, line {number}: is not UTF-8 (byte {error.start + 1}): save the file as UTF-8"
+                        ) from None
+                if len(text) > LONGEST_LINE:
+                    raise UsageError(f"{path}, line {number}: is longer than {LONGEST_LINE:,} characters: shorten it")
+                if text:
+                    yield number, text
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _question(where: str, line: str) -> Question:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f'{where}: has the key "{twice}" twice: remove one of them')
+        return dict(pairs)
+
+    try:
+        row = json.loads(line, object_pairs_hook=unique)
+    except RecursionError:
+        raise UsageError(f"{where}: nests lists or objects too deeply") from None
+    except ValueError as error:  # JSONDecodeError, an integer of thousands of digits
+        raise UsageError(f"{where}: is not JSON ({error}): correct or remove it") from None
+    if not isinstance(row, dict):
+        raise UsageError(f'{where}: expected an object such as {{"question": "…", "answer": "…"}}')
+    texts = {}
+    for name in ("question", "answer"):
+        if name not in row:
+            raise UsageError(f'{where}: lacks the key "{name}"')
+        value = row[name]
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and name == "answer":
+            value = str(value)
+        if not isinstance(value, str) or not value.strip():
+            raise UsageError(f'{where}: expected a non-empty string as "{name}", got {value!r:.60}')
+        texts[name] = value
+    answer = texts["answer"].rpartition(MARK)[2].strip()
+    if not answer:
+        raise UsageError(f'{where}: nothing stands behind "{MARK}" in its answer')
+    return Question(texts["question"], answer)
+
+
+def _split(questions: list[Question]) -> dict[bool, list[Question]]:
+    """Whether held out → questions. Which are depends on their texts alone, not on their order in the file."""
+    ranked = sorted(questions, key=lambda each: hash_of(each.text))
+    count = max(1, math.floor(HELD_OUT * len(questions)))
+    return {True: ranked[:count], False: ranked[count:]}
+
+
+def final_answer(completion: str, number: bool) -> str:
+    """What stands behind the last "####" of a completion, on that line; without one the last number in it where a
+    number is expected, else all of it.
+    """
+    _, mark, behind = completion.rpartition(MARK)
+    if mark:
+        return behind.strip().partition("\n")[0].strip()
+    numbers = _NUMBER.findall(completion) if number else []
+    return numbers[-1] if numbers else completion.strip()
+
+
+def same_answer(wanted: str, given: str) -> bool:
+    """Whether two final answers are the same number, or else the same words."""
+    numbers = as_number(wanted), as_number(given)
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    return wanted.casefold().split() == given.casefold().split()
+
+
+def as_number(text: str) -> float | None:
+    """A final answer as a number: `$1,000`, `-3.50`; None if it is none."""
+    text = text.strip().rstrip(".")
+    if len(text) > 100 or not _NUMBER.fullmatch(text):
+        return None
+    return float(text.replace("$", "").replace(",", ""))

@@ -1,0 +1,283 @@
+"""GRPO and PPO of a small language model: learning, exact resume, precisions, and what they refuse."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from language_tasks import ALGORITHMS, ShareOfLetters, begin, saved, tiny_backbone, tiny_file
+
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.interfaces import Completion
+from bitrl.plugins.algos.completions import mask_of, token_logprobs, token_logprobs_and_hidden
+from bitrl.plugins.algos.language_learner import LanguageLearner
+from bitrl.plugins.algos.ppo_lm import Critic, normalised, token_advantages
+
+NAMES = pytest.mark.parametrize("name", list(ALGORITHMS))
+
+
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_file(tmp_path_factory.mktemp("model") / "floats.gguf")
+
+
+@pytest.fixture(scope="module")
+def ternary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_file(tmp_path_factory.mktemp("model") / "ternary.gguf", None)
+
+
+def test_advantages_of_tokens_by_hand() -> None:
+    """Two completions, of three tokens and of one. gamma = 0.9, lambda = 0.5, so each step back counts 0.45."""
+    values = torch.tensor([[0.5, 0.2, 0.4], [0.3, float("nan"), 7.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    found = token_advantages(torch.tensor([1.0, -1.0]), values, mask, 0.9, 0.5)
+    # deltas: 0.9 * 0.2 - 0.5 = -0.32; 0.9 * 0.4 - 0.2 = 0.16; 1 - 0.4 = 0.6. And -1 - 0.3.
+    torch.testing.assert_close(found, torch.tensor([[-0.1265, 0.43, 0.6], [-1.3, 0.0, 0.0]]))
+
+
+def test_without_discount_advantages_are_the_reward_less_the_value() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, rewards = torch.randn(5, 7, generator=generator), torch.randn(5, generator=generator)
+    mask = torch.arange(7) < torch.tensor([7, 1, 3, 5, 2])[:, None]
+    found = token_advantages(rewards, values, mask, 1.0, 1.0)
+    torch.testing.assert_close(found, (rewards[:, None] - values).where(mask, 0.0))
+
+
+def test_advantages_are_normalised_over_tokens_alone() -> None:
+    mask = torch.tensor([[True, True], [True, False]])
+    found = normalised(torch.tensor([[1.0, 2.0], [6.0, 1e9]]), mask)
+    wanted = (np.array([1.0, 2.0, 6.0]) - 3) / np.std([1.0, 2.0, 6.0])
+    np.testing.assert_allclose(found[mask], wanted, rtol=1e-6)
+    assert found[1, 1] == 0
+
+
+def test_the_critics_gradient_is_that_of_its_formula_and_of_nothing_else() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(6, 4, generator=generator).requires_grad_()
+    targets = torch.randn(6, generator=generator)
+    critic = Critic(4)
+    assert not critic.values(hidden).any()
+    critic.weights.detach().copy_(torch.tensor([0.5, -1.0, 2.0, 0.1, 0.3]))
+    exact = hidden.detach().double().numpy()
+    exact = exact / np.sqrt((exact**2).mean(axis=1, keepdims=True))
+    weights = critic.weights.detach().double().numpy()
+    errors = exact @ weights[:4] + weights[4] - targets.double().numpy()
+    assert critic.step(hidden, targets, 1e-3) == pytest.approx((errors**2).mean() / 2, rel=1e-5)
+    assert critic.weights.grad is not None
+    np.testing.assert_allclose(critic.weights.grad[:4], errors @ exact / 6, rtol=1e-4, atol=1e-6)
+    assert critic.weights.grad[4] == pytest.approx(errors.mean(), rel=1e-4)
+    assert hidden.grad is None
+
+
+def test_the_critic_learns_what_hidden_states_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = 5 * torch.randn(512, 8, generator=generator)
+    targets = hidden[:, 2] / hidden.square().mean(dim=1).sqrt() + 0.5
+    critic = Critic(8)
+    losses = [critic.step(hidden, targets, 1e-2) for _ in range(300)]
+    assert losses[-1] < 0.01 * losses[0]
+
+
+def test_hidden_states_are_those_the_logits_come_from(floats: Path) -> None:
+    """The logits of a tied head are the hidden states by the embedding."""
+    module = tiny_backbone(floats).language_policy().module()
+    tokens, places = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]]), torch.tensor([1, 2, 5])
+    with torch.no_grad():
+        logits, hidden = module(tokens, places, hidden=True)
+        assert torch.equal(logits, module(tokens, places))
+    twin = hidden.double() @ module.token_embd.double().T
+    torch.testing.assert_close(logits.double(), twin, rtol=1e-5, atol=1e-6)
+
+
+def test_hidden_states_stand_where_their_tokens_stand(floats: Path) -> None:
+    module = tiny_backbone(floats).language_policy().module()
+    made = [completion([5, 6], [7, 8, 9]), completion([5], [6])]
+    with torch.no_grad():
+        logprobs, states = token_logprobs_and_hidden(module, made, mask_of(made), 0.7)
+        alone = module(torch.tensor([[5, 6, 7, 8, 9]]), hidden=True)[1][0, 1:4]
+        assert torch.equal(logprobs, token_logprobs(module, made, mask_of(made), 0.7))
+    torch.testing.assert_close(states[0], alone.float())
+    assert states.shape == (2, 3, 32)
+    assert not states[1, 1:].any()
+
+
+def completion(prompt: list[int], tokens: list[int]) -> Completion:
+    return Completion(
+        text="", tokens=np.array(tokens, np.int32), logprobs=np.zeros(len(tokens)), prompt=np.array(prompt), ended=True
+    )
+
+
+def test_how_far_weights_moved_is_counted_in_codes_of_their_rows() -> None:
+    module = torch.nn.Linear(2, 3, bias=False)
+    module.weight.detach().copy_(torch.tensor([[1.27, 0.0], [0.0, 0.0], [-2.54, 1.0]]))
+    learner = LanguageLearner(module, None)
+    before = learner.weights()
+    module.weight.detach().add_(0.02)
+    assert learner.moved(before) == pytest.approx((2 + 2 + 1 + 1) / 4, rel=1e-4)  # the row of zeros has no codes
+
+
+@NAMES
+def test_the_reward_rises(name: str, floats: Path) -> None:
+    algorithm = begin(name, tiny_backbone(floats), learning_rate=3e-2, rollout="int8")
+    returns = [algorithm.update()["episode_return"] for _ in range(60)]
+    assert np.mean(returns[:5]) < 0.2
+    assert np.mean(returns[-5:]) > 0.6
+    states = algorithm.task.collector.states
+    greedy = algorithm.act(states)
+    letters = [each for text in greedy for each in text]
+    assert np.mean(["a" <= each <= "z" for each in letters]) > 0.6
+    assert list(greedy) == list(algorithm.act(states))
+
+
+PRECISIONS: dict[str, tuple[bool, str, dict[str, Any], dict[str, Any]]] = {  # ternary file, format, backbone's, own
+    "int8 of fp32": (False, "fp32", {}, {"rollout": "int8"}),
+    "everything": (
+        False, "fp32", {},
+        {
+            "rollout": "int4", "kl": "unbiased", "kl_coef": 0.1, "top_k": 30, "top_p": 0.9, "temperature": 0.8,
+            "uaq_scale": 1.5, "stochastic_rounding": True, "norm_noise": "exponential:5e-2:5e-4", "epochs": 2,
+            "minibatch_size": 2, "correction": "mis", "negative_cap": 0.5,
+        },
+    ),
+    "quantised learner": (False, "fp32", {}, {"rollout": "int8", "quantised_learner": True}),
+    "adapters": (False, "fp32", {"lora_rank": 4}, {}),
+    "ternary": (True, "ternary", {}, {}),
+    "adapters on ternary": (True, "ternary", {"lora_rank": 4}, {}),
+}  # fmt: skip
+
+
+@NAMES
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+def test_it_goes_on_exactly_from_its_state(name: str, precision: str, floats: Path, ternary: Path) -> None:
+    """And where the actor computes as the learner does, it samples exactly what the learner would."""
+    of_codes, format, backbone, options = PRECISIONS[precision]
+    file, options = ternary if of_codes else floats, {"learning_rate": 1e-2, **options}
+    whole = begin(name, tiny_backbone(file, format, **backbone), **options)
+    metrics = [whole.update(), whole.update()]
+    state = saved(whole)
+    resumed = begin(name, tiny_backbone(file, format, **backbone), state=state, **options)
+    third = whole.update()
+    assert resumed.update() == third
+    for key, array in whole.state().items():
+        np.testing.assert_array_equal(array, resumed.state()[key], err_msg=key)
+    metrics.append(third)
+    assert any(each.get("update_size", 0.0) > 0 for each in metrics)
+    assert all(each.get("steps_discarded", 0) == 0 for each in metrics)
+    measured = [each["m2"] for each in metrics if "m2" in each]
+    assert measured
+    if "rollout" not in options or options.get("quantised_learner"):
+        assert max(measured) < 1e-10  # mean square of log-ratios: within 1e-5 each
+    else:
+        assert max(measured) > 1e-7
+
+
+@NAMES
+def test_log_probabilities_are_those_of_what_was_kept(name: str, floats: Path) -> None:
+    """Without kept sets the actor's probabilities, of fewer tokens, would be larger than the learner's."""
+    algorithm: Any = begin(name, tiny_backbone(floats), top_k=5, top_p=0.9)
+    _, completions, _ = algorithm.agent.rollout()
+    mask = mask_of(completions)
+    proximal = algorithm.agent.logprobs(algorithm.agent.learner.module, completions, mask)
+    for row, each in enumerate(completions):
+        assert each.kept is not None
+        assert all(len(kept) <= 5 and token in kept for kept, token in zip(each.kept, each.tokens, strict=True))
+        np.testing.assert_allclose(proximal[row, : len(each.tokens)], each.logprobs, atol=1e-5)
+
+
+def update_often(algorithm: Any) -> None:
+    for _ in range(10):
+        algorithm.update()
+
+
+@NAMES
+@pytest.mark.parametrize("rate", [1e25, 1e38])
+def test_an_update_that_is_not_finite_is_thrown_away(
+    name: str, rate: float, floats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    algorithm = begin(name, tiny_backbone(floats), learning_rate=rate)
+    before = {key: each for key, each in algorithm.state().items() if key.startswith("blk.")}
+    assert algorithm.update()["steps_discarded"] == 1
+    assert "not finite, and was thrown away: use a smaller" in capsys.readouterr().err
+    for key, array in before.items():
+        np.testing.assert_array_equal(array, algorithm.state()[key], err_msg=key)
+    with pytest.raises(RunFailed, match=r"3 updates in a row, up to step \d+, .*use a smaller .*learning_rate"):
+        update_often(algorithm)
+
+
+@NAMES
+def test_updates_that_were_thrown_away_are_counted_across_a_resume(name: str, floats: Path) -> None:
+    algorithm = begin(name, tiny_backbone(floats), learning_rate=1e38)
+    assert [algorithm.update()["steps_discarded"] for _ in range(2)] == [1, 1]
+    resumed = begin(name, tiny_backbone(floats), state=saved(algorithm), learning_rate=1e38)
+    with pytest.raises(RunFailed, match="3 updates in a row"):
+        resumed.update()
+
+
+@NAMES
+def test_a_model_without_an_end_token_is_refused(name: str, tmp_path: Path) -> None:
+    path = tiny_file(tmp_path / "endless.gguf", **{"tokenizer.ggml.eos_token_id": None})
+    with pytest.raises(UsageError, match=r"names no end token .*eos_token_id.*use another model \(.*backbone\.model"):
+        begin(name, tiny_backbone(path))
+
+
+@NAMES
+def test_more_tokens_than_the_context_holds_are_refused(name: str, floats: Path) -> None:
+    algorithm = begin(name, tiny_backbone(floats), max_tokens=64)
+    with pytest.raises(UsageError, match=r"1 tokens and 64 more \(max_tokens\) do not fit the model's context of 64"):
+        algorithm.update()
+
+
+@NAMES
+def test_an_episode_that_goes_on_is_refused(name: str, floats: Path) -> None:
+    algorithm = begin(name, tiny_backbone(floats), make=lambda: ShareOfLetters(goes_on=True))
+    with pytest.raises(RunFailed, match="episodes end with the first completion; this one goes on"):
+        algorithm.update()
+
+
+def test_groups_whose_prompts_differ_are_refused(floats: Path) -> None:
+    algorithm = begin("grpo", tiny_backbone(floats), make=lambda: ShareOfLetters(differs=True))
+    with pytest.raises(RunFailed, match=r"same seed give different prompts.*self\.np_random alone"):
+        algorithm.update()
+
+
+def test_a_group_of_one_is_refused(floats: Path) -> None:
+    with pytest.raises(UsageError, match=r"algo\.group_size: expected an integer of at least 2, got 1"):
+        begin("grpo", tiny_backbone(floats), group_size=1)
+
+
+@NAMES
+def test_an_unknown_precision_is_refused(name: str, floats: Path) -> None:
+    with pytest.raises(UsageError, match=r'algo\.rollout: expected one of "fp32".*got "int9"'):
+        begin(name, tiny_backbone(floats), rollout="int9")
+
+
+@NAMES
+def test_invariant_scaling_needs_matrices_that_learn(name: str, floats: Path) -> None:
+    with pytest.raises(UsageError, match=r"algo\.uaq_scale: no matrices of this model learn .*leave it at 1"):
+        begin(name, tiny_backbone(floats, lora_rank=2), uaq_scale=1.5)
+
+
+def test_one_environment_is_enough_without_groups(floats: Path) -> None:
+    algorithm = begin("ppo-lm", tiny_backbone(floats), 1)
+    assert algorithm.update()["episodes"] == 1
+    assert algorithm.step == 1
+
+
+@pytest.mark.parametrize("correction", ["acr", "mis", "mixed"])
+def test_a_single_step_needs_no_pass_of_its_own_for_proximal_log_probabilities(floats: Path, correction: str) -> None:
+    """Given or found along the way, they lead to the same weights; and to the same diagnostics."""
+    settings = {"rollout": "int4", "correction": correction, "learning_rate": 1e-2, "max_tokens": 6}
+    found = []
+    for given in (True, False):
+        agent = begin("grpo", tiny_backbone(floats), **settings).agent  # type: ignore[attr-defined]
+        _, completions, _ = agent.rollout()
+        mask, advantages = mask_of(completions), torch.linspace(-1, 1, len(completions))
+        proximal = agent.logprobs(agent.learner.module, completions, mask) if given else None
+        metrics = agent.learn(completions, mask, advantages, len(completions), proximal)
+        found.append((agent.learner.weights(), metrics))
+    (weights, metrics), (others, also) = found
+    assert metrics == pytest.approx(also, rel=1e-4, abs=1e-6)
+    assert metrics["m2"] > 1e-6  # int4 does differ
+    for one, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
