@@ -79,6 +79,15 @@ def keep_streams() -> None:
         _kept[descriptor] = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
+def send_nowhere(descriptor: int) -> None:
+    """Let 1, standard output, or 2, standard error, lead nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    if descriptor in _kept:
+        os.dup2(nowhere, _kept[descriptor], inheritable=False)
+    os.close(nowhere)
+
+
 def mend_streams() -> None:
     """Open stdout and stderr again where a plugin or an environment has closed them, or put a file in their place: what
     this program has to say is its own.

@@ -6,18 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint
 from bitrl.core.errors import BitrlError, RunFailed, cause
 from bitrl.core.wording import setting
 
-LEARNED = ("algorithm.", "serializer.")
-"""What the names of arrays begin with that were learned."""
-
 
 def check(checkpoint: Checkpoint) -> None:
-    """Refuse what has parts missing, of the wrong kind, or numbers that were never learned.
+    """Refuse what has parts missing or of the wrong kind. What components saved is theirs to check.
 
     Raises:
         DamagedCheckpoint: the message names the part, what was expected and what came.
@@ -35,36 +30,20 @@ def check(checkpoint: Checkpoint) -> None:
     observations = arrays["observations"]
     if observations.ndim < 1 or len(observations) != len(meta["starts"]):
         raise DamagedCheckpoint(f"observations: expected {len(meta['starts'])}, got shape {list(observations.shape)}")
-    for name, array in arrays.items():
-        if name.startswith(LEARNED) and array.dtype.kind == "f":
-            # A single number may be infinite: the best return before there was one.
-            wrong = np.isnan(array) if array.size == 1 else ~np.isfinite(array)
-            if wrong.any():
-                raise DamagedCheckpoint(f"{name} holds {int(wrong.sum()):,} numbers that are NaN or infinite")
 
 
 @contextmanager
-def restoring(checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Within, what a component raises over a checkpoint's parts becomes a RunFailed with the file's name."""
+def restoring(checkpoint: Checkpoint, who: str) -> Iterator[None]:
+    """Within, what a component raises over a checkpoint's parts becomes a RunFailed that names both."""
     try:
         yield
     except (BitrlError, MemoryError):
         raise
     except Exception as error:
-        if checkpoint is None:
-            raise
         raise RunFailed(
-            f"{checkpoint.path}: cannot be restored, since it does not hold what this run saves: {cause(error)[:200]}: "
-            f"remove it to go on from the one before, or start the run again with {setting('force')}"
+            f"{checkpoint.path}: cannot be restored by {who}: {cause(error)[:200]}: remove it to go on from the one "
+            f"before, or start the run again with {setting('force')}"
         ) from error
-
-
-def check_restored(given: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError where a component that was given arrays has others: of another shape or dtype."""
-    for name in given.keys() & now.keys():
-        old, new = given[name], np.asarray(now[name])
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
-            raise ValueError(f"{name}: expected {new.dtype} {list(new.shape)}, got {old.dtype} {list(old.shape)}")
 
 
 def _expect(meta: Mapping[str, Any], name: str, accepts: Callable[[Any], bool], words: str) -> None:

@@ -36,6 +36,7 @@ from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, correct_terms, estimator
 from bitrl.plugins.algos.reward_scale import RewardScale
+from bitrl.plugins.algos.saved_parameters import restore_parameter
 from bitrl.plugins.algos.standardise import Standardisation
 
 
@@ -325,19 +326,7 @@ class PPO(Algorithm):
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
         for name, weights in self.weights.items():
-            weights.detach().copy_(torch.from_numpy(state[name]))
-            moments = {key: f"{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
-            if len(moments) not in (0, 3):  # none before the first update
-                raise ValueError(f"{name}: expected its step, exp_avg and exp_avg_sq, got {', '.join(moments)}")
-            for stored in (stored for key, stored in moments.items() if key != "step"):
-                found, expected = state[stored], weights.detach().numpy()
-                if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-                    raise ValueError(
-                        f"{stored}: expected {expected.dtype} {list(expected.shape)}, got {found.dtype} "
-                        f"{list(found.shape)}"
-                    )
-            if moments:
-                self.optimizer.state[weights] = {key: torch.tensor(state[stored]) for key, stored in moments.items()}
+            restore_parameter(weights, self.optimizer, state, name, f"{name}.")
         self.generator.set_state(torch.tensor(state["generator"]))
         for prefix, scale in self.standardisations().items():
             mean, std = state[f"{prefix}mean"], state[f"{prefix}std"]

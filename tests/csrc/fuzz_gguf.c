@@ -8,8 +8,7 @@
  * Without clang, -DREPLAY gives a program that needs no libFuzzer: it runs the files named, then a number of mutations
  * of them that are the same every time (test_fuzz.py):
  *
- *     replay MUTATIONS FILE...
- */
+ *     replay MUTATIONS FILE... */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>

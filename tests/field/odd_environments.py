@@ -556,9 +556,6 @@ class Endless(Plain):
         return False, False
 
 
-LIMITED = (FourValuesLimited,)
-
-
 class Forks(Plain):
     """A child process, forked in the sixth step of all, comes back from it as the environment does; or it raises."""
 
@@ -588,6 +585,8 @@ class ClosesStreams(Plain):
                 os.close(descriptor)
         return super().step(action)
 
+
+LIMITED = (FourValuesLimited,)
 
 for name, kind in list(globals().items()):
     if isinstance(kind, type) and issubclass(kind, Plain):
