@@ -7,10 +7,10 @@ not know rewards or losses. torch is imported when the module is asked for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from bitrl.plugins.backbones.engine.generation import Generated, Sequences, exac
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
+from bitrl.plugins.backbones.learned_weights import engine_weights, has_adapters
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bitrl.plugins.backbones.engine.engine import Engine
-    from bitrl.plugins.backbones.language_model import LanguageModel, LearningLanguageModel
+    from bitrl.plugins.backbones.language_model import LanguageModel
     from bitrl.plugins.backbones.rollout_actor import EngineActor
     from bitrl.plugins.backbones.training.decoder import Decoder
 
@@ -144,14 +145,15 @@ class EnginePolicy:
         """
         from bitrl.plugins.backbones.tools.learned_model import write_learned
 
-        return write_learned(self, path)
+        weights = None if has_adapters(self.model) else dict(engine_weights(self.decoder))
+        return write_learned(self.model, weights, path)
 
     def sync(self) -> None:
         """The module's parameters have changed: generate by them from now on; kept sequences and features are void."""
         if has_adapters(self.model):
             self.model.sync()
         elif "decoder" in vars(self):
-            push(self.model.engine, dict(engine_weights(self.decoder)))
+            self.model.engine.replace_all(dict(engine_weights(self.decoder)))
             self.model.weights_changed()
         self.version += 1
 
@@ -166,7 +168,7 @@ class FrozenPolicy(EnginePolicy):
             model.copy_adapters(self.model)
         elif "decoder" in vars(policy):
             self.__dict__["decoder"] = copy.deepcopy(policy.decoder)
-            push(self.model.engine, dict(engine_weights(self.decoder)))
+            self.model.engine.replace_all(dict(engine_weights(self.decoder)))
 
     def module(self, format: str | None = None) -> nn.Module:
         """As EnginePolicy's; nothing in it is trainable, nor is it in another format."""
@@ -177,34 +179,11 @@ class FrozenPolicy(EnginePolicy):
         raise UsageError("a reference is a frozen copy of a language model: it does not learn")
 
 
-def has_adapters(model: LanguageModel) -> TypeGuard[LearningLanguageModel]:
-    """Whether adapters learn, and nothing else."""
-    return model.options.lora_rank is not None
-
-
 def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
     """The ids int32 that each token was drawn among; None where nothing was cut off."""
     if generated.kept_tokens is None or generated.kept_counts is None:
         return None
     return tuple(np.split(generated.kept_tokens, np.cumsum(generated.kept_counts)[:-1]))
-
-
-def engine_weights(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights of a decoder that learns, each with its name, as the engine's `replace` takes them: float32."""
-    from bitrl.plugins.backbones.training.decoder_file import weights_in_file
-    from bitrl.plugins.backbones.training.products import codes_as_learned
-
-    for name, parameter in decoder.named_parameters():
-        values = parameter.detach()
-        if decoder.shape.ternary and name.startswith("blk.") and values.dim() == 2:
-            values = codes_as_learned(values, decoder.shape.format)  # which the engine keeps as they are
-        yield f"{name}.weight", weights_in_file(decoder, name, values.float().cpu().numpy())
-
-
-def push(engine: Engine, weights: Mapping[str, np.ndarray]) -> None:
-    """Give an engine other weights."""
-    for name, values in weights.items():
-        engine.replace(name, values)
 
 
 def end_tokens(file: ModelFile | HuggingFaceFile) -> list[int]:

@@ -6,6 +6,7 @@ Knows how the learner's weights reach the engine that generates, rounded at rand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion, Replaced
 from bitrl.plugins.backbones.engine.engine import Engine, formats
 from bitrl.plugins.backbones.engine.generation import Sequences
-from bitrl.plugins.backbones.language_policy import EnginePolicy, engine_weights, has_adapters
+from bitrl.plugins.backbones.learned_weights import engine_weights, has_adapters
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.language_policy import EnginePolicy
 
 
 class EngineActor:
@@ -47,8 +51,15 @@ class EngineActor:
         return self.policy.generate_with(self.engine, prompts, max_tokens, temperature, top_k, top_p, seed)
 
     def update(self, *, rounding_seed: int | None = None, norm_noise: float = 0.0, noise_seed: int = 0) -> Replaced:
-        """Take the weights of the policy's module as they are now; see the interface."""
+        """Take the weights of the policy's module as they are now; see the interface.
+
+        Raises:
+            UsageError: nothing is left to round at random: adapters learn, or weights that are ternary already.
+        """
         model = self.policy.model
+        if rounding_seed is not None and (has_adapters(model) or self.policy.decoder.shape.ternary):
+            why = "adapters learn, in float32" if has_adapters(model) else "a ternary model's codes are the learner's"
+            raise UsageError(f"algo.stochastic_rounding: {why}: leave it out")
         if has_adapters(model):
             model.copy_adapters_to(self.engine)
             weights = {}

@@ -59,11 +59,12 @@ def test_watch_shows_tokens_and_the_last_sample(bitrl: Any, trained: list[Path],
 
 def test_runs_are_compared_reported_and_plotted(bitrl: Any, trained: list[Path], tmp_path: Path) -> None:
     returns = [json.loads((run / "summary.json").read_text())["eval"]["mean_return"] for run in trained]
-    [arm] = json.loads(bitrl("compare", *trained, "--json").out)["tasks"][0]["arms"]
-    assert arm["mean"] == pytest.approx(sum(returns) / 2)
+    [row] = json.loads(bitrl("compare", *trained, "--json").out)["rows"]
+    assert row["mean"] == pytest.approx(sum(returns) / 2)
     assert bitrl("compare", *trained, "--metric", "correct").code == 0
     assert (
-        "its evaluation has no wrong; it has correct, episodes" in bitrl("compare", *trained, "--metric", "wrong").err
+        "its evaluation has no wrong; it has correct, failed_rewards"
+        in bitrl("compare", *trained, "--metric", "wrong").err
     )
     assert bitrl("report", *trained, "--out", tmp_path / "report.html").code == 0
     assert "even-signs" in (tmp_path / "report.html").read_text()

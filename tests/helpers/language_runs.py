@@ -43,7 +43,8 @@ def settings(folder: Path, kind: str, **run: Any) -> dict[str, Any]:
     model = TinyModel(**{"width": 48, "ffn": 80, **shape})
     if kind.startswith("bitnet"):  # or it would say its last token again and again, whatever it learns
         model.embedding = (model.embedding * 0.1).astype(np.float16)
-    path = model.write(folder / f"{kind.replace(' ', '-')}.gguf", changes={"tokenizer.ggml.eos_token_id": 299})
+    ends = {"tokenizer.ggml.eos_token_id": 299}
+    path = model.write(folder / f"{kind.replace(' ', '-')}.gguf", changes=ends)
     values = {
         "run.num_envs": 8, "run.eval_episodes": 4, "run.checkpoint_every": 1, "algo.group_size": 4,
         "algo.max_tokens": 6, "algo.learning_rate": 1e-2, "backbone.model": str(path), "backbone.threads": 1,

@@ -6,21 +6,25 @@ rounded to, adapters merged into the matrices beside them. convert.py writes the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.wording import setting
-from bitrl.plugins.backbones.language_model import LearningLanguageModel
-from bitrl.plugins.backbones.language_policy import EnginePolicy, engine_weights, has_adapters
 from bitrl.plugins.backbones.tools.convert import Source, write
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.language_model import LanguageModel, LearningLanguageModel
 
 FLOATS = ("bf16", "fp32")
 
 
-def write_learned(policy: EnginePolicy, out: Path) -> list[str]:
-    """Write the model of a policy as its module is now, whole or not at all: what other programs will miss in it.
+def write_learned(model: LanguageModel, weights: Mapping[str, np.ndarray] | None, out: Path) -> list[str]:
+    """Write a model with the weights that it learned (None: its adapters alone), whole or not at all: what others
+    will miss in it.
 
     A backbone of the same format gives by the file, to the bit, what the policy gives; except of merged adapters, which
     are rounded together with the matrices, and where the scale of a ternary matrix was a tensor of its own already,
@@ -30,17 +34,17 @@ def write_learned(policy: EnginePolicy, out: Path) -> list[str]:
         UsageError: there are adapters beside rounded weights, which merging would round once more.
         RunFailed: the file cannot be written.
     """
-    model, file = policy.model, policy.model.engine.file
-    if has_adapters(model):
+    file = model.engine.file
+    if weights is None:
         if model.engine.format not in FLOATS:
             raise UsageError(
                 f"the adapters (backbone.lora_rank) of a model in {model.engine.format} cannot be merged into its "
                 f"weights, which would round what they learned: train with {setting('backbone', 'fp32', 'bf16')}, or "
                 "all weights, without backbone.lora_rank"
             )
-        learned = _merged(model, model.options.i2s_packing)
+        learned = _merged(cast("LearningLanguageModel", model), model.options.i2s_packing)
     else:
-        learned = _with_scales(file, dict(engine_weights(policy.decoder)))
+        learned = _with_scales(file, dict(weights))
     all_blocks = sum(tensor.name.endswith(".attn_q.weight") for tensor in file.tensors())
     return write(
         file, out, activation=model.activation, i2s_packing=model.options.i2s_packing, learned=learned,
