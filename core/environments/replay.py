@@ -132,7 +132,7 @@ def restore(
         )
 
 
-def _check_actions(actions: np.ndarray, space: gymnasium.Space, name: str) -> None:
+def _check_actions(actions: np.ndarray, space: gymnasium.Space[Any], name: str) -> None:
     """Raises ValueError for actions [steps, ...] that are not of the space."""
     if len(actions) == 0:
         return

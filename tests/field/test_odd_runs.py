@@ -534,3 +534,31 @@ def test_a_configuration_without_provenance_is_told_so(finished):
     config.write_text(config.read_text().partition("[provenance")[0])
     with pytest.raises(bitrl.UsageError, match=r"config\.toml: lacks \[provenance\.features\]"):
         bitrl.evaluate(finished, episodes=1)
+
+
+def as_of_0_1(meta, arrays):
+    """What 0.1 wrote: PPO kept the statistics of current episodes, starts had no last seed, options were not there."""
+    del meta["options"], meta["metrics"]
+    for start in meta["starts"]:
+        del start["last_seed"]
+    arrays["algorithm.step"] = arrays.pop("collector.steps")
+    for name in ("returns", "lengths", "resetting"):
+        arrays[f"algorithm.episodes.{name}"] = arrays.pop(f"collector.{name}")
+
+
+def test_a_checkpoint_of_0_1_resumes_to_the_same_bits(finished, tmp_path):
+    old = Path(shutil.copytree(finished, tmp_path / "old"))
+    forge(old, as_of_0_1)
+    results = []
+    for run in (finished, old):
+        bitrl.resume(run, steps=192)
+        newest = checkpoints.read(checkpoints.paths(run / "checkpoints")[0])
+        assert newest.meta["step"] == 192
+        results.append({name: array.tobytes() for name, array in newest.arrays.items()})
+    assert results[0] == results[1]
+
+
+def test_what_a_component_saves_may_be_infinite(finished):
+    """Bounds, best returns before there was one: only the component knows what is wrong."""
+    forge(finished, lambda meta, arrays: arrays.update({"algorithm.best": np.array([-np.inf, np.nan])}))
+    assert bitrl.resume(finished, steps=192)["steps"] == 192
