@@ -5,7 +5,6 @@ Knows nothing of how environments are stepped or restored; whoever makes environ
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -13,7 +12,7 @@ from typing import Any
 
 import gymnasium
 
-from bitrl.core.environments.forks import end_child, in_one_process
+from bitrl.core.environments import forks
 from bitrl.core.errors import BitrlError, RunFailed, cause
 
 
@@ -41,7 +40,7 @@ class CrashReporter(gymnasium.Wrapper):
             self._seed = seed
         self._steps = 0
         try:
-            with in_one_process(self._id, "in reset()"):
+            with forks.in_one_process(self._id, "in reset()"):
                 return self.env.reset(seed=seed, options=options)
         except EnvironmentFault as fault:
             raise self._fault("in reset()", fault) from fault
@@ -57,7 +56,7 @@ class CrashReporter(gymnasium.Wrapper):
             RunFailed: as `reset`.
         """
         self._steps += 1
-        process = os.getpid()
+        before = forks.generation
         try:
             return self.env.step(action)
         except EnvironmentFault as fault:
@@ -67,12 +66,12 @@ class CrashReporter(gymnasium.Wrapper):
         except BaseException as error:
             raise self._crash(f"in step {self._steps} of an episode", error) from error
         finally:
-            if os.getpid() != process:
-                end_child(self._id, "in step()", process)
+            if forks.generation != before:
+                forks.end_child(self._id, "in step()")
 
     def close(self) -> None:
         """Close the environment."""
-        with in_one_process(self._id, "in close()"):
+        with forks.in_one_process(self._id, "in close()"):
             self.env.close()
 
     def _fault(self, where: str, fault: EnvironmentFault) -> RunFailed:
@@ -112,7 +111,7 @@ def reporting(make: Callable[[], gymnasium.Env], id: str) -> Callable[[], gymnas
 def making(id: str) -> Iterator[None]:
     """Within, what the environment `id` raises while it is made becomes a RunFailed that names it."""
     try:
-        with in_one_process(id, "when it was made"):
+        with forks.in_one_process(id, "when it was made"):
             yield
     except EnvironmentFault as fault:  # seen before its first reset
         raise RunFailed(f"environment {id}: {fault}") from fault
