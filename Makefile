@@ -51,7 +51,7 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \
-	-fno-sanitize-recover=all -Dmmap=fuzz_mmap -Dmunmap=fuzz_munmap -Dmadvise=fuzz_madvise
+	-fno-sanitize-recover=all
 FUZZ_PLAIN := $(wildcard csrc/kernels_*.c) $(addprefix csrc/,forward.c session.c threads.c)
 FUZZ_LOADER := $(filter-out $(FUZZ_PLAIN) $(addprefix csrc/,limits.c _engine.c _limits.c),$(wildcard csrc/*.c))
 

@@ -15,7 +15,7 @@ import click
 
 from bitrl.core import address_space
 from bitrl.core.errors import BitrlError, RunFailed, UsageError, cause, out_of_memory
-from bitrl.core.terminal import LONGEST_MESSAGE, as_line, tell
+from bitrl.core.terminal import LONGEST_MESSAGE, as_line, keep_streams, mend_streams, tell
 from bitrl.core.wording import command_line, program
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -166,6 +166,7 @@ def main(args: Sequence[str] | None = None) -> None:
     With BITRL_DEBUG=1 in the environment a failure shows its traceback too.
     """
     lacking = _open_standard_streams()
+    keep_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without "…" is no reason to fail
@@ -175,8 +176,8 @@ def main(args: Sequence[str] | None = None) -> None:
             _check_surroundings(lacking)
             address_space.watch()
             code = cli.main(args=args, prog_name="bitrl", standalone_mode=False, obj=lacking)
-            if sys.stdout is not None:
-                _flush_stdout()
+            mend_streams()
+            _flush_stdout()
     except BrokenPipeError:
         code = 1  # the reader of our output went away, which is its right
     except SystemExit:  # a plugin's command may end the program as it likes
@@ -184,6 +185,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except BaseException as error:  # a panic in an extension module is no Exception
         with command_line():
             code = _explain(error)
+    mend_streams()
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from bitrl.core.errors import RunFailed
-from bitrl.core.terminal import printable
+from bitrl.core.terminal import keep_streams, mend_streams, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,8 @@ def echo(text: str = "", err: bool = False) -> None:
 
 @contextmanager
 def _writing_stdout() -> Iterator[None]:
-    """Within, a failure to write is told as one of stdout."""
+    """Within, a failure to write is told as one of stdout, which is open unless it never was."""
+    mend_streams()
     try:
         yield
     except BrokenPipeError:
@@ -54,6 +55,7 @@ def claim_stdout() -> IO[str]:
         sys.stdout.flush()
     real = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    keep_streams()
     return real
 
 

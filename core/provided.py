@@ -65,12 +65,18 @@ def check_file(file: Path, values: Mapping[str, Mapping[str, Any]], given: Mappi
     announce_module(file, {"run": named})
 
 
+_announced: set[str] = set()
+
+
 def announce_module(file: Path, values: Mapping[str, Mapping[str, Any]]) -> None:
-    """Say on stderr, before it is done, that a configuration file has a module imported: its code runs."""
+    """Say on stderr, before it is done, that a configuration file has a module imported: its code runs. Said once."""
     name = values.get("run", {}).get("env")
     module, colon, _ = str(name).partition(":")
-    if colon and not registry().knows("environment", str(name)) and module not in sys.modules:
-        warn(f"{file} names the environment {shown(name)}: the module {module} is imported for it, and its code runs")
+    said = f"{file} {name}"
+    if not colon or registry().knows("environment", str(name)) or module in sys.modules or said in _announced:
+        return
+    _announced.add(said)
+    warn(f"{file} names the environment {shown(name)}: the module {module} is imported for it, and its code runs")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

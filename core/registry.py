@@ -57,6 +57,9 @@ HEAVY = (
 )  # fmt: skip
 """What reading a plugin's records must not import: `bitrl --help` and `bitrl list` read every record there is."""
 
+MOST_RECORDS = 10_000
+"""Records that one hook may yield: more than any plugin has, and one that yields them for ever is found at once."""
+
 SLOW_SECONDS = 1.0
 """Reading a plugin's records should take no longer than this, whatever it imports."""
 
@@ -154,12 +157,17 @@ class Registry:
             added.append(alone)
         for kind, (hook, record_class) in HOOKS.items():
             for implementation in self._implementations(hook, added):
+                found = self.entries[kind]
+                before = len(found)
                 try:
                     records: Any = implementation.function()
                     for record in records or ():
                         if not isinstance(record, record_class):
                             raise TypeError(f"expected {record_class.__name__} records, got {record!r}")
-                        self.entries[kind].append(Entry(package, record))
+                        if len(found) - before == MOST_RECORDS:
+                            del found[before:]
+                            raise ValueError(f"it yields more than {MOST_RECORDS:,} records: does its loop end?")
+                        found.append(Entry(package, record))
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:

@@ -6,6 +6,8 @@ Knows nothing of what is printed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shlex
 import sys
 import unicodedata
@@ -58,10 +60,50 @@ def shell_word(word: object) -> str:
 
 def tell(line: str) -> None:
     """Print a line on stderr. Where nobody can read it (closed, full, a terminal that is gone), work goes on."""
+    mend_streams()
     if sys.stderr is None:  # print() would take stdout
         return
     with contextlib.suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
+
+
+_kept: dict[int, int] = {}
+"""1 and 2, standard output and standard error → descriptors of this program's own that lead where these do."""
+
+
+def keep_streams() -> None:
+    """Remember where stdout and stderr lead, for `mend_streams`. Both are open."""
+    for descriptor in (1, 2):
+        if descriptor in _kept:
+            os.close(_kept[descriptor])
+        _kept[descriptor] = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def send_nowhere(descriptor: int) -> None:
+    """Let 1, standard output, or 2, standard error, lead nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    if descriptor in _kept:
+        os.dup2(nowhere, _kept[descriptor], inheritable=False)
+    os.close(nowhere)
+
+
+def mend_streams() -> None:
+    """Open stdout and stderr again where a plugin or an environment has closed them, or put a file in their place: what
+    this program has to say is its own.
+    """
+    for descriptor, kept in _kept.items():
+        name = "stdout" if descriptor == 1 else "stderr"
+        at = descriptor
+        try:
+            if not os.path.samestat(os.fstat(descriptor), os.fstat(kept)):
+                at = kept  # the next file that was opened has its number
+        except OSError:
+            os.dup2(kept, descriptor)
+        stream = getattr(sys, name)
+        if stream is None or stream.closed or (at == kept and stream is getattr(sys, f"__{name}__")):
+            opened = open(at, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, opened)
 
 
 def _escape(sign: str) -> str:

@@ -23,7 +23,7 @@ enum {
 
 enum { BITRL_POOL_MEAN = 0, BITRL_POOL_LAST = 1, BITRL_POOL_NONE = 2 };
 
-typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a mapped GGUF file, or a caller's table */
+typedef struct bitrl_file bitrl_file;       /* keys and tensors, checked: a GGUF file, or a caller's table */
 typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-only, shared by sessions */
 typedef struct pool bitrl_threads;          /* threads that work together */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
@@ -45,9 +45,11 @@ typedef struct {
     uint32_t type; /* GGML type, see bitrl_type_name */
     uint32_t dims;
     uint64_t shape[4]; /* fastest dimension first, as in the file; 1 beyond dims */
-    const uint8_t *data;
+    const uint8_t *data; /* in memory; NULL: in a file, from byte `offset` on */
     uint64_t bytes;
     float scale; /* every weight is multiplied with it, for types that carry none themselves; 1 in GGUF */
+    int32_t descriptor; /* of that file, above 2 */
+    uint64_t offset;
 } bitrl_tensor;
 
 /* How a file is to be run. */
@@ -68,8 +70,7 @@ typedef struct {
 
 int bitrl_file_open(const char *path, bitrl_file **file, char *error);
 /* A file made of a caller's table, checked as a GGUF header is: a Hugging Face checkpoint under GGUF's names. Names and
- * values are copied. Tensor data must lie in read-only mappings that outlive the file: their pages are given back to the
- * system once they are packed. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
+ * values are copied; tensor data, and descriptors, must outlive the file. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
 int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
                         bitrl_file **file, char *error);
 /* The parts of a split GGUF file as one: the keys of the first, the tensors of all. They must outlive it. */
@@ -84,6 +85,8 @@ const bitrl_tensor *bitrl_file_tensor(const bitrl_file *file, uint64_t i);
 
 /* "F32", "Q8_0"...; NULL for types that cannot be read. */
 const char *bitrl_type_name(uint32_t type);
+/* A tensor's bytes as they lie in the file: out [bytes]. */
+int bitrl_read_bytes(const bitrl_tensor *tensor, uint8_t *out, char *error);
 /* All weights of a tensor as float32: out [shape[3], shape[2], shape[1], shape[0]]. */
 int bitrl_read_tensor(const bitrl_tensor *tensor, int i2s_arm, float *out, char *error);
 

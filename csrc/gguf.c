@@ -1,4 +1,5 @@
-/* A small reader of GGUF files (versions 2 and 3) over a read-only mapping; or the same table from a caller.
+/* A small reader of GGUF files (versions 2 and 3): the header is copied, the data stay in the file; or the same table from a
+ * caller.
  *
  * Every length is checked against the bytes that are left before it is used, and memory grows with what was really
  * read, so a damaged or hostile file is an error message. It knows the container, not what a model is. */
@@ -9,16 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "internal.h"
 
-enum { MAX_NAME = 65535 };
+enum { MAX_NAME = 65535, FIRST_BYTES = 1 << 20, MOST_HEADER = 1 << 28 };
 
 struct bitrl_file {
-    const uint8_t *bytes; /* [size] the mapping */
+    int descriptor; /* above 2; else there is none */
     uint64_t size, data_offset;
     bitrl_key *keys; /* in the file's order */
     const bitrl_key **keys_by_name;
@@ -26,21 +26,26 @@ struct bitrl_file {
     bitrl_tensor *tensors;
     const bitrl_tensor **tensors_by_name;
     uint64_t tensor_count;
-    uint8_t *copied;   /* names and values of a caller's table; NULL for a mapped file */
+    uint8_t *owned;     /* names and values: the header, or copies of a caller's */
     bool hugging_face; /* see bitrl_file_is_hugging_face; false for GGUF */
 };
 
-/* A place in the file. `bad` is sticky: after a failed read every value is zero and the caller checks once. */
+/* A place in the file, of which the first `held` bytes are in memory. `bad` is sticky: after a failed read every value is zero
+ * and the caller checks once. */
 typedef struct {
     const uint8_t *bytes;
-    uint64_t size, at;
-    bool bad;
+    uint64_t size, held, at;
+    bool bad, more; /* more: the file goes on, but not in memory */
 } cursor;
 
 static const uint8_t *take(cursor *c, uint64_t bytes)
 {
     if (c->bad || bytes > c->size - c->at) {
         c->bad = true;
+        return NULL;
+    }
+    if (bytes > c->held - c->at) {
+        c->bad = c->more = true;
         return NULL;
     }
     const uint8_t *here = c->bytes + c->at;
@@ -256,41 +261,34 @@ static int read_tensors(bitrl_file *file, cursor *c, char *error)
             status = bitrl_fail(error, BITRL_BAD_FILE, "is truncated or damaged: tensor %.*s lies beyond its end", bytes,
                                 tensor->name);
         else
-            tensor->data = file->bytes + file->data_offset + offsets[i];
+            tensor->descriptor = file->descriptor, tensor->offset = file->data_offset + offsets[i];
     }
     free(offsets);
     return status ? status : sort_tensors(file, error);
 }
 
-static int map_file(bitrl_file *file, const char *path, char *error)
+/* Opens a regular file of some size. Its descriptor is above 2, whatever streams are closed. */
+static int open_file(bitrl_file *file, const char *path, char *error)
 {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) return bitrl_fail(error, BITRL_BAD_FILE, "cannot be opened: %s", strerror(errno));
     struct stat status;
-    int result = BITRL_OK;
-    if (fstat(descriptor, &status) != 0)
-        result = bitrl_fail(error, BITRL_BAD_FILE, "cannot be read: %s", strerror(errno));
-    else if (!S_ISREG(status.st_mode))
-        result = bitrl_fail(error, BITRL_BAD_FILE, "is not a file");
-    else if (status.st_size < 24)
-        result = bitrl_fail(error, BITRL_BAD_FILE, "is not a GGUF file (%lld bytes)", (long long)status.st_size);
-    if (result == BITRL_OK) {
-        void *bytes = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        if (bytes == MAP_FAILED)
-            result = bitrl_fail(error, BITRL_BAD_FILE, "cannot be mapped: %s", strerror(errno));
-        else {
-            file->bytes = bytes;
-            file->size = (uint64_t)status.st_size;
-        }
-    }
-    close(descriptor);
-    return result;
+    int first = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (first < 0) return bitrl_fail(error, BITRL_BAD_FILE, "cannot be opened: %s", strerror(errno));
+    file->descriptor = fcntl(first, F_DUPFD_CLOEXEC, 3);
+    close(first);
+    if (file->descriptor < 0) return bitrl_fail(error, BITRL_BAD_FILE, "cannot be opened: %s", strerror(errno));
+    if (fstat(file->descriptor, &status) != 0)
+        return bitrl_fail(error, BITRL_BAD_FILE, "cannot be read: %s", strerror(errno));
+    if (!S_ISREG(status.st_mode)) return bitrl_fail(error, BITRL_BAD_FILE, "is not a file");
+    if (status.st_size < 24)
+        return bitrl_fail(error, BITRL_BAD_FILE, "is not a GGUF file (%lld bytes)", (long long)status.st_size);
+    file->size = (uint64_t)status.st_size;
+    return BITRL_OK;
 }
 
 static int compare_places(const void *a, const void *b)
 {
     const bitrl_tensor *x = *(const bitrl_tensor *const *)a, *y = *(const bitrl_tensor *const *)b;
-    return (x->data > y->data) - (x->data < y->data);
+    return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
 /* No byte belongs to two tensors: what a model takes is bounded by the size of its file. */
@@ -299,11 +297,43 @@ static int check_overlaps(bitrl_file *file, char *error)
     const bitrl_tensor **sorted = file->tensors_by_name;
     qsort(sorted, file->tensor_count, sizeof *sorted, compare_places);
     for (uint64_t i = 1; i < file->tensor_count; i++)
-        if (sorted[i]->data < sorted[i - 1]->data + sorted[i - 1]->bytes)
+        if (sorted[i]->offset < sorted[i - 1]->offset + sorted[i - 1]->bytes)
             return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s lies on top of another",
                               sorted[i]->name_bytes > 80 ? 80 : (int)sorted[i]->name_bytes, sorted[i]->name);
     qsort(sorted, file->tensor_count, sizeof *sorted, compare_tensors);
     return BITRL_OK;
+}
+
+static void forget_table(bitrl_file *file)
+{
+    free(file->keys);
+    free(file->keys_by_name);
+    free(file->tensors);
+    free(file->tensors_by_name);
+    file->keys = NULL, file->keys_by_name = NULL, file->tensors = NULL, file->tensors_by_name = NULL;
+}
+
+/* The table in the file's first `held` bytes; *more: they are too few to tell. */
+static int read_header(bitrl_file *file, uint64_t held, bool *more, char *error)
+{
+    uint8_t *header = realloc(file->owned, held);
+    if (!header) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
+    file->owned = header;
+    if (!bitrl_read_file(file->descriptor, 0, header, held)) return bitrl_fail(error, BITRL_BAD_FILE, LOST);
+    cursor c = {.bytes = header, .size = file->size, .held = held, .at = 4};
+    uint32_t version = take_u32(&c);
+    int status = BITRL_OK;
+    if (memcmp(header, "GGUF", 4) != 0)
+        status = bitrl_fail(error, BITRL_BAD_FILE, "is not a GGUF file");
+    else if (version != 2 && version != 3)
+        status = bitrl_fail(error, BITRL_BAD_FILE, "is GGUF version %u; versions 2 and 3 are supported", (unsigned)version);
+    file->tensor_count = take_u64(&c);
+    file->key_count = take_u64(&c);
+    if (status == BITRL_OK) status = read_keys(file, &c, error);
+    if (status == BITRL_OK) status = read_tensors(file, &c, error);
+    if (status == BITRL_OK) status = check_overlaps(file, error);
+    *more = c.more;
+    return status;
 }
 
 int bitrl_file_open(const char *path, bitrl_file **out, char *error)
@@ -311,20 +341,16 @@ int bitrl_file_open(const char *path, bitrl_file **out, char *error)
     *out = NULL;
     bitrl_file *file = calloc(1, sizeof *file);
     if (!file) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    int status = map_file(file, path, error);
-    if (status == BITRL_OK) {
-        cursor c = {file->bytes, file->size, 4, false};
-        uint32_t version = take_u32(&c);
-        if (memcmp(file->bytes, "GGUF", 4) != 0)
-            status = bitrl_fail(error, BITRL_BAD_FILE, "is not a GGUF file");
-        else if (version != 2 && version != 3)
-            status = bitrl_fail(error, BITRL_BAD_FILE, "is GGUF version %u; versions 2 and 3 are supported",
-                                (unsigned)version);
-        file->tensor_count = take_u64(&c);
-        file->key_count = take_u64(&c);
-        if (status == BITRL_OK) status = read_keys(file, &c, error);
-        if (status == BITRL_OK) status = read_tensors(file, &c, error);
-        if (status == BITRL_OK) status = check_overlaps(file, error);
+    int status = open_file(file, path, error);
+    bool more = status == BITRL_OK;
+    for (uint64_t held = FIRST_BYTES; more; held *= 4) {
+        more = false;
+        forget_table(file);
+        status = read_header(file, held < file->size ? held : file->size, &more, error);
+        if (more && held >= MOST_HEADER) {
+            status = bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its header takes more than %d MiB", MOST_HEADER >> 20);
+            more = false;
+        }
     }
     if (status == BITRL_OK)
         *out = file;
@@ -350,7 +376,7 @@ static int copy_keys(bitrl_file *file, const bitrl_key *keys, uint8_t **to, char
         *key = keys[i];
         key->name = (const char *)copy(to, key->name, key->name_bytes);
         key->value = copy(to, key->value, key->value_bytes);
-        cursor c = {key->value, key->value_bytes, 0, false};
+        cursor c = {.bytes = key->value, .size = key->value_bytes, .held = key->value_bytes};
         bool array = key->type == GGUF_ARRAY;
         if ((!array && (key->element_type != key->type || key->count != 1)) || key->element_type == GGUF_ARRAY ||
             !skip_values(&c, key->element_type, key->count) || c.at != c.size)
@@ -370,7 +396,7 @@ static int copy_tensors(bitrl_file *file, const bitrl_tensor *tensors, uint8_t *
         int name_bytes = tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes;
         for (uint32_t d = tensor->dims; d < 4; d++) tensor->shape[d] = 1;
         status = tensor->dims < 1 || tensor->dims > 4 ? bad_dimensions(tensor, error) : check_tensor(tensor, error);
-        if (!status && (!tensor->data || tensor->bytes != tensors[i].bytes))
+        if (!status && ((!tensor->data && tensor->descriptor <= 2) || tensor->bytes != tensors[i].bytes))
             status = bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has %llu bytes; its shape needs %llu",
                                 name_bytes, tensor->name, (unsigned long long)tensors[i].bytes,
                                 (unsigned long long)tensor->bytes);
@@ -401,7 +427,7 @@ int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_t
         bytes += tensors[i].name_bytes;
         named &= tensors[i].name_bytes > 0 && tensors[i].name_bytes <= MAX_NAME;
     }
-    uint8_t *to = file->copied = malloc(bytes);
+    uint8_t *to = file->owned = malloc(bytes);
     int status = BITRL_OK;
     if (!named) status = bitrl_fail(error, BITRL_BAD_FILE, "has a name of no or too many bytes");
     if (!to) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
@@ -445,12 +471,9 @@ int bitrl_file_join(bitrl_file *const *parts, uint64_t count, bitrl_file **out, 
 void bitrl_file_close(bitrl_file *file)
 {
     if (!file) return;
-    if (file->bytes) munmap((void *)(uintptr_t)file->bytes, file->size);
-    free(file->keys);
-    free(file->keys_by_name);
-    free(file->tensors);
-    free(file->tensors_by_name);
-    free(file->copied);
+    if (file->descriptor > 2) close(file->descriptor);
+    forget_table(file);
+    free(file->owned);
     free(file);
 }
 
@@ -486,13 +509,4 @@ const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *n
     const bitrl_tensor **found =
         bsearch(&pointer, file->tensors_by_name, file->tensor_count, sizeof *file->tensors_by_name, compare_tensors);
     return found ? *found : NULL;
-}
-
-void bitrl_file_release(const bitrl_tensor *tensor)
-{
-    /* Whole pages only: the first and last may hold a neighbour, and are read again from the file if needed. */
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t from = ((uintptr_t)tensor->data + page - 1) / page * page;
-    uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
-    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }

@@ -34,7 +34,6 @@ const bitrl_key *bitrl_file_find_key(const bitrl_file *file, const char *name);
 const bitrl_tensor *bitrl_file_find_tensor(const bitrl_file *file, const char *name);
 /* Put together from Hugging Face's files: heads of q and k are not interleaved, gemma's norms lack their 1. */
 bool bitrl_file_is_hugging_face(const bitrl_file *file);
-void bitrl_file_release(const bitrl_tensor *tensor); /* gives its pages back to the system */
 
 /* One type of weights (weights.c): `block` weights lie in `bytes` bytes. */
 typedef struct {
@@ -51,8 +50,25 @@ bool bitrl_packing_fits(const bitrl_tensor *tensor, bool arm); /* I2_S packings 
     "has %.*s in I2_S of a size that x86 packing (128 n weights) cannot have: it may have been written on ARM " \
     "(-o backbone.i2s_packing=arm)"
 bool bitrl_all_finite(const float *values, size_t n);
-/* Row `row` of [rows, n] -> out: [n]; false when a weight is not finite. */
-bool bitrl_read_row(float *restrict out, const bitrl_tensor *tensor, bool arm, uint64_t row);
+/* A file is read by pread(), never mapped: another process may truncate it at any time, and a disk may fail. Touching a
+ * mapping would then kill this process (SIGBUS); here it is a result. */
+typedef enum { ROW_READ, ROW_NOT_FINITE, ROW_LOST } row_result;
+#define LOST "cannot be read any more: it lost its end, or its disk fails; start again"
+/* n bytes of a file from byte `at` on; false when they cannot be read. */
+bool bitrl_read_file(int descriptor, uint64_t at, uint8_t *to, size_t n);
+/* The same of a tensor's bytes, which may be in memory. */
+bool bitrl_copy_bytes(const bitrl_tensor *tensor, uint64_t at, uint8_t *to, size_t n);
+enum { WINDOW = 1 << 17, SMALL_WINDOW = 1 << 14 };
+/* What of a tensor's bytes was read last, so that rows one after another are one call of the system. */
+typedef struct {
+    uint8_t *bytes; /* [room], the caller's */
+    size_t room;    /* WINDOW, or less */
+    const bitrl_tensor *of;
+    uint64_t first, held; /* of which bytes */
+    float i2s_scale;      /* of I2_S weights, which lies behind them all */
+} window;
+/* Row `row` of [rows, n] -> out: [n], which may be anything unless it is ROW_READ. */
+row_result bitrl_read_row(float *restrict out, const bitrl_tensor *tensor, bool arm, uint64_t row, window *w);
 void *bitrl_allocate(size_t count, size_t size); /* zeroed, 64-byte aligned, NULL on overflow; free() it */
 
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -78,7 +94,7 @@ struct adapter {
     uint8_t *memory; /* of both */
 };
 
-typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY } pack_result;
+typedef enum { PACKED, PACK_NO_MEMORY, PACK_NOT_FINITE, PACK_NOT_TERNARY, PACK_LOST } pack_result;
 
 /* Where a matrix comes from: a tensor of a file, or floats [rows, columns]. */
 typedef struct {
@@ -102,7 +118,7 @@ typedef struct {
     float scale;           /* the one of weights that are ternary already */
     double step;           /* and of those that are not */
     double *totals;        /* [P(rows)] sum of a row's |weights|, if that is wanted */
-    atomic_bool not_finite, not_ternary;
+    atomic_bool not_finite, not_ternary, lost; /* lost: a row cannot be read */
 } packing;
 
 size_t bitrl_matrix_bytes(matrix_format format, size_t rows, size_t columns);
@@ -142,7 +158,7 @@ struct bitrl_model {
     bitrl_shape shape;
     architecture architecture;
     const bitrl_kernels *kernels;
-    const bitrl_tensor *embedding; /* [vocabulary, width], in the mapped file */
+    const bitrl_tensor *embedding; /* [vocabulary, width], in the file */
     const bitrl_tensor *head;      /* [vocabulary, width] likewise, what makes logits; often the embedding */
     double *output_norm;           /* [P(width)] before the head; or NULL */
     double embedding_scale;        /* of what the embedding gives */

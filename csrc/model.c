@@ -1,6 +1,6 @@
 /* Loading: tensors are checked against the shape that the file's keys say, matrices are packed for the kernels.
  *
- * Knows the tensors' names; what the keys mean is architecture.c's. The embedding and the head stay in the mapped file. */
+ * Knows the tensors' names; what the keys mean is architecture.c's. The embedding and the head stay in the file. */
 #define _DEFAULT_SOURCE
 #include <math.h>
 #include <stdio.h>
@@ -86,6 +86,18 @@ static void take_norm(double *norm, const float *values, size_t n, double offset
     for (size_t c = 0; c < n; c++) norm[c] = values[c] + offset;
 }
 
+/* A vector -> l->row. */
+static int read_only_row(const loader *l, const bitrl_tensor *tensor, const char *name)
+{
+    uint8_t bytes[SMALL_WINDOW];
+    window w = {.bytes = bytes, .room = sizeof bytes};
+    switch (bitrl_read_row(l->row, tensor, l->model->i2s_arm, 0, &w)) {
+    case ROW_READ: return BITRL_OK;
+    case ROW_LOST: return bitrl_fail(l->error, BITRL_BAD_FILE, LOST);
+    default: return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
+    }
+}
+
 static int load_norm(const loader *l, const char *name, size_t n, double offset, double **out)
 {
     const bitrl_tensor *tensor;
@@ -93,8 +105,8 @@ static int load_norm(const loader *l, const char *name, size_t n, double offset,
     if (status) return status;
     *out = bitrl_allocate(round_up(n, PAD), sizeof **out);
     if (!*out) return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
-    if (!bitrl_read_row(l->row, tensor, l->model->i2s_arm, 0))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
+    status = read_only_row(l, tensor, name);
+    if (status) return status;
     take_norm(*out, l->row, n, offset);
     return BITRL_OK;
 }
@@ -106,8 +118,8 @@ static int load_scale(const loader *l, const char *name, matrix *m)
     if (!bitrl_file_find_tensor(l->file, name)) return BITRL_OK;
     int status = find_weight(l, name, 1, 0, &tensor);
     if (status) return status;
-    if (!bitrl_read_row(l->row, tensor, l->model->i2s_arm, 0))
-        return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
+    status = read_only_row(l, tensor, name);
+    if (status) return status;
     m->file_scale = l->row[0];
     return BITRL_OK;
 }
@@ -116,6 +128,7 @@ static int pack_failed(const loader *l, pack_result result, const char *name)
 {
     switch (result) {
     case PACK_NO_MEMORY: return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
+    case PACK_LOST: return bitrl_fail(l->error, BITRL_BAD_FILE, LOST);
     case PACK_NOT_FINITE: return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s is not finite", name);
     default:
         return bitrl_fail(l->error, BITRL_BAD_FILE,
@@ -150,7 +163,6 @@ static int load_matrix(loader *l, size_t i, const named_matrix *named)
     if (status) return status;
     const weight_source source = {.tensor = tensor, .arm = l->model->i2s_arm, .turned = named->turned};
     status = take_matrix(l, m, &source, l->threads, full);
-    bitrl_file_release(tensor);
     if (!status && named->norm) status = load_norm(l, name_of(other, i, named->norm, ".weight"), m->columns, 0, &m->norm);
     return status;
 }

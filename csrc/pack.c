@@ -216,6 +216,7 @@ typedef struct {
     uint8_t *codes;       /* [threads, TILE_ROWS, stride bytes] codes or bf16, zeros behind */
     size_t stride;        /* an odd number of cache lines, see activation_stride */
     int32_t *bits;        /* [threads, widest] random ones */
+    uint8_t *read;        /* [threads, WINDOW] bytes of a file */
     uint8_t *next;        /* [threads, 4 * TILE_ROWS * widest] a tile, when others are replaced */
     uint64_t *changed;    /* [threads] codes, when others are replaced */
     atomic_bool refused;
@@ -228,6 +229,7 @@ typedef struct {
     uint8_t *codes, *next;
     int32_t *bits;
     uint64_t *changed;
+    window *window; /* on the file */
 } packer;
 
 static bool is_ternary(const packing *p)
@@ -237,7 +239,10 @@ static bool is_ternary(const packing *p)
 
 static bool rows_scaled(matrix_format format) { return format == INT8 || format == INT4 || format == FP8; }
 
-static bool refused(const packing *p) { return p->not_finite || (p->not_ternary && !p->may_round); }
+/* There is a row of it that cannot be had: the rest would be in vain. */
+static bool unreadable(const packing *p) { return p->lost || p->not_finite; }
+
+static bool refused(const packing *p) { return unreadable(p) || (p->not_ternary && !p->may_round); }
 
 /* Where row r of the matrix lies in its source. */
 static size_t source_row(const weight_source *source, size_t r)
@@ -247,14 +252,22 @@ static size_t source_row(const weight_source *source, size_t r)
     return r - within + within % half * 2 + within / half;
 }
 
-/* Row r as it is to lie in the matrix, zeros up to `padded`. */
-static bool read_row(const weight_source *source, size_t columns, size_t padded, size_t r, float *out)
+static row_result read_row(const weight_source *source, size_t columns, size_t r, float *out, window *w)
 {
-    r = source_row(source, r);
-    memset(out + columns, 0, (padded - columns) * sizeof *out);
-    if (source->tensor) return bitrl_read_row(out, source->tensor, source->arm, r);
+    if (source->tensor) return bitrl_read_row(out, source->tensor, source->arm, r, w);
     memcpy(out, source->values + r * columns, columns * sizeof *out);
-    return bitrl_all_finite(out, columns);
+    return bitrl_all_finite(out, columns) ? ROW_READ : ROW_NOT_FINITE;
+}
+
+/* Row r as it is to lie in the matrix, zeros up to `padded`; false, and a note of why, when there is none. */
+static bool take_row(packing *p, size_t padded, size_t r, float *out, window *w)
+{
+    memset(out + p->columns, 0, (padded - p->columns) * sizeof *out);
+    switch (read_row(&p->source, p->columns, source_row(&p->source, r), out, w)) {
+    case ROW_READ: return true;
+    case ROW_LOST: p->lost = true; return false;
+    default: p->not_finite = true; return false;
+    }
 }
 
 /* Spreads a number over all bits (the finaliser of splitmix64). */
@@ -328,10 +341,8 @@ static void pack_tile(const packer *own, packing *p, size_t number)
         uint8_t *codes = own->codes + r * all->stride;
         if (first + r >= m->rows)
             memset(row, 0, n * sizeof *row); /* rows of padding are zeros */
-        else if (!read_row(&p->source, m->columns, n, first + r, row)) {
-            p->not_finite = true;
+        else if (!take_row(p, n, first + r, row, own->window))
             return;
-        }
         if (m->format == TERNARY_DENSE) memset(codes + n, 0, PAD); /* which are read beyond the last */
         if (!is_ternary(p) || p->not_ternary)
             round_row(own, p, first + r, row, codes, tile);
@@ -365,14 +376,11 @@ static void look_at_tile(const packer *own, packing *p, size_t number)
         if (!bitrl_all_finite(p->source.values + first * columns, count * columns)) p->not_finite = true;
         return;
     }
-    if (p->not_finite) return;
+    if (unreadable(p)) return;
     memset(own->rows + count * n, 0, (TILE_ROWS - count) * n * sizeof *own->rows);
     for (size_t r = 0; r < count; r++) {
         float *row = own->rows + r * n;
-        if (!read_row(&p->source, columns, n, first + r, row)) {
-            p->not_finite = true;
-            return;
-        }
+        if (!take_row(p, n, first + r, row, own->window)) return;
         if (!p->not_ternary && !own->all->kernels->ternary_codes((int8_t *)own->codes, row, n, p->scale)) p->not_ternary = true;
     }
     measure(p->totals + first, own->rows, n);
@@ -397,7 +405,7 @@ static void look(const packer *own, packing *p, size_t number)
 
 static void pack(const packer *own, packing *p, size_t number)
 {
-    if (p->not_finite) return;
+    if (unreadable(p)) return;
     if (p->m) pack_tile(own, p, number);
     if (p->copy) {
         size_t first = number * TILE_ROWS, count = p->rows - first < TILE_ROWS ? p->rows - first : TILE_ROWS;
@@ -417,8 +425,10 @@ static void find_step(packing *p)
 static void pack_together(void *context, size_t thread, size_t threads)
 {
     packings *all = context;
+    window w = {.bytes = all->read + thread * WINDOW, .room = WINDOW};
     const packer own = {all, all->rows + thread * TILE_ROWS * all->widest, all->codes + thread * TILE_ROWS * all->stride,
-                        all->next + thread * 4 * TILE_ROWS * all->widest, all->bits + thread * all->widest, &all->changed[thread]};
+                        all->next + thread * 4 * TILE_ROWS * all->widest, all->bits + thread * all->widest, &all->changed[thread],
+                        &w};
     if (all->looks) {
         for_tiles(&own, look);
         pool_barrier(all->threads);
@@ -454,22 +464,20 @@ static bool begin(packing *p, bool replaces)
 }
 
 /* The first weight of a ternary matrix that is not zero: all have its magnitude, if they are ternary. */
-static void find_scale(packing *p, float *row)
+static void find_scale(packing *p, float *row, window *w)
 {
     for (size_t r = 0; r < p->rows && p->scale == 0; r++) {
-        if (!read_row(&p->source, p->columns, p->columns, r, row)) {
-            p->not_finite = true;
-            return;
-        }
+        if (!take_row(p, p->columns, r, row, w)) return;
         for (size_t c = 0; c < p->columns && p->scale == 0; c++) p->scale = fabsf(row[c]);
     }
 }
 
 static void pack_all(packings *all, pool *threads)
 {
+    window w = {.bytes = all->read, .room = WINDOW};
     for (size_t i = 0; i < all->count; i++) {
         packing *p = &all->list[i];
-        if (is_ternary(p)) find_scale(p, all->rows);
+        if (is_ternary(p)) find_scale(p, all->rows, &w);
         all->looks |= p->totals != NULL;
         all->tiles += tiles_of(p);
     }
@@ -479,6 +487,11 @@ static void pack_all(packings *all, pool *threads)
         packing *p = &all->list[i];
         if (p->m) p->m->scale = (is_ternary(p) ? p->not_ternary ? p->step : p->scale : 1) * p->m->file_scale;
     }
+}
+
+static pack_result why_refused(const packing *p)
+{
+    return p->lost ? PACK_LOST : p->not_finite ? PACK_NOT_FINITE : PACK_NOT_TERNARY;
 }
 
 pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *kernels, pool *threads, bool random,
@@ -498,12 +511,13 @@ pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *ker
     all.bits = bitrl_allocate(each * all.widest, sizeof *all.bits);
     all.next = bitrl_allocate(each * 4 * TILE_ROWS, all.widest);
     all.changed = bitrl_allocate(each, sizeof *all.changed);
+    all.read = bitrl_allocate(each, WINDOW);
     pack_result result = PACK_NO_MEMORY;
-    if (ready && all.rows && all.codes && all.bits && all.next && all.changed) {
+    if (ready && all.rows && all.codes && all.bits && all.next && all.changed && all.read) {
         result = PACKED;
         pack_all(&all, threads);
         for (*failed = 0; *failed < count && !refused(&list[*failed]);) ++*failed;
-        if (*failed < count) result = list[*failed].not_finite ? PACK_NOT_FINITE : PACK_NOT_TERNARY;
+        if (*failed < count) result = why_refused(&list[*failed]);
     }
     for (size_t i = 0; i < count && result == PACKED && replaced; i++)
         if (list[i].m) replaced->codes += list[i].rows * list[i].columns;
@@ -514,6 +528,7 @@ pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *ker
     free(all.bits);
     free(all.next);
     free(all.changed);
+    free(all.read);
     return result;
 }
 

@@ -1,9 +1,12 @@
-/* Weight types: how many bytes a tensor takes, and its rows as float32.
+/* Weight types: how many bytes a tensor takes, and its rows as float32, from memory or from a file.
  *
  * One table, one function per type; the arithmetic is that of the format's definition, in float32, to the bit.
  * Knows nothing of models and kernels. */
+#define _DEFAULT_SOURCE
+#include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -158,31 +161,102 @@ bool bitrl_packing_fits(const bitrl_tensor *t, bool arm)
     return t->type != GGML_I2_S || weights_of(t) % (arm ? 64 : 128) == 0;
 }
 
-/* One scale behind all codes; blocks go on from row to row. In a block of `stride` bytes the first lies highest. */
-static void read_i2_s(float *restrict out, const bitrl_tensor *t, uint64_t first, size_t n, bool arm)
+/* ---- bytes of a file ---- */
+
+bool bitrl_read_file(int descriptor, uint64_t at, uint8_t *to, size_t n)
 {
-    size_t stride = arm ? 16 : 32;
-    float scale;
-    memcpy(&scale, t->data + weights_of(t) / 4, sizeof scale);
-    if (scale < 0) scale = NAN; /* it is a mean of absolute values: the file is damaged */
-    for (size_t i = 0; i < n; i++) {
-        size_t block = (first + i) / (4 * stride), within = (first + i) % (4 * stride);
-        int code = t->data[block * stride + within % stride] >> (6 - 2 * (within / stride)) & 3;
-        out[i] = scale * (float)(code - 1);
+    while (n) {
+        ssize_t some = pread(descriptor, to, n, (off_t)at);
+        if (some < 0 && errno == EINTR) continue;
+        if (some <= 0) return false;
+        to += some, at += (uint64_t)some, n -= (size_t)some;
     }
+    return true;
+}
+
+bool bitrl_copy_bytes(const bitrl_tensor *t, uint64_t at, uint8_t *to, size_t n)
+{
+    if (!t->data) return bitrl_read_file(t->descriptor, t->offset + at, to, n);
+    memcpy(to, t->data + at, n);
+    return true;
+}
+
+int bitrl_read_bytes(const bitrl_tensor *t, uint8_t *out, char *error)
+{
+    return bitrl_copy_bytes(t, 0, out, t->bytes) ? BITRL_OK : bitrl_fail(error, BITRL_BAD_FILE, LOST);
+}
+
+/* n <= w->room bytes of a tensor from its byte `at` on; NULL when they cannot be read. */
+static const uint8_t *bytes_of(const bitrl_tensor *t, uint64_t at, size_t n, window *w)
+{
+    if (t->data) return t->data + at;
+    if (at > t->bytes || n > t->bytes - at) return NULL; /* a neighbour's */
+    if (w->of != t || at < w->first || at + n > w->first + w->held) {
+        size_t some = t->bytes - at < w->room ? t->bytes - at : w->room;
+        w->of = t, w->first = at, w->held = 0;
+        if (!bitrl_read_file(t->descriptor, t->offset + at, w->bytes, some)) return NULL;
+        w->held = some;
+    }
+    return w->bytes + (at - w->first);
+}
+
+/* ---- rows: false when their bytes cannot be read ---- */
+
+static bool read_blocks(float *restrict out, const bitrl_tensor *t, const weight_type *type, uint64_t row, window *w)
+{
+    size_t n = t->shape[0], most = w->room / type->bytes * type->block;
+    uint64_t at = row * (n / type->block) * type->bytes;
+    for (size_t i = 0; i < n; i += most) {
+        size_t some = n - i < most ? n - i : most, bytes = some / type->block * type->bytes;
+        const uint8_t *from = bytes_of(t, at, bytes, w);
+        if (!from) return false;
+        type->read(out + i, from, some);
+        at += bytes;
+    }
+    return true;
+}
+
+/* One scale behind all codes; blocks go on from row to row. In a block of `stride` bytes the first lies highest. */
+static bool read_i2_s(float *restrict out, const bitrl_tensor *t, uint64_t row, bool arm, window *w)
+{
+    size_t stride = arm ? 16 : 32, n = t->shape[0], weights = 4 * stride; /* of a block */
+    if (w->of != t) {
+        if (!bitrl_copy_bytes(t, weights_of(t) / 4, (uint8_t *)&w->i2s_scale, sizeof w->i2s_scale)) return false;
+        w->of = t, w->held = 0;
+    }
+    float scale = w->i2s_scale < 0 ? NAN : w->i2s_scale; /* it is a mean of absolute values: the file is damaged */
+    uint64_t at = row * n, end = at + n;
+    while (at < end) {
+        uint64_t block = at / weights, blocks = (end - 1) / weights - block + 1;
+        if (blocks > w->room / stride) blocks = w->room / stride;
+        uint64_t until = (block + blocks) * weights < end ? (block + blocks) * weights : end;
+        const uint8_t *from = bytes_of(t, block * stride, blocks * stride, w);
+        if (!from) return false;
+        for (; at < until; at++) {
+            size_t within = at % weights;
+            int code = from[(at / weights - block) * stride + within % stride] >> (6 - 2 * (within / stride)) & 3;
+            *out++ = scale * (float)(code - 1);
+        }
+    }
+    return true;
 }
 
 /* Row `row` of [rows, n]. Each quarter of the rows has a pair of bits of all bytes; 3 is no code. */
-static void read_packed(float *restrict out, const bitrl_tensor *t, uint64_t row)
+static bool read_packed(float *restrict out, const bitrl_tensor *t, uint64_t row, window *w)
 {
     size_t n = t->shape[0];
-    uint64_t quarter = weights_of(t) / n / 4;
-    const uint8_t *from = t->data + row % quarter * n;
+    uint64_t quarter = weights_of(t) / n / 4, at = row % quarter * n;
     unsigned shift = (unsigned)(2 * (row / quarter));
-    for (size_t i = 0; i < n; i++) {
-        int code = from[i] >> shift & 3;
-        out[i] = code == 3 ? NAN : (float)(code - 1);
+    for (size_t first = 0; first < n; first += w->room) {
+        size_t some = n - first < w->room ? n - first : w->room;
+        const uint8_t *from = bytes_of(t, at + first, some, w);
+        if (!from) return false;
+        for (size_t i = 0; i < some; i++) {
+            int code = from[i] >> shift & 3;
+            out[first + i] = code == 3 ? NAN : (float)(code - 1);
+        }
     }
+    return true;
 }
 
 bool bitrl_all_finite(const float *values, size_t n)
@@ -196,19 +270,17 @@ bool bitrl_all_finite(const float *values, size_t n)
     return worst >> 31 == 0;
 }
 
-bool bitrl_read_row(float *restrict out, const bitrl_tensor *t, bool arm, uint64_t row)
+row_result bitrl_read_row(float *restrict out, const bitrl_tensor *t, bool arm, uint64_t row, window *w)
 {
     const weight_type *type = bitrl_weight_type(t->type);
     size_t n = t->shape[0];
-    if (type->read)
-        type->read(out, t->data + row * (n / type->block) * type->bytes, n);
-    else if (t->type == HF_PACKED)
-        read_packed(out, t, row);
-    else
-        read_i2_s(out, t, row * n, n, arm);
+    bool read = type->read           ? read_blocks(out, t, type, row, w)
+                : t->type == HF_PACKED ? read_packed(out, t, row, w)
+                                       : read_i2_s(out, t, row, arm, w);
+    if (!read) return ROW_LOST;
     if (t->scale != 1)
         for (size_t i = 0; i < n; i++) out[i] *= t->scale;
-    return bitrl_all_finite(out, n);
+    return bitrl_all_finite(out, n) ? ROW_READ : ROW_NOT_FINITE;
 }
 
 int bitrl_read_tensor(const bitrl_tensor *t, int i2s_arm, float *out, char *error)
@@ -216,8 +288,13 @@ int bitrl_read_tensor(const bitrl_tensor *t, int i2s_arm, float *out, char *erro
     int name_bytes = t->name_bytes > 80 ? 80 : (int)t->name_bytes;
     if (!bitrl_packing_fits(t, i2s_arm))
         return bitrl_fail(error, BITRL_BAD_FILE, BAD_PACKING, name_bytes, t->name);
-    bool ok = true;
-    for (uint64_t row = 0, rows = weights_of(t) / t->shape[0]; row < rows; row++)
-        ok &= bitrl_read_row(out + row * t->shape[0], t, i2s_arm, row);
-    return ok ? BITRL_OK : bitrl_fail(error, BITRL_BAD_FILE, "is damaged: %.*s is not finite", name_bytes, t->name);
+    uint8_t bytes[SMALL_WINDOW];
+    window w = {.bytes = bytes, .room = sizeof bytes};
+    bool finite = true;
+    for (uint64_t row = 0, rows = weights_of(t) / t->shape[0]; row < rows; row++) {
+        row_result result = bitrl_read_row(out + row * t->shape[0], t, i2s_arm, row, &w);
+        if (result == ROW_LOST) return bitrl_fail(error, BITRL_BAD_FILE, LOST);
+        finite &= result == ROW_READ;
+    }
+    return finite ? BITRL_OK : bitrl_fail(error, BITRL_BAD_FILE, "is damaged: %.*s is not finite", name_bytes, t->name);
 }

@@ -62,7 +62,10 @@ class Agent:
         spec = _spec_of(self.facts["observation"])
         record = registry().find("serializer", self.facts["serializer"]["name"], built_in_first=True)
         serializer = build_serializer(
-            record, parse(record.options, self.facts["serializer"]["options"], "serializer"), spec, self.history
+            record,
+            parse(record.options, self.facts["serializer"]["options"], "the agent's serializer"),
+            spec,
+            self.history,
         )
         if record.learns:
             _restore(serializer.load_state, file, "serializer")

@@ -28,6 +28,8 @@ class Checkpoint:
 
     arrays: Mapping[str, np.ndarray]
     meta: Mapping[str, Any]
+    path: Path | None = None
+    """The file that it was read from."""
 
 
 class DamagedCheckpoint(Exception):
@@ -88,9 +90,9 @@ def read(path: Path) -> Checkpoint:
         plain, dtypes = json.loads(meta)
         for name, description in dtypes.items():
             arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:  # of a dtype, too
         raise DamagedCheckpoint(f"its arrays do not match its description ({error})") from None
-    return Checkpoint(arrays, plain)
+    return Checkpoint(arrays, plain, path)
 
 
 def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -105,8 +107,9 @@ def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCh
     for path in paths(directory):
         try:
             found = read(path)
-            if found.meta["step"] != int(path.stem):
-                raise DamagedCheckpoint(f"it is of step {found.meta['step']}, not of the one in its name")
+            step = found.meta["step"]
+            if isinstance(step, bool) or not isinstance(step, int) or step != int(path.stem):
+                raise DamagedCheckpoint(f"it is of step {str(step)[:40]}, not of the one in its name")
             yield path, found
         except (KeyError, TypeError):
             yield path, DamagedCheckpoint("it does not say its step")

@@ -221,7 +221,13 @@ class Collector:
         }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go back to a `state()`."""
+        """Go back to a `state()`. Raises ValueError for one of other environments."""
+        for name, own in self.state().items():
+            if name in state and (state[name].shape, state[name].dtype.kind) != (own.shape, own.dtype.kind):
+                raise ValueError(
+                    f"collector.{name}: expected {own.dtype} {list(own.shape)}, got {state[name].dtype} "
+                    f"{list(state[name].shape)}"
+                )
         self.steps = int(state["steps"])
         self._returns, self._lengths, self._resetting = (
             state[name].copy() for name in ("returns", "lengths", "resetting")

@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 
+from bitrl.core.environments import forks
 from bitrl.core.errors import BitrlError, RunFailed, cause
 
 
@@ -39,7 +40,8 @@ class CrashReporter(gymnasium.Wrapper):
             self._seed = seed
         self._steps = 0
         try:
-            return self.env.reset(seed=seed, options=options)
+            with forks.in_one_process(self._id, "in reset()"):
+                return self.env.reset(seed=seed, options=options)
         except EnvironmentFault as fault:
             raise self._fault("in reset()", fault) from fault
         except (BitrlError, KeyboardInterrupt):  # which already explains itself; Ctrl-C
@@ -54,6 +56,7 @@ class CrashReporter(gymnasium.Wrapper):
             RunFailed: as `reset`.
         """
         self._steps += 1
+        before = forks.generation
         try:
             return self.env.step(action)
         except EnvironmentFault as fault:
@@ -62,6 +65,14 @@ class CrashReporter(gymnasium.Wrapper):
             raise
         except BaseException as error:
             raise self._crash(f"in step {self._steps} of an episode", error) from error
+        finally:
+            if forks.generation != before:
+                forks.end_child(self._id, "in step()")
+
+    def close(self) -> None:
+        """Close the environment."""
+        with forks.in_one_process(self._id, "in close()"):
+            self.env.close()
 
     def _fault(self, where: str, fault: EnvironmentFault) -> RunFailed:
         return RunFailed(
@@ -100,7 +111,8 @@ def reporting(make: Callable[[], gymnasium.Env], id: str) -> Callable[[], gymnas
 def making(id: str) -> Iterator[None]:
     """Within, what the environment `id` raises while it is made becomes a RunFailed that names it."""
     try:
-        yield
+        with forks.in_one_process(id, "when it was made"):
+            yield
     except EnvironmentFault as fault:  # seen before its first reset
         raise RunFailed(f"environment {id}: {fault}") from fault
     except (

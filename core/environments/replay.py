@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from bitrl.core.environments.checked import briefly, checked
@@ -113,16 +114,36 @@ def restore(
 
     Raises:
         RunFailed: the observations differ: the environment draws random numbers outside `np_random`.
+        ValueError: the actions or observations are not of these environments.
     """
+    for index, env in enumerate(envs.envs):  # type: ignore[attr-defined]
+        _check_actions(arrays[f"actions.{index}"], env.action_space, f"actions.{index}")
     observations = [
         as_array(env.observation_space, env.restore(start, arrays[f"actions.{index}"]))
         for index, (env, start) in enumerate(zip(envs.envs, starts, strict=True))  # type: ignore[attr-defined]
     ]
-    if not _equal(np.stack(observations).astype(expected.dtype), expected):
+    now = np.stack(observations)
+    if now.shape != expected.shape:
+        raise ValueError(f"observations: expected shape {list(now.shape)}, got {list(expected.shape)}")
+    if not _equal(now.astype(expected.dtype), expected):
         raise RunFailed(
             "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
             f"so this run cannot be resumed exactly; start it again with {setting('force')}"
         )
+
+
+def _check_actions(actions: np.ndarray, space: gymnasium.Space[Any], name: str) -> None:
+    """Raises ValueError for actions [steps, ...] that are not of the space."""
+    if len(actions) == 0:
+        return
+    if space.shape is not None and actions.shape[1:] != space.shape:
+        raise ValueError(f"{name}: expected actions of shape {list(space.shape)}, got {list(actions.shape[1:])}")
+    if isinstance(space, Discrete) and not (
+        actions.dtype.kind in "iu" and actions.min() >= space.start and actions.max() < space.start + space.n
+    ):
+        raise ValueError(f"{name}: expected integers of {space}")
+    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        raise ValueError(f"{name}: holds numbers that are NaN or infinite")
 
 
 def _equal(left: np.ndarray, right: np.ndarray) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from bitrl.core.terminal import send_nowhere
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; what containers, Slurm and kill send; a terminal that is closed."""
@@ -66,6 +67,4 @@ def _leave_terminal() -> None:
             termios.tcgetattr(descriptor)
         except termios.error as error:
             if error.args[0] == errno.EIO:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
+                send_nowhere(descriptor)

@@ -25,6 +25,7 @@ from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.options import as_dict
+from bitrl.core.runs.checkpoint_checks import restoring
 from bitrl.core.wording import setting
 
 # Every use of randomness has its own stream, so drawing more from one never changes another.
@@ -77,12 +78,14 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
         observations = envs.reset(seed=seeds)[0]
     else:
         observations = checkpoint.arrays["observations"]
-        replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
+        with restoring(checkpoint, f"environment {parts.environment.id}"):
+            replay.restore(envs, checkpoint.arrays, checkpoint.meta["starts"], observations)
     if to_learn:
         check_process_settings(parts.environment.id, gradients=parts.reader.learner is not None)
     if checkpoint is not None and config.serializer.learns:
         serializer: Any = parts.reader.serializer
-        serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
+        with restoring(checkpoint, named("serializer", config.serializer)):
+            serializer.load_state(with_prefix(checkpoint.arrays, "serializer."))
     [seed] = spawn_seeds(config.run.seed, ALGORITHM, 1)
     who = named("algorithm", config.algorithm)
     collector = Collector(envs, parts.reader, observations, who=who)
@@ -90,8 +93,11 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     with calling(who):
         algorithm: Algorithm = config.algorithm.load()(config.algo_options, task)
         if checkpoint is not None:
-            collector.load_state(_collected(checkpoint))
-            algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
+            with restoring(checkpoint, who):
+                collector.load_state(_collected(checkpoint))
+                algorithm.load_state(with_prefix(checkpoint.arrays, "algorithm."))
+                if algorithm.step != checkpoint.meta["step"]:
+                    raise ValueError(f"it counts {algorithm.step:,} steps, not {checkpoint.meta['step']:,}")
     return algorithm
 
 

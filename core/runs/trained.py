@@ -14,6 +14,7 @@ from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import shown
 from bitrl.core.provided import announce_module, check_provided
+from bitrl.core.runs.checkpoint_checks import check
 from bitrl.core.runs.listeners import Listener
 from bitrl.core.runs.parts import Parts, begin, build, identities
 from bitrl.core.runs.store import BEST, read_provenance
@@ -54,7 +55,11 @@ def _best(directory: Path) -> Checkpoint:
             f"{setting('best')} for the newest one"
         )
     try:
-        return checkpoints.read(path)
+        found = checkpoints.read(path)
+        if not isinstance(found.meta, dict) or type(found.meta.get("step")) is not int:
+            raise checkpoints.DamagedCheckpoint("it does not say its step")
+        check(found)
+        return found
     except checkpoints.DamagedCheckpoint as error:
         raise RunFailed(f"{path}: is damaged ({error}): leave out {setting('best')} for the newest one") from None
 
@@ -102,7 +107,11 @@ def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
     damaged = False
     for path, checkpoint in checkpoints.newest_first(directory / "checkpoints"):
         if isinstance(checkpoint, checkpoints.Checkpoint):
-            return checkpoint
+            try:
+                check(checkpoint)
+                return checkpoint
+            except checkpoints.DamagedCheckpoint as error:
+                checkpoint = error
         damaged = True
         tell(events.CheckpointSkipped(directory, path, str(checkpoint)))
     if damaged:
@@ -117,6 +126,11 @@ def check_identity(directory: Path, parts: Parts) -> None:
     provenance, now = read_provenance(directory), identities(parts)
     for name, part in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
         old, new = provenance.get(name, {}), now.get(name, {})
+        if new and name not in provenance:
+            raise UsageError(
+                f"{directory / 'config.toml'}: lacks [provenance.{name}], which says what {part} was when it was "
+                "trained (was the file edited?): write back what was there, or train again"
+            )
         if changed := identity_changes(old, new):
             raise UsageError(
                 f"{directory}: {part} is not the one it was trained with ({', '.join(changed)} changed): "

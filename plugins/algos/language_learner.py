@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitrl.core.errors import UsageError
+from bitrl.plugins.algos.saved_parameters import restore_parameter
 
 SCALED = {"attn_norm": ("attn_q", "attn_k", "attn_v"), "ffn_norm": ("ffn_gate", "ffn_up")}
 """A block's norms → the matrices that read nothing but what the norm gives."""
@@ -80,10 +81,7 @@ class LanguageLearner:
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore a `state()`."""
         for name, parameter in self.parameters.items():
-            parameter.detach().copy_(torch.from_numpy(state[name]))
-            if f"{name}.step" in state:
-                moments = {key: torch.tensor(state[f"{name}.{key}"]) for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = moments
+            restore_parameter(parameter, self.optimizer, state, name, f"{name}.")
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, correct_terms, estimator
 from bitrl.plugins.algos.reward_scale import RewardScale
+from bitrl.plugins.algos.saved_parameters import restore_parameter
 from bitrl.plugins.algos.standardise import Standardisation
 
 
@@ -325,13 +326,13 @@ class PPO(Algorithm):
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
         for name, weights in self.weights.items():
-            weights.detach().copy_(torch.from_numpy(state[name]))
-            moments = {key: f"{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
-            if moments:
-                self.optimizer.state[weights] = {key: torch.tensor(state[stored]) for key, stored in moments.items()}
+            restore_parameter(weights, self.optimizer, state, name, f"{name}.")
         self.generator.set_state(torch.tensor(state["generator"]))
         for prefix, scale in self.standardisations().items():
-            scale.mean, scale.std = state[f"{prefix}mean"], state[f"{prefix}std"]
+            mean, std = state[f"{prefix}mean"], state[f"{prefix}std"]
+            if mean.shape != scale.mean.shape or std.shape != mean.shape or not (std > 0).all():
+                raise ValueError(f"{prefix}mean, {prefix}std: expected shape {list(scale.mean.shape)}, and std above 0")
+            scale.mean, scale.std = mean, std
         if self.reward_scale is not None:
             self.reward_scale.load_state(state)
         if isinstance(self.head, LearnedActionCodebook) and "action_codebook" in state:

@@ -21,6 +21,7 @@ from bitrl.core.schedules import value_at
 from bitrl.plugins.algos import PPOLanguageOptions
 from bitrl.plugins.algos.completions import mask_of
 from bitrl.plugins.algos.language_agent import VALUES, LanguageAgent
+from bitrl.plugins.algos.saved_parameters import restore_parameter
 
 
 class PPOLanguage(Algorithm):
@@ -127,10 +128,7 @@ class Critic:
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore a `state()`."""
-        arrays = {name: torch.tensor(each) for name, each in state.items()}
-        self.weights.detach().copy_(arrays.pop("weights"))
-        if arrays:
-            self.optimizer.state[self.weights] = arrays
+        restore_parameter(self.weights, self.optimizer, state, "weights", "")
 
 
 def token_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:

@@ -66,5 +66,8 @@ class RewardScale:
         return {"rewards.returns": self.returns.copy(), "rewards.moments": self.moments.copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore a `state()`."""
+        """Restore a `state()`. Raises ValueError for one of another number of environments."""
+        for name, own in self.state().items():
+            if state[name].shape != own.shape:
+                raise ValueError(f"{name}: expected shape {list(own.shape)}, got {list(state[name].shape)}")
         self.returns, self.moments = state["rewards.returns"].copy(), state["rewards.moments"].copy()

@@ -458,3 +458,18 @@ def test_loading_a_component_whose_code_is_missing_names_it_and_the_cause():
     assert str(caught.value) == (
         "\"lost\" could not be loaded from nowhere:Nothing: ModuleNotFoundError: No module named 'nowhere'"
     )
+
+
+def test_a_hook_that_yields_records_for_ever_is_an_error_of_its_plugin_alone() -> None:
+    def endless() -> Iterator[bitrl.SerializerRecord]:
+        while True:
+            yield serializer("again")
+
+    registry = registry_of(
+        (plugin("endless", bitrl_serializers=endless), "endless-package"),
+        (plugin("good", bitrl_serializers=lambda: [serializer("good")]), "good-package"),
+    )
+    [problem] = registry.problems
+    assert problem.package == "endless-package"
+    assert "more than 10,000 records" in problem.message
+    assert names(registry) == ["good"]

@@ -8,15 +8,11 @@
  * Without clang, -DREPLAY gives a program that needs no libFuzzer: it runs the files named, then a number of mutations
  * of them that are the same every time (test_fuzz.py):
  *
- *     replay MUTATIONS FILE...
- *
- * Compiled with -Dmmap=fuzz_mmap -Dmunmap=fuzz_munmap -Dmadvise=fuzz_madvise, so that a file is a block of the heap and
- * not a page-aligned mapping: AddressSanitizer then sees a read of the first byte beyond its end. */
+ *     replay MUTATIONS FILE... */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -25,30 +21,6 @@
 enum { TEXTS = 4, TOKENS = 9, MOST_WEIGHTS = 1 << 16 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* ---- the file as a block of the heap ---- */
-
-void *fuzz_mmap(void *at, size_t length, int protection, int flags, int descriptor, off_t offset)
-{
-    (void)at, (void)protection, (void)flags;
-    void *bytes = malloc(length);
-    if (bytes && pread(descriptor, bytes, length, offset) == (ssize_t)length) return bytes;
-    free(bytes);
-    return MAP_FAILED;
-}
-
-int fuzz_munmap(void *bytes, size_t length)
-{
-    (void)length;
-    free(bytes);
-    return 0;
-}
-
-int fuzz_madvise(void *bytes, size_t length, int advice)
-{
-    (void)bytes, (void)length, (void)advice;
-    return 0;
-}
 
 /* Puts the bytes into a nameless file and returns a path to it. */
 static const char *file_of(const uint8_t *data, size_t size)
@@ -87,12 +59,14 @@ static void read_everything(const bitrl_file *file)
     const bitrl_tensor *tensor;
     for (uint64_t i = 0; (tensor = bitrl_file_tensor(file, i)); i++) {
         if (!bitrl_type_name(tensor->type)) abort();
-        for (uint64_t j = 0; j < tensor->bytes; j++) touched ^= tensor->data[j];
-        uint64_t weights = 1; /* the shape's product fits, or the file would not have opened */
+        char error[BITRL_ERROR_BYTES] = "";
+        uint8_t *bytes = malloc(tensor->bytes); /* they lie in the file, or it would not have opened */
+        check_message(bitrl_read_bytes(tensor, bytes, error), error);
+        free(bytes);
+        uint64_t weights = 1; /* the shape's product fits, too */
         for (int d = 0; d < 4; d++) weights *= tensor->shape[d];
         if (weights > MOST_WEIGHTS) continue;
         float *out = malloc(weights * sizeof *out);
-        char error[BITRL_ERROR_BYTES] = "";
         for (int arm = 0; arm < 2; arm++) check_message(bitrl_read_tensor(tensor, arm, out, error), error);
         free(out);
     }

@@ -7,6 +7,8 @@ All play the same task: four steps; the observation after t of them is [t/10, -t
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 import gymnasium as gym
@@ -552,6 +554,36 @@ class CloseFails(Plain):
 class Endless(Plain):
     def ends(self):
         return False, False
+
+
+class Forks(Plain):
+    """A child process, forked in the sixth step of all, comes back from it as the environment does; or it raises."""
+
+    steps, child_raises = 0, False
+
+    def step(self, action):
+        Forks.steps += 1
+        if Forks.steps == 6 and os.fork() == 0 and self.child_raises:
+            raise ValueError("the child")
+        return super().step(action)
+
+
+class ForkRaises(Forks):
+    """The child raises."""
+
+    child_raises = True
+
+
+class ClosesStreams(Plain):
+    """Closes Python's stdout and stderr, and their descriptors."""
+
+    def step(self, action):
+        sys.stdout.close()
+        sys.stderr.close()
+        for descriptor in (1, 2):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        return super().step(action)
 
 
 LIMITED = (FourValuesLimited,)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -177,6 +180,7 @@ def test_a_success_may_be_a_fraction(tmp_path):
 
 def test_every_one_is_tried():
     tried = {*READ_RIGHT.split(), *TRAINED.split(), *REFUSED, "CloseFails", "Endless", "NoGradientsForAll"}
+    tried |= {"Forks", "ForkRaises", "ClosesStreams"}
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
 
 
@@ -220,3 +224,32 @@ def test_it_is_warned_of_once_however_many_batches_are_played(tmp_path, capfd, m
     monkeypatch.setattr("bitrl.core.runs.evaluate.limited", lambda env: False)
     bitrl.run(backbone="mlp", steps=0, out=tmp_path / "run", options=QUICK | {"run.eval_episodes": 3})
     assert capfd.readouterr().err.count("has taken 5 steps, and the environment has no step limit") == 1
+
+
+def in_a_process(name, tmp_path):
+    """`bitrl run` of an environment → (exit code, stdout, stderr, rows of metrics.jsonl)."""
+    settings = [word for item in QUICK.items() for word in ("-o", "{}={}".format(*item))]
+    done = subprocess.run(
+        [sys.executable, "-m", "bitrl", "run", "--env", f"odd_environments:{name}-v0", "--backbone", "mlp",
+         "--steps", "64", "--out", str(tmp_path / "run"), *settings],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)}, capture_output=True, text=True,
+    )  # fmt: skip
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    return done.returncode, done.stdout, done.stderr, [json.loads(row)["step"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["Forks", "ForkRaises"])
+def test_a_child_that_an_environment_forked_does_not_train(tmp_path, name):
+    code, said, told, steps = in_a_process(name, tmp_path)
+    assert (code, steps) == (0, [16, 32, 48, 64])
+    assert said.count("how it learned is in") == 1
+    [line] = [line for line in told.splitlines() if "forked" in line]
+    assert f"odd_environments:{name}-v0" in line
+    assert "os._exit()" in line
+
+
+def test_an_environment_that_closes_the_streams_does_not_keep_the_result_from_being_said(tmp_path):
+    code, said, told, steps = in_a_process("ClosesStreams", tmp_path)
+    assert (code, steps) == (0, [16, 32, 48, 64])
+    assert said.count("how it learned is in") == 1
+    assert "64 of 64 steps" in told

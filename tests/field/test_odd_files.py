@@ -4,6 +4,7 @@ rightly or refused in one line that names the cause."""
 import gzip
 import io
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -337,6 +338,32 @@ assert (again == first).all()
 """
 
 
+WHILE_LOADING = """
+import os, sys
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.model_file import Sizes
+path, truncated = sys.argv[1:]
+what, check = sys.stdin.readline().strip(), Sizes.check
+def check_and_truncate(sizes):  # what another process does after the sizes were checked
+    check(sizes)
+    os.truncate(truncated, 4096)
+    Sizes.check = lambda sizes: None  # and undoes later, or changes in the moment after
+try:
+    if what == "model":
+        Sizes.check = check_and_truncate
+        Engine(path, threads=2)
+    else:
+        engine = Engine(path, threads=2)
+        engine.encode([[1, 2, 3]])
+        Sizes.check = check_and_truncate
+        engine.generate([[1, 2, 3]], 2)
+    print("went on")
+except UsageError as error:
+    print(str(error).replace(truncated, "FILE").replace(path, "FILE"))
+"""
+
+
 def in_a_child(tmp_path: Path, kind: str, code: str, lines: str = "") -> list[str]:
     """What a child prints that truncates a model, of which it is given the path and that of the file to truncate."""
     if kind == "safetensors":
@@ -367,6 +394,43 @@ def test_a_model_truncated_during_a_call_is_an_error_not_a_bus_error(tmp_path: P
 def test_features_of_a_file_that_was_truncated_meanwhile_are_not_given_out(tmp_path: Path) -> None:
     """Its last page reads as zeros where the file has ended."""
     assert in_a_child(tmp_path, "GGUF", DURING, "checked\n")[0].startswith("FILE changed while it was in use")
+
+
+@pytest.mark.parametrize("what", ["model", "head"])
+@pytest.mark.parametrize("kind", ["GGUF", "split", "safetensors"])
+def test_a_model_truncated_while_it_is_loaded_is_an_error_not_a_bus_error(tmp_path: Path, kind: str, what: str) -> None:
+    message = "FILE cannot be read any more: it lost its end, or its disk fails; start again"
+    assert in_a_child(tmp_path, kind, WHILE_LOADING, f"{what}\n") == [message]
+
+
+def test_the_keys_of_a_file_that_lost_them_meanwhile_are_known(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from bitrl.plugins.backbones.files.model_file import ModelFile\n"
+        "file = ModelFile(sys.argv[1])\n"
+        "os.truncate(sys.argv[2], 0)\n"
+        "print(len(file.metadata()['tokenizer.ggml.tokens']), len(file.tensors()) > 9)\n"
+    )
+    assert in_a_child(tmp_path, "GGUF", code) == ["300 True"]
+
+
+def test_a_header_of_any_length_is_read_and_one_without_end_is_not(tmp_path: Path) -> None:
+    """It is read in parts: one of 5 MB, and one whose key claims 32 GB, which the file, of holes, could hold."""
+    keys, tensors = model("F16")
+    short, path = tmp_path / "short.gguf", tmp_path / "long.gguf"
+    short.write_bytes(gguf_bytes(keys, tensors))
+    path.write_bytes(gguf_bytes({**keys, "general.description": "x" * 5_000_000}, tensors))
+    read = ModelFile(path)
+    assert len(read.metadata()["general.description"]) == 5_000_000
+    name = "blk.0.ffn_down.weight"
+    np.testing.assert_array_equal(read.weights(name), ModelFile(short).weights(name))
+    endless = tmp_path / "endless.gguf"
+    text = struct.pack("<Q", 1 << 35)
+    endless.write_bytes(
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + struct.pack("<I", 8) + text
+    )
+    os.truncate(endless, 1 << 36)
+    refused(endless, "is damaged: its header takes more than 256 MiB")
 
 
 def test_a_tensor_cut_short_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 
 import bitrl
@@ -475,3 +476,89 @@ def test_one_damaged_run_does_not_hide_the_others(finished, tmp_path):
     assert (first["step"], second["step"]) == (0, 128)
     assert [each["status"] for each in broken] == ["damaged", "damaged"]
     assert all("not a TOML file" in each["problem"] for each in broken)
+
+
+def forge(run, change):
+    """Change what the run's newest checkpoint says (its description and arrays), with a checksum that is right."""
+    newest, *older = checkpoints.paths(run / "checkpoints")
+    for path in older:
+        path.unlink()
+    (run / "summary.json").unlink(missing_ok=True)
+    found = checkpoints.read(newest)
+    meta, arrays = dict(found.meta), dict(found.arrays)
+    change(meta, arrays)
+    newest.write_bytes(checkpoints.as_bytes(checkpoints.Checkpoint(arrays, meta)))
+    return newest
+
+
+FORGERIES = {
+    "no starts": lambda meta, arrays: meta.pop("starts"),
+    "a start that is none": lambda meta, arrays: meta.update(starts=[None] * len(meta["starts"])),
+    "a seed in words": lambda meta, arrays: meta["starts"][0].update(seed="one"),
+    "a generator of nothing": lambda meta, arrays: meta["starts"][0].update(seed=None, generator={}),
+    "options that are none": lambda meta, arrays: meta.update(options=[1]),
+    "updates in words": lambda meta, arrays: meta.update(updates="many"),
+    "rows in words": lambda meta, arrays: meta.update(metrics={"rows": "many"}),
+    "one environment less": lambda meta, arrays: arrays.update(observations=arrays["observations"][1:]),
+    "no actions": lambda meta, arrays: arrays.pop("actions.0"),
+    "an action that there is none of": lambda meta, arrays: arrays.update({"actions.0": np.full(3, 10**6)}),
+    "weights that are NaN": lambda meta, arrays: arrays.update(
+        {(name := "algorithm.policy"): np.full_like(arrays[name], np.nan)}
+    ),
+    "weights of another dtype": lambda meta, arrays: arrays.update(
+        {(name := "algorithm.policy"): arrays[name].astype(np.float64)}
+    ),
+    "weights of another shape": lambda meta, arrays: arrays.update({(name := "algorithm.policy"): arrays[name][:1]}),
+    "no generator": lambda meta, arrays: arrays.pop("algorithm.generator"),
+    "features of another width": lambda meta, arrays: arrays.update({"algorithm.mean": np.zeros(1, np.float32)}),
+    "steps that differ": lambda meta, arrays: arrays.update({"collector.steps": np.array(7)}),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_checkpoint_that_says_what_cannot_be_is_named_in_a_line(finished, name, capsys):
+    path = forge(finished, FORGERIES[name])
+    told = []
+    with pytest.raises(bitrl.BitrlError) as caught:
+        bitrl.resume(finished, listeners=(lambda event: told.append(str(event)),), steps=192)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) <= 500
+    assert str(path.parent) in message
+    assert str(path) in message or any(path.name in event for event in told)
+    assert "tell its authors" not in message
+
+
+def test_a_configuration_without_provenance_is_told_so(finished):
+    config = finished / "config.toml"
+    config.write_text(config.read_text().partition("[provenance")[0])
+    with pytest.raises(bitrl.UsageError, match=r"config\.toml: lacks \[provenance\.features\]"):
+        bitrl.evaluate(finished, episodes=1)
+
+
+def as_of_0_1(meta, arrays):
+    """What 0.1 wrote: PPO kept the statistics of current episodes, starts had no last seed, options were not there."""
+    del meta["options"], meta["metrics"]
+    for start in meta["starts"]:
+        del start["last_seed"]
+    arrays["algorithm.step"] = arrays.pop("collector.steps")
+    for name in ("returns", "lengths", "resetting"):
+        arrays[f"algorithm.episodes.{name}"] = arrays.pop(f"collector.{name}")
+
+
+def test_a_checkpoint_of_0_1_resumes_to_the_same_bits(finished, tmp_path):
+    old = Path(shutil.copytree(finished, tmp_path / "old"))
+    forge(old, as_of_0_1)
+    results = []
+    for run in (finished, old):
+        bitrl.resume(run, steps=192)
+        newest = checkpoints.read(checkpoints.paths(run / "checkpoints")[0])
+        assert newest.meta["step"] == 192
+        results.append({name: array.tobytes() for name, array in newest.arrays.items()})
+    assert results[0] == results[1]
+
+
+def test_what_a_component_saves_may_be_infinite(finished):
+    """Bounds, best returns before there was one: only the component knows what is wrong."""
+    forge(finished, lambda meta, arrays: arrays.update({"algorithm.best": np.array([-np.inf, np.nan])}))
+    assert bitrl.resume(finished, steps=192)["steps"] == 192

@@ -100,7 +100,9 @@ class Engine:
         )
         options.isa, options.format = texts[0], texts[1] if format else ffi.NULL
         options.activation = texts[2] if activation else ffi.NULL
-        if lib.bitrl_model_load(self.file.handle, options, model, error) != lib.BITRL_OK:
+        loaded = lib.bitrl_model_load(self.file.handle, options, model, error) == lib.BITRL_OK
+        self.file.sizes.check()  # weights of a file that was changed meanwhile may be anything
+        if not loaded:
             raise ModelFileError(path, message(error))
         self.model = ffi.gc(model[0], lib.bitrl_model_free)
         if lib.bitrl_session_open(self.model, self.threads, session, error) != lib.BITRL_OK:

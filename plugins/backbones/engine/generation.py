@@ -215,7 +215,9 @@ class Sequences:
         self.error = ffi.new("char[]", _ERROR_BYTES)
         if head:
             with engine.lock:
-                self._check(lib.bitrl_model_add_head(engine.model, engine.threads, self.error))
+                status = lib.bitrl_model_add_head(engine.model, engine.threads, self.error)
+            engine.file.sizes.check()  # a head of a file that was changed meanwhile may be anything
+            self._check(status)
 
     def read(self, prompts: Sequence[Sequence[int]], more: int) -> tuple[list[Any], np.ndarray]:
         """A cache for each prompt, with room for `more` tokens, and the logits float32 [n, vocabulary] after each."""

@@ -2,7 +2,7 @@
 
 Knows the configurations and names of transformers' BitNet, Llama, Qwen3 and Gemma3 decoders. Nothing is guessed: what
 config.json does not say, or says and the engine does not compute, is a ModelFileError with its name. Weights stay as
-they are, in the mapped files.
+they are, in the files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitrl.plugins.backbones.files.model_file import ModelFileError
-from bitrl.plugins.backbones.files.safetensors_file import Stored, shown
+from bitrl.plugins.backbones.files.safetensors_file import Stored, Stretch, shown
 
 ARCHITECTURES = {"bitnet": "bitnet-b1.58", "llama": "llama", "qwen3": "qwen3", "gemma3_text": "gemma3"}
 """What GGUF calls the models that config.json gives these types."""
@@ -53,12 +53,12 @@ UNSUPPORTED = (
 
 
 class Translated(NamedTuple):
-    """One tensor for the engine: GGUF's name and type number, shape (slowest first), bytes, factor of every weight."""
+    """One tensor for the engine: GGUF's name and type number, shape (slowest first), place, factor of every weight."""
 
     name: str
     type: int
     shape: tuple[int, ...]
-    data: np.ndarray
+    data: Stretch
     scale: float
 
 
@@ -241,7 +241,7 @@ def _factor(
 
 
 def _number(scale: Stored) -> float:
-    raw = scale.data.tobytes()
+    raw = scale.data.read()
     if scale.dtype == "BF16":  # the upper half of a float32
         return float(np.frombuffer(b"\0\0" + raw, "<f4")[0])
     return float(np.frombuffer(raw, "<f4" if scale.dtype == "F32" else "<f2")[0])

@@ -47,7 +47,7 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
 
 
 class HuggingFaceFile:
-    """A checkpoint's mapped files with checked headers, under GGUF's keys and names.
+    """A checkpoint's files with checked headers, under GGUF's keys and names.
 
     `path` is its directory, its .safetensors file or its index. `activation` and `linear_class` as in Engine.
     Raises ModelFileError when a file is missing or damaged, or holds what the engine does not compute.
@@ -71,7 +71,7 @@ class HuggingFaceFile:
         self._files += [shard.name for shard in shards]
         self.sizes = model_file.Sizes(shards)
         tensors = list(engine_tensors(stored, self.config, weights, linear_class))
-        self._mapped = [tensor.data for tensor in tensors]  # the engine reads them where they are
+        self._stretches = [tensor.data for tensor in tensors]  # keep the files open that the engine reads
         self.handle = _assemble(self.path, keys, tensors)
         self._keys = keys
         heads = self.config.values.get("tie_word_embeddings") is not False or any(t.name == HEAD for t in tensors)
@@ -93,7 +93,9 @@ class HuggingFaceFile:
     def weights(self, name: str, i2s_packing: str = "x86") -> np.ndarray:
         """A tensor's weights as float32, in its shape, in Hugging Face's order of rows. Raises as ModelFile.weights."""
         self.sizes.check()
-        return model_file.weights(self, name, i2s_packing)
+        found = model_file.weights(self, name, i2s_packing)
+        self.sizes.check()
+        return found
 
     def verify(self, largest: int | None = 256 << 20) -> str:
         """A checkpoint carries no seal."""
@@ -194,7 +196,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _assemble(path: str, keys: dict[str, str | int | float], tensors: list[Translated]) -> Any:
-    """The engine's file of this table. Names and values are copied, tensor data are not."""
+    """The engine's file of this table. Names and values are copied, tensor data are read when they are needed."""
     kept = [ffi.new("char[]", name.encode()) for name in [*keys, *(tensor.name for tensor in tensors)]]
     listed = ffi.new("bitrl_key[]", len(keys))
     for key, name, value in zip(listed, kept, keys.values(), strict=False):
@@ -208,7 +210,7 @@ def _assemble(path: str, keys: dict[str, str | int | float], tensors: list[Trans
         item.name, item.name_bytes = name, len(name) - 1
         item.type, item.dims, item.scale = tensor.type, len(tensor.shape), tensor.scale
         item.shape[0 : len(tensor.shape)] = tensor.shape[::-1]
-        item.data, item.bytes = ffi.from_buffer("uint8_t[]", tensor.data), len(tensor.data)
+        item.descriptor, item.offset, item.bytes = tensor.data.file.descriptor, tensor.data.start, tensor.data.size
     handle, error = ffi.new("bitrl_file **"), ffi.new("char[]", _ERROR_BYTES)
     if lib.bitrl_file_assemble(listed, len(keys), into, len(tensors), handle, error) != lib.BITRL_OK:
         raise ModelFileError(path, model_file.message(error))

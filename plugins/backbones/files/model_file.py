@@ -66,7 +66,7 @@ class HasHandle(Protocol):
 
 
 class ModelFile:
-    """A mapped GGUF file with a checked header; of a split one, all its parts, whichever of them `path` names.
+    """A GGUF file with a checked header; of a split one, all its parts, whichever of them `path` names.
 
     `paths` are the files, in order. Raises ModelFileError when one cannot be opened, is not GGUF, its header is
     damaged, or a part is missing.
@@ -105,7 +105,9 @@ class ModelFile:
         Raises KeyError when there is no such tensor, ModelFileError when its weights or scales are not finite.
         """
         self.sizes.check()
-        return weights(self, name, i2s_packing)
+        found = weights(self, name, i2s_packing)
+        self.sizes.check()  # what it read of a file that was changed meanwhile may be anything
+        return found
 
     def tokenizer_json(self) -> str | None:
         """The tokenizer as the `tokenizers` library writes it, if the file carries one in that form."""
@@ -146,7 +148,7 @@ class ModelFile:
 
 
 class Sizes:
-    """The sizes of mapped files: reading where one has lost its end would kill the process (SIGBUS)."""
+    """The sizes of files that are read bit by bit: one of another size is no longer what was checked."""
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
         self._files = [(path, *_descriptor_and_size(path)) for path in paths]

@@ -1,4 +1,4 @@
-"""Safetensors files: their header, checked, and their data, mapped; one file or several shards.
+"""Safetensors files: their header, checked, and where their data lie; one file or several shards.
 
 Knows the container (https://github.com/huggingface/safetensors): eight bytes of length, a JSON header, the data. Reads
 it by itself, because what a header claims must be held against the file before it is used: a damaged or hostile file is
@@ -7,17 +7,16 @@ a ModelFileError within a second. Does not know what the tensors mean.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-import mmap
 import os
 import stat
 import struct
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
 
 from bitrl.plugins.backbones.files.foreign import cause
 from bitrl.plugins.backbones.files.model_file import ModelFileError
@@ -37,31 +36,67 @@ ITEM_BYTES = {
 T = TypeVar("T")
 
 
+class OpenFile:
+    """A regular file that is read a piece at a time, and closed when nothing refers to it any more.
+
+    It is not mapped: reading a mapping of a file that another process truncates would kill this one (SIGBUS).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # A descriptor above 2, whatever streams are closed: the engine takes it for a file's.
+        self.descriptor, self.size = _opened(
+            path, lambda descriptor, size: (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3), size)
+        )
+        weakref.finalize(self, os.close, self.descriptor)
+
+    def read(self, start: int, size: int) -> bytes:
+        """`size` bytes from byte `start` on. Raises ModelFileError when the file has lost them."""
+        try:
+            found = os.pread(self.descriptor, size, start)
+        except OSError as error:
+            raise ModelFileError(self.path, f"cannot be read: {error.strerror}") from None
+        if len(found) != size:
+            raise ModelFileError(self.path, "cannot be read any more: it lost its end; start again")
+        return found
+
+
+class Stretch(NamedTuple):
+    """Some bytes of a file, which stays open as long as it is known."""
+
+    file: OpenFile
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """Raises ModelFileError when the file has lost them."""
+        return self.file.read(self.start, self.size)
+
+
 class Stored(NamedTuple):
-    """One tensor: its type as the format names it, shape (slowest first), and bytes in the read-only mapping."""
+    """One tensor: its type as the format names it, shape (slowest first), and where its bytes lie."""
 
     dtype: str
     shape: tuple[int, ...]
-    data: np.ndarray
-    """uint8 [bytes]; a view of the mapping, which it keeps alive."""
+    data: Stretch
 
 
 def read_safetensors(path: Path) -> dict[str, Stored]:
-    """Every tensor of one file, mapped. Raises ModelFileError for a file that breaks a rule of the format."""
-    data = _map(path)
-    if len(data) < 8:
-        raise ModelFileError(path, cause(path, WANTED) or f"is not a safetensors file ({len(data)} bytes)")
-    (length,) = struct.unpack("<Q", data[:8].tobytes())
-    if length > MOST_HEADER or length > len(data) - 8:
+    """Every tensor of one file. Raises ModelFileError for a file that breaks a rule of the format."""
+    file = OpenFile(path)
+    if file.size < 8:
+        raise ModelFileError(path, cause(path, WANTED) or f"is not a safetensors file ({file.size} bytes)")
+    (length,) = struct.unpack("<Q", file.read(0, 8))
+    if length > MOST_HEADER or length > file.size - 8:
         problem = cause(path, WANTED) or f"is not a safetensors file or damaged: it claims a header of {length} bytes"
         raise ModelFileError(path, problem)
-    header = parse_json(data[8 : 8 + length].tobytes(), path, "its header")
+    header = parse_json(file.read(8, length), path, "its header")
     header.pop("__metadata__", None)
-    body = data[8 + length :]
+    body, room = 8 + length, file.size - 8 - length
     tensors, places = {}, []
     for name, entry in header.items():
-        dtype, shape, start, stop = _checked(path, name, entry, len(body))
-        tensors[name] = Stored(dtype, shape, body[start:stop])
+        dtype, shape, start, stop = _checked(path, name, entry, room)
+        tensors[name] = Stored(dtype, shape, Stretch(file, body + start, stop - start))
         places.append((start, stop, name))
     at = 0
     for start, stop, name in sorted(places):
@@ -69,8 +104,8 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
             what = "overlaps another" if start < at else "leaves a hole before it"
             raise ModelFileError(path, f"is damaged: tensor {shown(name)} {what}")
         at = stop
-    if at != len(body):
-        raise ModelFileError(path, f"is damaged: {len(body) - at} of its bytes belong to no tensor")
+    if at != room:
+        raise ModelFileError(path, f"is damaged: {room - at} of its bytes belong to no tensor")
     return tensors
 
 
@@ -170,17 +205,6 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _map(path: Path) -> np.ndarray:
-    """The whole file, uint8 [size], mapped read-only."""
-
-    def mapped(descriptor: int, size: int) -> np.ndarray:
-        if size == 0:  # which cannot be mapped
-            return np.zeros(0, np.uint8)
-        return np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
-
-    return _opened(path, mapped)
 
 
 def _read(path: Path, descriptor: int, size: int, most: int) -> bytes:

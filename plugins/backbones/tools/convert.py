@@ -278,7 +278,12 @@ def raw_bytes(file: Source, name: str) -> np.ndarray:
     """A tensor as it lies in the file, uint8. Raises ModelFileError when the file has changed since it was opened."""
     file.sizes.check()
     item = _item(file, name)
-    return np.frombuffer(ffi.buffer(item.data, item.bytes), np.uint8)
+    out, error = np.empty(item.bytes, np.uint8), ffi.new("char[]", 256)
+    into = ffi.from_buffer("uint8_t[]", out, require_writable=True)
+    if lib.bitrl_read_bytes(item, into, error) != lib.BITRL_OK:
+        raise ModelFileError(file.path, model_file.message(error))
+    file.sizes.check()
+    return out
 
 
 # ---- keys ----

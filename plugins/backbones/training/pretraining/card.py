@@ -148,10 +148,12 @@ def write_card(training: Pretrained, model: Path) -> str:
 
 
 def _language(t: Pretrained) -> str:
-    prose = f"Held-out prose (the end of each text file): {t.bits_per_byte:.3f} bits per byte.\n\n"
+    prose = ""
+    if t.bits_per_byte is not None:
+        prose = f"Held-out prose (the end of each text file): {t.bits_per_byte:.3f} bits per byte.\n\n"
     lines = ["| from frozen features, on held-out states | accuracy | most frequent answer |", "|---|---:|---:|"]
     lines += [f"| {what} | {judged.accuracy:.3f} | {judged.chance:.3f} |" for what, judged in t.judged.items()]
-    return (prose if t.bits_per_byte is not None else "") + ("\n".join(lines) + "\n\n" if t.judged else "")
+    return prose + ("\n".join(lines) + "\n\n" if t.judged else "")
 
 
 def _curve(progress: PretrainingProgress, rows: int = 13) -> str:

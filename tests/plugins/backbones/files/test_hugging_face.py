@@ -1,5 +1,6 @@
 """config.json and tensor names against tables written by hand, for the shapes in which published models have them."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,19 @@ import pytest
 
 from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, engine_keys, engine_tensors
 from bitrl.plugins.backbones.files.model_file import ModelFileError
-from bitrl.plugins.backbones.files.safetensors_file import Stored
+from bitrl.plugins.backbones.files.safetensors_file import OpenFile, Stored, Stretch
 
 HERE = Path("config.json")
+
+
+def stretch(data: bytes) -> Stretch:
+    """These bytes as a file's."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return Stretch(OpenFile(Path(file.name)), 0, len(data))
+
+
 # google/gemma-3-270m as transformers 4 has it, but for its 18 layer types.
 GEMMA: dict[str, Any] = {
     "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attn_logit_softcapping": None,
@@ -195,8 +206,8 @@ def test_names_of_tensors(kind: str, prefix: str) -> None:
         f"{prefix}norm.weight": "output_norm.weight",
         "lm_head.weight": "output.weight",
     }
-    stored = {name: Stored("F32", (4,), np.zeros(16, np.uint8)) for name in wanted}
-    stored[f"{prefix}rotary_emb.inv_freq"] = Stored("F32", (4,), np.zeros(16, np.uint8))
+    stored = {name: Stored("F32", (4,), stretch(bytes(16))) for name in wanted}
+    stored[f"{prefix}rotary_emb.inv_freq"] = Stored("F32", (4,), stretch(bytes(16)))
     config = CheckpointConfig({"model_type": kind, "tie_word_embeddings": False}, HERE)
     assert [tensor.name for tensor in engine_tensors(stored, config, HERE)] == list(wanted.values())
     tied = CheckpointConfig({"model_type": kind, "tie_word_embeddings": True}, HERE)
@@ -206,8 +217,8 @@ def test_names_of_tensors(kind: str, prefix: str) -> None:
 def test_a_scale_may_stand_before_or_behind_its_weights() -> None:
     """Safetensors do not promise an order."""
     name = "model.layers.0.mlp.up_proj.weight"
-    weights = Stored("U8", (1, 4), np.zeros(4, np.uint8))
-    scale = Stored("F32", (1,), np.array([0.25], "<f4").view(np.uint8))
+    weights = Stored("U8", (1, 4), stretch(bytes(4)))
+    scale = Stored("F32", (1,), stretch(np.array([0.25], "<f4").tobytes()))
     for linear_class, factor in (("bitlinear", 4.0), ("autobitlinear", 0.25)):
         said = {"quant_method": "bitnet", "linear_class": linear_class}
         config = CheckpointConfig({"model_type": "llama", "quantization_config": said}, HERE)
@@ -223,7 +234,7 @@ def test_a_scale_may_stand_before_or_behind_its_weights() -> None:
              "model.layers.99999999.mlp.up_proj.weight", "x\n.weight"]
 )  # fmt: skip
 def test_other_tensors_are_refused_by_name(name: str) -> None:
-    stored = {name: Stored("F32", (4,), np.zeros(16, np.uint8))}
+    stored = {name: Stored("F32", (4,), stretch(bytes(16)))}
     with pytest.raises(ModelFileError, match="has the tensor") as caught:
         list(engine_tensors(stored, CheckpointConfig({"model_type": "llama"}, HERE), HERE))
     assert "\n" not in str(caught.value)

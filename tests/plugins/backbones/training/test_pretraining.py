@@ -30,6 +30,7 @@ from bitrl.plugins.backbones.tools.ridge import r_squared
 from bitrl.plugins.backbones.training import products
 from bitrl.plugins.backbones.training.decoder import Decoder, DecoderShape, rotary_table, rotate, squared_relu_gate
 from bitrl.plugins.backbones.training.pretraining import command, measure, objective
+from bitrl.plugins.backbones.training.pretraining.card import write_card
 from bitrl.plugins.backbones.training.pretraining.command import (
     PretrainingRequest,
     bits_per_byte,
@@ -589,6 +590,9 @@ def test_the_same_command_makes_the_same_file_and_a_card(whole: Path, tmp_path: 
     assert "{" not in card
     for fact in (f"{training.weights:,} weights", "4 steps", "MountainCar-v0", training.files[0].sha256):
         assert fact in card
+    without_text = write_card(attrs.evolve(training, bits_per_byte=None, files=[]), tmp_path / "m.gguf")
+    assert card.count("Held-out prose") == 1
+    assert without_text.count("Held-out prose") == 0
     assert load_backbone("bitnet", model=str(tmp_path / "m.gguf")).encode(["x=1"]).shape == (1, 256)
 
 
