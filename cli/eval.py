@@ -103,8 +103,11 @@ def evaluate(
     else:
         shown = steps[:MOST_SHOWN]
         for number, step in enumerate(shown, 1):
-            lines = _sample_lines if isinstance(step, SampledCompletion) else _lines
-            echo(lines(number, len(str(len(shown))), step))
+            width = len(str(len(shown)))
+            if isinstance(step, SampledCompletion):
+                echo(_sample_lines(number, width, step))
+            else:
+                echo(_lines(number, width, step))
         if len(steps) > MOST_SHOWN:
             echo(f"… and {len(steps) - MOST_SHOWN} more steps (--json prints them all)")
         echo(f"{found['env']}: {evaluation_words(found)} (step {found['step']:,}, seed {found['seed']})")

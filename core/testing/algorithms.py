@@ -16,7 +16,7 @@ from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Algorithm, Backbone, GenerativeBackbone, LanguagePolicy, Task
 from bitrl.core.options import parse
-from bitrl.core.records import AlgorithmRecord
+from bitrl.core.records import AlgorithmRecord, LearnsFrom
 from bitrl.core.registry import registry
 from bitrl.core.runs.parts import kind_of
 from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
@@ -53,10 +53,10 @@ SETTINGS: tuple[tuple[str | Environment, Callable[[int], Backbone]], ...] = (
 action masks, text commands, and prompts for a language model.
 """
 
-LEARNING = {trainable: "gradients", generative: "generation"}
+LEARNING: dict[Callable[[int], Backbone], LearnsFrom] = {trainable: "gradients", generative: "generation"}
 """Which backbones give an algorithm something else to learn from than features."""
 
-KINDS = {trainable: "trainable backbone", generative: "language model"}
+KINDS: dict[Callable[[int], Backbone], str] = {trainable: "trainable backbone", generative: "language model"}
 """What they are called."""
 
 CLOCK_STEPS = 40
