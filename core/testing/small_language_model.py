@@ -56,7 +56,7 @@ def small_language_model() -> Path:
         shapes: dict[str, tuple[int, ...]] = {"token_embd": (len(tokens), WIDTH), "output_norm": (WIDTH,)}
         for block in range(BLOCKS):
             inner: dict[str, tuple[int, ...]] = {"attn_norm": (WIDTH,), "ffn_norm": (WIDTH,)}
-            inner |= {name: (WIDTH, WIDTH) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+            inner |= dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (WIDTH,) * 2)
             inner |= {"ffn_gate": (FFN, WIDTH), "ffn_up": (FFN, WIDTH), "ffn_down": (WIDTH, FFN)}
             shapes |= {f"blk.{block}.{name}": shape for name, shape in inner.items()}
         for name, shape in shapes.items():
