@@ -21,7 +21,7 @@ from bitrl.core.wording import command_line, program
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitrl.cli.run:run", "Train an agent, then evaluate it."),
     "eval": ("bitrl.cli.eval:evaluate", "Evaluate a trained agent."),
-    "export": ("bitrl.cli.export:export", "Export a trained agent to a standalone file."),
+    "export": ("bitrl.cli.export:export", "Export a trained agent or language model to a file."),
     "act": ("bitrl.cli.act:act", "Run an exported agent: observations in, actions out."),
     "study": ("bitrl.cli.study:study", "Train every cell of a study, and compare its arms."),
     "compare": ("bitrl.cli.compare:compare", "Compare trained runs: what differs, and whether it matters."),

@@ -35,7 +35,7 @@ from bitrl.core.wording import program
 def export(
     directory: Path, out: Path, best: bool, bitdelta: bool, episodes: int | None, force: bool, as_json: bool
 ) -> None:
-    """Export a trained agent, or a language model that was taught, to a standalone file.
+    """Export a trained agent or language model to a file.
 
     DIR is the directory of a run; its newest checkpoint is exported. The file of an agent holds the serializer, the
     backbone's name and options, and the trained policy; the language model stays a file of its own. `bitrl act FILE`

@@ -187,7 +187,7 @@ def evaluation_words(statistics: dict[str, Any]) -> str:
     mean, std, episodes = statistics["mean_return"], statistics["std_return"], statistics["episodes"]
     plural = "s" if episodes != 1 else ""
     success = f"{statistics['success_rate']:.1%} successful, " if "success_rate" in statistics else ""
-    spread = f"± {score(std)} (standard deviation, greedy actions)"
+    spread = f"± {score(std, beside=mean)} (standard deviation, greedy actions)"
     own = "".join(f", {name} {value:.4g}" for name, value in statistics.get("metrics", {}).items())
     cut = f", {statistics['cut_episodes']} cut off at the limit of steps" if "cut_episodes" in statistics else ""
     return f"{success}mean return {score(mean)} {spread}{own} over {episodes} episode{plural}{cut}"

@@ -221,9 +221,10 @@ def show_bytes(shown: Display, done: int, total: int) -> None:
     shown.show("writing", done / 1e6, total / 1e6, "MB", tenths=False)
 
 
-def score(value: float) -> str:
-    """A return or reward: `487.1`, and `0.347` where it is of the size of 1."""
-    return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3f}"
+def score(value: float, beside: float | None = None) -> str:
+    """A return or reward: `487.1`, and `0.347` where it is of the size of 1; with as many decimals as one `beside` it."""
+    size = abs(value if beside is None else beside)
+    return f"{value:.1f}" if size >= 10 or size == 0 else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:

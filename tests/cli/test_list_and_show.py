@@ -162,7 +162,10 @@ def test_show_the_run(bitrl) -> None:
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("backbone",), "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, int8, int4, bf16, mlp"),
+        (
+            ("backbone",),
+            "which backbone? bitrl show backbone NAME, where NAME is one of bitnet, int8, int4, bf16, fp32, ",
+        ),
         (("backbone", "mpl"), 'unknown backbone "mpl": did you mean "mlp"'),
         (("env", "CartPol-v1"), 'did you mean "CartPole-v1"'),
         (("run", "fast"), "show run takes no name"),

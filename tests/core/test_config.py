@@ -212,7 +212,7 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
         resolve({"run": {"backbone": "bitnet", "critic_backbone": "bitrl:mlp"}})
     assert str(caught.value) == (
         'critic backbone "mlp" accepts vector, but serializer "json", also used by backbone "bitnet", emits '
-        "text: use --critic-backbone bf16 or bitnet or both or int4 or int8"
+        "text: use --critic-backbone bf16 or bitnet or both or fp32 or int4 or int8"
     )
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})
