@@ -222,7 +222,7 @@ def show_bytes(shown: Display, done: int, total: int) -> None:
 
 
 def score(value: float, beside: float | None = None) -> str:
-    """A return or reward: `487.1`, and `0.347` where it is of the size of 1; with as many decimals as one `beside` it."""
+    """A return or reward: `487.1`, `0.347` where it is of the size of 1; with the decimals of the one `beside` it."""
     size = abs(value if beside is None else beside)
     return f"{value:.1f}" if size >= 10 or size == 0 else f"{value:.3f}"
 
