@@ -241,7 +241,11 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
             target=TASKS[task],
             options=own,
             defaults={**PROMPTS, "backbone.model": "starter-tasks-fp16"},
-            tuned={algorithm: {"algo.max_tokens": most_tokens} for algorithm in ("grpo", "ppo-lm")},
+            # For the small model: a large one would forget what it knows.
+            tuned={
+                algorithm: {"algo.max_tokens": most_tokens, "algo.learning_rate": 3e-4}
+                for algorithm in ("grpo", "ppo-lm")
+            },
         )
     yield EnvironmentRecord(
         name="questions",
