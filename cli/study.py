@@ -17,7 +17,7 @@ from bitrl.cli.paper import NAME, is_paper, paper_file, show_claims
 from bitrl.core.config import parse_assignments
 from bitrl.core.errors import UsageError
 from bitrl.core.installing import to_install
-from bitrl.core.runs.display import duration, on_terminal
+from bitrl.core.runs.display import duration, on_terminal, score
 from bitrl.core.terminal import shell_word
 from bitrl.core.wording import program
 
@@ -254,12 +254,12 @@ def _shown(quiet: bool) -> Iterator[Callable[[Sequence[CellState]], None]]:
 
 def _row(state: CellState) -> tuple[str, ...]:
     """A cell, as the table shows it."""
-    score = "–" if state.mean_return is None else f"{state.mean_return:.1f}"
+    returned = "–" if state.mean_return is None else score(state.mean_return)
     left = "–"
     if state.status == "running" and state.step:
         left = duration(state.seconds / state.step * max(state.steps - state.step, 0))
     progress = f"{state.step:,} of {state.steps:,}"
-    return state.cell.name, state.status, progress, score, state.failure or left
+    return state.cell.name, state.status, progress, returned, state.failure or left
 
 
 def _report(opened: Study, as_json: bool, stdout: Any) -> None:
