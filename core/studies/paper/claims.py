@@ -46,6 +46,9 @@ class Judgement:
     interval: Interval | None = None
 
 
+FEWEST_SEEDS = 3
+"""Of an arm, for a verdict: the interval of fewer says next to nothing."""
+
 NOT_MEASURED = Judgement("", "not measured")
 
 
@@ -139,7 +142,9 @@ def keeps(study: str, task: str, arm: str, other: str, share: float, metric: str
         row = evidence.row(study, task, arm, metric, other)
         if row is None or row.ratio is None or row.arm == other:
             return NOT_MEASURED
-        return _ratio(row.ratio, row.ratio_interval, share, f"of {other}, {_seeds(row)}")
+        beside = evidence.row(study, task, other, metric, other)
+        found = _ratio(row.ratio, row.ratio_interval, share, f"of {other}, {_seeds(row, beside)}")
+        return found if _enough(row, beside) else attrs.evolve(found, verdict="undecided")
 
     return judge
 
@@ -151,7 +156,10 @@ def below(study: str, task: str, arm: str, other: str) -> Judge:
         row = evidence.row(study, task, arm, baseline=other)
         if row is None or row.ratio is None or row.arm == other:
             return NOT_MEASURED
-        found = _ratio(row.ratio, row.ratio_interval, 1.0, f"of {other}, {_seeds(row)}")
+        beside = evidence.row(study, task, other, baseline=other)
+        found = _ratio(row.ratio, row.ratio_interval, 1.0, f"of {other}, {_seeds(row, beside)}")
+        if not _enough(row, beside):
+            return attrs.evolve(found, verdict="undecided")
         turned: Mapping[Verdict, Verdict] = {"reproduced": "refuted", "refuted": "reproduced"}
         return attrs.evolve(found, verdict=turned.get(found.verdict, found.verdict))
 
@@ -167,7 +175,7 @@ def equal(study: str, task: str, arm: str, other: str, margin: float, metric: st
             return NOT_MEASURED
         found = equivalence(np.array(row.values), np.array(beside.values), margin)
         more = f", about {found.more_seeds} more seeds would decide" if found.more_seeds else ""
-        words = _ratio(row.ratio, row.ratio_interval, 1.0, f"of {other}, {_seeds(row)}{more}")
+        words = _ratio(row.ratio, row.ratio_interval, 1.0, f"of {other}, {_seeds(row, beside)}{more}")
         verdicts: Mapping[str, Verdict] = {"yes": "reproduced", "no": "refuted"}
         return attrs.evolve(words, verdict=verdicts.get(found.verdict, "undecided"))
 
@@ -506,5 +514,12 @@ def _tasks(found: Sized) -> str:
     return f"{len(found)} {'task' if len(found) == 1 else 'tasks'}"
 
 
-def _seeds(row: Row) -> str:
-    return f"{len(row.seeds)} {'seed' if len(row.seeds) == 1 else 'seeds'}"
+def _seeds(row: Row, beside: Row | None = None) -> str:
+    count = len(row.seeds)
+    words = f"{count} {'seed' if count == 1 else 'seeds'}"
+    return words if beside is None or len(beside.seeds) == count else f"{words} beside {len(beside.seeds)}"
+
+
+def _enough(*rows: Row | None) -> bool:
+    """Whether each arm has the seeds that an interval can be believed by."""
+    return all(row is not None and len(row.seeds) >= FEWEST_SEEDS for row in rows)

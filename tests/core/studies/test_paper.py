@@ -56,9 +56,18 @@ def test_a_return_is_reached_by_its_whole_interval_and_not_by_one_seed() -> None
 
 def test_ratios_of_costs_are_turned_so_that_more_is_better() -> None:
     keeps = claims.keeps("classic", "Acrobot-v1", "bitnet", "bf16", 0.9)
-    found = keeps(classic(runs("bitnet", [-80, -81], "Acrobot-v1"), runs("bf16", [-100, -101], "Acrobot-v1")))
-    assert found.value == pytest.approx(100.5 / 80.5)
+    costs, others = runs("bitnet", [-80, -81, -82], "Acrobot-v1"), runs("bf16", [-100, -101, -102], "Acrobot-v1")
+    found = keeps(classic(costs, others))
+    assert found.value == pytest.approx(101 / 81)
     assert found.verdict == "reproduced"
+
+
+def test_fewer_than_three_seeds_beside_it_decide_nothing() -> None:
+    keeps = claims.keeps("classic", "Acrobot-v1", "bitnet", "bf16", 0.9)
+    arm, two = runs("bitnet", [-80, -81, -82], "Acrobot-v1"), runs("bf16", [-100, -101], "Acrobot-v1")
+    found = keeps(classic(arm, two))
+    assert found.verdict == "undecided"
+    assert found.measured.endswith("of bf16, 3 seeds beside 2")
 
 
 def test_below_is_the_other_way_round() -> None:
