@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitrl.core.errors import UsageError
+from bitrl.plugins.algos.adam import Adam
 from bitrl.plugins.algos.saved_parameters import restore_parameter
 
 SCALED = {"attn_norm": ("attn_q", "attn_k", "attn_v"), "ffn_norm": ("ffn_gate", "ffn_up")}
@@ -19,12 +20,12 @@ SCALED = {"attn_norm": ("attn_q", "attn_k", "attn_v"), "ffn_norm": ("ffn_gate", 
 
 
 class LanguageLearner:
-    """Adam (Kingma & Ba 2015, arXiv 1412.6980) on the trainable parameters of a language model's module."""
+    """Adam on the trainable parameters of a language model's module."""
 
     def __init__(self, module: nn.Module, max_grad_norm: float | None):
         self.module, self.max_grad_norm = module, max_grad_norm
         self.parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=0.0, fused=True)
+        self.optimizer = Adam(self.parameters.values(), [0.0] * len(self.parameters))
 
     def step(self, learning_rate: float, denominator: float) -> float | None:
         """Take a step against the gradients that were added up, divided by `denominator`, and clear them.
@@ -38,8 +39,7 @@ class LanguageLearner:
         most = torch.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), most))
         if denominator and np.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+            self.optimizer.learning_rates = [learning_rate] * len(self.parameters)
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm if np.isfinite(norm) else None

@@ -28,6 +28,7 @@ from bitrl.core.schedules import Schedule, value_at
 from bitrl.core.wording import setting
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
+from bitrl.plugins.algos.adam import Adam
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.estimators import Corrected
 from bitrl.plugins.algos.gae import gae, next_values
@@ -99,17 +100,17 @@ class PPO(Algorithm):
             learned = [each for each in self.encoder.parameters() if each.requires_grad]
             self.weights["adapters"], rates["adapters"] = flatten(learned), options.adapter_learning_rate
         self.rates = {name: decaying(rate) if options.anneal else rate for name, rate in rates.items()}
-        self.optimizer = torch.optim.Adam(
-            [{"params": self.weights[name], "lr": value_at(rate, 0.0)} for name, rate in self.rates.items()],
-            eps=1e-5,
-            fused=True,
-        )
+        self.optimizer = Adam(self.weights.values(), self.learning_rates(0.0), eps=1e-5)
         self.standardise = standardisation(reader.width, own, collector, options.running_standardisation)
         self.standardise_critic = (
             standardisation(reader.critic_width, critics, collector, options.running_standardisation)
             if reader.critic is not None
             else self.standardise
         )
+
+    def learning_rates(self, progress: float) -> list[float]:
+        """Those of `self.weights`."""
+        return [value_at(self.rates[name], progress) for name in self.weights]
 
     def update(self) -> dict[str, float]:
         """One rollout and `epochs` passes over it; see the base class."""
@@ -138,8 +139,7 @@ class PPO(Algorithm):
                 self.head.standardise.fit(rollout.admissible.commands.features)
         if self.reward_scale is not None:
             rollout = self.reward_scale(rollout)
-        for group, rate in zip(self.optimizer.param_groups, self.rates.values(), strict=True):
-            group["lr"] = value_at(rate, progress)
+        self.optimizer.learning_rates = self.learning_rates(progress)
         clip_coef, ent_coef = value_at(options.clip_coef, progress), value_at(options.ent_coef, progress)
 
         features = self.standardise(rollout.features)

@@ -19,6 +19,7 @@ from bitrl.core.acting.states import States
 from bitrl.core.interfaces import Algorithm, LanguagePolicy, Task
 from bitrl.core.schedules import value_at
 from bitrl.plugins.algos import PPOLanguageOptions
+from bitrl.plugins.algos.adam import Adam
 from bitrl.plugins.algos.completions import mask_of
 from bitrl.plugins.algos.language_agent import VALUES, LanguageAgent
 from bitrl.plugins.algos.saved_parameters import restore_parameter
@@ -96,7 +97,7 @@ class Critic:
 
     def __init__(self, width: int):
         self.weights = torch.zeros(width + 1, requires_grad=True)  # w, then b
-        self.optimizer = torch.optim.Adam([self.weights])
+        self.optimizer = Adam([self.weights], [0.0])
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., d] → values [...], with gradient to the critic alone."""
@@ -114,8 +115,7 @@ class Critic:
         loss = (self(hidden) - targets).square().mean() / 2
         self.optimizer.zero_grad()
         loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self.optimizer.learning_rates = [learning_rate]
         self.optimizer.step()
         return float(loss.detach())
 

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitrl.plugins.algos.adam import Adam
+
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What Adam knows of a parameter after its first step."""
 
 
 def restore_parameter(
-    parameter: Tensor, optimizer: torch.optim.Optimizer, state: Mapping[str, np.ndarray], name: str, beside: str
+    parameter: Tensor, optimizer: Adam, state: Mapping[str, np.ndarray], name: str, beside: str
 ) -> None:
     """Set a parameter to state[name], and its moments to those whose names begin with `beside`, if there are any.
 

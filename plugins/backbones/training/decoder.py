@@ -207,7 +207,10 @@ class Block(nn.Module):
         self.adapters = nn.ModuleDict()
         for name, size in shape.matrices().items():
             # Only the ratios within a matrix matter to its ternary values; the size sets how fast Adam can flip them.
-            setattr(self, name, nn.Parameter(torch.randn(size) * 0.02))
+            weights = torch.empty(size)
+            if not weights.is_meta:  # where weights that are read come next, and normal_ would import torch's compiler
+                weights.normal_().mul_(0.02)
+            setattr(self, name, nn.Parameter(weights))
         for name, length in shape.norms().items():
             setattr(self, name, nn.Parameter(torch.ones(length)))
 

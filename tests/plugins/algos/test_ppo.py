@@ -131,7 +131,7 @@ def test_state_and_load_state_go_on_identically(space, options):
 
 
 def rates(algorithm):
-    return [group["lr"] for group in algorithm.optimizer.param_groups]
+    return algorithm.optimizer.learning_rates
 
 
 def test_annealed_learning_rates_decay_linearly_and_go_on_after_a_resume():
