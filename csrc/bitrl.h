@@ -64,15 +64,17 @@ typedef struct {
 
 typedef struct {
     uint64_t vocabulary, width, ffn, heads, kv_heads, head_dim, context;
+    uint64_t rope_dims; /* of each head, the first ones, that are rotated */
     uint64_t blocks; /* blocks that are run, at most the file's */
     double eps, rope_theta;
 } bitrl_shape;
 
 int bitrl_file_open(const char *path, bitrl_file **file, char *error);
 /* A file made of a caller's table, checked as a GGUF header is: a Hugging Face checkpoint under GGUF's names. Names and
- * values are copied; tensor data, and descriptors, must outlive the file. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
+ * values are copied; tensor data, and descriptors, must outlive the file. Type 1000 are the ternary weights that transformers packs,
+ * [rows / 4, columns] bytes. hugging_face: rows of heads and norms lie as that has them, else as GGUF. */
 int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
-                        bitrl_file **file, char *error);
+                        int hugging_face, bitrl_file **file, char *error);
 /* The parts of a split GGUF file as one: the keys of the first, the tensors of all. They must outlive it. */
 int bitrl_file_join(bitrl_file *const *parts, uint64_t count, bitrl_file **file, char *error);
 void bitrl_file_close(bitrl_file *file);
