@@ -153,7 +153,7 @@ def _yarn(config: CheckpointConfig, settings: Mapping[str, Any]) -> dict[str, Ke
 
 def _first_context(config: CheckpointConfig, settings: Mapping[str, Any]) -> int:
     """The positions that the model was trained with before they were stretched."""
-    for values in (settings, config.values):
+    for values in (config.values, settings):  # as transformers has it
         if (found := values.get("original_max_position_embeddings")) is not None:
             if type(found) not in (int, float) or not 1 <= found < 1 << 20:
                 value = shown(str(found), 40)
