@@ -124,6 +124,9 @@ static int check_tensor(bitrl_tensor *tensor, char *error)
     if (tensor->bytes) return BITRL_OK;
     const weight_type *type = bitrl_weight_type(tensor->type);
     const char *name = bitrl_any_type_name(tensor->type);
+    if (type && !type->read) /* which do not lie row by row */
+        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has a shape that %s cannot have", name_bytes,
+                          tensor->name, type->name);
     if (type)
         return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has rows of %llu weights; in type %s they have %u n",
                           name_bytes, tensor->name, (unsigned long long)tensor->shape[0], type->name, (unsigned)type->block);

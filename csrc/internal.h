@@ -33,7 +33,7 @@ enum {
     GGML_Q1_0 = 41,
     GGML_Q2_0 = 42,
     OWN_TYPES = 1000, /* which no file can have */
-    Q2_0_LONG = 1001, /* Q2_0 in blocks of 128, as the fork wrote it that published Bonsai; see find_long_blocks in gguf.c */
+    Q2_0_LONG = 1042, /* Q2_0 in blocks of 128, as the fork wrote it that published Bonsai; see find_long_blocks in gguf.c */
     HF_PACKED = 1000 /* not GGML's: ternary weights as transformers packs them; see read_packed in weights.c */
 };
 enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };

@@ -165,7 +165,7 @@ def engine_tensors(
 ) -> Iterator[Translated]:
     """Every tensor under GGUF's name. `linear_class` is the one the caller names, for packed files that name none."""
     kind = architecture(config)
-    stored = _unfused({_plain(name): tensor for name, tensor in stored.items()}, config, kind, path)
+    stored = _unfused(_plainly(stored, path), config, kind, path)
     tied = config.values.get("tie_word_embeddings") is True and _same_as_embedding(stored)
     scales = {name: tensor for name, tensor in stored.items() if name.endswith(".weight_scale")}
     seen: dict[str, str] = {}
@@ -198,9 +198,15 @@ def engine_tensors(
         yield Translated("rope_freqs.weight", TYPES["F32"], (len(factors),), data, 1.0)
 
 
-def _plain(name: str) -> str:
-    """A tensor's name without the prefixes of whole models, and of a multimodal one's language model."""
-    return re.sub(r"^(model\.language_model\.|language_model\.model\.|language_model\.|model\.)", "", name)
+def _plainly(stored: Mapping[str, Stored], path: Path) -> Mapping[str, Stored]:
+    """Tensors by their names without the prefixes of whole models, and of a multimodal one's language model."""
+    found: dict[str, tuple[str, Stored]] = {}
+    for name, tensor in stored.items():
+        plain = re.sub(r"^(model\.language_model\.|language_model\.model\.|language_model\.|model\.)", "", name)
+        if plain in found:
+            raise ModelFileError(path, f"holds {shown(plain)} twice: as {shown(found[plain][0])} and {shown(name)}")
+        found[plain] = name, tensor
+    return {plain: tensor for plain, (_, tensor) in found.items()}
 
 
 def _same_as_embedding(stored: Mapping[str, Stored]) -> bool:
