@@ -149,24 +149,26 @@ class HuggingFaceFile:
     def _around_texts(self) -> dict[str, Any]:
         """Whether tokens go before and after every text, and which, under GGUF's keys.
 
-        add_bos_token and add_eos_token say so; without them, what tokenizer.json itself puts around a text.
+        add_bos_token and add_eos_token say so of the tokens that tokenizer_config.json names; without them, what
+        tokenizer.json itself puts around a text, whatever it is called ([CLS], [SEP]). Raises ModelFileError when that
+        is more than one token on a side.
         """
         if not self.has_tokenizer():
             return {}
         said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
         first, last = self._token(said.get("bos_token")), self._token(said.get("eos_token"))
+        before, after = self._around_a_text()
         begins, ends = said.get("add_bos_token"), said.get("add_eos_token")
-        if begins is None or (ends is None and last is not None):
-            around = self._around_no_text()
-            begun = first is not None and around[:1] == [first]
-            begins = begun if begins is None else begins
-            ends = around[begun:][-1:] == [last] if ends is None else ends
-        found: dict[str, Any] = {"tokenizer.ggml.add_bos_token": bool(begins)}
-        if first is not None and begins is not False:
-            found["tokenizer.ggml.bos_token_id"] = first
-        if ends:
+        if begins is not None:
+            before = [first] if begins and first is not None else before if begins else []
+        if ends is not None:
+            after = [last] if ends and last is not None else after if ends else []
+        found: dict[str, Any] = {"tokenizer.ggml.add_bos_token": bool(begins) or bool(before)}
+        if before or (first is not None and begins is not False):
+            found["tokenizer.ggml.bos_token_id"] = before[0] if before else first
+        if ends or after:
             found |= {"tokenizer.ggml.add_eos_token": True} | (
-                {} if last is None else {"tokenizer.ggml.eos_token_id": last}
+                {"tokenizer.ggml.eos_token_id": after[0]} if after else {}
             )
         return found
 
@@ -175,14 +177,23 @@ class HuggingFaceFile:
         text = named.get("content") if isinstance(named, dict) else named
         return self.tokenizer.token_to_id(text) if isinstance(text, str) else None
 
-    def _around_no_text(self) -> list[int]:
-        """What tokenizer.json itself puts around no text at all."""
+    def _around_a_text(self) -> tuple[list[int], list[int]]:
+        """What tokenizer.json itself puts before a text and after it: a token or none each."""
         from bitrl.plugins.backbones.files.tokenizer_json import calmly
 
+        def encode(text: str, whole: bool) -> list[int]:
+            return list(self.tokenizer.encode(text, add_special_tokens=whole).ids)
+
         try:
-            return calmly(lambda: self.tokenizer.encode("", add_special_tokens=True).ids)
+            text = next((text for text in ("a", "0", " ") if calmly(lambda: encode(text, False))), "a")  # noqa: B023
+            bare, whole = calmly(lambda: encode(text, False)), calmly(lambda: encode(text, True))
         except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
             raise ModelFileError(self.path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
+        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        around = whole[:at], whole[at + len(bare) :]
+        if (most := max(map(len, around))) > 1:
+            raise ModelFileError(self.path, f"puts {most} tokens beside a text; one is supported")
+        return around
 
 
 def _weights(path: Path) -> Path:

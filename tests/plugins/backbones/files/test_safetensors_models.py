@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from hugging_face_models import (
     TEXTS,
     add_tokenizer,
@@ -24,6 +25,7 @@ from hugging_face_models import (
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.language_model import LanguageModel
 
@@ -259,6 +261,36 @@ def test_directories_that_are_no_checkpoint_say_what_is_missing(tmp_path: Path) 
         Engine(tmp_path)
     with pytest.raises(UsageError, match=r"no\.safetensors"):
         Engine(tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("stored", ["same", "another", "none"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_the_one_that_transformers_takes(tmp_path: Path, tied: bool, stored: str) -> None:
+    """A head beside tie_word_embeddings is its own where it differs; without one and without the tie there is none."""
+    model = llama(tie_word_embeddings=False)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    weights["lm_head.weight"] = weights[
+        "lm_head.weight" if stored == "another" else "model.embed_tokens.weight"
+    ].clone()
+    if stored == "none":
+        del weights["lm_head.weight"]
+    model.config.save_pretrained(tmp_path)
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    change(tmp_path, tie_word_embeddings=tied)
+    engine = Engine(tmp_path, threads=1)
+    if stored == "none" and not tied:
+        with pytest.raises(
+            ModelFileError, match=r"it has no head \(lm_head.weight\), and tie_word_embeddings is false"
+        ):
+            engine.generate([[1]], 1)
+        return
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    _, logits = Sequences(engine).read([[1, 2, 3]], 1)
+    with torch.no_grad():
+        want = theirs(torch.tensor([[1, 2, 3]])).logits[0, -1].numpy()
+    assert relative_error(logits[0], want) < 1e-4
 
 
 @pytest.mark.parametrize("name", MODELS)
