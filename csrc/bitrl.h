@@ -102,8 +102,8 @@ const char *bitrl_instruction_set_known(uint64_t i);
 /* The file must outlive the model, which reads embedding rows from it. */
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **model, char *error);
 void bitrl_model_free(bitrl_model *model);
-/* What loading would find: whether the file can be run so, its shape, and the bytes of the blocks' matrices in memory. It
- * reads no weights. */
+/* What loading would find: whether the file can be run so, its shape, and the bytes of the blocks' matrices in memory; ternary ones
+ * that turn out to have a scale for each block take an eighth more. It reads no weights. */
 int bitrl_model_check(const bitrl_file *file, const bitrl_options *options, bitrl_shape *shape, uint64_t *bytes, char *error);
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);

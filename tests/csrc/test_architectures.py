@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from cffi import FFI
+from hugging_face_models import InDouble
 from tiny_models import TinyModel
 
 from bitrl.plugins.backbones.engine.engine import Engine
@@ -76,20 +77,6 @@ BITNETS: dict[str, dict[str, Any]] = {
     "tied": {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
 }
 TEXTS = [[1, 2, 3, 299, 7], [17], list(range(40))]
-
-
-class InDouble(torch.overrides.TorchFunctionMode):
-    """Inside it, what transformers does in float32 is done in float64.
-
-    In float32, an activation now and then rounds to the neighbouring 8-bit code, which moves its token by 1e-3.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.float:
-            func = torch.Tensor.double
-        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
-        kwargs = {key: torch.float64 if arg is torch.float32 else arg for key, arg in (kwargs or {}).items()}
-        return func(*args, **kwargs)
 
 
 def make(kind: str, **changes: Any) -> Any:
