@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bitrl.cli import completion
-from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
+from bitrl.cli.output import echo, json_option, print_json, table
 
 
 @click.command("eval")
@@ -47,7 +47,6 @@ def evaluate(
         raise UsageError(f"{text}: expected text in UTF-8") from None
     except OSError as error:
         raise UsageError(f"{text}: cannot be read: {error.strerror}") from None
-    stdout = claim_stdout() if as_json else None
     found = []
     for format in formats or (None,):
         engine = Engine(
@@ -65,7 +64,7 @@ def evaluate(
             }
         )
     if as_json:
-        print_json({"model": model, "text": str(text), "bytes": len(content.encode()), "formats": found}, stdout)
+        print_json({"model": model, "text": str(text), "bytes": len(content.encode()), "formats": found})
         return
     rows = [("format", "bits per byte", "perplexity per token", "tokens")]
     rows += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bitrl.cli import completion
-from bitrl.cli.output import claim_stdout, echo, json_option, print_json
+from bitrl.cli.output import echo, json_option, print_json
 
 
 @click.command()
@@ -40,7 +40,6 @@ def generate(
     from bitrl.plugins.backbones.tools.chat import Chat
 
     path, known = resolve(model), hints(model)
-    stdout = claim_stdout() if as_json else None
     engine = Engine(
         path, format, threads=threads, activation=activation or known["activation"], linear_class=known["linear_class"]
     )
@@ -51,6 +50,6 @@ def generate(
     if as_json:
         templated = chat.template is not None and not plain
         found = {"model": model, "format": engine.format, "chat_template": templated, "prompt_tokens": len(ids)}
-        print_json(found | {"text": text, "tokens": len(tokens), "ended": tokens[-1] in chat.ends}, stdout)
+        print_json(found | {"text": text, "tokens": len(tokens), "ended": tokens[-1] in chat.ends})
         return
     echo(text)

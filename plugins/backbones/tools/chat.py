@@ -24,8 +24,9 @@ from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.language_policy import end_tokens
 
 File = ModelFile | HuggingFaceFile
-_PLACE = "\ue000prompt\ue001"
-"""Stands for the prompt while the template is rendered; characters for private use, which no template writes."""
+_PLACE, _SPACE = "\ue000prompt\ue001", "\u205f"
+"""Stand for the prompt while the template is rendered, and for spaces around it, which the template may take away: a
+character for private use, and a space, that no template writes."""
 _SPECIAL = (3, 4)  # control and user-defined, of tokenizer.ggml.token_type
 _MOST_TEMPLATE = 1 << 20
 
@@ -59,7 +60,11 @@ class Chat:
             raise ModelFileError(
                 self.engine.path, "has a chat template that does not give the prompt once: use --plain"
             )
-        parts: list[str | int] = [*self._parts(before), prompt, *self._parts(after)]
+        kept = before.endswith(_SPACE), after.startswith(_SPACE)
+        text = prompt if kept[0] else prompt.lstrip()
+        text = text if kept[1] else text.rstrip()
+        before, after = before.removesuffix(_SPACE), after.removeprefix(_SPACE)
+        parts: list[str | int] = [*self._parts(before), text, *self._parts(after)]
         ids: list[int] = []
         text = ""
         for part in [*parts, -1]:  # text between two special tokens is cut as a whole
@@ -142,7 +147,7 @@ class Chat:
         said = {"bos_token": names.get(first, ""), "eos_token": names.get(self.ends[0], "") if self.ends else ""}
         try:
             return environment.from_string(self.template or "").render(
-                messages=[{"role": "user", "content": _PLACE}], add_generation_prompt=True, **said
+                messages=[{"role": "user", "content": f"{_SPACE}{_PLACE}{_SPACE}"}], add_generation_prompt=True, **said
             )
         except Exception as error:  # a template is a program: it may fail in any way
             words = " ".join(str(error).split())[:200]
