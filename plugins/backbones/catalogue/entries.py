@@ -219,29 +219,24 @@ _ENTRIES = (
     ),
 )
 # Models by others that were trained with ternary weights. Falcon's packed files do not say what weight_scale does; it
-# divides, which is what transformers takes for granted. TriLM and Bonsai are published as floats that are ternary, with a
-# scale for each shard or for 128 weights; Bonsai's GGUF files (Q2_0) are read, too: hf:OWNER/NAME/FILE.gguf.
-_FALCON = {"licence": "Falcon LLM License", "precision": "ternary (packed)", "architecture": "llama"}
+# divides, which is what transformers takes for granted. TriLM and Bonsai are published as floats that are ternary, with
+# a scale for each shard or for 128 weights; Bonsai's GGUF files (Q2_0) are read, too: hf:OWNER/NAME/FILE.gguf.
+_FALCONS = {
+    **{f"falcon3-{size.lower()}-1.58bit": f"Falcon3-{size}-Instruct-1.58bit" for size in ("1B", "3B", "7B", "10B")},
+    **{f"falcon-e-{size.lower()}": f"Falcon-E-{size}-Instruct" for size in ("1B", "3B")},
+}
 _TERNARY = (
     *(
         ModelEntry(
-            f"falcon3-{size.lower()}-1.58bit",
-            Hub(f"tiiuae/Falcon3-{size}-Instruct-1.58bit"),
-            summary="a Falcon3, fine-tuned to ternary weights",
+            name,
+            Hub(f"tiiuae/{repository}"),
+            summary="a ternary Falcon",
+            licence="Falcon LLM License",
+            precision="ternary (packed)",
+            architecture="llama",
             hints={"linear_class": "bitlinear"},
-            **_FALCON,
         )
-        for size in ("1B", "3B", "7B", "10B")
-    ),
-    *(
-        ModelEntry(
-            f"falcon-e-{size.lower()}",
-            Hub(f"tiiuae/Falcon-E-{size}-Instruct"),
-            summary="a Falcon Edge, trained ternary from the start",
-            hints={"linear_class": "bitlinear"},
-            **_FALCON,
-        )
-        for size in ("1B", "3B")
+        for name, repository in _FALCONS.items()
     ),
     *(
         ModelEntry(
