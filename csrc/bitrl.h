@@ -157,6 +157,13 @@ void bitrl_session_close(bitrl_session *session);
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
 
+/* The states at `fields` tokens of each text, side by side or projected. places: [texts, fields] ascending positions in the
+ * text (of a text without tokens: not read). sketch: [fields * width], for each number of these states the feature from 0 to columns - 1 to which
+ * it is added, or -1 - feature where it is subtracted (a count sketch); NULL: each is a feature. out: [texts, columns], without a
+ * sketch [texts, fields * width]. Bits as bitrl_encode's. */
+int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                        const uint64_t *places, uint64_t fields, const int32_t *sketch, uint64_t columns, float *out, char *error);
+
 /* The states after every block, for study. out: [blocks, sum(lengths), width], the same bits as bitrl_encode's of a model
  * that stops after that block. */
 int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, float *out,

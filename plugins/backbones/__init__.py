@@ -40,7 +40,10 @@ class LanguageModelOptions:
         "weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not record it",
     )
     projection: int | None = option(
-        None, "project the features to this width by a fixed random matrix; unset: no projection", above(0)
+        None,
+        "project the features to this width: by a fixed random matrix, or a count sketch of pooling field; "
+        "unset: no projection",
+        above(0),
     )
     cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0), free=True)
     lora_rank: int | None = option(
