@@ -22,9 +22,16 @@ class LanguageModelOptions:
         free=True,  # the identity tells one model from another
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
-    pooling: Literal["mean", "last", "field"] = option(
-        "mean",
-        "features of a text: mean over tokens, last token, or last tokens of its numbers, concatenated (field)",
+    pooling: Literal["mean", "last", "field"] | None = option(
+        None,
+        "features of a text: mean over tokens, last token, or last tokens of its numbers, concatenated (field); "
+        "unset: mean",
+    )
+    readout: Literal["set", "auto"] = option(
+        "set",
+        "auto: where layers, pooling and projection are all unset, a run measures on states of random play which of "
+        "them keep the numbers, and takes the cheapest",
+        free=True,  # what was chosen is in the other options
     )
     threads: int = option(
         0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0), free=True
@@ -99,6 +106,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             accepts=("text",),
             provides=("features", "gradients", "generation", "tokens", "cache"),
             needs_option={"gradients": "lora_rank"},
+            chooser="bitrl.plugins.backbones.tools.readout:choose",
             aliases={"fp16": "computes in bfloat16"} if name == "bf16" else {},
         )
     yield BackboneRecord(

@@ -67,7 +67,7 @@ class LanguageModel:
         check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
         self._prefix = first_tokens(metadata, self.engine.vocabulary, self.engine.path)
         self._suffix = last_tokens(metadata, self.engine.vocabulary, self.engine.path)
-        self.pooling, self.number_count = options.pooling, width
+        self.pooling, self.number_count = options.pooling or "mean", width
         if self.pooling == "field" and not width:
             raise UsageError(
                 'backbone.pooling "field" needs to know how many numbers a text holds: '

@@ -267,4 +267,5 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="gymnasium",
         summary="any Gymnasium id with Box or Discrete observations and Discrete or Box actions",
         target=TARGET,
+        defaults={"backbone.readout": "auto"},
     )

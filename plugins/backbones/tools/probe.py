@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.environments import crashes
 from bitrl.core.environments.environment import Environment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field
@@ -142,7 +143,7 @@ def draw(environment: Environment, fields: Sequence[Field], kind: str, count: in
 
 
 def _visited(environment: Environment, count: int, seed: int) -> np.ndarray:
-    env = environment.make()
+    env = crashes.reporting(environment.make, environment.id)()
     try:
         env.action_space.seed(seed)
         states: list[np.ndarray] = []

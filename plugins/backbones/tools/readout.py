@@ -1,0 +1,117 @@
+"""Which readout of a language model keeps the numbers of an environment's states, and costs the least.
+
+A readout is how many blocks run, what is pooled, and what that is projected to. Candidates are measured in the order of
+their cost, by ridge regression on states of random play (probe.py), which says whether a linear map of the features
+still has each number. Everything is fixed, the states too: the same environment, texts and model give the same readout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bitrl.core.config import Config
+from bitrl.core.runs.parts import build
+from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
+from bitrl.plugins.backbones.number_ends import number_ends
+from bitrl.plugins.backbones.tools.probe import draw, scores
+
+ENOUGH = 0.98
+"""R² that every number which varies must have."""
+STATES = 1280
+"""Of random play; a quarter of them is for judging."""
+UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None}
+
+
+@attrs.frozen
+class Readout:
+    """What was measured of a readout: the mean R² of the numbers that vary, and that of the worst of them."""
+
+    layers: int
+    pooling: str
+    projection: int | None
+    mean: float
+    worst: str
+    least: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether every number is kept."""
+        return self.least >= ENOUGH
+
+    def __str__(self) -> str:
+        blocks = f"{self.layers} block{'s' if self.layers > 1 else ''}"
+        to = "" if self.projection is None else f", projection {self.projection}"
+        return f"{blocks}, pooling {self.pooling}{to}: R² {self.mean:.3f}, worst {self.least:.3f} ({self.worst})"
+
+
+def choose(config: Config, part: str) -> tuple[Any, str] | None:
+    """The options of a configuration's backbone or critic backbone (`part`) with the readout that is chosen, and a line
+    about it; None where the options leave nothing to choose, or states hold no numbers.
+
+    Raises:
+        UsageError: the environment, its serializer or the backbone cannot be built, or a text is too long.
+    """
+    options = getattr(config, f"{part}_options")
+    if options.readout != "auto" or any(getattr(options, name) != unset for name, unset in UNSET.items()):
+        return None
+    measured: list[Readout] = []
+    for each in readouts(config, part):
+        measured.append(each)
+        if each.enough:
+            break
+    if not measured:
+        return None
+    best = max(measured, key=lambda each: (each.enough, each.least))
+    line = f"readout of {config.run.env} by {STATES:,} states of random play: {best}"
+    if not best.enough:
+        line += f"; no readout keeps every number at {ENOUGH}"
+    chosen = {name: getattr(best, name) for name in UNSET}
+    return attrs.evolve(options, **chosen), line
+
+
+def readouts(config: Config, part: str = "backbone") -> Iterator[Readout]:
+    """The candidates, measured one after another, cheapest first. None where states hold no numbers that vary, or
+    several states are read together.
+    """
+    names = {f"{part}_options": attrs.evolve(getattr(config, f"{part}_options"), readout="set", **UNSET)}
+    config = attrs.evolve(config, **names)
+    parts = build(config)
+    fields = parts.environment.observation_spec().fields
+    if not fields or config.run.history > 1:
+        return
+    own = parts.reader.backbone if part == "backbone" else parts.reader.critic or parts.reader.backbone
+    assert isinstance(own, LanguageModel)
+    states = draw(parts.environment, fields, "random", STATES, 0)
+    texts = list(parts.reader.serializer.batch(states))
+    poolings = ["field"] if all(len(number_ends(text)) == len(fields) for text in texts) else []
+    blocks = own.engine.blocks
+    for layers in sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
+        for pooling in [*poolings, "mean"]:  # "field" computes a part of the last block only
+            features = _features(own, layers, pooling, texts, len(fields))
+            for projection, projected in _projections(features, own.engine.width, len(fields) * (pooling == "field")):
+                found, _ = scores({pooling: projected[:, None]}, states, [field.name for field in fields])
+                for score in found:
+                    yield Readout(layers, pooling, projection, score.mean, score.worst, score.fields[score.worst])
+
+
+def _features(model: LanguageModel, layers: int, pooling: str, texts: list[str], count: int) -> np.ndarray:
+    """float32 [n, width], of "field" [n, count * width]."""
+    options = attrs.evolve(model.options, layers=layers, pooling=pooling, lora_rank=None, cache_mb=0)
+    return LanguageModel(options, count, model.engine.format).encode(texts)
+
+
+def _projections(features: np.ndarray, width: int, fields: int) -> Iterator[tuple[int | None, np.ndarray]]:
+    """Widths to project to, and the features projected: of several fields, that of one state and twice that."""
+    if fields < 2:
+        yield None, features
+        return
+    for columns in (width, 2 * width):
+        sketch = count_sketch(fields, width, columns).reshape(fields, width)
+        projected = np.zeros((len(features), columns), np.float32)
+        for states, to in zip(np.split(features, fields, axis=1), sketch, strict=True):
+            projected[:, np.where(to < 0, -1 - to, to)] += np.where(to < 0, -states, states)  # no two to one feature
+        yield columns, projected
