@@ -7,13 +7,18 @@ still has each number. Everything is fixed, the states too: the same environment
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
+import gymnasium
 import numpy as np
 
 from bitrl.core.config import Config
+from bitrl.core.environments import crashes
+from bitrl.core.environments.environment import Environment
 from bitrl.core.runs.parts import build
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
@@ -21,14 +26,16 @@ from bitrl.plugins.backbones.tools.probe import draw, scores
 
 ENOUGH = 0.98
 """R² that every number which varies must have."""
-STATES = 1280
-"""Of random play; a quarter of them is for judging."""
+STATES, FEWEST, SECONDS = 4000, 400, 10.0
+"""Of random play, of which a quarter is for judging: as many as these seconds allow, within these bounds."""
 UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None}
 
 
 @attrs.frozen
 class Readout:
-    """What was measured of a readout: the mean R² of the numbers that vary, and that of the worst of them."""
+    """What was measured of a readout: the mean R² of the numbers that vary, and that of the worst of them, in how many
+    states.
+    """
 
     layers: int
     pooling: str
@@ -36,6 +43,7 @@ class Readout:
     mean: float
     worst: str
     least: float
+    states: int = attrs.field(repr=False)
 
     @property
     def enough(self) -> bool:
@@ -65,37 +73,59 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
             break
     if not measured:
         return None
-    best = max(measured, key=lambda each: (each.enough, each.least))
-    line = f"readout of {config.run.env} by {STATES:,} states of random play: {best}"
+    best = best_of(measured)
+    line = f"readout of {config.run.env} by {best.states:,} states of random play: {best}"
     if not best.enough:
         line += f"; no readout keeps every number at {ENOUGH}"
     chosen = {name: getattr(best, name) for name in UNSET}
     return attrs.evolve(options, **chosen), line
 
 
+def best_of(measured: Sequence[Readout]) -> Readout:
+    """The first that keeps every number; else the one that keeps most of the worst."""
+    return next((each for each in measured if each.enough), max(measured, key=lambda each: each.least))
+
+
 def readouts(config: Config, part: str = "backbone") -> Iterator[Readout]:
-    """The candidates, measured one after another, cheapest first. None where states hold no numbers that vary, or
-    several states are read together.
+    """The candidates, measured one after another, cheapest first, until more blocks keep less. None where states hold
+    no numbers that vary, or more than numbers, or several states are read together.
+
+    Where a text holds all numbers, "field" is the only pooling tried: it keeps more than the mean, and costs less,
+    since the last block computes the numbers' ends alone.
     """
     names = {f"{part}_options": attrs.evolve(getattr(config, f"{part}_options"), readout="set", **UNSET)}
     config = attrs.evolve(config, **names)
     parts = build(config)
     fields = parts.environment.observation_spec().fields
-    if not fields or config.run.history > 1:
+    if not fields or config.run.history > 1 or not _is_plain(parts.environment):
         return
     own = parts.reader.backbone if part == "backbone" else parts.reader.critic or parts.reader.backbone
     assert isinstance(own, LanguageModel)
-    states = draw(parts.environment, fields, "random", STATES, 0)
+    began = time.perf_counter()
+    draw(parts.environment, fields, "random", FEWEST // 4, 0)
+    count = int(SECONDS * FEWEST / 4 / max(time.perf_counter() - began, 1e-9))
+    states = draw(parts.environment, fields, "random", min(max(count, FEWEST), STATES), 0)
     texts = list(parts.reader.serializer.batch(states))
-    poolings = ["field"] if all(len(number_ends(text)) == len(fields) for text in texts) else []
-    blocks = own.engine.blocks
+    pooling = "field" if all(len(number_ends(text)) == len(fields) for text in texts) else "mean"
+    read, blocks, before = len(fields) if pooling == "field" else 1, own.engine.blocks, -math.inf
     for layers in sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
-        for pooling in [*poolings, "mean"]:  # "field" computes a part of the last block only
-            features = _features(own, layers, pooling, texts, len(fields))
-            for projection, projected in _projections(features, own.engine.width, len(fields) * (pooling == "field")):
-                found, _ = scores({pooling: projected[:, None]}, states, [field.name for field in fields])
-                for score in found:
-                    yield Readout(layers, pooling, projection, score.mean, score.worst, score.fields[score.worst])
+        features, measured = _features(own, layers, pooling, texts, read), []
+        for projection, projected in _projections(features, own.engine.width, read):
+            found, _ = scores({pooling: projected[:, None]}, states, [field.name for field in fields])
+            for score in found:
+                figures = score.mean, score.worst, score.fields[score.worst]
+                measured.append(Readout(layers, pooling, projection, *figures, len(states)))
+                yield measured[-1]
+        best = max((each.least for each in measured), default=-math.inf)
+        if best <= before:
+            return
+        before = best
+
+
+def _is_plain(environment: Environment) -> bool:
+    env = crashes.reporting(environment.make, environment.id)()
+    env.close()
+    return isinstance(env.observation_space, (gymnasium.spaces.Box, gymnasium.spaces.Discrete))
 
 
 def _features(model: LanguageModel, layers: int, pooling: str, texts: list[str], count: int) -> np.ndarray:
