@@ -17,7 +17,7 @@ from bitrl.core.runs.display import display
 if TYPE_CHECKING:
     from bitrl.core.config import Config
     from bitrl.plugins.backbones.tools.probe import Reading, Setting
-    from bitrl.plugins.backbones.tools.readout import Readout
+    from bitrl.plugins.backbones.tools.readout import MeasuredReadout
 
 KINDS = {"uniform": "uniform in their bounds", "random": "visited by a random policy"}
 
@@ -178,7 +178,7 @@ def _shown(reading: Reading, fields: bool) -> str:
     return "\n".join(lines)
 
 
-def _readouts(names: tuple[str, str], tried: Sequence[Readout]) -> str:
+def _readouts(names: tuple[str, str], tried: Sequence[MeasuredReadout]) -> str:
     """What a run with backbone.readout=auto tries, in its order; what it takes is marked."""
     from bitrl.plugins.backbones.tools.readout import best_of
 

@@ -184,7 +184,7 @@ def test_the_critics_backbone_has_options_of_its_own(registered: Registry):
     resolved = resolve(values)
     assert resolved.critic_backbone is not None
     assert resolved.critic_backbone.name == "int8"
-    assert (resolved.backbone_options.layers, resolved.backbone_options.pooling) == (1, "mean")
+    assert (resolved.backbone_options.layers, resolved.backbone_options.pooling) == (1, None)
     assert (resolved.critic_backbone_options.layers, resolved.critic_backbone_options.pooling) == (None, "last")
     assert resolve({}).critic_backbone is resolve({}).critic_backbone_options is None
 
@@ -193,7 +193,7 @@ def test_what_an_environment_asks_of_a_backbone_it_asks_of_the_critics_too(regis
     resolved = resolve({"run": {"env": "Tuned-v0", "critic_backbone": "int8"}})
     assert (resolved.backbone_options.layers, resolved.critic_backbone_options.layers) == (3, 3)
     assert resolved.critic_backbone_options.pooling == "last"
-    assert resolved.backbone_options.pooling == "mean"
+    assert resolved.backbone_options.pooling is None
     mine = resolve({"run": {"env": "Tuned-v0", "critic_backbone": "int8"}, "critic_backbone": {"layers": 2}})
     assert (mine.backbone_options.layers, mine.critic_backbone_options.layers) == (3, 2)
 

@@ -32,7 +32,7 @@ UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None}
 
 
 @attrs.frozen
-class Readout:
+class MeasuredReadout:
     """What was measured of a readout: the mean R² of the numbers that vary, and that of the worst of them, in how many
     states.
     """
@@ -66,7 +66,7 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     options = getattr(config, f"{part}_options")
     if options.readout != "auto" or any(getattr(options, name) != unset for name, unset in UNSET.items()):
         return None
-    measured: list[Readout] = []
+    measured: list[MeasuredReadout] = []
     for each in readouts(config, part):
         measured.append(each)
         if each.enough:
@@ -81,12 +81,12 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     return attrs.evolve(options, **chosen), line
 
 
-def best_of(measured: Sequence[Readout]) -> Readout:
+def best_of(measured: Sequence[MeasuredReadout]) -> MeasuredReadout:
     """The first that keeps every number; else the one that keeps most of the worst."""
     return next((each for each in measured if each.enough), max(measured, key=lambda each: each.least))
 
 
-def readouts(config: Config, part: str = "backbone") -> Iterator[Readout]:
+def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout]:
     """The candidates, measured one after another, cheapest first, until more blocks keep less. None where states hold
     no numbers that vary, or more than numbers, or several states are read together.
 
@@ -114,7 +114,7 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[Readout]:
             found, _ = scores({pooling: projected[:, None]}, states, [field.name for field in fields])
             for score in found:
                 figures = score.mean, score.worst, score.fields[score.worst]
-                measured.append(Readout(layers, pooling, projection, *figures, len(states)))
+                measured.append(MeasuredReadout(layers, pooling, projection, *figures, len(states)))
                 yield measured[-1]
         best = max((each.least for each in measured), default=-math.inf)
         if best <= before:

@@ -14,7 +14,7 @@ from bitrl.core.runs.parts import build
 from bitrl.plugins.backbones.language_model import count_sketch
 from bitrl.plugins.backbones.tools import readout
 from bitrl.plugins.backbones.tools.probe import draw
-from bitrl.plugins.backbones.tools.readout import Readout, best_of, choose, readouts
+from bitrl.plugins.backbones.tools.readout import MeasuredReadout, best_of, choose, readouts
 
 ENV = "Pendulum-v1"  # three numbers without names
 
@@ -75,9 +75,9 @@ def test_candidates_come_cheapest_first_until_more_blocks_keep_less():
 
 
 def test_the_cheapest_of_those_that_are_good_enough_is_taken_else_the_best():
-    good, better, poor = (Readout(1, "field", None, 0.99, "x", least, 4000) for least in (0.981, 0.999, 0.5))
+    good, better, poor = (MeasuredReadout(1, "field", None, 0.99, "x", least, 4000) for least in (0.981, 0.999, 0.5))
     assert best_of([poor, good, better]) is good
-    assert best_of([Readout(1, "mean", None, 0.9, "x", 0.2, 4000), poor]) is poor
+    assert best_of([MeasuredReadout(1, "mean", None, 0.9, "x", 0.2, 4000), poor]) is poor
 
 
 def test_a_run_says_and_keeps_its_choice_and_resumes_with_it(tmp_path, capfd, monkeypatch):
