@@ -21,7 +21,9 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[tuple[int, str]]:
 @pytest.mark.parametrize(("name", "beyond"), [("ess", 0.6), ("m2", 0.06), ("sign_skew", 0.2), ("sign_skew", -0.2)])
 def test_one_is_told_once_after_three_updates_in_a_row(name: str, beyond: float, capsys) -> None:
     alarms = Alarms()
-    for step, value in enumerate([beyond, beyond, SOUND[name], beyond, beyond, beyond, beyond, SOUND[name], *[beyond] * 5]):
+    for step, value in enumerate(
+        [beyond, beyond, SOUND[name], beyond, beyond, beyond, beyond, SOUND[name], *[beyond] * 5]
+    ):
         alarms({**SOUND, name: value}, 1000 * step)
     assert told(capsys) == [(5000, name)]
 
