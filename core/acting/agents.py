@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting import bitdelta, checkpoints
-from bitrl.core.acting.admissible import MASK, states_of
+from bitrl.core.acting.admissible import MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
 from bitrl.core.acting.history import StateHistory
@@ -152,11 +152,13 @@ class Agent:
 
     def _with_flat_mask(self, observation: Any) -> Any:
         """The observation with its action mask as `FactoredActions.flat_mask` makes it, where actions have factors."""
-        masked = isinstance(self.policy, FactoredPolicy) and isinstance(observation, Mapping) and MASK in observation
-        if not masked or MASK not in (self._example.dtype.names or ()):
+        policy = self.policy
+        if not isinstance(policy, FactoredPolicy) or not splits(self._example.dtype.names):
+            return observation
+        if not isinstance(observation, Mapping) or MASK not in observation:
             return observation
         try:
-            return {**observation, MASK: self.policy.actions.flat_mask(observation[MASK])}
+            return {**observation, MASK: policy.actions.flat_mask(observation[MASK])}
         except ValueError as error:
             raise UsageError(f'"{MASK}"{error}') from None
 

@@ -131,7 +131,8 @@ class FactoredActions:
             start = used.start
             for index, size in enumerate(factor.sizes):
                 if not mask[:, start : start + size].any(axis=1).all():
-                    return f"{factor}, number {index}" if len(factor.sizes) > 1 else str(factor)
+                    number = [f"number {index}"] if len(factor.sizes) > 1 else []
+                    return ", ".join([*([str(factor)] if factor.path else []), *number])
                 start += size
         return None
 
@@ -160,15 +161,13 @@ def values_of(factor: Factor, places: np.ndarray) -> np.ndarray:
 
 
 def _mask_of(factor: Factor, given: Any) -> np.ndarray:
-    """The mask of one factor → int8 [its outputs]."""
+    """The mask of one factor → int8 [its values]."""
     sizes, found = factor.sizes, _numbers(given)
-    if found is not None and found.ndim == 1 and found.size == sum(sizes) and factor.kind != "MultiBinary":
-        return _zeros_and_ones(str(factor), found, sum(sizes))
+    if factor.kind == "Discrete" or (found is not None and found.shape == (sum(sizes),)):
+        return _zeros_and_ones(str(factor), given, sum(sizes))
     if factor.kind == "MultiBinary":
         if found is not None and found.shape == factor.low.shape and np.isin(found, (0, 1, 2)).all():
             return np.stack([found != 1, found != 0], axis=-1).astype(np.int8).ravel()
-        if found is not None and found.shape == (sum(sizes),):
-            return _zeros_and_ones(str(factor), found, sum(sizes))
         raise ValueError(
             f"{factor}: expected shape {factor.low.shape}, of 0, 1 and 2 (either), or {sum(sizes)} of 0 or 1, got "
             f"{_briefly(given)}"
@@ -176,24 +175,23 @@ def _mask_of(factor: Factor, given: Any) -> np.ndarray:
     masks = [*_flattened(given, factor.low.ndim)]
     if len(masks) != len(sizes):
         raise ValueError(f"{factor}: expected {' + '.join(map(str, sizes))} of 0 or 1, got {_briefly(given)}")
-    whole = [
-        _zeros_and_ones(f"{factor}[{index}]", np.asarray(each), size)
-        for index, (each, size) in enumerate(zip(masks, sizes, strict=True))
-    ]
-    return np.concatenate(whole)
+    each = enumerate(zip(masks, sizes, strict=True))
+    return np.concatenate([_zeros_and_ones(f"{factor}[{index}]", mask, size) for index, (mask, size) in each])
 
 
 def _flattened(masks: Any, depth: int) -> Iterator[Any]:
-    if depth <= 0:
+    """The masks in sequences nested so deep."""
+    if depth == 0:
         yield masks
     elif isinstance(masks, (tuple, list, np.ndarray)):
         for each in masks:
             yield from _flattened(each, depth - 1)
 
 
-def _zeros_and_ones(where: str, found: np.ndarray, size: int) -> np.ndarray:
-    if found.shape != (size,) or found.dtype.kind not in "biuf" or not ((found == 0) | (found == 1)).all():
-        raise ValueError(f"{where}: expected 0 or 1 for each of {size} values, got {_briefly(found)}")
+def _zeros_and_ones(where: str, given: Any, size: int) -> np.ndarray:
+    found = _numbers(given)
+    if found is None or found.shape != (size,) or not ((found == 0) | (found == 1)).all():
+        raise ValueError(f"{where}: expected 0 or 1 for each of {size} values, got {_briefly(given)}")
     return found.astype(np.int8)
 
 

@@ -71,13 +71,14 @@ def checked_actions(who: str, space: gymnasium.Space[Any], actions: Any, count: 
 def _checked_records(who: str, space: gymnasium.Space[Any], actions: Any, count: int) -> np.ndarray:
     """Actions of several parts as records [n] of the space's dtypes, each part checked as an action of its own."""
     parts, sent = parts_of(space) or [], np.empty(count, dtype_of(space))
+    columns: list[Any] = []
     try:
         if isinstance(actions, np.ndarray) and actions.dtype.names is not None:
             columns = [actions[name] for name, _ in parts]
         else:
             columns = [*zip(*(values_in(space, each) for each in actions), strict=True)]
     except (KeyError, ValueError, TypeError, IndexError):
-        columns = []
+        pass
     if len(columns) != len(parts):
         raise RunFailed(
             f"{who} chose {briefly(actions)}: expected {count} actions of {briefly(space)}, as records or one by one"
@@ -91,23 +92,19 @@ def check_admissible(
     who: str, space: gymnasium.Space[Any], actions: np.ndarray, admissible: AdmissibleActions | None
 ) -> None:
     """Raise RunFailed if one of the actions [n] is not among the admissible ones of its state."""
-    if admissible is None:
+    if admissible is None or not isinstance(space, (Discrete, *FACTORED)):
         return
-    if isinstance(space, FACTORED):
-        admitted = factored_actions(space).admitted(actions, admissible.mask)
-        if not admitted.all():
-            which = briefly(as_plain(actions[int(np.argmin(admitted))]))
-            raise RunFailed(
-                f"{who} chose the action {which}, which its state does not admit: choose by states.admissible"
-            )
-        return
+    found = admitted(space, actions, admissible.mask)
+    if not found.all():
+        which = briefly(as_plain(actions[int(np.argmin(found))]))
+        raise RunFailed(f"{who} chose the action {which}, which its state does not admit: choose by states.admissible")
+
+
+def admitted(space: gymnasium.Space[Any], actions: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Which of the actions [n, ...] a mask [n, k] admits (acting/admissible.py), bool [n]."""
     if not isinstance(space, Discrete):
-        return
+        return factored_actions(space).admitted(actions, mask)
     places = actions - space.start
-    inside = places < admissible.mask.shape[1]
-    allowed = admissible.mask[np.arange(len(places)), np.where(inside, places, 0)] & inside
-    if not allowed.all():
-        where = int(np.argmin(allowed))
-        raise RunFailed(
-            f"{who} chose the action {actions[where]}, which its state does not admit: choose by states.admissible"
-        )
+    inside = (places >= 0) & (places < mask.shape[1])
+    found: np.ndarray = mask[np.arange(len(places)), np.where(inside, places, 0)] & inside
+    return found

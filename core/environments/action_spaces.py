@@ -34,12 +34,11 @@ def _bounds(space: gymnasium.Space[Any], place: str, kinds: list[int]) -> tuple[
     parts = parts_of(space)
     if parts is not None:
         bounds = [_bounds(part, place_of(space, place, name), kinds) for name, part in parts]
-        lows, highs = (tuple(each[side] for each in bounds) for side in (0, 1))
-        return (
-            (lows, highs)
-            if isinstance(space, Tuple)
-            else tuple(dict(zip(space, each, strict=True)) for each in (lows, highs))
-        )  # type: ignore[call-overload,return-value]
+        lows, highs = [low for low, _ in bounds], [high for _, high in bounds]
+        if isinstance(space, Dict):
+            names = [name for name, _ in parts]
+            return dict(zip(names, lows, strict=True)), dict(zip(names, highs, strict=True))
+        return tuple(lows), tuple(highs)
     kind = next((each for each in KINDS if isinstance(space, getattr(gymnasium.spaces, each))), None)
     low: Any
     high: Any

@@ -137,7 +137,7 @@ def _spec_of_parts(space: Any, env: str) -> ObservationSpec:
     """The spec of a Dict or Tuple space, whose observations serializers get flat."""
     import gymnasium
 
-    from bitrl.core.environments.spaces import check_parts
+    from bitrl.core.environments.spaces import check_parts, leaves_of
 
     try:
         check_parts(space, "observation_space")
@@ -145,7 +145,7 @@ def _spec_of_parts(space: Any, env: str) -> ObservationSpec:
         raise UsageError(f"environment {env}: {fault}") from fault
     fields: list[Field] = []
     texts, paths, images = [], [], []
-    for path, leaf in _leaves(space):
+    for path, leaf in leaves_of(space):
         paths.append(path)
         if isinstance(leaf, gymnasium.spaces.Text):
             texts.append(name_of(path))
@@ -163,17 +163,6 @@ def _spec_of_parts(space: Any, env: str) -> ObservationSpec:
     if count > 1:
         raise UsageError(f'environment {env}: two parts of its observations are called "{name}" in texts: rename one')
     return ObservationSpec(env, tuple(fields), texts=tuple(texts), parts=tuple(paths), images=tuple(images))
-
-
-def _leaves(space: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The parts of a space that have no parts, with the paths to them, in order."""
-    from bitrl.core.environments.spaces import parts_of
-
-    parts = parts_of(space)
-    if parts is None:
-        yield path, space
-    for name, part in parts or ():
-        yield from _leaves(part, (*path, name))
 
 
 def _fields(space: Any, env: str, path: Path = ()) -> Iterator[Field]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 from gymnasium.spaces import Dict, Tuple
 
-from bitrl.core.acting.nested import place_in_tuple
+from bitrl.core.acting.nested import Path, place_in_tuple
 from bitrl.core.environments.crashes import EnvironmentFault
 
 
@@ -24,6 +25,15 @@ def parts_of(space: gymnasium.Space[Any]) -> list[tuple[str, gymnasium.Space[Any
 def values_in(space: gymnasium.Space[Any], value: Any) -> list[Any]:
     """The parts of an element of a Dict or Tuple space, in the order of `parts_of`."""
     return [value[name] for name in space] if isinstance(space, Dict) else [*value]
+
+
+def leaves_of(space: gymnasium.Space[Any], path: Path = ()) -> Iterator[tuple[Path, gymnasium.Space[Any]]]:
+    """The parts of a space that have no parts, with the paths to them, in order; itself if it has none."""
+    parts = parts_of(space)
+    if parts is None:
+        yield path, space
+    for name, part in parts or ():
+        yield from leaves_of(part, (*path, name))
 
 
 def check_parts(space: gymnasium.Space[Any], place: str) -> None:

@@ -141,7 +141,8 @@ class FactoredHead:
         return torch.cat([head.backward(own, by_log_prob, by_entropy) for head, own in each], dim=1)
 
     def _split(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        return outputs.split([head.outputs for head in self.heads], dim=1)
+        parts: tuple[Tensor, ...] = outputs.split([head.outputs for head in self.heads], dim=1)
+        return parts
 
     def _masks(self, admissible: Admissible) -> list[Admissible]:
         """The part of the mask that is each head's; None for a Gaussian."""

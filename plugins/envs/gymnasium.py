@@ -86,7 +86,7 @@ class GymnasiumEnvironment(Environment):
 
     def _masks(self, env: gymnasium.Env) -> bool:
         """Whether the environment gives an action mask for its numbered actions, or for those of several factors."""
-        actions = env.action_space
+        actions: Any = env.action_space
         if not isinstance(actions, (Discrete, *FACTORED)) or spec_of_known(self.id) is not None:
             return False
         if self._masked is None:
@@ -98,8 +98,7 @@ class GymnasiumEnvironment(Environment):
                 raise
             except BaseException:  # (the run's own first reset says what is wrong)
                 pass
-            one = isinstance(actions, Discrete)
-            self._masked = np.shape(mask) == (int(actions.n),) if one else mask is not None
+            self._masked = np.shape(mask) == (int(actions.n),) if isinstance(actions, Discrete) else mask is not None
             close_quietly(trial)
         return self._masked
 

@@ -38,8 +38,8 @@ class OneOfVector(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step; the observation is the episode's own, also at its end."""
-        space = self.action_space
-        actions = concatenate(space, [action], create_empty_array(space, n=1))
+        room: Any = create_empty_array(self.action_space, n=1)
+        actions = concatenate(self.action_space, [action], room)
         observations, rewards, terminated, truncated, info = self.envs.step(actions)
         if self._same_step and (terminated[0] or truncated[0]):
             last, own = info["final_obs"][0], _of_first(info.get("final_info", info))
