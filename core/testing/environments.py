@@ -136,9 +136,10 @@ def describes_its_observations(case: EnvironmentCase) -> None:
         missing = [path for path in spec.parts if path not in leaves]
         expect(not missing, f"the spec has the part {missing}, and the observation space has none there")
         described = [(path, leaves[path]) for path in spec.parts]
-        texts = tuple(name_of(path) for path, leaf in described if isinstance(leaf, gymnasium.spaces.Text))
+        strings = [path for path, leaf in described if isinstance(leaf, gymnasium.spaces.Text)]
+        texts = tuple(map(name_of, strings))
         expect(spec.texts == texts, f"expected the strings {texts}, as its parts say, got {spec.texts}")
-        count = sum(math.prod(leaf.shape or ()) for _, leaf in described if leaf.dtype is not None)
+        count = sum(math.prod(leaf.shape or ()) for path, leaf in described if path not in strings)
         expect(len(spec.fields) == count, f"expected a field for each of the {count} numbers, got {len(spec.fields)}")
         _expect_fields(spec)
         return

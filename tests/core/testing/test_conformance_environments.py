@@ -136,7 +136,7 @@ class DictActions(Walk):
         )
 
     def look(self) -> Any:
-        return {"walk": super().look(), "words": f"step {self.time}"}
+        return {"walk": super().look(), "words": f"step{self.time}"}
 
     def step(self, action: Any) -> Any:
         return super().step(int(action["push"]))
@@ -228,6 +228,17 @@ def test_actions_that_no_algorithm_supports_are_a_note_and_no_fault(
     check_environment(record)
     words = f"its actions are a {space} space, which no installed algorithm declares to support"
     assert [note.startswith(words) for note in notes()] == ([] if space is None else [True])
+
+
+def test_the_parts_of_a_spec_are_those_of_the_observation_space():
+    for parts, message in (
+        ((("walk",), ("talk",)), "the spec has the part [('talk',)], and the observation space has none there"),
+        ((("walk",),), "expected the strings (), as its parts say, got ('words',)"),
+        ((("words",),), "expected a field for each of the 0 numbers, got 2"),
+    ):
+        own = bitrl.ObservationSpec("Test-v0", (bitrl.Field("x"), bitrl.Field("y")), texts=("words",), parts=parts)
+        record = environment_record(DictActions, observation_spec=lambda self, own=own: own)
+        assert message in refusal(check_environment, record)
 
 
 def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:
