@@ -9,8 +9,9 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting import factors
+from bitrl.core.acting.admissible import MASK, splits, states_of
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.nested import leaves, part_at
+from bitrl.core.acting.nested import leaves, name_of, part_at
 from bitrl.core.acting.policies import (
     KINDS,
     CodebookPolicy,
@@ -77,6 +78,7 @@ def check_arrays(file: Checkpoint) -> None:
                 bad = np.isnan(array) if name.rpartition(".")[2] in _MAY_BE_INFINITE else ~np.isfinite(array)
                 if bad.any():
                     raise ValueError(f"{name} holds {int(bad.sum()):,} numbers that are NaN or infinite")
+    _check_example(file)
     arrays = with_prefix(file.arrays, "policy.")
     kind = KINDS[file.meta["policy"]]
     records = ("low", "high") if kind is FactoredPolicy else ()
@@ -95,7 +97,9 @@ def check_arrays(file: Checkpoint) -> None:
     if kind is Discrete and (arrays["start"].shape != () or arrays["start"].dtype.kind not in "iu"):
         raise ValueError("policy.start: expected an integer")
     if kind is FactoredPolicy:
-        _check_factors(arrays["low"], arrays["high"], arrays["kinds"], outputs)
+        masks = file.arrays["example"].dtype.fields or {}
+        mask = masks[MASK][0].shape if splits(tuple(masks)) and MASK in masks else None
+        _check_factors(arrays["low"], arrays["high"], arrays["kinds"], outputs, mask)
     if kind in (Continuous, CodebookPolicy):
         low, high = arrays["low"], arrays["high"]
         values = arrays["values"] if kind is CodebookPolicy else np.zeros((low.size, 1))
@@ -105,8 +109,21 @@ def check_arrays(file: Checkpoint) -> None:
             raise ValueError("policy: its low, high and network do not fit together")
 
 
-def _check_factors(low: np.ndarray, high: np.ndarray, kinds: np.ndarray, outputs: set[int]) -> None:
-    """Refuse what describes no action space, or one for which a network has not as many outputs."""
+def _check_example(file: Checkpoint) -> None:
+    """Refuse an example without the parts of an observation that the serializer is to read."""
+    example = states_of(file.arrays["example"])
+    there = [path for path, *_ in leaves(example.dtype)]
+    for path in map(tuple, file.meta["observation"].get("parts", ())):
+        if path not in there:
+            raise ValueError(f'its example of an observation has no part "{name_of(path)[:80]}"')
+
+
+def _check_factors(
+    low: np.ndarray, high: np.ndarray, kinds: np.ndarray, outputs: set[int], mask: tuple[int, ...] | None
+) -> None:
+    """Refuse what describes no action space, or one for which a network or a `mask` of this shape has not as many
+    numbers.
+    """
     count = len([*leaves(low.dtype)])
     alike = low.dtype == high.dtype and low.shape == high.shape and len(low.shape) >= 1 and len(low) == 1
     known = (
@@ -116,13 +133,13 @@ def _check_factors(low: np.ndarray, high: np.ndarray, kinds: np.ndarray, outputs
         raise ValueError(
             "policy.low, policy.high, policy.kinds: expected the bounds of an action, and a kind for each part"
         )
-    expected = 0
+    expected = values = 0
     for factor in factors.FactoredActions(low, high, kinds).factors:
         whole = factor.low.dtype.kind in "iu"
         if factor.kind != "Box" and not (whole and (factor.low <= factor.high).all()):
             raise ValueError("policy.low, policy.high: expected integers, the first at most the second")
-        expected += factor.outputs
-    if {expected} != outputs:
+        expected, values = expected + factor.outputs, values + sum(factor.sizes)
+    if {expected} != outputs or mask not in (None, (values,)):
         raise ValueError("policy: its low, high and network do not fit together")
 
 
