@@ -84,7 +84,7 @@ def _checked_records(who: str, space: gymnasium.Space[Any], actions: Any, count:
             f"{who} chose {briefly(actions)}: expected {count} actions of {briefly(space)}, as records or one by one"
         )
     for (name, part), column in zip(parts, columns, strict=True):
-        sent[name] = checked_actions(f'{who}, in the part "{name}",', part, column, count)
+        sent[name] = checked_actions(f'{who.removesuffix(",")}, in the part "{name}",', part, column, count)
     return sent
 
 

@@ -265,6 +265,6 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
     )
     yield EnvironmentRecord(
         name="gymnasium",
-        summary="any Gymnasium id with Box or Discrete observations and Discrete or Box actions",
+        summary="any Gymnasium id whose observations and actions are numbers, choices and texts, also in parts",
         target=TARGET,
     )
