@@ -97,7 +97,7 @@ def check_arrays(file: Checkpoint) -> None:
     if kind is Discrete and (arrays["start"].shape != () or arrays["start"].dtype.kind not in "iu"):
         raise ValueError("policy.start: expected an integer")
     if kind is FactoredPolicy:
-        masks = file.arrays["example"].dtype.fields or {}
+        masks: Mapping[str, Any] = file.arrays["example"].dtype.fields or {}
         mask = masks[MASK][0].shape if splits(tuple(masks)) and MASK in masks else None
         _check_factors(arrays["low"], arrays["high"], arrays["kinds"], outputs, mask)
     if kind in (Continuous, CodebookPolicy):

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
-
 from bitrl.core.acting.nested import Path, name_of
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
@@ -36,6 +34,11 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("velocity", -0.07, 0.07),
     ),
 }
+FIELDS["Blackjack-v1"] = (
+    Field("player_sum", 0, 31, decimals=0),
+    Field("dealer_card", 0, 10, decimals=0),
+    Field("usable_ace", 0, 1, decimals=0),
+)
 FIELDS["MountainCarContinuous-v0"] = FIELDS["MountainCar-v0"]
 # The MuJoCo tasks: joint angles within their joints' ranges and a little beyond (the limits are soft), velocities as
 # far as they matter (Hopper and Walker2d clip theirs at ±10). A trained HalfCheetah runs at 5 to 12 m/s.
@@ -92,9 +95,13 @@ FIELDS["Walker2d-v5"] = FIELDS["Walker2d-v4"] = (
 )
 
 
+PARTS: dict[str, tuple[Path, ...]] = {"Blackjack-v1": (("[0]",), ("[1]",), ("[2]",))}
+"""The parts of those whose observations have several."""
+
+
 def spec_of_known(env: str) -> ObservationSpec | None:
     """The spec of an environment in the table, without importing Gymnasium; None for any other."""
-    return ObservationSpec(env, FIELDS[env]) if env in FIELDS else None
+    return ObservationSpec(env, FIELDS[env], parts=PARTS.get(env, ())) if env in FIELDS else None
 
 
 def spec_of_space(space: Any, env: str) -> ObservationSpec:
@@ -114,9 +121,9 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
     known = spec_of_known(env)
     if isinstance(space, (gymnasium.spaces.Dict, gymnasium.spaces.Tuple)):
         spec = _spec_of_parts(space, env)
-        return attrs.evolve(spec, fields=known.fields) if _fits(known, len(spec.fields)) and known else spec
+        return known if known is not None and known.parts == spec.parts else spec
     fields = tuple(_fields(space, env))
-    if _fits(known, len(fields)) and known:
+    if known is not None and not known.parts and len(known.fields) == len(fields):
         return known
     if not fields:
         raise UsageError(f"environment {env}: its observations hold no numbers: their shape is {space.shape}")
@@ -124,11 +131,14 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
 
 
 def is_image(space: Any) -> bool:
-    """Whether the numbers of a Box are the pixels of an image: at least `FEWEST_PIXELS` bytes in two dimensions or
-    more. Fewer are as well read as numbers.
+    """Whether a space is a Box of an image's pixels: at least `FEWEST_PIXELS` bytes in two dimensions or more. Fewer are
+    as well read as numbers.
     """
+    import gymnasium
     import numpy as np
 
+    if not isinstance(space, gymnasium.spaces.Box):
+        return False
     alike = space.dtype == np.uint8 and len(space.shape) >= 2 and int(np.prod(space.shape)) >= FEWEST_PIXELS
     return bool(alike and (space.low == 0).all() and (space.high == 255).all())
 
@@ -151,7 +161,7 @@ def _spec_of_parts(space: Any, env: str) -> ObservationSpec:
             texts.append(name_of(path))
             continue
         fields += _fields(leaf, env, path)
-        if isinstance(leaf, gymnasium.spaces.Box) and is_image(leaf):
+        if is_image(leaf):
             images.append(name_of(path))
     if not (fields or texts):
         raise UsageError(f"environment {env}: its observations hold neither numbers nor texts")
@@ -189,11 +199,6 @@ def _fields(space: Any, env: str, path: Path = ()) -> Iterator[Field]:
     for index, (lowest, highest) in enumerate(zip(low.ravel().tolist(), high.ravel().tolist(), strict=True)):
         name = f"x{index}" if not path else name_of(path if low.shape == () else (*path, str(index)))
         yield Field(name, _finite(lowest, space.dtype), _finite(highest, space.dtype), decimals=decimals)
-
-
-def _fits(known: ObservationSpec | None, count: int) -> bool:
-    """Whether the table knows the environment, and as many numbers of its observations."""
-    return known is not None and len(known.fields) == count
 
 
 def _finite(bound: float, dtype: Any) -> float | None:

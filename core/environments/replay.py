@@ -28,6 +28,7 @@ class Replayable(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
+        self._parts = isinstance(env.action_space, (Dict, Tuple))
         self.start: dict[str, Any] = {}
         self.last_seed: int | None = None
         self.actions: list[np.ndarray] = []
@@ -42,8 +43,7 @@ class Replayable(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step, and record its action."""
-        parts = isinstance(self.action_space, (Dict, Tuple))
-        self.actions.append(as_array(self.action_space, action) if parts else np.array(action))
+        self.actions.append(as_array(self.action_space, action) if self._parts else np.array(action))
         return self.env.step(action)
 
     def state(self) -> tuple[dict[str, Any], np.ndarray]:

@@ -265,6 +265,6 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
     )
     yield EnvironmentRecord(
         name="gymnasium",
-        summary="any Gymnasium id whose observations and actions are numbers, choices and texts, also in parts",
+        summary="any Gymnasium id whose states and actions are numbers, choices or texts, also in parts",
         target=TARGET,
     )

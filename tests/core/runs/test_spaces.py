@@ -162,6 +162,17 @@ def test_recorded_states_are_the_numbers_in_the_order_of_the_fields(runs, tmp_pa
     assert np.isin(states[:, 2:4], (0, 1)).all()
 
 
+def test_blackjacks_numbers_have_names():
+    written = bitrl.load_serializer("json", env="Blackjack-v1")
+    assert written((14, 10, 1)) == '{"player_sum": 14, "dealer_card": 10, "usable_ace": 1}'
+    component = bitrl.load_environment("Blackjack-v1")
+    states = observations_of(component, 30)
+    fields = component.observation_spec().fields
+    low, high = ([getattr(field, bound) for field in fields] for bound in ("low", "high"))
+    assert ((low <= states) & (states <= high)).all()
+    assert component.action_names() == ("stick", "hit")
+
+
 class WalkVector(VectorEnv):
     """Random walks that exist as a vector environment alone, in the mode of automatic resets that the class says."""
 
