@@ -23,7 +23,7 @@ Capability = Literal["features", "gradients", "generation", "tokens", "cache"]
 LearnsFrom = Literal["features", "gradients", "generation"]
 """What an algorithm may learn from."""
 
-ActionSpace = Literal["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Text"]
+ActionSpace = Literal["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Text", "Dict", "Tuple"]
 """The kinds of action space that an algorithm may support, called as in Gymnasium."""
 
 

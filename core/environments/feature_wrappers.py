@@ -23,10 +23,14 @@ from bitrl.core.environments.evidence import choose
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.environments.replay import ArrayVectorEnv
+from bitrl.core.environments.spaces import leaves_of
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.terminal import tell
 from bitrl.core.wording import program
+
+READ = tuple(getattr(gymnasium.spaces, name) for name in ("Box", "Discrete", "MultiBinary", "MultiDiscrete", "Text"))
+"""The spaces that serializers read, and Dicts and Tuples of them."""
 
 _shared: WeakValueDictionary[Any, StateReader] = WeakValueDictionary()
 _choices: dict[Any, Config] = {}
@@ -189,6 +193,8 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
 
     plain = isinstance(space, (gymnasium.spaces.Box, gymnasium.spaces.Discrete))
     if plain and (config.environment.name == ANY_GYMNASIUM_ID or name in gymnasium.registry):
+        return spec_of_space(space, name)
+    if name == ANY_GYMNASIUM_ID and all(isinstance(leaf, READ) for _, leaf in leaves_of(space)):
         return spec_of_space(space, name)
     if name == ANY_GYMNASIUM_ID:
         raise UsageError(

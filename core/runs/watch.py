@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.acting.admissible import commands_of
+from bitrl.core.acting.plain_observations import plain_action
 from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError, cause
 from bitrl.core.runs.parts import Parts
@@ -81,7 +82,7 @@ class EpisodeWatcher(gymnasium.Wrapper):
             if isinstance(action, str) and isinstance(self._state, str):
                 self._show(SampledCompletion(self._state, str(action), float(reward)))
             else:
-                shown = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
+                shown = plain_action(action) if self._commands is None else self._commands[int(action)]
                 name = self._names[int(action) - self._first] if self._names else None
                 self._show(Step(self._state, shown, float(reward), name))
         self._observe(observation)

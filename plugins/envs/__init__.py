@@ -265,7 +265,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
     )
     yield EnvironmentRecord(
         name="gymnasium",
-        summary="any Gymnasium id with Box or Discrete observations and Discrete or Box actions",
+        summary="any Gymnasium id whose states and actions are numbers, choices or texts, also in parts",
         target=TARGET,
         defaults={"backbone.readout": "auto"},
     )

@@ -406,26 +406,30 @@ class LeversEnvironment(bitrl.Environment):
 
 
 def test_an_action_space_that_an_algorithm_does_not_support_is_refused_before_training(
-    registered: Registry, tmp_path: Path
+    registered: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     plugin = types.ModuleType("plugin")
     levers = bitrl.EnvironmentRecord(name="Levers-v0", summary="", target=target(LeversEnvironment))
     plugin.bitrl_environments = bitrl.hookimpl(lambda: [levers])  # type: ignore[attr-defined]
+
+    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", learns_from=BOTH, actions=("Box", "Discrete"))
+    plugin.bitrl_algorithms = bitrl.hookimpl(lambda: [able])  # type: ignore[attr-defined]
     registered.add(plugin, "pack")
 
-    def refusal() -> str:
+    def refusal(algorithm: str) -> str:
         with pytest.raises(UsageError) as refused:
-            bitrl.run("Levers-v0", backbone="bitrl:mlp", out=tmp_path / "run")
+            bitrl.run("Levers-v0", backbone="bitrl:mlp", algo=algorithm, out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
         return str(refused.value)
 
-    begin = 'algorithm "ppo" supports Discrete and Box actions, but those of Levers-v0 are MultiDiscrete: '
-    assert refusal() == f"{begin}no installed algorithm supports them in this version"
-    plugin = types.ModuleType("another")
-    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", actions=("MultiDiscrete",))
-    plugin.bitrl_algorithms = bitrl.hookimpl(lambda: [able])  # type: ignore[attr-defined]
-    registered.add(plugin, "another-pack")
-    assert refusal() == f"{begin}use --algo able"
+    begin = 'algorithm "able" supports Box and Discrete actions, but those of Levers-v0 are MultiDiscrete: '
+    assert refusal("able") == f"{begin}use --algo ppo"
+    monkeypatch.setattr(Levers, "action_space", gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(2)))
+    begin = (
+        'algorithm "ppo" supports Discrete and Box and MultiDiscrete and MultiBinary and Dict and Tuple actions, but '
+        "those of Levers-v0 are Sequence: "
+    )
+    assert refusal("ppo") == f"{begin}no installed algorithm supports them in this version"
 
 
 def test_an_earlier_name_of_an_environment_finds_it(monkeypatch, capsys):

@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
-import gymnasium
 import numpy as np
 
+from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.config import Config
-from bitrl.core.environments import crashes
-from bitrl.core.environments.environment import Environment
 from bitrl.core.runs.parts import build
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
@@ -96,16 +94,19 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     names = {f"{part}_options": attrs.evolve(getattr(config, f"{part}_options"), readout="set", **UNSET)}
     config = attrs.evolve(config, **names)
     parts = build(config)
-    fields = parts.environment.observation_spec().fields
-    if not fields or config.run.history > 1 or not _is_plain(parts.environment):
+    spec, serializer = parts.environment.observation_spec(), parts.reader.serializer
+    fields = spec.fields
+    if not fields or spec.texts or config.run.history > 1:
         return
+    if isinstance(serializer, FlatObservations):  # what is drawn is flat
+        serializer = serializer.serializer
     own = parts.reader.backbone if part == "backbone" else parts.reader.critic or parts.reader.backbone
     assert isinstance(own, LanguageModel)
     began = time.perf_counter()
     draw(parts.environment, fields, "random", FEWEST // 4, 0)
     count = int(SECONDS * FEWEST / 4 / max(time.perf_counter() - began, 1e-9))
     states = draw(parts.environment, fields, "random", min(max(count, FEWEST), STATES), 0)
-    texts = list(parts.reader.serializer.batch(states))
+    texts = list(serializer.batch(states))
     pooling = "field" if all(len(number_ends(text)) == len(fields) for text in texts) else "mean"
     read, blocks, before = len(fields) if pooling == "field" else 1, own.engine.blocks, -math.inf
     for layers in sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
@@ -120,12 +121,6 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
         if best <= before:
             return
         before = best
-
-
-def _is_plain(environment: Environment) -> bool:
-    env = crashes.reporting(environment.make, environment.id)()
-    env.close()
-    return isinstance(env.observation_space, (gymnasium.spaces.Box, gymnasium.spaces.Discrete))
 
 
 def _features(model: LanguageModel, layers: int, pooling: str, texts: list[str], count: int) -> np.ndarray:
