@@ -1,4 +1,4 @@
-/* One forward pass of a decoder (BitNet b1.58, Llama, Qwen3, Gemma 3), top to bottom, over passages of several sequences lying one after another.
+/* One forward pass of a decoder (BitNet b1.58, Llama, Qwen, Gemma, Phi and their kin), top to bottom, over passages of several sequences lying one after another.
  *
  * All threads of the pool walk through it together: each step's tokens, tiles of rows or heads are shared out among them,
  * and they meet before the next. No number depends on who computed it.
@@ -111,6 +111,34 @@ typedef struct {
     size_t stride;
 } product;
 
+/* Tiles of TERNARY_BLOCKS: each block's sums, which are exact, times its scales, added up in float from the first one on. */
+static void block_products(const walker *w, const product *p, size_t tile, size_t tiles, size_t columns)
+{
+    size_t tokens = w->tokens, bytes = tile_bytes(TERNARY_BLOCKS, columns), code_bytes;
+    int32_t *sums = w->own->block_sums, *code_sums = sums + TILE_ROWS * round_up(tokens, TOKEN_PAD);
+    const uint8_t *codes = p->m->data + tile * bytes;
+    for (size_t from = 0, n; from < columns; from += n, codes += code_bytes + TILE_ROWS * sizeof(float)) {
+        n = min(columns - from, SCALE_BLOCK);
+        code_bytes = tile_bytes(TERNARY, n);
+        for (size_t t = 0; t < tokens; t++) {
+            const int8_t *q = (const int8_t *)p->activations + t * p->activation_bytes + from;
+            int32_t sum = 0;
+            for (size_t c = 0; c < n; c++) sum += q[c];
+            code_sums[t] = sum;
+        }
+        for (size_t i = 0; i < tiles; i++) {
+            float scales[TILE_ROWS];
+            w->kernels->product[TERNARY](sums, TILE_ROWS, codes + i * bytes, 1, n, p->activations + from, p->activation_bytes,
+                                         code_sums, tokens, w->own->unpacked);
+            memcpy(scales, codes + i * bytes + code_bytes, sizeof scales);
+            for (size_t t = 0; t < tokens; t++) {
+                float *y = (float *)p->sums + t * p->stride + (tile + i) * TILE_ROWS;
+                for (size_t r = 0; r < TILE_ROWS; r++) y[r] = (from ? y[r] : 0) + scales[r] * (float)sums[t * TILE_ROWS + r];
+            }
+        }
+    }
+}
+
 static void products(const walker *w, const product *list, size_t count)
 {
     size_t pairs = 0, done = 0;
@@ -126,10 +154,13 @@ static void products(const walker *w, const product *list, size_t count)
             const matrix *m = list->m;
             size_t columns = round_up(m->columns, K_PAD), tile = 2 * (from - done), upto = 2 * (min(to, done + mine) - done);
             size_t tiles = min(upto, round_up(m->rows, TILE_ROWS) / TILE_ROWS) - tile;
-            w->kernels->product[m->format]((int32_t *)list->sums + tile * TILE_ROWS, list->stride,
-                                           m->data + tile * tile_bytes(m->format, columns), tiles, columns,
-                                           list->activations, list->activation_bytes, w->s->code_sum, w->tokens,
-                                           w->own->unpacked);
+            if (m->format == TERNARY_BLOCKS)
+                block_products(w, list, tile, tiles, columns);
+            else
+                w->kernels->product[m->format]((int32_t *)list->sums + tile * TILE_ROWS, list->stride,
+                                               m->data + tile * tile_bytes(m->format, columns), tiles, columns,
+                                               list->activations, list->activation_bytes, w->s->code_sum, w->tokens,
+                                               w->own->unpacked);
             from = done + upto / 2;
         }
     meet(w);
@@ -181,6 +212,8 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
     n = round_up(n, PAD);
     if (m->format == TERNARY || m->format == TERNARY_DENSE)
         w->kernels->scaled(values, sums, scale, n);
+    else if (m->format == TERNARY_BLOCKS)
+        w->kernels->scaled_floats(values, (const float *)(const void *)sums, scale, n);
     else if (m->format == FP8)
         w->kernels->scaled_float_rows(values, (const float *)(const void *)sums, m->row_scale + first, scale, n);
     else if (m->row_scale)
@@ -219,7 +252,7 @@ static void add_residual(const walker *w, size_t t, const matrix *m, const doubl
 static void spread_heads(const walker *w, double *to, const double *from, size_t heads, const double *norm,
                          const double *angles)
 {
-    size_t head_dim = w->shape->head_dim, padded = round_up(head_dim, PAD);
+    size_t head_dim = w->shape->head_dim, padded = round_up(head_dim, PAD), turned = angles ? w->shape->rope_dims : 0;
     double *head = w->own->row, *normed = w->own->hidden;
     for (size_t h = 0; h < heads; h++, to += padded, from += head_dim) {
         const double *x = from;
@@ -229,10 +262,8 @@ static void spread_heads(const walker *w, double *to, const double *from, size_t
             w->kernels->normalise(normed, head, norm, head_dim, padded, w->shape->eps);
             x = normed;
         }
-        if (angles)
-            w->kernels->rotated(to, x, angles, head_dim / 2);
-        else
-            memcpy(to, x, head_dim * sizeof *to);
+        if (turned) w->kernels->rotated(to, x, angles, turned / 2);
+        memcpy(to + turned, x + turned, (head_dim - turned) * sizeof *to);
     }
 }
 
@@ -262,13 +293,19 @@ static void spread_token(const walker *w, size_t i, const block *b, size_t t)
     const bitrl_shape *shape = w->shape;
     const passage *p = &w->f->passages[s->passage_of[t]];
     size_t position = p->past + t - p->first, stride = kv_stride(shape), q_stride = shape->heads * round_up(shape->head_dim, PAD);
-    const double *angles = (b->local ? w->f->local_rope : w->f->rope) + position * shape->head_dim;
+    const double *rope = b->local && w->f->local_rope ? w->f->local_rope : w->f->rope;
+    const double *angles = b->unturned ? NULL : rope + position * shape->rope_dims;
     size_t q_sums = round_up(q_width(shape), PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
     const int32_t *sums = s->sums + t * (q_sums + 2 * kv_sums);
     double *q = w->own->values, *k = q + q_sums, *v = k + kv_sums;
     scale_sums(w, &b->q, 0, t, sums, q);
     scale_sums(w, &b->k, 1, t, sums + q_sums, k);
     scale_sums(w, &b->v, 2, t, sums + q_sums + kv_sums, v);
+    if (b->q_bias) {
+        w->kernels->added(q, b->q_bias, q_sums);
+        w->kernels->added(k, b->k_bias, kv_sums);
+        w->kernels->added(v, b->v_bias, kv_sums);
+    }
     spread_heads(w, s->q + t * q_stride, q, shape->heads, b->q_norm, angles);
     spread_heads(w, s->k + t * stride, k, shape->kv_heads, b->k_norm, angles);
     spread_heads(w, s->v + t * stride, v, shape->kv_heads, NULL, NULL);
@@ -285,7 +322,8 @@ static void attend(const walker *w, size_t i, const block *b, const passage *p, 
                            .out_stride = round_up(q_width(shape), PAD), .head_dim = shape->head_dim, .past = p->past,
                            .start = p->start_length,
                            .first = first, .count = count,
-                           .window = b->local ? w->model->window : 0, .scale = w->model->attention_scale};
+                           .window = b->local ? w->model->window : 0, .scale = w->model->attention_scale,
+                           .cap = w->model->score_cap};
     task.q = s->q + p->first * task.q_stride + kv_head * group * padded;
     task.k = s->k + p->first * stride + kv_head * padded;
     task.v = s->v + p->first * stride + kv_head * padded;
@@ -457,6 +495,7 @@ static void walk_head(void *context, size_t thread, size_t threads)
         for (size_t r = 0, n; r < vocabulary; r += n) {
             n = min(vocabulary - r, PART);
             scale_part(&w, m, 0, t, f->head_sums + t * stride, r, n, w.own->values);
+            if (w.model->logit_cap > 0) w.kernels->capped(w.own->values, n, 1, w.model->logit_cap);
             for (size_t i = 0; i < n; i++) logits[r + i] = (float)w.own->values[i];
         }
         f->take(f->context, t, thread, logits);

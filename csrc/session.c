@@ -42,7 +42,7 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
     scratch next = {.tokens = tokens, .texts = texts, .longest = longest, .rank = rank};
     thread_scratch *own = calloc(threads, sizeof *own);
-    part *parts = calloc(18 + 6 * threads, sizeof *parts);
+    part *parts = calloc(18 + 7 * threads, sizeof *parts);
     size_t count = 0;
     if (own && parts) {
         const part shared[] = {
@@ -75,6 +75,7 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
                 {(void **)&own[i].embedded, width, sizeof *own->embedded},
                 {(void **)&own[i].unpacked, unpacked_bytes(columns, tokens), sizeof *own->unpacked},
                 {(void **)&own[i].attention, attention_scratch(longest, shape->head_dim), sizeof *own->attention},
+                {(void **)&own[i].block_sums, model->has_blocks ? (TILE_ROWS + 1) * tokens : 0, sizeof *own->block_sums},
             };
             memcpy(parts + count, mine, sizeof mine);
             count += sizeof mine / sizeof *mine;
@@ -93,11 +94,11 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
     return true;
 }
 
-/* [positions, head_dim] cosines, then sines; NULL when memory is short. */
-static double *make_rope(size_t positions, size_t head_dim, double theta)
+/* [positions, dims] cosines, then sines; NULL when memory is short. */
+static double *make_rope(size_t positions, size_t dims, const double *frequencies, double factor)
 {
-    double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
-    if (rope) bitrl_rope(rope, positions, head_dim, theta);
+    double *rope = bitrl_allocate(positions * dims, sizeof *rope);
+    if (rope) bitrl_rope(rope, positions, dims, frequencies, factor);
     return rope;
 }
 
@@ -106,9 +107,10 @@ bool bitrl_grow_rope(bitrl_session *session, size_t positions)
     if (positions <= session->positions) return true;
     const bitrl_model *model = session->model;
     positions = round_up(positions, 64);
-    double *rope = make_rope(positions, model->shape.head_dim, model->shape.rope_theta);
-    double *local = model->window ? make_rope(positions, model->shape.head_dim, model->local_rope_theta) : NULL;
-    if (!rope || (model->window && !local)) {
+    size_t dims = model->shape.rope_dims;
+    double *rope = make_rope(positions, dims, model->frequencies, model->rope_factor);
+    double *local = model->local_frequencies ? make_rope(positions, dims, model->local_frequencies, 1) : NULL;
+    if (!rope || (model->local_frequencies && !local)) {
         free(rope);
         free(local);
         return false;

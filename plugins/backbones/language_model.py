@@ -22,8 +22,8 @@ from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
-from bitrl.plugins.backbones.files.first_token import begins_by_convention, first_tokens, last_tokens
-from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.files.first_token import KIND, begins_by_convention, first_tokens, last_tokens
+from bitrl.plugins.backbones.files.tokenizer import DEFAULT, check_vocabulary, cutting, tokenizer_of
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.number_ends import number_ends
 
@@ -93,6 +93,8 @@ class LanguageModel:
             # Runs of such files from before version 0.2 read texts without them: they are told.
             "first_token": self._prefix[0] if begins_by_convention(metadata) else None,
             "last_token": self._suffix[0] if self._suffix else None,
+            # These were cut as Llama 3 does before version 0.2.
+            "cutting": DEFAULT if metadata.get(KIND) == "gpt2" and cutting(metadata) == DEFAULT else None,
         }
 
     def encode(self, inputs: Sequence[str]) -> np.ndarray:

@@ -85,7 +85,7 @@ static int check_format(const bitrl_file *file, const char *format, bool thoroug
         uint64_t bytes = 0;
         const int checked = bitrl_model_check(file, &options, &shape, &bytes, error);
         status = bitrl_model_load(file, &options, &model, error);
-        if (!status && (checked || bytes != bitrl_model_bytes_per_token(model))) {
+        if (!status && (checked || bytes > bitrl_model_bytes_per_token(model))) { /* scales of blocks are found at load */
             printf("differs from what was checked\n");
             exit(1);
         }

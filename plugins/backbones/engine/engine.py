@@ -49,13 +49,14 @@ def formats() -> list[str]:
 
 
 class Engine:
-    """A BitNet, Llama, Qwen3 or Gemma 3 model, ready to encode on `threads` threads.
+    """A BitNet, Llama, Mistral, Qwen, Gemma, Phi-3 or SmolLM3 model, ready to encode on `threads` threads.
 
     `path` names a GGUF file, or a Hugging Face checkpoint: its directory or a .safetensors file beside its config.json.
     `threads` of 0 takes every CPU that this process may use, by affinity and by quota.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
-    what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
-    as int4, F16 and BF16 as bf16, F32 as fp32; packed safetensors as ternary.
+    what the file's first matrix holds: TQ1_0, TQ2_0, Q1_0, Q2_0 and I2_S are run as ternary, Q4_0 as int4, F16 and BF16
+    as bf16, F32 as fp32, all others as int8 (int4 would round them once more); packed safetensors as ternary.
+    A ternary matrix with a scale for each block of a row keeps these, also of files of floats.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
     `activation` ("relu2", "silu" or "gelu", by tanh) is for files that leave it open, as those of architecture "bitnet"

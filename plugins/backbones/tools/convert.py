@@ -21,7 +21,7 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import open_model
 from bitrl.plugins.backbones.files import model_file
 from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer
-from bitrl.plugins.backbones.files.hugging_face import MATRICES
+from bitrl.plugins.backbones.files.hugging_face import GEMMAS, MATRICES
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFile, ModelFileError, Tensor
 from bitrl.plugins.backbones.files.split_file import COUNT, NUMBER, TENSORS
@@ -30,6 +30,8 @@ from bitrl.plugins.backbones.files.tokenizer import PATTERNS
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
 RELU2_ARCHITECTURES = ("bitnet-b1.58", "bitnet-25")
 """What needs no key for its activation; llama.cpp's "bitnet" does."""
+INTERLEAVED = ("llama", "smollm3")
+"""Whose rows of q and k pair up by their rotation in llama.cpp."""
 EMBEDDINGS = ("token_embd.weight", "output.weight")
 TERNARY = ("HF_PACKED", "I2_S", "TQ1_0", "TQ2_0")
 SPLIT_KEYS = (COUNT, NUMBER, TENSORS)
@@ -248,16 +250,17 @@ def in_llama_cpps_order(file: Source, name: str, weights: np.ndarray) -> np.ndar
 
 def _is_changed(file: HuggingFaceFile, tensor: Tensor) -> bool:
     kind = file.metadata()["general.architecture"]
-    if kind == "gemma3":
+    if kind in GEMMAS:
         return tensor.name.endswith("_norm.weight")  # not _norm_in.weight, which are norms of another class
-    return kind == "llama" and tensor.name.endswith((".attn_q.weight", ".attn_k.weight"))
+    return kind in INTERLEAVED and tensor.name.endswith((".attn_q.weight", ".attn_k.weight"))
 
 
 def _changed(file: HuggingFaceFile, tensor: Tensor, weights: np.ndarray) -> np.ndarray:
     """As llama.cpp has it: Gemma's norms are 1 + w, and rows of Llama's q and k pair up by their rotation."""
     if len(tensor.shape) == 1:
         return weights + np.float32(1)
-    head = file.metadata()["llama.attention.key_length"]
+    metadata = file.metadata()
+    head = metadata[f"{metadata['general.architecture']}.attention.key_length"]
     return weights.reshape(-1, 2, head // 2, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
 
 
@@ -346,6 +349,12 @@ def _differences(metadata: dict[str, Value], names: set[str]) -> list[str]:
         found.append(f"llama.cpp takes SiLU for every BitNet model, so its results differ: this one has {activation}")
     if kind == "bitnet" and "output.weight" in names:
         found.append("llama.cpp refuses it: its BitNet models have no head of their own (output.weight)")
+    if kind == "phi3" and "blk.0.ffn_gate.weight" in names:
+        found.append("llama.cpp refuses it: its Phi-3 models have gate and up in one tensor")
+    if f"{kind}.rope.layers" in metadata:
+        found.append("llama.cpp does not rotate other blocks (each fourth), so its results differ")
+    if kind not in GEMMAS and f"{kind}.attention.sliding_window" in metadata:
+        found.append("llama.cpp has no windows in such models, so its results differ for texts that are longer")
     if any(name.endswith("_norm_in.weight") for name in names):
         found.append("llama.cpp refuses it: it has no norms before single projections")
     scale, head, blocks = (
