@@ -267,6 +267,7 @@ bool pool_take(pool *p, size_t items, size_t *item);
 
 /* rope: [positions, head_dim], for each position p the cosines of p * theta^(-2 i / head_dim), then the sines (rope.c). */
 void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta);
+double bitrl_logarithm(double x); /* of x > 0, with the same bits on every CPU */
 
 /* Runs the model on passages that lie one after another in s. rows: of all their tokens. rope, local_rope: [positions,
  * head_dim] cosines, then sines.

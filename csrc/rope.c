@@ -5,7 +5,7 @@
 #include "internal.h"
 
 /* Of x > 0: x = 2^e * m with m between sqrt(1/2) and sqrt(2), and log(m) = 2 atanh((m - 1) / (m + 1)) as a series. */
-static double logarithm(double x)
+double bitrl_logarithm(double x)
 {
     int e;
     double m = frexp(x, &e);
@@ -52,7 +52,7 @@ static void cosine_and_sine(double *cosine, double *sine, double angle)
 void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta)
 {
     size_t half = head_dim / 2;
-    double power = logarithm(theta);
+    double power = bitrl_logarithm(theta);
     for (size_t i = 0; i < half; i++) {
         double frequency = exponential(-2.0 * (double)i / (double)head_dim * power);
         for (size_t p = 0; p < positions; p++)
