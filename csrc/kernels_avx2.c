@@ -118,6 +118,11 @@ TARGET static inline v16 v16_abs(v16 a)
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return (v16){_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
 }
+TARGET static inline v16 v16_signed(v16 a, v16 b)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (v16){_mm256_or_ps(a.low, _mm256_and_ps(sign, b.low)), _mm256_or_ps(a.high, _mm256_and_ps(sign, b.high))};
+}
 TARGET static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no)
 {
     return (v16){_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),

@@ -60,6 +60,7 @@ TARGET static inline v16 v16_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a
 TARGET static inline v16 v16_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 TARGET static inline v16 v16_min(v16 a, v16 b) { return _mm512_min_ps(a, b); }
 TARGET static inline v16 v16_abs(v16 a) { return _mm512_abs_ps(a); }
+TARGET static inline v16 v16_signed(v16 a, v16 b) { return _mm512_or_ps(a, _mm512_and_ps(b, _mm512_set1_ps(-0.0f))); }
 TARGET static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);

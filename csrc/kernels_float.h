@@ -6,7 +6,7 @@
  *
  *   v16 v16_load(const float *), v16_set(float); void v16_store(float *, v16)
  *   v16 v16_add(a, b), v16_sub(a, b), v16_mul(a, b), v16_div(a, b), v16_sqrt(a), v16_fma(a, b, c) = a * b + c rounded once
- *   v16 v16_max(a, b) = a > b ? a : b, v16_min(a, b) = a < b ? a : b, v16_abs(a)
+ *   v16 v16_max(a, b) = a > b ? a : b, v16_min(a, b) = a < b ? a : b, v16_abs(a), v16_signed(a, b) = a with the sign of b, of a from 0 on
  *   v16 v16_less(a, b, yes, no) = a < b ? yes : no
  *   v16 v16_power(n) = 2^k, where k is the integer in the low bits of n (see FLOAT_ROUNDER)
  *   v16 v16_split(x, &e): x = m * 2^e with m from sqrt(1/2) up to sqrt(2), of x above 0 and not subnormal; returns m */
@@ -14,24 +14,36 @@
 /* Adding 1.5 * 2^23 to a float of magnitude below 2^22 rounds it to an integer, ties to even, kept in the low bits. */
 #define FLOAT_ROUNDER 0x1.8p23f
 
-/* exp(x) to one unit in the last place: 2^n exp(r) with |r| <= ln(2) / 2, the power in two factors, as one of them may not
- * be a float. exp(r) = 1 + r + r^2 q(r), q by least squares towards the smallest largest error. */
-TARGET static inline v16 v16_exp(v16 x)
+/* exp(r) - 1 for |r| <= ln(2) / 2, as r + r^2 q(r), q by least squares towards the smallest largest error. */
+TARGET static inline v16 v16_exp_less_one(v16 r)
 {
     static const float series[] = {0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f};
-    x = v16_min(v16_set(89), v16_max(v16_set(-104), x)); /* beyond: infinity, zero. NaN stays */
-    v16 n = v16_sub(v16_fma(x, v16_set(0x1.715476p0f), v16_set(FLOAT_ROUNDER)), v16_set(FLOAT_ROUNDER));
-    v16 r = v16_fma(n, v16_set(0x1.05c610p-29f), v16_fma(n, v16_set(-0x1.62e430p-1f), x));
     v16 q = v16_set(0x1.6a1a6ep-10f);
     for (size_t i = 0; i < sizeof series / sizeof *series; i++) q = v16_fma(q, r, v16_set(series[i]));
-    v16 p = v16_add(v16_fma(v16_mul(r, r), q, r), v16_set(1));
+    return v16_fma(v16_mul(r, r), q, r);
+}
+
+/* x = n ln(2) + r with the integer n nearest to it, which is also in the low bits of *shifted; returns r. */
+TARGET static inline v16 v16_reduce(v16 x, v16 *n, v16 *shifted)
+{
+    *shifted = v16_fma(x, v16_set(0x1.715476p0f), v16_set(FLOAT_ROUNDER));
+    *n = v16_sub(*shifted, v16_set(FLOAT_ROUNDER));
+    return v16_fma(*n, v16_set(0x1.05c610p-29f), v16_fma(*n, v16_set(-0x1.62e430p-1f), x));
+}
+
+/* exp(x) to one unit in the last place: 2^n exp(r), the power in two factors, as one may be no float. */
+TARGET static inline v16 v16_exp(v16 x)
+{
+    v16 n, shifted;
+    x = v16_min(v16_set(89), v16_max(v16_set(-104), x)); /* beyond: infinity, zero. NaN stays */
+    v16 p = v16_add(v16_exp_less_one(v16_reduce(x, &n, &shifted)), v16_set(1));
     v16 half = v16_fma(n, v16_set(0.5f), v16_set(FLOAT_ROUNDER));
     v16 other = v16_add(v16_sub(n, v16_sub(half, v16_set(FLOAT_ROUNDER))), v16_set(FLOAT_ROUNDER));
     return v16_mul(v16_mul(p, v16_power(half)), v16_power(other));
 }
 
 /* log(x) to one unit in the last place; of 0 -inf, below it NaN. x = m 2^e and, with f = m - 1, log(m) = f - f^2 / 2 +
- * f^3 p(f), p as in v16_exp. */
+ * f^3 p(f), p as q there. */
 TARGET static inline v16 v16_log(v16 x)
 {
     static const float series[] = {-0x1.deffe2p-4f, 0x1.e728a6p-4f, -0x1.fc07cap-4f, 0x1.23322ap-3f,
@@ -48,17 +60,18 @@ TARGET static inline v16 v16_log(v16 x)
     return v16_less(x, infinity, log, x);
 }
 
-/* tanh(x) to two units in the last place: x + x^3 p(x^2) near zero, p as in v16_exp; else 1 - 2 / (exp(2 |x|) + 1), with x's
- * sign. */
+/* tanh(x) to two units in the last place: near zero x + x^3 p(x^2), p as q there; else t / (t + 2), where t = exp(2 |x|) - 1 =
+ * 2^n (exp(r) - 1) + (2^n - 1), with x's sign. */
 TARGET static inline v16 v16_tanh(v16 x)
 {
     static const float series[] = {0x1.51d0c4p-6f, -0x1.b82fbap-5f, 0x1.1106cap-3f, -0x1.555532p-2f};
-    const v16 one = v16_set(1), size = v16_abs(x), square = v16_mul(x, x);
-    v16 p = v16_set(-0x1.74540cp-8f);
-    for (size_t i = 0; i < sizeof series / sizeof *series; i++) p = v16_fma(p, square, v16_set(series[i]));
-    v16 far = v16_sub(one, v16_div(v16_set(2), v16_add(v16_exp(v16_add(size, size)), one)));
-    far = v16_less(x, v16_set(0), v16_sub(v16_set(0), far), far);
-    return v16_less(size, v16_set(0.625f), v16_fma(v16_mul(x, square), p, x), far);
+    v16 square = v16_mul(x, x), near = v16_set(-0x1.74540cp-8f);
+    for (size_t i = 0; i < sizeof series / sizeof *series; i++) near = v16_fma(near, square, v16_set(series[i]));
+    v16 n, shifted, size = v16_min(v16_set(10), v16_abs(x)); /* beyond: 1. NaN stays */
+    v16 p = v16_exp_less_one(v16_reduce(v16_add(size, size), &n, &shifted)), power = v16_power(shifted);
+    v16 t = v16_fma(power, p, v16_sub(power, v16_set(1)));
+    v16 far = v16_signed(v16_div(t, v16_add(t, v16_set(2))), x);
+    return v16_less(size, v16_set(0.625f), v16_fma(v16_mul(x, square), near, x), far);
 }
 
 /* The rest of a row that does not fill a vector, with zeros behind. */

@@ -96,6 +96,7 @@ static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no)
 static inline v16 v16_max(v16 a, v16 b) { return v16_less(b, a, a, b); } /* not fmax, as in v8_max */
 static inline v16 v16_min(v16 a, v16 b) { return v16_less(a, b, a, b); }
 static inline v16 v16_abs(v16 a) { QUARTERS(vabsq_f32(a.part[i])); }
+static inline v16 v16_signed(v16 a, v16 b) { QUARTERS(vbslq_f32(vdupq_n_u32(0x80000000), b.part[i], a.part[i])); }
 static inline v16 v16_power(v16 n)
 {
     QUARTERS(vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(n.part[i]), 23),

@@ -92,6 +92,7 @@ static inline v16 v16_fma(v16 a, v16 b, v16 c) { FLOATS(fmaf(a.lane[i], b.lane[i
 static inline v16 v16_max(v16 a, v16 b) { FLOATS(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 static inline v16 v16_min(v16 a, v16 b) { FLOATS(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
 static inline v16 v16_abs(v16 a) { FLOATS(fabsf(a.lane[i])); }
+static inline v16 v16_signed(v16 a, v16 b) { FLOATS(copysignf(a.lane[i], b.lane[i])); }
 static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no) { FLOATS(a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i]); }
 
 static inline uint32_t bits_of(float value)

@@ -26,10 +26,13 @@ struct bitrl_network {
     size_t *widths;                /* [layers + 1] */
     size_t *offsets;               /* [layers + 1] of each layer's parameters; the last: how many there are */
     const float *inputs;           /* of the last forward pass */
-    float **hidden;                /* [layers - 1] each layer's outputs but the last's, [batch, width] */
-    float *gradients[2];           /* [batch, the largest width] by a layer's outputs, and by those before */
+    float **hidden;                /* [layers - 1] each layer's outputs but the last's, [batch, stride_of(width)] */
+    float *gradients[2];           /* likewise, by a layer's outputs and by those before */
     void *memory;
 };
+
+/* Row lengths of hidden layers: an odd number of cache lines, so that rows do not compete for the same places in the cache. */
+static size_t stride_of(size_t width) { return 16 * ((width + 15) / 16 | 1); }
 
 int bitrl_learner_open(bitrl_threads *threads, const char *isa, bitrl_learner **out, char *error)
 {
@@ -176,9 +179,9 @@ int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t 
             return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected layers of widths 1 to %d, got %llu", MOST,
                               (unsigned long long)widths[i]);
         if (widths[i] > widest) widest = widths[i];
-        if (i > 0 && i < layers) floats += round_up(batch * widths[i], 16);
+        if (i > 0 && i < layers) floats += batch * stride_of(widths[i]);
     }
-    size_t gradient = round_up(batch * widest, 16);
+    size_t gradient = batch * stride_of(widest);
     bitrl_network *network = calloc(1, sizeof *network);
     if (network) {
         network->widths = calloc(layers + 1, sizeof *network->widths);
@@ -201,7 +204,7 @@ int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t 
         network->widths[l + 1] = widths[l + 1];
         network->offsets[l + 1] = network->offsets[l] + (widths[l] + 1) * widths[l + 1];
         network->hidden[l] = at;
-        if (l + 1 < layers) at += round_up(batch * widths[l + 1], 16);
+        if (l + 1 < layers) at += batch * stride_of(widths[l + 1]);
     }
     *out = network;
     return BITRL_OK;
@@ -228,8 +231,10 @@ typedef struct {
     float *gradients, *by_inputs;
 } pass;
 
-static const float *inputs_of(const bitrl_network *network, size_t layer)
+/* What enters a layer: [samples, width], rows *stride apart. */
+static const float *inputs_of(const bitrl_network *network, size_t layer, size_t *stride)
 {
+    *stride = layer ? stride_of(network->widths[layer]) : network->widths[layer];
     return layer ? network->hidden[layer - 1] : network->inputs;
 }
 
@@ -238,12 +243,12 @@ static void forward(void *context, size_t thread, size_t threads)
     const pass *p = context;
     bitrl_network *network = p->network;
     for (size_t l = 0; l < network->layers; l++) {
-        size_t in = network->widths[l], out = network->widths[l + 1];
-        const float *weights = p->parameters + network->offsets[l];
+        size_t in = network->widths[l], out = network->widths[l + 1], stride;
+        const float *weights = p->parameters + network->offsets[l], *inputs = inputs_of(network, l, &stride);
         bool last = l + 1 == network->layers;
-        const multiplication m = {.c = last ? p->outputs : network->hidden[l], .c_stride = out, .rows = network->samples,
-                                  .columns = out, .steps = in, .a = inputs_of(network, l), .a_row = in, .a_step = 1, .b = weights,
-                                  .b_step = out, .b_column = 1, .start = weights + in * out, .is_tanh = !last};
+        const multiplication m = {.c = last ? p->outputs : network->hidden[l], .c_stride = last ? out : stride_of(out),
+                                  .rows = network->samples, .columns = out, .steps = in, .a = inputs, .a_row = stride, .a_step = 1,
+                                  .b = weights, .b_step = out, .b_column = 1, .start = weights + in * out, .is_tanh = !last};
         if (l) meet(network->learner, threads);
         multiply(network->learner, &m, thread, threads);
     }
@@ -254,20 +259,22 @@ static void backward(void *context, size_t thread, size_t threads)
     const pass *p = context;
     bitrl_network *network = p->network;
     const float *by_outputs = p->by_outputs;
+    size_t by_stride = network->widths[network->layers];
     for (size_t l = network->layers; l-- > 0;) {
-        size_t in = network->widths[l], out = network->widths[l + 1];
-        const float *inputs = inputs_of(network, l);
+        size_t in = network->widths[l], out = network->widths[l + 1], stride;
+        const float *weights = p->parameters + network->offsets[l], *inputs = inputs_of(network, l, &stride);
         float *by_weights = p->gradients + network->offsets[l], *by_inputs = l ? network->gradients[l % 2] : p->by_inputs;
         const multiplication for_weights = {.c = by_weights, .c_stride = out, .rows = in, .columns = out, .steps = network->samples,
-                                            .a = inputs, .a_row = 1, .a_step = in, .b = by_outputs, .b_step = out, .b_column = 1,
-                                            .sums = by_weights + in * out};
-        const multiplication for_inputs = {.c = by_inputs, .c_stride = in, .rows = network->samples, .columns = in, .steps = out,
-                                           .a = by_outputs, .a_row = out, .a_step = 1, .b = p->parameters + network->offsets[l],
-                                           .b_step = 1, .b_column = out, .tanh_before = l ? inputs : NULL};
+                                            .a = inputs, .a_row = 1, .a_step = stride, .b = by_outputs, .b_step = by_stride,
+                                            .b_column = 1, .sums = by_weights + in * out};
+        const multiplication for_inputs = {.c = by_inputs, .c_stride = stride, .rows = network->samples, .columns = in, .steps = out,
+                                           .a = by_outputs, .a_row = by_stride, .a_step = 1, .b = weights, .b_step = 1,
+                                           .b_column = out, .tanh_before = l ? inputs : NULL};
         if (by_inputs) multiply(network->learner, &for_inputs, thread, threads);
         multiply(network->learner, &for_weights, thread, threads);
         if (l) meet(network->learner, threads);
         by_outputs = by_inputs;
+        by_stride = stride;
     }
 }
 
