@@ -311,6 +311,7 @@ void bitrl_frequencies(double *out, size_t dims, double theta);
 double bitrl_scale_frequencies(double *frequencies, size_t dims, double theta, const rope_scaling *scaling);
 /* rope: [positions, dims], for each position p the cosines of p * frequencies[i], then the sines, all times the factor. */
 void bitrl_rope(double *rope, size_t positions, size_t dims, const double *frequencies, double factor);
+double bitrl_logarithm(double x); /* of x > 0, with the same bits on every CPU */
 
 /* Runs the model on passages that lie one after another in s. rows: of all their tokens. rope, local_rope: [positions,
  * rope_dims] cosines, then sines; the second of blocks that have their own, or NULL.
