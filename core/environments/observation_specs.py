@@ -131,8 +131,8 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
 
 
 def is_image(space: Any) -> bool:
-    """Whether a space is a Box of an image's pixels: at least `FEWEST_PIXELS` bytes in two dimensions or more. Fewer are
-    as well read as numbers.
+    """Whether a space is a Box of an image's pixels: at least `FEWEST_PIXELS` bytes in two dimensions or more. Fewer
+    are as well read as numbers.
     """
     import gymnasium
     import numpy as np
