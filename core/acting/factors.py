@@ -8,6 +8,7 @@ which of its choices an action mask admits, in numpy alone. Shapes: n actions, S
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 """What a factor may be, called as in Gymnasium. `FactoredActions.kinds` are places in this."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Factor:
     """One part of an action.
 
@@ -39,7 +40,7 @@ class Factor:
         """Of a policy network: one for each value of each choice, or for each number of a Box."""
         return sum(self.sizes) or self.low.size
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many values each of its choices has, in order; () of a Box, which has none."""
         if self.kind == "Box":
@@ -51,7 +52,7 @@ class Factor:
         return "".join(each if each.startswith("[") else f"[{each!r}]" for each in self.path)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class FactoredActions:
     """An action space of several factors, as arrays.
 
@@ -65,7 +66,7 @@ class FactoredActions:
     high: np.ndarray
     kinds: np.ndarray
 
-    @property
+    @cached_property
     def factors(self) -> tuple[Factor, ...]:
         """The factors, in order."""
         paths = [path for path, *_ in leaves(self.low.dtype)]
@@ -124,6 +125,11 @@ class FactoredActions:
                     raise ValueError(f": expected the masks of its parts, or {total} of 0 or 1, got {_briefly(mask)}")
             parts.append(np.ones(sum(factor.sizes), np.int8) if given is None else _mask_of(factor, given))
         return np.concatenate(parts) if parts else np.zeros(0, np.int8)
+
+    def contain(self, actions: np.ndarray) -> bool:
+        """Whether all of the actions [n, ...] are within the bounds; NaN is not."""
+        parts = [(factor, part_at(actions, factor.path)) for factor in self.factors]
+        return all(bool(((factor.low <= part) & (part <= factor.high)).all()) for factor, part in parts)
 
     def first_forbidden(self, mask: np.ndarray) -> str | None:
         """The first choice all of whose values some row of a mask [n, S] forbids, in words; None if there is none."""

@@ -7,6 +7,7 @@ features, k outputs or actions, C commands.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -129,7 +130,7 @@ class CodebookPolicy:
         return within(self.values[np.arange(len(self.values)), best], self.low, self.high)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class FactoredPolicy:
     """Chooses each factor of an action by outputs of its own, in order: of each choice the admissible value with the
     largest, of a Box its outputs, as Continuous does.
@@ -164,7 +165,7 @@ class FactoredPolicy:
                 values.append(best_choices(factor, own, None if mask is None else mask[:, masks[factor.path]]))
         return actions.joined(values)
 
-    @property
+    @cached_property
     def actions(self) -> FactoredActions:
         """The action space."""
         return FactoredActions(self.low, self.high, self.kinds)

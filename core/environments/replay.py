@@ -17,6 +17,7 @@ from gymnasium.spaces import Dict, Discrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from bitrl.core.acting.nested import taken_apart
+from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.checked import briefly, checked
 from bitrl.core.environments.observations import as_array, as_batch, dtype_of
 from bitrl.core.errors import RunFailed
@@ -80,7 +81,7 @@ class ArrayVectorEnv(SyncVectorEnv):
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take a step in each."""
-        if isinstance(self.single_action_space, (Dict, Tuple)):
+        if isinstance(actions, np.ndarray) and actions.dtype.names is not None:
             actions = taken_apart(actions)
         observations, rewards, terminated, truncated, info = super().step(actions)
         for index in np.flatnonzero(info.get("_final_obs", ())):
@@ -143,12 +144,12 @@ def _check_actions(actions: np.ndarray, space: gymnasium.Space[Any], name: str) 
     """Raises ValueError for actions [steps, ...] that are not of the space."""
     if len(actions) == 0:
         return
-    if isinstance(space, (Dict, Tuple)):
-        if actions.dtype != dtype_of(space):
-            raise ValueError(f"{name}: expected actions of {dtype_of(space)}, got {actions.dtype}")
-        return
+    if isinstance(space, (Dict, Tuple)) and actions.dtype != dtype_of(space):
+        raise ValueError(f"{name}: expected actions of {dtype_of(space)}, got {actions.dtype}")
     if space.shape is not None and actions.shape[1:] != space.shape:
         raise ValueError(f"{name}: expected actions of shape {list(space.shape)}, got {list(actions.shape[1:])}")
+    if isinstance(space, FACTORED) and not factored_actions(space).contain(actions):
+        raise ValueError(f"{name}: holds actions that are not in {briefly(space)}")
     if isinstance(space, Discrete) and not (
         actions.dtype.kind in "iu" and actions.min() >= space.start and actions.max() < space.start + space.n
     ):

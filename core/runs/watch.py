@@ -38,7 +38,8 @@ GRAPHICS = (
 @attrs.frozen
 class Step:
     """A step of an episode, as plain data: the state as the model reads it (a string, or a list of numbers), the action
-    (a number, a list of numbers, or a command), its reward, and the action's name if it has one.
+    (a number, a list of numbers, a command, or a mapping or list of parts), its reward, and the action's name if it
+    has one.
     """
 
     state: Any

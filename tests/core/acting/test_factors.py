@@ -127,3 +127,16 @@ def test_actions_are_put_together_and_taken_apart():
         assert apart["gear"] == wanted["gear"]
         np.testing.assert_array_equal(apart["arm"][0], wanted["arm"][0])
         np.testing.assert_array_equal(apart["keys"], wanted["keys"])
+
+
+@pytest.mark.parametrize(("part", "value"), [("gear", 5), ("gear", 1), ("keys", 9)])
+def test_actions_outside_of_the_bounds_are_not_in_the_space(part, value):
+    space = SPACES["nested"]
+    space.seed(1)
+    records = np.array([as_array(space, space.sample()) for _ in range(3)])
+    assert factored_actions(space).contain(records)
+    records[part][1] = value
+    assert not factored_actions(space).contain(records)
+    records[part][1] = records[part][0]
+    records["arm"]["[0]"][2, 0, 0] = np.nan
+    assert not factored_actions(space).contain(records)

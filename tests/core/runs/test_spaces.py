@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import attrs
 import gymnasium
 import numpy as np
 import pytest
@@ -12,10 +13,18 @@ from gymnasium.vector.utils import batch_space
 
 import bitrl
 from bitrl.cli import main
-from bitrl.core.acting.nested import flat_one
+from bitrl.core.acting import agents
+from bitrl.core.acting.nested import flat_one, leaves, part_at
+from bitrl.core.acting.plain_observations import as_plain, plain_action
+from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.random_play import observations_of
+from bitrl.core.options import parse
 from bitrl.core.runs.parts import EVALUATION, spawn_seeds
 from bitrl.core.runs.state_recorder import read_states
+from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.ppo import PPO
+from bitrl.testing import make_task
+from bitrl.testing.small_environments import FactoredEnvironment
 
 QUICK = {
     "algo.rollout_steps": 32,
@@ -134,6 +143,40 @@ def test_act_answers_in_json(runs, tmp_path, monkeypatch, capfd):
     assert third == {"error": "line 3: \"action_mask\"['tool']: expected 0 or 1 for each of 3 values, got [0, 1]"}
     assert fourth["error"].startswith("line 4: the action_mask forbids every value of ['tool']")
     assert fifth["error"].startswith('line 5: "arm": expected a list of its 2 parts')
+
+
+def test_a_watched_episode_shows_the_actions_parts(runs):
+    straight, *_ = runs
+    shown = []
+    bitrl.evaluate(straight, episodes=1, seed=5, show=shown.append)
+    assert len(shown) == 5
+    for step in shown:
+        assert [*step.action] == ["move", "shelf", "tool"]
+        assert json.loads(json.dumps(step.action)) == step.action
+
+
+@pytest.mark.parametrize("kind", ["MultiDiscrete", "MultiBinary", "Dict", "Tuple"])
+def test_agents_of_every_kind_of_actions_act_as_the_algorithm(kind, tmp_path):
+    task = make_task(FactoredEnvironment(kind), num_envs=16)
+    algorithm = PPO(parse(PPOOptions, {"rollout_steps": 64}, "algo"), task)
+    algorithm.update()
+    states = task.collector.states
+    facts = {
+        "env": kind, "step": 0, "serializer": {"name": "vector", "options": {}}, "backbone": None, "identity": {},
+        "history": 1, "history_tokens": 512, "observation": attrs.asdict(FactoredEnvironment(kind).observation_spec()),
+    }  # fmt: skip
+    agents.write(tmp_path / "agent", facts, algorithm.plain_policy(), {}, states.observations)
+    agent, space = bitrl.load_agent(tmp_path / "agent"), task.collector.action_space
+    acted = agent.act_batch([as_plain(row) for row in states.observations])
+    assert all(map(space.contains, acted))
+    mine = np.array([as_array(space, action) for action in acted])
+    wanted = algorithm.act(states)
+    assert mine.dtype == wanted.dtype
+    for path, *_ in leaves(mine.dtype):
+        np.testing.assert_allclose(part_at(mine, path), part_at(wanted, path), rtol=1e-4, atol=1e-6)
+    assert isinstance(acted[0], {"Dict": dict, "Tuple": tuple}.get(kind, np.ndarray))
+    assert json.loads(json.dumps(plain_action(acted[0]))) == plain_action(acted[0])
+    task.collector.envs.close()
 
 
 def test_a_state_reads_by_the_names_of_its_parts():
