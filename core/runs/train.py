@@ -107,7 +107,7 @@ def run(
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     here = working_directory()
-    config, chosen = choose(config)
+    config, choices = choose(config)
     parts = build(config)
     if config.serializer.learns:  # it learns now, and fails now if it cannot
         serializer: Any = parts.reader.serializer
@@ -126,7 +126,7 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
     try:
         with open_loggers(config, store.place) as logger:
             tell = teller((*listeners, logger))
-            for line in chosen:
+            for line in choices:
                 tell(events.Chosen(store.directory, line))
             return _train(config, parts, store, algorithm, None, (*listeners, logger))
     finally:

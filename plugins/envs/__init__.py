@@ -267,5 +267,6 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="gymnasium",
         summary="any Gymnasium id whose states and actions are numbers, choices or texts, also in parts",
         target=TARGET,
-        defaults={"backbone.readout": "auto"},
+        # Their numbers are called x0, x1 …, or by the keys of a Dict.
+        defaults={"backbone.readout": "auto", "run.serializer": "values"},
     )

@@ -125,7 +125,8 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
 
 def _features(model: LanguageModel, layers: int, pooling: str, texts: list[str], count: int) -> np.ndarray:
     """float32 [n, width], of "field" [n, count * width]."""
-    options = attrs.evolve(model.options, layers=layers, pooling=pooling, lora_rank=None, cache_mb=0)
+    own: Any = model.options  # type checkers do not see that it is an attrs class
+    options = attrs.evolve(own, layers=layers, pooling=pooling, lora_rank=None, cache_mb=0)
     return LanguageModel(options, count, model.engine.format).encode(texts)
 
 
