@@ -70,9 +70,7 @@ class EngineNetwork:
             raise UsageError(f"expected widths and a batch of at least 1, got {list(self.widths)} and {batch}")
         network = ffi.new("bitrl_network **")
         learner.check(
-            lib.bitrl_network_open(
-                learner.handle, self.widths, len(self.widths) - 1, batch, network, learner.error
-            )
+            lib.bitrl_network_open(learner.handle, self.widths, len(self.widths) - 1, batch, network, learner.error)
         )
         self.handle = ffi.gc(network[0], lib.bitrl_network_close)
         size = parameter_count(self.widths)

@@ -95,7 +95,7 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
     )
     yield SerializerRecord(
         name="values",
-        summary="numbers alone, where their names say nothing: 0.031 -0.520 …",
+        summary="numbers without made-up names: 0.031 -0.520 …, each part named once: place 0.500 -0.250 lamp 1",
         target="bitrl.plugins.serializers.values:Values",
         options=TextOptions,
     )

@@ -174,7 +174,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" accepts text: '
-        "use --serializer bins or codes or compact or grid or json or natural or prompt or template, "
+        "use --serializer bins or codes or compact or grid or json or natural or prompt or template or values, "
         "or --backbone mlp or random-projection"
     )
 
@@ -217,7 +217,7 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})
     assert str(caught.value).endswith(
-        ", or --serializer bins or codes or compact or grid or json or natural or prompt or template"
+        ", or --serializer bins or codes or compact or grid or json or natural or prompt or template or values"
     )
 
 
