@@ -302,24 +302,18 @@ void bitrl_choice_backward(bitrl_learner *learner, const float *queries, const f
                            uint64_t samples, uint64_t width, uint64_t commands, uint64_t choices, const float *by_logits,
                            float *pairs, float *by_queries, float *by_keys);
 
-/* What PPO's clipped objective is of, all [samples]. The last three correct it for samples of another policy than that of
- * old_log_probs, each NULL where there is nothing to correct. */
-typedef struct {
-    const float *log_probs, *old_log_probs, *advantages; /* advantages are standardised here, unless there is but one */
-    const float *weights;                                /* that multiply them */
-    const float *range;                                  /* that divides the upper end of the clip range */
-    const uint8_t *kept;                                 /* 0: the sample counts for nothing */
-    uint64_t samples;
-    double clip; /* the range is from 1 - clip to 1 + clip */
-} bitrl_clipping;
-
 /* Means over the samples that are kept. */
 typedef struct {
     double loss, approx_kl, clip_fraction;
 } bitrl_clipped;
 
-/* by_log_probs: takes the gradient of the loss, which is the negative objective, [samples]. */
-void bitrl_clipped_loss(bitrl_learner *learner, const bitrl_clipping *of, float *by_log_probs, bitrl_clipped *clipped);
+/* PPO's clipped objective, its ratios from 1 - clip to 1 + clip. by_log_probs: takes the gradient of the loss, the negative
+ * objective. All [samples]; advantages are standardised here, unless there is but one. The last three inputs correct the loss for
+ * samples of another policy than that of old_log_probs, each NULL where there is nothing to correct: weights multiply the
+ * standardised advantages, range divides the upper end of the ratios' range, and what is not kept counts for nothing. */
+void bitrl_clipped_loss(bitrl_learner *learner, const float *log_probs, const float *old_log_probs, const float *advantages,
+                        const float *weights, const float *range, const uint8_t *kept, uint64_t samples, double clip,
+                        float *by_log_probs, bitrl_clipped *clipped);
 /* Returns the mean of (values - returns)^2, both [samples]; by_values takes the gradient of `coefficient` times that. */
 double bitrl_squared_loss(const float *values, const float *returns, uint64_t samples, double coefficient, float *by_values);
 /* cdef end */

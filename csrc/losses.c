@@ -146,40 +146,38 @@ static void standardise(const float *x, size_t n, float *mean, float *by)
     *by = (float)(sqrt(squares / (double)(n - 1)) + 1e-8);
 }
 
-void bitrl_clipped_loss(bitrl_learner *learner, const bitrl_clipping *of, float *by_log_probs, bitrl_clipped *clipped)
+void bitrl_clipped_loss(bitrl_learner *learner, const float *log_probs, const float *old_log_probs, const float *advantages,
+                        const float *weights, const float *range, const uint8_t *kept, uint64_t samples, double clip,
+                        float *by_log_probs, bitrl_clipped *clipped)
 {
     static const float limit = 20; /* of corrected log-ratios; at it there is no gradient */
-    const bool corrected = of->weights || of->range || of->kept;
-    const float least = (float)(1 - of->clip), most = (float)(1 + of->clip);
+    const bool corrected = weights || range || kept;
+    const float least = (float)(1 - clip), most = (float)(1 + clip);
     double loss = 0, kl = 0, outside = 0;
     size_t counted = 0;
-    float mean, by;
-    standardise(of->advantages, of->samples, &mean, &by);
-    float *ratios = by_log_probs;
-    for (size_t i = 0; i < of->samples; i++) {
-        const bool kept = !of->kept || of->kept[i];
-        float log_ratio = kept ? of->log_probs[i] - of->old_log_probs[i] : 0;
+    float mean, by, *ratios = by_log_probs;
+    standardise(advantages, samples, &mean, &by);
+    for (size_t i = 0; i < samples; i++) {
+        float log_ratio = kept && !kept[i] ? 0 : log_probs[i] - old_log_probs[i];
         if (corrected) log_ratio = log_ratio > limit ? limit : log_ratio < -limit ? -limit : log_ratio;
         ratios[i] = log_ratio;
-        counted += kept;
+        counted += !kept || kept[i];
         kl -= (double)log_ratio;
     }
     if (counted < 1) counted = 1;
-    bitrl_learner_kernels(learner)->exps(ratios, ratios, of->samples);
-    for (size_t i = 0; i < of->samples; i++) {
-        const bool kept = !of->kept || of->kept[i];
-        const float ratio = ratios[i], upper = of->range ? most / of->range[i] : most;
-        float advantage = (of->advantages[i] - mean) / by;
-        if (of->weights) advantage *= of->weights[i];
-        const float log_ratio = kept ? of->log_probs[i] - of->old_log_probs[i] : 0;
-        if (!kept || (corrected && !(fabsf(log_ratio) < limit))) advantage = 0;
-        const float inside = ratio < least ? least : ratio; /* NaN stays */
-        const float bounded = inside > upper ? upper : inside;
-        const float free = ratio * advantage, held = bounded * advantage;
+    bitrl_learner_kernels(learner)->exps(ratios, ratios, samples);
+    for (size_t i = 0; i < samples; i++) {
+        const float ratio = ratios[i], upper = range ? most / range[i] : most;
+        float advantage = (advantages[i] - mean) / by;
+        if (weights) advantage *= weights[i];
+        if (kept && !kept[i]) advantage = 0;
+        if (corrected && !(fabsf(log_probs[i] - old_log_probs[i]) < limit)) advantage = 0;
+        const float above = ratio < least ? least : ratio, bounded = above > upper ? upper : above; /* NaN stays */
+        const float unclipped = ratio * advantage, clipped_one = bounded * advantage;
         kl += (double)ratio - 1;
         outside += bounded != ratio;
-        loss -= (double)(held < free ? held : free);
-        by_log_probs[i] = free <= held ? free / -(float)counted : 0;
+        loss -= (double)(clipped_one < unclipped ? clipped_one : unclipped);
+        by_log_probs[i] = unclipped <= clipped_one ? unclipped / -(float)counted : 0;
     }
     *clipped = (bitrl_clipped){loss / (double)counted, kl / (double)counted, outside / (double)counted};
 }

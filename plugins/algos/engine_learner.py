@@ -1,4 +1,4 @@
-"""Small networks that learn in the C engine, without torch: passes, losses' gradients and Adam (csrc/learning.c, losses.c).
+"""Small networks that learn in the C engine, without torch: passes, gradients of losses, and Adam (csrc/learning.c).
 
 Arrays are float32 and contiguous, shared with the engine and never copied. Results have the same bits on every CPU and
 with any number of threads. Shapes: B samples, k outputs or choices, d inputs.
@@ -18,7 +18,7 @@ from bitrl._engine import ffi, lib
 from bitrl.core.errors import RunFailed, UsageError
 
 _ERROR_BYTES = 256
-_MOST_THREADS = 1024  # of csrc
+_FLOAT, _INT64, _BOOL = np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.bool_)
 
 
 class EngineLearner:
@@ -30,7 +30,7 @@ class EngineLearner:
     def __init__(self, threads: int = 1, isa: str = "auto"):
         self.error = ffi.new("char[]", _ERROR_BYTES)
         opened, learner = ffi.new("bitrl_threads **"), ffi.new("bitrl_learner **")
-        self.check(lib.bitrl_threads_open(threads, opened, self.error))
+        self.check(lib.bitrl_threads_open(max(threads, 0), opened, self.error))
         self.threads = ffi.gc(opened[0], lib.bitrl_threads_close)
         self.check(lib.bitrl_learner_open(self.threads, isa.encode(), learner, self.error))
         self.handle = ffi.gc(learner[0], lib.bitrl_learner_close)
@@ -74,8 +74,8 @@ class EngineNetwork:
         )
         self.handle = ffi.gc(network[0], lib.bitrl_network_close)
         size = parameter_count(self.widths)
-        self.parameters = np.zeros(size, np.float32) if parameters is None else _expect(parameters, (size,))
-        self.gradients = np.zeros(size, np.float32) if gradients is None else _expect(gradients, (size,))
+        self.parameters = np.zeros(size, _FLOAT) if parameters is None else _expect(parameters, (size,))
+        self.gradients = np.zeros(size, _FLOAT) if gradients is None else _expect(gradients, (size,))
         self.layers: list[tuple[np.ndarray, np.ndarray]] = []
         at = 0
         for inputs, outputs in pairwise(self.widths):
@@ -96,7 +96,7 @@ class EngineNetwork:
     def forward(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs [B, d] → outputs [B, k]. The inputs must not change until `backward`."""
         _expect(inputs, (len(inputs), self.widths[0]))
-        outputs = np.empty((len(inputs), self.widths[-1]), np.float32)
+        outputs = np.empty((len(inputs), self.widths[-1]), _FLOAT)
         self.learner.check(
             lib.bitrl_network_forward(
                 self.handle, self._parameters, floats(inputs), len(inputs), floats(outputs), self.learner.error
@@ -109,7 +109,7 @@ class EngineNetwork:
         """Inputs [n, d] → outputs [n, k], of any number of samples, a batch at a time: nothing to go back from."""
         parts = [self.forward(inputs[at : at + self.batch]) for at in range(0, len(inputs), self.batch)]
         self._samples = 0
-        return np.concatenate(parts) if parts else np.empty((0, self.widths[-1]), np.float32)
+        return np.concatenate(parts) if parts else np.empty((0, self.widths[-1]), _FLOAT)
 
     def backward(self, by_outputs: np.ndarray, by_inputs: bool = False) -> np.ndarray | None:
         """Set `gradients` from a loss's gradient by the outputs [B, k] of the last `forward`; return the gradient by
@@ -118,7 +118,7 @@ class EngineNetwork:
         if not self._samples:
             raise UsageError("expected a forward pass before each backward pass")
         _expect(by_outputs, (self._samples, self.widths[-1]))
-        gradient = np.empty((self._samples, self.widths[0]), np.float32) if by_inputs else None
+        gradient = np.empty((self._samples, self.widths[0]), _FLOAT) if by_inputs else None
         self.learner.check(
             lib.bitrl_network_backward(
                 self.handle,
@@ -179,6 +179,7 @@ class EngineCategorical:
 
     def __init__(self, learner: EngineLearner):
         self.learner = learner
+        self._shape = (0, 0)
 
     def forward(
         self, logits: np.ndarray, actions: np.ndarray, mask: np.ndarray | None = None
@@ -190,38 +191,40 @@ class EngineCategorical:
             UsageError: an action that there is not, or a state without any.
         """
         samples, choices = logits.shape
-        self.distribution, self.logarithms = np.empty_like(logits), np.empty_like(logits)
-        self.log_probs, self.entropies = np.empty(samples, np.float32), np.empty(samples, np.float32)
-        self.actions = _expect(actions, (samples,), np.int64)
+        if logits.shape != self._shape:
+            self._distribution, self._logarithms = (floats(np.empty(logits.shape, _FLOAT)) for _ in range(2))
+            self._shape = samples, choices
+        log_probs, self._entropies = np.empty(samples, _FLOAT), np.empty(samples, _FLOAT)
+        self._actions = ffi.from_buffer("int64_t[]", _expect(actions, (samples,), _INT64))
         self.learner.check(
             lib.bitrl_categorical(
                 self.learner.handle,
-                floats(_expect(logits, logits.shape)),
-                ffi.NULL if mask is None else ffi.from_buffer("uint8_t[]", _expect(mask, logits.shape, np.bool_)),
-                ffi.from_buffer("int64_t[]", actions),
+                floats(_expect(logits, self._shape)),
+                ffi.NULL if mask is None else ffi.from_buffer("uint8_t[]", _expect(mask, self._shape, _BOOL)),
+                self._actions,
                 samples,
                 choices,
-                floats(self.distribution),
-                floats(self.logarithms),
-                floats(self.log_probs),
-                floats(self.entropies),
+                self._distribution,
+                self._logarithms,
+                floats(log_probs),
+                floats(self._entropies),
                 self.learner.error,
             )
         )
-        return self.log_probs, self.entropies
+        return log_probs, self._entropies
 
     def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
         """The loss's gradient by the logits [B, k] of the last `forward`, from that by the log-probabilities [B] and
         that by each entropy.
         """
-        by_logits = np.empty_like(self.distribution)
+        by_logits = np.empty(self._shape, _FLOAT)
         lib.bitrl_categorical_backward(
-            floats(self.distribution),
-            floats(self.logarithms),
-            floats(self.entropies),
-            ffi.from_buffer("int64_t[]", self.actions),
-            *by_logits.shape,
-            floats(_expect(by_log_probs, self.log_probs.shape)),
+            self._distribution,
+            self._logarithms,
+            floats(self._entropies),
+            self._actions,
+            *self._shape,
+            floats(_expect(by_log_probs, self._shape[:1])),
             by_entropies,
             floats(by_logits),
         )
@@ -244,7 +247,7 @@ class EngineGaussian:
         """Log-probabilities of `actions` (float32 [B, k]) and entropies, [B]."""
         samples, dims = _expect(means, (len(means), len(self.log_std))).shape
         self.standard = np.empty_like(means)
-        log_probs, entropies = np.empty(samples, np.float32), np.empty(samples, np.float32)
+        log_probs, entropies = np.empty(samples, _FLOAT), np.empty(samples, _FLOAT)
         lib.bitrl_gaussian(
             self.learner.handle,
             floats(means),
@@ -289,8 +292,8 @@ class EngineChoice:
         int64 [B, most]; `mask`: whether there is that choice, bool [B, most].
         """
         self.queries, self.keys = _expect(queries, queries.shape), _expect(keys, (len(keys), queries.shape[1]))
-        self.places = _expect(places, (len(queries), places.shape[1]), np.int64)
-        self.pairs, logits = np.empty((len(queries), len(keys)), np.float32), np.empty(places.shape, np.float32)
+        self.places = _expect(places, (len(queries), places.shape[1]), _INT64)
+        self.pairs, logits = np.empty((len(queries), len(keys)), _FLOAT), np.empty(places.shape, _FLOAT)
         self.learner.check(
             lib.bitrl_choice_logits(
                 self.learner.handle,
@@ -361,20 +364,23 @@ def clipped_loss(
     Of corrected samples, weights multiply the advantages, 1+ε is divided by r, and rejected ones are left out of the
     mean; a log-ratio beyond ±20 has no gradient (estimators.py).
     """
-    shape = log_probs.shape
-    by_log_probs = np.empty_like(log_probs)
-    of, found = ffi.new("bitrl_clipping *"), ffi.new("bitrl_clipped *")
-    names = {"log_probs": log_probs, "old_log_probs": old_log_probs, "advantages": advantages}
+    shape = (len(log_probs),)
+    by_log_probs, found = np.empty(shape, _FLOAT), ffi.new("bitrl_clipped *")
+    weight, r, kept = ffi.NULL, ffi.NULL, ffi.NULL
     if correction is not None:
-        names |= {"weights": correction.weight, "range": correction.r}
-    kept = [floats(_expect(each, shape)) for each in names.values()]  # must outlive the call
-    for name, pointer in zip(names, kept, strict=True):
-        setattr(of, name, pointer)
-    if correction is not None:
-        kept.append(ffi.from_buffer("uint8_t[]", _expect(correction.kept, shape, np.bool_)))
-        of.kept = kept[-1]
-    of.samples, of.clip = len(log_probs), clip
-    lib.bitrl_clipped_loss(learner.handle, of, floats(by_log_probs), found)
+        weight, r = floats(_expect(correction.weight, shape)), floats(_expect(correction.r, shape))
+        kept = ffi.from_buffer("uint8_t[]", _expect(correction.kept, shape, _BOOL))
+    lib.bitrl_clipped_loss(
+        learner.handle,
+        *(floats(_expect(each, shape)) for each in (log_probs, old_log_probs, advantages)),
+        weight,
+        r,
+        kept,
+        len(log_probs),
+        clip,
+        floats(by_log_probs),
+        found,
+    )
     return ClippedLoss(by_log_probs, found.loss, found.approx_kl, found.clip_fraction)
 
 
@@ -395,7 +401,7 @@ def orthogonal(inputs: int, outputs: int, gain: float, seed: int) -> np.ndarray:
     """Random weights float32 [inputs, outputs] with orthonormal columns, or rows where these are fewer, times `gain`;
     the same on every machine.
     """
-    weights, error = np.empty((inputs, outputs), np.float32), ffi.new("char[]", _ERROR_BYTES)
+    weights, error = np.empty((inputs, outputs), _FLOAT), ffi.new("char[]", _ERROR_BYTES)
     if lib.bitrl_orthogonal(floats(weights), inputs, outputs, gain, seed % 2**64, error) != lib.BITRL_OK:
         raise UsageError(ffi.string(error).decode(errors="replace"))
     return weights
@@ -411,7 +417,7 @@ def floats(array: np.ndarray) -> Any:
     return ffi.from_buffer("float[]", array)
 
 
-def _expect(array: np.ndarray, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+def _expect(array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any] = _FLOAT) -> np.ndarray:
     """The array, if it has this shape and type and lies in one piece.
 
     Raises:
@@ -419,7 +425,6 @@ def _expect(array: np.ndarray, shape: tuple[int, ...], dtype: type = np.float32)
     """
     if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
         raise UsageError(
-            f"expected a contiguous array of {np.dtype(dtype).name} {list(shape)}, got {array.dtype.name} "
-            f"{list(array.shape)}"
+            f"expected a contiguous array of {dtype.name} {list(shape)}, got {array.dtype.name} {list(array.shape)}"
         )
     return array

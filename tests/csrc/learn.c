@@ -98,9 +98,6 @@ static uint64_t learn(bitrl_learner *learner, head which, uint64_t checksum)
         }
     }
     for (uint64_t t = 1; t <= STEPS; t++) {
-        const bitrl_clipping clipping = {.log_probs = log_probs, .old_log_probs = old, .advantages = advantages, .samples = SAMPLES,
-                                         .clip = 0.2, .weights = t > 1 ? weights : NULL, .range = t > 1 ? range : NULL,
-                                         .kept = t > 1 ? kept : NULL};
         bitrl_clipped clipped;
         const float *scores = which == CHOICE ? logits : out;
         check(bitrl_network_forward(policy.network, policy.parameters, inputs, SAMPLES, out, error));
@@ -114,7 +111,8 @@ static uint64_t learn(bitrl_learner *learner, head which, uint64_t checksum)
         else
             check(bitrl_categorical(learner, scores, which == CATEGORICAL ? NULL : mask, actions, SAMPLES, CHOICES, distribution,
                                     logarithms, log_probs, entropies, error));
-        bitrl_clipped_loss(learner, &clipping, by_log_probs, &clipped);
+        bitrl_clipped_loss(learner, log_probs, old, advantages, t > 1 ? weights : NULL, t > 1 ? range : NULL, t > 1 ? kept : NULL,
+                           SAMPLES, 0.2, by_log_probs, &clipped);
         if (which == GAUSSIAN)
             bitrl_gaussian_backward(distribution, deviations, SAMPLES, CHOICES, by_log_probs, -0.001, by_out,
                                     policy.gradients + policy.size - CHOICES);
