@@ -59,10 +59,6 @@ SETTINGS: tuple[tuple[str | Environment, Callable[[int], Backbone]], ...] = (
 """Where an algorithm is tried if no environment is named: Discrete and Box actions, frozen and trainable backbones,
 action masks, text commands, actions of several factors with masks, and prompts for a language model.
 """
-
-UNDECLARED = ("Discrete", "Box", "Text")
-"""The actions with which an algorithm is tried that declares none."""
-
 LEARNING: dict[Callable[[int], Backbone], LearnsFrom] = {trainable: "gradients", generative: "generation"}
 """Which backbones give an algorithm something else to learn from than features."""
 
@@ -172,9 +168,10 @@ def _expect_declared(record: AlgorithmRecord, environment: Environment) -> None:
     env = environment.make()
     space = kind_of(env.action_space)
     env.close()
-    if space not in (record.actions or UNDECLARED):
-        declared = f"supports {' and '.join(record.actions)} actions, not" if record.actions else "declares no"
-        raise UsageError(f"its record {declared} {space}")
+    if record.actions is not None and space not in record.actions:
+        raise UsageError(f"its record says that it supports {' and '.join(record.actions)} actions, not {space}")
+    if record.actions is None and isinstance(environment, FactoredEnvironment):
+        raise UsageError(f"its record does not say that it supports {space} actions")
     if environment.observation_spec().commands and not record.commands:
         raise UsageError("its record says that it cannot choose among text commands")
 
