@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 HEAD = "output.weight"
 FOREIGN = {
     "*.gguf": "name that file",
@@ -93,7 +93,7 @@ class HuggingFaceFile:
 
     def metadata(self) -> dict[str, Any]:
         """Every key with its value, those of the tokens around texts included. Raises as `tokenizer`."""
-        return self._keys | self._around_texts
+        return self._keys | self._around_texts | self._chat_template
 
     def tensors(self) -> list[Tensor]:
         """Every tensor, under GGUF's names."""
@@ -171,6 +171,20 @@ class HuggingFaceFile:
                 {"tokenizer.ggml.eos_token_id": after[0]} if after else {}
             )
         return found
+
+    @property
+    def _chat_template(self) -> dict[str, str]:
+        """The template of chats under GGUF's key, if there is one; of several named ones the default."""
+        alone = self.directory / CHAT_TEMPLATE
+        if alone.is_file():
+            found: Any = read_bytes(alone, _MOST_CONFIG).decode(errors="replace")
+        else:
+            said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
+            found = said.get("chat_template")
+        if isinstance(found, list):
+            named = (each for each in found if isinstance(each, dict) and each.get("name") == "default")
+            found = next((each.get("template") for each in named), None)
+        return {"tokenizer.chat_template": found} if isinstance(found, str) else {}
 
     def _token(self, named: Any) -> int | None:
         """The id of a token that tokenizer_config.json names, by its text or as an object with its text."""
