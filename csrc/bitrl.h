@@ -64,15 +64,17 @@ typedef struct {
 
 typedef struct {
     uint64_t vocabulary, width, ffn, heads, kv_heads, head_dim, context;
+    uint64_t rope_dims; /* of each head, the first ones, that are rotated */
     uint64_t blocks; /* blocks that are run, at most the file's */
     double eps, rope_theta;
 } bitrl_shape;
 
 int bitrl_file_open(const char *path, bitrl_file **file, char *error);
 /* A file made of a caller's table, checked as a GGUF header is: a Hugging Face checkpoint under GGUF's names. Names and
- * values are copied; tensor data, and descriptors, must outlive the file. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
+ * values are copied; tensor data, and descriptors, must outlive the file. Type 1000 are the ternary weights that transformers packs,
+ * [rows / 4, columns] bytes. hugging_face: rows of heads and norms lie as that has them, else as GGUF. */
 int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
-                        bitrl_file **file, char *error);
+                        int hugging_face, bitrl_file **file, char *error);
 /* The parts of a split GGUF file as one: the keys of the first, the tensors of all. They must outlive it. */
 int bitrl_file_join(bitrl_file *const *parts, uint64_t count, bitrl_file **file, char *error);
 void bitrl_file_close(bitrl_file *file);
@@ -100,8 +102,8 @@ const char *bitrl_instruction_set_known(uint64_t i);
 /* The file must outlive the model, which reads embedding rows from it. */
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **model, char *error);
 void bitrl_model_free(bitrl_model *model);
-/* What loading would find: whether the file can be run so, its shape, and the bytes of the blocks' matrices in memory. It
- * reads no weights. */
+/* What loading would find: whether the file can be run so, its shape, and the bytes of the blocks' matrices in memory; ternary ones
+ * that turn out to have a scale for each block take an eighth more. It reads no weights. */
 int bitrl_model_check(const bitrl_file *file, const bitrl_options *options, bitrl_shape *shape, uint64_t *bytes, char *error);
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);
@@ -156,6 +158,13 @@ void bitrl_session_close(bitrl_session *session);
  * The same text gives the same bits whatever the batch, the number of threads and the instruction set. */
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
+
+/* The states at `fields` tokens of each text, side by side or projected. places: [texts, fields] ascending positions in the
+ * text (of a text without tokens: not read). sketch: [fields * width], for each number of these states the feature from 0 to columns - 1 to which
+ * it is added, or -1 - feature where it is subtracted (a count sketch); NULL: each is a feature. out: [texts, columns], without a
+ * sketch [texts, fields * width]. Bits as bitrl_encode's. */
+int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                        const uint64_t *places, uint64_t fields, const int32_t *sketch, uint64_t columns, float *out, char *error);
 
 /* The states after every block, for study. out: [blocks, sum(lengths), width], the same bits as bitrl_encode's of a model
  * that stops after that block. */

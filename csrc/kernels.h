@@ -30,7 +30,11 @@
 
 enum { PAD = 16, KEYS_TOGETHER = 8, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, BF16_STEPS = 16, TOKEN_PAD = 16 };
 
-typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, FP8, BF16, FP32, FORMATS } matrix_format;
+/* TERNARY_BLOCKS, which nobody asks for by name, is what a ternary matrix with more than one scale is packed as: one for each
+ * SCALE_BLOCK columns of a row. A tile is these blocks one after another, each as TERNARY has it, and behind it 16 floats, the
+ * rows' scales. It has no kernel of its own (forward.c). */
+typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, FP8, BF16, FP32, FORMATS, TERNARY_BLOCKS = FORMATS } matrix_format;
+enum { SCALE_BLOCK = 128 };
 
 /* Whether weights and activations are multiplied as bf16. */
 static inline int multiplies_halves(matrix_format format) { return format == BF16 || format == FP8; }
@@ -47,6 +51,7 @@ static inline size_t tile_bytes(matrix_format format, size_t columns)
     size_t steps = steps_of(format, columns);
     if (format == TERNARY) return steps / 4 * STEP_BYTES;
     if (format == TERNARY_DENSE) return (steps + 4) / 5 * STEP_BYTES;
+    if (format == TERNARY_BLOCKS) return steps / 4 * STEP_BYTES + (columns + SCALE_BLOCK - 1) / SCALE_BLOCK * TILE_ROWS * sizeof(float);
     if (format == INT4) return steps / 2 * STEP_BYTES + (columns / INT4_BLOCK * TILE_ROWS + 63) / 64 * 64;
     return format == FP8 ? steps / 2 * STEP_BYTES : steps * STEP_BYTES;
 }
@@ -169,6 +174,7 @@ typedef struct {
     size_t first, count;       /* the queries: own tokens first .. first + count */
     size_t window;             /* position j is seen from i when i - j < window; 0: always */
     double scale;              /* of the scores */
+    double cap;                /* a score s becomes cap * tanh(s / cap); 0: it stays */
 } attention_task;
 
 /* Of a step of Adam: see `adam`. */
@@ -223,6 +229,9 @@ typedef struct {
     /* h[i] = g / (1 + exp(-2 u)) * up[i] with g = gate[i], u = sqrt(2 / pi) * (g + 0.044715 g^3), which is the tanh
      * approximation of gelu(g) * up[i]; all [padded]. */
     void (*gated_gelu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
+
+    /* x[i] = cap * tanh(x[i] * scale / cap); [n to a multiple of 8]. */
+    void (*capped)(double *restrict x, size_t n, double scale, double cap);
 
     /* The sum of exp((x[i] - most) * scale) over any n, which no x exceeds; scale > 0. */
     double (*exp_sum)(const float *restrict x, size_t n, double most, double scale);
