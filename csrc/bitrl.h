@@ -159,6 +159,13 @@ void bitrl_session_close(bitrl_session *session);
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
 
+/* The states at `fields` tokens of each text, side by side or projected. places: [texts, fields] ascending positions in the
+ * text (of a text without tokens: not read). sketch: [fields * width], for each number of these states the feature from 0 to columns - 1 to which
+ * it is added, or -1 - feature where it is subtracted (a count sketch); NULL: each is a feature. out: [texts, columns], without a
+ * sketch [texts, fields * width]. Bits as bitrl_encode's. */
+int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                        const uint64_t *places, uint64_t fields, const int32_t *sketch, uint64_t columns, float *out, char *error);
+
 /* The states after every block, for study. out: [blocks, sum(lengths), width], the same bits as bitrl_encode's of a model
  * that stops after that block. */
 int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, float *out,
@@ -235,6 +242,80 @@ const int32_t *bitrl_kept_tokens(const bitrl_kept *kept, uint64_t sequence, uint
  * them where nothing is cut off. completions: of the sequences, one after another, [sum(lengths)]; out: likewise. */
 int bitrl_logprobs(bitrl_session *session, const bitrl_prompts *prompts, const int32_t *completions, const uint64_t *lengths,
                    double temperature, double *out, char *error);
+
+/* ---- learning ----
+ *
+ * Chains of linear layers with tanh between them, in float32. Parameters lie layer by layer, of each weights [inputs, outputs]
+ * and then biases [outputs]; gradients likewise. Every sum is added in one order, so that the same numbers give the same bits
+ * on any instruction set and number of threads; a NaN may have other bits. Nothing is allocated after opening. */
+typedef struct bitrl_learner bitrl_learner; /* threads and scratch for learning; one call at a time */
+typedef struct bitrl_network bitrl_network; /* a chain's shape and what its backward pass needs of a forward pass */
+
+/* Learns with these threads, which must outlive it; isa: "auto", or one of bitrl_instruction_set. */
+int bitrl_learner_open(bitrl_threads *threads, const char *isa, bitrl_learner **learner, char *error);
+void bitrl_learner_close(bitrl_learner *learner);
+
+/* widths: [layers + 1], of the inputs, of each layer's outputs; batch: the most samples of a pass. The learner must outlive
+ * it. */
+int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t layers, uint64_t batch, bitrl_network **network,
+                       char *error);
+void bitrl_network_close(bitrl_network *network);
+uint64_t bitrl_network_parameters(const bitrl_network *network); /* how many there are */
+/* inputs: [samples, widths[0]], which must stay as they are until the backward pass; outputs: [samples, widths[layers]]. */
+int bitrl_network_forward(bitrl_network *network, const float *parameters, const float *inputs, uint64_t samples, float *outputs,
+                          char *error);
+/* Of the last forward pass, whose parameters are still the same. by_outputs: a loss's gradient by the outputs; gradients: takes
+ * that by the parameters; by_inputs: takes that by the inputs, [samples, widths[0]]; or NULL. */
+int bitrl_network_backward(bitrl_network *network, const float *parameters, const float *by_outputs, float *gradients,
+                           float *by_inputs, char *error);
+
+/* One step of Adam (betas 0.9 and 0.999) against a gradient whose norm is at most max_norm, scaled down to that where it is
+ * larger. All [size]: parameters, gradients, which stay as they are, and the moments. step: counted from 1. *norm: that of the
+ * gradient. A gradient that is not finite changes nothing: BITRL_BAD_RESULT. */
+int bitrl_adam(bitrl_learner *learner, float *parameters, const float *gradients, float *means, float *squares, uint64_t size,
+               uint64_t step, double rate, double eps, double max_norm, double *norm, char *error);
+
+/* Weights [inputs, outputs] for a start: a random matrix with orthonormal columns, or rows where these are fewer, times gain. */
+int bitrl_orthogonal(float *weights, uint64_t inputs, uint64_t outputs, double gain, uint64_t seed, char *error);
+
+/* Heads. The first function of each finds the log-probabilities of actions under a network's outputs, and the distributions'
+ * entropies, all [samples]; the second, of the same, the loss's gradient by the outputs from that by each log-probability,
+ * [samples], and by the sum of the entropies.
+ * Categorical: logits, the distributions and their logarithms are [samples, choices]. mask: likewise, 0 where a choice has
+ * probability zero and a logarithm of -1e9; or NULL. */
+int bitrl_categorical(bitrl_learner *learner, const float *logits, const uint8_t *mask, const int64_t *actions, uint64_t samples,
+                      uint64_t choices, float *distribution, float *logarithms, float *log_probs, float *entropies, char *error);
+void bitrl_categorical_backward(const float *distribution, const float *logarithms, const float *entropies,
+                                const int64_t *actions, uint64_t samples, uint64_t choices, const float *by_log_probs,
+                                double by_entropies, float *by_logits);
+/* Gaussian, diagonal: means, actions and standard = (action - mean) / deviation are [samples, dims]; log_deviations and
+ * deviations [dims]. */
+void bitrl_gaussian(bitrl_learner *learner, const float *means, const float *log_deviations, const float *actions,
+                    uint64_t samples, uint64_t dims, float *standard, float *deviations, float *log_probs, float *entropies);
+void bitrl_gaussian_backward(const float *standard, const float *deviations, uint64_t samples, uint64_t dims,
+                             const float *by_log_probs, double by_entropies, float *by_means, float *by_log_deviations);
+/* Logits of a choice among commands: query: [samples, width] times keys: [commands, width], divided by the root of the width.
+ * places: [samples, choices] which of the commands each choice is; pairs: [samples, commands] of scratch. */
+int bitrl_choice_logits(bitrl_learner *learner, const float *queries, const float *keys, const int64_t *places, uint64_t samples,
+                        uint64_t width, uint64_t commands, uint64_t choices, float *pairs, float *logits, char *error);
+void bitrl_choice_backward(bitrl_learner *learner, const float *queries, const float *keys, const int64_t *places,
+                           uint64_t samples, uint64_t width, uint64_t commands, uint64_t choices, const float *by_logits,
+                           float *pairs, float *by_queries, float *by_keys);
+
+/* Means over the samples that are kept. */
+typedef struct {
+    double loss, approx_kl, clip_fraction;
+} bitrl_clipped;
+
+/* PPO's clipped objective, its ratios from 1 - clip to 1 + clip. by_log_probs: takes the gradient of the loss, the negative
+ * objective. All [samples]; advantages are standardised here, unless there is but one. The last three inputs correct the loss for
+ * samples of another policy than that of old_log_probs, each NULL where there is nothing to correct: weights multiply the
+ * standardised advantages, range divides the upper end of the ratios' range, and what is not kept counts for nothing. */
+void bitrl_clipped_loss(bitrl_learner *learner, const float *log_probs, const float *old_log_probs, const float *advantages,
+                        const float *weights, const float *range, const uint8_t *kept, uint64_t samples, double clip,
+                        float *by_log_probs, bitrl_clipped *clipped);
+/* Returns the mean of (values - returns)^2, both [samples]; by_values takes the gradient of `coefficient` times that. */
+double bitrl_squared_loss(const float *values, const float *returns, uint64_t samples, double coefficient, float *by_values);
 /* cdef end */
 
 #endif

@@ -241,6 +241,8 @@ typedef struct {
     bitrl_cache *keep;        /* takes the keys and values of these tokens too; or NULL */
     const bitrl_cache *start; /* the sequence's first start_length tokens, which `before` and `keep` then lack; or NULL */
     size_t start_length;
+    const uint64_t *wanted; /* [wanted_count] ascending places in the sequence of tokens whose states are; or NULL: of all */
+    size_t wanted_count;
 } passage;
 
 enum { PART = 512 }; /* of a long vector, that stays in the first-level cache */
@@ -278,6 +280,7 @@ typedef struct {
     double *scale[3];              /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;             /* [tokens] sum of a token's codes */
     size_t *passage_of;            /* [tokens] */
+    size_t *wanted, wanted_count;  /* [tokens] rows whose states after the last block are wanted; 0: all */
     size_t *attention_items;       /* [texts + 1] items of work before each text's */
     passage *passages;             /* [texts] of a chunk */
     thread_scratch *own;           /* [threads] */
@@ -308,10 +311,12 @@ void bitrl_frequencies(double *out, size_t dims, double theta);
 double bitrl_scale_frequencies(double *frequencies, size_t dims, double theta, const rope_scaling *scaling);
 /* rope: [positions, dims], for each position p the cosines of p * frequencies[i], then the sines, all times the factor. */
 void bitrl_rope(double *rope, size_t positions, size_t dims, const double *frequencies, double factor);
+double bitrl_logarithm(double x); /* of x > 0, with the same bits on every CPU */
 
 /* Runs the model on passages that lie one after another in s. rows: of all their tokens. rope, local_rope: [positions,
  * rope_dims] cosines, then sines; the second of blocks that have their own, or NULL.
- * The residual stream after the last block is left in s->x. */
+ * The residual stream after the last block is left in s->x; where passages say which states are wanted, as all of them then
+ * must, in the rows of these alone. */
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
                    const double *local_rope, const passage *passages, size_t count);
 

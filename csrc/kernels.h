@@ -177,6 +177,11 @@ typedef struct {
     double cap;                /* a score s becomes cap * tanh(s / cap); 0: it stays */
 } attention_task;
 
+/* Of a step of Adam: see `adam`. */
+typedef struct {
+    float scale, rate, root, eps;
+} adam_rates;
+
 typedef struct {
     const char *name;
     matrix_product *product[FORMATS];
@@ -264,6 +269,35 @@ typedef struct {
 
     /* halves[i] = bf16_from(row[i]). */
     void (*round_bf16)(uint16_t *restrict halves, const float *restrict row, size_t n, const int32_t *restrict random);
+
+    /* exp and log of each, to one unit in the last place; all [n], any n. out may be x. */
+    void (*exps)(float *out, const float *x, size_t n);
+    void (*logs)(float *out, const float *x, size_t n);
+
+    /* x = tanh(x), to two units in the last place; [rows, columns], rows `stride` apart. */
+    void (*tanhs)(float *x, size_t stride, size_t rows, size_t columns);
+
+    /* g *= 1 - y^2, the slope of y = tanh; both likewise. */
+    void (*slopes)(float *restrict g, const float *restrict y, size_t stride, size_t rows, size_t columns);
+
+    /* The sum of x[i]^2 over any n. */
+    double (*squares)(const float *restrict x, size_t n);
+
+    /* With g' = scale g: m += (1 - 0.9) (g' - m), v = 0.999 v + (1 - 0.999) g'^2, w -= rate m / (root sqrt(v) + eps); all [n],
+     * any n. */
+    void (*adam)(float *restrict w, float *restrict m, float *restrict v, const float *restrict g, size_t n,
+                 const adam_rates *by);
+
+    /* c = start + a b in float32, for a panel of columns of b: the sum of each number begins with its start and adds fused
+     * products, one after another. */
+    size_t panel; /* columns of a panel */
+    /* panel: [steps, panel] of b: [steps, columns], whose rows are b_step apart and its columns b_column; zeros beyond the last. */
+    void (*pack_panel)(float *restrict panel, const float *restrict b, size_t b_step, size_t b_column, size_t steps,
+                       size_t columns);
+    /* c: [rows, c_stride], a panel of columns written; a: [rows, steps], its rows a_row apart and its columns a_step; start:
+     * [rows, start_stride], which may be c, or NULL for zeros. */
+    void (*multiply_panel)(float *c, size_t c_stride, size_t rows, const float *a, size_t a_row, size_t a_step,
+                           const float *restrict panel, size_t steps, const float *start, size_t start_stride);
 } bitrl_kernels;
 
 /* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and three lines for each token. */

@@ -5,7 +5,7 @@
 #include "internal.h"
 
 /* Of x > 0: x = 2^e * m with m between sqrt(1/2) and sqrt(2), and log(m) = 2 atanh((m - 1) / (m + 1)) as a series. */
-static double logarithm(double x)
+double bitrl_logarithm(double x)
 {
     int e;
     double m = frexp(x, &e);
@@ -51,14 +51,14 @@ static void cosine_and_sine(double *cosine, double *sine, double angle)
 
 void bitrl_frequencies(double *out, size_t dims, double theta)
 {
-    double power = logarithm(theta);
+    double power = bitrl_logarithm(theta);
     for (size_t i = 0; i < dims / 2; i++) out[i] = exponential(-2.0 * (double)i / (double)dims * power);
 }
 
 /* The pair of dimensions that turns so often over the context that a model was first trained with. */
 static double pair_of(const rope_scaling *s, double turns, size_t dims, double theta)
 {
-    return (double)dims * logarithm(s->original / (turns * 0x1.921fb54442d18p2)) / (2 * logarithm(theta));
+    return (double)dims * bitrl_logarithm(s->original / (turns * 0x1.921fb54442d18p2)) / (2 * bitrl_logarithm(theta));
 }
 
 double bitrl_scale_frequencies(double *frequencies, size_t dims, double theta, const rope_scaling *s)
@@ -76,7 +76,7 @@ double bitrl_scale_frequencies(double *frequencies, size_t dims, double theta, c
         share = share < 0 ? 0 : share > 1 ? 1 : share;
         frequencies[i] = frequencies[i] / s->factor * share + frequencies[i] * (1 - share);
     }
-    return s->attention * (s->factor > 1 ? 1 + 0.1 * logarithm(s->factor) : 1);
+    return s->attention * (s->factor > 1 ? 1 + 0.1 * bitrl_logarithm(s->factor) : 1);
 }
 
 void bitrl_rope(double *rope, size_t positions, size_t dims, const double *frequencies, double factor)

@@ -149,7 +149,7 @@ def test_floats_that_are_not_ternary_are_rounded_as_before(tmp_path: Path) -> No
 
 
 def test_the_first_bitnet(tmp_path: Path) -> None:
-    """bitnet_b1_58-large: transformers' Llama with two more norms; weights are rounded by their mean as it runs."""
+    """bitnet_b1_58-large: transformers' Llama with two more norms; runs on weights rounded by their mean."""
     made = llama(**SHAPE, tie_word_embeddings=True)
     weights = {name: weight for name, weight in made.state_dict().items() if "lm_head" not in name}
     torch.manual_seed(3)

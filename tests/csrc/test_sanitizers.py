@@ -120,6 +120,15 @@ def test_generating_and_replacing_weights_is_clean_in_every_format(tmp_path, san
     assert done.stdout.startswith("ok ")
 
 
+@pytest.mark.parametrize("sanitizer", [(ADDRESS,), THREAD], ids=["address,undefined", "thread"])
+def test_learning_is_clean_and_gives_the_same_bits_with_every_instruction_set_and_thread_count(tmp_path, sanitizer):
+    program = build(tmp_path / "learn", "learn.c", *sanitizer)
+    isas = instruction_sets()[:1] if sanitizer == THREAD else []
+    done = subprocess.run([program, *isas], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[:5000]
+    assert done.stdout.startswith("ok ")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

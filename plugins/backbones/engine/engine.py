@@ -142,6 +142,32 @@ class Engine:
         self._encode(lib.bitrl_encode, ids, lengths, (_POOLING[pooling],), out)
         return out
 
+    def encode_fields(
+        self, token_ids: Sequence[Sequence[int]], places: np.ndarray, sketch: np.ndarray | None = None, columns: int = 0
+    ) -> np.ndarray:
+        """States of chosen tokens of each text, side by side or projected: float32 [n, fields * width or columns].
+
+        Args:
+            token_ids: of n texts; one of no tokens is zeros.
+            places: ascending positions in each text, uint64 [n, fields].
+            sketch: int32 [fields * width], the feature from 0 to columns - 1 to which each number of the states is
+                added, or -1 - feature where it is subtracted; None: side by side.
+            columns: features that the sketch has.
+
+        In the last block no other tokens are computed than these. Raises UsageError as `encode`, and for places that
+        do not ascend or are outside their text.
+        """
+        ids, lengths = self._flat(token_ids)
+        places = np.ascontiguousarray(places, np.uint64)
+        fields = places.shape[1]
+        out = np.zeros((len(token_ids), fields * self.width if sketch is None else columns), np.float32)
+        if sketch is not None and (sketch.shape != (fields * self.width,) or sketch.dtype != np.int32):
+            raise UsageError(f"sketch: expected int32 [{fields * self.width}], got {sketch.dtype} {list(sketch.shape)}")
+        to = ffi.NULL if sketch is None else ffi.from_buffer("int32_t[]", np.ascontiguousarray(sketch))
+        how = ffi.from_buffer("uint64_t[]", places), fields, to, columns
+        self._encode(lib.bitrl_encode_fields, ids, lengths, how, out)
+        return out
+
     def encode_blocks(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """The state of each token after every block: float32 [blocks, total tokens, width], in one pass.
 
@@ -162,7 +188,7 @@ class Engine:
             raise UsageError(f"a token id is outside the vocabulary of {self.vocabulary}") from None
 
     def _encode(
-        self, call: Callable[..., int], ids: np.ndarray, lengths: np.ndarray, how: tuple[int, ...], out: np.ndarray
+        self, call: Callable[..., int], ids: np.ndarray, lengths: np.ndarray, how: tuple[Any, ...], out: np.ndarray
     ) -> None:
         error = ffi.new("char[]", _ERROR_BYTES)
         tokens, counts = ffi.from_buffer("int32_t[]", ids), ffi.from_buffer("uint64_t[]", lengths)

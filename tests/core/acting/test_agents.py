@@ -24,6 +24,7 @@ from bitrl.core.acting.policies import (
     CommandPolicy,
     Continuous,
     Discrete,
+    FactoredPolicy,
     Network,
     arrays_of,
     policy_of,
@@ -205,11 +206,14 @@ def test_policies_survive_being_taken_apart() -> None:
         layers = tuple((generator.normal(size=(b, a)), generator.normal(size=b)) for a, b in pairwise(widths))
         return Network(np.zeros(widths[0]), np.ones(widths[0]), 10.0, layers)
 
+    parts = [("keys", int, 2), ("push", float), ("lamp", np.int8, 1)]
+    low, high = np.array([((5, 0), -1.0, (0,))], parts), np.array([((6, 1), 0.5, (1,))], parts)
     policies = [
         Discrete(network(3, 4), 2),
         CommandPolicy(network(3, 4, 2), network(5, 2)),
         Continuous(network(3, 4), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
         CodebookPolicy(network(3, 8), generator.normal(size=(4, 2)), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
+        FactoredPolicy(network(3, 7), low, high, np.array([2, 0, 3], np.int8)),
     ]
     assert {type(policy) for policy in policies} == set(KINDS.values())
     features, commands = generator.normal(size=(6, 3)), generator.normal(size=(7, 5))

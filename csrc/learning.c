@@ -1,0 +1,369 @@
+/* Networks that learn: forward and backward passes of chains of linear and tanh layers, and Adam.
+ *
+ * All three products of a linear layer (outputs; gradients by weights; gradients by inputs) are one kernel's, a panel of columns
+ * at a time. Does not know losses (losses.c). Work that is too small to share is done by the caller alone. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "learning.h"
+
+/* STEPS: of a panel that lies packed in the first-level cache; EDGE_ROWS: of a panel that is not full, in scratch; PARTS: of a
+ * gradient, whose squares are added up apart; ALONE: multiply-adds, or numbers of Adam, that one thread does sooner. */
+enum { STEPS = 256, EDGE_ROWS = 60, PARTS = 64, ALONE = 1 << 16, ALONE_NUMBERS = 1 << 13, MOST_PANEL = 32 };
+
+struct bitrl_learner {
+    const bitrl_kernels *kernels;
+    pool *threads;
+    float *scratch; /* [threads, scratch_floats] */
+    size_t scratch_floats;
+    double parts[PARTS];
+};
+
+struct bitrl_network {
+    bitrl_learner *learner;
+    size_t layers, batch, samples; /* samples: of the last forward pass */
+    size_t *widths;                /* [layers + 1] */
+    size_t *offsets;               /* [layers + 1] of each layer's parameters; the last: how many there are */
+    const float *inputs;           /* of the last forward pass */
+    float **hidden;                /* [layers - 1] each layer's outputs but the last's, [batch, stride_of(width)] */
+    float *gradients[2];           /* likewise, by a layer's outputs and by those before */
+    void *memory;
+};
+
+/* Row lengths of hidden layers: an odd number of cache lines, so that rows do not compete for the same places in the cache. */
+static size_t stride_of(size_t width) { return 16 * ((width + 15) / 16 | 1); }
+
+int bitrl_learner_open(bitrl_threads *threads, const char *isa, bitrl_learner **out, char *error)
+{
+    *out = NULL;
+    const bitrl_kernels *kernels = bitrl_kernels_find(isa);
+    if (!kernels) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "this CPU has no instruction set %.40s", isa);
+    bitrl_learner *learner = calloc(1, sizeof *learner);
+    if (!learner) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a learner");
+    learner->kernels = kernels;
+    learner->threads = threads;
+    learner->scratch_floats = round_up((STEPS + EDGE_ROWS) * kernels->panel, 16);
+    learner->scratch = bitrl_allocate(pool_threads(threads), learner->scratch_floats * sizeof *learner->scratch);
+    if (!learner->scratch) {
+        free(learner);
+        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a learner");
+    }
+    *out = learner;
+    return BITRL_OK;
+}
+
+void bitrl_learner_close(bitrl_learner *learner)
+{
+    if (!learner) return;
+    free(learner->scratch);
+    free(learner);
+}
+
+const bitrl_kernels *bitrl_learner_kernels(const bitrl_learner *learner) { return learner->kernels; }
+
+/* Calls work on all threads, or on this one alone. */
+static void run(bitrl_learner *learner, bool alone, void (*work)(void *, size_t, size_t), void *context)
+{
+    if (alone)
+        work(context, 0, 1);
+    else
+        pool_run(learner->threads, work, context);
+}
+
+static void meet(bitrl_learner *learner, size_t threads)
+{
+    if (threads > 1) pool_barrier(learner->threads);
+}
+
+/* ---- products ---- */
+
+static size_t panels_of(const bitrl_learner *learner, const multiplication *m)
+{
+    return (m->columns + learner->kernels->panel - 1) / learner->kernels->panel;
+}
+
+/* Rows that one thread takes of a panel at a time: all, unless there are too few panels for every thread. */
+static size_t rows_each(const multiplication *m, size_t panels, size_t threads)
+{
+    if (threads == 1 || panels >= 2 * threads) return m->rows;
+    size_t pieces = (2 * threads + panels - 1) / panels;
+    return round_up((m->rows + pieces - 1) / pieces, 12);
+}
+
+/* Some rows of a panel that is not full. */
+static void multiply_edge(const bitrl_kernels *kernels, float *c, size_t c_stride, size_t rows, size_t columns, const float *a,
+                          size_t a_row, size_t a_step, const float *packed, size_t steps, const float *start, size_t start_stride,
+                          float *edge)
+{
+    size_t panel = kernels->panel;
+    for (size_t from = 0; from < rows; from += EDGE_ROWS, c += EDGE_ROWS * c_stride, a += EDGE_ROWS * a_row) {
+        size_t n = rows - from < EDGE_ROWS ? rows - from : EDGE_ROWS;
+        memset(edge, 0, n * panel * sizeof *edge);
+        for (size_t r = 0; start && r < n; r++) memcpy(edge + r * panel, start + (from + r) * start_stride, columns * sizeof *edge);
+        kernels->multiply_panel(edge, panel, n, a, a_row, a_step, packed, steps, edge, panel);
+        for (size_t r = 0; r < n; r++) memcpy(c + r * c_stride, edge + r * panel, columns * sizeof *edge);
+    }
+}
+
+static void multiply_item(const bitrl_kernels *kernels, const multiplication *m, size_t column, size_t first, size_t rows,
+                          float *packed)
+{
+    const float one = 1;
+    size_t panel = kernels->panel, columns = m->columns - column < panel ? m->columns - column : panel;
+    float *edge = packed + STEPS * panel, *c = m->c + first * m->c_stride + column;
+    float sums[MOST_PANEL];
+    for (size_t from = 0; from < m->steps; from += STEPS) {
+        size_t steps = m->steps - from < STEPS ? m->steps - from : STEPS;
+        const float *a = m->a + first * m->a_row + from * m->a_step;
+        const float *start = from ? c : m->start ? m->start + column : NULL;
+        size_t start_stride = from ? m->c_stride : 0;
+        kernels->pack_panel(packed, m->b + from * m->b_step + column * m->b_column, m->b_step, m->b_column, steps, columns);
+        if (columns == panel)
+            kernels->multiply_panel(c, m->c_stride, rows, a, m->a_row, m->a_step, packed, steps, start, start_stride);
+        else
+            multiply_edge(kernels, c, m->c_stride, rows, columns, a, m->a_row, m->a_step, packed, steps, start, start_stride, edge);
+        if (m->sums && first == 0)
+            kernels->multiply_panel(sums, panel, 1, &one, 0, 0, packed, steps, from ? sums : NULL, 0);
+    }
+    if (m->is_tanh) kernels->tanhs(c, m->c_stride, rows, columns);
+    if (m->tanh_before) kernels->slopes(c, m->tanh_before + first * m->c_stride + column, m->c_stride, rows, columns);
+    if (m->sums && first == 0) memcpy(m->sums + column, sums, columns * sizeof *sums);
+}
+
+/* This thread's share. */
+static void multiply(bitrl_learner *learner, const multiplication *m, size_t thread, size_t threads)
+{
+    size_t panels = panels_of(learner, m), each = rows_each(m, panels, threads);
+    for (size_t item = thread; item < panels * ((m->rows + each - 1) / each); item += threads) {
+        size_t first = item / panels * each;
+        multiply_item(learner->kernels, m, item % panels * learner->kernels->panel, first,
+                      m->rows - first < each ? m->rows - first : each, learner->scratch + thread * learner->scratch_floats);
+    }
+}
+
+typedef struct {
+    bitrl_learner *learner;
+    const multiplication *list;
+    size_t count;
+} multiplications;
+
+static void multiply_list(void *context, size_t thread, size_t threads)
+{
+    const multiplications *all = context;
+    for (size_t i = 0; i < all->count; i++) multiply(all->learner, all->list + i, thread, threads);
+}
+
+void bitrl_multiply(bitrl_learner *learner, const multiplication *list, size_t count)
+{
+    multiplications all = {learner, list, count};
+    size_t work = 0;
+    for (size_t i = 0; i < count; i++) work += list[i].rows * list[i].columns * list[i].steps;
+    run(learner, work < ALONE, multiply_list, &all);
+}
+
+/* ---- networks ---- */
+
+int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t layers, uint64_t batch, bitrl_network **out,
+                       char *error)
+{
+    enum { MOST = 1 << 24, MOST_LAYERS = 1 << 10 };
+    *out = NULL;
+    if (layers < 1 || layers > MOST_LAYERS)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %d layers, got %llu", MOST_LAYERS, (unsigned long long)layers);
+    if (batch < 1 || batch > MOST)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a batch of 1 to %d samples, got %llu", MOST, (unsigned long long)batch);
+    size_t widest = 0, floats = 0;
+    for (uint64_t i = 0; i <= layers; i++) {
+        if (widths[i] < 1 || widths[i] > MOST)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected layers of widths 1 to %d, got %llu", MOST,
+                              (unsigned long long)widths[i]);
+        if (widths[i] > widest) widest = widths[i];
+        if (i > 0 && i < layers) floats += batch * stride_of(widths[i]);
+    }
+    size_t gradient = batch * stride_of(widest);
+    bitrl_network *network = calloc(1, sizeof *network);
+    if (network) {
+        network->widths = calloc(layers + 1, sizeof *network->widths);
+        network->offsets = calloc(layers + 1, sizeof *network->offsets);
+        network->hidden = calloc(layers, sizeof *network->hidden);
+        network->memory = bitrl_allocate(floats + 2 * gradient, sizeof(float));
+    }
+    if (!network || !network->widths || !network->offsets || !network->hidden || !network->memory) {
+        bitrl_network_close(network);
+        return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a network and %llu samples", (unsigned long long)batch);
+    }
+    network->learner = learner;
+    network->layers = layers;
+    network->batch = batch;
+    network->gradients[0] = network->memory;
+    network->gradients[1] = network->gradients[0] + gradient;
+    float *at = network->gradients[1] + gradient;
+    network->widths[0] = widths[0];
+    for (size_t l = 0; l < layers; l++) {
+        network->widths[l + 1] = widths[l + 1];
+        network->offsets[l + 1] = network->offsets[l] + (widths[l] + 1) * widths[l + 1];
+        network->hidden[l] = at;
+        if (l + 1 < layers) at += batch * stride_of(widths[l + 1]);
+    }
+    *out = network;
+    return BITRL_OK;
+}
+
+void bitrl_network_close(bitrl_network *network)
+{
+    if (!network) return;
+    free(network->widths);
+    free(network->offsets);
+    free(network->hidden);
+    free(network->memory);
+    free(network);
+}
+
+uint64_t bitrl_network_parameters(const bitrl_network *network) { return network->offsets[network->layers]; }
+
+/* A pass in progress. */
+typedef struct {
+    bitrl_network *network;
+    const float *parameters;
+    float *outputs;                      /* of the forward pass */
+    const float *by_outputs;             /* of the backward pass, and what follows */
+    float *gradients, *by_inputs;
+} pass;
+
+/* What enters a layer: [samples, width], rows *stride apart. */
+static const float *inputs_of(const bitrl_network *network, size_t layer, size_t *stride)
+{
+    *stride = layer ? stride_of(network->widths[layer]) : network->widths[layer];
+    return layer ? network->hidden[layer - 1] : network->inputs;
+}
+
+static void forward(void *context, size_t thread, size_t threads)
+{
+    const pass *p = context;
+    bitrl_network *network = p->network;
+    for (size_t l = 0; l < network->layers; l++) {
+        size_t in = network->widths[l], out = network->widths[l + 1], stride;
+        const float *weights = p->parameters + network->offsets[l], *inputs = inputs_of(network, l, &stride);
+        bool last = l + 1 == network->layers;
+        const multiplication m = {.c = last ? p->outputs : network->hidden[l], .c_stride = last ? out : stride_of(out),
+                                  .rows = network->samples, .columns = out, .steps = in, .a = inputs, .a_row = stride, .a_step = 1,
+                                  .b = weights, .b_step = out, .b_column = 1, .start = weights + in * out, .is_tanh = !last};
+        if (l) meet(network->learner, threads);
+        multiply(network->learner, &m, thread, threads);
+    }
+}
+
+static void backward(void *context, size_t thread, size_t threads)
+{
+    const pass *p = context;
+    bitrl_network *network = p->network;
+    const float *by_outputs = p->by_outputs;
+    size_t by_stride = network->widths[network->layers];
+    for (size_t l = network->layers; l-- > 0;) {
+        size_t in = network->widths[l], out = network->widths[l + 1], stride;
+        const float *weights = p->parameters + network->offsets[l], *inputs = inputs_of(network, l, &stride);
+        float *by_weights = p->gradients + network->offsets[l], *by_inputs = l ? network->gradients[l % 2] : p->by_inputs;
+        const multiplication for_weights = {.c = by_weights, .c_stride = out, .rows = in, .columns = out, .steps = network->samples,
+                                            .a = inputs, .a_row = 1, .a_step = stride, .b = by_outputs, .b_step = by_stride,
+                                            .b_column = 1, .sums = by_weights + in * out};
+        const multiplication for_inputs = {.c = by_inputs, .c_stride = stride, .rows = network->samples, .columns = in, .steps = out,
+                                           .a = by_outputs, .a_row = by_stride, .a_step = 1, .b = weights, .b_step = 1,
+                                           .b_column = out, .tanh_before = l ? inputs : NULL};
+        if (by_inputs) multiply(network->learner, &for_inputs, thread, threads);
+        multiply(network->learner, &for_weights, thread, threads);
+        if (l) meet(network->learner, threads);
+        by_outputs = by_inputs;
+        by_stride = stride;
+    }
+}
+
+static bool is_small(const bitrl_network *network) { return network->samples * network->offsets[network->layers] < ALONE; }
+
+int bitrl_network_forward(bitrl_network *network, const float *parameters, const float *inputs, uint64_t samples, float *outputs,
+                          char *error)
+{
+    if (samples < 1 || samples > network->batch)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %llu samples, got %llu", (unsigned long long)network->batch,
+                          (unsigned long long)samples);
+    network->samples = samples;
+    network->inputs = inputs;
+    pass p = {.network = network, .parameters = parameters, .outputs = outputs};
+    run(network->learner, is_small(network), forward, &p);
+    return BITRL_OK;
+}
+
+int bitrl_network_backward(bitrl_network *network, const float *parameters, const float *by_outputs, float *gradients,
+                           float *by_inputs, char *error)
+{
+    if (!network->samples) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no forward pass to go back");
+    pass p = {.network = network, .parameters = parameters, .by_outputs = by_outputs, .gradients = gradients, .by_inputs = by_inputs};
+    run(network->learner, is_small(network), backward, &p);
+    return BITRL_OK;
+}
+
+/* ---- Adam ---- */
+
+typedef struct {
+    bitrl_learner *learner;
+    float *parameters, *means, *squares;
+    const float *gradients;
+    size_t size;
+    adam_rates rates;
+    double norm, max_norm;
+} optimisation;
+
+/* Part i of [size]: from where, and how many. */
+static size_t part_of(size_t size, size_t i, size_t *count)
+{
+    size_t each = round_up((size + PARTS - 1) / PARTS, 16), from = i * each < size ? i * each : size;
+    *count = size - from < each ? size - from : each;
+    return from;
+}
+
+/* Every thread adds the parts' squares up for itself, in the same order. */
+static void optimise(void *context, size_t thread, size_t threads)
+{
+    optimisation *o = context;
+    const bitrl_kernels *kernels = o->learner->kernels;
+    for (size_t i = thread; i < PARTS; i += threads) {
+        size_t count, from = part_of(o->size, i, &count);
+        o->learner->parts[i] = kernels->squares(o->gradients + from, count);
+    }
+    meet(o->learner, threads);
+    double sum = 0;
+    for (size_t i = 0; i < PARTS; i++) sum += o->learner->parts[i];
+    const double norm = sqrt(sum);
+    if (thread == 0) o->norm = norm;
+    if (!isfinite(norm)) return;
+    adam_rates rates = o->rates;
+    rates.scale = norm > o->max_norm ? (float)(o->max_norm / norm) : 1;
+    for (size_t i = thread; i < PARTS; i += threads) {
+        size_t count, from = part_of(o->size, i, &count);
+        kernels->adam(o->parameters + from, o->means + from, o->squares + from, o->gradients + from, count, &rates);
+    }
+}
+
+/* beta^step, by squaring: pow of C libraries differs in the last bit. */
+static double power(double beta, uint64_t step)
+{
+    double result = 1;
+    for (; step; step /= 2, beta *= beta)
+        if (step % 2) result *= beta;
+    return result;
+}
+
+int bitrl_adam(bitrl_learner *learner, float *parameters, const float *gradients, float *means, float *squares, uint64_t size,
+               uint64_t step, double rate, double eps, double max_norm, double *norm, char *error)
+{
+    if (step < 1) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "steps are counted from 1");
+    optimisation o = {.learner = learner, .parameters = parameters, .means = means, .squares = squares, .gradients = gradients,
+                      .size = size, .max_norm = max_norm};
+    o.rates.rate = (float)(rate / (1 - power(0.9, step)));
+    o.rates.root = (float)(1 / sqrt(1 - power(0.999, step)));
+    o.rates.eps = (float)eps;
+    run(learner, size < ALONE_NUMBERS, optimise, &o);
+    *norm = o.norm;
+    if (!isfinite(o.norm)) return bitrl_fail(error, BITRL_BAD_RESULT, "the gradient is not finite");
+    return BITRL_OK;
+}
