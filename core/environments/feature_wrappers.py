@@ -201,8 +201,8 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
 
 
 def _is_self_explanatory(space: gymnasium.Space[Any]) -> bool:
-    """Whether all of a space is read, and nothing in it has the form of bitrl's own environments, which know more of it:
-    a state with its admissible actions, or texts beside "numbers".
+    """Whether all of a space is read, and it has not the form of bitrl's own environments, which know more of it: a
+    state with its admissible actions, or texts beside "numbers".
     """
     if isinstance(space, gymnasium.spaces.Dict) and (splits(tuple(space)) or "numbers" in space.spaces):
         return False
