@@ -27,8 +27,8 @@ struct bitrl_network {
     size_t *offsets;               /* [layers + 1] of each layer's parameters; the last: how many there are */
     const float *inputs;           /* of the last forward pass */
     float **hidden;                /* [layers - 1] each layer's outputs but the last's, [batch, stride_of(width)] */
-    float *gradients[2];           /* likewise, by a layer's outputs and by those before */
-    void *memory;
+    float **by_hidden;             /* likewise, gradients by what enters each tanh */
+    float *memory;
 };
 
 /* Row lengths of hidden layers: an odd number of cache lines, so that rows do not compete for the same places in the cache. */
@@ -123,12 +123,12 @@ static void multiply_item(const bitrl_kernels *kernels, const multiplication *m,
             kernels->multiply_panel(c, m->c_stride, rows, a, m->a_row, m->a_step, packed, steps, start, start_stride);
         else
             multiply_edge(kernels, c, m->c_stride, rows, columns, a, m->a_row, m->a_step, packed, steps, start, start_stride, edge);
-        if (m->sums && first == 0)
+        if (m->sums)
             kernels->multiply_panel(sums, panel, 1, &one, 0, 0, packed, steps, from ? sums : NULL, 0);
     }
     if (m->is_tanh) kernels->tanhs(c, m->c_stride, rows, columns);
     if (m->tanh_before) kernels->slopes(c, m->tanh_before + first * m->c_stride + column, m->c_stride, rows, columns);
-    if (m->sums && first == 0) memcpy(m->sums + column, sums, columns * sizeof *sums);
+    if (m->sums) memcpy(m->sums + column, sums, columns * sizeof *sums);
 }
 
 /* This thread's share. */
@@ -162,6 +162,19 @@ void bitrl_multiply(bitrl_learner *learner, const multiplication *list, size_t c
     run(learner, work < ALONE, multiply_list, &all);
 }
 
+/* ---- shares of parameters ---- */
+
+/* Where part i of [size] begins. */
+static size_t part_of(size_t size, size_t i)
+{
+    size_t from = i * round_up((size + PARTS - 1) / PARTS, 16);
+    return from < size ? from : size;
+}
+
+/* Where a thread's share of them begins, some parts in a row. */
+static size_t first_part(size_t thread, size_t threads) { return PARTS * thread / threads; }
+static size_t share_of(size_t size, size_t thread, size_t threads) { return part_of(size, first_part(thread, threads)); }
+
 /* ---- networks ---- */
 
 int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t layers, uint64_t batch, bitrl_network **out,
@@ -173,37 +186,35 @@ int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t 
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %d layers, got %llu", MOST_LAYERS, (unsigned long long)layers);
     if (batch < 1 || batch > MOST)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a batch of 1 to %d samples, got %llu", MOST, (unsigned long long)batch);
-    size_t widest = 0, floats = 0;
+    size_t floats = 0;
     for (uint64_t i = 0; i <= layers; i++) {
         if (widths[i] < 1 || widths[i] > MOST)
             return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected layers of widths 1 to %d, got %llu", MOST,
                               (unsigned long long)widths[i]);
-        if (widths[i] > widest) widest = widths[i];
         if (i > 0 && i < layers) floats += batch * stride_of(widths[i]);
     }
-    size_t gradient = batch * stride_of(widest);
     bitrl_network *network = calloc(1, sizeof *network);
     if (network) {
         network->widths = calloc(layers + 1, sizeof *network->widths);
         network->offsets = calloc(layers + 1, sizeof *network->offsets);
         network->hidden = calloc(layers, sizeof *network->hidden);
-        network->memory = bitrl_allocate(floats + 2 * gradient, sizeof(float));
+        network->by_hidden = calloc(layers, sizeof *network->by_hidden);
+        network->memory = bitrl_allocate(2 * floats, sizeof *network->memory);
     }
-    if (!network || !network->widths || !network->offsets || !network->hidden || !network->memory) {
+    if (!network || !network->widths || !network->offsets || !network->hidden || !network->by_hidden || !network->memory) {
         bitrl_network_close(network);
         return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a network and %llu samples", (unsigned long long)batch);
     }
     network->learner = learner;
     network->layers = layers;
     network->batch = batch;
-    network->gradients[0] = network->memory;
-    network->gradients[1] = network->gradients[0] + gradient;
-    float *at = network->gradients[1] + gradient;
+    float *at = network->memory;
     network->widths[0] = widths[0];
     for (size_t l = 0; l < layers; l++) {
         network->widths[l + 1] = widths[l + 1];
         network->offsets[l + 1] = network->offsets[l] + (widths[l] + 1) * widths[l + 1];
         network->hidden[l] = at;
+        network->by_hidden[l] = at + floats;
         if (l + 1 < layers) at += batch * stride_of(widths[l + 1]);
     }
     *out = network;
@@ -216,6 +227,7 @@ void bitrl_network_close(bitrl_network *network)
     free(network->widths);
     free(network->offsets);
     free(network->hidden);
+    free(network->by_hidden);
     free(network->memory);
     free(network);
 }
@@ -238,6 +250,24 @@ static const float *inputs_of(const bitrl_network *network, size_t layer, size_t
     return layer ? network->hidden[layer - 1] : network->inputs;
 }
 
+/* The loss's gradient by a layer's outputs, before their tanh: [samples, width], rows *stride apart. */
+static const float *by_outputs_of(const pass *p, size_t layer, size_t *stride)
+{
+    bool last = layer + 1 == p->network->layers;
+    size_t width = p->network->widths[layer + 1];
+    *stride = last ? width : stride_of(width);
+    return last ? p->by_outputs : p->network->by_hidden[layer];
+}
+
+/* The first row of a layer's weights, with the biases as one more, that begins from a parameter on. */
+static size_t row_at(const bitrl_network *network, size_t layer, size_t parameter)
+{
+    size_t in = network->widths[layer], out = network->widths[layer + 1], offset = network->offsets[layer];
+    if (parameter <= offset) return 0;
+    size_t row = (parameter - offset + out - 1) / out;
+    return row < in + 1 ? row : in + 1;
+}
+
 static void forward(void *context, size_t thread, size_t threads)
 {
     const pass *p = context;
@@ -254,27 +284,34 @@ static void forward(void *context, size_t thread, size_t threads)
     }
 }
 
+/* First the gradients by what enters each layer, which all threads find together; then those by the parameters, of which each
+ * thread finds those that it takes Adam's step of: other caches than its own are slow. */
 static void backward(void *context, size_t thread, size_t threads)
 {
     const pass *p = context;
     bitrl_network *network = p->network;
-    const float *by_outputs = p->by_outputs;
-    size_t by_stride = network->widths[network->layers];
-    for (size_t l = network->layers; l-- > 0;) {
-        size_t in = network->widths[l], out = network->widths[l + 1], stride;
-        const float *weights = p->parameters + network->offsets[l], *inputs = inputs_of(network, l, &stride);
-        float *by_weights = p->gradients + network->offsets[l], *by_inputs = l ? network->gradients[l % 2] : p->by_inputs;
-        const multiplication for_weights = {.c = by_weights, .c_stride = out, .rows = in, .columns = out, .steps = network->samples,
-                                            .a = inputs, .a_row = 1, .a_step = stride, .b = by_outputs, .b_step = by_stride,
-                                            .b_column = 1, .sums = by_weights + in * out};
-        const multiplication for_inputs = {.c = by_inputs, .c_stride = stride, .rows = network->samples, .columns = in, .steps = out,
-                                           .a = by_outputs, .a_row = by_stride, .a_step = 1, .b = weights, .b_step = 1,
-                                           .b_column = out, .tanh_before = l ? inputs : NULL};
-        if (by_inputs) multiply(network->learner, &for_inputs, thread, threads);
-        multiply(network->learner, &for_weights, thread, threads);
+    size_t layers = network->layers, stride, by_stride;
+    for (size_t l = layers; l-- > 0;) {
+        size_t in = network->widths[l], out = network->widths[l + 1];
+        const float *inputs = inputs_of(network, l, &stride), *by_outputs = by_outputs_of(p, l, &by_stride);
+        const multiplication m = {.c = l ? network->by_hidden[l - 1] : p->by_inputs, .c_stride = stride, .rows = network->samples,
+                                  .columns = in, .steps = out, .a = by_outputs, .a_row = by_stride, .a_step = 1,
+                                  .b = p->parameters + network->offsets[l], .b_step = 1, .b_column = out,
+                                  .tanh_before = l ? inputs : NULL};
+        if (m.c) multiply(network->learner, &m, thread, threads);
         if (l) meet(network->learner, threads);
-        by_outputs = by_inputs;
-        by_stride = stride;
+    }
+    size_t size = network->offsets[layers], begin = share_of(size, thread, threads), end = share_of(size, thread + 1, threads);
+    for (size_t l = 0; l < layers; l++) {
+        size_t in = network->widths[l], out = network->widths[l + 1], from = row_at(network, l, begin), to = row_at(network, l, end);
+        const float *inputs = inputs_of(network, l, &stride), *by_outputs = by_outputs_of(p, l, &by_stride);
+        float *gradients = p->gradients + network->offsets[l];
+        const multiplication m = {.c = gradients, .c_stride = out, .rows = in, .columns = out, .steps = network->samples,
+                                  .a = inputs, .a_row = 1, .a_step = stride, .b = by_outputs, .b_step = by_stride, .b_column = 1,
+                                  .sums = from <= in && in < to ? gradients + in * out : NULL};
+        for (size_t column = 0; from < to && column < out; column += network->learner->kernels->panel)
+            multiply_item(network->learner->kernels, &m, column, from, (to < in ? to : in) - from,
+                          network->learner->scratch + thread * network->learner->scratch_floats);
     }
 }
 
@@ -313,22 +350,14 @@ typedef struct {
     double norm, max_norm;
 } optimisation;
 
-/* Part i of [size]: from where, and how many. */
-static size_t part_of(size_t size, size_t i, size_t *count)
-{
-    size_t each = round_up((size + PARTS - 1) / PARTS, 16), from = i * each < size ? i * each : size;
-    *count = size - from < each ? size - from : each;
-    return from;
-}
-
 /* Every thread adds the parts' squares up for itself, in the same order. */
 static void optimise(void *context, size_t thread, size_t threads)
 {
     optimisation *o = context;
     const bitrl_kernels *kernels = o->learner->kernels;
-    for (size_t i = thread; i < PARTS; i += threads) {
-        size_t count, from = part_of(o->size, i, &count);
-        o->learner->parts[i] = kernels->squares(o->gradients + from, count);
+    for (size_t i = first_part(thread, threads); i < first_part(thread + 1, threads); i++) {
+        size_t from = part_of(o->size, i);
+        o->learner->parts[i] = kernels->squares(o->gradients + from, part_of(o->size, i + 1) - from);
     }
     meet(o->learner, threads);
     double sum = 0;
@@ -338,10 +367,8 @@ static void optimise(void *context, size_t thread, size_t threads)
     if (!isfinite(norm)) return;
     adam_rates rates = o->rates;
     rates.scale = norm > o->max_norm ? (float)(o->max_norm / norm) : 1;
-    for (size_t i = thread; i < PARTS; i += threads) {
-        size_t count, from = part_of(o->size, i, &count);
-        kernels->adam(o->parameters + from, o->means + from, o->squares + from, o->gradients + from, count, &rates);
-    }
+    const size_t from = share_of(o->size, thread, threads), count = share_of(o->size, thread + 1, threads) - from;
+    kernels->adam(o->parameters + from, o->means + from, o->squares + from, o->gradients + from, count, &rates);
 }
 
 /* beta^step, by squaring: pow of C libraries differs in the last bit. */

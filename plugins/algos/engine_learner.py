@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-import attrs
 import numpy as np
 
 from bitrl._engine import ffi, lib
@@ -330,8 +329,7 @@ class EngineChoice:
         return by_queries, by_keys
 
 
-@attrs.frozen
-class SampleCorrection:
+class SampleCorrection(NamedTuple):
     """What corrects PPO's objective for samples of another policy, all [B]: see estimators.py's w, r and kept."""
 
     weight: np.ndarray
@@ -339,8 +337,7 @@ class SampleCorrection:
     kept: np.ndarray
 
 
-@attrs.frozen
-class ClippedLoss:
+class ClippedLoss(NamedTuple):
     """PPO's clipped loss and what is reported beside it, means over the samples that are kept; and the loss's gradient
     by the log-probabilities, float32 [B].
     """
@@ -372,7 +369,9 @@ def clipped_loss(
         kept = ffi.from_buffer("uint8_t[]", _expect(correction.kept, shape, _BOOL))
     lib.bitrl_clipped_loss(
         learner.handle,
-        *(floats(_expect(each, shape)) for each in (log_probs, old_log_probs, advantages)),
+        floats(_expect(log_probs, shape)),
+        floats(_expect(old_log_probs, shape)),
+        floats(_expect(advantages, shape)),
         weight,
         r,
         kept,
