@@ -10,14 +10,14 @@
 
 /* STEPS: of a panel that lies packed in the first-level cache; EDGE_ROWS: of a panel that is not full, in scratch; PARTS: of a
  * gradient, whose squares are added up apart; ALONE: multiply-adds, or numbers of Adam, that one thread does sooner. */
-enum { STEPS = 256, EDGE_ROWS = 60, PARTS = 64, ALONE = 1 << 16, ALONE_NUMBERS = 1 << 13, MOST_PANEL = 32 };
+enum { STEPS = 256, EDGE_ROWS = 60, PARTS = 64, MOST_STEPS = 8, ALONE = 1 << 16, ALONE_NUMBERS = 1 << 13, MOST_PANEL = 32 };
 
 struct bitrl_learner {
     const bitrl_kernels *kernels;
     pool *threads;
     float *scratch; /* [threads, scratch_floats] */
     size_t scratch_floats;
-    double parts[PARTS];
+    double parts[MOST_STEPS][PARTS];
 };
 
 struct bitrl_network {
@@ -131,14 +131,14 @@ static void multiply_item(const bitrl_kernels *kernels, const multiplication *m,
     if (m->sums) memcpy(m->sums + column, sums, columns * sizeof *sums);
 }
 
-/* This thread's share. */
-static void multiply(bitrl_learner *learner, const multiplication *m, size_t thread, size_t threads)
+/* The share of the thread-th of `threads`. */
+static void multiply(bitrl_learner *learner, const multiplication *m, size_t worker, size_t thread, size_t threads)
 {
     size_t panels = panels_of(learner, m), each = rows_each(m, panels, threads);
     for (size_t item = thread; item < panels * ((m->rows + each - 1) / each); item += threads) {
         size_t first = item / panels * each;
         multiply_item(learner->kernels, m, item % panels * learner->kernels->panel, first,
-                      m->rows - first < each ? m->rows - first : each, learner->scratch + thread * learner->scratch_floats);
+                      m->rows - first < each ? m->rows - first : each, learner->scratch + worker * learner->scratch_floats);
     }
 }
 
@@ -151,7 +151,7 @@ typedef struct {
 static void multiply_list(void *context, size_t thread, size_t threads)
 {
     const multiplications *all = context;
-    for (size_t i = 0; i < all->count; i++) multiply(all->learner, all->list + i, thread, threads);
+    for (size_t i = 0; i < all->count; i++) multiply(all->learner, all->list + i, thread, thread, threads);
 }
 
 void bitrl_multiply(bitrl_learner *learner, const multiplication *list, size_t count)
@@ -234,15 +234,6 @@ void bitrl_network_close(bitrl_network *network)
 
 uint64_t bitrl_network_parameters(const bitrl_network *network) { return network->offsets[network->layers]; }
 
-/* A pass in progress. */
-typedef struct {
-    bitrl_network *network;
-    const float *parameters;
-    float *outputs;                      /* of the forward pass */
-    const float *by_outputs;             /* of the backward pass, and what follows */
-    float *gradients, *by_inputs;
-} pass;
-
 /* What enters a layer: [samples, width], rows *stride apart. */
 static const float *inputs_of(const bitrl_network *network, size_t layer, size_t *stride)
 {
@@ -251,7 +242,7 @@ static const float *inputs_of(const bitrl_network *network, size_t layer, size_t
 }
 
 /* The loss's gradient by a layer's outputs, before their tanh: [samples, width], rows *stride apart. */
-static const float *by_outputs_of(const pass *p, size_t layer, size_t *stride)
+static const float *by_outputs_of(const bitrl_pass *p, size_t layer, size_t *stride)
 {
     bool last = layer + 1 == p->network->layers;
     size_t width = p->network->widths[layer + 1];
@@ -268,9 +259,9 @@ static size_t row_at(const bitrl_network *network, size_t layer, size_t paramete
     return row < in + 1 ? row : in + 1;
 }
 
-static void forward(void *context, size_t thread, size_t threads)
+/* Of scratch, the worker-th thread's; it is the thread-th of those that make this pass. */
+static void forward(const bitrl_pass *p, size_t worker, size_t thread, size_t threads)
 {
-    const pass *p = context;
     bitrl_network *network = p->network;
     for (size_t l = 0; l < network->layers; l++) {
         size_t in = network->widths[l], out = network->widths[l + 1], stride;
@@ -280,15 +271,14 @@ static void forward(void *context, size_t thread, size_t threads)
                                   .rows = network->samples, .columns = out, .steps = in, .a = inputs, .a_row = stride, .a_step = 1,
                                   .b = weights, .b_step = out, .b_column = 1, .start = weights + in * out, .is_tanh = !last};
         if (l) meet(network->learner, threads);
-        multiply(network->learner, &m, thread, threads);
+        multiply(network->learner, &m, worker, thread, threads);
     }
 }
 
 /* First the gradients by what enters each layer, which all threads find together; then those by the parameters, of which each
  * thread finds those that it takes Adam's step of: other caches than its own are slow. */
-static void backward(void *context, size_t thread, size_t threads)
+static void backward(const bitrl_pass *p, size_t worker, size_t thread, size_t threads)
 {
-    const pass *p = context;
     bitrl_network *network = p->network;
     size_t layers = network->layers, stride, by_stride;
     for (size_t l = layers; l-- > 0;) {
@@ -298,7 +288,7 @@ static void backward(void *context, size_t thread, size_t threads)
                                   .columns = in, .steps = out, .a = by_outputs, .a_row = by_stride, .a_step = 1,
                                   .b = p->parameters + network->offsets[l], .b_step = 1, .b_column = out,
                                   .tanh_before = l ? inputs : NULL};
-        if (m.c) multiply(network->learner, &m, thread, threads);
+        if (m.c) multiply(network->learner, &m, worker, thread, threads);
         if (l) meet(network->learner, threads);
     }
     size_t size = network->offsets[layers], begin = share_of(size, thread, threads), end = share_of(size, thread + 1, threads);
@@ -311,31 +301,51 @@ static void backward(void *context, size_t thread, size_t threads)
                                   .sums = from <= in && in < to ? gradients + in * out : NULL};
         for (size_t column = 0; from < to && column < out; column += network->learner->kernels->panel)
             multiply_item(network->learner->kernels, &m, column, from, (to < in ? to : in) - from,
-                          network->learner->scratch + thread * network->learner->scratch_floats);
+                          network->learner->scratch + worker * network->learner->scratch_floats);
     }
 }
 
-static bool is_small(const bitrl_network *network) { return network->samples * network->offsets[network->layers] < ALONE; }
+/* Several passes, and how one is made. */
+typedef struct {
+    const bitrl_pass *const *list;
+    size_t count;
+    void (*make)(const bitrl_pass *p, size_t worker, size_t thread, size_t threads);
+} passes;
 
-int bitrl_network_forward(bitrl_network *network, const float *parameters, const float *inputs, uint64_t samples, float *outputs,
-                          char *error)
+static void make_passes(void *context, size_t thread, size_t threads)
 {
-    if (samples < 1 || samples > network->batch)
-        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %llu samples, got %llu", (unsigned long long)network->batch,
-                          (unsigned long long)samples);
-    network->samples = samples;
-    network->inputs = inputs;
-    pass p = {.network = network, .parameters = parameters, .outputs = outputs};
-    run(network->learner, is_small(network), forward, &p);
+    const passes *all = context;
+    bool each_alone = all->count >= threads; /* what they read and write is then in one core's cache */
+    for (size_t i = each_alone ? thread : 0; i < all->count; i += each_alone ? threads : 1)
+        all->make(all->list[i], thread, each_alone ? 0 : thread, each_alone ? 1 : threads);
+}
+
+static void run_passes(bitrl_learner *learner, passes *all)
+{
+    size_t work = 0;
+    for (size_t i = 0; i < all->count; i++) work += all->list[i]->network->samples * bitrl_network_parameters(all->list[i]->network);
+    run(learner, work < ALONE, make_passes, all);
+}
+
+int bitrl_networks_forward(bitrl_learner *learner, const bitrl_pass *const *list, uint64_t count, char *error)
+{
+    for (uint64_t i = 0; i < count; i++)
+        if (list[i]->samples < 1 || list[i]->samples > list[i]->network->batch)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %llu samples, got %llu",
+                              (unsigned long long)list[i]->network->batch, (unsigned long long)list[i]->samples);
+    for (uint64_t i = 0; i < count; i++) {
+        list[i]->network->samples = list[i]->samples;
+        list[i]->network->inputs = list[i]->inputs;
+    }
+    run_passes(learner, &(passes){list, count, forward});
     return BITRL_OK;
 }
 
-int bitrl_network_backward(bitrl_network *network, const float *parameters, const float *by_outputs, float *gradients,
-                           float *by_inputs, char *error)
+int bitrl_networks_backward(bitrl_learner *learner, const bitrl_pass *const *list, uint64_t count, char *error)
 {
-    if (!network->samples) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no forward pass to go back");
-    pass p = {.network = network, .parameters = parameters, .by_outputs = by_outputs, .gradients = gradients, .by_inputs = by_inputs};
-    run(network->learner, is_small(network), backward, &p);
+    for (uint64_t i = 0; i < count; i++)
+        if (!list[i]->network->samples) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no forward pass to go back");
+    run_passes(learner, &(passes){list, count, backward});
     return BITRL_OK;
 }
 
@@ -343,32 +353,17 @@ int bitrl_network_backward(bitrl_network *network, const float *parameters, cons
 
 typedef struct {
     bitrl_learner *learner;
-    float *parameters, *means, *squares;
-    const float *gradients;
-    size_t size;
-    adam_rates rates;
-    double norm, max_norm;
+    bitrl_adam_step *const *list;
+    size_t count;
+    bool finite;
 } optimisation;
 
-/* Every thread adds the parts' squares up for itself, in the same order. */
-static void optimise(void *context, size_t thread, size_t threads)
+/* The norm is the same sum in every thread. */
+static double norm_of(const bitrl_learner *learner, size_t step)
 {
-    optimisation *o = context;
-    const bitrl_kernels *kernels = o->learner->kernels;
-    for (size_t i = first_part(thread, threads); i < first_part(thread + 1, threads); i++) {
-        size_t from = part_of(o->size, i);
-        o->learner->parts[i] = kernels->squares(o->gradients + from, part_of(o->size, i + 1) - from);
-    }
-    meet(o->learner, threads);
     double sum = 0;
-    for (size_t i = 0; i < PARTS; i++) sum += o->learner->parts[i];
-    const double norm = sqrt(sum);
-    if (thread == 0) o->norm = norm;
-    if (!isfinite(norm)) return;
-    adam_rates rates = o->rates;
-    rates.scale = norm > o->max_norm ? (float)(o->max_norm / norm) : 1;
-    const size_t from = share_of(o->size, thread, threads), count = share_of(o->size, thread + 1, threads) - from;
-    kernels->adam(o->parameters + from, o->means + from, o->squares + from, o->gradients + from, count, &rates);
+    for (size_t i = 0; i < PARTS; i++) sum += learner->parts[step][i];
+    return sqrt(sum);
 }
 
 /* beta^step, by squaring: pow of C libraries differs in the last bit. */
@@ -380,17 +375,47 @@ static double power(double beta, uint64_t step)
     return result;
 }
 
-int bitrl_adam(bitrl_learner *learner, float *parameters, const float *gradients, float *means, float *squares, uint64_t size,
-               uint64_t step, double rate, double eps, double max_norm, double *norm, char *error)
+static void optimise(void *context, size_t worker, size_t workers)
 {
-    if (step < 1) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "steps are counted from 1");
-    optimisation o = {.learner = learner, .parameters = parameters, .means = means, .squares = squares, .gradients = gradients,
-                      .size = size, .max_norm = max_norm};
-    o.rates.rate = (float)(rate / (1 - power(0.9, step)));
-    o.rates.root = (float)(1 / sqrt(1 - power(0.999, step)));
-    o.rates.eps = (float)eps;
+    optimisation *o = context;
+    const bitrl_kernels *kernels = o->learner->kernels;
+    const bool each_alone = o->count >= workers, is_first = worker == 0; /* shares as those of the passes */
+    const size_t thread = each_alone ? 0 : worker, threads = each_alone ? 1 : workers;
+    for (size_t j = each_alone ? worker : 0; j < o->count; j += each_alone ? workers : 1)
+        for (size_t i = first_part(thread, threads); i < first_part(thread + 1, threads); i++) {
+            size_t size = o->list[j]->size, from = part_of(size, i);
+            o->learner->parts[j][i] = kernels->squares(o->list[j]->gradients + from, part_of(size, i + 1) - from);
+        }
+    meet(o->learner, workers);
+    bool finite = true;
+    for (size_t j = 0; j < o->count; j++) {
+        const double norm = norm_of(o->learner, j);
+        if (is_first) o->list[j]->norm = norm;
+        finite = finite && isfinite(norm);
+    }
+    if (is_first) o->finite = finite;
+    for (size_t j = each_alone ? worker : 0; finite && j < o->count; j += each_alone ? workers : 1) {
+        const bitrl_adam_step *s = o->list[j];
+        const double norm = norm_of(o->learner, j);
+        const adam_rates rates = {.scale = norm > s->max_norm ? (float)(s->max_norm / norm) : 1,
+                                  .rate = (float)(s->rate / (1 - power(0.9, s->step))),
+                                  .root = (float)(1 / sqrt(1 - power(0.999, s->step))), .eps = (float)s->eps};
+        const size_t from = share_of(s->size, thread, threads), count = share_of(s->size, thread + 1, threads) - from;
+        kernels->adam(s->parameters + from, s->means + from, s->squares + from, s->gradients + from, count, &rates);
+    }
+}
+
+int bitrl_adam(bitrl_learner *learner, bitrl_adam_step *const *list, uint64_t count, char *error)
+{
+    optimisation o = {.learner = learner, .list = list, .count = count};
+    size_t size = 0;
+    if (count < 1 || count > MOST_STEPS)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %d arrays of parameters, got %llu", MOST_STEPS,
+                          (unsigned long long)count);
+    for (uint64_t i = 0; i < count; i++) {
+        if (list[i]->step < 1) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "steps are counted from 1");
+        size += list[i]->size;
+    }
     run(learner, size < ALONE_NUMBERS, optimise, &o);
-    *norm = o.norm;
-    if (!isfinite(o.norm)) return bitrl_fail(error, BITRL_BAD_RESULT, "the gradient is not finite");
-    return BITRL_OK;
+    return o.finite ? BITRL_OK : bitrl_fail(error, BITRL_BAD_RESULT, "a gradient is not finite");
 }
