@@ -1,7 +1,7 @@
 """Keeps what was trained of examples/studies/dose-and-response.toml, and what its diagnostics say.
 
     bitrl study examples/studies/dose-and-response.toml                 # trains, and goes on where it was stopped
-    python benchmarks/dose_and_response.py studies/dose-and-response    # and more directories with other seeds
+    python benchmarks/dose_and_response.py studies/dose-and-response
     python benchmarks/figures.py                                        # docs/language-models.md
 
 Results of its finished runs go to benchmarks/results/studies/, which `bitrl compare` reads; diagnostics and alarms of
@@ -22,7 +22,7 @@ from typing import Any
 
 from record import RESULTS, save
 
-from bitrl.core.studies.recorded import merged, write_recorded
+from bitrl.core.studies.recorded import write_recorded
 from bitrl.core.studies.results import Result
 from bitrl.core.studies.study import read_study
 from bitrl.plugins.algos.alarms import BOUNDS, Alarms
@@ -76,16 +76,12 @@ def described(runs: Sequence[Result]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directories", type=Path, nargs="+", help="of the study")
-    results: list[Result] = []
-    for directory in parser.parse_args().directories:
-        design, own = read_study(directory)
-        results = merged(results, [each for each in own if each.summary is not None])
-    order = [arm.label for arm in design.arms]
-    results.sort(key=lambda each: (order.index(str(each.label)), each.seed))
+    parser.add_argument("directory", type=Path, help="of the study")
+    design, results = read_study(parser.parse_args().directory)
+    results = [each for each in results if each.summary is not None]
     write_recorded(results, RESULTS / "studies" / "dose-and-response.json", design.baseline)
-    arms = {label: [each for each in results if each.label == label] for label in order}
-    path = save("dose-and-response", {label: described(runs) for label, runs in arms.items() if runs})
+    arms = {str(each.label): [run for run in results if run.label == each.label] for each in results}
+    path = save("dose-and-response", {label: described(runs) for label, runs in arms.items()})
     print(f"{path.name}: {len(results)} runs")
 
 

@@ -1,5 +1,5 @@
-"""Writes the figures of docs/results.md and docs/starter.md from benchmarks/results, and those of docs/paper.md from
-what is recorded of the paper's studies; tests/docs/test_results.py holds them equal.
+"""Writes the figures of docs/results.md, docs/starter.md and docs/language-models.md from benchmarks/results, and those
+of docs/paper.md from what is recorded of the paper's studies; tests/docs/test_results.py holds them equal.
 
 python benchmarks/figures.py
 """
@@ -442,10 +442,82 @@ def paper_figures() -> str:
     return "\n".join(lines) + "\n"
 
 
+def language_figures() -> str:
+    """The tables of docs/language-models.md."""
+    lines = [""]
+    for name, lines_of in (("ternary-learner", ternary_lines), ("dose-and-response", dose_lines)):
+        path = ROOT / "benchmarks" / "results" / "studies" / f"{name}.json"
+        if path.is_file():
+            lines += [*lines_of(path), ""]
+    return "\n".join(lines)
+
+
+def ternary_lines(path: Path) -> list[str]:
+    """A ternary model before and after it learned: a line for each run of the study, and of what was tried before."""
+    from bitrl.core.studies.recorded import read_recorded
+
+    lines = [
+        f"A ternary model that learns in ternary: `bitrl study examples/studies/{path.stem}.toml`, and below what was "
+        "tried before. Rewards are sampled in the first update, greedy at the end; right are completions of reward 1:",
+        "",
+        "| task | learning rate | group | divided by the deviation | seed | completions | reward at first | at the end "
+        "| right at the end |",
+        "|---" * 9 + "|",
+    ]
+    for file in (path, path.with_name("ternary-tried.json")):
+        for run in read_recorded(file)[0] if file.is_file() else []:
+            rate, group, divided = (run.settings[f"algo.{n}"] for n in ("learning_rate", "group_size", "normalise_std"))
+            reward, right, last = run.value("mean_return"), run.value("success_rate"), run.curve[-1]
+            lines.append(
+                f"| {run.task} | {rate} | {group} | {'yes' if divided else 'no'} | {run.seed} | {last[0]:,} "
+                f"| {run.curve[0][1]:.2f} | {f'stopped at {last[1]:.2f}' if reward is None else f'{reward:.2f}'} "
+                f"| {'' if right is None else f'{right:.0%}'} |"
+            )
+    return lines
+
+
+def dose_lines(path: Path) -> list[str]:
+    """What each precision of rollouts and each correction gave, with diagnostics: a line for each arm."""
+    from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.recorded import read_recorded
+    from bitrl.core.studies.tables import number, shares
+
+    results, baseline = read_recorded(path)
+    seen = result(path.stem)["results"]
+    rows = compare(results, baseline=baseline, margin=(0.02, True)).rows
+    lines = [
+        f"Rollouts of a float model (`bitrl study examples/studies/{path.stem}.toml`): greedy reward at the end, mean "
+        f"and worst of seeds, its ratio to {baseline}'s with a 95 % interval, whether it is equivalent within 2 %; "
+        "medians over all updates of what was measured; and for each seed the completions after which the first alarm "
+        "spoke, and after which the greedy reward had fallen below nine tenths of its best before:",
+        "",
+        "| rollouts and correction | seeds | reward | worst | ratio | within 2 % | ESS | M₂ | sign skew | alarm "
+        "| fallen |",
+        "|---" * 11 + "|",
+    ]
+    for row in rows:
+        own = seen[row.arm]
+        ess, m2, skew = (own["diagnostics"][name] for name in ("ess", "m2", "sign_skew"))
+        first = [min((step for step in run["alarms"].values() if step), default=None) for run in own["runs"]]
+        fallen = [run["fallen"] for run in own["runs"]]
+        lines.append(
+            f"| {row.arm} | {len(row.seeds)} | {number(row.mean)} | {number(min(row.values))} "
+            f"| {shares(row.ratio_interval)} | {row.equivalence.verdict if row.equivalence else ''} "
+            f"| {ess:.3f} | {m2:.2g} | {skew:+.3f} | {steps(first)} | {steps(fallen)} |"
+        )
+    return lines
+
+
+def steps(found: list[int | None]) -> str:
+    """The steps of seeds; nothing where none has one."""
+    return ", ".join("–" if step is None else f"{step:,}" for step in found) if any(found) else ""
+
+
 def main() -> None:
     for page, lines in (
         ("docs/results.md", figures()),
         ("docs/starter.md", starter_figures()),
+        ("docs/language-models.md", language_figures()),
         ("docs/paper.md", paper_figures()),
     ):
         path = ROOT / page

@@ -133,13 +133,13 @@ def _check_factors(
         raise ValueError(
             "policy.low, policy.high, policy.kinds: expected the bounds of an action, and a kind for each part"
         )
-    expected = values = 0
-    for factor in factors.FactoredActions(low, high, kinds).factors:
+    actions, expected = factors.FactoredActions(low, high, kinds), 0
+    for factor in actions.factors:
         whole = factor.low.dtype.kind in "iu"
         if factor.kind != "Box" and not (whole and (factor.low <= factor.high).all()):
             raise ValueError("policy.low, policy.high: expected integers, the first at most the second")
-        expected, values = expected + factor.outputs, values + sum(factor.sizes)
-    if {expected} != outputs or mask not in (None, (values,)):
+        expected += factor.outputs
+    if {expected} != outputs or (actions.values and mask not in (None, (actions.values,))):
         raise ValueError("policy: its low, high and network do not fit together")
 
 

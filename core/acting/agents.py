@@ -153,7 +153,8 @@ class Agent:
     def _with_flat_mask(self, observation: Any) -> Any:
         """The observation with its action mask as `FactoredActions.flat_mask` makes it, where actions have factors."""
         policy = self.policy
-        if not isinstance(policy, FactoredPolicy) or not splits(self._example.dtype.names):
+        masked = isinstance(policy, FactoredPolicy) and policy.actions.values and splits(self._example.dtype.names)
+        if not isinstance(policy, FactoredPolicy) or not masked:
             return observation
         if not isinstance(observation, Mapping) or MASK not in observation:
             return observation

@@ -75,6 +75,11 @@ class FactoredActions:
             for path, kind in zip(paths, self.kinds.tolist(), strict=True)
         )
 
+    @cached_property
+    def values(self) -> int:
+        """S, how many values all choices have together."""
+        return sum(sum(factor.sizes) for factor in self.factors)
+
     def joined(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """The values [n, ...] of each factor → actions [n, ...], of the dtype of the bounds."""
         actions = np.empty((len(parts[0]), *self.low.shape[1:]), self.low.dtype)
@@ -104,10 +109,9 @@ class FactoredActions:
         Raises:
             ValueError: it is none of these. The message is to follow the mask's name: "['gear']: expected …, got …".
         """
-        total = sum(sum(factor.sizes) for factor in self.factors)
         whole = _numbers(mask)
-        if whole is not None and whole.shape == (total,):
-            return _zeros_and_ones("", whole, total)
+        if whole is not None and whole.shape == (self.values,):
+            return _zeros_and_ones("", whole, self.values)
         parts = []
         for factor, _ in self.choices():
             given: Any = mask
@@ -122,7 +126,9 @@ class FactoredActions:
                         raise ValueError(f"{factor}: expected a mask for each part, got {len(given)}")
                     given = given[place]
                 else:
-                    raise ValueError(f": expected the masks of its parts, or {total} of 0 or 1, got {_briefly(mask)}")
+                    raise ValueError(
+                        f": expected the masks of its parts, or {self.values} of 0 or 1, got {_briefly(mask)}"
+                    )
             parts.append(np.ones(sum(factor.sizes), np.int8) if given is None else _mask_of(factor, given))
         return np.concatenate(parts) if parts else np.zeros(0, np.int8)
 

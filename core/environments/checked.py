@@ -331,11 +331,12 @@ def _masked_actions(env: gymnasium.Env) -> FactoredActions | None:
     if MASK not in space.spaces or not isinstance(actions, FACTORED):
         return None
     masked = factored_actions(actions)
-    count = sum(sum(factor.sizes) for factor in masked.factors)
-    if space[MASK].shape != (count,):
+    if not masked.values:
+        return None
+    if space[MASK].shape != (masked.values,):
         raise EnvironmentFault(
-            f'its observations have an "{MASK}" of {briefly(space[MASK])}: expected a MultiBinary({count}), the values '
-            'of all choices one after another, or info["action_mask"] as the action space\'s sample() takes it'
+            f'its observations have an "{MASK}" of {briefly(space[MASK])}: expected a MultiBinary({masked.values}), '
+            'the values of all choices one after another, or info["action_mask"] as action_space.sample() takes it'
         )
     return masked
 

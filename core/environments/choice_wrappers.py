@@ -62,7 +62,7 @@ class ActionMask(gymnasium.Wrapper):
         super().__init__(env)
         actions = factored_actions(env.action_space)
         self._factored = actions if isinstance(env.action_space, FACTORED) else None
-        mask = gymnasium.spaces.MultiBinary(sum(sum(factor.sizes) for factor in actions.factors))
+        mask = gymnasium.spaces.MultiBinary(actions.values)
         self.observation_space = gymnasium.spaces.Dict({OBSERVATION: env.observation_space, MASK: mask})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

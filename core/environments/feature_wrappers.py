@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from bitrl.core.acting.admissible import splits
 from bitrl.core.acting.loading import build_reader
 from bitrl.core.acting.states import StateReader
 from bitrl.core.config import ANY_GYMNASIUM_ID, Config, resolve
@@ -194,7 +195,7 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
     plain = isinstance(space, (gymnasium.spaces.Box, gymnasium.spaces.Discrete))
     if plain and (config.environment.name == ANY_GYMNASIUM_ID or name in gymnasium.registry):
         return spec_of_space(space, name)
-    if name == ANY_GYMNASIUM_ID and all(isinstance(leaf, READ) for _, leaf in leaves_of(space)):
+    if name == ANY_GYMNASIUM_ID and _is_self_explanatory(space):
         return spec_of_space(space, name)
     if name == ANY_GYMNASIUM_ID:
         raise UsageError(
@@ -210,6 +211,15 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
             f'bitrl.load_environment("{name}").make()'
         )
     return environment.observation_spec()
+
+
+def _is_self_explanatory(space: gymnasium.Space[Any]) -> bool:
+    """Whether all of a space is read, and it has not the form of bitrl's own environments, which know more of it: a
+    state with its admissible actions, or texts beside "numbers".
+    """
+    if isinstance(space, gymnasium.spaces.Dict) and (splits(tuple(space)) or "numbers" in space.spaces):
+        return False
+    return all(isinstance(leaf, READ) for _, leaf in leaves_of(space))
 
 
 def _copy_observations(env: VectorEnv) -> None:

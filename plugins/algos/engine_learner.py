@@ -91,7 +91,8 @@ class EngineNetwork:
         """Orthogonal weights (gain √2, the last layer's `gain`) and biases of zero, the same on every machine."""
         for index, (weights, biases) in enumerate(self.layers):
             last = index == len(self.layers) - 1
-            weights[:], biases[:] = orthogonal(*weights.shape, gain if last else math.sqrt(2), seed + index), 0.0
+            inputs, outputs = weights.shape
+            weights[:], biases[:] = orthogonal(inputs, outputs, gain if last else math.sqrt(2), seed + index), 0.0
 
     def forward(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs [B, d] → outputs [B, k]. The inputs must not change until `backward`."""

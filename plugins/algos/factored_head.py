@@ -146,7 +146,7 @@ class FactoredHead:
 
     def _masks(self, admissible: Admissible) -> list[Admissible]:
         """The part of the mask that is each head's; None for a Gaussian."""
-        if admissible is None:
+        if admissible is None or not self.actions.values:
             return [None] * len(self.heads)
         counts = [head.outputs if isinstance(head, Choices) else 0 for head in self.heads]
         masks = admissible.mask.split(counts, dim=1)

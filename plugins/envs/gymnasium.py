@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from bitrl.core.acting.admissible import MASK
-from bitrl.core.environments.action_spaces import FACTORED
+from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.choice_wrappers import ActionMask
 from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.environment import Environment
@@ -88,6 +88,8 @@ class GymnasiumEnvironment(Environment):
         """Whether the environment gives an action mask for its numbered actions, or for those of several factors."""
         actions: Any = env.action_space
         if not isinstance(actions, (Discrete, *FACTORED)) or spec_of_known(self.id) is not None:
+            return False
+        if not factored_actions(actions).values:
             return False
         if self._masked is None:
             trial = self._made({}, " a second time, beside the first")

@@ -15,6 +15,7 @@ def test_the_figures_are_those_of_the_results():
     for page, lines in (
         ("results.md", figures.figures()),
         ("starter.md", figures.starter_figures()),
+        ("language-models.md", figures.language_figures()),
         ("paper.md", figures.paper_figures()),
     ):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")

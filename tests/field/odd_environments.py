@@ -544,6 +544,19 @@ class MaskInObservation(Factored):
         return float(super().reward(action) and action[0] == 1 and action[1] < 2)
 
 
+class NothingToMask(Factored):
+    """Masks of their own meaning, where there is nothing to choose."""
+
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "action_mask": MultiBinary(2)})
+    action_space = Dict({"push": Box(-1, 1, (2,))})
+
+    def observe(self):
+        return {"observation": super().observe(), "action_mask": np.array([1, 0], np.int8)}
+
+    def info(self):
+        return {"action_mask": {"push": [1, 0]}}
+
+
 class MaskTooShort(MaskedFactors):
     def info(self):
         info = super().info()

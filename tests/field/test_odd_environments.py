@@ -199,6 +199,13 @@ def test_gradients_that_an_environment_turns_off_matter_to_a_model_that_learns(t
         check_process_settings("NoGradientsForAll", gradients=True)
 
 
+def test_a_mask_where_there_is_nothing_to_choose_is_no_mask(tmp_path):
+    train("NothingToMask", tmp_path / "run")
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    agent = bitrl.load_agent(tmp_path / "agent")
+    assert agent.act(agent.example)["push"].shape == (2,)
+
+
 def test_images_are_refused_as_texts_and_read_as_numbers():
     env = "odd_environments:Camera-v0"
     for name in ("json", "natural", "compact", "bins", "codes", "template", "hash"):
@@ -218,7 +225,7 @@ def test_a_success_may_be_a_fraction(tmp_path):
 
 def test_every_one_is_tried():
     tried = {*READ_RIGHT.split(), *TRAINED.split(), *REFUSED, "CloseFails", "Endless", "NoGradientsForAll"}
-    tried |= {"Forks", "ForkRaises", "ClosesStreams", "Factored"}
+    tried |= {"Forks", "ForkRaises", "ClosesStreams", "Factored", "NothingToMask"}
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
 
 

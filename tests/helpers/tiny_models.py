@@ -272,7 +272,9 @@ def gguf_string(text: str | bytes) -> bytes:
 
 
 def gguf_value(value: Any) -> bytes:
-    """Type and value: bool, u32, f32, string, or an array of strings, of i32 or of f32 (numpy's); bytes as they are."""
+    """Type and value: bool, u32, f32, string, or an array of strings, of bools, of i32 or of f32 (numpy's); bytes as
+    they are.
+    """
     if isinstance(value, bytes):
         return value
     if isinstance(value, bool):
@@ -286,6 +288,8 @@ def gguf_value(value: Any) -> bytes:
     if isinstance(value, np.ndarray):
         number = {"int32": 5, "float32": 6}[value.dtype.name]
         return struct.pack("<IIQ", 9, number, len(value)) + value.tobytes()
+    if isinstance(value, list) and all(isinstance(each, bool) for each in value):
+        return struct.pack("<IIQ", 9, 7, len(value)) + bytes(value)
     return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_string, value))
 
 

@@ -20,7 +20,8 @@ def unfused(handle: Any, path: str) -> Any:
 
     The handle given must outlive it. Raises ModelFileError when its tensors do not fit together.
     """
-    if key_of(handle, "general.architecture", path) != "phi3":
+    architecture = key_of(handle, "general.architecture", path)
+    if not isinstance(architecture, str) or architecture != "phi3":
         return None
     rows = _rows(handle, path)
     table, names = [], []

@@ -238,7 +238,7 @@ def _assemble(path: str, keys: dict[str, Key], tensors: list[Translated]) -> tup
     for key, name, value in zip(listed, kept, keys.values(), strict=False):
         kind, raw = _raw(value)
         kept.append(ffi.new("uint8_t[]", raw))
-        key.name, key.name_bytes, key.count = name, len(name) - 1, len(value) if kind == _BOOL else 1
+        key.name, key.name_bytes, key.count = name, len(name) - 1, len(raw) if kind == _BOOL else 1
         key.type, key.element_type = _ARRAY if kind == _BOOL else kind, kind
         key.value, key.value_bytes = kept[-1], len(raw)
     into = ffi.new("bitrl_tensor[]", len(tensors))
@@ -263,5 +263,5 @@ def _raw(value: Key) -> tuple[int, bytes]:
         text = value.encode()
         return 8, struct.pack("<Q", len(text)) + text
     if isinstance(value, Sequence):
-        return _BOOL, bytes(value)
+        return _BOOL, bytes(map(bool, value))
     return (4, struct.pack("<I", value)) if isinstance(value, int) else (6, struct.pack("<f", value))

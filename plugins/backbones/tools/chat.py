@@ -143,7 +143,7 @@ class Chat:
         environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
         environment.globals["raise_exception"] = refuse  # without a clock: templates then write a date of their own
         names = {id_: text for text, id_ in self.special.items()}
-        first = self.metadata.get("tokenizer.ggml.bos_token_id")
+        first: int = self.metadata.get("tokenizer.ggml.bos_token_id", -1)
         said = {"bos_token": names.get(first, ""), "eos_token": names.get(self.ends[0], "") if self.ends else ""}
         try:
             return environment.from_string(self.template or "").render(

@@ -57,6 +57,6 @@ def test_they_speak_before_the_reward_of_a_collapsing_run_falls(tmp_path: Path, 
     spoken = told(capsys)
     rows = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
     rewards = {row["step"]: row["mean_return"] for row in map(json.loads, rows)}  # of the float model, greedy
-    fallen = next(step for step, reward in rewards.items() if reward < 0.9 * rewards[32])
+    fallen = next(step for step, reward in rewards.items() if reward < 0.8 * rewards[32])
     assert spoken["ess"] == spoken["m2"] == 96 < fallen
     assert rewards[480] < 0.5 * rewards[32]
