@@ -29,7 +29,9 @@ from bitrl.plugins.algos.engine_learner import (
     EngineCategorical,
     EngineLearner,
     EngineNetwork,
+    backward,
     clipped_loss,
+    forward,
     squared_loss,
 )
 from bitrl.plugins.algos.heads import Categorical
@@ -57,16 +59,17 @@ def engine_step(threads: int, batch: dict[str, np.ndarray]) -> Callable[[], None
     policy, value = (EngineNetwork(learner, (FEATURES, *HIDDEN, outputs), SAMPLES) for outputs in (ACTIONS, 1))
     for seed, net in enumerate((policy, value)):
         net.initialise(1.0, 10 * seed)
-    optimisers = [EngineAdam(learner, net.parameters, net.gradients, eps=1e-5) for net in (policy, value)]
+    nets = (policy, value)
+    optimiser = EngineAdam(learner, [net.parameters for net in nets], [net.gradients for net in nets], eps=1e-5)
     head = EngineCategorical(learner)
 
     def step() -> None:
-        log_probs, _ = head.forward(policy.forward(batch["features"]), batch["actions"])
+        logits, values = forward(nets, [batch["features"]] * 2)
+        log_probs, _ = head.forward(logits, batch["actions"])
         loss = clipped_loss(learner, log_probs, batch["log_probs"], batch["advantages"], CLIP)
-        policy.backward(head.backward(loss.by_log_probs, -ENTROPY / SAMPLES))
-        value.backward(squared_loss(value.forward(batch["features"]), batch["returns"], OPTIONS.vf_coef)[1])
-        for optimiser in optimisers:
-            optimiser.step(RATE, OPTIONS.max_grad_norm)
+        by_logits = head.backward(loss.by_log_probs, -ENTROPY / SAMPLES)
+        backward(nets, [by_logits, squared_loss(values, batch["returns"], OPTIONS.vf_coef)[1]])
+        optimiser.step([RATE, RATE], OPTIONS.max_grad_norm)
 
     return step
 

@@ -261,19 +261,36 @@ int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t 
                        char *error);
 void bitrl_network_close(bitrl_network *network);
 uint64_t bitrl_network_parameters(const bitrl_network *network); /* how many there are */
-/* inputs: [samples, widths[0]], which must stay as they are until the backward pass; outputs: [samples, widths[layers]]. */
-int bitrl_network_forward(bitrl_network *network, const float *parameters, const float *inputs, uint64_t samples, float *outputs,
-                          char *error);
-/* Of the last forward pass, whose parameters are still the same. by_outputs: a loss's gradient by the outputs; gradients: takes
- * that by the parameters; by_inputs: takes that by the inputs, [samples, widths[0]]; or NULL. */
-int bitrl_network_backward(bitrl_network *network, const float *parameters, const float *by_outputs, float *gradients,
-                           float *by_inputs, char *error);
+/* A pass of a network. Forward: inputs [samples, widths[0]], which must stay as they are until the backward pass, -> outputs
+ * [samples, widths[layers]]. Backward, of the last forward pass, with the same parameters: by_outputs, a loss's gradient by the
+ * outputs, -> gradients, that by the parameters, and by_inputs, that by the inputs; or NULL. */
+typedef struct {
+    bitrl_network *network;
+    const float *parameters;
+    const float *inputs;
+    uint64_t samples;
+    float *outputs;
+    const float *by_outputs;
+    float *gradients, *by_inputs;
+} bitrl_pass;
 
-/* One step of Adam (betas 0.9 and 0.999) against a gradient whose norm is at most max_norm, scaled down to that where it is
- * larger. All [size]: parameters, gradients, which stay as they are, and the moments. step: counted from 1. *norm: that of the
- * gradient. A gradient that is not finite changes nothing: BITRL_BAD_RESULT. */
-int bitrl_adam(bitrl_learner *learner, float *parameters, const float *gradients, float *means, float *squares, uint64_t size,
-               uint64_t step, double rate, double eps, double max_norm, double *norm, char *error);
+/* Passes of different networks, together: with no more threads than passes, each is one thread's. A call that fails changes
+ * nothing. */
+int bitrl_networks_forward(bitrl_learner *learner, const bitrl_pass *const *passes, uint64_t count, char *error);
+int bitrl_networks_backward(bitrl_learner *learner, const bitrl_pass *const *passes, uint64_t count, char *error);
+
+/* A step of Adam (betas 0.9 and 0.999) against a gradient, which is scaled down to a norm of max_norm where its own is larger,
+ * and stays as it is. All [size]: parameters, gradients and the moments. step: counted from 1. norm: takes the gradient's. */
+typedef struct {
+    float *parameters;
+    const float *gradients;
+    float *means, *squares;
+    uint64_t size, step;
+    double rate, eps, max_norm, norm;
+} bitrl_adam_step;
+
+/* Up to 8 of them, together. Where a gradient is not finite, none is made: BITRL_BAD_RESULT. */
+int bitrl_adam(bitrl_learner *learner, bitrl_adam_step *const *steps, uint64_t count, char *error);
 
 /* Weights [inputs, outputs] for a start: a random matrix with orthonormal columns, or rows where these are fewer, times gain. */
 int bitrl_orthogonal(float *weights, uint64_t inputs, uint64_t outputs, double gain, uint64_t seed, char *error);

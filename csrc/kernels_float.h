@@ -159,6 +159,7 @@ TARGET static void adam(float *restrict w, float *restrict m, float *restrict v,
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
         v16 mean = v16_load(m + i), square = v16_load(v + i);
+        __builtin_prefetch(w + i + 256, 1); /* other cores read it too, and must be told */
         v16_store(w + i, adam_step(v16_load(w + i), v16_load(g + i), &mean, &square, &rates));
         v16_store(m + i, mean);
         v16_store(v + i, square);
@@ -200,7 +201,10 @@ TARGET static inline __attribute__((always_inline)) void multiply_tile(const siz
     v16 sums[TILE_FLOATS][PANEL_VECTORS];
     _Pragma("GCC unroll 16") for (size_t r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (size_t i = 0; i < PANEL_VECTORS; i++)
+        {
             sums[r][i] = start ? v16_load(start + r * start_stride + 16 * i) : v16_set(0);
+            __builtin_prefetch(c + r * c_stride + 16 * i, 1); /* may be in another core's cache: it comes meanwhile */
+        }
     for (size_t k = 0; k < steps; k++, a += a_step, panel += PANEL) {
         v16 b[PANEL_VECTORS];
         _Pragma("GCC unroll 2") for (size_t i = 0; i < PANEL_VECTORS; i++) b[i] = v16_load(panel + 16 * i);

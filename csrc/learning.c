@@ -10,14 +10,14 @@
 
 /* STEPS: of a panel that lies packed in the first-level cache; EDGE_ROWS: of a panel that is not full, in scratch; PARTS: of a
  * gradient, whose squares are added up apart; ALONE: multiply-adds, or numbers of Adam, that one thread does sooner. */
-enum { STEPS = 256, EDGE_ROWS = 60, PARTS = 64, ALONE = 1 << 16, ALONE_NUMBERS = 1 << 13, MOST_PANEL = 32 };
+enum { STEPS = 256, EDGE_ROWS = 60, PARTS = 64, MOST_STEPS = 8, ALONE = 1 << 16, ALONE_NUMBERS = 1 << 13, MOST_PANEL = 32 };
 
 struct bitrl_learner {
     const bitrl_kernels *kernels;
     pool *threads;
     float *scratch; /* [threads, scratch_floats] */
     size_t scratch_floats;
-    double parts[PARTS];
+    double parts[MOST_STEPS][PARTS];
 };
 
 struct bitrl_network {
@@ -27,8 +27,8 @@ struct bitrl_network {
     size_t *offsets;               /* [layers + 1] of each layer's parameters; the last: how many there are */
     const float *inputs;           /* of the last forward pass */
     float **hidden;                /* [layers - 1] each layer's outputs but the last's, [batch, stride_of(width)] */
-    float *gradients[2];           /* likewise, by a layer's outputs and by those before */
-    void *memory;
+    float **by_hidden;             /* likewise, gradients by what enters each tanh */
+    float *memory;
 };
 
 /* Row lengths of hidden layers: an odd number of cache lines, so that rows do not compete for the same places in the cache. */
@@ -123,22 +123,22 @@ static void multiply_item(const bitrl_kernels *kernels, const multiplication *m,
             kernels->multiply_panel(c, m->c_stride, rows, a, m->a_row, m->a_step, packed, steps, start, start_stride);
         else
             multiply_edge(kernels, c, m->c_stride, rows, columns, a, m->a_row, m->a_step, packed, steps, start, start_stride, edge);
-        if (m->sums && first == 0)
+        if (m->sums)
             kernels->multiply_panel(sums, panel, 1, &one, 0, 0, packed, steps, from ? sums : NULL, 0);
     }
     if (m->is_tanh) kernels->tanhs(c, m->c_stride, rows, columns);
     if (m->tanh_before) kernels->slopes(c, m->tanh_before + first * m->c_stride + column, m->c_stride, rows, columns);
-    if (m->sums && first == 0) memcpy(m->sums + column, sums, columns * sizeof *sums);
+    if (m->sums) memcpy(m->sums + column, sums, columns * sizeof *sums);
 }
 
-/* This thread's share. */
-static void multiply(bitrl_learner *learner, const multiplication *m, size_t thread, size_t threads)
+/* The share of the thread-th of `threads`. */
+static void multiply(bitrl_learner *learner, const multiplication *m, size_t worker, size_t thread, size_t threads)
 {
     size_t panels = panels_of(learner, m), each = rows_each(m, panels, threads);
     for (size_t item = thread; item < panels * ((m->rows + each - 1) / each); item += threads) {
         size_t first = item / panels * each;
         multiply_item(learner->kernels, m, item % panels * learner->kernels->panel, first,
-                      m->rows - first < each ? m->rows - first : each, learner->scratch + thread * learner->scratch_floats);
+                      m->rows - first < each ? m->rows - first : each, learner->scratch + worker * learner->scratch_floats);
     }
 }
 
@@ -151,7 +151,7 @@ typedef struct {
 static void multiply_list(void *context, size_t thread, size_t threads)
 {
     const multiplications *all = context;
-    for (size_t i = 0; i < all->count; i++) multiply(all->learner, all->list + i, thread, threads);
+    for (size_t i = 0; i < all->count; i++) multiply(all->learner, all->list + i, thread, thread, threads);
 }
 
 void bitrl_multiply(bitrl_learner *learner, const multiplication *list, size_t count)
@@ -161,6 +161,19 @@ void bitrl_multiply(bitrl_learner *learner, const multiplication *list, size_t c
     for (size_t i = 0; i < count; i++) work += list[i].rows * list[i].columns * list[i].steps;
     run(learner, work < ALONE, multiply_list, &all);
 }
+
+/* ---- shares of parameters ---- */
+
+/* Where part i of [size] begins. */
+static size_t part_of(size_t size, size_t i)
+{
+    size_t from = i * round_up((size + PARTS - 1) / PARTS, 16);
+    return from < size ? from : size;
+}
+
+/* Where a thread's share of them begins, some parts in a row. */
+static size_t first_part(size_t thread, size_t threads) { return PARTS * thread / threads; }
+static size_t share_of(size_t size, size_t thread, size_t threads) { return part_of(size, first_part(thread, threads)); }
 
 /* ---- networks ---- */
 
@@ -173,37 +186,35 @@ int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t 
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %d layers, got %llu", MOST_LAYERS, (unsigned long long)layers);
     if (batch < 1 || batch > MOST)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected a batch of 1 to %d samples, got %llu", MOST, (unsigned long long)batch);
-    size_t widest = 0, floats = 0;
+    size_t floats = 0;
     for (uint64_t i = 0; i <= layers; i++) {
         if (widths[i] < 1 || widths[i] > MOST)
             return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected layers of widths 1 to %d, got %llu", MOST,
                               (unsigned long long)widths[i]);
-        if (widths[i] > widest) widest = widths[i];
         if (i > 0 && i < layers) floats += batch * stride_of(widths[i]);
     }
-    size_t gradient = batch * stride_of(widest);
     bitrl_network *network = calloc(1, sizeof *network);
     if (network) {
         network->widths = calloc(layers + 1, sizeof *network->widths);
         network->offsets = calloc(layers + 1, sizeof *network->offsets);
         network->hidden = calloc(layers, sizeof *network->hidden);
-        network->memory = bitrl_allocate(floats + 2 * gradient, sizeof(float));
+        network->by_hidden = calloc(layers, sizeof *network->by_hidden);
+        network->memory = bitrl_allocate(2 * floats, sizeof *network->memory);
     }
-    if (!network || !network->widths || !network->offsets || !network->hidden || !network->memory) {
+    if (!network || !network->widths || !network->offsets || !network->hidden || !network->by_hidden || !network->memory) {
         bitrl_network_close(network);
         return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a network and %llu samples", (unsigned long long)batch);
     }
     network->learner = learner;
     network->layers = layers;
     network->batch = batch;
-    network->gradients[0] = network->memory;
-    network->gradients[1] = network->gradients[0] + gradient;
-    float *at = network->gradients[1] + gradient;
+    float *at = network->memory;
     network->widths[0] = widths[0];
     for (size_t l = 0; l < layers; l++) {
         network->widths[l + 1] = widths[l + 1];
         network->offsets[l + 1] = network->offsets[l] + (widths[l] + 1) * widths[l + 1];
         network->hidden[l] = at;
+        network->by_hidden[l] = at + floats;
         if (l + 1 < layers) at += batch * stride_of(widths[l + 1]);
     }
     *out = network;
@@ -216,20 +227,12 @@ void bitrl_network_close(bitrl_network *network)
     free(network->widths);
     free(network->offsets);
     free(network->hidden);
+    free(network->by_hidden);
     free(network->memory);
     free(network);
 }
 
 uint64_t bitrl_network_parameters(const bitrl_network *network) { return network->offsets[network->layers]; }
-
-/* A pass in progress. */
-typedef struct {
-    bitrl_network *network;
-    const float *parameters;
-    float *outputs;                      /* of the forward pass */
-    const float *by_outputs;             /* of the backward pass, and what follows */
-    float *gradients, *by_inputs;
-} pass;
 
 /* What enters a layer: [samples, width], rows *stride apart. */
 static const float *inputs_of(const bitrl_network *network, size_t layer, size_t *stride)
@@ -238,9 +241,27 @@ static const float *inputs_of(const bitrl_network *network, size_t layer, size_t
     return layer ? network->hidden[layer - 1] : network->inputs;
 }
 
-static void forward(void *context, size_t thread, size_t threads)
+/* The loss's gradient by a layer's outputs, before their tanh: [samples, width], rows *stride apart. */
+static const float *by_outputs_of(const bitrl_pass *p, size_t layer, size_t *stride)
 {
-    const pass *p = context;
+    bool last = layer + 1 == p->network->layers;
+    size_t width = p->network->widths[layer + 1];
+    *stride = last ? width : stride_of(width);
+    return last ? p->by_outputs : p->network->by_hidden[layer];
+}
+
+/* The first row of a layer's weights, with the biases as one more, that begins from a parameter on. */
+static size_t row_at(const bitrl_network *network, size_t layer, size_t parameter)
+{
+    size_t in = network->widths[layer], out = network->widths[layer + 1], offset = network->offsets[layer];
+    if (parameter <= offset) return 0;
+    size_t row = (parameter - offset + out - 1) / out;
+    return row < in + 1 ? row : in + 1;
+}
+
+/* Of scratch, the worker-th thread's; it is the thread-th of those that make this pass. */
+static void forward(const bitrl_pass *p, size_t worker, size_t thread, size_t threads)
+{
     bitrl_network *network = p->network;
     for (size_t l = 0; l < network->layers; l++) {
         size_t in = network->widths[l], out = network->widths[l + 1], stride;
@@ -250,55 +271,81 @@ static void forward(void *context, size_t thread, size_t threads)
                                   .rows = network->samples, .columns = out, .steps = in, .a = inputs, .a_row = stride, .a_step = 1,
                                   .b = weights, .b_step = out, .b_column = 1, .start = weights + in * out, .is_tanh = !last};
         if (l) meet(network->learner, threads);
-        multiply(network->learner, &m, thread, threads);
+        multiply(network->learner, &m, worker, thread, threads);
     }
 }
 
-static void backward(void *context, size_t thread, size_t threads)
+/* First the gradients by what enters each layer, which all threads find together; then those by the parameters, of which each
+ * thread finds those that it takes Adam's step of: other caches than its own are slow. */
+static void backward(const bitrl_pass *p, size_t worker, size_t thread, size_t threads)
 {
-    const pass *p = context;
     bitrl_network *network = p->network;
-    const float *by_outputs = p->by_outputs;
-    size_t by_stride = network->widths[network->layers];
-    for (size_t l = network->layers; l-- > 0;) {
-        size_t in = network->widths[l], out = network->widths[l + 1], stride;
-        const float *weights = p->parameters + network->offsets[l], *inputs = inputs_of(network, l, &stride);
-        float *by_weights = p->gradients + network->offsets[l], *by_inputs = l ? network->gradients[l % 2] : p->by_inputs;
-        const multiplication for_weights = {.c = by_weights, .c_stride = out, .rows = in, .columns = out, .steps = network->samples,
-                                            .a = inputs, .a_row = 1, .a_step = stride, .b = by_outputs, .b_step = by_stride,
-                                            .b_column = 1, .sums = by_weights + in * out};
-        const multiplication for_inputs = {.c = by_inputs, .c_stride = stride, .rows = network->samples, .columns = in, .steps = out,
-                                           .a = by_outputs, .a_row = by_stride, .a_step = 1, .b = weights, .b_step = 1,
-                                           .b_column = out, .tanh_before = l ? inputs : NULL};
-        if (by_inputs) multiply(network->learner, &for_inputs, thread, threads);
-        multiply(network->learner, &for_weights, thread, threads);
+    size_t layers = network->layers, stride, by_stride;
+    for (size_t l = layers; l-- > 0;) {
+        size_t in = network->widths[l], out = network->widths[l + 1];
+        const float *inputs = inputs_of(network, l, &stride), *by_outputs = by_outputs_of(p, l, &by_stride);
+        const multiplication m = {.c = l ? network->by_hidden[l - 1] : p->by_inputs, .c_stride = stride, .rows = network->samples,
+                                  .columns = in, .steps = out, .a = by_outputs, .a_row = by_stride, .a_step = 1,
+                                  .b = p->parameters + network->offsets[l], .b_step = 1, .b_column = out,
+                                  .tanh_before = l ? inputs : NULL};
+        if (m.c) multiply(network->learner, &m, worker, thread, threads);
         if (l) meet(network->learner, threads);
-        by_outputs = by_inputs;
-        by_stride = stride;
+    }
+    size_t size = network->offsets[layers], begin = share_of(size, thread, threads), end = share_of(size, thread + 1, threads);
+    for (size_t l = 0; l < layers; l++) {
+        size_t in = network->widths[l], out = network->widths[l + 1], from = row_at(network, l, begin), to = row_at(network, l, end);
+        const float *inputs = inputs_of(network, l, &stride), *by_outputs = by_outputs_of(p, l, &by_stride);
+        float *gradients = p->gradients + network->offsets[l];
+        const multiplication m = {.c = gradients, .c_stride = out, .rows = in, .columns = out, .steps = network->samples,
+                                  .a = inputs, .a_row = 1, .a_step = stride, .b = by_outputs, .b_step = by_stride, .b_column = 1,
+                                  .sums = from <= in && in < to ? gradients + in * out : NULL};
+        for (size_t column = 0; from < to && column < out; column += network->learner->kernels->panel)
+            multiply_item(network->learner->kernels, &m, column, from, (to < in ? to : in) - from,
+                          network->learner->scratch + worker * network->learner->scratch_floats);
     }
 }
 
-static bool is_small(const bitrl_network *network) { return network->samples * network->offsets[network->layers] < ALONE; }
+/* Several passes, and how one is made. */
+typedef struct {
+    const bitrl_pass *const *list;
+    size_t count;
+    void (*make)(const bitrl_pass *p, size_t worker, size_t thread, size_t threads);
+} passes;
 
-int bitrl_network_forward(bitrl_network *network, const float *parameters, const float *inputs, uint64_t samples, float *outputs,
-                          char *error)
+static void make_passes(void *context, size_t thread, size_t threads)
 {
-    if (samples < 1 || samples > network->batch)
-        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %llu samples, got %llu", (unsigned long long)network->batch,
-                          (unsigned long long)samples);
-    network->samples = samples;
-    network->inputs = inputs;
-    pass p = {.network = network, .parameters = parameters, .outputs = outputs};
-    run(network->learner, is_small(network), forward, &p);
+    const passes *all = context;
+    bool each_alone = all->count >= threads; /* what they read and write is then in one core's cache */
+    for (size_t i = each_alone ? thread : 0; i < all->count; i += each_alone ? threads : 1)
+        all->make(all->list[i], thread, each_alone ? 0 : thread, each_alone ? 1 : threads);
+}
+
+static void run_passes(bitrl_learner *learner, passes *all)
+{
+    size_t work = 0;
+    for (size_t i = 0; i < all->count; i++) work += all->list[i]->network->samples * bitrl_network_parameters(all->list[i]->network);
+    run(learner, work < ALONE, make_passes, all);
+}
+
+int bitrl_networks_forward(bitrl_learner *learner, const bitrl_pass *const *list, uint64_t count, char *error)
+{
+    for (uint64_t i = 0; i < count; i++)
+        if (list[i]->samples < 1 || list[i]->samples > list[i]->network->batch)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %llu samples, got %llu",
+                              (unsigned long long)list[i]->network->batch, (unsigned long long)list[i]->samples);
+    for (uint64_t i = 0; i < count; i++) {
+        list[i]->network->samples = list[i]->samples;
+        list[i]->network->inputs = list[i]->inputs;
+    }
+    run_passes(learner, &(passes){list, count, forward});
     return BITRL_OK;
 }
 
-int bitrl_network_backward(bitrl_network *network, const float *parameters, const float *by_outputs, float *gradients,
-                           float *by_inputs, char *error)
+int bitrl_networks_backward(bitrl_learner *learner, const bitrl_pass *const *list, uint64_t count, char *error)
 {
-    if (!network->samples) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no forward pass to go back");
-    pass p = {.network = network, .parameters = parameters, .by_outputs = by_outputs, .gradients = gradients, .by_inputs = by_inputs};
-    run(network->learner, is_small(network), backward, &p);
+    for (uint64_t i = 0; i < count; i++)
+        if (!list[i]->network->samples) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no forward pass to go back");
+    run_passes(learner, &(passes){list, count, backward});
     return BITRL_OK;
 }
 
@@ -306,42 +353,17 @@ int bitrl_network_backward(bitrl_network *network, const float *parameters, cons
 
 typedef struct {
     bitrl_learner *learner;
-    float *parameters, *means, *squares;
-    const float *gradients;
-    size_t size;
-    adam_rates rates;
-    double norm, max_norm;
+    bitrl_adam_step *const *list;
+    size_t count;
+    bool finite;
 } optimisation;
 
-/* Part i of [size]: from where, and how many. */
-static size_t part_of(size_t size, size_t i, size_t *count)
+/* The norm is the same sum in every thread. */
+static double norm_of(const bitrl_learner *learner, size_t step)
 {
-    size_t each = round_up((size + PARTS - 1) / PARTS, 16), from = i * each < size ? i * each : size;
-    *count = size - from < each ? size - from : each;
-    return from;
-}
-
-/* Every thread adds the parts' squares up for itself, in the same order. */
-static void optimise(void *context, size_t thread, size_t threads)
-{
-    optimisation *o = context;
-    const bitrl_kernels *kernels = o->learner->kernels;
-    for (size_t i = thread; i < PARTS; i += threads) {
-        size_t count, from = part_of(o->size, i, &count);
-        o->learner->parts[i] = kernels->squares(o->gradients + from, count);
-    }
-    meet(o->learner, threads);
     double sum = 0;
-    for (size_t i = 0; i < PARTS; i++) sum += o->learner->parts[i];
-    const double norm = sqrt(sum);
-    if (thread == 0) o->norm = norm;
-    if (!isfinite(norm)) return;
-    adam_rates rates = o->rates;
-    rates.scale = norm > o->max_norm ? (float)(o->max_norm / norm) : 1;
-    for (size_t i = thread; i < PARTS; i += threads) {
-        size_t count, from = part_of(o->size, i, &count);
-        kernels->adam(o->parameters + from, o->means + from, o->squares + from, o->gradients + from, count, &rates);
-    }
+    for (size_t i = 0; i < PARTS; i++) sum += learner->parts[step][i];
+    return sqrt(sum);
 }
 
 /* beta^step, by squaring: pow of C libraries differs in the last bit. */
@@ -353,17 +375,47 @@ static double power(double beta, uint64_t step)
     return result;
 }
 
-int bitrl_adam(bitrl_learner *learner, float *parameters, const float *gradients, float *means, float *squares, uint64_t size,
-               uint64_t step, double rate, double eps, double max_norm, double *norm, char *error)
+static void optimise(void *context, size_t worker, size_t workers)
 {
-    if (step < 1) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "steps are counted from 1");
-    optimisation o = {.learner = learner, .parameters = parameters, .means = means, .squares = squares, .gradients = gradients,
-                      .size = size, .max_norm = max_norm};
-    o.rates.rate = (float)(rate / (1 - power(0.9, step)));
-    o.rates.root = (float)(1 / sqrt(1 - power(0.999, step)));
-    o.rates.eps = (float)eps;
+    optimisation *o = context;
+    const bitrl_kernels *kernels = o->learner->kernels;
+    const bool each_alone = o->count >= workers, is_first = worker == 0; /* shares as those of the passes */
+    const size_t thread = each_alone ? 0 : worker, threads = each_alone ? 1 : workers;
+    for (size_t j = each_alone ? worker : 0; j < o->count; j += each_alone ? workers : 1)
+        for (size_t i = first_part(thread, threads); i < first_part(thread + 1, threads); i++) {
+            size_t size = o->list[j]->size, from = part_of(size, i);
+            o->learner->parts[j][i] = kernels->squares(o->list[j]->gradients + from, part_of(size, i + 1) - from);
+        }
+    meet(o->learner, workers);
+    bool finite = true;
+    for (size_t j = 0; j < o->count; j++) {
+        const double norm = norm_of(o->learner, j);
+        if (is_first) o->list[j]->norm = norm;
+        finite = finite && isfinite(norm);
+    }
+    if (is_first) o->finite = finite;
+    for (size_t j = each_alone ? worker : 0; finite && j < o->count; j += each_alone ? workers : 1) {
+        const bitrl_adam_step *s = o->list[j];
+        const double norm = norm_of(o->learner, j);
+        const adam_rates rates = {.scale = norm > s->max_norm ? (float)(s->max_norm / norm) : 1,
+                                  .rate = (float)(s->rate / (1 - power(0.9, s->step))),
+                                  .root = (float)(1 / sqrt(1 - power(0.999, s->step))), .eps = (float)s->eps};
+        const size_t from = share_of(s->size, thread, threads), count = share_of(s->size, thread + 1, threads) - from;
+        kernels->adam(s->parameters + from, s->means + from, s->squares + from, s->gradients + from, count, &rates);
+    }
+}
+
+int bitrl_adam(bitrl_learner *learner, bitrl_adam_step *const *list, uint64_t count, char *error)
+{
+    optimisation o = {.learner = learner, .list = list, .count = count};
+    size_t size = 0;
+    if (count < 1 || count > MOST_STEPS)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "expected 1 to %d arrays of parameters, got %llu", MOST_STEPS,
+                          (unsigned long long)count);
+    for (uint64_t i = 0; i < count; i++) {
+        if (list[i]->step < 1) return bitrl_fail(error, BITRL_BAD_ARGUMENT, "steps are counted from 1");
+        size += list[i]->size;
+    }
     run(learner, size < ALONE_NUMBERS, optimise, &o);
-    *norm = o.norm;
-    if (!isfinite(o.norm)) return bitrl_fail(error, BITRL_BAD_RESULT, "the gradient is not finite");
-    return BITRL_OK;
+    return o.finite ? BITRL_OK : bitrl_fail(error, BITRL_BAD_RESULT, "a gradient is not finite");
 }

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-import attrs
 import numpy as np
 
 from bitrl._engine import ffi, lib
@@ -83,9 +82,10 @@ class EngineNetwork:
             at += inputs * outputs
             self.layers.append((weights, self.parameters[at : at + outputs]))
             at += outputs
-        self._parameters, self._gradients = floats(self.parameters), floats(self.gradients)
-        self._inputs: np.ndarray | None = None
-        self._samples = 0
+        self._kept = [floats(self.parameters), floats(self.gradients)]  # what the pass points to
+        self._pass = ffi.new("bitrl_pass *", {"network": self.handle})
+        self._pass.parameters, self._pass.gradients = self._kept
+        self._inputs: Any = None
 
     def initialise(self, gain: float, seed: int) -> None:
         """Orthogonal weights (gain √2, the last layer's `gain`) and biases of zero, the same on every machine."""
@@ -96,83 +96,108 @@ class EngineNetwork:
 
     def forward(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs [B, d] → outputs [B, k]. The inputs must not change until `backward`."""
-        _expect(inputs, (len(inputs), self.widths[0]))
-        outputs = np.empty((len(inputs), self.widths[-1]), _FLOAT)
-        self.learner.check(
-            lib.bitrl_network_forward(
-                self.handle, self._parameters, floats(inputs), len(inputs), floats(outputs), self.learner.error
-            )
-        )
-        self._inputs, self._samples = inputs, len(inputs)
-        return outputs
+        return forward([self], [inputs])[0]
 
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs [n, d] → outputs [n, k], of any number of samples, a batch at a time: nothing to go back from."""
         parts = [self.forward(inputs[at : at + self.batch]) for at in range(0, len(inputs), self.batch)]
-        self._samples = 0
+        self._inputs = None
         return np.concatenate(parts) if parts else np.empty((0, self.widths[-1]), _FLOAT)
 
     def backward(self, by_outputs: np.ndarray, by_inputs: bool = False) -> np.ndarray | None:
         """Set `gradients` from a loss's gradient by the outputs [B, k] of the last `forward`; return the gradient by
         its inputs [B, d] if that is asked for.
         """
-        if not self._samples:
-            raise UsageError("expected a forward pass before each backward pass")
-        _expect(by_outputs, (self._samples, self.widths[-1]))
-        gradient = np.empty((self._samples, self.widths[0]), _FLOAT) if by_inputs else None
-        self.learner.check(
-            lib.bitrl_network_backward(
-                self.handle,
-                self._parameters,
-                floats(by_outputs),
-                self._gradients,
-                ffi.NULL if gradient is None else floats(gradient),
-                self.learner.error,
-            )
+        return backward([self], [by_outputs], by_inputs)[0]
+
+
+def forward(networks: Sequence[EngineNetwork], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """`EngineNetwork.forward` of different networks of one learner, together: as many threads work as there are
+    networks without waiting for each other.
+    """
+    learner, outputs = networks[0].learner, []
+    for network, given in zip(networks, inputs, strict=True):
+        _expect(given, (len(given), network.widths[0]))
+        outputs.append(np.empty((len(given), network.widths[-1]), _FLOAT))
+        network._inputs = floats(given)
+        network._kept[2:] = [floats(outputs[-1])]
+        network._pass.inputs, network._pass.outputs = network._inputs, network._kept[2]
+        network._pass.samples = len(given)
+    learner.check(
+        lib.bitrl_networks_forward(
+            learner.handle, [network._pass for network in networks], len(networks), learner.error
         )
-        self._samples = 0
-        return gradient
+    )
+    return outputs
+
+
+def backward(
+    networks: Sequence[EngineNetwork], by_outputs: Sequence[np.ndarray], by_inputs: bool = False
+) -> list[np.ndarray | None]:
+    """`EngineNetwork.backward` of different networks of one learner, together."""
+    learner, gradients = networks[0].learner, []
+    for network, given in zip(networks, by_outputs, strict=True):
+        if network._inputs is None:
+            raise UsageError("expected a forward pass before each backward pass")
+        samples = network._pass.samples
+        gradient = np.empty((samples, network.widths[0]), _FLOAT) if by_inputs else None
+        network._kept[2:] = [floats(_expect(given, (samples, network.widths[-1])))]
+        network._pass.by_outputs = network._kept[2]
+        network._pass.by_inputs = ffi.NULL if gradient is None else floats(gradient)
+        gradients.append(gradient)
+    learner.check(
+        lib.bitrl_networks_backward(
+            learner.handle, [network._pass for network in networks], len(networks), learner.error
+        )
+    )
+    for network in networks:
+        network._inputs = None
+    return gradients
 
 
 class EngineAdam:
-    """Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) on one array of parameters, after clipping the gradient.
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) on arrays of parameters, each with a learning rate of its
+    own, after clipping each one's gradient.
 
     Attributes:
-        means, squares: the moments, float32 [P].
-        steps: how many have been taken.
+        parameters, gradients: float32 [P] each, at most 8 of them.
+        means, squares: their moments, likewise.
+        steps: how many each has taken.
     """
 
-    def __init__(self, learner: EngineLearner, parameters: np.ndarray, gradients: np.ndarray, eps: float = 1e-8):
-        """Parameters and gradients: float32 [P]."""
-        self.learner, self.eps, self.steps = learner, eps, 0
-        self.parameters, self.gradients = _expect(parameters, parameters.shape), _expect(gradients, parameters.shape)
-        self.means, self.squares = np.zeros_like(parameters), np.zeros_like(parameters)
-        self._pointers = [floats(each) for each in (parameters, gradients, self.means, self.squares)]
-        self._norm = ffi.new("double *")
+    def __init__(
+        self,
+        learner: EngineLearner,
+        parameters: Sequence[np.ndarray],
+        gradients: Sequence[np.ndarray],
+        eps: float = 1e-8,
+    ):
+        self.learner, self.parameters, self.gradients = learner, list(parameters), list(gradients)
+        self.means, self.squares = ([np.zeros_like(each) for each in parameters] for _ in range(2))
+        self.steps = [0] * len(self.parameters)
+        self._kept, self._steps = [], []
+        for arrays in zip(self.parameters, self.gradients, self.means, self.squares, strict=True):
+            pointers = [floats(_expect(each, arrays[0].shape)) for each in arrays]
+            step = ffi.new("bitrl_adam_step *", {"size": arrays[0].size, "eps": eps})
+            step.parameters, step.gradients, step.means, step.squares = pointers
+            self._kept.append(pointers)
+            self._steps.append(step)
 
-    def step(self, rate: float, max_norm: float | None) -> float:
-        """Change the parameters by one step against the gradient, scaled down to a norm of `max_norm` where it is
-        larger; return its norm before that. The gradient stays as it is.
+    def step(self, rates: Sequence[float], max_norm: float | None) -> list[float]:
+        """Change all parameters by one step against their gradients, each scaled down to a norm of `max_norm` where it
+        is larger; return the norms before that. The gradients stay as they are.
 
         Raises:
-            RunFailed: the gradient is not finite; nothing has changed.
+            RunFailed: one of the gradients is not finite; nothing has changed.
         """
-        status = lib.bitrl_adam(
-            self.learner.handle,
-            *self._pointers,
-            len(self.parameters),
-            self.steps + 1,
-            rate,
-            self.eps,
-            math.inf if max_norm is None else max_norm,
-            self._norm,
-            self.learner.error,
-        )
+        for step, taken, rate in zip(self._steps, self.steps, rates, strict=True):
+            step.step, step.rate, step.max_norm = taken + 1, rate, math.inf if max_norm is None else max_norm
+        status = lib.bitrl_adam(self.learner.handle, self._steps, len(self._steps), self.learner.error)
         if status == lib.BITRL_BAD_RESULT:
-            raise RunFailed("the gradient is not a finite number: the step is discarded; try a smaller learning rate")
+            raise RunFailed("a gradient is not a finite number: the step is discarded; try a smaller learning rate")
         self.learner.check(status)
-        self.steps += 1
-        return float(self._norm[0])
+        self.steps = [taken + 1 for taken in self.steps]
+        return [step.norm for step in self._steps]
 
 
 class EngineCategorical:
@@ -331,8 +356,7 @@ class EngineChoice:
         return by_queries, by_keys
 
 
-@attrs.frozen
-class SampleCorrection:
+class SampleCorrection(NamedTuple):
     """What corrects PPO's objective for samples of another policy, all [B]: see estimators.py's w, r and kept."""
 
     weight: np.ndarray
@@ -340,8 +364,7 @@ class SampleCorrection:
     kept: np.ndarray
 
 
-@attrs.frozen
-class ClippedLoss:
+class ClippedLoss(NamedTuple):
     """PPO's clipped loss and what is reported beside it, means over the samples that are kept; and the loss's gradient
     by the log-probabilities, float32 [B].
     """
@@ -373,7 +396,9 @@ def clipped_loss(
         kept = ffi.from_buffer("uint8_t[]", _expect(correction.kept, shape, _BOOL))
     lib.bitrl_clipped_loss(
         learner.handle,
-        *(floats(_expect(each, shape)) for each in (log_probs, old_log_probs, advantages)),
+        floats(_expect(log_probs, shape)),
+        floats(_expect(old_log_probs, shape)),
+        floats(_expect(advantages, shape)),
         weight,
         r,
         kept,

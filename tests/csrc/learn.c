@@ -56,10 +56,16 @@ static learned make(bitrl_learner *learner, const uint64_t *widths, uint64_t bat
     return l;
 }
 
-static void step(bitrl_learner *learner, learned *l, uint64_t step)
+/* Steps of some networks, together. */
+static void step(bitrl_learner *learner, learned *const *all, uint64_t count, uint64_t step)
 {
-    double norm;
-    check(bitrl_adam(learner, l->parameters, l->gradients, l->means, l->squares, l->size, step, 0.01, 1e-5, 0.5, &norm, error));
+    bitrl_adam_step steps[2], *list[2];
+    for (uint64_t i = 0; i < count; i++) {
+        learned *l = all[i];
+        steps[i] = (bitrl_adam_step){l->parameters, l->gradients, l->means, l->squares, l->size, step, 0.01, 1e-5, 0.5, 0};
+        list[i] = steps + i;
+    }
+    check(bitrl_adam(learner, list, count, error));
 }
 
 static uint64_t finish(learned *l, uint64_t checksum)
@@ -100,9 +106,13 @@ static uint64_t learn(bitrl_learner *learner, head which, uint64_t checksum)
     for (uint64_t t = 1; t <= STEPS; t++) {
         bitrl_clipped clipped;
         const float *scores = which == CHOICE ? logits : out;
-        check(bitrl_network_forward(policy.network, policy.parameters, inputs, SAMPLES, out, error));
+        const bitrl_pass of_policy = {policy.network, policy.parameters, inputs, SAMPLES, out, by_out, policy.gradients, by_inputs};
+        const bitrl_pass of_keys = {keys.network, keys.parameters, commands, COMMANDS, key, by_key, keys.gradients, NULL};
+        const bitrl_pass *const passes[] = {&of_policy, &of_keys};
+        learned *const both[] = {&policy, &keys};
+        const uint64_t count = which == CHOICE ? 2 : 1;
+        check(bitrl_networks_forward(learner, passes, count, error));
         if (which == CHOICE) {
-            check(bitrl_network_forward(keys.network, keys.parameters, commands, COMMANDS, key, error));
             check(bitrl_choice_logits(learner, out, key, places, SAMPLES, KEY, COMMANDS, CHOICES, pairs, logits, error));
         }
         float *log_deviations = policy.parameters + policy.size - CHOICES;
@@ -121,11 +131,9 @@ static uint64_t learn(bitrl_learner *learner, head which, uint64_t checksum)
                                        which == CHOICE ? by_logits : by_out);
         if (which == CHOICE) {
             bitrl_choice_backward(learner, out, key, places, SAMPLES, KEY, COMMANDS, CHOICES, by_logits, pairs, by_out, by_key);
-            check(bitrl_network_backward(keys.network, keys.parameters, by_key, keys.gradients, NULL, error));
-            step(learner, &keys, t);
         }
-        check(bitrl_network_backward(policy.network, policy.parameters, by_out, policy.gradients, by_inputs, error));
-        step(learner, &policy, t);
+        check(bitrl_networks_backward(learner, passes, count, error));
+        step(learner, both, count, t);
         for (size_t i = 0; i < SAMPLES * widths[0]; i++) inputs[i] -= by_inputs[i];
         float by_values[SAMPLES];
         old[0] += (float)bitrl_squared_loss(old, advantages, SAMPLES, 0.5, by_values);

@@ -21,7 +21,9 @@ from bitrl.plugins.algos.engine_learner import (
     EngineLearner,
     EngineNetwork,
     SampleCorrection,
+    backward,
     clipped_loss,
+    forward,
     orthogonal,
     parameter_count,
     squared_loss,
@@ -322,7 +324,7 @@ def test_the_values_loss_by_hand():
 def test_adam_takes_torchs_steps(max_norm):
     rng, size = RNG(9), 1003
     parameters, gradients = floats(rng, size), np.zeros(size, np.float32)
-    adam = EngineAdam(LEARNER, parameters, gradients, eps=1e-5)
+    adam = EngineAdam(LEARNER, [parameters], [gradients], eps=1e-5)
     twin = nn.Parameter(torch.tensor(parameters.copy()))
     theirs = Adam([twin], [0.01], eps=1e-5)
     for step in range(20):
@@ -330,38 +332,51 @@ def test_adam_takes_torchs_steps(max_norm):
         gradients[: step % 3 * 300] = 0
         twin.grad = torch.tensor(gradients.copy())
         before = gradients.copy()
-        norm = adam.step(0.01, max_norm)
+        (norm,) = adam.step([0.01], max_norm)
         assert norm == pytest.approx(backprop.clip_gradient(twin, max_norm), rel=1e-5)
         np.testing.assert_array_equal(gradients, before)
         theirs.step()
     state = theirs.state[twin]
-    assert adam.steps == int(state["step"]) == 20
+    assert adam.steps == [int(state["step"])] == [20]
     near(parameters, twin)
-    near(adam.means, state["exp_avg"])
-    near(adam.squares, state["exp_avg_sq"])
+    near(adam.means[0], state["exp_avg"])
+    near(adam.squares[0], state["exp_avg_sq"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("size", [1, 40, 20_000])
-def test_a_gradient_that_is_not_finite_changes_nothing(value, size):
+@pytest.mark.parametrize("sizes", [(1,), (40, 3), (20_000,), (7, 30_000)], ids=str)
+def test_a_gradient_that_is_not_finite_changes_nothing(value, sizes):
     learner, rng = EngineLearner(2), RNG(10)
-    parameters, gradients = floats(rng, size), floats(rng, size)
+    parameters, gradients = ([floats(rng, size) for size in sizes] for _ in range(2))
     adam = EngineAdam(learner, parameters, gradients)
-    adam.step(0.1, 1.0)
-    before = [each.copy() for each in (parameters, adam.means, adam.squares)]
-    gradients[-1] = value
-    with pytest.raises(RunFailed, match="the gradient is not a finite number: the step is discarded"):
-        adam.step(0.1, 1.0)
-    for one, other in zip(before, (parameters, adam.means, adam.squares), strict=True):
+    adam.step([0.1] * len(sizes), 1.0)
+    before = [each.copy() for each in (*parameters, *adam.means, *adam.squares)]
+    gradients[-1][-1] = value
+    with pytest.raises(RunFailed, match="a gradient is not a finite number: the step is discarded"):
+        adam.step([0.1] * len(sizes), 1.0)
+    for one, other in zip(before, (*parameters, *adam.means, *adam.squares), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert adam.steps == 1
+    assert adam.steps == [1] * len(sizes)
 
 
 def test_gradients_too_large_to_be_squared_in_float32_are_clipped():
     parameters, gradients = np.zeros(3, np.float32), np.float32([3e30, -4e30, 0])
-    adam = EngineAdam(LEARNER, parameters, gradients)
-    assert adam.step(0.1, 1.0) == pytest.approx(5e30)
-    np.testing.assert_allclose(adam.means, [0.06, -0.08, 0], rtol=1e-6)
+    adam = EngineAdam(LEARNER, [parameters], [gradients])
+    assert adam.step([0.1], 1.0) == pytest.approx([5e30])
+    np.testing.assert_allclose(adam.means[0], [0.06, -0.08, 0], rtol=1e-6)
+
+
+def test_arrays_are_stepped_as_each_alone_by_its_own_rate():
+    rng, learner = RNG(12), EngineLearner(2)
+    starts, gradients = ([floats(rng, size) for size in (9000, 50, 9000)] for _ in range(2))
+    together, alone = ([each.copy() for each in starts] for _ in range(2))
+    adam, rates = EngineAdam(learner, together, gradients), [0.1, 0.01, 1.0]
+    adams = [EngineAdam(learner, [one], [gradient]) for one, gradient in zip(alone, gradients, strict=True)]
+    for _ in range(2):
+        norms = [each.step([rate], 0.5)[0] for each, rate in zip(adams, rates, strict=True)]
+        assert adam.step(rates, 0.5) == norms
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # ---- a whole step ----
@@ -373,16 +388,17 @@ def take_steps(learner: EngineLearner, steps: int, widths: tuple[int, ...] = (60
     policy = network((*widths, 3), samples, learner, 1)
     value = network((*widths, 1), samples, learner, 2)
     head = EngineCategorical(learner)
-    optimisers = [EngineAdam(learner, each.parameters, each.gradients, eps=1e-5) for each in (policy, value)]
+    nets = (policy, value)
+    optimiser = EngineAdam(learner, [net.parameters for net in nets], [net.gradients for net in nets], eps=1e-5)
     inputs, actions = floats(rng, samples, widths[0]), rng.integers(0, 3, samples)
     old, advantages, returns = floats(rng, samples, scale=0.1) - 1.1, floats(rng, samples), floats(rng, samples)
     for _ in range(steps):
-        log_probs, _ = head.forward(policy.forward(inputs), actions)
+        logits, values = forward(nets, [inputs, inputs])
+        log_probs, _ = head.forward(logits, actions)
         by_log_probs = clipped_loss(learner, log_probs, old, advantages, 0.2).by_log_probs
-        policy.backward(head.backward(by_log_probs, -0.01 / samples))
-        value.backward(squared_loss(value.forward(inputs), returns, 0.5)[1])
-        for optimiser in optimisers:
-            optimiser.step(1e-3, 0.5)
+        by_logits, by_values = head.backward(by_log_probs, -0.01 / samples), squared_loss(values, returns, 0.5)[1]
+        backward(nets, [by_logits, by_values])
+        optimiser.step([1e-3, 1e-3], 0.5)
     return np.concatenate([policy.parameters, value.parameters])
 
 
