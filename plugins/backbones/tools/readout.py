@@ -8,6 +8,7 @@ still has each number. Everything is fixed, the states too: the same environment
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ ENOUGH = 0.98
 """R² that every number which varies must have."""
 STATES, FEWEST, SECONDS = 4000, 400, 10.0
 """Of random play, of which a quarter is for judging: as many as these seconds allow, within these bounds."""
+TOKENS = 400_000
+"""Read of them at most by one candidate."""
 UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None}
 
 
@@ -106,6 +109,8 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     draw(parts.environment, fields, "random", FEWEST // 4, 0)
     count = int(SECONDS * FEWEST / 4 / max(time.perf_counter() - began, 1e-9))
     states = draw(parts.environment, fields, "random", min(max(count, FEWEST), STATES), 0)
+    length = statistics.fmean(own.token_counts(serializer.batch(states[:50])))
+    states = states[-int(max(FEWEST, min(len(states), TOKENS / length))) :]
     texts = list(serializer.batch(states))
     pooling = "field" if all(len(number_ends(text)) == len(fields) for text in texts) else "mean"
     read, blocks, before = len(fields) if pooling == "field" else 1, own.engine.blocks, -math.inf
