@@ -106,11 +106,10 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     own = parts.reader.backbone if part == "backbone" else parts.reader.critic or parts.reader.backbone
     assert isinstance(own, LanguageModel)
     began = time.perf_counter()
-    draw(parts.environment, fields, "random", FEWEST // 4, 0)
-    count = int(SECONDS * FEWEST / 4 / max(time.perf_counter() - began, 1e-9))
-    states = draw(parts.environment, fields, "random", min(max(count, FEWEST), STATES), 0)
-    length = statistics.fmean(own.token_counts(serializer.batch(states[:50])))
-    states = states[-int(max(FEWEST, min(len(states), TOKENS / length))) :]
+    some = draw(parts.environment, fields, "random", FEWEST // 4, 0)
+    count = SECONDS * len(some) / max(time.perf_counter() - began, 1e-9)
+    length = statistics.fmean(own.token_counts(serializer.batch(some)))
+    states = draw(parts.environment, fields, "random", int(max(FEWEST, min(count, TOKENS / length, STATES))), 0)
     texts = list(serializer.batch(states))
     pooling = "field" if all(len(number_ends(text)) == len(fields) for text in texts) else "mean"
     read, blocks, before = len(fields) if pooling == "field" else 1, own.engine.blocks, -math.inf
