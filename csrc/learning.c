@@ -9,8 +9,8 @@
 #include "learning.h"
 
 /* STEPS: of a panel that lies packed in the first-level cache; EDGE_ROWS: of a panel that is not full, in scratch; PARTS: of a
- * gradient, whose squares are added up apart; ALONE: multiply-adds, or numbers of Adam, that one thread does sooner. */
-enum { STEPS = 256, EDGE_ROWS = 60, PARTS = 64, MOST_STEPS = 8, ALONE = 1 << 16, ALONE_NUMBERS = 1 << 13, MOST_PANEL = 32 };
+ * gradient, whose squares are added up apart; ALONE: fewer multiply-adds, or numbers of Adam, one thread does sooner than it wakes another. */
+enum { STEPS = 256, EDGE_ROWS = 60, PARTS = 64, MOST_STEPS = 8, ALONE = 1 << 21, ALONE_NUMBERS = 1 << 17, MOST_PANEL = 32 };
 
 struct bitrl_learner {
     const bitrl_kernels *kernels;

@@ -344,7 +344,7 @@ def test_adam_takes_torchs_steps(max_norm):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("sizes", [(1,), (40, 3), (20_000,), (7, 30_000)], ids=str)
+@pytest.mark.parametrize("sizes", [(1,), (40, 3), (140_000,), (7, 140_000)], ids=str)
 def test_a_gradient_that_is_not_finite_changes_nothing(value, sizes):
     learner, rng = EngineLearner(2), RNG(10)
     parameters, gradients = ([floats(rng, size) for size in sizes] for _ in range(2))
@@ -368,7 +368,7 @@ def test_gradients_too_large_to_be_squared_in_float32_are_clipped():
 
 def test_arrays_are_stepped_as_each_alone_by_its_own_rate():
     rng, learner = RNG(12), EngineLearner(2)
-    starts, gradients = ([floats(rng, size) for size in (9000, 50, 9000)] for _ in range(2))
+    starts, gradients = ([floats(rng, size) for size in (70_000, 50, 70_000)] for _ in range(2))
     together, alone = ([each.copy() for each in starts] for _ in range(2))
     adam, rates = EngineAdam(learner, together, gradients), [0.1, 0.01, 1.0]
     adams = [EngineAdam(learner, [one], [gradient]) for one, gradient in zip(alone, gradients, strict=True)]
@@ -382,7 +382,7 @@ def test_arrays_are_stepped_as_each_alone_by_its_own_rate():
 # ---- a whole step ----
 
 
-def take_steps(learner: EngineLearner, steps: int, widths: tuple[int, ...] = (60, 70, 33)) -> np.ndarray:
+def take_steps(learner: EngineLearner, steps: int, widths: tuple[int, ...] = (256, 257, 61)) -> np.ndarray:
     """Steps of PPO on both networks; all that was learned."""
     rng, samples = RNG(11), 50
     policy = network((*widths, 3), samples, learner, 1)
@@ -412,7 +412,7 @@ def test_steps_have_the_same_bits_with_any_threads_and_instruction_set():
 
 
 def test_steps_are_those_of_the_learner_in_torch():
-    rng, samples, widths = RNG(11), 50, (60, 70, 33)
+    rng, samples, widths = RNG(11), 50, (256, 257, 61)
     nets = [network((*widths, 3), samples, seed=1), network((*widths, 1), samples, seed=2)]
     flats, twins = [], []
     for net in nets:
