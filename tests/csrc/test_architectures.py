@@ -442,7 +442,7 @@ def refusal(path: Path) -> str:
             64,
             "qwen3.attention.sliding_window but no attention.sliding_window_p",
         ),
-        ("smollm3", "rope.layers", [True], "smollm3.rope.layers other than a number or 2 booleans"),
+        ("smollm3", "rope.layers", ["a"], "smollm3.rope.layers other than a number or 2 booleans"),
         ("gemma2", "attn_logit_softcapping", None, "lacks the key gemma2.attn_logit_softcapping"),
         ("gemma2", "final_logit_softcapping", -1.0, "final_logit_softcapping = -1"),
         ("phi3", "rope.dimension_count", 5, "rotates 5 of 16"),

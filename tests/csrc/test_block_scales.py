@@ -11,9 +11,10 @@ import torch
 from hugging_face_models import InDouble, llama, qwen3, relative_error, save_rounded, states
 from tiny_models import gguf_bytes
 
-from bitrl.plugins.backbones.engine.engine import Engine, instruction_sets
-from bitrl.plugins.backbones.files.model_file import ModelFile
-from bitrl.plugins.backbones.tools.convert import convert
+from bitrl.plugins.backbones.engine.engine import Engine, instruction_sets, open_model
+from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
+from bitrl.plugins.backbones.tools.convert import convert, in_llama_cpps_order
+from bitrl.plugins.backbones.training.decoder_file import read_decoder
 
 TEXTS = [[1, 5, 299, 200, 4, 4, 17], [7]]
 SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -132,6 +133,34 @@ def test_scales_of_shards_are_kept(tmp_path: Path) -> None:
     want = in_eight_bits(made)
     got = Engine(tmp_path / "hf", "ternary", threads=1).encode(TEXTS, "none")
     assert (np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)).max() < 2e-6
+
+
+def test_blocks_are_written_as_they_are_and_do_not_learn(tmp_path: Path) -> None:
+    """TQ2_0 has a scale for each 256 weights. What learns has one for a matrix, which is said."""
+    made = blockwise(llama(**SHAPE), 256)
+    made.save_pretrained(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "m.gguf", "tq2_0")
+    for name in ("blk.0.attn_q.weight", "blk.1.ffn_down.weight"):
+        want = in_llama_cpps_order(open_model(tmp_path / "hf"), name, open_model(tmp_path / "hf").weights(name))
+        np.testing.assert_array_equal(ModelFile(tmp_path / "m.gguf").weights(name), want)
+    with pytest.raises(ModelFileError, match=r"can be run, but not learn: blk\.0\.attn_q has a scale for each block"):
+        read_decoder(open_model(tmp_path / "m.gguf"), "ternary")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}}, "it scales its positions"),
+        ({}, None),
+    ],
+)
+def test_what_the_decoder_does_not_compute_does_not_learn(tmp_path: Path, changes: Any, words: str | None) -> None:
+    llama(**changes).save_pretrained(tmp_path)
+    if words is None:
+        assert len(read_decoder(open_model(tmp_path)).blk) == 3
+        return
+    with pytest.raises(ModelFileError, match=words):
+        read_decoder(open_model(tmp_path))
 
 
 def test_floats_that_are_not_ternary_are_rounded_as_before(tmp_path: Path) -> None:

@@ -418,7 +418,8 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
     half, gate, floats = int(rng.integers(1, n // 2 + 1)), sums * scale, rng.normal(size=n).astype(np.float32)
     ffi, results = tables["ffi"], {}
     for name, table in tables["sets"].items():
-        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), *(np.zeros(n) for _ in range(5))]
+        out = [np.zeros(n), np.zeros(n), np.zeros(n), a.copy(), *(np.zeros(n) for _ in range(5)), gate.copy()]
+        table.capped(pointer(ffi, out[9]), n, scale, 3.0)
         table.scaled(pointer(ffi, out[0]), pointer(ffi, sums), scale, n - half % 8)
         table.scaled_rows(pointer(ffi, out[1]), pointer(ffi, sums), pointer(ffi, rows), scale, n)
         table.gated(pointer(ffi, out[2]), pointer(ffi, a), pointer(ffi, b), n)
@@ -430,6 +431,7 @@ def test_elementwise_kernels(tables, vectors, largest, seed):
         table.scaled_float_rows(pointer(ffi, out[8]), pointer(ffi, floats), pointer(ffi, rows), scale, n)
         results[name] = out
     want = results["scalar"]
+    np.testing.assert_allclose(want[9], 3 * np.tanh(gate * scale / 3), rtol=1e-12, atol=1e-15)
     np.testing.assert_array_equal(want[8], floats.astype(np.float64) * scale * rows)
     np.testing.assert_array_equal(want[7][: n - half % 8], (floats.astype(np.float64) * scale)[: n - half % 8])
     np.testing.assert_array_equal(want[0][: n - half % 8], (sums * scale)[: n - half % 8])
@@ -499,7 +501,9 @@ def test_attention(tables, length, head_dim, heads, size, window, single, seed):
     for array in (q, k, v):
         array[..., :head_dim] = rng.normal(size=(*array.shape[:-1], head_dim)) * size
     seen = np.tri(length, dtype=bool) & (~np.tri(length, k=-window, dtype=bool) if window else True)
-    scores = np.where(seen, q @ k[:, :padded].T * scale, -np.inf)
+    cap = size * float(rng.choice([0, 0.5, 5.0]))
+    scores = q @ k[:, :padded].T * scale
+    scores = np.where(seen, cap * np.tanh(scores / cap) if cap else scores, -np.inf)
     weights = np.exp(scores - scores.max(2, keepdims=True))
     want = (weights / weights.sum(2, keepdims=True) @ v)[:, past + first :, :head_dim]
     queries = np.ascontiguousarray(q.transpose(1, 0, 2)[past:])  # [own tokens, heads, padded]
@@ -516,7 +520,7 @@ def test_attention(tables, length, head_dim, heads, size, window, single, seed):
         task.q_stride, task.kv_stride, task.out_stride = heads * padded, padded + 3, out.shape[1]
         task.head_stride, task.heads, task.head_dim = padded, heads, head_dim
         task.past, task.first, task.count = past, first, length - past - first
-        task.window, task.scale = window, scale
+        task.window, task.scale, task.cap = window, scale, cap
         table.attend(task, pointer(ffi, scratch))
         assert (out[:, heads * head_dim :] == 7).all()
         assert (out[:first] == 7).all()
