@@ -9,92 +9,37 @@ scores that do not.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
-import statistics
-import time
 from typing import Any
 
-import numpy as np
 import torch
 from record import save
-from turns import begun
+from turns import Clock, begun, ratio
 
-import bitrl
-
-WAYS = ("raise", "nan", "none", "exit")
-HANGS = 1000  # of so many scores, one
 SETTINGS = {
-    "run.algo": "grpo", "run.backbone": "fp32", "run.num_envs": 64, "backbone.model": "starter-tasks-fp16",
-    "algo.max_tokens": 6,
+    "run.algo": "grpo", "run.backbone": "fp32", "run.num_envs": 256, "backbone.model": "starter-tasks-fp16",
+    "algo.max_tokens": 4,
 }  # fmt: skip
-
-
-def drawn(answer: int, completion: str) -> int:
-    """A number that depends on these alone."""
-    return int.from_bytes(hashlib.blake2b(f"{answer} {completion}".encode(), digest_size=4).digest())
-
-
-def way_of(number: int) -> str | None:
-    """In which way a score fails, if it does."""
-    if number % HANGS == 0:
-        return "hang"
-    return WAYS[number // 2 % len(WAYS)] if number % 2 else None
-
-
-class Right(bitrl.PromptTask):
-    """Asks for anything; a completion's reward is drawn by its hash."""
-
-    def prompt(self, random: np.random.Generator) -> tuple[str, int]:
-        number = int(random.integers(10**6))
-        return f"Reverse the word {number}:", number
-
-    def score(self, answer: int, completion: str) -> float:
-        return drawn(answer, completion) % 11 / 10
-
-
-class Failing(Right):
-    """The same, but half of its scores fail."""
-
-    def score(self, answer: int, completion: str) -> Any:
-        way = way_of(drawn(answer, completion))
-        if way == "raise":
-            raise ValueError("no score")
-        if way == "nan":
-            return float("nan")
-        if way == "exit":
-            os._exit(3)
-        while way == "hang":
-            time.sleep(1)
-        return None if way == "none" else super().score(answer, completion)
 
 
 def measure(failures: int, options: dict[str, Any]) -> dict[str, Any]:
     """Both runs, until so many rewards have failed."""
-    runs = {
-        kind.__name__: begun(options | {"run.env": f"failing_rewards:{kind.__name__}"}) for kind in (Failing, Right)
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    scored = failed = 0
+    runs = {name: begun(options | {"run.env": f"bad_scores:{name}"}) for name in ("Failing", "Right")}
+    clock, failed, collector = Clock(runs), 0, runs["Failing"].task.collector
     while failed < failures:
         for name, run in runs.items():
-            began = time.perf_counter()
+            clock.start()
             run.update()
-            seconds[name].append(time.perf_counter() - began)
-        own = runs["Failing"].task.collector.episode_metrics.take()
-        scored = runs["Failing"].step
-        failed += round(own["failed_rewards"] * run.task.collector.num_envs)
+            clock.stop(name)
+        failed += round(collector.episode_metrics.take()["failed_rewards"] * collector.num_envs)
+        print(f"{failed:,} of {collector.steps:,} rewards failed", flush=True)
     for run in runs.values():
         run.task.collector.envs.close()
     return {
-        "scored": scored,
+        "scored": collector.steps,
         "failed": failed,
-        "updates": len(seconds["Failing"]),
-        "seconds": {name: sum(each) for name, each in seconds.items()},
-        "median_update_ratio": statistics.median(
-            failing / right for failing, right in zip(seconds["Failing"], seconds["Right"], strict=True)
-        ),
-        "longest_updates": sorted(seconds["Failing"], reverse=True)[:10],
+        "seconds": {name: sum(each) for name, each in clock.seconds.items()},
+        "median_update_to_one_without_failures": ratio(clock.seconds["Failing"], clock.seconds["Right"]),
+        "longest_updates": sorted(clock.seconds["Failing"], reverse=True)[:5],
     }
 
 

@@ -4,21 +4,19 @@
     python benchmarks/grpo_by_parts.py --model starter-tasks-fp16 --env reverse-word --updates 60 --completions 64 \
         --tokens 16 --learning-rate 3e-4 --out grpo-by-parts-small
 
-All learn the same model in float32; the first three sample with it, and are corrected for the difference where there is
-one (ACR). Ratios are of neighbours in a round, medians over rounds; the first round is not counted.
+All learn the same model in float32 and sample with a copy of it in their precision, for which ACR corrects. Ratios are
+of neighbours in a round, medians over rounds; the first round is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from typing import Any
 
 import torch
 from record import save
-from turns import NOT_COUNTED, PAUSE_SECONDS, begun, first_and_last, per_hour, ratio
+from turns import Clock, begun, first_and_last, median, ratio
 
 from bitrl.core.interfaces import Algorithm
 
@@ -35,42 +33,43 @@ def parts_of(timings: Any, seconds: float) -> dict[str, float]:
     return found | {"rest": seconds - sum(found.values())}
 
 
-def take_turns(runs: dict[str, Algorithm], updates: int) -> tuple[dict[str, list[dict[str, float]]], Any]:
-    """Parts and rewards of everyone's updates."""
+def take_turns(
+    runs: dict[str, Algorithm], updates: int
+) -> tuple[Clock, dict[str, list[dict[str, float]]], dict[str, list[float]]]:
+    """Times, parts and rewards of everyone's updates."""
+    clock = Clock(runs)
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     rewards: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(updates):
         for name, run in runs.items():
-            time.sleep(PAUSE_SECONDS)
-            began = time.perf_counter()
-            metrics = run.update()
-            parts[name].append(parts_of(run.timings(), time.perf_counter() - began))
-            rewards[name].append(metrics["episode_return"])
-        print(
-            {name: (round(sum(parts[name][-1].values()), 2), round(rewards[name][-1], 3)) for name in runs}, flush=True
-        )
-    return parts, rewards
+            clock.start()
+            rewards[name].append(run.update()["episode_return"])
+            clock.stop(name)
+            parts[name].append(parts_of(run.timings(), clock.seconds[name][-1]))
+        last = {name: (clock.seconds[name][-1], clock.cpu_seconds[name][-1], rewards[name][-1]) for name in runs}
+        print({name: tuple(round(each, 3) for each in found) for name, found in last.items()}, flush=True)
+    return clock, parts, rewards
 
 
-def compared(parts: dict[str, list[dict[str, float]]], rewards: dict[str, list[float]]) -> dict[str, Any]:
+def compared(clock: Clock, parts: dict[str, list[dict[str, float]]], rewards: dict[str, list[float]]) -> dict[str, Any]:
     """Medians of everyone's parts, and int8 beside the faster of the full precisions."""
-    seconds = {name: [sum(each.values()) for each in found] for name, found in parts.items()}
-    full = max(FULL, key=lambda name: per_hour(seconds[name]))
-    medians = {
-        name: {part: statistics.median(each[part] for each in found[NOT_COUNTED:]) for part in found[0]}
+    seconds, cpu = clock.seconds, clock.cpu_seconds
+    full = min(FULL, key=lambda name: median(cpu[name]))
+    shares = {
+        name: [each["replacement"] / whole for each, whole in zip(found, seconds[name], strict=True)]
         for name, found in parts.items()
     }
     return {
-        "updates_per_hour": {name: per_hour(each) for name, each in seconds.items()},
-        "seconds_by_part": medians,
-        "replacement_share": {
-            name: statistics.median(each["replacement"] / sum(each.values()) for each in found[NOT_COUNTED:])
-            for name, found in parts.items()
+        "updates_per_hour": {name: 3600 / median(each) for name, each in seconds.items()},
+        "cpu_seconds_per_update": {name: median(each) for name, each in cpu.items()},
+        "seconds_by_part": {
+            name: {part: median([each[part] for each in found]) for part in found[0]} for name, found in parts.items()
         },
+        "replacement_share": {name: median(each) for name, each in shares.items()},
         "full_precision": full,
         "int8_step_to_full_precision": 1 / ratio(seconds[full], seconds["int8"]),
+        "int8_step_to_full_precision_in_cpu_seconds": 1 / ratio(cpu[full], cpu["int8"]),
         "reward": {name: first_and_last(each) for name, each in rewards.items()},
-        "rewards": rewards,
     }
 
 
@@ -94,9 +93,10 @@ def main() -> None:
         "run.steps": args.updates * args.completions,
     }  # fmt: skip
     runs = {rollout: begun(common | {"algo.rollout": rollout}) for rollout in ROLLOUTS}
-    found = compared(*take_turns(runs, args.updates))
-    print(json.dumps({name: each for name, each in found.items() if name != "rewards"}, indent=2))
-    save(args.out, vars(args) | found)
+    clock, parts, rewards = take_turns(runs, args.updates)
+    found = compared(clock, parts, rewards)
+    print(json.dumps(found, indent=2))
+    save(args.out, vars(args) | found | {"seconds": clock.seconds, "rewards": rewards})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def test_failing_rewards_stall_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     failing = importlib.import_module("failing_rewards")
-    monkeypatch.setattr(failing.Failing, "time_limit", 1.0)
+    monkeypatch.setattr(importlib.import_module("bad_scores").Failing, "time_limit", 1.0)
     options = failing.SETTINGS | {
         "run.num_envs": 16,
         "backbone.model": str(tiny_file(tmp_path / "model.gguf")),
