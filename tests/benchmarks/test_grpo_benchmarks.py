@@ -51,12 +51,12 @@ def test_ratios_are_of_neighbours_and_leave_out_the_first(benchmarks) -> None:
 def test_parts_of_an_update_add_up_and_int8_is_beside_the_faster_full_precision(benchmarks, tmp_path: Path) -> None:
     parts = benchmarks("grpo_by_parts")
     run = begin("grpo", tiny_backbone(tiny_file(tmp_path / "model.gguf")), rollout="int8")
-    clock, found, rewards = parts.take_turns({"int8": run}, 2)
+    clock, found, rewards, skipped = parts.take_turns({"int8": run}, 2)
     for each, whole in zip(found["int8"], clock.seconds["int8"], strict=True):
         assert math.isclose(sum(each.values()), whole)
         assert set(each) == {*parts.PARTS, "rest"}
         assert min(each[part] for part in ("generation", "update", "replacement")) > 0
-    assert len(rewards["int8"]) == 2
+    assert len(rewards["int8"]) == len(skipped["int8"]) == 2
 
     clock = clock_of(benchmarks, fp32=[1, 4, 4], bf16=[1, 8, 8], int8=[1, 3, 3])
     made = {name: [{"update": 2.0, "replacement": 0.5}] * 3 for name in clock.seconds}
