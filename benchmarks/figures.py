@@ -87,6 +87,11 @@ def figures() -> str:
         (without_amx_lines, "bench-without-amx"),
         (rival_lines, "llama-cpp"),
         (smollm2_lines, "smollm2"),
+        (trl_lines, "grpo-against-trl"),
+        (trl_lines, "grpo-against-trl-smollm2"),
+        (parts_lines, "grpo-by-parts"),
+        (failing_lines, "failing-rewards"),
+        (exported_lines, "exported-in-llama-cpp"),
     ):
         record = result(name)
         if record:
@@ -146,6 +151,8 @@ def processor_lines() -> list[str]:
         **dict.fromkeys(("bench-bitnet-2b-4t", "bench-formats", "bench-without-amx"), "the large shapes' speed"),
         "llama-cpp": "the comparison with llama.cpp",
         "smollm2": "SmolLM2-135M",
+        **dict.fromkeys(("grpo-against-trl", "grpo-against-trl-smollm2"), "the comparison with TRL"),
+        "grpo-by-parts": "an update of GRPO by parts",
         "startup": "the commands' startup",
     }
     measured: dict[str, list[str]] = {}
@@ -327,6 +334,71 @@ def smollm2_lines(record: dict[str, Any]) -> list[str]:
         f"SmolLM2-135M in fp32 generates the same {greedy['tokens_each']} greedy tokens as transformers after "
         f"{greedy['prompts_equal']} of {greedy['prompts']} prompts; its hidden states differ by at most "
         f"{max(errors):.0e} relatively after any of {len(errors)} blocks (`{record['command']}`)."
+    ]
+
+
+def trl_lines(record: dict[str, Any]) -> list[str]:
+    """A table of benchmarks/grpo_against_trl.py: a line for everyone, TRL last."""
+    found = record["results"]
+    lines = [
+        f"GRPO of {found['model']} on `{found['env']}`, {found['completions']} completions of at most "
+        f"{found['tokens']} tokens an update, beside TRL {found['trl']}'s GRPOTrainer with equal settings, an update "
+        f"each in turn, {found['threads']} thread{'s' * (found['threads'] > 1)} (`{record['command']}`). Medians over "
+        f"{found['updates'] - 1} updates, on a machine that did other things too, so in seconds of CPU; rewards are "
+        "means over the first and the last fifth of updates:",
+        "",
+        "| | CPU seconds an update | × TRL's speed | reward, first | last |",
+        "|---|---|---|---|---|",
+    ]
+    for name, seconds in found["cpu_seconds_per_update"].items():
+        ratio = found["ratio_to_trl_in_cpu_seconds"].get(name)
+        reward = found["reward"][name]
+        lines.append(
+            f"| {name} | {seconds:.2f} | {'' if ratio is None else f'{ratio:.2f}'} | {reward['first']:.3f} "
+            f"| {reward['last']:.3f} |"
+        )
+    return lines
+
+
+def parts_lines(record: dict[str, Any]) -> list[str]:
+    """A table of benchmarks/grpo_by_parts.py: a line for each precision of rollouts, a column for each part."""
+    found = record["results"]
+    parts = list(found["seconds_by_part"]["int8"])
+    lines = [
+        f"Where an update of GRPO's time goes, {found['model']} on `{found['env']}`, {found['completions']} "
+        f"completions of at most {found['tokens']} tokens, by the precision of rollouts (`{record['command']}`), "
+        "shares of the time; CPU seconds of an update, and beside the faster full precision's:",
+        "",
+        f"| rollout | {' | '.join(parts)} | CPU seconds | × {found['full_precision']}'s |",
+        "|---" * (len(parts) + 3) + "|",
+    ]
+    cpu = found["cpu_seconds_per_update"]
+    for name, seconds in found["seconds_by_part"].items():
+        total = sum(seconds.values())
+        shares = " | ".join(f"{seconds[part] / total:.1%}" for part in parts)
+        against = found["int8_step_to_full_precision_in_cpu_seconds"] if name == "int8" else None
+        lines.append(f"| {name} | {shares} | {cpu[name]:.1f} | {'' if against is None else f'{against:.2f}'} |")
+    return lines
+
+
+def failing_lines(record: dict[str, Any]) -> list[str]:
+    """What failing rewards cost, in a sentence."""
+    found = record["results"]
+    return [
+        f"A run in which {found['failed']:,} of {found['scored']:,} rewards raised, were no numbers, ended their "
+        f"process or hung (`{record['command']}`) ended, with every one counted; an update took "
+        f"{found['median_update_to_one_without_failures']:.2f} × as long as without failures (median)."
+    ]
+
+
+def exported_lines(record: dict[str, Any]) -> list[str]:
+    """Whether llama.cpp completes as the engine does, in a sentence for each kind of weights."""
+    return [
+        f"After {row['steps']:,} completions of GRPO with `--backbone {row['backbone']}`, the file that `bitrl export` "
+        f"writes of {row['model']} is read by llama.cpp {row['llama_cpp']}: {row['same_completions']} of "
+        f"{row['prompts']} greedy completions are the engine's, and logits differ by "
+        f"{row['relative_error_of_logits']:.0e} relatively (`{record['command']}`)."
+        for row in record["results"]
     ]
 
 

@@ -39,10 +39,10 @@ def check() -> None:
     """Raises RunFailed when NumPy would not fit into the address space that is left."""
     limit, threads = resource.getrlimit(resource.RLIMIT_AS)[0], _threads()
     needed = NUMPY + (threads - 1) * THREAD
-    if limit != resource.RLIM_INFINITY and limit - _used() < needed:
+    if limit != resource.RLIM_INFINITY and limit - used() < needed:
         fewer = f", or lower the number of threads, which is {threads} ({THREADS[0]}=1)" if threads > 1 else ""
         raise RunFailed(
-            f"out of memory: the address space is limited to {limit // MB} MB, of which {_used() // MB} are used, and "
+            f"out of memory: the address space is limited to {limit // MB} MB, of which {used() // MB} are used, and "
             f"NumPy alone takes {needed // MB} more: raise the limit (ulimit -v){fewer}"
         )
 
@@ -54,7 +54,7 @@ def _threads() -> int:
     return min([available_cpus(), *[int(value) for value in asked if value.isdecimal() and int(value)][:1]])
 
 
-def _used() -> int:
+def used() -> int:
     """Bytes of address space in use; 0 where the system does not say."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

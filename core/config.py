@@ -68,8 +68,8 @@ class RunOptions:
     )
     serializer: str | None = option(
         None,
-        "how states are written as text or vectors; unset: the environment's, or json for text, vector for vectors "
-        "(hash where the environment's states are texts)",
+        "how states are written as text or vectors; unset: the environment's, or json for text (prompt where the "
+        "algorithm's actions are texts), vector for vectors (hash where the environment's states are texts)",
     )
     algo: str = option("ppo", "learning algorithm")
     steps: int = option(
@@ -184,13 +184,14 @@ def resolve(
         if tuned.emits not in backbone.accepts:  # a backbone of vectors, which reads numbers, or else hashed texts
             run_values["serializer"] = "vector" if environment.name == ANY_GYMNASIUM_ID else "hash"
             run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
+    algorithm: AlgorithmRecord = find("algo", run.algo)
     if run.serializer is None:
         forms = [form for form in backbone.accepts if critic is None or form in critic.accepts] or backbone.accepts
-        run_values["serializer"] = "json" if "text" in forms else "vector"
+        texts = "prompt" if set(algorithm.actions or ()) == {"Text"} else "json"
+        run_values["serializer"] = texts if "text" in forms else "vector"
         run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     serializer: SerializerRecord = find("serializer", str(run.serializer))
     run = _with_current_names(run)
-    algorithm: AlgorithmRecord = find("algo", run.algo)
     check_fit(serializer, backbone)
     if critic is not None:
         check_critic(algorithm, critic, backbone, serializer)

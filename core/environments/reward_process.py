@@ -21,6 +21,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import IO, Any, Protocol
 
+from bitrl.core.address_space import used
 from bitrl.core.errors import cause, out_of_memory
 
 LARGEST = 3.4e38
@@ -180,7 +181,7 @@ def _begin(parent: int, memory: int) -> None:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        most = _used() + memory
+        most = used() + memory
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
@@ -191,15 +192,6 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _used() -> int:
-    """Bytes of address space in use; 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 0
 
 
 def _score_all(task: Scorer, requests: int, answers: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -49,8 +50,8 @@ class GymnasiumEnvironment(Environment):
                 of none of `ACTION_SPACES`.
         """
         import_module_of(self.id)
-        if (task := task_of(self.id)) is not None:
-            return task.make(render_mode)
+        if self._task is not None:
+            return self._task.make(render_mode)
         if babyai.is_minigrid(self.id):
             return babyai.make(self.id, render_mode)
         env = self._made({"render_mode": render_mode} if render_mode else {})
@@ -67,8 +68,12 @@ class GymnasiumEnvironment(Environment):
     def make_for_evaluation(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new environment; of a task for language models (`module:Class`), with held-out prompts."""
         import_module_of(self.id)
-        task = task_of(self.id)
-        return self.make(render_mode) if task is None else task.make_for_evaluation(render_mode)
+        return self.make(render_mode) if self._task is None else self._task.make_for_evaluation(render_mode)
+
+    @cached_property
+    def _task(self) -> PromptTask | None:
+        """One for all environments, whose scores one process computes; wanted once the module is imported."""
+        return task_of(self.id)
 
     def _made(self, arguments: dict[str, Any], again: str = "") -> gymnasium.Env:
         try:

@@ -170,3 +170,38 @@ def test_where_an_int8_actor_gains(figures):
     lines = figures.int8_actor_lines({"command": "python benchmarks/int8_actor.py", "results": results})
     assert "which take 1.2 % of a rollout's step" in lines[0]
     assert lines[-1] == "| heads | 4 → 8 → 2 | 16 | 1,234 µs | 2,469 µs | 0.50 × |"
+
+
+def test_grpo_stands_beside_trls(figures):
+    results = {
+        **{"model": "m", "env": "e", "completions": 64, "tokens": 16, "trl": "1.9.0", "threads": 1, "updates": 30},
+        "cpu_seconds_per_update": {"bitrl fp32": 0.5, "trl": 0.751},
+        "ratio_to_trl_in_cpu_seconds": {"bitrl fp32": 1.502},
+        "reward": {"bitrl fp32": {"first": 0.25, "last": 0.5}, "trl": {"first": 0.2, "last": 0.4}},
+    }
+    lines = figures.trl_lines({"command": "python x.py", "results": results})
+    assert "64 completions of at most 16 tokens an update, beside TRL 1.9.0's" in lines[0]
+    assert lines[-2:] == ["| bitrl fp32 | 0.50 | 1.50 | 0.250 | 0.500 |", "| trl | 0.75 |  | 0.200 | 0.400 |"]
+
+
+def test_an_updates_parts_are_shares_of_its_time(figures):
+    results = {
+        **{"model": "m", "env": "e", "completions": 64, "tokens": 16, "full_precision": "fp32"},
+        "seconds_by_part": {"fp32": {"generation": 3.0, "update": 1.0}, "int8": {"generation": 1.0, "update": 1.0}},
+        "cpu_seconds_per_update": {"fp32": 4.0, "int8": 2.0},
+        "int8_step_to_full_precision_in_cpu_seconds": 0.512,
+    }
+    lines = figures.parts_lines({"command": "python x.py", "results": results})
+    assert lines[2] == "| rollout | generation | update | CPU seconds | × fp32's |"
+    assert lines[-2:] == ["| fp32 | 75.0% | 25.0% | 4.0 |  |", "| int8 | 50.0% | 50.0% | 2.0 | 0.51 |"]
+
+
+def test_failing_rewards_and_exported_models_are_sentences(figures):
+    results = {"failed": 10_012, "scored": 20_224, "median_update_to_one_without_failures": 1.126}
+    (line,) = figures.failing_lines({"command": "python x.py", "results": results})
+    assert "10,012 of 20,224 rewards raised" in line
+    assert "took 1.13 × as long" in line
+    row = {"steps": 512, "backbone": "fp32", "model": "m", "llama_cpp": "b1", "prompts": 32, "same_completions": 31}
+    row["relative_error_of_logits"] = 0.00021
+    (line,) = figures.exported_lines({"command": "python x.py", "results": [row]})
+    assert "31 of 32 greedy completions are the engine's, and logits differ by 2e-04" in line

@@ -162,6 +162,14 @@ def test_an_unset_serializer_is_json_for_texts_and_vector_for_vectors(
     assert resolved.serializer.name == resolved.run.serializer == serializer
 
 
+@pytest.mark.parametrize("algo", ["grpo", "ppo-lm"])
+def test_an_unset_serializer_passes_prompts_on_to_an_algorithm_that_answers_in_text(algo: str):
+    own = {"env": "tasks:Doubled", "algo": algo}
+    assert resolve({"run": own | {"backbone": "fp32"}}).run.serializer == "prompt"
+    assert resolve({"run": own | {"backbone": "fp32", "serializer": "json"}}).run.serializer == "json"
+    assert resolve({"run": own | {"algo": "ppo"}}).run.serializer == "json"
+
+
 def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_do():
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "mlp", "serializer": "json"}})

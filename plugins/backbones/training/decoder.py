@@ -129,10 +129,32 @@ def rotary_table(
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+class _Rotation(torch.autograd.Function):
+    """The rotary embedding; its gradient is the gradient turned back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradients[0], cos, -sin), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = x.new_empty(x.shape)
+    (a, b), (first, second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(a, cos, out=first).sub_(b * sin)
+    torch.mul(b, cos, out=second).add_(a * sin)
+    return out
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding in NeoX order: the two halves of a head are the pair's coordinates. x [..., T, head_dim]."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    y: Tensor = _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return y
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int = 0) -> Tensor:

@@ -47,6 +47,33 @@ def test_a_module_in_the_working_directory_is_found_last(place, capsys) -> None:
     assert sys.path.count(str(place)) == 1
 
 
+TASK = """
+import bitrl
+
+class Twice(bitrl.PromptTask):
+    def prompt(self, random):
+        number = int(random.integers(1000))
+        return f"Twice {number} is", 2 * number
+
+    def score(self, answer, completion):
+        return float(completion == str(answer))
+"""
+
+
+def test_all_environments_of_a_task_share_the_process_that_scores(place) -> None:
+    (place / "odd_task.py").write_text(TASK)
+    environment = bitrl.load_environment("odd_task:Twice")
+    envs = [environment.make(), environment.make(), environment.make_for_evaluation()]
+    try:
+        assert len({env.unwrapped.task for env in envs}) == 1
+        prompts = [env.reset(seed=0)[0] for env in envs]
+        assert prompts[0] == prompts[1] != prompts[2]
+        number = int(prompts[0].split()[1])
+        assert [env.step(str(2 * number))[1] for env in envs[:2]] == [1, 1]
+    finally:
+        envs[0].close()
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_fork_registered_under_a_known_name_is_reached(place) -> None:
     (place / "odd_fork.py").write_text(MINE.format(module="odd_fork", id="CartPole-v1"))

@@ -25,6 +25,9 @@ from bitrl.plugins.backbones.training.pretraining.texts import Known, Texts, inv
 GROUP = 8
 """States of one invented schema that travel together: enough to see what varies within it."""
 
+TRIES = 100
+"""How often schemas are made up in search of one that fits the context."""
+
 
 @attrs.frozen
 class TextFile:
@@ -172,12 +175,20 @@ class Corpus:
         return TokenBatch(tokens, lengths, choices=asked)
 
     def invented_batch(self, rng: np.random.Generator, schemas: int = 16) -> TokenBatch:
-        """Made-up schemas of similar length: as many as fit, out of `schemas`."""
-        made = invented(rng, schemas, GROUP)
-        lengths = [len(e.ids) for e in self.tokenizer.encode_batch(made.texts, add_special_tokens=False)]
-        longest = np.array(lengths).reshape(schemas, GROUP).max(axis=1)
-        order = np.argsort(longest, kind="stable")
-        order = order[longest[order] <= self.context]
+        """Made-up schemas of similar length: as many as fit, out of `schemas`.
+
+        Raises ValueError: none of many fits the context.
+        """
+        for _ in range(TRIES):
+            made = invented(rng, schemas, GROUP)
+            lengths = [len(e.ids) for e in self.tokenizer.encode_batch(made.texts, add_special_tokens=False)]
+            longest = np.array(lengths).reshape(schemas, GROUP).max(axis=1)
+            order = np.argsort(longest, kind="stable")
+            order = order[longest[order] <= self.context]
+            if len(order):
+                break
+        else:
+            raise ValueError(f"no schema fits a context of {self.context} tokens")
         start = int(rng.integers(len(order)))
         chosen = order[start : start + 1]
         for end in range(start + 2, len(order) + 1):

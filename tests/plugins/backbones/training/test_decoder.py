@@ -10,13 +10,16 @@ import pytest
 import torch
 from hugging_face_models import TEXTS, bitnet, gemma3, llama, packed, qwen3, relative_error
 from tiny_models import TinyModel
+from torch.nn import functional as F
 
 from bitrl.plugins.backbones.engine.engine import Engine, open_model
 from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.language_model import starter_path
 from bitrl.plugins.backbones.tools.convert import convert
+from bitrl.plugins.backbones.training.decoder import rotary_table, rotate
 from bitrl.plugins.backbones.training.decoder_file import read_decoder, shape_of
+from bitrl.plugins.backbones.training.products import rms_norm
 
 # Between products, both are in double precision, and products of codes are exact: what is left are the last bits of the
 # float32 that the engine's states and logits are handed out in, unless an activation lies within 1e-13 of a rounding
@@ -190,3 +193,24 @@ def test_gradients_through_frozen_weights(tmp_path: Path, format: str) -> None:
     torch.testing.assert_close(matrix(x), want, rtol=1e-12, atol=1e-12)
     (want * weights).sum().backward()
     torch.testing.assert_close(got, x.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_norms_and_rotations_have_pytorchs_values_and_gradients() -> None:
+    """Written out for speed; PyTorch's own composition of each gives the same values, to the bit, and gradients."""
+    torch.manual_seed(0)
+    x, norm = torch.randn(2, 3, 5, 8, dtype=torch.float64), torch.rand(8, dtype=torch.float64) + 0.5
+    cos, sin = rotary_table(100.0, 8, 5, x.device, x.dtype)
+    a, b = x.clone().requires_grad_(), norm.clone().requires_grad_()
+    c, d = x.clone().requires_grad_(), norm.clone().requires_grad_()
+    gradient = torch.randn_like(x)
+
+    def composed(x: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        first, second = F.rms_norm(x, (8,), norm, 1e-5).chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    ours, theirs = rotate(rms_norm(a, b, 1e-5), cos, sin), composed(c, d)
+    assert torch.equal(ours, theirs)
+    ours.backward(gradient)
+    theirs.backward(gradient)
+    torch.testing.assert_close(a.grad, c.grad, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(b.grad, d.grad, rtol=1e-12, atol=1e-14)

@@ -777,6 +777,14 @@ def test_prose_shorter_than_a_passage_is_one(
                 assert batch.tokens[0].tolist() == corpus.prose.tolist()
 
 
+def test_schemas_are_made_up_until_one_fits_the_context(vocabulary: Vocabulary) -> None:
+    corpus = Corpus([], [], vocabulary.tokenizer(), 64, 12)
+    batches = [corpus.invented_batch(np.random.default_rng(seed), schemas=1) for seed in range(8)]
+    assert all(int(batch.lengths.max()) <= 12 for batch in batches)
+    with pytest.raises(ValueError, match="no schema fits a context of 1 tokens"):
+        Corpus([], [], vocabulary.tokenizer(), 64, 1).invented_batch(np.random.default_rng(0), schemas=1)
+
+
 class OneArray(gymnasium.Env):
     """All of its observations are one array, changed in place."""
 
