@@ -18,7 +18,7 @@ from record import save
 from bitrl.core.acting.loading import load_backbone
 from bitrl.core.config import resolve
 from bitrl.core.environments.loading import load_serializer
-from bitrl.core.environments.observations import observations_of
+from bitrl.core.environments.random_play import observations_of
 from bitrl.core.runs.parts import build
 from bitrl.plugins.backbones.language_model import starter_path
 from bitrl.plugins.backbones.tools.probe import probe

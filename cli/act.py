@@ -35,9 +35,10 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
     """Run an exported agent: observations in, actions out.
 
     FILE was written by `bitrl export`. Each line of the input is an observation as JSON, as the environment gives it
-    (--example prints one); each line of the output is the greedy action: a number, a list of numbers, or one of the
-    observation's commands. A line `null` begins a new episode, and is answered by `null`. A line that is no observation
-    is answered by {"error": "…"}: it takes no part in the episode, and the next line is served.
+    (--example prints one); each line of the output is the greedy action: a number, a list of numbers, one of the
+    observation's commands, or of several parts an object or a list of these. A line `null` begins a new episode, and is
+    answered by `null`. A line that is no observation is answered by {"error": "…"}: it takes no part in the episode,
+    and the next line is served.
     """
     from bitrl.core.acting.agents import Agent, read
     from bitrl.core.config import parse_assignments
@@ -66,7 +67,7 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
                 episode.reset()
                 answer = None
             else:
-                answer = plain_action(observation, episode.act(observation))
+                answer = answer_of(observation, episode.act(observation))
         except BitrlError as error:
             if strict:
                 raise RunFailed(f"line {number} of the input: {error}") from None
@@ -116,9 +117,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def plain_action(observation: Any, action: Any) -> Any:
+def answer_of(observation: Any, action: Any) -> Any:
     """An action as plain data; the command itself where the observation has commands."""
+    from bitrl.core.acting.plain_observations import plain_action
+
     commands = observation.get("commands") if isinstance(observation, dict) else None
     if commands is None:
-        return action if isinstance(action, int) else action.tolist()
+        return plain_action(action)
     return (commands.split("\n") if isinstance(commands, str) else commands)[action]

@@ -147,7 +147,9 @@ def _sample_lines(number: int, width: int, sample: SampledCompletion) -> str:
 
 
 def _numbers(values: Any) -> str:
-    """A number as it is, several as `[0.031, -0.52]`."""
+    """A number as it is, several as `[0.031, -0.52]`, parts with their names."""
+    if isinstance(values, dict):
+        return f"{{{', '.join(f'{name}: {_numbers(part)}' for name, part in values.items())}}}"
     if isinstance(values, list):
         return f"[{', '.join(map(_numbers, values))}]"
     return f"{values:.3g}" if isinstance(values, float) else str(values)

@@ -6,6 +6,8 @@ import click
 
 from bitrl.cli.model_convert import convert
 from bitrl.cli.model_distill import distill
+from bitrl.cli.model_eval import evaluate
+from bitrl.cli.model_generate import generate
 from bitrl.cli.model_inspect import inspect
 from bitrl.cli.model_list import list_models
 from bitrl.cli.model_probe import probe
@@ -17,7 +19,7 @@ from bitrl.cli.output import Group
 
 @click.group(cls=Group)
 def model() -> None:
-    """Train, distil, convert, inspect and probe language models."""
+    """Train, distil, convert, inspect, probe and try language models."""
 
 
 model.add_command(list_models)
@@ -28,3 +30,5 @@ model.add_command(convert)
 model.add_command(quantize)
 model.add_command(inspect)
 model.add_command(probe)
+model.add_command(generate)
+model.add_command(evaluate)

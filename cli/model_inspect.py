@@ -89,7 +89,7 @@ def _facts(path: Path, known: dict[str, str | None], lora_rank: int) -> dict[str
     metadata, tensors = file.metadata(), file.tensors()
     architecture = metadata.get("general.architecture", "unknown")
     prefix = f"{architecture}."
-    ternary = {"TQ1_0", "TQ2_0", "I2_S", "HF_PACKED"}
+    ternary = {"TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "I2_S", "HF_PACKED"}
     return {
         "file": str(path),
         "verdict": {

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import click
 
 from bitrl.cli import completion
@@ -16,6 +17,7 @@ from bitrl.core.runs.display import display
 if TYPE_CHECKING:
     from bitrl.core.config import Config
     from bitrl.plugins.backbones.tools.probe import Reading, Setting
+    from bitrl.plugins.backbones.tools.readout import MeasuredReadout
 
 KINDS = {"uniform": "uniform in their bounds", "random": "visited by a random policy"}
 
@@ -75,6 +77,7 @@ def probe(
     from bitrl.core.runs.parts import build
     from bitrl.plugins.backbones.tools.probe import POOLINGS, as_dict, best
     from bitrl.plugins.backbones.tools.probe import probe as read
+    from bitrl.plugins.backbones.tools.readout import readouts
 
     kinds = list(KINDS) if states == "both" else [states]
     chosen = list(dict.fromkeys(poolings)) or list(POOLINGS)
@@ -87,6 +90,9 @@ def probe(
                 task = ", ".join((*names, kind))
                 show = partial(shown.show, task, total=count, unit="states", tenths=False)
                 readings.append(read(parts, names, kind, chosen, count, seed, show))
+        found_readouts = {}
+        for config in configs if "random" in kinds and not poolings else ():
+            found_readouts[config.run.env, str(config.run.serializer)] = list(readouts(config))
     settings = best(readings)
     if out is not None:
         from bitrl.cli.probe_picture import draw_picture
@@ -97,10 +103,17 @@ def probe(
         cheaper = None if settings is None or settings[1] == settings[0] else _setting(settings[1])
         found = {"model": model or "starter", "backbone": backbone, "count": count, "seed": seed}
         found |= {"readings": [as_dict(reading) for reading in readings], "best": top, "fewer_blocks": cheaper}
+        found["readouts"] = [
+            {"env": env, "serializer": serializer, "tried": [attrs.asdict(each) for each in tried]}
+            for (env, serializer), tried in found_readouts.items()
+        ]
         print_json(found, stdout)
         return
     for reading in readings:
         echo(_shown(reading, fields) + "\n")
+    for names, tried in found_readouts.items():
+        if tried:
+            echo(_readouts(names, tried) + "\n")
     echo(_advice(settings))
     if out is not None:
         echo(f"picture: {out}")
@@ -163,6 +176,20 @@ def _shown(reading: Reading, fields: bool) -> str:
         rows += [[str(s.block), s.pooling, *(f"{s.fields[name]:.4f}" for name in names)] for s in reading.scores]
         lines += ["", table(rows)]
     return "\n".join(lines)
+
+
+def _readouts(names: tuple[str, str], tried: Sequence[MeasuredReadout]) -> str:
+    """What a run with backbone.readout=auto tries, in its order; what it takes is marked."""
+    from bitrl.plugins.backbones.tools.readout import best_of
+
+    taken = best_of(tried)
+    rows = [["block", "pooling", "projection", "R² (worst)"]]
+    for each in tried:
+        mark = " *" if each is taken else ""
+        to = "–" if each.projection is None else str(each.projection)
+        rows.append([str(each.layers), each.pooling, to, f"{each.mean:.4f} ({each.worst} {each.least:.4f}){mark}"])
+    head = f"{', '.join(names)}: readouts that backbone.readout=auto tries, by {taken.states:,} states of random play"
+    return f"{head}\n{table(rows)}"
 
 
 def _advice(settings: tuple[Setting, Setting] | None) -> str:

@@ -15,7 +15,7 @@ import attrs
 
 from bitrl.core.config import parse_assignments
 from bitrl.core.environments.loading import load_environment
-from bitrl.core.environments.observations import observations_of
+from bitrl.core.environments.random_play import observations_of
 from bitrl.core.errors import UsageError
 from bitrl.core.options import parse
 from bitrl.core.records import SerializerRecord

@@ -181,8 +181,8 @@ def resolve(
     critic: BackboneRecord | None = find("critic_backbone", run.critic_backbone) if run.critic_backbone else None
     if run.serializer is not None and values.get("run", {}).get("serializer") is None:
         tuned: SerializerRecord = find("serializer", run.serializer)
-        if tuned.emits not in backbone.accepts:  # an environment that is described in text, and a backbone of vectors
-            run_values["serializer"] = "hash"
+        if tuned.emits not in backbone.accepts:  # a backbone of vectors, which reads numbers, or else hashed texts
+            run_values["serializer"] = "vector" if environment.name == ANY_GYMNASIUM_ID else "hash"
             run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     if run.serializer is None:
         forms = [form for form in backbone.accepts if critic is None or form in critic.accepts] or backbone.accepts

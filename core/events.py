@@ -91,6 +91,13 @@ class Warned(Event):
 
 
 @attrs.frozen
+class Chosen(Event):
+    """What a new run has chosen for itself by evidence, and by which; `message` is one line."""
+
+    message: str
+
+
+@attrs.frozen
 class Evaluating(Event):
     """`done` of `episodes` evaluation episodes have ended; all have taken `steps` steps so far. Also told now and then
     while none ends.

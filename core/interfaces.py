@@ -52,6 +52,10 @@ class ObservationSpec:
     "image" and "direction". If `prompt`, an observation is a text, used unchanged. If `commands`, an action is one of
     the commands that the observation lists (acting/admissible.py). `env_options` are the run's options of the
     environment (`[env]`), for a serializer that makes one to see its states.
+
+    Where an environment's observations have several parts (a Dict or Tuple space), `parts` are the paths to those that
+    serializers get, in the order of `texts` and of `fields`: flat, as said above (acting/nested.py). `images` names the
+    parts that are images, whose pixels are numbers to those alone who read vectors.
     """
 
     env: str | None = None
@@ -61,6 +65,8 @@ class ObservationSpec:
     grid: bool = False
     commands: bool = False
     prompt: bool = False
+    parts: tuple[tuple[str, ...], ...] = ()
+    images: tuple[str, ...] = ()
     env_options: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
 
 

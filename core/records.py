@@ -23,7 +23,7 @@ Capability = Literal["features", "gradients", "generation", "tokens", "cache"]
 LearnsFrom = Literal["features", "gradients", "generation"]
 """What an algorithm may learn from."""
 
-ActionSpace = Literal["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Text"]
+ActionSpace = Literal["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Text", "Dict", "Tuple"]
 """The kinds of action space that an algorithm may support, called as in Gymnasium."""
 
 
@@ -106,7 +106,10 @@ class Record:
         Raises:
             UsageError: the module does not import or has no such attribute; the message names both.
         """
-        module, _, attribute = self.target.partition(":")
+        return self._load(self.target)
+
+    def _load(self, target: str) -> Any:
+        module, _, attribute = target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except UsageError:
@@ -117,7 +120,7 @@ class Record:
             why = cause(error)
             if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in module:
                 why += f": {to_install(error.name)}"
-            raise UsageError(f'"{self.name}" could not be loaded from {self.target}: {why}') from error
+            raise UsageError(f'"{self.name}" could not be loaded from {target}: {why}') from error
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +146,9 @@ class BackboneRecord(Record):
             may be cached and runs repeat themselves exactly.
         needs_option: capability that it provides only if an option is set → that option, for example
             {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
+        chooser: "module:function" that chooses options which a run leaves to evidence, before it begins: called with
+            the configuration and "backbone" or "critic_backbone", it returns that part's options and a line that says
+            what was chosen, or None. None: there is nothing to choose.
     """
 
     accepts: tuple[Form, ...] = attrs.field(default=("text",), converter=_tuple, validator=_some_of(*get_args(Form)))
@@ -151,6 +157,7 @@ class BackboneRecord(Record):
     )
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
     batch_tolerance: float = attrs.field(default=0.0, validator=_share)
+    chooser: str | None = None
 
     @needs_option.validator
     def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
@@ -160,6 +167,10 @@ class BackboneRecord(Record):
                 raise ValueError(f'needs_option: "{capability}" is not a capability that the backbone provides')
             if name not in own:
                 raise ValueError(f'needs_option: the backbone has no option "{name}"')
+
+    def load_chooser(self) -> Any:
+        """Import and return the chooser; None if there is none. Raises as `load`."""
+        return None if self.chooser is None else self._load(self.chooser)
 
     def trains(self, options: Any) -> bool:
         """Whether the algorithm trains a backbone with these options."""

@@ -64,15 +64,17 @@ typedef struct {
 
 typedef struct {
     uint64_t vocabulary, width, ffn, heads, kv_heads, head_dim, context;
+    uint64_t rope_dims; /* of each head, the first ones, that are rotated */
     uint64_t blocks; /* blocks that are run, at most the file's */
     double eps, rope_theta;
 } bitrl_shape;
 
 int bitrl_file_open(const char *path, bitrl_file **file, char *error);
 /* A file made of a caller's table, checked as a GGUF header is: a Hugging Face checkpoint under GGUF's names. Names and
- * values are copied; tensor data, and descriptors, must outlive the file. Type 1000 are the ternary weights that transformers packs, [rows / 4, columns] bytes. */
+ * values are copied; tensor data, and descriptors, must outlive the file. Type 1000 are the ternary weights that transformers packs,
+ * [rows / 4, columns] bytes. hugging_face: rows of heads and norms lie as that has them, else as GGUF. */
 int bitrl_file_assemble(const bitrl_key *keys, uint64_t key_count, const bitrl_tensor *tensors, uint64_t tensor_count,
-                        bitrl_file **file, char *error);
+                        int hugging_face, bitrl_file **file, char *error);
 /* The parts of a split GGUF file as one: the keys of the first, the tensors of all. They must outlive it. */
 int bitrl_file_join(bitrl_file *const *parts, uint64_t count, bitrl_file **file, char *error);
 void bitrl_file_close(bitrl_file *file);
@@ -100,8 +102,8 @@ const char *bitrl_instruction_set_known(uint64_t i);
 /* The file must outlive the model, which reads embedding rows from it. */
 int bitrl_model_load(const bitrl_file *file, const bitrl_options *options, bitrl_model **model, char *error);
 void bitrl_model_free(bitrl_model *model);
-/* What loading would find: whether the file can be run so, its shape, and the bytes of the blocks' matrices in memory. It
- * reads no weights. */
+/* What loading would find: whether the file can be run so, its shape, and the bytes of the blocks' matrices in memory; ternary ones
+ * that turn out to have a scale for each block take an eighth more. It reads no weights. */
 int bitrl_model_check(const bitrl_file *file, const bitrl_options *options, bitrl_shape *shape, uint64_t *bytes, char *error);
 const bitrl_shape *bitrl_model_shape(const bitrl_model *model);
 const char *bitrl_model_isa(const bitrl_model *model);
@@ -156,6 +158,13 @@ void bitrl_session_close(bitrl_session *session);
  * The same text gives the same bits whatever the batch, the number of threads and the instruction set. */
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
+
+/* The states at `fields` tokens of each text, side by side or projected. places: [texts, fields] ascending positions in the
+ * text (of a text without tokens: not read). sketch: [fields * width], for each number of these states the feature from 0 to columns - 1 to which
+ * it is added, or -1 - feature where it is subtracted (a count sketch); NULL: each is a feature. out: [texts, columns], without a
+ * sketch [texts, fields * width]. Bits as bitrl_encode's. */
+int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                        const uint64_t *places, uint64_t fields, const int32_t *sketch, uint64_t columns, float *out, char *error);
 
 /* The states after every block, for study. out: [blocks, sum(lengths), width], the same bits as bitrl_encode's of a model
  * that stops after that block. */
@@ -233,6 +242,97 @@ const int32_t *bitrl_kept_tokens(const bitrl_kept *kept, uint64_t sequence, uint
  * them where nothing is cut off. completions: of the sequences, one after another, [sum(lengths)]; out: likewise. */
 int bitrl_logprobs(bitrl_session *session, const bitrl_prompts *prompts, const int32_t *completions, const uint64_t *lengths,
                    double temperature, double *out, char *error);
+
+/* ---- learning ----
+ *
+ * Chains of linear layers with tanh between them, in float32. Parameters lie layer by layer, of each weights [inputs, outputs]
+ * and then biases [outputs]; gradients likewise. Every sum is added in one order, so that the same numbers give the same bits
+ * on any instruction set and number of threads; a NaN may have other bits. Nothing is allocated after opening. */
+typedef struct bitrl_learner bitrl_learner; /* threads and scratch for learning; one call at a time */
+typedef struct bitrl_network bitrl_network; /* a chain's shape and what its backward pass needs of a forward pass */
+
+/* Learns with these threads, which must outlive it; isa: "auto", or one of bitrl_instruction_set. */
+int bitrl_learner_open(bitrl_threads *threads, const char *isa, bitrl_learner **learner, char *error);
+void bitrl_learner_close(bitrl_learner *learner);
+
+/* widths: [layers + 1], of the inputs, of each layer's outputs; batch: the most samples of a pass. The learner must outlive
+ * it. */
+int bitrl_network_open(bitrl_learner *learner, const uint64_t *widths, uint64_t layers, uint64_t batch, bitrl_network **network,
+                       char *error);
+void bitrl_network_close(bitrl_network *network);
+uint64_t bitrl_network_parameters(const bitrl_network *network); /* how many there are */
+/* A pass of a network. Forward: inputs [samples, widths[0]], which must stay as they are until the backward pass, -> outputs
+ * [samples, widths[layers]]. Backward, of the last forward pass, with the same parameters: by_outputs, a loss's gradient by the
+ * outputs, -> gradients, that by the parameters, and by_inputs, that by the inputs; or NULL. */
+typedef struct {
+    bitrl_network *network;
+    const float *parameters;
+    const float *inputs;
+    uint64_t samples;
+    float *outputs;
+    const float *by_outputs;
+    float *gradients, *by_inputs;
+} bitrl_pass;
+
+/* Passes of different networks, together: with no more threads than passes, each is one thread's. A call that fails changes
+ * nothing. */
+int bitrl_networks_forward(bitrl_learner *learner, const bitrl_pass *const *passes, uint64_t count, char *error);
+int bitrl_networks_backward(bitrl_learner *learner, const bitrl_pass *const *passes, uint64_t count, char *error);
+
+/* A step of Adam (betas 0.9 and 0.999) against a gradient, which is scaled down to a norm of max_norm where its own is larger,
+ * and stays as it is. All [size]: parameters, gradients and the moments. step: counted from 1. norm: takes the gradient's. */
+typedef struct {
+    float *parameters;
+    const float *gradients;
+    float *means, *squares;
+    uint64_t size, step;
+    double rate, eps, max_norm, norm;
+} bitrl_adam_step;
+
+/* Up to 8 of them, together. Where a gradient is not finite, none is made: BITRL_BAD_RESULT. */
+int bitrl_adam(bitrl_learner *learner, bitrl_adam_step *const *steps, uint64_t count, char *error);
+
+/* Weights [inputs, outputs] for a start: a random matrix with orthonormal columns, or rows where these are fewer, times gain. */
+int bitrl_orthogonal(float *weights, uint64_t inputs, uint64_t outputs, double gain, uint64_t seed, char *error);
+
+/* Heads. The first function of each finds the log-probabilities of actions under a network's outputs, and the distributions'
+ * entropies, all [samples]; the second, of the same, the loss's gradient by the outputs from that by each log-probability,
+ * [samples], and by the sum of the entropies.
+ * Categorical: logits, the distributions and their logarithms are [samples, choices]. mask: likewise, 0 where a choice has
+ * probability zero and a logarithm of -1e9; or NULL. */
+int bitrl_categorical(bitrl_learner *learner, const float *logits, const uint8_t *mask, const int64_t *actions, uint64_t samples,
+                      uint64_t choices, float *distribution, float *logarithms, float *log_probs, float *entropies, char *error);
+void bitrl_categorical_backward(const float *distribution, const float *logarithms, const float *entropies,
+                                const int64_t *actions, uint64_t samples, uint64_t choices, const float *by_log_probs,
+                                double by_entropies, float *by_logits);
+/* Gaussian, diagonal: means, actions and standard = (action - mean) / deviation are [samples, dims]; log_deviations and
+ * deviations [dims]. */
+void bitrl_gaussian(bitrl_learner *learner, const float *means, const float *log_deviations, const float *actions,
+                    uint64_t samples, uint64_t dims, float *standard, float *deviations, float *log_probs, float *entropies);
+void bitrl_gaussian_backward(const float *standard, const float *deviations, uint64_t samples, uint64_t dims,
+                             const float *by_log_probs, double by_entropies, float *by_means, float *by_log_deviations);
+/* Logits of a choice among commands: query: [samples, width] times keys: [commands, width], divided by the root of the width.
+ * places: [samples, choices] which of the commands each choice is; pairs: [samples, commands] of scratch. */
+int bitrl_choice_logits(bitrl_learner *learner, const float *queries, const float *keys, const int64_t *places, uint64_t samples,
+                        uint64_t width, uint64_t commands, uint64_t choices, float *pairs, float *logits, char *error);
+void bitrl_choice_backward(bitrl_learner *learner, const float *queries, const float *keys, const int64_t *places,
+                           uint64_t samples, uint64_t width, uint64_t commands, uint64_t choices, const float *by_logits,
+                           float *pairs, float *by_queries, float *by_keys);
+
+/* Means over the samples that are kept. */
+typedef struct {
+    double loss, approx_kl, clip_fraction;
+} bitrl_clipped;
+
+/* PPO's clipped objective, its ratios from 1 - clip to 1 + clip. by_log_probs: takes the gradient of the loss, the negative
+ * objective. All [samples]; advantages are standardised here, unless there is but one. The last three inputs correct the loss for
+ * samples of another policy than that of old_log_probs, each NULL where there is nothing to correct: weights multiply the
+ * standardised advantages, range divides the upper end of the ratios' range, and what is not kept counts for nothing. */
+void bitrl_clipped_loss(bitrl_learner *learner, const float *log_probs, const float *old_log_probs, const float *advantages,
+                        const float *weights, const float *range, const uint8_t *kept, uint64_t samples, double clip,
+                        float *by_log_probs, bitrl_clipped *clipped);
+/* Returns the mean of (values - returns)^2, both [samples]; by_values takes the gradient of `coefficient` times that. */
+double bitrl_squared_loss(const float *values, const float *returns, uint64_t samples, double coefficient, float *by_values);
 /* cdef end */
 
 #endif

@@ -1,4 +1,4 @@
-/* One forward pass of a decoder (BitNet b1.58, Llama, Qwen3, Gemma 3), top to bottom, over passages of several sequences lying one after another.
+/* One forward pass of a decoder (BitNet b1.58, Llama, Qwen, Gemma, Phi and their kin), top to bottom, over passages of several sequences lying one after another.
  *
  * All threads of the pool walk through it together: each step's tokens, tiles of rows or heads are shared out among them,
  * and they meet before the next. No number depends on who computed it.
@@ -34,9 +34,17 @@ typedef struct {
     scratch *s;
     thread_scratch *own;
     size_t threads;
+    size_t tokens;       /* that go through products */
+    const size_t *wanted; /* [tokens] their rows of the residual stream; NULL: the first ones */
 } walker;
 
 static size_t min(size_t a, size_t b) { return a < b ? a : b; }
+
+/* Token t's vector of the residual stream. */
+static double *residual(const walker *w, size_t t)
+{
+    return w->s->x + (w->wanted ? w->wanted[t] : t) * round_up(w->shape->width, PAD);
+}
 
 static void meet(const walker *w) { pool_barrier(w->f->threads); }
 
@@ -52,7 +60,7 @@ static bool take(const walker *w, size_t n, size_t shares, size_t *from, size_t 
 }
 
 #define FOR_MY_TOKENS(w, t) \
-    for (size_t t, end_; take(w, (w)->f->tokens, 6, &t, &end_);) for (; t < end_; t++)
+    for (size_t t, end_; take(w, (w)->tokens, 6, &t, &end_);) for (; t < end_; t++)
 
 static size_t q_width(const bitrl_shape *shape) { return shape->heads * shape->head_dim; }
 
@@ -103,11 +111,39 @@ typedef struct {
     size_t stride;
 } product;
 
+/* Tiles of TERNARY_BLOCKS: each block's sums, which are exact, times its scales, added up in float from the first one on. */
+static void block_products(const walker *w, const product *p, size_t tile, size_t tiles, size_t columns)
+{
+    size_t tokens = w->tokens, bytes = tile_bytes(TERNARY_BLOCKS, columns), code_bytes;
+    int32_t *sums = w->own->block_sums, *code_sums = sums + TILE_ROWS * round_up(tokens, TOKEN_PAD);
+    const uint8_t *codes = p->m->data + tile * bytes;
+    for (size_t from = 0, n; from < columns; from += n, codes += code_bytes + TILE_ROWS * sizeof(float)) {
+        n = min(columns - from, SCALE_BLOCK);
+        code_bytes = tile_bytes(TERNARY, n);
+        for (size_t t = 0; t < tokens; t++) {
+            const int8_t *q = (const int8_t *)p->activations + t * p->activation_bytes + from;
+            int32_t sum = 0;
+            for (size_t c = 0; c < n; c++) sum += q[c];
+            code_sums[t] = sum;
+        }
+        for (size_t i = 0; i < tiles; i++) {
+            float scales[TILE_ROWS];
+            w->kernels->product[TERNARY](sums, TILE_ROWS, codes + i * bytes, 1, n, p->activations + from, p->activation_bytes,
+                                         code_sums, tokens, w->own->unpacked);
+            memcpy(scales, codes + i * bytes + code_bytes, sizeof scales);
+            for (size_t t = 0; t < tokens; t++) {
+                float *y = (float *)p->sums + t * p->stride + (tile + i) * TILE_ROWS;
+                for (size_t r = 0; r < TILE_ROWS; r++) y[r] = (from ? y[r] : 0) + scales[r] * (float)sums[t * TILE_ROWS + r];
+            }
+        }
+    }
+}
+
 static void products(const walker *w, const product *list, size_t count)
 {
     size_t pairs = 0, done = 0;
     for (size_t i = 0; i < count; i++) pairs += (list[i].m->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
-    size_t shares = w->f->tokens < 8 ? 1 : 6; /* few tokens wait for memory, which likes to be read in long runs */
+    size_t shares = w->tokens < 8 ? 1 : 6; /* few tokens wait for memory, which likes to be read in long runs */
     for (size_t from, to; take(w, pairs, shares, &from, &to);)
         while (from < to) { /* an item may reach from one matrix into the next */
             size_t mine;
@@ -118,10 +154,13 @@ static void products(const walker *w, const product *list, size_t count)
             const matrix *m = list->m;
             size_t columns = round_up(m->columns, K_PAD), tile = 2 * (from - done), upto = 2 * (min(to, done + mine) - done);
             size_t tiles = min(upto, round_up(m->rows, TILE_ROWS) / TILE_ROWS) - tile;
-            w->kernels->product[m->format]((int32_t *)list->sums + tile * TILE_ROWS, list->stride,
-                                           m->data + tile * tile_bytes(m->format, columns), tiles, columns,
-                                           list->activations, list->activation_bytes, w->s->code_sum, w->f->tokens,
-                                           w->own->unpacked);
+            if (m->format == TERNARY_BLOCKS)
+                block_products(w, list, tile, tiles, columns);
+            else
+                w->kernels->product[m->format]((int32_t *)list->sums + tile * TILE_ROWS, list->stride,
+                                               m->data + tile * tile_bytes(m->format, columns), tiles, columns,
+                                               list->activations, list->activation_bytes, w->s->code_sum, w->tokens,
+                                               w->own->unpacked);
             from = done + upto / 2;
         }
     meet(w);
@@ -149,13 +188,12 @@ static void multiply(const walker *w, const matrix *const *matrices, size_t coun
     if (seconds) products(w, second, seconds);
 }
 
-/* The products of x: [tokens, x_stride] with several matrices; the activations for the first one are prepared. */
-static void project(const walker *w, const double *x, size_t x_stride, const double *norm, const matrix *const *matrices,
-                    size_t count, size_t stride)
+/* The products of the residual stream with several matrices; the activations for the first one are prepared. */
+static void project(const walker *w, const double *norm, const matrix *const *matrices, size_t count, size_t stride)
 {
     for (size_t i = 0, column = 0, alike; i < count; i += alike) {
         if (i > 0) {
-            FOR_MY_TOKENS(w, t) prepare(w, i, t, x + t * x_stride, norm, matrices[i]);
+            FOR_MY_TOKENS(w, t) prepare(w, i, t, residual(w, t), norm, matrices[i]);
             meet(w);
         }
         for (alike = 1; i + alike < count && !matrices[i]->norm && !matrices[i + alike]->norm;) alike++;
@@ -174,6 +212,8 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
     n = round_up(n, PAD);
     if (m->format == TERNARY || m->format == TERNARY_DENSE)
         w->kernels->scaled(values, sums, scale, n);
+    else if (m->format == TERNARY_BLOCKS)
+        w->kernels->scaled_floats(values, (const float *)(const void *)sums, scale, n);
     else if (m->format == FP8)
         w->kernels->scaled_float_rows(values, (const float *)(const void *)sums, m->row_scale + first, scale, n);
     else if (m->row_scale)
@@ -202,7 +242,7 @@ static void add_residual(const walker *w, size_t t, const matrix *m, const doubl
         w->kernels->normalise(w->own->row, values, norm, m->rows, width, w->shape->eps);
         values = w->own->row;
     }
-    w->kernels->added(w->s->x + t * width, values, width);
+    w->kernels->added(residual(w, t), values, width);
 }
 
 /* ---- attention ---- */
@@ -212,7 +252,7 @@ static void add_residual(const walker *w, size_t t, const matrix *m, const doubl
 static void spread_heads(const walker *w, double *to, const double *from, size_t heads, const double *norm,
                          const double *angles)
 {
-    size_t head_dim = w->shape->head_dim, padded = round_up(head_dim, PAD);
+    size_t head_dim = w->shape->head_dim, padded = round_up(head_dim, PAD), turned = angles ? w->shape->rope_dims : 0;
     double *head = w->own->row, *normed = w->own->hidden;
     for (size_t h = 0; h < heads; h++, to += padded, from += head_dim) {
         const double *x = from;
@@ -222,10 +262,8 @@ static void spread_heads(const walker *w, double *to, const double *from, size_t
             w->kernels->normalise(normed, head, norm, head_dim, padded, w->shape->eps);
             x = normed;
         }
-        if (angles)
-            w->kernels->rotated(to, x, angles, head_dim / 2);
-        else
-            memcpy(to, x, head_dim * sizeof *to);
+        if (turned) w->kernels->rotated(to, x, angles, turned / 2);
+        memcpy(to + turned, x + turned, (head_dim - turned) * sizeof *to);
     }
 }
 
@@ -255,21 +293,27 @@ static void spread_token(const walker *w, size_t i, const block *b, size_t t)
     const bitrl_shape *shape = w->shape;
     const passage *p = &w->f->passages[s->passage_of[t]];
     size_t position = p->past + t - p->first, stride = kv_stride(shape), q_stride = shape->heads * round_up(shape->head_dim, PAD);
-    const double *angles = (b->local ? w->f->local_rope : w->f->rope) + position * shape->head_dim;
+    const double *rope = b->local && w->f->local_rope ? w->f->local_rope : w->f->rope;
+    const double *angles = b->unturned ? NULL : rope + position * shape->rope_dims;
     size_t q_sums = round_up(q_width(shape), PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
     const int32_t *sums = s->sums + t * (q_sums + 2 * kv_sums);
     double *q = w->own->values, *k = q + q_sums, *v = k + kv_sums;
     scale_sums(w, &b->q, 0, t, sums, q);
     scale_sums(w, &b->k, 1, t, sums + q_sums, k);
     scale_sums(w, &b->v, 2, t, sums + q_sums + kv_sums, v);
+    if (b->q_bias) {
+        w->kernels->added(q, b->q_bias, q_sums);
+        w->kernels->added(k, b->k_bias, kv_sums);
+        w->kernels->added(v, b->v_bias, kv_sums);
+    }
     spread_heads(w, s->q + t * q_stride, q, shape->heads, b->q_norm, angles);
     spread_heads(w, s->k + t * stride, k, shape->kv_heads, b->k_norm, angles);
     spread_heads(w, s->v + t * stride, v, shape->kv_heads, NULL, NULL);
     if (p->keep) keep_token(shape, p->keep, i, position - p->start_length, s->k + t * stride, s->v + t * stride);
 }
 
-/* One key/value head's queries, QUERIES of them from `first` on. */
-static void attend(const walker *w, size_t i, const block *b, const passage *p, size_t kv_head, size_t first)
+/* One key/value head's queries, `count` of them from `first` on. */
+static void attend(const walker *w, size_t i, const block *b, const passage *p, size_t kv_head, size_t first, size_t count)
 {
     scratch *s = w->s;
     const bitrl_shape *shape = w->shape;
@@ -277,8 +321,9 @@ static void attend(const walker *w, size_t i, const block *b, const passage *p, 
     attention_task task = {.q_stride = shape->heads * padded, .kv_stride = stride, .head_stride = padded, .heads = group,
                            .out_stride = round_up(q_width(shape), PAD), .head_dim = shape->head_dim, .past = p->past,
                            .start = p->start_length,
-                           .first = first, .count = min(QUERIES, p->length - first),
-                           .window = b->local ? w->model->window : 0, .scale = w->model->attention_scale};
+                           .first = first, .count = count,
+                           .window = b->local ? w->model->window : 0, .scale = w->model->attention_scale,
+                           .cap = w->model->score_cap};
     task.q = s->q + p->first * task.q_stride + kv_head * group * padded;
     task.k = s->k + p->first * stride + kv_head * padded;
     task.v = s->v + p->first * stride + kv_head * padded;
@@ -294,13 +339,13 @@ static void attend(const walker *w, size_t i, const block *b, const passage *p, 
     w->kernels->attend(&task, w->own->attention);
 }
 
-static void attention(const walker *w, size_t i, const block *b)
+static void attention(walker *w, size_t i, const block *b)
 {
     scratch *s = w->s;
+    bool last = i == w->shape->blocks - 1;
     const matrix *const matrices[] = {&b->q, &b->k, &b->v}, *const output[] = {&b->o};
-    size_t width = round_up(w->shape->width, PAD), out_width = round_up(q_width(w->shape), PAD);
-    project(w, s->x, width, b->attn_norm, matrices, 3,
-            out_width + 2 * round_up(w->shape->kv_heads * w->shape->head_dim, PAD));
+    size_t out_width = round_up(q_width(w->shape), PAD);
+    project(w, b->attn_norm, matrices, 3, out_width + 2 * round_up(w->shape->kv_heads * w->shape->head_dim, PAD));
     FOR_MY_TOKENS(w, t) spread_token(w, i, b, t);
     meet(w);
 
@@ -308,13 +353,25 @@ static void attention(const walker *w, size_t i, const block *b)
     while (pool_take(w->f->threads, s->attention_items[w->f->count], &item)) {
         while (item >= s->attention_items[text + 1]) text++;
         size_t within = item - s->attention_items[text];
-        attend(w, i, b, &w->f->passages[text], within % w->shape->kv_heads, within / w->shape->kv_heads * QUERIES);
+        const passage *p = &w->f->passages[text];
+        size_t head = within % w->shape->kv_heads, first = within / w->shape->kv_heads * QUERIES, end = min(first + QUERIES, p->length);
+        if (last && s->wanted_count)
+            for (size_t j = 0; j < p->wanted_count; j++) {
+                size_t place = p->wanted[j] - p->past; /* of a token before these, larger than any */
+                if (first <= place && place < end) attend(w, i, b, p, head, place, 1);
+            }
+        else
+            attend(w, i, b, p, head, first, end - first);
     }
     meet(w);
 
-    FOR_MY_TOKENS(w, t) prepare(w, 0, t, s->attended + t * out_width, NULL, &b->o);
+    if (last && s->wanted_count) { /* only they go on: what is left to do has no use for the others */
+        w->tokens = s->wanted_count;
+        w->wanted = s->wanted;
+    }
+    FOR_MY_TOKENS(w, t) prepare(w, 0, t, s->attended + (w->wanted ? w->wanted[t] : t) * out_width, NULL, &b->o);
     meet(w);
-    multiply(w, output, 1, s->sums, width);
+    multiply(w, output, 1, s->sums, round_up(w->shape->width, PAD));
 }
 
 /* ---- the feed-forward network ---- */
@@ -341,11 +398,10 @@ static void gate_token(const walker *w, const block *b, size_t t)
 static void feed_forward(const walker *w, const block *b)
 {
     const matrix *const matrices[] = {&b->gate, &b->up}, *const down[] = {&b->down};
-    size_t width = round_up(w->shape->width, PAD);
-    project(w, w->s->x, width, b->ffn_norm, matrices, 2, 2 * round_up(w->shape->ffn, PAD));
+    project(w, b->ffn_norm, matrices, 2, 2 * round_up(w->shape->ffn, PAD));
     FOR_MY_TOKENS(w, t) gate_token(w, b, t);
     meet(w);
-    multiply(w, down, 1, w->s->sums, width);
+    multiply(w, down, 1, w->s->sums, round_up(w->shape->width, PAD));
 }
 
 /* ---- the whole ---- */
@@ -361,7 +417,7 @@ static void embed(const walker *w, size_t t)
 
 static walker start(const forward *f, size_t thread, size_t threads)
 {
-    return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads};
+    return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads, f->tokens, NULL};
 }
 
 /* Keeps token t's state after block i, if it is asked for. */
@@ -376,8 +432,7 @@ static void keep_state(const walker *w, size_t i, size_t t)
 
 static void walk(void *context, size_t thread, size_t threads)
 {
-    const walker w = start(context, thread, threads);
-    size_t width = round_up(w.shape->width, PAD);
+    walker w = start(context, thread, threads);
     for (size_t i = 0; i < w.shape->blocks; i++) {
         const block *b = &w.model->blocks[i];
         FOR_MY_TOKENS(&w, t)
@@ -388,14 +443,14 @@ static void walk(void *context, size_t thread, size_t threads)
                 add_residual(&w, t, &b[-1].down, b[-1].post_ffn_norm);
                 keep_state(&w, i - 1, t);
             }
-            prepare(&w, 0, t, w.s->x + t * width, b->attn_norm, &b->q);
+            prepare(&w, 0, t, residual(&w, t), b->attn_norm, &b->q);
         }
         meet(&w);
         attention(&w, i, b);
         FOR_MY_TOKENS(&w, t)
         {
             add_residual(&w, t, &b->o, b->post_attn_norm);
-            prepare(&w, 0, t, w.s->x + t * width, b->ffn_norm, &b->gate);
+            prepare(&w, 0, t, residual(&w, t), b->ffn_norm, &b->gate);
         }
         meet(&w);
         feed_forward(&w, b);
@@ -413,8 +468,11 @@ void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const ke
 {
     forward f = {.model = model, .threads = threads, .s = s, .rows = rows, .rope = rope, .local_rope = local_rope,
                  .passages = passages, .count = count};
-    s->attention_items[0] = 0;
+    s->attention_items[0] = s->wanted_count = 0;
     for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < passages[i].wanted_count; j++)
+            if (passages[i].wanted[j] >= passages[i].past)
+                s->wanted[s->wanted_count++] = passages[i].first + passages[i].wanted[j] - passages[i].past;
         for (size_t j = 0; j < passages[i].length; j++) s->passage_of[f.tokens++] = i;
         s->attention_items[i + 1] = s->attention_items[i] + (passages[i].length + QUERIES - 1) / QUERIES * model->shape.kv_heads;
     }
@@ -437,6 +495,7 @@ static void walk_head(void *context, size_t thread, size_t threads)
         for (size_t r = 0, n; r < vocabulary; r += n) {
             n = min(vocabulary - r, PART);
             scale_part(&w, m, 0, t, f->head_sums + t * stride, r, n, w.own->values);
+            if (w.model->logit_cap > 0) w.kernels->capped(w.own->values, n, 1, w.model->logit_cap);
             for (size_t i = 0; i < n; i++) logits[r + i] = (float)w.own->values[i];
         }
         f->take(f->context, t, thread, logits);

@@ -17,12 +17,23 @@ enum {
     GGML_F16 = 1,
     GGML_Q4_0 = 2,
     GGML_Q4_1 = 3,
+    GGML_Q5_0 = 6,
+    GGML_Q5_1 = 7,
     GGML_Q8_0 = 8,
+    GGML_Q2_K = 10,
+    GGML_Q3_K = 11,
+    GGML_Q4_K = 12,
+    GGML_Q5_K = 13,
     GGML_Q6_K = 14,
+    GGML_IQ4_NL = 20,
     GGML_BF16 = 30,
     GGML_TQ1_0 = 34,
     GGML_TQ2_0 = 35,
     GGML_I2_S = 36,
+    GGML_Q1_0 = 41,
+    GGML_Q2_0 = 42,
+    OWN_TYPES = 1000, /* which no file can have */
+    Q2_0_LONG = 1042, /* Q2_0 in blocks of 128, as the fork wrote it that published Bonsai; see find_long_blocks in gguf.c */
     HF_PACKED = 1000 /* not GGML's: ternary weights as transformers packs them; see read_packed in weights.c */
 };
 enum { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10 };
@@ -43,6 +54,7 @@ typedef struct {
 } weight_type;
 
 const weight_type *bitrl_weight_type(uint32_t type); /* NULL for types that cannot be read */
+const char *bitrl_any_type_name(uint32_t type);      /* NULL for types that GGML does not have */
 /* Bytes of n weights in rows of `columns`; 0 when the type is unknown or does not fit them. */
 uint64_t bitrl_tensor_bytes(uint32_t type, uint64_t n, uint64_t columns);
 bool bitrl_packing_fits(const bitrl_tensor *tensor, bool arm); /* I2_S packings have blocks of their own sizes */
@@ -86,6 +98,7 @@ typedef struct {
     double *norm;      /* [P(columns)] weight of the RMSNorm on what enters; NULL: none of its own */
     adapter *adapter;  /* or NULL */
     bool float_input;  /* an adapter, its own or of a matrix with the same input, wants that input as floats too */
+    bool own_data;     /* of TERNARY_BLOCKS: data are its own */
 } matrix;
 
 /* What is added to a matrix's product: up (down x) in float32, of the input x before it is quantised. */
@@ -131,13 +144,17 @@ pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *ker
 pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kernels *kernels, pool *threads);
 uint64_t bitrl_random_key(uint64_t seed, const char *name); /* of a tensor's random bits */
 matrix_format bitrl_format_of(uint32_t type); /* the one that a file's type is run in, unless asked otherwise */
+/* Whether weights are ternary with a scale for each SCALE_BLOCK columns of a row, and not all of these are one. */
+bool bitrl_has_block_scales(const weight_source *source, size_t rows, size_t columns, const bitrl_kernels *kernels);
 
 typedef struct {
     matrix q, k, v, o, gate, up, down;
     double *attn_norm, *ffn_norm;           /* [P(width)] */
     double *q_norm, *k_norm;                /* [P(head_dim)] of each head, before the rotation; or NULL */
     double *post_attn_norm, *post_ffn_norm; /* [P(width)] of what is added to the residual stream; or NULL */
-    bool local;                             /* sees a window, and has a rotation of its own */
+    double *q_bias, *k_bias, *v_bias;       /* [P(rows)] what is added to q, k and v; or NULL */
+    bool local;                             /* sees a window, and may have a rotation of its own */
+    bool unturned;                          /* does not rotate q and k */
 } block;
 
 typedef enum { RELU2, SILU, GELU } activation_function; /* GELU by its tanh approximation */
@@ -149,9 +166,17 @@ typedef struct {
     bool input_norms;     /* a norm before each projection */
     bool head_norms;      /* a norm of each head of q and k */
     bool gemma;           /* norms after attention and feed-forward too, a scaled embedding, local blocks */
+    bool local_rope;      /* local blocks have a rotation of their own */
+    bool caps;            /* scores and logits are capped */
+    bool biases;          /* on q, k and v */
     bool turned;          /* rows of q and k: the two halves of each head's rotation are interleaved */
+    bool turns_less;      /* may rotate only the first dimensions of a head */
+    bool all_local;       /* with a window and no pattern, all blocks are local */
     bool says_activation; /* else the file must, or the caller */
     activation_function activation;
+    uint64_t local_every;    /* with a window and no pattern, all blocks are local but each n-th; 0: there must be a pattern */
+    uint64_t unturned_every; /* each n-th block does not rotate; 0: all do */
+    uint64_t largest;        /* blocks of the one model whose queries are scaled by another width than their own; 0: there is none */
 } architecture;
 
 struct bitrl_model {
@@ -164,7 +189,10 @@ struct bitrl_model {
     double embedding_scale;        /* of what the embedding gives */
     double attention_scale;        /* of the scores */
     double norm_offset;            /* the 1 that the file's norms lack; input and sub-norms have it */
-    double local_rope_theta;       /* of local blocks */
+    double *frequencies;           /* [shape.rope_dims / 2] radians a position, of each rotated pair of dimensions */
+    double *local_frequencies;     /* likewise of local blocks, if these have their own; or NULL */
+    double rope_factor;            /* of cosines and sines, but not of those of local blocks */
+    double score_cap, logit_cap;   /* 0: there is none */
     uint64_t window;               /* tokens that local blocks see, the token itself included; 0: there are no local blocks */
     bool i2s_arm;
     matrix_format format;
@@ -174,6 +202,7 @@ struct bitrl_model {
     void *memory;              /* of the blocks' matrices */
     size_t memory_bytes;
     size_t rank;      /* the highest of all adapters; 0: there are none */
+    bool has_blocks;  /* some matrices are TERNARY_BLOCKS */
     uint64_t version; /* counts the changes of weights and adapters */
 };
 
@@ -212,6 +241,8 @@ typedef struct {
     bitrl_cache *keep;        /* takes the keys and values of these tokens too; or NULL */
     const bitrl_cache *start; /* the sequence's first start_length tokens, which `before` and `keep` then lack; or NULL */
     size_t start_length;
+    const uint64_t *wanted; /* [wanted_count] ascending places in the sequence of tokens whose states are; or NULL: of all */
+    size_t wanted_count;
 } passage;
 
 enum { PART = 512 }; /* of a long vector, that stays in the first-level cache */
@@ -227,6 +258,7 @@ typedef struct {
     float *embedded;     /* [P(width)] a row of the embedding */
     uint8_t *unpacked;   /* of the products */
     double *attention;   /* of the attention kernel */
+    int32_t *block_sums; /* [TILE_ROWS + 1, tokens] of TERNARY_BLOCKS; or NULL */
     bool overflowed;     /* an adapter gave what is not finite, which attention or codes would hide */
 } thread_scratch;
 
@@ -248,6 +280,7 @@ typedef struct {
     double *scale[3];              /* [tokens] the s of q = round(x * s), for up to three products whose sums lie together */
     int32_t *code_sum;             /* [tokens] sum of a token's codes */
     size_t *passage_of;            /* [tokens] */
+    size_t *wanted, wanted_count;  /* [tokens] rows whose states after the last block are wanted; 0: all */
     size_t *attention_items;       /* [texts + 1] items of work before each text's */
     passage *passages;             /* [texts] of a chunk */
     thread_scratch *own;           /* [threads] */
@@ -265,12 +298,25 @@ void pool_barrier(pool *p);
 /* Inside work, between two barriers: the next item that no thread has taken; false when all are. */
 bool pool_take(pool *p, size_t items, size_t *item);
 
-/* rope: [positions, head_dim], for each position p the cosines of p * theta^(-2 i / head_dim), then the sines (rope.c). */
-void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta);
+/* How the positions that a model was trained with at first are stretched. */
+typedef struct {
+    enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN } kind;
+    double factor, original, fast, slow; /* original: positions; fast, slow: turns over these, of YaRN */
+    double attention;                    /* of cosines and sines, beside what YaRN has */
+} rope_scaling;
+
+/* out: [dims / 2] theta^(-2 i / dims) (rope.c). */
+void bitrl_frequencies(double *out, size_t dims, double theta);
+/* Stretches them; returns the factor of cosines and sines. */
+double bitrl_scale_frequencies(double *frequencies, size_t dims, double theta, const rope_scaling *scaling);
+/* rope: [positions, dims], for each position p the cosines of p * frequencies[i], then the sines, all times the factor. */
+void bitrl_rope(double *rope, size_t positions, size_t dims, const double *frequencies, double factor);
+double bitrl_logarithm(double x); /* of x > 0, with the same bits on every CPU */
 
 /* Runs the model on passages that lie one after another in s. rows: of all their tokens. rope, local_rope: [positions,
- * head_dim] cosines, then sines.
- * The residual stream after the last block is left in s->x. */
+ * rope_dims] cosines, then sines; the second of blocks that have their own, or NULL.
+ * The residual stream after the last block is left in s->x; where passages say which states are wanted, as all of them then
+ * must, in the rows of these alone. */
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
                    const double *local_rope, const passage *passages, size_t count);
 

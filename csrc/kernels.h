@@ -30,7 +30,11 @@
 
 enum { PAD = 16, KEYS_TOGETHER = 8, K_PAD = 64, TILE_ROWS = 16, STEP_BYTES = 64, INT4_BLOCK = 32, BF16_STEPS = 16, TOKEN_PAD = 16 };
 
-typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, FP8, BF16, FP32, FORMATS } matrix_format;
+/* TERNARY_BLOCKS, which nobody asks for by name, is what a ternary matrix with more than one scale is packed as: one for each
+ * SCALE_BLOCK columns of a row. A tile is these blocks one after another, each as TERNARY has it, and behind it 16 floats, the
+ * rows' scales. It has no kernel of its own (forward.c). */
+typedef enum { TERNARY, TERNARY_DENSE, INT8, INT4, FP8, BF16, FP32, FORMATS, TERNARY_BLOCKS = FORMATS } matrix_format;
+enum { SCALE_BLOCK = 128 };
 
 /* Whether weights and activations are multiplied as bf16. */
 static inline int multiplies_halves(matrix_format format) { return format == BF16 || format == FP8; }
@@ -47,6 +51,7 @@ static inline size_t tile_bytes(matrix_format format, size_t columns)
     size_t steps = steps_of(format, columns);
     if (format == TERNARY) return steps / 4 * STEP_BYTES;
     if (format == TERNARY_DENSE) return (steps + 4) / 5 * STEP_BYTES;
+    if (format == TERNARY_BLOCKS) return steps / 4 * STEP_BYTES + (columns + SCALE_BLOCK - 1) / SCALE_BLOCK * TILE_ROWS * sizeof(float);
     if (format == INT4) return steps / 2 * STEP_BYTES + (columns / INT4_BLOCK * TILE_ROWS + 63) / 64 * 64;
     return format == FP8 ? steps / 2 * STEP_BYTES : steps * STEP_BYTES;
 }
@@ -169,7 +174,13 @@ typedef struct {
     size_t first, count;       /* the queries: own tokens first .. first + count */
     size_t window;             /* position j is seen from i when i - j < window; 0: always */
     double scale;              /* of the scores */
+    double cap;                /* a score s becomes cap * tanh(s / cap); 0: it stays */
 } attention_task;
+
+/* Of a step of Adam: see `adam`. */
+typedef struct {
+    float scale, rate, root, eps;
+} adam_rates;
 
 typedef struct {
     const char *name;
@@ -219,6 +230,9 @@ typedef struct {
      * approximation of gelu(g) * up[i]; all [padded]. */
     void (*gated_gelu)(double *restrict h, const double *restrict gate, const double *restrict up, size_t padded);
 
+    /* x[i] = cap * tanh(x[i] * scale / cap); [n to a multiple of 8]. */
+    void (*capped)(double *restrict x, size_t n, double scale, double cap);
+
     /* The sum of exp((x[i] - most) * scale) over any n, which no x exceeds; scale > 0. */
     double (*exp_sum)(const float *restrict x, size_t n, double most, double scale);
 
@@ -255,6 +269,35 @@ typedef struct {
 
     /* halves[i] = bf16_from(row[i]). */
     void (*round_bf16)(uint16_t *restrict halves, const float *restrict row, size_t n, const int32_t *restrict random);
+
+    /* exp and log of each, to one unit in the last place; all [n], any n. out may be x. */
+    void (*exps)(float *out, const float *x, size_t n);
+    void (*logs)(float *out, const float *x, size_t n);
+
+    /* x = tanh(x), to two units in the last place; [rows, columns], rows `stride` apart. */
+    void (*tanhs)(float *x, size_t stride, size_t rows, size_t columns);
+
+    /* g *= 1 - y^2, the slope of y = tanh; both likewise. */
+    void (*slopes)(float *restrict g, const float *restrict y, size_t stride, size_t rows, size_t columns);
+
+    /* The sum of x[i]^2 over any n. */
+    double (*squares)(const float *restrict x, size_t n);
+
+    /* With g' = scale g: m += (1 - 0.9) (g' - m), v = 0.999 v + (1 - 0.999) g'^2, w -= rate m / (root sqrt(v) + eps); all [n],
+     * any n. */
+    void (*adam)(float *restrict w, float *restrict m, float *restrict v, const float *restrict g, size_t n,
+                 const adam_rates *by);
+
+    /* c = start + a b in float32, for a panel of columns of b: the sum of each number begins with its start and adds fused
+     * products, one after another. */
+    size_t panel; /* columns of a panel */
+    /* panel: [steps, panel] of b: [steps, columns], whose rows are b_step apart and its columns b_column; zeros beyond the last. */
+    void (*pack_panel)(float *restrict panel, const float *restrict b, size_t b_step, size_t b_column, size_t steps,
+                       size_t columns);
+    /* c: [rows, c_stride], a panel of columns written; a: [rows, steps], its rows a_row apart and its columns a_step; start:
+     * [rows, start_stride], which may be c, or NULL for zeros. */
+    void (*multiply_panel)(float *c, size_t c_stride, size_t rows, const float *a, size_t a_row, size_t a_step,
+                           const float *restrict panel, size_t steps, const float *start, size_t start_stride);
 } bitrl_kernels;
 
 /* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and three lines for each token. */

@@ -91,6 +91,63 @@ TARGET static inline uint64_t i8_bytes(i8 v)
 #define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
+typedef struct {
+    __m256 low, high;
+} v16;
+
+TARGET static inline v16 v16_load(const float *from) { return (v16){_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+TARGET static inline v16 v16_set(float value) { return (v16){_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+TARGET static inline void v16_store(float *to, v16 v)
+{
+    _mm256_storeu_ps(to, v.low);
+    _mm256_storeu_ps(to + 8, v.high);
+}
+#define V16_OF_TWO(name)                                                                               \
+    TARGET static inline v16 v16_##name(v16 a, v16 b)                                                  \
+    {                                                                                                  \
+        return (v16){_mm256_##name##_ps(a.low, b.low), _mm256_##name##_ps(a.high, b.high)};            \
+    }
+V16_OF_TWO(add) V16_OF_TWO(sub) V16_OF_TWO(mul) V16_OF_TWO(div) V16_OF_TWO(max) V16_OF_TWO(min)
+TARGET static inline v16 v16_sqrt(v16 a) { return (v16){_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
+TARGET static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return (v16){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+TARGET static inline v16 v16_abs(v16 a)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (v16){_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
+}
+TARGET static inline v16 v16_signed(v16 a, v16 b)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (v16){_mm256_or_ps(a.low, _mm256_and_ps(sign, b.low)), _mm256_or_ps(a.high, _mm256_and_ps(sign, b.high))};
+}
+TARGET static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no)
+{
+    return (v16){_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
+                 _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
+}
+TARGET static inline __m256 power(__m256 n)
+{
+    const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_castps_si256(_mm256_set1_ps(1))));
+}
+TARGET static inline v16 v16_power(v16 n) { return (v16){power(n.low), power(n.high)}; }
+TARGET static inline __m256 split(__m256 x, __m256 *e)
+{
+    const __m256i bits = _mm256_castps_si256(x), half = _mm256_castps_si256(_mm256_set1_ps(0x1.6a09e6p-1f));
+    const __m256i exponent = _mm256_srai_epi32(_mm256_sub_epi32(bits, half), 23);
+    *e = _mm256_cvtepi32_ps(exponent);
+    return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(exponent, 23)));
+}
+TARGET static inline v16 v16_split(v16 x, v16 *e) { return (v16){split(x.low, &e->low), split(x.high, &e->high)}; }
+
+#define PANEL_VECTORS 1
+#define TILE_FLOATS 6
+#define EACH_TILE(of) of(1) of(2) of(3) of(4) of(5) of(6)
+#include "kernels_float.h"
+
 /* Half a tile of rows for N tokens. `vpmaddubsw` adds two products of at most 2 * 128 in 16 bits; a group adds four of
  * these (2048 at most, never saturating) before they are widened, so a row may be of any length. */
 #define TERNARY_PRODUCT(N)                                                                                                     \
@@ -296,5 +353,5 @@ MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)
 
 const bitrl_kernels bitrl_kernels_avx2 = {
     "avx2", {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
-    DOUBLE_KERNELS};
+    DOUBLE_KERNELS, FLOAT_KERNELS};
 #endif

@@ -46,6 +46,43 @@ TARGET static inline uint64_t i8_bytes(i8 v) { return (uint64_t)_mm_cvtsi128_si6
 #define ATTEND_VECTORS 2
 #include "kernels_double.h"
 
+typedef __m512 v16;
+
+TARGET static inline v16 v16_load(const float *from) { return _mm512_loadu_ps(from); }
+TARGET static inline v16 v16_set(float value) { return _mm512_set1_ps(value); }
+TARGET static inline void v16_store(float *to, v16 v) { _mm512_storeu_ps(to, v); }
+TARGET static inline v16 v16_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
+TARGET static inline v16 v16_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
+TARGET static inline v16 v16_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
+TARGET static inline v16 v16_div(v16 a, v16 b) { return _mm512_div_ps(a, b); }
+TARGET static inline v16 v16_sqrt(v16 a) { return _mm512_sqrt_ps(a); }
+TARGET static inline v16 v16_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
+TARGET static inline v16 v16_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
+TARGET static inline v16 v16_min(v16 a, v16 b) { return _mm512_min_ps(a, b); }
+TARGET static inline v16 v16_abs(v16 a) { return _mm512_abs_ps(a); }
+TARGET static inline v16 v16_signed(v16 a, v16 b) { return _mm512_or_ps(a, _mm512_and_ps(b, _mm512_set1_ps(-0.0f))); }
+TARGET static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+TARGET static inline v16 v16_power(v16 n)
+{
+    const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_castps_si512(_mm512_set1_ps(1))));
+}
+TARGET static inline v16 v16_split(v16 x, v16 *e)
+{
+    const __m512i bits = _mm512_castps_si512(x), half = _mm512_castps_si512(_mm512_set1_ps(0x1.6a09e6p-1f));
+    const __m512i exponent = _mm512_srai_epi32(_mm512_sub_epi32(bits, half), 23);
+    *e = _mm512_cvtepi32_ps(exponent);
+    return _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(exponent, 23)));
+}
+
+#define PANEL_VECTORS 2
+#define TILE_FLOATS 12
+#define EACH_TILE(of) of(1) of(2) of(3) of(4) of(5) of(6) of(7) of(8) of(9) of(10) of(11) of(12)
+#include "kernels_float.h"
+
 /* ---- few tokens: the weights are multiplied as they are unpacked ---- */
 
 /* Four weights in a byte are not shifted but masked, which leaves 1, 4, 16 or 64 times their value; each of the four has
@@ -352,13 +389,13 @@ const bitrl_kernels bitrl_kernels_avx512vnni = {
     "avx512vnni",
     {ternary_product, dense_product_without, int8_product, int4_product, fp8_product_without, bf16_product_without,
      fp32_product},
-    DOUBLE_KERNELS};
+    DOUBLE_KERNELS, FLOAT_KERNELS};
 const bitrl_kernels bitrl_kernels_avx512bf16 = {
     "avx512bf16",
     {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
-    DOUBLE_KERNELS};
+    DOUBLE_KERNELS, FLOAT_KERNELS};
 const bitrl_kernels bitrl_kernels_avx512amx = {
     "avx512amx",
     {bitrl_amx_ternary, bitrl_amx_dense, bitrl_amx_int8, bitrl_amx_int4, bitrl_amx_fp8, bitrl_amx_bf16, fp32_product},
-    DOUBLE_KERNELS};
+    DOUBLE_KERNELS, FLOAT_KERNELS};
 #endif

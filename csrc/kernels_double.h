@@ -192,6 +192,22 @@ TARGET static void gated_gelu(double *restrict h, const double *restrict gate, c
     }
 }
 
+/* tanh of x >= 0, and 0 below. */
+TARGET static inline v8 v8_tanh_above(v8 x)
+{
+    v8 e = v8_exp(v8_mul(v8_max(x, v8_set(0)), v8_set(-2)));
+    return v8_div(v8_sub(v8_set(1), e), v8_add(v8_set(1), e));
+}
+
+TARGET static void capped(double *restrict x, size_t n, double scale, double cap)
+{
+    const v8 times = v8_set(scale / cap), most = v8_set(cap);
+    for (size_t i = 0; i < n; i += 8) {
+        v8 y = v8_mul(v8_load(x + i), times);
+        v8_store(x + i, v8_mul(v8_sub(v8_tanh_above(y), v8_tanh_above(v8_sub(v8_set(0), y))), most));
+    }
+}
+
 TARGET static double exp_sum(const float *restrict x, size_t n, double most, double scale)
 {
     const v8 largest = v8_set(most), times = v8_set(scale);
@@ -269,11 +285,15 @@ static inline size_t first_seen(size_t position, size_t window)
     return window && position + 1 > window ? position + 1 - window : 0;
 }
 
-/* p[j] = exp((p[j] - max) * scale) for the keys seen from position `last`, and next to nothing (1e-304) for the others
+/* p[j] = exp((p[j] - max) * scale), of capped scores if there is a cap, for the keys seen from position `last`, and next to nothing (1e-304) for the others
  * between `start` (a multiple of 8) and `final`'s block of eight, which changes no bit of any sum. Returns 1 / sum. */
 TARGET static inline double softmax(double *restrict p, size_t start, size_t last, size_t final, size_t window,
-                                    double scale)
+                                    double scale, double cap)
 {
+    if (cap > 0) {
+        capped(p + start, final - start + 1, scale, cap);
+        scale = 1;
+    }
     size_t from = first_seen(last, window);
     static const double hide[24] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY,
                                     0,         0,         0,         0,         0,         0,         0,         0,
@@ -388,7 +408,7 @@ TARGET static inline __attribute__((always_inline)) void attend_heads(const atte
         v8_store(lane, own);
         p[h * stride + a->past] = lane[0];
         for (size_t j = a->past + 1; j % 8; j++) p[h * stride + j] = 0; /* hidden, but finite */
-        inverse[h] = softmax(p + h * stride, start, a->past, a->past, a->window, a->scale);
+        inverse[h] = softmax(p + h * stride, start, a->past, a->past, a->window, a->scale, a->cap);
     }
     for (size_t i = 0; i < heads * row; i++) sums[i] = 0;
     if (start < a->start) weigh(sums, row, a->start_v + start * row, a->start - start, p + start, stride, a->head_dim, heads);
@@ -468,10 +488,10 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
                     v8_store(p3 + j + 8 * i, s3[i]);
                 }
             }
-            v8 inverse0 = v8_set(softmax(p0, start, position, final, a.window, a.scale));
-            v8 inverse1 = v8_set(softmax(p1, start, position + i1, final, a.window, a.scale));
-            v8 inverse2 = v8_set(softmax(p2, start, position + i2, final, a.window, a.scale));
-            v8 inverse3 = v8_set(softmax(p3, start, final, final, a.window, a.scale));
+            v8 inverse0 = v8_set(softmax(p0, start, position, final, a.window, a.scale, a.cap));
+            v8 inverse1 = v8_set(softmax(p1, start, position + i1, final, a.window, a.scale, a.cap));
+            v8 inverse2 = v8_set(softmax(p2, start, position + i2, final, a.window, a.scale, a.cap));
+            v8 inverse3 = v8_set(softmax(p3, start, final, final, a.window, a.scale, a.cap));
 
             for (size_t d = 0; d < a.head_dim; d += 8 * VECTORS) {
                 v8 s0[VECTORS], s1[VECTORS], s2[VECTORS], s3[VECTORS];
@@ -503,4 +523,4 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
 /* The rest of a table of kernels, in its order. */
 #define DOUBLE_KERNELS                                                                                                \
     norm_quantise, norm_round, norm_fp8, normalise, scaled, scaled_floats, scaled_rows, scaled_float_rows, gated, gated_silu, \
-    gated_gelu, exp_sum, added, rotated, attend, random_bits, round_codes, round_int4, round_fp8, ternary_codes, round_bf16
+    gated_gelu, capped, exp_sum, added, rotated, attend, random_bits, round_codes, round_int4, round_fp8, ternary_codes, round_bf16

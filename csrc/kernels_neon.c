@@ -66,6 +66,58 @@ static inline uint64_t i8_bytes(i8 v)
 #define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
+typedef struct {
+    float32x4_t part[4];
+} v16;
+
+#define QUARTERS(expression)                                       \
+    do {                                                           \
+        v16 out;                                                   \
+        for (int i = 0; i < 4; i++) out.part[i] = (expression);    \
+        return out;                                                \
+    } while (0)
+
+static inline v16 v16_load(const float *from) { QUARTERS(vld1q_f32(from + 4 * i)); }
+static inline v16 v16_set(float value) { QUARTERS(vdupq_n_f32(value)); }
+static inline void v16_store(float *to, v16 v)
+{
+    for (int i = 0; i < 4; i++) vst1q_f32(to + 4 * i, v.part[i]);
+}
+static inline v16 v16_add(v16 a, v16 b) { QUARTERS(vaddq_f32(a.part[i], b.part[i])); }
+static inline v16 v16_sub(v16 a, v16 b) { QUARTERS(vsubq_f32(a.part[i], b.part[i])); }
+static inline v16 v16_mul(v16 a, v16 b) { QUARTERS(vmulq_f32(a.part[i], b.part[i])); }
+static inline v16 v16_div(v16 a, v16 b) { QUARTERS(vdivq_f32(a.part[i], b.part[i])); }
+static inline v16 v16_sqrt(v16 a) { QUARTERS(vsqrtq_f32(a.part[i])); }
+static inline v16 v16_fma(v16 a, v16 b, v16 c) { QUARTERS(vfmaq_f32(c.part[i], a.part[i], b.part[i])); }
+static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no)
+{
+    QUARTERS(vbslq_f32(vcltq_f32(a.part[i], b.part[i]), yes.part[i], no.part[i]));
+}
+static inline v16 v16_max(v16 a, v16 b) { return v16_less(b, a, a, b); } /* not fmax, as in v8_max */
+static inline v16 v16_min(v16 a, v16 b) { return v16_less(a, b, a, b); }
+static inline v16 v16_abs(v16 a) { QUARTERS(vabsq_f32(a.part[i])); }
+static inline v16 v16_signed(v16 a, v16 b) { QUARTERS(vbslq_f32(vdupq_n_u32(0x80000000), b.part[i], a.part[i])); }
+static inline v16 v16_power(v16 n)
+{
+    QUARTERS(vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(n.part[i]), 23),
+                                             vreinterpretq_s32_f32(vdupq_n_f32(1)))));
+}
+static inline v16 v16_split(v16 x, v16 *e)
+{
+    const int32x4_t half = vreinterpretq_s32_f32(vdupq_n_f32(0x1.6a09e6p-1f));
+    for (int i = 0; i < 4; i++) {
+        const int32x4_t bits = vreinterpretq_s32_f32(x.part[i]), exponent = vshrq_n_s32(vsubq_s32(bits, half), 23);
+        e->part[i] = vcvtq_f32_s32(exponent);
+        x.part[i] = vreinterpretq_f32_s32(vsubq_s32(bits, vshlq_n_s32(exponent, 23)));
+    }
+    return x;
+}
+
+#define PANEL_VECTORS 1
+#define TILE_FLOATS 5
+#define EACH_TILE(of) of(1) of(2) of(3) of(4) of(5)
+#include "kernels_float.h"
+
 /* A step of 16 rows is four vectors: a quad of rows in each. */
 enum { QUADS = 4, QUAD_BYTES = 16 };
 
@@ -487,9 +539,9 @@ MATRIX_PRODUCT(int4_dots, INT4, dots, NULL, unpack_int4, 0)
 const bitrl_kernels bitrl_kernels_neon = {
     "neon",
     {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
-    DOUBLE_KERNELS};
+    DOUBLE_KERNELS, FLOAT_KERNELS};
 const bitrl_kernels bitrl_kernels_neondot = {
     "neondot",
     {ternary_dots, dense_dots, int8_dots, int4_dots, fp8_product, bf16_product, fp32_product},
-    DOUBLE_KERNELS};
+    DOUBLE_KERNELS, FLOAT_KERNELS};
 #endif

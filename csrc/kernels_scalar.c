@@ -69,6 +69,61 @@ static inline uint64_t i8_bytes(i8 v)
 #define ATTEND_VECTORS 1
 #include "kernels_double.h"
 
+typedef struct {
+    float lane[16];
+} v16;
+
+#define FLOATS(expression)                                          \
+    do {                                                            \
+        v16 out;                                                    \
+        for (int i = 0; i < 16; i++) out.lane[i] = (expression);    \
+        return out;                                                 \
+    } while (0)
+
+static inline v16 v16_load(const float *from) { FLOATS(from[i]); }
+static inline v16 v16_set(float value) { FLOATS(value); }
+static inline void v16_store(float *to, v16 v) { memcpy(to, v.lane, sizeof v.lane); }
+static inline v16 v16_add(v16 a, v16 b) { FLOATS(a.lane[i] + b.lane[i]); }
+static inline v16 v16_sub(v16 a, v16 b) { FLOATS(a.lane[i] - b.lane[i]); }
+static inline v16 v16_mul(v16 a, v16 b) { FLOATS(a.lane[i] * b.lane[i]); }
+static inline v16 v16_div(v16 a, v16 b) { FLOATS(a.lane[i] / b.lane[i]); }
+static inline v16 v16_sqrt(v16 a) { FLOATS(sqrtf(a.lane[i])); }
+static inline v16 v16_fma(v16 a, v16 b, v16 c) { FLOATS(fmaf(a.lane[i], b.lane[i], c.lane[i])); }
+static inline v16 v16_max(v16 a, v16 b) { FLOATS(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
+static inline v16 v16_min(v16 a, v16 b) { FLOATS(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
+static inline v16 v16_abs(v16 a) { FLOATS(fabsf(a.lane[i])); }
+static inline v16 v16_signed(v16 a, v16 b) { FLOATS(copysignf(a.lane[i], b.lane[i])); }
+static inline v16 v16_less(v16 a, v16 b, v16 yes, v16 no) { FLOATS(a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i]); }
+
+static inline uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+static inline float of_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+static inline v16 v16_power(v16 n) { FLOATS(of_bits((bits_of(n.lane[i]) << 23) + bits_of(1))); }
+static inline v16 v16_split(v16 x, v16 *e)
+{
+    for (int i = 0; i < 16; i++) {
+        uint32_t bits = bits_of(x.lane[i]), beyond = bits - bits_of(0x1.6a09e6p-1f);
+        uint32_t exponent = beyond >> 23 | (beyond >> 31 ? 0xfffffe00 : 0);
+        e->lane[i] = (float)(int32_t)exponent;
+        x.lane[i] = of_bits(bits - (exponent << 23));
+    }
+    return x;
+}
+
+#define PANEL_VECTORS 1
+#define TILE_FLOATS 6
+#define EACH_TILE(of) of(1) of(2) of(3) of(4) of(5) of(6)
+#include "kernels_float.h"
+
 /* One tile of bytes in steps -> rows [16, columns]. */
 static void gather_rows(uint8_t *restrict rows, const uint8_t *restrict steps, size_t columns)
 {
@@ -179,4 +234,4 @@ static void fp32_product(void *restrict y, size_t y_stride, const uint8_t *restr
 
 const bitrl_kernels bitrl_kernels_scalar = {
     "scalar", {ternary_product, dense_product, int8_product, int4_product, fp8_product, bf16_product, fp32_product},
-    DOUBLE_KERNELS};
+    DOUBLE_KERNELS, FLOAT_KERNELS};

@@ -10,11 +10,11 @@
 
 #include "internal.h"
 
-enum { MAX_SUMMED = 1 << 16, MAX_THREADS = 1024, NAME = 64, HUGE_PAGE = 2 << 20, MATRICES = 7, NORMS = 6 };
+enum { MAX_SUMMED = 1 << 16, MAX_THREADS = 1024, NAME = 64, HUGE_PAGE = 2 << 20, MATRICES = 7, VECTORS = 9 };
 
 typedef struct {
     const bitrl_file *file;
-    const bitrl_model *model;
+    bitrl_model *model;
     pool *threads;
     float *row;         /* [the most columns] */
     uint8_t *memory;    /* where the next matrix goes */
@@ -28,13 +28,16 @@ typedef struct {
     matrix *matrix;
 } named_matrix;
 
+/* A norm or a bias of a block. */
 typedef struct {
     const char *name; /* NULL: this architecture does not have it */
     size_t n;
-    double **norm;
-} named_norm;
+    double **values;
+    const char *suffix;
+    double offset; /* that the file's lack */
+} named_vector;
 
-static void list_block(const bitrl_model *model, block *b, named_matrix matrices[MATRICES], named_norm norms[NORMS])
+static void list_block(const bitrl_model *model, block *b, named_matrix matrices[MATRICES], named_vector vectors[VECTORS])
 {
     const bitrl_shape *shape = &model->shape;
     const architecture *a = &model->architecture;
@@ -50,14 +53,19 @@ static void list_block(const bitrl_model *model, block *b, named_matrix matrices
         {"ffn_gate", INPUT("ffn_gate_norm_in"), width, ffn, 0, &b->gate},
         {"ffn_up", INPUT("ffn_up_norm_in"), width, ffn, 0, &b->up},
         {"ffn_down", SUB("ffn_down_norm_in", "ffn_sub_norm"), ffn, width, 0, &b->down}};
-    const named_norm all_norms[NORMS] = {{"attn_norm", width, &b->attn_norm},
-                                         {"ffn_norm", width, &b->ffn_norm},
-                                         {a->head_norms ? "attn_q_norm" : NULL, shape->head_dim, &b->q_norm},
-                                         {a->head_norms ? "attn_k_norm" : NULL, shape->head_dim, &b->k_norm},
-                                         {a->gemma ? "post_attention_norm" : NULL, width, &b->post_attn_norm},
-                                         {a->gemma ? "post_ffw_norm" : NULL, width, &b->post_ffn_norm}};
+    const double one = model->norm_offset;
+    const named_vector all_vectors[VECTORS] = {
+        {"attn_norm", width, &b->attn_norm, ".weight", one},
+        {"ffn_norm", width, &b->ffn_norm, ".weight", one},
+        {a->head_norms ? "attn_q_norm" : NULL, shape->head_dim, &b->q_norm, ".weight", one},
+        {a->head_norms ? "attn_k_norm" : NULL, shape->head_dim, &b->k_norm, ".weight", one},
+        {a->gemma ? "post_attention_norm" : NULL, width, &b->post_attn_norm, ".weight", one},
+        {a->gemma ? "post_ffw_norm" : NULL, width, &b->post_ffn_norm, ".weight", one},
+        {a->biases ? "attn_q" : NULL, q, &b->q_bias, ".bias", 0},
+        {a->biases ? "attn_k" : NULL, kv, &b->k_bias, ".bias", 0},
+        {a->biases ? "attn_v" : NULL, kv, &b->v_bias, ".bias", 0}};
     memcpy(matrices, all_matrices, sizeof all_matrices);
-    memcpy(norms, all_norms, sizeof all_norms);
+    memcpy(vectors, all_vectors, sizeof all_vectors);
 }
 
 static const char *name_of(char full[NAME], size_t i, const char *name, const char *suffix)
@@ -80,10 +88,10 @@ static int find_weight(const loader *l, const char *name, uint64_t columns, uint
     return BITRL_OK;
 }
 
-/* A norm's weights as a file holds them -> as they are used. */
-static void take_norm(double *norm, const float *values, size_t n, double offset)
+/* A vector's weights as a file holds them -> as they are used. */
+static void take_vector(double *vector, const float *values, size_t n, double offset)
 {
-    for (size_t c = 0; c < n; c++) norm[c] = values[c] + offset;
+    for (size_t c = 0; c < n; c++) vector[c] = values[c] + offset;
 }
 
 /* A vector -> l->row. */
@@ -98,7 +106,7 @@ static int read_only_row(const loader *l, const bitrl_tensor *tensor, const char
     }
 }
 
-static int load_norm(const loader *l, const char *name, size_t n, double offset, double **out)
+static int load_vector(const loader *l, const char *name, size_t n, double offset, double **out)
 {
     const bitrl_tensor *tensor;
     int status = find_weight(l, name, n, 0, &tensor);
@@ -107,7 +115,7 @@ static int load_norm(const loader *l, const char *name, size_t n, double offset,
     if (!*out) return bitrl_fail(l->error, BITRL_NO_MEMORY, "does not fit in memory");
     status = read_only_row(l, tensor, name);
     if (status) return status;
-    take_norm(*out, l->row, n, offset);
+    take_vector(*out, l->row, n, offset);
     return BITRL_OK;
 }
 
@@ -145,6 +153,16 @@ static int take_matrix(const loader *l, matrix *m, const weight_source *source, 
     return result == PACKED ? BITRL_OK : pack_failed(l, result, name);
 }
 
+/* A ternary matrix that has more scales than one, in memory of its own instead of what was reserved for it. */
+static int load_blocks(loader *l, matrix *m, const weight_source *source, const char *name)
+{
+    l->memory -= bitrl_matrix_bytes(m->format, m->rows, m->columns);
+    *m = (matrix){.format = TERNARY_BLOCKS, .rows = m->rows, .columns = m->columns, .file_scale = m->file_scale, .own_data = true};
+    m->data = bitrl_allocate(bitrl_matrix_bytes(m->format, m->rows, m->columns), 1);
+    l->model->has_blocks = true;
+    return m->data ? take_matrix(l, m, source, l->threads, name) : pack_failed(l, PACK_NO_MEMORY, name);
+}
+
 static int load_matrix(loader *l, size_t i, const named_matrix *named)
 {
     char full[NAME], other[NAME];
@@ -162,23 +180,45 @@ static int load_matrix(loader *l, size_t i, const named_matrix *named)
     status = load_scale(l, name_of(other, i, named->name, ".scale"), m);
     if (status) return status;
     const weight_source source = {.tensor = tensor, .arm = l->model->i2s_arm, .turned = named->turned};
-    status = take_matrix(l, m, &source, l->threads, full);
-    if (!status && named->norm) status = load_norm(l, name_of(other, i, named->norm, ".weight"), m->columns, 0, &m->norm);
+    bool ternary = format == TERNARY || format == TERNARY_DENSE, floats = bitrl_format_of(tensor->type) != TERNARY;
+    if (ternary && floats && bitrl_has_block_scales(&source, m->rows, m->columns, l->model->kernels))
+        status = load_blocks(l, m, &source, full);
+    else
+        status = take_matrix(l, m, &source, l->threads, full);
+    if (status && ternary && !floats && bitrl_has_block_scales(&source, m->rows, m->columns, l->model->kernels))
+        status = load_blocks(l, m, &source, full);
+    if (!status && named->norm) status = load_vector(l, name_of(other, i, named->norm, ".weight"), m->columns, 0, &m->norm);
     return status;
 }
 
 static int load_block(loader *l, size_t i, block *b)
 {
     named_matrix matrices[MATRICES];
-    named_norm norms[NORMS];
+    named_vector vectors[VECTORS];
     char full[NAME];
     int status = BITRL_OK;
-    list_block(l->model, b, matrices, norms);
-    for (size_t j = 0; !status && j < NORMS; j++)
-        if (norms[j].name)
-            status = load_norm(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, l->model->norm_offset,
-                               norms[j].norm);
+    list_block(l->model, b, matrices, vectors);
+    for (size_t j = 0; !status && j < VECTORS; j++)
+        if (vectors[j].name)
+            status = load_vector(l, name_of(full, i, vectors[j].name, vectors[j].suffix), vectors[j].n, vectors[j].offset,
+                                 vectors[j].values);
     for (size_t j = 0; !status && j < MATRICES; j++) status = load_matrix(l, i, &matrices[j]);
+    return status;
+}
+
+/* What the file divides the frequencies by, as Llama 3 and Phi do, in a tensor of its own. */
+static int load_rope_factors(const loader *l, bitrl_model *model)
+{
+    const char *name = "rope_freqs.weight";
+    const bitrl_tensor *tensor;
+    if (!bitrl_file_find_tensor(l->file, name)) name = "rope_factors_short.weight";
+    if (!bitrl_file_find_tensor(l->file, name)) return BITRL_OK;
+    int status = find_weight(l, name, model->shape.rope_dims / 2, 0, &tensor);
+    if (!status && l->row) status = read_only_row(l, tensor, name);
+    for (size_t i = 0; !status && l->row && i < model->shape.rope_dims / 2; i++) {
+        if (!(l->row[i] > 0)) return bitrl_fail(l->error, BITRL_BAD_FILE, "is damaged: %s has a factor of %g", name, (double)l->row[i]);
+        model->frequencies[i] /= l->row[i];
+    }
     return status;
 }
 
@@ -190,7 +230,7 @@ static int load_head(const loader *l, bitrl_model *model)
     if (bitrl_file_find_tensor(l->file, "output.weight"))
         status = find_weight(l, "output.weight", model->shape.width, model->shape.vocabulary, &model->head);
     if (!status && bitrl_file_find_tensor(l->file, "output_norm.weight"))
-        status = load_norm(l, "output_norm.weight", model->shape.width, model->norm_offset, &model->output_norm);
+        status = load_vector(l, "output_norm.weight", model->shape.width, model->norm_offset, &model->output_norm);
     return status;
 }
 
@@ -211,9 +251,9 @@ static int choose_format(const bitrl_file *file, const char *wanted, matrix_form
 static size_t matrices_bytes(const bitrl_model *model)
 {
     named_matrix matrices[MATRICES];
-    named_norm norms[NORMS];
+    named_vector vectors[VECTORS];
     size_t bytes = 0;
-    list_block(model, model->blocks, matrices, norms);
+    list_block(model, model->blocks, matrices, vectors);
     for (size_t j = 0; j < MATRICES; j++)
         bytes += bitrl_matrix_bytes(model->format, matrices[j].rows, matrices[j].columns);
     return bytes > (SIZE_MAX - HUGE_PAGE) / model->shape.blocks ? 0 : bytes * model->shape.blocks;
@@ -242,20 +282,21 @@ static uint8_t *reserve_matrices(bitrl_model *model)
 static int check_tensors(const loader *l)
 {
     named_matrix matrices[MATRICES];
-    named_norm norms[NORMS];
+    named_vector vectors[VECTORS];
     const bitrl_tensor *tensor;
     char full[NAME];
     int status = BITRL_OK;
     for (size_t i = 0; !status && i < l->model->shape.blocks; i++) {
-        list_block(l->model, &l->model->blocks[i], matrices, norms);
+        list_block(l->model, &l->model->blocks[i], matrices, vectors);
         for (size_t j = 0; !status && j < MATRICES; j++) {
             status = find_weight(l, name_of(full, i, matrices[j].name, ".weight"), matrices[j].columns, matrices[j].rows,
                                  &tensor);
             if (!status && matrices[j].norm)
                 status = find_weight(l, name_of(full, i, matrices[j].norm, ".weight"), matrices[j].columns, 0, &tensor);
         }
-        for (size_t j = 0; !status && j < NORMS; j++)
-            if (norms[j].name) status = find_weight(l, name_of(full, i, norms[j].name, ".weight"), norms[j].n, 0, &tensor);
+        for (size_t j = 0; !status && j < VECTORS; j++)
+            if (vectors[j].name)
+                status = find_weight(l, name_of(full, i, vectors[j].name, vectors[j].suffix), vectors[j].n, 0, &tensor);
     }
     return status;
 }
@@ -274,6 +315,7 @@ static int load_weights(const bitrl_file *file, bitrl_model *model, uint64_t thr
     if (!l.row || !l.memory || !l.threads) status = bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
     for (size_t i = 0; !status && i < shape->blocks; i++) status = load_block(&l, i, &model->blocks[i]);
     if (!status) status = load_head(&l, model);
+    if (!status) status = load_rope_factors(&l, model);
     pool_close(l.threads);
     free(l.row);
     return status;
@@ -315,6 +357,7 @@ int bitrl_model_check(const bitrl_file *file, const bitrl_options *options, bitr
     const loader l = {.file = file, .model = model, .error = error};
     int status = read_model(file, options, model, error);
     if (!status) status = check_tensors(&l);
+    if (!status) status = load_rope_factors(&l, model); /* which looks at their shape, without a row to read them into */
     if (!status) {
         *shape = model->shape;
         *bytes = matrices_bytes(model);
@@ -366,37 +409,40 @@ static size_t adapter_bytes(const adapter *a)
 
 uint64_t bitrl_model_bytes_per_token(const bitrl_model *model)
 {
-    uint64_t bytes = model->memory_bytes - HUGE_PAGE;
+    uint64_t bytes = 0;
     if (model->output.data) bytes += bitrl_matrix_bytes(model->output.format, model->output.rows, model->output.columns);
-    for (size_t i = 0; model->rank && i < model->shape.blocks; i++) {
+    for (size_t i = 0; i < model->shape.blocks; i++) {
         named_matrix matrices[MATRICES];
-        named_norm norms[NORMS];
-        list_block(model, &model->blocks[i], matrices, norms);
-        for (size_t j = 0; j < MATRICES; j++) bytes += adapter_bytes(matrices[j].matrix->adapter);
+        named_vector vectors[VECTORS];
+        list_block(model, &model->blocks[i], matrices, vectors);
+        for (size_t j = 0; j < MATRICES; j++) {
+            const matrix *m = matrices[j].matrix;
+            bytes += bitrl_matrix_bytes(m->format, m->rows, m->columns) + adapter_bytes(m->adapter);
+        }
     }
     return bytes;
 }
 
 /* ---- replacing ---- */
 
-/* Where the weights of a name lie: a matrix or a norm; the embedding may be a matrix too. */
+/* Where the weights of a name lie: a matrix, or a norm or bias; the embedding may be a matrix too. */
 typedef struct {
     matrix *matrix;
     size_t rows, columns, turned; /* turned: see weight_source */
-    double *norm;                 /* [columns] */
-    double offset;                /* of the norm */
+    double *vector;               /* [columns] */
+    double offset;                /* of the vector */
     bool embedding;
 } place;
 
 static bool find_in_block(const bitrl_model *model, size_t i, const char *name, place *out)
 {
     named_matrix matrices[MATRICES];
-    named_norm norms[NORMS];
+    named_vector vectors[VECTORS];
     char full[NAME];
-    list_block(model, &model->blocks[i], matrices, norms);
-    for (size_t j = 0; j < NORMS; j++)
-        if (norms[j].name && strcmp(name, name_of(full, i, norms[j].name, ".weight")) == 0) {
-            *out = (place){.norm = *norms[j].norm, .rows = 1, .columns = norms[j].n, .offset = model->norm_offset};
+    list_block(model, &model->blocks[i], matrices, vectors);
+    for (size_t j = 0; j < VECTORS; j++)
+        if (vectors[j].name && strcmp(name, name_of(full, i, vectors[j].name, vectors[j].suffix)) == 0) {
+            *out = (place){.vector = *vectors[j].values, .rows = 1, .columns = vectors[j].n, .offset = vectors[j].offset};
             return true;
         }
     for (size_t j = 0; j < MATRICES; j++) {
@@ -406,7 +452,7 @@ static bool find_in_block(const bitrl_model *model, size_t i, const char *name, 
             return true;
         }
         if (matrices[j].norm && strcmp(name, name_of(full, i, matrices[j].norm, ".weight")) == 0) {
-            *out = (place){.norm = m->norm, .rows = 1, .columns = m->columns};
+            *out = (place){.vector = m->norm, .rows = 1, .columns = m->columns};
             return true;
         }
     }
@@ -424,33 +470,33 @@ static bool find_place(bitrl_model *model, const char *name, place *out)
         return true;
     }
     if (strcmp(name, "output_norm.weight") == 0 && model->output_norm) {
-        *out = (place){.norm = model->output_norm, .rows = 1, .columns = shape->width, .offset = model->norm_offset};
+        *out = (place){.vector = model->output_norm, .rows = 1, .columns = shape->width, .offset = model->norm_offset};
         return true;
     }
     unsigned long long i;
     return sscanf(name, "blk.%20llu.", &i) == 1 && i < shape->blocks && find_in_block(model, i, name, out);
 }
 
-/* Finds where weights are to go: a norm, or a matrix to pack; their shapes fit, and norms are finite. */
+/* Finds where weights are to go: a vector, or a matrix to pack; their shapes fit, and vectors are finite. */
 static int plan(bitrl_model *model, const bitrl_weights *weights, place *where, packing *p, char *error)
 {
     size_t n = weights->rows * weights->columns;
     if (!find_place(model, weights->name, where))
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has no weights called %.60s that can be replaced", weights->name);
-    if (where->norm && n != where->columns)
+    if (where->vector && n != where->columns)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu weights there, not %zu (%.60s)", where->columns, n, weights->name);
-    if (!where->norm && (weights->rows != where->rows || weights->columns != where->columns))
+    if (!where->vector && (weights->rows != where->rows || weights->columns != where->columns))
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "has %zu x %zu weights there, not %llu x %llu (%.60s)", where->rows,
                           where->columns, (unsigned long long)weights->rows, (unsigned long long)weights->columns,
                           weights->name);
-    if (where->norm && !bitrl_all_finite(weights->values, n))
+    if (where->vector && !bitrl_all_finite(weights->values, n))
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot hold weights that are not finite (%.60s)", weights->name);
     *p = (packing){.m = where->matrix, .source = {.values = weights->values, .turned = where->turned}, .rows = where->rows,
                    .columns = where->columns};
     return BITRL_OK;
 }
 
-/* Finds where all are to go, and the memory for those that have none there yet. packings: those that are no norms, *packed. */
+/* Finds where all are to go, and the memory for those that have none there yet. packings: those that are no vectors, *packed. */
 static int plan_all(bitrl_model *model, const bitrl_weights *weights, uint64_t count, const uint64_t *seed, place *places,
                     packing *packings, size_t *packed, float **embedding, char *error)
 {
@@ -458,7 +504,7 @@ static int plan_all(bitrl_model *model, const bitrl_weights *weights, uint64_t c
     for (uint64_t i = 0; i < count && !status; i++) {
         packing *p = &packings[*packed];
         status = plan(model, &weights[i], &places[i], p, error);
-        if (status || places[i].norm) continue;
+        if (status || places[i].vector) continue;
         if (places[i].embedding && !model->replaced_embedding && !*embedding)
             *embedding = bitrl_allocate(model->shape.vocabulary * model->shape.width, sizeof **embedding);
         if (places[i].embedding) p->copy = *embedding ? *embedding : model->replaced_embedding;
@@ -474,7 +520,7 @@ static int plan_all(bitrl_model *model, const bitrl_weights *weights, uint64_t c
 static int refuse(pack_result result, const bitrl_weights *weights, const place *places, size_t failed, char *error)
 {
     if (result == PACK_NO_MEMORY) return bitrl_fail(error, BITRL_NO_MEMORY, "does not fit in memory");
-    while (places->norm || failed) failed -= !places++->norm, weights++; /* the failed one of those that are no norms */
+    while (places->vector || failed) failed -= !places++->vector, weights++; /* the failed one of those that are no vectors */
     return bitrl_fail(error, BITRL_BAD_ARGUMENT, "cannot hold weights that are not finite (%.60s)", weights->name);
 }
 
@@ -498,7 +544,7 @@ int bitrl_model_replace_all(bitrl_model *model, const bitrl_weights *weights, ui
     }
     if (!status) {
         for (uint64_t i = 0; i < count; i++)
-            if (places[i].norm) take_norm(places[i].norm, weights[i].values, places[i].columns, places[i].offset);
+            if (places[i].vector) take_vector(places[i].vector, weights[i].values, places[i].columns, places[i].offset);
         if (embedding) model->replaced_embedding = embedding;
         model->version++;
     } else {
@@ -555,9 +601,9 @@ int bitrl_model_adapt(bitrl_model *model, const char *name, const float *down, c
 {
     for (size_t i = 0; i < model->shape.blocks; i++) {
         named_matrix matrices[MATRICES];
-        named_norm norms[NORMS];
+        named_vector vectors[VECTORS];
         char full[NAME];
-        list_block(model, &model->blocks[i], matrices, norms);
+        list_block(model, &model->blocks[i], matrices, vectors);
         for (size_t j = 0; j < MATRICES; j++) {
             matrix *m = matrices[j].matrix;
             if (strcmp(name, name_of(full, i, matrices[j].name, ".weight")) != 0) continue;
@@ -590,8 +636,8 @@ void bitrl_model_unadapt(bitrl_model *model)
 {
     for (size_t i = 0; i < model->shape.blocks; i++) {
         named_matrix matrices[MATRICES];
-        named_norm norms[NORMS];
-        list_block(model, &model->blocks[i], matrices, norms);
+        named_vector vectors[VECTORS];
+        list_block(model, &model->blocks[i], matrices, vectors);
         for (size_t j = 0; j < MATRICES; j++) {
             free_adapter(matrices[j].matrix->adapter);
             matrices[j].matrix->adapter = NULL;
@@ -607,20 +653,23 @@ void bitrl_model_free(bitrl_model *model)
     if (!model) return;
     for (size_t i = 0; model->blocks && i < model->shape.blocks; i++) {
         named_matrix matrices[MATRICES];
-        named_norm norms[NORMS];
-        list_block(model, &model->blocks[i], matrices, norms);
+        named_vector vectors[VECTORS];
+        list_block(model, &model->blocks[i], matrices, vectors);
         for (size_t j = 0; j < MATRICES; j++) {
             free(matrices[j].matrix->row_scale);
             free(matrices[j].matrix->norm);
+            if (matrices[j].matrix->own_data) free(matrices[j].matrix->data);
             free_adapter(matrices[j].matrix->adapter);
         }
-        for (size_t j = 0; j < NORMS; j++) free(*norms[j].norm);
+        for (size_t j = 0; j < VECTORS; j++) free(*vectors[j].values);
     }
     if (model->memory) munmap(model->memory, model->memory_bytes);
     free(model->output.data);
     free(model->output.row_scale);
     free(model->replaced_embedding);
     free(model->output_norm);
+    free(model->frequencies);
+    free(model->local_frequencies);
     free(model->blocks);
     free(model);
 }

@@ -1,6 +1,6 @@
 /* Matrices made ready to multiply: rows of floats are quantised and laid out in tiles (kernels.h).
  *
- * Quantises, whatever type the file holds: ternary by one scale a matrix, int8 and fp8 by one a row, int4 by one a row and a
+ * Quantises, whatever type the file holds: ternary by one scale a matrix or, where the file has more, one a block; int8 and fp8 by one a row, int4 by one a row and a
  * small multiplier for each 32 columns. Knows nothing of models. */
 #include <math.h>
 #include <stdatomic.h>
@@ -19,11 +19,21 @@ matrix_format bitrl_format_of(uint32_t type)
     case GGML_TQ1_0:
     case GGML_TQ2_0:
     case GGML_I2_S:
+    case GGML_Q1_0:
+    case GGML_Q2_0:
+    case Q2_0_LONG:
     case HF_PACKED: return TERNARY;
+    case GGML_Q4_0: return INT4;
+    case GGML_Q4_1: /* and the others whose blocks int4 would round once more */
+    case GGML_Q5_0:
+    case GGML_Q5_1:
     case GGML_Q8_0:
-    case GGML_Q6_K: return INT8;
-    case GGML_Q4_0:
-    case GGML_Q4_1: return INT4;
+    case GGML_Q2_K:
+    case GGML_Q3_K:
+    case GGML_Q4_K:
+    case GGML_Q5_K:
+    case GGML_Q6_K:
+    case GGML_IQ4_NL: return INT8;
     case GGML_F16:
     case GGML_BF16: return BF16;
     default: return FP32;
@@ -93,6 +103,18 @@ static void put_dense(uint8_t *tile, const uint8_t *rows, size_t stride, size_t 
                 trits[step] = ((word_at(rows + r * stride + 4 * step) & code) + one) & code;
             put_word(tile + 4 * r, trits_pack(trits));
         }
+}
+
+/* With the scales behind each block: [columns / SCALE_BLOCK, TILE_ROWS]. */
+static void put_blocks(uint8_t *tile, const uint8_t *rows, size_t stride, size_t columns, const float *scales)
+{
+    for (size_t c = 0, n; c < columns; c += n, rows += n, scales += TILE_ROWS) {
+        n = columns - c < SCALE_BLOCK ? columns - c : SCALE_BLOCK;
+        put_ternary(tile, rows, stride, n);
+        tile += tile_bytes(TERNARY, n);
+        memcpy(tile, scales, TILE_ROWS * sizeof *scales);
+        tile += TILE_ROWS * sizeof *scales;
+    }
 }
 
 static void put_int4(uint8_t *tile, const uint8_t *rows, size_t stride, size_t columns)
@@ -185,6 +207,19 @@ static uint64_t other_int4(const uint8_t *a, const uint8_t *b, size_t columns)
     return count;
 }
 
+/* Of TERNARY_BLOCKS: of codes, not of scales. */
+static uint64_t other_in_blocks(const uint8_t *a, const uint8_t *b, size_t columns)
+{
+    uint64_t count = 0;
+    for (size_t c = 0, n; c < columns; c += n) {
+        n = columns - c < SCALE_BLOCK ? columns - c : SCALE_BLOCK;
+        count += other_pairs_of_bits(a, b, tile_bytes(TERNARY, n));
+        a += tile_bytes(TERNARY, n) + TILE_ROWS * sizeof(float);
+        b += tile_bytes(TERNARY, n) + TILE_ROWS * sizeof(float);
+    }
+    return count;
+}
+
 static uint64_t other_codes(matrix_format format, const uint8_t *a, const uint8_t *b, size_t columns)
 {
     size_t n = tile_bytes(format, columns);
@@ -192,6 +227,7 @@ static uint64_t other_codes(matrix_format format, const uint8_t *a, const uint8_
     switch (format) {
     case TERNARY: return other_pairs_of_bits(a, b, n);
     case TERNARY_DENSE: return other_trits(a, b, n);
+    case TERNARY_BLOCKS: return other_in_blocks(a, b, columns);
     case INT4: return other_int4(a, b, columns);
     case BF16: return other_halves(a, b, n);
     case FP32: return other_words(a, b, n);
@@ -213,6 +249,7 @@ typedef struct {
     bool looks;           /* at all weights first */
     size_t widest;        /* padded columns */
     float *rows;          /* [threads, TILE_ROWS, widest], of which some formats use the first only */
+    float *scales;        /* [threads, widest / SCALE_BLOCK up, TILE_ROWS] */
     uint8_t *codes;       /* [threads, TILE_ROWS, stride bytes] codes or bf16, zeros behind */
     size_t stride;        /* an odd number of cache lines, see activation_stride */
     int32_t *bits;        /* [threads, widest] random ones */
@@ -225,13 +262,14 @@ typedef struct {
 /* A thread's own. */
 typedef struct {
     packings *all;
-    float *rows;
+    float *rows, *scales;
     uint8_t *codes, *next;
     int32_t *bits;
     uint64_t *changed;
     window *window; /* on the file */
 } packer;
 
+/* With one scale. */
 static bool is_ternary(const packing *p)
 {
     return p->m && (p->m->format == TERNARY || p->m->format == TERNARY_DENSE);
@@ -315,9 +353,36 @@ static void round_row(const packer *own, const packing *p, size_t r, const float
     }
 }
 
-static void put_tile(matrix_format format, uint8_t *tile, const uint8_t *codes, size_t stride, const float *rows, size_t n)
+/* The codes of row r of TERNARY_BLOCKS and its scales, or those of a row of padding (NULL): each block's as they are, else by the
+ * mean of its absolute weights. */
+static void round_blocks(const packer *own, packing *p, size_t r, const float *row, uint8_t *codes)
+{
+    const bitrl_kernels *kernels = own->all->kernels;
+    size_t columns = round_up(p->m->columns, K_PAD);
+    const int32_t *bits = own->all->random && row ? own->bits : NULL;
+    if (bits) kernels->random_bits(own->bits, columns, spread(p->key + (source_row(&p->source, r) + 1) * 0x9e3779b97f4a7c15));
+    for (size_t c = 0, n, b = 0; c < columns; c += n, b++) {
+        n = columns - c < SCALE_BLOCK ? columns - c : SCALE_BLOCK;
+        float *scale = &own->scales[b * TILE_ROWS + r % TILE_ROWS];
+        *scale = row ? (float)largest(row + c, n) : 0;
+        if (!row) {
+            memset(codes + c, 0, n);
+        } else if (!kernels->ternary_codes((int8_t *)codes + c, row + c, n, *scale)) {
+            double total = 0;
+            for (size_t i = c; i < c + n; i++) total += fabs((double)row[i]);
+            double mean = total / (double)(c + n < p->m->columns ? n : p->m->columns - c);
+            *scale = (float)(mean > 1e-5 ? mean : 1e-5);
+            kernels->round_codes((int8_t *)codes + c, row + c, n, *scale, -1, 1, bits ? bits + c : NULL);
+            p->not_ternary = true; /* of a file that says they are: refused */
+        }
+    }
+}
+
+static void put_tile(const packer *own, matrix_format format, uint8_t *tile, const uint8_t *codes, size_t stride, const float *rows,
+                     size_t n)
 {
     switch (format) {
+    case TERNARY_BLOCKS: put_blocks(tile, codes, stride, n, own->scales); return;
     case TERNARY: put_ternary(tile, codes, stride, n); return;
     case TERNARY_DENSE: put_dense(tile, codes, stride, n); return;
     case INT8: put_words(tile, codes, stride, n / 4, 0x80808080); return;
@@ -344,12 +409,14 @@ static void pack_tile(const packer *own, packing *p, size_t number)
         else if (!take_row(p, n, first + r, row, own->window))
             return;
         if (m->format == TERNARY_DENSE) memset(codes + n, 0, PAD); /* which are read beyond the last */
-        if (!is_ternary(p) || p->not_ternary)
+        if (m->format == TERNARY_BLOCKS)
+            round_blocks(own, p, first + r, first + r < m->rows ? row : NULL, codes);
+        else if (!is_ternary(p) || p->not_ternary)
             round_row(own, p, first + r, row, codes, tile);
         else if (!all->kernels->ternary_codes((int8_t *)codes, row, n, p->scale))
             p->not_ternary = true; /* of a file that says they are: refused */
     }
-    put_tile(m->format, tile, own->codes, all->stride, own->rows, n);
+    put_tile(own, m->format, tile, own->codes, all->stride, own->rows, n);
     if (!all->replaces) return;
     *own->changed += other_codes(m->format, there, tile, n);
     memcpy(there, tile, bytes);
@@ -426,7 +493,8 @@ static void pack_together(void *context, size_t thread, size_t threads)
 {
     packings *all = context;
     window w = {.bytes = all->read + thread * WINDOW, .room = WINDOW};
-    const packer own = {all, all->rows + thread * TILE_ROWS * all->widest, all->codes + thread * TILE_ROWS * all->stride,
+    const packer own = {all, all->rows + thread * TILE_ROWS * all->widest,
+                        all->scales + thread * TILE_ROWS * (all->widest / SCALE_BLOCK + 1), all->codes + thread * TILE_ROWS * all->stride,
                         all->next + thread * 4 * TILE_ROWS * all->widest, all->bits + thread * all->widest, &all->changed[thread],
                         &w};
     if (all->looks) {
@@ -507,13 +575,14 @@ pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *ker
     }
     all.stride = (2 * all.widest / 64 + 1) * 64;
     all.rows = bitrl_allocate(each * TILE_ROWS * all.widest, sizeof *all.rows);
+    all.scales = bitrl_allocate(each * TILE_ROWS * (all.widest / SCALE_BLOCK + 1), sizeof *all.scales);
     all.codes = bitrl_allocate(each * TILE_ROWS, all.stride);
     all.bits = bitrl_allocate(each * all.widest, sizeof *all.bits);
     all.next = bitrl_allocate(each * 4 * TILE_ROWS, all.widest);
     all.changed = bitrl_allocate(each, sizeof *all.changed);
     all.read = bitrl_allocate(each, WINDOW);
     pack_result result = PACK_NO_MEMORY;
-    if (ready && all.rows && all.codes && all.bits && all.next && all.changed && all.read) {
+    if (ready && all.rows && all.scales && all.codes && all.bits && all.next && all.changed && all.read) {
         result = PACKED;
         pack_all(&all, threads);
         for (*failed = 0; *failed < count && !refused(&list[*failed]);) ++*failed;
@@ -524,6 +593,7 @@ pack_result bitrl_pack_all(packing *list, size_t count, const bitrl_kernels *ker
     for (size_t i = 0; i < each && result == PACKED && replaced; i++) replaced->changed += all.changed[i];
     for (size_t i = 0; i < count; i++) free(list[i].totals);
     free(all.rows);
+    free(all.scales);
     free(all.codes);
     free(all.bits);
     free(all.next);
@@ -537,4 +607,28 @@ pack_result bitrl_pack(matrix *m, const weight_source *source, const bitrl_kerne
     packing p = {.m = m, .source = *source};
     size_t failed;
     return bitrl_pack_all(&p, 1, kernels, threads, false, NULL, &failed);
+}
+
+bool bitrl_has_block_scales(const weight_source *source, size_t rows, size_t columns, const bitrl_kernels *kernels)
+{
+    size_t padded = round_up(columns, K_PAD);
+    float *row = bitrl_allocate(padded, sizeof *row), first = 0;
+    int8_t *codes = bitrl_allocate(padded, 1);
+    uint8_t *bytes = bitrl_allocate(WINDOW, 1);
+    window w = {.bytes = bytes, .room = WINDOW};
+    bool ternary = row && codes && bytes, several = false;
+    for (size_t r = 0; r < rows && ternary; r++) {
+        ternary = read_row(source, columns, r, row, &w) == ROW_READ;
+        for (size_t c = 0, n; c < padded && ternary; c += n) {
+            n = padded - c < SCALE_BLOCK ? padded - c : SCALE_BLOCK;
+            float scale = (float)largest(row + c, n);
+            ternary = kernels->ternary_codes(codes, row + c, n, scale);
+            several |= scale > 0 && first > 0 && scale != first; /* a block of zeros has any scale */
+            if (first == 0) first = scale;
+        }
+    }
+    free(row);
+    free(codes);
+    free(bytes);
+    return ternary && several;
 }

@@ -5,7 +5,7 @@
 #include "internal.h"
 
 /* Of x > 0: x = 2^e * m with m between sqrt(1/2) and sqrt(2), and log(m) = 2 atanh((m - 1) / (m + 1)) as a series. */
-static double logarithm(double x)
+double bitrl_logarithm(double x)
 {
     int e;
     double m = frexp(x, &e);
@@ -49,13 +49,44 @@ static void cosine_and_sine(double *cosine, double *sine, double angle)
     }
 }
 
-void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta)
+void bitrl_frequencies(double *out, size_t dims, double theta)
 {
-    size_t half = head_dim / 2;
-    double power = logarithm(theta);
-    for (size_t i = 0; i < half; i++) {
-        double frequency = exponential(-2.0 * (double)i / (double)head_dim * power);
-        for (size_t p = 0; p < positions; p++)
-            cosine_and_sine(rope + p * head_dim + i, rope + p * head_dim + half + i, (double)p * frequency);
+    double power = bitrl_logarithm(theta);
+    for (size_t i = 0; i < dims / 2; i++) out[i] = exponential(-2.0 * (double)i / (double)dims * power);
+}
+
+/* The pair of dimensions that turns so often over the context that a model was first trained with. */
+static double pair_of(const rope_scaling *s, double turns, size_t dims, double theta)
+{
+    return (double)dims * bitrl_logarithm(s->original / (turns * 0x1.921fb54442d18p2)) / (2 * bitrl_logarithm(theta));
+}
+
+double bitrl_scale_frequencies(double *frequencies, size_t dims, double theta, const rope_scaling *s)
+{
+    if (s->kind == ROPE_LINEAR)
+        for (size_t i = 0; i < dims / 2; i++) frequencies[i] /= s->factor;
+    if (s->kind != ROPE_YARN) return s->attention;
+    /* Fast pairs stay as they are, slow ones are stretched, and those between are mixed (YaRN, arXiv 2309.00071). */
+    double first = floor(pair_of(s, s->fast, dims, theta)), last = ceil(pair_of(s, s->slow, dims, theta));
+    first = first > 0 ? first : 0;
+    last = last < (double)dims - 1 ? last : (double)dims - 1;
+    double over = last - first > 0.001 ? last - first : 0.001;
+    for (size_t i = 0; i < dims / 2; i++) {
+        double share = ((double)i - first) / over;
+        share = share < 0 ? 0 : share > 1 ? 1 : share;
+        frequencies[i] = frequencies[i] / s->factor * share + frequencies[i] * (1 - share);
     }
+    return s->attention * (s->factor > 1 ? 1 + 0.1 * bitrl_logarithm(s->factor) : 1);
+}
+
+void bitrl_rope(double *rope, size_t positions, size_t dims, const double *frequencies, double factor)
+{
+    size_t half = dims / 2;
+    for (size_t i = 0; i < half; i++)
+        for (size_t p = 0; p < positions; p++) {
+            double *cosine = rope + p * dims + i, *sine = cosine + half;
+            cosine_and_sine(cosine, sine, (double)p * frequencies[i]);
+            *cosine *= factor;
+            *sine *= factor;
+        }
 }

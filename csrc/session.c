@@ -42,7 +42,7 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
     scratch next = {.tokens = tokens, .texts = texts, .longest = longest, .rank = rank};
     thread_scratch *own = calloc(threads, sizeof *own);
-    part *parts = calloc(17 + 6 * threads, sizeof *parts);
+    part *parts = calloc(18 + 7 * threads, sizeof *parts);
     size_t count = 0;
     if (own && parts) {
         const part shared[] = {
@@ -61,6 +61,7 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
             {(void **)&next.scale[2], tokens, sizeof *next.scale[2]},
             {(void **)&next.code_sum, tokens, sizeof *next.code_sum},
             {(void **)&next.passage_of, tokens, sizeof *next.passage_of},
+            {(void **)&next.wanted, tokens, sizeof *next.wanted},
             {(void **)&next.attention_items, texts + 1, sizeof *next.attention_items},
             {(void **)&next.passages, texts, sizeof *next.passages},
         };
@@ -74,6 +75,7 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
                 {(void **)&own[i].embedded, width, sizeof *own->embedded},
                 {(void **)&own[i].unpacked, unpacked_bytes(columns, tokens), sizeof *own->unpacked},
                 {(void **)&own[i].attention, attention_scratch(longest, shape->head_dim), sizeof *own->attention},
+                {(void **)&own[i].block_sums, model->has_blocks ? (TILE_ROWS + 1) * tokens : 0, sizeof *own->block_sums},
             };
             memcpy(parts + count, mine, sizeof mine);
             count += sizeof mine / sizeof *mine;
@@ -92,11 +94,11 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
     return true;
 }
 
-/* [positions, head_dim] cosines, then sines; NULL when memory is short. */
-static double *make_rope(size_t positions, size_t head_dim, double theta)
+/* [positions, dims] cosines, then sines; NULL when memory is short. */
+static double *make_rope(size_t positions, size_t dims, const double *frequencies, double factor)
 {
-    double *rope = bitrl_allocate(positions * head_dim, sizeof *rope);
-    if (rope) bitrl_rope(rope, positions, head_dim, theta);
+    double *rope = bitrl_allocate(positions * dims, sizeof *rope);
+    if (rope) bitrl_rope(rope, positions, dims, frequencies, factor);
     return rope;
 }
 
@@ -105,9 +107,10 @@ bool bitrl_grow_rope(bitrl_session *session, size_t positions)
     if (positions <= session->positions) return true;
     const bitrl_model *model = session->model;
     positions = round_up(positions, 64);
-    double *rope = make_rope(positions, model->shape.head_dim, model->shape.rope_theta);
-    double *local = model->window ? make_rope(positions, model->shape.head_dim, model->local_rope_theta) : NULL;
-    if (!rope || (model->window && !local)) {
+    size_t dims = model->shape.rope_dims;
+    double *rope = make_rope(positions, dims, model->frequencies, model->rope_factor);
+    double *local = model->local_frequencies ? make_rope(positions, dims, model->local_frequencies, 1) : NULL;
+    if (!rope || (model->local_frequencies && !local)) {
         free(rope);
         free(local);
         return false;
@@ -288,7 +291,8 @@ static int share_prefix(bitrl_session *session, const int32_t *tokens, const uin
         if (kept->x) memcpy(x, kept->x, *shared * width * sizeof *x);
         free(kept->x);
         kept->x = x;
-        const passage p = {tokens + *shared, all - *shared, 0, *shared, &kept->cache, &kept->cache, NULL, 0};
+        const passage p = {.tokens = tokens + *shared, .length = all - *shared, .past = *shared, .before = &kept->cache,
+                           .keep = &kept->cache};
         bitrl_forward(session->model, session->all.threads, &session->all.scratch, &session->rows, session->rope,
                       session->local_rope, &p, 1);
         memcpy(kept->x + *shared * width, session->all.scratch.x, p.length * width * sizeof *x);
@@ -325,6 +329,27 @@ static void pool_text(const bitrl_session *session, size_t shared, const double 
     for (size_t c = 0; c < width && pooling != BITRL_POOL_NONE; c++) out[c] = (float)(sum[c] / count);
 }
 
+/* The states at some of a text's tokens: side by side, or each number added to the feature that a sketch names. */
+static void pool_fields(const bitrl_session *session, size_t shared, const double *x, const uint64_t *places, size_t fields,
+                        const int32_t *sketch, size_t columns, float *out)
+{
+    size_t width = session->model->shape.width, padded = round_up(width, PAD);
+    memset(out, 0, columns * sizeof *out);
+    for (size_t f = 0; f < fields; f++) {
+        const double *row = places[f] < shared ? session->prefix.x + places[f] * padded : x + (places[f] - shared) * padded;
+        const int32_t *to = sketch ? sketch + f * width : NULL;
+        for (size_t c = 0; c < width; c++) {
+            float value = (float)row[c];
+            if (!to)
+                out[f * width + c] = value;
+            else if (to[c] < 0)
+                out[-1 - to[c]] -= value;
+            else
+                out[to[c]] += value;
+        }
+    }
+}
+
 /* Whether an adapter gave what is not finite since this was last asked. */
 static bool overflowed(crew *c)
 {
@@ -356,9 +381,13 @@ typedef struct {
     bitrl_session *session;
     const int32_t *tokens;
     const uint64_t *lengths;
-    int pooling;
-    size_t shared, count; /* tokens of the kept prefix, portions */
+    int pooling;            /* or these: */
+    const uint64_t *places; /* [texts, fields], or NULL */
+    size_t fields;
+    const int32_t *sketch; /* [fields, width], or NULL */
+    size_t columns;        /* features of a text */
     float *out;
+    size_t shared, count; /* tokens of the kept prefix, portions */
 } encoding;
 
 /* Divides a batch into portions of about `most` tokens beyond the shared ones, at least a text each; how many there are, or 0
@@ -388,14 +417,27 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
     passage *passages = c->scratch.passages;
     for (size_t i = p->text; i < p[1].text; at += e->lengths[i++]) {
         size_t length = e->lengths[i] - e->shared;
-        passages[count++] = (passage){e->tokens + at + e->shared, length, rows, e->shared, &session->prefix.cache, NULL, NULL, 0};
+        passages[count] = (passage){.tokens = e->tokens + at + e->shared, .length = length, .first = rows, .past = e->shared,
+                                    .before = &session->prefix.cache};
+        if (e->places) {
+            passages[count].wanted = e->places + i * e->fields;
+            passages[count].wanted_count = e->lengths[i] ? e->fields : 0;
+        }
+        count++;
         rows += length;
     }
     bitrl_forward(session->model, c->threads, &c->scratch, &session->rows, session->rope, session->local_rope, passages, count);
     at = p->token;
-    for (size_t j = 0; j < count; at += e->lengths[p->text + j++])
-        pool_text(session, e->shared, c->scratch.x + passages[j].first * round_up(width, PAD), passages[j].length, e->pooling,
-                  e->out + width * (e->pooling == BITRL_POOL_NONE ? at : p->text + j), c->scratch.own->row);
+    for (size_t j = 0; j < count; at += e->lengths[p->text + j++]) {
+        const double *x = c->scratch.x + passages[j].first * round_up(width, PAD);
+        size_t text = p->text + j;
+        if (!e->places)
+            pool_text(session, e->shared, x, passages[j].length, e->pooling,
+                      e->out + width * (e->pooling == BITRL_POOL_NONE ? at : text), c->scratch.own->row);
+        else
+            pool_fields(session, e->shared, x, e->places + text * e->fields, e->lengths[text] ? e->fields : 0, e->sketch, e->columns,
+                        e->out + text * e->columns);
+    }
 }
 
 static void encode_alone(void *context, size_t thread, size_t threads)
@@ -406,17 +448,15 @@ static void encode_alone(void *context, size_t thread, size_t threads)
         encode_portion(e, &e->session->portions[i], &e->session->alone[thread]);
 }
 
-int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
-                 float *out, char *error)
+/* The texts of `e`, whose `tokens` in all and `longest` bitrl_take_batch found. */
+static int encode_batch(encoding *e, uint64_t texts, size_t total, size_t longest, char *error)
 {
+    bitrl_session *session = e->session;
     const bitrl_model *model = session->model;
-    if (pooling < BITRL_POOL_MEAN || pooling > BITRL_POOL_NONE)
-        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no pooling %d", pooling);
-    encoding e = {session, tokens, lengths, pooling, 0, 0, out};
-    size_t total, longest, threads = pool_threads(session->all.threads);
-    int status = bitrl_take_batch(session, tokens, lengths, texts, &total, &longest, error);
-    if (status || texts == 0) return status;
-
+    const int32_t *tokens = e->tokens;
+    const uint64_t *lengths = e->lengths;
+    size_t threads = pool_threads(session->all.threads);
+    int status = BITRL_OK;
     size_t most = min(CHUNK, max(LEAST_ALONE, total / (2 * threads))), at_once = min(texts, CHUNK) + 1;
     bool alone = threads > 1 && texts > 1 && bitrl_model_bytes_per_token(model) <= SMALL;
     bool ok = bitrl_grow_rope(session, longest) &&
@@ -425,17 +465,48 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
         if (!session->alone[i].threads) session->alone[i].threads = pool_open(1);
         ok = session->alone[i].threads && bitrl_grow_scratch(model, &session->alone[i], max(most, longest), at_once, longest);
     }
-    if (ok) status = share_prefix(session, tokens, lengths, texts, &e.shared, error);
-    if (ok && !status) ok = (e.count = divide(session, lengths, texts, e.shared, alone ? most : CHUNK)) > 0;
+    if (ok) status = share_prefix(session, tokens, lengths, texts, &e->shared, error);
+    if (ok && !status) ok = (e->count = divide(session, lengths, texts, e->shared, alone ? most : CHUNK)) > 0;
     if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
     if (status) return status;
 
-    if (alone && e.count > 1)
-        pool_run(session->all.threads, encode_alone, &e);
+    if (alone && e->count > 1)
+        pool_run(session->all.threads, encode_alone, e);
     else
-        for (size_t i = 0; i < e.count; i++) encode_portion(&e, &session->portions[i], &session->all);
-    size_t values = (pooling == BITRL_POOL_NONE ? total : texts) * model->shape.width;
-    return bitrl_check_finite(session, out, values, tokens, total, error);
+        for (size_t i = 0; i < e->count; i++) encode_portion(e, &session->portions[i], &session->all);
+    return bitrl_check_finite(session, e->out, (e->pooling == BITRL_POOL_NONE ? total : texts) * e->columns, tokens, total, error);
+}
+
+int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
+                 float *out, char *error)
+{
+    if (pooling < BITRL_POOL_MEAN || pooling > BITRL_POOL_NONE)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there is no pooling %d", pooling);
+    encoding e = {.session = session, .tokens = tokens, .lengths = lengths, .pooling = pooling, .out = out};
+    e.columns = session->model->shape.width;
+    size_t total, longest;
+    int status = bitrl_take_batch(session, tokens, lengths, texts, &total, &longest, error);
+    return status || texts == 0 ? status : encode_batch(&e, texts, total, longest, error);
+}
+
+int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
+                        const uint64_t *places, uint64_t fields, const int32_t *sketch, uint64_t columns, float *out, char *error)
+{
+    size_t width = session->model->shape.width, total, longest;
+    if (fields < 1 || fields > session->model->shape.context)
+        return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there cannot be %llu fields", (unsigned long long)fields);
+    for (size_t i = 0; sketch && i < fields * width; i++)
+        if (sketch[i] < 0 ? -1 - (int64_t)sketch[i] >= (int64_t)columns : sketch[i] >= (int64_t)columns)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "the sketch names feature %d of %llu", (int)sketch[i],
+                              (unsigned long long)columns);
+    encoding e = {.session = session, .tokens = tokens, .lengths = lengths, .out = out, .pooling = BITRL_POOL_LAST,
+                  .places = places, .fields = fields, .sketch = sketch, .columns = sketch ? columns : fields * width};
+    int status = bitrl_take_batch(session, tokens, lengths, texts, &total, &longest, error);
+    for (uint64_t i = 0; !status && i < texts * fields; i++)
+        if (lengths[i / fields] && (places[i] >= lengths[i / fields] || (i % fields && places[i] <= places[i - 1])))
+            status = bitrl_fail(error, BITRL_BAD_ARGUMENT, "the places of text %llu do not ascend within its %llu tokens",
+                                (unsigned long long)(i / fields), (unsigned long long)lengths[i / fields]);
+    return status || texts == 0 ? status : encode_batch(&e, texts, total, longest, error);
 }
 
 int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, float *out,
@@ -454,7 +525,7 @@ int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uin
     for (const portion *p = session->portions; p < session->portions + count; p++) {
         size_t rows = 0, passages = 0;
         for (size_t i = p->text; i < p[1].text; rows += lengths[i++])
-            s->passages[passages++] = (passage){tokens + p->token + rows, lengths[i], rows, 0, NULL, NULL, NULL, 0};
+            s->passages[passages++] = (passage){.tokens = tokens + p->token + rows, .length = lengths[i], .first = rows};
         s->states = out + p->token * model->shape.width;
         bitrl_forward(model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, passages);
     }

@@ -32,7 +32,7 @@ struct bitrl_session {
     crew *alone;       /* [threads] each of one; without pools until they are needed */
     portion *portions; /* [portions_capacity] of the batch, and where it ends */
     size_t portions_capacity;
-    double *rope, *local_rope; /* [positions, head_dim] cosines, then sines; the second of local blocks, or NULL */
+    double *rope, *local_rope; /* [positions, rope_dims] cosines, then sines; the second of local blocks with their own, or NULL */
     size_t positions;
     prefix prefix;
     kept_rows rows;     /* of all tokens read so far */

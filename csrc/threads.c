@@ -2,12 +2,13 @@
  *
  * Does not know what the work is. The caller is thread 0. Waiting threads spin for a while, since a barrier inside a
  * forward pass is a matter of microseconds, then sleep: the one that they wait for may need their CPU, or another process
- * does. Where spinning was for nothing last time, they spin for less. */
+ * does. Where spinning was for nothing last time, they spin for less; and for longer again where a run began soon after all. */
 #define _DEFAULT_SOURCE
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -68,6 +69,14 @@ static bool spin(atomic_ulong *value, unsigned long seen, unsigned *patience)
     return atomic_load_explicit(value, memory_order_acquire) != seen;
 }
 
+/* Whether less than about the time of SPINS has passed since then. */
+static bool was_soon(const struct timespec *since)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (now.tv_sec - since->tv_sec) * 1000000000 + (now.tv_nsec - since->tv_nsec) < 100000;
+}
+
 static void *worker_main(void *argument)
 {
     worker *self = argument;
@@ -75,11 +84,14 @@ static void *worker_main(void *argument)
     unsigned long seen = 0;
     unsigned patience = SPINS;
     for (;;) {
-        spin(&p->round, seen, &patience);
+        struct timespec since;
+        bool slept = !spin(&p->round, seen, &patience);
+        if (slept) clock_gettime(CLOCK_MONOTONIC, &since);
         pthread_mutex_lock(&p->lock);
         while (p->round == seen && !p->closing) pthread_cond_wait(&p->go, &p->lock);
         seen = p->round;
         pthread_mutex_unlock(&p->lock);
+        if (slept && was_soon(&since)) patience = patience * 4 < SPINS ? patience * 4 : SPINS; /* short calls, one after another */
         if (p->closing) return NULL;
         p->work(p->context, self->index, p->running);
         pool_barrier(p);

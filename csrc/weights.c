@@ -30,6 +30,13 @@ static inline float half_at(const uint8_t *from)
     return half_to_float(half);
 }
 
+static inline uint32_t word_at(const uint8_t *from)
+{
+    uint32_t word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+
 /* ---- out: [n], the n weights from the first of `from`, which begins a block ---- */
 
 static void read_f32(float *restrict out, const uint8_t *restrict from, size_t n) { memcpy(out, from, n * sizeof *out); }
@@ -79,6 +86,111 @@ static void read_q4_1(float *restrict out, const uint8_t *restrict from, size_t 
     }
 }
 
+static void read_q5_0(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    for (size_t b = 0; b < n / 32; b++, from += 22, out += 32) {
+        float scale = half_at(from);
+        uint32_t high = word_at(from + 2);
+        for (size_t i = 0; i < 32; i++) {
+            int low = from[6 + i % 16] >> 4 * (i / 16) & 15;
+            out[i] = scale * (float)((low | (int)(high >> i & 1) << 4) - 16);
+        }
+    }
+}
+
+static void read_q5_1(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    for (size_t b = 0; b < n / 32; b++, from += 24, out += 32) {
+        float scale = half_at(from), least = half_at(from + 2);
+        uint32_t high = word_at(from + 4);
+        for (size_t i = 0; i < 32; i++) {
+            int low = from[8 + i % 16] >> 4 * (i / 16) & 15;
+            out[i] = scale * (float)(low | (int)(high >> i & 1) << 4) + least;
+        }
+    }
+}
+
+/* Four bits choose among values that lie closer together around zero. */
+static void read_iq4_nl(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    static const int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    for (size_t b = 0; b < n / 32; b++, from += 18, out += 32) {
+        float scale = half_at(from);
+        for (size_t i = 0; i < 32; i++) out[i] = scale * (float)values[from[2 + i % 16] >> 4 * (i / 16) & 15];
+    }
+}
+
+/* Of the K types, 256 weights lie in two halves of 128, and a half in four parts of 32 that share 32 bytes of two bits. */
+
+/* 16 bytes of a scale (low) and an offset (high) of 16 weights, 64 bytes of codes, the scale of scales and that of offsets. */
+static void read_q2_k(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    for (size_t b = 0; b < n / 256; b++, from += 84, out += 256) {
+        const uint8_t *codes = from + 16;
+        float scale = half_at(from + 80), offset = half_at(from + 82);
+        for (size_t i = 0; i < 256; i++) {
+            float times = scale * (float)(from[i / 16] & 15), less = offset * (float)(from[i / 16] >> 4);
+            int code = codes[32 * (i / 128) + i % 32] >> 2 * (i % 128 / 32) & 3;
+            out[i] = times * (float)code - less;
+        }
+    }
+}
+
+/* 32 bytes of third bits (0: 4 less), 64 of the lower two, 16 scales of six bits in 12 bytes, and their scale. */
+static void read_q3_k(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    for (size_t b = 0; b < n / 256; b++, from += 110, out += 256) {
+        const uint8_t *codes = from + 32, *packed = from + 96;
+        float scale = half_at(from + 108), times[16];
+        for (size_t j = 0; j < 16; j++) {
+            int low = packed[j % 8] >> 4 * (j / 8) & 15, high = packed[8 + j % 4] >> 2 * (j / 4) & 3;
+            times[j] = scale * (float)((low | high << 4) - 32);
+        }
+        for (size_t i = 0; i < 256; i++) {
+            int code = codes[32 * (i / 128) + i % 32] >> 2 * (i % 128 / 32) & 3, third = from[i % 32] >> i / 32 & 1;
+            out[i] = times[i / 16] * (float)(code - (third ? 0 : 4));
+        }
+    }
+}
+
+/* Eight scales and eight offsets of six bits in 12 bytes, times those of the whole block. */
+static void take_scales(float times[8], float less[8], const uint8_t *packed, float scale, float offset)
+{
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *low = packed + j % 4, *rest = packed + 8 + j % 4;
+        int of_scale = j < 4 ? low[0] & 63 : (rest[0] & 15) | (low[0] >> 2 & 48);
+        int of_offset = j < 4 ? low[4] & 63 : rest[0] >> 4 | (low[4] >> 2 & 48);
+        times[j] = scale * (float)of_scale;
+        less[j] = offset * (float)of_offset;
+    }
+}
+
+/* Scale and offset, those of 32 weights, 128 bytes of which 32 have the codes of two parts of 32. */
+static void read_q4_k(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    for (size_t b = 0; b < n / 256; b++, from += 144, out += 256) {
+        float times[8], less[8];
+        take_scales(times, less, from + 4, half_at(from), half_at(from + 2));
+        for (size_t i = 0; i < 256; i++) {
+            int code = from[16 + 32 * (i / 64) + i % 32] >> 4 * (i / 32 % 2) & 15;
+            out[i] = times[i / 32] * (float)code - less[i / 32];
+        }
+    }
+}
+
+/* The same with 32 bytes of fifth bits, a part's in one place of all of them. */
+static void read_q5_k(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    for (size_t b = 0; b < n / 256; b++, from += 176, out += 256) {
+        float times[8], less[8];
+        take_scales(times, less, from + 4, half_at(from), half_at(from + 2));
+        for (size_t i = 0; i < 256; i++) {
+            int code = from[48 + 32 * (i / 64) + i % 32] >> 4 * (i / 32 % 2) & 15, fifth = from[16 + i % 32] >> i / 32 & 1;
+            out[i] = times[i / 32] * (float)(code | fifth << 4) - less[i / 32];
+        }
+    }
+}
+
 /* Per 256: 128 bytes of low nibbles, 64 of the two upper bits, 16 scales of 16 weights, one scale of these. */
 static void read_q6_k(float *restrict out, const uint8_t *restrict from, size_t n)
 {
@@ -123,14 +235,49 @@ static void read_tq2_0(float *restrict out, const uint8_t *restrict from, size_t
     }
 }
 
+/* One bit a weight: its sign. */
+static void read_q1_0(float *restrict out, const uint8_t *restrict from, size_t n)
+{
+    for (size_t b = 0; b < n / 128; b++, from += 18, out += 128) {
+        float scale = half_at(from);
+        for (size_t i = 0; i < 128; i++) out[i] = from[2 + i / 8] >> i % 8 & 1 ? scale : -scale;
+    }
+}
+
+static inline void read_two_bits(float *restrict out, const uint8_t *restrict from, size_t n, size_t block)
+{
+    for (size_t b = 0; b < n / block; b++, from += 2 + block / 4, out += block) {
+        float scale = half_at(from);
+        for (size_t i = 0; i < block; i++) out[i] = scale * (float)((from[2 + i / 4] >> 2 * (i % 4) & 3) - 1);
+    }
+}
+
+static void read_q2_0(float *restrict out, const uint8_t *restrict from, size_t n) { read_two_bits(out, from, n, 64); }
+
+static void read_q2_0_long(float *restrict out, const uint8_t *restrict from, size_t n) { read_two_bits(out, from, n, 128); }
+
 static const weight_type types[] = {
-    {"F32", GGML_F32, 1, 4, read_f32},        {"F16", GGML_F16, 1, 2, read_f16},
-    {"BF16", GGML_BF16, 1, 2, read_bf16},     {"Q8_0", GGML_Q8_0, 32, 34, read_q8_0},
-    {"Q4_0", GGML_Q4_0, 32, 18, read_q4_0},   {"Q4_1", GGML_Q4_1, 32, 20, read_q4_1},
-    {"Q6_K", GGML_Q6_K, 256, 210, read_q6_k}, {"TQ1_0", GGML_TQ1_0, 256, 54, read_tq1_0},
-    {"TQ2_0", GGML_TQ2_0, 256, 66, read_tq2_0}, {"I2_S", GGML_I2_S, 64, 16, NULL},
+    {"F32", GGML_F32, 1, 4, read_f32},          {"F16", GGML_F16, 1, 2, read_f16},
+    {"BF16", GGML_BF16, 1, 2, read_bf16},       {"Q8_0", GGML_Q8_0, 32, 34, read_q8_0},
+    {"Q4_0", GGML_Q4_0, 32, 18, read_q4_0},     {"Q4_1", GGML_Q4_1, 32, 20, read_q4_1},
+    {"Q5_0", GGML_Q5_0, 32, 22, read_q5_0},     {"Q5_1", GGML_Q5_1, 32, 24, read_q5_1},
+    {"IQ4_NL", GGML_IQ4_NL, 32, 18, read_iq4_nl}, {"Q2_K", GGML_Q2_K, 256, 84, read_q2_k},
+    {"Q3_K", GGML_Q3_K, 256, 110, read_q3_k},   {"Q4_K", GGML_Q4_K, 256, 144, read_q4_k},
+    {"Q5_K", GGML_Q5_K, 256, 176, read_q5_k},   {"Q6_K", GGML_Q6_K, 256, 210, read_q6_k},
+    {"TQ1_0", GGML_TQ1_0, 256, 54, read_tq1_0}, {"TQ2_0", GGML_TQ2_0, 256, 66, read_tq2_0},
+    {"Q1_0", GGML_Q1_0, 128, 18, read_q1_0},    {"Q2_0", GGML_Q2_0, 64, 18, read_q2_0},
+    {"Q2_0", Q2_0_LONG, 128, 34, read_q2_0_long}, {"I2_S", GGML_I2_S, 64, 16, NULL},
     {"HF_PACKED", HF_PACKED, 1, 0, NULL},
 };
+
+/* GGML's types that are not read, and those that are, by number; NULL: there is none. */
+static const char *const all_types[] = {
+    "F32", "F16", "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+    "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32",
+    "I64", "F64", "IQ1_M", "BF16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "I2_S", "IQ4_NL_4_8",
+    "IQ4_NL_8_8", "MXFP4", "NVFP4", "Q1_0", "Q2_0"};
+
+const char *bitrl_any_type_name(uint32_t type) { return type < sizeof all_types / sizeof *all_types ? all_types[type] : NULL; }
 
 const weight_type *bitrl_weight_type(uint32_t type)
 {

@@ -45,11 +45,13 @@ def test_noise_of_gumbel_samples_the_softmax_of_admissible_actions():
     np.testing.assert_allclose(np.bincount(drawn, minlength=ACTIONS) / 4000, powers / powers.sum(), atol=0.03)
 
 
-def test_there_is_a_head_for_discrete_and_box_actions_alone():
+def test_there_is_a_head_for_all_actions_that_are_numbers():
     assert learning.action_head(gymnasium.spaces.Discrete(3)).outputs == 3
     assert learning.action_head(gymnasium.spaces.Box(-1, 1, (2, 2))).outputs == 4
-    with pytest.raises(bitrl.UsageError, match="no action head for MultiDiscrete actions in this version"):
-        learning.action_head(gymnasium.spaces.MultiDiscrete([2, 2]))
+    assert learning.action_head(gymnasium.spaces.MultiDiscrete([2, 3])).outputs == 5
+    assert learning.action_head(gymnasium.spaces.MultiBinary(3)).outputs == 6
+    with pytest.raises(bitrl.UsageError, match="no action head for Text actions"):
+        learning.action_head(gymnasium.spaces.Text(5))
 
 
 def test_episodes_are_played_whole():

@@ -44,7 +44,8 @@ class AdmissibleActions:
     """The admissible actions of n states.
 
     Attributes:
-        mask: bool [n, k]; true where an action is admissible.
+        mask: bool [n, k]; true where an action is admissible. Of actions of several factors (factors.py), the values of
+            all their choices one after another.
         rows: where actions are commands, the index of each in `commands`, int64 [n, k] (0 is padding); else None.
         commands: the commands of all these states; None where actions are integers.
     """

@@ -8,8 +8,19 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.acting import factors
+from bitrl.core.acting.admissible import MASK, splits, states_of
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.policies import KINDS, CodebookPolicy, CommandPolicy, Continuous, Discrete, Network
+from bitrl.core.acting.nested import leaves, name_of, part_at
+from bitrl.core.acting.policies import (
+    KINDS,
+    CodebookPolicy,
+    CommandPolicy,
+    Continuous,
+    Discrete,
+    FactoredPolicy,
+    Network,
+)
 from bitrl.core.config import MOST_HISTORY
 from bitrl.core.interfaces import Field, ObservationSpec
 
@@ -39,6 +50,9 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     _only(spec, ObservationSpec, "observation")
     _expect(spec, "fields", lambda value: isinstance(value, list) and all(map(_is_mapping, value)), "a list of fields")
     _expect(spec, "texts", lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names")
+    parts = {"parts": [], "images": [], **spec}
+    _expect(parts, "parts", lambda value: isinstance(value, list) and all(map(_is_path, value)), "a list of paths")
+    _expect(parts, "images", lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names")
     _expect(spec, "discrete", lambda value: value is None or _is_count(1, 2**31)(value), "an integer above 0, or null")
     for field in spec["fields"]:
         _only(field, Field, "a field")
@@ -58,15 +72,20 @@ def check_arrays(file: Checkpoint) -> None:
     """
     if "example" not in file.arrays or len(file.arrays["example"]) != 1:
         raise ValueError("it holds no example of an observation")
-    for name, array in file.arrays.items():
-        if array.dtype.kind == "f" and name != "example":
-            bad = np.isnan(array) if name.rpartition(".")[2] in _MAY_BE_INFINITE else ~np.isfinite(array)
-            if bad.any():
-                raise ValueError(f"{name} holds {int(bad.sum()):,} numbers that are NaN or infinite")
+    for name, whole in file.arrays.items():
+        for array in (part_at(whole, path) for path, *_ in leaves(whole.dtype)):
+            if array.dtype.kind == "f" and name != "example":
+                bad = np.isnan(array) if name.rpartition(".")[2] in _MAY_BE_INFINITE else ~np.isfinite(array)
+                if bad.any():
+                    raise ValueError(f"{name} holds {int(bad.sum()):,} numbers that are NaN or infinite")
+    _check_example(file)
     arrays = with_prefix(file.arrays, "policy.")
-    if words := [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]:
-        raise ValueError(f"policy.{words[0]} holds no numbers")
     kind = KINDS[file.meta["policy"]]
+    records = ("low", "high") if kind is FactoredPolicy else ()
+    for name, array in arrays.items():
+        kinds = {each.kind for _, each, _ in leaves(array.dtype)} if name in records else {array.dtype.kind}
+        if not kinds <= {*"fiub"}:
+            raise ValueError(f"policy.{name} holds no numbers")
     outputs = set()
     for field in attrs.fields(kind):
         if field.type in ("Network", Network):
@@ -77,6 +96,10 @@ def check_arrays(file: Checkpoint) -> None:
         raise ValueError("policy.network and policy.keys do not give equally many numbers")
     if kind is Discrete and (arrays["start"].shape != () or arrays["start"].dtype.kind not in "iu"):
         raise ValueError("policy.start: expected an integer")
+    if kind is FactoredPolicy:
+        masks: Mapping[str, Any] = file.arrays["example"].dtype.fields or {}
+        mask = masks[MASK][0].shape if splits(tuple(masks)) and MASK in masks else None
+        _check_factors(arrays["low"], arrays["high"], arrays["kinds"], outputs, mask)
     if kind in (Continuous, CodebookPolicy):
         low, high = arrays["low"], arrays["high"]
         values = arrays["values"] if kind is CodebookPolicy else np.zeros((low.size, 1))
@@ -84,6 +107,40 @@ def check_arrays(file: Checkpoint) -> None:
             raise ValueError("policy.values: expected a row of values for each dimension of its low and high")
         if low.shape != high.shape or low.dtype != high.dtype or {values.size} != outputs:
             raise ValueError("policy: its low, high and network do not fit together")
+
+
+def _check_example(file: Checkpoint) -> None:
+    """Refuse an example without the parts of an observation that the serializer is to read."""
+    example = states_of(file.arrays["example"])
+    there = [path for path, *_ in leaves(example.dtype)]
+    for path in map(tuple, file.meta["observation"].get("parts", ())):
+        if path not in there:
+            raise ValueError(f'its example of an observation has no part "{name_of(path)[:80]}"')
+
+
+def _check_factors(
+    low: np.ndarray, high: np.ndarray, kinds: np.ndarray, outputs: set[int], mask: tuple[int, ...] | None
+) -> None:
+    """Refuse what describes no action space, or one for which a network or a `mask` of this shape has not as many
+    numbers.
+    """
+    count = len([*leaves(low.dtype)])
+    alike = low.dtype == high.dtype and low.shape == high.shape and len(low.shape) >= 1 and len(low) == 1
+    known = (
+        kinds.dtype == np.int8 and kinds.shape == (count,) and (kinds >= 0).all() and (kinds < len(factors.KINDS)).all()
+    )
+    if not (alike and known and count):
+        raise ValueError(
+            "policy.low, policy.high, policy.kinds: expected the bounds of an action, and a kind for each part"
+        )
+    actions, expected = factors.FactoredActions(low, high, kinds), 0
+    for factor in actions.factors:
+        whole = factor.low.dtype.kind in "iu"
+        if factor.kind != "Box" and not (whole and (factor.low <= factor.high).all()):
+            raise ValueError("policy.low, policy.high: expected integers, the first at most the second")
+        expected += factor.outputs
+    if {expected} != outputs or (actions.values and mask not in (None, (actions.values,))):
+        raise ValueError("policy: its low, high and network do not fit together")
 
 
 def _outputs(arrays: Mapping[str, np.ndarray], name: str) -> int:
@@ -121,6 +178,10 @@ def _is_mapping(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
 
 
 def _is_component(value: Any) -> bool:

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting import bitdelta, checkpoints
-from bitrl.core.acting.admissible import states_of
+from bitrl.core.acting.admissible import MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
 from bitrl.core.acting.history import StateHistory
 from bitrl.core.acting.loading import build_backbone, build_serializer
+from bitrl.core.acting.nested import taken_apart
 from bitrl.core.acting.plain_observations import as_array, as_plain
-from bitrl.core.acting.policies import Policy, arrays_of, policy_of
+from bitrl.core.acting.policies import FactoredPolicy, Policy, arrays_of, policy_of
 from bitrl.core.acting.states import StateReader, States, identity_changes, identity_of
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
@@ -99,12 +100,14 @@ class Agent:
         """Start an episode, which holds the history of its states."""
         return Episode(self)
 
-    def act(self, observation: Any) -> int | np.ndarray:
-        """The greedy action for an observation, as the environment takes it: an integer, or float32 [...].
+    def act(self, observation: Any) -> Any:
+        """The greedy action for an observation, as the environment takes it: an integer, an array [...], or dicts and
+        tuples of these.
 
         Args:
             observation: as the environment gives it, or as plain data; where not all actions are always admissible,
-                {"observation": …, "commands": [strings]} (the action is an index), or {…, "action_mask": [0, 1]}.
+                {"observation": …, "commands": [strings]} (the action is an index), or {…, "action_mask": [0, 1]}: of
+                several factors, all their masks one after another, or as the environment's own `info` has it.
 
         Raises:
             UsageError: the observation has the wrong type or shape, or the agent reads several states of an episode
@@ -112,9 +115,7 @@ class Agent:
         """
         return self.act_batch([observation])[0]
 
-    def act_batch(
-        self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None
-    ) -> list[int | np.ndarray]:
+    def act_batch(self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None) -> list[Any]:
         """The greedy actions for n observations, all encoded in one batch.
 
         Args:
@@ -134,7 +135,7 @@ class Agent:
             )
         if episodes is not None and len(episodes) != len(observations):
             raise UsageError(f"expected an episode for each of {len(observations)} observations, got {len(episodes)}")
-        rows = np.concatenate([as_array(observation, like=self._example) for observation in observations])
+        rows = np.concatenate([as_array(self._with_flat_mask(each), like=self._example) for each in observations])
         states = States(rows, self.reader)
         if self.history > 1:
             memories = [episode.memory.copy() for episode in episodes or ()]
@@ -143,11 +144,24 @@ class Agent:
                 self.reader.serializer(memory.add(state)) for memory, state in zip(memories, newest, strict=True)
             ]
             states = States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written))
-        actions = [action if np.ndim(action) else action.item() for action in self.policy(states)]
+        actions = [_as_taken(action) for action in self.policy(states)]
         if self.history > 1:
             for episode, memory in zip(episodes or (), memories, strict=True):
                 episode.memory = memory
         return actions
+
+    def _with_flat_mask(self, observation: Any) -> Any:
+        """The observation with its action mask as `FactoredActions.flat_mask` makes it, where actions have factors."""
+        policy = self.policy
+        masked = isinstance(policy, FactoredPolicy) and policy.actions.values and splits(self._example.dtype.names)
+        if not isinstance(policy, FactoredPolicy) or not masked:
+            return observation
+        if not isinstance(observation, Mapping) or MASK not in observation:
+            return observation
+        try:
+            return {**observation, MASK: policy.actions.flat_mask(observation[MASK])}
+        except ValueError as error:
+            raise UsageError(f'"{MASK}"{error}') from None
 
     def _learned(self, backbone: Any, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """What the backbone learned, which the file may have as signs and scales of its change."""
@@ -193,7 +207,7 @@ class Episode:
     def __init__(self, agent: Agent):
         self.agent, self.memory = agent, StateHistory(agent.history)
 
-    def act(self, observation: Any) -> int | np.ndarray:
+    def act(self, observation: Any) -> Any:
         """The greedy action for the episode's newest observation; see `Agent.act`."""
         return self.agent.act_batch([observation], [self])[0]
 
@@ -303,4 +317,16 @@ def _restore(load: Callable[[Mapping[str, np.ndarray]], None], file: Checkpoint,
 def _spec_of(data: Mapping[str, Any]) -> ObservationSpec:
     """The specification that `attrs.asdict` took apart, after its way through JSON."""
     fields, texts = tuple(Field(**field) for field in data["fields"]), tuple(data["texts"])
-    return ObservationSpec(**{**data, "fields": fields, "texts": texts})
+    parts, images = tuple(map(tuple, data.get("parts", ()))), tuple(data.get("images", ()))
+    return ObservationSpec(**{**data, "fields": fields, "texts": texts, "parts": parts, "images": images})
+
+
+def _as_taken(action: Any) -> Any:
+    """A policy's action as an environment takes it: a number as Python's own, a record as dicts and tuples."""
+    if isinstance(action, np.void):
+        action = taken_apart(action)
+    if isinstance(action, dict):
+        return {name: _as_taken(part) for name, part in action.items()}
+    if isinstance(action, tuple):
+        return tuple(map(_as_taken, action))
+    return action if np.ndim(action) else action.item()

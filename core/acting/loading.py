@@ -6,6 +6,7 @@ from typing import Any
 
 from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.history import History, check_pooling
+from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config
 from bitrl.core.errors import UsageError
@@ -93,7 +94,13 @@ def build_serializer(record: SerializerRecord, options: Any, observation: Observ
     with calling(named("serializer", record)):
         serializer = record.load()(options, observation)
     _require("serializer", record, serializer, LearningSerializer if record.learns else Serializer)
+    serializer = of_flat_observations(serializer, observation)
     return History(serializer, history, record) if history > 1 else serializer
+
+
+def of_flat_observations(serializer: Any, observation: ObservationSpec) -> Any:
+    """`serializer`, which reads flat observations, for those of an environment, which may have several parts."""
+    return FlatObservations(serializer, observation.parts) if observation.parts else serializer
 
 
 def build_backbone(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting.admissible import COMMANDS, splits
+from bitrl.core.acting.nested import is_tuple
 from bitrl.core.errors import UsageError
 
 _REPR = reprlib.Repr()
@@ -17,12 +18,23 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
 
 
 def as_plain(value: Any) -> Any:
-    """One observation as an array has it (observations.py) → numbers, lists, strings, mappings; commands as a list."""
+    """One observation or action as an array has it (observations.py) → numbers, lists, strings, mappings; commands as a
+    list.
+    """
     if not isinstance(value, np.void):
         return str(value) if isinstance(value, str) else np.asarray(value).tolist()
     names = value.dtype.names or ()
     parts = {name: as_plain(value[name]) for name in names}
+    if is_tuple(names):
+        return [*parts.values()]
     return {**parts, COMMANDS: parts[COMMANDS].split("\n")} if splits(names) and COMMANDS in names else parts
+
+
+def plain_action(action: Any) -> Any:
+    """An action as an environment takes it → numbers, lists and mappings."""
+    if isinstance(action, dict):
+        return {name: plain_action(part) for name, part in action.items()}
+    return [*map(plain_action, action)] if isinstance(action, tuple) else np.asarray(action).tolist()
 
 
 def as_array(observation: Any, like: np.ndarray) -> np.ndarray:
@@ -45,6 +57,11 @@ def as_array(observation: Any, like: np.ndarray) -> np.ndarray:
 
 def _parts(dtype: np.dtype, shape: tuple[int, ...], value: Any, what: str) -> Any:
     """`value` as an element of an array of this dtype: a tuple of its parts, a string, or numbers of this shape."""
+    if dtype.names and is_tuple(dtype.names):
+        if not isinstance(value, (list, tuple)) or len(value) != len(dtype.names):
+            raise UsageError(f"{what}: expected a list of its {len(dtype.names)} parts, got {_briefly(value)}")
+        each = zip(dtype.names, value, strict=True)
+        return tuple(_parts(dtype[name].base, dtype[name].shape, part, f"{what} {name}") for name, part in each)
     if dtype.names:
         missing = [name for name in dtype.names if not isinstance(value, Mapping) or name not in value]
         if missing:

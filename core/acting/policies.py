@@ -7,12 +7,15 @@ features, k outputs or actions, C commands.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
 
 from bitrl.core.acting.checkpoints import with_prefix
+from bitrl.core.acting.factors import FactoredActions, best_choices
+from bitrl.core.errors import RunFailed
 
 if TYPE_CHECKING:
     from bitrl.core.acting.states import States
@@ -127,6 +130,47 @@ class CodebookPolicy:
         return within(self.values[np.arange(len(self.values)), best], self.low, self.high)
 
 
+@attrs.frozen(eq=False, slots=False)
+class FactoredPolicy:
+    """Chooses each factor of an action by outputs of its own, in order: of each choice the admissible value with the
+    largest, of a Box its outputs, as Continuous does.
+
+    `low`, `high` and `kinds` are those of the action space (factors.FactoredActions).
+    """
+
+    kind: ClassVar[str] = "factored"
+    network: Network
+    low: np.ndarray
+    high: np.ndarray
+    kinds: np.ndarray
+
+    def __call__(self, states: States) -> np.ndarray:
+        """n states → actions [n, ...], of the dtype of the bounds; records where they have several parts.
+
+        Raises:
+            RunFailed: a state admits no value of some choice.
+        """
+        outputs, actions = self.network(states.features), self.actions
+        mask = None if states.admissible is None else states.admissible.mask
+        if mask is not None and (forbidden := actions.first_forbidden(mask)) is not None:
+            raise RunFailed(f"the action_mask forbids every value{forbidden and f' of {forbidden}'}: set an entry to 1")
+        masks = {factor.path: used for factor, used in actions.choices()}
+        values, place = [], 0
+        for factor in actions.factors:
+            own = outputs[:, place : place + factor.outputs]
+            place += factor.outputs
+            if factor.kind == "Box":
+                values.append(within(own, factor.low, factor.high))
+            else:
+                values.append(best_choices(factor, own, None if mask is None else mask[:, masks[factor.path]]))
+        return actions.joined(values)
+
+    @cached_property
+    def actions(self) -> FactoredActions:
+        """The action space."""
+        return FactoredActions(self.low, self.high, self.kinds)
+
+
 def within(outputs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """A policy's outputs float32 [n, k] → actions [n, ...] of a Box space: clipped at its bounds `low` and `high`, and
     where these are integers (or booleans, 0 and 1) rounded; of their dtype.
@@ -141,7 +185,7 @@ def within(outputs: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return np.where(nearest >= highest, high, np.where(nearest < highest, nearest, lowest).astype(low.dtype))
 
 
-Policy = Discrete | CommandPolicy | Continuous | CodebookPolicy
+Policy = Discrete | CommandPolicy | Continuous | CodebookPolicy | FactoredPolicy
 
 
 @attrs.frozen(eq=False)
@@ -166,7 +210,9 @@ class ActorCritic:
     gae_lambda: float
 
 
-KINDS: dict[str, type[Policy]] = {each.kind: each for each in (Discrete, CommandPolicy, Continuous, CodebookPolicy)}
+KINDS: dict[str, type[Policy]] = {
+    each.kind: each for each in (Discrete, CommandPolicy, Continuous, CodebookPolicy, FactoredPolicy)
+}
 
 
 def arrays_of(policy: Policy) -> dict[str, np.ndarray]:

@@ -15,11 +15,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
-from bitrl.core.acting.admissible import OBSERVATION
+from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.acting.factors import FactoredActions
+from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.crashes import EnvironmentFault
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
+from bitrl.core.environments.spaces import check_parts, parts_of
 from bitrl.core.errors import RunFailed, cause
 from bitrl.core.wording import warn
 
@@ -55,6 +58,7 @@ class Checked(gymnasium.Wrapper):
         self._actions = env.action_space
         self._refuse_old_reset()
         _check_spaces(env)
+        self._masked = _masked_actions(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
@@ -76,12 +80,17 @@ class Checked(gymnasium.Wrapper):
             )
         if seed is not None:
             _check_generator(self.env.unwrapped.np_random)  # now, not when it is to be saved, hours later
-        return self._observation(result[0]), self._info(result[1])
+        observation = self._observation(result[0])
+        if self._masked is not None:
+            _check_mask(self._masked, observation[MASK])
+        return observation, self._info(result[1])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step. Raises EnvironmentFault as `reset` does."""
         try:
-            result: Any = self.env.step(action.copy() if isinstance(action, np.ndarray) else action)
+            if isinstance(action, (np.ndarray, dict, tuple)):
+                action = action.copy() if isinstance(action, np.ndarray) else copy.deepcopy(action)
+            result: Any = self.env.step(action)
         except ValueError as error:
             if "expected 5, got" in str(error):  # one of Gymnasium's own wrappers took the result apart
                 raise EnvironmentFault(f"step() did not return 5 values ({error}): {OLD_API}") from error
@@ -100,7 +109,10 @@ class Checked(gymnasium.Wrapper):
             terminated = _boolean("terminated", terminated)
         if truncated.__class__ is not bool:
             truncated = _boolean("truncated", truncated)
-        return self._observation(observation), reward, terminated, truncated, self._info(info)
+        observation = self._observation(observation)
+        if self._masked is not None and not (terminated or truncated):
+            _check_mask(self._masked, observation[MASK])
+        return observation, reward, terminated, truncated, self._info(info)
 
     def close(self) -> None:
         """Close the environment; a failure is reported, since all that mattered is done by then."""
@@ -204,6 +216,12 @@ def conforming(space: gymnasium.Space[Any], value: Any, place: str = "", names: 
             name: conforming(part, value[name], f"{place}[{name!r}]", names if name in numbers else ())
             for name, part in space.items()
         }
+    if isinstance(space, Tuple):
+        given = [*value] if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim) else []
+        if len(given) != len(space):
+            raise EnvironmentFault(f"{what}: expected a tuple of {len(space)} parts, got {briefly(value)}")
+        inside = enumerate(zip(space, given, strict=True))
+        return tuple(conforming(part, each, f"{place}[{index}]") for index, (part, each) in inside)
     if isinstance(space, Text):
         if not isinstance(value, str):
             raise EnvironmentFault(f"{what}: expected a string, got {briefly(value)}")
@@ -267,8 +285,13 @@ def _array(what: str, space: gymnasium.Space[Any], value: Any) -> np.ndarray:
 
 
 def _check_spaces(env: gymnasium.Env) -> None:
-    """Raise EnvironmentFault if there is nothing to choose, or a space has a dtype that no checkpoint can hold."""
+    """Raise EnvironmentFault if there is nothing to choose, or a space has parts or a dtype that no checkpoint can
+    hold.
+    """
     actions = env.action_space
+    check_parts(env.observation_space, "observation_space")
+    if isinstance(actions, FACTORED):
+        factored_actions(actions)
     if isinstance(actions, Box) and not prod(actions.shape):
         raise EnvironmentFault(
             f"its action_space is {briefly(actions)}, which holds no numbers: there is nothing to learn"
@@ -283,11 +306,47 @@ def _check_spaces(env: gymnasium.Env) -> None:
 
 def _dtypes(space: gymnasium.Space[Any]) -> Iterator[np.dtype]:
     """The dtypes of the numbers in a space."""
-    if isinstance(space, Dict):
-        for part in space.values():
+    parts = parts_of(space)
+    if parts is not None:
+        for _, part in parts:
             yield from _dtypes(part)
     elif isinstance(space, (Box, Discrete, MultiBinary, MultiDiscrete)):
         yield np.dtype(space.dtype)
+
+
+def _masked_actions(env: gymnasium.Env) -> FactoredActions | None:
+    """The actions, if they have several factors and observations a mask of them.
+
+    Raises:
+        EnvironmentFault: what stands for a mask, or for commands, is none.
+    """
+    space, actions = env.observation_space, env.action_space
+    if not (isinstance(space, Dict) and splits(tuple(space))):
+        return None
+    if COMMANDS in space.spaces and not isinstance(space[COMMANDS], Text):
+        raise EnvironmentFault(
+            f'its observations have the keys "{OBSERVATION}" and "{COMMANDS}", which stand for a state and the texts '
+            "of its admissible commands: rename one of them"
+        )
+    if MASK not in space.spaces or not isinstance(actions, FACTORED):
+        return None
+    masked = factored_actions(actions)
+    if not masked.values:
+        return None
+    if space[MASK].shape != (masked.values,):
+        raise EnvironmentFault(
+            f'its observations have an "{MASK}" of {briefly(space[MASK])}: expected a MultiBinary({masked.values}), '
+            'the values of all choices one after another, or info["action_mask"] as action_space.sample() takes it'
+        )
+    return masked
+
+
+def _check_mask(actions: FactoredActions, mask: np.ndarray) -> None:
+    """Raise EnvironmentFault if a mask leaves a factor nothing to choose."""
+    forbidden = actions.first_forbidden(mask[None])
+    if forbidden is not None:
+        what = f" of {forbidden}" if forbidden else ""
+        raise EnvironmentFault(f"its action_mask forbids every value{what}: set at least one entry to 1")
 
 
 def _check_generator(generator: Any) -> None:

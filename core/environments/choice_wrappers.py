@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.checked import briefly
 from bitrl.core.environments.crashes import EnvironmentFault
 
@@ -51,12 +52,17 @@ class Commands(gymnasium.Wrapper):
 
 
 class ActionMask(gymnasium.Wrapper):
-    """Makes an environment's `info["action_mask"]`, 1 for each admissible action, part of its observation."""
+    """Makes an environment's `info["action_mask"]`, 1 for each admissible action, part of its observation.
+
+    Of actions of several factors (acting/factors.py) it may have any form that `FactoredActions.flat_mask` takes; what
+    is observed are the masks of all choices one after another.
+    """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-        mask = gymnasium.spaces.MultiBinary(int(env.action_space.n))
+        actions = factored_actions(env.action_space)
+        self._factored = actions if isinstance(env.action_space, FACTORED) else None
+        mask = gymnasium.spaces.MultiBinary(actions.values)
         self.observation_space = gymnasium.spaces.Dict({OBSERVATION: env.observation_space, MASK: mask})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -70,10 +76,14 @@ class ActionMask(gymnasium.Wrapper):
         ended = bool(terminated or truncated)
         return self._with_mask(observation, info, ended), reward, terminated, truncated, info
 
-    @staticmethod
-    def _with_mask(observation: Any, info: dict[str, Any], ended: bool) -> dict[str, Any]:
+    def _with_mask(self, observation: Any, info: dict[str, Any], ended: bool) -> dict[str, Any]:
         if info.get(MASK) is None:
             raise EnvironmentFault('expected info["action_mask"] in every step, as in the first reset, got none')
+        if self._factored is not None:  # (that it leaves something to choose is checked with the whole observation)
+            try:
+                return {OBSERVATION: observation, MASK: self._factored.flat_mask(info[MASK])}
+            except ValueError as error:
+                raise EnvironmentFault(f'info["action_mask"]{error}') from error
         mask = np.asarray(info[MASK])
         if not ((mask == 0) | (mask == 1)).all():
             raise EnvironmentFault(f'info["action_mask"]: expected 0 or 1 for each action, got {briefly(mask)}')

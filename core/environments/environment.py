@@ -23,8 +23,9 @@ class Environment(ABC):
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new single environment.
 
-        Its observation space is Box, Discrete, Text (a prompt) or as its `observation_spec` describes; its action space
-        Discrete, Box or Text (a completion). Where not all actions are always admissible, see
+        Its observation space is Box, Discrete, MultiDiscrete, MultiBinary, a Dict or Tuple of these and of Text, Text
+        (a prompt), or as its `observation_spec` describes; its action space is of the same, a Text alone (a
+        completion). Where not all actions are always admissible, see
         bitrl.core.acting.admissible.
         """
 

@@ -16,17 +16,25 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from bitrl.core.acting.admissible import splits
 from bitrl.core.acting.loading import build_reader
 from bitrl.core.acting.states import StateReader
 from bitrl.core.config import ANY_GYMNASIUM_ID, Config, resolve
+from bitrl.core.environments.evidence import choose
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.observations import as_array, as_batch
 from bitrl.core.environments.replay import ArrayVectorEnv
+from bitrl.core.environments.spaces import leaves_of
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.terminal import tell
 from bitrl.core.wording import program
 
+READ = tuple(getattr(gymnasium.spaces, name) for name in ("Box", "Discrete", "MultiBinary", "MultiDiscrete", "Text"))
+"""The spaces that serializers read, and Dicts and Tuples of them."""
+
 _shared: WeakValueDictionary[Any, StateReader] = WeakValueDictionary()
+_choices: dict[Any, Config] = {}
 
 
 class FeatureObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
@@ -155,7 +163,7 @@ def _reader(
         "backbone": dict(backbone_options or {}),
         "serializer": dict(serializer_options or {}),
     }
-    config = resolve(values)
+    config = _chosen(resolve(values)) if name in gymnasium.registry else resolve(values)
     spec = _observation_spec(space, name, config)
     key = (os.getpid(), config.serializer, config.serializer_options, config.backbone, config.backbone_options, spec)
     reader = _shared.get(key)  # never one from before a fork, whose threads are gone
@@ -170,12 +178,24 @@ def _reader(
     return reader
 
 
+def _chosen(config: Config) -> Config:
+    """With the options that are chosen by evidence, once for each environment, serializer and backbone."""
+    key = config.run.env, config.serializer, config.serializer_options, config.backbone, config.backbone_options
+    if key not in _choices:
+        _choices[key], lines = choose(config)
+        for line in lines:
+            tell(line)
+    return _choices[key]
+
+
 def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) -> ObservationSpec:
     """What is known of the numbers and texts in `space`, by the environment's name."""
     from bitrl.core.environments.observation_specs import spec_of_space
 
     plain = isinstance(space, (gymnasium.spaces.Box, gymnasium.spaces.Discrete))
     if plain and (config.environment.name == ANY_GYMNASIUM_ID or name in gymnasium.registry):
+        return spec_of_space(space, name)
+    if name == ANY_GYMNASIUM_ID and _is_self_explanatory(space):
         return spec_of_space(space, name)
     if name == ANY_GYMNASIUM_ID:
         raise UsageError(
@@ -191,6 +211,15 @@ def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) ->
             f'bitrl.load_environment("{name}").make()'
         )
     return environment.observation_spec()
+
+
+def _is_self_explanatory(space: gymnasium.Space[Any]) -> bool:
+    """Whether all of a space is read, and it has not the form of bitrl's own environments, which know more of it: a
+    state with its admissible actions, or texts beside "numbers".
+    """
+    if isinstance(space, gymnasium.spaces.Dict) and (splits(tuple(space)) or "numbers" in space.spaces):
+        return False
+    return all(isinstance(leaf, READ) for _, leaf in leaves_of(space))
 
 
 def _copy_observations(env: VectorEnv) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitrl.core.acting.loading import of_flat_observations
 from bitrl.core.config import ANY_GYMNASIUM_ID, find_environment
 from bitrl.core.environments.environment import Environment
 from bitrl.core.interfaces import ObservationSpec, Serializer
@@ -23,7 +24,7 @@ def load_serializer(name: str, env: str | None = None, **options: Any) -> Serial
     observation = ObservationSpec()
     if env is not None:
         observation = load_environment(env).observation_spec()
-    serializer: Serializer = record.load()(values, observation)
+    serializer: Serializer = of_flat_observations(record.load()(values, observation), observation)
     return serializer
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from bitrl.core.errors import UsageError
+from bitrl.core.acting.nested import Path, name_of
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
+
+FEWEST_PIXELS = 1024
+"""Of what is called an image."""
 
 # Where a space is unbounded, these are the bounds of random and trained rollouts.
 FIELDS: dict[str, tuple[Field, ...]] = {
@@ -28,6 +34,11 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("velocity", -0.07, 0.07),
     ),
 }
+FIELDS["Blackjack-v1"] = (
+    Field("player_sum", 0, 31, decimals=0),
+    Field("dealer_card", 0, 10, decimals=0),
+    Field("usable_ace", 0, 1, decimals=0),
+)
 FIELDS["MountainCarContinuous-v0"] = FIELDS["MountainCar-v0"]
 # The MuJoCo tasks: joint angles within their joints' ranges and a little beyond (the limits are soft), velocities as
 # far as they matter (Hopper and Walker2d clip theirs at ±10). A trained HalfCheetah runs at 5 to 12 m/s.
@@ -84,19 +95,23 @@ FIELDS["Walker2d-v5"] = FIELDS["Walker2d-v4"] = (
 )
 
 
+PARTS: dict[str, tuple[Path, ...]] = {"Blackjack-v1": (("[0]",), ("[1]",), ("[2]",))}
+"""The parts of those whose observations have several."""
+
+
 def spec_of_known(env: str) -> ObservationSpec | None:
     """The spec of an environment in the table, without importing Gymnasium; None for any other."""
-    return ObservationSpec(env, FIELDS[env]) if env in FIELDS else None
+    return ObservationSpec(env, FIELDS[env], parts=PARTS.get(env, ())) if env in FIELDS else None
 
 
 def spec_of_space(space: Any, env: str) -> ObservationSpec:
-    """The spec of an observation space; fields are called x0, x1, … unless the table knows the environment.
+    """The spec of an observation space; fields are called x0, x1, … unless the table knows the environment. Those of a
+    Dict or Tuple space are called by the keys that lead to them: arm.speed, arm.joints.0, arm.joints.1, …
 
     Raises:
-        UsageError: the space is not Box, Discrete, MultiBinary, MultiDiscrete or Text.
+        UsageError: it is a space, or has a part of one, that bitrl does not read.
     """
     import gymnasium
-    import numpy as np
 
     if isinstance(space, gymnasium.spaces.Text):
         return ObservationSpec(env, prompt=True)
@@ -104,30 +119,86 @@ def spec_of_space(space: Any, env: str) -> ObservationSpec:
         start = int(space.start)
         return ObservationSpec(env, (Field("state", start, start + int(space.n) - 1),), discrete=int(space.n))
     known = spec_of_known(env)
-    if isinstance(space, gymnasium.spaces.MultiBinary):
+    if isinstance(space, (gymnasium.spaces.Dict, gymnasium.spaces.Tuple)):
+        spec = _spec_of_parts(space, env)
+        return known if known is not None and known.parts == spec.parts else spec
+    fields = tuple(_fields(space, env))
+    if known is not None and not known.parts and len(known.fields) == len(fields):
+        return known
+    if not fields:
+        raise UsageError(f"environment {env}: its observations hold no numbers: their shape is {space.shape}")
+    return ObservationSpec(env, fields, images=("observation",) if is_image(space) else ())
+
+
+def is_image(space: Any) -> bool:
+    """Whether a space is a Box of an image's pixels: at least `FEWEST_PIXELS` bytes in two dimensions or more. Fewer
+    are as well read as numbers.
+    """
+    import gymnasium
+    import numpy as np
+
+    if not isinstance(space, gymnasium.spaces.Box):
+        return False
+    alike = space.dtype == np.uint8 and len(space.shape) >= 2 and int(np.prod(space.shape)) >= FEWEST_PIXELS
+    return bool(alike and (space.low == 0).all() and (space.high == 255).all())
+
+
+def _spec_of_parts(space: Any, env: str) -> ObservationSpec:
+    """The spec of a Dict or Tuple space, whose observations serializers get flat."""
+    import gymnasium
+
+    from bitrl.core.environments.spaces import check_parts, leaves_of
+
+    try:
+        check_parts(space, "observation_space")
+    except RunFailed as fault:
+        raise UsageError(f"environment {env}: {fault}") from fault
+    fields: list[Field] = []
+    texts, paths, images = [], [], []
+    for path, leaf in leaves_of(space):
+        paths.append(path)
+        if isinstance(leaf, gymnasium.spaces.Text):
+            texts.append(name_of(path))
+            continue
+        fields += _fields(leaf, env, path)
+        if is_image(leaf):
+            images.append(name_of(path))
+    if not (fields or texts):
+        raise UsageError(f"environment {env}: its observations hold neither numbers nor texts")
+    # Beside texts, serializers get all numbers as the part "numbers".
+    called = Counter(
+        [*texts, *(field.name for field in fields), *(["numbers"] if "numbers" in texts and fields else [])]
+    )
+    name, count = called.most_common(1)[0]
+    if count > 1:
+        raise UsageError(f'environment {env}: two parts of its observations are called "{name}" in texts: rename one')
+    return ObservationSpec(env, tuple(fields), texts=tuple(texts), parts=tuple(paths), images=tuple(images))
+
+
+def _fields(space: Any, env: str, path: Path = ()) -> Iterator[Field]:
+    """A field for each number of a space, or of the part of one at `path`."""
+    import gymnasium
+    import numpy as np
+
+    if isinstance(space, gymnasium.spaces.Discrete):
+        low, high = np.array(space.start), np.array(space.start + space.n - 1)
+    elif isinstance(space, gymnasium.spaces.MultiBinary):
         low, high = np.zeros(space.shape, int), np.ones(space.shape, int)
     elif isinstance(space, gymnasium.spaces.MultiDiscrete):
         low, high = space.start, space.start + space.nvec - 1
     elif isinstance(space, gymnasium.spaces.Box):
         low, high = space.low, space.high
     else:
+        where = f' as "{name_of(path)}"' if path else ""
         raise UsageError(
-            f"environment {env}: expected a Box, Discrete or Text observation space, got {type(space).__name__}: "
-            "wrap it (for example in gymnasium.wrappers.FlattenObservation) and register it in a plugin"
+            f"environment {env}: its observations have a {type(space).__name__} space{where}, which bitrl does not "
+            "read: expected Box, Discrete, MultiDiscrete, MultiBinary, Text, or Dict and Tuple of these: wrap the "
+            "environment so that it observes these, and register it"
         )
-    if known is not None and len(known.fields) == low.size:
-        return known
-    if not low.size:
-        raise UsageError(f"environment {env}: its observations hold no numbers: their shape is {space.shape}")
     decimals = None if low.dtype.kind == "f" else 0  # integers are written as such
-    bounds = zip(low.ravel().tolist(), high.ravel().tolist(), strict=True)
-    return ObservationSpec(
-        env,
-        tuple(
-            Field(f"x{i}", _finite(low, space.dtype), _finite(high, space.dtype), decimals=decimals)
-            for i, (low, high) in enumerate(bounds)
-        ),
-    )
+    for index, (lowest, highest) in enumerate(zip(low.ravel().tolist(), high.ravel().tolist(), strict=True)):
+        name = f"x{index}" if not path else name_of(path if low.shape == () else (*path, str(index)))
+        yield Field(name, _finite(lowest, space.dtype), _finite(highest, space.dtype), decimals=decimals)
 
 
 def _finite(bound: float, dtype: Any) -> float | None:

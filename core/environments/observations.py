@@ -1,7 +1,8 @@
 """Observations of any space as numpy arrays, so that the rest of bitrl stores, slices and saves one type.
 
-Numbers stay as they are. A text becomes a numpy string, and an observation of several parts (a `Dict` space) a record
-with a field per part: `observations["mission"]` is that part of all, `observations[3]` all parts of one.
+Numbers stay as they are. A text becomes a numpy string, and an observation of several parts (a `Dict` or `Tuple` space)
+a record with a field per part (acting/nested.py): `observations["mission"]` is that part of all, `observations[3]` all
+parts of one. So are actions.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bitrl.core.acting.admissible import states_of
-from bitrl.core.environments.checked import checked
-from bitrl.core.environments.crashes import reporting
-from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.spaces import parts_of, values_in
 from bitrl.core.errors import RunFailed
 
 
@@ -23,13 +21,14 @@ def dtype_of(space: gymnasium.Space[Any]) -> np.dtype | None:
     """The dtype of one observation as an array; None for numbers, which are arrays already."""
     if isinstance(space, gymnasium.spaces.Text):
         return np.dtype((np.str_, space.max_length))
-    if isinstance(space, gymnasium.spaces.Dict):
-        return np.dtype([(name, dtype_of(part) or (part.dtype, part.shape)) for name, part in space.items()])
-    return None
+    parts = parts_of(space)
+    if parts is None:
+        return None
+    return np.dtype([(name, dtype_of(part) or (part.dtype, part.shape)) for name, part in parts])
 
 
 def as_array(space: gymnasium.Space[Any], observation: Any) -> np.ndarray:
-    """One observation of a single environment.
+    """One observation (or action) of a single environment.
 
     Raises:
         RunFailed: a text does not fit its space, whose array would cut it off.
@@ -37,8 +36,10 @@ def as_array(space: gymnasium.Space[Any], observation: Any) -> np.ndarray:
     dtype = dtype_of(space)
     if isinstance(space, gymnasium.spaces.Text):
         _check_texts(space, (observation,))
-    if isinstance(space, gymnasium.spaces.Dict):
-        observation = tuple(as_array(part, observation[name]) for name, part in space.items())
+    parts = parts_of(space)
+    if parts is not None:
+        values = zip(parts, values_in(space, observation), strict=True)
+        observation = tuple(as_array(part, value) for (_, part), value in values)
     return np.asarray(observation) if dtype is None else np.array(observation, dtype)
 
 
@@ -50,11 +51,12 @@ def as_batch(space: gymnasium.Space[Any], observations: Any, count: int) -> np.n
     dtype = dtype_of(space)
     if isinstance(space, gymnasium.spaces.Text):
         _check_texts(space, observations)
-    if dtype is None or not isinstance(space, gymnasium.spaces.Dict):
+    parts = parts_of(space)
+    if dtype is None or parts is None:
         return np.asarray(observations, dtype)
     batch = np.empty(count, dtype)
-    for name, part in space.items():
-        batch[name] = as_batch(part, observations[name], count)
+    for (name, part), values in zip(parts, values_in(space, observations), strict=True):
+        batch[name] = as_batch(part, values, count)
     return batch
 
 
@@ -71,20 +73,3 @@ def _check_texts(space: gymnasium.spaces.Text, texts: Iterable[Any]) -> None:
                 f"{space.max_length:,}: give that Text space a larger max_length, or write shorter texts "
                 f"({text[:40]!r} …)"
             )
-
-
-def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
-    """`count` observations [count, ...] of a random policy with a fixed seed, as serializers get them: without
-    admissible actions.
-    """
-    env = reporting(lambda: checked(environment.make()), environment.id)()
-    try:
-        env.action_space.seed(0)
-        found = [env.reset(seed=0)[0]]
-        while len(found) < count:
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            found.append(env.reset()[0] if terminated or truncated else observation)
-        states: np.ndarray = states_of(np.stack([as_array(env.observation_space, each) for each in found]))
-        return states
-    finally:
-        env.close()

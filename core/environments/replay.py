@@ -13,11 +13,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Dict, Discrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from bitrl.core.acting.nested import taken_apart
+from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.checked import briefly, checked
-from bitrl.core.environments.observations import as_array, as_batch
+from bitrl.core.environments.observations import as_array, as_batch, dtype_of
 from bitrl.core.errors import RunFailed
 from bitrl.core.wording import setting
 
@@ -27,6 +29,7 @@ class Replayable(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
+        self._parts = isinstance(env.action_space, (Dict, Tuple))
         self.start: dict[str, Any] = {}
         self.last_seed: int | None = None
         self.actions: list[np.ndarray] = []
@@ -41,7 +44,7 @@ class Replayable(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step, and record its action."""
-        self.actions.append(np.array(action))
+        self.actions.append(as_array(self.action_space, action) if self._parts else np.array(action))
         return self.env.step(action)
 
     def state(self) -> tuple[dict[str, Any], np.ndarray]:
@@ -58,6 +61,9 @@ class Replayable(gymnasium.Wrapper):
             self.env.unwrapped.np_random = np.random.Generator(bit_generator)
         observation, _ = self.reset(seed=start["seed"])
         for action in actions:
+            if action.dtype.names is not None:
+                observation = self.step(taken_apart(action))[0]
+                continue
             text = isinstance(action, np.str_)
             observation = self.step(str(action) if text else action if action.ndim else action[()])[0]
         return observation
@@ -75,6 +81,8 @@ class ArrayVectorEnv(SyncVectorEnv):
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take a step in each."""
+        if isinstance(actions, np.ndarray) and actions.dtype.names is not None:
+            actions = taken_apart(actions)
         observations, rewards, terminated, truncated, info = super().step(actions)
         for index in np.flatnonzero(info.get("_final_obs", ())):
             info["final_obs"][index] = as_array(self.single_observation_space, info["final_obs"][index])
@@ -136,8 +144,12 @@ def _check_actions(actions: np.ndarray, space: gymnasium.Space[Any], name: str) 
     """Raises ValueError for actions [steps, ...] that are not of the space."""
     if len(actions) == 0:
         return
+    if isinstance(space, (Dict, Tuple)) and actions.dtype != dtype_of(space):
+        raise ValueError(f"{name}: expected actions of {dtype_of(space)}, got {actions.dtype}")
     if space.shape is not None and actions.shape[1:] != space.shape:
         raise ValueError(f"{name}: expected actions of shape {list(space.shape)}, got {list(actions.shape[1:])}")
+    if isinstance(space, FACTORED) and not factored_actions(space).contain(actions):
+        raise ValueError(f"{name}: holds actions that are not in {briefly(space)}")
     if isinstance(space, Discrete) and not (
         actions.dtype.kind in "iu" and actions.min() >= space.start and actions.max() < space.start + space.n
     ):

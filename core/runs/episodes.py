@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bitrl.core.acting.nested import taken_apart
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
 from bitrl.core.environments.observations import as_array
 
@@ -43,7 +44,7 @@ def play_episodes(
 
     Args:
         make: makes a single environment.
-        policy: observations [n, ...] → actions [n, ...].
+        policy: observations [n, ...] → actions [n, ...]; records where they have several parts.
         seeds: of the episodes.
         progress: called with the number of episodes done whenever one ends.
         interrupted: evaluation stops early once this is true; only finished episodes count.
@@ -62,7 +63,8 @@ def play_episodes(
         order = sorted(playing)
         actions = policy(np.stack([as_array(envs[0].observation_space, observations[episode]) for episode in order]))
         for episode, action in zip(order, actions, strict=True):
-            observation, reward, terminated, truncated, info = playing[episode].step(action)
+            given = taken_apart(action) if isinstance(action, np.void) else action
+            observation, reward, terminated, truncated, info = playing[episode].step(given)
             returns[episode] = Return(returns[episode] + float(reward))
             observations[episode] = observation
             lengths[episode] += 1

@@ -106,6 +106,8 @@ def _warn(event: Event) -> None:
         warn(f"{event.path} is damaged ({event.reason}): going on from the one before it")
     elif isinstance(event, events.Warned):
         warn(event.message)
+    elif isinstance(event, events.Chosen):
+        tell(event.message)
     elif isinstance(event, events.Interrupted):
         again = (
             "Ctrl-C again" if event.signum == signal.SIGINT else f"{signal.Signals(event.signum).name}; a second one"

@@ -6,7 +6,7 @@ environment's fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from bitrl.core.acting.admissible import OBSERVATION
+from bitrl.core.acting.admissible import OBSERVATION, splits
 from bitrl.core.acting.history import COUNT
+from bitrl.core.acting.nested import Path as PartPath
+from bitrl.core.acting.nested import flat_one
 from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
@@ -28,30 +30,34 @@ from bitrl.core.wording import program, setting
 class Recorder(gymnasium.Wrapper):
     """Adds the numbers of every observation to a list."""
 
-    def __init__(self, env: gymnasium.Env, visited: list[np.ndarray]):
+    def __init__(self, env: gymnasium.Env, visited: list[np.ndarray], parts: Sequence[PartPath]):
+        """`parts` are those of the environment's ObservationSpec."""
         super().__init__(env)
-        self._visited = visited
+        self._visited, self._parts = visited, parts
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._visited.append(numbers_of(observation))
+        self._visited.append(numbers_of(observation, self._parts))
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step."""
         observation, *rest = self.env.step(action)
-        self._visited.append(numbers_of(observation))
+        self._visited.append(numbers_of(observation, self._parts))
         return observation, *rest
 
 
-def numbers_of(observation: Any) -> np.ndarray:
+def numbers_of(observation: Any, parts: Sequence[PartPath] = ()) -> np.ndarray:
     """The numbers of one observation, float64 [k]: of its newest state, without texts and admissible actions."""
-    while isinstance(observation, Mapping):
-        if COUNT in observation:
-            observation = observation[str(len(observation) - 2)]
-        else:
-            observation = observation[OBSERVATION if OBSERVATION in observation else "numbers"]
+    if isinstance(observation, Mapping) and splits(tuple(observation)):
+        observation = observation[OBSERVATION]
+    if isinstance(observation, Mapping) and COUNT in observation and str(len(observation) - 2) in observation:
+        observation = observation[str(len(observation) - 2)]
+    if parts:
+        observation = flat_one(observation, parts)
+    if isinstance(observation, Mapping):
+        observation = observation["numbers"]
     return np.array(observation, np.float64).reshape(-1)
 
 
@@ -63,11 +69,12 @@ def record(parts: Parts, path: Path) -> tuple[Parts, list[np.ndarray]]:
     """
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{setting('states')} {path}: is a folder, or its folder does not exist: name another file")
-    if not parts.environment.observation_spec().fields:
+    spec = parts.environment.observation_spec()
+    if not spec.fields:
         raise UsageError(f"{setting('states')}: the observations of {parts.environment.id} contain no numbers to save")
     visited: list[np.ndarray] = []
     return attrs.evolve(
-        parts, environment=WrappedEnvironment(parts.environment, lambda env: Recorder(env, visited))
+        parts, environment=WrappedEnvironment(parts.environment, lambda env: Recorder(env, visited, spec.parts))
     ), visited
 
 

@@ -15,6 +15,7 @@ from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint
 from bitrl.core.acting.contracts import calling, check_metrics
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
+from bitrl.core.environments.evidence import choose
 from bitrl.core.errors import RunFailed, RunStopped, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.provided import check_file
@@ -106,6 +107,7 @@ def run(
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     here = working_directory()
+    config, choices = choose(config)
     parts = build(config)
     if config.serializer.learns:  # it learns now, and fails now if it cannot
         serializer: Any = parts.reader.serializer
@@ -123,6 +125,9 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
         raise
     try:
         with open_loggers(config, store.place) as logger:
+            tell = teller((*listeners, logger))
+            for line in choices:
+                tell(events.Chosen(store.directory, line))
             return _train(config, parts, store, algorithm, None, (*listeners, logger))
     finally:
         store.close()

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.acting.admissible import commands_of
+from bitrl.core.acting.plain_observations import plain_action
 from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError, cause
 from bitrl.core.runs.parts import Parts
@@ -37,7 +38,8 @@ GRAPHICS = (
 @attrs.frozen
 class Step:
     """A step of an episode, as plain data: the state as the model reads it (a string, or a list of numbers), the action
-    (a number, a list of numbers, or a command), its reward, and the action's name if it has one.
+    (a number, a list of numbers, a command, or a mapping or list of parts), its reward, and the action's name if it
+    has one.
     """
 
     state: Any
@@ -81,7 +83,7 @@ class EpisodeWatcher(gymnasium.Wrapper):
             if isinstance(action, str) and isinstance(self._state, str):
                 self._show(SampledCompletion(self._state, str(action), float(reward)))
             else:
-                shown = np.asarray(action).tolist() if self._commands is None else self._commands[int(action)]
+                shown = plain_action(action) if self._commands is None else self._commands[int(action)]
                 name = self._names[int(action) - self._first] if self._names else None
                 self._show(Step(self._state, shown, float(reward), name))
         self._observe(observation)

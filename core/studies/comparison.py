@@ -130,6 +130,30 @@ def compare(
         raise UsageError("there is no run to compare")
     labels = label_runs(results)
     differences = _differences(results, labels)
+    arms = list(dict.fromkeys(labels[result.directory] for result in results))
+    if baseline is None:
+        baseline = arms[0]
+    rows = compare_rows(results, metric, baseline, margin)
+    by_place = {(row.task, row.arm): row for row in rows}
+    return Comparison(
+        metric=metric,
+        baseline=baseline,
+        rows=rows,
+        overall=tuple(_overall(arm, baseline, by_place) for arm in arms if arm != baseline),
+        differences=differences,
+        warnings=tuple(_warnings(rows)),
+    )
+
+
+def compare_rows(
+    results: Sequence[Result], metric: str, baseline: str, margin: tuple[float, bool] | None = None
+) -> tuple[Row, ...]:
+    """The rows of `compare`: each task and arm, beside the baseline in that task.
+
+    Raises:
+        UsageError: no such arm or metric, or two runs of one arm, task and seed.
+    """
+    labels = label_runs(results)
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, labels[result.directory]), []).append(result)
@@ -139,21 +163,11 @@ def compare(
             same = [str(result.directory) for result in group if result.seed == twice[0]]
             raise UsageError(f"{task}, {arm}: seed {twice[0]} is there twice ({same[0]} and {same[1]}): leave one out")
     arms = list(dict.fromkeys(arm for _, arm in groups))
-    if baseline is None:
-        baseline = arms[0]
-    elif baseline not in arms:
+    if baseline not in arms:
         raise unknown("arm", baseline, arms)
     rows = [_row(task, arm, group, metric) for (task, arm), group in groups.items()]
     by_place = {(row.task, row.arm): row for row in rows}
-    compared = [_beside(row, by_place.get((row.task, baseline)), baseline, margin) for row in rows]
-    return Comparison(
-        metric=metric,
-        baseline=baseline,
-        rows=tuple(compared),
-        overall=tuple(_overall(arm, baseline, by_place) for arm in arms if arm != baseline),
-        differences=differences,
-        warnings=tuple(_warnings(rows)),
-    )
+    return tuple(_beside(row, by_place.get((row.task, baseline)), baseline, margin) for row in rows)
 
 
 def begun_baseline(results: Sequence[Result], baseline: str | None) -> str | None:

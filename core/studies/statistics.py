@@ -22,10 +22,11 @@ Verdict = Literal["yes", "no", "undecided"]
 
 
 def interquartile_mean(values: np.ndarray) -> float:
-    """The mean of the middle half, float64 [n] → its value: as rliable's aggregate_iqm."""
-    from scipy.stats import trim_mean
+    """The mean of the middle half, float64 [n] → its value: as rliable's aggregate_iqm.
 
-    return float(trim_mean(values, 0.25, axis=None))
+    scipy's trim_mean is the same; but a bootstrap asks thousands of times, and a call of it costs half a millisecond.
+    """
+    return float(np.sort(values)[len(values) // 4 : len(values) - len(values) // 4].mean())
 
 
 def t_interval(values: np.ndarray, level: float = 0.95) -> Interval | None:

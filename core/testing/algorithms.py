@@ -9,7 +9,9 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.acting.nested import Path, leaves, part_at, taken_apart
 from bitrl.core.environments import replay
+from bitrl.core.environments.action_checks import admitted
 from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
@@ -25,6 +27,7 @@ from bitrl.testing.saved_arrays import different, from_checkpoint
 from bitrl.testing.small_environments import (
     ClockEnvironment,
     CommandsEnvironment,
+    FactoredEnvironment,
     MaskedEnvironment,
     PromptsEnvironment,
 )
@@ -47,12 +50,15 @@ SETTINGS: tuple[tuple[str | Environment, Callable[[int], Backbone]], ...] = (
     ("Pendulum-v1", Plain),
     (MaskedEnvironment(), Plain),
     (CommandsEnvironment(), Plain),
+    (FactoredEnvironment("MultiDiscrete"), Plain),
+    (FactoredEnvironment("MultiBinary"), Plain),
+    (FactoredEnvironment("Dict"), Plain),
+    (FactoredEnvironment("Tuple"), Plain),
     (PromptsEnvironment(id="an environment of prompts"), generative),
 )
 """Where an algorithm is tried if no environment is named: Discrete and Box actions, frozen and trainable backbones,
-action masks, text commands, and prompts for a language model.
+action masks, text commands, actions of several factors with masks, and prompts for a language model.
 """
-
 LEARNING: dict[Callable[[int], Backbone], LearnsFrom] = {trainable: "gradients", generative: "generation"}
 """Which backbones give an algorithm something else to learn from than features."""
 
@@ -164,6 +170,8 @@ def _expect_declared(record: AlgorithmRecord, environment: Environment) -> None:
     env.close()
     if record.actions is not None and space not in record.actions:
         raise UsageError(f"its record says that it supports {' and '.join(record.actions)} actions, not {space}")
+    if record.actions is None and isinstance(environment, FactoredEnvironment):
+        raise UsageError(f"its record does not say that it supports {space} actions")
     if environment.observation_spec().commands and not record.commands:
         raise UsageError("its record says that it cannot choose among text commands")
 
@@ -328,7 +336,7 @@ def acts_in_the_action_space(trials: list[Trial]) -> None:
         n = task.collector.num_envs
         expect(len(actions) == n, f"{trial.where}: expected {n} actions, got {len(actions)}")
         for action in actions:
-            inside = task.collector.action_space.contains(action)
+            inside = task.collector.action_space.contains(taken_apart(np.asarray(action)[()]))
             expect(inside, f"{trial.where}: {action!r} is not in {task.collector.action_space}")
         one = trial.algorithm.act(task.reader(task.collector.states.observations[:1]))
         expect(len(one) == 1, f"{trial.where}: expected one action for one state, got {len(one)}")
@@ -338,13 +346,9 @@ def takes_admissible_actions(trials: list[Trial]) -> None:
     """Where only some actions are admissible, act() and update() take no others."""
     for trial in trials:
         if trial.mask is not None:
-            start = int(getattr(trial.algorithm.task.collector.action_space, "start", 0))
-            for action, mask in zip(np.asarray(trial.acted[0], int) - start, trial.mask, strict=True):
-                inside = 0 <= action < len(mask) and mask[action]
-                expect(
-                    inside,
-                    f"{trial.where}: act() took action {action}; admissible are {mask.nonzero()[0].tolist()}",
-                )
+            inside = admitted(trial.algorithm.task.collector.action_space, np.asarray(trial.acted[0]), trial.mask)
+            for action, mask, each in zip(trial.acted[0], trial.mask, inside, strict=True):
+                expect(each, f"{trial.where}: act() took action {action}; admissible are {mask.nonzero()[0].tolist()}")
         expect(
             not trial.forbidden,
             f"{trial.where}: update() took {trial.forbidden} actions that were not admissible: states.admissible says "
@@ -407,9 +411,10 @@ def exports_what_it_acts_by(trials: list[Trial]) -> None:
         except UsageError:
             continue
         states = trial.algorithm.task.collector.states
-        wanted, actions = trial.algorithm.act(states), policy(states)
+        wanted, actions = np.asarray(trial.algorithm.act(states)), policy(states)
+        alike = actions.dtype.names == wanted.dtype.names and np.shape(actions) == np.shape(wanted)
         expect(
-            np.shape(actions) == np.shape(wanted) and np.allclose(actions, wanted, rtol=1e-3, atol=1e-4),
+            alike and all(_close(actions, wanted, path) for path, *_ in leaves(wanted.dtype)),
             f"{trial.where}: its numpy policy gives {actions!r}, and act() {wanted!r}",
         )
 
@@ -420,6 +425,10 @@ def offers_the_model_that_it_teaches(trials: list[Trial]) -> None:
         if isinstance(trial.algorithm.task.reader.backbone, GenerativeBackbone):
             policy = trial.algorithm.language_policy()
             expect(isinstance(policy, LanguagePolicy), f"{trial.where}: got {type(policy).__name__}")
+
+
+def _close(left: np.ndarray, right: np.ndarray, path: Path) -> bool:
+    return np.allclose(part_at(left, path), part_at(right, path), rtol=1e-3, atol=1e-4)
 
 
 def _read_by_critic(task: Task) -> int:

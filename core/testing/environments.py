@@ -13,11 +13,14 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
+from bitrl.core.acting.nested import name_of
+from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.choice_wrappers import space_of_state
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.episode_metrics import finite_numbers
 from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.replay import Replayable
+from bitrl.core.environments.spaces import check_parts, leaves_of
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import parse
 from bitrl.core.records import ActionSpace, AlgorithmRecord, EnvironmentRecord
@@ -89,8 +92,8 @@ def passes_gymnasiums_checker(case: EnvironmentCase) -> None:
 
 
 def has_spaces_bitrl_reads(case: EnvironmentCase) -> str | None:
-    """Its observations are of spaces that bitrl reads, or a Dict of these; its actions of one that algorithms can
-    declare.
+    """Its observations are of spaces that bitrl reads, or Dicts and Tuples of these; its actions of one that algorithms
+    can declare.
     """
     env = case.environment.make()
     kinds = tuple(
@@ -98,11 +101,14 @@ def has_spaces_bitrl_reads(case: EnvironmentCase) -> str | None:
     )
     seen = space_of_state(env.observation_space)
     known = " or ".join(kind.__name__ for kind in kinds)
-    for space in seen.values() if isinstance(seen, gymnasium.spaces.Dict) else [seen]:
+    check_parts(seen, "observation_space")
+    for _, space in leaves_of(seen):
         expect(isinstance(space, kinds), f"expected observations of {known}, got {type(space).__name__}")
     actions = next((name for name in get_args(ActionSpace) if is_of(env.action_space, name)), None)
     known = " or ".join(get_args(ActionSpace))
     expect(actions, f"expected actions of {known}, got {type(env.action_space).__name__}")
+    if isinstance(env.action_space, FACTORED):
+        factored_actions(env.action_space)  # it raises where a part cannot be chosen
     env.close()
     algorithms = [entry.record for entry in registry().entries["algorithm"]]
     if any(actions in (record.actions or ()) for record in algorithms if isinstance(record, AlgorithmRecord)):
@@ -125,6 +131,18 @@ def describes_its_observations(case: EnvironmentCase) -> None:
     env = case.environment.make()
     space = space_of_state(env.observation_space)
     env.close()
+    if spec.parts:
+        leaves = dict(leaves_of(space))
+        missing = [path for path in spec.parts if path not in leaves]
+        expect(not missing, f"the spec has the part {missing}, and the observation space has none there")
+        described = [(path, leaves[path]) for path in spec.parts]
+        strings = [path for path, leaf in described if isinstance(leaf, gymnasium.spaces.Text)]
+        texts = tuple(map(name_of, strings))
+        expect(spec.texts == texts, f"expected the strings {texts}, as its parts say, got {spec.texts}")
+        count = sum(math.prod(leaf.shape or ()) for path, leaf in described if path not in strings)
+        expect(len(spec.fields) == count, f"expected a field for each of the {count} numbers, got {len(spec.fields)}")
+        _expect_fields(spec)
+        return
     parts = dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else {}
     for name in spec.texts:
         expect(
@@ -161,6 +179,11 @@ def describes_its_observations(case: EnvironmentCase) -> None:
             len(spec.fields) == count,
             f"expected a field for each of the {count} numbers of an observation, got {len(spec.fields)}",
         )
+    _expect_fields(spec)
+
+
+def _expect_fields(spec: ObservationSpec) -> None:
+    """Expect names of their own, and bounds in order."""
     names = [field.name for field in spec.fields]
     expect(all(name.strip() for name in names), "a field has no name")
     expect(len(set(names)) == len(names), "two fields have the same name")

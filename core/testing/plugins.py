@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from bitrl.core.environments.environment import Environment
-from bitrl.core.environments.observations import observations_of
+from bitrl.core.environments.random_play import observations_of
 from bitrl.core.errors import UsageError, unknown
 from bitrl.core.hookspecs import PROJECT
 from bitrl.core.installing import normalised

@@ -10,7 +10,7 @@ import numpy as np
 
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
-from bitrl.core.environments.observations import observations_of
+from bitrl.core.environments.random_play import observations_of
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import LearningSerializer, ObservationSpec, Serializer
 from bitrl.core.options import parse

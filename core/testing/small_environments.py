@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from bitrl.core.acting.nested import part_at
+from bitrl.core.environments.action_spaces import factored_actions
 from bitrl.core.environments.choice_wrappers import ActionMask, Commands, space_of_state
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.observation_specs import spec_of_space
+from bitrl.core.environments.observations import as_array
 from bitrl.core.environments.prompt_task import PromptTask
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.options import NoOptions
@@ -76,6 +80,69 @@ class MaskedEnvironment(Environment):
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new one."""
         return ActionMask(Doors())
+
+
+class Levers(gymnasium.Env):
+    """A walk of 12 steps; before each, other values of every choice of an action are admissible.
+
+    Attributes:
+        closed: how often an action was not admissible, in all episodes.
+    """
+
+    def __init__(self, actions: gymnasium.Space[Any]):
+        self.observation_space = gymnasium.spaces.Dict(
+            {"levers": gymnasium.spaces.Box(-1, 1, (3,)), "lamp": gymnasium.spaces.Discrete(2)}
+        )
+        self.action_space, self.actions = actions, factored_actions(actions)
+        self.closed = self.time = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start before the first action."""
+        super().reset(seed=seed)
+        self.time = 0
+        return self._look()
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Set the levers; the reward is higher the larger the numbers of the first choices are."""
+        taken = as_array(self.action_space, action)[None]
+        self.closed += not self.actions.admitted(taken, self.mask[None])[0]
+        factor, _ = next(self.actions.choices())
+        reward = float(np.mean(part_at(taken, factor.path)))
+        self.time += 1
+        observation, info = self._look()
+        return observation, reward, self.time >= 12, False, info
+
+    def _look(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The observation and the info; `mask` is that of all choices one after another."""
+        masks = []
+        for factor, _ in self.actions.choices():
+            for size in factor.sizes:
+                mask = self.np_random.integers(0, 2, size)
+                mask[self.np_random.integers(size)] = 1
+                masks.append(mask)
+        self.mask = np.concatenate(masks).astype(np.int8)
+        levers = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        return {"levers": levers, "lamp": self.np_random.integers(2)}, {"action_mask": self.mask}
+
+
+class FactoredEnvironment(Environment):
+    """Actions of several factors with masks, of a kind of space called as in Gymnasium."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(NoOptions(), f"an environment with masked {kind} actions")
+        spaces = gymnasium.spaces
+        self.actions: gymnasium.Space[Any] = {
+            "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
+            "MultiBinary": spaces.MultiBinary(3),
+            "Dict": spaces.Dict(
+                {"gear": spaces.Discrete(3, start=1), "push": spaces.Box(-1, 1, (2,)), "lamps": spaces.MultiBinary(2)}
+            ),
+            "Tuple": spaces.Tuple((spaces.Discrete(2), spaces.MultiDiscrete([3, 3], start=[5, 0]))),
+        }[kind]
+
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
+        """A new one."""
+        return ActionMask(Levers(copy.deepcopy(self.actions)))
 
 
 class CommandsEnvironment(Environment):

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bitrl.core.acting.loading import of_flat_observations
 from bitrl.core.acting.states import StateReader
 from bitrl.core.environments import replay
 from bitrl.core.environments.collector import Collector
@@ -110,7 +111,7 @@ def make_task(
     if spec.prompt:
         serializer = Prompt(NoOptions(), spec)
     elif numbers:
-        serializer = Vector(NoOptions(), spec)
+        serializer = of_flat_observations(Vector(NoOptions(), spec), spec)
     envs = replay.vectorise(made.make, num_envs)
     observations, _ = envs.reset(seed=[seed + index // group for index in range(num_envs)])
     width = 0 if spec.prompt else serializer.width

@@ -198,7 +198,7 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         learns_from=("features", "gradients"),
         critic_backbone=True,
         commands=True,
-        actions=("Discrete", "Box"),
+        actions=("Discrete", "Box", "MultiDiscrete", "MultiBinary", "Dict", "Tuple"),
         bootstraps=True,
     )
     yield AlgorithmRecord(

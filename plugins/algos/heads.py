@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy, within
-from bitrl.core.errors import UsageError
 from bitrl.plugins.algos.backprop import backward, forward, mlp
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
@@ -222,21 +221,3 @@ def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor
     fresh = torch.rand(steps, num_envs, generator=generator) < 1 / mean_steps
     drawn_at = torch.where(fresh, torch.arange(steps).unsqueeze(1), 0).cummax(dim=0).values
     return noise[drawn_at, torch.arange(num_envs)]
-
-
-Head = Categorical | TextChoice | Gaussian
-
-
-def action_head(space: gymnasium.Space[Any]) -> Categorical | Gaussian:
-    """The head for an action space, Discrete or Box, whose actions are numbers.
-
-    Raises:
-        UsageError: it is another space.
-    """
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Categorical(space)
-    if isinstance(space, gymnasium.spaces.Box):
-        return Gaussian(space)
-    raise UsageError(
-        f"there is no action head for {type(space).__name__} actions in this version: Discrete and Box only"
-    )

@@ -31,8 +31,9 @@ from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCo
 from bitrl.plugins.algos.adam import Adam
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
 from bitrl.plugins.algos.estimators import Corrected
+from bitrl.plugins.algos.factored_head import FactoredHead, action_head
 from bitrl.plugins.algos.gae import gae, next_values
-from bitrl.plugins.algos.heads import Gaussian, Head, TextChoice, action_head, hold
+from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, hold
 from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, correct_terms, estimator
@@ -67,7 +68,7 @@ class PPO(Algorithm):
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(task.seed)
             space, admissible = collector.action_space, collector.states.admissible
-            self.head: Head | ActionCodebook | LearnedActionCodebook
+            self.head: Categorical | Gaussian | TextChoice | FactoredHead | ActionCodebook | LearnedActionCodebook
             if options.action_codebook is None:
                 self.head = action_head(space)
             else:
@@ -88,8 +89,9 @@ class PPO(Algorithm):
                 critic = reader.critic_module()
             self.value = chain(critic, mlp(widths(reader.critic_width, critics, 1), gain=1.0))
         gaussian = self.head.gaussian if isinstance(self.head, LearnedActionCodebook) else self.head
-        if isinstance(gaussian, Gaussian):
-            nn.init.constant_(gaussian.log_std, options.log_std_init)
+        for each in gaussian.gaussians if isinstance(gaussian, FactoredHead) else [gaussian]:
+            if isinstance(each, Gaussian):
+                nn.init.constant_(each.log_std, options.log_std_init)
         self.reward_scale = RewardScale(collector.num_envs, options.gamma) if options.normalise_rewards else None
         self.weights = {
             "policy": flatten([*self.policy.parameters(), *self.head.parameters]),

@@ -22,9 +22,16 @@ class LanguageModelOptions:
         free=True,  # the identity tells one model from another
     )
     layers: int | None = option(None, "stop after this many blocks; unset: all of them", above(0))
-    pooling: Literal["mean", "last", "field"] = option(
-        "mean",
-        "features of a text: mean over tokens, last token, or last tokens of its numbers, concatenated (field)",
+    pooling: Literal["mean", "last", "field"] | None = option(
+        None,
+        "features of a text: mean over tokens, last token, or last tokens of its numbers, concatenated (field); "
+        "unset: mean",
+    )
+    readout: Literal["set", "auto"] = option(
+        "set",
+        "auto: where layers, pooling and projection are all unset, a run measures on states of random play which of "
+        "them keep the numbers, and takes the cheapest",
+        free=True,  # what was chosen is in the other options
     )
     threads: int = option(
         0, "threads of the engine; 0: as many as the CPUs this process may use", at_least(0), free=True
@@ -40,7 +47,10 @@ class LanguageModelOptions:
         "weight_scale divides (bitlinear) or multiplies (autobitlinear), for packed safetensors that do not record it",
     )
     projection: int | None = option(
-        None, "project the features to this width by a fixed random matrix; unset: no projection", above(0)
+        None,
+        "project the features to this width: by a fixed random matrix, or a count sketch of pooling field; "
+        "unset: no projection",
+        above(0),
     )
     cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0), free=True)
     lora_rank: int | None = option(
@@ -96,6 +106,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             accepts=("text",),
             provides=("features", "gradients", "generation", "tokens", "cache"),
             needs_option={"gradients": "lora_rank"},
+            chooser="bitrl.plugins.backbones.tools.readout:choose",
             aliases={"fp16": "computes in bfloat16"} if name == "bf16" else {},
         )
     yield BackboneRecord(

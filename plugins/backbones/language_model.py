@@ -22,8 +22,8 @@ from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
-from bitrl.plugins.backbones.files.first_token import begins_by_convention, first_tokens, last_tokens
-from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.files.first_token import KIND, begins_by_convention, first_tokens, last_tokens
+from bitrl.plugins.backbones.files.tokenizer import DEFAULT, check_vocabulary, cutting, tokenizer_of
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.number_ends import number_ends
 
@@ -67,7 +67,7 @@ class LanguageModel:
         check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
         self._prefix = first_tokens(metadata, self.engine.vocabulary, self.engine.path)
         self._suffix = last_tokens(metadata, self.engine.vocabulary, self.engine.path)
-        self.pooling, self.number_count = options.pooling, width
+        self.pooling, self.number_count = options.pooling or "mean", width
         if self.pooling == "field" and not width:
             raise UsageError(
                 'backbone.pooling "field" needs to know how many numbers a text holds: '
@@ -75,7 +75,9 @@ class LanguageModel:
             )
         states = width if self.pooling == "field" and width else 1
         pooled = states * self.engine.width
-        self.projection = projection_matrix(pooled, options.projection) if options.projection else None
+        fields, to = self.pooling == "field", options.projection
+        self.projection = projection_matrix(pooled, to) if to and not fields else None
+        self.sketch = count_sketch(states, self.engine.width, to) if to and fields else None
         self.width = options.projection or pooled
         self.cache = Cache(int(options.cache_mb * 2**20))
         self.identity: dict[str, Any] = {
@@ -87,10 +89,12 @@ class LanguageModel:
             "activation": activation,
             "linear_class": linear_class,
             "pooling": self.pooling,
-            "projection": options.projection,
+            "projection": to if self.sketch is None else f"count sketch to {to}",
             # Runs of such files from before version 0.2 read texts without them: they are told.
             "first_token": self._prefix[0] if begins_by_convention(metadata) else None,
             "last_token": self._suffix[0] if self._suffix else None,
+            # These were cut as Llama 3 does before version 0.2.
+            "cutting": DEFAULT if metadata.get(KIND) == "gpt2" and cutting(metadata) == DEFAULT else None,
         }
 
     def encode(self, inputs: Sequence[str]) -> np.ndarray:
@@ -171,27 +175,18 @@ class LanguageModel:
         return np.split(self.engine.encode(ids, "none"), np.cumsum([len(each) for each in ids]))[:-1]
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        if self.pooling == "field":
-            features = self._states_of_numbers(texts)
+        if self.pooling == "mean":
+            features = self.engine.encode(self._ids(texts))
         else:
-            features = self.engine.encode(self._ids(texts), self.pooling)
+            ids, at = self.pooled_places(texts)
+            places = np.zeros((len(texts), self.number_count or 1 if self.pooling == "field" else 1), np.uint64)
+            for row, text in enumerate(at):
+                places[row, : len(text)] = text  # of an empty text there are none, and none are read
+            features = self.engine.encode_fields(ids, places, self.sketch, self.width)
         if self.projection is None:
             return features
         # Row by row: a matrix product may round differently with the number of rows.
         return np.array([row @ self.projection for row in features], np.float32).reshape(-1, self.width)
-
-    def _states_of_numbers(self, texts: Sequence[str]) -> np.ndarray:
-        """The states at the last token of each number, one after another: float32 [n, numbers * width of the model]."""
-        count, width = self.number_count or 0, self.engine.width
-        located = [self._located(text, count) for text in texts]
-        ids, places = [ids for ids, _ in located], [places for _, places in located]
-        self._fitting(texts, ids)
-        features = np.zeros((len(texts), count * width), np.float32)
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for i, states in enumerate(self._states(ids[start : start + _TEXTS_AT_ONCE]), start):
-                if texts[i]:
-                    features[i] = states[places[i]].reshape(-1)
-        return features
 
     def _located(self, text: str, count: int) -> tuple[list[int], list[int]]:
         """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one.
@@ -379,6 +374,19 @@ def projection_matrix(rows: int, columns: int) -> np.ndarray:
     """
     normal: np.ndarray = np.random.RandomState(0).standard_normal((rows, columns)) / np.sqrt(columns)
     return normal.astype(np.float32)
+
+
+def count_sketch(fields: int, width: int, columns: int) -> np.ndarray:
+    """A fixed sparse projection of `fields` states (Charikar et al. 2002, "Finding frequent items in data streams";
+    Weinberger et al. 2009, arXiv 0902.2206): each of their numbers is added to one feature, with a random sign, so that
+    squared lengths are kept on average. int32 [fields * width] as `Engine.encode_fields` takes it.
+
+    A state's numbers go to different features where there are enough, and to all features equally often.
+    """
+    random = np.random.RandomState(0)  # whose stream is frozen
+    places = [random.permutation(max(width, columns))[:width] % columns for _ in range(fields)]
+    to = np.concatenate(places).astype(np.int32)
+    return np.where(random.randint(0, 2, len(to)) == 1, to, -1 - to).astype(np.int32)
 
 
 def _checked(inputs: Sequence[str]) -> Sequence[str]:

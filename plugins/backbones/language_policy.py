@@ -16,7 +16,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion
-from bitrl.plugins.backbones.engine.generation import Generated, Sequences, exact_logprobs
+from bitrl.plugins.backbones.engine.generation import NO_HEAD, Generated, Sequences, exact_logprobs
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
@@ -41,11 +41,9 @@ class EnginePolicy:
     def __init__(self, model: LanguageModel) -> None:
         file = model.engine.file
         if isinstance(file, HuggingFaceFile) and file.lacks_head:
-            raise ModelFileError(
-                file.path, "cannot generate: it has no head (lm_head.weight), and tie_word_embeddings is false"
-            )
+            raise ModelFileError(file.path, NO_HEAD)
         self.model, self.version, self.learner_format = model, 0, model.engine.format
-        self.ends = end_tokens(file)
+        self.ends = [token for token in end_tokens(file) if 0 <= token < model.engine.vocabulary]
 
     def generate(
         self, prompts: Sequence[str], max_tokens: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,

@@ -265,6 +265,8 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
     )
     yield EnvironmentRecord(
         name="gymnasium",
-        summary="any Gymnasium id with Box or Discrete observations and Discrete or Box actions",
+        summary="any Gymnasium id whose states and actions are numbers, choices or texts, also in parts",
         target=TARGET,
+        # Their numbers are called x0, x1 …, or by the keys of a Dict.
+        defaults={"backbone.readout": "auto", "run.serializer": "values"},
     )

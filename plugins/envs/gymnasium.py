@@ -7,9 +7,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Text
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from bitrl.core.acting.admissible import MASK
+from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.choice_wrappers import ActionMask
 from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.environment import Environment
@@ -20,6 +21,7 @@ from bitrl.core.interfaces import ObservationSpec
 from bitrl.plugins.envs import babyai, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 from bitrl.plugins.envs.modules import import_module_of
+from bitrl.plugins.envs.one_of_vector import OneOfVector
 
 
 def task_of(id: str) -> PromptTask | None:
@@ -29,8 +31,13 @@ def task_of(id: str) -> PromptTask | None:
     return named(id=id) if isinstance(named, type) and issubclass(named, PromptTask) else None
 
 
+ACTION_SPACES = (Discrete, Box, MultiDiscrete, MultiBinary, Dict, Tuple, Text)
+
+
 class GymnasiumEnvironment(Environment):
-    """An environment made by `gymnasium.make`; an action mask in its `info` becomes part of its observations."""
+    """An environment made by `gymnasium.make`, or, where it is a vector environment alone, one of one by `make_vec`; an
+    action mask in its `info` becomes part of its observations.
+    """
 
     _masked: bool | None = None
 
@@ -39,7 +46,7 @@ class GymnasiumEnvironment(Environment):
 
         Raises:
             UsageError: Gymnasium cannot make it (unknown id, or a package that it needs is missing), or its actions are
-                none of Discrete, Box and Text.
+                of none of `ACTION_SPACES`.
         """
         import_module_of(self.id)
         if (task := task_of(self.id)) is not None:
@@ -47,11 +54,13 @@ class GymnasiumEnvironment(Environment):
         if babyai.is_minigrid(self.id):
             return babyai.make(self.id, render_mode)
         env = self._made({"render_mode": render_mode} if render_mode else {})
-        for name, kinds in (("observation_space", gymnasium.Space), ("action_space", (Discrete, Box, Text))):
+        for name, kinds in (("observation_space", gymnasium.Space), ("action_space", ACTION_SPACES)):
             space: Any = getattr(env, name, None)
             if not isinstance(space, kinds):
                 close_quietly(env)
-                kind = "an observation space" if kinds is gymnasium.Space else "a Discrete, Box or Text action space"
+                names = [each.__name__ for each in ACTION_SPACES]
+                known = f"a {', '.join(names[:-1])} or {names[-1]} action space"
+                kind = "an observation space" if kinds is gymnasium.Space else known
                 raise UsageError(f"environment {self.id}: expected {kind}, got {type(space).__name__}")
         return ActionMask(env) if self._masks(env) else env
 
@@ -65,6 +74,8 @@ class GymnasiumEnvironment(Environment):
         try:
             with mujoco.quiet(self.id):
                 # bitrl checks every step itself (core/environments/checked.py), and says which environment it was.
+                if _is_vector_only(self.id):
+                    return OneOfVector(gymnasium.make_vec(self.id, num_envs=1, **arguments))
                 return gymnasium.make(self.id, disable_env_checker=True, **arguments)
         except KeyboardInterrupt:
             raise
@@ -74,19 +85,22 @@ class GymnasiumEnvironment(Environment):
             raise UsageError(f"environment {self.id} cannot be made{again}: {why}{hint}") from error
 
     def _masks(self, env: gymnasium.Env) -> bool:
-        """Whether the environment gives an action mask for its numbered actions."""
-        if not isinstance(env.action_space, gymnasium.spaces.Discrete) or spec_of_known(self.id) is not None:
+        """Whether the environment gives an action mask for its numbered actions, or for those of several factors."""
+        actions: Any = env.action_space
+        if not isinstance(actions, (Discrete, *FACTORED)) or spec_of_known(self.id) is not None:
+            return False
+        if not factored_actions(actions).values:
             return False
         if self._masked is None:
             trial = self._made({}, " a second time, beside the first")
-            mask: Any = ()
+            mask: Any = None
             try:
                 mask = trial.reset(seed=0)[1].get(MASK)
             except KeyboardInterrupt:
                 raise
             except BaseException:  # (the run's own first reset says what is wrong)
                 pass
-            self._masked = np.shape(mask) == (int(env.action_space.n),)
+            self._masked = np.shape(mask) == (int(actions.n),) if isinstance(actions, Discrete) else mask is not None
             close_quietly(trial)
         return self._masked
 
@@ -100,3 +114,12 @@ class GymnasiumEnvironment(Environment):
     def action_names(self) -> tuple[str, ...]:
         """Those of the known environments."""
         return MINIGRID if babyai.is_minigrid(self.id) else ACTIONS.get(self.id, ())
+
+
+def _is_vector_only(id: str) -> bool:
+    """Whether Gymnasium knows the id as that of a vector environment alone."""
+    try:
+        spec = gymnasium.spec(id.rpartition(":")[2])
+    except gymnasium.error.Error:
+        return False
+    return spec.entry_point is None and spec.vector_entry_point is not None

@@ -74,7 +74,7 @@ class HashOptions:
 
 @hookimpl
 def bitrl_serializers() -> Iterator[SerializerRecord]:
-    """json, natural, compact, bins, codes, prompt, template, grid, vector and hash."""
+    """json, natural, compact, values, bins, codes, prompt, template, grid, vector and hash."""
     yield SerializerRecord(
         name="json",
         summary='an object of named numbers: {"pole_angle": 0.012, …}',
@@ -91,6 +91,12 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         name="compact",
         summary="short names and numbers: x=0.031 v=-0.520 …",
         target="bitrl.plugins.serializers.compact:Compact",
+        options=TextOptions,
+    )
+    yield SerializerRecord(
+        name="values",
+        summary="numbers without made-up names: 0.031 -0.520 …, each part named once: place 0.500 -0.250 lamp 1",
+        target="bitrl.plugins.serializers.values:Values",
         options=TextOptions,
     )
     yield SerializerRecord(

@@ -91,7 +91,7 @@ class Codes:
         if self.options.states_file is not None:
             return self._saved_states(Path(self.options.states_file))
         from bitrl.core.environments.loading import load_environment
-        from bitrl.core.environments.observations import observations_of
+        from bitrl.core.environments.random_play import observations_of
 
         environment = load_environment(str(self.observation.env), **self.observation.env_options)
         return self._numbers(observations_of(environment, self.options.states))

@@ -70,11 +70,24 @@ def refuse_prompt(observation: ObservationSpec) -> None:
 
 
 def refuse_grid(observation: ObservationSpec) -> None:
-    """Raises UsageError: the environment is a grid, and these serializers write numbers."""
+    """Raises UsageError: the environment is a grid, or gives prompts or images, and these serializers write numbers."""
     refuse_prompt(observation)
+    refuse_images(observation)
     if observation.grid:
         raise UsageError(
             f"environment {observation.env} is a grid, not a list of numbers: use {setting('serializer', 'grid')}"
+        )
+
+
+def refuse_images(observation: ObservationSpec) -> None:
+    """Raises UsageError: parts of the observations are images, which no text says."""
+    if observation.images:
+        names = " and ".join(f'"{name}"' for name in observation.images)
+        raise UsageError(
+            f"environment {observation.env} observes images ({names}), which bitrl does not write as text: leave them "
+            "out (gymnasium.wrappers.FilterObservation), or observe what is in them, as numbers or words (of Atari's "
+            f"ids the RAM); {setting('serializer', 'vector')} with {setting('backbone', 'mlp')} reads pixels as "
+            "numbers, without convolutions"
         )
 
 

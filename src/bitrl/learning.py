@@ -17,14 +17,16 @@ if TYPE_CHECKING:
         CommandPolicy,
         Continuous,
         Discrete,
+        FactoredPolicy,
         Network,
     )
     from bitrl.core.environments.collector import Collector, Rollout, Transition
     from bitrl.core.runs.episodes import Return, play_episodes
     from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
     from bitrl.plugins.algos.backprop import mlp
+    from bitrl.plugins.algos.factored_head import FactoredHead, action_head
     from bitrl.plugins.algos.gae import gae, next_values
-    from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, action_head, hold, masked
+    from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, hold, masked
     from bitrl.plugins.algos.numpy_policy import numpy_network
     from bitrl.plugins.algos.reward_scale import RewardScale
     from bitrl.plugins.algos.standardise import Standardisation
@@ -37,14 +39,16 @@ _HOME = {
         "CommandPolicy",
         "Continuous",
         "Discrete",
+        "FactoredPolicy",
         "Network",
     ),
     "bitrl.core.environments.collector": ("Collector", "Rollout", "Transition"),
     "bitrl.core.runs.episodes": ("Return", "play_episodes"),
     "bitrl.plugins.algos.action_codebooks": ("ActionCodebook", "LearnedActionCodebook", "codebook_head"),
     "bitrl.plugins.algos.backprop": ("mlp",),
+    "bitrl.plugins.algos.factored_head": ("FactoredHead", "action_head"),
     "bitrl.plugins.algos.gae": ("gae", "next_values"),
-    "bitrl.plugins.algos.heads": ("Categorical", "Gaussian", "TextChoice", "action_head", "hold", "masked"),
+    "bitrl.plugins.algos.heads": ("Categorical", "Gaussian", "TextChoice", "hold", "masked"),
     "bitrl.plugins.algos.numpy_policy": ("numpy_network",),
     "bitrl.plugins.algos.reward_scale": ("RewardScale",),
     "bitrl.plugins.algos.standardise": ("Standardisation",),
@@ -62,6 +66,8 @@ __all__ = [
     "CommandTable",
     "Continuous",
     "Discrete",
+    "FactoredHead",
+    "FactoredPolicy",
     "Gaussian",
     "LearnedActionCodebook",
     "Network",

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from bitrl.core.registry import registry
+
 Call = Callable[..., Any]  # what conftest.py calls the command line with
 
 COMPONENTS = {
@@ -202,6 +204,7 @@ def test_what_no_algorithm_supports_yet_is_a_note(bitrl: Call, tmp_path: Path, m
     (tmp_path / "levers_of_a_test.py").write_text(LEVERS)
     (tmp_path / "levers_plugin.py").write_text(LEVERS_PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry().entries, "algorithm", [])
     done = bitrl("plugin", "check", "levers_plugin:plugin")
     (note,) = [line for line in done.out.splitlines()[:-2] if not line.startswith("ok    ")]
     assert note.startswith('note  environment "Levers-v0": ')

@@ -127,7 +127,7 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
             "-o algo.clip_coef=nan",
             'algo.clip_coef: expected a number above 0 (or linear:START:END, cosine:START:END), got "nan"',
         ),
-        ("-o backbone.pooling=max", 'backbone.pooling: expected one of "mean", "last", "field", got "max"'),
+        ("-o backbone.pooling=max", 'backbone.pooling: expected one of "mean", "last", "field" or none, got "max"'),
         ("--steps -1", "run.steps: expected an integer between 0 and 1,000,000,000,000, got -1"),
         ("--steps lots", 'run.steps: expected an integer between 0 and 1,000,000,000,000, got "lots"'),
         ("--seed 1.5", 'run.seed: expected an integer of at least 0, got "1.5"'),

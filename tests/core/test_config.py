@@ -174,7 +174,7 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
         resolve({"run": {"backbone": "bitnet", "serializer": "vector"}})
     assert str(caught.value) == (
         'serializer "vector" emits vector, but backbone "bitnet" accepts text: '
-        "use --serializer bins or codes or compact or grid or json or natural or prompt or template, "
+        "use --serializer bins or codes or compact or grid or json or natural or prompt or template or values, "
         "or --backbone mlp or random-projection"
     )
 
@@ -184,7 +184,7 @@ def test_the_critics_backbone_has_options_of_its_own(registered: Registry):
     resolved = resolve(values)
     assert resolved.critic_backbone is not None
     assert resolved.critic_backbone.name == "int8"
-    assert (resolved.backbone_options.layers, resolved.backbone_options.pooling) == (1, "mean")
+    assert (resolved.backbone_options.layers, resolved.backbone_options.pooling) == (1, None)
     assert (resolved.critic_backbone_options.layers, resolved.critic_backbone_options.pooling) == (None, "last")
     assert resolve({}).critic_backbone is resolve({}).critic_backbone_options is None
 
@@ -193,7 +193,7 @@ def test_what_an_environment_asks_of_a_backbone_it_asks_of_the_critics_too(regis
     resolved = resolve({"run": {"env": "Tuned-v0", "critic_backbone": "int8"}})
     assert (resolved.backbone_options.layers, resolved.critic_backbone_options.layers) == (3, 3)
     assert resolved.critic_backbone_options.pooling == "last"
-    assert resolved.backbone_options.pooling == "mean"
+    assert resolved.backbone_options.pooling is None
     mine = resolve({"run": {"env": "Tuned-v0", "critic_backbone": "int8"}, "critic_backbone": {"layers": 2}})
     assert (mine.backbone_options.layers, mine.critic_backbone_options.layers) == (3, 2)
 
@@ -217,7 +217,7 @@ def test_a_critics_backbone_that_cannot_read_the_policys_texts_is_refused_with_t
     with pytest.raises(UsageError) as caught:
         resolve({"run": {"backbone": "both", "critic_backbone": "int8", "serializer": "vector"}})
     assert str(caught.value).endswith(
-        ", or --serializer bins or codes or compact or grid or json or natural or prompt or template"
+        ", or --serializer bins or codes or compact or grid or json or natural or prompt or template or values"
     )
 
 
@@ -406,26 +406,30 @@ class LeversEnvironment(bitrl.Environment):
 
 
 def test_an_action_space_that_an_algorithm_does_not_support_is_refused_before_training(
-    registered: Registry, tmp_path: Path
+    registered: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     plugin = types.ModuleType("plugin")
     levers = bitrl.EnvironmentRecord(name="Levers-v0", summary="", target=target(LeversEnvironment))
     plugin.bitrl_environments = bitrl.hookimpl(lambda: [levers])  # type: ignore[attr-defined]
+
+    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", learns_from=BOTH, actions=("Box", "Discrete"))
+    plugin.bitrl_algorithms = bitrl.hookimpl(lambda: [able])  # type: ignore[attr-defined]
     registered.add(plugin, "pack")
 
-    def refusal() -> str:
+    def refusal(algorithm: str) -> str:
         with pytest.raises(UsageError) as refused:
-            bitrl.run("Levers-v0", backbone="bitrl:mlp", out=tmp_path / "run")
+            bitrl.run("Levers-v0", backbone="bitrl:mlp", algo=algorithm, out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
         return str(refused.value)
 
-    begin = 'algorithm "ppo" supports Discrete and Box actions, but those of Levers-v0 are MultiDiscrete: '
-    assert refusal() == f"{begin}no installed algorithm supports them in this version"
-    plugin = types.ModuleType("another")
-    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", actions=("MultiDiscrete",))
-    plugin.bitrl_algorithms = bitrl.hookimpl(lambda: [able])  # type: ignore[attr-defined]
-    registered.add(plugin, "another-pack")
-    assert refusal() == f"{begin}use --algo able"
+    begin = 'algorithm "able" supports Box and Discrete actions, but those of Levers-v0 are MultiDiscrete: '
+    assert refusal("able") == f"{begin}use --algo ppo"
+    monkeypatch.setattr(Levers, "action_space", gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(2)))
+    begin = (
+        'algorithm "ppo" supports Discrete and Box and MultiDiscrete and MultiBinary and Dict and Tuple actions, but '
+        "those of Levers-v0 are Sequence: "
+    )
+    assert refusal("ppo") == f"{begin}no installed algorithm supports them in this version"
 
 
 def test_an_earlier_name_of_an_environment_finds_it(monkeypatch, capsys):

@@ -11,7 +11,7 @@ static void show(const char *title, const bitrl_key *keys, uint64_t key_count, c
     char error[BITRL_ERROR_BYTES];
     float weights[64];
     bitrl_file *file = NULL;
-    if (bitrl_file_assemble(keys, key_count, tensors, count, &file, error))
+    if (bitrl_file_assemble(keys, key_count, tensors, count, 1, &file, error))
         printf("%s: error %s\n", title, error);
     else {
         printf("%s: ok %llu bytes", title, (unsigned long long)bitrl_file_size(file));

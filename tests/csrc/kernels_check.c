@@ -329,6 +329,89 @@ static size_t check_rounding(const bitrl_kernels *kernels, const bitrl_kernels *
     return CASES;
 }
 
+/* ---- the kernels of learning ---- */
+
+/* Floats of a kind: near one, of all sizes, or at the ends of what there is. */
+static float *some_floats(size_t n, size_t kind)
+{
+    static const float ends[] = {0, -0.0f, 0x1p-149f, -0x1p-140f, 0x1p-126f, 88.72284f, 88.7229f, -103.97f, -104.1f, 0.625f,
+                                 -0.625f, 9.01f, 3.4028235e38f, -3.4028235e38f, INFINITY, -INFINITY, 1, 0.70710678f};
+    enum { ENDS = sizeof ends / sizeof *ends };
+    float *out = memory(n * sizeof *out);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t any = (uint32_t)bits();
+        if ((any >> 23 & 255) == 255) any &= 0xff800000; /* infinite, not NaN, which may have other bits */
+        out[i] = kind == 0 ? (float)(4 * number()) : ends[bits() % ENDS];
+        if (kind == 1) memcpy(out + i, &any, sizeof any);
+    }
+    return out;
+}
+
+static size_t check_functions(const bitrl_kernels *kernels, const bitrl_kernels *scalar)
+{
+    enum { CASES = 24 };
+    for (size_t i = 0; i < CASES; i++) {
+        size_t n = (size_t)between(1, 70), stride = n + 3, rows = 1 + i % 3, size = rows * stride;
+        float *x = some_floats(size, i % 3), *y = some_floats(size, 0), *out[2];
+        double sum[2];
+        for (int k = 0; k < 2; k++) {
+            const bitrl_kernels *of = k ? scalar : kernels;
+            out[k] = memory(6 * size * sizeof **out);
+            memcpy(out[k] + 2 * size, x, size * sizeof *x);
+            memcpy(out[k] + 3 * size, y, size * sizeof *x);
+            memcpy(out[k] + 4 * size, y, size * sizeof *x);
+            for (size_t j = 0; j < size; j++) out[k][5 * size + j] = y[j] * y[j];
+            of->exps(out[k], x, size);
+            of->logs(out[k] + size, x, size);
+            of->tanhs(out[k] + 2 * size, stride, rows, n);
+            of->slopes(out[k] + 3 * size, out[k] + 2 * size, stride, rows, n);
+            const adam_rates rates = {.scale = 0.3f, .rate = 0.01f, .root = 1.5f, .eps = 1e-5f};
+            for (size_t j = 0; j < size; j++) out[k][j] = out[k][j] < 1e20f ? out[k][j] : 1; /* inf - inf is NaN */
+            of->adam(out[k], out[k] + 4 * size, out[k] + 5 * size, out[k] + 3 * size, n, &rates);
+            sum[k] = of->squares(y, n);
+        }
+        same(out[0], out[1], 6 * size * sizeof **out, kernels->name, "functions of %zu x %zu floats, case %zu", rows, n, i);
+        same(sum, sum + 1, sizeof *sum, kernels->name, "the sum of %zu squares", n);
+        free(x), free(y), free(out[0]), free(out[1]);
+    }
+    return CASES;
+}
+
+/* c = start + a b, panel by panel. */
+static float *multiplied(const bitrl_kernels *of, const float *a, const float *b, size_t rows, size_t steps, size_t columns,
+                         size_t turned, const float *start)
+{
+    enum { WIDEST = 32 };
+    size_t stride = up(columns, WIDEST);
+    float *c = memory(rows * stride * sizeof *c), *packed = memory(steps * of->panel * sizeof *packed);
+    for (size_t from = 0; from < columns; from += of->panel) {
+        size_t left = columns - from < of->panel ? columns - from : of->panel;
+        of->pack_panel(packed, b + from * (turned ? steps : 1), turned ? 1 : columns, turned ? steps : 1, steps, left);
+        of->multiply_panel(c + from, stride, rows, a, turned ? 1 : steps, turned ? rows : 1, packed, steps,
+                           start ? start + from : NULL, 0);
+    }
+    for (size_t r = 0; r < rows; r++) /* what lies beyond may be anything */
+        for (size_t i = columns; i < stride; i++) c[r * stride + i] = 0;
+    free(packed);
+    return c;
+}
+
+static size_t check_multiplying(const bitrl_kernels *kernels, const bitrl_kernels *scalar)
+{
+    size_t count = 0;
+    for (size_t rows = 1; rows < 28; rows += 1 + rows % 3)
+        for (size_t columns = 1; columns < 70; columns += 15, count++) {
+            size_t steps = (size_t)between(1, 40), turned = count % 2;
+            float *a = some_floats(rows * steps, 0), *b = some_floats(steps * columns, 0), *start = some_floats(up(columns, 32), 0);
+            float *got = multiplied(kernels, a, b, rows, steps, columns, turned, count % 3 ? start : NULL);
+            float *want = multiplied(scalar, a, b, rows, steps, columns, turned, count % 3 ? start : NULL);
+            same(got, want, rows * up(columns, 32) * sizeof *got, kernels->name, "%zu x %zu times %zu x %zu floats", rows, steps,
+                 steps, columns);
+            free(a), free(b), free(start), free(got), free(want);
+        }
+    return count;
+}
+
 int main(void)
 {
     const bitrl_kernels *scalar = bitrl_kernels_find("scalar");
@@ -342,7 +425,9 @@ int main(void)
         printf(" norms %zu,", check_norms(kernels, scalar));
         printf(" elementwise %zu,", check_elementwise(kernels, scalar));
         printf(" rounding %zu,", check_rounding(kernels, scalar));
-        printf(" attention %zu\n", check_attention(kernels, scalar));
+        printf(" attention %zu,", check_attention(kernels, scalar));
+        printf(" functions %zu,", check_functions(kernels, scalar));
+        printf(" multiplying %zu\n", check_multiplying(kernels, scalar));
     }
     return 0;
 }

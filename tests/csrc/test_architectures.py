@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from cffi import FFI
+from hugging_face_models import InDouble
 from tiny_models import TinyModel
 
 from bitrl.plugins.backbones.engine.engine import Engine
@@ -29,6 +30,11 @@ GEMMA_ROPE = {
     "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
 }
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 32}
 # transformers' name of the architecture, what its configuration changes of SHAPE
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"rope_theta": 500.0}),
@@ -50,25 +56,27 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
          "rope_parameters": GEMMA_ROPE, "tie_word_embeddings": False},
     ),
 }  # fmt: skip
+CONFIGURATIONS |= {
+    "llama 3.1": ("Llama", {"rope_parameters": LLAMA3}),
+    "llama, yarn": ("Llama", {"rope_parameters": YARN}),
+    "llama, linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}}),
+    "qwen2": ("Qwen2", {"rope_theta": 500.0}),
+    "gemma2": (
+        "Gemma2",
+        {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 6, "rope_theta": 500.0,
+         "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "phi3": ("Phi3", {"rope_theta": 500.0, "sliding_window": 7}),
+    "phi3, three quarters of a head": (
+        "Phi3", {"partial_rotary_factor": 0.75, "num_attention_heads": 3, "num_key_value_heads": 3}
+    ),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 5, "rope_theta": 500.0}),
+}  # fmt: skip
 BITNETS: dict[str, dict[str, Any]] = {
     "grouped heads": {"rope_theta": 500.0},
     "tied": {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
 }
 TEXTS = [[1, 2, 3, 299, 7], [17], list(range(40))]
-
-
-class InDouble(torch.overrides.TorchFunctionMode):
-    """Inside it, what transformers does in float32 is done in float64.
-
-    In float32, an activation now and then rounds to the neighbouring 8-bit code, which moves its token by 1e-3.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.float:
-            func = torch.Tensor.double
-        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
-        kwargs = {key: torch.float64 if arg is torch.float32 else arg for key, arg in (kwargs or {}).items()}
-        return func(*args, **kwargs)
 
 
 def make(kind: str, **changes: Any) -> Any:
@@ -79,7 +87,7 @@ def make(kind: str, **changes: Any) -> Any:
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():  # the usual 0.02 would leave attention and gates all but linear
-            one = 1 if "norm" in name and kind != "Gemma3" else 0  # gemma's norms multiply by 1 + weight
+            one = 1 if "norm" in name and "Gemma" not in kind else 0  # gemma's norms multiply by 1 + weight
             weight.copy_(one + 0.3 * torch.randn_like(weight))
     return model
 
@@ -123,7 +131,8 @@ def tensors_of(model: Any, turned: bool = True, offset: float = 1.0) -> dict[str
             if not c.tie_word_embeddings:
                 out["output.weight"] = weight.numpy().astype(np.float32)
             continue
-        base, rest = name.removesuffix(".weight"), ".weight"
+        rest = ".bias" if name.endswith(".bias") else ".weight"
+        base = name.removesuffix(rest)
         if name.endswith(".rms_norm.weight"):
             base, rest = name.removesuffix(".rms_norm.weight"), "_norm_in.weight"
         if name.endswith(".weight_scale"):
@@ -132,9 +141,9 @@ def tensors_of(model: Any, turned: bool = True, offset: float = 1.0) -> dict[str
         found = f"blk.{base.split('.')[2]}.{own[last]}" if last in own else names.get_name(base)
         assert found, name
         heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(last)
-        if turned and kind == "llama" and heads and rest == ".weight":
+        if turned and kind in ("llama", "smollm3") and heads and rest == ".weight":
             weight = weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-        if kind == "gemma3" and last.endswith("norm") and rest == ".weight":
+        if kind.startswith("gemma") and last.endswith("norm") and rest == ".weight":
             weight = weight + offset
         out[found + rest] = weight.contiguous().numpy().astype(np.float32)
     return out
@@ -166,8 +175,20 @@ def write(model: Any, path: Path, dtype: str = "F32", changes: dict[str, Any] | 
         writer.add_sliding_window_pattern(2 if local == [True, False, True] else local)
         writer.add_attention_scale(c.query_pre_attn_scalar**-0.5)
     else:
-        writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
-        writer.add_rope_dimension_count(head_dim)
+        rope = c.rope_parameters
+        writer.add_rope_freq_base(rope["rope_theta"])
+        writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
+        if rope["rope_type"] in ("linear", "yarn"):
+            writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+            writer.add_rope_scaling_factor(rope["factor"])
+        if rope["rope_type"] == "yarn":
+            writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if getattr(c, "sliding_window", None):
+            writer.add_sliding_window(c.sliding_window)
+    if kind == "gemma2":
+        writer.add_attn_logit_softcapping(c.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(c.final_logit_softcapping)
+        writer.add_attention_scale(c.query_pre_attn_scalar**-0.5)
     if kind == "bitnet":
         writer.add_string("bitnet.hidden_activation", c.hidden_act)
     for name, value in (changes or {}).items():
@@ -175,7 +196,11 @@ def write(model: Any, path: Path, dtype: str = "F32", changes: dict[str, Any] | 
         if value is not None:
             kinds = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING", list: "ARRAY"}
             writer.add_key_value(f"{kind}.{name}", value, gguf.GGUFValueType[kinds[type(value)]])
-    for name, weight in tensors_of(model, **tensors).items():
+    named = tensors_of(model, **tensors)
+    if getattr(c, "rope_parameters", {}).get("rope_type") == "llama3":  # llama.cpp divides the frequencies by these
+        usual = 500.0 ** -(np.arange(0, head_dim, 2) / head_dim)
+        named["rope_freqs.weight"] = (usual / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+    for name, weight in named.items():
         number = gguf.GGMLQuantizationType[dtype if weight.ndim == 2 else "F32"]
         writer.add_tensor(name, gguf.quantize(weight, number), raw_dtype=number)
     writer.write_header_to_file()
@@ -218,7 +243,7 @@ def test_the_state_after_every_block(tmp_path: Path, name: str) -> None:
         assert relative_error(got, want) < 1e-5
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
 def test_in_bf16(tmp_path: Path, name: str) -> None:
     kind, changes = CONFIGURATIONS[name]
     model = make(kind, **changes)
@@ -366,6 +391,9 @@ def test_the_activation_is_never_guessed(tmp_path: Path) -> None:
 
 
 TINY = {
+    name: TinyModel(architecture=name, width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=2)
+    for name in ("qwen2", "gemma2", "phi3", "smollm3")
+} | {
     "llama": TinyModel(architecture="llama", width=16, ffn=16, heads=4, kv_heads=2, head_dim=12, blocks=2),
     "qwen3": TinyModel(
         architecture="qwen3", width=16, ffn=16, heads=2, kv_heads=1, head_dim=16, blocks=2, input_norms=True
@@ -387,9 +415,14 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize(
     ("name", "key", "value", "words"),
     [
-        ("llama", "rope.scaling.type", "yarn", "scales its positions"),
-        ("llama", "rope.scaling.factor", 8.0, r"scales its positions \(llama\.rope\.scaling\.factor"),
-        ("llama", "rope.scale_linear", 8.0, "scales its positions"),
+        (
+            "llama",
+            "rope.scaling.type",
+            "ntk",
+            r"positions by ntk \(llama\.rope\.scaling\.type\), .* linear, yarn",
+        ),
+        ("llama", "rope.scaling.type", "yarn", "lacks the key llama.rope.scaling.original_context_length"),
+        ("llama", "rope.scaling.factor", 0.0, "rope.scaling.factor = 0; it must be a positive number"),
         ("llama", "attention.key_length", 11, "heads of 11"),
         ("llama", "attention.key_length", 2**31, "key_length = 2147483648; it must be an integer from 1 to 65536"),
         ("llama", "attention.key_length", 65534, "at most 65536 wide"),
@@ -402,8 +435,17 @@ def refusal(path: Path) -> str:
         ("llama", "attention.causal", False, "both directions"),
         ("llama", "expert_count", 8, "has llama.expert_count, which is not supported"),
         ("llama", "attention.clamp_kqv", 8.0, "attention.clamp_kqv"),
-        ("llama", "attention.sliding_window", 64, "llama.attention.sliding_window"),
-        ("qwen3", "attention.sliding_window", 64, "qwen3.attention.sliding_window"),
+        ("llama", "attention.sliding_window", 2**31, "llama.attention.sliding_window = 2147483648"),
+        (
+            "qwen3",
+            "attention.sliding_window",
+            64,
+            "qwen3.attention.sliding_window but no attention.sliding_window_p",
+        ),
+        ("smollm3", "rope.layers", [True], "smollm3.rope.layers other than a number or 2 booleans"),
+        ("gemma2", "attn_logit_softcapping", None, "lacks the key gemma2.attn_logit_softcapping"),
+        ("gemma2", "final_logit_softcapping", -1.0, "final_logit_softcapping = -1"),
+        ("phi3", "rope.dimension_count", 5, "rotates 5 of 16"),
         ("gemma3", "attn_logit_softcapping", 50.0, "has gemma3.attn_logit_softcapping"),
         ("gemma3", "final_logit_softcapping", 30.0, "has gemma3.final_logit_softcapping"),
         ("gemma3", "attention.sliding_window", 0, "sliding_window = 0; it must be an integer from 1"),
@@ -475,7 +517,9 @@ def test_every_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -
         ("llama", "blk.1.ffn_gate_inp.weight", (8, 16), "blk.1.ffn_gate_inp.weight"),
         ("llama", "blk.1.attn_sub_norm.weight", (24,), "blk.1.attn_sub_norm.weight"),
         ("llama", "blk.1.attn_q_norm.weight", (12,), "blk.1.attn_q_norm.weight"),
-        ("llama", "rope_freqs.weight", (6,), "rope_freqs.weight"),
+        ("llama", "rope_freqs.weight", (5,), "has rope_freqs.weight in shape"),
+        ("llama", "rope_factors_short.weight", (6,), "rope_factors_short.weight"),
+        ("qwen2", "blk.0.attn_output.bias", (16,), "blk.0.attn_output.bias"),
         ("llama", "blk.attn_q.weight", (6,), "blk.attn_q.weight"),
         ("llama", "blk.0", (6,), "blk.0"),
         ("qwen3", "blk.0.post_ffw_norm.weight", (16,), "post_ffw_norm"),

@@ -50,11 +50,15 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """driver.c for this CPU, upon the engine that is installed: a program that loads both."""
-    folder = tmp_path_factory.mktemp("native")
+    """driver.c for this CPU."""
+    return on_the_installed(tmp_path_factory.mktemp("native"), "driver.c")
+
+
+def on_the_installed(folder: Path, main: str) -> Path:
+    """A program of tests/csrc for this CPU, upon the engine that is installed: it loads both."""
     library = folder / "driver.so"
     command = [*compiler(), "-std=c11", "-shared", "-fPIC", "-Dmain=driver", f"-I{CSRC}"]
-    subprocess.run([*command, CSRC.parent / "tests" / "csrc" / "driver.c", "-o", library], check=True)
+    subprocess.run([*command, CSRC.parent / "tests" / "csrc" / main, "-o", library], check=True)
     program = folder / "driver"
     program.write_text(f"#!{sys.executable}\n" + ON_THE_INSTALLED.format(engine=_engine.__file__, library=str(library)))
     program.chmod(0o755)
@@ -89,3 +93,11 @@ def test_every_format_and_pooling_gives_the_bits_of_this_cpu(driver, native, tmp
     lines = run(driver, *how, model, cpu=cpu)
     assert lines == run(native, *how, model)
     assert lines[0].startswith("ok "), lines
+
+
+@pytest.mark.parametrize(("cpu", "sets"), [("max", ["neondot", "scalar"]), ("cortex-a53", ["neon"])])
+def test_what_is_learned_has_the_bits_of_this_cpu(tmp_path, cpu, sets):
+    program = build(tmp_path / "learn", "learn.c", "-O3", "-static", compiled_by=[COMPILER])
+    (line,) = run(program, *sets, cpu=cpu)
+    assert line.startswith("ok "), line
+    assert [line] == run(on_the_installed(tmp_path, "learn.c"), "auto")

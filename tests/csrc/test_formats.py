@@ -14,7 +14,7 @@ FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32")
 # products of floats round to float32 after each of `columns` additions; in bf16 that now and then takes an activation
 # to its neighbour, 2^-8 away, in fp8 more seldom, 2^-4 away.
 TOLERANCE = {"ternary": 1e-6, "ternary-1.6": 1e-6, "int8": 1e-6, "int4": 1e-6, "fp8": 1e-3, "bf16": 1e-3, "fp32": 1e-5}
-TYPES = {"F32": "fp32", "F16": "bf16", "BF16": "bf16", "Q8_0": "int8", "Q4_0": "int4", "Q4_1": "int4"}
+TYPES = {"F32": "fp32", "F16": "bf16", "BF16": "bf16", "Q8_0": "int8", "Q4_0": "int4", "Q4_1": "int8"}
 SHAPES = {
     "starter": {"width": 256, "ffn": 768, "blocks": 2, "weights": "F32"},
     "odd": {"width": 48, "ffn": 80, "blocks": 2, "weights": "F32"},

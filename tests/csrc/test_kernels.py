@@ -37,6 +37,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict:
         r"typedef enum \{[^}]*FORMATS.*?;",
         r"typedef void matrix_product.*?;",
         r"typedef struct \{[^}]*\} attention_task;",
+        r"typedef struct \{[^}]*\} adam_rates;",
         r"typedef struct \{[^}]*\} bitrl_kernels;",
     ):
         found = re.search(declaration, header, re.S)[0]
@@ -742,3 +743,66 @@ def test_stochastic_rounding_is_unbiased(tables, format):
     error = found.std(0) / times**0.5
     bound = 4.5 * error + np.ptp(found, 0) * 4.5 / times + np.abs(row) * 1e-6  # of those nearly always rounded one way
     assert (np.abs(found.mean(0) - row) <= bound).all()
+
+
+# ---- learning ----
+
+
+def units(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest error in units of the last place of what float64 says, where float32 holds it."""
+    held = np.isfinite(want.astype(np.float32))
+    np.testing.assert_array_equal(got[~held], want.astype(np.float32)[~held])
+    size = np.maximum(np.abs(want[held]), 2.0**-126)
+    return float((np.abs(got[held] - want[held]) / 2.0 ** (np.floor(np.log2(size)) - 23)).max())
+
+
+@pytest.mark.parametrize(("name", "most"), [("exp", 1.0), ("log", 1.0), ("tanh", 2.0)])
+def test_functions_of_floats_are_within_units_of_the_last_place(tables, name, most):
+    """On every 10,007th float of all there are, and near the ends of what float32 holds."""
+    x = np.arange(0, 2**32, 10_007, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    ends = np.float32([0, -0.0, 1, np.inf, -np.inf, np.nan, 2.0**-149, 2.0**-126, 88.72283, 88.72284, -103.97, -103.98])
+    x = np.concatenate([x, ends, np.nextafter(ends, np.float32(0)), np.nextafter(ends, np.float32(9))])
+    with np.errstate(all="ignore"):
+        want = getattr(np, name)(x.astype(np.float64))
+    ffi, first = tables["ffi"], None
+    for table in tables["sets"].values():
+        got = x.copy()
+        if name == "tanh":
+            table.tanhs(pointer(ffi, got), len(x), 1, len(x))
+        else:
+            {"exp": table.exps, "log": table.logs}[name](pointer(ffi, got), pointer(ffi, got), len(x))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        is_number = ~np.isnan(want)
+        assert units(got[is_number], want[is_number]) <= most
+        first = got if first is None else first
+        np.testing.assert_array_equal(got[is_number].view(np.uint32), first[is_number].view(np.uint32))
+
+
+@quick
+@given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 40), st.booleans(), st.booleans(), seeds)
+def test_panels_are_multiplied_in_order(tables, rows, columns, steps, turned, starts, seed):
+    """The sums of each number, fused and one after another, whichever way the factors lie."""
+    rng, ffi = np.random.default_rng(seed), tables["ffi"]
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, steps), (steps, columns)))
+    start = rng.normal(size=columns).astype(np.float32) * starts
+    want = np.tile(start, (rows, 1))
+    for k in range(steps):
+        want = fused(a[:, k, None], b[None, k], want)
+    a, b = (np.asfortranarray(each) if turned else each for each in (a, b))
+    a_row, a_step, b_step, b_column = (stride // 4 for stride in (*a.strides, *b.strides))
+    for table in tables["sets"].values():
+        wide = -(-columns // table.panel) * table.panel
+        c, padded = np.full((rows, wide + 3), 7, np.float32), np.pad(start, (0, wide - columns))
+        for column in range(0, columns, table.panel):
+            packed = np.full((steps, table.panel), 7, np.float32)
+            few = min(table.panel, columns - column)
+            at = ffi.cast("float *", b.ctypes.data + 4 * column * b_column)
+            table.pack_panel(pointer(ffi, packed), at, b_step, b_column, steps, few)
+            assert (packed[:, few:] == 0).all()
+            begin = pointer(ffi, padded) + column if starts else ffi.NULL
+            to = pointer(ffi, c) + column
+            table.multiply_panel(
+                to, c.shape[1], rows, pointer(ffi, a), a_row, a_step, pointer(ffi, packed), steps, begin, 0
+            )
+        np.testing.assert_array_equal(c[:, :columns], want)
+        assert (c[:, wide:] == 7).all()

@@ -16,12 +16,14 @@ def rope(tmp_path_factory: pytest.TempPathFactory):
     flags = ["-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
     subprocess.run([*compiler(), *flags, str(Path(CSRC) / "rope.c"), "-lm", "-o", str(library)], check=True)
     ffi = FFI()
-    ffi.cdef("void bitrl_rope(double *rope, size_t positions, size_t head_dim, double theta);")
+    ffi.cdef("void bitrl_rope(double *rope, size_t positions, size_t dims, const double *frequencies, double factor);")
+    ffi.cdef("void bitrl_frequencies(double *out, size_t dims, double theta);")
     lib = ffi.dlopen(str(library))
 
     def made(positions: int, head_dim: int, theta: float) -> np.ndarray:
-        out = np.full((positions, head_dim), np.nan)
-        lib.bitrl_rope(ffi.from_buffer("double *", out), positions, head_dim, theta)
+        out, frequencies = np.full((positions, head_dim), np.nan), ffi.new("double[]", head_dim // 2)
+        lib.bitrl_frequencies(frequencies, head_dim, theta)
+        lib.bitrl_rope(ffi.from_buffer("double *", out), positions, head_dim, frequencies, 1)
         return out
 
     return made

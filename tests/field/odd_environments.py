@@ -13,7 +13,7 @@ import sys
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Text, Tuple
 
 LENGTH = 4
 
@@ -211,7 +211,17 @@ class SpaceOfEach(Plain):
 
 
 class TupleSpace(Plain):
-    observation_space = Tuple((Discrete(32), Discrete(11)))
+    """As Gymnasium's Blackjack has it; given as a list."""
+
+    observation_space = Tuple((Discrete(32), Discrete(11, start=1)))
+
+    def observe(self):
+        return [np.int64(self.t), 1 + self.t]
+
+
+class TupleTooShort(TupleSpace):
+    def observe(self):
+        return super().observe()[: 1 if self.t == 2 else 2]
 
 
 class GraphSpace(Plain):
@@ -219,7 +229,64 @@ class GraphSpace(Plain):
 
 
 class DictSpace(Plain):
-    observation_space = Dict({"place": Box(-1, 1, (3,)), "battery": Box(0, 1, (1,))})
+    observation_space = Dict({"place": Box(-1, 1, (3,)), "battery": Box(0, 1, ())})
+
+    def observe(self):
+        return {"battery": 0.5, "place": super().observe(), "not declared": self}
+
+
+class NestedSpace(Plain):
+    """Parts in parts, a text among them, and a key with spaces."""
+
+    observation_space = Dict(
+        {
+            "my arm": Tuple((Box(-1, 1, (1, 2), np.float64), Dict({"closed": MultiBinary(2), "mode": Discrete(9)}))),
+            "task": Dict({"words": Text(20)}),
+            "numbers": MultiDiscrete([9, 9], start=[-4, 0]),
+        }
+    )
+
+    def observe(self):
+        arm = (np.array([[self.t / 10, 0]]), {"closed": np.array([1, self.t % 2], np.int8), "mode": self.t})
+        return {"my arm": arm, "task": {"words": f"step {self.t}"}, "numbers": np.array([self.t - 4, self.t])}
+
+
+class KeyGone(DictSpace):
+    def observe(self):
+        return {name: part for name, part in super().observe().items() if self.t != 3 or name != "place"}
+
+
+class EmptyDict(Plain):
+    observation_space = Dict({})
+
+
+class EmptyPart(Plain):
+    observation_space = Dict({"place": Box(-1, 1, (3,)), "more": Tuple(())})
+
+
+class NumberedKeys(Plain):
+    observation_space = Dict({0: Box(-1, 1, (3,)), 1: Box(0, 1, (1,))})
+
+
+class GraphInside(Plain):
+    observation_space = Dict({"place": Box(-1, 1, (3,)), "map": Graph(Box(-1, 1, (3,)), None)})
+
+
+class NamedAlike(Plain):
+    observation_space = Dict({"a": Box(-1, 1, (2,)), "a.1": Box(-1, 1, ())})
+
+
+class CommandsOfNumbers(Plain):
+    """A state and what the robot was told to do: no admissible commands."""
+
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "commands": Box(-1, 1, (2,))})
+
+
+class Camera(Plain):
+    observation_space = Dict({"camera": Box(0, 255, (32, 32, 3), np.uint8), "speed": Box(-1, 1, ())})
+
+    def observe(self):
+        return {"camera": np.full((32, 32, 3), self.t, np.uint8), "speed": self.t / 10}
 
 
 class NoSpace(Plain):
@@ -398,8 +465,147 @@ class NothingAllowedAtTheEnd(Plain):
         return {"action_mask": np.full(2, self.t < LENGTH)}
 
 
-class SeveralActions(Plain):
+class Factored(Plain):
+    """Every step is rewarded with 1 if the action is in its space, as Gymnasium says."""
+
+    def reward(self, action):
+        return float(self.action_space.contains(action) and type(action) is type(self.action_space.sample()))
+
+
+class SeveralActions(Factored):
     action_space = MultiDiscrete([3, 2])
+
+
+class SeveralFromFive(Factored):
+    """In two dimensions, counted from elsewhere; one of them has nothing to choose."""
+
+    action_space = MultiDiscrete([[3, 1], [2, 5]], start=[[5, -3], [0, 10]])
+
+
+class SeveralSwitches(Factored):
+    action_space = MultiBinary((2, 2))
+
+
+class NestedActions(Factored):
+    action_space = Dict(
+        {
+            "gear": Discrete(3, start=2),
+            "arm": Tuple((Box(-np.inf, np.inf, (2, 3), np.float64), Dict({"grip": MultiBinary(2)}))),
+            "push": Box(-1, 1, ()),
+            "slot": Box(0, 4, (2,), np.int64),
+        }
+    )
+
+
+class TupleActions(Factored):
+    action_space = Tuple((MultiDiscrete([2, 3]), Discrete(1)))
+
+
+class MaskedFactors(Factored):
+    """Masks as Gymnasium's own `sample(mask=…)` takes them, of which each step forbids others."""
+
+    action_space = Dict(
+        {"gear": Discrete(3), "keys": MultiDiscrete([2, 4]), "lamps": MultiBinary(2), "push": Box(-1, 1, (2,))}
+    )
+
+    def info(self):
+        gear = np.array([1, self.t % 2, 0], np.int8)
+        keys = (np.array([0, 1], np.int8), np.array([1, 0, self.t % 2, 0], np.int8))
+        return {"action_mask": {"gear": gear, "keys": keys, "lamps": np.array([1, 2], np.int8), "push": None}}
+
+    def reward(self, action):
+        t = self.t - 1  # the mask of the state that it was chosen in
+        admitted = action["gear"] in (0, t % 2) and action["keys"][0] == 1 and action["keys"][1] in (0, 2 * (t % 2))
+        return float(super().reward(action) and admitted and action["lamps"][0] == 1)
+
+
+class FlatMask(Factored):
+    """All masks one after another, as sb3-contrib's MaskablePPO takes them."""
+
+    action_space = MultiDiscrete([2, 3])
+
+    def info(self):
+        return {"action_mask": np.array([0, 1, 1, 1, 0], bool)}
+
+    def reward(self, action):
+        return float(super().reward(action) and action[0] == 1 and action[1] < 2)
+
+
+class MaskInObservation(Factored):
+    """As PettingZoo has it, in the observation."""
+
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "action_mask": MultiBinary(5)})
+    action_space = MultiDiscrete([2, 3])
+
+    def observe(self):
+        return {"observation": super().observe(), "action_mask": np.array([0, 1, 1, 1, 0], np.int8)}
+
+    def reward(self, action):
+        return float(super().reward(action) and action[0] == 1 and action[1] < 2)
+
+
+class NothingToMask(Factored):
+    """Masks of their own meaning, where there is nothing to choose."""
+
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "action_mask": MultiBinary(2)})
+    action_space = Dict({"push": Box(-1, 1, (2,))})
+
+    def observe(self):
+        return {"observation": super().observe(), "action_mask": np.array([1, 0], np.int8)}
+
+    def info(self):
+        return {"action_mask": {"push": [1, 0]}}
+
+
+class MaskTooShort(MaskedFactors):
+    def info(self):
+        info = super().info()
+        return {"action_mask": info["action_mask"] | {"keys": ([0, 1], [1, 0, 1])}} if self.t == 2 else info
+
+
+class MaskOfOneFactor(MaskedFactors):
+    def info(self):
+        return {"action_mask": super().info()["action_mask"] | {"keys": ([0, 1],)}}
+
+
+class MaskForbidsAFactor(MaskedFactors):
+    def info(self):
+        info = super().info()
+        return {"action_mask": info["action_mask"] | {"keys": ([0, 1], [0, 0, 0, 0])}} if self.t == 2 else info
+
+
+class MaskInObservationTooShort(MaskInObservation):
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "action_mask": MultiBinary(2)})
+
+
+class TooManyValues(Factored):
+    action_space = MultiDiscrete([10**9, 2])
+
+
+class TextInside(Factored):
+    action_space = Dict({"gear": Discrete(3), "say": Text(5)})
+
+
+class NoActions(Factored):
+    action_space = Dict({})
+
+
+class NumberedActions(Factored):
+    action_space = Dict({1: Discrete(2)})
+
+
+class NothingInside(Factored):
+    action_space = Dict({"gear": Discrete(3), "arm": Box(-1, 1, (0,))})
+
+
+class ChangesParts(Plain):
+    """Changes the arrays in the action that it is given."""
+
+    action_space = Dict({"push": Box(-1, 1, (2,))})
+
+    def step(self, action):
+        action["push"] *= 100
+        return super().step(action)
 
 
 # The interface

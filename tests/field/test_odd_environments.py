@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import bitrl
+from bitrl.core.acting.nested import flat
 from bitrl.core.environments.crashes import reporting
 from bitrl.core.environments.process_settings import check_process_settings
 from bitrl.core.environments.replay import vectorise
@@ -49,6 +50,9 @@ def stepped(name, count=2):
         seen.append(observations)
     assert (terminated | truncated).all()
     seen[-1] = np.stack([info["final_obs"][index] for index in range(count)])
+    parts = component.observation_spec().parts
+    if parts:
+        seen = [flat(each, parts) for each in seen]
     return envs, np.stack(seen)
 
 
@@ -62,19 +66,25 @@ def expected_of(name):
         "BooleanTable": [[[t % 2, 1], [0, 1]] for t in steps],
         "Counts": [[0, 0], [1, 50], [2, 100], [3, 150], [4, 200]],
         "Image": [np.full((2, 3, 3), 182 + t) for t in steps],
+        "TupleSpace": [[t, 1 + t] for t in steps],
+        "DictSpace": [[0.5, np.float32(t / 10), np.float32(-t / 10), 0] for t in steps],
+        "NestedSpace": [(f"step {t}", [t / 10, 0, 1, t % 2, t, t - 4, t]) for t in steps],
     }
-    return np.array(own.get(name, [[t / 10, -t / 10, 0] for t in steps]))
+    flat_ones = {"TupleSpace": float, "DictSpace": float, "NestedSpace": [("task.words", "U20"), ("numbers", float, 7)]}
+    kind = flat_ones.get(name)
+    return np.array(own.get(name, [[t / 10, -t / 10, 0] for t in steps]), kind)
 
 
 READ_RIGHT = """
 Plain Buffer SharedBuffer ListObservation DoublePrecision OutOfBounds StateNumber Booleans BooleanTable Counts Image
 HalfSuccess IntegerReward BooleanReward ArrayReward TableReward NumpyEnds IntegerEnds NoInfo InfoShapes
 StartsAtTen OneNumber Table Switches NoBounds ChangesActions AnyArguments Prints NoRenderMode ListsForTuples
-CloseExits ManyStates
+CloseExits ManyStates TupleSpace DictSpace NestedSpace
 """
 TRAINED = """
 Buffer Booleans BooleanTable Counts Image TableReward IntegerEnds NoInfo InfoShapes StartsAtTen OneNumber Table Switches
-NoBounds ChangesActions NothingAllowedAtTheEnd
+NoBounds ChangesActions NothingAllowedAtTheEnd TupleSpace DictSpace NestedSpace Camera SeveralActions SeveralFromFive
+SeveralSwitches NestedActions TupleActions MaskedFactors FlatMask MaskInObservation ChangesParts
 """
 
 
@@ -82,9 +92,10 @@ NoBounds ChangesActions NothingAllowedAtTheEnd
 def test_what_is_odd_but_clear_is_read_right(name):
     envs, seen = stepped(name)
     space, expected = envs.single_observation_space, expected_of(name)
-    assert seen.dtype == space.dtype
+    dtype = expected.dtype if space.dtype is None else space.dtype
+    assert seen.dtype == dtype
     for index in range(2):
-        np.testing.assert_array_equal(seen[:, index], expected.astype(space.dtype))
+        np.testing.assert_array_equal(seen[:, index], expected.astype(dtype))
 
 
 @pytest.mark.parametrize("name", TRAINED.split())
@@ -107,9 +118,15 @@ REFUSED = {
     "InfinityAtStep2": r"in step 2 .*: observation: expected finite numbers, got inf as x1, number 1",
     "GrowingSpace": r"got shape \(4,\); observation_space has become Box\(-1\.0, 1\.0, \(4,\), float32\) since",
     "SpaceOfEach": r"parallel environments differ: the observation_space of number 0 is Box.* number 1 is Box",
-    "TupleSpace": "expected a Box, Discrete or Text observation space, got Tuple",
-    "GraphSpace": "expected a Box, Discrete or Text observation space, got Graph",
-    "DictSpace": "expected a Box, Discrete or Text observation space, got Dict",
+    "GraphSpace": "its observations have a Graph space, which bitrl does not read: expected Box, Discrete, .* Dict and",
+    "GraphInside": 'its observations have a Graph space as "map", which bitrl does not read',
+    "TupleTooShort": r"in step 2 .*: observation: expected a tuple of 2 parts, got \[",
+    "KeyGone": "in step 3 .*: observation: expected the keys 'battery', 'place', 'place' is missing",
+    "EmptyDict": "its observation_space is an empty Dict",
+    "EmptyPart": r"its observation_space\['more'\] is an empty Tuple",
+    "NumberedKeys": "its observation_space has the key 0: call its parts by other strings",
+    "NamedAlike": 'two parts of its observations are called "a.1"',
+    "CommandsOfNumbers": 'the keys "observation" and "commands", which stand for .* rename one of them',
     "NoSpace": "expected an observation space, got tuple",
     "NoReward": "in step 2 of an episode: expected a number as reward, got None",
     "TextReward": "in step 1 of an episode: expected a number as reward, got '1.0'",
@@ -120,7 +137,15 @@ REFUSED = {
     "TextEnds": "expected True or False as truncated, got ''",
     "SuccessOfEach": r'in reset\(\): expected True or False as info\["success"\], got \[True, False\]',
     "MaskGone": r'in step 3 of an episode: expected info\["action_mask"\] in every step',
-    "SeveralActions": "MultiDiscrete",
+    "MaskTooShort": r"in step 2 .*: info\[\"action_mask\"\]\['keys'\]\[1\]: expected 0 or 1 for each of 4 values",
+    "MaskOfOneFactor": r"in reset\(\): info\[\"action_mask\"\]\['keys'\]: expected 2 \+ 4 of 0 or 1, got \(\[0, 1\],\)",
+    "MaskForbidsAFactor": r"in step 2 .*: its action_mask forbids every value of \['keys'\], number 1",
+    "MaskInObservationTooShort": r'an "action_mask" of MultiBinary\(2\): expected a MultiBinary\(5\)',
+    "TooManyValues": "actions have 1,000,000,002 values in all, too many .* expected at most 1,000,000",
+    "TextInside": r"its action_space\['say'\] is a Text space: actions of several parts are made of Box, Discrete",
+    "NoActions": "its action_space is an empty Dict",
+    "NumberedActions": "its action_space has the key 1: call its parts by other strings",
+    "NothingInside": r"its action_space\['arm'\] is Box\(.*, which holds no numbers",
     "FourValues": rf"step\(\) returned 4 values instead of 5: {API}",
     "FourValuesLimited": rf"step\(\) did not return 5 values .*: {API}",
     "OnlyObservation": rf"reset\(\) returned array\(.*, without a dict of information: {API}",
@@ -162,7 +187,7 @@ def test_what_cannot_be_honoured_is_blamed_on_the_environment(name, tmp_path):
     assert re.search(REFUSED[name], message), message
     assert "\n" not in message
     assert len(message) <= 500
-    if name != "SpaceOfEach":
+    if name not in ("SpaceOfEach", "TooManyValues"):
         assert f"environment odd_environments:{name}-v0" in message
     if " in step " in message or " in reset()" in message:
         assert re.search(r"\(parallel environment \d, seed \d+(; BITRL_DEBUG=1 shows the traceback)?\)$", message)
@@ -174,13 +199,33 @@ def test_gradients_that_an_environment_turns_off_matter_to_a_model_that_learns(t
         check_process_settings("NoGradientsForAll", gradients=True)
 
 
+def test_a_mask_where_there_is_nothing_to_choose_is_no_mask(tmp_path):
+    train("NothingToMask", tmp_path / "run")
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    agent = bitrl.load_agent(tmp_path / "agent")
+    assert agent.act(agent.example)["push"].shape == (2,)
+
+
+def test_images_are_refused_as_texts_and_read_as_numbers():
+    env = "odd_environments:Camera-v0"
+    for name in ("json", "natural", "compact", "bins", "codes", "template", "hash"):
+        with pytest.raises(
+            BitrlError, match=r'observes images \("camera"\), which bitrl does not write as text'
+        ) as told:
+            bitrl.load_serializer(name, env=env)
+        assert len(str(told.value)) <= 500
+    written = bitrl.load_serializer("vector", env=env)({"camera": np.full((32, 32, 3), 255, np.uint8), "speed": 0.5})
+    assert written.shape == (32 * 32 * 3 + 1,)
+    assert (written[:-1].min(), written[-1]) == (1.0, 0.5)
+
+
 def test_a_success_may_be_a_fraction(tmp_path):
     assert train("HalfSuccess", tmp_path / "run")["eval"]["success_rate"] == 0.5
 
 
 def test_every_one_is_tried():
     tried = {*READ_RIGHT.split(), *TRAINED.split(), *REFUSED, "CloseFails", "Endless", "NoGradientsForAll"}
-    tried |= {"Forks", "ForkRaises", "ClosesStreams"}
+    tried |= {"Forks", "ForkRaises", "ClosesStreams", "Factored", "NothingToMask"}
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
 
 

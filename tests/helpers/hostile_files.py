@@ -21,7 +21,12 @@ Tensors = list[tuple[str, int, tuple[int, ...], bytes]]
 
 TYPES = {name: gguf.GGMLQuantizationType[name].value for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")}
 TYPES |= {name: gguf.GGMLQuantizationType[name].value for name in ("Q6_K", "TQ1_0", "TQ2_0")} | {"I2_S": 36}
-ARCHITECTURES = ("bitnet-b1.58", "bitnet-25", "bitnet", "llama")
+BLOCKS = {  # types that the gguf package does not write: weights and bytes of a block, and where its scales stand
+    "Q6_K": (256, 210, (208,)), "Q2_K": (256, 84, (80, 82)), "Q3_K": (256, 110, (108,)), "Q4_K": (256, 144, (0, 2)),
+    "Q5_K": (256, 176, (0, 2)), "IQ4_NL": (32, 18, (0,)), "Q1_0": (128, 18, (0,)), "Q2_0": (64, 18, (0,)),
+}  # fmt: skip
+TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "IQ4_NL": 20, "Q5_0": 6, "Q5_1": 7, "Q1_0": 41, "Q2_0": 42}
+ARCHITECTURES = ("bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen2", "gemma2", "phi3", "smollm3")
 U8, I8, U32, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 1, 4, 5, 6, 7, 8, 9, 10
 BIG = 2**63
 
@@ -35,10 +40,13 @@ def quantised(weights: np.ndarray, kind: str) -> bytes:
     """Ternary weights float32 [rows, columns] in one of TYPES."""
     if kind == "I2_S":
         return i2_s(np.sign(weights).astype(np.int8), float(np.abs(weights).max()))
-    if kind == "Q6_K":  # which the gguf package reads but does not write: any codes, one scale
-        blocks = np.random.default_rng(1).integers(0, 256, (weights.size // 256, 210), np.uint8)
-        blocks[:, 208:] = np.frombuffer(np.float16(0.001).tobytes(), np.uint8)
-        return blocks.tobytes()
+    if kind in BLOCKS:  # any codes (of Q2_0: without a fourth one), one scale
+        block, size, scales = BLOCKS[kind]
+        codes = np.random.default_rng(1).integers(0, 256, (weights.size // block, size), np.uint8)
+        codes = codes & ~(codes >> 1 & 0x55) if kind == "Q2_0" else codes
+        for at in scales:
+            codes[:, at : at + 2] = np.frombuffer(np.float16(0.001).tobytes(), np.uint8)
+        return codes.tobytes()
     return gguf.quantize(weights, gguf.GGMLQuantizationType[kind]).tobytes()
 
 
@@ -59,11 +67,18 @@ def model(
     }
     if a == "bitnet":
         keys[f"{a}.hidden_activation"] = "relu2"
+    if a == "gemma2":
+        keys |= {f"{a}.attn_logit_softcapping": 5.0, f"{a}.final_logit_softcapping": 3.0}
+        keys[f"{a}.attention.sliding_window"] = 2
+    if a == "llama":
+        keys |= {f"{a}.rope.scaling.type": "yarn", f"{a}.rope.scaling.factor": 4.0}
+        keys[f"{a}.rope.scaling.original_context_length"] = 8
 
     def tensor(name: str, rows: int, columns: int, wanted: str = kind) -> tuple[str, int, tuple[int, ...], bytes]:
         weights = (rng.integers(-1, 2, (rows, columns)) * 0.5).astype(np.float32)
         weights[0, 0] = 0.5
         block = 1 if wanted in ("F32", "F16", "BF16") else 256 if "_K" in wanted or "TQ" in wanted else 32
+        block = BLOCKS[wanted][0] if wanted in BLOCKS else block
         fits = rows * columns % 128 == 0 if wanted == "I2_S" else columns % block == 0
         wanted = wanted if fits else "F16"
         return name, TYPES[wanted], (rows, columns), quantised(weights, wanted)
@@ -71,8 +86,12 @@ def model(
     tensors: Tensors = [tensor("token_embd.weight", 5, width, "F16")]
     for i in range(blocks):
         for name, n in {"attn_norm": width, "attn_sub_norm": width, "ffn_norm": width, "ffn_sub_norm": ffn}.items():
-            if a != "llama" or "sub" not in name:
+            if a.startswith("bitnet") or "sub" not in name:
                 tensors.append((f"blk.{i}.{name}.weight", 0, (n,), np.ones(n, np.float32).tobytes()))
+        for name in ("post_attention_norm", "post_ffw_norm") if a == "gemma2" else ():
+            tensors.append((f"blk.{i}.{name}.weight", 0, (width,), np.ones(width, np.float32).tobytes()))
+        for name in ("attn_q", "attn_k", "attn_v") if a == "qwen2" else ():
+            tensors.append((f"blk.{i}.{name}.bias", 0, (width,), np.ones(width, np.float32).tobytes()))
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
             tensors.append(tensor(f"blk.{i}.{name}.weight", width, width))
         tensors.append(tensor(f"blk.{i}.ffn_gate.weight", ffn, width))
@@ -84,7 +103,7 @@ def model(
 def good() -> Iterator[tuple[str, bytes]]:
     """The smallest whole models of each type of weights and each architecture."""
     for kind in TYPES:
-        ffn = 256 if "_K" in kind or "TQ" in kind else 64 if kind == "I2_S" else 32
+        ffn = 256 if "_K" in kind or "TQ" in kind or kind in ("Q1_0", "Q2_0") else 64 if kind == "I2_S" else 32
         yield kind.lower(), gguf_bytes(*model(kind, ffn=ffn))
     for architecture in ARCHITECTURES:
         yield architecture, gguf_bytes(*model("F32", architecture, blocks=2))
@@ -159,6 +178,7 @@ def attacks_on_the_container() -> Iterator[tuple[str, bytes]]:
     yield "I2_S of 2^63 weights", tensor_file((BIG,), TYPES["I2_S"])
     yield "Q8_0 of 33 columns", tensor_file((2, 33), TYPES["Q8_0"], bytes(128))
     yield "unknown type", tensor_file((4,), 1000)
+    yield "an own type", tensor_file((128,), 1042, bytes(34))
     yield "removed type", tensor_file((4,), 4)
     yield "one byte short", tensor_file((16,), data=bytes(63))
     yield "beyond the end", tensor_file((16,), offset=64)
@@ -190,7 +210,7 @@ def attacks_on_the_model() -> Iterator[tuple[str, bytes]]:
     yield "block_count: 4096", gguf_bytes(keys | {f"{a}.block_count": 4096}, tensors)
     yield "feed_forward_length: 2^20", gguf_bytes(keys | {f"{a}.feed_forward_length": 2**20}, tensors)
     yield "embedding_length: 2^16", gguf_bytes(keys | {f"{a}.embedding_length": 2**16}, tensors)
-    others = {"rope.scaling.type": "yarn", "rope.dimension_count": 1, "attention.key_length": 1}
+    others = {"rope.scaling.type": "ntk", "rope.dimension_count": 1, "attention.key_length": 1}
     for name, other in (others | {"hidden_activation": "gelu"}).items():
         yield f"{name}: {other}", gguf_bytes(keys | {f"{a}.{name}": other}, tensors)
     yield "head_count_kv: 2", gguf_bytes(keys | {f"{a}.attention.head_count_kv": 2}, tensors)
@@ -212,6 +232,7 @@ def attacks_on_the_model() -> Iterator[tuple[str, bytes]]:
 
     # Where the scales of a block stand: NaN, infinite, negative where it cannot be.
     places = {"F32": 0, "F16": 0, "BF16": 0, "Q8_0": 0, "Q4_0": 0, "Q4_1": 0, "Q6_K": 208, "TQ1_0": 52, "TQ2_0": 64}
+    places |= {"Q2_K": 82, "Q3_K": 108, "Q4_K": 0, "Q5_K": 2, "IQ4_NL": 0, "Q5_0": 0, "Q5_1": 2, "Q1_0": 0, "Q2_0": 0}
     for scaled, at in places.items():
         scaled_keys, scaled_tensors = model(scaled, ffn=256)
         for value in (np.nan, np.inf, -np.inf):

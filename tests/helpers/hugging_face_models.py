@@ -20,6 +20,20 @@ THETA = {"rope_type": "default", "rope_theta": 500.0}
 TEXTS = [[1, 5, 299, 200, 4, 4, 17, 120, 3, 90, 91, 92, 93], [7]]
 
 
+class InDouble(torch.overrides.TorchFunctionMode):
+    """Inside it, what transformers does in float32 is done in float64.
+
+    In float32, an activation now and then rounds to the neighbouring 8-bit code, which moves its token by 1e-3.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        kwargs = {key: torch.float64 if arg is torch.float32 else arg for key, arg in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
 def llama(**changes: Any) -> Any:
     return _random(transformers.LlamaConfig(**{**SHAPE, "rope_parameters": THETA, **changes}))
 

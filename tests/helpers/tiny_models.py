@@ -21,8 +21,10 @@ class TinyModel:
 
     With `weights`, a type of the gguf package, matrices are not ternary: `dense[name]` is (the file's bytes; their
     values, float32 [rows, columns]).
-    Architectures are bitnet-b1.58, llama, qwen3 and gemma3. `input_norms` puts a norm before each projection, as
-    BitNet's embedding models have it. Of gemma3, all blocks but each `every`-th see `window` tokens.
+    Architectures are bitnet-b1.58, llama, qwen2, qwen3, gemma2, gemma3, phi3 and smollm3; `forward` does not know llama
+    and smollm3, whose rows lie in another order. `input_norms` puts a norm before each projection, as BitNet's
+    embedding models have it. Of gemma2 and gemma3, all blocks but each `every`-th see `window` tokens. `caps` are
+    gemma2's, of scores and of logits.
     `adapters[name]` is (down [rank, columns], up [rows, rank]), which `forward` adds to that matrix's product.
     """
 
@@ -40,6 +42,7 @@ class TinyModel:
     input_norms: bool = False
     window: int = 0
     every: int = 6
+    caps: tuple[float, float] = (3.0, 5.0)
     seed: int = 0
     weights: str | None = None
     dense: dict[str, tuple[bytes, np.ndarray]] = field(default_factory=dict)
@@ -59,7 +62,7 @@ class TinyModel:
             norms |= {"attn_sub_norm": q, "ffn_sub_norm": self.ffn}
         if self.architecture in ("qwen3", "gemma3"):
             norms |= {"attn_q_norm": self.head_dim, "attn_k_norm": self.head_dim}
-        if self.architecture == "gemma3":
+        if self.architecture in ("gemma2", "gemma3"):
             norms |= {"post_attention_norm": self.width, "post_ffw_norm": self.width}
         if self.input_norms:
             norms |= {f"{name}_norm_in": n for name, n in inputs.items()}
@@ -76,6 +79,8 @@ class TinyModel:
                     self.dense[f"blk.{i}.{name}.weight"] = (raw.tobytes(), gguf.dequantize(raw, kind))
             for name, n in norms.items():
                 self.vectors[f"blk.{i}.{name}.weight"] = rng.uniform(0.5, 1.5, n).astype(np.float32)
+            for name in ("attn_q", "attn_k", "attn_v") if self.architecture == "qwen2" else ():
+                self.vectors[f"blk.{i}.{name}.bias"] = rng.normal(size=rows[name]).astype(np.float32)
         self.vectors["output_norm.weight"] = np.ones(self.width, np.float32)
 
     def keys(self) -> dict[str, Any]:
@@ -98,6 +103,8 @@ class TinyModel:
             own |= {"attention.key_length": self.head_dim, "attention.value_length": self.head_dim}
         if self.window:
             own |= {"attention.sliding_window": self.window, "attention.sliding_window_pattern": self.every}
+        if self.architecture == "gemma2":
+            own |= {"attn_logit_softcapping": self.caps[0], "final_logit_softcapping": self.caps[1]}
         return {
             "general.architecture": self.architecture,
             **{f"{self.architecture}.{name}": value for name, value in own.items()},
@@ -148,7 +155,7 @@ class TinyModel:
     def forward(self, tokens: list[int], format: str = "ternary") -> list[np.ndarray]:
         """The residual stream after the embedding and after each block, float64 [length, width] each."""
         x = torch.from_numpy(self.embedding[tokens].astype(np.float64))
-        if self.architecture == "gemma3":
+        if self.architecture in ("gemma2", "gemma3"):
             x = x * float(np.float32(self.width**0.5))
         states = [x.numpy()]
         for i in range(self.blocks):
@@ -188,7 +195,7 @@ class TinyModel:
         """One block on float64 [length, width]."""
         length, head_dim = len(x), self.head_dim
         local = self.window and (i + 1) % self.every != 0
-        theta = 10000.0 if local else self.theta
+        theta = 10000.0 if local and self.architecture == "gemma3" else self.theta
 
         def norm(x: torch.Tensor, name: str) -> torch.Tensor:
             if f"blk.{i}.{name}.weight" not in self.vectors:  # this architecture has no such norm
@@ -210,7 +217,8 @@ class TinyModel:
             if f"blk.{i}.{name}.weight" in self.adapters:
                 down, up = (torch.from_numpy(part).double() for part in self.adapters[f"blk.{i}.{name}.weight"])
                 y = y + x @ down.T @ up.T
-            return y
+            bias = self.vectors.get(f"blk.{i}.{name}.bias")
+            return y if bias is None else y + torch.from_numpy(bias).double()
 
         def rotate(x: torch.Tensor) -> torch.Tensor:
             half = head_dim // 2
@@ -225,6 +233,8 @@ class TinyModel:
         v = linear(n, "attn_v").view(length, self.kv_heads, head_dim)
         k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
         scores = torch.einsum("qhd,khd->hqk", q, k) / head_dim**0.5
+        if self.architecture == "gemma2":
+            scores = self.caps[0] * (scores / self.caps[0]).tanh()
         seen = torch.ones(length, length).tril().bool()
         if local:
             seen &= torch.ones(length, length).triu(1 - self.window).bool()
@@ -235,7 +245,7 @@ class TinyModel:
         gate = linear(n, "ffn_gate")
         if self.architecture == "bitnet-b1.58":
             gate = gate.relu() ** 2
-        elif self.architecture == "gemma3":
+        elif self.architecture in ("gemma2", "gemma3"):
             gate = torch.nn.functional.gelu(gate, approximate="tanh")
         else:
             gate = torch.nn.functional.silu(gate)
@@ -262,7 +272,9 @@ def gguf_string(text: str | bytes) -> bytes:
 
 
 def gguf_value(value: Any) -> bytes:
-    """Type and value: bool, u32, f32, string, or an array of strings, of i32 or of f32 (numpy's); bytes as they are."""
+    """Type and value: bool, u32, f32, string, or an array of strings, of bools, of i32 or of f32 (numpy's); bytes as
+    they are.
+    """
     if isinstance(value, bytes):
         return value
     if isinstance(value, bool):
@@ -276,6 +288,8 @@ def gguf_value(value: Any) -> bytes:
     if isinstance(value, np.ndarray):
         number = {"int32": 5, "float32": 6}[value.dtype.name]
         return struct.pack("<IIQ", 9, number, len(value)) + value.tobytes()
+    if isinstance(value, list) and all(isinstance(each, bool) for each in value):
+        return struct.pack("<IIQ", 9, 7, len(value)) + bytes(value)
     return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_string, value))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from bitrl.core.acting.policies import ActorCritic, CommandPolicy, Discrete, within
+from bitrl.core.acting.policies import ActorCritic, CommandPolicy, Discrete, FactoredPolicy, within
 from bitrl.core.acting.states import States
 from bitrl.core.config import Config
 from bitrl.core.environments import crashes, replay
@@ -74,6 +74,11 @@ def visit(
     if isinstance(heads.policy, CommandPolicy):
         raise UsageError(
             f"{config.run.env}: its agent chooses among admissible commands, which analyze does not support: analyse a "
+            "run in an environment with Discrete or Box actions"
+        )
+    if isinstance(heads.policy, FactoredPolicy):
+        raise UsageError(
+            f"{config.run.env}: its agent's actions have several factors, which analyze does not support: analyse a "
             "run in an environment with Discrete or Box actions"
         )
     if not isinstance(heads.policy, Discrete) and heads.log_std is None:

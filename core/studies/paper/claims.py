@@ -13,7 +13,7 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
-from bitrl.core.studies.comparison import Row, compare
+from bitrl.core.studies.comparison import Row, compare_rows
 from bitrl.core.studies.results import Result
 from bitrl.core.studies.statistics import (
     Interval,
@@ -78,8 +78,8 @@ class Evidence:
         labels = {each.label for each in results}
         if arm not in labels:
             return None
-        found = compare(results, metric=metric, baseline=baseline if baseline in labels else arm)
-        return next(row for row in found.rows if row.arm == arm)
+        rows = compare_rows(results, metric, baseline if baseline in labels else arm)
+        return next(row for row in rows if row.arm == arm)
 
 
 Judge = Callable[[Evidence], Judgement]

@@ -218,5 +218,59 @@ _ENTRIES = (
         parameters=596_000_000,
     ),
 )
-ENTRIES: dict[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
+# Models by others that were trained with ternary weights. Falcon's packed files do not say what weight_scale does; it
+# divides, which is what transformers takes for granted. TriLM and Bonsai are published as floats that are ternary, with
+# a scale for each shard or for 128 weights; Bonsai's GGUF files (Q2_0) are read, too: hf:OWNER/NAME/FILE.gguf.
+_FALCONS = {
+    **{f"falcon3-{size.lower()}-1.58bit": f"Falcon3-{size}-Instruct-1.58bit" for size in ("1B", "3B", "7B", "10B")},
+    **{f"falcon-e-{size.lower()}": f"Falcon-E-{size}-Instruct" for size in ("1B", "3B")},
+}
+_TERNARY = (
+    *(
+        ModelEntry(
+            name,
+            Hub(f"tiiuae/{repository}"),
+            summary="a ternary Falcon",
+            licence="Falcon LLM License",
+            precision="ternary (packed)",
+            architecture="llama",
+            hints={"linear_class": "bitlinear"},
+        )
+        for name, repository in _FALCONS.items()
+    ),
+    *(
+        ModelEntry(
+            f"bitnet-b1.58-{size.lower()}",
+            Hub(f"1bitLLM/bitnet_b1_58-{size}"),
+            summary="the first published BitNet b1.58, as master weights",
+            licence="MIT",
+            precision="F32, ternary when it is run",
+            architecture="bitnet",
+        )
+        for size in ("large", "3B")
+    ),
+    *(
+        ModelEntry(
+            f"trilm-{size.lower()}",
+            Hub(f"SpectraSuite/TriLM_{size}_Unpacked"),
+            summary="of a series of ternary models in nine sizes",
+            licence="Apache-2.0",
+            precision="ternary, as F16",
+            architecture="llama",
+        )
+        for size in ("99M", "190M", "390M", "560M", "830M", "1.1B", "1.5B", "2.4B", "3.9B")
+    ),
+    *(
+        ModelEntry(
+            f"ternary-bonsai-{size.lower()}",
+            Hub(f"prism-ml/Ternary-Bonsai-{size}-unpacked"),
+            summary="a ternary Qwen3 with a scale for each 128 weights",
+            licence="Apache-2.0",
+            precision="ternary, as F16",
+            architecture="qwen3",
+        )
+        for size in ("1.7B", "4B", "8B")
+    ),
+)
+ENTRIES: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, *_TERNARY)}
 """Name → model."""

@@ -25,7 +25,7 @@ from bitrl.core.files import cannot_write
 from bitrl.core.wording import pip
 from bitrl.plugins.backbones.catalogue.entries import Hub
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
-from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, architecture, check_quantization
+from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, architecture, check_quantization, text_part
 from bitrl.plugins.backbones.files.hugging_face_file import CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes
@@ -184,7 +184,9 @@ def _model_file(source: Hub, listing: Mapping[str, Published]) -> str:
 def _check_configuration(folder: Path, source: Hub) -> None:
     """Refuses a model that the engine cannot run, or whose tokenizer does not fit, by its small files."""
     shown = Path(f"{source}/{CONFIG}")
-    config = CheckpointConfig(parse_json(read_bytes(folder / CONFIG, _MOST_JSON), folder / CONFIG, "it"), shown)
+    config = CheckpointConfig(
+        text_part(parse_json(read_bytes(folder / CONFIG, _MOST_JSON), folder / CONFIG, "it")), shown
+    )
     architecture(config)
     check_quantization(config)
     try:

@@ -49,13 +49,14 @@ def formats() -> list[str]:
 
 
 class Engine:
-    """A BitNet, Llama, Qwen3 or Gemma 3 model, ready to encode on `threads` threads.
+    """A BitNet, Llama, Mistral, Qwen, Gemma, Phi-3 or SmolLM3 model, ready to encode on `threads` threads.
 
     `path` names a GGUF file, or a Hugging Face checkpoint: its directory or a .safetensors file beside its config.json.
     `threads` of 0 takes every CPU that this process may use, by affinity and by quota.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
-    what the file's first matrix holds: TQ1_0, TQ2_0 and I2_S are run as ternary, Q8_0 and Q6_K as int8, Q4_0 and Q4_1
-    as int4, F16 and BF16 as bf16, F32 as fp32; packed safetensors as ternary.
+    what the file's first matrix holds: TQ1_0, TQ2_0, Q1_0, Q2_0 and I2_S are run as ternary, Q4_0 as int4, F16 and BF16
+    as bf16, F32 as fp32, all others as int8 (int4 would round them once more); packed safetensors as ternary.
+    A ternary matrix with a scale for each block of a row keeps these, also of files of floats.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
     `activation` ("relu2", "silu" or "gelu", by tanh) is for files that leave it open, as those of architecture "bitnet"
@@ -141,6 +142,32 @@ class Engine:
         self._encode(lib.bitrl_encode, ids, lengths, (_POOLING[pooling],), out)
         return out
 
+    def encode_fields(
+        self, token_ids: Sequence[Sequence[int]], places: np.ndarray, sketch: np.ndarray | None = None, columns: int = 0
+    ) -> np.ndarray:
+        """States of chosen tokens of each text, side by side or projected: float32 [n, fields * width or columns].
+
+        Args:
+            token_ids: of n texts; one of no tokens is zeros.
+            places: ascending positions in each text, uint64 [n, fields].
+            sketch: int32 [fields * width], the feature from 0 to columns - 1 to which each number of the states is
+                added, or -1 - feature where it is subtracted; None: side by side.
+            columns: features that the sketch has.
+
+        In the last block no other tokens are computed than these. Raises UsageError as `encode`, and for places that
+        do not ascend or are outside their text.
+        """
+        ids, lengths = self._flat(token_ids)
+        places = np.ascontiguousarray(places, np.uint64)
+        fields = places.shape[1]
+        out = np.zeros((len(token_ids), fields * self.width if sketch is None else columns), np.float32)
+        if sketch is not None and (sketch.shape != (fields * self.width,) or sketch.dtype != np.int32):
+            raise UsageError(f"sketch: expected int32 [{fields * self.width}], got {sketch.dtype} {list(sketch.shape)}")
+        to = ffi.NULL if sketch is None else ffi.from_buffer("int32_t[]", np.ascontiguousarray(sketch))
+        how = ffi.from_buffer("uint64_t[]", places), fields, to, columns
+        self._encode(lib.bitrl_encode_fields, ids, lengths, how, out)
+        return out
+
     def encode_blocks(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """The state of each token after every block: float32 [blocks, total tokens, width], in one pass.
 
@@ -161,7 +188,7 @@ class Engine:
             raise UsageError(f"a token id is outside the vocabulary of {self.vocabulary}") from None
 
     def _encode(
-        self, call: Callable[..., int], ids: np.ndarray, lengths: np.ndarray, how: tuple[int, ...], out: np.ndarray
+        self, call: Callable[..., int], ids: np.ndarray, lengths: np.ndarray, how: tuple[Any, ...], out: np.ndarray
     ) -> None:
         error = ffi.new("char[]", _ERROR_BYTES)
         tokens, counts = ffi.from_buffer("int32_t[]", ids), ffi.from_buffer("uint64_t[]", lengths)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitrl.plugins.backbones.engine.engine import Engine
 
 _ERROR_BYTES = 256
+NO_HEAD = "cannot generate: it has no head (lm_head.weight), and tie_word_embeddings is false"
 
 
 @attrs.frozen(eq=False)
@@ -67,6 +68,9 @@ def generate(
         raise UsageError(f"top_k: expected 0 or more, got {top_k}")
     if not -(1 << 63) <= seed < 1 << 63:
         raise UsageError(f"seed: expected an integer of 64 bits, got {seed}")
+    for token in stop:
+        if not 0 <= token < engine.vocabulary:
+            raise UsageError(f"stop: token {token} is outside the vocabulary of {engine.vocabulary}")
     longest = max(map(len, token_ids), default=0)
     if any(len(prompt) == 0 for prompt in token_ids):
         raise UsageError("a prompt has no tokens; begin with the model's first token, or with text")
@@ -80,7 +84,7 @@ def generate(
     prompts = _Prompts(token_ids)
     streams = (np.random.Generator(np.random.Philox(key=[seed, i])) for i in range(n))
     random = np.stack([stream.random(max_tokens) for stream in streams]) if n else np.empty((0, max_tokens))
-    stops = np.array([token for token in stop if -(1 << 31) <= token < 1 << 31], np.int32)
+    stops = np.array(list(stop), np.int32)
     tokens = np.empty((n, max_tokens), np.int32)
     logprobs, model_logprobs = np.empty((n, max_tokens)), np.empty((n, max_tokens))
     lengths, counts = np.empty(n, np.uint64), np.empty((n, max_tokens), np.int32)
@@ -213,6 +217,8 @@ class Sequences:
         self.engine = engine
         engine.file.sizes.check()
         self.error = ffi.new("char[]", _ERROR_BYTES)
+        if head and getattr(engine.file, "lacks_head", False):
+            raise ModelFileError(engine.path, NO_HEAD)
         if head:
             with engine.lock:
                 status = lib.bitrl_model_add_head(engine.model, engine.threads, self.error)

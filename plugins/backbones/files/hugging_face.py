@@ -1,26 +1,36 @@
 """A Hugging Face checkpoint (config.json, *.safetensors) in the engine's terms: GGUF's keys and tensor names.
 
-Knows the configurations and names of transformers' BitNet, Llama, Qwen3 and Gemma3 decoders. Nothing is guessed: what
-config.json does not say, or says and the engine does not compute, is a ModelFileError with its name. Weights stay as
-they are, in the files.
+Knows the configurations and names of transformers' BitNet, Llama, Mistral, Qwen, Gemma, Phi-3 and SmolLM3 decoders, and
+of the first published BitNet b1.58. Nothing is guessed: what config.json does not say, or says and the engine does not
+compute, is a ModelFileError with its name. Weights stay as they are, in the files; rotations are rotations.py's.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bitrl.plugins.backbones.files.checkpoint_config import CheckpointConfig as CheckpointConfig
 from bitrl.plugins.backbones.files.model_file import ModelFileError
+from bitrl.plugins.backbones.files.rotations import rope_factors, rope_keys, turned_blocks
 from bitrl.plugins.backbones.files.safetensors_file import Stored, Stretch, shown
 
-ARCHITECTURES = {"bitnet": "bitnet-b1.58", "llama": "llama", "qwen3": "qwen3", "gemma3_text": "gemma3"}
+ARCHITECTURES = {
+    "bitnet": "bitnet-b1.58", "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
+    "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3", "smollm3": "smollm3",
+}  # fmt: skip
 """What GGUF calls the models that config.json gives these types."""
 CLASSES = ("ForCausalLM", "Model", "TextModel")
+FIRST_BITNET = "BitnetForCausalLM"
+"""The class of bitnet_b1_58-large and -3B, whose type is llama: it has norms of its own within a block."""
+NO_HEAD_DIM = ("llama", "mistral", "bitnet", "qwen2", "phi3", "smollm3")
+"""Types whose heads divide the width unless their configuration says otherwise."""
+GEMMAS = ("gemma2", "gemma3")
 PACKED = 1000
 """The engine's number for transformers' packed ternary weights, four rows in one of bytes."""
 TYPES = {"F32": 0, "F16": 1, "BF16": 30, "U8": PACKED}
@@ -33,87 +43,88 @@ MATRICES = {
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+_USUAL = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+_GEMMA = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
 NORMS = {
     "bitnet-b1.58": {
         "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
         "self_attn.attn_sub_norm": "attn_sub_norm", "mlp.ffn_sub_norm": "ffn_sub_norm",
     },
-    "llama": {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"},
-    "qwen3": {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"} | HEAD_NORMS,
-    "gemma3": {
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
-        "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
-    } | HEAD_NORMS,
+    "bitnet": {
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+        "self_attn.inner_attn_ln": "attn_sub_norm", "mlp.ffn_layernorm": "ffn_sub_norm",
+    },
+    "qwen3": _USUAL | HEAD_NORMS,
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA | HEAD_NORMS,
+} | dict.fromkeys(("llama", "qwen2", "phi3", "smollm3"), _USUAL)  # fmt: skip
+BIASES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+"""Of Qwen2, the projections that add one."""
+FUSED = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
 }  # fmt: skip
+"""Of Phi-3, matrices that stand one under the other in a tensor."""
+OTHER_PARTS = ("vision_tower.", "multi_modal_projector.")
+"""What a multimodal checkpoint has beside its language model."""
 UNSUPPORTED = (
     "attention_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "use_sliding_window",
     "use_bidirectional_attention", "rope_interleaved", "num_experts", "num_local_experts", "n_routed_experts",
 )  # fmt: skip
 """Keys that must be absent, null, false or 0."""
+SUPPORTED = {
+    "gemma2": ("attn_logit_softcapping", "final_logit_softcapping"),
+    "qwen2": ("use_sliding_window",), "qwen3": ("use_sliding_window",), "smollm3": ("use_sliding_window",),
+}  # fmt: skip
+"""Of these, those that a type may have."""
 
 
 class Translated(NamedTuple):
-    """One tensor for the engine: GGUF's name and type number, shape (slowest first), place, factor of every weight."""
+    """One tensor for the engine: GGUF's name and type number, shape (slowest first), place (or its bytes, of those that
+    are computed), factor of every weight.
+    """
 
     name: str
     type: int
     shape: tuple[int, ...]
-    data: Stretch
+    data: Stretch | bytes
     scale: float
 
 
-class CheckpointConfig:
-    """config.json's values, each checked as it is read. Raises ModelFileError naming the key."""
-
-    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
-        self.values, self.path = values, path
-
-    def fail(self, problem: str) -> ModelFileError:
-        """An error about this file."""
-        return ModelFileError(self.path, problem)
-
-    def count(self, key: str, otherwise: int | None = None) -> int:
-        """An integer from 1 to 2^31; `otherwise` when the key is absent."""
-        value = self._present(key) if otherwise is None else self.values.get(key)
-        value = otherwise if value is None else value
-        if type(value) is not int or not 1 <= value < 1 << 31:
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected an integer above 0")
-        return value
-
-    def positive(self, key: str, among: Mapping[str, Any] | None = None) -> float:
-        """A positive number."""
-        value = self._present(key, among)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected a positive number")
-        return float(value)
-
-    def group(self, key: str) -> Mapping[str, Any]:
-        """An object, empty when the key is absent."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected an object")
-        return value or {}
-
-    def items(self, key: str) -> list[Any]:
-        """A list, empty when the key is absent."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, list):
-            raise self.fail(f"has {key} = {shown(str(value), 40)}; expected a list")
-        return value or []
-
-    def _present(self, key: str, among: Mapping[str, Any] | None = None) -> Any:
-        value = (self.values if among is None else among).get(key)
-        if value is None:
-            raise self.fail(f"lacks {key}, and bitrl does not guess it")
-        return value
+Key = str | int | float | Sequence[bool]
+"""A value of a key."""
 
 
-def engine_keys(config: CheckpointConfig, activation: str | None = None) -> dict[str, str | int | float]:
+def text_part(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of a multimodal checkpoint's language model, or `values` themselves.
+
+    What a Gemma 3's leaves out is as transformers' class has it: Google's own files rely on that.
+    """
+    inner = values.get("text_config")
+    if values.get("model_type") != "gemma3" or not isinstance(inner, dict):
+        return values
+    usual = {
+        "model_type": "gemma3_text", "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    if inner.get("layer_types") is None:
+        usual["sliding_window_pattern"] = 6
+    shared = ("eos_token_id", "tie_word_embeddings", "quantization_config")
+    outer = {name: values[name] for name in shared if name in values}
+    return usual | outer | {name: value for name, value in inner.items() if value is not None}
+
+
+def engine_keys(config: CheckpointConfig, activation: str | None = None) -> dict[str, Key]:
     """GGUF's keys for this configuration. `activation` is the one the caller names, for files that name none."""
     kind = architecture(config)
     heads, width = config.count("num_attention_heads"), config.count("hidden_size")
-    head_dim = config.count("head_dim", width // heads if kind in ("llama", "bitnet-b1.58") else None)
-    keys: dict[str, str | int | float] = {
+    head_dim = config.count("head_dim", width // heads if config.values["model_type"] in NO_HEAD_DIM else None)
+    keys: dict[str, Key] = {
         "block_count": config.count("num_hidden_layers"),
         "context_length": config.count("max_position_embeddings"),
         "embedding_length": width,
@@ -126,9 +137,7 @@ def engine_keys(config: CheckpointConfig, activation: str | None = None) -> dict
         "rope.dimension_count": head_dim,
         "vocab_size": config.count("vocab_size"),
     }
-    keys |= _gemma_keys(config) if kind == "gemma3" else {"rope.freq_base": _rope_theta(config, "rope_theta", None)}
-    if kind != "gemma3" and any(layer != "full_attention" for layer in config.items("layer_types")):
-        raise config.fail("has layer_types other than full_attention, which is not supported")
+    keys |= rope_keys(config, kind, head_dim) | _window_keys(config, kind) | _cap_keys(config, kind)
     check_quantization(config)
     named = _activation(config, activation)
     if named:
@@ -146,9 +155,9 @@ def architecture(config: CheckpointConfig) -> str:
         if not isinstance(name, str) or not name.endswith(CLASSES):
             raise config.fail(f"is of a {shown(str(name), 40)}, which is not supported: a decoder alone is")
     for key in UNSUPPORTED:
-        if config.values.get(key):
+        if config.values.get(key) and key not in SUPPORTED.get(kind, ()):
             raise config.fail(f"has {key} = {shown(str(config.values[key]), 40)}, which is not supported")
-    return ARCHITECTURES[kind]
+    return "bitnet" if kind == "llama" and FIRST_BITNET in config.items("architectures") else ARCHITECTURES[kind]
 
 
 def engine_tensors(
@@ -156,11 +165,12 @@ def engine_tensors(
 ) -> Iterator[Translated]:
     """Every tensor under GGUF's name. `linear_class` is the one the caller names, for packed files that name none."""
     kind = architecture(config)
-    tied = config.values.get("tie_word_embeddings")
+    stored = _unfused(_plainly(stored, path), config, kind, path)
+    tied = config.values.get("tie_word_embeddings") is True and _same_as_embedding(stored)
     scales = {name: tensor for name, tensor in stored.items() if name.endswith(".weight_scale")}
     seen: dict[str, str] = {}
     for name, tensor in stored.items():
-        if name.endswith((".weight_scale", "rotary_emb.inv_freq")):
+        if name.endswith((".weight_scale", "rotary_emb.inv_freq")) or name.startswith(OTHER_PARTS):
             continue
         ours = _engine_name(name, kind)
         if ours is None:
@@ -169,7 +179,7 @@ def engine_tensors(
             raise ModelFileError(path, f"holds {ours} twice: as {shown(seen[ours])} and {shown(name)}")
         seen[ours] = name
         scale = scales.pop(f"{name}_scale", None)
-        if ours == "output.weight" and tied is True:
+        if ours == "output.weight" and tied:
             continue
         if tensor.dtype not in TYPES or (tensor.dtype == "U8" and not _is_matrix(ours)):
             raise ModelFileError(path, f"has {shown(name)} of type {tensor.dtype}, which is not supported")
@@ -183,14 +193,63 @@ def engine_tensors(
         yield Translated(ours, TYPES[tensor.dtype], shape, tensor.data, factor)
     for name in scales:
         raise ModelFileError(path, f"has {shown(name)} but nothing that it scales")
+    if factors := rope_factors(config, kind):
+        data = np.array(factors, "<f4").tobytes()
+        yield Translated("rope_freqs.weight", TYPES["F32"], (len(factors),), data, 1.0)
+
+
+def _plainly(stored: Mapping[str, Stored], path: Path) -> Mapping[str, Stored]:
+    """Tensors by their names without the prefixes of whole models, and of a multimodal one's language model."""
+    found: dict[str, tuple[str, Stored]] = {}
+    for name, tensor in stored.items():
+        plain = re.sub(r"^(model\.language_model\.|language_model\.model\.|language_model\.|model\.)", "", name)
+        if plain in found:
+            raise ModelFileError(path, f"holds {shown(plain)} twice: as {shown(found[plain][0])} and {shown(name)}")
+        found[plain] = name, tensor
+    return {plain: tensor for plain, (_, tensor) in found.items()}
+
+
+def _same_as_embedding(stored: Mapping[str, Stored]) -> bool:
+    """Whether the head, if there is one, is the embedding. transformers takes the file's own where they differ."""
+    head, embedding = stored.get("lm_head.weight"), stored.get("embed_tokens.weight")
+    if head is None or embedding is None:
+        return head is None
+    return head[:2] == embedding[:2] and head.data.equals(embedding.data)
+
+
+def _unfused(stored: Mapping[str, Stored], config: CheckpointConfig, kind: str, path: Path) -> Mapping[str, Stored]:
+    """With each of Phi-3's fused matrices as those that it holds."""
+    if kind != "phi3":
+        return stored
+    heads, width, ffn = map(config.count, ("num_attention_heads", "hidden_size", "intermediate_size"))
+    head_dim, kv_heads = config.count("head_dim", width // heads), config.count("num_key_value_heads", heads)
+    q, kv = heads * head_dim, kv_heads * head_dim
+    rows = {"self_attn.qkv_proj": (q, kv, kv), "mlp.gate_up_proj": (ffn, ffn)}
+    found: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        block, _, stem = name.removesuffix(".weight").partition(".self_attn." if ".self_attn." in name else ".mlp.")
+        stem = ("self_attn." if ".self_attn." in name else "mlp.") + stem
+        if stem not in FUSED:
+            found[name] = tensor
+            continue
+        if len(tensor.shape) != 2 or tensor.shape[0] != sum(rows[stem]) or tensor.dtype not in ("F32", "F16", "BF16"):
+            what = f"has {shown(name)} of type {tensor.dtype} {list(tensor.shape)}"
+            raise ModelFileError(path, f"{what}; expected {sum(rows[stem])} rows of floats")
+        row_bytes, at = tensor.data.size // tensor.shape[0], 0
+        for part, count in zip(FUSED[stem], rows[stem], strict=True):
+            place = tensor.data.part(at * row_bytes, count * row_bytes)
+            found[f"{block}.{part}.weight"] = Stored(tensor.dtype, (count, tensor.shape[1]), place)
+            at += count
+    return found
 
 
 def _engine_name(name: str, kind: str) -> str | None:
     """GGUF's name for a tensor, None for one that such a model does not have."""
-    name = name.removeprefix("model.")
     stem = name.removesuffix(".weight")
     if stem == name:
-        return None
+        found = re.fullmatch(r"layers\.(0|[1-9][0-9]{0,5})\.([a-z_.]+)\.bias", name) if kind == "qwen2" else None
+        ours = BIASES.get(found[2]) if found else None
+        return f"blk.{found[1]}.{ours}.bias" if found and ours else None
     if stem in WHOLE:
         return f"{WHOLE[stem]}.weight"
     found = re.fullmatch(r"layers\.(0|[1-9][0-9]{0,5})\.([a-z_.]+)", stem)
@@ -198,8 +257,9 @@ def _engine_name(name: str, kind: str) -> str | None:
         return None
     block, rest = found.groups()
     ours = MATRICES.get(rest) or NORMS[kind].get(rest)
-    if (
-        not ours and kind != "bitnet-b1.58"
+    if not ours and kind not in (
+        "bitnet-b1.58",
+        "bitnet",
     ):  # a norm before each projection: Microsoft's models, transformers' BitLinear
         before = MATRICES.get(rest.removesuffix(".rms_norm").removesuffix(".norm"))
         ours = f"{before}_norm_in" if before else None
@@ -275,46 +335,56 @@ def _activation(config: CheckpointConfig, wanted: str | None) -> str | None:
     return ACTIVATIONS[name]
 
 
-def _rope_theta(config: CheckpointConfig, key: str, layers: str | None) -> float:
-    """The base of rotations: transformers 5 has it in rope_parameters (`layers` names Gemma's kind), 4 as a key."""
-    found = config.group("rope_parameters")
-    if layers is not None and found:
-        of_layers = found.get(layers)
-        if not isinstance(of_layers, dict):
-            raise config.fail(f"lacks rope_parameters.{layers}, and bitrl does not guess it")
-        found = of_layers
-    for scaling in (found, config.group("rope_scaling")):
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind != "default":
-            raise config.fail(f"scales its positions (rope_type = {shown(str(kind), 20)}), which is not supported")
-    part = found.get("partial_rotary_factor", config.values.get("partial_rotary_factor"))
-    if part not in (None, 1):
-        raise config.fail(f"has partial_rotary_factor = {shown(str(part), 20)}, which is not supported")
-    return config.positive(key) if found.get("rope_theta") is None else config.positive("rope_theta", found)
+def _cap_keys(config: CheckpointConfig, kind: str) -> dict[str, Key]:
+    """Gemma's scale of attention and, of the second, its caps."""
+    if kind not in GEMMAS:
+        return {}
+    keys: dict[str, Key] = {"attention.scale": config.positive("query_pre_attn_scalar") ** -0.5}
+    for name in SUPPORTED.get(kind, ()):
+        if config.values.get(name) is not None:
+            keys[name] = config.positive(name)
+    return keys
 
 
-def _gemma_keys(config: CheckpointConfig) -> dict[str, str | int | float]:
-    scalar = config.positive("query_pre_attn_scalar")
-    return {
-        "rope.freq_base": _rope_theta(config, "rope_theta", "full_attention"),
-        "rope.local_freq_base": _rope_theta(config, "rope_local_base_freq", "sliding_attention"),
-        "attention.sliding_window": config.count("sliding_window"),
-        "attention.sliding_window_pattern": _window_pattern(config),
-        "attention.scale": scalar**-0.5,
-    }
+def _window_keys(config: CheckpointConfig, kind: str) -> dict[str, Key]:
+    """How many tokens local blocks see, and which these are: all but each n-th, or a boolean for each block."""
+    local = _local_blocks(config, kind)
+    if not any(local) and kind not in GEMMAS:
+        return {}
+    pattern: Key = local
+    if kind in GEMMAS:
+        every = local.index(False) + 1 if False in local else len(local) + 1
+        pattern = every if local == [bool((i + 1) % every) for i in range(len(local))] else local
+    return {"attention.sliding_window": config.count("sliding_window"), "attention.sliding_window_pattern": pattern}
 
 
-def _window_pattern(config: CheckpointConfig) -> int:
-    """p where every p-th block attends to everything; other layouts are refused."""
+def _local_blocks(config: CheckpointConfig, kind: str) -> list[bool]:
     blocks = config.count("num_hidden_layers")
-    kinds = config.items("layer_types")
-    if not kinds:
-        if config.values.get("sliding_window_pattern") is None:
-            raise config.fail("lacks layer_types, and bitrl does not guess it")
-        return config.count("sliding_window_pattern")
-    if len(kinds) != blocks:
+    kinds, model = config.items("layer_types"), config.values["model_type"]
+    if any(layer not in ("full_attention", "sliding_attention") for layer in kinds):
+        raise config.fail("has layer_types other than full_attention and sliding_attention, which is not supported")
+    if kinds and len(kinds) != blocks:
         raise config.fail(f"has {len(kinds)} layer_types for {blocks} blocks")
-    every = kinds.index("full_attention") + 1 if "full_attention" in kinds else blocks + 1
-    if kinds != ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(blocks)]:
-        raise config.fail("has layer_types in which full_attention is not every n-th, which is not supported")
-    return every
+    listed = [layer == "sliding_attention" for layer in kinds]
+    if kind in GEMMAS:
+        return listed or _every_nth(config, kind, blocks)
+    if model in ("mistral", "phi3") and not kinds:
+        return [config.values.get("sliding_window") is not None] * blocks
+    if "use_sliding_window" not in SUPPORTED.get(model, ()) or not config.values.get("use_sliding_window"):
+        if any(listed):
+            raise config.fail("has layer_types other than full_attention, which is not supported in such a model")
+        return [False] * blocks
+    windowed = config.values.get("sliding_window") is not None
+    if model == "smollm3" or kinds:
+        return listed or [windowed and not turned for turned in turned_blocks(config)]
+    first = config.values.get("max_window_layers")
+    if type(first) is not int or first < 0:
+        raise config.fail(f"has max_window_layers = {shown(str(first), 40)}; expected an integer from 0")
+    return [windowed and i >= first for i in range(blocks)]
+
+
+def _every_nth(config: CheckpointConfig, kind: str, blocks: int) -> list[bool]:
+    if kind == "gemma3" and config.values.get("sliding_window_pattern") is None:
+        raise config.fail("lacks layer_types, and bitrl does not guess it")
+    every = config.count("sliding_window_pattern", 2)
+    return [bool((i + 1) % every) for i in range(blocks)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,14 @@ import numpy as np
 from bitrl._engine import ffi, lib
 from bitrl.plugins.backbones.files import model_file
 from bitrl.plugins.backbones.files.foreign import cause
-from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, Translated, engine_keys, engine_tensors
+from bitrl.plugins.backbones.files.hugging_face import (
+    CheckpointConfig,
+    Key,
+    Translated,
+    engine_keys,
+    engine_tensors,
+    text_part,
+)
 from bitrl.plugins.backbones.files.model_file import ModelFileError, Tensor
 from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes, read_safetensors, read_shards, shown
 
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 HEAD = "output.weight"
 FOREIGN = {
     "*.gguf": "name that file",
@@ -39,6 +47,7 @@ FOREIGN = {
 """What a directory may hold instead of a checkpoint, and what to do then."""
 _MOST_CONFIG, _MOST_TOKENIZER = 4 << 20, 64 << 20
 _ERROR_BYTES = 256
+_BOOL, _ARRAY = 7, 9  # GGUF's numbers of types
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
@@ -61,7 +70,7 @@ class HuggingFaceFile:
         self.directory = weights.parent
         if not (self.directory / CONFIG).is_file():
             raise ModelFileError(path, f"has no {CONFIG} beside its weights, which says what they are; get it")
-        self.config = CheckpointConfig(_object(self.directory / CONFIG), self.directory / CONFIG)
+        self.config = CheckpointConfig(text_part(_object(self.directory / CONFIG)), self.directory / CONFIG)
         keys = engine_keys(self.config, activation)
         if weights.name.endswith(".json"):
             stored, shards = read_shards(weights)
@@ -71,8 +80,8 @@ class HuggingFaceFile:
         self._files += [shard.name for shard in shards]
         self.sizes = model_file.Sizes(shards)
         tensors = list(engine_tensors(stored, self.config, weights, linear_class))
-        self._stretches = [tensor.data for tensor in tensors]  # keep the files open that the engine reads
-        self.handle = _assemble(self.path, keys, tensors)
+        self._data = [tensor.data for tensor in tensors]  # keep the files open that the engine reads
+        self.handle, self._computed = _assemble(self.path, keys, tensors)
         self._keys = keys
         heads = self.config.values.get("tie_word_embeddings") is not False or any(t.name == HEAD for t in tensors)
         self.lacks_head = not heads  # the engine would take the embedding for one
@@ -84,7 +93,7 @@ class HuggingFaceFile:
 
     def metadata(self) -> dict[str, Any]:
         """Every key with its value, those of the tokens around texts included. Raises as `tokenizer`."""
-        return self._keys | self._around_texts
+        return self._keys | self._around_texts | self._chat_template
 
     def tensors(self) -> list[Tensor]:
         """Every tensor, under GGUF's names."""
@@ -140,40 +149,65 @@ class HuggingFaceFile:
     def _around_texts(self) -> dict[str, Any]:
         """Whether tokens go before and after every text, and which, under GGUF's keys.
 
-        add_bos_token and add_eos_token say so; without them, what tokenizer.json itself puts around a text.
+        add_bos_token and add_eos_token say so of the tokens that tokenizer_config.json names; without them, what
+        tokenizer.json itself puts around a text, whatever it is called ([CLS], [SEP]). Raises ModelFileError when that
+        is more than one token on a side.
         """
         if not self.has_tokenizer():
             return {}
         said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
         first, last = self._token(said.get("bos_token")), self._token(said.get("eos_token"))
+        before, after = self._around_a_text()
         begins, ends = said.get("add_bos_token"), said.get("add_eos_token")
-        if begins is None or (ends is None and last is not None):
-            around = self._around_no_text()
-            begun = first is not None and around[:1] == [first]
-            begins = begun if begins is None else begins
-            ends = around[begun:][-1:] == [last] if ends is None else ends
-        found: dict[str, Any] = {"tokenizer.ggml.add_bos_token": bool(begins)}
-        if first is not None and begins is not False:
-            found["tokenizer.ggml.bos_token_id"] = first
-        if ends:
+        if begins is not None:
+            before = [first] if begins and first is not None else before if begins else []
+        if ends is not None:
+            after = [last] if ends and last is not None else after if ends else []
+        found: dict[str, Any] = {"tokenizer.ggml.add_bos_token": bool(begins) or bool(before)}
+        if before or (first is not None and begins is not False):
+            found["tokenizer.ggml.bos_token_id"] = before[0] if before else first
+        if ends or after:
             found |= {"tokenizer.ggml.add_eos_token": True} | (
-                {} if last is None else {"tokenizer.ggml.eos_token_id": last}
+                {"tokenizer.ggml.eos_token_id": after[0]} if after else {}
             )
         return found
+
+    @property
+    def _chat_template(self) -> dict[str, str]:
+        """The template of chats under GGUF's key, if there is one; of several named ones the default."""
+        alone = self.directory / CHAT_TEMPLATE
+        if alone.is_file():
+            found: Any = read_bytes(alone, _MOST_CONFIG).decode(errors="replace")
+        else:
+            said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
+            found = said.get("chat_template")
+        if isinstance(found, list):
+            named = (each for each in found if isinstance(each, dict) and each.get("name") == "default")
+            found = next((each.get("template") for each in named), None)
+        return {"tokenizer.chat_template": found} if isinstance(found, str) else {}
 
     def _token(self, named: Any) -> int | None:
         """The id of a token that tokenizer_config.json names, by its text or as an object with its text."""
         text = named.get("content") if isinstance(named, dict) else named
         return self.tokenizer.token_to_id(text) if isinstance(text, str) else None
 
-    def _around_no_text(self) -> list[int]:
-        """What tokenizer.json itself puts around no text at all."""
+    def _around_a_text(self) -> tuple[list[int], list[int]]:
+        """What tokenizer.json itself puts before a text and after it: a token or none each."""
         from bitrl.plugins.backbones.files.tokenizer_json import calmly
 
+        def encode(text: str, whole: bool) -> list[int]:
+            return list(self.tokenizer.encode(text, add_special_tokens=whole).ids)
+
         try:
-            return calmly(lambda: self.tokenizer.encode("", add_special_tokens=True).ids)
+            text = next((text for text in ("a", "0", " ") if calmly(lambda: encode(text, False))), "a")  # noqa: B023
+            bare, whole = calmly(lambda: encode(text, False)), calmly(lambda: encode(text, True))
         except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
             raise ModelFileError(self.path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
+        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        around = whole[:at], whole[at + len(bare) :]
+        if (most := max(map(len, around))) > 1:
+            raise ModelFileError(self.path, f"puts {most} tokens beside a text; one is supported")
+        return around
 
 
 def _weights(path: Path) -> Path:
@@ -195,31 +229,39 @@ def _object(path: Path) -> dict[str, Any]:
     return parse_json(read_bytes(path, _MOST_CONFIG), path, "it")
 
 
-def _assemble(path: str, keys: dict[str, str | int | float], tensors: list[Translated]) -> Any:
-    """The engine's file of this table. Names and values are copied, tensor data are read when they are needed."""
+def _assemble(path: str, keys: dict[str, Key], tensors: list[Translated]) -> tuple[Any, list[Any]]:
+    """The engine's file of this table, and what must live as long. Names and values are copied, tensor data are read
+    when they are needed.
+    """
     kept = [ffi.new("char[]", name.encode()) for name in [*keys, *(tensor.name for tensor in tensors)]]
     listed = ffi.new("bitrl_key[]", len(keys))
     for key, name, value in zip(listed, kept, keys.values(), strict=False):
         kind, raw = _raw(value)
         kept.append(ffi.new("uint8_t[]", raw))
-        key.name, key.name_bytes, key.count = name, len(name) - 1, 1
-        key.type = key.element_type = kind
+        key.name, key.name_bytes, key.count = name, len(name) - 1, len(raw) if kind == _BOOL else 1
+        key.type, key.element_type = _ARRAY if kind == _BOOL else kind, kind
         key.value, key.value_bytes = kept[-1], len(raw)
     into = ffi.new("bitrl_tensor[]", len(tensors))
     for item, name, tensor in zip(into, kept[len(keys) :], tensors, strict=False):
         item.name, item.name_bytes = name, len(name) - 1
         item.type, item.dims, item.scale = tensor.type, len(tensor.shape), tensor.scale
         item.shape[0 : len(tensor.shape)] = tensor.shape[::-1]
-        item.descriptor, item.offset, item.bytes = tensor.data.file.descriptor, tensor.data.start, tensor.data.size
+        if isinstance(tensor.data, bytes):
+            kept.append(ffi.new("uint8_t[]", tensor.data))
+            item.data, item.bytes = kept[-1], len(tensor.data)
+        else:
+            item.descriptor, item.offset, item.bytes = tensor.data.file.descriptor, tensor.data.start, tensor.data.size
     handle, error = ffi.new("bitrl_file **"), ffi.new("char[]", _ERROR_BYTES)
-    if lib.bitrl_file_assemble(listed, len(keys), into, len(tensors), handle, error) != lib.BITRL_OK:
+    if lib.bitrl_file_assemble(listed, len(keys), into, len(tensors), True, handle, error) != lib.BITRL_OK:
         raise ModelFileError(path, model_file.message(error))
-    return ffi.gc(handle[0], lib.bitrl_file_close)
+    return ffi.gc(handle[0], lib.bitrl_file_close), kept
 
 
-def _raw(value: str | int | float) -> tuple[int, bytes]:
-    """GGUF's number of the value's type, and its bytes."""
+def _raw(value: Key) -> tuple[int, bytes]:
+    """GGUF's number of the value's type (of an array, that of its booleans), and its bytes."""
     if isinstance(value, str):
         text = value.encode()
         return 8, struct.pack("<Q", len(text)) + text
+    if isinstance(value, Sequence):
+        return _BOOL, bytes(map(bool, value))
     return (4, struct.pack("<I", value)) if isinstance(value, int) else (6, struct.pack("<f", value))

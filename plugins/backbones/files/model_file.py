@@ -27,6 +27,7 @@ import numpy as np
 
 from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.files.fused_file import unfused
 from bitrl.plugins.backbones.files.gguf_handle import ModelFileError as ModelFileError
 from bitrl.plugins.backbones.files.gguf_handle import joined, opened, text_of, value_of
 from bitrl.plugins.backbones.files.gguf_handle import message as message
@@ -79,17 +80,19 @@ class ModelFile:
             self.paths = list(parts)
             self._parts = list(parts.values())  # must outlive what is joined of them
             self.handle = joined(self.path, self._parts)
+        self._container = self.handle  # must outlive what is made of it, too
+        self.handle = unfused(self._container, self.path) or self._container
         self.sizes = Sizes(self.paths)
 
     @property
     def size(self) -> int:
         """Bytes of the whole file."""
-        return int(lib.bitrl_file_size(self.handle))
+        return int(lib.bitrl_file_size(self._container))
 
     @property
     def data_offset(self) -> int:
         """Where the tensor data begin."""
-        return int(lib.bitrl_file_data_offset(self.handle))
+        return int(lib.bitrl_file_data_offset(self._container))
 
     def metadata(self) -> dict[str, Any]:
         """Every key with its value: int, float, bool, str, list of str, or a numpy array of numbers."""

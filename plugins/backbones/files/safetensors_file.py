@@ -72,6 +72,18 @@ class Stretch(NamedTuple):
         """Raises ModelFileError when the file has lost them."""
         return self.file.read(self.start, self.size)
 
+    def part(self, start: int, size: int) -> Stretch:
+        """`size` of these bytes, from the `start`-th on."""
+        return Stretch(self.file, self.start + start, size)
+
+    def equals(self, other: Stretch) -> bool:
+        """Whether these bytes are those. Raises as `read`."""
+        step = 1 << 24
+        return self.size == other.size and all(
+            self.part(at, min(step, self.size - at)).read() == other.part(at, min(step, self.size - at)).read()
+            for at in range(0, self.size, step)
+        )
+
 
 class Stored(NamedTuple):
     """One tensor: its type as the format names it, shape (slowest first), and where its bytes lie."""

@@ -56,15 +56,31 @@ def _digits_by(count: str) -> str:
 PATTERNS = {
     "bitrl-2": BITRL_PATTERN,
     "llama-bpe": _digits_by("{1,3}"),
-    "llama3": _digits_by("{1,3}"),
-    "llama-v3": _digits_by("{1,3}"),
-    "falcon3": _digits_by("{1,3}"),
-    "default": _digits_by("{1,3}"),  # what a converter writes that did not know the vocabulary
     "qwen2": _digits_by(""),
 }
-CUTTINGS = (*PATTERNS, "gpt-2", "smollm")
+ALIASES = {
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
+    "qwen2": ("deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open"),
+    "gpt-2": (
+        "phi-2", "jina-es", "jina-de", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe",
+        "gigachat", "a.x-4.0", "mellum", "modern-bert", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4",
+    ),
+    "smollm": ("refact", "starcoder", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"),
+}  # fmt: skip
+"""The names by which llama.cpp knows the same ways of cutting (llama_vocab::impl::load, commit 00ad355e)."""
+DEFAULT = "default"
+"""How llama.cpp cuts text for a file that does not say how, or says that its converter did not know."""
+_DEFAULT_STEPS = (  # one after another, each in the pieces that the former left
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+)
+_SAME = {name: ours for ours, names in ALIASES.items() for name in names}
+CUTTINGS = (*PATTERNS, "gpt-2", "smollm", DEFAULT, *_SAME)
 """The values of `tokenizer.ggml.pre` that are known here."""
-_BY_MERGES_ALONE = ("gpt-2", "smollm", "qwen2")  # the others take a piece that is a token as that token, merges or not
+_BY_MERGES_ALONE = ("gpt-2", "smollm", "qwen2", DEFAULT)  # the others take a piece that is a token as that token
+_BITNETS = ("bitnet-b1.58", "bitnet-25", "bitnet")
 
 _NORMAL, _USER_DEFINED, _BYTE = 1, 4, 6  # of tokenizer.ggml.token_type
 _LONGEST_PIECE = 512  # characters; deriving the merges of one takes the square of its length
@@ -72,6 +88,10 @@ _LONGEST_PIECE = 512  # characters; deriving the merges of one takes the square 
 
 def pre_tokenizer(pre: str = "bitrl-2") -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer GGUF calls `pre`. Raises KeyError for one that is not known here."""
+    pre = _SAME.get(pre, pre)
+    if pre == DEFAULT:
+        cuts = [pre_tokenizers.Split(Regex(step), behavior="isolated") for step in _DEFAULT_STEPS]
+        return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     if pre in ("gpt-2", "smollm"):
         gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         digits = pre_tokenizers.Digits(individual_digits=True)
@@ -108,7 +128,8 @@ def build_tokenizer(
         if not (space and left in vocabulary and right in vocabulary and left + right in vocabulary):
             raise ValueError(f"the merge {_quoted(merge)} does not join two tokens into a third")
         pairs.append((left, right))
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre not in _BY_MERGES_ALONE))
+    whole = _SAME.get(pre, pre) not in _BY_MERGES_ALONE
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=whole))
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer(pre)
@@ -189,8 +210,10 @@ def build_sentencepiece(
 def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer:
     """The tokenizer of a model file, from its metadata (`Engine.metadata`): byte-level BPE or SentencePiece's.
 
-    A BitNet file without `tokenizer.ggml.pre` gets Llama 3's splitting: the published ones without it carry that
-    vocabulary. Raises ModelFileError naming `path` when the vocabulary is missing, unknown or inconsistent.
+    A BitNet file that does not say how text is cut gets Llama 3's way: the published ones carry that vocabulary. Others
+    get llama.cpp's default. A byte-level vocabulary's user-defined tokens (`<think>`) are found in a text before it is
+    cut, as llama.cpp finds them.
+    Raises ModelFileError naming `path` when the vocabulary is missing, unknown or inconsistent.
     """
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
@@ -212,18 +235,24 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
             return calmly(lambda: build_sentencepiece(tokens, scores, types, prefix))  # type: ignore[arg-type]  # it looks for itself
         if not _is_strings(merges):
             raise ModelFileError(path, "has no usable vocabulary (tokenizer.ggml.merges)")
-        pre = metadata.get("tokenizer.ggml.pre", "llama-bpe")
+        pre = cutting(metadata)
         if pre not in CUTTINGS:
             known = ", ".join(sorted(CUTTINGS))
             raise ModelFileError(
                 path, f"cuts text in a way not known here (tokenizer.ggml.pre = {_quoted(pre)}); known: {known}"
             )
         phrases = set() if types is None else {tokens[i] for i in np.flatnonzero(types == _USER_DEFINED)}
-        return calmly(lambda: build_tokenizer(tokens, merges, pre, phrases if pre in ("bitrl-2", "gpt-2") else ()))
+        return calmly(lambda: build_tokenizer(tokens, merges, pre, phrases))
     except ModelFileError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
         raise ModelFileError(path, f"has a broken vocabulary: {error}") from None
+
+
+def cutting(metadata: Mapping[str, Any]) -> Any:
+    """How a byte-level vocabulary's text is cut, by `tokenizer.ggml.pre`, or what is right for a file that lacks it."""
+    pre = metadata.get("tokenizer.ggml.pre", DEFAULT)
+    return "llama-bpe" if pre == DEFAULT and metadata.get("general.architecture") in _BITNETS else pre
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int, path: str) -> None:

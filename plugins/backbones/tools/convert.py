@@ -21,17 +21,20 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import open_model
 from bitrl.plugins.backbones.files import model_file
 from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer
-from bitrl.plugins.backbones.files.hugging_face import MATRICES
+from bitrl.plugins.backbones.files.hugging_face import GEMMAS, MATRICES
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, ModelFile, ModelFileError, Tensor
 from bitrl.plugins.backbones.files.split_file import COUNT, NUMBER, TENSORS
+from bitrl.plugins.backbones.files.ternary_blocks import is_ternary_in_blocks
 from bitrl.plugins.backbones.files.tokenizer import PATTERNS
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "tq2_0", "tq1_0")
 RELU2_ARCHITECTURES = ("bitnet-b1.58", "bitnet-25")
 """What needs no key for its activation; llama.cpp's "bitnet" does."""
+INTERLEAVED = ("llama", "smollm3")
+"""Whose rows of q and k pair up by their rotation in llama.cpp."""
 EMBEDDINGS = ("token_embd.weight", "output.weight")
-TERNARY = ("HF_PACKED", "I2_S", "TQ1_0", "TQ2_0")
+TERNARY = ("HF_PACKED", "I2_S", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0")
 SPLIT_KEYS = (COUNT, NUMBER, TENSORS)
 CUTTINGS = {pattern: name for name, pattern in reversed(PATTERNS.items())}
 """What llama.cpp calls ways of cutting text."""
@@ -178,12 +181,12 @@ def _kind(file: Source, tensor: Tensor, wanted: str | None) -> gguf.GGMLQuantiza
     """The type to write a tensor in."""
     if not is_block_matrix(tensor.name) or len(tensor.shape) == 1:
         name = "F32" if len(tensor.shape) == 1 else tensor.type
-        name = "F16" if name in ("HF_PACKED", "I2_S") else name
+        name = "F16" if name in ("HF_PACKED", "I2_S", "Q2_0") else name
         name = wanted.upper() if wanted and tensor.name in EMBEDDINGS else name
     elif wanted:
         name = wanted.upper()
     else:
-        name = "TQ2_0" if tensor.type in ("HF_PACKED", "I2_S") else tensor.type
+        name = {"HF_PACKED": "TQ2_0", "I2_S": "TQ2_0", "Q2_0": "F16"}.get(tensor.type, tensor.type)
     kind = gguf.GGMLQuantizationType[name]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     if tensor.shape[-1] % block:
@@ -214,9 +217,11 @@ def _encoded(file: Source, plan: Planned, learned: np.ndarray | None, i2s_packin
     if kind.name in ("TQ1_0", "TQ2_0"):
         given, weights = weights, ternary(weights)
         if weights is not given and learned is None and tensor.type in TERNARY:
-            problem = f"is damaged or not a ternary model: {tensor.name} is not -1, 0, 1 times one scale"
+            problem = (
+                f"holds {tensor.name}, which is not -1, 0, 1 times one scale, or one for each 256 weights of a row"
+            )
             raise ModelFileError(file.path, problem)
-        if scaled:
+        if scaled and np.array_equal(weights, np.sign(weights) * np.abs(weights).max()):
             scale[0] = np.abs(weights).max()
             weights = np.sign(weights)
     try:
@@ -230,9 +235,11 @@ def _encoded(file: Source, plan: Planned, learned: np.ndarray | None, i2s_packin
 
 
 def ternary(weights: np.ndarray) -> np.ndarray:
-    """-1, 0, 1 times one scale as the engine has it: the weights themselves if they are that, else by their mean."""
+    """-1, 0, 1 times one scale as the engine has it: the weights themselves if they are that, or have a scale for each
+    block that TQ1_0 and TQ2_0 have one for; else by their mean.
+    """
     scale = np.abs(weights).max()
-    if np.array_equal(weights, np.sign(weights) * scale):
+    if np.array_equal(weights, np.sign(weights) * scale) or is_ternary_in_blocks(weights, 256):
         return weights
     mean = max(float(np.abs(weights).mean(dtype=np.float64)), 1e-5)
     codes = np.clip(np.rint(weights / np.float64(mean)), -1, 1)
@@ -248,16 +255,17 @@ def in_llama_cpps_order(file: Source, name: str, weights: np.ndarray) -> np.ndar
 
 def _is_changed(file: HuggingFaceFile, tensor: Tensor) -> bool:
     kind = file.metadata()["general.architecture"]
-    if kind == "gemma3":
+    if kind in GEMMAS:
         return tensor.name.endswith("_norm.weight")  # not _norm_in.weight, which are norms of another class
-    return kind == "llama" and tensor.name.endswith((".attn_q.weight", ".attn_k.weight"))
+    return kind in INTERLEAVED and tensor.name.endswith((".attn_q.weight", ".attn_k.weight"))
 
 
 def _changed(file: HuggingFaceFile, tensor: Tensor, weights: np.ndarray) -> np.ndarray:
     """As llama.cpp has it: Gemma's norms are 1 + w, and rows of Llama's q and k pair up by their rotation."""
     if len(tensor.shape) == 1:
         return weights + np.float32(1)
-    head = file.metadata()["llama.attention.key_length"]
+    metadata = file.metadata()
+    head = metadata[f"{metadata['general.architecture']}.attention.key_length"]
     return weights.reshape(-1, 2, head // 2, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
 
 
@@ -321,7 +329,8 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
     found["general.name"] = (Path(file.directory).resolve().name, types.STRING)
     for name, value in file.metadata().items():
         if name.startswith("tokenizer."):
-            found[name] = (value, types.BOOL if isinstance(value, bool) else types.UINT32)
+            kind = types.BOOL if isinstance(value, bool) else types.UINT32
+            found[name] = (value, types.STRING if isinstance(value, str) else kind)
     for name in ("eos", "pad"):
         token = file.config.values.get(f"{name}_token_id")
         if type(token) is int and 0 <= token < file.config.count("vocab_size"):
@@ -346,6 +355,12 @@ def _differences(metadata: dict[str, Value], names: set[str]) -> list[str]:
         found.append(f"llama.cpp takes SiLU for every BitNet model, so its results differ: this one has {activation}")
     if kind == "bitnet" and "output.weight" in names:
         found.append("llama.cpp refuses it: its BitNet models have no head of their own (output.weight)")
+    if kind == "phi3" and "blk.0.ffn_gate.weight" in names:
+        found.append("llama.cpp refuses it: its Phi-3 models have gate and up in one tensor")
+    if f"{kind}.rope.layers" in metadata:
+        found.append("llama.cpp does not rotate other blocks (each fourth), so its results differ")
+    if kind not in GEMMAS and f"{kind}.attention.sliding_window" in metadata:
+        found.append("llama.cpp has no windows in such models, so its results differ for texts that are longer")
     if any(name.endswith("_norm_in.weight") for name in names):
         found.append("llama.cpp refuses it: it has no norms before single projections")
     scale, head, blocks = (

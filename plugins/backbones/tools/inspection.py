@@ -139,7 +139,7 @@ def _lora(
     extra = {
         "sub_norms": str(kind).startswith("bitnet"),
         "head_norms": kind in ("qwen3", "gemma3"),
-        "post_norms": kind == "gemma3",
+        "post_norms": kind in ("gemma2", "gemma3"),
         "input_norms": "blk.0.attn_q_norm_in.weight" in kinds,
     }
     targets = targets or LanguageModelOptions().lora_targets

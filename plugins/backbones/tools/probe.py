@@ -13,10 +13,13 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.acting.nested import FlatObservations
+from bitrl.core.environments import crashes
 from bitrl.core.environments.environment import Environment
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field
 from bitrl.core.runs.parts import Parts
+from bitrl.core.runs.state_recorder import numbers_of
 from bitrl.plugins.backbones.language_model import LanguageModel
 from bitrl.plugins.backbones.number_ends import number_ends
 from bitrl.plugins.backbones.tools.available_memory import available_memory
@@ -97,9 +100,13 @@ def probe(
     backbone, serializer = parts.reader.backbone, parts.reader.serializer
     if not isinstance(backbone, LanguageModel):
         raise UsageError("expected a language model to probe: --backbone bitnet, int8, int4 or bf16")
-    fields = parts.environment.observation_spec().fields
-    if not fields:
-        raise UsageError(f"--env {names[0]}: its observations hold no numbers to decode")
+    spec = parts.environment.observation_spec()
+    fields = spec.fields
+    if not fields or spec.texts:
+        what = "no numbers to decode" if not fields else "texts beside numbers, which are not drawn at random"
+        raise UsageError(f"--env {names[0]}: its observations hold {what}")
+    if isinstance(serializer, FlatObservations):  # what is drawn is flat
+        serializer = serializer.serializer
     _check_memory(backbone, poolings, count, len(fields))
     states = draw(parts.environment, fields, kind, count, seed)
     texts = serializer.batch(states)
@@ -142,13 +149,14 @@ def draw(environment: Environment, fields: Sequence[Field], kind: str, count: in
 
 
 def _visited(environment: Environment, count: int, seed: int) -> np.ndarray:
-    env = environment.make()
+    env = crashes.reporting(environment.make, environment.id)()
+    parts = environment.observation_spec().parts
     try:
         env.action_space.seed(seed)
         states: list[np.ndarray] = []
         observation, _ = env.reset(seed=seed)
         while len(states) < count:
-            states.append(np.array(observation, np.float32).ravel())
+            states.append(numbers_of(observation, parts).astype(np.float32))
             observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
             if terminated or truncated:
                 observation, _ = env.reset()

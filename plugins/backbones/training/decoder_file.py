@@ -6,7 +6,7 @@ the engine, which has checked the file before anything is read here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bitrl.plugins.backbones.engine.engine import plan
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
+from bitrl.plugins.backbones.files.ternary_blocks import has_block_scales
 from bitrl.plugins.backbones.training.decoder import MATRICES, Decoder, DecoderShape
 from bitrl.plugins.backbones.training.products import FrozenMatrix, is_ternary
 
@@ -23,6 +24,8 @@ SourceFile = ModelFile | HuggingFaceFile
 
 _ACTIVATIONS = {"relu2": "relu2", "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu"}
 _USUAL = {"llama": "silu", "qwen3": "silu", "gemma3": "gelu"}
+LEARN = ("bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3", "gemma3")
+"""The architectures that this decoder computes; the engine runs more."""
 _LARGEST_GEMMA = 62
 """Blocks of Gemma 3 27B, whose queries are scaled by another width than their own; no key says so."""
 
@@ -33,12 +36,14 @@ def shape_of(
     """The shape of a file's decoder, of its first `layers` blocks (None: all).
 
     Raises:
-        ModelFileError: the engine could not run the file; it says why.
+        ModelFileError: the engine could not run the file; it says why. Or it can, but this decoder does not compute it.
     """
     found = plan(file, activation=activation).shape
     metadata, names = file.metadata(), {tensor.name for tensor in file.tensors()}
     kind = str(metadata["general.architecture"])
     gemma = kind == "gemma3"
+    if why := _cannot_learn(kind, metadata, names):
+        raise ModelFileError(file.path, f"can be run, but not learn (backbone.lora_rank, grpo, ppo-lm): it {why}")
 
     def key(name: str, otherwise: Any) -> Any:
         return metadata.get(f"{kind}.{name}", otherwise)
@@ -60,6 +65,20 @@ def shape_of(
         turned=kind == "llama" and isinstance(file, ModelFile),
         local_theta=float(key("rope.freq_base_swa", key("rope.local_freq_base", 10000.0))),
     )  # fmt: skip
+
+
+def _cannot_learn(kind: str, metadata: Mapping[str, Any], names: Container[str]) -> str | None:
+    """What of a model that the engine runs is not computed here."""
+    if kind not in LEARN:
+        return f"is of architecture {kind}; those that learn are {', '.join(LEARN)}"
+    scaled = metadata.get(f"{kind}.rope.scaling.type", "linear") != "none" and any(
+        metadata.get(f"{kind}.{name}", 1) != 1 for name in ("rope.scaling.factor", "rope.scale_linear")
+    )
+    if scaled or "rope_freqs.weight" in names:
+        return "scales its positions"
+    if kind != "gemma3" and metadata.get(f"{kind}.attention.sliding_window"):
+        return "has blocks that see a window alone (attention.sliding_window)"
+    return None
 
 
 def _window(key: Callable[[str, Any], Any], blocks: int) -> tuple[int, frozenset[int]]:
@@ -175,6 +194,9 @@ def read_decoder(
             _place(block, name, weights.read(f"blk.{index}.{name}"), learns)
         for name in MATRICES:
             value = weights.read(f"blk.{index}.{name}")
+            if shape.ternary and has_block_scales(value.numpy()):
+                why = f"blk.{index}.{name} has a scale for each block of a row, with which nothing learns here"
+                raise ModelFileError(file.path, f"can be run, but not learn: {why}")
             if (scale := weights.scale(f"blk.{index}.{name}")) != 1:
                 decoder.file_scales[f"blk.{index}.{name}"] = scale
             if learns:

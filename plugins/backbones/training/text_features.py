@@ -21,6 +21,7 @@ class TextFeatures(nn.Module):
     """
 
     projection: Tensor | None
+    sketch: Tensor | None
 
     def __init__(self, model: LanguageModel, decoder: Decoder):
         super().__init__()
@@ -28,6 +29,8 @@ class TextFeatures(nn.Module):
         self._read, self._pooling, self._width = model.pooled_places, model.pooling, model.width
         projection = None if model.projection is None else torch.from_numpy(model.projection).double()
         self.register_buffer("projection", projection, persistent=False)
+        sketch = None if model.sketch is None else torch.from_numpy(model.sketch).long()
+        self.register_buffer("sketch", sketch, persistent=False)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """n texts → float32 [n, d]; the empty text is zeros. Raises as the backbone's `encode`."""
@@ -48,6 +51,10 @@ class TextFeatures(nn.Module):
         features = torch.cat(pooled)[order.argsort()]
         if self.projection is not None:
             features = features @ self.projection
+        if self.sketch is not None:
+            added = self.sketch >= 0
+            to, signed = self.sketch.where(added, -1 - self.sketch), features.where(added, -features)
+            features = features.new_zeros(len(features), self._width).index_add(1, to, signed)
         return features.float()
 
     def _pooled(self, states: Tensor, places: list[list[int]]) -> Tensor:

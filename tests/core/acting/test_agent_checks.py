@@ -2,14 +2,20 @@
 
 import copy
 
+import attrs
 import numpy as np
 import pytest
 
 import bitrl
-from bitrl.core.acting import checkpoints
+from bitrl.core.acting import agents, checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint
 from bitrl.core.acting.states import identity_changes
 from bitrl.core.errors import UsageError
+from bitrl.core.options import parse
+from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.ppo import PPO
+from bitrl.testing import make_task
+from bitrl.testing.small_environments import FactoredEnvironment
 
 OPTIONS = {"run.num_envs": 2, "run.eval_episodes": 1, "algo.rollout_steps": 16, "algo.epochs": 1}
 
@@ -145,3 +151,61 @@ def test_an_identity_of_before_is_compared_by_the_seal():
     assert identity_changes(now, now) == []
     assert identity_changes({**before, "layers": 3}, now) == ["layers"]
     assert "model_sha256" in identity_changes({**before, "model_sha256": "another"}, now)
+
+
+@pytest.fixture(scope="module")
+def factored(tmp_path_factory):
+    """The file of an agent that observes and acts in parts, with masks."""
+    folder = tmp_path_factory.mktemp("factored")
+    task = make_task(FactoredEnvironment("Dict"))
+    algorithm = PPO(parse(PPOOptions, {}, "algo"), task)
+    example = task.collector.states.observations
+    spec = FactoredEnvironment("Dict").observation_spec()
+    facts = {
+        "env": "levers", "step": 0, "serializer": {"name": "vector", "options": {}}, "backbone": None, "identity": {},
+        "history": 1, "history_tokens": 512, "observation": attrs.asdict(spec), "versions": {},
+    }  # fmt: skip
+    agents.write(folder / "agent", facts, algorithm.plain_policy(), {}, example)
+    found = bitrl.load_agent(folder / "agent").act(bitrl.load_agent(folder / "agent").example)
+    assert task.collector.action_space.contains(found)
+    task.collector.envs.close()
+    return checkpoints.read(folder / "agent")
+
+
+def lacking(arrays, name):
+    """An array of records without one of their fields."""
+    return arrays[name][[each for each in arrays[name].dtype.names if each != "lamps"]].astype(
+        [(each, arrays[name].dtype[each]) for each in arrays[name].dtype.names if each != "lamps"]
+    )
+
+
+def with_part(name, part, value):
+    def change(meta, arrays):
+        arrays[name] = arrays[name].copy()
+        arrays[name][part] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (
+            with_part("policy.low", "gear", 4),
+            "policy.low, policy.high: expected integers, the first at most the second",
+        ),
+        (with_part("policy.low", "push", np.nan), "policy.low holds 2 numbers that are NaN"),
+        (with_part("policy.high", "gear", 10**15), "policy: its low, high and network do not fit together"),
+        (lambda meta, arrays: arrays.update({"policy.low": lacking(arrays, "policy.low")}), "a kind for each part"),
+        (lambda meta, arrays: arrays.update({"policy.kinds": np.array([0, 1, 9], np.int8)}), "a kind for each part"),
+        (lambda meta, arrays: arrays.update({"policy.kinds": np.array([0, 1], np.int8)}), "a kind for each part"),
+        (lambda meta, arrays: arrays.update({"policy.kinds": np.array([0, 0, 0], np.int8)}), "do not fit together"),
+        (lambda meta, arrays: arrays.update({"policy.low": np.array(["a"])}), "policy.low holds no numbers"),
+        (lambda meta, arrays: arrays.pop("policy.kinds"), "policy.kinds is missing"),
+        (lambda meta, arrays: meta["observation"]["parts"].append(["lever"]), 'no part "lever"'),
+        (lambda meta, arrays: meta["observation"].update(parts=[["levers", 3]]), '"parts": expected a list of paths'),
+        (lambda meta, arrays: meta["observation"].update(images="all"), '"images": expected a list of names'),
+    ],
+)
+def test_what_describes_no_actions_in_parts_is_refused(factored, tmp_path, change, error):
+    assert error in refusal(factored, tmp_path, change)

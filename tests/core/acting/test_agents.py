@@ -24,6 +24,7 @@ from bitrl.core.acting.policies import (
     CommandPolicy,
     Continuous,
     Discrete,
+    FactoredPolicy,
     Network,
     arrays_of,
     policy_of,
@@ -33,6 +34,7 @@ from bitrl.core.environments.loading import load_environment
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.parts import EVALUATION, spawn_seeds
+from bitrl.core.runs.trained import trained as load_trained
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
 from bitrl.plugins.backbones.language_model import starter_path
@@ -67,7 +69,7 @@ SETTINGS = [
     {"serializer": "codes", "serializer__codes": 16, "serializer__states": 200},
     {"backbone": "mlp", "serializer": "vector"},
     {"backbone": "mlp", "serializer": "vector", "run__history": 2},
-    {"env": "Pendulum-v1"},
+    {"env": "Pendulum-v1", "serializer": "json", "backbone__pooling": "mean"},
     {"env": "Pendulum-v1", "backbone": "mlp", "serializer": "vector", "algo__running_standardisation": True},
     {"env": "Taxi-v4"},
     {"env": "BabyAI-GoToRedBall-v0"},
@@ -93,6 +95,20 @@ def test_an_exported_agent_does_what_the_trained_one_does(trained, settings) -> 
             total, over = total + float(reward), terminated or truncated
         returns.append(total)
     assert returns == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def test_an_agent_reads_states_as_its_run_chose_to(trained) -> None:
+    """Actions are compared, not returns: a number that is rounded the other way in a text can change an episode."""
+    run, file = trained(env="Pendulum-v1", backbone__layers=None)
+    _, parts, algorithm = load_trained(run, lambda event: None)
+    assert parts.reader.backbone.pooling == "field"
+    episode, env = bitrl.load_agent(file).episode(), load_environment("Pendulum-v1").make()
+    observation, _ = env.reset(seed=0)
+    for torque in np.random.default_rng(0).uniform(-2, 2, (60, 1)).astype(np.float32):
+        np.testing.assert_allclose(
+            episode.act(observation), algorithm.act(parts.reader(observation[None]))[0], rtol=1e-5, atol=1e-6
+        )
+        observation = env.step(torque)[0]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())) or "defaults")
@@ -205,11 +221,14 @@ def test_policies_survive_being_taken_apart() -> None:
         layers = tuple((generator.normal(size=(b, a)), generator.normal(size=b)) for a, b in pairwise(widths))
         return Network(np.zeros(widths[0]), np.ones(widths[0]), 10.0, layers)
 
+    parts = [("keys", int, 2), ("push", float), ("lamp", np.int8, 1)]
+    low, high = np.array([((5, 0), -1.0, (0,))], parts), np.array([((6, 1), 0.5, (1,))], parts)
     policies = [
         Discrete(network(3, 4), 2),
         CommandPolicy(network(3, 4, 2), network(5, 2)),
         Continuous(network(3, 4), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
         CodebookPolicy(network(3, 8), generator.normal(size=(4, 2)), np.full((2, 2), -1.0), np.full((2, 2), 0.5)),
+        FactoredPolicy(network(3, 7), low, high, np.array([2, 0, 3], np.int8)),
     ]
     assert {type(policy) for policy in policies} == set(KINDS.values())
     features, commands = generator.normal(size=(6, 3)), generator.normal(size=(7, 5))

@@ -115,6 +115,15 @@ def test_environments_with_several_parts(name, serializer):
         assert many.step(many.action_space.sample())[0] in many.observation_space
 
 
+def test_an_environment_of_parts_needs_no_name():
+    space = gymnasium.spaces.Dict({"place": gymnasium.spaces.Box(-1, 1, (2,)), "lamp": gymnasium.spaces.Discrete(2)})
+    env = gymnasium.wrappers.TransformObservation(
+        Counter(), lambda number: {"place": np.array([0.5, -0.25], np.float32), "lamp": number % 2}, space
+    )
+    expected = bitrl.load_backbone("bitnet").encode(["lamp 1 place 0.500 -0.250"])
+    np.testing.assert_array_equal(bitrl.FeatureObservation(env).reset()[0], expected[0])
+
+
 class Counter(gymnasium.Env):
     """An environment that Gymnasium knows nothing of."""
 
@@ -127,7 +136,7 @@ class Counter(gymnasium.Env):
 
 
 def test_an_environment_without_a_name():
-    expected = bitrl.load_backbone("bitnet").encode(['{"state": 3}'])
+    expected = bitrl.load_backbone("bitnet").encode(["state 3"])
     np.testing.assert_array_equal(bitrl.FeatureObservation(Counter()).reset()[0], expected[0])
     vector = bitrl.VectorFeatureObservation(SyncVectorEnv([Counter]))
     np.testing.assert_array_equal(vector.reset()[0], expected)
@@ -208,7 +217,7 @@ class OneBuffer(gymnasium.Env):
 
 
 def test_last_observations_of_an_environment_with_one_array():
-    expected = bitrl.load_backbone("bitnet").encode(['{"x0": 3.000}'])[0]
+    expected = bitrl.load_backbone("bitnet").encode(["3.000"])[0]
     envs = bitrl.VectorFeatureObservation(SyncVectorEnv([OneBuffer] * 2, autoreset_mode=AutoresetMode.SAME_STEP))
     envs.reset()
     for _ in range(3):

@@ -8,7 +8,8 @@ from gymnasium import spaces
 from bitrl.core.acting import checkpoints
 from bitrl.core.environments import replay
 from bitrl.core.environments.environment import Environment
-from bitrl.core.environments.observations import as_array, as_batch, dtype_of, observations_of
+from bitrl.core.environments.observations import as_array, as_batch, dtype_of
+from bitrl.core.environments.random_play import observations_of
 from bitrl.core.errors import RunFailed
 
 PARTS = spaces.Dict(

@@ -126,12 +126,37 @@ class Positions(Switches):
 
 
 class DictActions(Walk):
+    """Observed in parts, too."""
+
     def __init__(self) -> None:
         super().__init__()
         self.action_space = gymnasium.spaces.Dict({"push": gymnasium.spaces.Discrete(2)})
+        self.observation_space = gymnasium.spaces.Dict(
+            {"walk": self.observation_space, "words": gymnasium.spaces.Text(9)}
+        )
+
+    def look(self) -> Any:
+        return {"walk": super().look(), "words": f"step{self.time}"}
 
     def step(self, action: Any) -> Any:
         return super().step(int(action["push"]))
+
+
+class SequenceActions(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(2))
+
+    def step(self, action: Any) -> Any:
+        return super().step(len(action) % 2)
+
+
+class TextInside(DictActions):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.Dict(
+            {"push": gymnasium.spaces.Discrete(2), "say": gymnasium.spaces.Text(3)}
+        )
 
 
 class SeveralActions(Walk):
@@ -163,7 +188,7 @@ class NanReward(Walk):
         return (observation, float("nan"), *rest)
 
 
-@pytest.mark.parametrize("cls", [Bits, Positions])
+@pytest.mark.parametrize("cls", [Bits, Positions, DictActions])
 def test_an_environment_of_switches_passes(cls: type):
     check_environment(environment_record(cls))
 
@@ -175,7 +200,11 @@ def test_an_environment_of_switches_passes(cls: type):
         (GlobalNoise, "random changed state"),
         (OutOfSpace, "Gymnasium's own checker finds nothing wrong: it says: "),
         (CountsEpisodes, "the observation restored by replaying differs"),
-        (DictActions, "expected actions of Discrete or MultiDiscrete or MultiBinary or Box or Text, got Dict"),
+        (
+            SequenceActions,
+            "expected actions of Discrete or MultiDiscrete or MultiBinary or Box or Text or Dict or Tuple",
+        ),
+        (TextInside, "its action_space['say'] is a Text space: actions of several parts are made of Box, Discrete"),
         (OtherGenerator, "it must be numpy's default, PCG64"),
         (NanReward, "the reward of step 1 is nan"),
     ],
@@ -189,16 +218,27 @@ def test_actions_that_no_algorithm_supports_are_a_note_and_no_fault(
     cls: type, space: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = environment_record(cls)
-    check_environment(record)
 
     def notes() -> list[str]:
         return [outcome.note for outcome in environment_outcomes(record, record.name) if outcome.note]
 
+    assert notes() == []
+    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", actions=("Discrete", "Box"))
+    monkeypatch.setitem(registry().entries, "algorithm", [Entry("able", able)])
+    check_environment(record)
     words = f"its actions are a {space} space, which no installed algorithm declares to support"
     assert [note.startswith(words) for note in notes()] == ([] if space is None else [True])
-    able = bitrl.AlgorithmRecord(name="able", summary="", target="a:b", actions=("MultiDiscrete", "MultiBinary"))
-    monkeypatch.setitem(registry().entries, "algorithm", [*registry().entries["algorithm"], Entry("able", able)])
-    assert notes() == []
+
+
+def test_the_parts_of_a_spec_are_those_of_the_observation_space():
+    for parts, message in (
+        ((("walk",), ("talk",)), "the spec has the part [('talk',)], and the observation space has none there"),
+        ((("walk",),), "expected the strings (), as its parts say, got ('words',)"),
+        ((("words",),), "expected a field for each of the 0 numbers, got 2"),
+    ):
+        own = bitrl.ObservationSpec("Test-v0", (bitrl.Field("x"), bitrl.Field("y")), texts=("words",), parts=parts)
+        record = environment_record(DictActions, observation_spec=lambda self, own=own: own)
+        assert message in refusal(check_environment, record)
 
 
 def spec(*fields: bitrl.Field, discrete: int | None = None) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp, written_out
-from bitrl.plugins.algos.heads import action_head
+from bitrl.plugins.algos.factored_head import action_head
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from bitrl.core.environments.collector import Collector
 from bitrl.core.interfaces import Task
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
-from bitrl.plugins.algos.heads import action_head, hold
+from bitrl.plugins.algos.factored_head import action_head
+from bitrl.plugins.algos.heads import hold
 from bitrl.plugins.algos.ppo import PPO, Samples, normalise
 
 

@@ -193,11 +193,16 @@ def test_a_model_without_a_head_does_not_generate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "problem"),
-    [({"top_k": -1}, "top_k: expected 0 or more, got -1"), ({"seed": 1 << 70}, "seed: expected an integer of 64 bits")],
+    [
+        ({"stop": [4096]}, "stop: token 4096 is outside"),
+        ({"stop": [-1]}, "stop: token -1 is outside"),
+        ({"top_k": -1}, "top_k: expected 0 or more, got -1"),
+        ({"seed": 1 << 70}, "seed: expected an integer of 64 bits"),
+    ],
 )
-def test_settings_of_sampling_that_are_out_of_range_are_refused(given: dict[str, int], problem: str) -> None:
+def test_settings_of_sampling_that_are_out_of_range_are_refused(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
-        made(None, "ternary").language_policy().generate(PROMPTS, 2, **given)
+        made(None, "ternary").engine.generate([[1]], 2, **given)
 
 
 @pytest.mark.parametrize("format", ["ternary", "int8", "int4", "bf16", "fp32"])

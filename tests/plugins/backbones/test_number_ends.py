@@ -12,7 +12,7 @@ from bitrl.core.acting.loading import load_backbone
 from bitrl.core.environments.loading import load_serializer
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import LanguageModelOptions
-from bitrl.plugins.backbones.language_model import LanguageModel
+from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
 
 
@@ -81,6 +81,28 @@ def test_features_are_the_states_at_the_numbers_ends(path: str) -> None:
         np.testing.assert_array_equal(features[row], each[ends].reshape(-1))
     for text, feature in zip(texts, features, strict=True):
         np.testing.assert_array_equal(backbone.encode([text])[0], feature)
+
+
+def test_a_sketch_adds_each_number_of_the_states_to_one_feature_with_a_sign(path: str) -> None:
+    plain, sketched = (
+        LanguageModel(LanguageModelOptions(model=path, pooling="field", projection=to), 2) for to in (None, 20)
+    )
+    texts = ["x=1 y=2", "", "x=-7 y=0.5", *(f"{i} {i * i}" for i in range(80))]
+    states, found = plain.encode(texts), sketched.encode(texts)
+    assert found.shape == (83, 20)
+    assert sketched.sketch is not None
+    matrix = np.zeros((96, 20))
+    for row, to in enumerate(sketched.sketch):
+        matrix[row, to if to >= 0 else -1 - to] = 1 if to >= 0 else -1
+    np.testing.assert_allclose(found, states @ matrix, rtol=1e-5, atol=1e-5)
+    assert set(np.abs(matrix[:48]).sum(axis=0)) == {2, 3}  # 48 numbers of a state to 20 features, as evenly as can be
+    assert abs(int(matrix.sum())) < 30
+    np.testing.assert_array_equal(count_sketch(2, 48, 20)[:6], [9, -5, 6, 10, -13, -18])  # the same for ever
+    for text, feature in zip(texts, found, strict=True):
+        np.testing.assert_array_equal(sketched.encode([text])[0], feature)
+    assert sketched.identity != plain.identity
+    norms = (found**2).sum(axis=1) / (states**2).sum(axis=1).clip(min=1e-9)
+    assert 0.5 < norms[3:].mean() < 2  # squared lengths are kept on average
 
 
 def test_the_files_first_token_moves_the_places(path: str, tmp_path) -> None:

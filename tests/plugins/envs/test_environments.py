@@ -16,10 +16,19 @@ from bitrl.plugins.envs.gymnasium import GymnasiumEnvironment
 def test_the_table_fits_the_environment(id):
     """As many fields as numbers, in bounds that the space's finite bounds agree with."""
     space = gymnasium.make(id).observation_space
-    assert len(FIELDS[id]) == space.shape[0]
-    for field, low, high in zip(FIELDS[id], space.low, space.high, strict=True):
+    if isinstance(space, gymnasium.spaces.Tuple):
+        bounds = [(part.start, part.start + part.n - 1) for part in space]
+    else:
+        bounds = [*zip(space.low, space.high, strict=True)]
+    assert len(FIELDS[id]) == len(bounds)
+    for field, (low, high) in zip(FIELDS[id], bounds, strict=True):
         for mine, theirs in ((field.low, low), (field.high, high)):
             assert abs(theirs) > 1e30 or mine == pytest.approx(theirs, rel=2e-3)
+
+
+class Map(gymnasium.Env):
+    observation_space = gymnasium.spaces.Graph(gymnasium.spaces.Box(-1, 1, (2,)), None)
+    action_space = gymnasium.spaces.Discrete(2)
 
 
 def test_an_unknown_environment_is_described_by_its_space():
@@ -46,12 +55,20 @@ def test_any_box_or_discrete_environment_runs(id, backbone, tmp_path):
     assert np.isfinite(summary["eval"]["mean_return"])
 
 
-def test_observations_that_cannot_be_written_down_are_refused(tmp_path):
+def test_observations_that_cannot_be_written_down_are_refused(tmp_path, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Map-v0", entry_point=Map)
+    monkeypatch.setitem(gymnasium.registry, "Map-v0", spec)
     with pytest.raises(
-        bitrl.UsageError, match=r"Blackjack-v1: expected a Box, Discrete or Text observation space, got Tuple"
+        bitrl.UsageError, match="Map-v0: its observations have a Graph space, which bitrl does not read"
     ):
-        bitrl.run("Blackjack-v1", backbone="mlp", out=tmp_path / "run")
+        bitrl.run("Map-v0", backbone="mlp", out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_observations_of_a_tuple_are_read(tmp_path):
+    options = {"algo.rollout_steps": 64, "run.num_envs": 2, "run.eval_episodes": 2}
+    summary = bitrl.run("Blackjack-v1", backbone="mlp", steps=64, out=tmp_path / "run", options=options)
+    assert -1 <= summary["eval"]["mean_return"] <= 1
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import bitrl
-from bitrl.core.environments.observations import observations_of
+from bitrl.core.environments.random_play import observations_of
 from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.plugins.backbones.files.tokenizer import pre_tokenizer
 from bitrl.plugins.envs.smarthome import SmartHomeLight

@@ -129,6 +129,8 @@ def test_a_text_is_encoded_with_its_last_token_and_a_prompt_goes_on_without(tmp_
         ("$A", {"add_eos_token": True}, ([], [258])),
         ("<s> $A", {"eos_token": "<s>"}, ([257], [])),
         ("<s> $A", {"eos_token": "<s>", "add_bos_token": False}, ([], [])),
+        ("<s> $A </s>", {"bos_token": None, "eos_token": None}, ([257], [258])),  # [CLS] and [SEP], as BERT has them
+        ("</s> $A <s>", {}, ([258], [257])),
     ],
 )
 def test_checkpoints_say_what_stands_around_a_text(
@@ -145,3 +147,13 @@ def test_checkpoints_say_what_stands_around_a_text(
     convert(tmp_path, tmp_path / "m.gguf")
     for file in (open_model(tmp_path), open_model(tmp_path / "m.gguf")):
         assert (first_tokens(file.metadata(), 300, "m"), last_tokens(file.metadata(), 300, "m")) == want
+
+
+def test_more_than_a_token_beside_a_text_is_refused(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    tokenizer = add_tokenizer(tmp_path)
+    special = [("<s>", tokenizer.token_to_id("<s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <s> <s>", special_tokens=special)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelFileError, match="puts 2 tokens beside a text"):
+        open_model(tmp_path).metadata()

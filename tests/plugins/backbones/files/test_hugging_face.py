@@ -105,10 +105,8 @@ def test_older_gemmas_name_the_pattern_alone() -> None:
         keys(older)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "pattern"), [("ssf", 3), ("fff", 1), ("sss", 4), ("sfs", 2), ("fsf", None), ("sff", None), ("ss", None)]
-)
-def test_layer_types_are_every_nth_or_refused(kinds: str, pattern: int | None) -> None:
+@pytest.mark.parametrize(("kinds", "pattern"), [("ssf", 3), ("fff", 1), ("sss", 4), ("sfs", 2), ("ss", None)])
+def test_layer_types_that_are_every_nth_are_a_number(kinds: str, pattern: int | None) -> None:
     names = {"s": "sliding_attention", "f": "full_attention"}
     values = GEMMA | {"num_hidden_layers": 3, "layer_types": [names[kind] for kind in kinds]}
     if pattern is None:
@@ -118,16 +116,23 @@ def test_layer_types_are_every_nth_or_refused(kinds: str, pattern: int | None) -
         assert keys(values)["gemma3.attention.sliding_window_pattern"] == pattern
 
 
+@pytest.mark.parametrize("kinds", ["fsf", "sff"])
+def test_other_layer_types_are_a_list(kinds: str) -> None:
+    names = {"s": "sliding_attention", "f": "full_attention"}
+    found = keys(GEMMA | {"num_hidden_layers": 3, "layer_types": [names[kind] for kind in kinds]})
+    assert found["gemma3.attention.sliding_window_pattern"] == [kind == "s" for kind in kinds]
+
+
 @pytest.mark.parametrize(
     ("values", "changes", "message"),
     [
         (GEMMA, {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         (GEMMA, {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
-        (GEMMA, {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "rope_type = linear"),
+        (GEMMA, {"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, "rope_type = ntk.*supported: default, linear"),
         (GEMMA, {"query_pre_attn_scalar": None}, "query_pre_attn_scalar"),
         (GEMMA, {"head_dim": None}, "lacks head_dim"),
         (QWEN, {"head_dim": None}, "lacks head_dim"),
-        (QWEN, {"use_sliding_window": True}, "use_sliding_window"),
+        (QWEN, {"use_sliding_window": True, "max_window_layers": None}, "max_window_layers"),
         (BITNET, {"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True}}, "use_rms_norm"),
         (
             QWEN,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from hugging_face_models import (
     TEXTS,
     add_tokenizer,
@@ -24,6 +25,7 @@ from hugging_face_models import (
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.language_model import LanguageModel
 
@@ -178,9 +180,10 @@ def test_the_tokenizer_must_fit_the_vocabulary(tmp_path: Path) -> None:
         ({"hidden_act": "gelu_new"}, "hidden_act = gelu_new"),
         ({"rms_norm_eps": None}, "lacks rms_norm_eps"),
         ({"rope_parameters": None}, "lacks rope_theta"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type = llama3"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_type = linear"),
-        ({"model_type": "mistral"}, "model_type = mistral.*supported: bitnet, llama"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "lacks factor"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}, "rope_parameters": None}, "lacks rope_theta"),
+        ({"rope_scaling": {"type": "ntk"}, "rope_theta": 1e4, "rope_parameters": None}, "rope_type = ntk"),
+        ({"model_type": "mixtral"}, "model_type = mixtral.*supported: bitnet, llama"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"num_local_experts": 8}, "num_local_experts = 8"),
@@ -258,6 +261,51 @@ def test_directories_that_are_no_checkpoint_say_what_is_missing(tmp_path: Path) 
         Engine(tmp_path)
     with pytest.raises(UsageError, match=r"no\.safetensors"):
         Engine(tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("stored", ["same", "another", "none"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_the_one_that_transformers_takes(tmp_path: Path, tied: bool, stored: str) -> None:
+    """A head beside tie_word_embeddings is its own where it differs; without one and without the tie there is none."""
+    model = llama(tie_word_embeddings=False)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    if stored != "another":
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    if stored == "none":
+        del weights["lm_head.weight"]
+    model.config.save_pretrained(tmp_path)
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    change(tmp_path, tie_word_embeddings=tied)
+    engine = Engine(tmp_path, threads=1)
+    if stored == "none" and not tied:
+        with pytest.raises(ModelFileError, match=r"no head \(lm_head.weight\), and tie_word_embeddings is false"):
+            engine.generate([[1]], 1)
+        return
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    _, logits = Sequences(engine).read([[1, 2, 3]], 1)
+    with torch.no_grad():
+        want = theirs(torch.tensor([[1, 2, 3]])).logits[0, -1].numpy()
+    assert relative_error(logits[0], want) < 1e-4
+
+
+def test_a_wordpiece_vocabulary_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    """Pieces with a prefix, lower case, [CLS] and [SEP] around a text that names none of them."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    words = ["[UNK]", "[CLS]", "[SEP]", "the", "thin", "##ner", "moth", "##s", "0", ".", "##1", "a", "##b", "##a"]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    tokenizer.decoder = decoders.WordPiece()
+    llama().save_pretrained(tmp_path)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    ours = LanguageModel(LanguageModelOptions(model=str(tmp_path), threads=1), format="fp32")
+    for text in ("The thinner moths", "0.1 aba THE", "unknown"):
+        want = theirs(text)["input_ids"]
+        np.testing.assert_array_equal(ours.encode([text]), ours.engine.encode([want]))
+        assert ours.tokenize([text]) == [want[1:-1]]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -188,6 +188,73 @@ def texts(seed: int, count: int) -> list[str]:
     ]
 
 
+def llama_cpps_default(text: str) -> list[str]:
+    """Its four expressions one after another, each within the pieces that the former left."""
+    import regex
+
+    pieces = [text]
+    for step in (
+        r"[\p{P}\$\+<=>\^~\|]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"\p{N}+",
+        r"[0-9][0-9][0-9]",
+    ):
+        cut = []
+        for piece in pieces:
+            at = 0
+            for match in regex.finditer(step, piece):
+                cut += [piece[at : match.start()], match[0]]
+                at = match.end()
+            cut.append(piece[at:])
+        pieces = [piece for piece in cut if piece]
+    return pieces
+
+
+def test_a_file_that_does_not_say_how_is_cut_by_llama_cpps_default_unless_it_is_a_bitnet() -> None:
+    keys = TinyModel(architecture="llama").keys()
+    del keys["tokenizer.ggml.pre"]
+    plain = tokenizer_from_metadata(keys, "some.gguf").pre_tokenizer
+    said = tokenizer_from_metadata(keys | {"tokenizer.ggml.pre": "default"}, "some.gguf").pre_tokenizer
+    bitnet = tokenizer_from_metadata(keys | {"general.architecture": "bitnet-b1.58"}, "some.gguf").pre_tokenizer
+    llama = tokenizer_from_metadata(keys | {"tokenizer.ggml.pre": "llama-bpe"}, "some.gguf").pre_tokenizer
+    for text in [*texts(3, 200), "12345 3.1415 don't (x+y) a\n\nb"]:
+        cut = [text[slice(*place)] for _, place in plain.pre_tokenize_str(text)]
+        assert cut == llama_cpps_default(text)
+        assert plain.pre_tokenize_str(text) == said.pre_tokenize_str(text)
+        assert bitnet.pre_tokenize_str(text) == llama.pre_tokenize_str(text)
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2", "default", "bitrl-2"])
+def test_user_defined_tokens_are_found_as_tokenizer_json_finds_them(pre: str) -> None:
+    """`<think>` of a reasoning model; control tokens stay text, and of two the longer one is found."""
+    keys = TinyModel(architecture="llama").keys() | {"tokenizer.ggml.pre": pre}
+    own = ["<think>", "<think>s", "</think>", "<|im_end|>"]
+    tokens = keys["tokenizer.ggml.tokens"] + own
+    types = np.array([1] * (len(tokens) - 4) + [4, 4, 4, 3], np.int32)
+    ours = tokenizer_from_metadata(
+        keys | {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}, "some.gguf"
+    )
+    for text in ("a<think>b</think>", "<think>st", " <think> ", "<thin", "<|im_end|>x"):
+        want, at = [], 0
+        for match in re.finditer("<think>s|<think>|</think>", text):
+            want += [*ours.encode(text[at : match.start()]).ids, tokens.index(match[0])]
+            at = match.end()
+        assert ours.encode(text).ids == want + ours.encode(text[at:]).ids
+    assert tokens.index("<|im_end|>") not in ours.encode("<|im_end|>").ids
+
+
+def test_the_names_of_the_same_cutting() -> None:
+    from bitrl.plugins.backbones.files.tokenizer import ALIASES, pre_tokenizer
+
+    assert {"falcon3", "llama-v3", "pixtral"} <= set(ALIASES["llama-bpe"])
+    assert {"refact", "starcoder"} <= set(ALIASES["smollm"])
+    assert "deepseek-r1-qwen" in ALIASES["qwen2"]
+    for ours, names in ALIASES.items():
+        for text in texts(4, 20):
+            want = pre_tokenizer(ours).pre_tokenize_str(text)
+            assert all(pre_tokenizer(name).pre_tokenize_str(text) == want for name in names)
+
+
 @pytest.mark.parametrize("pre", PUBLISHED)
 def test_text_is_cut_as_the_published_tokenizers_cut_it(pre: str) -> None:
     """A vocabulary learned with no cutting at all, so that a piece's border shows in the ids wherever it matters."""

@@ -72,7 +72,9 @@ def test_what_a_model_lacks_is_said(tmp_path: Path) -> None:
     gpt2 = tmp_path / "gpt2.gguf"
     gpt2.write_bytes(gguf_bytes({"general.architecture": "gpt2"}, [("wte.weight", 0, (2, 4), bytes(32))]))
     found = inspect(gpt2)
-    assert found.verdict.words.startswith("cannot run: it holds a model of architecture gpt2; supported are")
+    assert found.verdict.words.startswith(
+        "cannot run: it holds a model of architecture gpt2, which is not supported; supported are"
+    )
     assert "it has no tokenizer" in found.verdict.words
     assert found.memory is None
     assert found.totals == {"F32": {"tensors": 1, "weights": 8, "bytes": 32}}

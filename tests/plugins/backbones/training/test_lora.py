@@ -123,7 +123,15 @@ def test_the_gradient_of_an_engine_product(format: str, tokens: int, rows: int, 
 
 
 @pytest.mark.parametrize(
-    "options", [{"pooling": "last"}, {"pooling": "field"}, {"projection": 24}, {"layers": 1}, {"cache_mb": 0}]
+    "options",
+    [
+        {"pooling": "last"},
+        {"pooling": "field"},
+        {"projection": 24},
+        {"pooling": "field", "projection": 24},
+        {"layers": 1},
+        {"cache_mb": 0},
+    ],
 )
 def test_features_of_every_kind(tmp_path: Path, options: dict[str, Any]) -> None:
     path = TinyModel(width=48, ffn=80, blocks=2).write(tmp_path / "m.gguf")

@@ -1,0 +1,156 @@
+"""A gradient step of PPO's default heads, in the engine beside torch and the machine's limit of float32 multiply-adds.
+
+    python benchmarks/gradient_step.py
+
+A step is 64 samples of 256 features through both networks and back, the losses' gradients, clipping and Adam. Who is
+measured takes turns; ratios and fractions are of neighbours in one round, medians over rounds. The limit is of one
+thread for one thread, of two for two; a fraction counts the multiply-adds of the networks' products alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from record import save
+from torch import nn
+
+from bitrl.plugins.algos import PPOOptions, backprop
+from bitrl.plugins.algos.adam import Adam
+from bitrl.plugins.algos.engine_learner import (
+    EngineAdam,
+    EngineCategorical,
+    EngineLearner,
+    EngineNetwork,
+    backward,
+    clipped_loss,
+    forward,
+    squared_loss,
+)
+from bitrl.plugins.algos.heads import Categorical
+from bitrl.plugins.algos.ppo import normalise
+from bitrl.plugins.backbones.benchmark.limits import Limits, instructions
+
+OPTIONS = PPOOptions()
+SAMPLES, FEATURES, HIDDEN, ACTIONS = OPTIONS.minibatch_size, 256, (256, 128), 2
+CLIP, ENTROPY, RATE = 0.2, 0.01, 3e-4
+LIMIT_SECONDS = 0.02
+
+
+def samples() -> dict[str, np.ndarray]:
+    """A minibatch."""
+    rng = np.random.default_rng(0)
+    arrays = {"features": rng.normal(size=(SAMPLES, FEATURES)).astype(np.float32)}
+    arrays |= {name: rng.normal(size=SAMPLES).astype(np.float32) for name in ("advantages", "returns")}
+    old = np.full(SAMPLES, -np.log(ACTIONS), np.float32)
+    return arrays | {"actions": rng.integers(0, ACTIONS, SAMPLES), "log_probs": old}
+
+
+def engine_step(threads: int, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+    """One step in the engine."""
+    learner = EngineLearner(threads)
+    policy, value = (EngineNetwork(learner, (FEATURES, *HIDDEN, outputs), SAMPLES) for outputs in (ACTIONS, 1))
+    for seed, net in enumerate((policy, value)):
+        net.initialise(1.0, 10 * seed)
+    nets = (policy, value)
+    optimiser = EngineAdam(learner, [net.parameters for net in nets], [net.gradients for net in nets], eps=1e-5)
+    head = EngineCategorical(learner)
+
+    def step() -> None:
+        logits, values = forward(nets, [batch["features"]] * 2)
+        log_probs, _ = head.forward(logits, batch["actions"])
+        loss = clipped_loss(learner, log_probs, batch["log_probs"], batch["advantages"], CLIP)
+        by_logits = head.backward(loss.by_log_probs, -ENTROPY / SAMPLES)
+        backward(nets, [by_logits, squared_loss(values, batch["returns"], OPTIONS.vf_coef)[1]])
+        optimiser.step([RATE, RATE], OPTIONS.max_grad_norm)
+
+    return step
+
+
+def torch_step(batch: dict[str, np.ndarray]) -> Callable[[], None]:
+    """The same step in torch, as ppo.py takes it: gradients written out, on one thread."""
+    of = {name: torch.from_numpy(array) for name, array in batch.items()}
+    policy, value = (backprop.mlp((FEATURES, *HIDDEN, outputs), 1.0) for outputs in (ACTIONS, 1))
+    head, flats = Categorical(gymnasium.spaces.Discrete(ACTIONS)), [flat(net) for net in (policy, value)]
+    optimiser = Adam(flats, [RATE, RATE], eps=1e-5)
+
+    def step() -> None:
+        advantages = normalise(of["advantages"])
+        outputs, tape = backprop.forward(policy, of["features"])
+        log_probs, _, kept = head.forward(outputs, of["actions"])
+        ratio = (log_probs - of["log_probs"]).exp()
+        unclipped, clipped = ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages
+        by_log_probs = torch.where(unclipped <= clipped, unclipped, 0.0) / -SAMPLES
+        backprop.backward(policy, tape, head.backward(kept, by_log_probs, -ENTROPY / SAMPLES))
+        values, tape = backprop.forward(value, of["features"])
+        error = values.squeeze(1) - of["returns"]
+        backprop.backward(value, tape, (2 * OPTIONS.vf_coef / SAMPLES * error).unsqueeze(1))
+        for each in flats:
+            backprop.clip_gradient(each, OPTIONS.max_grad_norm)
+        optimiser.step()
+
+    return step
+
+
+def flat(network: nn.Sequential) -> nn.Parameter:
+    """All parameters as one."""
+    return backprop.flatten([*network.parameters()])
+
+
+def multiply_adds() -> int:
+    """Those of both networks' products: of each layer two, and of all but the first the gradient by inputs too."""
+    total = 0
+    for outputs in (ACTIONS, 1):
+        layers = [*pairwise((FEATURES, *HIDDEN, outputs))]
+        total += SAMPLES * sum((3 if index else 2) * a * b for index, (a, b) in enumerate(layers))
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=20, help="steps in a row, of each in a round")
+    parser.add_argument("--out", default="gradient-step", help="name of the file in benchmarks/results")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    batch, limits = samples(), Limits(2, 1 << 22)
+    runs = {"torch": torch_step(batch), "one_thread": engine_step(1, batch), "two_threads": engine_step(2, batch)}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    fractions: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(args.rounds):
+        for name, run in runs.items():
+            threads = 2 if name == "two_threads" else 1
+            run()
+            before = limits.measure("fp32", threads, LIMIT_SECONDS)
+            began = time.perf_counter()
+            for _ in range(args.steps):
+                run()
+            seconds[name].append((time.perf_counter() - began) / args.steps)
+            limit = (before + limits.measure("fp32", threads, LIMIT_SECONDS)) / 2
+            fractions[name].append(multiply_adds() / seconds[name][-1] / limit)
+    results: dict[str, Any] = {
+        "samples": SAMPLES,
+        "widths": [FEATURES, *HIDDEN],
+        "rounds": args.rounds,
+        "steps": args.steps,
+        "limit": instructions()["fp32"],
+        "milliseconds": {name: 1e3 * statistics.median(found) for name, found in seconds.items()},
+        "fraction_of_limit": {name: statistics.median(found) for name, found in fractions.items()},
+        "torch_to_engine": {
+            name: statistics.median(a / b for a, b in zip(seconds["torch"], seconds[name], strict=True))
+            for name in ("one_thread", "two_threads")
+        },
+    }
+    print(*(f"{name}: {value}" for name, value in results.items()), sep="\n")
+    save(args.out, results)
+
+
+if __name__ == "__main__":
+    main()

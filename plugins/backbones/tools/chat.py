@@ -1,0 +1,162 @@
+"""Prompts for people who try a model: its chat template where it has one, and its answer as text.
+
+Knows templates (Jinja, run in a sandbox) and which ids stand for what they write. A prompt is text whatever it spells:
+only what the template itself writes can be a control token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.files.first_token import first_tokens
+from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
+from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
+from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
+from bitrl.plugins.backbones.files.tokenizer_json import calmly
+from bitrl.plugins.backbones.language_policy import end_tokens
+
+File = ModelFile | HuggingFaceFile
+_PLACE, _SPACE = "\ue000prompt\ue001", "\u205f"
+"""Stand for the prompt while the template is rendered, and for spaces around it, which the template may take away: a
+character for private use, and a space, that no template writes."""
+_SPECIAL = (3, 4)  # control and user-defined, of tokenizer.ggml.token_type
+_MOST_TEMPLATE = 1 << 20
+
+
+class Chat:
+    """A model that answers prompts.
+
+    Raises ModelFileError for a model that has no tokenizer or cannot generate.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.file = engine, engine.file
+        self.tokenizer: Tokenizer = tokenizer_of(self.file)
+        check_vocabulary(self.tokenizer, engine.vocabulary, engine.path)
+        self.metadata = engine.metadata
+        self.first = first_tokens(self.metadata, engine.vocabulary, engine.path)
+        self.special = _special_tokens(self.file, self.metadata, self.tokenizer)
+        found = self.metadata.get("tokenizer.chat_template")
+        self.template = found if isinstance(found, str) and len(found) <= _MOST_TEMPLATE else None
+        self.ends = [token for token in end_tokens(self.file) if 0 <= token < engine.vocabulary]
+
+    def prompt_ids(self, prompt: str, plain: bool = False) -> list[int]:
+        """The ids that the model goes on with: of the prompt in its template, or, `plain` or without one, as it is.
+
+        Raises UsageError for a prompt that is no text, ModelFileError for a template that cannot be used.
+        """
+        if plain or self.template is None:
+            return [*self.first, *self._encode(prompt)]
+        before, found, after = self._rendered().partition(_PLACE)
+        if not found or _PLACE in after:
+            raise ModelFileError(
+                self.engine.path, "has a chat template that does not give the prompt once: use --plain"
+            )
+        kept = before.endswith(_SPACE), after.startswith(_SPACE)
+        text = prompt if kept[0] else prompt.lstrip()
+        text = text if kept[1] else text.rstrip()
+        before, after = before.removesuffix(_SPACE), after.removeprefix(_SPACE)
+        parts: list[str | int] = [*self._parts(before), text, *self._parts(after)]
+        ids: list[int] = []
+        text = ""
+        for part in [*parts, -1]:  # text between two special tokens is cut as a whole
+            if isinstance(part, str):
+                text += part
+                continue
+            ids += self._encode(text) if text else []
+            ids += [part] if part >= 0 else []
+            text = ""
+        return ids
+
+    def answer(
+        self, prompt: str, max_tokens: int, *, plain: bool = False, temperature: float = 0.0, top_k: int = 0,
+        top_p: float = 1.0, seed: int = 0,
+    ) -> tuple[str, list[int], list[int]]:  # fmt: skip
+        """The text that follows, its ids (with the token that ended it), and the prompt's. Raises as `generate`."""
+        ids = self.prompt_ids(prompt, plain)
+        room = self.engine.context - len(ids)
+        if not ids or room < 1:
+            most = self.engine.context - 1
+            raise UsageError(f"the prompt has {len(ids)} tokens; expected 1 to {most} (the model's context less 1)")
+        (made,) = self.engine.generate(
+            [ids], min(max_tokens, room), temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=self.ends
+        )
+        tokens = made.tokens.tolist()
+        return self._decode([token for token in tokens if token not in self.ends]), tokens, ids
+
+    def bits(self, text: str, window: int = 512) -> tuple[float, int]:
+        """The bits that the model needs for a text, and how many of its tokens it was asked for.
+
+        The text is read in windows of up to `window` tokens, each after the file's first token or, without one, after
+        the token before it; the very first token then goes unasked. Raises UsageError for a text of too few tokens.
+        """
+        from bitrl.plugins.backbones.engine.generation import Sequences, exact_logprobs
+
+        ids = self._encode(text)
+        if len(ids) + len(self.first) < 2:
+            raise UsageError("the text has too few tokens to be judged by: name a longer one")
+        step = min(window, self.engine.context) - 1
+        begins = range(0, len(ids), step) if self.first else range(1, len(ids), step)
+        prompts = [self.first or [ids[at - 1]] for at in begins]
+        parts = [ids[at : at + step] for at in begins]
+        found = exact_logprobs(Sequences(self.engine), prompts, parts)
+        return -float(np.concatenate(found).sum()) / float(np.log(2)), sum(map(len, parts))
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            return list(calmly(lambda: self.tokenizer.encode(text, add_special_tokens=False).ids))
+        except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
+            raise UsageError(f"the model's tokenizer cannot read {text[:80]!r}: {str(error)[:200]}") from None
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        try:
+            return str(calmly(lambda: self.tokenizer.decode(list(ids), skip_special_tokens=False)))
+        except Exception as error:
+            raise UsageError(f"the model's tokenizer cannot decode tokens: {str(error)[:200]}") from None
+
+    def _parts(self, text: str) -> list[str | int]:
+        """What a template writes, its special tokens as their ids."""
+        if not self.special:
+            return [text]
+        names = sorted(self.special, key=len, reverse=True)
+        pieces = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        return [self.special.get(piece, piece) for piece in pieces if piece]
+
+    def _rendered(self) -> str:
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise jinja2.TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+        environment.globals["raise_exception"] = refuse  # without a clock: templates then write a date of their own
+        names = {id_: text for text, id_ in self.special.items()}
+        first: int = self.metadata.get("tokenizer.ggml.bos_token_id", -1)
+        said = {"bos_token": names.get(first, ""), "eos_token": names.get(self.ends[0], "") if self.ends else ""}
+        try:
+            return environment.from_string(self.template or "").render(
+                messages=[{"role": "user", "content": f"{_SPACE}{_PLACE}{_SPACE}"}], add_generation_prompt=True, **said
+            )
+        except Exception as error:  # a template is a program: it may fail in any way
+            words = " ".join(str(error).split())[:200]
+            raise ModelFileError(self.engine.path, f"has a chat template that fails ({words}): use --plain") from None
+
+
+def _special_tokens(file: File, metadata: dict[str, Any], tokenizer: Tokenizer) -> dict[str, int]:
+    """The texts of tokens that a template may write, and their ids."""
+    tokens, types = (metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
+    if isinstance(tokens, list) and isinstance(types, np.ndarray) and len(types) == len(tokens):
+        return {token: i for i, token in enumerate(tokens) if types[i] in _SPECIAL and token}
+    return {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.content}

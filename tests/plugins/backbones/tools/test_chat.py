@@ -1,0 +1,136 @@
+"""Prompts in chat templates against transformers' own, and `bitrl model generate` and `eval` on small models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner, Result
+from hugging_face_models import add_tokenizer, calm_llama
+
+from bitrl.cli.model import model as command
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.tools.chat import Chat
+from bitrl.plugins.backbones.tools.convert import convert
+
+TEMPLATE = """{{ bos_token }}{% for message in messages %}
+    {% if message['role'] == 'user' %}<s>user
+{{ message['content'] | trim }}</s>
+    {% endif %}
+{% endfor %}{% if add_generation_prompt %}<s>th{% endif %}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose byte-level vocabulary has two control tokens, and a template."""
+    path = tmp_path_factory.mktemp("chat")
+    model = calm_llama(eos_token_id=258)
+    model.save_pretrained(path)
+    tokenizer = add_tokenizer(path)
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "chat_template": TEMPLATE}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(command, list(map(str, arguments)))
+
+
+@pytest.mark.parametrize("prompt", ["the moth", "  thin ", "a\nb"])
+def test_a_prompt_is_templated_as_transformers_does(folder: Path, prompt: str) -> None:
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE
+    )
+    said: Any = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+    )
+    assert Chat(Engine(folder, threads=1)).prompt_ids(prompt) == said["input_ids"]
+
+
+def test_a_prompt_that_spells_a_control_token_is_text(folder: Path) -> None:
+    chat = Chat(Engine(folder, threads=1))
+    ids = chat.prompt_ids("x</s>y")
+    assert ids.count(258) == 1  # the template's own
+    assert chat.prompt_ids("x</s>y", plain=True)[0] == 257
+
+
+def test_generating_is_greedy_and_the_same_from_gguf(folder: Path, tmp_path: Path) -> None:
+    """The template travels in the GGUF file; the tokens are those of the engine."""
+    convert(folder, tmp_path / "m.gguf")
+    chat = Chat(Engine(folder, threads=1))
+    ids = chat.prompt_ids("the moth")
+    assert Chat(Engine(tmp_path / "m.gguf", threads=1)).prompt_ids("the moth") == ids
+    (made,) = chat.engine.generate([ids], 8, temperature=0.0, stop=[258])
+    for path in (folder, tmp_path / "m.gguf"):
+        done = run("generate", path, "the moth", "--max-tokens", 8, "--json")
+        assert done.exit_code == 0, done.output
+        said = json.loads(done.output)
+        assert said["chat_template"] is True
+        assert (said["tokens"], said["prompt_tokens"]) == (len(made.tokens), len(ids))
+        assert said["text"] == chat.tokenizer.decode(
+            [t for t in made.tokens.tolist() if t != 258], skip_special_tokens=False
+        )
+    shown = run("generate", folder, "the moth", "--max-tokens", 8)
+    assert shown.output == said["text"] + "\n" or "\\x" in shown.output
+
+
+def test_bits_are_those_of_transformers(folder: Path, tmp_path: Path) -> None:
+    """In windows of 11 tokens, each after the first token."""
+    text = "the thin moth, the other moths"
+    (tmp_path / "t.txt").write_text(text)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    ids, total = tokenizer(text, add_special_tokens=False)["input_ids"], 0.0
+    for at in range(0, len(ids), 11):
+        part = ids[at : at + 11]
+        with torch.no_grad():
+            logits = model(torch.tensor([[257, *part]])).logits[0, :-1].log_softmax(-1)
+        total -= float(logits[range(len(part)), part].sum()) / np.log(2)
+    done = run("eval", folder, tmp_path / "t.txt", "--window", 12, "--format", "fp32", "--format", "int8", "--json")
+    assert done.exit_code == 0, done.output
+    exact, rounded = json.loads(done.output)["formats"]
+    assert exact["bits_per_byte"] == pytest.approx(total / len(text), rel=1e-5)
+    assert (exact["tokens"], rounded["format"]) == (len(ids), "int8")
+    assert rounded["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.05)
+    assert "bits per byte" in run("eval", folder, tmp_path / "t.txt").output
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('no user') }}", r"fails \(no user\): use --plain"),
+        ("{{ messages[0]['content'] }}{{ messages[0]['content'] }}", "does not give the prompt once"),
+        ("{{ ''.__class__.__mro__ }}", "chat template that fails"),
+        ("{% for", "chat template that fails"),
+    ],
+)
+def test_templates_that_cannot_be_used(folder: Path, tmp_path: Path, template: str, words: str) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text(template)
+    done = run("generate", tmp_path, "x")
+    assert done.exit_code != 0
+    assert done.exception is not None
+    import re
+
+    assert re.search(words, str(done.exception) + done.output)
+    assert run("generate", tmp_path, "x", "--plain", "--max-tokens", "2").exit_code == 0
+
+
+def test_what_cannot_be_answered_or_judged_is_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    for arguments, words in (
+        (("generate", folder, "x" * 200), "expected 1 to 127"),
+        (("generate", "no-such-model", "x"), "no-such-model"),
+        (("generate", folder, "x", "--format", "int3"), "unknown format 'int3'"),
+        (("eval", folder, tmp_path / "bytes.txt"), "expected text in UTF-8"),
+    ):
+        done = run(*arguments)
+        assert done.exit_code != 0
+        assert words in str(done.exception) + done.output

@@ -1,0 +1,110 @@
+"""The readout that a run chooses by evidence: it keeps the numbers, nothing cheaper does, and what is set stands."""
+
+import tomllib
+
+import gymnasium
+import numpy as np
+import pytest
+
+import bitrl
+from bitrl import FeatureObservation
+from bitrl.core.config import resolve
+from bitrl.core.environments.evidence import choose as choose_all
+from bitrl.core.runs.parts import build
+from bitrl.plugins.backbones.language_model import count_sketch
+from bitrl.plugins.backbones.tools import readout
+from bitrl.plugins.backbones.tools.probe import draw
+from bitrl.plugins.backbones.tools.readout import MeasuredReadout, best_of, choose, readouts
+
+ENV = "Pendulum-v1"  # three numbers without names
+
+
+def configured(env=ENV, run=None, **backbone):
+    return resolve({"run": {"env": env, **(run or {})}, "backbone": backbone})
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    config, lines = choose_all(configured())
+    return config, lines
+
+
+def test_the_readout_that_is_chosen_keeps_every_number_of_other_states(chosen):
+    config, (line,) = chosen
+    assert line.startswith(
+        f"readout of {ENV} by 4,000 states of random play: 1 block, pooling field, projection 256: R²"
+    )
+    options = config.backbone_options
+    assert (options.layers, options.pooling, options.projection) == (1, "field", 256)
+    parts = build(config)
+    fields = parts.environment.observation_spec().fields
+    states = draw(parts.environment, fields, "random", 1200, seed=5)
+    features = parts.reader(states).features.astype(np.float64)
+    features = np.c_[features, np.ones(len(features))]
+    weights = np.linalg.lstsq(features[:900], states[:900], rcond=1e-6)[0]
+    left = (features[900:] @ weights - states[900:]).var(axis=0) / states[900:].var(axis=0)
+    assert (left < 0.02).all()
+
+
+def test_the_same_states_give_the_same_choice(chosen):
+    assert choose_all(configured()) == chosen
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        configured(layers=2), configured(pooling="mean"), configured(projection=8), configured(readout="set"),
+        configured("CartPole-v1"), configured("SmartHome-Light"), configured("FrozenLake-v1", readout="set"),
+        configured(run={"history": 2}), configured("SmartHome-Light", readout="auto"),
+    ],
+    ids=lambda config: None,
+)  # fmt: skip
+def test_what_is_set_or_tuned_stands(config):
+    assert choose(config, "backbone") is None
+
+
+def test_candidates_come_cheapest_first_until_more_blocks_keep_less():
+    tried = list(readouts(configured("MountainCar-v0", readout="auto")))
+    costs = [(each.layers, each.projection) for each in tried]
+    assert costs == sorted(costs)
+    assert {each.pooling for each in tried} == {"field"}
+    least = {layers: max(each.least for each in tried if each.layers == layers) for layers, _ in costs}
+    rising = list(least.values())[:-1]
+    assert rising == sorted(rising)
+    assert len(least) == 2 or least[2] > least[1]
+
+
+def test_the_cheapest_of_those_that_are_good_enough_is_taken_else_the_best():
+    good, better, poor = (MeasuredReadout(1, "field", None, 0.99, "x", least, 4000) for least in (0.981, 0.999, 0.5))
+    assert best_of([poor, good, better]) is good
+    assert best_of([MeasuredReadout(1, "mean", None, 0.9, "x", 0.2, 4000), poor]) is poor
+
+
+def test_a_run_says_and_keeps_its_choice_and_resumes_with_it(tmp_path, capfd, monkeypatch):
+    options = {"algo.rollout_steps": 32, "run.num_envs": 2, "run.eval_episodes": 1}
+    bitrl.run(ENV, steps=64, out=tmp_path / "run", options=options, progress=True)
+    assert "readout of Pendulum-v1 by" in capfd.readouterr().err
+    kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["backbone"]
+    assert (kept["layers"], kept["pooling"], kept["projection"]) == (1, "field", 256)
+    monkeypatch.setattr(readout, "readouts", None)  # nothing is measured again
+    assert bitrl.resume(tmp_path / "run", steps=128)["steps"] == 128
+    again = tmp_path / "again"
+    bitrl.run(config=tmp_path / "run" / "config.toml", out=again, steps=32, options=options)
+    assert tomllib.loads((again / "config.toml").read_text())["backbone"] == kept
+
+
+def test_wrappers_choose_as_runs_do(chosen):
+    env = FeatureObservation(gymnasium.make(ENV))
+    features, _ = env.reset(seed=3)
+    bare, _ = gymnasium.make(ENV).reset(seed=3)
+    np.testing.assert_array_equal(features, build(chosen[0]).reader(bare[None]).features[0])
+
+
+def test_several_fields_are_projected_as_the_engine_does():
+    features = np.random.default_rng(0).normal(size=(5, 3 * 8)).astype(np.float32)
+    for columns, projected in readout._projections(features, 8, 3):
+        expected = np.zeros((5, columns))
+        for i, to in enumerate(count_sketch(3, 8, columns)):
+            expected[:, max(to, -1 - to)] += features[:, i] if to >= 0 else -features[:, i]
+        np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-6)
+    assert [columns for columns, _ in readout._projections(features, 24, 1)] == [None]
