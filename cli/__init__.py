@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("bitrl.cli.show:show", "Show a component and its options."),
     "bench": ("bitrl.cli.bench:bench", "Measure the engine against the limits of this machine."),
     "doctor": ("bitrl.cli.doctor:doctor", "Check this installation, and suggest fixes."),
-    "model": ("bitrl.cli.model:model", "Train, distil, convert, inspect and probe language models."),
+    "model": ("bitrl.cli.model:model", "Train, distil, convert, inspect, probe and try language models."),
     "plugin": ("bitrl.cli.plugin:plugin", "Write and check plugins."),
 }
 """Command → (where it is, its one-line help): enough for `bitrl --help` without importing any of them."""

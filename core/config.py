@@ -185,10 +185,11 @@ def resolve(
             run_values["serializer"] = "vector" if environment.name == ANY_GYMNASIUM_ID else "hash"
             run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     algorithm: AlgorithmRecord = find("algo", run.algo)
-    if run.serializer is None:
+    answers = set(algorithm.actions or ()) == {"Text"}
+    unnamed = environment.name == ANY_GYMNASIUM_ID and values.get("run", {}).get("serializer") is None
+    if run.serializer is None or (answers and unnamed):
         forms = [form for form in backbone.accepts if critic is None or form in critic.accepts] or backbone.accepts
-        texts = "prompt" if set(algorithm.actions or ()) == {"Text"} else "json"
-        run_values["serializer"] = texts if "text" in forms else "vector"
+        run_values["serializer"] = ("prompt" if answers else "json") if "text" in forms else "vector"
         run = parse(RunOptions, run_values, "run", text.get("run", frozenset()))
     serializer: SerializerRecord = find("serializer", str(run.serializer))
     run = _with_current_names(run)

@@ -48,7 +48,7 @@ def test_json_is_one_object_and_the_file_the_same(bitrl: Call, tmp_path: Path) -
     )
     assert record["results"]["left_out"] == {}
     [found] = record["results"]["environments"]
-    assert (found["env"], found["serializer"], found["backbone"]) == ("FrozenLake-v1", "json", "bitnet")
+    assert (found["env"], found["serializer"], found["backbone"]) == ("FrozenLake-v1", "values", "bitnet")
     assert (found["seed"], found["threads"], found["num_envs"], found["steps"]) == (0, 1, 4, 64)
     assert list(found["seconds"]) == list(run_speed.PARTS)
     assert found["steps_per_second"] == pytest.approx(64 / sum(found["seconds"].values()))

@@ -82,7 +82,7 @@ def test_what_it_cannot_do_names_all_that_is_missing_at_once(trained, monkeypatc
         ("tensorboardX", ["run", "--steps", "1", "--out", "new", "--logger", "tensorboard"], "bitrl[tensorboard]"),
         ("av", ["eval", "run", "--video", "v.mp4"], "bitrl[video]"),
         ("matplotlib", ["model", "probe", "--out", "p.png", "--count", "40"], "bitrl[report]"),
-        ("scipy", ["compare", "run", "--metric", "episodes"], "bitrl[studies]"),
+        ("scipy", ["study", "--vary", "backbone=mlp", "--steps", "1", "--out", "new"], "bitrl[studies]"),
         ("arch", ["study", "--vary", "backbone=mlp", "--steps", "1", "--out", "new"], "bitrl[studies]"),
         ("huggingface_hub", ["model", "pull", "hf:someone/something"], "bitrl[hub]"),
         ("minigrid", ["run", "--env", "BabyAI-GoToRedBall-v0", "--steps", "1", "--out", "new"], "bitrl[babyai]"),

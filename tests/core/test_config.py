@@ -167,7 +167,7 @@ def test_an_unset_serializer_passes_prompts_on_to_an_algorithm_that_answers_in_t
     own = {"env": "tasks:Doubled", "algo": algo}
     assert resolve({"run": own | {"backbone": "fp32"}}).run.serializer == "prompt"
     assert resolve({"run": own | {"backbone": "fp32", "serializer": "json"}}).run.serializer == "json"
-    assert resolve({"run": own | {"algo": "ppo"}}).run.serializer == "json"
+    assert resolve({"run": own | {"algo": "ppo"}}).run.serializer == "values"
 
 
 def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_do():

@@ -194,7 +194,7 @@ def test_a_model_without_a_head_does_not_generate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"stop": [4096]}, "stop: token 4096 is outside"),
+        ({"stop": [1 << 20]}, "stop: token 1048576 is outside"),
         ({"stop": [-1]}, "stop: token -1 is outside"),
         ({"top_k": -1}, "top_k: expected 0 or more, got -1"),
         ({"seed": 1 << 70}, "seed: expected an integer of 64 bits"),
