@@ -1,11 +1,7 @@
 """Each kernel of each instruction set against its scalar twin, bit for bit, over odd shapes and extreme numbers."""
 
 import math
-import os
 import re
-import shlex
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import ml_dtypes
@@ -16,6 +12,8 @@ from cffi import FFI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bitrl import _engine
+
 CSRC = Path(__file__).parents[2] / "csrc"
 GROUP, TOKEN_PAD = 64, 16
 FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32")
@@ -24,13 +22,8 @@ quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The kernel tables this CPU runs, by name, from a library of the kernels alone."""
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    sources = [str(path) for path in [*CSRC.glob("kernels_*.c"), CSRC / "dispatch.c", CSRC / "cpu.c"]]
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
-    flags = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
-    subprocess.run([*compiler, *flags, *sources, "-lm", "-o", str(library)], check=True)
+def tables() -> dict:
+    """The kernel tables this CPU runs, by name, of the engine that is installed."""
     ffi = FFI()
     header = (CSRC / "kernels.h").read_text()
     for declaration in (
@@ -43,7 +36,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict:
         found = re.search(declaration, header, re.S)[0]
         ffi.cdef(re.sub(r"/\*.*?\*/|\brestrict\b", "", found, flags=re.S))
     ffi.cdef("const bitrl_kernels *bitrl_kernels_find(const char *); const char *bitrl_instruction_set(uint64_t);")
-    lib = ffi.dlopen(str(library))
+    lib = ffi.dlopen(_engine.__file__)
     names, i = [], 0
     while (name := lib.bitrl_instruction_set(i)) != ffi.NULL:
         names.append(ffi.string(name))
