@@ -18,7 +18,7 @@ from gymnasium.spaces import Discrete
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import ActorCritic, Policy
-from bitrl.core.acting.states import States
+from bitrl.core.acting.states import StateReader, States
 from bitrl.core.cpus import available_cpus
 from bitrl.core.environments.collector import Collector, Rollout
 from bitrl.core.errors import RunFailed, UsageError
@@ -86,7 +86,9 @@ class PPO(Algorithm):
         # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
         self.encoder: TorchModule | None = None
         if reader.learner is not None:
-            self.encoder = torch_module(reader.learner.module, seeds[3], adapters=True)
+            self.encoder = torch_module(
+                reader.learner.module, seeds[3], reader.names["backbone"], reader.width, adapters=True
+            )
         own = reader.trainable and self.encoder is None
         critics = reader.critic_trainable and self.encoder is None
         batch = max(collector.num_envs, min(options.minibatch_size, self.rollout_length * collector.num_envs))
@@ -102,11 +104,13 @@ class PPO(Algorithm):
 
         # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features look like,
         # so they can be standardised by that rollout without the policy changing under it.
-        beneath = trainable(reader.tanh_layers, reader.module, seeds[3]) if own else None
-        self.policy = network(reader.width, self.head.outputs, beneath)
+        self.policy = network(
+            reader.width, self.head.outputs, trainable(reader, critics=False, seed=seeds[3]) if own else None
+        )
         self.policy.initialise(0.0, seeds[0])
-        beneath = trainable(reader.critic_tanh_layers, reader.critic_module, seeds[4]) if critics else None
-        self.value = network(reader.critic_width, 1, beneath)
+        self.value = network(
+            reader.critic_width, 1, trainable(reader, critics=True, seed=seeds[4]) if critics else None
+        )
         self.value.initialise(1.0, seeds[1])
         gaussian = self.head.gaussian if isinstance(self.head, LearnedActionCodebook) else self.head
         for each in gaussian.gaussians if isinstance(gaussian, FactoredHead) else [gaussian]:
@@ -389,18 +393,25 @@ def parts_of(network: EngineNetwork) -> list[LearnedPart]:
     return [network] if network.beneath is None else [network.beneath, network]
 
 
-def torch_module(make: Callable[[], Any], seed: int, adapters: bool = False) -> TorchModule:
-    """A backbone's torch module, whose weights are drawn by this seed; of adapters' only what learns.
+def torch_module(make: Callable[[], Any], seed: int, who: str, width: int, adapters: bool = False) -> TorchModule:
+    """The torch module of a backbone, called `who`, whose weights are drawn by this seed; of adapters' what learns.
 
     Raises:
         UsageError: torch is not installed.
     """
-    with needing("torch", setting("backbone.lora_rank") if adapters else "training this backbone"):
+    with needing("torch", setting("backbone.lora_rank") if adapters else who):
         from bitrl.plugins.algos.torch_module import TorchModule
 
-        return TorchModule(make, seed, frozen=adapters)
+        return TorchModule(make, seed, who, width, frozen=adapters)
 
 
-def trainable(tanh_layers: Sequence[int] | None, module: Callable[[], Any], seed: int) -> TorchModule | Sequence[int]:
-    """A trainable backbone: its layers' widths, if they are linear ones with tanh after each; else its torch module."""
-    return torch_module(module, seed) if tanh_layers is None else tanh_layers
+def trainable(reader: StateReader, critics: bool, seed: int) -> TorchModule | Sequence[int]:
+    """The policy's trainable backbone, or the critic's: the widths of its layers, if they are linear ones with tanh
+    after each; else its torch module.
+    """
+    tanh_layers = reader.critic_tanh_layers if critics else reader.tanh_layers
+    if tanh_layers is not None:
+        return tanh_layers
+    make, width = (reader.critic_module, reader.critic_width) if critics else (reader.module, reader.width)
+    who = reader.names["backbone" if reader.critic is None or not critics else "critic"]
+    return torch_module(make, seed, who, width)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import RunFailed, UsageError
 
 
 class TorchModule:
@@ -26,10 +26,18 @@ class TorchModule:
 
     widths = ()
 
-    def __init__(self, make: Callable[[], nn.Module], seed: int, frozen: bool = False):
+    def __init__(self, make: Callable[[], nn.Module], seed: int, who: str, width: int, frozen: bool = False):
         """`make` draws initial weights from torch's generator, which has this `seed` meanwhile and its own state
-        again afterwards. `frozen`: parameters that require no gradient are left out.
+        again afterwards.
+
+        Args:
+            make: makes the module.
+            seed: see above.
+            who: whose it is, in errors.
+            width: d, how many features it is to give.
+            frozen: parameters that require no gradient are left out.
         """
+        self.who, self.width = who, width
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.module = make()
@@ -41,13 +49,13 @@ class TorchModule:
         """Keep the module's parameters, and their gradients, in these arrays, float32 [size].
 
         Raises:
-            UsageError: they are of another type.
+            UsageError: the module's are of another type.
         """
         at = 0
         self._gradients = gradients
         for each in self._parameters:
             if each.dtype != torch.float32:
-                raise UsageError(f"a trainable module's parameters are {each.dtype}: expected torch.float32")
+                raise UsageError(f"{self.who}: its module() has parameters of {each.dtype}: expected torch.float32")
             own = slice(at, at + each.numel())
             parameters[own] = each.detach().numpy().ravel()
             each.data = torch.from_numpy(parameters[own]).view_as(each)
@@ -55,15 +63,27 @@ class TorchModule:
             at += each.numel()
 
     def forward(self, inputs: Any) -> np.ndarray:
-        """Texts or vectors [B, k] → features float32 [B, d], of which `backward` goes back."""
+        """Texts or vectors [B, k] → features float32 [B, d], of which `backward` goes back.
+
+        Raises:
+            RunFailed: the module gives something else.
+        """
         with one_thread(), torch.enable_grad():
-            self._outputs = self.module(_given(inputs))
+            self._outputs = self._checked(self.module(_given(inputs)), len(inputs))
         return np.ascontiguousarray(self._outputs.detach().numpy())
 
     def outputs(self, inputs: Any) -> np.ndarray:
         """The same, with nothing to go back from."""
         with one_thread(), torch.no_grad():
-            return np.ascontiguousarray(self.module(_given(inputs)).numpy())
+            return np.ascontiguousarray(self._checked(self.module(_given(inputs)), len(inputs)).numpy())
+
+    def _checked(self, outputs: Tensor, count: int) -> Tensor:
+        if (tuple(outputs.shape), outputs.dtype) != ((count, self.width), torch.float32):
+            raise RunFailed(
+                f"{self.who}: its module() gave {outputs.dtype} {list(outputs.shape)} of {count} states: expected "
+                f"torch.float32 [{count}, {self.width}]"
+            )
+        return outputs
 
     def backward(self, by_outputs: np.ndarray) -> None:
         """Set the gradients from that by the outputs [B, d] of the last `forward`."""

@@ -209,7 +209,7 @@ def test_networks_are_what_the_engine_makes_of_them() -> None:
 
 
 def on_a_module(*layers: nn.Module) -> EngineNetwork:
-    module = TorchModule(lambda: nn.Sequential(*layers), seed=0)
+    module = TorchModule(lambda: nn.Sequential(*layers), seed=0, who="backbone test", width=2)
     module.use(np.zeros(module.size, np.float32), np.zeros(module.size, np.float32))
     network = EngineNetwork(EngineLearner(), (2, 3), batch=50, beneath=module)
     network.initialise(1.0, 0)
