@@ -17,6 +17,7 @@ from torch import nn
 
 import bitrl
 from bitrl.core.acting import checkpoints
+from bitrl.core.runs.trained import trained
 from bitrl.plugins.algos.engine_learner import EngineLearner, EngineNetwork
 from bitrl.plugins.algos.parameter_groups import ParameterGroups
 from bitrl.testing import make_task
@@ -41,6 +42,23 @@ def test_it_acts_as_it_did(run: Path) -> None:
 def test_its_agent_is_the_same_byte_for_byte(run: Path, tmp_path: Path) -> None:
     bitrl.export(run, tmp_path / "agent")
     assert (tmp_path / "agent").read_bytes() == (run / "agent.safetensors").read_bytes()
+
+
+def test_what_is_analysed_are_the_networks_that_torch_had(run: Path) -> None:
+    [path] = checkpoints.paths(run / "checkpoints")
+    arrays = checkpoints.read(path).arrays
+    algorithm: Any = trained(run, lambda event: None)[2]
+    heads, k = algorithm.actor_critic(), algorithm.task.collector.states.vectors.shape[1]
+    features = np.random.default_rng(0).normal(size=(7, k)).astype(np.float32)
+    for name, found in (("policy", heads.policy.network), ("value", heads.value)):
+        flat, at = torch.from_numpy(arrays[f"algorithm.{name}"]), 0
+        network = nn.Sequential(nn.Linear(k, 4), nn.Tanh(), nn.Linear(4, len(found.layers[-1][1])))
+        for each in network.parameters():
+            each.data, at = flat[at : at + each.numel()].view_as(each), at + each.numel()
+        wanted = network(torch.from_numpy(features)).detach()
+        np.testing.assert_allclose(found(features), wanted, rtol=1e-5, atol=1e-6)
+        if run.name == "pendulum" and name == "policy":
+            np.testing.assert_array_equal(heads.log_std, flat[at:])
 
 
 def test_it_learns_on_from_the_same_weights_and_says_that_noise_is_new(
