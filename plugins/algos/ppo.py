@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,7 @@ class PPO(Algorithm):
         # Noise, and seeds of initial weights: the policy's, the critic's, the keys', a trainable backbone's for each.
         self.generator = np.random.Generator(np.random.PCG64(task.seed))
         seeds = [int(each) for each in self.generator.integers(2**63, size=5)]
-        self.learner = EngineLearner(min(2, available_cpus()))  # a thread for each network; more gain nothing
-
+        self.learner = EngineLearner(learner_threads())
         space, admissible = collector.action_space, collector.states.admissible
         self.head: Categorical | Gaussian | TextChoice | FactoredHead | ActionCodebook | LearnedActionCodebook
         if options.action_codebook is None:
@@ -386,6 +386,14 @@ def standardisation(width: int, vectors: bool, collector: Collector, running: bo
     if vectors:
         return Standardisation(collector.states.vectors.shape[1], active=running)
     return Standardisation(width)
+
+
+def learner_threads() -> int:
+    """One for each network, but no more than the CPUs that this process may use, or OMP_NUM_THREADS where it is set.
+    Their number changes no result.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min([2, available_cpus(), *([int(asked)] if asked.isdecimal() and int(asked) else [])])
 
 
 def parts_of(network: EngineNetwork) -> list[LearnedPart]:

@@ -16,7 +16,7 @@ from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.engine_learner import EngineLearner
 from bitrl.plugins.algos.factored_head import action_head
 from bitrl.plugins.algos.heads import hold
-from bitrl.plugins.algos.ppo import Samples
+from bitrl.plugins.algos.ppo import Samples, learner_threads
 
 SPACES = [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))]
 
@@ -263,6 +263,15 @@ def test_what_is_learned_has_the_same_bits_with_any_threads_and_instruction_set(
         assert metrics == found[0][0]
         for name, array in found[0][1].items():
             np.testing.assert_array_equal(array, state[name])
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "threads"), [("", 8, 2), ("", 1, 1), ("1", 8, 1), ("3", 8, 2), ("x", 8, 2), ("0", 8, 2)]
+)
+def test_a_thread_for_each_network_unless_there_are_fewer(asked, cpus, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr("bitrl.plugins.algos.ppo.available_cpus", lambda: cpus)
+    assert learner_threads() == threads
 
 
 def test_the_defaults_are_the_bitrl_recipe_and_the_preset_the_usual_one():
