@@ -11,6 +11,9 @@ import numpy as np
 
 from bitrl.plugins.algos.engine_learner import EngineAdam, EngineLearner, LearnedPart
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam knows of a group, by names beside its own: how many steps it has taken, and the moments."""
+
 
 class ParameterGroups:
     """Groups of parameters by name, and Adam on them, which clips each group's gradient by itself.
@@ -61,8 +64,8 @@ class ParameterGroups:
         return arrays
 
     def load_state(self, state: Mapping[str, np.ndarray], torch_layout: bool = False) -> None:
-        """Restore a `state()`; in `torch_layout`, layers' weights are [outputs, inputs], and Adam's share is left out
-        before its first step.
+        """Restore a `state()`, or one without what Adam knows, which then begins anew. In `torch_layout`, a layer's
+        weights are [outputs, inputs].
 
         Raises:
             KeyError: parameters are not in `state`.
@@ -70,9 +73,9 @@ class ParameterGroups:
         """
         for index, (name, parameters) in enumerate(self.parameters.items()):
             moments = {f"{name}.exp_avg": self.adam.means[index], f"{name}.exp_avg_sq": self.adam.squares[index]}
-            there = [key for key in (f"{name}.step", *moments) if key in state]
-            if len(there) not in (0, 3):
-                raise ValueError(f"{name}: expected its step, exp_avg, exp_avg_sq, got {', '.join(there)}")
+            there = [each for each in MOMENTS if f"{name}.{each}" in state]
+            if len(there) not in (0, len(MOMENTS)):
+                raise ValueError(f"{name}: expected its {', '.join(MOMENTS)}, got {', '.join(there)}")
             self.forget(name)
             for key, array in {name: parameters, **(moments if there else {})}.items():
                 found = _like(array, state, key)

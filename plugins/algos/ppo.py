@@ -125,7 +125,7 @@ class PPO(Algorithm):
         rates = {"policy": options.learning_rate, "value": options.value_learning_rate}
         if self.encoder is not None:
             groups["adapters"], rates["adapters"] = [self.encoder], options.adapter_learning_rate
-        self.learned = ParameterGroups(self.learner, groups, eps=1e-5)
+        self.groups = ParameterGroups(self.learner, groups, eps=1e-5)
         self.rates = {name: decaying(rate) if options.anneal else rate for name, rate in rates.items()}
         self.rates_now = self.learning_rates(0.0)
         self.standardise = standardisation(reader.width, own, collector, options.running_standardisation)
@@ -216,7 +216,7 @@ class PPO(Algorithm):
         ready = self.step >= options.codebook_after * self.task.steps
         if ready and isinstance(self.head, LearnedActionCodebook) and self.head.codebook is None:
             self.head.learn(rollout.actions[valid], *self.policy.layers[-1])
-            self.learned.forget("policy")  # its moments are of another policy's gradients
+            self.groups.forget("policy")  # its moments are of another policy's gradients
         metrics["explained_variance"] = float(1 - batch.advantages.var() / (batch.returns.var() + 1e-8))
         if len(rollout.returns):
             metrics["episodes"] = len(rollout.returns)
@@ -257,7 +257,7 @@ class PPO(Algorithm):
         }
         self.require_finite(figures)
         # Clipped separately: together, the value function's far larger gradient would decide the policy's step size.
-        norms = self.learned.step(self.rates_now, options.max_grad_norm)
+        norms = self.groups.step(self.rates_now, options.max_grad_norm)
         return figures | {f"{name}_gradient_norm": norm for name, norm in norms.items()}
 
     def require_finite(self, metrics: Mapping[str, float]) -> None:
@@ -307,7 +307,7 @@ class PPO(Algorithm):
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
-        arrays = {"generator": generator_state(self.generator), **self.learned.state()}
+        arrays = {"generator": generator_state(self.generator), **self.groups.state()}
         for prefix, scale in self.standardisations().items():
             arrays |= {f"{prefix}mean": scale.mean, f"{prefix}std": scale.std}
         if self.reward_scale is not None:
@@ -319,7 +319,7 @@ class PPO(Algorithm):
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
         by_torch = state["generator"].dtype == np.uint8  # it learned in torch so far
-        self.learned.load_state(state, torch_layout=by_torch)
+        self.groups.load_state(state, torch_layout=by_torch)
         if by_torch:
             self.generator = np.random.Generator(np.random.PCG64([self.task.seed, self.step]))
             self.notice = "this run learned in torch so far: its exploration noise goes on from a new generator"

@@ -122,7 +122,7 @@ def test_every_part_of_a_group_is_converted(kind: str) -> None:
         beneath = 0 if algorithm.value.beneath is None else algorithm.value.beneath.size
         flat = state[f"value{suffix}"]
         old[f"value{suffix}"] = np.concatenate([flat[:beneath], *torch_layout(algorithm.value, flat[beneath:])])
-    for group in algorithm.learned.parameters:
+    for group in algorithm.groups.parameters:
         old[f"{group}.step"] = old[f"{group}.step"].astype(np.float32)
     other.load_state(old)
     for name, array in other.state().items():
@@ -157,7 +157,7 @@ WHOLE = {"policy": FLOATS, "policy.step": np.array(2), "policy.exp_avg": FLOATS,
         ({"policy.exp_avg": FLOATS[:2]}, r"policy.exp_avg: expected float32 \[8\], got float32 \[2\]"),
         (
             {"policy.exp_avg": None},
-            "policy: expected its step, exp_avg, exp_avg_sq, got policy.step, policy.exp_avg_sq",
+            "policy: expected its step, exp_avg, exp_avg_sq, got step, exp_avg_sq",
         ),
         ({"policy.step": np.array(-1)}, "policy.step: expected a number of steps"),
         ({"policy.step": np.array(1.5)}, "policy.step: expected a number of steps"),

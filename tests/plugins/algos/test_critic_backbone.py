@@ -132,10 +132,10 @@ def test_each_heads_gradient_depends_on_its_own_features_alone():
 
     def weights_after(features, critic_features):
         algorithm = ppo(make_task(critic_backbone=Doubled))
-        for weights in algorithm.learned.parameters.values():
+        for weights in algorithm.groups.parameters.values():
             weights[:] = 0.3 * start[: len(weights)]
         algorithm.gradient_step(Samples(features, critic_features, *rest), 0.1, 0.05)
-        return {name: weights.copy() for name, weights in algorithm.learned.parameters.items()}
+        return {name: weights.copy() for name, weights in algorithm.groups.parameters.items()}
 
     plain = weights_after(features, critic_features)
     other_critic, other_policy = weights_after(features, others[1]), weights_after(others[0], critic_features)
@@ -165,10 +165,10 @@ def test_a_trainable_critic_may_stand_beside_another_policy():
     for backbone, trainable in ((Plain, False), (lambda width: load_backbone("mlp", width=width, hidden=(5,)), True)):
         task = make_task(backbone=backbone, critic_backbone=small, trainable=trainable, critic_trainable=True)
         algorithm = ppo(task)
-        before = algorithm.learned.parameters["value"].copy()
+        before = algorithm.groups.parameters["value"].copy()
         algorithm.update()
         assert algorithm.value.widths == (4, 6, 1)
-        assert not np.array_equal(before, algorithm.learned.parameters["value"])
+        assert not np.array_equal(before, algorithm.groups.parameters["value"])
         assert algorithm.act(algorithm.task.collector.states).shape == (4,)
 
 

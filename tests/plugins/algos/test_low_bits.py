@@ -106,7 +106,7 @@ def steps_of(algorithm: PPO, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samp
     step = algorithm.gradient_step
 
     def watched(batch: Samples, *arguments: float) -> dict[str, float]:
-        seen.append((batch, algorithm.learned.parameters["policy"].copy()))
+        seen.append((batch, algorithm.groups.parameters["policy"].copy()))
         return step(batch, *arguments)
 
     monkeypatch.setattr(algorithm, "gradient_step", watched)
@@ -149,7 +149,7 @@ def test_the_ratio_is_to_the_policy_that_acted(
 
     monkeypatch.setattr(algorithm.head, "forward", watched)
     (batch, parameters), *_ = steps_of(algorithm, monkeypatch)
-    algorithm.learned.parameters["policy"][:] = parameters
+    algorithm.groups.parameters["policy"][:] = parameters
     np.testing.assert_allclose(batch.log_probs, log_probs_of(algorithm, batch, behaviour), atol=1e-5)
     first = found[1]  # found[0] is of the whole rollout
     np.testing.assert_allclose(first, log_probs_of(algorithm, batch, learner), atol=1e-5)
@@ -177,11 +177,11 @@ def test_values_are_estimated_with_few_bits_and_learned_as_chosen(how: str) -> N
     twin, returns = in_torch(algorithm.value), np.arange(6, dtype=np.float32)
     values = called(twin, double(features), bits if how == "aware" else None).squeeze(1)
     (0.5 * (values - double(returns)).square().mean()).backward()
-    before = algorithm.learned.parameters["value"].copy()
+    before = algorithm.groups.parameters["value"].copy()
     zeros = np.zeros(6, np.float32)
     algorithm.gradient_step(Samples(features, features, np.zeros(6, np.int64), zeros, returns, zeros), 0.1, 0.0)
-    near(algorithm.learned.gradients["value"], flat_gradient(twin), 1e-5)
-    assert abs(algorithm.learned.parameters["value"] - before).max() < 2e-3, "a step of Adam from full precision"
+    near(algorithm.groups.gradients["value"], flat_gradient(twin), 1e-5)
+    assert abs(algorithm.groups.parameters["value"] - before).max() < 2e-3, "a step of Adam from full precision"
 
 
 @pytest.mark.parametrize(("name", "value"), [("policy", "actor"), ("value", "aware")])

@@ -28,7 +28,7 @@ def floats(generator, *shape):
 def disturb(algorithm, scale=0.3):
     """Give heads and networks random weights."""
     generator = np.random.default_rng(0)
-    for name, weights in algorithm.learned.parameters.items():
+    for name, weights in algorithm.groups.parameters.items():
         if name != "adapters":
             weights[:] = scale * floats(generator, len(weights))
 
@@ -73,8 +73,8 @@ def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
     for parameters, rate in (([*policy.parameters(), *head.parameters], 3e-4), ([*value.parameters()], 1e-3)):
         nn.utils.clip_grad_norm_(parameters, 0.1)
         torch.optim.Adam(parameters, lr=rate, eps=1e-5).step()
-    near(algorithm.learned.parameters["policy"], torch.cat([flat(policy), *head.flat()]), 2e-6)
-    near(algorithm.learned.parameters["value"], flat(value), 2e-6)
+    near(algorithm.groups.parameters["policy"], torch.cat([flat(policy), *head.flat()]), 2e-6)
+    near(algorithm.groups.parameters["value"], flat(value), 2e-6)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_gaussian_policy_starts_with_the_deviation_asked_for():
 def test_a_loss_that_is_no_number_stops_the_run():
     algorithm = make(gymnasium.spaces.Discrete(3))
     algorithm.update()
-    algorithm.learned.parameters["value"][:] = np.nan
+    algorithm.groups.parameters["value"][:] = np.nan
     with pytest.raises(bitrl.RunFailed, match=r"_loss is not a finite number in the update that ends at step 128"):
         algorithm.update()
 
@@ -235,10 +235,10 @@ def test_a_gradient_that_is_no_number_stops_the_run(monkeypatch):
     algorithm = make(gymnasium.spaces.Discrete(3))
     backward = algorithm.head.backward
     monkeypatch.setattr(algorithm.head, "backward", lambda *given: backward(*given) * np.float32("nan"))
-    before = algorithm.learned.state()
+    before = algorithm.groups.state()
     with pytest.raises(bitrl.RunFailed, match="a gradient is not a finite number: the step is discarded"):
         algorithm.update()
-    for name, array in algorithm.learned.state().items():
+    for name, array in algorithm.groups.state().items():
         np.testing.assert_array_equal(array, before[name])
 
 
@@ -327,7 +327,7 @@ def test_adapters_get_autograds_gradient_of_the_textbook_loss(space, shared):
     judged = encoded if shared else double(critic_features)
     textbook_loss(twins, batch, encoded, judged, 0.1, 0.03, 0.5)[1].backward()
     wanted = torch.cat([weight.grad.ravel() for weight in twin.learner.parameters()])
-    near(algorithm.learned.gradients["adapters"], wanted, 1e-5)
+    near(algorithm.groups.gradients["adapters"], wanted, 1e-5)
     assert wanted.abs().max() > 1e-3
 
 

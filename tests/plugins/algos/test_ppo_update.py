@@ -62,7 +62,7 @@ SETTINGS: dict[str, Callable[[], PPO]] = {
 def disturb(algorithm: PPO) -> None:
     """Give all networks weights other than those that they begin with: the policy's last layer is zero."""
     generator = np.random.default_rng(1)
-    for name, parameters in algorithm.learned.parameters.items():
+    for name, parameters in algorithm.groups.parameters.items():
         if name != "adapters":
             parameters += generator.normal(0, 0.1, len(parameters)).astype(np.float32)
 
@@ -71,12 +71,12 @@ def disturb(algorithm: PPO) -> None:
 def test_an_update_is_that_of_autograd_and_adam_in_float64(name: str) -> None:
     algorithm = SETTINGS[name]()
     disturb(algorithm)
-    before = {group: parameters.copy() for group, parameters in algorithm.learned.parameters.items()}
+    before = {group: parameters.copy() for group, parameters in algorithm.groups.parameters.items()}
     twin = Twin(algorithm)
     metrics = algorithm.update()
     wanted = twin.learn()
     for group, parameters in twin.flat().items():
-        found = algorithm.learned.parameters[group]
+        found = algorithm.groups.parameters[group]
         assert np.abs(found - before[group]).max() > 1e-4
         near(found, parameters, 2e-6)
     for key, value in wanted.items():

@@ -39,7 +39,7 @@ def test_the_gradient_is_autograds_of_the_estimator(correction: Any) -> None:
     options = {"max_grad_norm": None, "ent_coef": 0.0, "minibatch_size": 40}
     algorithm = make(rollout="int4", correction=correction, correction_cap=cap, **options)
     assert algorithm.estimator is not None
-    weights = algorithm.learned.parameters["policy"]
+    weights = algorithm.groups.parameters["policy"]
     weights += generator.normal(0, 0.5, len(weights)).astype(np.float32)
     features, actions = generator.normal(size=(40, 4)).astype(np.float32), generator.integers(2, size=40)
     current = algorithm.head.forward(algorithm.policy.outputs(features), actions)[0]
@@ -63,7 +63,7 @@ def test_the_gradient_is_autograds_of_the_estimator(correction: Any) -> None:
 
     batch = Samples(features, features, actions, advantages, np.zeros(40, np.float32), anchor, correction=mine)
     found = algorithm.gradient_step(batch, 0.1, 0.0)
-    near(algorithm.learned.gradients["policy"], wanted, 1e-5)
+    near(algorithm.groups.gradients["policy"], wanted, 1e-5)
     assert found["policy_loss"] == pytest.approx(float(total.detach() / count), abs=1e-6)
     assert found["approx_kl"] == pytest.approx(float(sums["approx_kl"] / sums["tokens"]), abs=1e-6)
 
@@ -92,13 +92,13 @@ def test_both_policies_log_probabilities_are_told_apart(monkeypatch: pytest.Monk
         def watch(
             batch: Samples, *arguments: float, algorithm: PPO = algorithm, step: Any = step, into: Any = batches
         ) -> Any:
-            into.append((batch, algorithm.learned.parameters["policy"].copy()))
+            into.append((batch, algorithm.groups.parameters["policy"].copy()))
             return step(batch, *arguments)
 
         monkeypatch.setattr(algorithm, "gradient_step", watch)
         metrics = algorithm.update()
         (batch, weights), *_ = batches
-        algorithm.learned.parameters["policy"][:] = weights
+        algorithm.groups.parameters["policy"][:] = weights
 
         def log_probs(bits: int | None, algorithm: PPO = algorithm, batch: Samples = batch) -> np.ndarray:
             with low_bits(algorithm.policy, bits):
