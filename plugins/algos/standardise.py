@@ -41,11 +41,10 @@ class Standardisation:
         self.std = np.maximum(self.std, np.float32(1e-6))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Features [..., d] → standardised, float32 [..., d]."""
-        if not self.active:
-            return np.ascontiguousarray(features)
-        standard: np.ndarray = ((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
-        return standard
+        """Features [..., d] → standardised, float32 [..., d], in one piece as the engine takes it."""
+        if self.active:
+            features = ((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
+        return np.ascontiguousarray(features)
 
     def backward(self, by_standard: np.ndarray, features: np.ndarray) -> np.ndarray:
         """A loss's gradient by standardised features [..., d] → that by the features, which is 0 where they are

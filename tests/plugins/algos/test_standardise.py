@@ -1,6 +1,7 @@
 """Standardisation by one rollout, and by all so far."""
 
 import numpy as np
+import pytest
 
 from bitrl.plugins.algos.standardise import Standardisation
 
@@ -37,3 +38,11 @@ def test_the_gradient_goes_back_through_it_but_where_it_is_clipped():
     by_features = scale.backward(np.ones((3, 2), np.float32), features)
     np.testing.assert_array_equal(by_features, [[0.5, 2], [0.5, 0], [0, 0]])
     assert Standardisation(2, active=False).backward(features, features) is features
+
+
+@pytest.mark.parametrize("active", [False, True])
+def test_features_of_any_order_in_memory_are_taken(active):
+    scale, features = Standardisation(3, active), np.asfortranarray(ROLLOUTS[0][0])
+    assert not features.flags.c_contiguous
+    assert scale(features).flags.c_contiguous
+    np.testing.assert_array_equal(scale(features), scale(np.ascontiguousarray(features)))
