@@ -105,6 +105,9 @@ def run(
     Precedence of settings: flags and -o > --config > the environment's defaults (`bitrl show env ID`) > defaults.
     Ctrl-C, SIGTERM and SIGHUP (a closed terminal) save a checkpoint and stop; a second one stops at once. The exit code
     is then 128 + the signal: 130, 143 or 129.
+
+    torch is needed by -o backbone.lora_rank, -o algo.rollout and the algorithms that teach a language model (grpo,
+    ppo-lm), and by nothing else here.
     """
     from bitrl.core.runs import train
 

@@ -171,6 +171,17 @@ class TrainableBackbone(Backbone, Protocol):
 
 
 @runtime_checkable
+class LayeredBackbone(TrainableBackbone, Protocol):
+    """A trainable backbone of vectors that is a chain of linear layers with biases, tanh after each: an algorithm may
+    train such layers itself, without torch, instead of `module`.
+
+    `tanh_layers` are their widths.
+    """
+
+    tanh_layers: Sequence[int]
+
+
+@runtime_checkable
 class LearningBackbone(TrainableBackbone, Protocol):
     """A trainable backbone that reads texts: `encode` uses what was learned so far.
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import attrs
 import numpy as np
 import tomli_w
 
-from bitrl.core.interfaces import PROTOCOLS, Backbone, Completion, LanguagePolicy, LearningBackbone, RolloutActor
+from bitrl.core.interfaces import (
+    PROTOCOLS,
+    Backbone,
+    Completion,
+    LanguagePolicy,
+    LayeredBackbone,
+    LearningBackbone,
+    RolloutActor,
+)
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
@@ -275,6 +284,8 @@ def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
                 torch.equal(weight, other),
                 f"weight {name} is not initialised from torch's generator: a seed does not reproduce it",
             )
+        if isinstance(case.backbone, LayeredBackbone):
+            _expect_tanh_layers(module, case.inputs.shape[1], case.backbone.tanh_layers)
         outputs = module(torch.from_numpy(case.inputs))
         shape = [len(TEXTS), case.backbone.width]
         expect(list(outputs.shape) == shape, f"expected features of shape {shape}, got {list(outputs.shape)}")
@@ -285,6 +296,22 @@ def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
             expect(
                 gradient is not None and bool(torch.isfinite(gradient).all()), f"weight {name} gets no finite gradient"
             )
+
+
+def _expect_tanh_layers(module: Any, width: int, tanh_layers: Sequence[int]) -> None:
+    """Expect that a module has the layers that its backbone says: an algorithm may train such ones in its place."""
+    from torch import nn
+
+    layers = [each for each in module.modules() if not [*each.children()] and not isinstance(each, nn.Identity)]
+    linear = [each for each in layers[::2] if isinstance(each, nn.Linear) and each.bias is not None]
+    found = [(each.in_features, each.out_features) for each in linear]
+    alike = found == [*pairwise((width, *tanh_layers))] and all(isinstance(each, nn.Tanh) for each in layers[1::2])
+    names = ", ".join(type(each).__name__ for each in layers)
+    expect(
+        alike and len(layers) == 2 * len(linear),
+        f"tanh_layers says linear layers of widths {list(tanh_layers)} with tanh after each, but module() has {names} "
+        f"of {found}",
+    )
 
 
 def generates_and_learns(cases: list[BackboneCase]) -> None:
