@@ -457,6 +457,12 @@ class Algorithm(ABC):
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore a `state()`. The task's collector holds the restored environments and observations."""
 
+    def learned(self) -> dict[str, np.ndarray]:
+        """What of `state` an exported agent keeps, so that another run learns on from it: `load_state` takes it, too.
+        By default all of it; an algorithm may leave out what an optimizer begins without.
+        """
+        return self.state()
+
 
 class Logger:
     """Receives the rows of metrics.jsonl as they are written, and the run's other events. What it is given is its own

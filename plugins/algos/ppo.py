@@ -44,7 +44,7 @@ from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, hold
 from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
-from bitrl.plugins.algos.parameter_groups import ParameterGroups
+from bitrl.plugins.algos.parameter_groups import MOMENTS, ParameterGroups
 from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, estimator
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.saved_generator import generator_state, restore_generator
@@ -315,6 +315,10 @@ class PPO(Algorithm):
         if isinstance(self.head, LearnedActionCodebook) and self.head.codebook is not None:
             arrays["action_codebook"] = self.head.codebook.values.copy()
         return arrays
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """All but what Adam knows of the gradients so far; see the base class."""
+        return {name: array for name, array in self.state().items() if name.rpartition(".")[2] not in MOMENTS}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
