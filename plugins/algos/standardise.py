@@ -11,6 +11,9 @@ FEATURE_LIMIT = 10.0
 not blow up the heads.
 """
 
+AT_ONCE = 256
+"""Features whose statistics are taken together: NumPy makes copies of what it is given."""
+
 
 class Standardisation:
     """Standardises the features [..., d] that a head reads; the identity unless `active`.
@@ -28,7 +31,9 @@ class Standardisation:
         """Take mean and standard deviation from features [..., d]."""
         if self.active:
             flat = features.reshape(-1, features.shape[-1])
-            self.mean, self.std = flat.mean(axis=0), flat.std(axis=0) + 1e-6
+            columns = np.array_split(flat, max(1, -(-flat.shape[1] // AT_ONCE)), axis=1)
+            self.mean = np.concatenate([each.mean(axis=0) for each in columns])
+            self.std = np.concatenate([each.std(axis=0) for each in columns]) + 1e-6
 
     def update(self, features: np.ndarray, before: int) -> None:
         """Update mean and standard deviation to those of `before` + 1 equally large arrays of features, of which [...,
