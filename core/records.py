@@ -149,6 +149,9 @@ class BackboneRecord(Record):
         chooser: "module:function" that chooses options which a run leaves to evidence, before it begins: called with
             the configuration and "backbone" or "critic_backbone", it returns that part's options and a line that says
             what was chosen, or None. None: there is nothing to choose.
+        memory: "module:function" that says what the backbone will take, before it is made, to runs with a memory limit:
+            called with its options and how many numbers a state has (None: unknown), it returns a BackboneMemory
+            (bitrl.core.process_memory). None: that is measured when it is made.
     """
 
     accepts: tuple[Form, ...] = attrs.field(default=("text",), converter=_tuple, validator=_some_of(*get_args(Form)))
@@ -158,6 +161,7 @@ class BackboneRecord(Record):
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
     batch_tolerance: float = attrs.field(default=0.0, validator=_share)
     chooser: str | None = None
+    memory: str | None = None
 
     @needs_option.validator
     def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
@@ -171,6 +175,10 @@ class BackboneRecord(Record):
     def load_chooser(self) -> Any:
         """Import and return the chooser; None if there is none. Raises as `load`."""
         return None if self.chooser is None else self._load(self.chooser)
+
+    def load_memory(self) -> Any:
+        """The same for `memory`."""
+        return None if self.memory is None else self._load(self.memory)
 
     def trains(self, options: Any) -> bool:
         """Whether the algorithm trains a backbone with these options."""
@@ -199,6 +207,8 @@ class AlgorithmRecord(Record):
             the same seed, so that it can compare what follows; None: each begins on its own.
         tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
             they take precedence over those of the environment's record.
+        memory: "module:function" that says what the algorithm will take, to runs with a memory limit: called with its
+            options and a LearningSizes, it returns a LearningMemory (bitrl.core.process_memory). None: it is measured.
     """
 
     learns_from: tuple[LearnsFrom, ...] = attrs.field(
@@ -212,6 +222,11 @@ class AlgorithmRecord(Record):
     bootstraps: bool | None = attrs.field(default=None, validator=attrs.validators.optional(_true_or_false))
     group_option: str | None = attrs.field(default=None, validator=attrs.validators.optional(_text))
     tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
+    memory: str | None = None
+
+    def load_memory(self) -> Any:
+        """Import and return `memory`; None if there is none. Raises as `load`."""
+        return None if self.memory is None else self._load(self.memory)
 
     @group_option.validator
     def _an_option(self, attribute: attrs.Attribute[Any], value: str | None) -> None:

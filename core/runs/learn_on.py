@@ -23,10 +23,11 @@ from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import shown
 from bitrl.core.provided import announce_module, check_provided
 from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.store import working_directory
-from bitrl.core.runs.train import settings_of, stored, train
+from bitrl.core.runs.train import closing_unless, settings_of, stored, train
 from bitrl.core.wording import program, setting
 
 KEPT = ("serializer", "backbone", "critic_backbone", "algo", "history", "history_tokens")
@@ -81,12 +82,17 @@ def go_on_from(
     file = agents.read(path)
     learner = _learner(path, file, with_optimizer)
     config = _configuration(path, file, learner["config"], given, text)
+    memory = MemoryLimit(config)
     parts = build(config)
+    memory.measure("model")
     _check_parts(path, file, learner, parts)
     step: int = file.meta["step"]
     if config.run.steps <= step:
         raise UsageError(f"{path}: has already learned for {step:,} steps: ask for more with {setting('steps', 'N')}")
     algorithm = _restored(path, file, config, parts, step)
+    with closing_unless(algorithm):
+        memory.measure("learner")
+        memory.complete(algorithm)
     origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "step": step}
     with stored(config, parts, algorithm, out, force, {"agent": origin}, here) as (store, logger):
         tell = teller((*listeners, logger))
@@ -96,7 +102,7 @@ def go_on_from(
         # So that a run that is stopped before its first update goes on from the agent, too.
         begun = checkpoint_of(config, algorithm, 0, store.covered())
         checkpoints.write(store.checkpoints, step, begun)
-        return train(config, parts, store, algorithm, begun, (*listeners, logger))
+        return train(config, parts, store, algorithm, begun, (*listeners, logger), memory)
 
 
 def _learner(path: Path, file: Checkpoint, with_optimizer: bool) -> Mapping[str, Any]:

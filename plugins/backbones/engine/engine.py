@@ -22,6 +22,8 @@ _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": li
 _ERROR_BYTES = 256
 _MOST_THREADS = 1024  # MAX_THREADS of csrc
 _PAD = 16  # numbers to which the engine rounds up the width of a head
+_CHUNK, _SMALL, _TILE_ROWS, _LINE = 256, 4 << 20, 16, 64  # of csrc: tokens at once, bytes of a model for one core, …
+_ACTIVATION_BYTES = {"fp8": 2, "bf16": 2, "fp32": 4}
 
 
 def instruction_sets() -> list[str]:
@@ -295,6 +297,18 @@ class LoadPlan(NamedTuple):
         """Bytes that generating keeps of every token: keys and values of each block, in double precision."""
         shape = self.shape
         return int(2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD)
+
+    def session_bytes(self, threads: int, format: str) -> int:
+        """Working memory that encoding texts which fit into a chunk takes on so many threads (session.c)."""
+        shape = self.shape
+        q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        widest = max(shape.width, q, shape.ffn)
+        token = 8 * (shape.width + 2 * q + 2 * kv) + 4 * max(q + 2 * kv, 2 * shape.ffn, shape.width)
+        token += _ACTIVATION_BYTES.get(format, 1) * (widest + 2 * _LINE) + 2 * _LINE
+        thread = 8 * (q + 2 * kv + 2 * widest) + 4 * shape.width + 2 * _TILE_ROWS * (widest + _LINE)
+        thread += 3 * _LINE * _CHUNK + 8 * _CHUNK * (2 * shape.head_dim + 2 * _PAD)
+        crews = 1 + (threads if self.matrix_bytes <= _SMALL else 0)
+        return int(crews * _CHUNK * token + (1 + crews) * threads * thread)
 
 
 def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> LoadPlan:

@@ -19,6 +19,7 @@ import numpy as np
 from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.config import Config
 from bitrl.core.runs.parts import build
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
 from bitrl.plugins.backbones.tools.probe import draw, scores
@@ -65,7 +66,7 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
         UsageError: the environment, its serializer or the backbone cannot be built, or a text is too long.
     """
     options = getattr(config, f"{part}_options")
-    if options.readout != "auto" or any(getattr(options, name) != unset for name, unset in UNSET.items()):
+    if not leaves_choice(options):
         return None
     measured: list[MeasuredReadout] = []
     for each in readouts(config, part):
@@ -80,6 +81,11 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
         line += f"; no readout keeps every number at {ENOUGH}"
     chosen = {name: getattr(best, name) for name in UNSET}
     return attrs.evolve(options, **chosen), line
+
+
+def leaves_choice(options: LanguageModelOptions) -> bool:
+    """Whether options leave the readout to what is measured."""
+    return options.readout == "auto" and all(getattr(options, name) == unset for name, unset in UNSET.items())
 
 
 def best_of(measured: Sequence[MeasuredReadout]) -> MeasuredReadout:
@@ -113,9 +119,11 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     texts = list(serializer.batch(states))
     pooling = "field" if all(len(number_ends(text)) == len(fields) for text in texts) else "mean"
     read, blocks, before = len(fields) if pooling == "field" else 1, own.engine.blocks, -math.inf
+    width, format, options = own.engine.width, own.engine.format, own.options
+    del parts, own  # one model in memory at a time
     for layers in sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
-        features, measured = _features(own, layers, pooling, texts, read), []
-        for projection, projected in _projections(features, own.engine.width, read):
+        features, measured = _features(options, format, layers, pooling, texts, read), []
+        for projection, projected in _projections(features, width, read):
             found, _ = scores({pooling: projected[:, None]}, states, [field.name for field in fields])
             for score in found:
                 figures = score.mean, score.worst, score.fields[score.worst]
@@ -127,11 +135,12 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
         before = best
 
 
-def _features(model: LanguageModel, layers: int, pooling: str, texts: list[str], count: int) -> np.ndarray:
+def _features(
+    own: Any, format: str, layers: int, pooling: str, texts: list[str], count: int
+) -> np.ndarray:  # `own` are LanguageModelOptions: type checkers do not see that it is an attrs class
     """float32 [n, width], of "field" [n, count * width]."""
-    own: Any = model.options  # type checkers do not see that it is an attrs class
     options = attrs.evolve(own, layers=layers, pooling=pooling, lora_rank=None, cache_mb=0)
-    return LanguageModel(options, count, model.engine.format).encode(texts)
+    return LanguageModel(options, count, format).encode(texts)
 
 
 def _projections(features: np.ndarray, width: int, fields: int) -> Iterator[tuple[int | None, np.ndarray]]:
