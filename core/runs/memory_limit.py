@@ -30,7 +30,7 @@ from bitrl.core.runs.episodes import BATCH
 from bitrl.core.wording import setting
 
 PYTHON = "Python and libraries"
-TEXT_BYTES = 500
+TEXT_BYTES = 300
 """Of a state's text, before one is written."""
 LEAST_CACHE = process_memory.MB
 """A smaller one is left out."""

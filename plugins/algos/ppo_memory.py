@@ -12,11 +12,11 @@ from bitrl.plugins.algos import PPOOptions
 _FLOAT = 4
 _KEPT = 4
 """Arrays of as many numbers as are learned: these, their gradients, and Adam's two moments."""
-_SAVED = 6
-"""And while a checkpoint is written: copies of all but the gradients, and the bytes of its file."""
-_MINIBATCH = 6
-"""Arrays of a minibatch's features: taken, standardised in three steps, and what numpy keeps of those before."""
-_STATE_BYTES = 400
+_SAVED = 3
+"""And while a checkpoint is written: copies of all but the gradients."""
+_MINIBATCH = 2
+"""Arrays of a minibatch's features: taken, and standardised."""
+_STATE_BYTES = 250
 """Of a state in a rollout besides what it holds: its share of the objects that hold it, action, reward …"""
 
 

@@ -47,9 +47,11 @@ class Standardisation:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features [..., d] → standardised, float32 [..., d], in one piece as the engine takes it."""
-        if self.active:
-            features = ((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
-        return np.ascontiguousarray(features)
+        if not self.active:
+            return np.ascontiguousarray(features)
+        standard = np.ascontiguousarray(features - self.mean)
+        standard /= self.std
+        return np.clip(standard, -FEATURE_LIMIT, FEATURE_LIMIT, out=standard)
 
     def backward(self, by_standard: np.ndarray, features: np.ndarray) -> np.ndarray:
         """A loss's gradient by standardised features [..., d] → that by the features, which is 0 where they are

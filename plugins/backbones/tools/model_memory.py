@@ -5,7 +5,7 @@ For runs with a memory limit (BackboneRecord.memory): an upper bound, rather too
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -14,15 +14,16 @@ from bitrl.core.process_memory import MB, BackboneMemory
 from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.catalogue import hints, resolve
 from bitrl.plugins.backbones.engine.engine import open_model, plan
-from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.language_model import starter_path
-from bitrl.plugins.backbones.tools.inspection import lora_memory_of
 from bitrl.plugins.backbones.tools.readout import STATES, leaves_choice
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 
 TOKENIZER, TOKENIZER_SHARE = 7 * MB, 10
 """Of the library and a small vocabulary, and what each byte of the file's header, which holds it, takes more."""
-ROWS = 1024
+ROWS = 512
 """Of the embedding, which are kept as their tokens are met: states are written with few different ones."""
 _FLOAT = 4
 
@@ -41,10 +42,13 @@ def needed(options: LanguageModelOptions, numbers: int | None, format: str) -> B
     found = plan(file, format, activation)
     shape, rows = found.shape, min(ROWS, found.shape.vocabulary)
     embedding = next(tensor for tensor in file.tensors() if tensor.name == "token_embd.weight")
-    model = found.matrix_bytes + found.session_bytes(options.threads or available_cpus(), format)
+    matrices = found.matrix_bytes * min(options.layers or shape.blocks, shape.blocks) // shape.blocks
+    model = matrices + found.session_bytes(options.threads or available_cpus(), format)
     model += TOKENIZER + TOKENIZER_SHARE * _vocabulary_bytes(file)
     model += rows * embedding.bytes // shape.vocabulary + 4 * shape.vocabulary
     if options.lora_rank is not None:
+        from bitrl.plugins.backbones.tools.inspection import lora_memory_of
+
         lora = lora_memory_of(file, found, options.lora_rank, options.lora_targets)
         model += 0 if lora is None else sum(attrs.astuple(lora)[1:])
     states = (numbers or 1) if options.pooling == "field" else 1

@@ -22,7 +22,6 @@ from bitrl.core.runs.parts import build
 from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
-from bitrl.plugins.backbones.tools.probe import draw, scores
 
 ENOUGH = 0.98
 """R² that every number which varies must have."""
@@ -100,6 +99,8 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     Where a text holds all numbers, "field" is the only pooling tried: it keeps more than the mean, and costs less,
     since the last block computes the numbers' ends alone.
     """
+    from bitrl.plugins.backbones.tools.probe import draw, scores  # not by runs that leave nothing to choose
+
     names = {f"{part}_options": attrs.evolve(getattr(config, f"{part}_options"), readout="set", **UNSET)}
     config = attrs.evolve(config, **names)
     parts = build(config)
