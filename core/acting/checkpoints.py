@@ -90,7 +90,7 @@ def _dtype_name(dtype: np.dtype) -> str:
 
 def _view(array: np.ndarray) -> memoryview:
     """The bytes of an array in one piece."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def drop_old(directory: Path) -> None:

@@ -85,22 +85,21 @@ class MemoryLimit:
         self._told = False
         if self.limit is None:
             return
-        backbones = {"backbone": (config.backbone, config.backbone_options)}
-        critics = config.critic_backbone, config.critic_backbone_options
-        if config.critic_backbone is not None and critics != backbones["backbone"]:
-            backbones["critic_backbone"] = critics
-        for record in (*(record for record, _ in backbones.values()), config.serializer, config.algorithm):
-            record.load()
-        says = {part: record.load_memory() for part, (record, _) in backbones.items()}
-        learning = config.algorithm.load_memory()
+        backbones = [(config.backbone, config.backbone_options)]
+        if config.critic_backbone is not None:
+            critics = config.critic_backbone, config.critic_backbone_options
+            backbones += [critics] if critics != backbones[0] else []
+        for loaded in (*(record for record, _ in backbones), config.serializer, config.algorithm):
+            loaded.load()
+        says = [record.load_memory() for record, _ in backbones]
+        self._learning = config.algorithm.load_memory()
         self._measured = {PYTHON: process_memory.resident()}
         numbers, state_bytes, space = self._probe_environments()
-        self._declared: dict[str, BackboneMemory | None] = {}
-        for part, (record, options) in backbones.items():
+        self._declared: list[BackboneMemory | None] = []
+        for (record, options), declares in zip(backbones, says, strict=True):
             with calling(named("backbone", record)):
-                self._declared[part] = None if says[part] is None else says[part](options, numbers)
-        widths = [0 if each is None else each.width for each in self._declared.values()]
-        self._learning = learning
+                self._declared.append(None if declares is None else declares(options, numbers))
+        widths = [0 if each is None else each.width for each in self._declared]
         self._refuse_choosing()
         self.plan = self._planned(
             LearningSizes(
@@ -211,7 +210,7 @@ class MemoryLimit:
 
     def _refuse_choosing(self) -> None:
         """Refuse what does not fit before the run begins, where options are left to evidence."""
-        for declared in self._declared.values():
+        for declared in self._declared:
             if declared is not None and declared.before:
                 parts = {**self._measured, "model": declared.model, "choosing its readout": declared.before}
                 if sum(parts.values()) > (self.limit or 0):
@@ -220,7 +219,7 @@ class MemoryLimit:
     def _planned(self, sizes: LearningSizes, built: bool = False) -> MemoryPlan:
         """The plan, with as much cache as fits; where all is `built`, with what is resident beyond it."""
         assert self.limit is not None
-        declared = [each for each in self._declared.values() if each is not None]
+        declared = [each for each in self._declared if each is not None]
         model, asked = sum(each.model for each in declared), sum(each.cache for each in declared)
         if len(declared) < len(self._declared):
             model = max(model, self._measured.get("model", 0))

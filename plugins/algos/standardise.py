@@ -33,7 +33,7 @@ class Standardisation:
             flat = features.reshape(-1, features.shape[-1])
             columns = np.array_split(flat, max(1, -(-flat.shape[1] // AT_ONCE)), axis=1)
             self.mean = np.concatenate([each.mean(axis=0) for each in columns])
-            self.std = np.concatenate([each.std(axis=0) for each in columns]) + 1e-6
+            self.std = np.concatenate([each.std(axis=0) for each in columns]) + np.float32(1e-6)
 
     def update(self, features: np.ndarray, before: int) -> None:
         """Update mean and standard deviation to those of `before` + 1 equally large arrays of features, of which [...,

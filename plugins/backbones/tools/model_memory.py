@@ -52,10 +52,10 @@ def needed(options: LanguageModelOptions, numbers: int | None, format: str) -> B
         lora = lora_memory_of(file, found, options.lora_rank, options.lora_targets)
         model += 0 if lora is None else sum(attrs.astuple(lora)[1:])
     states = (numbers or 1) if options.pooling == "field" else 1
-    width: int | None = options.projection or states * shape.width
+    width = options.projection or int(states * shape.width)
     before = 0
     if leaves_choice(options):
-        width = 2 * shape.width if (numbers or 1) > 1 else shape.width  # at most
+        width = int(2 * shape.width if (numbers or 1) > 1 else shape.width)  # at most
         before = 3 * _FLOAT * STATES * max(numbers or 1, 1) * shape.width  # of all numbers' states, and sums of them
     return BackboneMemory(width=width, model=model, cache=int(options.cache_mb * MB), before=before)
 
