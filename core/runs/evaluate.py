@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -18,8 +18,6 @@ from bitrl.core.environments.episode_metrics import METRICS, Means, finite_numbe
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import as_dict, parse
-from bitrl.core.runs import video as video_files
-from bitrl.core.runs import watch as watching
 from bitrl.core.runs.episodes import Return, play_episodes
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
@@ -28,8 +26,10 @@ from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.state_recorder import record, write_states
 from bitrl.core.runs.store import require_run
 from bitrl.core.runs.trained import trained
-from bitrl.core.runs.watch import Show
 from bitrl.core.wording import setting, warn
+
+if TYPE_CHECKING:
+    from bitrl.core.runs.watch import Show
 
 LONG = 1000
 """Steps of an evaluation episode after which a missing step limit is worth a warning."""
@@ -89,6 +89,8 @@ def evaluate(
     require_run(directory)
     video_file, states_file = (None if each is None else Path(each) for each in (video, states))
     if video_file is not None:
+        from bitrl.core.runs import video as video_files
+
         video_files.check(video_file)
     tell = teller(listeners)
     config, parts, algorithm, memory = trained(directory, tell, best, memory_limit)
@@ -109,6 +111,8 @@ def evaluate(
             f"no episode is played, so there is none to show: ask for some with {setting('episodes', 'N')}"
         )
     else:
+        from bitrl.core.runs import watch as watching  # not by runs that train
+
         prompts = parts.environment.observation_spec().prompt
         watched = [watching.watch(parts, show, video_file)]
         if prompts and show is not None:

@@ -93,6 +93,7 @@ class MemoryLimit:
             loaded.load()
         says = [record.load_memory() for record, _ in backbones]
         self._learning = config.algorithm.load_memory()
+        process_memory.give_back()  # what importing left
         self._measured = {PYTHON: process_memory.resident()}
         numbers, state_bytes, space = self._probe_environments()
         self._declared: list[BackboneMemory | None] = []
@@ -138,6 +139,7 @@ class MemoryLimit:
             state_bytes=(observations.nbytes + written) // len(observations),
             action_space=collector.action_space,
         )
+        process_memory.give_back()
         self.plan = self._planned(sizes, built=True)
         caches = _caches(reader)
         for cache in caches:

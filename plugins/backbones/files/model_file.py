@@ -98,6 +98,14 @@ class ModelFile:
         """Every key with its value: int, float, bool, str, list of str, or a numpy array of numbers."""
         return {key.name: key.value for key in keys(self)}
 
+    def value(self, name: str) -> Any:
+        """That of one key, without reading the others' (a vocabulary's are many); None where there is no such key."""
+        for i in range(lib.bitrl_file_key_count(self.handle)):
+            item = lib.bitrl_file_key(self.handle, i)
+            if text_of(self.path, item.name, item.name_bytes) == name:
+                return value_of(self.path, item)
+        return None
+
     def tensors(self) -> list[Tensor]:
         """Every tensor, in the file's order."""
         return tensors(self)
@@ -114,12 +122,12 @@ class ModelFile:
 
     def tokenizer_json(self) -> str | None:
         """The tokenizer as the `tokenizers` library writes it, if the file carries one in that form."""
-        found = self.metadata().get("tokenizer.huggingface.json")
+        found = self.value("tokenizer.huggingface.json")
         return found if isinstance(found, str) else None
 
     def seal(self) -> str | None:
         """The sealed header's digest, which covers the weights; None for a file without a seal, and for a split one."""
-        sealed = self.metadata().get(HEADER_KEY)
+        sealed = self.value(HEADER_KEY)
         return sealed if isinstance(sealed, str) and len(self.paths) == 1 else None
 
     def sha256(self) -> str:
@@ -133,8 +141,7 @@ class ModelFile:
         The tensor data of files over `largest` bytes are not read (None: always read). Returns "sealed", "header"
         (only the header was checked) or "unsealed" (the file carries no seal).
         """
-        metadata = self.metadata()
-        tensor_digest, header_digest = metadata.get(TENSOR_KEY), metadata.get(HEADER_KEY)
+        tensor_digest, header_digest = self.value(TENSOR_KEY), self.value(HEADER_KEY)
         if (tensor_digest is None and header_digest is None) or len(self.paths) > 1:  # it was split after it was sealed
             return "unsealed"
         with open(self.path, "rb") as file:

@@ -193,7 +193,7 @@ class Caching:
 
 def test_a_peak_between_two_updates_counts_once(machine):
     limit = MemoryLimit(resolve({"run": {"memory_limit": "128MB", "backbone": "mlp"}}))
-    reader = Reader(8)
+    reader, machine.given_back = Reader(8), 0
     assert limit.exceeded(reader) == ("", "")
     machine.peak = 130 * MB
     gave_way, too_much = limit.exceeded(reader)
