@@ -52,7 +52,7 @@ def check_parts(space: gymnasium.Space[Any], place: str) -> None:
     if not parts:
         raise EnvironmentFault(f"its {place} is an empty {type(space).__name__}: leave it out, or give it parts")
     for name, part in parts:
-        if isinstance(space, Dict) and (not isinstance(name, str) or not name or re.fullmatch(r"\[\d+\]", name)):
+        if isinstance(space, Dict) and not (isinstance(name, str) and _is_key(name)):
             raise EnvironmentFault(f"its {place} has the key {name!r}: call its parts by other strings")
         check_parts(part, place_of(space, place, name))
 
@@ -60,3 +60,15 @@ def check_parts(space: gymnasium.Space[Any], place: str) -> None:
 def place_of(space: gymnasium.Space[Any], place: str, name: str) -> str:
     """What the part `name` of the Dict or Tuple space called `place` is called."""
     return f"{place}{name}" if isinstance(space, Tuple) else f"{place}[{name!r}]"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which neither tokenizers nor files take."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_key(name: str) -> bool:
+    return bool(name) and is_unicode(name) and not re.fullmatch(r"\[\d+\]", name)
