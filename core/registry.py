@@ -306,9 +306,7 @@ class Registry:
         """Why an implementation of a hook could yield no records, if that shows before it is called."""
         options: Any = self.manager.parse_hookimpl_opts(plugin, hook) or {}
         if options.get("wrapper") or options.get("hookwrapper"):
-            return (
-                "it wraps the hooks of other plugins, which bitrl calls one by one: mark it with @bitrl.hookimpl alone"
-            )
+            return "it wraps other plugins' hooks, which bitrl calls one by one: mark it with @bitrl.hookimpl alone"
         function = getattr(plugin, hook)
         if hook in _KINDS and (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
             return "it is async: write a plain function"
