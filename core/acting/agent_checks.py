@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -111,7 +112,10 @@ def check_arrays(file: Checkpoint) -> None:
 
 def _check_example(file: Checkpoint) -> None:
     """Refuse an example without the parts of an observation that the serializer is to read."""
-    example = states_of(file.arrays["example"])
+    whole = file.arrays["example"]
+    if not {each.kind for _, each, _ in leaves(whole.dtype)} <= {*"biufU"}:
+        raise ValueError("its example of an observation holds what is neither numbers nor texts")
+    example = states_of(whole)
     there = [path for path, *_ in leaves(example.dtype)]
     for path in map(tuple, file.meta["observation"].get("parts", ())):
         if path not in there:
@@ -189,7 +193,10 @@ def _is_component(value: Any) -> bool:
 
 
 def _is_bound(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value))
+    if value is None:
+        return True
+    # Python compares integers of any length, which NumPy does not.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(low: int, high: int) -> Callable[[Any], bool]:

@@ -64,8 +64,8 @@ def stopped_at_once() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within, `handler` gets `SIGNALS`, but those that are ignored (SIGHUP under nohup, SIGINT in a script's background),
-    and none outside the main thread, where Python allows no signal handlers.
+    """Within, `handler` gets `SIGNALS`, but not those that are ignored (SIGHUP under nohup, SIGINT in a script's
+    background), and none outside the main thread, where Python allows no signal handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
