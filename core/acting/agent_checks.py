@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting import factors
-from bitrl.core.acting.admissible import MASK, splits, states_of
+from bitrl.core.acting.admissible import COMMANDS, MASK, splits, states_of
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
 from bitrl.core.acting.nested import leaves, name_of, part_at
 from bitrl.core.acting.policies import (
@@ -71,7 +71,7 @@ def check_arrays(file: Checkpoint) -> None:
     Raises:
         ValueError: the message names the array.
     """
-    if "example" not in file.arrays or len(file.arrays["example"]) != 1:
+    if "example" not in file.arrays or file.arrays["example"].shape[:1] != (1,):
         raise ValueError("it holds no example of an observation")
     for name, whole in file.arrays.items():
         for array in (part_at(whole, path) for path, *_ in leaves(whole.dtype)):
@@ -93,8 +93,11 @@ def check_arrays(file: Checkpoint) -> None:
             outputs.add(_outputs(with_prefix(arrays, f"{field.name}."), field.name))
         elif field.name not in arrays:
             raise ValueError(f"policy.{field.name} is missing")
-    if kind is CommandPolicy and len(outputs) > 1:
-        raise ValueError("policy.network and policy.keys do not give equally many numbers")
+    if kind is CommandPolicy:
+        if len(outputs) > 1:
+            raise ValueError("policy.network and policy.keys do not give equally many numbers")
+        if COMMANDS not in (parts := file.arrays["example"].dtype.names or ()) or not splits(parts):
+            raise ValueError("its example of an observation has no commands, of which its actions are one")
     if kind is Discrete and (arrays["start"].shape != () or arrays["start"].dtype.kind not in "iu"):
         raise ValueError("policy.start: expected an integer")
     if kind is FactoredPolicy:

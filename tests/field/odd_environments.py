@@ -260,6 +260,14 @@ class EmptyDict(Plain):
     observation_space = Dict({})
 
 
+class DeepParts(Plain):
+    """Parts in parts, 200 levels deep."""
+
+    observation_space = Dict({"a": Box(-1, 1, (3,))})
+    for _ in range(200):
+        observation_space = Dict({"a": observation_space})
+
+
 class EmptyPart(Plain):
     observation_space = Dict({"place": Box(-1, 1, (3,)), "more": Tuple(())})
 

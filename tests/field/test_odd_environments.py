@@ -132,6 +132,7 @@ REFUSED = {
     "NarrowCounts": r"its observation_space is MultiDiscrete.*, whose dtype, uint8, has no 299: give it dtype=np.int64",
     "TooLargeNumbers": r"1e\+39 as x0 is beyond float32, in which vectors are written",
     "EmptyDict": "its observation_space is an empty Dict",
+    "DeepParts": r"has parts in parts, 100 levels deep: nest them less deeply",
     "EmptyPart": r"its observation_space\['more'\] is an empty Tuple",
     "NumberedKeys": "its observation_space has the key 0: call its parts by other strings",
     "NamedAlike": 'two parts of its observations are called "a.1"',
