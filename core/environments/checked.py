@@ -354,13 +354,16 @@ def _mask_check(env: gymnasium.Env) -> Callable[[np.ndarray], None] | None:
             f'its observations have an "{MASK}" of {briefly(space[MASK])}: expected a MultiBinary({choices.values}), '
             f'the values of all choices one after another, or info["{MASK}"] as action_space.sample() takes it'
         )
-    return partial(_check_mask, choices)
+    return partial(_check_mask, choices, isinstance(actions, Discrete))
 
 
-def _check_mask(actions: FactoredActions, mask: np.ndarray) -> None:
-    """Raise EnvironmentFault if a mask is not of 0 and 1, or leaves a factor nothing to choose."""
-    if not ((mask == 0) | (mask == 1)).all():
+def _check_mask(actions: FactoredActions, alone: bool, mask: np.ndarray) -> None:
+    """Raise EnvironmentFault if a mask is not of 0 and 1, or leaves a factor nothing to choose; `alone`: there is one."""
+    values = {*mask.tolist()}
+    if not values <= {0, 1}:
         raise EnvironmentFault(f"observation['{MASK}']: expected 0 or 1 for each action, got {mask.tolist()!s:.80}")
+    if 1 in values and (alone or 0 not in values):
+        return
     forbidden = actions.first_forbidden(mask[None])
     if forbidden is not None:
         what = f" of {forbidden}" if forbidden else ""

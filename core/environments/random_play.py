@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -28,9 +29,10 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
     env = reporting(lambda: checked(environment.make()), environment.id, RANDOM_PLAY)()
     try:
         env.action_space.seed(0)
+        act = random_policy(env)
         found = [env.reset(seed=0)[0]]
         while len(found) < count:
-            observation, _, terminated, truncated, _ = env.step(random_action(env, found[-1]))
+            observation, _, terminated, truncated, _ = env.step(act(found[-1]))
             found.append(env.reset()[0] if terminated or truncated else observation)
         states: np.ndarray = states_of(np.stack([as_array(env.observation_space, each) for each in found]))
     finally:
@@ -39,22 +41,29 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
     return flat(states, parts) if parts else states
 
 
-def random_action(env: gymnasium.Env, observation: Any) -> Any:
-    """A random action of those that the state admits, drawn by the generator of the environment's action space."""
+def random_policy(env: gymnasium.Env) -> Callable[[Any], Any]:
+    """Observation → a random action of those that the state admits, drawn by the generator of the environment's action
+    space; where all actions always are, what the space itself samples.
+    """
     space: Any = env.action_space
-    action = space.sample()
-    if not (isinstance(observation, dict) and splits(tuple(observation))):
-        return action
-    if MASK not in observation:
-        return int(space.start + (action - space.start) % len(commands_of(observation) or ()))
-    mask = np.asarray(observation[MASK])
-    if isinstance(space, Discrete):
-        return action if mask[int(action - space.start)] else space.sample(mask=mask.astype(np.int8))
-    if not isinstance(space, FACTORED):
-        return action
-    actions, chosen = factored_actions(space), as_array(space, action)[None]
-    for factor, used in actions.choices():
-        admitted = np.split(mask[used], np.cumsum(factor.sizes)[:-1])
-        places = [space.np_random.choice(np.flatnonzero(each)) for each in admitted]
-        part_at(chosen, factor.path)[...] = values_of(factor, np.array([places]))
-    return taken_apart(chosen[0])
+    actions = factored_actions(space) if isinstance(space, FACTORED) else None
+
+    def act(observation: Any) -> Any:
+        action = space.sample()
+        if not (isinstance(observation, dict) and splits(tuple(observation))):
+            return action
+        if MASK not in observation:
+            return int(space.start + (action - space.start) % len(commands_of(observation) or ()))
+        mask = np.asarray(observation[MASK])
+        if isinstance(space, Discrete):
+            return action if mask[int(action - space.start)] else space.sample(mask=mask.astype(np.int8))
+        if actions is None:
+            return action
+        chosen = as_array(space, action)[None]
+        for factor, used in actions.choices():
+            admitted = map(np.flatnonzero, np.split(mask[used], np.cumsum(factor.sizes)[:-1]))
+            places = [each[space.np_random.integers(len(each))] for each in admitted]
+            part_at(chosen, factor.path)[...] = values_of(factor, np.array([places]))
+        return taken_apart(chosen[0])
+
+    return act

@@ -16,7 +16,7 @@ import numpy as np
 from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.environments import crashes
 from bitrl.core.environments.environment import Environment
-from bitrl.core.environments.random_play import RANDOM_PLAY, random_action
+from bitrl.core.environments.random_play import RANDOM_PLAY, random_policy
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field
 from bitrl.core.runs.parts import Parts
@@ -167,12 +167,13 @@ def _visited(environment: Environment, count: int, seed: int, tell: Callable[[in
     env = crashes.reporting(environment.make, environment.id, RANDOM_PLAY)()
     try:
         env.action_space.seed(seed)
+        act = random_policy(env)
         states: list[np.ndarray] = []
         observation, _ = env.reset(seed=seed)
         while len(states) < count:
             states.append(numbers_of(observation, parts))
             tell(len(states))
-            observation, _, terminated, truncated, _ = env.step(random_action(env, observation))
+            observation, _, terminated, truncated, _ = env.step(act(observation))
             if terminated or truncated:
                 observation, _ = env.reset()
     finally:
