@@ -358,7 +358,7 @@ def _mask_check(env: gymnasium.Env) -> Callable[[np.ndarray], None] | None:
 
 
 def _check_mask(actions: FactoredActions, alone: bool, mask: np.ndarray) -> None:
-    """Raise EnvironmentFault if a mask is not of 0 and 1, or leaves a factor nothing to choose; `alone`: there is one."""
+    """Raise EnvironmentFault if a mask is not of 0 and 1, or leaves a factor nothing to choose; `alone`: it is one."""
     values = {*mask.tolist()}
     if not values <= {0, 1}:
         raise EnvironmentFault(f"observation['{MASK}']: expected 0 or 1 for each action, got {mask.tolist()!s:.80}")
