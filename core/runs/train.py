@@ -249,7 +249,7 @@ def train(
     # Before 0.2 checkpoints did not say what they cover: a row for each update.
     covered = None if checkpoint is None else checkpoint.meta.get("metrics", {"rows": updates})
     # An agent that learns on here learned its first steps elsewhere.
-    elsewhere = read_provenance(directory).get("agent", {}).get("step", 0)
+    elsewhere = read_provenance(store.place).get("agent", {}).get("step", 0)
     with interrupts(lambda signum: tell(events.Interrupted(directory, signum))) as interrupted:
         algorithm.task.collector.progress = lambda step: tell(events.RolloutStepped(directory, step))
         for missing in store.rewind(algorithm.step, covered):

@@ -84,7 +84,7 @@ def test_a_strict_umask_and_few_open_files_are_enough_for_many_environments(tmp_
 @pytest.mark.parametrize(
     ("before", "cause"),
     [
-        ("ulimit -v 300000", rb"out of memory: make room .*ulimit -v"),
+        ("ulimit -v 120000", rb"out of memory: make room .*ulimit -v"),
         ("ulimit -f 8", rb"cannot be written: File too large: choose another place with --out"),
     ],
 )
