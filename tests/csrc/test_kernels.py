@@ -154,9 +154,7 @@ kinds = st.sampled_from(["any", "max", "min", "zero"])
 
 
 def some_codes(rng: np.random.Generator, shape: tuple[int, int], kind: str, least: int, most: int) -> np.ndarray:
-    """Integers from `least` to `most`: any, or all of them one extreme or zero; "quiet": small ones, and in each row its own
-    share of any, as activations are.
-    """
+    """Integers from `least` to `most`: any, or all one extreme or zero; "quiet": small but for a share of each row."""
     if kind == "any":
         return rng.integers(least, most + 1, shape, dtype=np.int8)
     if kind == "quiet":
