@@ -97,11 +97,11 @@ def token_ids(tokens: np.ndarray) -> Tensor:
 def of_chosen(logits: Tensor, completions: Sequence[Completion], mask: Tensor, temperature: float) -> Tensor:
     """Logits [N, V] → the log-probability of the token that was chosen by each: float32 [B, T], zeros where masked."""
     chosen = torch.from_numpy(np.concatenate([each.tokens for each in completions]).astype(np.int64))
-    logits = logits.float() / temperature
+    logits = logits.float() if temperature == 1 else logits.float() / temperature
     if any(each.kept is not None for each in completions):
         logits = logits.masked_fill(cut_off(completions, logits.shape[1]), -torch.inf)
     found = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(dim=1)
-    return torch.zeros(mask.shape).masked_scatter(mask, found)
+    return torch.zeros(mask.numel()).index_copy(0, mask.flatten().nonzero()[:, 0], found).view(mask.shape)
 
 
 def cut_off(completions: Sequence[Completion], vocabulary: int) -> Tensor:

@@ -323,10 +323,12 @@ class Block(nn.Module):
         own = k, v
         if part.follows is not None:
             assert before is not None
-            k, v = (torch.cat([old[part.follows], new], dim=2) for old, new in zip(before, own, strict=True))
+            k, v = (
+                torch.cat([old.index_select(0, part.follows), new], dim=2) for old, new in zip(before, own, strict=True)
+            )
         unseen, window = (part.local_unseen, shape.window) if self.local else (part.unseen, 0)
         mixed = attention(q, k, v, shape.attention_scale, unseen, part.begins, part.lengths, window).flatten(0, 1)
-        return mixed if part.places is None else mixed[part.places], own
+        return mixed if part.places is None else mixed.index_select(0, part.places), own
 
     def gated(self, h: Tensor) -> Tensor:
         """h [..., width] → what ffn_down reads [..., ffn]."""
@@ -435,6 +437,6 @@ class Decoder(nn.Module):
         for text, end in zip(begun, ends[follows.cpu()].tolist(), strict=True):
             places += [end - 1, *range(at, at + len(text))]
             at += len(text)
-        x = x[torch.tensor(places, device=x.device)]
+        x = x.index_select(0, torch.tensor(places, device=x.device))
         logits = self.logits(x)
         return (logits, rms_norm(x, self.output_norm, self.shape.eps)) if hidden else logits
