@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -18,7 +19,10 @@ import numpy as np
 
 from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.config import Config
+from bitrl.core.errors import RunFailed
+from bitrl.core.runs.display import display
 from bitrl.core.runs.parts import build
+from bitrl.core.wording import setting
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
 from bitrl.plugins.backbones.tools.probe import draw, scores
@@ -68,10 +72,14 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     if options.readout != "auto" or any(getattr(options, name) != unset for name, unset in UNSET.items()):
         return None
     measured: list[MeasuredReadout] = []
-    for each in readouts(config, part):
-        measured.append(each)
-        if each.enough:
-            break
+    try:
+        for each in readouts(config, part):
+            measured.append(each)
+            if each.enough:
+                break
+    except RunFailed as error:
+        instead = setting(f"{part}.readout", "set")
+        raise RunFailed(f"{error}: mend that, or choose no readout by it: {instead}") from error
     if not measured:
         return None
     best = best_of(measured)
@@ -92,7 +100,7 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     no numbers that vary, or more than numbers, or several states are read together.
 
     Where a text holds all numbers, "field" is the only pooling tried: it keeps more than the mean, and costs less,
-    since the last block computes the numbers' ends alone.
+    since the last block computes the numbers' ends alone. Commands are read by the same backbone, and have none.
     """
     names = {f"{part}_options": attrs.evolve(getattr(config, f"{part}_options"), readout="set", **UNSET)}
     config = attrs.evolve(config, **names)
@@ -105,13 +113,16 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
         serializer = serializer.serializer
     own = parts.reader.backbone if part == "backbone" else parts.reader.critic or parts.reader.backbone
     assert isinstance(own, LanguageModel)
-    began = time.perf_counter()
-    some = draw(parts.environment, fields, "random", FEWEST // 4, 0)
-    count = SECONDS * len(some) / max(time.perf_counter() - began, 1e-9)
-    length = statistics.fmean(own.token_counts(serializer.batch(some)))
-    states = draw(parts.environment, fields, "random", int(max(FEWEST, min(count, TOKENS / length, STATES))), 0)
+    with display(transient=True) as shown:
+        show, began = partial(shown.show, "random play", unit="states", tenths=False), time.perf_counter()
+        some = draw(parts.environment, fields, "random", FEWEST // 4, 0, partial(show, total=FEWEST))
+        count = SECONDS * len(some) / max(time.perf_counter() - began, 1e-9)
+        length = statistics.fmean(own.token_counts(serializer.batch(some)))
+        count = int(max(FEWEST, min(count, TOKENS / length, STATES)))
+        states = draw(parts.environment, fields, "random", count, 0, partial(show, total=count))
     texts = list(serializer.batch(states))
-    pooling = "field" if all(len(number_ends(text)) == len(fields) for text in texts) else "mean"
+    numbers = all(len(number_ends(text)) == len(fields) for text in texts)
+    pooling = "field" if numbers and not spec.commands else "mean"
     read, blocks, before = len(fields) if pooling == "field" else 1, own.engine.blocks, -math.inf
     for layers in sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
         features, measured = _features(own, layers, pooling, texts, read), []
