@@ -63,7 +63,9 @@ def unseen_from(queries: Tensor, keys: Tensor, window: int, dtype: torch.dtype) 
 
 
 class _EngineAttention(torch.autograd.Function):
-    """`attention` by the engine's own kernel; the weights are computed again for the gradient."""
+    """`attention` by the engine's own kernel. The gradient, for which the weights are computed again, is in float32, as
+    those of the products around it are.
+    """
 
     @staticmethod
     def forward(
@@ -72,7 +74,7 @@ class _EngineAttention(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         given = [each.detach().numpy() for each in (q, k, v, begins, lengths)]
         out = torch.from_numpy(steps.attended(*given, window, scale, torch.get_num_threads()))
-        ctx.save_for_backward(q, k, v, unseen, out)
+        ctx.save_for_backward(q.float(), k.float(), v.float(), unseen.float(), out.float())
         ctx.scale = scale
         return out
 
@@ -81,11 +83,13 @@ class _EngineAttention(torch.autograd.Function):
         q, k, v, unseen, out = ctx.saved_tensors
         batch, heads, length, dim = q.shape
         of_out, out = (
-            by_key(each.view(batch, length, heads, dim).transpose(1, 2), k.shape[1]) for each in (gradients[0], out)
+            by_key(each.view(batch, length, heads, dim).transpose(1, 2), k.shape[1])
+            for each in (gradients[0].float(), out)
         )
         weights = attention_weights(q, k, ctx.scale, unseen)
         for_v = weights.transpose(-2, -1) @ of_out
         along = torch.linalg.vecdot(of_out, out).unsqueeze_(-1)
         for_scores = (of_out @ v.transpose(-2, -1)).sub_(along).mul_(weights).mul_(ctx.scale)
         for_k = for_scores.transpose(-2, -1) @ by_key(q, k.shape[1])
-        return (for_scores @ k).view(q.shape), for_k, for_v, None, None, None, None, None
+        found = ((for_scores @ k).view(q.shape), for_k, for_v)
+        return (*(each.double() for each in found), None, None, None, None, None)

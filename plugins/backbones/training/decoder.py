@@ -19,8 +19,11 @@ from bitrl.plugins.backbones.engine import steps
 from bitrl.plugins.backbones.training.attention import attention, unseen_from
 from bitrl.plugins.backbones.training.products import (
     FrozenMatrix,
+    as_in_engine,
     head_format,
     normed_products,
+    product_as_in_engine,
+    product_input,
     rms_norm,
     silu_gate,
 )
@@ -413,6 +416,9 @@ class Decoder(nn.Module):
             self.head = self.head or FrozenMatrix(head.float(), format)
             y: Tensor = self.head(rms_norm(residual, self.output_norm, shape.eps))
             return y
+        if format != "int8" and as_in_engine(residual):  # float32 as they are: there are many
+            rows = product_input(residual.flatten(0, -2), self.output_norm, shape.eps).float()
+            return product_as_in_engine(rows, format, head).view(*residual.shape[:-1], -1)
         return normed_products(residual, self.output_norm, shape.eps, format, head.float())
 
     def forward(self, tokens: Tensor) -> Tensor:

