@@ -1,0 +1,81 @@
+"""Which units a run writes its numbers in: those in which three decimals show their size and spread in random play."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bitrl.core.acting.loading import build_serializer
+from bitrl.core.config import Config
+from bitrl.core.environments import crashes
+from bitrl.core.environments.loading import build_environment
+from bitrl.core.environments.random_play import observations_of
+from bitrl.core.interfaces import Field
+from bitrl.plugins.serializers.numbers import numbers_of
+from bitrl.plugins.serializers.units import Unit
+
+STATES = 500
+"""Of random play."""
+COMMON = 0.9
+"""A number's size is what this share of its values does not exceed, zeros aside."""
+SMALLEST, LARGEST, LARGEST_INTEGER = 0.2, 10.0, 9999.0
+"""Sizes from the first to the second are written as they are, those of integers up to the third."""
+NARROW, NOISE = 0.05, 1e-5
+"""A number is written less its median where its distance from that is at most the first share of it; at most the
+second is rounding.
+"""
+MOST = 300
+"""The largest power of ten."""
+SHOWN = 6
+"""Numbers that a line about units names."""
+
+
+def choose(config: Config, part: str) -> tuple[Any, str] | None:
+    """The options of a configuration's serializer with the unit of each number, and a line about those that are not
+    written as they are; None where units are set, or states hold no numbers.
+
+    Raises:
+        UsageError: the environment cannot be built, or is none that numbers are written of.
+    """
+    options = config.serializer_options
+    if options.units is not None:
+        return None
+    with crashes.making(config.run.env):
+        environment = build_environment(config.environment, config.env_options, config.run.env)
+        spec = environment.observation_spec()
+    build_serializer(config.serializer, options, spec, 1)  # refuses what it cannot write before that is played
+    if not spec.fields or spec.discrete is not None:
+        return None
+    states = np.array([numbers_of(spec, state) for state in observations_of(environment, STATES)], np.float64)
+    units = [unit_of(values, field) for values, field in zip(states.T, spec.fields, strict=True)]
+    scaled = [f"{field.name} {unit}" for field, unit in zip(spec.fields, units, strict=True) if unit != Unit()]
+    more = f" and {len(scaled) - SHOWN} more" if len(scaled) > SHOWN else ""
+    line = f"units of {config.run.env} by {STATES} states of random play: {', '.join(scaled[:SHOWN])}{more}"
+    return attrs.evolve(options, units=tuple(map(str, units))), line if scaled else ""
+
+
+def unit_of(values: np.ndarray, field: Field) -> Unit:
+    """The unit of a number that takes `values` [n] in random play."""
+    values, whole = values[np.isfinite(values)], field.decimals == 0
+    size, offset = _size(values), 0.0
+    if not size or (whole and size <= LARGEST_INTEGER):
+        return Unit()
+    median = float(np.median(values))
+    spread = _size(values - median)
+    if NOISE * abs(median) < spread < NARROW * abs(median):
+        offset = round(median, -_exponent(spread) - 1)
+        size = _size(values - offset)
+    fits = size <= LARGEST_INTEGER if whole else SMALLEST <= size < LARGEST
+    return Unit(0 if fits else _exponent(size), offset)
+
+
+def _size(values: np.ndarray) -> float:
+    values = np.abs(values[values != 0])
+    return float(np.quantile(values, COMMON)) if len(values) else 0.0
+
+
+def _exponent(size: float) -> int:
+    return max(-MOST, min(math.floor(math.log10(size)), MOST))
