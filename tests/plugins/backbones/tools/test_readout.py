@@ -77,6 +77,8 @@ def test_candidates_come_cheapest_first_until_more_blocks_keep_less():
 def test_the_cheapest_of_those_that_are_good_enough_is_taken_else_the_best():
     good, better, poor = (MeasuredReadout(1, "field", None, 0.99, "x", least, 4000) for least in (0.981, 0.999, 0.5))
     assert best_of([poor, good, better]) is good
+    fair = MeasuredReadout(1, "field", None, 0.991, "x", 0.951, 4000)
+    assert best_of([poor, fair, good]) is fair
     assert best_of([MeasuredReadout(1, "mean", None, 0.9, "x", 0.2, 4000), poor]) is poor
 
 
@@ -107,7 +109,7 @@ def test_wide_observations_are_read_in_chunks_and_rare_numbers_are_not_judged(mo
         monkeypatch.setattr(readout, "STATES", 800)
         tried = list(readouts(configured("Wide-v0", readout="auto")))
         assert {(each.layers, each.pooling, each.chunk) for each in tried} == {(1, "field", readout.CHUNK)}
-        assert [each.projection for each in tried] == [256, 512, 1024]
+        assert [each.projection for each in tried] == [256, 512, 1024, 2048]
         assert tried[-1].mean > 0.9
         assert "x38" not in {each.worst for each in tried}
         options, line = choose(configured("Wide-v0", readout="auto"), "backbone")
