@@ -9,6 +9,7 @@ from importlib import metadata
 from bitrl.core.wording import pip
 
 PACKAGES = {
+    "Box2D": "'bitrl[box2d]'",
     "PIL": "pillow",
     "_cffi_backend": "cffi",
     "ale_py": "'bitrl[atari]'",

@@ -1,4 +1,6 @@
-"""Which units a run writes its numbers in: those in which three decimals show their size and spread in random play."""
+"""Which units a run writes its numbers in: those in which three decimals show their size, or, of numbers that stay
+closer to their median than that is to zero, their spread.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,12 @@ STATES = 500
 """Of random play."""
 COMMON = 0.9
 """A number's size is what this share of its values does not exceed, zeros aside."""
-SMALLEST, LARGEST, LARGEST_INTEGER = 0.2, 10.0, 9999.0
-"""Sizes from the first to the second are written as they are, those of integers up to the third."""
-NARROW, NOISE = 0.05, 1e-5
-"""A number is written less its median where its distance from that is at most the first share of it; at most the
-second is rounding.
+SMALLEST, LARGEST_INTEGER = 0.2, 9999.0
+"""Sizes that are written as they are: from the first to ten times that, which the starter model reads best; of
+integers up to the second.
 """
+NOISE = 1e-5
+"""A number's distance from its median that is at most this share of the median is rounding."""
 MOST = 300
 """The largest power of ten."""
 SHOWN = 6
@@ -60,16 +62,14 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
 def unit_of(values: np.ndarray, field: Field) -> Unit:
     """The unit of a number that takes `values` [n] in random play."""
     values, whole = values[np.isfinite(values)], field.decimals == 0
-    size, offset = _size(values), 0.0
+    size, median = _size(values), float(np.median(values)) if len(values) else 0.0
     if not size or (whole and size <= LARGEST_INTEGER):
         return Unit()
-    median = float(np.median(values))
     spread = _size(values - median)
-    if NOISE * abs(median) < spread < NARROW * abs(median):
-        offset = round(median, -_exponent(spread) - 1)
-        size = _size(values - offset)
-    fits = size <= LARGEST_INTEGER if whole else SMALLEST <= size < LARGEST
-    return Unit(0 if fits else _exponent(size), offset)
+    if not NOISE * abs(median) < spread < abs(median):
+        return Unit(max(0, _exponent(size)) if whole else _exponent(size))
+    exponent = max(0, _exponent(spread)) if whole else _exponent(spread)
+    return Unit(exponent, round(median, -exponent))
 
 
 def _size(values: np.ndarray) -> float:
@@ -78,4 +78,5 @@ def _size(values: np.ndarray) -> float:
 
 
 def _exponent(size: float) -> int:
-    return max(-MOST, min(math.floor(math.log10(size)), MOST))
+    """The power of ten in which numbers of this size are between SMALLEST and ten times that."""
+    return max(-MOST, min(math.floor(math.log10(size) - math.log10(SMALLEST)), MOST))

@@ -1,6 +1,5 @@
 """Numbers that three decimals do not show are written in units of their own, chosen by random play and kept."""
 
-import re
 import tomllib
 
 import gymnasium
@@ -100,23 +99,23 @@ def test_another_count_of_units_than_numbers_is_refused():
 
 @given(st.floats(-6, 6), st.floats(-1.0, 1.0), st.integers(0, 2**32 - 1))
 def test_what_is_written_shows_size_and_spread_of_any_number(exponent, centre, seed):
-    """Independent of how units are found: read back, a number is right to a fortieth of its spread."""
+    """Independent of how units are found: read back, a number is right to a hundredth of its spread."""
     values = 10**exponent * (centre + 0.2 * np.random.default_rng(seed).uniform(-1, 1, 200))
     unit = unit_of(values, Field("x0"))
     write = written([str(unit)])
     found = [float(write([value]).rsplit(" ", 1)[-1]) * 10.0**unit.exponent + unit.offset for value in values]
-    assert np.abs(np.array(found) - values).max() < np.ptp(values) / 40
+    assert np.abs(np.array(found) - values).max() < np.ptp(values) / 100
 
 
 @pytest.mark.parametrize(
     ("values", "field", "unit"),
     [
-        ([0.0, 0.0], Field("x"), "e0"), ([np.nan, np.inf], Field("x"), "e0"), ([2.5, -0.3], Field("x"), "e0"),
-        ([1e-5] * 3, Field("x"), "e-5"), ([2e6, -1e6], Field("x"), "e6"), ([100.0, 101.0, 102.0], Field("x"), "e0+100"),
-        ([20.001, 20.002, 20.003], Field("x"), "e-3+20"), ([1.0, 1.0 + 1e-7], Field("x"), "e0"),
-        ([255, 0, 3], Field("x", 0, 255, decimals=0), "e0"), ([3, 70_000], Field("x", decimals=0), "e4"),
-        ([70_001, 70_005, 70_003], Field("x", decimals=0), "e0+70000"), ([1e-320, 0], Field("x"), "e-300"),
-        ([0.02, -0.05], Field("x", -0.07, 0.07), "e-2"),
+        ([0.0, 0.0], Field("x"), "e0"), ([np.nan, np.inf], Field("x"), "e0"), ([1.5, -0.3], Field("x"), "e0"),
+        ([1e-5] * 3, Field("x"), "e-5"), ([3e6, -3e6], Field("x"), "e7"), ([100.0, 101.0, 102.0], Field("x"), "e0+101"),
+        ([20.001, 20.002, 20.003], Field("x"), "e-3+20.002"), ([1.0, 1.0 + 1e-7], Field("x"), "e0"),
+        ([255, 0, 3], Field("x", 0, 255, decimals=0), "e0"), ([3, 90_000], Field("x", decimals=0), "e5"),
+        ([70_001, 70_002, 70_003], Field("x", decimals=0), "e0+70002"), ([1e-320, 0], Field("x"), "e-300"),
+        ([0.02, -0.05], Field("x", -0.07, 0.07), "e-1"), ([1.7e308, -1.7e308, 0], Field("x"), "e300"),
     ],
 )  # fmt: skip
 def test_units_of_single_numbers(values, field, unit):
@@ -133,27 +132,22 @@ def test_no_number_costs_more_than_three_tokens_at_any_scale(count, model):
 
 
 @given(st.floats())
-def test_whatever_its_size_a_number_is_at_most_three_tokens(number):
+def test_whatever_its_size_a_number_is_at_most_three_tokens(model, number):
     text = short(number, 3)
-    tokens = bitrl.load_backbone("bitnet", layers=1) if not TOKENIZER else TOKENIZER[0]
-    TOKENIZER[:] = [tokens]
-    assert tokens.token_counts([text])[0] <= 3
+    assert model.token_counts([text])[0] <= 3
     assert len(number_ends(text)) == 1
-    if np.isfinite(number):
+    if abs(number) < 1e300:
         assert abs(float(text) - number) <= max(0.0006, 0.006 * abs(number))
-
-
-TOKENIZER: list = []
 
 
 def test_a_run_chooses_units_by_random_play_and_says_so(env):
     config, (line, *_) = choose(resolve({"run": {"env": env}}), ("serializer",))
-    assert config.serializer_options.units == ("e-6", "e0", "e6", "e0+1013", "e-2")
-    assert line == ("units of Instruments-v0 by 500 states of random play: x0 e-6, x2 e6, x3 e0+1013, x4 e-2")
+    assert config.serializer_options.units == ("e-5", "e0", "e7", "e0+1013", "e-2")
+    assert line == "units of Instruments-v0 by 500 states of random play: x0 e-5, x2 e7, x3 e0+1013, x4 e-2"
     assert choose(config, ("serializer",)) == (config, ())
 
 
-@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Blackjack-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Blackjack-v1"])
 def test_what_needs_no_units_gets_none(env_id):
     config, lines = choose(resolve({"run": {"env": env_id}}), ("serializer",))
     assert lines == ()
@@ -165,14 +159,14 @@ def test_run_resume_export_and_act_write_the_same_texts(env, tmp_path, monkeypat
     options |= {"backbone.layers": 1, "backbone.readout": "set"}
     bitrl.run(env, steps=32, out=run, options=options)
     kept = tomllib.loads((run / "config.toml").read_text())["serializer"]["units"]
-    assert kept == ["e-6", "e0", "e6", "e0+1013", "e-2"]
+    assert kept == ["e-5", "e0", "e7", "e0+1013", "e-2"]
     monkeypatch.setattr("bitrl.plugins.serializers.unit_choice.observations_of", None)  # no more random play
     assert bitrl.resume(run, steps=64)["steps"] == 64
     bitrl.export(run, tmp_path / "agent.safetensors")
     agent = bitrl.load_agent(tmp_path / "agent.safetensors")
     state = CENTRES + SCALES / 2
     texts = agent.reader(np.array([state])).texts
-    assert texts == [re.sub("^", '"x0": e-6, "x2": e6, "x3 - 1013": e0, "x4": e-2. ', "5.000 0.500 1.500 0.500 1.000")]
+    assert texts == ['"x0": e-5, "x2": e7, "x3 - 1013": e0, "x4": e-2. 0.500 0.500 0.150 0.500 1.000']
     assert agent.act(state) in (0, 1)
 
 

@@ -30,7 +30,8 @@ def chosen():
 
 
 def test_the_readout_that_is_chosen_keeps_every_number_of_other_states(chosen):
-    config, (line,) = chosen
+    config, (units, line) = chosen
+    assert units == f"units of {ENV} by 500 states of random play: x2 e1"
     assert line.startswith(
         f"readout of {ENV} by 4,000 states of random play: 1 block, pooling field, projection 256: R²"
     )
@@ -63,7 +64,8 @@ def test_what_is_set_or_tuned_stands(config):
     assert choose(config, "backbone") is None
 
 
-def test_candidates_come_cheapest_first_until_more_blocks_keep_less():
+def test_candidates_come_cheapest_first_until_more_blocks_keep_less(monkeypatch):
+    monkeypatch.setattr(readout, "STATES", 800)
     tried = list(readouts(configured("MountainCar-v0", readout="auto")))
     costs = [(each.layers, each.projection) for each in tried]
     assert costs == sorted(costs)
@@ -106,11 +108,11 @@ class Wide(gymnasium.Env):
 def test_wide_observations_are_read_in_chunks_and_rare_numbers_are_not_judged(monkeypatch):
     gymnasium.register("Wide-v0", Wide)
     try:
-        monkeypatch.setattr(readout, "STATES", 800)
+        monkeypatch.setattr(readout, "STATES", 500)
         tried = list(readouts(configured("Wide-v0", readout="auto")))
         assert {(each.layers, each.pooling, each.chunk) for each in tried} == {(1, "field", readout.CHUNK)}
         assert [each.projection for each in tried] == [256, 512, 1024, 2048]
-        assert tried[-1].mean > 0.9
+        assert tried[-1].mean > 0.8
         assert "x38" not in {each.worst for each in tried}
         options, line = choose(configured("Wide-v0", readout="auto"), "backbone")
         assert (options.chunk, options.pooling) == (readout.CHUNK, "field")
