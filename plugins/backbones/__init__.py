@@ -60,7 +60,7 @@ class LanguageModelOptions:
     )
     cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0), free=True)
     lora_rank: int | None = option(
-        None, "rank of low-rank adapters (LoRA) trained with the heads; unset: the model is frozen", above(0)
+        None, "rank of low-rank adapters (LoRA) trained with the heads (by torch); unset: the model is frozen", above(0)
     )
     lora_alpha: float = option(16.0, "adapter outputs are scaled by lora_alpha / lora_rank", above(0))
     lora_targets: tuple[str, ...] = option(

@@ -5,6 +5,7 @@ closer to their median than that is to zero, their spread.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import attrs
@@ -15,7 +16,10 @@ from bitrl.core.config import Config
 from bitrl.core.environments import crashes
 from bitrl.core.environments.loading import build_environment
 from bitrl.core.environments.random_play import observations_of
+from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Field
+from bitrl.core.runs.display import display
+from bitrl.core.wording import setting
 from bitrl.plugins.serializers.numbers import numbers_of
 from bitrl.plugins.serializers.units import Unit
 
@@ -40,7 +44,8 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     written as they are; None where units are set, or states hold no numbers.
 
     Raises:
-        UsageError: the environment cannot be built, or is none that numbers are written of.
+        UsageError: the environment cannot be built, or is none that numbers are written of. RunFailed: it fails in
+            random play.
     """
     options = config.serializer_options
     if options.units is not None:
@@ -51,7 +56,13 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     build_serializer(config.serializer, options, spec, 1)  # refuses what it cannot write before that is played
     if not spec.fields or spec.discrete is not None:
         return None
-    states = np.array([numbers_of(spec, state) for state in observations_of(environment, STATES)], np.float64)
+    try:
+        with display(transient=True) as shown:
+            show = partial(shown.show, "random play", total=STATES, unit="states", tenths=False)
+            observations = observations_of(environment, STATES, show)
+    except RunFailed as error:
+        raise RunFailed(f"{error}: mend that, or write no units: {setting('serializer', 'json')}") from error
+    states = np.array([numbers_of(spec, each) for each in observations], np.float64)
     units = [unit_of(values, field) for values, field in zip(states.T, spec.fields, strict=True)]
     scaled = [f"{field.name} {unit}" for field, unit in zip(spec.fields, units, strict=True) if unit != Unit()]
     more = f" and {len(scaled) - SHOWN} more" if len(scaled) > SHOWN else ""

@@ -16,6 +16,7 @@ import numpy as np
 from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.environments import crashes
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.random_play import RANDOM_PLAY, random_action
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field
 from bitrl.core.runs.parts import Parts
@@ -135,15 +136,28 @@ def probe(
     return Reading(*names, kind, statistics.fmean(lengths), constant, notes, found)
 
 
-def draw(environment: Environment, fields: Sequence[Field], kind: str, count: int, seed: int) -> np.ndarray:
-    """States float32 [count, k], uniform in the bounds or visited by a random policy in consecutive episodes.
+def draw(
+    environment: Environment,
+    fields: Sequence[Field],
+    kind: str,
+    count: int,
+    seed: int,
+    tell: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """States [count, k], uniform in the bounds or visited by a random policy in consecutive episodes.
 
     The last quarter of the latter are from episodes of their own, so that no episode is in both the fit and the test.
+    `tell` is called with the number of states visited.
     """
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(2)]
     if kind == "random":
-        parts = (3 * count // 4, count - 3 * count // 4)
-        return np.concatenate([_visited(environment, n, s) for n, s in zip(parts, seeds, strict=True)])
+        first = 3 * count // 4
+        return np.concatenate(
+            [
+                _visited(environment, first, seeds[0], tell),
+                _visited(environment, count - first, seeds[1], lambda done: tell(first + done)),
+            ]
+        )
     rng = np.random.default_rng(seeds[0])
     low = np.array([-UNBOUNDED if field.low is None else field.low for field in fields])
     high = np.array([UNBOUNDED if field.high is None else field.high for field in fields])
@@ -152,16 +166,17 @@ def draw(environment: Environment, fields: Sequence[Field], kind: str, count: in
     return rng.uniform(low, high, (count, len(fields))).astype(np.float32)
 
 
-def _visited(environment: Environment, count: int, seed: int) -> np.ndarray:
-    env = crashes.reporting(environment.make, environment.id)()
+def _visited(environment: Environment, count: int, seed: int, tell: Callable[[int], None]) -> np.ndarray:
     parts = environment.observation_spec().parts
+    env = crashes.reporting(environment.make, environment.id, RANDOM_PLAY)()
     try:
         env.action_space.seed(seed)
         states: list[np.ndarray] = []
         observation, _ = env.reset(seed=seed)
         while len(states) < count:
-            states.append(numbers_of(observation, parts).astype(np.float32))
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            states.append(numbers_of(observation, parts))
+            tell(len(states))
+            observation, _, terminated, truncated, _ = env.step(random_action(env, observation))
             if terminated or truncated:
                 observation, _ = env.reset()
     finally:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,8 +22,12 @@ from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.config import Config
 from bitrl.core.environments import crashes
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.random_play import RANDOM_PLAY, random_action
+from bitrl.core.errors import RunFailed
+from bitrl.core.runs.display import display
 from bitrl.core.runs.parts import build
 from bitrl.core.runs.state_recorder import numbers_of
+from bitrl.core.wording import setting
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
 from bitrl.plugins.backbones.tools.probe import draw, scores
@@ -88,10 +93,14 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     if options.readout != "auto" or any(getattr(options, name) != unset for name, unset in UNSET.items()):
         return None
     measured: list[MeasuredReadout] = []
-    for each in readouts(config, part):
-        measured.append(each)
-        if each.enough:
-            break
+    try:
+        for each in readouts(config, part):
+            measured.append(each)
+            if each.enough:
+                break
+    except RunFailed as error:
+        instead = setting(f"{part}.readout", "set")
+        raise RunFailed(f"{error}: mend that, or choose no readout by it: {instead}") from error
     if not measured:
         return None
     best = best_of(measured)
@@ -112,8 +121,8 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     no numbers that vary, or more than numbers, or several states are read together.
 
     Where a text holds all numbers, "field" is the only pooling tried: it keeps more than the mean, and costs less,
-    since the last block computes the numbers' ends alone. Wide texts, and those that the model's context does not hold,
-    are read in chunks.
+    since the last block computes the numbers' ends alone. Commands are read by the same backbone, and have none. Wide
+    texts, and those that the model's context does not hold, are read in chunks.
     """
     names = {f"{part}_options": attrs.evolve(getattr(config, f"{part}_options"), readout="set", **UNSET)}
     config = attrs.evolve(config, **names)
@@ -126,13 +135,16 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
         serializer = serializer.serializer
     own = parts.reader.backbone if part == "backbone" else parts.reader.critic or parts.reader.backbone
     assert isinstance(own, LanguageModel)
-    some = list(serializer.batch(draw(parts.environment, fields, "random", FEWEST // 4, 0)))
-    counts = own.token_counts(some)
-    located = all(len(number_ends(text)) == len(fields) for text in some)
-    wide = len(fields) > WIDE or max(counts) > own.engine.context
-    chunk = CHUNK if located and wide and own.options.lora_rank is None else None
-    most = STATES if chunk else int(max(FEWEST, min(TOKENS / statistics.fmean(counts), STATES)))
-    states = played(parts.environment, most)
+    with display(transient=True) as shown:
+        show = partial(shown.show, "random play", unit="states", tenths=False)
+        few = draw(parts.environment, fields, "random", FEWEST // 4, 0, partial(show, total=FEWEST))
+        some = list(serializer.batch(few))
+        counts = own.token_counts(some)
+        located = not spec.commands and all(len(number_ends(text)) == len(fields) for text in some)
+        wide = len(fields) > WIDE or max(counts) > own.engine.context
+        chunk = CHUNK if located and wide and own.options.lora_rank is None else None
+        most = STATES if chunk else int(max(FEWEST, min(TOKENS / statistics.fmean(counts), STATES)))
+        states = played(parts.environment, most, partial(show, total=most))
     judged = often(states)
     texts = list(serializer.batch(states))
     located = located and all(len(number_ends(text)) == len(fields) for text in texts)
@@ -152,16 +164,20 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
         before = best
 
 
-def played(environment: Environment, most: int) -> np.ndarray:
-    """At most `most` states float32 [n, k] of random play, evenly from enough episodes."""
-    env = crashes.reporting(environment.make, environment.id)()
+def played(environment: Environment, most: int, tell: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """At most `most` states [n, k] of random play, evenly from enough episodes. `tell` is called with how many of them
+    are visited.
+    """
+    env = crashes.reporting(environment.make, environment.id, RANDOM_PLAY)()
     parts, states, episodes, began = environment.observation_spec().parts, [], 0, time.perf_counter()
     try:
         env.action_space.seed(0)
         observation, _ = env.reset(seed=0)
         while len(states) < most or (episodes < EPISODES and len(states) < STRIDE * most):
-            states.append(numbers_of(observation, parts).astype(np.float32))
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            states.append(numbers_of(observation, parts))
+            if len(states) <= most:
+                tell(len(states))
+            observation, _, terminated, truncated, _ = env.step(random_action(env, observation))
             if terminated or truncated:
                 observation, _ = env.reset()
                 episodes += 1

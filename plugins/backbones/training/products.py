@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitrl.plugins.backbones.engine import steps
 from bitrl.plugins.backbones.engine.product import product as engine_product
 
 LEAST = 1e-5
@@ -229,6 +230,48 @@ class _RMSNorm(torch.autograd.Function):
         return gradient.mul_(inverse_rms).addcmul_(x, along, value=-1), for_norm, None
 
 
+class _EngineNorm(torch.autograd.Function):
+    """RMSNorm of float64 rounded to float32, by the engine's own kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, norm)
+        ctx.eps = eps
+        y = steps.normed(x.detach().numpy(), norm.detach().double().numpy(), eps, torch.get_num_threads())
+        return torch.from_numpy(y)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (x, norm), (gradient,) = ctx.saved_tensors, gradients
+        inverse_rms = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(ctx.eps).rsqrt_()
+        unit = x * inverse_rms
+        for_norm = (unit * gradient).sum(dim=0).to(norm.dtype) if ctx.needs_input_grad[1] else None
+        for_unit = gradient * norm.to(x.dtype)
+        along = torch.linalg.vecdot(for_unit, unit).div_(x.shape[1]).unsqueeze_(1)
+        return for_unit.addcmul_(unit, along, value=-1).mul_(inverse_rms), for_norm, None
+
+
+class _EngineGate(torch.autograd.Function):
+    """silu(gate) · up of float64, by the engine's own kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        return torch.from_numpy(steps.gated(gate_up.detach().numpy(), torch.get_num_threads()))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gate_up,), (gradient,) = ctx.saved_tensors, gradients
+        gate, up = gate_up.chunk(2, dim=-1)
+        share = gate.sigmoid()
+        found = torch.empty_like(gate_up)
+        for_gate, for_up = found.chunk(2, dim=-1)
+        torch.mul(gate, share, out=for_up).mul_(gradient)
+        # The slope of silu is s · (1 + g · (1 − s)).
+        torch.sub(1, share, out=for_gate).mul_(gate).add_(1).mul_(share).mul_(up).mul_(gradient)
+        return found
+
+
 class _Rounded(torch.autograd.Function):
     """x rounded to bfloat16, as float32; the gradient passes unchanged."""
 
@@ -319,18 +362,40 @@ def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *we
     if format in QUANTISERS:
         y: Tensor = _NormedProducts.apply(rows, norm, eps, format, *weights)  # type: ignore[no-untyped-call]
     else:
-        rows = rows if norm is None else rms_norm(rows, norm, eps)
+        rows = rows if norm is None else product_input(rows, norm, eps)
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        y = float_product(rows, whole, format)
+        y = float_product(rows, whole, format, wide=x.dtype == torch.float64)
     return y.view(*x.shape[:-1], -1)
 
 
-def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
+def product_input(x: Tensor, norm: Tensor, eps: float) -> Tensor:
+    """RMSNorm of x [N, K] as a product of floats takes it: of float64 rounded to float32, with the engine's bits."""
+    if as_in_engine(x) and x.shape[1] % steps.COLUMNS == 0:
+        y: Tensor = _EngineNorm.apply(x, norm, eps)  # type: ignore[no-untyped-call]
+        return y
+    return rms_norm(x, norm, eps)
+
+
+def silu_gate(gate_up: Tensor) -> Tensor:
+    """[..., 2F], gate beside up → silu(gate) · up [..., F], of float64 with the engine's bits."""
+    if as_in_engine(gate_up) and gate_up.dim() == 2 and gate_up.shape[1] % (2 * steps.COLUMNS) == 0:
+        y: Tensor = _EngineGate.apply(gate_up)  # type: ignore[no-untyped-call]
+        return y
+    gate, up = gate_up.chunk(2, dim=-1)
+    return nn.functional.silu(gate) * up
+
+
+def as_in_engine(x: Tensor) -> bool:
+    """Whether it is what the engine computes with between products: float64, on the CPU."""
+    return x.dtype == torch.float64 and x.device.type == "cpu"
+
+
+def float_product(x: Tensor, weight: Tensor, format: str, wide: bool = False) -> Tensor:
     """x [N, K] by weight [R, K] → [N, R] in x's type; in bf16, both are rounded first. Where x is float64, as in the
-    engine between products, the sums are the engine's.
+    engine between products, or was before its norm (`wide`), the sums are the engine's, and float64.
     """
-    if x.dtype == torch.float64:
-        return product_as_in_engine(x.float(), weight, format).to(x.dtype)
+    if wide or x.dtype == torch.float64:
+        return product_as_in_engine(x.float(), weight, format).double()
     if format == "bf16":
         y: Tensor = _Product.apply(_Rounded.apply(x), _Rounded.apply(weight))  # type: ignore[no-untyped-call]
         return y.to(x.dtype)

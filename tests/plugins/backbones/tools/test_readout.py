@@ -1,6 +1,7 @@
 """The readout that a run chooses by evidence: it keeps the numbers, nothing cheaper does, and what is set stands."""
 
 import tomllib
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -10,11 +11,14 @@ import bitrl
 from bitrl import FeatureObservation
 from bitrl.core.config import resolve
 from bitrl.core.environments.evidence import choose as choose_all
+from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.runs import display
 from bitrl.core.runs.parts import build
 from bitrl.plugins.backbones.language_model import count_sketch
 from bitrl.plugins.backbones.tools import readout
 from bitrl.plugins.backbones.tools.probe import draw
 from bitrl.plugins.backbones.tools.readout import MeasuredReadout, best_of, choose, readouts
+from bitrl.plugins.backbones.tools.ridge import r_squared
 
 ENV = "Pendulum-v1"  # three numbers without names
 
@@ -156,3 +160,49 @@ def test_several_fields_are_projected_as_the_engine_does():
         for i, to in enumerate(count_sketch(3, 8, columns)):
             expected[:, max(to, -1 - to)] += features[:, i] if to >= 0 else -features[:, i]
         np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-6)
+
+
+def odd(name):
+    return configured(f"odd_environments:{name}-v0")
+
+
+@pytest.fixture
+def few_states(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "field")
+    monkeypatch.setattr(readout, "STATES", 400)
+
+
+@pytest.mark.parametrize("name", ["ForbiddenRaises", "ForbiddenDoorRaises"])
+def test_random_play_keeps_to_the_mask(name, few_states):
+    assert choose(odd(name), "backbone") is not None
+
+
+def test_a_fault_in_random_play_is_named_with_what_skips_it(few_states):
+    with pytest.raises(RunFailed) as told:
+        choose(odd("NanAtStep3"), "backbone")
+    assert "NanAtStep3-v0, in step 3 of an episode: observation: expected finite numbers" in str(told.value)
+    assert str(told.value).endswith(": mend that, or choose no readout by it: -o backbone.readout=set")
+    assert "(random play, seed " in str(told.value)
+    assert len(str(told.value)) <= 500
+
+
+def test_commands_are_read_by_the_chosen_readout_too(few_states):
+    options, _ = choose(odd("Commanded"), "backbone")
+    assert options.pooling == "mean"
+    with pytest.raises(UsageError, match=r'pooling "field" reads the numbers .* are commands, .* choose "mean"'):
+        build(configured("odd_environments:Commanded-v0", pooling="field"))
+
+
+def test_a_slow_environment_shows_how_far_random_play_is(few_states, capfd, monkeypatch):
+    monkeypatch.setattr(display, "QUIET_SECONDS", -1.0)
+    choose(odd("Plain"), "backbone")
+    shown = [line for line in capfd.readouterr().err.splitlines() if line.startswith("random play: ")]
+    assert shown[99] == "random play: 100 of 400 states"
+    assert shown[-1].startswith("random play: 400 of 400 states")
+
+
+def test_numbers_whose_squares_overflow_have_an_r_squared():
+    drawn = np.random.default_rng(0).normal(size=(400, 3))
+    features, scale = np.c_[drawn, drawn**2], [1e300, 1e-300, 1]
+    found, expected = r_squared(features, drawn * scale), r_squared(features, drawn)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
