@@ -2,10 +2,10 @@
 
 python benchmarks/int8_actor.py [ROUNDS]
 
-INT8 is torch's: weights rounded once, activations when they arrive, FBGEMM's product. The shapes are bitrl's heads on a
-backbone's features, its mlp, and the policy that ActorQ's figures (1.5 to 2.5 times as fast) are of: three layers of
-2048. Also what share of a rollout's step on CartPole the head takes at all. Rounds are interleaved; medians of the
-thread's processor time, so that other work on the machine counts little.
+Float32 is the engine's; INT8 is torch's: weights rounded once, activations when they arrive, FBGEMM's product. The
+shapes are bitrl's heads on a backbone's features, its mlp, and the policy that ActorQ's figures (1.5 to 2.5 times as
+fast) are of: three layers of 2048. Also what share of a rollout's step on CartPole the head takes at all. Rounds are
+interleaved; medians of the thread's processor time, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from record import save
 
 from bitrl.core.config import resolve
 from bitrl.core.runs.parts import begin, build
-from bitrl.plugins.algos.backprop import forward, mlp
+from bitrl.plugins.algos.engine_learner import EngineLearner, EngineNetwork
 from bitrl.plugins.algos.low_bits import low_bits
 
 SHAPES = {
@@ -46,14 +47,20 @@ def microseconds(call: Callable[[], Any], calls: int = CALLS) -> float:
 
 def measured(widths: tuple[int, ...], batch: int, rounds: int) -> dict[str, Any]:
     """A network's forward pass in both, for a batch of states."""
-    network, states = mlp(widths, gain=1.0), torch.randn(batch, widths[0])
+    network = EngineNetwork(EngineLearner(), widths, batch)
+    network.initialise(1.0, seed=0)
+    states = torch.randn(batch, widths[0])
+    arrays = states.numpy()
+    linear = [layer for a, b in pairwise(widths) for layer in (torch.nn.Tanh(), torch.nn.Linear(a, b))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that this moves to torchao
-        rounded = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
+        rounded = torch.ao.quantization.quantize_dynamic(
+            torch.nn.Sequential(*linear[1:]), {torch.nn.Linear}, dtype=torch.qint8
+        )
     calls = CALLS if max(widths) < 1024 else CALLS // 10
     with torch.no_grad():
         pairs = [
-            (microseconds(lambda: forward(network, states), calls), microseconds(lambda: rounded(states), calls))
+            (microseconds(lambda: network.outputs(arrays), calls), microseconds(lambda: rounded(states), calls))
             for _ in range(rounds)
         ]
     in_float, in_int8 = (statistics.median(each) for each in zip(*pairs, strict=True))
@@ -82,7 +89,7 @@ def share_of_a_step(rounds: int) -> dict[str, Any]:
         rollout = collector.rollout(lambda states, t: algorithm.act(states), 64)
         steps.append(1e6 * (time.thread_time() - began) / 64)
         features = algorithm.standardise(rollout.features[0])
-        heads.append(microseconds(lambda features=features: forward(algorithm.policy, features)))
+        heads.append(microseconds(lambda features=features: algorithm.policy.outputs(features)))
     collector.envs.close()
     step, head = statistics.median(steps), statistics.median(heads)
     return {"step_us": round(step, 1), "head_us": round(head, 1), "share": round(head / step, 4)}

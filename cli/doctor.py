@@ -21,6 +21,7 @@ import click
 from bitrl.cli.kinds import PLURALS
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json, table
 from bitrl.core.findings import Finding
+from bitrl.core.installing import LEFT_OUT, is_there
 from bitrl.core.wording import pip
 
 SPACE_NEEDED_MB = 200
@@ -82,7 +83,9 @@ def _packages() -> Iterator[Finding]:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(name, False, "not installed", install)
+            needed_by = LEFT_OUT.get(name)
+            detail = f"not installed: {needed_by} need it, all else does not" if needed_by else "not installed"
+            yield Finding(name, needed_by is not None, detail, install)
             continue
         try:
             importlib.import_module(name.replace("-", "_"))
@@ -224,6 +227,9 @@ def _plugins() -> Iterator[Finding]:
             try:
                 entry.record.load()
             except Exception as error:
+                missing = getattr(error.__cause__, "name", None)
+                if missing in LEFT_OUT and not is_there(missing):
+                    continue  # said of the package
                 remedy = "install what it lacks, or update the package that brings it"
                 yield Finding(f"plugin {entry.package}", False, f"{kind} {_one_line(error)}", remedy)
 

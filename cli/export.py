@@ -30,16 +30,29 @@ from bitrl.core.wording import program
     type=click.IntRange(min=1),
     help="With --bitdelta: episodes to tune its scales on and to measure the return (10).",
 )
+@click.option(
+    "--with-optimizer",
+    is_flag=True,
+    help="Keep what the optimizer knows, too, so that `bitrl run --resume FILE` goes on as the run itself would.",
+)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @json_option
 def export(
-    directory: Path, out: Path, best: bool, bitdelta: bool, episodes: int | None, force: bool, as_json: bool
+    directory: Path,
+    out: Path,
+    best: bool,
+    bitdelta: bool,
+    episodes: int | None,
+    with_optimizer: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Export a trained agent or language model to a file.
 
     DIR is the directory of a run; its newest checkpoint is exported. The file of an agent holds the serializer, the
-    backbone's name and options, and the trained policy; the language model stays a file of its own. `bitrl act FILE`
-    and, in Python, `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the environment.
+    backbone's name and options, the trained policy, and what to learn on from; the language model stays a file of its
+    own. `bitrl act FILE` and, in Python, `bitrl.load_agent(FILE)` use it, and need neither torch nor Gymnasium nor the
+    environment. `bitrl run --resume FILE` learns on from it.
 
     Where the run taught a language model (`--algo grpo`), that is written as a GGUF file with its tokenizer: for
     `-o backbone.model=FILE`, and for llama.cpp. Weights that learned are float32, of a ternary backbone ternary;
@@ -55,7 +68,9 @@ def export(
     if episodes is not None and not bitdelta:
         raise UsageError("--episodes is how long --bitdelta measures: add that, or leave --episodes out")
     stdout = claim_stdout() if as_json else None
-    found = exporting.export(directory, out, best=best, bitdelta=bitdelta, episodes=episodes or 10)
+    found = exporting.export(
+        directory, out, best=best, bitdelta=bitdelta, episodes=episodes or 10, with_optimizer=with_optimizer
+    )
     if as_json:
         print_json(found, stdout)
         return

@@ -79,11 +79,13 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
-    metavar="DIR",
+    metavar="DIR|FILE",
     shell_complete=completion.runs,
     help="Resume the run in DIR with its own configuration; it ends bit-identically to one never stopped. "
-    "With --steps N it trains on to N steps, a finished run too.",
+    "With --steps N it trains on to N steps, a finished run too. Or learn on from the exported agent in FILE, in a new "
+    "run, which may have another --env and --seed.",
 )
+@click.option("--with-optimizer", is_flag=True, help="With --resume FILE: refuse an agent without its optimizer.")
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
@@ -96,6 +98,7 @@ def run(
     out: Path | None,
     force: bool,
     resume: Path | None,
+    with_optimizer: bool,
     as_json: bool,
     quiet: bool,
     **flags: str | None,
@@ -105,17 +108,31 @@ def run(
     Precedence of settings: flags and -o > --config > the environment's defaults (`bitrl show env ID`) > defaults.
     Ctrl-C, SIGTERM and SIGHUP (a closed terminal) save a checkpoint and stop; a second one stops at once. The exit code
     is then 128 + the signal: 130, 143 or 129.
+
+    torch is needed by -o backbone.lora_rank, -o algo.rollout and the algorithms that teach a language model (grpo,
+    ppo-lm), and by nothing else here.
     """
     from bitrl.core.runs import train
 
     stdout = claim_stdout() if as_json else None
-    if resume is not None:
+    agent = resume if resume is not None and resume.is_file() else None
+    if with_optimizer and agent is None:
+        raise UsageError("--with-optimizer is about an agent's file: give one with --resume FILE")
+    if agent is not None:
+        if config is not None:
+            raise UsageError("--resume FILE goes on with the agent's own configuration: leave out --config")
+        given, text = _typed(assignments, flags | {"loggers": ",".join(loggers) or None})
+    elif resume is not None:
         _refuse_beside_resume(ctx)
         steps = _steps(flags["steps"])
     else:
         resolved = configure(config, assignments, flags | {"loggers": ",".join(loggers) or None})
     with progress_display(quiet or as_json) as listener:
-        if resume is not None:
+        if agent is not None:
+            from bitrl.core.runs.learn_on import go_on_from
+
+            summary = go_on_from(agent, given, text, out, force, with_optimizer, (listener,))
+        elif resume is not None:
             summary = train.go_on(resume, (listener,), steps)
         else:
             summary = train.start(resolved, out, force, (listener,))
@@ -131,14 +148,22 @@ def configure(file: Path | None, assignments: tuple[str, ...], flags: dict[str, 
     Raises:
         UsageError: the file, an assignment or a flag is wrong.
     """
-    typed: dict[str, dict[str, str]] = parse_assignments(assignments)
-    typed.setdefault("run", {}).update({name: value for name, value in flags.items() if value is not None})
+    typed, text = _typed(assignments, flags)
     values, left_out = overlay(read_toml(file) if file is not None else {}, typed)
     if file is not None:
         check_file(file, values, typed["run"])
     if left_out:
         echo(f"{file}: ignored {', '.join(left_out)} (options of components that were replaced)", err=True)
-    return resolve(values, {part: frozenset(section) for part, section in typed.items()})
+    return resolve(values, text)
+
+
+def _typed(
+    assignments: tuple[str, ...], flags: dict[str, str | None]
+) -> tuple[dict[str, dict[str, str]], dict[str, frozenset[str]]]:
+    """What was typed, by part and option, and the options of each part that it names."""
+    typed: dict[str, dict[str, str]] = parse_assignments(assignments)
+    typed.setdefault("run", {}).update({name: value for name, value in flags.items() if value is not None})
+    return typed, {part: frozenset(section) for part, section in typed.items()}
 
 
 def report(summary: dict[str, Any], advice: bool = True) -> str:

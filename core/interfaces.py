@@ -171,6 +171,17 @@ class TrainableBackbone(Backbone, Protocol):
 
 
 @runtime_checkable
+class LayeredBackbone(TrainableBackbone, Protocol):
+    """A trainable backbone of vectors that is a chain of linear layers with biases, tanh after each: an algorithm may
+    train such layers itself, without torch, instead of `module`.
+
+    `tanh_layers` are their widths.
+    """
+
+    tanh_layers: Sequence[int]
+
+
+@runtime_checkable
 class LearningBackbone(TrainableBackbone, Protocol):
     """A trainable backbone that reads texts: `encode` uses what was learned so far.
 
@@ -288,8 +299,10 @@ class LanguagePolicy(Protocol):
         """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V]. The
         same object at every call; the first may name another `format` to multiply in, with straight-through gradients.
 
-        With `places` int64 [m], which count the tokens of all n sequences one after another: their logits alone [m, V].
-        With `hidden=True`, a pair: those logits, and the hidden states that they are computed from, [..., d].
+        It has a method `completions(prompts, texts, follows, hidden=False)`: token ids int64 of prompts [t] and texts
+        [m], none of them empty, and which of the prompts each text follows, int64 [len(texts)] → the logits [N, V] that
+        the N tokens of all texts are chosen by, one text after another. With `hidden`, a pair: these, and the hidden
+        states that they are computed from, [N, d].
         """
         ...
 
@@ -445,6 +458,12 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore a `state()`. The task's collector holds the restored environments and observations."""
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """What of `state` an exported agent keeps, so that another run learns on from it: `load_state` takes it, too.
+        By default all of it; an algorithm may leave out what an optimizer begins without.
+        """
+        return self.state()
 
 
 class Logger:

@@ -124,7 +124,24 @@ class Record:
 
 
 @attrs.frozen(kw_only=True)
-class SerializerRecord(Record):
+class ReadingRecord(Record):
+    """The common part of the records of what reads states.
+
+    Attributes:
+        chooser: "module:function" that chooses options which a run leaves to evidence, before it begins: called with
+            the configuration and "serializer", "backbone" or "critic_backbone", it returns that part's options and a
+            line that says what was chosen ("": nothing worth saying), or None. None: there is nothing to choose.
+    """
+
+    chooser: str | None = None
+
+    def load_chooser(self) -> Any:
+        """Import and return the chooser; None if there is none. Raises as `load`."""
+        return None if self.chooser is None else self._load(self.chooser)
+
+
+@attrs.frozen(kw_only=True)
+class SerializerRecord(ReadingRecord):
     """A serializer; `emits` is the form of its output, text or a vector of numbers; `learns` is true if it learns its
     encoding from states (interfaces.LearningSerializer).
     """
@@ -134,7 +151,7 @@ class SerializerRecord(Record):
 
 
 @attrs.frozen(kw_only=True)
-class BackboneRecord(Record):
+class BackboneRecord(ReadingRecord):
     """A map from texts (or vectors) to features.
 
     Attributes:
@@ -146,9 +163,6 @@ class BackboneRecord(Record):
             may be cached and runs repeat themselves exactly.
         needs_option: capability that it provides only if an option is set → that option, for example
             {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
-        chooser: "module:function" that chooses options which a run leaves to evidence, before it begins: called with
-            the configuration and "backbone" or "critic_backbone", it returns that part's options and a line that says
-            what was chosen, or None. None: there is nothing to choose.
     """
 
     accepts: tuple[Form, ...] = attrs.field(default=("text",), converter=_tuple, validator=_some_of(*get_args(Form)))
@@ -157,7 +171,6 @@ class BackboneRecord(Record):
     )
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
     batch_tolerance: float = attrs.field(default=0.0, validator=_share)
-    chooser: str | None = None
 
     @needs_option.validator
     def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
@@ -167,10 +180,6 @@ class BackboneRecord(Record):
                 raise ValueError(f'needs_option: "{capability}" is not a capability that the backbone provides')
             if name not in own:
                 raise ValueError(f'needs_option: the backbone has no option "{name}"')
-
-    def load_chooser(self) -> Any:
-        """Import and return the chooser; None if there is none. Raises as `load`."""
-        return None if self.chooser is None else self._load(self.chooser)
 
     def trains(self, options: Any) -> bool:
         """Whether the algorithm trains a backbone with these options."""

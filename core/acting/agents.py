@@ -34,6 +34,9 @@ FORMAT = 1
 """The version of the file format; any other is refused."""
 
 
+LEARNER = "learner"
+"""Where an agent's file has what another run learns on from (bitrl.core.runs.learn_on); acting needs none of it."""
+
 REMEDIES = {
     "model_sha256": "give its model file (model=FILE)",
     "first_token": "train and export it again: texts were read without the first token that this file asks for",

@@ -16,7 +16,14 @@ import numpy as np
 from bitrl.core.acting.admissible import AdmissibleActions, admissible_actions, states_of
 from bitrl.core.acting.contracts import FIRST, calling, check_features, check_inputs, check_unchanged
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Backbone, CommandSerializer, LearningBackbone, Serializer, TokenizingBackbone
+from bitrl.core.interfaces import (
+    Backbone,
+    CommandSerializer,
+    LayeredBackbone,
+    LearningBackbone,
+    Serializer,
+    TokenizingBackbone,
+)
 from bitrl.core.wording import setting
 
 
@@ -124,6 +131,19 @@ class StateReader:
         """The same for the critic."""
         backbone: Any = self.backbone if self.critic is None else self.critic
         return backbone.module()
+
+    @property
+    def tanh_layers(self) -> Sequence[int] | None:
+        """Where that module is linear layers with tanh after each, which an algorithm may train without torch: their
+        widths; else None.
+        """
+        return self.backbone.tanh_layers if isinstance(self.backbone, LayeredBackbone) else None
+
+    @property
+    def critic_tanh_layers(self) -> Sequence[int] | None:
+        """The same for the critic's."""
+        backbone = self.backbone if self.critic is None else self.critic
+        return backbone.tanh_layers if isinstance(backbone, LayeredBackbone) else None
 
     @property
     def version(self) -> int:

@@ -22,9 +22,11 @@ RANDOM_PLAY = "random play"
 """As crash reports name it."""
 
 
-def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
+def observations_of(
+    environment: Environment, count: int = 12, tell: Callable[[int], None] = lambda done: None
+) -> np.ndarray:
     """`count` observations [count, ...] of a random policy with a fixed seed, as serializers get them: without
-    admissible actions, and flat.
+    admissible actions, and flat. `tell` is called with the number of them.
     """
     env = reporting(lambda: checked(environment.make()), environment.id, RANDOM_PLAY)()
     try:
@@ -34,6 +36,7 @@ def observations_of(environment: Environment, count: int = 12) -> np.ndarray:
         while len(found) < count:
             observation, _, terminated, truncated, _ = env.step(act(found[-1]))
             found.append(env.reset()[0] if terminated or truncated else observation)
+            tell(len(found))
         states: np.ndarray = states_of(np.stack([as_array(env.observation_space, each) for each in found]))
     finally:
         env.close()

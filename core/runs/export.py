@@ -30,6 +30,7 @@ def export(
     best: bool = False,
     bitdelta: bool = False,
     episodes: int = 10,
+    with_optimizer: bool = False,
 ) -> dict[str, Any]:
     """Export the newest intact checkpoint of a run as a standalone agent (bitrl.core.acting.agents); where the
     algorithm learns a language model, as that model (GGUF), which any backbone reads.
@@ -43,6 +44,8 @@ def export(
             measure what that costs.
         episodes: with `bitdelta`, how many are played to tune its scales on, and to measure the return before and
             after.
+        with_optimizer: keep what the optimizer knows, too, so that `learn_on` goes on as if the agent had never left
+            its run.
 
     Returns:
         file, bytes, run, env, step, serializer, backbone; with `bitdelta` also its cost, under that name
@@ -56,12 +59,12 @@ def export(
     """
     if not listeners:
         with progress_display(quiet=True) as warned:
-            return export(run, file, (warned,), best, bitdelta, episodes)
+            return export(run, file, (warned,), best, bitdelta, episodes, with_optimizer)
     directory, path = Path(run), Path(file)
     require_run(directory)
     config = configuration(directory, loggers=False)
     learns_model = "generation" in config.algorithm.learns_from
-    _check_file(path, learns_model, bitdelta)
+    _check_file(path, learns_model, bitdelta, with_optimizer)
     config, parts, algorithm = trained(directory, teller(listeners), best)
     if learns_model:
         with calling(algorithm.task.collector.who):
@@ -94,6 +97,10 @@ def export(
     learned |= {f"backbone.{name}": array for name, array in weights.items()}
     with calling(algorithm.task.collector.who):
         policy = algorithm.plain_policy()
+        if not bitdelta:
+            learner = algorithm.state() if with_optimizer else algorithm.learned()
+            learned |= {f"{agents.LEARNER}.{name}": array for name, array in learner.items()}
+            facts[agents.LEARNER] = {"config": sections, "features": identities(parts), "optimizer": with_optimizer}
     agents.write(path, facts, policy, learned, example)
     found = _said_of(config, path, directory, algorithm.step)
     return {**found, "backbone": None if inside else chosen.backbone, **cost}
@@ -113,13 +120,16 @@ def _said_of(config: Config, path: Path, directory: Path, step: int) -> dict[str
     }
 
 
-def _check_file(path: Path, learns_model: bool, bitdelta: bool) -> None:
+def _check_file(path: Path, learns_model: bool, bitdelta: bool, with_optimizer: bool) -> None:
     """Refuse a file's name, or a setting, that is for something else than what the run learned."""
     if learns_model and bitdelta:
         raise UsageError(
             f"the run taught a language model, which is exported whole: leave out {setting('bitdelta')}, which "
             "compresses what an agent's adapters learned"
         )
+    if with_optimizer and (learns_model or bitdelta):
+        what = "a language model" if learns_model else f"an agent of {setting('bitdelta')}"
+        raise UsageError(f"{what} is exported for use, not to learn on: leave out {setting('with_optimizer')}")
     if learns_model and path.suffix != ".gguf":
         raise UsageError(
             f"{path}: the run taught a language model, which is exported as GGUF: choose a name that ends in .gguf"

@@ -140,7 +140,8 @@ class RunStore:
             RunFailed: the disk is full, or a file has gone.
         """
         others = [name for name in (EVALUATIONS, SAMPLES) if (self.place / name).exists()]
-        for name in (METRICS, TIMINGS, *others):
+        logged = (METRICS, TIMINGS) if self._rows else ()  # a run that learns on has a checkpoint before its first row
+        for name in (*logged, *others):
             try:
                 sync(self.place / name)
             except OSError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,6 @@ def run(
     Raises:
         UsageError: an argument is wrong. RunFailed: training could not go on.
     """
-    values: dict[str, dict[str, Any]] = {}
     named = {
         "env": env,
         "backbone": backbone,
@@ -91,17 +91,24 @@ def run(
         "seed": seed,
         "loggers": loggers,
     }
+    values = settings_of(named, options)
+    values, _ = overlay(read_toml(Path(config)) if config else {}, values)
+    if config:
+        check_file(Path(config), values, named)
+    with progress_display(quiet=not progress) as shown:
+        return start(resolve(values), Path(out) if out is not None else None, force, (*listeners, shown))
+
+
+def settings_of(named: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Arguments by name, of which None is unset, and options by path, as settings: part → option → value."""
+    values: dict[str, dict[str, Any]] = {}
     for path, value in (options or {}).items():
         part, dot, name = path.rpartition(".")
         if not dot:
             raise UsageError(f'option "{path}": expected part.option, for example "algo.clip_coef"')
         values.setdefault(part, {})[name] = value
     values.setdefault("run", {}).update({name: value for name, value in named.items() if value is not None})
-    values, _ = overlay(read_toml(Path(config)) if config else {}, values)
-    if config:
-        check_file(Path(config), values, named)
-    with progress_display(quiet=not progress) as shown:
-        return start(resolve(values), Path(out) if out is not None else None, force, (*listeners, shown))
+    return values
 
 
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
@@ -116,20 +123,43 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
         for chosen in config.loggers:
             chosen.record.load()
         algorithm = begin(config, parts)
+    with stored(config, parts, algorithm, out, force, {}, here) as (store, logger):
+        tell = teller((*listeners, logger))
+        for line in choices:
+            tell(events.Chosen(store.directory, line))
+        return train(config, parts, store, algorithm, None, (*listeners, logger))
+
+
+@contextmanager
+def stored(
+    config: Config,
+    parts: Parts,
+    algorithm: Algorithm,
+    out: Path | None,
+    force: bool,
+    origin: Mapping[str, Any],
+    here: Path,
+) -> Iterator[tuple[RunStore, Listener]]:
+    """The directory of a new run, once all that it needs is built, and its loggers. What it came from is written beside
+    its provenance. The environments are closed if it cannot be made.
+    """
     try:
         # Everything is imported by now, so import errors are reported before anything is written.
-        plugins = {"plugins": found} if (found := plugins_of(config)) else {}
-        provenance = {"versions": versions(packages_of(config)), **plugins, **identities(parts), **git_commit()}
+        plugins = {"plugins": code} if (code := plugins_of(config)) else {}
+        provenance = {
+            "versions": versions(packages_of(config)),
+            **plugins,
+            **identities(parts),
+            **git_commit(),
+            **origin,
+        }
         store = RunStore.create(out, config, provenance, force, here)
     except BaseException:
         algorithm.task.collector.envs.close()
         raise
     try:
         with open_loggers(config, store.place) as logger:
-            tell = teller((*listeners, logger))
-            for line in choices:
-                tell(events.Chosen(store.directory, line))
-            return _train(config, parts, store, algorithm, None, (*listeners, logger))
+            yield store, logger
     finally:
         store.close()
 
@@ -191,7 +221,7 @@ def go_on(directory: Path, listeners: tuple[Listener, ...] = (), steps: int | No
                 told = f"its schedules are from here on those of {config.run.steps:,} steps"
                 tell(events.Warned(directory, f"{directory}: {told}: it ends otherwise than a run started with them"))
         with open_loggers(config, store.place) as logger:
-            return _train(config, parts, store, algorithm, checkpoint, (*listeners, logger))
+            return train(config, parts, store, algorithm, checkpoint, (*listeners, logger))
     finally:
         store.close()
 
@@ -205,7 +235,7 @@ def _finished(directory: Path, tell: Listener) -> dict[str, Any] | None:
         return None
 
 
-def _train(
+def train(
     config: Config,
     parts: Parts,
     store: RunStore,
@@ -219,6 +249,8 @@ def _train(
     updates = 0 if checkpoint is None else checkpoint.meta["updates"]
     # Before 0.2 checkpoints did not say what they cover: a row for each update.
     covered = None if checkpoint is None else checkpoint.meta.get("metrics", {"rows": updates})
+    # An agent that learns on here learned its first steps elsewhere.
+    elsewhere = read_provenance(store.place).get("agent", {}).get("step", 0)
     with interrupts(lambda signum: tell(events.Interrupted(directory, signum))) as interrupted:
         algorithm.task.collector.progress = lambda step: tell(events.RolloutStepped(directory, step))
         for missing in store.rewind(algorithm.step, covered):
@@ -270,7 +302,7 @@ def _train(
         **{name: getattr(run, name) for name in (*COMPONENTS, "seed")},
         "steps": algorithm.step,
         "train_seconds": round(seconds, 3),
-        "steps_per_second": round(algorithm.step / seconds, 1) if seconds else 0.0,
+        "steps_per_second": round((algorithm.step - elsewhere) / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "eval": statistics(returns),
         **({} if evaluations.best is None else {"best_while_training": dict(evaluations.best)}),

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import attrs
 import numpy as np
 import tomli_w
 
-from bitrl.core.interfaces import PROTOCOLS, Backbone, Completion, LanguagePolicy, LearningBackbone, RolloutActor
+from bitrl.core.interfaces import (
+    PROTOCOLS,
+    Backbone,
+    Completion,
+    LanguagePolicy,
+    LayeredBackbone,
+    LearningBackbone,
+    RolloutActor,
+)
 from bitrl.core.options import parse
 from bitrl.core.records import BackboneRecord
 from bitrl.testing.outcomes import Check, ConformanceError, Outcome, demand, examine, expect, run_checks
@@ -275,6 +284,8 @@ def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
                 torch.equal(weight, other),
                 f"weight {name} is not initialised from torch's generator: a seed does not reproduce it",
             )
+        if isinstance(case.backbone, LayeredBackbone):
+            _expect_tanh_layers(module, case.inputs.shape[1], case.backbone.tanh_layers)
         outputs = module(torch.from_numpy(case.inputs))
         shape = [len(TEXTS), case.backbone.width]
         expect(list(outputs.shape) == shape, f"expected features of shape {shape}, got {list(outputs.shape)}")
@@ -285,6 +296,22 @@ def is_trained_through_its_module(cases: list[BackboneCase]) -> None:
             expect(
                 gradient is not None and bool(torch.isfinite(gradient).all()), f"weight {name} gets no finite gradient"
             )
+
+
+def _expect_tanh_layers(module: Any, width: int, tanh_layers: Sequence[int]) -> None:
+    """Expect that a module has the layers that its backbone says: an algorithm may train such ones in its place."""
+    from torch import nn
+
+    layers = [each for each in module.modules() if not [*each.children()] and not isinstance(each, nn.Identity)]
+    linear = [each for each in layers[::2] if isinstance(each, nn.Linear) and each.bias is not None]
+    found = [(each.in_features, each.out_features) for each in linear]
+    alike = found == [*pairwise((width, *tanh_layers))] and all(isinstance(each, nn.Tanh) for each in layers[1::2])
+    names = ", ".join(type(each).__name__ for each in layers)
+    expect(
+        alike and len(layers) == 2 * len(linear),
+        f"tanh_layers says linear layers of widths {list(tanh_layers)} with tanh after each, but module() has {names} "
+        f"of {found}",
+    )
 
 
 def generates_and_learns(cases: list[BackboneCase]) -> None:
@@ -345,22 +372,26 @@ def _same(some: list[Completion], others: list[Completion]) -> bool:
 
 
 def _expect_as_generated(policy: LanguagePolicy, completions: list[Completion], when: str) -> None:
-    """The module gives the log-probabilities that tokens were sampled with, of all places or of some."""
+    """The module gives the log-probabilities that tokens were sampled with, whether or not it reads prompts apart."""
     import torch
 
-    module = policy.module()
+    module: Any = policy.module()
     expect(policy.module() is module, "module() must return the same object at every call")
-    for each in completions:
-        ids = torch.from_numpy(np.concatenate([each.prompt, each.tokens]).astype(np.int64))[None]
-        places = torch.arange(len(each.tokens)) + len(each.prompt) - 1
+    prompts = [torch.from_numpy(each.prompt.astype(np.int64)) for each in completions]
+    texts = [torch.from_numpy(each.tokens.astype(np.int64)) for each in completions]
+    with torch.no_grad():
+        apart = module.completions(prompts, texts, torch.arange(len(texts)))
+        with_hidden, hidden = module.completions(prompts, texts, torch.arange(len(texts)), hidden=True)
+    right = torch.allclose(with_hidden, apart) and hidden.dim() == 2 and len(hidden) == len(apart)
+    expect(right, "completions() of module() with hidden=True must give the logits and the hidden states [N, d]")
+    for each, prompt, text, some in zip(completions, prompts, texts, apart.split([*map(len, texts)]), strict=True):
+        ids = torch.cat([prompt, text])[None]
         with torch.no_grad():
-            logits, some = module(ids), module(ids, places)
-            with_hidden, hidden = module(ids, places, hidden=True)
+            logits = module(ids)
         expect(logits.dim() == 3 and logits.shape[:2] == ids.shape, f"module() gives logits {list(logits.shape)}")
-        expect(torch.allclose(logits[0, places], some, rtol=1e-4, atol=1e-4), "module() gives others of some places")
-        right = torch.allclose(with_hidden, some) and hidden.dim() == 2 and len(hidden) == len(places)
-        expect(right, "module() with hidden=True must give the logits and the hidden states [m, d] of the places")
-        found = some.double().log_softmax(-1).gather(1, ids[0, places + 1][:, None])[:, 0].numpy()
+        own = logits[0, len(prompt) - 1 : -1]
+        expect(torch.allclose(own, some, rtol=1e-4, atol=1e-4), "completions() of module() gives others than itself")
+        found = some.double().log_softmax(-1).gather(1, text[:, None])[:, 0].numpy()
         difference = float((np.abs(found - each.logprobs) / np.maximum(1, np.abs(each.logprobs))).max())
         expect(
             difference <= POLICY_TOLERANCE,

@@ -67,7 +67,8 @@ class PPOOptions:
         None,
         "precision of the policy network's weights while it collects rollouts (QuRL): policy_bits and "
         "policy_quantisation=actor, but that the loss is corrected for the difference to the policy in full precision, "
-        "which is what is evaluated and exported (with policy_bits: quantised after training); unset: full precision",
+        "which is what is evaluated and exported (with policy_bits: quantised after training), by torch; unset: full "
+        "precision",
     )
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed"] = option(
         "acr",

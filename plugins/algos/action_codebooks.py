@@ -13,13 +13,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.spaces import Box
-from torch import Tensor, nn
 
 from bitrl.core.acting.policies import CodebookPolicy, Network, Policy, within
 from bitrl.core.errors import UsageError
 from bitrl.core.wording import setting
+from bitrl.plugins.algos.engine_learner import EngineLearner
+from bitrl.plugins.algos.factored_head import Choices
 from bitrl.plugins.algos.heads import Admissible, Gaussian
 
 
@@ -29,56 +29,49 @@ class ActionCodebook:
     Attributes:
         values: the values of each dimension, float32 [k, m].
         outputs: k·m.
-        parameters: learned tensors beside the network's: none.
+        size: how many numbers are learned beside the network: none.
     """
 
-    def __init__(self, space: Box, values: Tensor):
+    size, widths = 0, ()
+
+    def __init__(self, space: Box, values: np.ndarray, learner: EngineLearner | None = None):
         self.low, self.high, self.values = space.low, space.high, values
-        self.outputs = values.numel()
-        self.parameters: list[nn.Parameter] = []
+        dimensions, bins = values.shape
+        self.choices = Choices(bins, dimensions, learner)
+        self.outputs = self.choices.outputs
 
-    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """Standard Gumbel noise [steps, num_envs, k·m]: argmax(logits + noise) is a sample in each dimension."""
-        return -torch.empty(steps, num_envs, self.outputs).exponential_(generator=generator).log()
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Nothing is learned beside the network."""
 
-    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
+    def noise(self, steps: int, num_envs: int, generator: np.random.Generator) -> np.ndarray:
+        """Standard Gumbel noise float32 [steps, num_envs, k·m]: argmax(logits + noise) samples each dimension."""
+        return self.choices.noise(steps, num_envs, generator)
+
+    def sample(self, outputs: np.ndarray, noise: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """Logits and noise [n, k·m] → which value in each dimension, int64 [n, k]."""
-        return self._by_dimension(outputs + noise).argmax(dim=2)
+        return self.choices.sample(outputs, noise)
 
-    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
+    def best(self, outputs: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """The most probable values, int64 [n, k]."""
-        return self._by_dimension(outputs).argmax(dim=2)
+        return self.choices.best(outputs)
 
-    def to_env(self, actions: Tensor) -> np.ndarray:
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environments take them: the values, in the space's shape and dtype."""
-        taken = self.values[torch.arange(len(self.values)), actions]
-        return within(taken.numpy(), self.low, self.high)
+        return within(self.values[np.arange(len(self.values)), actions], self.low, self.high)
 
     def numpy_policy(self, network: Network) -> Policy:
         """The policy that acts as `best` does on the outputs of `network`."""
-        return CodebookPolicy(network, self.values.numpy(), self.low, self.high)
+        return CodebookPolicy(network, self.values, self.low, self.high)
 
-    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
-        """Log-probabilities of `actions` [B], entropies [B], both sums over dimensions, and what `backward` needs."""
-        log_probs = self._by_dimension(outputs).log_softmax(dim=2)
-        probs = log_probs.exp()
-        entropies = -(probs * log_probs).sum(dim=2)
-        taken = log_probs.gather(2, actions.unsqueeze(2)).sum(dim=(1, 2))
-        return taken, entropies.sum(dim=1), (actions, probs, log_probs, entropies)
+    def forward(
+        self, outputs: np.ndarray, actions: np.ndarray, admissible: Admissible = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of `actions` and entropies, both sums over dimensions, float32 [B]."""
+        return self.choices.forward(outputs, actions)
 
-    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
-        """The loss's gradient by the logits [B, k·m], from that by the log-probabilities [B] and that by each entropy;
-        in each dimension as for discrete actions (Categorical).
-        """
-        actions, probs, log_probs, entropies = tape
-        weights = by_log_prob.view(-1, 1, 1)
-        gradient: Tensor = -probs * (weights + by_entropy * (log_probs + entropies.unsqueeze(2)))
-        gradient.scatter_add_(2, actions.unsqueeze(2), weights.expand(-1, actions.shape[1], 1))
-        return gradient.flatten(1)
-
-    def _by_dimension(self, outputs: Tensor) -> Tensor:
-        """[n, k·m] → [n, k, m]."""
-        return outputs.view(-1, *self.values.shape)
+    def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
+        """The loss's gradient by the logits [B, k·m]; in each dimension as for discrete actions (Categorical)."""
+        return self.choices.backward(by_log_probs, by_entropies)
 
 
 class LearnedActionCodebook:
@@ -90,16 +83,19 @@ class LearnedActionCodebook:
 
     Attributes:
         outputs: k + k·m.
-        parameters: the Gaussian's.
+        size: that of the Gaussian.
         gaussian: the head of the first stage.
         codebook: the head of the second, None in the first.
     """
 
-    def __init__(self, space: Box, bins: int):
+    widths = ()
+
+    def __init__(self, space: Box, bins: int, learner: EngineLearner | None = None):
         """`bins` is m."""
-        self.space, self.bins, self.gaussian = space, bins, Gaussian(space)
+        self.space, self.bins, self.learner = space, bins, learner
+        self.gaussian = Gaussian(space, learner)
         self.codebook: ActionCodebook | None = None
-        self.parameters = self.gaussian.parameters
+        self.size = self.gaussian.size
         self.outputs = self.gaussian.outputs * (1 + bins)
 
     @property
@@ -107,36 +103,39 @@ class LearnedActionCodebook:
         """The head of the stage that it is in."""
         return self.gaussian if self.codebook is None else self.codebook
 
-    def learn(self, actions: np.ndarray, last: nn.Linear) -> None:
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Keep the Gaussian's parameters, and their gradients, in these arrays, float32 [size]."""
+        self.gaussian.use(parameters, gradients)
+
+    def learn(self, actions: np.ndarray, weights: np.ndarray, biases: np.ndarray) -> None:
         """Make the codebook of actions [N, ...] that were sent to environments, and the logits of it in the policy's
-        `last` layer.
+        last layer: its weights [inputs, outputs] and biases.
         """
         columns = actions.reshape(-1, self.gaussian.outputs).astype(np.float64)
-        values = torch.from_numpy(np.stack([k_means(column, self.bins) for column in columns.T])).float()
-        self.use(values)
-        k, precisions = len(values), (-2 * self.gaussian.log_std.detach()).exp().unsqueeze(1)
-        with torch.no_grad():
-            slopes = values * precisions  # [k, m]
-            last.weight[k:] = (slopes.unsqueeze(2) * last.weight[:k].unsqueeze(1)).flatten(0, 1)
-            last.bias[k:] = (slopes * last.bias[:k].unsqueeze(1) - slopes * values / 2).flatten()
+        values = np.stack([k_means(column, self.bins) for column in columns.T]).astype(np.float32)
+        self.use_values(values)
+        k, precisions = len(values), np.exp(-2 * self.gaussian.log_std.astype(np.float64)).astype(np.float32)[:, None]
+        slopes = values * precisions  # [k, m]
+        weights[:, k:] = (weights[:, :k, None] * slopes).reshape(len(weights), -1)
+        biases[k:] = (slopes * biases[:k, None] - slopes * values / 2).ravel()
 
-    def use(self, values: Tensor) -> None:
+    def use_values(self, values: np.ndarray) -> None:
         """Choose among these values, float32 [k, m], from now on."""
-        self.codebook = ActionCodebook(self.space, values)
+        self.codebook = ActionCodebook(self.space, values, self.learner)
 
-    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """Noise for `sample`, [steps, num_envs, ...]."""
+    def noise(self, steps: int, num_envs: int, generator: np.random.Generator) -> np.ndarray:
+        """Noise for `sample`, float32 [steps, num_envs, ...]."""
         return self.head.noise(steps, num_envs, generator)
 
-    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
+    def sample(self, outputs: np.ndarray, noise: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """Outputs [n, k + k·m] and noise → actions [n, k]: numbers, then which value of the codebook."""
         return self.head.sample(outputs[:, self._used], noise)
 
-    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
+    def best(self, outputs: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """The most probable actions [n, k], as `sample` has them."""
         return self.head.best(outputs[:, self._used])
 
-    def to_env(self, actions: Tensor) -> np.ndarray:
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environments take them."""
         return self.head.to_env(actions)
 
@@ -144,18 +143,20 @@ class LearnedActionCodebook:
         """The policy that acts as `best` does on the outputs of `network`."""
         return self.head.numpy_policy(network.of_outputs(self._used))
 
-    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
-        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
+    def forward(
+        self, outputs: np.ndarray, actions: np.ndarray, admissible: Admissible = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of `actions` and entropies, float32 [B]."""
         return self.head.forward(outputs[:, self._used], actions)
 
-    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+    def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
         """The loss's gradient by the outputs [B, k + k·m]; sets that by the log standard deviations, zero once there is
         a codebook.
         """
-        by_used = self.head.backward(tape, by_log_prob, by_entropy)
-        if self.codebook is not None and self.gaussian.log_std.grad is not None:
-            self.gaussian.log_std.grad.zero_()
-        gradient = torch.zeros(len(by_used), self.outputs)
+        by_used = self.head.backward(by_log_probs, by_entropies)
+        if self.codebook is not None:
+            self.gaussian.by_log_std[:] = 0
+        gradient = np.zeros((len(by_used), self.outputs), np.float32)
         gradient[:, self._used] = by_used
         return gradient
 
@@ -166,8 +167,11 @@ class LearnedActionCodebook:
         return slice(0, k) if self.codebook is None else slice(k, None)
 
 
-def codebook_head(space: gymnasium.Space[Any], kind: str, bins: int) -> ActionCodebook | LearnedActionCodebook:
-    """The head for actions of a "uniform" or "learned" codebook with this many values in each dimension.
+def codebook_head(
+    space: gymnasium.Space[Any], kind: str, bins: int, learner: EngineLearner | None = None
+) -> ActionCodebook | LearnedActionCodebook:
+    """The head for actions of a "uniform" or "learned" codebook with this many values in each dimension; `learner` is
+    that of its network, or one of its own.
 
     Raises:
         UsageError: actions are not continuous, or a uniform codebook's have no bounds.
@@ -178,7 +182,7 @@ def codebook_head(space: gymnasium.Space[Any], kind: str, bins: int) -> ActionCo
             "leave it out"
         )
     if kind == "learned":
-        return LearnedActionCodebook(space, bins)
+        return LearnedActionCodebook(space, bins, learner)
     low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
     if not space.is_bounded():
         where = int(np.argmax(~(np.isfinite(low) & np.isfinite(high))))
@@ -186,7 +190,7 @@ def codebook_head(space: gymnasium.Space[Any], kind: str, bins: int) -> ActionCo
             f"algo.action_codebook: dimension {where} of the environment's actions is unbounded, so a uniform codebook "
             f"cannot span it: use {setting('algo.action_codebook', 'learned')}"
         )
-    return ActionCodebook(space, torch.from_numpy(np.linspace(low, high, bins, axis=1)).float())
+    return ActionCodebook(space, np.linspace(low, high, bins, axis=1).astype(np.float32), learner)
 
 
 def k_means(numbers: np.ndarray, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,9 +35,43 @@ class EngineLearner:
         self.handle = ffi.gc(learner[0], lib.bitrl_learner_close)
 
     def check(self, status: int) -> None:
-        """Raise UsageError with the engine's message unless `status` is OK."""
-        if status != lib.BITRL_OK:
-            raise UsageError(ffi.string(self.error).decode(errors="replace"))
+        """Raise UsageError with the engine's message unless `status` is OK; MemoryError if memory has run out."""
+        _check(status, self.error)
+
+
+class LearnedPart(Protocol):
+    """Something that learns: a network, a head, a torch module."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers it learns."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of its layers, if it is a chain of linear ones (EngineNetwork); else none."""
+
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Keep what is learned, as it is, and the loss's gradient by it in these arrays from now on, float32 [size]."""
+
+
+class Beneath(LearnedPart, Protocol):
+    """What makes a network's inputs and learns with it (torch_module.py)."""
+
+    def forward(self, inputs: Any) -> np.ndarray:
+        """Inputs of B samples → the network's, float32 [B, d], to go back from."""
+
+    def outputs(self, inputs: Any) -> np.ndarray:
+        """The same, with nothing to go back from."""
+
+    def backward(self, by_outputs: np.ndarray) -> None:
+        """Set its own gradients from that by the network's inputs [B, d]."""
+
+    @property
+    def matrices(self) -> list[np.ndarray]:
+        """Its weight matrices."""
+
+    def tanh_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Weights [inputs, outputs] and biases of its layers, each with tanh after it; UsageError if it has others."""
 
 
 class EngineNetwork:
@@ -45,9 +79,11 @@ class EngineNetwork:
 
     Attributes:
         widths: d, of each hidden layer, k.
-        parameters: all weights and biases, float32 [P]: a layer's weights [inputs, outputs], then its biases.
+        size: P, how many weights and biases it has.
+        parameters: these, float32 [P]: a layer's weights [inputs, outputs], then its biases.
         gradients: a loss's gradient by these, float32 [P]; set by `backward`.
         layers: of each layer, views of its weights and biases.
+        beneath: what makes the inputs of what it is given, and learns with it; None: it is given them.
     """
 
     def __init__(
@@ -57,6 +93,7 @@ class EngineNetwork:
         batch: int,
         parameters: np.ndarray | None = None,
         gradients: np.ndarray | None = None,
+        beneath: Beneath | None = None,
     ):
         """`batch`: the most samples that are learned from at once. Parameters and gradients may be slices of larger
         arrays, which an optimiser then steps as one.
@@ -64,28 +101,51 @@ class EngineNetwork:
         Raises:
             UsageError: a width below 1, or arrays of another length or type.
         """
-        self.learner, self.widths, self.batch = learner, tuple(widths), batch
+        self.learner, self.widths, self.batch, self.beneath = learner, tuple(widths), 0, beneath
         if len(self.widths) < 2 or min(self.widths) < 1 or batch < 1:
             raise UsageError(f"expected widths and a batch of at least 1, got {list(self.widths)} and {batch}")
-        network = ffi.new("bitrl_network **")
+        self._pass = ffi.new("bitrl_pass *")
+        self._inputs: Any = None
+        self.make_room(batch)
+        self.size = parameter_count(self.widths)
+        self._keep(
+            np.zeros(self.size, _FLOAT) if parameters is None else parameters,
+            np.zeros(self.size, _FLOAT) if gradients is None else gradients,
+        )
+
+    def make_room(self, batch: int) -> None:
+        """Let as many samples be learned from at once, if it was fewer; a forward pass before is forgotten."""
+        if batch <= self.batch:
+            return
+        network, learner = ffi.new("bitrl_network **"), self.learner
         learner.check(
             lib.bitrl_network_open(learner.handle, self.widths, len(self.widths) - 1, batch, network, learner.error)
         )
-        self.handle = ffi.gc(network[0], lib.bitrl_network_close)
-        size = parameter_count(self.widths)
-        self.parameters = np.zeros(size, _FLOAT) if parameters is None else _expect(parameters, (size,))
-        self.gradients = np.zeros(size, _FLOAT) if gradients is None else _expect(gradients, (size,))
+        self.handle, self.batch, self._inputs = ffi.gc(network[0], lib.bitrl_network_close), batch, None
+        self._pass.network = self.handle
+
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Keep the weights and biases, as they are, and their gradients in these arrays from now on, float32 [P]."""
+        before = self.parameters
+        self._keep(parameters, gradients)
+        parameters[:] = before
+
+    def _keep(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        self.parameters, self.gradients = (_expect(each, (self.size,)) for each in (parameters, gradients))
         self.layers: list[tuple[np.ndarray, np.ndarray]] = []
         at = 0
         for inputs, outputs in pairwise(self.widths):
-            weights = self.parameters[at : at + inputs * outputs].reshape(inputs, outputs)
+            weights = parameters[at : at + inputs * outputs].reshape(inputs, outputs)
             at += inputs * outputs
-            self.layers.append((weights, self.parameters[at : at + outputs]))
+            self.layers.append((weights, parameters[at : at + outputs]))
             at += outputs
-        self._kept = [floats(self.parameters), floats(self.gradients)]  # what the pass points to
-        self._pass = ffi.new("bitrl_pass *", {"network": self.handle})
+        self._kept = [floats(parameters), floats(gradients)]  # what the pass points to
         self._pass.parameters, self._pass.gradients = self._kept
-        self._inputs: Any = None
+
+    @property
+    def matrices(self) -> list[np.ndarray]:
+        """The weights of all layers, and those of what is beneath: views."""
+        return [*([] if self.beneath is None else self.beneath.matrices), *(weights for weights, _ in self.layers)]
 
     def initialise(self, gain: float, seed: int) -> None:
         """Orthogonal weights (gain √2, the last layer's `gain`) and biases of zero, the same on every machine."""
@@ -100,8 +160,12 @@ class EngineNetwork:
 
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs [n, d] → outputs [n, k], of any number of samples, a batch at a time: nothing to go back from."""
-        parts = [self.forward(inputs[at : at + self.batch]) for at in range(0, len(inputs), self.batch)]
+        if self.beneath is not None:
+            inputs = self.beneath.outputs(inputs)
+        parts = [_forward([self], [inputs[at : at + self.batch]])[0] for at in range(0, len(inputs), self.batch)]
         self._inputs = None
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.empty((0, self.widths[-1]), _FLOAT)
 
     def backward(self, by_outputs: np.ndarray, by_inputs: bool = False) -> np.ndarray | None:
@@ -115,6 +179,11 @@ def forward(networks: Sequence[EngineNetwork], inputs: Sequence[np.ndarray]) -> 
     """`EngineNetwork.forward` of different networks of one learner, together: as many threads work as there are
     networks without waiting for each other.
     """
+    pairs = zip(networks, inputs, strict=True)
+    return _forward(networks, [each if own.beneath is None else own.beneath.forward(each) for own, each in pairs])
+
+
+def _forward(networks: Sequence[EngineNetwork], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     learner, outputs = networks[0].learner, []
     for network, given in zip(networks, inputs, strict=True):
         _expect(given, (len(given), network.widths[0]))
@@ -140,7 +209,8 @@ def backward(
         if network._inputs is None:
             raise UsageError("expected a forward pass before each backward pass")
         samples = network._pass.samples
-        gradient = np.empty((samples, network.widths[0]), _FLOAT) if by_inputs else None
+        wanted = by_inputs or network.beneath is not None
+        gradient = np.empty((samples, network.widths[0]), _FLOAT) if wanted else None
         network._kept[2:] = [floats(_expect(given, (samples, network.widths[-1])))]
         network._pass.by_outputs = network._kept[2]
         network._pass.by_inputs = ffi.NULL if gradient is None else floats(gradient)
@@ -150,8 +220,10 @@ def backward(
             learner.handle, [network._pass for network in networks], len(networks), learner.error
         )
     )
-    for network in networks:
+    for network, gradient in zip(networks, gradients, strict=True):
         network._inputs = None
+        if network.beneath is not None and gradient is not None:
+            network.beneath.backward(gradient)
     return gradients
 
 
@@ -317,6 +389,10 @@ class EngineChoice:
         """Log-probabilities of `actions` (int64 [B]) and entropies, [B]. `places`: which of the keys each choice has,
         int64 [B, most]; `mask`: whether there is that choice, bool [B, most].
         """
+        return self.categorical.forward(self.logits(queries, keys, places), actions, mask)
+
+    def logits(self, queries: np.ndarray, keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Those of the choices, float32 [B, most]."""
         self.queries, self.keys = _expect(queries, queries.shape), _expect(keys, (len(keys), queries.shape[1]))
         self.places = _expect(places, (len(queries), places.shape[1]), _INT64)
         self.pairs, logits = np.empty((len(queries), len(keys)), _FLOAT), np.empty(places.shape, _FLOAT)
@@ -334,7 +410,7 @@ class EngineChoice:
                 self.learner.error,
             )
         )
-        return self.categorical.forward(logits, actions, mask)
+        return logits
 
     def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> tuple[np.ndarray, np.ndarray]:
         """The loss's gradients by the queries [B, k] and keys [C, k] of the last `forward`."""
@@ -362,6 +438,10 @@ class SampleCorrection(NamedTuple):
     weight: np.ndarray
     r: np.ndarray
     kept: np.ndarray
+
+    def take(self, index: Any) -> SampleCorrection:
+        """That of the samples at `index`."""
+        return SampleCorrection(*(each[index] for each in self))
 
 
 class ClippedLoss(NamedTuple):
@@ -428,8 +508,7 @@ def orthogonal(inputs: int, outputs: int, gain: float, seed: int) -> np.ndarray:
     the same on every machine.
     """
     weights, error = np.empty((inputs, outputs), _FLOAT), ffi.new("char[]", _ERROR_BYTES)
-    if lib.bitrl_orthogonal(floats(weights), inputs, outputs, gain, seed % 2**64, error) != lib.BITRL_OK:
-        raise UsageError(ffi.string(error).decode(errors="replace"))
+    _check(lib.bitrl_orthogonal(floats(weights), inputs, outputs, gain, seed % 2**64, error), error)
     return weights
 
 
@@ -441,6 +520,12 @@ def parameter_count(widths: Sequence[int]) -> int:
 def floats(array: np.ndarray) -> Any:
     """The engine's pointer to a float32 array, which must be contiguous; it keeps the array alive."""
     return ffi.from_buffer("float[]", array)
+
+
+def _check(status: int, error: Any) -> None:
+    if status != lib.BITRL_OK:
+        message = ffi.string(error).decode(errors="replace")
+        raise MemoryError(message) if status == lib.BITRL_NO_MEMORY else UsageError(message)
 
 
 def _expect(array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any] = _FLOAT) -> np.ndarray:

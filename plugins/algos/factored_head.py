@@ -9,15 +9,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.factors import Factor, values_of
 from bitrl.core.acting.policies import FactoredPolicy, Network, Policy, within
 from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.errors import UsageError
+from bitrl.plugins.algos.engine_learner import EngineLearner
 from bitrl.plugins.algos.heads import Admissible, Categorical, Gaussian
 
 MOST_OUTPUTS = 1_000_000
@@ -25,45 +24,44 @@ MOST_OUTPUTS = 1_000_000
 
 
 class Choices:
-    """`count` independent choices among `size` values each: `Categorical` on so many times as many states.
+    """`count` independent choices among `values` values each: `Categorical` on so many times as many states.
 
     Attributes:
         outputs: k, the logits of each choice after those of the one before.
         columns: c, how many choices there are.
-        parameters: learned tensors beside the network's: none.
     """
 
-    def __init__(self, size: int, count: int):
-        self.categorical, self.size, self.columns = Categorical(Discrete(size)), size, count
-        self.outputs = size * count
-        self.parameters: list[nn.Parameter] = []
+    def __init__(self, values: int, count: int, learner: EngineLearner | None = None):
+        self.categorical, self.values, self.columns = Categorical(Discrete(values), learner), values, count
+        self.outputs = values * count
 
-    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """Standard Gumbel noise [steps, num_envs, k]."""
-        return self.categorical.noise(steps, num_envs * self.columns, generator).view(steps, num_envs, self.outputs)
+    def noise(self, steps: int, num_envs: int, generator: np.random.Generator) -> np.ndarray:
+        """Standard Gumbel noise float32 [steps, num_envs, k]."""
+        return self.categorical.noise(steps, num_envs * self.columns, generator).reshape(steps, num_envs, self.outputs)
 
-    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
+    def sample(self, outputs: np.ndarray, noise: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """Logits and noise [n, k] → which value each choice takes, int64 [n, c]."""
         rows = self._rows(outputs), self._rows(noise), self._admissible(admissible)
-        return self.categorical.sample(*rows).view(-1, self.columns)
+        return self.categorical.sample(*rows).reshape(-1, self.columns)
 
-    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
+    def best(self, outputs: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """The most probable values, int64 [n, c]."""
-        return self.categorical.best(self._rows(outputs), self._admissible(admissible)).view(-1, self.columns)
+        return self.categorical.best(self._rows(outputs), self._admissible(admissible)).reshape(-1, self.columns)
 
-    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
-        """Log-probabilities of `actions` [B, c] and entropies, both summed, [B], and what `backward` needs."""
-        rows = self._rows(outputs), actions.long().reshape(-1), self._admissible(admissible)
-        log_probs, entropies, tape = self.categorical.forward(*rows)
-        return log_probs.view(-1, self.columns).sum(dim=1), entropies.view(-1, self.columns).sum(dim=1), tape
+    def forward(
+        self, outputs: np.ndarray, actions: np.ndarray, admissible: Admissible = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of `actions` [B, c] and entropies, both summed over choices, float32 [B]."""
+        rows = self._rows(outputs), actions.astype(np.int64).reshape(-1), self._admissible(admissible)
+        log_probs, entropies = self.categorical.forward(*rows)
+        return log_probs.reshape(-1, self.columns).sum(axis=1), entropies.reshape(-1, self.columns).sum(axis=1)
 
-    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+    def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
         """The loss's gradient by the logits [B, k]."""
-        gradient = self.categorical.backward(tape, by_log_prob.repeat_interleave(self.columns), by_entropy)
-        return gradient.view(-1, self.outputs)
+        return self.categorical.backward(by_log_probs.repeat(self.columns), by_entropies).reshape(-1, self.outputs)
 
-    def _rows(self, outputs: Tensor) -> Tensor:
-        return outputs.reshape(-1, self.size)
+    def _rows(self, outputs: np.ndarray) -> np.ndarray:
+        return outputs.reshape(-1, self.values)
 
     def _admissible(self, admissible: Admissible) -> Admissible:
         return None if admissible is None else admissible.map(self._rows)
@@ -78,10 +76,13 @@ class FactoredHead:
     Attributes:
         outputs: k, those of all heads side by side.
         heads: the distributions, in order.
-        parameters: the log standard deviations of the Gaussians.
+        size: how many log standard deviations of the Gaussians are learned beside the network.
     """
 
-    def __init__(self, space: gymnasium.Space[Any]):
+    widths = ()
+
+    def __init__(self, space: gymnasium.Space[Any], learner: EngineLearner | None = None):
+        learner = learner or EngineLearner()
         self.actions = factored_actions(space)
         self.heads: list[Choices | Gaussian] = []
         self.outputs = sum(factor.outputs for factor in self.actions.factors)
@@ -91,33 +92,41 @@ class FactoredHead:
                 f"each: expected at most {MOST_OUTPUTS:,}; let it take a Box of numbers, or several choices of fewer"
             )
         for factor in self.actions.factors:
-            self.heads += _heads_of(factor)
-        self.parameters = [parameter for head in self.heads for parameter in head.parameters]
+            self.heads += _heads_of(factor, learner)
+        self.size = sum(gaussian.size for gaussian in self.gaussians)
 
     @property
     def gaussians(self) -> list[Gaussian]:
         """The heads of continuous factors."""
         return [head for head in self.heads if isinstance(head, Gaussian)]
 
-    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """The noise of every head, side by side: [steps, num_envs, k]."""
-        return torch.cat([head.noise(steps, num_envs, generator) for head in self.heads], dim=2)
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Keep the Gaussians' log standard deviations, and their gradients, in these arrays, float32 [size]."""
+        at = 0
+        for gaussian in self.gaussians:
+            own = slice(at, at + gaussian.size)
+            gaussian.use(parameters[own], gradients[own])
+            at += gaussian.size
 
-    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
+    def noise(self, steps: int, num_envs: int, generator: np.random.Generator) -> np.ndarray:
+        """The noise of every head, side by side: float32 [steps, num_envs, k]."""
+        return np.concatenate([head.noise(steps, num_envs, generator) for head in self.heads], axis=2)
+
+    def sample(self, outputs: np.ndarray, noise: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """Outputs and noise [n, k] → actions float32 [n, c]."""
         each = zip(self.heads, self._split(outputs), self._split(noise), self._masks(admissible), strict=True)
-        return torch.cat([head.sample(own, drawn, mask).float() for head, own, drawn, mask in each], dim=1)
+        return _row([head.sample(own, drawn, mask) for head, own, drawn, mask in each])
 
-    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
+    def best(self, outputs: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """The most probable actions, float32 [n, c]."""
         each = zip(self.heads, self._split(outputs), self._masks(admissible), strict=True)
-        return torch.cat([head.best(own, mask).float() for head, own, mask in each], dim=1)
+        return _row([head.best(own, mask) for head, own, mask in each])
 
-    def to_env(self, actions: Tensor) -> np.ndarray:
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environments take them: [n, ...], records where they have several parts."""
         values, place = [], 0
         for factor in self.actions.factors:
-            own = actions[:, place : place + factor.low.size].numpy()
+            own = actions[:, place : place + factor.low.size]
             place += factor.low.size
             box = factor.kind == "Box"
             values.append(within(own, factor.low, factor.high) if box else values_of(factor, own.astype(np.int64)))
@@ -127,56 +136,66 @@ class FactoredHead:
         """The policy that acts as `best` does on the outputs of `network`."""
         return FactoredPolicy(network, self.actions.low, self.actions.high, self.actions.kinds)
 
-    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
-        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        columns = actions.split([_columns(head) for head in self.heads], dim=1)
+    def forward(
+        self, outputs: np.ndarray, actions: np.ndarray, admissible: Admissible = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of `actions` and entropies, float32 [B]."""
+        columns = _split(actions, [_columns(head) for head in self.heads])
         each = zip(self.heads, self._split(outputs), columns, self._masks(admissible), strict=True)
         found = [head.forward(own, taken, mask) for head, own, taken, mask in each]
-        log_probs, entropies = (torch.stack([one[part] for one in found]).sum(dim=0) for part in (0, 1))
-        return log_probs, entropies, [tape for *_, tape in found]
+        log_probs, entropies = (np.sum([one[part] for one in found], axis=0) for part in (0, 1))
+        return log_probs, entropies
 
-    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+    def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
         """The loss's gradient by the outputs [B, k]; sets those by the log standard deviations."""
-        each = zip(self.heads, tape, strict=True)
-        return torch.cat([head.backward(own, by_log_prob, by_entropy) for head, own in each], dim=1)
+        return np.concatenate([head.backward(by_log_probs, by_entropies) for head in self.heads], axis=1)
 
-    def _split(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = outputs.split([head.outputs for head in self.heads], dim=1)
-        return parts
+    def _split(self, outputs: np.ndarray) -> list[np.ndarray]:
+        return _split(outputs, [head.outputs for head in self.heads])
 
     def _masks(self, admissible: Admissible) -> list[Admissible]:
         """The part of the mask that is each head's; None for a Gaussian."""
         if admissible is None or not self.actions.values:
             return [None] * len(self.heads)
         counts = [head.outputs if isinstance(head, Choices) else 0 for head in self.heads]
-        masks = admissible.mask.split(counts, dim=1)
-        return [AdmissibleActions(mask) if mask.shape[1] else None for mask in masks]
+        return [AdmissibleActions(mask) if mask.shape[1] else None for mask in _split(admissible.mask, counts)]
 
 
-def _heads_of(factor: Factor) -> list[Choices | Gaussian]:
+def _split(array: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+    """An array [n, sum of counts] → its columns by so many."""
+    return np.split(array, np.cumsum(counts)[:-1], axis=1)
+
+
+def _row(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([part.astype(np.float32, copy=False) for part in parts], axis=1)
+
+
+def _heads_of(factor: Factor, learner: EngineLearner) -> list[Choices | Gaussian]:
     """The distributions of one factor."""
     if factor.kind == "Box":
-        return [Gaussian(Box(factor.low, factor.high, dtype=factor.low.dtype.type))]
+        return [Gaussian(Box(factor.low, factor.high, dtype=factor.low.dtype.type), learner)]
     runs = groupby(factor.sizes)
-    return [Choices(size, len([*run])) for size, run in runs]
+    return [Choices(size, len([*run]), learner) for size, run in runs]
 
 
 def _columns(head: Choices | Gaussian) -> int:
     return head.columns if isinstance(head, Choices) else head.outputs
 
 
-def action_head(space: gymnasium.Space[Any]) -> Categorical | Gaussian | FactoredHead:
-    """The head for an action space whose actions are numbers.
+def action_head(
+    space: gymnasium.Space[Any], learner: EngineLearner | None = None
+) -> Categorical | Gaussian | FactoredHead:
+    """The head for an action space whose actions are numbers; `learner` is that of its network, or one of its own.
 
     Raises:
         UsageError: it is another space.
     """
     if isinstance(space, Discrete):
-        return Categorical(space)
+        return Categorical(space, learner)
     if isinstance(space, Box):
-        return Gaussian(space)
+        return Gaussian(space, learner)
     if isinstance(space, FACTORED):
-        return FactoredHead(space)
+        return FactoredHead(space, learner)
     raise UsageError(
         f"there is no action head for {type(space).__name__} actions: Box, Discrete, MultiDiscrete, MultiBinary, and "
         "Dict and Tuple of these only"

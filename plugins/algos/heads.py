@@ -1,27 +1,32 @@
 """Distributions over actions, from a policy network's outputs. Shapes: B or n states, k outputs or actions.
 
-Each knows how to sample, and its log-probabilities and entropies together with their gradients, written out (see
-backprop.py). Where the admissible actions differ from state to state, `AdmissibleActions` of tensors hold them.
+Each knows how to sample, and its log-probabilities and entropies together with their gradients, which the engine
+computes (engine_learner.py). All are numpy arrays, outputs float32. `backward` goes back from the last `forward`. What
+is learned beside the network are `size` numbers, which `use` keeps in arrays that an optimiser steps
+(parameter_groups.py).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy, within
-from bitrl.plugins.algos.backprop import backward, forward, mlp
+from bitrl.plugins.algos.engine_learner import (
+    EngineCategorical,
+    EngineChoice,
+    EngineGaussian,
+    EngineLearner,
+    EngineNetwork,
+)
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
 
 Admissible = AdmissibleActions | None
-"""Of tensors; None where all actions are admissible in every state."""
+"""None where all actions are admissible in every state."""
 
 
 class Categorical:
@@ -29,89 +34,101 @@ class Categorical:
 
     Attributes:
         outputs: k, the number of actions.
-        parameters: learned tensors beside the network's: none.
+        size: how many numbers are learned beside the network: none.
     """
 
-    def __init__(self, space: gymnasium.spaces.Discrete):
+    size, widths = 0, ()
+
+    def __init__(self, space: gymnasium.spaces.Discrete, learner: EngineLearner | None = None):
         self.outputs, self.start = int(space.n), int(space.start)
-        self.parameters: list[nn.Parameter] = []
+        self.engine = EngineCategorical(learner or EngineLearner())
 
-    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """Standard Gumbel noise [steps, num_envs, k]: argmax(logits + noise) is a sample. Drawn for a whole rollout
-        at once.
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Nothing is learned beside the network."""
+
+    def noise(self, steps: int, num_envs: int, generator: np.random.Generator) -> np.ndarray:
+        """Standard Gumbel noise float32 [steps, num_envs, k]: argmax(logits + noise) is a sample. Drawn for a whole
+        rollout at once.
         """
-        return -torch.empty(steps, num_envs, self.outputs).exponential_(generator=generator).log()
+        return generator.gumbel(size=(steps, num_envs, self.outputs)).astype(np.float32)
 
-    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
+    def sample(self, outputs: np.ndarray, noise: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """Logits [n, k] and noise [n, at least k] → actions int64 [n], counted from 0."""
-        return (masked(outputs, admissible) + noise[:, : outputs.shape[1]]).argmax(dim=1)
+        actions: np.ndarray = (masked(outputs, admissible) + noise[:, : outputs.shape[1]]).argmax(axis=1)
+        return actions
 
-    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
+    def best(self, outputs: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """The most probable actions, int64 [n]."""
-        return masked(outputs, admissible).argmax(dim=1)
+        actions: np.ndarray = masked(outputs, admissible).argmax(axis=1)
+        return actions
 
-    def to_env(self, actions: Tensor) -> np.ndarray:
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environments take them: counted from the space's own start."""
-        return actions.numpy() + self.start
+        return actions + self.start
 
     def numpy_policy(self, network: Network) -> Policy:
         """The policy that acts as `best` does on the outputs of `network`."""
         return Discrete(network, self.start)
 
-    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
-        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        log_probs = masked(outputs, admissible).log_softmax(dim=1)
-        probs = log_probs.exp()
-        entropies = -(probs * log_probs).sum(dim=1)
-        return log_probs.gather(1, actions.unsqueeze(1)).squeeze(1), entropies, (actions, probs, log_probs, entropies)
+    def forward(
+        self, outputs: np.ndarray, actions: np.ndarray, admissible: Admissible = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of `actions` and entropies, float32 [B]."""
+        mask = None if admissible is None else np.ascontiguousarray(admissible.mask)
+        return self.engine.forward(np.ascontiguousarray(outputs), np.ascontiguousarray(actions), mask)
 
-    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+    def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
         """The loss's gradient by the outputs [B, k], from that by the log-probabilities [B] and that by each entropy.
 
         ∂log p(a)/∂z = 1_a − p and ∂H/∂z = −p·(log p + H).
         """
-        actions, probs, log_probs, entropies = tape
-        gradient: Tensor = -probs * (by_log_prob.unsqueeze(1) + by_entropy * (log_probs + entropies.unsqueeze(1)))
-        gradient.scatter_add_(1, actions.unsqueeze(1), by_log_prob.unsqueeze(1))
-        return gradient
+        return self.engine.backward(by_log_probs, by_entropies)
 
 
-def masked(logits: Tensor, admissible: Admissible) -> Tensor:
+def masked(logits: np.ndarray, admissible: Admissible) -> np.ndarray:
     """Logits [n, k], far below all others where an action is not admissible: its probability is then exactly zero."""
-    return logits if admissible is None else logits.masked_fill(~admissible.mask, -1e9)
+    return logits if admissible is None else np.where(admissible.mask, logits, np.float32(-1e9))
 
 
 class TextChoice:
     """Text actions: a command's logit is the product of the policy network's outputs, a query [n, k], and of
-    the command's key, which a small network makes of its features; their softmax is the policy.
+    the command's key, which a small network makes of its features, divided by √k; their softmax is the policy.
 
     Attributes:
         outputs: k, the length of queries and keys.
-        parameters: the weights of the keys' network.
+        size, widths: of the keys' network: how many numbers it learns, and of its layers.
         standardise: the standardisation of command features before it.
     """
 
-    def __init__(self, space: gymnasium.spaces.Discrete, width: int):
-        """`width` is that of a command's features."""
+    def __init__(
+        self, space: gymnasium.spaces.Discrete, width: int, learner: EngineLearner | None = None, seed: int = 0
+    ):
+        """`width` is that of a command's features; `seed` that of the keys' network."""
+        learner = learner or EngineLearner()
         self.outputs = 64
-        self.categorical = Categorical(space)
-        self.keys = mlp((width, 128, self.outputs), gain=1.0)
-        self.parameters = [*self.keys.parameters()]
+        self.categorical, self.choice = Categorical(space, learner), EngineChoice(learner)
+        self.keys = EngineNetwork(learner, (width, 128, self.outputs), batch=64)
+        self.keys.initialise(1.0, seed)
+        self.size, self.widths = self.keys.size, self.keys.widths
         self.standardise = Standardisation(width)
 
-    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Keep the weights of the keys' network, and their gradients, in these arrays, float32 [size]."""
+        self.keys.use(parameters, gradients)
+
+    def noise(self, steps: int, num_envs: int, generator: np.random.Generator) -> np.ndarray:
         """As for discrete actions, for the largest number of commands in a state."""
         return self.categorical.noise(steps, num_envs, generator)
 
-    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
+    def sample(self, outputs: np.ndarray, noise: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """Queries [n, k] and noise → which of the commands, int64 [n]."""
-        return self.categorical.sample(self._logits(outputs, admissible)[0], noise, admissible)
+        return self.categorical.sample(self._logits(outputs, admissible), noise, admissible)
 
-    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
+    def best(self, outputs: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """The most probable commands, int64 [n]."""
-        return self.categorical.best(self._logits(outputs, admissible)[0], admissible)
+        return self.categorical.best(self._logits(outputs, admissible), admissible)
 
-    def to_env(self, actions: Tensor) -> np.ndarray:
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environments take them."""
         return self.categorical.to_env(actions)
 
@@ -119,30 +136,37 @@ class TextChoice:
         """The policy that acts as `best` does on the outputs of `network`."""
         return CommandPolicy(network, numpy_network(self.keys, self.standardise))
 
-    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
-        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        logits, places, keys, tape = self._logits(outputs, admissible)
-        log_probs, entropies, inner = self.categorical.forward(logits, actions, admissible)
-        return log_probs, entropies, (outputs, places, keys, tape, inner)
+    def forward(
+        self, outputs: np.ndarray, actions: np.ndarray, admissible: Admissible = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of `actions` and entropies, float32 [B]."""
+        features, places, mask = self._commands(admissible)
+        self.keys.make_room(len(features))
+        keys = self.keys.forward(features)
+        return self.choice.forward(outputs, keys, places, mask, np.ascontiguousarray(actions))
 
-    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+    def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
         """The loss's gradient by the queries [B, k]; sets that by the keys' network."""
-        queries, places, keys, keys_tape, inner = tape
-        by_logits = self.categorical.backward(inner, by_log_prob, by_entropy) * self.outputs**-0.5
-        by_pair = torch.zeros(len(queries), len(keys)).scatter_add_(1, places, by_logits)
-        backward(self.keys, keys_tape, by_pair.t() @ queries)
-        by_queries: Tensor = by_pair @ keys
+        by_queries, by_keys = self.choice.backward(by_log_probs, by_entropies)
+        self.keys.backward(by_keys)
         return by_queries
 
-    def _logits(self, queries: Tensor, admissible: Admissible) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """Logits of the commands [n, most in a state], which of the keys each has [n, most], the keys of all commands
-        in these states [C, k], and what the keys' network's `backward` needs.
+    def _logits(self, queries: np.ndarray, admissible: Admissible) -> np.ndarray:
+        """Logits of the commands [n, most in a state]."""
+        features, places, _ = self._commands(admissible)
+        return self.choice.logits(queries, self.keys.outputs(features), places)
+
+    def _commands(self, admissible: Admissible) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Standardised features of the commands in these states [C, width], which of them each state has, int64 [n,
+        most], and whether it has so many, bool [n, most].
         """
         assert admissible is not None
         assert admissible.commands is not None
-        rows, places = admissible.rows.unique(return_inverse=True)  # a state shares most of its commands with others
-        keys, tape = forward(self.keys, self.standardise(admissible.commands.features[rows.numpy()]))
-        return (queries @ keys.t() * self.outputs**-0.5).gather(1, places), places, keys, tape
+        rows, places = np.unique(
+            admissible.rows, return_inverse=True
+        )  # a state shares most of its commands with others
+        features = self.standardise(admissible.commands.features[rows])
+        return features, places.reshape(admissible.rows.shape), np.ascontiguousarray(admissible.mask)
 
 
 class Gaussian:
@@ -154,59 +178,70 @@ class Gaussian:
 
     Attributes:
         outputs: k, the number of action dimensions.
-        parameters: the log standard deviations [k].
+        size: k log standard deviations are learned beside the network.
     """
 
-    def __init__(self, space: gymnasium.spaces.Box):
+    widths = ()
+
+    def __init__(self, space: gymnasium.spaces.Box, learner: EngineLearner | None = None):
         self.low, self.high = space.low, space.high
-        self.outputs = math.prod(space.shape)
-        self.log_std = nn.Parameter(torch.zeros(self.outputs))
-        self.parameters = [self.log_std]
+        self.outputs = self.size = math.prod(space.shape)
+        log_std, by_log_std = np.zeros(self.size, np.float32), np.zeros(self.size, np.float32)
+        self.engine = EngineGaussian(learner or EngineLearner(), log_std, by_log_std)
 
-    def noise(self, steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
-        """Standard normal noise [steps, num_envs, k]."""
-        return torch.randn(steps, num_envs, self.outputs, generator=generator)
+    @property
+    def log_std(self) -> np.ndarray:
+        """The log standard deviations, float32 [k]."""
+        return self.engine.log_std
 
-    def sample(self, outputs: Tensor, noise: Tensor, admissible: Admissible = None) -> Tensor:
+    @property
+    def by_log_std(self) -> np.ndarray:
+        """The loss's gradient by these, float32 [k]; set by `backward`."""
+        return self.engine.by_log_std
+
+    def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Keep the log standard deviations, and their gradients, in these arrays, float32 [k]."""
+        parameters[:] = self.log_std
+        self.engine.log_std, self.engine.by_log_std = parameters, gradients
+
+    def noise(self, steps: int, num_envs: int, generator: np.random.Generator) -> np.ndarray:
+        """Standard normal noise float32 [steps, num_envs, k]."""
+        return generator.standard_normal((steps, num_envs, self.outputs)).astype(np.float32)
+
+    def sample(self, outputs: np.ndarray, noise: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """Means [n, k] and noise [n, k] → actions float32 [n, k], not clipped."""
-        return outputs + noise * self.log_std.detach().exp()
+        # In double precision, which rounds to the same float32 by any instruction set.
+        std = np.exp(self.log_std.astype(np.float64)).astype(np.float32)
+        actions: np.ndarray = outputs + noise * std
+        return actions
 
-    def best(self, outputs: Tensor, admissible: Admissible = None) -> Tensor:
+    def best(self, outputs: np.ndarray, admissible: Admissible = None) -> np.ndarray:
         """The means, float32 [n, k]."""
         return outputs
 
-    def to_env(self, actions: Tensor) -> np.ndarray:
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environments take them: in the space's shape and dtype, within its bounds."""
-        return within(actions.numpy(), self.low, self.high)
+        return within(actions, self.low, self.high)
 
     def numpy_policy(self, network: Network) -> Policy:
         """The policy that acts as `best` does on the outputs of `network`."""
         return Continuous(network, self.low, self.high)
 
-    def forward(self, outputs: Tensor, actions: Tensor, admissible: Admissible = None) -> tuple[Tensor, Tensor, Any]:
-        """Log-probabilities of `actions` [B], entropies [B], and what `backward` needs."""
-        log_std = self.log_std.detach()
-        standard = (actions - outputs) / log_std.exp()
-        log_probs = -(standard.square() / 2 + log_std + math.log(2 * math.pi) / 2).sum(dim=1)
-        entropies = (log_std + (1 + math.log(2 * math.pi)) / 2).sum().expand(len(outputs))
-        return log_probs, entropies, standard
+    def forward(
+        self, outputs: np.ndarray, actions: np.ndarray, admissible: Admissible = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of `actions` and entropies, float32 [B]."""
+        return self.engine.forward(np.ascontiguousarray(outputs), np.ascontiguousarray(actions))
 
-    def backward(self, tape: Any, by_log_prob: Tensor, by_entropy: float) -> Tensor:
+    def backward(self, by_log_probs: np.ndarray, by_entropies: float) -> np.ndarray:
         """The loss's gradient by the outputs [B, k]; sets that by the log standard deviations.
 
         With u = (a − μ)/σ: ∂log p/∂μ = u/σ, ∂log p/∂log σ = u² − 1, ∂H/∂log σ = 1.
         """
-        weights = by_log_prob.unsqueeze(1)
-        by_log_std = (weights * (tape.square() - 1)).sum(dim=0) + by_entropy * len(tape)
-        if self.log_std.grad is None:
-            self.log_std.grad = by_log_std
-        else:
-            self.log_std.grad.copy_(by_log_std)
-        by_mean: Tensor = weights * tape / self.log_std.detach().exp()
-        return by_mean
+        return self.engine.backward(by_log_probs, by_entropies)
 
 
-def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor:
+def hold(noise: np.ndarray, mean_steps: float, generator: np.random.Generator) -> np.ndarray:
     """Noise [T, n, k] that each environment keeps for `mean_steps` steps on average: at every step it takes that step's
     noise with probability 1 / mean_steps, and else stays with what it had. With 1, `noise` itself.
 
@@ -218,6 +253,7 @@ def hold(noise: Tensor, mean_steps: float, generator: torch.Generator) -> Tensor
     if mean_steps == 1:
         return noise
     steps, num_envs, _ = noise.shape
-    fresh = torch.rand(steps, num_envs, generator=generator) < 1 / mean_steps
-    drawn_at = torch.where(fresh, torch.arange(steps).unsqueeze(1), 0).cummax(dim=0).values
-    return noise[drawn_at, torch.arange(num_envs)]
+    fresh = generator.random((steps, num_envs)) < 1 / mean_steps
+    drawn_at = np.maximum.accumulate(np.where(fresh, np.arange(steps)[:, None], 0), axis=0)
+    held: np.ndarray = noise[drawn_at, np.arange(num_envs)]
+    return held

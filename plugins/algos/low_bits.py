@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+
+from bitrl.plugins.algos.engine_learner import EngineNetwork
 
 
-def quantise(weights: Tensor, bits: int) -> Tensor:
+def quantise(weights: np.ndarray, bits: int) -> np.ndarray:
     """The nearest multiples of d = (|min W| + |max W|) / 2ⁿ, with n = `bits`; a matrix of zeros is unchanged."""
-    step = (weights.min().abs() + weights.max().abs()) / 2**bits
-    return weights if step == 0 else step * (weights / step).round()
+    step = (abs(weights.min()) + abs(weights.max())) / weights.dtype.type(2**bits)
+    return weights if step == 0 else step * np.rint(weights / step)
 
 
 @contextmanager
-def low_bits(network: nn.Module, bits: int | None) -> Iterator[None]:
+def low_bits(network: EngineNetwork, bits: int | None) -> Iterator[None]:
     """Within, the network's weight matrices are quantised (biases are not); None: they are not.
 
     Gradients taken within are those at the quantised weights; a step made outside applies them to the weights in full
@@ -25,14 +26,12 @@ def low_bits(network: nn.Module, bits: int | None) -> Iterator[None]:
     if bits is None:
         yield
         return
-    matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
-    full = [weights.detach().clone() for weights in matrices]
-    with torch.no_grad():
-        for weights in matrices:
-            weights.copy_(quantise(weights, bits))
+    matrices = network.matrices
+    full = [weights.copy() for weights in matrices]
+    for weights in matrices:
+        weights[:] = quantise(weights, bits)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for weights, before in zip(matrices, full, strict=True):
-                weights.copy_(before)
+        for weights, before in zip(matrices, full, strict=True):
+            weights[:] = before

@@ -8,38 +8,50 @@ then holds its d' features beside the policy's. Shapes: T steps, n environments,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import cast
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import torch
 from gymnasium.spaces import Discrete
-from torch import Tensor, nn
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import ActorCritic, Policy
-from bitrl.core.acting.states import States
+from bitrl.core.acting.states import StateReader, States
+from bitrl.core.cpus import available_cpus
 from bitrl.core.environments.collector import Collector, Rollout
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.installing import needing
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.schedules import Schedule, value_at
-from bitrl.core.wording import setting
+from bitrl.core.wording import setting, warn
 from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
-from bitrl.plugins.algos.adam import Adam
-from bitrl.plugins.algos.backprop import backward, chain, clip_gradient, flatten, forward, mlp
-from bitrl.plugins.algos.estimators import Corrected
+from bitrl.plugins.algos.engine_learner import (
+    EngineLearner,
+    EngineNetwork,
+    LearnedPart,
+    SampleCorrection,
+    backward,
+    clipped_loss,
+    forward,
+    squared_loss,
+)
 from bitrl.plugins.algos.factored_head import FactoredHead, action_head
 from bitrl.plugins.algos.gae import gae, next_values
 from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, hold
 from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
-from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, correct_terms, estimator
+from bitrl.plugins.algos.parameter_groups import MOMENTS, ParameterGroups
+from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, estimator
 from bitrl.plugins.algos.reward_scale import RewardScale
-from bitrl.plugins.algos.saved_parameters import restore_parameter
+from bitrl.plugins.algos.saved_generator import generator_state, restore_generator
 from bitrl.plugins.algos.standardise import Standardisation
+
+if TYPE_CHECKING:
+    from bitrl.plugins.algos.torch_module import TorchModule
 
 
 class PPO(Algorithm):
@@ -59,50 +71,63 @@ class PPO(Algorithm):
         self.gradient_bits = options.policy_bits if options.policy_quantisation == "aware" else None
         self.value_gradient_bits = options.value_bits if options.value_quantisation == "aware" else None
         self.rollout_length = max(1, options.rollout_steps // collector.num_envs)
-        self.generator = torch.Generator().manual_seed(task.seed)
+        # Noise, and seeds of initial weights: the policy's, the critic's, the keys', a trainable backbone's for each.
+        self.generator = np.random.Generator(np.random.PCG64(task.seed))
+        seeds = [int(each) for each in self.generator.integers(2**63, size=5)]
+        self.learner = EngineLearner(learner_threads())
+        space, admissible = collector.action_space, collector.states.admissible
+        self.head: Categorical | Gaussian | TextChoice | FactoredHead | ActionCodebook | LearnedActionCodebook
+        if options.action_codebook is None:
+            self.head = action_head(space, self.learner)
+        else:
+            self.head = codebook_head(space, options.action_codebook, options.action_bins, self.learner)
+        if admissible is not None and admissible.commands is not None and isinstance(space, Discrete):
+            self.head = TextChoice(space, reader.command_width, self.learner, seeds[2])
+        # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
+        self.encoder: TorchModule | None = None
+        if reader.learner is not None:
+            self.encoder = torch_module(
+                reader.learner.module, seeds[3], reader.names["backbone"], reader.width, adapters=True
+            )
+        own = reader.trainable and self.encoder is None
+        critics = reader.critic_trainable and self.encoder is None
+        batch = max(collector.num_envs, min(options.minibatch_size, self.rollout_length * collector.num_envs))
 
-        def widths(width: int, trainable: bool, outputs: int) -> tuple[int, ...]:
-            default = () if trainable else (256, 128)
-            return (width, *(default if options.hidden is None else options.hidden), outputs)
+        def network(width: int, outputs: int, beneath: TorchModule | Sequence[int] | None) -> EngineNetwork:
+            """Layers to so many outputs, on features of this width or on what a trainable backbone makes of vectors."""
+            default = (256, 128) if beneath is None else ()
+            widths = (*(default if options.hidden is None else options.hidden), outputs)
+            if beneath is None or isinstance(beneath, Sequence):
+                first = (width,) if beneath is None else (collector.states.vectors.shape[1], *beneath)
+                return EngineNetwork(self.learner, (*first, *widths), batch)
+            return EngineNetwork(self.learner, (width, *widths), batch, beneath=beneath)
 
-        with one_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(task.seed)
-            space, admissible = collector.action_space, collector.states.admissible
-            self.head: Categorical | Gaussian | TextChoice | FactoredHead | ActionCodebook | LearnedActionCodebook
-            if options.action_codebook is None:
-                self.head = action_head(space)
-            else:
-                self.head = codebook_head(space, options.action_codebook, options.action_bins)
-            if admissible is not None and admissible.commands is not None and isinstance(space, Discrete):
-                self.head = TextChoice(space, reader.command_width)
-            # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
-            self.encoder: nn.Module | None = None if reader.learner is None else reader.learner.module()
-            alone = reader.learner is None
-            own, critics = reader.trainable and alone, reader.critic_trainable and alone
-            policy, critic = (nn.Identity(), nn.Identity())
-            if own:
-                policy = reader.module()
-            # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features
-            # look like, so they can be standardised by that rollout without the policy changing under it.
-            self.policy = chain(policy, mlp(widths(reader.width, own, self.head.outputs), gain=0.0))
-            if critics:
-                critic = reader.critic_module()
-            self.value = chain(critic, mlp(widths(reader.critic_width, critics, 1), gain=1.0))
+        # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features look like,
+        # so they can be standardised by that rollout without the policy changing under it.
+        self.policy = network(
+            reader.width, self.head.outputs, trainable(reader, critics=False, seed=seeds[3]) if own else None
+        )
+        self.policy.initialise(0.0, seeds[0])
+        self.value = network(
+            reader.critic_width, 1, trainable(reader, critics=True, seed=seeds[4]) if critics else None
+        )
+        self.value.initialise(1.0, seeds[1])
         gaussian = self.head.gaussian if isinstance(self.head, LearnedActionCodebook) else self.head
         for each in gaussian.gaussians if isinstance(gaussian, FactoredHead) else [gaussian]:
             if isinstance(each, Gaussian):
-                nn.init.constant_(each.log_std, options.log_std_init)
+                each.log_std[:] = options.log_std_init
         self.reward_scale = RewardScale(collector.num_envs, options.gamma) if options.normalise_rewards else None
-        self.weights = {
-            "policy": flatten([*self.policy.parameters(), *self.head.parameters]),
-            "value": flatten([*self.value.parameters()]),
+        self.notice = ""  # told when learning goes on
+        groups: dict[str, list[LearnedPart]] = {
+            "policy": [*parts_of(self.policy), self.head],
+            "value": parts_of(self.value),
         }
         rates = {"policy": options.learning_rate, "value": options.value_learning_rate}
         if self.encoder is not None:
-            learned = [each for each in self.encoder.parameters() if each.requires_grad]
-            self.weights["adapters"], rates["adapters"] = flatten(learned), options.adapter_learning_rate
+            groups["adapters"], rates["adapters"] = [self.encoder], options.adapter_learning_rate
+        self.groups = ParameterGroups(self.learner, groups, eps=1e-5)
         self.rates = {name: decaying(rate) if options.anneal else rate for name, rate in rates.items()}
-        self.optimizer = Adam(self.weights.values(), self.learning_rates(0.0), eps=1e-5)
+        self.rates_now = self.learning_rates(0.0)
         self.standardise = standardisation(reader.width, own, collector, options.running_standardisation)
         self.standardise_critic = (
             standardisation(reader.critic_width, critics, collector, options.running_standardisation)
@@ -111,25 +136,23 @@ class PPO(Algorithm):
         )
 
     def learning_rates(self, progress: float) -> list[float]:
-        """Those of `self.weights`."""
-        return [value_at(self.rates[name], progress) for name in self.weights]
+        """Those of the groups of parameters."""
+        return [value_at(rate, progress) for rate in self.rates.values()]
 
     def update(self) -> dict[str, float]:
         """One rollout and `epochs` passes over it; see the base class."""
-        with one_thread():
-            return self.learn()
-
-    def learn(self) -> dict[str, float]:
-        """The work of `update`."""
         options, generator, collector = self.options, self.generator, self.task.collector
+        if self.notice:
+            warn(self.notice)
+            self.notice = ""
         progress, first = self.step / self.task.steps if self.task.steps else 1.0, self.step == 0
         noise = self.head.noise(self.rollout_length, collector.num_envs, generator)
         noise = hold(noise, options.noise_hold, generator)
-        actions: list[Tensor] = []
+        actions: list[np.ndarray] = []
 
         def act(states: States, t: int) -> np.ndarray:
-            outputs = forward(self.policy, self.standardise(states.features))[0]
-            actions.append(self.head.sample(outputs, noise[t], tensors(states.admissible)))
+            outputs = self.policy.outputs(self.standardise(states.features))
+            actions.append(self.head.sample(outputs, noise[t], states.admissible))
             return self.head.to_env(actions[t])
 
         with low_bits(self.policy, self.rollout_bits):
@@ -141,46 +164,42 @@ class PPO(Algorithm):
                 self.head.standardise.fit(rollout.admissible.commands.features)
         if self.reward_scale is not None:
             rollout = self.reward_scale(rollout)
-        self.optimizer.learning_rates = self.learning_rates(progress)
+        self.rates_now = self.learning_rates(progress)
         clip_coef, ent_coef = value_at(options.clip_coef, progress), value_at(options.ent_coef, progress)
 
-        features = self.standardise(rollout.features)
+        features, valid = self.standardise(rollout.features), rollout.valid
         shared = self.standardise_critic is self.standardise
         critic_features = features if shared else self.standardise_critic(rollout.critic_features)
         values = self.values(critic_features)
         after = next_values(rollout, values, self.values(self.standardise_critic(rollout.final_critic_features)))
         advantages = gae(rollout, values, after, options.gamma, options.gae_lambda)
-        valid = torch.from_numpy(rollout.valid)
-        visited, taken = features[:-1][valid], torch.stack(actions)[valid]
-        admissible = tensors(rollout.admissible)
-        admissible = None if admissible is None else admissible.map(lambda each: each[valid])
+        visited, taken = features[:-1][valid], np.stack(actions)[valid]
+        admissible = None if rollout.admissible is None else rollout.admissible.map(lambda each: each[valid])
         with low_bits(self.policy, self.rollout_bits):  # those of the policy that acted
-            log_probs = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
-        sampled, correction = torch.from_numpy(advantages)[valid], None
+            log_probs = self.head.forward(self.policy.outputs(visited), taken, admissible)[0]
+        correction: SampleCorrection | None = None
         diagnostics: dict[str, float] = {}
         if self.estimator is not None:
-            proximal = self.head.forward(forward(self.policy, visited)[0], taken, admissible)[0]
-            correction, diagnostics = correct_samples(proximal, log_probs, sampled, self.estimator)
-            log_probs = correction.anchor.squeeze(1)
+            proximal = self.head.forward(self.policy.outputs(visited), taken, admissible)[0]
+            log_probs, correction, diagnostics = correct_samples(proximal, log_probs, advantages[valid], self.estimator)
         batch = Samples(
             features=visited,
             critic_features=visited if shared else critic_features[:-1][valid],
             actions=taken,
-            advantages=sampled,
-            returns=torch.from_numpy(advantages + values[:-1])[valid],
+            advantages=advantages[valid],
+            returns=(advantages + values[:-1])[valid],
             log_probs=log_probs,
             admissible=admissible,
-            texts=None if self.encoder is None else texts_of(rollout)[rollout.valid],
+            texts=None if self.encoder is None else texts_of(rollout)[valid],
             correction=correction,
         )
-        for epoch in range(options.epochs):
-            shuffled = batch.take(torch.randperm(len(batch.features), generator=generator))
+        for _ in range(options.epochs):
+            shuffled = batch.take(generator.permutation(len(batch.features)))
             minibatches = [
                 shuffled.take(slice(i, i + options.minibatch_size))
                 for i in range(0, len(batch.features), options.minibatch_size)
             ]
-            last = epoch == options.epochs - 1
-            figures = [self.gradient_step(minibatch, clip_coef, ent_coef, measure=last) for minibatch in minibatches]
+            figures = [self.gradient_step(minibatch, clip_coef, ent_coef) for minibatch in minibatches]
         if self.task.reader.learner is not None:
             self.task.reader.learner.sync()
 
@@ -196,89 +215,65 @@ class PPO(Algorithm):
         self.require_finite(metrics)
         ready = self.step >= options.codebook_after * self.task.steps
         if ready and isinstance(self.head, LearnedActionCodebook) and self.head.codebook is None:
-            self.head.learn(rollout.actions[rollout.valid], cast(nn.Linear, self.policy[-1]))
-            self.optimizer.state.pop(self.weights["policy"])  # its moments are of another policy's gradients
-        residual, returns = batch.advantages.var(correction=0), batch.returns.var(correction=0)
-        metrics["explained_variance"] = float(1 - residual / (returns + 1e-8))
+            self.head.learn(rollout.actions[valid], *self.policy.layers[-1])
+            self.groups.forget("policy")  # its moments are of another policy's gradients
+        metrics["explained_variance"] = float(1 - batch.advantages.var() / (batch.returns.var() + 1e-8))
         if len(rollout.returns):
             metrics["episodes"] = len(rollout.returns)
             metrics["episode_return"] = float(rollout.returns.mean())
             metrics["episode_length"] = float(rollout.lengths.mean())
         return metrics
 
-    def gradient_step(self, batch: Samples, clip_coef: float, ent_coef: float, measure: bool) -> dict[str, float]:
-        """One step of Adam on a minibatch, on the loss L = −E[min(r·A, clip(r, 1−ε, 1+ε)·A)] − β·E[H] + c·E[(V − R)²].
-
-        The gradients by the networks' outputs are written out: r·A where the minimum is the unclipped term, nothing
-        elsewhere. Of corrected rollouts, the first term is that of `estimators.policy_loss`: weights multiply
-        advantages, an adaptive clipping range moves 1+ε, and rejected samples are left out of its mean.
+    def gradient_step(self, batch: Samples, clip_coef: float, ent_coef: float) -> dict[str, float]:
+        """One step of Adam on a minibatch, on the loss L = −E[min(r·A, clip(r, 1−ε, 1+ε)·A)] − β·E[H] + c·E[(V − R)²],
+        with standardised advantages. The losses' gradients are those of engine_learner.py.
         """
-        options, size, learns = self.options, len(batch.features), self.encoder is not None
+        options, size, learner = self.options, len(batch.features), self.learner
         features, critic_features = batch.features, batch.critic_features
         if self.encoder is not None and batch.texts is not None:
-            encoded = self.standardise.differentiable(self.encoder(batch.texts.tolist()))
-            features = encoded.detach()
+            encoded = self.encoder.forward(batch.texts.tolist())
+            features = self.standardise(encoded)
             critic_features = features if self.task.reader.critic is None else critic_features
-        advantages = normalise(batch.advantages)
-        counted = size
-        with low_bits(self.policy, self.gradient_bits):
-            outputs, policy_tape = forward(self.policy, features)
-            log_probs, entropies, head_tape = self.head.forward(outputs, batch.actions, batch.admissible)
-            log_ratio = log_probs - batch.log_probs
-            if batch.correction is None:
-                ratio = log_ratio.exp()
-                clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
-            else:
-                log_ratio, advantages, upper = correct_terms(log_ratio, advantages, batch.correction, 1 + clip_coef)
-                ratio = log_ratio.exp()
-                clipped_ratio = ratio.clamp(min=1 - clip_coef).minimum(upper)
-                counted = max(1, int(batch.correction.kept.sum()))
-            unclipped = ratio * advantages
-            clipped = clipped_ratio * advantages
-            by_log_prob = torch.where(unclipped <= clipped, unclipped, 0.0) / -counted
-            by_outputs = self.head.backward(head_tape, by_log_prob, -ent_coef / size)
-            by_features = backward(self.policy, policy_tape, by_outputs, by_inputs=learns)
-
-        with low_bits(self.value, self.value_gradient_bits):
-            values, value_tape = forward(self.value, critic_features)
-            error = values.squeeze(1) - batch.returns
-            by_values = (2 * options.vf_coef / size * error).unsqueeze(1)
-            by_critic_features = backward(self.value, value_tape, by_values, by_inputs=learns)
-        if by_features is not None and by_critic_features is not None:  # both heads' gradients meet in the adapters
-            self.weights["adapters"].grad.zero_()  # type: ignore[union-attr]
-            shares = self.task.reader.critic is None
-            encoded.backward(by_features + by_critic_features if shares else by_features)
-
-        # Clipped separately: together, the value function's far larger gradient would decide the policy's step size.
-        norms = {name: clip_gradient(each, options.max_grad_norm) for name, each in self.weights.items()}
-        self.optimizer.step()
-        if not measure:
-            return {}
-        outside = (ratio - 1).abs() > clip_coef if batch.correction is None else clipped_ratio != ratio
-        share = size / counted  # those left out of a correction are 0 in these means
-        return {
-            "policy_loss": -float(torch.minimum(unclipped, clipped).mean()) * share,
-            "value_loss": float(error.square().mean()),
+        networks = [self.policy, self.value]
+        with low_bits(self.policy, self.gradient_bits), low_bits(self.value, self.value_gradient_bits):
+            outputs, values = forward(networks, [features, critic_features])
+            log_probs, entropies = self.head.forward(outputs, batch.actions, batch.admissible)
+            loss = clipped_loss(learner, log_probs, batch.log_probs, batch.advantages, clip_coef, batch.correction)
+            value_loss, by_values = squared_loss(values, batch.returns, options.vf_coef)
+            by_outputs = self.head.backward(loss.by_log_probs, -ent_coef / size)
+            by_features = backward(networks, [by_outputs, by_values], by_inputs=self.encoder is not None)
+        if self.encoder is not None:  # both heads' gradients meet in the adapters
+            by_policy, by_critic = by_features
+            assert by_policy is not None
+            assert by_critic is not None
+            by_standard = by_policy + by_critic if self.task.reader.critic is None else by_policy
+            self.encoder.backward(self.standardise.backward(by_standard, encoded))
+        figures = {
+            "policy_loss": loss.loss,
+            "value_loss": value_loss,
             "entropy": float(entropies.mean()),
-            "approx_kl": float((ratio - 1 - log_ratio).mean()) * share,  # Schulman's third estimator
-            "clip_fraction": float(outside.float().mean()) * share,
-            **{f"{name}_gradient_norm": norm for name, norm in norms.items()},
+            "approx_kl": loss.approx_kl,
+            "clip_fraction": loss.clip_fraction,
         }
+        self.require_finite(figures)
+        # Clipped separately: together, the value function's far larger gradient would decide the policy's step size.
+        norms = self.groups.step(self.rates_now, options.max_grad_norm)
+        return figures | {f"{name}_gradient_norm": norm for name, norm in norms.items()}
 
     def require_finite(self, metrics: Mapping[str, float]) -> None:
         """Stop a run whose losses are not finite any more."""
         for name, value in metrics.items():
-            if not np.isfinite(value):
+            if not math.isfinite(value):
                 raise RunFailed(
                     f"{name} is not a finite number in the update that ends at step {self.step}: it is discarded, "
                     f"and checkpoints are from before it; try a smaller {setting('algo.learning_rate')} or "
                     "algo.value_learning_rate"
                 )
 
-    def values(self, features: Tensor) -> np.ndarray:
+    def values(self, features: np.ndarray) -> np.ndarray:
         """The critic's standardised features [..., d'] → values float32 [...]."""
         with low_bits(self.value, self.options.value_bits):
-            return forward(self.value, features.reshape(-1, features.shape[-1]))[0].reshape(features.shape[:-1]).numpy()
+            return self.value.outputs(features.reshape(-1, features.shape[-1])).reshape(features.shape[:-1])
 
     def standardisations(self) -> dict[str, Standardisation]:
         """The policy's, the critic's if it is another, and that of commands if actions are texts, by what their names
@@ -290,9 +285,9 @@ class PPO(Algorithm):
 
     def act(self, states: States) -> np.ndarray:
         """The most probable actions; see the base class."""
-        with one_thread(), low_bits(self.policy, self.options.policy_bits):
-            outputs = forward(self.policy, self.standardise(states.features))[0]
-            return self.head.to_env(self.head.best(outputs, tensors(states.admissible)))
+        with low_bits(self.policy, self.options.policy_bits):
+            outputs = self.policy.outputs(self.standardise(states.features))
+            return self.head.to_env(self.head.best(outputs, states.admissible))
 
     def plain_policy(self) -> Policy:
         """The policy network and its head; see the base class."""
@@ -303,7 +298,7 @@ class PPO(Algorithm):
         """The policy's distribution and the value network; see the base class."""
         return ActorCritic(
             policy=self.plain_policy(),
-            log_std=self.head.log_std.detach().numpy().copy() if isinstance(self.head, Gaussian) else None,
+            log_std=self.head.log_std.copy() if isinstance(self.head, Gaussian) else None,
             value=copy.deepcopy(numpy_network(self.value, self.standardise_critic)),
             reward_std=1.0 if self.reward_scale is None else self.reward_scale.std,
             gamma=self.options.gamma,
@@ -312,24 +307,28 @@ class PPO(Algorithm):
 
     def state(self) -> dict[str, np.ndarray]:
         """See the base class."""
-        tensors = {"generator": self.generator.get_state()}
-        for name, weights in self.weights.items():
-            tensors[name] = weights.detach()
-            tensors |= {f"{name}.{key}": value for key, value in self.optimizer.state[weights].items()}
-        arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+        arrays = {"generator": generator_state(self.generator), **self.groups.state()}
         for prefix, scale in self.standardisations().items():
             arrays |= {f"{prefix}mean": scale.mean, f"{prefix}std": scale.std}
         if self.reward_scale is not None:
             arrays |= self.reward_scale.state()
         if isinstance(self.head, LearnedActionCodebook) and self.head.codebook is not None:
-            arrays["action_codebook"] = self.head.codebook.values.numpy().copy()
+            arrays["action_codebook"] = self.head.codebook.values.copy()
         return arrays
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """All but what Adam knows of the gradients so far; see the base class."""
+        return {name: array for name, array in self.state().items() if name.rpartition(".")[2] not in MOMENTS}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
-        for name, weights in self.weights.items():
-            restore_parameter(weights, self.optimizer, state, name, f"{name}.")
-        self.generator.set_state(torch.tensor(state["generator"]))
+        by_torch = state["generator"].dtype == np.uint8  # it learned in torch so far
+        self.groups.load_state(state, torch_layout=by_torch)
+        if by_torch:
+            self.generator = np.random.Generator(np.random.PCG64([self.task.seed, self.step]))
+            self.notice = "this run learned in torch so far: its exploration noise goes on from a new generator"
+        else:
+            restore_generator(self.generator, state["generator"])
         for prefix, scale in self.standardisations().items():
             mean, std = state[f"{prefix}mean"], state[f"{prefix}std"]
             if mean.shape != scale.mean.shape or std.shape != mean.shape or not (std > 0).all():
@@ -338,7 +337,7 @@ class PPO(Algorithm):
         if self.reward_scale is not None:
             self.reward_scale.load_state(state)
         if isinstance(self.head, LearnedActionCodebook) and "action_codebook" in state:
-            self.head.use(torch.tensor(state["action_codebook"]))
+            self.head.use_values(state["action_codebook"])
         if self.task.reader.learner is not None:
             self.task.reader.learner.sync()
 
@@ -347,20 +346,20 @@ class PPO(Algorithm):
 class Samples:
     """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], admissible
     actions [B, k], advantages, returns and log-probabilities [B], the texts [B] where adapters learn, and what corrects
-    the loss where rollouts are quantised, as sequences of one token.
+    the loss where rollouts are quantised.
     """
 
-    features: Tensor
-    critic_features: Tensor
-    actions: Tensor
-    advantages: Tensor
-    returns: Tensor
-    log_probs: Tensor
+    features: np.ndarray
+    critic_features: np.ndarray
+    actions: np.ndarray
+    advantages: np.ndarray
+    returns: np.ndarray
+    log_probs: np.ndarray
     admissible: AdmissibleActions | None = None
     texts: np.ndarray | None = None
-    correction: Corrected | None = None
+    correction: SampleCorrection | None = None
 
-    def take(self, index: Tensor | slice) -> Samples:
+    def take(self, index: np.ndarray | slice) -> Samples:
         """The samples at `index`."""
         features = self.features[index]
         return Samples(
@@ -371,14 +370,9 @@ class Samples:
             self.returns[index],
             self.log_probs[index],
             None if self.admissible is None else self.admissible.map(lambda each: each[index]),
-            None if self.texts is None else self.texts[index.numpy() if isinstance(index, Tensor) else index],
+            None if self.texts is None else self.texts[index],
             None if self.correction is None else self.correction.take(index),
         )
-
-
-def tensors(admissible: AdmissibleActions | None) -> AdmissibleActions | None:
-    """Admissible actions as arrays → as tensors."""
-    return None if admissible is None else admissible.map(torch.from_numpy)
 
 
 def texts_of(rollout: Rollout) -> np.ndarray:
@@ -398,21 +392,38 @@ def standardisation(width: int, vectors: bool, collector: Collector, running: bo
     return Standardisation(width)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The heads are tiny: one thread is fastest, and makes results independent of the machine's core count. This
-    includes their initial weights: several threads decompose a matrix with different rounding.
+def learner_threads() -> int:
+    """One for each network, but no more than the CPUs that this process may use, or OMP_NUM_THREADS where it is set.
+    Their number changes no result.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min([2, available_cpus(), *([int(asked)] if asked.isdecimal() and int(asked) else [])])
 
 
-def normalise(advantages: Tensor) -> Tensor:
-    """Advantages with mean 0 and standard deviation 1 (a single one is unchanged)."""
-    if len(advantages) < 2:
-        return advantages
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+def parts_of(network: EngineNetwork) -> list[LearnedPart]:
+    """A network, after what learns beneath it."""
+    return [network] if network.beneath is None else [network.beneath, network]
+
+
+def torch_module(make: Callable[[], Any], seed: int, who: str, width: int, adapters: bool = False) -> TorchModule:
+    """The torch module of a backbone, called `who`, whose weights are drawn by this seed; of adapters' what learns.
+
+    Raises:
+        UsageError: torch is not installed.
+    """
+    with needing("torch", setting("backbone.lora_rank") if adapters else who):
+        from bitrl.plugins.algos.torch_module import TorchModule
+
+        return TorchModule(make, seed, who, width, frozen=adapters)
+
+
+def trainable(reader: StateReader, critics: bool, seed: int) -> TorchModule | Sequence[int]:
+    """The policy's trainable backbone, or the critic's: the widths of its layers, if they are linear ones with tanh
+    after each; else its torch module.
+    """
+    tanh_layers = reader.critic_tanh_layers if critics else reader.tanh_layers
+    if tanh_layers is not None:
+        return tanh_layers
+    make, width = (reader.critic_module, reader.critic_width) if critics else (reader.module, reader.width)
+    who = reader.names["backbone" if reader.critic is None or not critics else "critic"]
+    return torch_module(make, seed, who, width)

@@ -1,18 +1,23 @@
 """Rollouts of a quantised policy, for a learner in full precision (QuRL, arXiv 2602.13953; ActorQ, arXiv 1910.01055).
 
 The policy that collects rollouts has int8 or int4 weights (low_bits.py). The loss is corrected for that by the
-estimators of language models (estimators.py): here, a sample is a sequence of one token.
+estimators of language models (estimators.py), which need torch: here, a sample is a sequence of one token.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import needing
 from bitrl.core.wording import setting
 from bitrl.plugins.algos import PPOOptions
-from bitrl.plugins.algos.estimators import LIMIT, Corrected, Estimator, correct
+from bitrl.plugins.algos.engine_learner import SampleCorrection
+
+if TYPE_CHECKING:
+    from bitrl.plugins.algos.estimators import Estimator
 
 BITS = {"int8": 8, "int4": 4}
 
@@ -21,7 +26,7 @@ def estimator(options: PPOOptions) -> Estimator | None:
     """What corrects the loss of quantised rollouts; None if they are not.
 
     Raises:
-        UsageError: settings contradict each other.
+        UsageError: settings contradict each other, or torch is not installed.
     """
     if options.rollout is None:
         for name in ("correction", "correction_cap", "correction_floor"):
@@ -39,26 +44,26 @@ def estimator(options: PPOOptions) -> Estimator | None:
             f"algo.correction_floor: {floor:g} is above algo.correction_cap, {cap:g}: every sample would be rejected; "
             "set a smaller floor or a larger cap"
         )
+    with needing("torch", setting("algo.rollout", options.rollout)):
+        from bitrl.plugins.algos.estimators import Estimator
     return Estimator(options.correction, cap=cap, floor=floor)
 
 
 def correct_samples(
-    proximal: Tensor, behaviour: Tensor, advantages: Tensor, how: Estimator
-) -> tuple[Corrected, dict[str, float]]:
-    """Log-probabilities in full precision and of the policy that acted, advantages [B] → correction and diagnostics."""
-    every = torch.ones(len(proximal), 1, dtype=torch.bool)
-    return correct(proximal.unsqueeze(1), behaviour.unsqueeze(1), every, advantages, how)
-
-
-def correct_terms(
-    log_ratio: Tensor, advantages: Tensor, correction: Corrected, upper: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A minibatch's log-ratios, advantages and upper ends of the clip range [B], so that PPO's loss is the estimator's.
-
-    Log-ratios are 0 where a sample is rejected; advantages are multiplied by w, and 0 where it is rejected or the
-    log-ratio is clamped, where the estimator has no gradient; the range's upper end is divided by r.
+    proximal: np.ndarray, behaviour: np.ndarray, advantages: np.ndarray, how: Estimator
+) -> tuple[np.ndarray, SampleCorrection, dict[str, float]]:
+    """Log-probabilities in full precision and of the policy that acted, advantages [B] → what the ratio is relative to
+    [B], the correction, and diagnostics.
     """
-    kept, weight, r = correction.kept[:, 0], correction.weight[:, 0], correction.r[:, 0]
-    log_ratio = log_ratio.clamp(-LIMIT, LIMIT).where(kept, 0.0)
-    advantages = (advantages * weight).where(kept & (log_ratio.abs() < LIMIT), 0.0)
-    return log_ratio, advantages, upper / r
+    import torch
+
+    from bitrl.plugins.algos.estimators import correct
+
+    current, acted, signed = map(torch.from_numpy, (proximal, behaviour, advantages))
+    every = torch.ones(len(proximal), 1, dtype=torch.bool)
+    corrected, diagnostics = correct(current[:, None], acted[:, None], every, signed, how)
+    anchor, weight, r, kept = (
+        np.ascontiguousarray(each[:, 0].numpy())
+        for each in (corrected.anchor, corrected.weight, corrected.r, corrected.kept)
+    )
+    return anchor, SampleCorrection(weight, r, kept), diagnostics

@@ -5,8 +5,6 @@ features.
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 FEATURE_LIMIT = 10.0
 """Standardised features are clipped at this many standard deviations: a state unlike any of the first rollout's must
@@ -42,15 +40,17 @@ class Standardisation:
         self.std = np.sqrt((1 - share) * self.std**2 + share * flat.var(axis=0) + share * (1 - share) * shift**2)
         self.std = np.maximum(self.std, np.float32(1e-6))
 
-    def __call__(self, features: np.ndarray) -> Tensor:
-        """Features [..., d] → standardised, float32 [..., d]."""
-        if not self.active:
-            return torch.from_numpy(features)
-        return torch.from_numpy(((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT))
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Features [..., d] → standardised, float32 [..., d], in one piece as the engine takes it."""
+        if self.active:
+            features = ((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
+        return np.ascontiguousarray(features)
 
-    def differentiable(self, features: Tensor) -> Tensor:
-        """The same of a tensor [..., d], with its gradient."""
+    def backward(self, by_standard: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """A loss's gradient by standardised features [..., d] → that by the features, which is 0 where they are
+        clipped.
+        """
         if not self.active:
-            return features
-        mean, std = torch.from_numpy(self.mean), torch.from_numpy(self.std)
-        return ((features - mean) / std).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
+            return by_standard
+        within = abs((features - self.mean) / self.std) <= FEATURE_LIMIT
+        return np.where(within, by_standard / self.std, np.float32(0))

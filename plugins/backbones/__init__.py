@@ -29,8 +29,8 @@ class LanguageModelOptions:
     )
     readout: Literal["set", "auto"] = option(
         "set",
-        "auto: where layers, pooling and projection are all unset, a run measures on states of random play which of "
-        "them keep the numbers, and takes the cheapest",
+        "auto: where layers, pooling, projection and chunk are all unset, a run measures on states of random play "
+        "which of them keep the numbers, and takes the cheapest",
         free=True,  # what was chosen is in the other options
     )
     threads: int = option(
@@ -52,9 +52,15 @@ class LanguageModelOptions:
         "unset: no projection",
         above(0),
     )
+    chunk: int | None = option(
+        None,
+        "with pooling field: cut a text after every so many numbers, and read each chunk as a text of its own, which "
+        "any width fits; unset: read the text as a whole",
+        above(0),
+    )
     cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0), free=True)
     lora_rank: int | None = option(
-        None, "rank of low-rank adapters (LoRA) trained with the heads; unset: the model is frozen", above(0)
+        None, "rank of low-rank adapters (LoRA) trained with the heads (by torch); unset: the model is frozen", above(0)
     )
     lora_alpha: float = option(16.0, "adapter outputs are scaled by lora_alpha / lora_rank", above(0))
     lora_targets: tuple[str, ...] = option(

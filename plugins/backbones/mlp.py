@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import needing
+from bitrl.plugins.algos.engine_learner import EngineLearner, EngineNetwork
 from bitrl.plugins.backbones import MLPOptions
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class MLP:
@@ -20,6 +23,7 @@ class MLP:
 
     Attributes:
         width: d, the width of the last layer (k if there is none).
+        tanh_layers: the widths of the layers.
     """
 
     def __init__(self, options: MLPOptions, width: int | None):
@@ -27,12 +31,16 @@ class MLP:
             raise UsageError(
                 "backbone mlp reads vectors of a known width: give one, for example load_backbone('mlp', width=4)"
             )
-        self.widths = (width, *options.hidden)
+        self.tanh_layers = tuple(options.hidden)
+        self.widths = (width, *self.tanh_layers)
         self.width = self.widths[-1]
         self.identity: Mapping[str, Any] = {"hidden": list(options.hidden)}
 
     def module(self) -> nn.Module:
-        """A fresh network with orthogonal weights of gain √2, drawn from torch's current generator."""
+        """A fresh network in torch with orthogonal weights of gain √2, drawn from torch's current generator."""
+        with needing("torch", "the mlp backbone's module()"):
+            from torch import nn
+
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(self.widths):
             linear = nn.Linear(fan_in, fan_out)
@@ -42,8 +50,11 @@ class MLP:
         return nn.Sequential(*layers)
 
     def encode(self, inputs: np.ndarray) -> np.ndarray:
-        """Vectors float32 [n, k] → float32 [n, d] by an untrained network, the same for every call (seed 0)."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            features: np.ndarray = self.module()(torch.as_tensor(inputs, dtype=torch.float32)).numpy()
+        """Vectors float32 [n, k] → float32 [n, d] by an untrained network, the same for every call."""
+        vectors = np.ascontiguousarray(inputs, np.float32)
+        if not self.tanh_layers:
+            return vectors.copy()
+        network = EngineNetwork(EngineLearner(), self.widths, batch=256)
+        network.initialise(math.sqrt(2), seed=0)
+        features: np.ndarray = np.tanh(network.outputs(vectors))
         return features

@@ -10,6 +10,7 @@ Run as a module, it makes games: `python -m bitrl.plugins.envs.textworld_games D
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -71,6 +72,7 @@ class Cooking:
     split: Split = "train"
 
 
+@functools.cache
 def require_textworld() -> str:
     """The version of TextWorld, without importing it.
 

@@ -14,10 +14,13 @@ from typing import Any
 
 import attrs
 
+from bitrl.plugins.envs.textworld_matching import Fact, Matcher
 from bitrl.plugins.envs.textworld_words import COOKED, CUT, answer_to, recipe_of, scene
 
 KEPT_SITUATIONS, KEPT_GAMES = 400, 128
 """States that are remembered of each game, of about 5 KB each, and games."""
+
+MEAL = "prepare meal"
 
 Facts = frozenset[Any]
 """A state: TextWorld's propositions."""
@@ -81,36 +84,51 @@ class Rules:
             (fact.arguments[1].name, fact.arguments[0].name) for fact in self.start if fact.name == "base"
         )
         self.words = Inform7Game(self.game)
-        self._named: dict[Any, Any] = {}
-        self._effects: dict[Effect, Effect] = {}
+        kb = self.game.kb
+        things = {thing for fact in self.start for thing in fact.arguments} | {*kb.types.constants_mapping.values()}
+        self._things = {thing.name: thing for thing in things}
+        # Of the rules that prepare a meal, the one for a recipe of so many ingredients comes last, and stays.
+        ordered = sorted(kb.rules.values(), key=lambda rule: len(rule.preconditions))
+        self._matchers = [Matcher(rule, kb) for rule in ordered]
+        self._facts: dict[Any, tuple[Fact, Any]] = {}
+        self._commands: dict[tuple[int, tuple[str, ...]], tuple[str, Effect]] = {}
         self.situation = functools.lru_cache(KEPT_SITUATIONS)(self._situation)
 
     def _situation(self, facts: Facts) -> Situation:
-        from textworld.logic import State
-
-        kb = self.game.kb
-        actions = State(kb.logic, facts).all_applicable_actions(kb.rules.values(), kb.types.constants_mapping)
-        effects = {command: self._effect(command, action, facts) for command, action in self.named(actions).items()}
-        return Situation(scene(self._name(fact) for fact in facts), dict(sorted(effects.items())))
+        said = [self._say(fact) for fact in facts]
+        by_name: dict[str, list[Fact]] = {}
+        for fact, _ in said:
+            by_name.setdefault(fact.name, []).append(fact)
+        effects = dict(
+            self._command(index, binding)
+            for index, matcher in enumerate(self._matchers)
+            for binding in matcher.bindings(by_name)
+        )
+        missing = self._unready(facts) if MEAL in effects else None
+        if missing:
+            effects[MEAL] = Effect(frozenset(), frozenset(), missing)
+        return Situation(scene(words for _, words in said), dict(sorted(effects.items())))
 
     def named(self, actions: Iterable[Any]) -> dict[str, Any]:
         """TextWorld's actions by their commands."""
-        # Of the rules that prepare a meal, the one for a recipe of so many ingredients comes last, and stays.
         ordered = sorted(actions, key=lambda action: len(action.preconditions))
         return dict(zip(self.words.gen_commands_from_actions(ordered), ordered, strict=True))
 
-    def _name(self, fact: Any) -> Any:
-        if fact not in self._named:
-            self._named[fact] = self.words.get_human_readable_fact(fact)
-        return self._named[fact]
+    def _say(self, fact: Any) -> tuple[Fact, Any]:
+        """A fact as it is matched, and with the names that people read; worked out once."""
+        if fact not in self._facts:
+            things, types = (tuple(getattr(each, of) for each in fact.arguments) for of in ("name", "type"))
+            self._facts[fact] = Fact(fact.name, things, types), self.words.get_human_readable_fact(fact)
+        return self._facts[fact]
 
-    def _effect(self, command: str, action: Any, facts: Facts) -> Effect:
-        missing = self._unready(facts) if command == "prepare meal" else None
-        if missing:
-            effect = Effect(frozenset(), frozenset(), missing)
-        else:
+    def _command(self, index: int, binding: tuple[str, ...]) -> tuple[str, Effect]:
+        """The command for the rule of this index with these things, and its effect; worked out once."""
+        if (index, binding) not in self._commands:
+            action = self._matchers[index].action(binding, self._things)
+            (command,) = self.words.gen_commands_from_actions([action])
             effect = Effect(frozenset(action.removed), frozenset(action.added), answer_to(command, action.added))
-        return self._effects.setdefault(effect, effect)  # the same in many states
+            self._commands[index, binding] = command, effect
+        return self._commands[index, binding]
 
     def _unready(self, facts: Facts) -> str | None:
         """What keeps the meal from being prepared. The interpreted game asks for all of this; by TextWorld's rules one

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from bitrl.core.runs.evaluate import evaluate
     from bitrl.core.runs.export import export
+    from bitrl.core.runs.learn_on import learn_on
     from bitrl.core.runs.listing import list_runs
     from bitrl.core.runs.train import resume, run
     from bitrl.core.schedules import Schedule, value_at
@@ -68,6 +69,7 @@ _HOME = {
     ),
     "bitrl.core.runs.evaluate": ("evaluate",),
     "bitrl.core.runs.export": ("export",),
+    "bitrl.core.runs.learn_on": ("learn_on",),
     "bitrl.core.runs.listing": ("list_runs",),
     "bitrl.core.runs.train": ("resume", "run"),
     "bitrl.core.schedules": ("Schedule", "value_at"),
@@ -110,6 +112,7 @@ __all__ = [
     "every_step",
     "export",
     "hookimpl",
+    "learn_on",
     "list_runs",
     "load_agent",
     "load_backbone",

@@ -1,7 +1,7 @@
 """What algorithms are built of: rollouts, advantages, action heads, standardisation, episodes and numpy policies.
 
 A plugin's algorithm imports from here what it would otherwise write again; PPO uses the same. Everything is imported
-when it is first used: only the action heads, the standardisation and `mlp` need torch.
+when it is first used; nothing of it needs torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from bitrl.core.environments.collector import Collector, Rollout, Transition
     from bitrl.core.runs.episodes import Return, play_episodes
     from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
-    from bitrl.plugins.algos.backprop import mlp
+    from bitrl.plugins.algos.engine_learner import (
+        EngineAdam,
+        EngineLearner,
+        EngineNetwork,
+        clipped_loss,
+        squared_loss,
+    )
     from bitrl.plugins.algos.factored_head import FactoredHead, action_head
     from bitrl.plugins.algos.gae import gae, next_values
     from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, hold, masked
@@ -45,7 +51,13 @@ _HOME = {
     "bitrl.core.environments.collector": ("Collector", "Rollout", "Transition"),
     "bitrl.core.runs.episodes": ("Return", "play_episodes"),
     "bitrl.plugins.algos.action_codebooks": ("ActionCodebook", "LearnedActionCodebook", "codebook_head"),
-    "bitrl.plugins.algos.backprop": ("mlp",),
+    "bitrl.plugins.algos.engine_learner": (
+        "EngineAdam",
+        "EngineLearner",
+        "EngineNetwork",
+        "clipped_loss",
+        "squared_loss",
+    ),
     "bitrl.plugins.algos.factored_head": ("FactoredHead", "action_head"),
     "bitrl.plugins.algos.gae": ("gae", "next_values"),
     "bitrl.plugins.algos.heads": ("Categorical", "Gaussian", "TextChoice", "hold", "masked"),
@@ -66,6 +78,9 @@ __all__ = [
     "CommandTable",
     "Continuous",
     "Discrete",
+    "EngineAdam",
+    "EngineLearner",
+    "EngineNetwork",
     "FactoredHead",
     "FactoredPolicy",
     "Gaussian",
@@ -78,14 +93,15 @@ __all__ = [
     "TextChoice",
     "Transition",
     "action_head",
+    "clipped_loss",
     "codebook_head",
     "gae",
     "hold",
     "masked",
-    "mlp",
     "next_values",
     "numpy_network",
     "play_episodes",
+    "squared_loss",
 ]
 
 

@@ -43,16 +43,16 @@ def test_this_installation_has_its_packages_engine_and_plugins() -> None:
 def test_package_that_is_missing(monkeypatch) -> None:
     version = metadata.version
 
-    def without_torch(name: str) -> str:
-        if name == "torch":
+    def without_rich(name: str) -> str:
+        if name == "rich":
             raise metadata.PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(metadata, "version", without_torch)
-    finding = findings(doctor._packages)["torch"]
+    monkeypatch.setattr(metadata, "version", without_rich)
+    finding = findings(doctor._packages)["rich"]
     assert not finding.ok
     assert finding.detail == "not installed"
-    assert 'pip install "torch>=' in finding.remedy
+    assert 'pip install "rich>=' in finding.remedy
 
 
 def test_package_that_does_not_import(monkeypatch) -> None:

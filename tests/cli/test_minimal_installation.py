@@ -66,14 +66,13 @@ def test_what_it_cannot_do_names_all_that_is_missing_at_once(trained, monkeypatc
     before = sorted(trained.rglob("*"))
     done = without(FOR_TRAINING, *args)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
-    assert done.stderr.endswith("pip install gguf gymnasium rich tomli-w torch\n")
+    assert done.stderr.endswith("pip install gguf gymnasium rich tomli-w\n")
     assert sorted(trained.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("package", "args", "install"),
     [
-        ("torch", ["run", "--steps", "1", "--out", "new"], "install torch"),
         ("tokenizers", ["run", "--steps", "1", "--out", "new"], "install tokenizers"),
         ("tomli_w", ["run", "--steps", "1", "--out", "new"], "install tomli-w"),
         ("safetensors", ["act", "agent.safetensors", "--facts"], "install safetensors"),

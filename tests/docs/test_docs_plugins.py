@@ -15,9 +15,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+import bitrl
 import bitrl.learning
 from bitrl.core import events, hookspecs
+from bitrl.core.records import AlgorithmRecord
 from bitrl.core.registry import HOOKS, Registry
+from bitrl.testing import check_algorithm
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 HOOK_NAMES = sorted(name for name in dir(hookspecs) if name.startswith("bitrl_"))
@@ -113,6 +116,20 @@ def test_the_code_on_the_page_runs(environment: dict[str, str], tmp_path: Path):
         [sys.executable, "-c", "import page"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_algorithm_that_learns_by_heads_and_networks_keeps_the_contract(tmp_path: Path):
+    [code] = [code for code in SCRIPTS if "class Likelier" in code]
+    page: dict[str, object] = {"bitrl": bitrl}
+    exec(compile(code, "docs/plugins.md", "exec"), page)
+    module = types.ModuleType("likelier_of_the_page")
+    module.__dict__.update(page)
+    sys.modules[module.__name__] = module
+    try:
+        target = f"{module.__name__}:Likelier"
+        check_algorithm(AlgorithmRecord(name="likelier", summary="of the page", target=target, bootstraps=False))
+    finally:
+        del sys.modules[module.__name__]
 
 
 BITRL_COMMANDS = [line for line in COMMANDS if line.startswith("bitrl ")]

@@ -115,8 +115,12 @@ def probe(
     if "field" in poolings and any(len(number_ends(text)) != len(fields) for text in texts):
         notes.append(f"pooling field is left out: not every text holds {len(fields)} numbers")
         poolings = [pooling for pooling in poolings if pooling != "field"]
+    longest, context = max(backbone.token_counts(texts)), backbone.engine.context
+    if longest > context:
+        notes.append(f"texts have up to {longest} tokens, and the model reads {context}: read them in chunks")
+        poolings = []
     features: dict[str, list[np.ndarray]] = {pooling: [] for pooling in poolings}
-    for start in range(0, count, 64):
+    for start in range(0, count if poolings else 0, 64):
         for pooling, rows in backbone.pooled_blocks(texts[start : start + 64], poolings, len(fields)).items():
             features[pooling].append(rows)
         tell(min(start + 64, count))

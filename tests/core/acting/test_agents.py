@@ -11,7 +11,6 @@ import attrs
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 import bitrl
@@ -35,8 +34,10 @@ from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.parts import EVALUATION, spawn_seeds
 from bitrl.core.runs.trained import trained as load_trained
+from bitrl.plugins.algos.engine_learner import EngineLearner, EngineNetwork
 from bitrl.plugins.algos.numpy_policy import numpy_network
 from bitrl.plugins.algos.standardise import Standardisation
+from bitrl.plugins.algos.torch_module import TorchModule
 from bitrl.plugins.backbones.language_model import starter_path
 
 SMALL = {"run.num_envs": 4, "run.eval_episodes": 2, "algo.rollout_steps": 64, "algo.learning_rate": 0.01}
@@ -192,26 +193,42 @@ def test_threads_share_an_agent(trained) -> None:
         assert list(pool.map(agent.act, observations * 5)) == wanted * 5
 
 
-def test_networks_are_what_torch_makes_of_them() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+def test_networks_are_what_the_engine_makes_of_them() -> None:
+    network = EngineNetwork(EngineLearner(), (5, 8, 6, 3), batch=50)
+    network.initialise(1.0, 0)
     scale = Standardisation(5)
     scale.fit(np.random.default_rng(0).normal(2, 3, (100, 5)).astype(np.float32))
     features = np.random.default_rng(1).normal(2, 30, (50, 5)).astype(np.float32)  # some beyond the limit
     made = numpy_network(network, scale)
-    wanted = network(scale(features)).detach().numpy()
-    np.testing.assert_allclose(made(features), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(made(features), network.outputs(scale(features)), rtol=1e-4, atol=1e-5)
     again = Network.of_arrays(made.arrays())
     np.testing.assert_array_equal(again(features), made(features))
     alone = numpy_network(network, Standardisation(5, active=False))
     assert alone.limit == math.inf
-    np.testing.assert_allclose(alone(features), network(torch.from_numpy(features)).detach(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(alone(features), network.outputs(features), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layers", [[nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)], [nn.Linear(2, 2)] * 2, [nn.Tanh()]])
-def test_other_networks_are_refused(layers) -> None:
-    with pytest.raises(UsageError, match="cannot be exported: expected Linear layers with Tanh between them, got"):
-        numpy_network(nn.Sequential(*layers), Standardisation(2))
+def on_a_module(*layers: nn.Module) -> EngineNetwork:
+    module = TorchModule(lambda: nn.Sequential(*layers), seed=0, who="backbone test", width=2)
+    module.use(np.zeros(module.size, np.float32), np.zeros(module.size, np.float32))
+    network = EngineNetwork(EngineLearner(), (2, 3), batch=50, beneath=module)
+    network.initialise(1.0, 0)
+    return network
+
+
+def test_a_plugins_module_of_tanh_layers_is_exported_beneath_them() -> None:
+    network = on_a_module(nn.Linear(4, 5), nn.Tanh(), nn.Sequential(nn.Linear(5, 2), nn.Tanh()), nn.Identity())
+    features = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+    made = numpy_network(network, Standardisation(4, active=False))
+    np.testing.assert_allclose(made(features), network.outputs(features), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layers", [[nn.Linear(2, 2), nn.ReLU()], [nn.Linear(2, 2)] * 2, [nn.Tanh()], [nn.Linear(2, 2)]]
+)
+def test_other_modules_are_refused(layers) -> None:
+    with pytest.raises(UsageError, match="cannot be exported: expected Linear layers with Tanh after each, got"):
+        numpy_network(on_a_module(*layers), Standardisation(2))
 
 
 def test_policies_survive_being_taken_apart() -> None:

@@ -58,7 +58,7 @@ class FaultyEnvironment(bitrl.Environment):
 
 class Counts(PPO):
     def summary(self) -> dict[str, float]:
-        return {"parameters": 12, "norm": float(np.linalg.norm(self.weights["policy"].detach().numpy()))}
+        return {"parameters": 12, "norm": float(np.linalg.norm(self.groups.parameters["policy"]))}
 
 
 class Boasts(PPO):

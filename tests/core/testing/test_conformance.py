@@ -426,6 +426,25 @@ class Narrow(Linear):
         return torch.nn.Linear(self.k, 2)
 
 
+class Layered(Linear):
+    """One that says what its layers are, without faults."""
+
+    tanh_layers = (4, 3)
+
+    def module(self) -> torch.nn.Module:
+        hidden = torch.nn.Sequential(torch.nn.Linear(self.k, 4), torch.nn.Tanh())
+        return torch.nn.Sequential(hidden, torch.nn.Linear(4, 3), torch.nn.Tanh())
+
+
+class OtherLayers(Layered):
+    tanh_layers = (8, 3)
+
+
+class NoTanh(Layered):
+    def module(self) -> torch.nn.Module:
+        return super().module()[:-1]
+
+
 class ReseedsTorch(Linear):
     def encode(self, inputs: np.ndarray) -> np.ndarray:
         torch.manual_seed(1)
@@ -434,7 +453,8 @@ class ReseedsTorch(Linear):
 
 
 def test_a_good_trainable_backbone_passes():
-    check_backbone(backbone_record(Linear, "vector", provides=("gradients",)))
+    for cls in (Linear, Layered):
+        check_backbone(backbone_record(cls, "vector", provides=("gradients",)))
 
 
 @pytest.mark.parametrize(
@@ -443,6 +463,11 @@ def test_a_good_trainable_backbone_passes():
         (SharedModule, "two modules share their weight weight"),
         (Detached, "weight unused gets no finite gradient"),
         (Narrow, "expected features of shape [6, 3], got [6, 2]"),
+        (
+            OtherLayers,
+            "tanh_layers says linear layers of widths [8, 3] with tanh after each, but module() has Linear, Tanh",
+        ),
+        (NoTanh, "tanh after each, but module() has Linear, Tanh, Linear of [(5, 4), (4, 3)]"),
         (ReseedsTorch, "torch's generator changed state"),
     ],
 )

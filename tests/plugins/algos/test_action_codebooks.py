@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch_twins import double, gradient_of, near
 
 import bitrl
 from bitrl.core.acting import agents, checkpoints
@@ -39,38 +39,38 @@ def test_a_uniform_codebook_is_evenly_spaced_from_bound_to_bound() -> None:
     head = codebook_head(SPACE, "uniform", 5)
     assert isinstance(head, ActionCodebook)
     assert head.values.tolist() == [[-1, -0.5, 0, 0.5, 1], [0, 1, 2, 3, 4]]
-    actions = head.to_env(torch.tensor([[0, 4], [3, 1]]))
+    actions = head.to_env(np.array([[0, 4], [3, 1]]))
     assert actions.dtype == np.float32
     assert actions.tolist() == [[-1, 4], [0.5, 1]]
     shaped = codebook_head(gymnasium.spaces.Box(-3, 3, (2, 2), np.int64), "uniform", 3)
-    assert shaped.to_env(torch.tensor([[0, 1, 2, 0]])).tolist() == [[[-3, 0], [3, -3]]]
+    assert shaped.to_env(np.array([[0, 1, 2, 0]])).tolist() == [[[-3, 0], [3, -3]]]
 
 
 def test_figures_and_gradients_are_those_of_torch_distributions() -> None:
-    head = codebook_head(SPACE, "uniform", 5)
-    outputs = torch.randn(7, 10, requires_grad=True)
-    actions = head.sample(outputs.detach(), head.noise(1, 7, torch.Generator().manual_seed(1))[0])
+    head, generator = codebook_head(SPACE, "uniform", 5), np.random.default_rng(0)
+    outputs, weights = generator.normal(size=(7, 10)).astype(np.float32), generator.normal(size=7).astype(np.float32)
+    actions = head.sample(outputs, head.noise(1, 7, generator)[0])
     assert actions.shape == (7, 2)
-    distribution = torch.distributions.Independent(torch.distributions.Categorical(logits=outputs.view(7, 2, 5)), 1)
-    weights = torch.randn(7)
-    log_probs, entropies = distribution.log_prob(actions), distribution.entropy()
-    ((weights * log_probs).sum() + 0.3 * entropies.sum()).backward()
-    got_log_probs, got_entropies, tape = head.forward(outputs.detach(), actions)
-    torch.testing.assert_close(got_log_probs, log_probs.detach())
-    torch.testing.assert_close(got_entropies, entropies.detach())
-    torch.testing.assert_close(head.backward(tape, weights, 0.3), outputs.grad)
+    exact = double(outputs).requires_grad_()
+    distribution = torch.distributions.Independent(torch.distributions.Categorical(logits=exact.view(7, 2, 5)), 1)
+    log_probs, entropies = distribution.log_prob(torch.tensor(actions)), distribution.entropy()
+    ((double(weights) * log_probs).sum() + 0.3 * entropies.sum()).backward()
+    got_log_probs, got_entropies = head.forward(outputs, actions)
+    near(got_log_probs, log_probs, 2e-6)
+    near(got_entropies, entropies, 2e-6)
+    near(head.backward(weights, 0.3), gradient_of(exact), 2e-6)
 
 
 def test_samples_have_the_softmax_frequencies_in_each_dimension() -> None:
     head = codebook_head(SPACE, "uniform", 3)
-    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.0, 0.0])
-    noise = head.noise(1, 40_000, torch.Generator().manual_seed(0))[0]
-    drawn = head.sample(logits.expand(40_000, 6), noise)
-    for column, each in zip(drawn.t(), logits.split(3), strict=True):
-        frequencies = torch.bincount(column, minlength=3) / 40_000
-        torch.testing.assert_close(frequencies, each.softmax(0), atol=4 * 0.5 / 40_000**0.5, rtol=0)
-    together = ((drawn[:, 0] == 1) & (drawn[:, 1] == 0)).float().mean()  # dimensions are independent
-    assert together == pytest.approx(float(logits[:3].softmax(0)[1] * logits[3:].softmax(0)[0]), abs=0.01)
+    logits = np.array([0.0, 1.0, -1.0, 2.0, 0.0, 0.0], np.float32)
+    noise = head.noise(1, 40_000, np.random.default_rng(0))[0]
+    drawn = head.sample(np.tile(logits, (40_000, 1)), noise)
+    wanted = [np.exp(each) / np.exp(each).sum() for each in (logits[:3], logits[3:])]
+    for column, each in zip(drawn.T, wanted, strict=True):
+        np.testing.assert_allclose(np.bincount(column) / 40_000, each, atol=4 * 0.5 / 40_000**0.5)
+    together = ((drawn[:, 0] == 1) & (drawn[:, 1] == 0)).mean()  # dimensions are independent
+    assert together == pytest.approx(wanted[0][1] * wanted[1][0], abs=0.01)
 
 
 def test_centres_worked_out_by_hand() -> None:
@@ -102,37 +102,37 @@ def test_centres_are_means_of_what_is_nearest_and_no_worse_than_evenly_spaced_on
 
 def test_the_codebook_begins_as_the_gaussian_on_its_values() -> None:
     """Probabilities are the Gaussian's densities at the values, normalised, in float64."""
-    torch.manual_seed(0)
-    head = LearnedActionCodebook(SPACE, 4)
+    head, generator = LearnedActionCodebook(SPACE, 4), np.random.default_rng(0)
     assert head.outputs == 2 + 8
-    head.gaussian.log_std.data = torch.tensor([-0.3, 0.4])
-    last = nn.Linear(5, head.outputs)
-    inputs = torch.randn(6, 5)
-    means = last(inputs)[:, :2].detach().double()
-    head.learn(np.random.default_rng(0).uniform([-1, 0], [1, 4], (50, 2)).astype(np.float32), last)
+    head.gaussian.log_std[:] = [-0.3, 0.4]
+    weights, biases, inputs = (
+        generator.normal(size=shape).astype(np.float32) for shape in ((5, head.outputs), head.outputs, (6, 5))
+    )
+    means = double((inputs @ weights + biases)[:, :2])
+    head.learn(generator.uniform([-1, 0], [1, 4], (50, 2)).astype(np.float32), weights, biases)
     assert head.codebook is not None
-    values = head.codebook.values.double()
-    density = torch.distributions.Normal(means.unsqueeze(2), torch.tensor([-0.3, 0.4]).double().exp().view(1, 2, 1))
-    wanted = density.log_prob(values.unsqueeze(0)).softmax(dim=2)
-    outputs = last(inputs).detach()
+    deviations = torch.tensor([-0.3, 0.4]).double().exp().view(1, 2, 1)
+    density = torch.distributions.Normal(means.unsqueeze(2), deviations)
+    wanted = density.log_prob(double(head.codebook.values)).softmax(dim=2)
+    outputs = inputs @ weights + biases
     for j in range(4):
-        log_probs, _, tape = head.forward(outputs, torch.tensor([[j, 3 - j]]).expand(6, 2))
-        np.testing.assert_allclose(log_probs.exp(), wanted[:, 0, j] * wanted[:, 1, 3 - j], rtol=1e-4)
-    head.gaussian.log_std.grad = torch.ones(2)
-    gradient = head.backward(tape, torch.ones(6), 0.1)
+        log_probs, _ = head.forward(outputs, np.tile([j, 3 - j], (6, 1)))
+        np.testing.assert_allclose(np.exp(log_probs), wanted[:, 0, j] * wanted[:, 1, 3 - j], rtol=1e-4)
+    head.gaussian.by_log_std[:] = 1
+    gradient = head.backward(np.ones(6, np.float32), 0.1)
     assert gradient.shape == (6, 10)
     assert not gradient[:, :2].any()
     assert gradient[:, 2:].all()
-    assert not head.gaussian.log_std.grad.any(), "the Gaussian stops learning"
+    assert not head.gaussian.by_log_std.any(), "the Gaussian stops learning"
 
 
 def test_before_it_is_learned_it_is_the_gaussian() -> None:
-    head = LearnedActionCodebook(SPACE, 4)
-    outputs, actions = torch.randn(6, 10), torch.randn(6, 2)
-    log_probs, _, tape = head.forward(outputs, actions)
-    torch.testing.assert_close(log_probs, torch.distributions.Normal(outputs[:, :2], 1.0).log_prob(actions).sum(1))
-    gradient = head.backward(tape, torch.ones(6), 0.0)
-    torch.testing.assert_close(gradient[:, :2], actions - outputs[:, :2])
+    head, generator = LearnedActionCodebook(SPACE, 4), np.random.default_rng(0)
+    outputs, actions = (generator.normal(size=shape).astype(np.float32) for shape in ((6, 10), (6, 2)))
+    log_probs, _ = head.forward(outputs, actions)
+    near(log_probs, torch.distributions.Normal(double(outputs[:, :2]), 1.0).log_prob(double(actions)).sum(1))
+    gradient = head.backward(np.ones(6, np.float32), 0.0)
+    np.testing.assert_array_equal(gradient[:, :2], actions - outputs[:, :2])
     assert not gradient[:, 2:].any()
 
 
@@ -146,7 +146,7 @@ def test_the_first_ratio_is_one_in_every_update(kind: str, monkeypatch: pytest.M
 
     def watched(*given: Any) -> Any:
         result = forward(*given)
-        found.append(result[0].sort().values.numpy())  # the minibatch is shuffled
+        found.append(np.sort(result[0]))  # the minibatch is shuffled
         return result
 
     monkeypatch.setattr(algorithm.head, "forward", watched)
@@ -206,7 +206,7 @@ def test_it_learns_to_take_the_values_that_are_best(kind: str) -> None:
     head: Any = algorithm.head
     head = head if isinstance(head, ActionCodebook) else head.codebook
     assert head is not None
-    for dimension, values_there in enumerate(head.values.numpy()):
+    for dimension, values_there in enumerate(head.values):
         assert set(actions[:, dimension]) <= set(values_there)
         best = [values_there[abs(values_there - 0.6 * sign).argmin()] for sign in signs[:, dimension]]
         assert actions[:, dimension].tolist() == best

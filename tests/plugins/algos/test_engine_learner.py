@@ -1,18 +1,18 @@
 """Learning in the engine against autograd and finite differences in float64, and the same bits however it is run."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch_twins import double as constant
+from torch_twins import flat, in_torch
 
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.plugins.algos import backprop, ppo
-from bitrl.plugins.algos.adam import Adam
 from bitrl.plugins.algos.engine_learner import (
     EngineAdam,
     EngineCategorical,
@@ -28,9 +28,7 @@ from bitrl.plugins.algos.engine_learner import (
     parameter_count,
     squared_loss,
 )
-from bitrl.plugins.algos.estimators import Corrected, Estimator, policy_loss
-from bitrl.plugins.algos.heads import Categorical
-from bitrl.plugins.algos.quantised_rollouts import correct_terms
+from bitrl.plugins.algos.estimators import LIMIT, Corrected, Estimator, policy_loss
 from bitrl.plugins.backbones.engine.engine import instruction_sets
 
 LEARNER = EngineLearner()
@@ -277,9 +275,10 @@ def test_the_corrected_loss_is_the_estimators_in_float64(correction):
     (total / count).backward()
     near(got.by_log_probs, current.grad, 1e-5)
     assert got.approx_kl == pytest.approx(float(sums["approx_kl"] / count), rel=1e-5)
-    log_ratio, weighed, upper = correct_terms(current.detach() - as_sequences[0][:, 0], standard, corrected, 1.2)
+    log_ratio = (current.detach() - as_sequences[0][:, 0]).clamp(-LIMIT, LIMIT).where(corrected.kept[:, 0], 0.0)
+    weighed = (standard * corrected.weight[:, 0]).where(corrected.kept[:, 0] & (log_ratio.abs() < LIMIT), 0.0)
     ratio, counted = log_ratio.exp(), int(kept.sum())
-    clipped = ratio.clamp(min=0.8).minimum(upper)
+    clipped = ratio.clamp(min=0.8).minimum(1.2 / corrected.r[:, 0])
     assert got.loss == pytest.approx(
         -float(torch.minimum(ratio * weighed, clipped * weighed).sum()) / counted, rel=1e-5
     )
@@ -292,7 +291,8 @@ def test_the_clipped_loss_is_autograds_in_float64(samples):
     old[:: samples // 3 + 1] += 29  # uncorrected ratios have no limit: keep them within float32
     got = clipped_loss(LEARNER, log_probs, old, advantages, 0.2)
     current, standard = double(log_probs), torch.tensor(advantages, dtype=torch.float64)
-    standard = ppo.normalise(standard)
+    if samples > 1:
+        standard = (standard - standard.mean()) / (standard.std() + 1e-8)
     log_ratio = current - torch.tensor(old, dtype=torch.float64)
     ratio = log_ratio.exp()
     loss = -torch.minimum(ratio * standard, ratio.clamp(0.8, 1.2) * standard).mean()
@@ -326,14 +326,15 @@ def test_adam_takes_torchs_steps(max_norm):
     parameters, gradients = floats(rng, size), np.zeros(size, np.float32)
     adam = EngineAdam(LEARNER, [parameters], [gradients], eps=1e-5)
     twin = nn.Parameter(torch.tensor(parameters.copy()))
-    theirs = Adam([twin], [0.01], eps=1e-5)
+    theirs = torch.optim.Adam([twin], lr=0.01, eps=1e-5)
     for step in range(20):
         gradients[:] = floats(rng, size, scale=10.0 ** (step % 7 - 3))
         gradients[: step % 3 * 300] = 0
         twin.grad = torch.tensor(gradients.copy())
         before = gradients.copy()
         (norm,) = adam.step([0.01], max_norm)
-        assert norm == pytest.approx(backprop.clip_gradient(twin, max_norm), rel=1e-5)
+        wanted = nn.utils.clip_grad_norm_([twin], math.inf if max_norm is None else max_norm)
+        assert norm == pytest.approx(float(wanted), rel=1e-5)
         np.testing.assert_array_equal(gradients, before)
         theirs.step()
     state = theirs.state[twin]
@@ -411,40 +412,42 @@ def test_steps_have_the_same_bits_with_any_threads_and_instruction_set():
             )
 
 
-def test_steps_are_those_of_the_learner_in_torch():
+def test_steps_are_those_of_autograd_and_adam_in_float64():
     rng, samples, widths = RNG(11), 50, (256, 257, 61)
-    nets = [network((*widths, 3), samples, seed=1), network((*widths, 1), samples, seed=2)]
-    flats, twins = [], []
-    for net in nets:
-        layers: list[nn.Module] = []
-        for weights, biases in net.layers:
-            linear = nn.Linear(*weights.shape)
-            linear.weight.data, linear.bias.data = torch.tensor(weights.T.copy()), torch.tensor(biases.copy())
-            layers += [linear, nn.Tanh()]
-        twins.append(nn.Sequential(*layers[:-1]))
-        flats.append(backprop.flatten([*twins[-1].parameters()]))
-    adam, head = Adam(flats, [1e-3, 1e-3], eps=1e-5), Categorical(gymnasium.spaces.Discrete(3))
-    inputs, actions = torch.tensor(floats(rng, samples, widths[0])), torch.tensor(rng.integers(0, 3, samples))
-    old, advantages, returns = (torch.tensor(each) for each in (floats(rng, samples, scale=0.1) - 1.1, floats(rng, samples), floats(rng, samples)))  # fmt: skip  # noqa: E501
-    policy, value = twins
+    twins = [in_torch(network((*widths, 3), samples, seed=1)), in_torch(network((*widths, 1), samples, seed=2))]
+    inputs, actions = constant(floats(rng, samples, widths[0])), torch.tensor(rng.integers(0, 3, samples))
+    old, advantages = constant(floats(rng, samples, scale=0.1) - 1.1), constant(floats(rng, samples))
+    returns = constant(floats(rng, samples))
+    standard = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    adams = [torch.optim.Adam(twin.parameters(), lr=1e-3, eps=1e-5) for twin in twins]
     for _ in range(3):
-        outputs, tape = backprop.forward(policy, inputs)
-        log_probs, _, kept = head.forward(outputs, actions)
-        ratio, standard = (log_probs - old).exp(), ppo.normalise(advantages)
-        unclipped, clipped = ratio * standard, ratio.clamp(0.8, 1.2) * standard
-        by_log_probs = torch.where(unclipped <= clipped, unclipped, 0.0) / -samples
-        backprop.backward(policy, tape, head.backward(kept, by_log_probs, -0.01 / samples))
-        outputs, tape = backprop.forward(value, inputs)
-        backprop.backward(value, tape, (outputs.squeeze(1) - returns).unsqueeze(1) / samples)
-        for flat in flats:
-            backprop.clip_gradient(flat, 0.5)
-        adam.step()
-    got, want = take_steps(LEARNER, 3), []
-    for twin in twins:
-        for layer in twin:
-            if isinstance(layer, nn.Linear):
-                want += [layer.weight.detach().t().reshape(-1), layer.bias.detach()]
-    near(got, torch.cat(want), 1e-5)
+        distribution = torch.distributions.Categorical(logits=twins[0](inputs))
+        ratio = (distribution.log_prob(actions) - old).exp()
+        surrogate = torch.min(ratio * standard, ratio.clamp(0.8, 1.2) * standard).mean()
+        for adam in adams:
+            adam.zero_grad()
+        errors = (twins[1](inputs)[:, 0] - returns).square().mean()
+        (-surrogate - 0.01 * distribution.entropy().mean() + 0.5 * errors).backward()
+        for twin, adam in zip(twins, adams, strict=True):
+            nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+            adam.step()
+    near(take_steps(LEARNER, 3), torch.cat([flat(twin) for twin in twins]))
+
+
+def test_a_network_may_keep_what_it_has_in_other_arrays_and_take_larger_batches():
+    net, twin = network((3, 4, 2), 5), network((3, 4, 2), 60)
+    arrays = np.zeros(net.size, np.float32), np.zeros(net.size, np.float32)
+    net.use(*arrays)
+    net.make_room(60)
+    net.make_room(7)  # there is room already
+    inputs, by_outputs = floats(RNG(0), 60, 3), floats(RNG(1), 60, 2)
+    np.testing.assert_array_equal(net.forward(inputs), twin.forward(inputs))
+    net.backward(by_outputs)
+    twin.backward(by_outputs)
+    np.testing.assert_array_equal(arrays[0], twin.parameters)
+    np.testing.assert_array_equal(arrays[1], twin.gradients)
+    arrays[0][:] = 0
+    assert not net.outputs(inputs).any()
 
 
 # ---- what cannot be done ----

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from torch_twins import called, double, flat_gradient, in_torch, near
 
 import bitrl
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
-from bitrl.plugins.algos.backprop import backward, forward, mlp
+from bitrl.plugins.algos.engine_learner import EngineLearner, EngineNetwork
 from bitrl.plugins.algos.low_bits import low_bits, quantise
 from bitrl.plugins.algos.ppo import PPO, Samples
 from bitrl.testing import make_task
@@ -32,48 +30,46 @@ def in_full_precision(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_quantised_by_hand() -> None:
     """min −1, max 3, 2 bits: d = 1."""
-    weights = torch.tensor([[-1.0, 0.4, 0.6, 3.0]])
+    weights = np.array([[-1.0, 0.4, 0.6, 3.0]], np.float32)
     assert quantise(weights, 2).tolist() == [[-1.0, 0.0, 1.0, 3.0]]
-    assert quantise(torch.zeros(2, 2), 4).tolist() == [[0.0, 0.0], [0.0, 0.0]]
-    many = torch.randn(50, 50, generator=torch.Generator().manual_seed(0))
-    assert (quantise(many, 8) - many).abs().max() <= (many.max() - many.min()) / 2**9 + 1e-6
-    assert len(quantise(many, 4).unique()) <= 2**4 + 1
+    assert quantise(np.zeros((2, 2), np.float32), 4).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    many = np.random.default_rng(0).normal(size=(50, 50)).astype(np.float32)
+    assert quantise(many, 8).dtype == np.float32
+    assert abs(quantise(many, 8) - many).max() <= (many.max() - many.min()) / 2**9 + 1e-6
+    assert len(np.unique(quantise(many, 4))) <= 2**4 + 1
+
+
+def network(*widths: int) -> EngineNetwork:
+    made = EngineNetwork(EngineLearner(), widths, batch=8)
+    made.initialise(1.0, 0)
+    return made
 
 
 def test_gradients_are_those_of_autograd_straight_through() -> None:
-    torch.manual_seed(0)
-    network, inputs = mlp((5, 7, 3), gain=1.0), torch.randn(6, 5)
-    with low_bits(network, 3):
-        outputs, tape = forward(network, inputs)
-        backward(network, tape, torch.ones_like(outputs))
-    found = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
-
-    class Straight(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            weight = self.weight + (quantise(self.weight, 3) - self.weight).detach()
-            return nn.functional.linear(x, weight, self.bias)
-
-    twin = nn.Sequential(Straight(5, 7), nn.Tanh(), Straight(7, 3))
-    twin.load_state_dict(network.state_dict())
-    expected = twin(inputs)
+    policy, inputs = network(5, 7, 3), np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    twin = in_torch(policy)
+    with low_bits(policy, 3):
+        outputs = policy.forward(inputs)
+        policy.backward(np.ones_like(outputs))
+    expected = called(twin, double(inputs), 3)
     expected.sum().backward()
-    assert torch.allclose(outputs, expected, atol=1e-6)
-    for gradient, other in zip(found, twin.parameters(), strict=True):
-        assert torch.allclose(gradient, other.grad, atol=1e-5)
+    near(outputs, expected, 2e-6)
+    near(policy.gradients, flat_gradient(twin), 2e-6)
+    assert abs(outputs - policy.outputs(inputs)).max() > 0.01
 
 
 def test_weights_are_back_in_full_precision_afterwards() -> None:
-    network = mlp((4, 4), gain=1.0)
-    before = network[0].weight.detach().clone()
+    policy = network(4, 4)
+    before = policy.parameters.copy()
 
     def fail_within() -> None:
-        with low_bits(network, 1):
-            assert not torch.equal(network[0].weight, before)
+        with low_bits(policy, 1):
+            assert not np.array_equal(policy.parameters, before)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail_within()
-    assert torch.equal(network[0].weight, before)
+    np.testing.assert_array_equal(policy.parameters, before)
 
 
 @pytest.mark.parametrize("how", ["post-training", "actor", "aware"])
@@ -104,14 +100,14 @@ def make(**options: object) -> PPO:
     return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, "epochs": 1, **options}, "algo"), task)
 
 
-def steps_of(algorithm: PPO, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samples, torch.Tensor]]:
-    """The minibatches of an update, each with the policy's weights in full precision before its step."""
-    seen: list[tuple[Samples, torch.Tensor]] = []
+def steps_of(algorithm: PPO, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samples, np.ndarray]]:
+    """The minibatches of an update, each with the policy's parameters in full precision before its step."""
+    seen: list[tuple[Samples, np.ndarray]] = []
     step = algorithm.gradient_step
 
-    def watched(batch: Samples, *arguments: float, measure: bool) -> dict[str, float]:
-        seen.append((batch, algorithm.weights["policy"].detach().clone()))
-        return step(batch, *arguments, measure=measure)
+    def watched(batch: Samples, *arguments: float) -> dict[str, float]:
+        seen.append((batch, algorithm.groups.parameters["policy"].copy()))
+        return step(batch, *arguments)
 
     monkeypatch.setattr(algorithm, "gradient_step", watched)
     algorithm.update()
@@ -120,16 +116,16 @@ def steps_of(algorithm: PPO, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samp
 
 def log_probs_of(algorithm: PPO, batch: Samples, bits: int | None) -> np.ndarray:
     """Log-probabilities by float64 arithmetic of numpy, at the weights as they are, or rounded to QuaRL's grid."""
-    values = batch.features.double().numpy()
-    layers = [layer for layer in algorithm.policy if isinstance(layer, nn.Linear)]
-    for index, layer in enumerate(layers):
-        weights = layer.weight.detach().double().numpy()
+    values = batch.features.astype(np.float64)
+    for index, (weights, biases) in enumerate(algorithm.policy.layers):
+        weights = weights.astype(np.float64)
         if bits is not None:
             step = (abs(weights.min()) + abs(weights.max())) / 2**bits
             weights = step * np.round(weights / step)
-        values = (np.tanh(values) if index else values) @ weights.T + layer.bias.detach().double().numpy()
+        values = (np.tanh(values) if index else values) @ weights + biases
     logits = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
-    return logits[np.arange(len(logits)), batch.actions.numpy()]
+    found: np.ndarray = logits[np.arange(len(logits)), batch.actions]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -143,7 +139,7 @@ def test_the_ratio_is_to_the_policy_that_acted(
     """
     algorithm = make(policy_bits=3, policy_quantisation=how, learning_rate=0.01)
     algorithm.update()  # the first policy is uniform at any precision
-    found: list[torch.Tensor] = []
+    found: list[np.ndarray] = []
     forward = algorithm.head.forward
 
     def watched(*given: Any) -> Any:
@@ -152,16 +148,16 @@ def test_the_ratio_is_to_the_policy_that_acted(
         return result
 
     monkeypatch.setattr(algorithm.head, "forward", watched)
-    (batch, weights), *_ = steps_of(algorithm, monkeypatch)
-    algorithm.weights["policy"].detach().copy_(weights)
+    (batch, parameters), *_ = steps_of(algorithm, monkeypatch)
+    algorithm.groups.parameters["policy"][:] = parameters
     np.testing.assert_allclose(batch.log_probs, log_probs_of(algorithm, batch, behaviour), atol=1e-5)
     first = found[1]  # found[0] is of the whole rollout
     np.testing.assert_allclose(first, log_probs_of(algorithm, batch, learner), atol=1e-5)
-    ratios = (first - batch.log_probs).exp()
+    ratios = np.exp(first - batch.log_probs)
     if how == "actor":
-        assert 0.001 < (ratios - 1).abs().max() < 1
+        assert 0.001 < abs(ratios - 1).max() < 1
     else:
-        torch.testing.assert_close(ratios, torch.ones(len(ratios)), atol=1e-6, rtol=0)
+        np.testing.assert_allclose(ratios, 1, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("how", ["post-update", "aware"])
@@ -171,30 +167,21 @@ def test_values_are_estimated_with_few_bits_and_learned_as_chosen(how: str) -> N
     """
     bits = 3
     algorithm = make(value_bits=bits, value_quantisation=how, max_grad_norm=None)
-    assert isinstance(algorithm.value[-1], nn.Linear)
-    features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-
-    def twin(rounded: bool) -> nn.Sequential:
-        network = copy.deepcopy(algorithm.value).double()
-        for layer in network:
-            if rounded and isinstance(layer, nn.Linear):
-                layer.weight.data = quantise(layer.weight.data, bits)
-        return network
-
-    wanted = twin(rounded=True)(features.double()).squeeze(1).detach()
+    features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    wanted, in_full = (
+        called(in_torch(algorithm.value), double(features), each).squeeze(1).detach() for each in (bits, None)
+    )
     np.testing.assert_allclose(algorithm.values(features), wanted, atol=1e-5)
-    assert (wanted - twin(rounded=False)(features.double()).squeeze(1)).abs().max() > 0.01
+    assert (wanted - in_full).abs().max() > 0.01
 
-    network, returns = twin(rounded=how == "aware"), torch.arange(6.0)
-    (0.5 * (network(features.double()).squeeze(1) - returns).square().mean()).backward()
-    gradient = torch.cat([parameter.grad.ravel() for parameter in network.parameters() if parameter.grad is not None])
-    before = algorithm.weights["value"].detach().clone()
-    zeros = torch.zeros(6)
-    batch = Samples(features, features, zeros.long(), zeros, returns, zeros)
-    algorithm.gradient_step(batch, 0.1, 0.0, measure=False)
-    assert algorithm.weights["value"].grad is not None
-    torch.testing.assert_close(algorithm.weights["value"].grad, gradient.float(), atol=1e-4, rtol=1e-4)
-    assert (algorithm.weights["value"].detach() - before).abs().max() < 2e-3, "a step of Adam from full precision"
+    twin, returns = in_torch(algorithm.value), np.arange(6, dtype=np.float32)
+    values = called(twin, double(features), bits if how == "aware" else None).squeeze(1)
+    (0.5 * (values - double(returns)).square().mean()).backward()
+    before = algorithm.groups.parameters["value"].copy()
+    zeros = np.zeros(6, np.float32)
+    algorithm.gradient_step(Samples(features, features, np.zeros(6, np.int64), zeros, returns, zeros), 0.1, 0.0)
+    near(algorithm.groups.gradients["value"], flat_gradient(twin), 1e-5)
+    assert abs(algorithm.groups.parameters["value"] - before).max() < 2e-3, "a step of Adam from full precision"
 
 
 @pytest.mark.parametrize(("name", "value"), [("policy", "actor"), ("value", "aware")])

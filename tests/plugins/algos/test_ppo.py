@@ -1,112 +1,80 @@
 """PPO: its gradient step against autograd on the textbook loss, its recipe, and that it learns."""
 
-import copy
-
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from learning_backbones import Adapting, Frozen, Identity, adapting
+from learning_backbones import ppo as make
 from torch import nn
+from torch_twins import Head, double, flat, in_torch, near
 
 import bitrl
-from bitrl.core.acting.states import StateReader
 from bitrl.core.environments import replay
-from bitrl.core.environments.collector import Collector
-from bitrl.core.interfaces import Task
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos.engine_learner import EngineLearner
 from bitrl.plugins.algos.factored_head import action_head
 from bitrl.plugins.algos.heads import hold
-from bitrl.plugins.algos.ppo import PPO, Samples, normalise
-
-
-class Identity:
-    """A serializer that writes the observation as it is, and a backbone whose features are what was written."""
-
-    width, identity = 3, {"features": "observation"}
-
-    def batch(self, observations):
-        return np.asarray(observations, np.float32)
-
-    def encode(self, inputs):
-        return inputs
-
-    def module(self):
-        return nn.Identity()
-
-
-class Drift(gymnasium.Env):
-    """A random walk in three dimensions that rewards actions; deterministic given its seed."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
-
-    def __init__(self, action_space):
-        self.action_space = action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.np_random.standard_normal(3).astype(np.float32), {}
-
-    def step(self, action):
-        observation = self.np_random.standard_normal(3).astype(np.float32)
-        return observation, float(np.sum(action)), bool(self.np_random.random() < 0.1), False, {}
-
-
-def make(action_space, steps=0, trainable=False, **options):
-    envs = replay.vectorise(lambda: Drift(action_space), 4)
-    observations, _ = envs.reset(seed=[1, 2, 3, 4])
-    reader = StateReader(Identity(), Identity(), trainable=trainable)
-    task = Task(collector=Collector(envs, reader, observations), reader=reader, seed=7, steps=steps)
-    return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
-
+from bitrl.plugins.algos.ppo import Samples, learner_threads
 
 SPACES = [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))]
 
 
+def floats(generator, *shape):
+    return generator.normal(size=shape).astype(np.float32)
+
+
+def disturb(algorithm, scale=0.3):
+    """Give heads and networks random weights."""
+    generator = np.random.default_rng(0)
+    for name, weights in algorithm.groups.parameters.items():
+        if name != "adapters":
+            weights[:] = scale * floats(generator, len(weights))
+
+
+def batch_for(algorithm, features, critic_features, apart, generator, texts=None):
+    """Samples whose actions the policy would take, and whose old log-probabilities are `apart` from its own."""
+    size = len(features)
+    outputs = algorithm.policy.outputs(features)
+    actions = algorithm.head.sample(outputs, algorithm.head.noise(1, size, generator)[0])
+    log_probs = algorithm.head.forward(outputs, actions)[0] + np.float32(apart) * floats(generator, size)
+    rest = floats(generator, size), floats(generator, size)
+    return Samples(features, critic_features, actions, *rest, log_probs, texts=texts)
+
+
+def standardised(advantages):
+    return (double(advantages) - double(advantages).mean()) / (double(advantages).std() + 1e-8)
+
+
+def textbook_loss(twins, batch, features, critic_features, clip, ent_coef, vf_coef):
+    policy, value, head = twins
+    log_probs, entropy = head(policy(features), batch.actions, None)
+    ratio, advantages = (log_probs - double(batch.log_probs)).exp(), standardised(batch.advantages)
+    surrogate = torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
+    error = (value(critic_features)[:, 0] - double(batch.returns)).square().mean()
+    return ratio, -surrogate - ent_coef * entropy.mean() + vf_coef * error
+
+
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
 def test_a_gradient_step_is_adam_on_the_textbook_loss(space):
-    algorithm = make(space, ent_coef=0.03, vf_coef=0.7, max_grad_norm=0.1)
-    for weights in algorithm.weights.values():
-        weights.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(16, 3, generator=generator)
-    outputs = algorithm.policy(features).detach()
-    actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
-    batch = Samples(
-        features=features,
-        critic_features=features,
-        actions=actions,
-        advantages=torch.randn(16, generator=generator),
-        returns=torch.randn(16, generator=generator),
-        # Far enough from the current policy that the clip is active on some samples and not on others.
-        log_probs=algorithm.head.forward(outputs, actions)[0] + 0.3 * torch.randn(16, generator=generator),
-    )
-    twin = copy.deepcopy(algorithm.policy), copy.deepcopy(algorithm.value), copy.deepcopy(algorithm.head)
-    algorithm.gradient_step(batch, 0.1, 0.03, measure=True)
+    algorithm, generator = make(space, ent_coef=0.03, vf_coef=0.7, max_grad_norm=0.1), np.random.default_rng(1)
+    disturb(algorithm)
+    features = floats(generator, 16, 3)
+    # Far enough from the current policy that the clip is active on some samples and not on others.
+    batch = batch_for(algorithm, features, features, 0.3, generator)
+    policy, value, head = in_torch(algorithm.policy), in_torch(algorithm.value), Head(algorithm.head)
+    algorithm.gradient_step(batch, 0.1, 0.03)
 
-    policy, value, head = twin
-    if isinstance(space, gymnasium.spaces.Discrete):
-        distribution = torch.distributions.Categorical(logits=policy(features))
-        log_probs, entropy = distribution.log_prob(actions), distribution.entropy()
-    else:
-        distribution = torch.distributions.Normal(policy(features), head.log_std.exp())
-        log_probs, entropy = distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
-    ratio, advantages = (log_probs - batch.log_probs).exp(), normalise(batch.advantages)
+    ratio, loss = textbook_loss((policy, value, head), batch, double(features), double(features), 0.1, 0.03, 0.7)
     assert ((ratio - 1).abs() > 0.1).any()
     assert ((ratio - 1).abs() < 0.1).any()
-    surrogate = torch.min(ratio * advantages, ratio.clamp(0.9, 1.1) * advantages).mean()
-    (-surrogate - 0.03 * entropy.mean() + 0.7 * (value(features)[:, 0] - batch.returns).square().mean()).backward()
-    policy_parameters = [
-        *policy.parameters(),
-        *([] if isinstance(space, gymnasium.spaces.Discrete) else [head.log_std]),
-    ]
-    nn.utils.clip_grad_norm_(policy_parameters, 0.1)
-    nn.utils.clip_grad_norm_(value.parameters(), 0.1)
-    torch.optim.Adam(policy_parameters, lr=3e-4, eps=1e-5).step()
-    torch.optim.Adam(value.parameters(), lr=1e-3, eps=1e-5).step()
-    got = [*algorithm.policy.parameters(), *algorithm.head.parameters, *algorithm.value.parameters()]
-    for mine, wanted in zip(got, [*policy_parameters, *value.parameters()], strict=True):
-        torch.testing.assert_close(mine.detach(), wanted.detach(), rtol=1e-5, atol=1e-6)
+    loss.backward()
+    for parameters, rate in (([*policy.parameters(), *head.parameters], 3e-4), ([*value.parameters()], 1e-3)):
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        torch.optim.Adam(parameters, lr=rate, eps=1e-5).step()
+    near(algorithm.groups.parameters["policy"], torch.cat([flat(policy), *head.flat()]), 2e-6)
+    near(algorithm.groups.parameters["value"], flat(value), 2e-6)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +100,7 @@ def test_state_and_load_state_go_on_identically(space, options):
 
 
 def rates(algorithm):
-    return algorithm.optimizer.learning_rates
+    return algorithm.rates_now
 
 
 def test_annealed_learning_rates_decay_linearly_and_go_on_after_a_resume():
@@ -170,45 +138,45 @@ def test_learning_rates_stay_unless_annealed():
 
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
 def test_held_noise_lasts_as_long_as_asked_and_keeps_its_distribution(space):
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     head = action_head(space)
     noise = head.noise(400, 3000, generator)
     held = hold(noise, 8.0, generator)
-    assert (held == noise).all(dim=2).any(dim=1).all()  # every step's own noise is taken somewhere
-    assert held[0].equal(noise[0])
-    kept = (held[1:] == held[:-1]).all(dim=2).float()
+    assert (held == noise).all(axis=2).any(axis=1).all()  # every step's own noise is taken somewhere
+    np.testing.assert_array_equal(held[0], noise[0])
+    kept = (held[1:] == held[:-1]).all(axis=2)
     assert kept.mean() == pytest.approx(7 / 8, abs=0.002)
-    together = (kept[1:] * kept[:-1]).mean()  # geometric: whether it is kept does not depend on for how long it was
+    together = (kept[1:] & kept[:-1]).mean()  # geometric: whether it is kept does not depend on for how long it was
     assert together == pytest.approx((7 / 8) ** 2, abs=0.003)
     # At one step, over environments: uniform logits give uniform actions, means give the Gaussian's moments.
-    actions = head.sample(torch.zeros(3000, head.outputs), held[-1]).double()
+    actions = head.sample(np.zeros((3000, head.outputs), np.float32), held[-1])
     if isinstance(space, gymnasium.spaces.Discrete):
-        np.testing.assert_allclose(np.bincount(actions.numpy().astype(int)) / 3000, 1 / 3, atol=0.03)
+        np.testing.assert_allclose(np.bincount(actions) / 3000, 1 / 3, atol=0.03)
     else:
         np.testing.assert_allclose(actions.mean(0), 0, atol=0.06)
         np.testing.assert_allclose(actions.std(0), 1, atol=0.05)
 
 
 def test_noise_held_for_one_step_is_fresh_and_draws_nothing_more():
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(4, 2, 3)
-    before = generator.get_state()
+    generator = np.random.default_rng(0)
+    noise = floats(generator, 4, 2, 3)
+    before = generator.bit_generator.state
     assert hold(noise, 1.0, generator) is noise
-    assert generator.get_state().equal(before)
+    assert generator.bit_generator.state == before
 
 
 def test_held_noise_reaches_a_goal_that_fresh_noise_does_not():
     """MountainCar's first rollouts: the reward says nothing until the car is out of the valley."""
     ends = {}
     for mean_steps in (1.0, 20.0):
-        generator = torch.Generator().manual_seed(0)
+        generator = np.random.default_rng(0)
         head = action_head(gymnasium.spaces.Discrete(3))
         noise = hold(head.noise(200, 100, generator), mean_steps, generator)
         envs = gymnasium.make_vec("MountainCar-v0", 100, vectorization_mode="sync")
         envs.reset(seed=0)
         reached = np.zeros(100, bool)
         for t in range(199):
-            reached |= envs.step(head.to_env(head.sample(torch.zeros(100, 3), noise[t])))[2]
+            reached |= envs.step(head.to_env(head.sample(np.zeros((100, 3), np.float32), noise[t])))[2]
         ends[mean_steps] = reached.sum()
     assert ends[1.0] == 0
     assert ends[20.0] >= 3
@@ -216,7 +184,7 @@ def test_held_noise_reaches_a_goal_that_fresh_noise_does_not():
 
 def test_the_first_rollout_is_uniform_and_sets_the_standardisation():
     algorithm = make(gymnasium.spaces.Discrete(3))
-    outputs = algorithm.policy(torch.randn(5, 3) * 100)
+    outputs = algorithm.policy.outputs(100 * floats(np.random.default_rng(0), 5, 3))
     assert (outputs == 0).all()
     algorithm.update()
     assert (algorithm.standardise.std != 1).all()
@@ -246,7 +214,7 @@ def test_a_trainable_backbones_vectors_are_standardised_only_if_that_goes_on(run
 
 def test_a_gaussian_policy_starts_with_the_deviation_asked_for():
     algorithm = make(gymnasium.spaces.Box(-9, 9, (2,)), log_std_init=-1.5, rollout_steps=4000)
-    np.testing.assert_array_equal(algorithm.head.log_std.detach(), -1.5)
+    np.testing.assert_array_equal(algorithm.head.log_std, -1.5)
     actions = []
     envs = algorithm.task.collector.envs
     step = envs.step
@@ -258,22 +226,52 @@ def test_a_gaussian_policy_starts_with_the_deviation_asked_for():
 def test_a_loss_that_is_no_number_stops_the_run():
     algorithm = make(gymnasium.spaces.Discrete(3))
     algorithm.update()
-    algorithm.weights["value"].data.fill_(float("nan"))
+    algorithm.groups.parameters["value"][:] = np.nan
     with pytest.raises(bitrl.RunFailed, match=r"_loss is not a finite number in the update that ends at step 128"):
         algorithm.update()
 
 
-def test_the_first_weights_do_not_depend_on_torchs_threads(monkeypatch):
-    monkeypatch.setattr(Identity, "width", 320)  # wide enough for the decomposition behind orthogonal weights to share
-    before, weights = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            weights.append(make(gymnasium.spaces.Discrete(2)).state()["policy"])
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    np.testing.assert_array_equal(*weights)
+def test_a_gradient_that_is_no_number_stops_the_run(monkeypatch):
+    algorithm = make(gymnasium.spaces.Discrete(3))
+    backward = algorithm.head.backward
+    monkeypatch.setattr(algorithm.head, "backward", lambda *given: backward(*given) * np.float32("nan"))
+    before = algorithm.groups.state()
+    with pytest.raises(bitrl.RunFailed, match="a gradient is not a finite number: the step is discarded"):
+        algorithm.update()
+    for name, array in algorithm.groups.state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_what_is_learned_has_the_same_bits_with_any_threads_and_instruction_set(monkeypatch):
+    """On 256 features both threads have something to do."""
+    from bitrl.plugins.algos import ppo
+    from bitrl.plugins.backbones.engine.engine import instruction_sets
+
+    class Wide(Identity):
+        width = 256
+
+        def encode(self, inputs):
+            return np.tanh(inputs @ np.random.default_rng(0).normal(size=(3, 256)).astype(np.float32))
+
+    found = []
+    for threads, isa in ((1, "auto"), (2, "auto"), (3, "auto"), *((2, isa) for isa in instruction_sets())):
+        monkeypatch.setattr(ppo, "EngineLearner", lambda _, threads=threads, isa=isa: EngineLearner(threads, isa))
+        algorithm = make(gymnasium.spaces.Discrete(3), Wide(), minibatch_size=64)
+        algorithm.update()
+        found.append((algorithm.update(), algorithm.state()))
+    for metrics, state in found[1:]:
+        assert metrics == found[0][0]
+        for name, array in found[0][1].items():
+            np.testing.assert_array_equal(array, state[name])
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "threads"), [("", 8, 2), ("", 1, 1), ("1", 8, 1), ("3", 8, 2), ("x", 8, 2), ("0", 8, 2)]
+)
+def test_a_thread_for_each_network_unless_there_are_fewer(asked, cpus, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr("bitrl.plugins.algos.ppo.available_cpus", lambda: cpus)
+    assert learner_threads() == threads
 
 
 def test_the_defaults_are_the_bitrl_recipe_and_the_preset_the_usual_one():
@@ -309,60 +307,6 @@ def test_it_learns_a_continuous_task(tmp_path):
     assert (algorithm.act(states) > 0.5).mean() > 0.9
 
 
-class Wordy(Identity):
-    """Writes numbers as text."""
-
-    def batch(self, observations):
-        return [" ".join(f"{number:.3f}" for number in row) for row in observations]
-
-
-class Adapting:
-    """A backbone of texts that learns: a frozen sketch of the numbers, and a low-rank change of it."""
-
-    identity = {"features": "sketch"}  # noqa: RUF012
-
-    def __init__(self, width=6):
-        generator = torch.Generator().manual_seed(5)
-        self.width, self.version = width, 0
-        self.learner = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, width, bias=False))
-        self.sketch = torch.randn(3, width, generator=generator)
-        for weight in self.learner.parameters():
-            weight.data.normal_(0, 0.5, generator=generator)
-        self.sync()
-
-    def __call__(self, texts):
-        numbers = torch.tensor([[float(word) for word in text.split()] for text in texts])
-        return numbers @ self.sketch + self.learner(numbers)
-
-    def encode(self, texts):
-        numbers = np.array([[float(word) for word in text.split()] for text in texts], np.float32)
-        return numbers @ (self.sketch.numpy() + self.learned_)
-
-    def module(self):
-        if not hasattr(self, "only"):
-            self.only = nn.Module()
-            self.only.learner, self.only.forward = self.learner, self
-        return self.only
-
-    def sync(self):
-        down, up = (weight.detach().numpy() for weight in self.learner.parameters())
-        self.learned_, self.version = down.T @ up.T, self.version + 1
-
-    def learned(self):
-        return {"change": self.learned_}
-
-    def load_learned(self, arrays):
-        self.learned_, self.version = arrays["change"], self.version + 1
-
-
-def adapting(action_space, critic=None, **options):
-    envs = replay.vectorise(lambda: Drift(action_space), 4)
-    observations, _ = envs.reset(seed=[1, 2, 3, 4])
-    reader = StateReader(Wordy(), Adapting(), critic, trainable=True)
-    task = Task(collector=Collector(envs, reader, observations), reader=reader, seed=7, steps=0)
-    return PPO(parse(PPOOptions, {"rollout_steps": 64, "minibatch_size": 16, **options}, "algo"), task)
-
-
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "a critic of its own"])
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
 def test_adapters_get_autograds_gradient_of_the_textbook_loss(space, shared):
@@ -370,46 +314,21 @@ def test_adapters_get_autograds_gradient_of_the_textbook_loss(space, shared):
     algorithm = adapting(space, None if shared else Frozen(), max_grad_norm=None)
     rollout = algorithm.task.collector.rollout(lambda states, t: np.stack([space.sample() for _ in states.texts]), 4)
     algorithm.standardise.fit(rollout.features)
-    for name, weights in algorithm.weights.items():
-        if name != "adapters":
-            weights.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
+    disturb(algorithm)
     texts = np.array([text for states in rollout.states[:-1] for text in states.texts], object)
     features = algorithm.standardise(rollout.features[:-1].reshape(16, -1))
     critic_features = features if shared else algorithm.standardise_critic(rollout.critic_features[:-1].reshape(16, -1))
-    outputs = algorithm.policy(features).detach()
-    actions = algorithm.head.sample(outputs, algorithm.head.noise(1, 16, generator)[0])
-    batch = Samples(
-        features=features,
-        critic_features=critic_features,
-        actions=actions,
-        advantages=torch.randn(16, generator=generator),
-        returns=torch.randn(16, generator=generator),
-        log_probs=algorithm.head.forward(outputs, actions)[0] + 0.05 * torch.randn(16, generator=generator),
-        texts=texts,
-    )
-    policy, value, head = (copy.deepcopy(each) for each in (algorithm.policy, algorithm.value, algorithm.head))
-    twin = copy.deepcopy(algorithm.task.reader.backbone)
-    algorithm.gradient_step(batch, 0.1, 0.03, measure=True)
+    batch = batch_for(algorithm, features, critic_features, 0.05, np.random.default_rng(1), texts)
+    twins = in_torch(algorithm.policy), in_torch(algorithm.value), Head(algorithm.head)
+    twin, scale = Adapting(), algorithm.standardise
+    algorithm.gradient_step(batch, 0.1, 0.03)
 
-    encoded = algorithm.standardise.differentiable(twin(texts.tolist()))
-    if isinstance(space, gymnasium.spaces.Discrete):
-        distribution = torch.distributions.Categorical(logits=policy(encoded))
-        log_probs, entropy = distribution.log_prob(actions), distribution.entropy()
-    else:
-        distribution = torch.distributions.Normal(policy(encoded), head.log_std.exp())
-        log_probs, entropy = distribution.log_prob(actions).sum(1), distribution.entropy().sum(1)
-    ratio, advantages = (log_probs - batch.log_probs).exp(), normalise(batch.advantages)
-    surrogate = torch.min(ratio * advantages, ratio.clamp(0.9, 1.1) * advantages).mean()
-    values = value(encoded if shared else critic_features)[:, 0]
-    (-surrogate - 0.03 * entropy.mean() + 0.5 * (values - batch.returns).square().mean()).backward()
+    encoded = ((twin(texts.tolist()).double() - double(scale.mean)) / double(scale.std)).clamp(-10, 10)
+    judged = encoded if shared else double(critic_features)
+    textbook_loss(twins, batch, encoded, judged, 0.1, 0.03, 0.5)[1].backward()
     wanted = torch.cat([weight.grad.ravel() for weight in twin.learner.parameters()])
-    torch.testing.assert_close(algorithm.weights["adapters"].grad, wanted, rtol=1e-4, atol=1e-6)
+    near(algorithm.groups.gradients["adapters"], wanted, 1e-5)
     assert wanted.abs().max() > 1e-3
-
-
-class Frozen(Adapting):
-    """The critic's own, which does not learn."""
 
 
 def test_what_adapters_learn_is_acted_on_saved_and_restored():
@@ -443,6 +362,6 @@ def test_the_actor_and_critic_are_the_trained_ones(space):
     assert (heads.gamma, heads.gae_lambda) == (0.9, 0.95)
     assert heads.reward_std == pytest.approx(np.sqrt(ppo.reward_scale.moments[2]), rel=1e-6)
     if isinstance(space, gymnasium.spaces.Box):
-        np.testing.assert_array_equal(heads.log_std, ppo.head.log_std.detach().numpy())
+        np.testing.assert_array_equal(heads.log_std, ppo.head.log_std)
     else:
         assert heads.log_std is None

@@ -7,16 +7,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch_twins import double, flat_gradient, in_torch, near
 
 import bitrl
 from bitrl.core.options import parse
 from bitrl.plugins.algos import PPOOptions
-from bitrl.plugins.algos.backprop import forward
 from bitrl.plugins.algos.estimators import Estimator, correct, policy_loss
 from bitrl.plugins.algos.low_bits import low_bits
-from bitrl.plugins.algos.ppo import PPO, Samples, normalise
+from bitrl.plugins.algos.ppo import PPO, Samples
+from bitrl.plugins.algos.quantised_rollouts import correct_samples
 from bitrl.testing import make_task
 
 QUICK = {"run.num_envs": 4, "run.eval_episodes": 2, "algo.rollout_steps": 128, "backbone.hidden": (8,)}
@@ -32,34 +34,36 @@ def make(**options: object) -> PPO:
 @pytest.mark.parametrize("correction", ["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed"])
 def test_the_gradient_is_autograds_of_the_estimator(correction: Any) -> None:
     """On samples whose ratios to both sides go beyond the caps and the clip range."""
-    generator = torch.Generator().manual_seed(5)
+    generator = np.random.default_rng(5)
     cap = {"k2": 0.1, "k3": 0.1}.get(correction, 1.5)
-    algorithm = make(rollout="int4", correction=correction, correction_cap=cap, max_grad_norm=None, ent_coef=0.0)
+    options = {"max_grad_norm": None, "ent_coef": 0.0, "minibatch_size": 40}
+    algorithm = make(rollout="int4", correction=correction, correction_cap=cap, **options)
     assert algorithm.estimator is not None
-    with torch.no_grad():
-        algorithm.weights["policy"].add_(torch.randn(len(algorithm.weights["policy"]), generator=generator) * 0.5)
-    features = torch.randn(40, 4, generator=generator)
-    actions = torch.randint(2, (40,), generator=generator)
-    current = algorithm.head.forward(forward(algorithm.policy, features)[0], actions, None)[0]
-    proximal = current + torch.randn(40, generator=generator) * 0.2
-    behaviour = proximal + torch.randn(40, generator=generator) * 0.6
-    advantages = torch.randn(40, generator=generator)
+    weights = algorithm.groups.parameters["policy"]
+    weights += generator.normal(0, 0.5, len(weights)).astype(np.float32)
+    features, actions = generator.normal(size=(40, 4)).astype(np.float32), generator.integers(2, size=40)
+    current = algorithm.head.forward(algorithm.policy.outputs(features), actions)[0]
+    proximal = current + generator.normal(0, 0.2, 40).astype(np.float32)
+    behaviour = proximal + generator.normal(0, 0.6, 40).astype(np.float32)
+    advantages = generator.normal(size=40).astype(np.float32)
 
+    anchor, mine, diagnostics = correct_samples(proximal, behaviour, advantages, algorithm.estimator)
     every, how = torch.ones(40, 1, dtype=torch.bool), Estimator(correction, cap=cap, clip_low=0.1, clip_high=0.1)
-    corrected, figures = correct(proximal[:, None], behaviour[:, None], every, advantages, how)
-    learned = algorithm.policy(features).log_softmax(1).gather(1, actions[:, None])
-    total, count, sums = policy_loss(learned, corrected, normalise(advantages), how)
-    wanted = torch.cat([each.ravel() for each in torch.autograd.grad(total / count, [*algorithm.policy.parameters()])])
+    exact, signed = double(advantages), (double(advantages) - advantages.mean()) / advantages.std(ddof=1)
+    corrected, figures = correct(double(proximal)[:, None], double(behaviour)[:, None], every, exact, how)
+    assert diagnostics == pytest.approx(figures, rel=1e-4, abs=1e-6)
+    twin = in_torch(algorithm.policy)
+    learned = twin(double(features)).log_softmax(1).gather(1, torch.tensor(actions)[:, None])
+    total, count, sums = policy_loss(learned, corrected, signed, how)
+    (total / count).backward()
+    wanted = flat_gradient(twin)
     assert wanted.abs().max() > 0.01
     if correction in ("mis", "geometric", "k2", "k3"):
         assert 0 < figures["rejected"] < 1
 
-    zeros = torch.zeros(40)
-    batch = Samples(features, features, actions, advantages, zeros, corrected.anchor[:, 0], correction=corrected)
-    found = algorithm.gradient_step(batch, 0.1, 0.0, measure=True)
-    gradient = algorithm.weights["policy"].grad
-    assert gradient is not None
-    torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
+    batch = Samples(features, features, actions, advantages, np.zeros(40, np.float32), anchor, correction=mine)
+    found = algorithm.gradient_step(batch, 0.1, 0.0)
+    near(algorithm.groups.gradients["policy"], wanted, 1e-5)
     assert found["policy_loss"] == pytest.approx(float(total.detach() / count), abs=1e-6)
     assert found["approx_kl"] == pytest.approx(float(sums["approx_kl"] / sums["tokens"]), abs=1e-6)
 
@@ -70,7 +74,7 @@ def test_both_policies_log_probabilities_are_told_apart(monkeypatch: pytest.Monk
     """
     import bitrl.plugins.algos.ppo as module
 
-    seen: list[tuple[torch.Tensor, ...]] = []
+    seen: list[tuple[np.ndarray, ...]] = []
 
     def watched(*given: Any) -> Any:
         seen.append(given[:2])
@@ -82,33 +86,28 @@ def test_both_policies_log_probabilities_are_told_apart(monkeypatch: pytest.Monk
         algorithm = make(rollout="int4", correction=correction, learning_rate=0.01)
         algorithm.update()  # the first policy is uniform at any precision
         seen.clear()
-        batches: list[tuple[Samples, torch.Tensor]] = []
+        batches: list[tuple[Samples, np.ndarray]] = []
         step = algorithm.gradient_step
 
         def watch(
-            batch: Samples,
-            *arguments: float,
-            measure: bool,
-            algorithm: PPO = algorithm,
-            step: Any = step,
-            into: Any = batches,
+            batch: Samples, *arguments: float, algorithm: PPO = algorithm, step: Any = step, into: Any = batches
         ) -> Any:
-            into.append((batch, algorithm.weights["policy"].detach().clone()))
-            return step(batch, *arguments, measure=measure)
+            into.append((batch, algorithm.groups.parameters["policy"].copy()))
+            return step(batch, *arguments)
 
         monkeypatch.setattr(algorithm, "gradient_step", watch)
         metrics = algorithm.update()
         (batch, weights), *_ = batches
-        algorithm.weights["policy"].detach().copy_(weights)
+        algorithm.groups.parameters["policy"][:] = weights
 
-        def log_probs(bits: int | None, algorithm: PPO = algorithm, batch: Samples = batch) -> torch.Tensor:
+        def log_probs(bits: int | None, algorithm: PPO = algorithm, batch: Samples = batch) -> np.ndarray:
             with low_bits(algorithm.policy, bits):
-                return algorithm.head.forward(forward(algorithm.policy, batch.features)[0], batch.actions, None)[0]
+                return algorithm.head.forward(algorithm.policy.outputs(batch.features), batch.actions)[0]
 
-        torch.testing.assert_close(batch.log_probs, log_probs((None, 4)[relative]))
-        assert (log_probs(None) - log_probs(4)).abs().max() > 1e-4
+        np.testing.assert_allclose(batch.log_probs, log_probs((None, 4)[relative]), rtol=1e-5, atol=1e-6)
+        assert abs(log_probs(None) - log_probs(4)).max() > 1e-4
         proximal, behaviour = seen[0]
-        assert metrics["m2"] == pytest.approx(float((proximal - behaviour).square().mean()), rel=1e-4)
+        assert metrics["m2"] == pytest.approx(float(np.square(proximal - behaviour).mean()), rel=1e-4)
         assert 0 < metrics["kl_behaviour"] < 0.1
         assert set(DIAGNOSTICS) < set(metrics)
 

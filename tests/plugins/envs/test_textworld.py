@@ -152,6 +152,26 @@ def test_a_state_is_worked_out_once(kept):
     assert known().hits > before.hits
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_can_be_done_is_what_textworld_finds(kept, seed):
+    """The oracle is TextWorld's own search for applicable actions."""
+    from textworld.logic import State
+
+    env, rng = CookingGame(SETTINGS, [0], max_steps=25), np.random.default_rng(seed)
+    env.reset(seed=seed)
+    kb, over = rules(kept).game.kb, False
+    while not over:
+        state = State(kb.logic, env.facts)
+        found = rules(kept).named(state.all_applicable_actions(kb.rules.values(), kb.types.constants_mapping))
+        effects = env.rules.situation(env.facts).effects
+        assert list(effects) == sorted(found)
+        for command, action in found.items():
+            if effects[command].added or command != "prepare meal":  # which waits for the whole recipe
+                assert (effects[command].added, effects[command].removed) == ({*action.added}, {*action.removed})
+        _, _, won, truncated, _ = env.step(rng.integers(len(env.commands)))
+        over = won or truncated
+
+
 def test_same_seed_same_trajectory(kept):
     played = []
     for _ in range(2):
@@ -273,6 +293,7 @@ def test_without_textworld_one_line_says_what_to_install(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
+    textworld_games.require_textworld.cache_clear()
     with pytest.raises(bitrl.UsageError, match=r"^TextWorld is not installed: pip install 'bitrl\[textworld\]' .*$"):
         CookingGame(SETTINGS, [0])
 

@@ -34,7 +34,8 @@ def chosen():
 
 
 def test_the_readout_that_is_chosen_keeps_every_number_of_other_states(chosen):
-    config, (line,) = chosen
+    config, (units, line) = chosen
+    assert units == f"units of {ENV} by 500 states of random play: x2 e1"
     assert line.startswith(
         f"readout of {ENV} by 4,000 states of random play: 1 block, pooling field, projection 256: R²"
     )
@@ -67,7 +68,8 @@ def test_what_is_set_or_tuned_stands(config):
     assert choose(config, "backbone") is None
 
 
-def test_candidates_come_cheapest_first_until_more_blocks_keep_less():
+def test_candidates_come_cheapest_first_until_more_blocks_keep_less(monkeypatch):
+    monkeypatch.setattr(readout, "STATES", 800)
     tried = list(readouts(configured("MountainCar-v0", readout="auto")))
     costs = [(each.layers, each.projection) for each in tried]
     assert costs == sorted(costs)
@@ -81,7 +83,54 @@ def test_candidates_come_cheapest_first_until_more_blocks_keep_less():
 def test_the_cheapest_of_those_that_are_good_enough_is_taken_else_the_best():
     good, better, poor = (MeasuredReadout(1, "field", None, 0.99, "x", least, 4000) for least in (0.981, 0.999, 0.5))
     assert best_of([poor, good, better]) is good
+    fair = MeasuredReadout(1, "field", None, 0.991, "x", 0.951, 4000)
+    assert best_of([poor, fair, good]) is fair
     assert best_of([MeasuredReadout(1, "mean", None, 0.9, "x", 0.2, 4000), poor]) is poor
+
+
+class Wide(gymnasium.Env):
+    """40 numbers: 38 that vary, one that seldom does, and one that never does."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (40,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observe(), 0.0, self.steps == 30, False, {}
+
+    def observe(self):
+        numbers = self.np_random.uniform(-1, 1, 40)
+        numbers[38:] = self.np_random.random() < 0.004, 0.0
+        return numbers.astype(np.float32)
+
+
+def test_wide_observations_are_read_in_chunks_and_rare_numbers_are_not_judged(monkeypatch):
+    gymnasium.register("Wide-v0", Wide)
+    try:
+        monkeypatch.setattr(readout, "STATES", 500)
+        tried = list(readouts(configured("Wide-v0", readout="auto")))
+        assert {(each.layers, each.pooling, each.chunk) for each in tried} == {(1, "field", readout.CHUNK)}
+        assert [each.projection for each in tried] == [256, 512, 1024, 2048]
+        assert tried[-1].mean > 0.8
+        assert "x38" not in {each.worst for each in tried}
+        options, line = choose(configured("Wide-v0", readout="auto"), "backbone")
+        assert (options.chunk, options.pooling) == (readout.CHUNK, "field")
+        assert "pooling field in chunks of 8, projection" in line
+    finally:
+        del gymnasium.registry["Wide-v0"]
+
+
+def test_states_come_from_many_episodes_evenly():
+    parts = build(configured("MountainCarContinuous-v0"))  # whose episodes last 999 steps
+    states = readout.played(parts.environment, 400)
+    assert states.shape == (400, 2)
+    starts = np.flatnonzero(np.abs(np.diff(states[:, 0])) > 0.05)
+    assert len(starts) >= 2  # 4,000 steps
 
 
 def test_a_run_says_and_keeps_its_choice_and_resumes_with_it(tmp_path, capfd, monkeypatch):
@@ -106,12 +155,11 @@ def test_wrappers_choose_as_runs_do(chosen):
 
 def test_several_fields_are_projected_as_the_engine_does():
     features = np.random.default_rng(0).normal(size=(5, 3 * 8)).astype(np.float32)
-    for columns, projected in readout._projections(features, 8, 3):
-        expected = np.zeros((5, columns))
+    for columns in (8, 16):
+        projected, expected = readout.projected(features, 8, 3, columns), np.zeros((5, columns))
         for i, to in enumerate(count_sketch(3, 8, columns)):
             expected[:, max(to, -1 - to)] += features[:, i] if to >= 0 else -features[:, i]
         np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-6)
-    assert [columns for columns, _ in readout._projections(features, 24, 1)] == [None]
 
 
 def odd(name):
