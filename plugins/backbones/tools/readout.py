@@ -22,7 +22,7 @@ from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.config import Config
 from bitrl.core.environments import crashes
 from bitrl.core.environments.environment import Environment
-from bitrl.core.environments.random_play import RANDOM_PLAY, random_action
+from bitrl.core.environments.random_play import RANDOM_PLAY, random_policy
 from bitrl.core.errors import RunFailed
 from bitrl.core.runs.display import display
 from bitrl.core.runs.parts import build
@@ -172,12 +172,13 @@ def played(environment: Environment, most: int, tell: Callable[[int], None] = la
     parts, states, episodes, began = environment.observation_spec().parts, [], 0, time.perf_counter()
     try:
         env.action_space.seed(0)
+        act = random_policy(env)
         observation, _ = env.reset(seed=0)
         while len(states) < most or (episodes < EPISODES and len(states) < STRIDE * most):
             states.append(numbers_of(observation, parts))
             if len(states) <= most:
                 tell(len(states))
-            observation, _, terminated, truncated, _ = env.step(random_action(env, observation))
+            observation, _, terminated, truncated, _ = env.step(act(observation))
             if terminated or truncated:
                 observation, _ = env.reset()
                 episodes += 1
