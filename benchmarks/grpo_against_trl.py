@@ -137,9 +137,9 @@ def take_turns(
 
 
 def compared(clock: Clock, rewards: dict[str, list[float]]) -> dict[str, Any]:
-    """How many times TRL's updates an hour the others make, and rewards at first and at last."""
+    """Updates an hour, how many times TRL's that is, and rewards at first and at last."""
     cpu, seconds = clock.cpu_seconds, clock.seconds
-    return {
+    return each_takes(clock) | {
         "ratio_to_trl": {name: ratio(seconds[TRL], each) for name, each in seconds.items() if name != TRL},
         "ratio_to_trl_in_cpu_seconds": {name: ratio(cpu[TRL], each) for name, each in cpu.items() if name != TRL},
         "reward": {name: first_and_last(each) for name, each in rewards.items()},
@@ -153,7 +153,7 @@ def main() -> None:
     ).parse_args()  # fmt: skip
     ours = runs_of(args, OURS)
     clock, rewards = take_turns(args.env, ours, args.updates, args.completions, args.tokens, args.learning_rate)
-    found = each_takes(clock) | compared(clock, rewards)
+    found = compared(clock, rewards)
     print(json.dumps(found, indent=2))
     packages = {name: version(name) for name in (TRL, "transformers")}
     save(args.out, vars(args) | packages | found | {"seconds": clock.seconds, "rewards": rewards})

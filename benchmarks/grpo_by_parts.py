@@ -62,7 +62,7 @@ def compared(clock: Clock, parts: dict[str, list[dict[str, float]]], rewards: di
         name: [each["replacement"] / whole for each, whole in zip(found, seconds[name], strict=True)]
         for name, found in parts.items()
     }
-    return {
+    return each_takes(clock) | {
         "seconds_by_part": {
             name: {part: median([each[part] for each in found]) for part in found[0]} for name, found in parts.items()
         },
@@ -81,7 +81,7 @@ def main() -> None:
     ).parse_args()  # fmt: skip
     runs = runs_of(args, {name: {"algo.rollout": name, "algo.correction": "acr"} for name in ROLLOUTS})
     clock, parts, rewards, skipped = take_turns(runs, args.updates)
-    found = each_takes(clock) | compared(clock, parts, rewards)
+    found = compared(clock, parts, rewards)
     print(json.dumps(found, indent=2))
     save(args.out, vars(args) | found | {"seconds": clock.seconds, "rewards": rewards, "skipped": skipped})
 

@@ -377,6 +377,7 @@ def _expect_as_generated(policy: LanguagePolicy, completions: list[Completion], 
 
     module: Any = policy.module()
     expect(policy.module() is module, "module() must return the same object at every call")
+    expect(hasattr(module, "completions"), "module() must have a method completions: see LanguagePolicy.module")
     prompts = [torch.from_numpy(each.prompt.astype(np.int64)) for each in completions]
     texts = [torch.from_numpy(each.tokens.astype(np.int64)) for each in completions]
     with torch.no_grad():

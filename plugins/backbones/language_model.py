@@ -274,9 +274,10 @@ class LanguageModel:
             if not text:
                 continue
             cut = zip(self._chunks(text, count, size), sizes, strict=True)
-            ids, places = zip(*(self._located(chunk, fields) for chunk, fields in cut), strict=True)
-            starts = np.cumsum([0, *map(len, self._fitting([text] * len(ids), ids))])[:-1]
-            at = [start + place for start, each in zip(starts, places, strict=True) for place in each]
+            located = [self._located(chunk, fields) for chunk, fields in cut]
+            ids = self._fitting([text] * len(located), [ids for ids, _ in located])
+            starts = np.cumsum([0, *map(len, ids)])[:-1]
+            at = [start + place for start, (_, each) in zip(starts, located, strict=True) for place in each]
             out[row] = self.engine.encode_blocks(ids)[:, at].reshape(self.engine.blocks, -1)
         return out
 

@@ -28,9 +28,12 @@ from bitrl.plugins.serializers.units import Unit, legend
 _DECIMALS_BELOW = ((99.9, DECIMALS), (999.0, 1), (9999.0, 0))
 """Numbers of these sizes are two tokens of the starter's vocabulary with so many decimals."""
 
+WIDE, AT_ONCE = 32, 8
+"""Of more numbers, so many at once are preceded by a legend of their own: whoever reads a part of the text has it."""
+
 
 class Values:
-    """One line per observation: a legend of its units, its texts, if it has any, then its numbers in their order.
+    """One line per observation: its texts, if it has any, then a legend of its units, and its numbers in their order.
 
     Raises:
         UsageError: the observations are not numbers, or there are not as many units as numbers.
@@ -41,7 +44,7 @@ class Values:
         self.observation, self.fields = observation, observation.fields
         self.labels = _labels([field.name for field in self.fields])
         self.units: list[tuple[float, float, int]] | None = None
-        self.legend: list[str] = []
+        self.legends: list[str] = []
         if options.units is None or observation.discrete is not None:
             return
         if len(options.units) != len(self.fields):
@@ -56,15 +59,20 @@ class Values:
             (10.0**unit.exponent, unit.offset, scaled if unit.exponent else digits)
             for unit, digits in zip(units, decimals, strict=True)
         ]
-        said = legend([field.name for field in self.fields], units)
-        self.legend = [said] if said else []
+        at_once = AT_ONCE if len(units) > WIDE else len(units)
+        for start in range(0, len(units), at_once):
+            some = slice(start, start + at_once)
+            said = legend([field.name for field in self.fields[some]], units[some])
+            if said:
+                self.legends.append(said)
+                self.labels[start] = f"{said} {self.labels[start]}"
 
     def __call__(self, observation: Any) -> str:
         """One observation → its text."""
         numbers = self._written(observation)
         labels = self.labels or [""] * len(numbers)
         entries = (label + number for label, number in zip(labels, numbers, strict=True))
-        return " ".join((*self.legend, *map(sentence, self.numbers.texts(observation)), *entries))
+        return " ".join((*map(sentence, self.numbers.texts(observation)), *entries))
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

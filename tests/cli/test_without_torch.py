@@ -56,17 +56,18 @@ def commands(folder: Path, *each: list[str], torch: str = "without") -> Done:
 
 
 @pytest.mark.parametrize("backbone", ["bitnet", "int8", "int4", "bf16", "mlp"])
-def test_an_agent_is_trained_resumed_evaluated_exported_and_acts(backbone: str, tmp_path: Path) -> None:
+def test_an_agent_is_trained_resumed_evaluated_exported_learns_on_and_acts(backbone: str, tmp_path: Path) -> None:
     layers = [] if backbone == "mlp" else ["-o", "backbone.layers=1"]
     done = commands(
         tmp_path,
         ["run", "--backbone", backbone, "--steps", "64", *QUICK, *layers, "--out", "run"],
         ["run", "--resume", "run", "--steps", "128", "--quiet"],
         ["eval", "run", "--episodes", "1"],
-        ["export", "run", "--out", "agent"],
+        ["export", "run", "--with-optimizer", "--out", "agent"],
+        ["run", "--resume", "agent", "--steps", "192", "--quiet", "--out", "on"],
         ["act", "agent"],
     )
-    assert (done.codes, done.torch, done.err) == ([0] * 5, False, "")
+    assert (done.codes, done.torch, done.err) == ([0] * 6, False, "")
     assert int(done.out.splitlines()[-1]) in (0, 1)
 
 

@@ -34,11 +34,11 @@ from bitrl.plugins.backbones.tools.probe import draw, scores
 
 ENOUGH, MEAN, LEAST = 0.98, 0.99, 0.95
 """R² that every number which varies must have; or else their mean, and the worst of them."""
-STATES, FEWEST, SECONDS = 4000, 400, 10.0
+STATES, FEWEST, SECONDS = 4000, 400, 30.0
 """Of random play, of which a quarter is for judging: as many as these seconds allow, within these bounds."""
-EPISODES, STRIDE = 40, 10
-"""Episodes that they are taken from, evenly, where every tenth state is enough for that: what a few long episodes saw
-says little of what another will see.
+EPISODES, STRIDE, STRETCH = 40, 10, 25
+"""Episodes that they are taken from, evenly, where every tenth state is enough for that, and the length of stretches of
+which every fourth is for judging: what a few long episodes saw says little of what another will see.
 """
 RARE = 0.01
 """A number that is the same in all but this share of the states is not judged: too few are left to judge by."""
@@ -165,11 +165,12 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
 
 
 def played(environment: Environment, most: int, tell: Callable[[int], None] = lambda done: None) -> np.ndarray:
-    """At most `most` states [n, k] of random play, evenly from enough episodes. `tell` is called with how many of them
-    are visited.
+    """At most `most` states [n, k] of random play, evenly from enough episodes, those for judging last. `tell` is
+    called with how many of them are visited.
     """
     env = crashes.reporting(environment.make, environment.id, RANDOM_PLAY)()
-    parts, states, episodes, began = environment.observation_spec().parts, [], 0, time.perf_counter()
+    parts, episodes, began = environment.observation_spec().parts, 0, time.perf_counter()
+    states: list[np.ndarray] = []
     try:
         env.action_space.seed(0)
         act = random_policy(env)
@@ -186,7 +187,9 @@ def played(environment: Environment, most: int, tell: Callable[[int], None] = la
                 break
     finally:
         env.close()
-    return np.array(states)[np.linspace(0, len(states) - 1, min(most, len(states))).round().astype(int)]
+    evenly = np.linspace(0, len(states) - 1, min(most, len(states))).round().astype(int)
+    judge = np.arange(len(evenly)) // STRETCH % 4 == 3
+    return np.array([states[index] for index in (*evenly[~judge], *evenly[judge])])
 
 
 def often(states: np.ndarray) -> list[int]:
@@ -208,8 +211,8 @@ def _features(
         yield None, reader.encode(texts)
         return
     widths = [width]
-    while widths[-1] < max(WIDEST * width, A_NUMBER * fields):
-        widths.append(2 * widths[-1])
+    while widths[-1] < max(WIDEST * width, A_NUMBER * fields) and 2 * widths[-1] <= 3 * len(texts) // 4:
+        widths.append(2 * widths[-1])  # not more features than states to fit to
     parts: dict[int, list[np.ndarray]] = {columns: [] for columns in widths}
     for start in range(0, len(texts), AT_ONCE):
         states = reader.encode(texts[start : start + AT_ONCE])

@@ -72,8 +72,10 @@ class _EngineAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, unseen: Tensor, begins: Tensor, lengths: Tensor,
         window: int,
     ) -> Tensor:  # fmt: skip
-        given = [each.detach().numpy() for each in (q, k, v, begins, lengths)]
-        out = torch.from_numpy(steps.attended(*given, window, scale, torch.get_num_threads()))
+        turned = q.detach().numpy(), k.detach().numpy(), v.detach().numpy()
+        out = torch.from_numpy(
+            steps.attended(*turned, begins.numpy(), lengths.numpy(), window, scale, torch.get_num_threads())
+        )
         ctx.save_for_backward(q.float(), k.float(), v.float(), unseen.float(), out.float())
         ctx.scale = scale
         return out

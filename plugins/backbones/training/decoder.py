@@ -207,9 +207,15 @@ def part_of(tokens: Tensor, shape: DecoderShape, dtype: torch.dtype) -> Part:
     if shape.local:
         local = rotary_table(shape.local_theta, shape.head_dim, length, tokens.device, dtype)
     positions = torch.arange(length, device=tokens.device)
-    hidden = [unseen_from(positions, positions, window, dtype) for window in (0, shape.window)]
+    hidden, hidden_to_local = unseen_in(positions, positions, shape, dtype)
     begins = torch.zeros(batch, dtype=torch.int64, device=tokens.device)
-    return Part(batch, length, rotation, local, *hidden, begins, torch.full_like(begins, length))
+    return Part(batch, length, rotation, local, hidden, hidden_to_local, begins, torch.full_like(begins, length))
+
+
+def unseen_in(queries: Tensor, keys: Tensor, shape: DecoderShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`unseen_from` of all blocks, and of local ones."""
+    hidden = unseen_from(queries, keys, 0, dtype)
+    return hidden, unseen_from(queries, keys, shape.window, dtype) if shape.local else hidden
 
 
 def parts_after(
@@ -227,9 +233,14 @@ def parts_after(
     own = begins[:, None] + torch.arange(length, device=follows.device)
     before = torch.arange(first.length, device=follows.device).expand(len(texts), -1)
     keys = torch.cat([before.where(before < begins[:, None], 1 << 40), own], dim=1)  # padding comes after everything
-    rotations = [(cos[own][:, None], sin[own][:, None]) for cos, sin in (longest.rotation, longest.local_rotation)]
-    hidden = [unseen_from(own, keys, window, dtype) for window in (0, shape.window)]
-    return [first, Part(len(texts), length, *rotations, *hidden, begins, lengths, places_of(texts), follows)]
+    rotation, local = (
+        (cos[own][:, None], sin[own][:, None]) for cos, sin in (longest.rotation, longest.local_rotation)
+    )
+    hidden, hidden_to_local = unseen_in(own, keys, shape, dtype)
+    places = places_of(texts)
+    return [
+        first, Part(len(texts), length, rotation, local, hidden, hidden_to_local, begins, lengths, places, follows)
+    ]  # fmt: skip
 
 
 def places_of(texts: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from bitrl.core.config import resolve
 from bitrl.core.environments.evidence import choose
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
-from bitrl.plugins.backbones.number_ends import number_ends
+from bitrl.plugins.backbones.number_ends import chunks, number_ends
 from bitrl.plugins.serializers import ValuesOptions
 from bitrl.plugins.serializers.unit_choice import unit_of
 from bitrl.plugins.serializers.units import Unit, legend
@@ -66,6 +66,14 @@ def test_numbers_in_units_and_a_legend_word_for_word():
     )
     assert written(["e0", "e0"])([0.5, 2]) == "0.500 2.000"
     assert written(["e-1-40", "e0"], decimals=1)([-39.5, 2]) == '"x0 + 40": e-1. 5.0 2.0'
+
+
+def test_many_numbers_have_a_legend_every_eight():
+    text = written(["e-5" if index % 9 == 0 else "e0" for index in range(40)])([0.00001] * 40)
+    assert text.startswith('"x0": e-5. 1.000 0.000 0.000')
+    cut = chunks(text, 8)
+    assert [part.partition(". ")[0] for part in cut] == [f'"x{9 * index}": e-5' for index in range(5)]
+    assert [len(number_ends(part)) for part in cut] == [8] * 5
 
 
 def test_a_legend_names_consecutive_numbers_by_the_first_and_the_last():
@@ -127,7 +135,7 @@ def test_no_number_costs_more_than_three_tokens_at_any_scale(count, model):
     random = np.random.default_rng(count)
     states = 10.0 ** random.uniform(-6, 6, count) * random.normal(random.uniform(-2, 2, count), 1.0, (100, count))
     write = written([str(unit_of(values, Field("x0"))) for values in states.T])
-    own = sum(model.token_counts(write.legend))
+    own = sum(model.token_counts([f" {legend}" for legend in write.legends]))
     assert max(model.token_counts(write.batch(states))) - own <= 3 * count
 
 
@@ -179,7 +187,7 @@ def test_a_wrapper_that_leaves_numbers_out_goes_without_units(env):
 
     options = {"layers": 1, "readout": "set"}
     whole = bitrl.FeatureObservation(gymnasium.make(env), backbone_options=options)
-    assert whole.reader.serializer.legend
+    assert whole.reader.serializer.legends
     fewer = bitrl.FeatureObservation(FewerNumbers(gymnasium.make(env)), backbone_options=options)
     assert fewer.reset(seed=0)[0].shape == (256,)
-    assert not fewer.reader.serializer.legend
+    assert not fewer.reader.serializer.legends

@@ -115,8 +115,8 @@ def test_wide_observations_are_read_in_chunks_and_rare_numbers_are_not_judged(mo
         monkeypatch.setattr(readout, "STATES", 500)
         tried = list(readouts(configured("Wide-v0", readout="auto")))
         assert {(each.layers, each.pooling, each.chunk) for each in tried} == {(1, "field", readout.CHUNK)}
-        assert [each.projection for each in tried] == [256, 512, 1024, 2048]
-        assert tried[-1].mean > 0.8
+        assert [each.projection for each in tried] == [256]  # more would be as many as states to fit to
+        assert tried[-1].mean > 0.5
         assert "x38" not in {each.worst for each in tried}
         options, line = choose(configured("Wide-v0", readout="auto"), "backbone")
         assert (options.chunk, options.pooling) == (readout.CHUNK, "field")
@@ -129,8 +129,8 @@ def test_states_come_from_many_episodes_evenly():
     parts = build(configured("MountainCarContinuous-v0"))  # whose episodes last 999 steps
     states = readout.played(parts.environment, 400)
     assert states.shape == (400, 2)
-    starts = np.flatnonzero(np.abs(np.diff(states[:, 0])) > 0.05)
-    assert len(starts) >= 2  # 4,000 steps
+    whole = draw(parts.environment, (), "random", 400, seed=0)  # of one episode and a half
+    assert np.ptp(states[:, 0]) > 1.2 * np.ptp(whole[:, 0])
 
 
 def test_a_run_says_and_keeps_its_choice_and_resumes_with_it(tmp_path, capfd, monkeypatch):
