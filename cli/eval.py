@@ -44,6 +44,9 @@ MOST_SHOWN = 100
     help="Cut episodes off after N steps; they count with their return so far.",
     show_default="the run's",
 )
+@click.option(
+    "--memory-limit", metavar="SIZE", help="Resident memory that the process may take.", show_default="the run's"
+)
 @click.option("--best", is_flag=True, help="The best checkpoint by the evaluations while training, not the newest.")
 @click.option(
     "--show",
@@ -70,6 +73,7 @@ def evaluate(
     episodes: int | None,
     seed: int | None,
     max_steps: int | None,
+    memory_limit: str | None,
     best: bool,
     show: bool,
     video: Path | None,
@@ -89,8 +93,9 @@ def evaluate(
     with progress_display(quiet or as_json) as listener:
         watch = steps.append if show else None
         found = evaluation.evaluate(
-            directory, episodes, seed, (listener,), watch, video, states, max_steps=max_steps, best=best
-        )
+            directory, episodes, seed, (listener,), watch, video, states, max_steps=max_steps, best=best,
+            memory_limit=memory_limit,
+        )  # fmt: skip
     if as_json:
         if show:
             samples = any(isinstance(step, SampledCompletion) for step in steps)

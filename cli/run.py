@@ -46,6 +46,7 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
 @_flag("algo", "NAME")
 @_flag("steps", "N")
 @_flag("seed", "N")
+@_flag("memory_limit", "SIZE")
 @click.option(
     "--logger",
     "loggers",
@@ -82,8 +83,8 @@ def _flag(name: str, metavar: str) -> Callable[[Decorated], Decorated]:
     metavar="DIR|FILE",
     shell_complete=completion.runs,
     help="Resume the run in DIR with its own configuration; it ends bit-identically to one never stopped. "
-    "With --steps N it trains on to N steps, a finished run too. Or learn on from the exported agent in FILE, in a new "
-    "run, which may have another --env and --seed.",
+    "With --steps N it trains on to N steps, a finished run too; --memory-limit may be another. Or learn on from the "
+    "exported agent in FILE, in a new run, which may have another --env and --seed.",
 )
 @click.option("--with-optimizer", is_flag=True, help="With --resume FILE: refuse an agent without its optimizer.")
 @json_option
@@ -133,7 +134,7 @@ def run(
 
             summary = go_on_from(agent, given, text, out, force, with_optimizer, (listener,))
         elif resume is not None:
-            summary = train.go_on(resume, (listener,), steps)
+            summary = train.go_on(resume, (listener,), steps, flags["memory_limit"])
         else:
             summary = train.start(resolved, out, force, (listener,))
     if as_json:
@@ -231,7 +232,7 @@ def _refuse_beside_resume(ctx: click.Context) -> None:
     given = [
         parameter.opts[0]
         for parameter in ctx.command.params
-        if parameter.name not in ("resume", "steps", "as_json", "quiet")
+        if parameter.name not in ("resume", "steps", "memory_limit", "as_json", "quiet")
         and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
     ]
     if given:

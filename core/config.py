@@ -16,6 +16,7 @@ import attrs
 
 from bitrl.core.errors import UsageError, unknown
 from bitrl.core.options import Constraint, above, as_dict, at_least, between, kept, option, options, parse, shown
+from bitrl.core.process_memory import parse_size
 from bitrl.core.records import (
     AlgorithmRecord,
     BackboneRecord,
@@ -95,6 +96,12 @@ class RunOptions:
         free=True,
     )
     eval_every_episodes: int = option(10, "episodes of each of those", above(0), free=True)
+    memory_limit: str | None = option(
+        None,
+        "resident memory that the process may take: planned for before the start, kept to while running; unset: any",
+        Constraint(lambda size: parse_size(size) is not None, 'such as "300MB" or "1.5GB"'),
+        free=True,
+    )
     checkpoint_every: int = option(5, "updates between checkpoints", above(0), free=True)
     history: int = option(
         1,

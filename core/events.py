@@ -98,6 +98,16 @@ class Chosen(Event):
 
 
 @attrs.frozen
+class MemoryPlanned(Event):
+    """A run with a memory limit is about to start or to go on: `plan` has the limit and the bytes planned for each
+    part, and `message` says so in a line.
+    """
+
+    plan: Mapping[str, int]
+    message: str
+
+
+@attrs.frozen
 class Evaluating(Event):
     """`done` of `episodes` evaluation episodes have ended; all have taken `steps` steps so far. Also told now and then
     while none ends.

@@ -7,15 +7,18 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.wording import setting
 
 
-def write_atomically(path: Path, data: bytes | str, elsewhere: str | None = None) -> None:
-    """Write `data` to a temporary file beside `path`, flush it to disk and rename it: readers see the old file or
-    the new one. `elsewhere`: advice on choosing another place; None: the run's `out`.
+def write_atomically(
+    path: Path, data: bytes | str | Sequence[bytes | memoryview], elsewhere: str | None = None
+) -> None:
+    """Write `data`, which may be in pieces, to a temporary file beside `path`, flush it to disk and rename it: readers
+    see the old file or the new one. `elsewhere`: advice on choosing another place; None: the run's `out`.
 
     Raises:
         RunFailed: the disk is full or the file cannot be written; nothing is left behind.
@@ -23,7 +26,9 @@ def write_atomically(path: Path, data: bytes | str, elsewhere: str | None = None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            if isinstance(data, str):
+                data = data.encode()
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             _sync(file.fileno())
         os.replace(temporary, path)

@@ -151,8 +151,22 @@ class Statistics(Protocol):
 
 
 @runtime_checkable
+class BoundedCache(Statistics, Protocol):
+    """A cache that takes at most `budget` bytes and now takes `bytes`: it gives way where a run reaches its memory
+    limit.
+    """
+
+    budget: int
+    bytes: int
+
+    def limit(self, budget: int) -> None:
+        """Take at most so many bytes from now on."""
+        ...
+
+
+@runtime_checkable
 class CachingBackbone(Backbone, Protocol):
-    """Provides "cache": it keeps features of inputs already encoded."""
+    """Provides "cache": it keeps features of inputs already encoded. That it is a BoundedCache is for the better."""
 
     cache: Statistics
 

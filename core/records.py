@@ -163,6 +163,9 @@ class BackboneRecord(ReadingRecord):
             may be cached and runs repeat themselves exactly.
         needs_option: capability that it provides only if an option is set → that option, for example
             {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
+        memory: "module:function" that says what the backbone will take, before it is made, to runs with a memory limit:
+            called with its options and how many numbers a state has (None: unknown), it returns a BackboneMemory
+            (bitrl.core.process_memory). None: that is measured when it is made.
     """
 
     accepts: tuple[Form, ...] = attrs.field(default=("text",), converter=_tuple, validator=_some_of(*get_args(Form)))
@@ -171,6 +174,7 @@ class BackboneRecord(ReadingRecord):
     )
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
     batch_tolerance: float = attrs.field(default=0.0, validator=_share)
+    memory: str | None = None
 
     @needs_option.validator
     def _known(self, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
@@ -180,6 +184,10 @@ class BackboneRecord(ReadingRecord):
                 raise ValueError(f'needs_option: "{capability}" is not a capability that the backbone provides')
             if name not in own:
                 raise ValueError(f'needs_option: the backbone has no option "{name}"')
+
+    def load_memory(self) -> Any:
+        """Import and return what says what it takes; None if nothing does. Raises as `load`."""
+        return None if self.memory is None else self._load(self.memory)
 
     def trains(self, options: Any) -> bool:
         """Whether the algorithm trains a backbone with these options."""
@@ -208,6 +216,8 @@ class AlgorithmRecord(Record):
             the same seed, so that it can compare what follows; None: each begins on its own.
         tuned: environment → settings tuned for this algorithm there, for example {"CartPole-v1": {"algo.gamma": 0.98}};
             they take precedence over those of the environment's record.
+        memory: "module:function" that says what the algorithm will take, to runs with a memory limit: called with its
+            options and a LearningSizes, it returns a LearningMemory (bitrl.core.process_memory). None: it is measured.
     """
 
     learns_from: tuple[LearnsFrom, ...] = attrs.field(
@@ -221,6 +231,11 @@ class AlgorithmRecord(Record):
     bootstraps: bool | None = attrs.field(default=None, validator=attrs.validators.optional(_true_or_false))
     group_option: str | None = attrs.field(default=None, validator=attrs.validators.optional(_text))
     tuned: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, hash=False)
+    memory: str | None = None
+
+    def load_memory(self) -> Any:
+        """Import and return `memory`; None if there is none. Raises as `load`."""
+        return None if self.memory is None else self._load(self.memory)
 
     @group_option.validator
     def _an_option(self, attribute: attrs.Attribute[Any], value: str | None) -> None:

@@ -45,11 +45,13 @@ def warn(message: str) -> None:
     tell(f"warning: {message}")
 
 
-def resuming(directory: object) -> str:
-    """How to resume a run: `bitrl run --resume DIR`, or `bitrl.resume("DIR")`."""
+def resuming(directory: object, **settings: str) -> str:
+    """How to resume a run: `bitrl run --resume DIR`, or `bitrl.resume("DIR")`; with other `settings` by name."""
     if _COMMAND_LINE.get():
-        return f"{program()} run --resume {shell_word(directory)}"
-    return f'bitrl.resume("{directory}")'
+        flags = "".join(f" {setting(name, value)}" for name, value in settings.items())
+        return f"{program()} run --resume {shell_word(directory)}{flags}"
+    arguments = "".join(f', {name}="{value}"' for name, value in settings.items())
+    return f'bitrl.resume("{directory}"{arguments})'
 
 
 def program() -> str:

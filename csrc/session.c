@@ -448,6 +448,17 @@ static void encode_alone(void *context, size_t thread, size_t threads)
         encode_portion(e, &e->session->portions[i], &e->session->alone[thread]);
 }
 
+/* Tokens of texts that go through a model together: fewer than CHUNK where working memory would be more than WORKING. */
+static size_t chunk_of(const bitrl_model *model)
+{
+    enum { WORKING = 12 << 20, LEAST = 64 };
+    const bitrl_shape *shape = &model->shape;
+    size_t q = shape->heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim;
+    size_t sums = max(max(q + 2 * kv, 2 * shape->ffn), shape->width);
+    size_t bytes = (shape->width + 2 * (q + kv)) * sizeof(double) + sums * sizeof(int32_t);
+    return max(LEAST, min(CHUNK, WORKING / bytes / TOKEN_PAD * TOKEN_PAD));
+}
+
 /* The texts of `e`, whose `tokens` in all and `longest` bitrl_take_batch found. */
 static int encode_batch(encoding *e, uint64_t texts, size_t total, size_t longest, char *error)
 {
@@ -455,18 +466,18 @@ static int encode_batch(encoding *e, uint64_t texts, size_t total, size_t longes
     const bitrl_model *model = session->model;
     const int32_t *tokens = e->tokens;
     const uint64_t *lengths = e->lengths;
-    size_t threads = pool_threads(session->all.threads);
+    size_t threads = pool_threads(session->all.threads), chunk = chunk_of(model);
     int status = BITRL_OK;
     size_t most = min(CHUNK, max(LEAST_ALONE, total / (2 * threads))), at_once = min(texts, CHUNK) + 1;
     bool alone = threads > 1 && texts > 1 && bitrl_model_bytes_per_token(model) <= SMALL;
     bool ok = bitrl_grow_rope(session, longest) &&
-              bitrl_grow_scratch(model, &session->all, max(min(total, CHUNK), longest), at_once, longest);
+              bitrl_grow_scratch(model, &session->all, max(min(total, chunk), longest), at_once, longest);
     for (size_t i = 0; ok && alone && i < threads; i++) {
         if (!session->alone[i].threads) session->alone[i].threads = pool_open(1);
         ok = session->alone[i].threads && bitrl_grow_scratch(model, &session->alone[i], max(most, longest), at_once, longest);
     }
     if (ok) status = share_prefix(session, tokens, lengths, texts, &e->shared, error);
-    if (ok && !status) ok = (e->count = divide(session, lengths, texts, e->shared, alone ? most : CHUNK)) > 0;
+    if (ok && !status) ok = (e->count = divide(session, lengths, texts, e->shared, alone ? most : chunk)) > 0;
     if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
     if (status) return status;
 

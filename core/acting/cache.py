@@ -46,6 +46,13 @@ class Cache:
         with self._lock:
             return {"hits": self.hits, "misses": self.misses, "entries": self.entries, "bytes": self.bytes}
 
+    def limit(self, budget: int) -> None:
+        """Keep at most `budget` bytes from now on; what was used last stays."""
+        with self._lock:
+            self.budget = budget
+            while self.bytes > budget:
+                self.bytes -= size_of(*self._rows.popitem(last=False))
+
     def clear(self) -> None:
         """Drop everything computed so far: it is out of date. The counts continue."""
         with self._lock:

@@ -14,10 +14,13 @@ import attrs
 import numpy as np
 from numpy.lib.format import dtype_to_descr
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from bitrl.core.acting.nested import MOST_NESTED
 from bitrl.core.files import cannot_write, write_atomically
+
+_DTYPES = ("BOOL", "U8", "I8", "I16", "U16", "F16", "I32", "U32", "F32", "C64", "F64", "I64", "U64")
+"""As safetensors orders arrays: the last come first, so that all are aligned."""
 
 KEEP = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
@@ -44,19 +47,51 @@ def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
         directory.mkdir(exist_ok=True)
     except OSError as error:  # the run's directory was removed or moved meanwhile
         raise cannot_write(directory, error) from None
-    write_atomically(path, as_bytes(checkpoint))
+    write_atomically(path, pieces(checkpoint))
     drop_old(directory)
     return path
 
 
 def as_bytes(checkpoint: Checkpoint) -> bytes:
     """A checkpoint as the bytes of a file: equal checkpoints give equal bytes."""
+    return b"".join(pieces(checkpoint))
+
+
+def pieces(checkpoint: Checkpoint) -> list[bytes | memoryview]:
+    """The same in pieces, of which those of arrays are views: safetensors' own `save` holds the file twice.
+
+    Raises:
+        TypeError: an array has a dtype that safetensors has not.
+    """
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     dtypes = {name: dtype_to_descr(array.dtype) for name, array in arrays.items() if array.dtype.kind in "UV"}
     arrays |= {name: arrays[name].reshape(-1).view(np.uint8).reshape(len(arrays[name]), -1) for name in dtypes}
     meta = json.dumps([checkpoint.meta, dtypes])
-    # One key: safetensors does not fix the order of several.
-    return save(arrays, metadata={"bitrl": json.dumps([meta, _digest(arrays, meta)])})
+    arrays = {name: array.astype(array.dtype.newbyteorder("<"), copy=False) for name, array in arrays.items()}
+    order = sorted(arrays, key=lambda name: (-_DTYPES.index(_dtype_name(arrays[name].dtype)), name))
+    header: dict[str, Any] = {"__metadata__": {"bitrl": json.dumps([meta, _digest(arrays, meta)])}}
+    at = 0
+    for name in order:
+        end = at + arrays[name].nbytes
+        dtype, shape = _dtype_name(arrays[name].dtype), list(arrays[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *(_view(arrays[name]) for name in order)]
+
+
+def _dtype_name(dtype: np.dtype) -> str:
+    """As safetensors writes it."""
+    name = "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+    if name not in _DTYPES:
+        raise TypeError(f"arrays of {dtype} cannot be saved")
+    return name
+
+
+def _view(array: np.ndarray) -> memoryview:
+    """The bytes of an array in one piece."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def drop_old(directory: Path) -> None:
@@ -134,5 +169,5 @@ def _digest(arrays: Mapping[str, np.ndarray], meta: str) -> str:
     digest = hashlib.sha256(meta.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
+        digest.update(_view(np.asarray(arrays[name], order="C")))
     return digest.hexdigest()

@@ -7,7 +7,7 @@ d features (d' the critic's).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -151,12 +151,38 @@ class StateReader:
         return 0 if self.learner is None else self.learner.version
 
 
+class FeatureRows:
+    """Features of many batches of states in one array, each put there when it is computed: they are held once."""
+
+    def __init__(self) -> None:
+        self._array: np.ndarray | None = None
+
+    def put(self, index: int, batches: int, features: np.ndarray) -> np.ndarray:
+        """Features float32 [n, d] of one of so many batches, as a view of the array."""
+        if self._array is None:
+            self._array = np.empty((batches, *features.shape), np.float32)
+        self._array[index] = features
+        row: np.ndarray = self._array[index]
+        return row
+
+    def array(self, name: str, batches: Sequence[States]) -> np.ndarray:
+        """The array, float32 [batches, n, d], with those that are not there yet: the property `name` of states."""
+        for index, states in enumerate(batches):
+            self.put(index, len(batches), getattr(states, name))
+        assert self._array is not None
+        return self._array
+
+
 class States:
     """n states, as a serializer writes them and backbones read them.
 
     Attributes:
         observations: [n, ...], as the environment gives them.
+        put: what is called with features that were computed, and the name of the property, and gives them back from
+            where they are to be kept; None: they stay where they are.
     """
+
+    put: Callable[[str, np.ndarray], np.ndarray] | None = None
 
     def __init__(self, observations: np.ndarray, reader: StateReader, inputs: Any = None):
         """Of `observations`; `inputs` is what the serializer wrote for them, if it already has."""
@@ -215,12 +241,16 @@ class States:
     @cached_property
     def features(self) -> np.ndarray:
         """The policy's features, float32 [n, d] (`StateReader.features`)."""
-        return self.reader.features(self.inputs)
+        features = self.reader.features(self.inputs)
+        return features if self.put is None else self.put("features", features)
 
     @cached_property
     def critic_features(self) -> np.ndarray:
         """The critic's features, float32 [n, d']; `features` itself where the critic has no backbone of its own."""
-        return self.features if self.reader.critic is None else self.reader.critic_features(self.inputs)
+        if self.reader.critic is None:
+            return self.features
+        features = self.reader.critic_features(self.inputs)
+        return features if self.put is None else self.put("critic_features", features)
 
     @cached_property
     def admissible(self) -> AdmissibleActions | None:

@@ -7,7 +7,7 @@ of policies: actions come from a function. Shapes: T steps, n environments, d fe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import attrs
@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from bitrl.core.acting.admissible import AdmissibleActions, stack
 from bitrl.core.acting.contracts import FIRST
-from bitrl.core.acting.states import StateReader, States
+from bitrl.core.acting.states import FeatureRows, StateReader, States
 from bitrl.core.environments.action_checks import check_admissible, checked_actions
 from bitrl.core.environments.episode_metrics import Means
 from bitrl.core.sampled_completions import SampledCompletion
@@ -57,6 +57,7 @@ class Rollout:
         final_states: a view of those m next states; None where there are none.
         returns: of the episodes that ended here, in order of time: float64 [episodes].
         lengths: their lengths in steps: int64 [episodes].
+        rows: where the features of `states` are held, by property.
     """
 
     states: tuple[States, ...]
@@ -69,18 +70,19 @@ class Rollout:
     final_states: States | None
     returns: np.ndarray
     lengths: np.ndarray
+    rows: Mapping[str, FeatureRows] = attrs.field(factory=lambda: _feature_rows(), eq=False, repr=False)
 
     @cached_property
     def features(self) -> np.ndarray:
         """The policy's features of `states`, float32 [T + 1, n, d]."""
-        return np.stack([each.features for each in self.states])
+        return self.rows["features"].array("features", self.states)
 
     @cached_property
     def critic_features(self) -> np.ndarray:
         """The critic's, float32 [T + 1, n, d']; `features` itself where the critic has no backbone of its own."""
         if self.states[0].reader.critic is None:
             return self.features
-        return np.stack([each.critic_features for each in self.states])
+        return self.rows["critic_features"].array("critic_features", self.states)
 
     @cached_property
     def final_critic_features(self) -> np.ndarray:
@@ -193,10 +195,13 @@ class Collector:
             self.states, self._version = self.reader(self.states.observations), self.reader.version
         self._ended = []
         states, actions, taken = [self.states], [], []
+        rows = _feature_rows()
         for t in range(steps):
             actions.append(act(self.states, t))
             taken.append(self.step(actions[-1]))
             states.append(self.states)
+            if t + 1 < steps:  # the last states' view would keep the whole array while the next rollout begins
+                self.states.put = partial(_put, rows, t + 1, steps + 1)
         final = [((t, i), each) for t, step in enumerate(taken) for i, each in step.final.items()]
         return Rollout(
             states=tuple(states),
@@ -209,6 +214,7 @@ class Collector:
             final_states=self.reader(np.stack([each for _, each in final])) if final else None,
             returns=np.array([each for each, _ in self._ended]),
             lengths=np.array([each for _, each in self._ended], np.int64),
+            rows=rows,
         )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -232,3 +238,11 @@ class Collector:
         self._returns, self._lengths, self._resetting = (
             state[name].copy() for name in ("returns", "lengths", "resetting")
         )
+
+
+def _feature_rows() -> dict[str, FeatureRows]:
+    return {name: FeatureRows() for name in ("features", "critic_features")}
+
+
+def _put(rows: Mapping[str, FeatureRows], index: int, count: int, name: str, features: np.ndarray) -> np.ndarray:
+    return rows[name].put(index, count, features)

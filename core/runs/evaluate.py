@@ -15,13 +15,14 @@ from bitrl.core.config import COMPONENTS, Config, RunOptions
 from bitrl.core.environments.action_checks import checked_actions
 from bitrl.core.environments.crashes import reporting
 from bitrl.core.environments.episode_metrics import METRICS, Means, finite_numbers
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import as_dict, parse
 from bitrl.core.runs import video as video_files
 from bitrl.core.runs import watch as watching
 from bitrl.core.runs.episodes import Return, play_episodes
 from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import EVALUATION, Parts, spawn_seeds
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.state_recorder import record, write_states
@@ -51,6 +52,7 @@ def evaluate(
     progress: bool = False,
     max_steps: int | None = None,
     best: bool = False,
+    memory_limit: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest intact checkpoint of a run.
 
@@ -65,6 +67,7 @@ def evaluate(
         video: the file to write a video of the first episode to (mp4 or gif).
         states: the file to write the numbers of all visited states to (bitrl.core.runs.state_recorder).
         max_steps: cut episodes off after so many steps; None: as the run does (`eval_max_steps`).
+        memory_limit: another limit of resident memory than the run's (`run.memory_limit`); "none" for none.
         best: take the checkpoint of the best evaluation while training (`run.eval_every`) instead of the newest.
 
     Returns:
@@ -79,15 +82,18 @@ def evaluate(
     if progress or not listeners:
         with progress_display(quiet=not progress) as shown:
             return evaluate(
-                run, episodes, seed, (*listeners, shown), show, video, states, max_steps=max_steps, best=best
-            )
+                run, episodes, seed, (*listeners, shown), show, video, states, max_steps=max_steps, best=best,
+                memory_limit=memory_limit,
+            )  # fmt: skip
     directory = Path(run)
     require_run(directory)
     video_file, states_file = (None if each is None else Path(each) for each in (video, states))
     if video_file is not None:
         video_files.check(video_file)
     tell = teller(listeners)
-    config, parts, algorithm = trained(directory, tell, best)
+    config, parts, algorithm, memory = trained(directory, tell, best, memory_limit)
+    if memory.plan is not None:
+        tell(events.MemoryPlanned(directory, memory.plan.as_dict(), str(memory.plan)))
     visited: list[np.ndarray] = []
     if states_file is not None:
         parts, visited = record(parts, states_file)
@@ -97,7 +103,7 @@ def evaluate(
     )
     seed, episodes, max_steps = chosen.seed, chosen.eval_episodes, chosen.eval_max_steps
     if show is None and video_file is None:
-        returns = play(parts, algorithm, episodes, seed, directory, tell, max_steps=max_steps)
+        returns = play(parts, algorithm, episodes, seed, directory, tell, max_steps=max_steps, memory=memory)
     elif not episodes:
         raise UsageError(
             f"no episode is played, so there is none to show: ask for some with {setting('episodes', 'N')}"
@@ -107,7 +113,9 @@ def evaluate(
         watched = [watching.watch(parts, show, video_file)]
         if prompts and show is not None:
             watched += [watching.watch(parts, show, None) for _ in range(min(SHOWN, episodes) - 1)]
-        returns = play(parts, algorithm, episodes, seed, directory, tell, watched=watched, max_steps=max_steps)
+        returns = play(
+            parts, algorithm, episodes, seed, directory, tell, watched=watched, max_steps=max_steps, memory=memory
+        )
         if watched[0].video is not None:
             watched[0].video.save()
     if states_file is not None and visited:
@@ -134,13 +142,15 @@ def play(
     watched: Sequence[gymnasium.Env] = (),
     max_steps: int | None = None,
     use: int = EVALUATION,
+    memory: MemoryLimit | None = None,
 ) -> list[Return]:
     """Returns of whole episodes played with greedy actions; fewer than asked for if interrupted. The first are played
     in `watched`, as many as there are; those of `max_steps` steps are cut off. `use` is that of the run's randomness
-    (parts.py).
+    (parts.py). A `memory` limit is kept to.
 
     Raises:
-        RunFailed: an environment crashed, or the algorithm's actions are not in the action space.
+        RunFailed: an environment crashed, the algorithm's actions are not in the action space, or more memory is taken
+            than the limit.
     """
     given = [*watched]
     made: list[gymnasium.Env] = []
@@ -168,6 +178,8 @@ def play(
         steps = steps_taken
         if longest % TOLD_EVERY == 0:
             tell(events.Evaluating(directory, done, episodes, steps))
+            if memory is not None:
+                keep_to(memory, parts, directory, tell)
         if longest == LONG and not warned and max_steps is None and not limited(made[0]):
             warned = True
             warn(
@@ -185,6 +197,15 @@ def play(
         max_steps,
         stepped,
     )
+
+
+def keep_to(memory: MemoryLimit, parts: Parts, directory: Path, tell: Listener) -> None:
+    """Raise RunFailed where an evaluation takes more than the memory limit, with no cache left that could give way."""
+    gave_way, too_much = memory.exceeded(parts.reader)
+    if gave_way:
+        tell(events.Warned(directory, gave_way))
+    if too_much:
+        raise RunFailed(f"stopped the evaluation: {too_much}: raise it, to {memory.more()} ({setting('memory_limit')})")
 
 
 def limited(env: gymnasium.Env) -> bool:

@@ -65,7 +65,7 @@ def export(
     config = configuration(directory, loggers=False)
     learns_model = "generation" in config.algorithm.learns_from
     _check_file(path, learns_model, bitdelta, with_optimizer)
-    config, parts, algorithm = trained(directory, teller(listeners), best)
+    config, parts, algorithm, _ = trained(directory, teller(listeners), best)
     if learns_model:
         with calling(algorithm.task.collector.who):
             unsupported = algorithm.language_policy().write(path)

@@ -24,10 +24,11 @@ from bitrl.core.options import shown
 from bitrl.core.provided import announce_module, check_provided
 from bitrl.core.runs.interrupts import stopped_at_once
 from bitrl.core.runs.listeners import Listener, teller
+from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.store import working_directory
-from bitrl.core.runs.train import settings_of, stored, train
+from bitrl.core.runs.train import closing_unless, settings_of, stored, train
 from bitrl.core.wording import program, setting
 
 KEPT = ("serializer", "backbone", "critic_backbone", "algo", "history", "history_tokens")
@@ -87,11 +88,16 @@ def go_on_from(
         if config.run.steps <= step:
             asked = setting("steps", "N")
             raise UsageError(f"{path}: has already learned for {step:,} steps: ask for more with {asked}")
+        memory = MemoryLimit(config)
         parts = build(config)
+        memory.measure("model")
         _check_parts(path, file, learner, parts)
         for chosen in config.loggers:
             chosen.record.load()
         algorithm = _restored(path, file, config, parts, step)
+        with closing_unless(algorithm):
+            memory.measure("learner")
+            memory.complete(algorithm)
     origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "step": step}
     with stored(config, parts, algorithm, out, force, {"agent": origin}, here) as (store, logger):
         tell = teller((*listeners, logger))
@@ -101,7 +107,7 @@ def go_on_from(
         # So that a run that is stopped before its first update goes on from the agent, too.
         begun = checkpoint_of(config, algorithm, 0, store.covered())
         checkpoints.write(store.checkpoints, step, begun)
-        return train(config, parts, store, algorithm, begun, (*listeners, logger))
+        return train(config, parts, store, algorithm, begun, (*listeners, logger), memory)
 
 
 def _learner(path: Path, file: Checkpoint, with_optimizer: bool) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bitrl.core.acting.checkpoints import as_bytes
+from bitrl.core.acting.checkpoints import pieces
 from bitrl.core.config import Config
 from bitrl.core.files import write_atomically
 from bitrl.core.interfaces import Algorithm
@@ -55,7 +55,7 @@ class PeriodicEvaluations:
         self.store.append(EVALUATIONS, json.dumps(row) + "\n")
         if self._take(row):
             saved = checkpoint_of(self.config, algorithm, updates, self.store.covered())
-            write_atomically(self.store.place / BEST, as_bytes(saved))
+            write_atomically(self.store.place / BEST, pieces(saved))
 
     def _take(self, row: Mapping[str, Any]) -> bool:
         """Whether a row is the best so far: of equal ones the first."""

@@ -106,7 +106,7 @@ def _warn(event: Event) -> None:
         warn(f"{event.path} is damaged ({event.reason}): going on from the one before it")
     elif isinstance(event, events.Warned):
         warn(event.message)
-    elif isinstance(event, events.Chosen):
+    elif isinstance(event, (events.Chosen, events.MemoryPlanned)):
         tell(event.message)
     elif isinstance(event, events.Interrupted):
         again = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
 
+from bitrl.core import process_memory
 from bitrl.core.config import Config
 from bitrl.core.cpus import available_cpus
 from bitrl.core.hookspecs import PROJECT
@@ -150,9 +150,4 @@ def processor() -> dict[str, Any]:
 
 def peak_rss_mb() -> float:
     """The peak resident memory of this process so far, in MB (2**20 bytes)."""
-    # On Linux getrusage() counts what the parent held when it started this process; VmHWM does not.
-    status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.M)):
-        return int(found[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return process_memory.peak() / process_memory.MB

@@ -217,6 +217,12 @@ class RunStore:
             write_atomically(self.place / "config.toml", as_toml(written))
         remove(self.place / SUMMARY)
 
+    def set_memory_limit(self, limit: str | None) -> None:
+        """Write another memory limit into its config.toml."""
+        written = load_toml(self.place / "config.toml")
+        written.setdefault("run", {})["memory_limit"] = "none" if limit is None else limit
+        write_atomically(self.place / "config.toml", as_toml(written))
+
 
 def as_toml(data: Mapping[str, Any]) -> str:
     """Plain data as TOML. Imported here: reading a run needs no writer of it."""

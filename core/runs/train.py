@@ -24,6 +24,7 @@ from bitrl.core.records import BackboneRecord
 from bitrl.core.runs.evaluate import play, reported, statistics
 from bitrl.core.runs.interrupts import interrupts, stopped_at_once
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
+from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
 from bitrl.core.runs.periodic import PeriodicEvaluations
 from bitrl.core.runs.progress import progress_display
@@ -53,6 +54,7 @@ def run(
     algo: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    memory_limit: str | None = None,
     out: str | Path | None = None,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -68,6 +70,7 @@ def run(
             defaults, which for the critic is the policy's backbone.
         steps: environment steps to train for.
         seed: random seed.
+        memory_limit: resident memory that this process may take, as "300MB": planned for, and kept to.
         out: the run's directory; None picks a fresh one under `runs/`.
         config: a TOML file; the other arguments take precedence over it. Where they name another component,
             options of the file that this component does not have are ignored.
@@ -89,6 +92,7 @@ def run(
         "algo": algo,
         "steps": steps,
         "seed": seed,
+        "memory_limit": memory_limit,
         "loggers": loggers,
     }
     values = settings_of(named, options)
@@ -115,19 +119,34 @@ def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listen
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     here = working_directory()
     with stopped_at_once():
+        memory = MemoryLimit(config)
         config, choices = choose(config)
         parts = build(config)
+        memory.measure("model")
         if config.serializer.learns:  # it learns now, and fails now if it cannot
             serializer: Any = parts.reader.serializer
             serializer.state()
         for chosen in config.loggers:
             chosen.record.load()
         algorithm = begin(config, parts)
+        with closing_unless(algorithm):
+            memory.measure("learner")
+            memory.complete(algorithm)
     with stored(config, parts, algorithm, out, force, {}, here) as (store, logger):
         tell = teller((*listeners, logger))
         for line in choices:
             tell(events.Chosen(store.directory, line))
-        return train(config, parts, store, algorithm, None, (*listeners, logger))
+        return train(config, parts, store, algorithm, None, (*listeners, logger), memory)
+
+
+@contextmanager
+def closing_unless(algorithm: Algorithm) -> Iterator[None]:
+    """Within, an error closes the environments."""
+    try:
+        yield
+    except BaseException:
+        algorithm.task.collector.envs.close()
+        raise
 
 
 @contextmanager
@@ -143,7 +162,7 @@ def stored(
     """The directory of a new run, once all that it needs is built, and its loggers. What it came from is written beside
     its provenance. The environments are closed if it cannot be made.
     """
-    try:
+    with closing_unless(algorithm):
         # Everything is imported by now, so import errors are reported before anything is written.
         plugins = {"plugins": code} if (code := plugins_of(config)) else {}
         provenance = {
@@ -154,9 +173,6 @@ def stored(
             **origin,
         }
         store = RunStore.create(out, config, provenance, force, here)
-    except BaseException:
-        algorithm.task.collector.envs.close()
-        raise
     try:
         with open_loggers(config, store.place) as logger:
             yield store, logger
@@ -165,7 +181,12 @@ def stored(
 
 
 def resume(
-    run: str | Path, listeners: tuple[Listener, ...] = (), progress: bool = False, *, steps: int | None = None
+    run: str | Path,
+    listeners: tuple[Listener, ...] = (),
+    progress: bool = False,
+    *,
+    steps: int | None = None,
+    memory_limit: str | None = None,
 ) -> dict[str, Any]:
     """Resume a stopped run: it continues bit-identically to an uninterrupted one. A complete run returns its summary.
 
@@ -175,6 +196,7 @@ def resume(
         steps: train on to this many environment steps instead of the run's own, a complete run too. Without schedules
             (`linear:3e-4:0`, `algo.anneal`) it ends as one that was started with them; a schedule is from here on that
             of the new length.
+        memory_limit: another one from here on; "none" for none.
 
     Raises:
         UsageError: no run there, it is in use, its model is not the one it was started with, an option that changes
@@ -183,10 +205,15 @@ def resume(
         RunStopped: a signal stopped it.
     """
     with progress_display(quiet=not progress) as shown:
-        return go_on(Path(run), (*listeners, shown), steps)
+        return go_on(Path(run), (*listeners, shown), steps, memory_limit)
 
 
-def go_on(directory: Path, listeners: tuple[Listener, ...] = (), steps: int | None = None) -> dict[str, Any]:
+def go_on(
+    directory: Path,
+    listeners: tuple[Listener, ...] = (),
+    steps: int | None = None,
+    memory_limit: str | None = None,
+) -> dict[str, Any]:
     """Go on with the run in a directory; see `resume`."""
     require_run(directory)
     tell = teller(listeners)
@@ -197,7 +224,7 @@ def go_on(directory: Path, listeners: tuple[Listener, ...] = (), steps: int | No
     store = RunStore.open(directory)
     try:
         checkpoints.drop_old(store.checkpoints)  # it may have been killed before it did this
-        config = configuration(directory, steps=steps)
+        config = configuration(directory, steps=steps, memory_limit=memory_limit)
         checkpoint = newest_good(directory, tell)
         reached = checkpoint.meta["step"] if checkpoint is not None else 0
         if steps is not None and steps < reached:
@@ -208,9 +235,16 @@ def go_on(directory: Path, listeners: tuple[Listener, ...] = (), steps: int | No
             tell(events.Warned(directory, f"{directory}: has no checkpoint: it starts from the beginning"))
         else:
             check_options(directory, config, checkpoint)
+        memory = MemoryLimit(config)
         parts = build(config)
+        memory.measure("model")
         check_identity(directory, parts)
         algorithm = begin(config, parts, checkpoint)
+        with closing_unless(algorithm):
+            memory.measure("learner")
+            memory.complete(algorithm)
+        if memory_limit is not None:
+            store.set_memory_limit(config.run.memory_limit)
         if changes := changes_since(read_provenance(directory), config):
             more = f" and {len(changes) - MOST_CHANGES} more" if len(changes) > MOST_CHANGES else ""
             told = f"{', '.join(changes[:MOST_CHANGES])}{more}: it goes on, but may end otherwise than it would have"
@@ -221,7 +255,7 @@ def go_on(directory: Path, listeners: tuple[Listener, ...] = (), steps: int | No
                 told = f"its schedules are from here on those of {config.run.steps:,} steps"
                 tell(events.Warned(directory, f"{directory}: {told}: it ends otherwise than a run started with them"))
         with open_loggers(config, store.place) as logger:
-            return train(config, parts, store, algorithm, checkpoint, (*listeners, logger))
+            return train(config, parts, store, algorithm, checkpoint, (*listeners, logger), memory)
     finally:
         store.close()
 
@@ -242,6 +276,7 @@ def train(
     algorithm: Algorithm,
     checkpoint: Checkpoint | None,
     listeners: tuple[Listener, ...],
+    memory: MemoryLimit,
 ) -> dict[str, Any]:
     """Train from where `algorithm` stands, as `checkpoint` left it, to the end; evaluate; write the summary."""
     directory, run = store.directory, config.run
@@ -259,6 +294,8 @@ def train(
         evaluations = PeriodicEvaluations(config, parts, store, tell)
         prompts = parts.environment.observation_spec().prompt
         tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps, prompts))
+        if memory.plan is not None:
+            tell(events.MemoryPlanned(directory, memory.plan.as_dict(), str(memory.plan)))
         try:
             while algorithm.step < run.steps:
                 began, before = time.perf_counter(), algorithm.step
@@ -275,10 +312,16 @@ def train(
                     tell(events.Sampled(directory, algorithm.step, sample))
                 evaluations(algorithm, before, updates)
                 finished = algorithm.step >= run.steps
-                if finished or interrupted() or updates % run.checkpoint_every == 0:
+                gave_way, too_much = memory.exceeded(parts.reader)
+                if gave_way:
+                    tell(events.Warned(directory, gave_way))
+                if finished or too_much or interrupted() or updates % run.checkpoint_every == 0:
                     saved = checkpoint_of(config, algorithm, updates, store.covered())
                     path = checkpoints.write(store.checkpoints, algorithm.step, saved)
                     tell(events.CheckpointSaved(directory, algorithm.step, path))
+                if too_much:
+                    more = resuming(directory, memory_limit=memory.more())
+                    raise RunFailed(f"stopped at step {algorithm.step:,}, saved: {too_much}; go on with more: {more}")
                 if interrupted() and not finished:
                     stopped = f"stopped at step {algorithm.step}; continue with: {resuming(directory)}"
                     raise RunStopped(stopped, interrupted())
@@ -293,6 +336,7 @@ def train(
             tell,
             lambda: interrupted() > 0,
             max_steps=run.eval_max_steps,
+            memory=memory,
         )
         if len(returns) < run.eval_episodes:
             stopped = f"stopped before the evaluation was done; continue with: {resuming(directory)}"
@@ -304,6 +348,7 @@ def train(
         "train_seconds": round(seconds, 3),
         "steps_per_second": round((algorithm.step - elsewhere) / seconds, 1) if seconds else 0.0,
         "peak_rss_mb": round(peak_rss_mb(), 1),
+        **memory.summary(),
         "eval": statistics(returns),
         **({} if evaluations.best is None else {"best_while_training": dict(evaluations.best)}),
         **reported(config, algorithm),

@@ -16,6 +16,7 @@ from bitrl.core.options import shown
 from bitrl.core.provided import announce_module, check_provided
 from bitrl.core.runs.checkpoint_checks import check
 from bitrl.core.runs.listeners import Listener
+from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, identities
 from bitrl.core.runs.store import BEST, read_provenance
 from bitrl.core.wording import resuming, setting
@@ -24,26 +25,33 @@ MOST_CHANGES = 3
 """How many changed options an error names."""
 
 
-def trained(directory: Path, tell: Listener, best: bool = False) -> tuple[Config, Parts, Algorithm]:
-    """The configuration, parts and algorithm of a run, for acting without learning: from its newest intact checkpoint,
-    or from that of the best evaluation while training.
+def trained(
+    directory: Path, tell: Listener, best: bool = False, memory_limit: str | None = None
+) -> tuple[Config, Parts, Algorithm, MemoryLimit]:
+    """The configuration, parts and algorithm of a run, for acting without learning, and the limit of memory that they
+    fit into, the run's own or another: from its newest intact checkpoint, or from that of the best evaluation while
+    training.
 
     Raises:
-        UsageError: no checkpoint there, or its model is not the one it was trained with.
+        UsageError: no checkpoint there, its model is not the one it was trained with, or memory is too little.
         RunFailed: every checkpoint is damaged.
     """
-    config = configuration(directory, loggers=False)
+    config = configuration(directory, memory_limit=memory_limit, loggers=False)
     checkpoint = _best(directory) if best else newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(
             f"{directory}: has no checkpoint yet: let it train longer, or continue it with {resuming(directory)}"
         )
     check_options(directory, config, checkpoint)
+    memory = MemoryLimit(config, learns=False)
     parts = build(config)
+    memory.measure("model")
     check_identity(directory, parts)
     algorithm = begin(config, parts, checkpoint, to_learn=False)
     algorithm.task.collector.envs.close()
-    return config, parts, algorithm
+    memory.measure("learner")
+    memory.complete(algorithm)
+    return config, parts, algorithm, memory
 
 
 def _best(directory: Path) -> Checkpoint:
@@ -64,8 +72,11 @@ def _best(directory: Path) -> Checkpoint:
         raise RunFailed(f"{path}: is damaged ({error}): leave out {setting('best')} for the newest one") from None
 
 
-def configuration(directory: Path, *, steps: int | None = None, loggers: bool = True) -> Config:
-    """The resolved configuration of a run: with other `steps` if given, and with its loggers if it is trained on.
+def configuration(
+    directory: Path, *, steps: int | None = None, memory_limit: str | None = None, loggers: bool = True
+) -> Config:
+    """The resolved configuration of a run: with other `steps` and another `memory_limit` if given, and with its loggers
+    if it is trained on.
 
     Raises:
         UsageError: its config.toml is wrong, or a plugin that it names is not installed.
@@ -74,8 +85,8 @@ def configuration(directory: Path, *, steps: int | None = None, loggers: bool = 
     values = read_toml(file)
     check_provided(f"{directory}: the run", values.get("run", {}), read_provenance(directory))
     announce_module(file, values)
-    if steps is not None:
-        values.setdefault("run", {})["steps"] = steps
+    given = {"steps": steps, "memory_limit": memory_limit}
+    values.setdefault("run", {}).update({name: value for name, value in given.items() if value is not None})
     return resolve(values if loggers else without_loggers(values), saved=True)
 
 

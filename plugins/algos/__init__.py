@@ -195,6 +195,7 @@ def bitrl_algorithms() -> Iterator[AlgorithmRecord]:
         name="ppo",
         summary="proximal policy optimisation of two small heads, with the BitRL recipe",
         target="bitrl.plugins.algos.ppo:PPO",
+        memory="bitrl.plugins.algos.ppo_memory:ppo",
         options=PPOOptions,
         learns_from=("features", "gradients"),
         critic_backbone=True,

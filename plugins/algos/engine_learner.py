@@ -7,7 +7,7 @@ with any number of threads. Shapes: B samples, k outputs or choices, d inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -158,11 +158,16 @@ class EngineNetwork:
         """Inputs [B, d] → outputs [B, k]. The inputs must not change until `backward`."""
         return forward([self], [inputs])[0]
 
-    def outputs(self, inputs: np.ndarray) -> np.ndarray:
-        """Inputs [n, d] → outputs [n, k], of any number of samples, a batch at a time: nothing to go back from."""
+    def outputs(self, inputs: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+        """Inputs [n, d] → outputs [n, k], of any number of samples, a batch at a time: nothing to go back from.
+
+        `prepare` makes inputs of what is given, row by row (standardisation), so that all of them are never held.
+        """
         if self.beneath is not None:
-            inputs = self.beneath.outputs(inputs)
-        parts = [_forward([self], [inputs[at : at + self.batch]])[0] for at in range(0, len(inputs), self.batch)]
+            inputs = self.beneath.outputs(inputs if prepare is None else prepare(inputs))
+            prepare = None
+        batches = (inputs[at : at + self.batch] for at in range(0, len(inputs), self.batch))
+        parts = [_forward([self], [each if prepare is None else prepare(each)])[0] for each in batches]
         self._inputs = None
         if len(parts) == 1:
             return parts[0]

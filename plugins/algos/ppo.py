@@ -144,24 +144,23 @@ class PPO(Algorithm):
         self.rates_now = self.learning_rates(progress)
         clip_coef, ent_coef = value_at(options.clip_coef, progress), value_at(options.ent_coef, progress)
 
-        features, valid = self.standardise(rollout.features), rollout.valid
-        shared = self.standardise_critic is self.standardise
-        critic_features = features if shared else self.standardise_critic(rollout.critic_features)
-        values = self.values(critic_features)
-        after = next_values(rollout, values, self.values(self.standardise_critic(rollout.final_critic_features)))
+        # Features are the largest part of a rollout: they are held once, and standardised a batch at a time.
+        valid, shared = rollout.valid, self.standardise_critic is self.standardise
+        values = self.values(rollout.critic_features)
+        after = next_values(rollout, values, self.values(rollout.final_critic_features))
         advantages = gae(rollout, values, after, options.gamma, options.gae_lambda)
-        visited, taken = features[:-1][valid], np.stack(actions)[valid]
+        visited, taken = samples_of(rollout.features[:-1], valid), np.stack(actions)[valid]
         admissible = None if rollout.admissible is None else rollout.admissible.map(lambda each: each[valid])
         with low_bits(self.policy, self.rollout_bits):  # those of the policy that acted
-            log_probs = self.head.forward(self.policy.outputs(visited), taken, admissible)[0]
+            log_probs = self.head.forward(self.policy.outputs(visited, self.standardise), taken, admissible)[0]
         correction: SampleCorrection | None = None
         diagnostics: dict[str, float] = {}
         if self.estimator is not None:
-            proximal = self.head.forward(self.policy.outputs(visited), taken, admissible)[0]
+            proximal = self.head.forward(self.policy.outputs(visited, self.standardise), taken, admissible)[0]
             log_probs, correction, diagnostics = correct_samples(proximal, log_probs, advantages[valid], self.estimator)
         batch = Samples(
             features=visited,
-            critic_features=visited if shared else critic_features[:-1][valid],
+            critic_features=visited if shared else samples_of(rollout.critic_features[:-1], valid),
             actions=taken,
             advantages=advantages[valid],
             returns=(advantages + values[:-1])[valid],
@@ -171,12 +170,11 @@ class PPO(Algorithm):
             correction=correction,
         )
         for _ in range(options.epochs):
-            shuffled = batch.take(generator.permutation(len(batch.features)))
-            minibatches = [
-                shuffled.take(slice(i, i + options.minibatch_size))
-                for i in range(0, len(batch.features), options.minibatch_size)
+            order = generator.permutation(len(batch.features))
+            figures = [
+                self.gradient_step(batch.take(order[i : i + options.minibatch_size]), clip_coef, ent_coef)
+                for i in range(0, len(order), options.minibatch_size)
             ]
-            figures = [self.gradient_step(minibatch, clip_coef, ent_coef) for minibatch in minibatches]
         if self.task.reader.learner is not None:
             self.task.reader.learner.sync()
 
@@ -206,11 +204,12 @@ class PPO(Algorithm):
         with standardised advantages. The losses' gradients are those of engine_learner.py.
         """
         options, size, learner = self.options, len(batch.features), self.learner
-        features, critic_features = batch.features, batch.critic_features
+        encoded = batch.features
         if self.encoder is not None and batch.texts is not None:
             encoded = self.encoder.forward(batch.texts.tolist())
-            features = self.standardise(encoded)
-            critic_features = features if self.task.reader.critic is None else critic_features
+        features = self.standardise(encoded)
+        shared = self.standardise_critic is self.standardise
+        critic_features = features if shared else self.standardise_critic(batch.critic_features)
         networks = [self.policy, self.value]
         with low_bits(self.policy, self.gradient_bits), low_bits(self.value, self.value_gradient_bits):
             outputs, values = forward(networks, [features, critic_features])
@@ -248,9 +247,10 @@ class PPO(Algorithm):
                 )
 
     def values(self, features: np.ndarray) -> np.ndarray:
-        """The critic's standardised features [..., d'] → values float32 [...]."""
+        """The critic's features [..., d'] → values float32 [...]."""
+        flat = features.reshape(-1, features.shape[-1])
         with low_bits(self.value, self.options.value_bits):
-            return self.value.outputs(features.reshape(-1, features.shape[-1])).reshape(features.shape[:-1])
+            return self.value.outputs(flat, self.standardise_critic).reshape(features.shape[:-1])
 
     def standardisations(self) -> dict[str, Standardisation]:
         """The policy's, the critic's if it is another, and that of commands if actions are texts, by what their names
@@ -321,9 +321,9 @@ class PPO(Algorithm):
 
 @attrs.define
 class Samples:
-    """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), actions [B, ...], admissible
-    actions [B, k], advantages, returns and log-probabilities [B], the texts [B] where adapters learn, and what corrects
-    the loss where rollouts are quantised.
+    """Samples, flat: features [B, d], the critic's [B, d'] (which may be the same), neither standardised, actions
+    [B, ...], admissible actions [B, k], advantages, returns and log-probabilities [B], the texts [B] where adapters
+    learn, and what corrects the loss where rollouts are quantised.
     """
 
     features: np.ndarray
@@ -336,7 +336,7 @@ class Samples:
     texts: np.ndarray | None = None
     correction: SampleCorrection | None = None
 
-    def take(self, index: np.ndarray | slice) -> Samples:
+    def take(self, index: np.ndarray) -> Samples:
         """The samples at `index`."""
         features = self.features[index]
         return Samples(
@@ -350,6 +350,11 @@ class Samples:
             None if self.texts is None else self.texts[index],
             None if self.correction is None else self.correction.take(index),
         )
+
+
+def samples_of(features: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Features [T, n, d] of the valid steps [T, n], float32 [B, d]: a view where all are."""
+    return features.reshape(-1, features.shape[-1]) if valid.all() else features[valid]
 
 
 def texts_of(rollout: Rollout) -> np.ndarray:

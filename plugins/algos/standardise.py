@@ -11,6 +11,9 @@ FEATURE_LIMIT = 10.0
 not blow up the heads.
 """
 
+AT_ONCE = 256
+"""Features whose statistics are taken together: NumPy makes copies of what it is given."""
+
 
 class Standardisation:
     """Standardises the features [..., d] that a head reads; the identity unless `active`.
@@ -28,7 +31,9 @@ class Standardisation:
         """Take mean and standard deviation from features [..., d]."""
         if self.active:
             flat = features.reshape(-1, features.shape[-1])
-            self.mean, self.std = flat.mean(axis=0), flat.std(axis=0) + 1e-6
+            columns = np.array_split(flat, max(1, -(-flat.shape[1] // AT_ONCE)), axis=1)
+            self.mean = np.concatenate([each.mean(axis=0) for each in columns])
+            self.std = np.concatenate([each.std(axis=0) for each in columns]) + np.float32(1e-6)
 
     def update(self, features: np.ndarray, before: int) -> None:
         """Update mean and standard deviation to those of `before` + 1 equally large arrays of features, of which [...,
@@ -42,9 +47,11 @@ class Standardisation:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features [..., d] → standardised, float32 [..., d], in one piece as the engine takes it."""
-        if self.active:
-            features = ((features - self.mean) / self.std).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
-        return np.ascontiguousarray(features)
+        if not self.active:
+            return np.ascontiguousarray(features)
+        standard = np.ascontiguousarray(features - self.mean)
+        standard /= self.std
+        return np.clip(standard, -FEATURE_LIMIT, FEATURE_LIMIT, out=standard)
 
     def backward(self, by_standard: np.ndarray, features: np.ndarray) -> np.ndarray:
         """A loss's gradient by standardised features [..., d] → that by the features, which is 0 where they are

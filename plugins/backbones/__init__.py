@@ -113,6 +113,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             provides=("features", "gradients", "generation", "tokens", "cache"),
             needs_option={"gradients": "lora_rank"},
             chooser="bitrl.plugins.backbones.tools.readout:choose",
+            memory=f"bitrl.plugins.backbones.tools.model_memory:{target}",
             aliases={"fp16": "computes in bfloat16"} if name == "bf16" else {},
         )
     yield BackboneRecord(

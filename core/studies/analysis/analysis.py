@@ -168,7 +168,7 @@ def analyse(
     """
     directory = Path(run)
     require_run(directory)
-    config, parts, algorithm = trained(directory, tell)
+    config, parts, algorithm, _ = trained(directory, tell)
     heads = algorithm.actor_critic()
     ladder = ladder_of(parts.reader.backbone)
     seed = config.run.seed if seed is None else seed

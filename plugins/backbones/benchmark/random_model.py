@@ -141,9 +141,16 @@ def random_model(shape: RandomShape, *, empty: bool = False) -> Iterator[Path]:
         yield path
 
 
-def write_random_model(path: Path, shape: RandomShape, seed: int = 0, *, empty: bool = False) -> None:
+def write_random_model(
+    path: Path,
+    shape: RandomShape,
+    seed: int = 0,
+    *,
+    empty: bool = False,
+    tokenizer: Callable[[gguf.GGUFWriter], None] = lambda writer: writer.add_tokenizer_model("none"),
+) -> None:
     """Write a random model tensor by tensor; no more than a few megabytes are held. `empty`: zeros, as a hole in the
-    file. Raises OSError.
+    file. `tokenizer` adds the keys of one; by default it has none, and reads no texts. Raises OSError.
     """
     writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_block_count(shape.blocks)
@@ -156,7 +163,7 @@ def write_random_model(path: Path, shape: RandomShape, seed: int = 0, *, empty: 
     writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_context_length(shape.context)
     writer.add_vocab_size(shape.vocabulary)
-    writer.add_tokenizer_model("none")
+    tokenizer(writer)
     if shape.activation:
         writer.add_string(f"{shape.architecture}.hidden_activation", shape.activation)
     for name, dimensions, kind in shape.tensors:

@@ -3,10 +3,12 @@
 Knows the cffi calls, their buffers and their errors. Does not know text: tokenizer.py makes the ids.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +17,25 @@ from bitrl.core.cpus import available_cpus as available_cpus
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Replaced
 from bitrl.plugins.backbones.engine import generation
-from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile, is_checkpoint
-from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError, Tensor, is_arm_packing, message
+from bitrl.plugins.backbones.files.model_file import (
+    ModelFile,
+    ModelFileError,
+    Tensor,
+    is_arm_packing,
+    is_checkpoint,
+    message,
+)
+
+if TYPE_CHECKING:
+    from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 
 _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": lib.BITRL_POOL_NONE}
 _ERROR_BYTES = 256
 _MOST_THREADS = 1024  # MAX_THREADS of csrc
 _PAD = 16  # numbers to which the engine rounds up the width of a head
+_CHUNK, _LEAST_CHUNK, _WORKING = 256, 64, 13 << 20  # of csrc/session.c: tokens at once, and what they may take
+_SMALL, _TILE_ROWS, _LINE = 4 << 20, 16, 64  # bytes of a model that a core has for itself, and of csrc/kernels.h
+_ACTIVATION_BYTES = {"fp8": 2, "bf16": 2, "fp32": 4}
 
 
 def instruction_sets() -> list[str]:
@@ -281,7 +295,11 @@ def open_model(
     path: str | os.PathLike[str], activation: str | None = None, linear_class: str | None = None
 ) -> ModelFile | HuggingFaceFile:
     """A GGUF file or a Hugging Face checkpoint; `activation` and `linear_class` as in Engine. Raises ModelFileError."""
-    return HuggingFaceFile(path, activation, linear_class) if is_checkpoint(path) else ModelFile(path)
+    if not is_checkpoint(path):
+        return ModelFile(path)
+    from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile  # only for these
+
+    return HuggingFaceFile(path, activation, linear_class)
 
 
 class LoadPlan(NamedTuple):
@@ -295,6 +313,19 @@ class LoadPlan(NamedTuple):
         """Bytes that generating keeps of every token: keys and values of each block, in double precision."""
         shape = self.shape
         return int(2 * 8 * shape.blocks * shape.kv_heads * -(-shape.head_dim // _PAD) * _PAD)
+
+    def session_bytes(self, threads: int, format: str) -> int:
+        """Working memory that encoding texts which fit into a chunk takes on so many threads (session.c)."""
+        shape = self.shape
+        q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        widest = max(shape.width, q, shape.ffn)
+        token = 8 * (shape.width + 2 * q + 2 * kv) + 4 * max(q + 2 * kv, 2 * shape.ffn, shape.width)
+        token += _ACTIVATION_BYTES.get(format, 1) * (widest + 2 * _LINE) + 2 * _LINE
+        thread = 8 * (q + 2 * kv + 2 * widest) + 4 * shape.width + 2 * _TILE_ROWS * (widest + _LINE)
+        thread += 3 * _LINE * _CHUNK + 8 * _CHUNK * (2 * shape.head_dim + 2 * _PAD)
+        crews = 1 + (threads if self.matrix_bytes <= _SMALL else 0)
+        tokens = max(_LEAST_CHUNK, min(_CHUNK, _WORKING // token))
+        return int(crews * tokens * token + (threads + crews - 1) * thread)
 
 
 def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> LoadPlan:

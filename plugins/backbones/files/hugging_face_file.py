@@ -50,11 +50,6 @@ _ERROR_BYTES = 256
 _BOOL, _ARRAY = 7, 9  # GGUF's numbers of types
 
 
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names a directory, or a safetensors file or its index."""
-    return os.fspath(path).endswith((".safetensors", ".safetensors.index.json")) or os.path.isdir(path)
-
-
 class HuggingFaceFile:
     """A checkpoint's files with checked headers, under GGUF's keys and names.
 

@@ -220,6 +220,13 @@ def weights(file: HasHandle, name: str, i2s_packing: str = "x86") -> np.ndarray:
     return out
 
 
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` names a Hugging Face checkpoint (hugging_face_file.py): a directory, or a safetensors file or its
+    index.
+    """
+    return os.fspath(path).endswith((".safetensors", ".safetensors.index.json")) or os.path.isdir(path)
+
+
 def is_arm_packing(name: str) -> bool:
     """Whether I2_S weights were packed on ARM ("arm") or not ("x86"). Raises UsageError for another name."""
     if name not in ("x86", "arm"):

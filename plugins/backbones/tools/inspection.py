@@ -128,10 +128,10 @@ def _problem(file: ModelFile | HuggingFaceFile, error: UsageError) -> str:
 def _memory(file: ModelFile | HuggingFaceFile, found: LoadPlan, activation: str | None, lora_rank: int) -> MemoryNeeded:
     matrices = {format: plan(file, format, activation).matrix_bytes for format in formats()}
     outside = sum(tensor.bytes for tensor in file.tensors() if not tensor.name.startswith(BLOCKS))
-    return MemoryNeeded(matrices, outside, found.cache_bytes_per_token, _lora(file, found, lora_rank))
+    return MemoryNeeded(matrices, outside, found.cache_bytes_per_token, lora_memory_of(file, found, lora_rank))
 
 
-def _lora(
+def lora_memory_of(
     file: ModelFile | HuggingFaceFile, found: LoadPlan, rank: int, targets: tuple[str, ...] | None = None
 ) -> LoraMemory | None:
     """Of adapters on `targets` (None: those that have one by default), on the model in its file's own precision."""

@@ -28,9 +28,9 @@ from bitrl.core.runs.display import display
 from bitrl.core.runs.parts import build
 from bitrl.core.runs.state_recorder import numbers_of
 from bitrl.core.wording import setting
+from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
-from bitrl.plugins.backbones.tools.probe import draw, scores
 
 ENOUGH, MEAN, LEAST = 0.98, 0.99, 0.95
 """R² that every number which varies must have; or else their mean, and the worst of them."""
@@ -90,7 +90,7 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
         UsageError: the environment, its serializer or the backbone cannot be built, or a text is too long.
     """
     options = getattr(config, f"{part}_options")
-    if options.readout != "auto" or any(getattr(options, name) != unset for name, unset in UNSET.items()):
+    if not leaves_choice(options):
         return None
     measured: list[MeasuredReadout] = []
     try:
@@ -111,6 +111,11 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     return attrs.evolve(options, **chosen), line
 
 
+def leaves_choice(options: LanguageModelOptions) -> bool:
+    """Whether options leave the readout to what is measured."""
+    return options.readout == "auto" and all(getattr(options, name) == unset for name, unset in UNSET.items())
+
+
 def best_of(measured: Sequence[MeasuredReadout]) -> MeasuredReadout:
     """The first that keeps every number; else the one that keeps most of the worst."""
     return next((each for each in measured if each.enough), max(measured, key=lambda each: each.least))
@@ -124,6 +129,8 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     since the last block computes the numbers' ends alone. Commands are read by the same backbone, and have none. Wide
     texts, and those that the model's context does not hold, are read in chunks.
     """
+    from bitrl.plugins.backbones.tools.probe import draw, scores  # not by runs that leave nothing to choose
+
     names = {f"{part}_options": attrs.evolve(getattr(config, f"{part}_options"), readout="set", **UNSET)}
     config = attrs.evolve(config, **names)
     parts = build(config)
@@ -148,11 +155,13 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     judged = often(states)
     texts = list(serializer.batch(states))
     located = located and all(len(number_ends(text)) == len(fields) for text in texts)
-    pooling = "field" if located else "mean"
+    pooling, cut = ("field", chunk) if located else ("mean", None)
     read, blocks, before = len(fields) if located else 1, own.engine.blocks, -math.inf
+    width, format, options = own.engine.width, own.engine.format, own.options
+    del parts, own  # one model in memory at a time
     for layers in [1] if chunk else sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
         measured = []
-        for projection, features in _features(own, layers, pooling, chunk if located else None, texts, read):
+        for projection, features in _features(options, width, format, layers, pooling, cut, texts, read):
             found, _ = scores({pooling: features[:, None]}, states[:, judged], [fields[index].name for index in judged])
             for score in found:
                 figures = score.mean, score.worst, score.fields[score.worst]
@@ -199,14 +208,14 @@ def often(states: np.ndarray) -> list[int]:
 
 
 def _features(
-    model: LanguageModel, layers: int, pooling: str, chunk: int | None, texts: list[str], fields: int
+    own: Any, width: int, format: str, layers: int, pooling: str, chunk: int | None, texts: list[str], fields: int
 ) -> Iterator[tuple[int | None, np.ndarray]]:
     """Widths to project to, and features float32 [n, width]: of several fields, that of one state, twice that, and so
     on.
     """
-    own: Any = model.options  # type checkers do not see that it is an attrs class
+    # `own` are LanguageModelOptions: type checkers do not see that it is an attrs class
     options = attrs.evolve(own, layers=layers, pooling=pooling, chunk=chunk, lora_rank=None, cache_mb=0)
-    reader, width = LanguageModel(options, fields, model.engine.format), model.engine.width
+    reader = LanguageModel(options, fields, format)
     if fields < 2:
         yield None, reader.encode(texts)
         return

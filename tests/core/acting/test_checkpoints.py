@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,3 +125,31 @@ def test_any_cut_is_found(written, tmp_path, length):
     path.write_bytes(written.read_bytes()[:length])
     with pytest.raises(DamagedCheckpoint):
         checkpoints.read(path)
+
+
+DTYPES = ("bool", "u1", "i1", "i2", "u2", "f2", "i4", "u4", "f4", "f8", "i8", "u8", ">f4", ">i8")
+
+
+@given(st.lists(st.sampled_from(DTYPES), max_size=6), st.text(max_size=3), st.text(max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_the_file_is_the_one_that_safetensors_writes(dtypes, name, note):
+    shapes = [(), (3,), (0, 2), (2, 3), (1, 1, 5), (7,)]
+    arrays = {f"{name}{i}": np.arange(np.prod(shapes[i])).reshape(shapes[i]).astype(d) for i, d in enumerate(dtypes)}
+    written = checkpoints.as_bytes(Checkpoint(arrays, {"note": note}))
+    header = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+    assert written == save(arrays, metadata=header["__metadata__"])
+
+
+def test_a_checkpoint_is_not_copied_to_be_written(tmp_path):
+    saved = Checkpoint({"weights": np.zeros(2**20), "more": np.zeros((2**9, 2**10))}, {})
+    tracemalloc.start()
+    try:
+        checkpoints.write(tmp_path, 1, saved)
+        assert tracemalloc.get_traced_memory()[1] < 2**20, "of 12 MB"
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_safetensors_has_no_name_for_is_refused():
+    with pytest.raises(TypeError, match="arrays of complex128 cannot be saved"):
+        checkpoints.as_bytes(Checkpoint({"a": np.zeros(2, complex)}, {}))

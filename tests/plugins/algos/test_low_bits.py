@@ -116,7 +116,7 @@ def steps_of(algorithm: PPO, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samp
 
 def log_probs_of(algorithm: PPO, batch: Samples, bits: int | None) -> np.ndarray:
     """Log-probabilities by float64 arithmetic of numpy, at the weights as they are, or rounded to QuaRL's grid."""
-    values = batch.features.astype(np.float64)
+    values = algorithm.standardise(batch.features).astype(np.float64)
     for index, (weights, biases) in enumerate(algorithm.policy.layers):
         weights = weights.astype(np.float64)
         if bits is not None:

@@ -102,7 +102,8 @@ def test_both_policies_log_probabilities_are_told_apart(monkeypatch: pytest.Monk
 
         def log_probs(bits: int | None, algorithm: PPO = algorithm, batch: Samples = batch) -> np.ndarray:
             with low_bits(algorithm.policy, bits):
-                return algorithm.head.forward(algorithm.policy.outputs(batch.features), batch.actions)[0]
+                outputs = algorithm.policy.outputs(batch.features, algorithm.standardise)
+                return algorithm.head.forward(outputs, batch.actions)[0]
 
         np.testing.assert_allclose(batch.log_probs, log_probs((None, 4)[relative]), rtol=1e-5, atol=1e-6)
         assert abs(log_probs(None) - log_probs(4)).max() > 1e-4

@@ -46,3 +46,11 @@ def test_features_of_any_order_in_memory_are_taken(active):
     assert not features.flags.c_contiguous
     assert scale(features).flags.c_contiguous
     np.testing.assert_array_equal(scale(features), scale(np.ascontiguousarray(features)))
+
+
+def test_many_features_are_taken_in_parts_with_the_same_bits():
+    features = np.random.default_rng(0).normal(3, 2, (60, 2, 1000)).astype(np.float32)
+    scale, flat = Standardisation(1000), features.reshape(-1, 1000)
+    scale.fit(features)
+    np.testing.assert_array_equal(scale.mean, flat.mean(axis=0))
+    np.testing.assert_array_equal(scale.std, flat.std(axis=0) + 1e-6)

@@ -1,0 +1,125 @@
+"""What a whole `bitrl run` takes: memory at its peak, and the time from the command to the first environment step.
+
+python benchmarks/whole_run.py [--repeats N] [--large]
+
+With the starter model on CartPole; with --large (4 GB of disk, minutes) also heads on a model of BitNet b1.58 2B-4T's
+shape with random weights, in its two forms. That model has the starter's tokenizer: its own is not in the package.
+Every run is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from record import save
+
+from bitrl.plugins.backbones.benchmark.random_model import SHAPES, RandomShape, write_random_model
+from bitrl.plugins.backbones.files.model_file import ModelFile
+from bitrl.plugins.backbones.language_model import starter_path
+
+BITRL = "from bitrl.cli import main; main()"
+FIRST = """
+import os, time
+from bitrl.core.environments import collector
+step = collector.Collector.step
+def first(self, actions):
+    step(self, actions)
+    print(time.monotonic(), flush=True)
+    os._exit(0)
+collector.Collector.step = first
+from bitrl.cli import main
+main()
+"""
+STEPS = 20_480
+"""Of CartPole with the starter: the cache of features is full by then."""
+LARGE_STEPS = 2048
+LIMITS = {"2": "620MB", "1.6": "520MB"}
+"""By bits per weight: each is run without a limit and with this one, which leaves less to the cache of features."""
+
+
+def run(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The summary of `bitrl run --json` in a process of its own."""
+    command = [sys.executable, "-c", BITRL, "run", "--json", "--out", str(folder), "--force", *arguments]
+    done: dict[str, Any] = json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True))
+    return done
+
+
+def seconds_to_first_step(folder: Path) -> float:
+    """From the command to the end of the first step of the environments."""
+    began = time.monotonic()
+    command = [sys.executable, "-c", FIRST, "run", "--quiet", "--out", str(folder), "--force"]
+    return float(subprocess.check_output(command, text=True)) - began
+
+
+def model_of_shape(path: Path, shape: RandomShape) -> None:
+    """Write a model of this shape with random weights and the starter's tokenizer."""
+    keys = {
+        name: value for name, value in ModelFile(starter_path()).metadata().items() if name.startswith("tokenizer.")
+    }
+
+    def add(writer: gguf.GGUFWriter) -> None:
+        for name, value in keys.items():
+            if isinstance(value, (list, np.ndarray)):
+                writer.add_array(name, list(value) if isinstance(value, list) else value.tolist())
+            elif isinstance(value, str):
+                writer.add_string(name, value)
+            elif isinstance(value, bool):
+                writer.add_bool(name, value)
+            else:
+                writer.add_uint32(name, value)
+
+    write_random_model(path, shape, tokenizer=add)
+
+
+def heads_on(folder: Path, shape: RandomShape, bits: Sequence[str], steps: int, limit: str | None = None) -> Any:
+    """Peak memory and speed of PPO's heads on a model of this shape, by bits per weight; under a limit its plan too."""
+    model = folder / "random.gguf"
+    if not model.exists():
+        model_of_shape(model, shape)
+    found = {}
+    for form in bits:
+        options = ["-o", f"backbone.model={model}", "-o", f"backbone.bits={form}", "-o", "run.eval_episodes=0"]
+        options += [] if limit is None else ["--memory-limit", limit]
+        summary = run(folder / "run", "--steps", str(steps), *options)
+        found[form] = {"peak_rss_mb": summary["peak_rss_mb"], "steps_per_second": summary["steps_per_second"]}
+        found[form] |= {} if limit is None else {"plan_mb": summary["memory_plan_mb"]}
+        print(f"{form} bits a weight: {found[form]}", flush=True)
+    return found
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--large", action="store_true")
+    given = parser.parse_args(arguments)
+    results: dict[str, Any] = {"repeats": given.repeats}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        seconds_to_first_step(folder / "run")  # files come into the page cache
+        times = [seconds_to_first_step(folder / "run") for _ in range(given.repeats)]
+        results["first_step_seconds"] = {"median": round(statistics.median(times), 3), "least": round(min(times), 3)}
+        options = ["-o", "run.eval_episodes=10", "--steps", str(STEPS)]
+        results["cartpole"] = {"steps": STEPS, "peak_rss_mb": run(folder / "run", *options)["peak_rss_mb"]}
+        print(json.dumps(results, indent=2), flush=True)
+        if given.large:
+            shape = SHAPES["bitnet-2b-4t"]
+            results["bitnet-2b-4t"] = large = {"steps": LARGE_STEPS, "tokenizer": "starter's"}
+            for form, limit in LIMITS.items():
+                large |= {f"{form} bits": heads_on(folder, shape, (form,), LARGE_STEPS, None)[form]}
+                large |= {f"{form} bits, {limit}": heads_on(folder, shape, (form,), LARGE_STEPS, limit)[form]}
+    save("whole-run", results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
