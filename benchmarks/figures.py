@@ -103,6 +103,13 @@ def figures() -> str:
             f"`bitrl --help` takes {startup['bitrl --help (median ms)']:.0f} ms and `bitrl list` "
             f"{startup['bitrl list (median ms)']:.0f} ms.",
         ]
+    if startup and "bitrl run (mlp) (median ms)" in startup:
+        lines += [
+            f"A whole run of one step takes {startup['bitrl run (starter, JSON) (median ms)'] / 1000:.1f} s with the "
+            f"starter model and {startup['bitrl run (mlp) (median ms)'] / 1000:.1f} s with `mlp`; a training of "
+            f"CartPole takes {startup['training, starter, JSON (peak MB)']:.0f} and "
+            f"{startup['training, mlp (peak MB)']:.0f} MB.",
+        ]
     lines += ["", *processor_lines()]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,6 @@ at random by each. Ratios are of neighbours in a round, medians over rounds; the
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from importlib.metadata import version
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 from record import save
-from turns import Clock, begun, first_and_last, median, ratio
+from turns import Clock, each_takes, first_and_last, parser_of, ratio, runs_of
 
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.prompt_task import PromptTask
@@ -140,9 +139,7 @@ def take_turns(
 def compared(clock: Clock, rewards: dict[str, list[float]]) -> dict[str, Any]:
     """Updates an hour, how many times TRL's that is, and rewards at first and at last."""
     cpu, seconds = clock.cpu_seconds, clock.seconds
-    return {
-        "updates_per_hour": {name: 3600 / median(each) for name, each in seconds.items()},
-        "cpu_seconds_per_update": {name: median(each) for name, each in cpu.items()},
+    return each_takes(clock) | {
         "ratio_to_trl": {name: ratio(seconds[TRL], each) for name, each in seconds.items() if name != TRL},
         "ratio_to_trl_in_cpu_seconds": {name: ratio(cpu[TRL], each) for name, each in cpu.items() if name != TRL},
         "reward": {name: first_and_last(each) for name, each in rewards.items()},
@@ -150,25 +147,11 @@ def compared(clock: Clock, rewards: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="reverse-word")
-    parser.add_argument("--model", default="starter-tasks-fp16", help="a GGUF file, or a name of `bitrl model list`")
-    parser.add_argument("--updates", type=int, default=60)
-    parser.add_argument("--completions", type=int, default=64, help="of an update")
-    parser.add_argument("--group", type=int, default=8, help="completions of a prompt")
-    parser.add_argument("--tokens", type=int, default=16, help="of a completion, at most")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", default="grpo-against-trl", help="name of the file in benchmarks/results")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    common = {
-        "run.env": args.env, "run.algo": "grpo", "run.backbone": "fp32", "run.num_envs": args.completions,
-        "backbone.model": args.model, "backbone.threads": args.threads, "algo.group_size": args.group,
-        "algo.max_tokens": args.tokens, "algo.learning_rate": args.learning_rate,
-        "run.steps": args.updates * args.completions,
-    }  # fmt: skip
-    ours = {name: begun(common | options) for name, options in OURS.items()}
+    args = parser_of(
+        __doc__, env="reverse-word", model="starter-tasks-fp16", updates=60, completions=64, tokens=16,
+        learning_rate=3e-4, out="grpo-against-trl",
+    ).parse_args()  # fmt: skip
+    ours = runs_of(args, OURS)
     clock, rewards = take_turns(args.env, ours, args.updates, args.completions, args.tokens, args.learning_rate)
     found = compared(clock, rewards)
     print(json.dumps(found, indent=2))

@@ -6,18 +6,17 @@
 
 All learn the same model in float32 and sample with a copy of it in their precision, for which ACR corrects. Ratios are
 of neighbours in a round, medians over rounds; the first round is not counted. Groups whose rewards are all equal are
-not learned from, which makes an update short: their share is in the results, and should be alike.
+not learned from, which would make an update short: the task scores completions by a share of their letters, which
+differs within any group. The share of groups left out is in the results.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
-import torch
 from record import save
-from turns import Clock, begun, first_and_last, median, ratio
+from turns import Clock, each_takes, first_and_last, median, parser_of, ratio, runs_of
 
 from bitrl.core.interfaces import Algorithm
 
@@ -63,9 +62,7 @@ def compared(clock: Clock, parts: dict[str, list[dict[str, float]]], rewards: di
         name: [each["replacement"] / whole for each, whole in zip(found, seconds[name], strict=True)]
         for name, found in parts.items()
     }
-    return {
-        "updates_per_hour": {name: 3600 / median(each) for name, each in seconds.items()},
-        "cpu_seconds_per_update": {name: median(each) for name, each in cpu.items()},
+    return each_takes(clock) | {
         "seconds_by_part": {
             name: {part: median([each[part] for each in found]) for part in found[0]} for name, found in parts.items()
         },
@@ -78,25 +75,11 @@ def compared(clock: Clock, parts: dict[str, list[dict[str, float]]], rewards: di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="sort-digits", help="a task that the model is partly right at: see above")
-    parser.add_argument("--model", default="smollm2-135m", help="a GGUF file, or a name of `bitrl model list`")
-    parser.add_argument("--updates", type=int, default=6)
-    parser.add_argument("--completions", type=int, default=64, help="of an update")
-    parser.add_argument("--group", type=int, default=8, help="completions of a prompt")
-    parser.add_argument("--tokens", type=int, default=64, help="of a completion, at most")
-    parser.add_argument("--learning-rate", type=float, default=1e-6)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", default="grpo-by-parts", help="name of the file in benchmarks/results")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    common = {
-        "run.env": args.env, "run.algo": "grpo", "run.backbone": "fp32", "run.num_envs": args.completions,
-        "backbone.model": args.model, "backbone.threads": args.threads, "algo.group_size": args.group,
-        "algo.max_tokens": args.tokens, "algo.learning_rate": args.learning_rate, "algo.correction": "acr",
-        "run.steps": args.updates * args.completions,
-    }  # fmt: skip
-    runs = {rollout: begun(common | {"algo.rollout": rollout}) for rollout in ROLLOUTS}
+    args = parser_of(
+        __doc__, env="share_of_vowels:ShareOfVowels", model="smollm2-135m", updates=5, completions=32, tokens=64,
+        learning_rate=1e-6, out="grpo-by-parts",
+    ).parse_args()  # fmt: skip
+    runs = runs_of(args, {name: {"algo.rollout": name, "algo.correction": "acr"} for name in ROLLOUTS})
     clock, parts, rewards, skipped = take_turns(runs, args.updates)
     found = compared(clock, parts, rewards)
     print(json.dumps(found, indent=2))

@@ -6,10 +6,13 @@ a while, which counts.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from bitrl.core.config import resolve
 from bitrl.core.interfaces import Algorithm
@@ -27,6 +30,44 @@ def begun(options: Mapping[str, Any]) -> Algorithm:
         values.setdefault(part, {})[name] = value
     config = resolve(values)
     return begin(config, build(config))
+
+
+def parser_of(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """What benchmarks of GRPO's updates are told; `defaults` of env, model, updates, completions, tokens, learning_rate
+    and out.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env")
+    parser.add_argument("--model", help="a GGUF file, or a name of `bitrl model list`")
+    parser.add_argument("--updates", type=int)
+    parser.add_argument("--completions", type=int, help="of an update")
+    parser.add_argument("--group", type=int, default=8, help="completions of a prompt")
+    parser.add_argument("--tokens", type=int, help="of a completion, at most")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", help="name of the file in benchmarks/results")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def runs_of(args: argparse.Namespace, own: Mapping[str, Mapping[str, Any]]) -> dict[str, Algorithm]:
+    """Runs of GRPO at their start that learn in float32, each with settings of its own."""
+    torch.set_num_threads(args.threads)
+    common = {
+        "run.env": args.env, "run.algo": "grpo", "run.backbone": "fp32", "run.num_envs": args.completions,
+        "backbone.model": args.model, "backbone.threads": args.threads, "algo.group_size": args.group,
+        "algo.max_tokens": args.tokens, "algo.learning_rate": args.learning_rate,
+        "run.steps": args.updates * args.completions,
+    }  # fmt: skip
+    return {name: begun(common | dict(options)) for name, options in own.items()}
+
+
+def each_takes(clock: Clock) -> dict[str, Any]:
+    """Medians of everyone's turns."""
+    return {
+        "updates_per_hour": {name: 3600 / median(found) for name, found in clock.seconds.items()},
+        "cpu_seconds_per_update": {name: median(found) for name, found in clock.cpu_seconds.items()},
+    }
 
 
 class Clock:

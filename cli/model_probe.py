@@ -74,6 +74,7 @@ def probe(
 
         check_picture(out)
 
+    from bitrl.core.environments.evidence import choose
     from bitrl.core.runs.parts import build
     from bitrl.plugins.backbones.tools.probe import POOLINGS, as_dict, best
     from bitrl.plugins.backbones.tools.probe import probe as read
@@ -83,6 +84,7 @@ def probe(
     chosen = list(dict.fromkeys(poolings)) or list(POOLINGS)
     readings = []
     with display(transient=True) as shown:
+        configs = [choose(config, ("serializer",))[0] for config in configs]
         for config in configs:
             parts = build(config)
             names = config.run.env, str(config.run.serializer)
@@ -127,7 +129,7 @@ def _configs(
     from bitrl.core.errors import UsageError
 
     values = parse_assignments(assignments)
-    for name in ("pooling", "projection"):
+    for name in ("pooling", "projection", "chunk"):
         if name in values.get("backbone", {}):
             raise UsageError(
                 f"-o backbone.{name}: the probe reads what the blocks give: leave it out, or see --pooling"
@@ -187,7 +189,8 @@ def _readouts(names: tuple[str, str], tried: Sequence[MeasuredReadout]) -> str:
     for each in tried:
         mark = " *" if each is taken else ""
         to = "–" if each.projection is None else str(each.projection)
-        rows.append([str(each.layers), each.pooling, to, f"{each.mean:.4f} ({each.worst} {each.least:.4f}){mark}"])
+        pooling = each.pooling if each.chunk is None else f"{each.pooling}, chunks of {each.chunk}"
+        rows.append([str(each.layers), pooling, to, f"{each.mean:.4f} ({each.worst} {each.least:.4f}){mark}"])
     head = f"{', '.join(names)}: readouts that backbone.readout=auto tries, by {taken.states:,} states of random play"
     return f"{head}\n{table(rows)}"
 

@@ -430,6 +430,11 @@ def check_commands(config: Config) -> None:
             f'algorithm "{config.algorithm.name}" does not support text commands, the actions of '
             f"{config.run.env}: use {setting('algo', *sorted(able))}"
         )
+    if getattr(config.backbone_options, "pooling", None) == "field":
+        raise UsageError(
+            f'backbone.pooling "field" reads the numbers of a state, and the actions of {config.run.env} are commands, '
+            'which have none: choose "mean" or "last"'
+        )
 
 
 def check_actions(config: Config, space: str) -> None:

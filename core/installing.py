@@ -12,6 +12,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.wording import pip
 
 PACKAGES = {
+    "Box2D": "'bitrl[box2d]'",
     "PIL": "pillow",
     "_cffi_backend": "cffi",
     "ale_py": "'bitrl[atari]'",

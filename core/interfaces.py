@@ -313,8 +313,10 @@ class LanguagePolicy(Protocol):
         """The model in torch, whose trainable parameters have names: token ids int64 [n, T] → logits [n, T, V]. The
         same object at every call; the first may name another `format` to multiply in, with straight-through gradients.
 
-        With `places` int64 [m], which count the tokens of all n sequences one after another: their logits alone [m, V].
-        With `hidden=True`, a pair: those logits, and the hidden states that they are computed from, [..., d].
+        It has a method `completions(prompts, texts, follows, hidden=False)`: token ids int64 of prompts [t] and texts
+        [m], none of them empty, and which of the prompts each text follows, int64 [len(texts)] → the logits [N, V] that
+        the N tokens of all texts are chosen by, one text after another. With `hidden`, a pair: these, and the hidden
+        states that they are computed from, [N, d].
         """
         ...
 

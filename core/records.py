@@ -124,7 +124,24 @@ class Record:
 
 
 @attrs.frozen(kw_only=True)
-class SerializerRecord(Record):
+class ReadingRecord(Record):
+    """The common part of the records of what reads states.
+
+    Attributes:
+        chooser: "module:function" that chooses options which a run leaves to evidence, before it begins: called with
+            the configuration and "serializer", "backbone" or "critic_backbone", it returns that part's options and a
+            line that says what was chosen ("": nothing worth saying), or None. None: there is nothing to choose.
+    """
+
+    chooser: str | None = None
+
+    def load_chooser(self) -> Any:
+        """Import and return the chooser; None if there is none. Raises as `load`."""
+        return None if self.chooser is None else self._load(self.chooser)
+
+
+@attrs.frozen(kw_only=True)
+class SerializerRecord(ReadingRecord):
     """A serializer; `emits` is the form of its output, text or a vector of numbers; `learns` is true if it learns its
     encoding from states (interfaces.LearningSerializer).
     """
@@ -134,7 +151,7 @@ class SerializerRecord(Record):
 
 
 @attrs.frozen(kw_only=True)
-class BackboneRecord(Record):
+class BackboneRecord(ReadingRecord):
     """A map from texts (or vectors) to features.
 
     Attributes:
@@ -146,9 +163,6 @@ class BackboneRecord(Record):
             may be cached and runs repeat themselves exactly.
         needs_option: capability that it provides only if an option is set → that option, for example
             {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
-        chooser: "module:function" that chooses options which a run leaves to evidence, before it begins: called with
-            the configuration and "backbone" or "critic_backbone", it returns that part's options and a line that says
-            what was chosen, or None. None: there is nothing to choose.
         memory: "module:function" that says what the backbone will take, before it is made, to runs with a memory limit:
             called with its options and how many numbers a state has (None: unknown), it returns a BackboneMemory
             (bitrl.core.process_memory). None: that is measured when it is made.
@@ -160,7 +174,6 @@ class BackboneRecord(Record):
     )
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
     batch_tolerance: float = attrs.field(default=0.0, validator=_share)
-    chooser: str | None = None
     memory: str | None = None
 
     @needs_option.validator
@@ -172,12 +185,8 @@ class BackboneRecord(Record):
             if name not in own:
                 raise ValueError(f'needs_option: the backbone has no option "{name}"')
 
-    def load_chooser(self) -> Any:
-        """Import and return the chooser; None if there is none. Raises as `load`."""
-        return None if self.chooser is None else self._load(self.chooser)
-
     def load_memory(self) -> Any:
-        """The same for `memory`."""
+        """Import and return what says what it takes; None if nothing does. Raises as `load`."""
         return None if self.memory is None else self._load(self.memory)
 
     def trains(self, options: Any) -> bool:

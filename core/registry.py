@@ -36,7 +36,7 @@ from bitrl.core.records import (
     SerializerRecord,
 )
 from bitrl.core.terminal import tell
-from bitrl.core.wording import program
+from bitrl.core.wording import pip, program
 
 HOOKS: dict[str, tuple[str, type[Record]]] = {
     "serializer": ("bitrl_serializers", SerializerRecord),
@@ -48,6 +48,8 @@ HOOKS: dict[str, tuple[str, type[Record]]] = {
     "doctor-check": ("bitrl_doctor_checks", DoctorCheckRecord),
 }
 """Kind of component → (its hook, its record class)."""
+
+_KINDS = {hook for hook, _ in HOOKS.values()}
 
 BUILT_IN = "bitrl"
 """The package of the built-in components."""
@@ -62,6 +64,9 @@ MOST_RECORDS = 10_000
 
 SLOW_SECONDS = 1.0
 """Reading a plugin's records should take no longer than this, whatever it imports."""
+
+STUCK_SECONDS = 5.0
+"""A plugin that is still being read after this is named: it may never return."""
 
 
 @attrs.frozen
@@ -97,6 +102,7 @@ class Registry:
         self.entries: dict[str, list[Entry]] = {kind: [] for kind in HOOKS}
         self._reported: set[str] = set()
         self._added: list[Any] = []
+        self._reading = ""
 
     def add_installed(self, only: str | None = None) -> None:
         """Add every plugin that an installed distribution (or `only` the named one) declares in the group
@@ -106,7 +112,8 @@ class Registry:
             package = _package(point)
             if only is not None and package != only:
                 continue
-            with self._measuring(package):
+            self._reading = f"entry point {point.name} = {point.value}"
+            with self._measuring(package), self._named_if_stuck(package):
                 try:
                     plugin = point.load()
                 except KeyboardInterrupt:
@@ -138,6 +145,9 @@ class Registry:
             self.problems.append(Problem(package, one_line(error)))
             return
         for hook in hooks:
+            if why := self._never_called(plugin, hook):
+                self.problems.append(Problem(package, f"{hook} is not called: {why}"))
+                continue
             alone = types.SimpleNamespace(**{hook: getattr(plugin, hook)})
             name = f"{package} {_name(plugin)} {id(plugin)} {hook}"
             try:
@@ -158,7 +168,7 @@ class Registry:
         for kind, (hook, record_class) in HOOKS.items():
             for implementation in self._implementations(hook, added):
                 found = self.entries[kind]
-                before = len(found)
+                before, self._reading = len(found), hook
                 try:
                     records: Any = implementation.function()
                     for record in records or ():
@@ -291,6 +301,38 @@ class Registry:
                 )
             elif marked:
                 yield name
+
+    def _never_called(self, plugin: Any, hook: str) -> str | None:
+        """Why an implementation of a hook could yield no records, if that shows before it is called."""
+        options: Any = self.manager.parse_hookimpl_opts(plugin, hook) or {}
+        if options.get("wrapper") or options.get("hookwrapper"):
+            return "it wraps other plugins' hooks, which bitrl calls one by one: mark it with @bitrl.hookimpl alone"
+        function = getattr(plugin, hook)
+        if hook in _KINDS and (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+            return "it is async: write a plain function"
+        return None
+
+    @contextlib.contextmanager
+    def _named_if_stuck(self, package: str) -> Iterator[None]:
+        """Say which plugin is being read, and what of it, if that takes so long that it may never end."""
+        if package == BUILT_IN:
+            yield
+            return
+        import threading  # which a program without plugins does without
+
+        timer = threading.Timer(
+            STUCK_SECONDS,
+            lambda: tell(
+                f"plugin {package}: its {self._reading} has not returned for {STUCK_SECONDS:.0f} s: if it never does, "
+                f"stop this (Ctrl-C) and uninstall the plugin ({pip(f'uninstall {package}')}), or tell its authors"
+            ),
+        )
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextlib.contextmanager
     def _measuring(self, package: str) -> Iterator[None]:

@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import unicodedata
+from collections.abc import Callable, Iterator
 
 LONGEST_MESSAGE = 500
 """Characters of an error message."""
@@ -65,6 +66,33 @@ def tell(line: str) -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def held_stderr(shown: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Within, what is written to descriptor 2 is held back, by libraries that know nothing of Python's stderr too; at
+    the end `shown` says what of it is written after all. Where nothing can be held back, nothing is.
+    """
+    import tempfile  # which takes long to import, and is wanted where files are read
+
+    with contextlib.ExitStack() as opened:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+            file = opened.enter_context(tempfile.TemporaryFile())
+            real = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
+        except (OSError, ValueError):  # no place for temporary files, a closed stream
+            yield
+            return
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            file.seek(0)
+            with contextlib.suppress(OSError):
+                os.write(2, shown(file.read()))
 
 
 _kept: dict[int, int] = {}

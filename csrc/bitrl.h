@@ -150,6 +150,28 @@ void bitrl_threads_close(bitrl_threads *threads);
 int bitrl_product(const char *format, const float *x, uint64_t tokens, const float *weights, uint64_t rows, uint64_t columns,
                   bitrl_threads *threads, float *out, char *error);
 
+/* Steps of a forward pass between its products, with a model's bits likewise. */
+
+/* Cosines of position * theta^(-2 i / dims), then sines: [positions, dims]. */
+int bitrl_angles(double theta, uint64_t positions, uint64_t dims, double *out, char *error);
+/* RMSNorm, rounded as products take it; all [rows, columns], a multiple of 16 of these; weight: [columns]. */
+int bitrl_normed(const double *x, const double *weight, uint64_t rows, uint64_t columns, double eps, bitrl_threads *threads,
+                 float *out, char *error);
+/* silu(gate) * up: [rows, columns], a multiple of 16 of these, of rows of a gate and an up. */
+int bitrl_gated(const double *gate_up, uint64_t rows, uint64_t columns, bitrl_threads *threads, double *out, char *error);
+
+/* Causal attention of some texts, all positions turned. A text's keys are the first begins of `before`, and as many as it has
+ * queries from there on. */
+typedef struct {
+    const double *q;                 /* [texts, heads, queries, head_dim], a multiple of 16 of these */
+    const double *k, *v;             /* [texts, kv_heads, keys, head_dim] */
+    const uint64_t *begins, *lengths; /* [texts]; the second of its queries */
+    uint64_t texts, heads, kv_heads, queries, before, keys, head_dim, window; /* keys: before + queries; window: 0 for all */
+    double scale;
+    double *out; /* [texts, queries, heads, head_dim], of the first `lengths` written */
+} bitrl_attention;
+int bitrl_attend(const bitrl_attention *attention, bitrl_threads *threads, char *error);
+
 /* A session owns threads - 1 worker threads; the calling thread is the last one. The model must outlive it. */
 int bitrl_session_open(const bitrl_model *model, uint64_t threads, bitrl_session **session, char *error);
 void bitrl_session_close(bitrl_session *session);

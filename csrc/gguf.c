@@ -109,6 +109,13 @@ static bool read_key(cursor *c, bitrl_key *key)
     return true;
 }
 
+static int unknown_type(const bitrl_tensor *tensor, char *error)
+{
+    int name_bytes = tensor->name_bytes > 80 ? 80 : (int)tensor->name_bytes;
+    return bitrl_fail(error, BITRL_BAD_FILE, "has tensor %.*s in a type that GGUF does not have (%u)", name_bytes, tensor->name,
+                      (unsigned)tensor->type);
+}
+
 /* Shape and type; sets the tensor's bytes. */
 static int check_tensor(bitrl_tensor *tensor, char *error)
 {
@@ -128,11 +135,9 @@ static int check_tensor(bitrl_tensor *tensor, char *error)
         return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has a shape that %s cannot have", name_bytes,
                           tensor->name, type->name);
     if (type)
-        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has rows of %llu weights; in type %s they have %u n",
+        return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: tensor %.*s has rows of %llu weights; in type %s they have a multiple of %u",
                           name_bytes, tensor->name, (unsigned long long)tensor->shape[0], type->name, (unsigned)type->block);
-    if (!name)
-        return bitrl_fail(error, BITRL_BAD_FILE, "has tensor %.*s in a type that GGUF does not have (%u)", name_bytes,
-                          tensor->name, (unsigned)tensor->type);
+    if (!name) return unknown_type(tensor, error);
     return bitrl_fail(error, BITRL_BAD_FILE,
                       "has tensor %.*s in type %s, which is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, "
                       "Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, TQ1_0, TQ2_0, Q1_0, Q2_0, I2_S",
@@ -157,7 +162,7 @@ static int read_tensor(cursor *c, bitrl_tensor *tensor, uint64_t *offset, char *
     tensor->type = take_u32(c);
     *offset = take_u64(c);
     if (c->bad) return bitrl_fail(error, BITRL_BAD_FILE, "is damaged: its list of tensors cannot be read");
-    if (tensor->type >= OWN_TYPES) tensor->type = UINT32_MAX;
+    if (tensor->type >= OWN_TYPES) return unknown_type(tensor, error);
     tensor->scale = 1;
     return check_tensor(tensor, error);
 }

@@ -300,11 +300,19 @@ typedef struct {
                            const float *restrict panel, size_t steps, const float *start, size_t start_stride);
 } bitrl_kernels;
 
-/* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and three lines for each token. */
+/* Tokens whose codes are copied at a time, and the bytes of a copy and of what was taken out of it: one for each column
+ * (kernels_avx2.c). */
+enum { COPIED = 64 };
+static inline size_t copy_bytes(size_t columns) { return activation_stride(INT8, columns) + columns; }
+
+/* Bytes of scratch a product needs: two tiles, a byte a weight, or two blocks of these, and three lines for each token; or one
+ * tile, and copies of some tokens. */
 static inline size_t unpacked_bytes(size_t columns, size_t tokens)
 {
-    size_t tiles = 2 * TILE_ROWS * (columns + K_PAD), blocks = 4 * 160 * STEP_BYTES;
-    return (tiles > blocks ? tiles : blocks) + (tokens + TOKEN_PAD) * 3 * 64;
+    size_t tile = TILE_ROWS * (columns + K_PAD), blocks = 4 * 160 * STEP_BYTES;
+    size_t copies = tile + (tokens < COPIED ? tokens : COPIED) * copy_bytes(columns);
+    size_t sums = (2 * tile > blocks ? 2 * tile : blocks) + (tokens + TOKEN_PAD) * 3 * 64;
+    return sums > copies ? sums : copies;
 }
 
 /* Row lengths of the copies that `attend` makes: an odd number of cache lines, see activation_stride. */

@@ -3,6 +3,7 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <stdbool.h>
 #include <string.h>
 
 #define TARGET __attribute__((target("avx2,fma")))
@@ -239,6 +240,139 @@ TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, __m256i x)
         }                                                                                                              \
     }
 
+/* Bytes with four steps added in 16 bits before they are widened, as of ternary weights. One of offset 128 is at most 255, so
+ * there is room where the activations that share a lane, two of every four in a group, add up to at most QUIET: the positive ones,
+ * and the negative ones. Of language models most groups are so. In a copy of the others, the largest activations become zeros,
+ * and what these would have given is added afterwards. */
+enum { QUIET = 32767 / 255, GROUP = 16 };
+
+/* An activation, or one of each lane, at its place among four; the others are zeros. */
+typedef struct {
+    uint32_t step;
+    int32_t four;
+} loud_step;
+
+/* A dword of two words of 16 bits for the two lanes of each of four groups, and for positive and negative bytes: zeros, unless
+ * these are too many. */
+TARGET static inline __m256i loudness(__m256i first, __m256i second)
+{
+    const __m256i zero = _mm256_setzero_si256(), ones = _mm256_set1_epi8(1);
+    __m256 halves[2];
+    for (int sign = 0; sign < 2; sign++) {
+        const __m256i a = _mm256_maddubs_epi16(_mm256_max_epi8(first, zero), ones);
+        const __m256i b = _mm256_maddubs_epi16(_mm256_max_epi8(second, zero), ones);
+        halves[sign] = _mm256_castsi256_ps(_mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)));
+        first = _mm256_sub_epi8(zero, first);
+        second = _mm256_sub_epi8(zero, second);
+    }
+    const __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(halves[0], halves[1], 0x88));
+    const __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(halves[0], halves[1], 0xdd));
+    return _mm256_subs_epu16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(QUIET));
+}
+
+/* Moves the largest bytes of a group to a list until it is quiet; returns how many entries follow. */
+static size_t move_loud(int8_t *restrict group, loud_step *restrict list, size_t step)
+{
+    int8_t moved[GROUP] = {0};
+    size_t count = 0;
+    for (size_t lane = 0; lane < 4; lane += 2)
+        for (int sign = -1; sign < 2; sign += 2)
+            for (int sum;;) {
+                size_t largest = lane;
+                sum = 0;
+                for (size_t i = lane; i < GROUP; i += i % 2 ? 3 : 1) {
+                    const int value = sign * group[i];
+                    sum += value > 0 ? value : 0;
+                    largest = value > sign * group[largest] ? i : largest;
+                }
+                if (sum <= QUIET) break;
+                moved[largest] = group[largest];
+                group[largest] = 0;
+            }
+    for (size_t i = 0; i < GROUP; i += 4)
+        for (size_t odd = 0; odd < 2; odd++) { /* two of a lane might be too much */
+            const int8_t alone[4] = {odd ? 0 : moved[i], odd ? moved[i + 1] : 0, odd ? 0 : moved[i + 2], odd ? moved[i + 3] : 0};
+            int32_t four;
+            memcpy(&four, alone, sizeof four);
+            if (four) list[count++] = (loud_step){(uint32_t)(step + i / 4), four};
+        }
+    return count;
+}
+
+/* The loud groups that a token may have: more would cost more than they spare. Each has up to eight entries. */
+static inline size_t most_loud(size_t columns) { return columns / GROUP / 6; }
+
+/* quiet: [columns] a copy of a token's activations; list: what was taken out of it, *count entries. False when it has too many
+ * loud groups, and there is no copy. */
+TARGET static bool quieten(uint8_t *restrict quiet, loud_step *restrict list, size_t *count, const uint8_t *restrict q, size_t columns)
+{
+    enum { MOST_COLUMNS = 65536 };
+    uint8_t loud[MOST_COLUMNS / (4 * GROUP)];
+    size_t groups = 0;
+    for (size_t c = 0; c < columns; c += 4 * GROUP) {
+        const __m256i a = _mm256_loadu_si256((const __m256i *)(q + c)), b = _mm256_loadu_si256((const __m256i *)(q + c + 32));
+        const __m256i silent = _mm256_cmpeq_epi32(loudness(a, b), _mm256_setzero_si256());
+        const int bits = _mm256_movemask_ps(_mm256_castsi256_ps(silent)) ^ 255;
+        _mm256_storeu_si256((__m256i *)(quiet + c), a);
+        _mm256_storeu_si256((__m256i *)(quiet + c + 32), b);
+        loud[c / (4 * GROUP)] = (uint8_t)((bits | bits >> 2) & 0x33); /* of groups 0 and 2, 1 and 3 */
+        groups += (size_t)__builtin_popcount(loud[c / (4 * GROUP)]);
+    }
+    *count = 0;
+    if (groups > most_loud(columns)) return false;
+    for (size_t c = 0; c < columns && groups; c += 4 * GROUP)
+        for (size_t g = 0; g < 4 && loud[c / (4 * GROUP)]; g++) {
+            if (!(loud[c / (4 * GROUP)] >> (g % 2 * 4 + g / 2) & 1)) continue;
+            *count += move_loud((int8_t *)quiet + c + g * GROUP, list + *count, c / 4 + g * 4);
+        }
+    return true;
+}
+
+/* Half a tile of rows for N tokens. */
+#define QUIET_PRODUCT(N)                                                                                               \
+    TARGET static void quiet_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps,  \
+                                 const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)            \
+    {                                                                                                                  \
+        const __m256i ones = _mm256_set1_epi16(1);                                                                     \
+        __m256i sums[N];                                                                                               \
+        for (size_t t = 0; t < N; t++) sums[t] = _mm256_set1_epi32(-128 * q_sum[t]);                                   \
+        for (size_t i = 0; i < steps; i += 4, weights += 4 * STEP_BYTES, q += GROUP) {                                 \
+            __m256i rows[4];                                                                                           \
+            _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                                     \
+                rows[j] = _mm256_load_si256((const __m256i *)(weights + j * STEP_BYTES));                              \
+            _Pragma("GCC unroll 8") for (size_t t = 0; t < N; t++)                                                     \
+            {                                                                                                          \
+                __m256i pairs[4];                                                                                      \
+                _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                                 \
+                {                                                                                                      \
+                    int32_t four;                                                                                      \
+                    memcpy(&four, q + t * q_stride + 4 * j, sizeof four);                                              \
+                    pairs[j] = _mm256_maddubs_epi16(rows[j], _mm256_set1_epi32(four));                                 \
+                }                                                                                                      \
+                const __m256i low = _mm256_add_epi16(pairs[0], pairs[1]), high = _mm256_add_epi16(pairs[2], pairs[3]); \
+                sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(_mm256_add_epi16(low, high), ones));             \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t]);                \
+    }
+
+QUIET_PRODUCT(1) QUIET_PRODUCT(2) QUIET_PRODUCT(3) QUIET_PRODUCT(4)
+QUIET_PRODUCT(5) QUIET_PRODUCT(6) QUIET_PRODUCT(7) QUIET_PRODUCT(8)
+
+/* y: a token's sums with a tile. */
+TARGET static void add_loud(uint8_t *restrict y, const uint8_t *restrict weights, const loud_step *restrict list, size_t count)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i sums[2] = {_mm256_loadu_si256((const __m256i *)y), _mm256_loadu_si256((const __m256i *)y + 1)};
+    for (size_t i = 0; i < count; i++) {
+        const __m256i *rows = (const __m256i *)(weights + list[i].step * STEP_BYTES), x = _mm256_set1_epi32(list[i].four);
+        sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_load_si256(rows), x), ones));
+        sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_load_si256(rows + 1), x), ones));
+    }
+    _mm256_storeu_si256((__m256i *)y, sums[0]);
+    _mm256_storeu_si256((__m256i *)y + 1, sums[1]);
+}
+
 /* bf16: as many steps at a time as have sums of their own (kernels.h). totals are of all steps so far, and have no registers. */
 TARGET static inline __m256 evens(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
 TARGET static inline __m256 odds(__m256i pairs)
@@ -334,6 +468,74 @@ static void tiles_product(matrix_format format, some_product *const *products, s
     }
 }
 
+/* Some tokens as a product takes them, those with few loud groups before the others. */
+typedef struct {
+    size_t count, quiet, stride, most;
+    size_t places[COPIED], entries[COPIED]; /* of each: which token it is, and of its list */
+    int32_t q_sum[COPIED];
+    uint8_t *copies;  /* [count, stride] */
+    loud_step *lists; /* [quiet, most] */
+} copied_tokens;
+
+static void copy_tokens(copied_tokens *of, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t columns)
+{
+    size_t loud = of->count;
+    of->quiet = 0;
+    for (size_t t = 0; t < of->count; t++) {
+        size_t i = of->quiet;
+        uint8_t *copy = of->copies + i * of->stride;
+        if (quieten(copy, of->lists + i * of->most, &of->entries[i], q + t * q_stride, columns))
+            of->quiet++;
+        else
+            memmove(of->copies + (i = --loud) * of->stride, copy, columns);
+        of->places[i] = t;
+        of->q_sum[i] = q_sum[t];
+    }
+}
+
+/* y: [tokens, y_stride] of a tile, steps of which are in `weights`. */
+static void multiply_copied(const copied_tokens *of, int32_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps)
+{
+    enum { TOGETHER = 8 };
+    static some_product *const quiet[TOGETHER] = {quiet_1, quiet_2, quiet_3, quiet_4, quiet_5, quiet_6, quiet_7, quiet_8};
+    for (size_t i = 0, n; i < of->count; i += n) {
+        _Alignas(32) uint8_t sums[TOGETHER][STEP_BYTES];
+        const uint8_t *q = of->copies + i * of->stride;
+        const int loud = i >= of->quiet;
+        const size_t left = (loud ? of->count : of->quiet) - i, most = loud ? (size_t)bytes_together : (size_t)TOGETHER;
+        n = left < most ? left : most;
+        if (loud)
+            bytes[n - 1](sums[0], TILE_ROWS, weights, steps, q, of->stride, of->q_sum + i);
+        else
+            for (size_t half = 0; half < STEP_BYTES; half += STEP_BYTES / 2)
+                quiet[n - 1](sums[0] + half, TILE_ROWS, weights + half, steps, q, of->stride, of->q_sum + i);
+        for (size_t j = 0; j < n; j++) {
+            if (!loud && of->entries[i + j]) add_loud(sums[j], weights, of->lists + (i + j) * of->most, of->entries[i + j]);
+            memcpy(y + of->places[i + j] * y_stride, sums[j], STEP_BYTES);
+        }
+    }
+}
+
+static void bytes_product(matrix_format format, void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t),
+                          int32_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns,
+                          const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,
+                          uint8_t *restrict unpacked)
+{
+    copied_tokens some = {.stride = activation_stride(INT8, columns), .most = 8 * most_loud(columns)};
+    const size_t copied = tokens < COPIED ? tokens : COPIED, bytes = tile_bytes(format, columns);
+    some.copies = unpacked + TILE_ROWS * (columns + K_PAD);
+    some.lists = (loud_step *)(void *)(some.copies + copied * some.stride);
+    for (size_t first = 0; first < tokens; first += some.count) {
+        some.count = tokens - first < copied ? tokens - first : copied;
+        copy_tokens(&some, q + first * q_stride, q_stride, q_sum + first, columns);
+        for (size_t tile = 0; tile < tiles; tile++) {
+            if (unpack) unpack(unpacked, weights + tile * bytes, columns);
+            multiply_copied(&some, y + first * y_stride + tile * TILE_ROWS, y_stride, unpack ? unpacked : weights + tile * bytes,
+                            columns / 4);
+        }
+    }
+}
+
 #define MATRIX_PRODUCT(name, format, kind, unpack)                                                                     \
     static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
                      const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,         \
@@ -343,10 +545,18 @@ static void tiles_product(matrix_format format, some_product *const *products, s
                       q_stride, q_sum, tokens, unpacked);                                                              \
     }
 
+#define BYTES_PRODUCT(name, format, unpack)                                                                            \
+    static void name(void *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t tiles, size_t columns, \
+                     const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,         \
+                     uint8_t *restrict unpacked)                                                                       \
+    {                                                                                                                  \
+        bytes_product(format, unpack, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, tokens, unpacked);     \
+    }
+
 MATRIX_PRODUCT(ternary_product, TERNARY, ternary, NULL) /* unpacking costs little beside this set's products */
 MATRIX_PRODUCT(dense_product, TERNARY_DENSE, trits, unpack_dense_plain)
-MATRIX_PRODUCT(int8_product, INT8, bytes, NULL)
-MATRIX_PRODUCT(int4_product, INT4, bytes, unpack_int4_plain)
+BYTES_PRODUCT(int8_product, INT8, NULL)
+BYTES_PRODUCT(int4_product, INT4, unpack_int4_plain)
 MATRIX_PRODUCT(fp8_product, FP8, bf16, unpack_fp8)
 MATRIX_PRODUCT(bf16_product, BF16, bf16, NULL)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)

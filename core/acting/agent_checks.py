@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting import factors
-from bitrl.core.acting.admissible import MASK, splits, states_of
+from bitrl.core.acting.admissible import COMMANDS, MASK, splits, states_of
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
 from bitrl.core.acting.nested import leaves, name_of, part_at
 from bitrl.core.acting.policies import (
@@ -70,7 +71,7 @@ def check_arrays(file: Checkpoint) -> None:
     Raises:
         ValueError: the message names the array.
     """
-    if "example" not in file.arrays or len(file.arrays["example"]) != 1:
+    if "example" not in file.arrays or file.arrays["example"].shape[:1] != (1,):
         raise ValueError("it holds no example of an observation")
     for name, whole in file.arrays.items():
         for array in (part_at(whole, path) for path, *_ in leaves(whole.dtype)):
@@ -92,8 +93,11 @@ def check_arrays(file: Checkpoint) -> None:
             outputs.add(_outputs(with_prefix(arrays, f"{field.name}."), field.name))
         elif field.name not in arrays:
             raise ValueError(f"policy.{field.name} is missing")
-    if kind is CommandPolicy and len(outputs) > 1:
-        raise ValueError("policy.network and policy.keys do not give equally many numbers")
+    if kind is CommandPolicy:
+        if len(outputs) > 1:
+            raise ValueError("policy.network and policy.keys do not give equally many numbers")
+        if COMMANDS not in (parts := file.arrays["example"].dtype.names or ()) or not splits(parts):
+            raise ValueError("its example of an observation has no commands, of which its actions are one")
     if kind is Discrete and (arrays["start"].shape != () or arrays["start"].dtype.kind not in "iu"):
         raise ValueError("policy.start: expected an integer")
     if kind is FactoredPolicy:
@@ -111,7 +115,10 @@ def check_arrays(file: Checkpoint) -> None:
 
 def _check_example(file: Checkpoint) -> None:
     """Refuse an example without the parts of an observation that the serializer is to read."""
-    example = states_of(file.arrays["example"])
+    whole = file.arrays["example"]
+    if not {each.kind for _, each, _ in leaves(whole.dtype)} <= {*"biufU"}:
+        raise ValueError("its example of an observation holds what is neither numbers nor texts")
+    example = states_of(whole)
     there = [path for path, *_ in leaves(example.dtype)]
     for path in map(tuple, file.meta["observation"].get("parts", ())):
         if path not in there:
@@ -189,7 +196,10 @@ def _is_component(value: Any) -> bool:
 
 
 def _is_bound(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value))
+    if value is None:
+        return True
+    # Python compares integers of any length, which NumPy does not.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(low: int, high: int) -> Callable[[Any], bool]:

@@ -18,7 +18,7 @@ from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
 from bitrl.core.acting.history import StateHistory
 from bitrl.core.acting.loading import build_backbone, build_serializer
-from bitrl.core.acting.nested import taken_apart
+from bitrl.core.acting.nested import leaves, part_at, taken_apart
 from bitrl.core.acting.plain_observations import as_array, as_plain
 from bitrl.core.acting.policies import FactoredPolicy, Policy, arrays_of, policy_of
 from bitrl.core.acting.states import StateReader, States, identity_changes, identity_of
@@ -147,7 +147,16 @@ class Agent:
                 self.reader.serializer(memory.add(state)) for memory, state in zip(memories, newest, strict=True)
             ]
             states = States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written))
-        actions = [_as_taken(action) for action in self.policy(states)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            chosen = self.policy(states)
+        for path, *_ in leaves(chosen.dtype):
+            numbers = part_at(chosen, path)
+            if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+                raise UsageError(
+                    "the agent's network gives numbers beyond float32 for this observation, which is not like those "
+                    f"that it was trained on, or its weights are damaged: export it again with {program()} export"
+                )
+        actions = [_as_taken(action) for action in chosen]
         if self.history > 1:
             for episode, memory in zip(episodes or (), memories, strict=True):
                 episode.memory = memory
@@ -184,6 +193,11 @@ class Agent:
         if self.facts["backbone"] is None:
             if given:
                 raise UsageError("this agent uses no language model, so it has no backbone options: remove them")
+            if serializer_record.emits != "vector":
+                raise UsageError(
+                    f"the agent's serializer, {serializer_record.name}, writes texts, which it has no backbone to "
+                    f"read: export it again with {program()} export"
+                )
             return _Vectors(serializer.width)
         name, options = self.facts["backbone"]["name"], self.facts["backbone"]["options"]
         record = registry().find("backbone", name, built_in_first=True)

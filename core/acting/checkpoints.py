@@ -16,6 +16,7 @@ from numpy.lib.format import dtype_to_descr
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from bitrl.core.acting.nested import MOST_NESTED
 from bitrl.core.files import cannot_write, write_atomically
 
 _DTYPES = ("BOOL", "U8", "I8", "I16", "U16", "F16", "I32", "U32", "F32", "C64", "F64", "I64", "U64")
@@ -155,11 +156,13 @@ def newest_first(directory: Path) -> Iterator[tuple[Path, Checkpoint | DamagedCh
             yield path, error
 
 
-def _dtype(description: str | list[list[Any]]) -> np.dtype:
+def _dtype(description: str | list[list[Any]], depth: int = 0) -> np.dtype:
     """The dtype that `dtype_to_descr` described, read back from JSON, which has no tuples."""
     if isinstance(description, str):
         return np.dtype(description)
-    return np.dtype([(name, _dtype(part), *map(tuple, shape)) for name, part, *shape in description])
+    if depth > MOST_NESTED:
+        raise ValueError("nested too deeply")
+    return np.dtype([(name, _dtype(part, depth + 1), *map(tuple, shape)) for name, part, *shape in description])
 
 
 def _digest(arrays: Mapping[str, np.ndarray], meta: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bitrl.core.acting.nested import Path, leaves, part_at
+from bitrl.core.acting.nested import Path, is_tuple, leaves, part_at
 
 KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 """What a factor may be, called as in Gymnasium. `FactoredActions.kinds` are places in this."""
@@ -112,6 +112,7 @@ class FactoredActions:
         whole = _numbers(mask)
         if whole is not None and whole.shape == (self.values,):
             return _zeros_and_ones("", whole, self.values)
+        _refuse_others("", self.low.dtype, mask)
         parts = []
         for factor, _ in self.choices():
             given: Any = mask
@@ -170,6 +171,25 @@ def values_of(factor: Factor, places: np.ndarray) -> np.ndarray:
     """Which value each choice takes, int64 [n, choices] counted from 0 → the factor's numbers [n, ...]."""
     values: np.ndarray = (places.reshape(-1, *factor.low.shape) + factor.low).astype(factor.low.dtype)
     return values
+
+
+def _refuse_others(where: str, dtype: np.dtype, mask: Any) -> None:
+    """Raises ValueError for a mask of parts that actions of this dtype do not have: what is left out admits all."""
+    if dtype.names is None:
+        return
+    known: Sequence[Any] = range(len(dtype.names)) if is_tuple(dtype.names) else dtype.names
+    if isinstance(mask, Mapping):
+        if others := [name for name in mask if name not in known]:
+            raise ValueError(f"{where}: expected masks of {', '.join(map(repr, known))}, got one of {others[0]!r}")
+    elif isinstance(known, range) and isinstance(mask, (tuple, list)):
+        if len(mask) > len(known):
+            raise ValueError(f"{where}: expected a mask for each of {len(known)} parts, got {len(mask)}")
+        mask = dict(enumerate(mask))
+    else:
+        return
+    for place, inside in mask.items():
+        name = dtype.names[place] if isinstance(known, range) else place
+        _refuse_others(f"{where}[{place!r}]", dtype[name].base, inside)
 
 
 def _mask_of(factor: Factor, given: Any) -> np.ndarray:

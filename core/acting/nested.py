@@ -16,6 +16,10 @@ Path = tuple[str, ...]
 """The fields that lead to a part: ("arm", "[1]") to the second of a tuple called "arm"; () to the whole."""
 
 
+MOST_NESTED = 100
+"""Levels of parts in parts: what reads them goes into each, and Python's own limit is no message."""
+
+
 def place_in_tuple(index: int) -> str:
     """What the field of a tuple's part is called."""
     return f"[{index}]"

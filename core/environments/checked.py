@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isfinite, prod
 from typing import Any
 
@@ -19,12 +20,13 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 
 from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
 from bitrl.core.acting.factors import FactoredActions
+from bitrl.core.acting.nested import name_of
 from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.crashes import EnvironmentFault
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
-from bitrl.core.environments.spaces import check_parts, parts_of
+from bitrl.core.environments.spaces import check_parts, is_unicode, leaves_of
 from bitrl.core.errors import RunFailed, cause
-from bitrl.core.wording import warn
+from bitrl.core.registry import registry
 
 KEPT = ("success", METRICS)
 """What of an environment's `info` is passed on; a vector environment cannot stack just anything."""
@@ -49,6 +51,7 @@ class Checked(gymnasium.Wrapper):
         """`names` are those of an observation's numbers, if they are known; `closing` is told why closing failed."""
         super().__init__(env)
         self._space, self._names, self._closing = env.observation_space, names, closing
+        self.observation_space = self._space  # also where the environment replaces its own later
         # Most observations are plain arrays: compared here, and only looked at in detail if they are not.
         self._shape: tuple[int, ...] | None = None
         self._dtype: np.dtype | None = None
@@ -58,7 +61,7 @@ class Checked(gymnasium.Wrapper):
         self._actions = env.action_space
         self._refuse_old_reset()
         _check_spaces(env)
-        self._masked = _masked_actions(env)
+        self._masked = _mask_check(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
@@ -82,7 +85,7 @@ class Checked(gymnasium.Wrapper):
             _check_generator(self.env.unwrapped.np_random)  # now, not when it is to be saved, hours later
         observation = self._observation(result[0])
         if self._masked is not None:
-            _check_mask(self._masked, observation[MASK])
+            self._masked(observation[MASK])
         return observation, self._info(result[1])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -111,7 +114,7 @@ class Checked(gymnasium.Wrapper):
             truncated = _boolean("truncated", truncated)
         observation = self._observation(observation)
         if self._masked is not None and not (terminated or truncated):
-            _check_mask(self._masked, observation[MASK])
+            self._masked(observation[MASK])
         return observation, reward, terminated, truncated, self._info(info)
 
     def close(self) -> None:
@@ -165,12 +168,14 @@ class Checked(gymnasium.Wrapper):
 
 
 def checker(id: str, names: Sequence[str] = ()) -> Callable[[gymnasium.Env], gymnasium.Env]:
-    """`checked` for the environments of one run, named `id`: it warns of one failing `close`, not of all."""
+    """`checked` for the environments of one run, named `id`: it warns of one failing `close`, not of all, nor again of
+    those that were made before the run.
+    """
     told: list[str] = []
 
     def closing(why: str) -> None:
         if not told:
-            warn(f"environment {id}: {why}")
+            registry().report(f"warning: environment {id}: {why}")
         told.append(why)
 
     return lambda env: checked(env, names, closing)
@@ -228,6 +233,11 @@ def conforming(space: gymnasium.Space[Any], value: Any, place: str = "", names: 
         if len(value) > space.max_length:
             raise EnvironmentFault(
                 f"{what}: its space allows {space.max_length:,} characters, got {len(value):,}: {briefly(value)}"
+            )
+        if not is_unicode(value):
+            raise EnvironmentFault(
+                f"{what}: {briefly(value)} holds half of a surrogate pair, which is not Unicode text: decode its bytes "
+                'with errors="replace"'
             )
         return str(value)
     if isinstance(space, Discrete):
@@ -297,52 +307,63 @@ def _check_spaces(env: gymnasium.Env) -> None:
             f"its action_space is {briefly(actions)}, which holds no numbers: there is nothing to learn"
         )
     for name, space in (("observation_space", env.observation_space), ("action_space", actions)):
-        for dtype in _dtypes(space):
+        for path, part in leaves_of(space):
+            if not isinstance(part, (Box, Discrete, MultiBinary, MultiDiscrete)):
+                continue
+            dtype = np.dtype(part.dtype)
             if dtype.kind not in "biuf" or dtype.itemsize > 8:
                 raise EnvironmentFault(
                     f"its {name} has the dtype {dtype}, which cannot be saved: give it float64 or less"
                 )
+            if isinstance(part, MultiDiscrete):
+                pairs = zip(part.start.ravel().tolist(), part.nvec.ravel().tolist(), strict=True)
+                largest = max((start + count - 1 for start, count in pairs), default=0)
+                if largest > np.iinfo(dtype).max:
+                    where = f' ("{name_of(path)}")' if path else ""
+                    raise EnvironmentFault(
+                        f"its {name}{where} is {briefly(part)}, whose dtype, {dtype}, has no {largest}: give it "
+                        "dtype=np.int64"
+                    )
 
 
-def _dtypes(space: gymnasium.Space[Any]) -> Iterator[np.dtype]:
-    """The dtypes of the numbers in a space."""
-    parts = parts_of(space)
-    if parts is not None:
-        for _, part in parts:
-            yield from _dtypes(part)
-    elif isinstance(space, (Box, Discrete, MultiBinary, MultiDiscrete)):
-        yield np.dtype(space.dtype)
-
-
-def _masked_actions(env: gymnasium.Env) -> FactoredActions | None:
-    """The actions, if they have several factors and observations a mask of them.
+def _mask_check(env: gymnasium.Env) -> Callable[[np.ndarray], None] | None:
+    """What raises EnvironmentFault for a wrong mask, where observations have one of the actions.
 
     Raises:
-        EnvironmentFault: what stands for a mask, or for commands, is none.
+        EnvironmentFault: what stands for a mask, or for commands, is none, or there is more beside it and the state.
     """
     space, actions = env.observation_space, env.action_space
     if not (isinstance(space, Dict) and splits(tuple(space))):
         return None
-    if COMMANDS in space.spaces and not isinstance(space[COMMANDS], Text):
+    if COMMANDS in space.spaces and not (isinstance(space[COMMANDS], Text) and isinstance(actions, Discrete)):
         raise EnvironmentFault(
             f'its observations have the keys "{OBSERVATION}" and "{COMMANDS}", which stand for a state and the texts '
-            "of its admissible commands: rename one of them"
+            "of its admissible commands, of which a Discrete action is one: rename one of them"
         )
-    if MASK not in space.spaces or not isinstance(actions, FACTORED):
-        return None
-    masked = factored_actions(actions)
-    if not masked.values:
-        return None
-    if space[MASK].shape != (masked.values,):
+    if len(space) > 2:
         raise EnvironmentFault(
-            f'its observations have an "{MASK}" of {briefly(space[MASK])}: expected a MultiBinary({masked.values}), '
-            'the values of all choices one after another, or info["action_mask"] as action_space.sample() takes it'
+            f'its observations have the keys {_keys(space)[:120]}: expected "{OBSERVATION}", which stands for the '
+            f'state, and either "{MASK}" or "{COMMANDS}": put all else into "{OBSERVATION}", which may be a Dict'
         )
-    return masked
+    if MASK not in space.spaces:
+        return None
+    if not isinstance(actions, (Discrete, *FACTORED)) or not (choices := factored_actions(actions)).values:
+        return None
+    if space[MASK].shape != (choices.values,):
+        raise EnvironmentFault(
+            f'its observations have an "{MASK}" of {briefly(space[MASK])}: expected a MultiBinary({choices.values}), '
+            f'the values of all choices one after another, or info["{MASK}"] as action_space.sample() takes it'
+        )
+    return partial(_check_mask, choices, isinstance(actions, Discrete))
 
 
-def _check_mask(actions: FactoredActions, mask: np.ndarray) -> None:
-    """Raise EnvironmentFault if a mask leaves a factor nothing to choose."""
+def _check_mask(actions: FactoredActions, alone: bool, mask: np.ndarray) -> None:
+    """Raise EnvironmentFault if a mask is not of 0 and 1, or leaves a factor nothing to choose; `alone`: it is one."""
+    values = {*mask.tolist()}
+    if not values <= {0, 1}:
+        raise EnvironmentFault(f"observation['{MASK}']: expected 0 or 1 for each action, got {mask.tolist()!s:.80}")
+    if 1 in values and (alone or 0 not in values):
+        return
     forbidden = actions.first_forbidden(mask[None])
     if forbidden is not None:
         what = f" of {forbidden}" if forbidden else ""

@@ -97,3 +97,11 @@ def space_of_state(space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
     if isinstance(space, gymnasium.spaces.Dict) and splits(tuple(space)):
         return space[OBSERVATION]
     return space
+
+
+def is_commanded(env: gymnasium.Env) -> bool:
+    """Whether an action is one of the commands that the observation lists."""
+    space, spaces = env.observation_space, gymnasium.spaces
+    if not (isinstance(space, spaces.Dict) and {*space} == {OBSERVATION, COMMANDS}):
+        return False
+    return isinstance(space[COMMANDS], spaces.Text) and isinstance(env.action_space, spaces.Discrete)

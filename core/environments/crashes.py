@@ -25,9 +25,10 @@ class CrashReporter(gymnasium.Wrapper):
     and number, the seed of the last seeded reset, and the step of the episode.
     """
 
-    def __init__(self, env: gymnasium.Env, id: str, number: int):
+    def __init__(self, env: gymnasium.Env, id: str, which: str):
+        """`which` says which of the environments of this name it is."""
         super().__init__(env)
-        self._id, self._number, self._steps = id, number, 0
+        self._id, self._which, self._steps = id, which, 0
         self._seed: int | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -75,14 +76,12 @@ class CrashReporter(gymnasium.Wrapper):
             self.env.close()
 
     def _fault(self, where: str, fault: EnvironmentFault) -> RunFailed:
-        return RunFailed(
-            f"environment {self._id}, {where}: {fault} (parallel environment {self._number}, seed {self._seed})"
-        )
+        return RunFailed(f"environment {self._id}, {where}: {fault} ({self._which}, seed {self._seed})")
 
     def _crash(self, where: str, error: BaseException) -> RunFailed:
         return RunFailed(
-            f"environment {self._id} crashed {where}: {cause(error)} (parallel environment {self._number}, "
-            f"seed {self._seed}; BITRL_DEBUG=1 shows the traceback)"
+            f"environment {self._id} crashed {where}: {cause(error)} ({self._which}, seed {self._seed}; BITRL_DEBUG=1 "
+            "shows the traceback)"
         )
 
 
@@ -96,13 +95,16 @@ def close_quietly(env: gymnasium.Env) -> None:
         pass
 
 
-def reporting(make: Callable[[], gymnasium.Env], id: str) -> Callable[[], gymnasium.Env]:
-    """`make` with crash reports that name the environment `id` and its number, counted from 0 in order of creation."""
+def reporting(make: Callable[[], gymnasium.Env], id: str, which: str | None = None) -> Callable[[], gymnasium.Env]:
+    """`make` with crash reports that name the environment `id` and say which one it is: by default its number, counted
+    from 0 in order of creation.
+    """
     numbers = count()
 
     def reported() -> CrashReporter:
         with making(id):
-            return CrashReporter(make(), id, next(numbers))
+            env = make()
+            return CrashReporter(env, id, which or f"parallel environment {next(numbers)}")
 
     return reported
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import attrs
 import gymnasium
 
-from bitrl.core.environments.choice_wrappers import space_of_state
+from bitrl.core.environments.choice_wrappers import is_commanded, space_of_state
 from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.observation_specs import spec_of_space
 from bitrl.core.interfaces import ObservationSpec
@@ -39,7 +40,8 @@ class Environment(ABC):
         """Names and bounds of the observation's numbers; by default read from the observation space."""
         env = self.make()
         try:
-            return spec_of_space(space_of_state(env.observation_space), self.id)
+            spec = spec_of_space(space_of_state(env.observation_space), self.id)
+            return attrs.evolve(spec, commands=is_commanded(env))
         finally:
             close_quietly(env)
 

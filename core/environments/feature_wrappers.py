@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
+import attrs
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
@@ -163,8 +164,10 @@ def _reader(
         "backbone": dict(backbone_options or {}),
         "serializer": dict(serializer_options or {}),
     }
-    config = _chosen(resolve(values)) if name in gymnasium.registry else resolve(values)
+    config = resolve(values)
     spec = _observation_spec(space, name, config)
+    if name in gymnasium.registry:
+        config = _chosen(config, len(spec.fields))
     key = (os.getpid(), config.serializer, config.serializer_options, config.backbone, config.backbone_options, spec)
     reader = _shared.get(key)  # never one from before a fork, whose threads are gone
     if reader is None:
@@ -178,14 +181,19 @@ def _reader(
     return reader
 
 
-def _chosen(config: Config) -> Config:
-    """With the options that are chosen by evidence, once for each environment, serializer and backbone."""
+def _chosen(config: Config, numbers: int) -> Config:
+    """With the options that are chosen by evidence, once for each environment, serializer and backbone. Those of the
+    serializer are left out where another wrapper has changed how many numbers a state has.
+    """
     key = config.run.env, config.serializer, config.serializer_options, config.backbone, config.backbone_options
     if key not in _choices:
         _choices[key], lines = choose(config)
         for line in lines:
             tell(line)
-    return _choices[key]
+    chosen, own = _choices[key], config.serializer_options
+    if chosen.serializer_options == own or numbers == len(load_environment(config.run.env).observation_spec().fields):
+        return chosen
+    return attrs.evolve(chosen, serializer_options=own)
 
 
 def _observation_spec(space: gymnasium.Space[Any], name: str, config: Config) -> ObservationSpec:

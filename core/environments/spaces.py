@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.spaces import Dict, Tuple
 
-from bitrl.core.acting.nested import Path, place_in_tuple
+from bitrl.core.acting.nested import MOST_NESTED, Path, place_in_tuple
 from bitrl.core.environments.crashes import EnvironmentFault
 
 
@@ -36,27 +36,42 @@ def leaves_of(space: gymnasium.Space[Any], path: Path = ()) -> Iterator[tuple[Pa
         yield from leaves_of(part, (*path, name))
 
 
-def check_parts(space: gymnasium.Space[Any], place: str) -> None:
+def check_parts(space: gymnasium.Space[Any], place: str, depth: int = 0) -> None:
     """Refuse a Dict or Tuple space whose elements cannot be records.
 
     Args:
         space: any space.
         place: what it is called: `observation_space["arm"]`.
+        depth: how many levels lie above it.
 
     Raises:
-        EnvironmentFault: it is empty, or has keys that are no strings.
+        EnvironmentFault: it is empty, nested too deeply, or has keys that are no strings.
     """
     parts = parts_of(space)
     if parts is None:
         return
+    if depth >= MOST_NESTED:
+        raise EnvironmentFault(f"its {place[:40]}… has parts in parts, {depth} levels deep: nest them less deeply")
     if not parts:
         raise EnvironmentFault(f"its {place} is an empty {type(space).__name__}: leave it out, or give it parts")
     for name, part in parts:
-        if isinstance(space, Dict) and (not isinstance(name, str) or not name or re.fullmatch(r"\[\d+\]", name)):
+        if isinstance(space, Dict) and not (isinstance(name, str) and _is_key(name)):
             raise EnvironmentFault(f"its {place} has the key {name!r}: call its parts by other strings")
-        check_parts(part, place_of(space, place, name))
+        check_parts(part, place_of(space, place, name), depth + 1)
 
 
 def place_of(space: gymnasium.Space[Any], place: str, name: str) -> str:
     """What the part `name` of the Dict or Tuple space called `place` is called."""
     return f"{place}{name}" if isinstance(space, Tuple) else f"{place}[{name!r}]"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which neither tokenizers nor files take."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_key(name: str) -> bool:
+    return bool(name) and is_unicode(name) and not re.fullmatch(r"\[\d+\]", name)

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 class WrappedEnvironment(Environment):
     """`environment` with `wrap` applied to every environment that it makes; all else is unchanged."""
 
-    def __init__(self, environment: Environment, wrap: Callable[[gymnasium.Env], gymnasium.Env]):
+    def __init__(
+        self,
+        environment: Environment,
+        wrap: Callable[[gymnasium.Env], gymnasium.Env],
+        spec: ObservationSpec | None = None,
+    ):
+        """`spec` is `environment`'s, where it is known: asking for it makes an environment beside those at work."""
         super().__init__(environment.options, environment.id)
-        self.environment, self.wrap = environment, wrap
+        self.environment, self.wrap, self.spec = environment, wrap, spec
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new single environment."""
@@ -29,7 +35,7 @@ class WrappedEnvironment(Environment):
 
     def observation_spec(self) -> ObservationSpec:
         """The wrapped environment's."""
-        return self.environment.observation_spec()
+        return self.environment.observation_spec() if self.spec is None else self.spec
 
     def action_names(self) -> tuple[str, ...]:
         """The wrapped environment's."""

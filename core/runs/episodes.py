@@ -12,6 +12,7 @@ import numpy as np
 from bitrl.core.acting.nested import taken_apart
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
 from bitrl.core.environments.observations import as_array
+from bitrl.core.errors import BitrlError
 
 BATCH = 16
 """Episodes played in parallel."""
@@ -54,7 +55,14 @@ def play_episodes(
     """
     episodes = len(seeds)
     returns = [Return()] * episodes
-    envs = [make() for _ in range(min(BATCH, episodes))]
+    envs: list[gymnasium.Env] = []
+    while len(envs) < min(BATCH, episodes):
+        try:
+            envs.append(make())
+        except BitrlError:
+            if not envs:
+                raise
+            break  # of a simulator with one port or licence there are as many as there can be
     playing = dict(enumerate(envs))  # episode → its environment
     observations: dict[int, Any] = {episode: env.reset(seed=seeds[episode])[0] for episode, env in playing.items()}
     lengths = [0] * episodes

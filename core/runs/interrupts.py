@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """A second signal, `signum`: what was not saved is lost."""
+    """A second signal, `signum`, or one before there was anything to save: what was not saved is lost."""
 
     def __init__(self, signum: int):
         super().__init__()
@@ -28,9 +28,6 @@ class StoppedAtOnce(KeyboardInterrupt):
 def interrupts(notify: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     """Within, the first of `SIGNALS` calls `notify` with its number, which the yielded function returns from then on (0
     before); a second one stops immediately.
-
-    A signal that is ignored stays so (SIGHUP under nohup, SIGINT in a script's background), and so does everything
-    outside the main thread, where Python allows no signal handlers.
     """
     first = 0
 
@@ -46,15 +43,39 @@ def interrupts(notify: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     def came() -> int:
         return first
 
-    if threading.current_thread() is not threading.main_thread():
+    with _handled_by(handler):
         yield came
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Within, where there is nothing to save yet, `SIGNALS` raise StoppedAtOnce, so that what was made is closed:
+    SIGTERM and SIGHUP would end the process and leave a simulator behind.
+    """
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP:
+            _leave_terminal()
+        raise StoppedAtOnce(signum)
+
+    with _handled_by(handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, `handler` gets `SIGNALS`, but not those that are ignored (SIGHUP under nohup, SIGINT in a script's
+    background), and none outside the main thread, where Python allows no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     before = {each: signal.getsignal(each) for each in SIGNALS}
     taken = [each for each in SIGNALS if before[each] not in (signal.SIG_IGN, None)]
     for each in taken:
         signal.signal(each, handler)
     try:
-        yield came
+        yield
     finally:
         for each in taken:
             signal.signal(each, before[each])

@@ -22,6 +22,7 @@ from bitrl.core.errors import BitrlError, UsageError, cause
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import shown
 from bitrl.core.provided import announce_module, check_provided
+from bitrl.core.runs.interrupts import stopped_at_once
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
@@ -81,18 +82,22 @@ def go_on_from(
     here = working_directory()
     file = agents.read(path)
     learner = _learner(path, file, with_optimizer)
-    config = _configuration(path, file, learner["config"], given, text)
-    memory = MemoryLimit(config)
-    parts = build(config)
-    memory.measure("model")
-    _check_parts(path, file, learner, parts)
     step: int = file.meta["step"]
-    if config.run.steps <= step:
-        raise UsageError(f"{path}: has already learned for {step:,} steps: ask for more with {setting('steps', 'N')}")
-    algorithm = _restored(path, file, config, parts, step)
-    with closing_unless(algorithm):
-        memory.measure("learner")
-        memory.complete(algorithm)
+    with stopped_at_once():
+        config = _configuration(path, file, learner["config"], given, text)
+        if config.run.steps <= step:
+            asked = setting("steps", "N")
+            raise UsageError(f"{path}: has already learned for {step:,} steps: ask for more with {asked}")
+        memory = MemoryLimit(config)
+        parts = build(config)
+        memory.measure("model")
+        _check_parts(path, file, learner, parts)
+        for chosen in config.loggers:
+            chosen.record.load()
+        algorithm = _restored(path, file, config, parts, step)
+        with closing_unless(algorithm):
+            memory.measure("learner")
+            memory.complete(algorithm)
     origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "step": step}
     with stored(config, parts, algorithm, out, force, {"agent": origin}, here) as (store, logger):
         tell = teller((*listeners, logger))

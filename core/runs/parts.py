@@ -23,7 +23,7 @@ from bitrl.core.environments.loading import build_environment
 from bitrl.core.environments.process_settings import check_process_settings
 from bitrl.core.environments.wrapped_environment import WrappedEnvironment
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import Algorithm, Task
+from bitrl.core.interfaces import Algorithm, CommandSerializer, Task
 from bitrl.core.options import as_dict
 from bitrl.core.runs.checkpoint_checks import restoring
 from bitrl.core.wording import setting
@@ -48,12 +48,18 @@ def build(config: Config) -> Parts:
     """
     with crashes.making(config.run.env):
         environment = build_environment(config.environment, config.env_options, config.run.env)
-        spec = attrs.evolve(environment.observation_spec(), env_options=as_dict(config.env_options))
+        known = environment.observation_spec()
+        spec = attrs.evolve(known, env_options=as_dict(config.env_options))
     k = config.run.history
     if spec.commands:
         check_commands(config)
     reader = build_reader(config, spec, k)
-    environment = WrappedEnvironment(environment, checker(environment.id, [field.name for field in spec.fields]))
+    if spec.commands and config.serializer.emits == "vector" and not isinstance(reader.serializer, CommandSerializer):
+        raise UsageError(
+            f'serializer "{config.serializer.name}" writes no commands, the actions of {config.run.env}: use '
+            f"{setting('serializer', 'hash')}, or a serializer and a backbone of text"
+        )
+    environment = WrappedEnvironment(environment, checker(environment.id, [field.name for field in spec.fields]), known)
     if k > 1:
         environment = WrappedEnvironment(environment, lambda env: HistoryWrapper(env, k))
     return Parts(environment, reader)

@@ -22,7 +22,7 @@ from bitrl.core.interfaces import Algorithm
 from bitrl.core.provided import check_file
 from bitrl.core.records import BackboneRecord
 from bitrl.core.runs.evaluate import play, reported, statistics
-from bitrl.core.runs.interrupts import interrupts
+from bitrl.core.runs.interrupts import interrupts, stopped_at_once
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
@@ -118,17 +118,20 @@ def settings_of(named: Mapping[str, Any], options: Mapping[str, Any] | None) -> 
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     here = working_directory()
-    memory = MemoryLimit(config)
-    config, choices = choose(config)
-    parts = build(config)
-    memory.measure("model")
-    if config.serializer.learns:  # it learns now, and fails now if it cannot
-        serializer: Any = parts.reader.serializer
-        serializer.state()
-    algorithm = begin(config, parts)
-    with closing_unless(algorithm):
-        memory.measure("learner")
-        memory.complete(algorithm)
+    with stopped_at_once():
+        memory = MemoryLimit(config)
+        config, choices = choose(config)
+        parts = build(config)
+        memory.measure("model")
+        if config.serializer.learns:  # it learns now, and fails now if it cannot
+            serializer: Any = parts.reader.serializer
+            serializer.state()
+        for chosen in config.loggers:
+            chosen.record.load()
+        algorithm = begin(config, parts)
+        with closing_unless(algorithm):
+            memory.measure("learner")
+            memory.complete(algorithm)
     with stored(config, parts, algorithm, out, force, {}, here) as (store, logger):
         tell = teller((*listeners, logger))
         for line in choices:
@@ -160,8 +163,6 @@ def stored(
     its provenance. The environments are closed if it cannot be made.
     """
     with closing_unless(algorithm):
-        for chosen in config.loggers:
-            chosen.record.load()
         # Everything is imported by now, so import errors are reported before anything is written.
         plugins = {"plugins": code} if (code := plugins_of(config)) else {}
         provenance = {
@@ -284,7 +285,7 @@ def train(
     # Before 0.2 checkpoints did not say what they cover: a row for each update.
     covered = None if checkpoint is None else checkpoint.meta.get("metrics", {"rows": updates})
     # An agent that learns on here learned its first steps elsewhere.
-    elsewhere = read_provenance(directory).get("agent", {}).get("step", 0)
+    elsewhere = read_provenance(store.place).get("agent", {}).get("step", 0)
     with interrupts(lambda signum: tell(events.Interrupted(directory, signum))) as interrupted:
         algorithm.task.collector.progress = lambda step: tell(events.RolloutStepped(directory, step))
         for missing in store.rewind(algorithm.step, covered):

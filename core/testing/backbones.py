@@ -372,22 +372,27 @@ def _same(some: list[Completion], others: list[Completion]) -> bool:
 
 
 def _expect_as_generated(policy: LanguagePolicy, completions: list[Completion], when: str) -> None:
-    """The module gives the log-probabilities that tokens were sampled with, of all places or of some."""
+    """The module gives the log-probabilities that tokens were sampled with, whether or not it reads prompts apart."""
     import torch
 
-    module = policy.module()
+    module: Any = policy.module()
     expect(policy.module() is module, "module() must return the same object at every call")
-    for each in completions:
-        ids = torch.from_numpy(np.concatenate([each.prompt, each.tokens]).astype(np.int64))[None]
-        places = torch.arange(len(each.tokens)) + len(each.prompt) - 1
+    expect(hasattr(module, "completions"), "module() must have a method completions: see LanguagePolicy.module")
+    prompts = [torch.from_numpy(each.prompt.astype(np.int64)) for each in completions]
+    texts = [torch.from_numpy(each.tokens.astype(np.int64)) for each in completions]
+    with torch.no_grad():
+        apart = module.completions(prompts, texts, torch.arange(len(texts)))
+        with_hidden, hidden = module.completions(prompts, texts, torch.arange(len(texts)), hidden=True)
+    right = torch.allclose(with_hidden, apart) and hidden.dim() == 2 and len(hidden) == len(apart)
+    expect(right, "completions() of module() with hidden=True must give the logits and the hidden states [N, d]")
+    for each, prompt, text, some in zip(completions, prompts, texts, apart.split([*map(len, texts)]), strict=True):
+        ids = torch.cat([prompt, text])[None]
         with torch.no_grad():
-            logits, some = module(ids), module(ids, places)
-            with_hidden, hidden = module(ids, places, hidden=True)
+            logits = module(ids)
         expect(logits.dim() == 3 and logits.shape[:2] == ids.shape, f"module() gives logits {list(logits.shape)}")
-        expect(torch.allclose(logits[0, places], some, rtol=1e-4, atol=1e-4), "module() gives others of some places")
-        right = torch.allclose(with_hidden, some) and hidden.dim() == 2 and len(hidden) == len(places)
-        expect(right, "module() with hidden=True must give the logits and the hidden states [m, d] of the places")
-        found = some.double().log_softmax(-1).gather(1, ids[0, places + 1][:, None])[:, 0].numpy()
+        own = logits[0, len(prompt) - 1 : -1]
+        expect(torch.allclose(own, some, rtol=1e-4, atol=1e-4), "completions() of module() gives others than itself")
+        found = some.double().log_softmax(-1).gather(1, text[:, None])[:, 0].numpy()
         difference = float((np.abs(found - each.logprobs) / np.maximum(1, np.abs(each.logprobs))).max())
         expect(
             difference <= POLICY_TOLERANCE,

@@ -35,9 +35,8 @@ class EngineLearner:
         self.handle = ffi.gc(learner[0], lib.bitrl_learner_close)
 
     def check(self, status: int) -> None:
-        """Raise UsageError with the engine's message unless `status` is OK."""
-        if status != lib.BITRL_OK:
-            raise UsageError(ffi.string(self.error).decode(errors="replace"))
+        """Raise UsageError with the engine's message unless `status` is OK; MemoryError if memory has run out."""
+        _check(status, self.error)
 
 
 class LearnedPart(Protocol):
@@ -514,8 +513,7 @@ def orthogonal(inputs: int, outputs: int, gain: float, seed: int) -> np.ndarray:
     the same on every machine.
     """
     weights, error = np.empty((inputs, outputs), _FLOAT), ffi.new("char[]", _ERROR_BYTES)
-    if lib.bitrl_orthogonal(floats(weights), inputs, outputs, gain, seed % 2**64, error) != lib.BITRL_OK:
-        raise UsageError(ffi.string(error).decode(errors="replace"))
+    _check(lib.bitrl_orthogonal(floats(weights), inputs, outputs, gain, seed % 2**64, error), error)
     return weights
 
 
@@ -527,6 +525,12 @@ def parameter_count(widths: Sequence[int]) -> int:
 def floats(array: np.ndarray) -> Any:
     """The engine's pointer to a float32 array, which must be contiguous; it keeps the array alive."""
     return ffi.from_buffer("float[]", array)
+
+
+def _check(status: int, error: Any) -> None:
+    if status != lib.BITRL_OK:
+        message = ffi.string(error).decode(errors="replace")
+        raise MemoryError(message) if status == lib.BITRL_NO_MEMORY else UsageError(message)
 
 
 def _expect(array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any] = _FLOAT) -> np.ndarray:

@@ -223,9 +223,8 @@ class LanguageAgent:
     @torch.no_grad()
     def width(self) -> int:
         """d, of hidden states."""
-        _, hidden = self.learner.module(
-            torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), hidden=True
-        )
+        token = [torch.zeros(1, dtype=torch.int64)]
+        _, hidden = self.learner.module.completions(token, token, torch.tensor([0]), hidden=True)  # type: ignore[operator]
         return int(hidden.shape[1])
 
     def heed(self, discarded: bool) -> None:

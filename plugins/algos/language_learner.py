@@ -60,12 +60,12 @@ class LanguageLearner:
         """
         steps, count = 0.0, 0
         for own, old in zip(self.parameters.values(), before, strict=True):
-            if not bool(own.detach().isfinite().all()):
+            distances = (own.detach() - old).abs_().sum(dim=-1)
+            if not bool(distances.isfinite().all()):
                 return float("nan")
             if own.dim() == 2:
-                largest = old.abs().amax(dim=1, keepdim=True)
-                distances = ((own.detach() - old).abs() * 127 / largest).where(largest > 0, 0.0)
-                steps += float(distances.sum())
+                largest = old.abs().amax(dim=1)
+                steps += float((distances * 127 / largest).where(largest > 0, 0.0).sum())
                 count += int((largest > 0).sum()) * own.shape[1]
         return steps / max(count, 1)
 

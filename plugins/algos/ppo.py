@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import attrs
 import numpy as np
@@ -19,11 +18,10 @@ from gymnasium.spaces import Discrete
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import ActorCritic, Policy
-from bitrl.core.acting.states import StateReader, States
+from bitrl.core.acting.states import States
 from bitrl.core.cpus import available_cpus
 from bitrl.core.environments.collector import Collector, Rollout
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.core.installing import needing
 from bitrl.core.interfaces import Algorithm, Task
 from bitrl.core.schedules import Schedule, value_at
 from bitrl.core.wording import setting, warn
@@ -31,7 +29,6 @@ from bitrl.plugins.algos import PPOOptions
 from bitrl.plugins.algos.action_codebooks import ActionCodebook, LearnedActionCodebook, codebook_head
 from bitrl.plugins.algos.engine_learner import (
     EngineLearner,
-    EngineNetwork,
     LearnedPart,
     SampleCorrection,
     backward,
@@ -41,6 +38,7 @@ from bitrl.plugins.algos.engine_learner import (
 )
 from bitrl.plugins.algos.factored_head import FactoredHead, action_head
 from bitrl.plugins.algos.gae import gae, next_values
+from bitrl.plugins.algos.head_networks import adapters, head_network, parts_of
 from bitrl.plugins.algos.heads import Categorical, Gaussian, TextChoice, hold
 from bitrl.plugins.algos.low_bits import low_bits
 from bitrl.plugins.algos.numpy_policy import numpy_network
@@ -49,9 +47,6 @@ from bitrl.plugins.algos.quantised_rollouts import BITS, correct_samples, estima
 from bitrl.plugins.algos.reward_scale import RewardScale
 from bitrl.plugins.algos.saved_generator import generator_state, restore_generator
 from bitrl.plugins.algos.standardise import Standardisation
-
-if TYPE_CHECKING:
-    from bitrl.plugins.algos.torch_module import TorchModule
 
 
 class PPO(Algorithm):
@@ -71,9 +66,9 @@ class PPO(Algorithm):
         self.gradient_bits = options.policy_bits if options.policy_quantisation == "aware" else None
         self.value_gradient_bits = options.value_bits if options.value_quantisation == "aware" else None
         self.rollout_length = max(1, options.rollout_steps // collector.num_envs)
-        # Noise, and seeds of initial weights: the policy's, the critic's, the keys', a trainable backbone's for each.
+        # Noise, and seeds of initial weights: the policy's, the critic's, the keys' and the adapters'.
         self.generator = np.random.Generator(np.random.PCG64(task.seed))
-        seeds = [int(each) for each in self.generator.integers(2**63, size=5)]
+        seeds = [int(each) for each in self.generator.integers(2**63, size=4)]
         self.learner = EngineLearner(learner_threads())
         space, admissible = collector.action_space, collector.states.admissible
         self.head: Categorical | Gaussian | TextChoice | FactoredHead | ActionCodebook | LearnedActionCodebook
@@ -84,33 +79,14 @@ class PPO(Algorithm):
         if admissible is not None and admissible.commands is not None and isinstance(space, Discrete):
             self.head = TextChoice(space, reader.command_width, self.learner, seeds[2])
         # A language model's adapters learn beneath both heads; any other trainable backbone is a part of each.
-        self.encoder: TorchModule | None = None
-        if reader.learner is not None:
-            self.encoder = torch_module(
-                reader.learner.module, seeds[3], reader.names["backbone"], reader.width, adapters=True
-            )
-        own = reader.trainable and self.encoder is None
-        critics = reader.critic_trainable and self.encoder is None
+        self.encoder = adapters(reader, seeds[3])
         batch = max(collector.num_envs, min(options.minibatch_size, self.rollout_length * collector.num_envs))
-
-        def network(width: int, outputs: int, beneath: TorchModule | Sequence[int] | None) -> EngineNetwork:
-            """Layers to so many outputs, on features of this width or on what a trainable backbone makes of vectors."""
-            default = (256, 128) if beneath is None else ()
-            widths = (*(default if options.hidden is None else options.hidden), outputs)
-            if beneath is None or isinstance(beneath, Sequence):
-                first = (width,) if beneath is None else (collector.states.vectors.shape[1], *beneath)
-                return EngineNetwork(self.learner, (*first, *widths), batch)
-            return EngineNetwork(self.learner, (width, *widths), batch, beneath=beneath)
-
+        sizes = batch, options.hidden
+        self.policy = head_network(self.learner, collector.states, self.head.outputs, *sizes, seeds[0])
+        self.value = head_network(self.learner, collector.states, 1, *sizes, seeds[1], critics=True)
         # The policy's last layer starts at zero: its first rollout is exactly uniform whatever the features look like,
         # so they can be standardised by that rollout without the policy changing under it.
-        self.policy = network(
-            reader.width, self.head.outputs, trainable(reader, critics=False, seed=seeds[3]) if own else None
-        )
         self.policy.initialise(0.0, seeds[0])
-        self.value = network(
-            reader.critic_width, 1, trainable(reader, critics=True, seed=seeds[4]) if critics else None
-        )
         self.value.initialise(1.0, seeds[1])
         gaussian = self.head.gaussian if isinstance(self.head, LearnedActionCodebook) else self.head
         for each in gaussian.gaussians if isinstance(gaussian, FactoredHead) else [gaussian]:
@@ -128,6 +104,7 @@ class PPO(Algorithm):
         self.groups = ParameterGroups(self.learner, groups, eps=1e-5)
         self.rates = {name: decaying(rate) if options.anneal else rate for name, rate in rates.items()}
         self.rates_now = self.learning_rates(0.0)
+        own, critics = (each and self.encoder is None for each in (reader.trainable, reader.critic_trainable))
         self.standardise = standardisation(reader.width, own, collector, options.running_standardisation)
         self.standardise_critic = (
             standardisation(reader.critic_width, critics, collector, options.running_standardisation)
@@ -403,32 +380,3 @@ def learner_threads() -> int:
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min([2, available_cpus(), *([int(asked)] if asked.isdecimal() and int(asked) else [])])
-
-
-def parts_of(network: EngineNetwork) -> list[LearnedPart]:
-    """A network, after what learns beneath it."""
-    return [network] if network.beneath is None else [network.beneath, network]
-
-
-def torch_module(make: Callable[[], Any], seed: int, who: str, width: int, adapters: bool = False) -> TorchModule:
-    """The torch module of a backbone, called `who`, whose weights are drawn by this seed; of adapters' what learns.
-
-    Raises:
-        UsageError: torch is not installed.
-    """
-    with needing("torch", setting("backbone.lora_rank") if adapters else who):
-        from bitrl.plugins.algos.torch_module import TorchModule
-
-        return TorchModule(make, seed, who, width, frozen=adapters)
-
-
-def trainable(reader: StateReader, critics: bool, seed: int) -> TorchModule | Sequence[int]:
-    """The policy's trainable backbone, or the critic's: the widths of its layers, if they are linear ones with tanh
-    after each; else its torch module.
-    """
-    tanh_layers = reader.critic_tanh_layers if critics else reader.tanh_layers
-    if tanh_layers is not None:
-        return tanh_layers
-    make, width = (reader.critic_module, reader.critic_width) if critics else (reader.module, reader.width)
-    who = reader.names["backbone" if reader.critic is None or not critics else "critic"]
-    return torch_module(make, seed, who, width)

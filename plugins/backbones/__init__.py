@@ -29,8 +29,8 @@ class LanguageModelOptions:
     )
     readout: Literal["set", "auto"] = option(
         "set",
-        "auto: where layers, pooling and projection are all unset, a run measures on states of random play which of "
-        "them keep the numbers, and takes the cheapest",
+        "auto: where layers, pooling, projection and chunk are all unset, a run measures on states of random play "
+        "which of them keep the numbers, and takes the cheapest",
         free=True,  # what was chosen is in the other options
     )
     threads: int = option(
@@ -50,6 +50,12 @@ class LanguageModelOptions:
         None,
         "project the features to this width: by a fixed random matrix, or a count sketch of pooling field; "
         "unset: no projection",
+        above(0),
+    )
+    chunk: int | None = option(
+        None,
+        "with pooling field: cut a text after every so many numbers, and read each chunk as a text of its own, which "
+        "any width fits; unset: read the text as a whole",
         above(0),
     )
     cache_mb: float = option(16.0, "size of the feature cache in MiB; 0: no cache", at_least(0), free=True)

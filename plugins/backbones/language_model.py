@@ -18,6 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from bitrl.core.acting.cache import Cache
 from bitrl.core.errors import UsageError
+from bitrl.core.wording import setting
 from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
@@ -25,7 +26,7 @@ from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.first_token import KIND, begins_by_convention, first_tokens, last_tokens
 from bitrl.plugins.backbones.files.tokenizer import DEFAULT, check_vocabulary, cutting, tokenizer_of
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
-from bitrl.plugins.backbones.number_ends import number_ends
+from bitrl.plugins.backbones.number_ends import chunks, number_ends
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,12 @@ class LanguageModel:
                 'backbone.pooling "field" needs to know how many numbers a text holds: '
                 "name an environment, or load_backbone(..., width=COUNT)"
             )
+        self.chunk = options.chunk
+        if self.chunk and self.pooling != "field":
+            raise UsageError(
+                f"backbone.chunk: texts are cut after their numbers, whose states are pooled: set "
+                f"{setting('backbone.pooling', 'field')}, or leave it out"
+            )
         states = width if self.pooling == "field" and width else 1
         pooled = states * self.engine.width
         fields, to = self.pooling == "field", options.projection
@@ -89,6 +96,7 @@ class LanguageModel:
             "activation": activation,
             "linear_class": linear_class,
             "pooling": self.pooling,
+            "chunk": self.chunk,
             "projection": to if self.sketch is None else f"count sketch to {to}",
             # Runs of such files from before version 0.2 read texts without them: they are told.
             "first_token": self._prefix[0] if begins_by_convention(metadata) else None,
@@ -175,6 +183,8 @@ class LanguageModel:
         return np.split(self.engine.encode(ids, "none"), np.cumsum([len(each) for each in ids]))[:-1]
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        if self.chunk:
+            return self._encode_chunks(texts, self.chunk)
         if self.pooling == "mean":
             features = self.engine.encode(self._ids(texts))
         else:
@@ -187,6 +197,30 @@ class LanguageModel:
             return features
         # Row by row: a matrix product may round differently with the number of rows.
         return np.array([row @ self.projection for row in features], np.float32).reshape(-1, self.width)
+
+    def _encode_chunks(self, texts: Sequence[str], size: int) -> np.ndarray:
+        """Chunks at the same place in their texts are a batch; of equal ones, one is read."""
+        count, width = self.number_count or 0, self.engine.width
+        features = np.zeros((len(texts), self.width), np.float32)
+        rows = [row for row, text in enumerate(texts) if text]
+        cut = [self._chunks(texts[row], count, size) for row in rows]
+        for column, start in enumerate(range(0, count, size) if rows else ()):
+            fields = min(size, count - start)
+            own = slice(start * width, (start + fields) * width)
+            place = {chunk: i for i, chunk in enumerate(dict.fromkeys(each[column] for each in cut))}
+            located = [self._located(chunk, fields) for chunk in place]
+            ids, at = self._fitting(list(place), [ids for ids, _ in located]), [places for _, places in located]
+            sketch = None if self.sketch is None else self.sketch[own]
+            found = self.engine.encode_fields(ids, np.array(at, np.uint64), sketch, self.width)
+            features[rows, own if sketch is None else slice(None)] += found[[place[each[column]] for each in cut]]
+        return features
+
+    def _chunks(self, text: str, count: int, size: int) -> list[str]:
+        """A text of `count` numbers, cut after every `size` of them."""
+        found = len(number_ends(text))
+        if found != count:
+            raise UsageError(f'pooling "field": expected {count} numbers in a text, got {found}: {text[:80]!r}')
+        return chunks(text, size)
 
     def _located(self, text: str, count: int) -> tuple[list[int], list[int]]:
         """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one.
@@ -208,6 +242,10 @@ class LanguageModel:
 
         Of "field", `count` times as wide. Not projected, not kept. Raises as `encode`, in "field" only if it is asked.
         """
+        if self.chunk and "field" in poolings:
+            others = [pooling for pooling in poolings if pooling != "field"]
+            whole = self.pooled_blocks(texts, others, count) if others else {}
+            return whole | {"field": self._chunk_blocks(_checked(texts), count, self.chunk)}
         ids, places = self._ids(_checked(texts)), [[-1]] * len(texts)
         if "field" in poolings:
             places = [self._located(text, count)[1] for text in texts]
@@ -226,6 +264,21 @@ class LanguageModel:
             for i, of_text in enumerate(states, start):
                 for pooling in poolings if ids[i] else ():
                     out[pooling][i] = take[pooling](of_text, places[i])
+        return out
+
+    def _chunk_blocks(self, texts: Sequence[str], count: int, size: int) -> np.ndarray:
+        """Pooling "field" of texts in chunks, after every block: float32 [n, blocks, count * width of the model]."""
+        out = np.zeros((len(texts), self.engine.blocks, count * self.engine.width), np.float32)
+        sizes = [min(size, count - start) for start in range(0, count, size)]
+        for row, text in enumerate(texts):
+            if not text:
+                continue
+            cut = zip(self._chunks(text, count, size), sizes, strict=True)
+            located = [self._located(chunk, fields) for chunk, fields in cut]
+            ids = self._fitting([text] * len(located), [ids for ids, _ in located])
+            starts = np.cumsum([0, *map(len, ids)])[:-1]
+            at = [start + place for start, (_, each) in zip(starts, located, strict=True) for place in each]
+            out[row] = self.engine.encode_blocks(ids)[:, at].reshape(self.engine.blocks, -1)
         return out
 
 
@@ -313,6 +366,8 @@ class LearningLanguageModel(LanguageModel):
 
 def language_model(options: LanguageModelOptions, width: int | None, format: str) -> LanguageModel:
     """The model in a format: frozen, or with adapters where the options ask for them."""
+    if options.chunk and options.lora_rank is not None:
+        raise UsageError("backbone.chunk: adapters (backbone.lora_rank) learn from whole texts: leave one of them out")
     return (LanguageModel if options.lora_rank is None else LearningLanguageModel)(options, width, format)
 
 

@@ -1,6 +1,7 @@
 """Where the numbers of a text end. Knows how numbers and names are written; knows nothing of tokens."""
 
 import re
+from itertools import pairwise
 
 _PARTS = re.compile(
     r"""
@@ -22,3 +23,9 @@ def number_ends(text: str) -> list[int]:
     ("joint_3", "x1=") and whatever is in a quoted key do not count.
     """
     return [match.end() for match in _PARTS.finditer(text) if match.lastgroup == "number"]
+
+
+def chunks(text: str, count: int) -> list[str]:
+    """A text cut after every `count` of its numbers; what follows the last number stays with it."""
+    cuts = number_ends(text)[:-1][count - 1 :: count]
+    return [text[start:end].lstrip() for start, end in pairwise([0, *cuts, len(text)])]

@@ -19,6 +19,7 @@ from bitrl.core.environments.observation_specs import spec_of_known
 from bitrl.core.environments.prompt_task import PromptTask
 from bitrl.core.errors import UsageError, cause
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.registry import registry
 from bitrl.plugins.envs import babyai, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 from bitrl.plugins.envs.modules import import_module_of
@@ -75,7 +76,7 @@ class GymnasiumEnvironment(Environment):
         """One for all environments, whose scores one process computes; wanted once the module is imported."""
         return task_of(self.id)
 
-    def _made(self, arguments: dict[str, Any], again: str = "") -> gymnasium.Env:
+    def _made(self, arguments: dict[str, Any]) -> gymnasium.Env:
         try:
             with mujoco.quiet(self.id):
                 # bitrl checks every step itself (core/environments/checked.py), and says which environment it was.
@@ -87,7 +88,7 @@ class GymnasiumEnvironment(Environment):
         except BaseException as error:  # whatever an environment's own construction raises, sys.exit() too
             hint = mujoco.hint(self.id, error)
             why = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else cause(error)
-            raise UsageError(f"environment {self.id} cannot be made{again}: {why}{hint}") from error
+            raise UsageError(f"environment {self.id} cannot be made: {why}{hint}") from error
 
     def _masks(self, env: gymnasium.Env) -> bool:
         """Whether the environment gives an action mask for its numbered actions, or for those of several factors."""
@@ -97,17 +98,47 @@ class GymnasiumEnvironment(Environment):
         if not factored_actions(actions).values:
             return False
         if self._masked is None:
-            trial = self._made({}, " a second time, beside the first")
-            mask: Any = None
-            try:
-                mask = trial.reset(seed=0)[1].get(MASK)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # (the run's own first reset says what is wrong)
-                pass
-            self._masked = np.shape(mask) == (int(actions.n),) if isinstance(actions, Discrete) else mask is not None
-            close_quietly(trial)
+            self._masked = self._gives_mask(env)
         return self._masked
+
+    def _gives_mask(self, env: gymnasium.Env) -> bool:
+        """Whether a first reset's `info` has an action mask that can be read."""
+        actions: Any = env.action_space
+        mask = self._first_mask(env)
+        if mask is None:
+            return False
+        try:
+            shape = f"shape {np.shape(mask)}"
+        except ValueError:
+            shape = "sequences of different lengths"
+        if isinstance(actions, Discrete) and shape != f"shape {(int(actions.n),)}":
+            registry().report(
+                f'warning: environment {self.id}: info["{MASK}"] is left out, and every action counts as admissible: '
+                f"expected 0 or 1 for each of {actions.n} actions, got {shape}"
+            )
+            return False
+        return True
+
+    def _first_mask(self, env: gymnasium.Env) -> Any:
+        """The action mask of a first reset, if there is one: of another environment; of `env` itself where there can be
+        none beside it (a port, a licence for one), or that one fails.
+        """
+        try:
+            other = self._made({})
+            try:
+                return other.reset(seed=0)[1].get(MASK)
+            finally:
+                close_quietly(other)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            pass
+        try:
+            return env.reset(seed=0)[1].get(MASK)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the run's own first reset says what is wrong
+            return None
 
     def observation_spec(self) -> ObservationSpec:
         """From the table of known environments, else from the observation space."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from bitrl.core.hookspecs import hookimpl
 from bitrl.core.options import Constraint, above, between, option, options
 from bitrl.core.records import SerializerRecord
+
+UNIT = r"e-?[0-9]{1,3}([+-][0-9]+(\.[0-9]+)?)?"
+"""How a unit is written (units.py)."""
 
 
 @options
@@ -15,6 +19,18 @@ class TextOptions:
 
     decimals: int | None = option(
         None, "digits after the decimal point; unset: 3, more for numbers with narrow bounds", between(0, 9)
+    )
+
+
+@options
+class ValuesOptions(TextOptions):
+    """Options of the serializer that writes numbers alone."""
+
+    units: tuple[str, ...] | None = option(
+        None,
+        "unit of each number: e0 as it is, e-5, or e-1+1013 (times 0.1, plus 1013); unset: found by a run in random "
+        "play, such that three decimals show size and spread",
+        Constraint(lambda units: all(re.fullmatch(UNIT, unit) for unit in units), "such as e-5, e0 or e-1+1013"),
     )
 
 
@@ -97,7 +113,8 @@ def bitrl_serializers() -> Iterator[SerializerRecord]:
         name="values",
         summary="numbers without made-up names: 0.031 -0.520 …, each part named once: place 0.500 -0.250 lamp 1",
         target="bitrl.plugins.serializers.values:Values",
-        options=TextOptions,
+        options=ValuesOptions,
+        chooser="bitrl.plugins.serializers.unit_choice:choose",
     )
     yield SerializerRecord(
         name="bins",

@@ -49,7 +49,7 @@ class NumberFormat:
         if self.observation.discrete is not None:
             return [str(int(value)) for value in values]
         formats = self.formats or [f"%.{DECIMALS if self.decimals is None else self.decimals}f"] * len(values)
-        return [_unsigned_zero(form % value) for form, value in zip(formats, values, strict=True)]
+        return [unsigned_zero(form % value) for form, value in zip(formats, values, strict=True)]
 
     def texts(self, observation: Any) -> list[str]:
         """The texts of one observation, where the environment has any. They change least, so they come first."""
@@ -129,6 +129,6 @@ def names_of(fields: Sequence[Field], count: int) -> list[str]:
     return [field.name for field in fields] or [f"x{index}" for index in range(count)]
 
 
-def _unsigned_zero(text: str) -> str:
+def unsigned_zero(text: str) -> str:
     """ "-0.000" as "0.000": the sign of zero is noise to a model."""
     return text[1:] if text.startswith("-") and not text.strip("-0.") else text

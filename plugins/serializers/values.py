@@ -1,7 +1,8 @@
 """States as numbers, each part of them named once, where it has a name: 0.031 -0.520, or place 0.500 -0.250 lamp 1.
 
 For numbers that nobody named (x0, x1 …): such a name says nothing, and need not be read. With the starter's vocabulary
-a number alone is three tokens, and seven with its name in JSON; it is decoded from the features as well.
+a number alone is three tokens, and seven with its name in JSON; it is decoded from the features as well. Numbers whose
+size three decimals do not show are in units of their own, which a legend says: "x3": e-5. 0.031 -0.520 … (units.py).
 """
 
 from __future__ import annotations
@@ -11,28 +12,91 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
-from bitrl.plugins.serializers import TextOptions
-from bitrl.plugins.serializers.numbers import NumberFormat, names_of, sentence
+from bitrl.plugins.serializers import ValuesOptions
+from bitrl.plugins.serializers.numbers import (
+    DECIMALS,
+    NumberFormat,
+    decimals_of,
+    numbers_of,
+    sentence,
+    unsigned_zero,
+)
+from bitrl.plugins.serializers.units import Unit, legend
+
+_DECIMALS_BELOW = ((99.9, DECIMALS), (999.0, 1), (9999.0, 0))
+"""Numbers of these sizes are two tokens of the starter's vocabulary with so many decimals."""
+
+WIDE, AT_ONCE = 32, 8
+"""Of more numbers, so many at once are preceded by a legend of their own: whoever reads a part of the text has it."""
 
 
 class Values:
-    """One line per observation: its texts, if it has any, then its numbers in their order."""
+    """One line per observation: its texts, if it has any, then a legend of its units, and its numbers in their order.
 
-    def __init__(self, options: TextOptions, observation: ObservationSpec):
+    Raises:
+        UsageError: the observations are not numbers, or there are not as many units as numbers.
+    """
+
+    def __init__(self, options: ValuesOptions, observation: ObservationSpec):
         self.numbers = NumberFormat(observation, options.decimals)
-        self.fields = observation.fields
+        self.observation, self.fields = observation, observation.fields
+        self.labels = _labels([field.name for field in self.fields])
+        self.units: list[tuple[float, float, int]] | None = None
+        self.legends: list[str] = []
+        if options.units is None or observation.discrete is not None:
+            return
+        if len(options.units) != len(self.fields):
+            raise UsageError(
+                f"serializer.units: expected a unit for each of the {len(self.fields)} numbers of {observation.env}, "
+                f"got {len(options.units)}"
+            )
+        units = [Unit.parse(text) for text in options.units]
+        decimals = [min(DECIMALS, decimals_of(field, options.decimals)) for field in self.fields]
+        scaled = DECIMALS if options.decimals is None else options.decimals
+        self.units = [
+            (10.0**unit.exponent, unit.offset, scaled if unit.exponent else digits)
+            for unit, digits in zip(units, decimals, strict=True)
+        ]
+        at_once = AT_ONCE if len(units) > WIDE else len(units)
+        for start in range(0, len(units), at_once):
+            some = slice(start, start + at_once)
+            said = legend([field.name for field in self.fields[some]], units[some])
+            if said:
+                self.legends.append(said)
+                self.labels[start] = f"{said} {self.labels[start]}"
 
     def __call__(self, observation: Any) -> str:
         """One observation → its text."""
-        numbers = self.numbers(observation)
-        labels = _labels(names_of(self.fields, len(numbers)))
+        numbers = self._written(observation)
+        labels = self.labels or [""] * len(numbers)
         entries = (label + number for label, number in zip(labels, numbers, strict=True))
         return " ".join((*map(sentence, self.numbers.texts(observation)), *entries))
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""
         return [self(observation) for observation in observations]
+
+    def _written(self, observation: Any) -> list[str]:
+        if self.units is None:
+            return self.numbers(observation)
+        values = numbers_of(self.observation, observation)
+        return [
+            short((value - offset) / scale, decimals)
+            for value, (scale, offset, decimals) in zip(values, self.units, strict=True)
+        ]
+
+
+def short(number: float, decimals: int) -> str:
+    """A number with at most `decimals` digits after the point, fewer where it is large, and from ten thousand on as
+    three digits and an exponent, 123e4: at most three tokens of the starter's vocabulary, two below that.
+    """
+    for limit, most in _DECIMALS_BELOW:
+        if -limit < number < limit:
+            return unsigned_zero(f"{number:.{min(decimals, most)}f}")
+    digits, e, exponent = f"{number:.2e}".replace(".", "").partition("e")
+    return f"{digits}e{int(exponent) - 2}" if e else digits  # nan and inf have none
 
 
 def _labels(names: list[str]) -> list[str]:

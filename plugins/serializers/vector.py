@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.wording import setting, warn
-from bitrl.plugins.serializers.numbers import check_count, refuse_no_numbers
+from bitrl.plugins.serializers.numbers import check_count, names_of, refuse_no_numbers
 
 MOST_STATES = 1_000_000
 """Numbers in a one-hot vector."""
@@ -72,10 +72,22 @@ class Vector:
         check_count(self.observation, flat.shape[1])
         if self.observation.discrete is not None:
             return self._one_hot(flat[:, 0].astype(int))
-        if not self.observation.fields:
-            return flat.astype(np.float32)
-        scaled: np.ndarray = (flat - self.middle) / self.half
-        return scaled.astype(np.float32)
+        scaled: np.ndarray = (flat - self.middle) / self.half if self.observation.fields else flat
+        with np.errstate(over="ignore"):
+            vectors: np.ndarray = scaled.astype(np.float32)
+        if not np.isfinite(vectors).all():
+            self._check_size(flat, vectors)
+        return vectors
+
+    def _check_size(self, flat: np.ndarray, vectors: np.ndarray) -> None:
+        """Raises RunFailed for a finite number that float32 does not hold."""
+        too_large = np.isfinite(flat) & ~np.isfinite(vectors)
+        for row, column in np.argwhere(too_large)[:1]:
+            raise RunFailed(
+                f"environment {self.observation.env}: {flat[row, column]:g} as "
+                f"{names_of(self.observation.fields, flat.shape[1])[column]} is beyond float32, in which vectors are "
+                "written: let it observe smaller numbers"
+            )
 
     def _one_hot(self, numbers: np.ndarray) -> np.ndarray:
         """Discrete observations [n] → float32 [n, k]."""

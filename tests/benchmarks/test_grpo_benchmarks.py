@@ -48,6 +48,26 @@ def test_ratios_are_of_neighbours_and_leave_out_the_first(benchmarks) -> None:
     assert found["reward"] == {"bitrl fp32": {"first": 0, "last": 1}, "trl": {"first": 0.25, "last": 0.75}}
 
 
+def test_groups_of_the_task_differ_and_runs_have_their_own_settings(benchmarks, tmp_path: Path) -> None:
+    """Other letters than vowels score nothing, so what a model writes is rarely worth the same twice."""
+    task = benchmarks("share_of_vowels").ShareOfVowels()
+    assert [task.score(None, text) for text in ("A river, 1800.", "xyz", "", "42")] == [3 / 6, 0, 0, 0]
+    turns = benchmarks("turns")
+    model = str(tiny_file(tmp_path / "model.gguf"))
+    defaults = {
+        "env": "reverse-word",
+        "model": model,
+        "updates": 1,
+        "completions": 8,
+        "tokens": 2,
+        "learning_rate": 1e-3,
+    }
+    args = turns.parser_of(None, **defaults).parse_args(["--group", "4", "--threads", "1"])
+    runs = turns.runs_of(args, {"one": {"algo.rollout": "fp32"}, "other": {"algo.rollout": "int8"}})
+    assert {name: run.agent.actor.format for name, run in runs.items()} == {"one": "fp32", "other": "int8"}
+    assert all(run.options.group_size == 4 and run.options.max_tokens == 2 for run in runs.values())
+
+
 def test_parts_of_an_update_add_up_and_int8_is_beside_the_faster_full_precision(benchmarks, tmp_path: Path) -> None:
     parts = benchmarks("grpo_by_parts")
     run = begin("grpo", tiny_backbone(tiny_file(tmp_path / "model.gguf")), rollout="int8")

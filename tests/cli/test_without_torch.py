@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -53,18 +56,41 @@ def commands(folder: Path, *each: list[str], torch: str = "without") -> Done:
 
 
 @pytest.mark.parametrize("backbone", ["bitnet", "int8", "int4", "bf16", "mlp"])
-def test_an_agent_is_trained_resumed_evaluated_exported_and_acts(backbone: str, tmp_path: Path) -> None:
+def test_an_agent_is_trained_resumed_evaluated_exported_learns_on_and_acts(backbone: str, tmp_path: Path) -> None:
     layers = [] if backbone == "mlp" else ["-o", "backbone.layers=1"]
     done = commands(
         tmp_path,
         ["run", "--backbone", backbone, "--steps", "64", *QUICK, *layers, "--out", "run"],
         ["run", "--resume", "run", "--steps", "128", "--quiet"],
         ["eval", "run", "--episodes", "1"],
-        ["export", "run", "--out", "agent"],
+        ["export", "run", "--with-optimizer", "--out", "agent"],
+        ["run", "--resume", "agent", "--steps", "192", "--quiet", "--out", "on"],
         ["act", "agent"],
     )
-    assert (done.codes, done.torch, done.err) == ([0] * 5, False, "")
+    assert (done.codes, done.torch, done.err) == ([0] * 6, False, "")
     assert int(done.out.splitlines()[-1]) in (0, 1)
+
+
+def test_the_walkthrough_of_learning_on_a_device_in_the_docs(tmp_path: Path) -> None:
+    """Every command as it stands there, but for the number of steps, on two machines: folders, and a copy for scp."""
+    page = (Path(__file__).parents[2] / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    block = page.partition("## Learn on, on the device")[2].partition("```sh\n")[2].partition("```")[0]
+    block = block.replace("50_000", "64").replace("60_000", "128")
+    words = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert [" ".join(each[:2]) for each in words if each[0] == "bitrl"] == [
+        "bitrl run", "bitrl export", "bitrl act", "bitrl run", "bitrl export"
+    ]  # fmt: skip
+    here, board = tmp_path / "here", tmp_path / "board"
+    copied = next(index for index, each in enumerate(words) if each[0] == "scp")
+    for folder, steps in ((here, words[:copied]), (board, words[copied + 1 :])):
+        folder.mkdir()
+        if folder is board:
+            shutil.copy(here / words[copied][1], board)
+        quick = ["-o", "backbone.layers=1", *QUICK] if folder is here else ["--quiet"]
+        done = commands(folder, *([*each[1:], *(quick if each[1] == "run" else [])] for each in steps))
+        assert (done.codes, done.torch) == ([0] * len(steps), False), done.err
+    assert re.search(r"^[01]$", done.out, re.M)
+    assert json.loads((board / "there" / "summary.json").read_text())["steps"] == 128
 
 
 @pytest.mark.parametrize("actions", ["Pendulum-v1", "Acrobot-v1", "MountainCar-v0"])

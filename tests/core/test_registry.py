@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import bitrl
+from bitrl.core import registry as registry_module
 from bitrl.core.errors import UsageError
 from bitrl.core.events import Event, RolloutStepped, RunFinished, every_step
 from bitrl.core.registry import Registry
@@ -139,6 +141,57 @@ def test_only_one_distribution_can_be_read(installed: Callable[..., Registry]):
     registry.add_installed("good_plugin")
     assert names(registry) == ["good"]
     assert names(registry, "backbone") == []
+
+
+def test_a_plugin_that_never_returns_is_named(
+    installed: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    told = threading.Event()
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+        told.set()
+
+    monkeypatch.setattr(registry_module, "STUCK_SECONDS", 0.01)
+    monkeypatch.setattr(registry_module, "tell", tell)
+    monkeypatch.setattr(bitrl, "test_wait", told.wait, raising=False)
+    endless = GOOD.replace("    yield", "    while not bitrl.test_wait(): pass\n    yield")  # until it is named
+    assert {"json", "good"} <= set(names(installed(stuck_plugin=endless)))
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "stuck_plugin" in line]
+    assert line.startswith(
+        "plugin stuck_plugin: its bitrl_serializers has not returned for 0 s: if it never does, stop"
+    )
+    assert "pip uninstall stuck_plugin" in line
+    told.clear()
+    monkeypatch.delitem(sys.modules, "good_plugin", raising=False)
+    installed(good_plugin="import bitrl\nbitrl.test_wait()\n" + GOOD)
+    assert "plugin good_plugin: its entry point good_plugin = good_plugin has not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"wrapper": True}, {"hookwrapper": True}])
+def test_a_hook_that_wraps_others_is_told_to_be_none(options: dict[str, bool]):
+    def bitrl_serializers():  # one that yields nothing would be passed over
+        return
+        yield
+
+    module = types.ModuleType("plugin")
+    module.bitrl_serializers = bitrl.hookimpl(**options)(bitrl_serializers)
+    registry = registry_of((module, "pack"))
+    assert [each.message for each in registry.problems] == [
+        "bitrl_serializers is not called: it wraps other plugins' hooks, which bitrl calls one by one: mark it with "
+        "@bitrl.hookimpl alone"
+    ]
+
+
+@pytest.mark.filterwarnings("error")  # of a coroutine that nobody awaits
+def test_an_async_hook_of_records_is_told_to_be_a_plain_one():
+    async def bitrl_serializers():
+        return []
+
+    registry = registry_of((plugin(bitrl_serializers=bitrl_serializers), "pack"))
+    assert [each.message for each in registry.problems] == [
+        "bitrl_serializers is not called: it is async: write a plain function"
+    ]
 
 
 def test_two_entry_points_for_one_module_are_reported_once():

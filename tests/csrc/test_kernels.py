@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cffi import FFI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bitrl import _engine
@@ -126,7 +126,9 @@ def product(tables: dict, name: str, kind: str, packed: np.ndarray, rows: int, x
     ffi, table = tables["ffi"], tables["sets"][name]
     sums = x.sum(1, dtype=np.int32) if x.dtype == np.int8 else np.zeros(len(x), np.int32)
     (activations, stride), padded = in_rows(x), -(-len(x) // TOKEN_PAD) * TOKEN_PAD
-    scratch = aligned(max(2 * 16 * (x.shape[1] + 64), 4 * 160 * 64) + (len(x) + TOKEN_PAD) * 3 * 64, np.uint8)
+    tile, copy = 16 * (x.shape[1] + 64), (x.shape[1] // 64 + 1 | 1) * 64 + x.shape[1]  # unpacked_bytes()
+    unpacked = max(2 * tile, 4 * 160 * 64) + (len(x) + TOKEN_PAD) * 3 * 64
+    scratch = aligned(max(unpacked, tile + min(len(x), 64) * copy), np.uint8)
     y = np.full((padded, rows + 5), 7, np.int32)
     table.product[FORMATS.index(kind)](
         pointer(ffi, y), y.shape[1], pointer(ffi, packed), rows // 16, x.shape[1],
@@ -152,9 +154,12 @@ kinds = st.sampled_from(["any", "max", "min", "zero"])
 
 
 def some_codes(rng: np.random.Generator, shape: tuple[int, int], kind: str, least: int, most: int) -> np.ndarray:
-    """Integers from `least` to `most`: any, or all of them one extreme or zero."""
+    """Integers from `least` to `most`: any, or all one extreme or zero; "quiet": small but for a share of each row."""
     if kind == "any":
         return rng.integers(least, most + 1, shape, dtype=np.int8)
+    if kind == "quiet":
+        loud = rng.random(shape) < rng.choice([0, 0.005, 0.02, 0.1], (shape[0], 1))
+        return np.where(loud, rng.integers(least, most + 1, shape), rng.integers(-18, 19, shape)).astype(np.int8)
     return np.full(shape, {"max": most, "min": least, "zero": 0}[kind], np.int8)
 
 
@@ -170,8 +175,14 @@ def test_ternary_products_are_exact(tables, tiles, groups, tokens, kind, seed):
             np.testing.assert_array_equal(got, q.astype(np.int64) @ codes.T)
 
 
+activations = st.sampled_from(["quiet", "any", "max", "min", "zero"])
+
+
 @quick
-@given(*shapes, kinds, kinds, seeds)
+@given(*shapes, activations, kinds, seeds)
+@example(2, 9, 64, "quiet", "max", 0)
+@example(1, 9, 65, "quiet", "any", 0)
+@example(1, 2, 140, "quiet", "any", 0)
 def test_int8_products_are_exact(tables, tiles, groups, tokens, kind, weights, seed):
     rng = np.random.default_rng(seed)
     codes = some_codes(rng, (16 * tiles, GROUP * groups), weights, -127, 127)
@@ -182,8 +193,31 @@ def test_int8_products_are_exact(tables, tiles, groups, tokens, kind, weights, s
         np.testing.assert_array_equal(got, q.astype(np.int64) @ codes.T.astype(np.int64))
 
 
+@pytest.mark.parametrize("weight", [127, -127, 0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_codes_that_just_fit_sixteen_bits_together_and_those_that_do_not(tables, weight, sign):
+    """Four steps have two codes each in a lane of 16 bits, which holds 255 * 128."""
+    rows = [
+        [16] * 8,
+        [17] + [16] * 7,
+        [64, 64] + [0] * 6,
+        [127, 1] + [0] * 6,
+        [127, 2] + [0] * 6,
+        [127] * 8,
+        [127, -127] * 4,
+    ]
+    q = np.zeros((2 * len(rows), 64), np.int8)
+    for i, lane in enumerate(rows):
+        for first in (0, 2):  # of four columns
+            q[2 * i + first // 2, 16:32].reshape(4, 4)[:, first : first + 2] = sign * np.array(lane).reshape(4, 2)
+    packed = in_steps(np.full((16, 64), 128 + weight, np.uint8))
+    want = weight * q.astype(int).sum(1)[:, None].repeat(16, 1)
+    for name in tables["sets"]:
+        np.testing.assert_array_equal(product(tables, name, "int8", packed, 16, q), want)
+
+
 @quick
-@given(*shapes, kinds, kinds, kinds, seeds)
+@given(*shapes, activations, kinds, kinds, seeds)
 def test_int4_products_are_exact(tables, tiles, groups, tokens, kind, weights, steps, seed):
     rng = np.random.default_rng(seed)
     codes = some_codes(rng, (16 * tiles, GROUP * groups), weights, -8, 7)

@@ -85,7 +85,7 @@ def test_types_are_named_by_name(tmp_path: Path) -> None:
     for kind, words in ((23, "type IQ4_XS, which is not supported; supported are F32"), (99, unknown)):
         with pytest.raises(ModelFileError, match=words):
             one_tensor(tmp_path / "t.gguf", kind, (4,), bytes(64))
-    with pytest.raises(ModelFileError, match="t has rows of 100 weights; in type Q4_K they have 256 n"):
+    with pytest.raises(ModelFileError, match="t has rows of 100 weights; in type Q4_K they have a multiple of 256"):
         one_tensor(tmp_path / "t.gguf", 12, (2, 100), bytes(512))
 
 

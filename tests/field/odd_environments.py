@@ -260,6 +260,14 @@ class EmptyDict(Plain):
     observation_space = Dict({})
 
 
+class DeepParts(Plain):
+    """Parts in parts, 200 levels deep."""
+
+    observation_space = Dict({"a": Box(-1, 1, (3,))})
+    for _ in range(200):
+        observation_space = Dict({"a": observation_space})
+
+
 class EmptyPart(Plain):
     observation_space = Dict({"place": Box(-1, 1, (3,)), "more": Tuple(())})
 
@@ -291,6 +299,82 @@ class Camera(Plain):
 
 class NoSpace(Plain):
     observation_space = (3,)
+
+
+class PartOfAnotherShape(NestedSpace):
+    def observe(self):
+        observation = super().observe()
+        if self.t == 2:
+            observation["my arm"][1]["closed"] = np.zeros(3, np.int8)
+        return observation
+
+
+class PartOfFractions(NestedSpace):
+    """Fractions in a part of integers."""
+
+    def observe(self):
+        return super().observe() | ({"numbers": [0.5, 0]} if self.t == 3 else {})
+
+
+class NanInside(NestedSpace):
+    def observe(self):
+        arm = (np.array([[0, np.nan if self.t == 3 else 0]]), super().observe()["my arm"][1])
+        return super().observe() | {"my arm": arm}
+
+
+class SurrogateInside(NestedSpace):
+    """A text decoded with surrogateescape, as Python reads file names."""
+
+    def observe(self):
+        return super().observe() | {"task": {"words": b"caf\xe9".decode(errors="surrogateescape") if self.t else ""}}
+
+
+class SurrogateKey(Plain):
+    observation_space = Dict({"place": Box(-1, 1, (3,)), "\ud800": Discrete(2)})
+
+
+class SameParts(DictSpace):
+    """One dict for all observations, with arrays that are changed in place."""
+
+    def __init__(self, render_mode=None):
+        self.parts = {"place": np.zeros(3, np.float32), "battery": np.array(0.5, np.float32)}
+
+    def observe(self):
+        self.parts["place"][:] = [self.t / 10, -self.t / 10, 0]
+        return self.parts
+
+
+class InfoBesideParts(DictSpace):
+    """What no vector environment could stack, and names that it uses itself."""
+
+    def info(self):
+        return {"path": [np.zeros((self.t, 2))], self.t: "step", "final_obs": 3, "_path": None}
+
+
+class GrowingParts(DictSpace):
+    """`reset` replaces the space by one with another part, which was not declared."""
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space = Dict({**DictSpace.observation_space.spaces, "more": Discrete(2)})
+        return super().reset(seed=seed)
+
+    def observe(self):
+        return super().observe() | {"more": 1}
+
+
+class NarrowCounts(Plain):
+    """Counts beyond what their dtype holds."""
+
+    observation_space = MultiDiscrete([200, 3], dtype=np.uint8, start=[100, 0])
+
+
+class TooLargeNumbers(Plain):
+    """Beyond float32."""
+
+    observation_space = Box(-np.inf, np.inf, (3,), np.float64)
+
+    def observe(self):
+        return np.array([1e39 if self.t == 2 else 1, 0, 0])
 
 
 # Rewards, ends and information
@@ -544,6 +628,92 @@ class MaskInObservation(Factored):
         return float(super().reward(action) and action[0] == 1 and action[1] < 2)
 
 
+class MaskOfUnknownPart(MaskedFactors):
+    """A key that is misspelt: gaer."""
+
+    def info(self):
+        return {"action_mask": {"gaer": np.array([1, 0, 0], np.int8)}}
+
+
+class MaskOfThreeParts(Factored):
+    """One mask more than there are parts."""
+
+    action_space = Tuple((Discrete(2), Discrete(3)))
+
+    def info(self):
+        return {"action_mask": ([1, 0], [1, 1, 0], [0, 0])}
+
+
+class MaskOfThree(Plain):
+    """A mask of three actions, of which there are four."""
+
+    action_space = Discrete(4)
+
+    def info(self):
+        return {"action_mask": np.array([1, 0, 0], np.int8)}
+
+
+class MaskOfThreeInObservation(Plain):
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "action_mask": MultiBinary(3)})
+    action_space = Discrete(4)
+
+
+class MaskOfHalves(Plain):
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "action_mask": Box(0, 1, (2,))})
+
+    def observe(self):
+        return {"observation": super().observe(), "action_mask": [1, 0.5 if self.t == 2 else 0]}
+
+
+class GoalBesideMask(Plain):
+    """A part beside state and mask, which would not be read."""
+
+    observation_space = Dict({name: MultiBinary(2) for name in ("observation", "action_mask", "goal")})
+
+
+class CommandsForNumbers(Plain):
+    """Commands beside actions that are none of them."""
+
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "commands": Text(20)})
+    action_space = Box(-1, 1, (2,))
+
+
+class Commanded(Plain):
+    """Admissible commands beside numbers."""
+
+    observation_space = Dict({"observation": Box(-1, 1, (3,)), "commands": Text(20, charset="gosty\n")})
+    action_space = Discrete(5)
+
+    def observe(self):
+        return {"observation": super().observe(), "commands": "go\nstay" if self.t % 2 else "go"}
+
+    def reward(self, action):
+        return float(action < (1 if self.t % 2 else 2))
+
+
+class ForbiddenRaises(MaskedFactors):
+    """An action that its state does not admit is an error."""
+
+    def step(self, action):
+        before, _ = self.t, self.observe()
+        result = super().step(action)
+        if result[1] != 1.0:
+            raise ValueError(f"{action} is illegal in step {before}")
+        return result
+
+
+class ForbiddenDoorRaises(Plain):
+    action_space = Discrete(3, start=4)
+
+    def info(self):
+        return {"action_mask": np.array([self.t % 2, 1, 0], np.int8)}
+
+    def step(self, action):
+        if not self.info()["action_mask"][action - 4]:
+            raise ValueError(f"{action} is illegal")
+        return super().step(action)
+
+
 class NothingToMask(Factored):
     """Masks of their own meaning, where there is nothing to choose."""
 
@@ -693,6 +863,41 @@ class Prints(Plain):
 class NoRenderMode(Plain):
     def __init__(self):
         pass
+
+
+class OnePort(Plain):
+    """A simulator of which there can be one at a time."""
+
+    running = 0
+
+    def __init__(self, render_mode=None):
+        if OnePort.running:
+            raise RuntimeError("port 5005 is in use")
+        OnePort.running += 1
+
+    def close(self):
+        OnePort.running -= 1
+
+
+class SecondNotReady(Plain):
+    """The second of all to be made fails in its reset; actions are masked."""
+
+    action_space, made = Discrete(3), 0
+
+    def __init__(self, render_mode=None):
+        SecondNotReady.made += 1
+        self.number = SecondNotReady.made
+
+    def reset(self, *, seed=None, options=None):
+        if self.number == 2:
+            raise OSError("not ready yet")
+        return super().reset(seed=seed)
+
+    def info(self):
+        return {"action_mask": np.array([1, 0, 1], np.int8)}
+
+    def reward(self, action):
+        return float(action != 1)
 
 
 class ExitsInStep(Plain):

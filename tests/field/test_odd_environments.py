@@ -71,6 +71,7 @@ def expected_of(name):
         "NestedSpace": [(f"step {t}", [t / 10, 0, 1, t % 2, t, t - 4, t]) for t in steps],
     }
     flat_ones = {"TupleSpace": float, "DictSpace": float, "NestedSpace": [("task.words", "U20"), ("numbers", float, 7)]}
+    name = "DictSpace" if name in ("SameParts", "InfoBesideParts", "GrowingParts") else name
     kind = flat_ones.get(name)
     return np.array(own.get(name, [[t / 10, -t / 10, 0] for t in steps]), kind)
 
@@ -79,12 +80,13 @@ READ_RIGHT = """
 Plain Buffer SharedBuffer ListObservation DoublePrecision OutOfBounds StateNumber Booleans BooleanTable Counts Image
 HalfSuccess IntegerReward BooleanReward ArrayReward TableReward NumpyEnds IntegerEnds NoInfo InfoShapes
 StartsAtTen OneNumber Table Switches NoBounds ChangesActions AnyArguments Prints NoRenderMode ListsForTuples
-CloseExits ManyStates TupleSpace DictSpace NestedSpace
+CloseExits ManyStates TupleSpace DictSpace NestedSpace SameParts InfoBesideParts GrowingParts
 """
 TRAINED = """
 Buffer Booleans BooleanTable Counts Image TableReward IntegerEnds NoInfo InfoShapes StartsAtTen OneNumber Table Switches
 NoBounds ChangesActions NothingAllowedAtTheEnd TupleSpace DictSpace NestedSpace Camera SeveralActions SeveralFromFive
 SeveralSwitches NestedActions TupleActions MaskedFactors FlatMask MaskInObservation ChangesParts
+SameParts InfoBesideParts GrowingParts ForbiddenRaises ForbiddenDoorRaises SecondNotReady
 """
 
 
@@ -122,7 +124,15 @@ REFUSED = {
     "GraphInside": 'its observations have a Graph space as "map", which bitrl does not read',
     "TupleTooShort": r"in step 2 .*: observation: expected a tuple of 2 parts, got \[",
     "KeyGone": "in step 3 .*: observation: expected the keys 'battery', 'place', 'place' is missing",
+    "PartOfAnotherShape": r"in step 2 .*: observation\['my arm'\]\[1\]\['closed'\]: expected shape \(2,\)",
+    "PartOfFractions": r"in step 3 .*: observation\['numbers'\]: 0\.5 does not fit the space's dtype, int64",
+    "NanInside": r"in step 3 .*: observation\['my arm'\]\[0\]: expected finite numbers, got nan as number 1 counted",
+    "SurrogateInside": r"in step 1 .*: observation\['task'\]\['words'\]: .* half of a surrogate pair, which is",
+    "SurrogateKey": r"its observation_space has the key '\\ud800': call its parts by other strings",
+    "NarrowCounts": r"its observation_space is MultiDiscrete.*, whose dtype, uint8, has no 299: give it dtype=np.int64",
+    "TooLargeNumbers": r"1e\+39 as x0 is beyond float32, in which vectors are written",
     "EmptyDict": "its observation_space is an empty Dict",
+    "DeepParts": r"has parts in parts, 100 levels deep: nest them less deeply",
     "EmptyPart": r"its observation_space\['more'\] is an empty Tuple",
     "NumberedKeys": "its observation_space has the key 0: call its parts by other strings",
     "NamedAlike": 'two parts of its observations are called "a.1"',
@@ -141,6 +151,12 @@ REFUSED = {
     "MaskOfOneFactor": r"in reset\(\): info\[\"action_mask\"\]\['keys'\]: expected 2 \+ 4 of 0 or 1, got \(\[0, 1\],\)",
     "MaskForbidsAFactor": r"in step 2 .*: its action_mask forbids every value of \['keys'\], number 1",
     "MaskInObservationTooShort": r'an "action_mask" of MultiBinary\(2\): expected a MultiBinary\(5\)',
+    "MaskOfUnknownPart": "expected masks of 'gear', 'keys', 'lamps', 'push', got one of 'gaer'",
+    "MaskOfThreeParts": r"in reset\(\): info\[\"action_mask\"\]: expected a mask for each of 2 parts, got 3",
+    "MaskOfThreeInObservation": r'an "action_mask" of MultiBinary\(3\): expected a MultiBinary\(4\)',
+    "MaskOfHalves": r"in step 2 .*: observation\['action_mask'\]: expected 0 or 1 for each action, got \[1\.0, 0\.5\]",
+    "GoalBesideMask": "the keys 'action_mask', 'goal', 'observation': expected \"observation\", .* put all else into",
+    "CommandsForNumbers": "the texts of its admissible commands, of which a Discrete action is one: rename one",
     "TooManyValues": "actions have 1,000,000,002 values in all, too many .* expected at most 1,000,000",
     "TextInside": r"its action_space\['say'\] is a Text space: actions of several parts are made of Box, Discrete",
     "NoActions": "its action_space is an empty Dict",
@@ -206,6 +222,27 @@ def test_a_mask_where_there_is_nothing_to_choose_is_no_mask(tmp_path):
     assert agent.act(agent.example)["push"].shape == (2,)
 
 
+def test_a_mask_of_another_length_is_said_to_be_left_out(tmp_path, capfd):
+    assert train("MaskOfThree", tmp_path / "run")["eval"]["mean_return"] == 4.0
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "action_mask" in line]
+    assert (
+        "is left out, and every action counts as admissible: expected 0 or 1 for each of 4 actions, got shape (3,)"
+        in line
+    )
+
+
+def test_a_simulator_of_which_there_can_be_one_is_trained_and_evaluated_one_at_a_time(tmp_path):
+    assert train("OnePort", tmp_path / "run", **{"run.num_envs": 1})["eval"]["episodes"] == 2
+    with pytest.raises(BitrlError, match="OnePort-v0 cannot be made: RuntimeError: port 5005 is in use"):
+        train("OnePort", tmp_path / "two")
+
+
+def test_commands_beside_numbers_need_something_that_reads_them(tmp_path):
+    with pytest.raises(BitrlError, match=r'serializer "vector" writes no commands.*use --serializer hash'):
+        train("Commanded", tmp_path / "run")
+    assert train("Commanded", tmp_path / "run", **{"run.serializer": "hash"})["eval"]["mean_return"] == 4.0
+
+
 def test_images_are_refused_as_texts_and_read_as_numbers():
     env = "odd_environments:Camera-v0"
     for name in ("json", "natural", "compact", "bins", "codes", "template", "hash"):
@@ -225,8 +262,23 @@ def test_a_success_may_be_a_fraction(tmp_path):
 
 def test_every_one_is_tried():
     tried = {*READ_RIGHT.split(), *TRAINED.split(), *REFUSED, "CloseFails", "Endless", "NoGradientsForAll"}
-    tried |= {"Forks", "ForkRaises", "ClosesStreams", "Factored", "NothingToMask"}
+    tried |= {
+        "Forks",
+        "ForkRaises",
+        "ClosesStreams",
+        "Factored",
+        "NothingToMask",
+        "Commanded",
+        "MaskOfThree",
+        "OnePort",
+    }
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
+
+
+def test_every_one_is_listed_with_the_report_of_it():
+    listed = (Path(__file__).parent / "README.md").read_text()
+    kinds = {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
+    assert [name for name in kinds - {"Plain", "Factored"} if f"`{name}`" not in listed] == []
 
 
 def test_a_failing_close_is_one_warning(tmp_path, capfd):

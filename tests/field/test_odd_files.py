@@ -28,6 +28,7 @@ from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine, open_model
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_json
+from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.language_model import LanguageModel, encode_text
 from bitrl.plugins.backbones.tools.inspection import inspect
 
@@ -261,7 +262,7 @@ def test_nesting_and_keys_that_stand_twice() -> None:
             tokenizer_from_json(text, "tokenizer.json")
 
 
-def test_a_panic_of_the_library_is_an_error(tmp_path: Path) -> None:
+def test_a_panic_of_the_library_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Panics:
         def encode(self, text: str, add_special_tokens: bool) -> Any:
             raise type("PanicException", (BaseException,), {})("index out of bounds")
@@ -275,8 +276,23 @@ def test_a_panic_of_the_library_is_an_error(tmp_path: Path) -> None:
     whole = json.loads(path.read_text())
     whole["post_processor"]["special_tokens"] = {}
     path.write_text(json.dumps(whole))
+    capfd.readouterr()
     with pytest.raises(ModelFileError, match="broken tokenizer"):
         LanguageModel(LanguageModelOptions(model=str(tmp_path)), format="fp32")
+    assert capfd.readouterr().err == ""  # the one line is all
+
+
+def test_what_else_is_said_beside_a_panic_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    panic = b"\nthread '<unnamed>' (7) panicked at template.rs:563:61:\nno entry\n"
+    note = b"note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n"
+
+    def use() -> int:
+        os.write(2, b"before\n" + panic + note + b"after\n")
+        return 5
+
+    assert calmly(use, quietly=True) == 5
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "before\nafter\nlater\n"
 
 
 def test_usual_tokenizers_are_read() -> None:

@@ -82,14 +82,15 @@ def test_a_strict_umask_and_few_open_files_are_enough_for_many_environments(tmp_
 
 
 @pytest.mark.parametrize(
-    ("before", "cause"),
+    ("before", "more", "cause"),
     [
-        ("ulimit -v 300000", rb"out of memory: make room .*ulimit -v"),
-        ("ulimit -f 8", rb"cannot be written: File too large: choose another place with --out"),
+        ("ulimit -v 300000", "-o algo.hidden=4000,4000", rb"out of memory: make room .*ulimit -v"),
+        ("ulimit -v 300000", "-o algo.hidden=3000,3000", rb"out of memory: make room .*ulimit -v"),  # in the engine
+        ("ulimit -f 8", "", rb"cannot be written: File too large: choose another place with --out"),
     ],
 )
-def test_limits_that_are_too_low_are_named_in_one_line(before: str, cause: bytes, tmp_path) -> None:
-    done = bitrl(tmp_path, f"{RUN} --quiet", before=f"{before}; export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1")
+def test_limits_that_are_too_low_are_named_in_one_line(before: str, more: str, cause: bytes, tmp_path) -> None:
+    done = bitrl(tmp_path, f"{RUN} {more} --quiet", before=f"{before}; export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1")
     assert (done.returncode, done.stdout) == (1, b"")
     assert re.fullmatch(rb"Error: .*" + cause + rb".*\n", done.stderr), done.stderr
 

@@ -295,6 +295,40 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert stopped.value.signum == signal.SIGTERM  # its exit code, 143
 
 
+class SignalsInStep50(gymnasium.Env):
+    """Of random play before a run."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Discrete(2)
+    open, steps = 0, 0
+
+    def __init__(self):
+        SignalsInStep50.open += 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        SignalsInStep50.steps += 1
+        if SignalsInStep50.steps == 50:
+            signal.raise_signal(signal.SIGTERM)
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    def close(self):
+        SignalsInStep50.open -= 1
+
+
+def test_a_signal_before_the_run_closes_what_was_made(tmp_path, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("SignalsInStep50-v0", entry_point=SignalsInStep50)
+    monkeypatch.setitem(gymnasium.registry, "SignalsInStep50-v0", spec)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        bitrl.run("SignalsInStep50-v0", steps=128, out=tmp_path / "run", options=OPTIONS)
+    assert (stopped.value.signum, signal.getsignal(signal.SIGTERM)) == (signal.SIGTERM, before)
+    assert SignalsInStep50.open == 0
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

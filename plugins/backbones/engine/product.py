@@ -13,7 +13,7 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.files.gguf_handle import message
 
 _ERROR_BYTES = 256
-_LOCK = threading.Lock()  # one product at a time: autograd may work in a thread of its own
+LOCK = threading.Lock()  # one product at a time: autograd may work in a thread of its own
 
 
 def product(x: np.ndarray, weights: np.ndarray, format: str, threads: int) -> np.ndarray:
@@ -31,10 +31,10 @@ def product(x: np.ndarray, weights: np.ndarray, format: str, threads: int) -> np
             f"expected x [n, columns] and weights [rows, columns], got {list(x.shape)} and {list(weights.shape)}"
         )
     out, error = np.empty((len(x), len(weights)), np.float32), ffi.new("char[]", _ERROR_BYTES)
-    with _LOCK:
+    with LOCK:
         status = lib.bitrl_product(
             format.encode(), ffi.from_buffer("float[]", x), len(x), ffi.from_buffer("float[]", weights), *weights.shape,
-            _workers(threads), ffi.from_buffer("float[]", out, require_writable=True), error,
+            workers(threads), ffi.from_buffer("float[]", out, require_writable=True), error,
         )  # fmt: skip
     if status != lib.BITRL_OK:
         raise UsageError(message(error))
@@ -42,7 +42,7 @@ def product(x: np.ndarray, weights: np.ndarray, format: str, threads: int) -> np
 
 
 @cache
-def _workers(threads: int) -> Any:
+def workers(threads: int) -> Any:
     """Threads that wait for the next product: starting them anew would take longer than a small one."""
     opened, error = ffi.new("bitrl_threads **"), ffi.new("char[]", _ERROR_BYTES)
     if lib.bitrl_threads_open(threads, opened, error) != lib.BITRL_OK:

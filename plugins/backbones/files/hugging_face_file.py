@@ -193,9 +193,12 @@ class HuggingFaceFile:
         def encode(text: str, whole: bool) -> list[int]:
             return list(self.tokenizer.encode(text, add_special_tokens=whole).ids)
 
+        def encoded() -> tuple[list[int], list[int]]:
+            text = next((text for text in ("a", "0", " ") if encode(text, False)), "a")
+            return encode(text, False), encode(text, True)
+
         try:
-            text = next((text for text in ("a", "0", " ") if calmly(lambda: encode(text, False))), "a")  # noqa: B023
-            bare, whole = calmly(lambda: encode(text, False)), calmly(lambda: encode(text, True))
+            bare, whole = calmly(encoded, quietly=True)
         except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
             raise ModelFileError(self.path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
         at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)

@@ -146,7 +146,7 @@ def tokenizer_from_json(text: str, path: str) -> Tokenizer:
     """
     check_tokenizer_json(text, path)
     try:
-        tokenizer = calmly(lambda: Tokenizer.from_str(text))
+        tokenizer = calmly(lambda: Tokenizer.from_str(text), quietly=True)
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
         raise ModelFileError(path, f"has a broken tokenizer.json: {str(error)[:120]}") from None
     tokenizer.no_truncation()
@@ -232,7 +232,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
                 raise ValueError(f"the vocabulary has {len(tokens)} tokens but {np.size(values)} {name}")
         if model == "llama":
             prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
-            return calmly(lambda: build_sentencepiece(tokens, scores, types, prefix))  # type: ignore[arg-type]  # it looks for itself
+            return calmly(lambda: build_sentencepiece(tokens, scores, types, prefix), quietly=True)  # type: ignore[arg-type]  # it looks for itself
         if not _is_strings(merges):
             raise ModelFileError(path, "has no usable vocabulary (tokenizer.ggml.merges)")
         pre = cutting(metadata)
@@ -242,7 +242,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: str) -> Tokenizer
                 path, f"cuts text in a way not known here (tokenizer.ggml.pre = {_quoted(pre)}); known: {known}"
             )
         phrases = set() if types is None else {tokens[i] for i in np.flatnonzero(types == _USER_DEFINED)}
-        return calmly(lambda: build_tokenizer(tokens, merges, pre, phrases))
+        return calmly(lambda: build_tokenizer(tokens, merges, pre, phrases), quietly=True)
     except ModelFileError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong

@@ -9,9 +9,12 @@ known before any text is read. Does not know what the steps do to a text otherwi
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from bitrl.core.terminal import held_stderr
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 
 MOST_BYTES = 64 << 20
@@ -36,6 +39,7 @@ STEPS = {
 """The kinds of steps read, by the part of the file that they belong to."""
 _PARTS_OF_SEQUENCES = ("normalizers", "pretokenizers", "processors", "decoders")
 _PANIC = "PanicException"
+_PANIC_TEXT = re.compile(rb"\n?thread '[^\n]* panicked at .*?(?:\nnote: [^\n]*\n|\Z)", re.DOTALL)
 
 T = TypeVar("T")
 
@@ -55,14 +59,23 @@ def check_tokenizer_json(text: str, path: str) -> None:
         raise ModelFileError(path, f"has a broken tokenizer.json: {problem}")
 
 
-def calmly(use: Callable[[], T]) -> T:
-    """use(), with a panic of the Rust library, which is a BaseException, as a ValueError."""
+def calmly(use: Callable[[], T], quietly: bool = False) -> T:
+    """use(), with a panic of the Rust library, which is a BaseException, as a ValueError; `quietly` without the many
+    lines that the library itself says of it on stderr, which takes longer than reading a text.
+    """
     try:
-        return use()
+        if not quietly:
+            return use()
+        with held_stderr(_without_panics):
+            return use()
     except BaseException as error:
         if type(error).__name__ == _PANIC:
             raise ValueError(f"the tokenizers library gave up: {' '.join(str(error).split())[:120]}") from None
         raise
+
+
+def _without_panics(text: bytes) -> bytes:
+    return text if os.environ.get("BITRL_DEBUG", "0") not in ("", "0") else _PANIC_TEXT.sub(b"", text)
 
 
 def _problem(whole: Any) -> str | None:

@@ -16,6 +16,7 @@ import numpy as np
 from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.environments import crashes
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.random_play import RANDOM_PLAY, random_policy
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field
 from bitrl.core.runs.parts import Parts
@@ -114,8 +115,12 @@ def probe(
     if "field" in poolings and any(len(number_ends(text)) != len(fields) for text in texts):
         notes.append(f"pooling field is left out: not every text holds {len(fields)} numbers")
         poolings = [pooling for pooling in poolings if pooling != "field"]
+    longest, context = max(backbone.token_counts(texts)), backbone.engine.context
+    if longest > context:
+        notes.append(f"texts have up to {longest} tokens, and the model reads {context}: read them in chunks")
+        poolings = []
     features: dict[str, list[np.ndarray]] = {pooling: [] for pooling in poolings}
-    for start in range(0, count, 64):
+    for start in range(0, count if poolings else 0, 64):
         for pooling, rows in backbone.pooled_blocks(texts[start : start + 64], poolings, len(fields)).items():
             features[pooling].append(rows)
         tell(min(start + 64, count))
@@ -131,15 +136,28 @@ def probe(
     return Reading(*names, kind, statistics.fmean(lengths), constant, notes, found)
 
 
-def draw(environment: Environment, fields: Sequence[Field], kind: str, count: int, seed: int) -> np.ndarray:
-    """States float32 [count, k], uniform in the bounds or visited by a random policy in consecutive episodes.
+def draw(
+    environment: Environment,
+    fields: Sequence[Field],
+    kind: str,
+    count: int,
+    seed: int,
+    tell: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """States [count, k], uniform in the bounds or visited by a random policy in consecutive episodes.
 
     The last quarter of the latter are from episodes of their own, so that no episode is in both the fit and the test.
+    `tell` is called with the number of states visited.
     """
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(2)]
     if kind == "random":
-        parts = (3 * count // 4, count - 3 * count // 4)
-        return np.concatenate([_visited(environment, n, s) for n, s in zip(parts, seeds, strict=True)])
+        first = 3 * count // 4
+        return np.concatenate(
+            [
+                _visited(environment, first, seeds[0], tell),
+                _visited(environment, count - first, seeds[1], lambda done: tell(first + done)),
+            ]
+        )
     rng = np.random.default_rng(seeds[0])
     low = np.array([-UNBOUNDED if field.low is None else field.low for field in fields])
     high = np.array([UNBOUNDED if field.high is None else field.high for field in fields])
@@ -148,16 +166,18 @@ def draw(environment: Environment, fields: Sequence[Field], kind: str, count: in
     return rng.uniform(low, high, (count, len(fields))).astype(np.float32)
 
 
-def _visited(environment: Environment, count: int, seed: int) -> np.ndarray:
-    env = crashes.reporting(environment.make, environment.id)()
+def _visited(environment: Environment, count: int, seed: int, tell: Callable[[int], None]) -> np.ndarray:
     parts = environment.observation_spec().parts
+    env = crashes.reporting(environment.make, environment.id, RANDOM_PLAY)()
     try:
         env.action_space.seed(seed)
+        act = random_policy(env)
         states: list[np.ndarray] = []
         observation, _ = env.reset(seed=seed)
         while len(states) < count:
-            states.append(numbers_of(observation, parts).astype(np.float32))
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            states.append(numbers_of(observation, parts))
+            tell(len(states))
+            observation, _, terminated, truncated, _ = env.step(act(observation))
             if terminated or truncated:
                 observation, _ = env.reset()
     finally:

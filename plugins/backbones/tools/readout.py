@@ -1,8 +1,9 @@
 """Which readout of a language model keeps the numbers of an environment's states, and costs the least.
 
-A readout is how many blocks run, what is pooled, and what that is projected to. Candidates are measured in the order of
-their cost, by ridge regression on states of random play (probe.py), which says whether a linear map of the features
-still has each number. Everything is fixed, the states too: the same environment, texts and model give the same readout.
+A readout is how many blocks run, what is pooled, what that is projected to, and whether texts are read in chunks.
+Candidates are measured in the order of their cost, by ridge regression on states of random play (probe.py), which says
+whether a linear map of the features still has each number. Everything is fixed, the states too: the same environment,
+texts and model give the same readout.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -18,18 +20,39 @@ import numpy as np
 
 from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.config import Config
+from bitrl.core.environments import crashes
+from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.random_play import RANDOM_PLAY, random_policy
+from bitrl.core.errors import RunFailed
+from bitrl.core.runs.display import display
 from bitrl.core.runs.parts import build
+from bitrl.core.runs.state_recorder import numbers_of
+from bitrl.core.wording import setting
 from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
 
-ENOUGH = 0.98
-"""R² that every number which varies must have."""
-STATES, FEWEST, SECONDS = 4000, 400, 10.0
+ENOUGH, MEAN, LEAST = 0.98, 0.99, 0.95
+"""R² that every number which varies must have; or else their mean, and the worst of them."""
+STATES, FEWEST, SECONDS = 4000, 400, 30.0
 """Of random play, of which a quarter is for judging: as many as these seconds allow, within these bounds."""
+EPISODES, STRIDE, STRETCH = 40, 10, 25
+"""Episodes that they are taken from, evenly, where every tenth state is enough for that, and the length of stretches of
+which every fourth is for judging: what a few long episodes saw says little of what another will see.
+"""
+RARE = 0.01
+"""A number that is the same in all but this share of the states is not judged: too few are left to judge by."""
 TOKENS = 400_000
-"""Read of them at most by one candidate."""
-UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None}
+"""Read of them at most by one candidate that reads a text as a whole."""
+WIDE, CHUNK = 32, 8
+"""Texts of more numbers are read in chunks of so many, by one block."""
+WIDEST, A_NUMBER = 8, 16
+"""Times the width of the model to which states are projected at most, unless that is less than so many features a
+number.
+"""
+AT_ONCE = 256
+"""Texts whose numbers' states are held together."""
+UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None, "chunk": None}
 
 
 @attrs.frozen
@@ -45,16 +68,18 @@ class MeasuredReadout:
     worst: str
     least: float
     states: int = attrs.field(repr=False)
+    chunk: int | None = None
 
     @property
     def enough(self) -> bool:
         """Whether every number is kept."""
-        return self.least >= ENOUGH
+        return self.least >= ENOUGH or (self.mean >= MEAN and self.least >= LEAST)
 
     def __str__(self) -> str:
         blocks = f"{self.layers} block{'s' if self.layers > 1 else ''}"
         to = "" if self.projection is None else f", projection {self.projection}"
-        return f"{blocks}, pooling {self.pooling}{to}: R² {self.mean:.3f}, worst {self.least:.3f} ({self.worst})"
+        cut = "" if self.chunk is None else f" in chunks of {self.chunk}"
+        return f"{blocks}, pooling {self.pooling}{cut}{to}: R² {self.mean:.3f}, worst {self.least:.3f} ({self.worst})"
 
 
 def choose(config: Config, part: str) -> tuple[Any, str] | None:
@@ -68,16 +93,20 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     if not leaves_choice(options):
         return None
     measured: list[MeasuredReadout] = []
-    for each in readouts(config, part):
-        measured.append(each)
-        if each.enough:
-            break
+    try:
+        for each in readouts(config, part):
+            measured.append(each)
+            if each.enough:
+                break
+    except RunFailed as error:
+        instead = setting(f"{part}.readout", "set")
+        raise RunFailed(f"{error}: mend that, or choose no readout by it: {instead}") from error
     if not measured:
         return None
     best = best_of(measured)
     line = f"readout of {config.run.env} by {best.states:,} states of random play: {best}"
     if not best.enough:
-        line += f"; no readout keeps every number at {ENOUGH}"
+        line += f"; no readout keeps every number at {ENOUGH}, or at {LEAST} with a mean of {MEAN}"
     chosen = {name: getattr(best, name) for name in UNSET}
     return attrs.evolve(options, **chosen), line
 
@@ -97,7 +126,8 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     no numbers that vary, or more than numbers, or several states are read together.
 
     Where a text holds all numbers, "field" is the only pooling tried: it keeps more than the mean, and costs less,
-    since the last block computes the numbers' ends alone.
+    since the last block computes the numbers' ends alone. Commands are read by the same backbone, and have none. Wide
+    texts, and those that the model's context does not hold, are read in chunks.
     """
     from bitrl.plugins.backbones.tools.probe import draw, scores  # not by runs that leave nothing to choose
 
@@ -112,23 +142,30 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
         serializer = serializer.serializer
     own = parts.reader.backbone if part == "backbone" else parts.reader.critic or parts.reader.backbone
     assert isinstance(own, LanguageModel)
-    began = time.perf_counter()
-    some = draw(parts.environment, fields, "random", FEWEST // 4, 0)
-    count = SECONDS * len(some) / max(time.perf_counter() - began, 1e-9)
-    length = statistics.fmean(own.token_counts(serializer.batch(some)))
-    states = draw(parts.environment, fields, "random", int(max(FEWEST, min(count, TOKENS / length, STATES))), 0)
+    with display(transient=True) as shown:
+        show = partial(shown.show, "random play", unit="states", tenths=False)
+        few = draw(parts.environment, fields, "random", FEWEST // 4, 0, partial(show, total=FEWEST))
+        some = list(serializer.batch(few))
+        counts = own.token_counts(some)
+        located = not spec.commands and all(len(number_ends(text)) == len(fields) for text in some)
+        wide = len(fields) > WIDE or max(counts) > own.engine.context
+        chunk = CHUNK if located and wide and own.options.lora_rank is None else None
+        most = STATES if chunk else int(max(FEWEST, min(TOKENS / statistics.fmean(counts), STATES)))
+        states = played(parts.environment, most, partial(show, total=most))
+    judged = often(states)
     texts = list(serializer.batch(states))
-    pooling = "field" if all(len(number_ends(text)) == len(fields) for text in texts) else "mean"
-    read, blocks, before = len(fields) if pooling == "field" else 1, own.engine.blocks, -math.inf
+    located = located and all(len(number_ends(text)) == len(fields) for text in texts)
+    pooling, cut = ("field", chunk) if located else ("mean", None)
+    read, blocks, before = len(fields) if located else 1, own.engine.blocks, -math.inf
     width, format, options = own.engine.width, own.engine.format, own.options
     del parts, own  # one model in memory at a time
-    for layers in sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
-        features, measured = _features(options, format, layers, pooling, texts, read), []
-        for projection, projected in _projections(features, width, read):
-            found, _ = scores({pooling: projected[:, None]}, states, [field.name for field in fields])
+    for layers in [1] if chunk else sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
+        measured = []
+        for projection, features in _features(options, width, format, layers, pooling, cut, texts, read):
+            found, _ = scores({pooling: features[:, None]}, states[:, judged], [fields[index].name for index in judged])
             for score in found:
                 figures = score.mean, score.worst, score.fields[score.worst]
-                measured.append(MeasuredReadout(layers, pooling, projection, *figures, len(states)))
+                measured.append(MeasuredReadout(layers, pooling, projection, *figures, len(states), chunk))
                 yield measured[-1]
         best = max((each.least for each in measured), default=-math.inf)
         if best <= before:
@@ -136,22 +173,68 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
         before = best
 
 
+def played(environment: Environment, most: int, tell: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """At most `most` states [n, k] of random play, evenly from enough episodes, those for judging last. `tell` is
+    called with how many of them are visited.
+    """
+    env = crashes.reporting(environment.make, environment.id, RANDOM_PLAY)()
+    parts, episodes, began = environment.observation_spec().parts, 0, time.perf_counter()
+    states: list[np.ndarray] = []
+    try:
+        env.action_space.seed(0)
+        act = random_policy(env)
+        observation, _ = env.reset(seed=0)
+        while len(states) < most or (episodes < EPISODES and len(states) < STRIDE * most):
+            states.append(numbers_of(observation, parts))
+            if len(states) <= most:
+                tell(len(states))
+            observation, _, terminated, truncated, _ = env.step(act(observation))
+            if terminated or truncated:
+                observation, _ = env.reset()
+                episodes += 1
+            if len(states) >= FEWEST and time.perf_counter() - began > SECONDS:
+                break
+    finally:
+        env.close()
+    evenly = np.linspace(0, len(states) - 1, min(most, len(states))).round().astype(int)
+    judge = np.arange(len(evenly)) // STRETCH % 4 == 3
+    return np.array([states[index] for index in (*evenly[~judge], *evenly[judge])])
+
+
+def often(states: np.ndarray) -> list[int]:
+    """Of states [n, k], the numbers that vary often enough to be judged; all, where none does."""
+    others = [len(states) - np.unique(values, return_counts=True)[1].max() for values in states.T]
+    return [index for index, count in enumerate(others) if count >= RARE * len(states)] or list(range(len(others)))
+
+
 def _features(
-    own: Any, format: str, layers: int, pooling: str, texts: list[str], count: int
-) -> np.ndarray:  # `own` are LanguageModelOptions: type checkers do not see that it is an attrs class
-    """float32 [n, width], of "field" [n, count * width]."""
-    options = attrs.evolve(own, layers=layers, pooling=pooling, lora_rank=None, cache_mb=0)
-    return LanguageModel(options, count, format).encode(texts)
-
-
-def _projections(features: np.ndarray, width: int, fields: int) -> Iterator[tuple[int | None, np.ndarray]]:
-    """Widths to project to, and the features projected: of several fields, that of one state and twice that."""
+    own: Any, width: int, format: str, layers: int, pooling: str, chunk: int | None, texts: list[str], fields: int
+) -> Iterator[tuple[int | None, np.ndarray]]:
+    """Widths to project to, and features float32 [n, width]: of several fields, that of one state, twice that, and so
+    on.
+    """
+    # `own` are LanguageModelOptions: type checkers do not see that it is an attrs class
+    options = attrs.evolve(own, layers=layers, pooling=pooling, chunk=chunk, lora_rank=None, cache_mb=0)
+    reader = LanguageModel(options, fields, format)
     if fields < 2:
-        yield None, features
+        yield None, reader.encode(texts)
         return
-    for columns in (width, 2 * width):
-        sketch = count_sketch(fields, width, columns).reshape(fields, width)
-        projected = np.zeros((len(features), columns), np.float32)
-        for states, to in zip(np.split(features, fields, axis=1), sketch, strict=True):
-            projected[:, np.where(to < 0, -1 - to, to)] += np.where(to < 0, -states, states)  # no two to one feature
-        yield columns, projected
+    widths = [width]
+    while widths[-1] < max(WIDEST * width, A_NUMBER * fields) and 2 * widths[-1] <= 3 * len(texts) // 4:
+        widths.append(2 * widths[-1])  # not more features than states to fit to
+    parts: dict[int, list[np.ndarray]] = {columns: [] for columns in widths}
+    for start in range(0, len(texts), AT_ONCE):
+        states = reader.encode(texts[start : start + AT_ONCE])
+        for columns in widths:
+            parts[columns].append(projected(states, width, fields, columns))
+    for columns, rows in parts.items():
+        yield columns, np.concatenate(rows)
+
+
+def projected(features: np.ndarray, width: int, fields: int, columns: int) -> np.ndarray:
+    """Features of `fields` states [n, fields * width] as the engine projects them, float32 [n, columns]."""
+    sketch = count_sketch(fields, width, columns).reshape(fields, width)
+    out = np.zeros((len(features), columns), np.float32)
+    for states, to in zip(np.split(features, fields, axis=1), sketch, strict=True):
+        out[:, np.where(to < 0, -1 - to, to)] += np.where(to < 0, -states, states)  # no two to one feature
+    return out

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+_LARGE = 1e150
+"""Numbers beyond this, or below its inverse, have squares that float64 does not hold."""
+
 
 def r_squared(features: np.ndarray, targets: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
     """R² [k] of ridge regression from features [n, d] to targets [n, k], on the last quarter of the rows.
@@ -14,6 +17,8 @@ def r_squared(features: np.ndarray, targets: np.ndarray, ridge: float = 1e-3) ->
     train = slice(0, 3 * len(features) // 4)
     test = slice(train.stop, None)
     x, y = features.astype(np.float64), targets.astype(np.float64)
+    largest = np.abs(y).max(axis=0)
+    y = y / np.where((largest > _LARGE) | (largest < 1 / _LARGE), largest, 1)
     x = (x - x[train].mean(axis=0)) / (x[train].std(axis=0) + 1e-8)
     y = (y - y[train].mean(axis=0)) / y[train].std(axis=0)
     rows, columns = x[train].shape

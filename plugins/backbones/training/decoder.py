@@ -15,11 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitrl.plugins.backbones.engine import steps
+from bitrl.plugins.backbones.training.attention import attention, unseen_from
 from bitrl.plugins.backbones.training.products import (
     FrozenMatrix,
+    as_in_engine,
     head_format,
     normed_products,
+    product_as_in_engine,
+    product_input,
     rms_norm,
+    silu_gate,
 )
 
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -115,14 +121,21 @@ def gated(gate_up: Tensor, activation: str) -> Tensor:
     """[..., 2F], gate beside up → activation(gate) · up [..., F]."""
     if activation == "relu2":
         return squared_relu_gate(gate_up)
+    if activation == "silu":
+        return silu_gate(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
-    return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+    return F.gelu(gate, approximate="tanh") * up
 
 
 def rotary_table(
     theta: float, head_dim: int, length: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [length, head_dim / 2] of the rotary embedding; angles in float64, as angles should be."""
+    """Cosines and sines [length, head_dim / 2] of the rotary embedding; angles in float64, as angles should be, and of
+    that type the engine's.
+    """
+    if dtype == torch.float64 and device.type == "cpu":
+        cos, sin = map(torch.from_numpy, steps.angles(theta, length, head_dim))
+        return cos, sin
     half = head_dim // 2
     rates = theta ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
     angles = torch.arange(length, dtype=torch.float64, device=device)[:, None] * rates
@@ -157,44 +170,83 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int = 0) -> Tensor:
-    """Softmax attention, [B, heads, T, head_dim] each; of a `window` of tokens, the token itself included (0: all).
-
-    For texts this short, plain products beat the fused kernel.
-    """
-    length = q.shape[-2]
-    unseen = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
-    if window:
-        unseen += torch.full_like(unseen, float("-inf")).tril_(-window)
-    scores = q @ k.transpose(-2, -1) * scale + unseen
-    return scores.softmax(dim=-1) @ v
-
-
 @attrs.frozen
 class Part:
-    """Texts [batch, length] that are attended to together, with the rotary tables of that length: of all blocks, and of
-    local ones.
+    """Texts [B, T] that are attended to together, with the rotary tables of their positions and what no token sees
+    (`unseen`): of all blocks, and of local ones.
+
+    Attributes:
+        begins: how many tokens of the part before each text follows, int64 [B].
+        lengths: how many tokens each has, int64 [B].
+        places: where each of the part's tokens stands among B · T; None: there is one at each place.
+        follows: which texts of the part before each text goes on with, int64 [B]; None: with none.
     """
 
     batch: int
     length: int
     rotation: tuple[Tensor, Tensor]
     local_rotation: tuple[Tensor, Tensor]
+    unseen: Tensor
+    local_unseen: Tensor
+    begins: Tensor
+    lengths: Tensor
+    places: Tensor | None = None
+    follows: Tensor | None = None
 
     @property
     def tokens(self) -> int:
-        """How many there are, padding included."""
-        return self.batch * self.length
+        """How many there are, padding included unless they have places."""
+        return self.batch * self.length if self.places is None else len(self.places)
 
 
 def part_of(tokens: Tensor, shape: DecoderShape, dtype: torch.dtype) -> Part:
-    """What attention needs to know of tokens [B, T]."""
+    """What attention needs to know of tokens [B, T], padded on the right."""
     batch, length = tokens.shape
     rotation = rotary_table(shape.theta, shape.head_dim, length, tokens.device, dtype)
     local = rotation
     if shape.local:
         local = rotary_table(shape.local_theta, shape.head_dim, length, tokens.device, dtype)
-    return Part(batch, length, rotation, local)
+    positions = torch.arange(length, device=tokens.device)
+    hidden, hidden_to_local = unseen_in(positions, positions, shape, dtype)
+    begins = torch.zeros(batch, dtype=torch.int64, device=tokens.device)
+    return Part(batch, length, rotation, local, hidden, hidden_to_local, begins, torch.full_like(begins, length))
+
+
+def unseen_in(queries: Tensor, keys: Tensor, shape: DecoderShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`unseen_from` of all blocks, and of local ones."""
+    hidden = unseen_from(queries, keys, 0, dtype)
+    return hidden, unseen_from(queries, keys, shape.window, dtype) if shape.local else hidden
+
+
+def parts_after(
+    prompts: Sequence[Tensor], texts: Sequence[Tensor], follows: Tensor, shape: DecoderShape, dtype: torch.dtype
+) -> list[Part]:
+    """A part of prompts, and one of the texts that follow them; of tokens one after another, without padding."""
+    whole = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
+    lengths = torch.tensor([len(each) for each in prompts], device=follows.device)
+    first = attrs.evolve(part_of(whole, shape, dtype), lengths=lengths, places=places_of(prompts))
+    if not any(map(len, texts)):
+        return [first]
+    begins, lengths = lengths[follows], torch.tensor([len(each) for each in texts], device=follows.device)
+    length = int(lengths.max())
+    longest = part_of(torch.empty(1, first.length + length, device=follows.device), shape, dtype)
+    own = begins[:, None] + torch.arange(length, device=follows.device)
+    before = torch.arange(first.length, device=follows.device).expand(len(texts), -1)
+    keys = torch.cat([before.where(before < begins[:, None], 1 << 40), own], dim=1)  # padding comes after everything
+    rotation, local = (
+        (cos[own][:, None], sin[own][:, None]) for cos, sin in (longest.rotation, longest.local_rotation)
+    )
+    hidden, hidden_to_local = unseen_in(own, keys, shape, dtype)
+    places = places_of(texts)
+    return [
+        first, Part(len(texts), length, rotation, local, hidden, hidden_to_local, begins, lengths, places, follows)
+    ]  # fmt: skip
+
+
+def places_of(texts: Sequence[Tensor]) -> Tensor:
+    """Where the tokens of texts stand, int64 [N], when these are padded on the right."""
+    length = max(map(len, texts))
+    return torch.cat([row * length + torch.arange(len(each), device=each.device) for row, each in enumerate(texts)])
 
 
 class After(NamedTuple):
@@ -260,14 +312,21 @@ class Block(nn.Module):
     def attended(self, x: Tensor, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
         """x [N, width] → what attn_output reads [N, heads · head_dim], and queries, keys and values side by side."""
         qkv = self.products(x, "attn_norm", "attn_q", "attn_k", "attn_v")
-        mixed = [
-            self.attend(each, part) for each, part in zip(qkv.split([p.tokens for p in parts]), parts, strict=True)
-        ]
+        mixed, before = [], None
+        for each, part in zip(qkv.split([part.tokens for part in parts]), parts, strict=True):
+            found, before = self.attend(each, part, before)
+            mixed.append(found)
         return torch.cat(mixed), qkv
 
-    def attend(self, qkv: Tensor, part: Part) -> Tensor:
-        """Queries, keys and values of one part [B * T, ...] → what they attend to [B * T, heads * head_dim]."""
+    def attend(
+        self, qkv: Tensor, part: Part, before: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Queries, keys and values of one part [tokens, ...] → what they attend to [tokens, heads · head_dim], and the
+        part's keys and values [B, kv_heads, T, head_dim]. `before` has those of the part that it follows.
+        """
         shape = self.shape
+        if part.places is not None:
+            qkv = qkv.new_zeros(part.batch * part.length, qkv.shape[1]).index_copy(0, part.places, qkv)
         heads = qkv.view(part.batch, part.length, -1, shape.head_dim).transpose(1, 2)
         qk, v = heads.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=1)
         if shape.head_norms:
@@ -275,10 +334,15 @@ class Block(nn.Module):
             qk = torch.cat([rms_norm(q, self.attn_q_norm, shape.eps), rms_norm(k, self.attn_k_norm, shape.eps)], dim=1)
         rotation = part.local_rotation if self.local else part.rotation
         q, k = rotate(qk, *rotation).split([shape.heads, shape.kv_heads], dim=1)
-        groups = shape.heads // shape.kv_heads
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        mixed = causal_attention(q, k, v, shape.attention_scale, shape.window if self.local else 0)
-        return mixed.transpose(1, 2).reshape(part.tokens, -1)
+        own = k, v
+        if part.follows is not None:
+            assert before is not None
+            k, v = (
+                torch.cat([old.index_select(0, part.follows), new], dim=2) for old, new in zip(before, own, strict=True)
+            )
+        unseen, window = (part.local_unseen, shape.window) if self.local else (part.unseen, 0)
+        mixed = attention(q, k, v, shape.attention_scale, unseen, part.begins, part.lengths, window).flatten(0, 1)
+        return mixed if part.places is None else mixed.index_select(0, part.places), own
 
     def gated(self, h: Tensor) -> Tensor:
         """h [..., width] → what ffn_down reads [..., ffn]."""
@@ -340,7 +404,10 @@ class Decoder(nn.Module):
         attention is done for all parts at once.
         """
         x = self.embed(torch.cat([each.flatten() for each in parts]))
-        layout = [part_of(each, self.shape, x.dtype) for each in parts]
+        return self.through_blocks(x, [part_of(each, self.shape, x.dtype) for each in parts])
+
+    def through_blocks(self, x: Tensor, layout: Sequence[Part]) -> Iterator[After]:
+        """The residual stream before the first block [N, width] → what each block did to it, in turn."""
         for block in self.blk:
             after: After = block(x, layout)
             yield after
@@ -360,17 +427,33 @@ class Decoder(nn.Module):
             self.head = self.head or FrozenMatrix(head.float(), format)
             y: Tensor = self.head(rms_norm(residual, self.output_norm, shape.eps))
             return y
+        if format != "int8" and as_in_engine(residual):  # float32 as they are: there are many
+            rows = product_input(residual.flatten(0, -2), self.output_norm, shape.eps).float()
+            return product_as_in_engine(rows, format, head).view(*residual.shape[:-1], -1)
         return normed_products(residual, self.output_norm, shape.eps, format, head.float())
 
-    def forward(
-        self, tokens: Tensor, places: Tensor | None = None, hidden: bool = False
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [B, T], padded on the right → logits [B, T, vocab]."""
+        *_, (residual,) = self.residuals(tokens)
+        return self.logits(residual)
+
+    def completions(
+        self, prompts: Sequence[Tensor], texts: Sequence[Tensor], follows: Tensor, hidden: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """tokens int64 [B, T], padded on the right → logits [B, T, vocab]; of `places` int64 [m] alone, which count the
-        B · T tokens one after another, [m, vocab]. With `hidden`, also the states behind the last norm that the logits
-        are computed from, [..., width].
+        """Logits [N, vocab] that the N tokens of some texts are chosen by, one text after another; see
+        interfaces.LanguagePolicy.module.
+
+        A prompt is computed once, whatever follows it, and there is no padding outside of attention.
         """
-        for each in self.residuals(tokens):
-            (residual,) = each
-        residual = residual if places is None else residual.flatten(0, 1)[places]
-        logits = self.logits(residual)
-        return (logits, rms_norm(residual, self.output_norm, self.shape.eps)) if hidden else logits
+        begun = [each[:-1] for each in texts]  # nothing is chosen after the last token
+        x = self.embed(torch.cat([*prompts, *begun]))
+        for after in self.through_blocks(x, parts_after(prompts, begun, follows, self.shape, x.dtype)):
+            x = after.residual
+        ends = torch.tensor([len(each) for each in prompts]).cumsum(0)
+        at, places = int(ends[-1]), []
+        for text, end in zip(begun, ends[follows.cpu()].tolist(), strict=True):
+            places += [end - 1, *range(at, at + len(text))]
+            at += len(text)
+        x = x.index_select(0, torch.tensor(places, device=x.device))
+        logits = self.logits(x)
+        return (logits, rms_norm(x, self.output_norm, self.shape.eps)) if hidden else logits

@@ -28,8 +28,8 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out], in the type of x."""
         rows = x.reshape(-1, x.shape[-1]).float()
-        hidden = product_as_in_engine(rows, self.down, "fp32")
-        y = product_as_in_engine(hidden, self.up * self.factor, "fp32")
+        hidden = product_as_in_engine(rows, "fp32", self.down)
+        y = product_as_in_engine(hidden, "fp32", self.up * self.factor)
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bitrl.plugins.backbones.engine import steps
 from bitrl.plugins.backbones.engine.product import product as engine_product
 
 LEAST = 1e-5
@@ -193,19 +195,25 @@ class _CodedProduct(torch.autograd.Function):
 
 
 class _EngineProduct(torch.autograd.Function):
-    """x [N, K] · weightᵀ in float32 or bf16, by the engine's own kernel."""
+    """x [N, K] by weights [R_i, K], side by side, in float32 or bf16, by the engine's own kernel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, format: str) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        y = engine_product(x.detach().numpy(), weight.detach().float().numpy(), format, torch.get_num_threads())
-        return torch.from_numpy(y)
+    def forward(ctx: Any, x: Tensor, format: str, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[2:]) else None, *weights)
+        own, threads = x.detach().numpy(), torch.get_num_threads()
+        parts = [engine_product(own, weight.detach().float().numpy(), format, threads) for weight in weights]
+        return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (x, weight), (gradient,) = ctx.saved_tensors, gradients
-        for_x, for_weight, _ = ctx.needs_input_grad
-        return gradient @ weight.float() if for_x else None, gradient.t() @ x if for_weight else None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        parts = gradients[0].split([len(weight) for weight in weights], dim=1)
+        for_x = None
+        for part, weight in zip(parts, weights, strict=True):
+            if ctx.needs_input_grad[0]:
+                for_x = part @ weight.float() if for_x is None else for_x.addmm_(part, weight.float())
+        wanted = zip(parts, ctx.needs_input_grad[2:], strict=True)
+        return (for_x, None, *(part.t() @ x if wants else None for part, wants in wanted))
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -227,6 +235,48 @@ class _RMSNorm(torch.autograd.Function):
         gradient = gradient * norm
         along = (gradient * x).sum(dim=-1, keepdim=True).mul_(inverse_rms.pow(3)).div_(x.shape[-1])
         return gradient.mul_(inverse_rms).addcmul_(x, along, value=-1), for_norm, None
+
+
+class _EngineNorm(torch.autograd.Function):
+    """RMSNorm of float64 rounded to float32, by the engine's own kernel; the gradient is in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x.float(), norm)
+        ctx.eps = eps
+        y = steps.normed(x.detach().numpy(), norm.detach().double().numpy(), eps, torch.get_num_threads())
+        return torch.from_numpy(y)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (x, norm), (gradient,) = ctx.saved_tensors, gradients
+        inverse_rms = torch.linalg.vecdot(x, x).div_(x.shape[1]).add_(ctx.eps).rsqrt_().unsqueeze_(1)
+        unit = x * inverse_rms
+        for_norm = (unit * gradient).sum(dim=0).to(norm.dtype) if ctx.needs_input_grad[1] else None
+        for_unit = gradient * norm
+        along = torch.linalg.vecdot(for_unit, unit).div_(x.shape[1]).unsqueeze_(1)
+        return for_unit.addcmul_(unit, along, value=-1).mul_(inverse_rms).double(), for_norm, None
+
+
+class _EngineGate(torch.autograd.Function):
+    """silu(gate) · up of float64, by the engine's own kernel; the gradient is in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up.float())
+        return torch.from_numpy(steps.gated(gate_up.detach().numpy(), torch.get_num_threads()))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gate_up,), gradient = ctx.saved_tensors, gradients[0].float()
+        gate, up = gate_up.chunk(2, dim=-1)
+        share = gate.sigmoid()
+        found = torch.empty_like(gate_up)
+        for_gate, for_up = found.chunk(2, dim=-1)
+        torch.mul(gate, share, out=for_up).mul_(gradient)
+        # The slope of silu is s · (1 + g · (1 − s)).
+        torch.sub(1, share, out=for_gate).mul_(gate).add_(1).mul_(share).mul_(up).mul_(gradient)
+        return found.double()
 
 
 class _Rounded(torch.autograd.Function):
@@ -266,7 +316,7 @@ def coded_product(q: Tensor, codes: Tensor, format: str) -> Tensor:
     """Quantised activations [N, K] by codes [R, K] → [N, R], with the engine's bits: of "fp8", in its order of sums."""
     if format != "fp8":
         return integer_product(q, codes.t())
-    return product_as_in_engine(q, codes.float(), "bf16")
+    return product_as_in_engine(q, "bf16", codes.float())
 
 
 def descale(sums: Tensor, scale: Tensor, own: Tensor) -> Tensor:
@@ -319,18 +369,38 @@ def normed_products(x: Tensor, norm: Tensor | None, eps: float, format: str, *we
     if format in QUANTISERS:
         y: Tensor = _NormedProducts.apply(rows, norm, eps, format, *weights)  # type: ignore[no-untyped-call]
     else:
-        rows = rows if norm is None else rms_norm(rows, norm, eps)
-        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        y = float_product(rows, whole, format)
+        rows = rows if norm is None else product_input(rows, norm, eps)
+        if x.dtype == torch.float64:
+            y = product_as_in_engine(rows.float(), format, *weights).double()
+        else:
+            y = float_product(rows, weights[0] if len(weights) == 1 else torch.cat(weights), format)
     return y.view(*x.shape[:-1], -1)
 
 
+def product_input(x: Tensor, norm: Tensor, eps: float) -> Tensor:
+    """RMSNorm of x [N, K] as a product of floats takes it: of float64 rounded to float32, with the engine's bits."""
+    if as_in_engine(x) and x.shape[1] % steps.COLUMNS == 0:
+        y: Tensor = _EngineNorm.apply(x, norm, eps)  # type: ignore[no-untyped-call]
+        return y
+    return rms_norm(x, norm, eps)
+
+
+def silu_gate(gate_up: Tensor) -> Tensor:
+    """[..., 2F], gate beside up → silu(gate) · up [..., F], of float64 with the engine's bits."""
+    if as_in_engine(gate_up) and gate_up.dim() == 2 and gate_up.shape[1] % (2 * steps.COLUMNS) == 0:
+        y: Tensor = _EngineGate.apply(gate_up)  # type: ignore[no-untyped-call]
+        return y
+    gate, up = gate_up.chunk(2, dim=-1)
+    return nn.functional.silu(gate) * up
+
+
+def as_in_engine(x: Tensor) -> bool:
+    """Whether it is what the engine computes with between products: float64, on the CPU."""
+    return x.dtype == torch.float64 and x.device.type == "cpu"
+
+
 def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
-    """x [N, K] by weight [R, K] → [N, R] in x's type; in bf16, both are rounded first. Where x is float64, as in the
-    engine between products, the sums are the engine's.
-    """
-    if x.dtype == torch.float64:
-        return product_as_in_engine(x.float(), weight, format).to(x.dtype)
+    """float32 x [N, K] by weight [R, K] → [N, R]; in bf16, both are rounded first."""
     if format == "bf16":
         y: Tensor = _Product.apply(_Rounded.apply(x), _Rounded.apply(weight))  # type: ignore[no-untyped-call]
         return y.to(x.dtype)
@@ -338,17 +408,18 @@ def float_product(x: Tensor, weight: Tensor, format: str) -> Tensor:
     return y
 
 
-def product_as_in_engine(x: Tensor, weight: Tensor, format: str) -> Tensor:
-    """float32 x [N, K] by weight [R, K], as `format` "fp32" or "bf16" → float32 [N, R], the bits of the engine's sums.
+def product_as_in_engine(x: Tensor, format: str, *weights: Tensor) -> Tensor:
+    """float32 x [N, K] by weights [R_i, K], as `format` "fp32" or "bf16" → float32 [N, sum of R_i], the bits of the
+    engine's sums.
 
     In another order they would differ in the last bit, and some activation would be rounded to another neighbour before
     the next matrix (docs/architecture.md). On another device than the CPU, sums are in that device's order.
     """
     if x.device.type == "cpu":
-        y: Tensor = _EngineProduct.apply(x, weight, format)  # type: ignore[no-untyped-call]
+        y: Tensor = _EngineProduct.apply(x, format, *weights)  # type: ignore[no-untyped-call]
         return y
     rounded: Tensor = _Rounded.apply(x) if format == "bf16" else x  # type: ignore[no-untyped-call]
-    return rounded @ weight.float().t()
+    return torch.cat([rounded @ weight.float().t() for weight in weights], dim=1)
 
 
 class FrozenMatrix(nn.Module):
@@ -374,7 +445,7 @@ class FrozenMatrix(nn.Module):
         if self.format in QUANTISERS:
             y: Tensor = _CodedProduct.apply(rows, self.codes, self.scale, self.format)  # type: ignore[no-untyped-call]
         elif self.format == "bf16":
-            y = product_as_in_engine(rows.float(), self.weight, "bf16").to(x.dtype)
+            y = product_as_in_engine(rows.float(), "bf16", self.weight).to(x.dtype)
         else:
             y = (rows.to(self.weight.dtype) @ self.weight.t()).to(x.dtype)
         return y.view(*x.shape[:-1], -1)

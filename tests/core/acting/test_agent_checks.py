@@ -67,6 +67,7 @@ def set_field(name, value):
         (set_field("decimals", 10**7), "\"decimals\": expected an integer between 0 and 17, or null, got '10000000'"),
         (set_field("decimals", -1), '"decimals": expected'),
         (set_field("low", float("nan")), '"low": expected a number or null'),
+        (set_field("low", 10**400), '"low": expected a number or null'),
         (set_field("colour", 1), 'a field has "colour"'),
         (lambda meta, arrays: meta.update(history=10**7), '"history": expected an integer between 1 and 1000'),
         (lambda meta, arrays: meta["serializer"].pop("options"), '"serializer": expected a name and options'),
@@ -94,6 +95,9 @@ def test_weights_that_are_not_finite_are_refused(agent, tmp_path, name, bad):
     ("change", "error"),
     [
         (lambda meta, arrays: arrays.pop("example"), "no example of an observation"),
+        (lambda meta, arrays: arrays.update(example=np.float32(0)), "no example of an observation"),
+        (lambda meta, arrays: arrays.update(example=np.zeros((1, 4), np.complex64)), "neither numbers nor texts"),
+        (lambda meta, arrays: meta["serializer"].update(name="bins"), "writes texts, which it has no backbone to read"),
         (lambda meta, arrays: arrays.pop("policy.network.mean"), "policy.network.mean is missing"),
         (lambda meta, arrays: arrays.pop("policy.network.1.bias"), "policy.network.1: its shape does not fit"),
         (lambda meta, arrays: arrays.update({"policy.network.std": np.zeros(4, np.float32)}), "do not fit together"),
@@ -130,6 +134,29 @@ def test_keys_that_do_not_fit_the_queries_are_named(agent, tmp_path):
         arrays.update(of_keys)
 
     assert "network and policy.keys do not give equally many numbers" in refusal(agent, tmp_path, change)
+
+
+def test_an_agent_that_chooses_commands_needs_some_to_choose_from(agent, tmp_path):
+    def change(meta, arrays):
+        meta["policy"] = "commanding"
+        arrays.update({name.replace("network", "keys"): array for name, array in arrays.items() if "network" in name})
+
+    assert "its example of an observation has no commands" in refusal(agent, tmp_path, change)
+
+
+@pytest.mark.parametrize("weights", [[3e38], [3e38, -3e38]], ids=["infinite", "nan"])
+def test_an_action_that_overflows_is_no_answer(agent, tmp_path, weights, recwarn):
+    meta = {**agent.meta, "policy": "continuous"}
+    arrays = {
+        name: np.resize(weights, array.shape).astype(np.float32) if name.endswith("weight") else array
+        for name, array in agent.arrays.items()
+    }
+    low, high = np.full(2, -np.inf, np.float32), np.full(2, np.inf, np.float32)
+    arrays |= {"policy.low": low, "policy.high": high}
+    (tmp_path / "agent").write_bytes(checkpoints.as_bytes(Checkpoint(arrays, meta)))
+    with pytest.raises(UsageError, match="network gives numbers beyond float32 for this observation"):
+        bitrl.load_agent(tmp_path / "agent").act([0.1, 0.2, 0.3, 0.4])
+    assert not recwarn.list
 
 
 def test_an_agent_that_is_whole_still_acts(agent, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import tracemalloc
 
 import numpy as np
@@ -93,6 +94,21 @@ def test_a_description_of_nonsense_is_damage(tmp_path, meta):
     path = tmp_path / "1.safetensors"
     path.write_bytes(save({"a": array}, {"bitrl": json.dumps([meta, digest])}))
     with pytest.raises(DamagedCheckpoint):
+        checkpoints.read(path)
+
+
+@pytest.mark.parametrize("depth", [102, 300])
+def test_records_that_nest_too_deeply_are_damage(tmp_path, depth):
+    path, dtype = tmp_path / "1.safetensors", np.dtype("f4")
+    for _ in range(depth):
+        dtype = np.dtype([("a", dtype)])
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20 * depth)
+    try:
+        path.write_bytes(checkpoints.as_bytes(Checkpoint({"a": np.zeros(1, dtype)}, {})))
+    finally:
+        sys.setrecursionlimit(limit)
+    with pytest.raises(DamagedCheckpoint, match="nested too deeply"):
         checkpoints.read(path)
 
 

@@ -88,6 +88,8 @@ def test_masks_one_after_another_are_taken_too():
         ("nested", [1, 0], ": expected the masks of its parts, or 17 of 0 or 1, got [1, 0]"),
         ("nested", {"gear": [1, 0]}, "['gear']: expected 0 or 1 for each of 3 values, got [1, 0]"),
         ("nested", {"arm": (None,)}, "['arm'][1]: expected a mask for each part, got 1"),
+        ("nested", {"arm": (None, None, None)}, "['arm']: expected a mask for each of 2 parts, got 3"),
+        ("nested", {"gaer": [0, 1, 1]}, ": expected masks of 'arm', 'gear', "),
     ],
 )
 def test_other_masks_are_refused_and_say_which_factor(name, mask, message):

@@ -10,7 +10,14 @@ from language_tasks import ALGORITHMS, ShareOfLetters, begin, saved, tiny_backbo
 
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Completion
-from bitrl.plugins.algos.completions import mask_of, token_logprobs, token_logprobs_and_hidden
+from bitrl.plugins.algos.completions import (
+    MOST_TOKENS,
+    apart,
+    mask_of,
+    microbatches,
+    token_logprobs,
+    token_logprobs_and_hidden,
+)
 from bitrl.plugins.algos.language_learner import LanguageLearner
 from bitrl.plugins.algos.ppo_lm import Critic, normalised, token_advantages
 
@@ -82,10 +89,10 @@ def test_the_critic_learns_what_hidden_states_say() -> None:
 def test_hidden_states_are_those_the_logits_come_from(floats: Path) -> None:
     """The logits of a tied head are the hidden states by the embedding."""
     module = tiny_backbone(floats).language_policy().module()
-    tokens, places = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]]), torch.tensor([1, 2, 5])
+    given = apart([completion([5, 6], [7, 8, 9]), completion([5], [6])])
     with torch.no_grad():
-        logits, hidden = module(tokens, places, hidden=True)
-        assert torch.equal(logits, module(tokens, places))
+        logits, hidden = module.completions(*given, hidden=True)
+        assert torch.equal(logits, module.completions(*given))
     twin = hidden.double() @ module.token_embd.double().T
     torch.testing.assert_close(logits.double(), twin, rtol=1e-5, atol=1e-6)
 
@@ -95,16 +102,37 @@ def test_hidden_states_stand_where_their_tokens_stand(floats: Path) -> None:
     made = [completion([5, 6], [7, 8, 9]), completion([5], [6])]
     with torch.no_grad():
         logprobs, states = token_logprobs_and_hidden(module, made, mask_of(made), 0.7)
-        alone = module(torch.tensor([[5, 6, 7, 8, 9]]), hidden=True)[1][0, 1:4]
+        alone = module.completions(*apart(made[:1]), hidden=True)[1]
         assert torch.equal(logprobs, token_logprobs(module, made, mask_of(made), 0.7))
     torch.testing.assert_close(states[0], alone.float())
     assert states.shape == (2, 3, 32)
     assert not states[1, 1:].any()
 
 
+def test_completions_of_one_prompt_are_learned_from_together_and_within_memory() -> None:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 9, rng.integers(1, 40)).tolist() for _ in range(30)]
+    made = [completion(prompts[i % 30], rng.integers(0, 9, rng.integers(1, 90)).tolist()) for i in range(240)]
+    rows = torch.randperm(240, generator=torch.Generator().manual_seed(0))[:200]
+    parts = microbatches(made, rows)
+    assert sorted(torch.cat(parts).tolist()) == sorted(rows.tolist())
+    for part in parts:
+        some = [made[row] for row in part.tolist()]
+        read = {each.prompt.tobytes(): len(each.prompt) for each in some}
+        assert len(read) * max(read.values()) + mask_of(some).numel() <= MOST_TOKENS
+    assert len(parts) <= 1.3 * sum(len(each.tokens) + len(each.prompt) / 8 for each in made) / MOST_TOKENS + 5
+    apart_from_others = [{made[row].prompt.tobytes() for row in part.tolist()} for part in parts]
+    assert sum(map(len, apart_from_others)) <= 30 + len(parts)  # few groups are cut in two
+    assert [len(each) for each in microbatches([completion([1] * 9, [2] * 5000)], torch.tensor([0]))] == [1]
+
+
 def completion(prompt: list[int], tokens: list[int]) -> Completion:
     return Completion(
-        text="", tokens=np.array(tokens, np.int32), logprobs=np.zeros(len(tokens)), prompt=np.array(prompt), ended=True
+        text="",
+        tokens=np.array(tokens, np.int32),
+        logprobs=np.zeros(len(tokens)),
+        prompt=np.array(prompt, np.int32),
+        ended=True,
     )
 
 

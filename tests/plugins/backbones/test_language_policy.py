@@ -31,7 +31,7 @@ def in_torch(policy: Any, prompt: str, tokens: np.ndarray) -> torch.Tensor:
     """Log-probabilities [m] of a completion by the module."""
     ids = [*policy.model.prompt_ids([prompt])[0], *tokens.tolist()]
     logits = policy.module()(torch.tensor([ids]))[0]
-    rows = logits[len(ids) - len(tokens) - 1 : -1].log_softmax(dim=-1)
+    rows = logits[len(ids) - len(tokens) - 1 : -1].double().log_softmax(dim=-1)  # float32 holds logits, not their sums
     return rows[torch.arange(len(tokens)), torch.tensor(tokens.tolist())]
 
 

@@ -12,8 +12,8 @@ from bitrl.core.acting.loading import load_backbone
 from bitrl.core.environments.loading import load_serializer
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import LanguageModelOptions
-from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
-from bitrl.plugins.backbones.number_ends import number_ends
+from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch, language_model
+from bitrl.plugins.backbones.number_ends import chunks, number_ends
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +135,67 @@ def test_another_count_of_numbers_is_an_error_that_names_both(path: str) -> None
     with pytest.raises(UsageError, match="how many numbers"):
         LanguageModel(LanguageModelOptions(model=path, pooling="field"))
     assert load_backbone("bitnet", path, width=3, pooling="field").width == 3 * 48
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        ("1 2 3 4", 2, ["1 2", "3 4"]),
+        ("1 -2.5 3.", 2, ["1 -2.5", "3."]),
+        ('{"x0": 1, "x1": 2, "x2": 3}', 1, ['{"x0": 1', ', "x1": 2', ', "x2": 3}']),
+        ('"x1": e-5. 1 2', 8, ['"x1": e-5. 1 2']),
+        ("no numbers", 2, ["no numbers"]),
+    ],
+)
+def test_chunks(text: str, count: int, expected: list[str]) -> None:
+    assert chunks(text, count) == expected
+
+
+CHUNKED = ["x=1 y=2 z=30", "", "x=1 y=2 z=4", "x=5 y=-2 z=30"]
+
+
+def chunked(path: str, **options: object) -> LanguageModel:
+    return LanguageModel(LanguageModelOptions(model=path, pooling="field", chunk=2, **options), 3)
+
+
+def test_chunks_are_read_as_texts_of_their_own(path: str) -> None:
+    two, one = (LanguageModel(LanguageModelOptions(model=path, pooling="field"), count) for count in (2, 1))
+    first, rest = two.encode(["x=1 y=2", "", "x=1 y=2", "x=5 y=-2"]), one.encode(["z=30", "", "z=4", "z=30"])
+    features = chunked(path).encode(CHUNKED)
+    np.testing.assert_array_equal(features, np.c_[first, rest])
+    alone = [chunked(path, cache_mb=0).encode([text])[0] for text in CHUNKED]
+    np.testing.assert_array_equal(features, alone)
+    assert len({chunked(path).identity["chunk"], two.identity["chunk"]}) == 2
+
+
+def test_chunks_are_projected_as_whole_texts_are(path: str) -> None:
+    features, model = chunked(path).encode(CHUNKED), chunked(path, projection=20)
+    expected = np.zeros((len(CHUNKED), 20))
+    for i, to in enumerate(count_sketch(3, 48, 20)):
+        expected[:, max(to, -1 - to)] += features[:, i] if to >= 0 else -features[:, i]
+    np.testing.assert_allclose(model.encode(CHUNKED), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_after_every_block(path: str) -> None:
+    model = chunked(path)
+    blocks = model.pooled_blocks(CHUNKED, ["mean", "field"], 3)
+    assert blocks["mean"].shape == (4, model.engine.blocks, 48)
+    np.testing.assert_array_equal(blocks["field"][:, -1], model.encode(CHUNKED))
+
+
+def test_a_text_longer_than_the_context_is_read_in_chunks(path: str) -> None:
+    text = " ".join(["0.5"] * 600)
+    whole = LanguageModel(LanguageModelOptions(model=path, pooling="field", projection=8), 600)
+    with pytest.raises(UsageError, match="the model reads at most"):
+        whole.encode([text])
+    model = LanguageModel(LanguageModelOptions(model=path, pooling="field", projection=8, chunk=20), 600)
+    assert model.encode([text]).any()
+
+
+def test_chunks_that_cannot_be_are_refused(path: str) -> None:
+    with pytest.raises(UsageError, match="texts are cut after their numbers"):
+        LanguageModel(LanguageModelOptions(model=path, chunk=2), 3)
+    with pytest.raises(UsageError, match="learn from whole texts"):
+        language_model(LanguageModelOptions(model=path, pooling="field", chunk=2, lora_rank=1), 3, "ternary")
+    with pytest.raises(UsageError, match="expected 3 numbers in a text, got 2"):
+        chunked(path).encode(["x=1 y=2"])

@@ -6,7 +6,7 @@ from bitrl import load_backbone, load_serializer
 from bitrl.core.config import resolve
 from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.plugins.backbones.number_ends import number_ends
-from bitrl.plugins.serializers import TextOptions
+from bitrl.plugins.serializers import ValuesOptions
 from bitrl.plugins.serializers.values import Values
 
 
@@ -19,7 +19,7 @@ def test_numbers_without_names_stand_alone():
 def test_a_part_is_named_once():
     names = ("arm.joints.0", "arm.joints.1", "lamp", "x1", "speed")
     spec = ObservationSpec("Mine-v0", tuple(Field(name, -1, 1) for name in names))
-    text = Values(TextOptions(), spec)([0.5, -0.25, 1, 0, 1])
+    text = Values(ValuesOptions(), spec)([0.5, -0.25, 1, 0, 1])
     assert text == "arm.joints 0.500 -0.250 lamp 1.000 0.000 speed 1.000"
     assert len(number_ends(text)) == 5
 

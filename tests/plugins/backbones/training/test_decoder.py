@@ -152,6 +152,54 @@ def test_padding_and_company_do_not_change_a_text(tmp_path: Path) -> None:
                 torch.testing.assert_close(b[row, : min(length, 5)], alone[0, :5], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("format", ["ternary", "fp32"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_completions_are_computed_as_whole_texts(tmp_path: Path, name: str, format: str) -> None:
+    """With prompts that several share, in windows that end within them, and completions of a single token; and so are
+    gradients."""
+    decoder = read_decoder(open_model(tiny(name).write(tmp_path / "m.gguf")), format, learns=True)
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, 300, (length,), generator=generator) for length in (7, 1, 4)]
+    texts = [torch.randint(0, 300, (length,), generator=generator) for length in (5, 1, 9, 2, 1)]
+    follows = torch.tensor([0, 2, 0, 1, 0])
+    together = decoder.completions(prompts, texts, follows)
+    alone = [
+        decoder(torch.cat([prompts[number], text])[None])[0, len(prompts[number]) - 1 : -1]
+        for text, number in zip(texts, follows.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+    weights = torch.randn(together.shape, generator=generator, dtype=together.dtype)
+    found = [
+        torch.autograd.grad((each * weights).sum(), [*decoder.parameters()]) for each in (together, torch.cat(alone))
+    ]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["bitnet-b1.58", "llama", "qwen3"])
+def test_what_is_generated_in_floats_has_the_same_log_probabilities(tmp_path: Path, name: str, format: str) -> None:
+    """Not but for the last bits of float32: one that rounds to another neighbour moves all that follows by as much."""
+    path = tiny(name, weights="F32", head_dim=16).write(tmp_path / "m.gguf")
+    engine = Engine(path, format, threads=1)
+    decoder = read_decoder(open_model(path), format, learns=True)
+    prompts = [[1, 2, 3, 4], [5, 6], [1, 2, 3, 4], [7]]
+    made = engine.generate(prompts, 60, seed=0)
+    texts = [torch.from_numpy(each.tokens.astype(np.int64)) for each in made]
+    with torch.no_grad():
+        logits = decoder.completions([torch.tensor(prompts[i]) for i in (0, 1, 3)], texts, torch.tensor([0, 1, 0, 2]))
+    found = logits.double().log_softmax(-1).gather(1, torch.cat(texts)[:, None])[:, 0]
+    np.testing.assert_allclose(found.numpy(), np.concatenate([each.logprobs for each in made]), rtol=0, atol=1e-12)
+
+
+def test_completions_of_single_tokens(tmp_path: Path) -> None:
+    decoder = read_decoder(open_model(tiny("llama").write(tmp_path / "m.gguf")), "fp32")
+    text = torch.tensor([5, 6, 7])
+    with torch.no_grad():
+        found = decoder.completions([text], [torch.tensor([1])], torch.tensor([0]))
+        torch.testing.assert_close(found, decoder(text[None])[0, -1:])
+
+
 @pytest.mark.parametrize("make", [llama, qwen3, gemma3])
 def test_gradients_of_floats_are_those_of_transformers(tmp_path: Path, make: Any) -> None:
     theirs = make()

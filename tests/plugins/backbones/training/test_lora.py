@@ -115,7 +115,7 @@ def test_the_gradient_of_an_engine_product(format: str, tokens: int, rows: int, 
     x, weight = (torch.randn(n, columns, generator=generator, requires_grad=True) for n in (tokens, rows))
     given = torch.randn(tokens, rows, generator=generator)
     rounded = [each.detach() if format == "fp32" else each.detach().bfloat16().float() for each in (x, weight)]
-    y = product_as_in_engine(x, weight, format)
+    y = product_as_in_engine(x, format, weight)
     torch.testing.assert_close(y, rounded[0] @ rounded[1].t(), rtol=1e-5, atol=1e-5)
     y.backward(given)
     torch.testing.assert_close(x.grad, given @ weight.detach(), rtol=1e-5, atol=1e-5)
