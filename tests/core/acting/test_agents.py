@@ -101,7 +101,7 @@ def test_an_exported_agent_does_what_the_trained_one_does(trained, settings) -> 
 def test_an_agent_reads_states_as_its_run_chose_to(trained) -> None:
     """Actions are compared, not returns: a number that is rounded the other way in a text can change an episode."""
     run, file = trained(env="Pendulum-v1", backbone__layers=None)
-    _, parts, algorithm = load_trained(run, lambda event: None)
+    _, parts, algorithm, _ = load_trained(run, lambda event: None)
     assert parts.reader.backbone.pooling == "field"
     episode, env = bitrl.load_agent(file).episode(), load_environment("Pendulum-v1").make()
     observation, _ = env.reset(seed=0)

@@ -81,7 +81,7 @@ def test_an_exported_model_completes_what_the_evaluation_saw(runs: Runs, kind: s
 def test_an_exported_model_has_the_learned_policy_to_the_bit(runs: Runs, kind: str) -> None:
     from bitrl.core.runs.export import teller, trained
 
-    _, _, algorithm = trained(runs(kind), teller(()))
+    _, _, algorithm, _ = trained(runs(kind), teller(()))
     policy = algorithm.language_policy()
     policy.sync()
     prompts, tokens = ["Say 1:", "Say 22:"], [np.arange(5), np.arange(7)]
@@ -138,7 +138,7 @@ def test_adapters_are_merged_into_floats_and_refused_beside_ternary_weights(runs
     from bitrl.core.runs.export import teller, trained
 
     kind = "fp32 with adapters"
-    _, _, algorithm = trained(runs(kind), teller(()))
+    _, _, algorithm, _ = trained(runs(kind), teller(()))
     policy = algorithm.language_policy()
     policy.sync()
     prompts, tokens = ["Say 1:", "Say 22:"], [np.arange(5), np.arange(7)]
