@@ -451,7 +451,7 @@ static void encode_alone(void *context, size_t thread, size_t threads)
 /* Tokens of texts that go through a model together: fewer than CHUNK where working memory would be more than WORKING. */
 static size_t chunk_of(const bitrl_model *model)
 {
-    enum { WORKING = 12 << 20, LEAST = 64 };
+    enum { WORKING = 8 << 20, LEAST = 64 };
     const bitrl_shape *shape = &model->shape;
     size_t q = shape->heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim;
     size_t sums = max(max(q + 2 * kv, 2 * shape->ffn), shape->width);

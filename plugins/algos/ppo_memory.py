@@ -33,7 +33,7 @@ def ppo(options: PPOOptions, sizes: LearningSizes) -> LearningMemory:
         learned += sum((below + 1) * above for below, above in pairwise(widths))
         units += sum(widths[1:])
     rollout = samples * (_FLOAT * features + sizes.state_bytes + _STATE_BYTES)
-    learning = rollout + _FLOAT * batch * (_MINIBATCH * features + 4 * units)
+    learning = rollout + _FLOAT * batch * _MINIBATCH * features
     return LearningMemory(
         learner=_KEPT * _FLOAT * learned + 2 * _FLOAT * batch * units,
         rollout=max(learning, _SAVED * _FLOAT * learned),

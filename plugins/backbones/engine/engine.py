@@ -33,7 +33,7 @@ _POOLING = {"mean": lib.BITRL_POOL_MEAN, "last": lib.BITRL_POOL_LAST, "none": li
 _ERROR_BYTES = 256
 _MOST_THREADS = 1024  # MAX_THREADS of csrc
 _PAD = 16  # numbers to which the engine rounds up the width of a head
-_CHUNK, _LEAST_CHUNK, _WORKING = 256, 64, 13 << 20  # of csrc/session.c: tokens at once, and what they may take
+_CHUNK, _LEAST_CHUNK, _WORKING = 256, 64, 9 << 20  # of csrc/session.c: tokens at once, and what they may take
 _SMALL, _TILE_ROWS, _LINE = 4 << 20, 16, 64  # bytes of a model that a core has for itself, and of csrc/kernels.h
 _ACTIVATION_BYTES = {"fp8": 2, "bf16": 2, "fp32": 4}
 

@@ -5,6 +5,7 @@ For runs with a memory limit (BackboneRecord.memory): an upper bound, rather too
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -25,7 +26,7 @@ TOKENIZER, TOKENIZER_SHARE = 7 * MB, 10
 """Of the library and a small vocabulary, and what each byte of the file's header, which holds it, takes more."""
 ROWS = 512
 """Of the embedding, which are kept as their tokens are met: states are written with few different ones."""
-_FLOAT = 4
+_FLOAT, _DOUBLE = 4, 8
 
 
 def needed(options: LanguageModelOptions, numbers: int | None, format: str) -> BackboneMemory:
@@ -43,7 +44,8 @@ def needed(options: LanguageModelOptions, numbers: int | None, format: str) -> B
     shape, rows = found.shape, min(ROWS, found.shape.vocabulary)
     embedding = next(tensor for tensor in file.tensors() if tensor.name == "token_embd.weight")
     matrices = found.matrix_bytes * min(options.layers or shape.blocks, shape.blocks) // shape.blocks
-    model = matrices + found.session_bytes(options.threads or available_cpus(), format)
+    norms = _DOUBLE * sum(math.prod(tensor.shape) for tensor in file.tensors() if len(tensor.shape) == 1)
+    model = matrices + norms + found.session_bytes(options.threads or available_cpus(), format)
     model += TOKENIZER + TOKENIZER_SHARE * _vocabulary_bytes(file)
     model += rows * embedding.bytes // shape.vocabulary + 4 * shape.vocabulary
     if options.lora_rank is not None:
