@@ -117,6 +117,8 @@ def run(
 
     stdout = claim_stdout() if as_json else None
     agent = resume if resume is not None and resume.is_file() else None
+    if resume is not None and not resume.exists():
+        raise UsageError(f"--resume {resume}: no such file or directory: give a run's directory, or an exported agent")
     if with_optimizer and agent is None:
         raise UsageError("--with-optimizer is about an agent's file: give one with --resume FILE")
     if agent is not None:

@@ -100,7 +100,8 @@ def export(
         if not bitdelta:
             learner = algorithm.state() if with_optimizer else algorithm.learned()
             learned |= {f"{agents.LEARNER}.{name}": array for name, array in learner.items()}
-            facts[agents.LEARNER] = {"config": sections, "features": identities(parts), "optimizer": with_optimizer}
+            whole = learner.keys() == algorithm.state().keys()
+            facts[agents.LEARNER] = {"config": sections, "features": identities(parts), "optimizer": whole}
     agents.write(path, facts, policy, learned, example)
     found = _said_of(config, path, directory, algorithm.step)
     return {**found, "backbone": None if inside else chosen.backbone, **cost}

@@ -31,7 +31,9 @@ from bitrl.core.runs.store import working_directory
 from bitrl.core.runs.train import closing_unless, settings_of, stored, train
 from bitrl.core.wording import program, setting
 
-KEPT = ("serializer", "backbone", "critic_backbone", "algo", "history", "history_tokens")
+REPLACED = ("serializer", "backbone", "critic_backbone", "algo")
+"""Components whose options another one does not have."""
+KEPT = (*REPLACED, "history", "history_tokens")
 """Options of a run on which it depends what an agent's weights mean."""
 
 
@@ -120,7 +122,9 @@ def _learner(path: Path, file: Checkpoint, with_optimizer: bool) -> Mapping[str,
         )
     try:
         sections = learner["config"]
-        whole = all(isinstance(each, dict) for each in (learner["features"], sections, *sections.values()))
+        features = learner["features"]
+        tables = (features, *features.values(), sections, sections["run"], *sections.values())
+        whole = all(isinstance(each, dict) for each in tables)
         whole = whole and type(learner["optimizer"]) is bool and type(file.meta["step"]) is int
     except (TypeError, KeyError, AttributeError):
         whole = False
@@ -149,7 +153,7 @@ def _configuration(
     """
     check_provided(f"{path}: the agent", saved.get("run", {}), file.meta)
     for name, value in given.get("run", {}).items():
-        if name in KEPT and value != saved["run"].get(name):
+        if name in REPLACED and value != saved["run"].get(name):
             raise _stays(path, f"run.{name}", saved["run"].get(name), value)
     values, _ = overlay(saved, given)
     if given.get("run", {}).get("env") is None:

@@ -39,7 +39,7 @@ from bitrl.core.runs.provenance import (
 from bitrl.core.runs.store import SAMPLES, RunStore, read_provenance, read_summary, require_run, working_directory
 from bitrl.core.runs.trained import check_identity, check_options, configuration, newest_good
 from bitrl.core.schedules import Schedule
-from bitrl.core.wording import resuming
+from bitrl.core.wording import resuming, setting
 
 MOST_CHANGES = 6
 """How many changed packages a warning names."""
@@ -229,6 +229,12 @@ def go_on(
         reached = checkpoint.meta["step"] if checkpoint is not None else 0
         if steps is not None and steps < reached:
             raise UsageError(f"{directory}: has already trained for {reached:,} steps: ask for more")
+        if checkpoint is None and "agent" in read_provenance(directory):
+            again = f"{setting('out', str(directory))} and {setting('force')}"
+            raise UsageError(
+                f"{directory}: has no checkpoint of the agent that it learns on from: begin again from the agent's "
+                f"file, with {again}"
+            )
         if checkpoint is None and done is not None:
             raise UsageError(f"{directory}: has no checkpoint to go on from: start the run again with more steps")
         if checkpoint is None:

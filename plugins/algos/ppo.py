@@ -294,8 +294,11 @@ class PPO(Algorithm):
         return arrays
 
     def learned(self) -> dict[str, np.ndarray]:
-        """All but what Adam knows of the gradients so far; see the base class."""
-        return {name: array for name, array in self.state().items() if name.rpartition(".")[2] not in MOMENTS}
+        """All but what Adam knows of the gradients so far, and returns of episodes that end with this run; see the base
+        class.
+        """
+        left_out = {*MOMENTS, "returns"}
+        return {name: array for name, array in self.state().items() if name.rpartition(".")[2] not in left_out}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
@@ -308,8 +311,10 @@ class PPO(Algorithm):
             restore_generator(self.generator, state["generator"])
         for prefix, scale in self.standardisations().items():
             mean, std = state[f"{prefix}mean"], state[f"{prefix}std"]
-            if mean.shape != scale.mean.shape or std.shape != mean.shape or not (std > 0).all():
-                raise ValueError(f"{prefix}mean, {prefix}std: expected shape {list(scale.mean.shape)}, and std above 0")
+            expected = scale.mean.shape, scale.mean.dtype
+            if not (mean.shape, mean.dtype) == (std.shape, std.dtype) == expected or not (std > 0).all():
+                wanted = f"float32 {list(scale.mean.shape)}"
+                raise ValueError(f"{prefix}mean, {prefix}std: expected {wanted}, and std above 0")
             scale.mean, scale.std = mean, std
         if self.reward_scale is not None:
             self.reward_scale.load_state(state)

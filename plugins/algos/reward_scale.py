@@ -66,7 +66,13 @@ class RewardScale:
         return {"rewards.returns": self.returns.copy(), "rewards.moments": self.moments.copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore a `state()`. Raises ValueError for one of another number of environments."""
+        """Restore a `state()`, or one without the returns of running episodes, which then begin at zero.
+
+        Raises:
+            KeyError: the moments are not in `state`.
+            ValueError: it is of another number of environments.
+        """
+        state = {"rewards.returns": np.zeros_like(self.returns), **state}
         for name, own in self.state().items():
             if state[name].shape != own.shape:
                 raise ValueError(f"{name}: expected shape {list(own.shape)}, got {list(state[name].shape)}")

@@ -9,7 +9,7 @@ from bitrl.core.hookspecs import hookimpl
 from bitrl.core.options import Constraint, above, between, option, options
 from bitrl.core.records import SerializerRecord
 
-UNIT = r"e-?[0-9]{1,3}([+-][0-9]+(\.[0-9]+)?)?"
+UNIT = r"e-?([0-2]?[0-9]{1,2}|300)([+-][0-9]+(\.[0-9]+)?)?"
 """How a unit is written (units.py)."""
 
 

@@ -141,7 +141,7 @@ def test_values_of_a_file_are_typed_and_those_of_the_command_line_are_text(tmp_p
         ("--config image.toml", "image.toml: not a TOML file"),
         ("--config part.toml", "part.toml: unknown section [algorithm]"),
         ("--config bare.toml", "bare.toml: steps is outside any section"),
-        ("--resume missing", "missing: not a run"),
+        ("--resume missing", "missing: no such file or directory"),
         ("--out occupied", "occupied: is not empty and does not hold a run"),
         ("--out not.toml", "not.toml: is a file"),
         ("-o backbone.model=missing.gguf", "missing.gguf"),

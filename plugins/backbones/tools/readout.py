@@ -2,8 +2,8 @@
 
 A readout is how many blocks run, what is pooled, what that is projected to, and whether texts are read in chunks.
 Candidates are measured in the order of their cost, by ridge regression on states of random play (probe.py), which says
-whether a linear map of the features still has each number. Everything is fixed, the states too: the same environment,
-texts and model give the same readout.
+whether a linear map of the features still has each number. All else is fixed, the states too: the same environment,
+texts and model give the same readout, but where the environment is so slow that fewer states are visited in time.
 """
 
 from __future__ import annotations
@@ -177,9 +177,9 @@ def played(environment: Environment, most: int, tell: Callable[[int], None] = la
     """At most `most` states [n, k] of random play, evenly from enough episodes, those for judging last. `tell` is
     called with how many of them are visited.
     """
+    parts, episodes = environment.observation_spec().parts, 0
     env = crashes.reporting(environment.make, environment.id, RANDOM_PLAY)()
-    parts, episodes, began = environment.observation_spec().parts, 0, time.perf_counter()
-    states: list[np.ndarray] = []
+    began, states = time.perf_counter(), list[np.ndarray]()
     try:
         env.action_space.seed(0)
         act = random_policy(env)

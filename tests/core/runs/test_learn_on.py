@@ -11,8 +11,10 @@ from gymnasium.envs.classic_control import CartPoleEnv
 import bitrl
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
+from bitrl.core.runs.learn_on import go_on_from
 from bitrl.core.runs.train import resume
 
+NORMALISED = "algo.normalise_rewards"
 QUICK = {"algo.rollout_steps": 64, "run.num_envs": 4, "run.eval_episodes": 1, "algo.anneal": False}
 
 
@@ -93,6 +95,34 @@ def test_another_environment_with_the_same_observations(trained, tmp_path):
     assert (summary["env"], summary["steps"]) == ("HeavyCartPole-v0", 192)
 
 
+def test_rewards_keep_their_scale_in_another_number_of_environments(tmp_path):
+    """The running episodes that its discounted sums are of stay behind."""
+    bitrl.run("CartPole-v1", backbone="mlp", steps=128, out=tmp_path / "run", options=QUICK | {NORMALISED: True})
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    bitrl.learn_on(tmp_path / "agent", steps=192, out=tmp_path / "on", options={"run.num_envs": 1})
+    before, begun = learner_at(tmp_path / "run", 128), learner_at(tmp_path / "on", 128)
+    assert before["rewards.returns"].any()
+    np.testing.assert_array_equal(begun["rewards.moments"], before["rewards.moments"])
+    np.testing.assert_array_equal(begun["rewards.returns"], [0.0])
+
+
+def test_without_a_checkpoint_of_the_agent_it_does_not_begin_without_it(trained, tmp_path):
+    run = tmp_path / "on"
+    bitrl.learn_on(trained / "whole.safetensors", steps=192, out=run)
+    for path in (run / "summary.json", *(run / "checkpoints").iterdir()):
+        path.unlink()
+    with pytest.raises(bitrl.UsageError, match="has no checkpoint of the agent that it learns on from"):
+        resume(run)
+    bitrl.learn_on(trained / "whole.safetensors", steps=192, out=run, force=True)
+
+
+def test_the_same_value_as_it_is_typed_is_no_change(trained, tmp_path):
+    typed = {"run": {"history": "1", "algo": "ppo", "steps": "192"}, "backbone": {"hidden": "64,64"}}
+    text = {part: frozenset(section) for part, section in typed.items()}
+    summary = go_on_from(trained / "agent.safetensors", typed, text, tmp_path / "on", False, False)
+    assert summary["steps"] == 192
+
+
 def test_a_codebook_comes_with_the_agent(tmp_path):
     options = QUICK | {"backbone.layers": 1, "serializer.states": 200}
     bitrl.run("CartPole-v1", serializer="codes", steps=64, out=tmp_path / "run", options=options)
@@ -137,6 +167,8 @@ def test_what_cannot_go_on_is_refused_in_a_line(trained, tmp_path, arguments, me
         ("all of it", "is damaged"),
         ({"config": {"run": 1}, "features": {}, "optimizer": False}, "is damaged"),
         ({"config": {"run": {}}, "features": {}}, "is damaged"),
+        ({"config": {}, "features": {}, "optimizer": False}, "is damaged"),
+        ({"config": {"run": {}}, "features": {"features": [1]}, "optimizer": False}, "is damaged"),
     ],
 )
 def test_agents_of_elsewhere(trained, tmp_path, learner, message):

@@ -398,3 +398,21 @@ def test_the_features_of_a_rollout_are_held_once():
     state = algorithm.task.collector.states
     np.testing.assert_array_equal(state.features, algorithm.task.reader(state.observations).features)
     assert state.features.base is None, "a view would keep the rollout's features"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("mean", np.zeros(3)),
+        ("std", np.ones(3, np.int64)),
+        ("std", np.zeros(3, np.float32)),
+        ("mean", np.zeros(2, "f")),
+    ],
+)
+def test_standardisation_of_another_kind_is_refused(name, wrong):
+    """Features standardised by it would be of a type that the engine does not take, or infinite."""
+    algorithm = make(gymnasium.spaces.Discrete(2))
+    state = algorithm.state()
+    assert state[name].shape == (3,)
+    with pytest.raises(ValueError, match=r"expected float32 \[3\], and std above 0"):
+        algorithm.load_state(state | {name: wrong})

@@ -94,7 +94,7 @@ def test_a_unit_is_read_as_it_was_written(unit):
     assert ValuesOptions(units=(str(unit),)).units == (str(unit),)
 
 
-@pytest.mark.parametrize("unit", ["", "5", "e", "e1.5", "1e5", "e5+", "e5*2", "e1000"])
+@pytest.mark.parametrize("unit", ["", "5", "e", "e1.5", "1e5", "e5+", "e5*2", "e1000", "e301", "e-999"])
 def test_a_unit_that_is_none_is_refused(unit):
     with pytest.raises(ValueError, match="such as e-5, e0 or e-1"):
         ValuesOptions(units=(unit,))
