@@ -156,7 +156,7 @@ def test_ctrl_c_ends_generating(path: Path) -> None:
     def interrupt() -> None:
         while not engine.lock.locked():  # which it is as long as the engine generates
             time.sleep(0.001)
-        time.sleep(0.01)
+        time.sleep(0.1)  # by then it has begun, also where other work goes on; it takes seconds
         signal.pthread_kill(main, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -23,7 +23,7 @@ from bitrl.plugins.backbones.benchmark.random_model import random_shape
 from bitrl.plugins.backbones.engine.engine import open_model, plan
 from bitrl.plugins.backbones.language_model import LanguageModel, LearningLanguageModel, starter_path
 from bitrl.plugins.backbones.tools.convert import convert
-from bitrl.plugins.backbones.tools.inspection import _lora
+from bitrl.plugins.backbones.tools.inspection import lora_memory_of
 from bitrl.plugins.backbones.tools.lora_memory import TEXTS as TEXTS_AT_ONCE
 from bitrl.plugins.backbones.tools.lora_memory import TOKENS, lora_memory
 from bitrl.plugins.backbones.training.products import product_as_in_engine
@@ -268,7 +268,7 @@ def test_the_memory_that_inspect_prints_is_what_training_takes(
         *_, [residual] = decoder.residuals(tokens)
     held = sum(size for place, size in kept.items() if place not in places)
     file = open_model(path)
-    memory = _lora(file, plan(file), 8, targets)
+    memory = lora_memory_of(file, plan(file), 8, targets)
     assert memory is not None
     assert held < memory.activations < 2 * held
     residual.sum().backward()
