@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bitrl.core.process_memory import MB, in_mb, parse_size, peak, resident
+from bitrl.core.process_memory import MB, in_mb, parse_size
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def lora_memory_of(
         "head_norms": kind in ("qwen3", "gemma3"),
         "post_norms": kind in ("gemma2", "gemma3"),
         "input_norms": "blk.0.attn_q_norm_in.weight" in kinds,
+        "silu": not str(kind).startswith(("bitnet", "gemma")),
     }
     targets = targets or LanguageModelOptions().lora_targets
     weight_bytes = _FLOAT_BYTES.get(kinds["blk.0.attn_q.weight"], 1)

@@ -55,21 +55,21 @@ def lora_memory(
         adapters=_COPIES * _FLOAT * learned,
         gradients=_FLOAT * learned,
         moments=2 * _FLOAT * learned,
-        activations=activations(shape, rank, targets, TEXTS * TOKENS, TOKENS, extra),
+        activations=activations(shape, rank, targets, TEXTS * TOKENS, extra),
         weights=weight_bytes * frozen + embedding_bytes * shape.vocabulary * shape.width,
     )
 
 
-def activations(
-    shape: Any, rank: int, targets: Sequence[str], tokens: int, longest: int, extra: Mapping[str, bool]
-) -> int:
-    """Bytes kept for the backward pass of `tokens` in texts of `longest`, in double precision: roughly, and rather too
-    many. `extra` says which of sub_norms, head_norms, post_norms and input_norms there are.
+def activations(shape: Any, rank: int, targets: Sequence[str], tokens: int, extra: Mapping[str, bool]) -> int:
+    """Bytes kept for the backward pass of `tokens`: roughly, and rather too many. What norms and gates read is kept in
+    double precision; what attention and the gate of silu do in single. `extra` says which of sub_norms, head_norms,
+    post_norms and input_norms there are, and whether the gate is silu.
     """
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    block = 5 * shape.width + 3 * q + kv + 3 * shape.ffn + shape.heads * longest
-    block += (q + shape.ffn) * extra["sub_norms"] + 2 * (q + kv) * extra["head_norms"]
-    block += 2 * shape.width * extra["post_norms"] + (5 * shape.width + q + shape.ffn) * extra["input_norms"]
-    inputs = sum(columns for name, (_, columns) in matrices(shape).items() if name in targets)
-    kept: int = shape.blocks * tokens * (_DOUBLE * block + _FLOAT * (inputs + rank * len(targets)))
+    double = 2 * shape.width + 3 * shape.ffn * (not extra["silu"])
+    double += (q + shape.ffn) * extra["sub_norms"] + (q + 2 * kv) * extra["head_norms"]
+    double += 2 * shape.width * extra["post_norms"] + (2 * shape.width + q + shape.ffn) * extra["input_norms"]
+    single = 2 * (q + kv) + 2 * shape.ffn * extra["silu"]
+    single += sum(columns for name, (_, columns) in matrices(shape).items() if name in targets) + rank * len(targets)
+    kept: int = shape.blocks * tokens * (_DOUBLE * double + _FLOAT * single)
     return kept

@@ -286,7 +286,7 @@ def test_the_shape_of_the_2b_model() -> None:
     """Its memory is activations and the frozen weights; the adapters are next to nothing."""
     large = random_shape("bitnet-2b-4t")
     shape = SimpleNamespace(**attrs.asdict(large), head_dim=128)
-    none = dict.fromkeys(("head_norms", "post_norms", "input_norms"), False) | {"sub_norms": True}
+    none = dict.fromkeys(("head_norms", "post_norms", "input_norms", "silu"), False) | {"sub_norms": True}
     found = lora_memory(shape, 8, ("q", "v"), 1, 4, none)
     assert found is not None
     assert found.gradients == 30 * 8 * (2560 + 2560 + 2560 + 640) * 4
