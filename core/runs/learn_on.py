@@ -107,8 +107,9 @@ def go_on_from(
             told = f"{path}: was exported without its optimizer: a new one begins"
             tell(events.Chosen(store.directory, told))
         # So that a run that is stopped before its first update goes on from the agent, too.
-        begun = checkpoint_of(config, algorithm, 0, store.covered())
-        checkpoints.write(store.checkpoints, step, begun)
+        with closing_unless(algorithm):
+            begun = checkpoint_of(config, algorithm, 0, store.covered())
+            checkpoints.write(store.checkpoints, step, begun)
         return train(config, parts, store, algorithm, begun, (*listeners, logger), memory)
 
 
