@@ -25,9 +25,15 @@ class Unit:
 
     @classmethod
     def parse(cls, text: str) -> Unit:
-        """The unit whose `str` is `text`."""
-        exponent, offset = re.fullmatch(r"e(-?\d+)([+-].+)?", text).groups()  # type: ignore[union-attr]
-        return cls(int(exponent), float(offset or 0))
+        """The unit whose `str` is `text`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = re.fullmatch(r"e(-?\d+)([+-].+)?", text)
+        if found is None:
+            raise ValueError(f"expected a unit such as e-5 or e-1+1013, got {text!r}")
+        return cls(int(found[1]), float(found[2] or 0))
 
     def __str__(self) -> str:
         offset = np.format_float_positional(self.offset, trim="-", sign=True) if self.offset else ""
@@ -56,7 +62,8 @@ def _keys(names: Sequence[str]) -> Iterator[str]:
     rows: list[list[str]] = []
     before: tuple[str, int] | None = None
     for name in names:
-        stem, digits = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+        stem = name.rstrip("0123456789")
+        digits = name[len(stem) :]
         this = (stem, int(digits)) if digits else None
         if this is not None and before == (stem, this[1] - 1):
             rows[-1][1:] = [name]
