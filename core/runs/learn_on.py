@@ -204,12 +204,8 @@ def _restored(path: Path, file: Checkpoint, config: Config, parts: Parts, step: 
             serializer.load_state(with_prefix(file.arrays, "serializer."))
     algorithm = begin(config, parts)
     algorithm.task.collector.steps = step
-    try:
-        with _fitting(path):
-            algorithm.load_state(with_prefix(file.arrays, f"{agents.LEARNER}."))
-    except BaseException:
-        algorithm.task.collector.envs.close()
-        raise
+    with closing_unless(algorithm), _fitting(path):
+        algorithm.load_state(with_prefix(file.arrays, f"{agents.LEARNER}."))
     return algorithm
 
 
