@@ -6,6 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN_ARGS ?= --backbone bitnet --serializer json
 PYTEST_ARGS ?=
 
+# Python keeps what it has compiled, whatever the shell says: the tests start hundreds of it.
+export PYTHONDONTWRITEBYTECODE :=
+
+# Of the 19,000 modules that pip would compile, most are never imported; Python compiles the others when they are.
+UNCOMPILED := --no-compile
+
 FUZZ_SECONDS ?= 600
 TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d-v5 BabyAI-GoToRedBall-v0 TextWorld-Cooking \
 	SmartHome-Light
@@ -30,10 +36,11 @@ typecheck: $(VENV)/.tools
 	$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
 	cd build/typecheck && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
-# Two tests at a time, each on one thread. They share what takes long to make (fixtures of a module), so a worker takes
-# tests that follow each other, and from the other what that has not begun when it has none left.
+# Three tests at a time on two cores, for one often waits for a process or a clock; each on one thread. They share what
+# takes long to make (fixtures of a module), so a worker takes tests that follow each other, and from another what that
+# has not begun when it has none left.
 pytest: $(VENV)/.tools
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed  # write the generated pages of docs/
 	$(BIN)/python -m bitrl.cli.reference docs
@@ -78,11 +85,11 @@ $(VENV)/.made:
 # src/bitrl/__init__.py holds the version.
 $(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py constraints.txt src/bitrl/__init__.py $(ENGINE)
 	@echo "Installing bitrl and what it needs into $(VENV); the first time this takes some minutes."
-	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install $(UNCOMPILED) --constraint constraints.txt --editable .
 	@touch $@
 
 # The dev extra by itself: asking pip for bitrl[dev] would build the engine once more.
 $(VENV)/.tools: $(VENV)/.installed
 	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['dev'], sep='\n')" > $(VENV)/dev.txt
-	$(PIP) install --constraint constraints.txt --requirement $(VENV)/dev.txt
+	$(PIP) install $(UNCOMPILED) --constraint constraints.txt --requirement $(VENV)/dev.txt
 	@touch $@

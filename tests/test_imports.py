@@ -5,6 +5,7 @@ Rules are read from the sources: an import inside a function counts as one at th
 
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from import_graph import classes, first_circle, import_graph, imports, modules
 
 ROOT = Path(__file__).parent.parent
 MODULES = modules(ROOT)
-GRAPH = import_graph(MODULES)
 
 CORE = ("bitrl.core", "bitrl.core.acting", "bitrl.core.environments", "bitrl.core.runs", "bitrl.core.studies")
 MAY_IMPORT = {
@@ -63,6 +63,12 @@ ONE_NAME_FOR_SEVERAL_CLASSES: dict[str, str] = {}
 """The same for classes, of all modules."""
 
 
+@cache
+def graph() -> dict[str, set[str]]:
+    """Module → all that it imports. Not made before a test asks: it takes two seconds."""
+    return import_graph(MODULES)
+
+
 def layer(name: str) -> str:
     """The layer of a module of bitrl: the longest of their names that it begins with."""
     layers = [each for each in (*MAY_IMPORT, "bitrl._engine", "bitrl._limits") if f"{name}.".startswith(f"{each}.")]
@@ -71,7 +77,7 @@ def layer(name: str) -> str:
 
 def edges() -> Iterator[tuple[str, str]]:
     """Every import as (importer, imported)."""
-    return ((name, other) for name in sorted(GRAPH) for other in sorted(GRAPH[name]))
+    return ((name, other) for name in sorted(graph()) for other in sorted(graph()[name]))
 
 
 def ours(name: str) -> bool:
@@ -79,15 +85,15 @@ def ours(name: str) -> bool:
 
 
 def test_every_module_is_found():
-    assert {"bitrl", "bitrl.cli.run", "bitrl.core.config", "bitrl.plugins.algos.ppo", "bitrl.testing"} <= GRAPH.keys()
-    assert len(GRAPH) == len(set(MODULES.values())) > 150
-    assert "bitrl.core.runs.train" in GRAPH["bitrl.cli.run"]
-    unknown = {other for _, other in edges() if ours(other)} - GRAPH.keys()
+    assert {"bitrl", "bitrl.cli.run", "bitrl.core.config", "bitrl.plugins.algos.ppo", "bitrl.testing"} <= graph().keys()
+    assert len(graph()) == len(set(MODULES.values())) > 150
+    assert "bitrl.core.runs.train" in graph()["bitrl.cli.run"]
+    unknown = {other for _, other in edges() if ours(other)} - graph().keys()
     assert unknown == {"bitrl._engine", "bitrl._limits"}, "modules are imported that are not there"
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    assert " → ".join(first_circle(GRAPH)) == ""
+    assert " → ".join(first_circle(graph())) == ""
 
 
 def test_imports_go_down_the_layers():
@@ -118,7 +124,7 @@ def test_the_public_face_names_what_is_in_the_core():
     import bitrl
 
     assert {layer(module) for module in bitrl._HOME} <= {*CORE}
-    assert bitrl._HOME.keys() <= GRAPH.keys()
+    assert bitrl._HOME.keys() <= graph().keys()
 
 
 def test_a_name_means_one_thing():

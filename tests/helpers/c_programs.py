@@ -1,8 +1,9 @@
 """Compiles the engine together with a C program of the tests: for the sanitizers, or for another CPU.
 
-The engine's objects are kept in build/test_engines, one folder for each compiler and its flags, and each is compiled
-anew when the compiler, its source or a header has changed. Tests that run at once, in one process or several, share
-them; so do programs that differ in definitions of which a source knows nothing.
+The engine's objects are kept in the user's cache, bitrl/test_engines, one folder for each compiler and its flags, and
+each is compiled anew when the compiler, its source or a header has changed. Tests that run at once, in one process or
+several, share them, also those of another clone; so do programs that differ in definitions of which a source knows
+nothing.
 """
 
 import fcntl
@@ -15,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bitrl.core.files import cache_home
+
 CSRC = Path(__file__).parents[2] / "csrc"
-KEPT = CSRC.parent / "build" / "test_engines"
 
 
 def compiler() -> list[str]:
@@ -29,17 +31,21 @@ def engine_sources() -> list[Path]:
     return sorted(path for path in CSRC.glob("*.c") if path.name not in ("_engine.c", "_limits.c", "limits.c"))
 
 
-def build(out: Path, main: str, *flags: str, compiled_by: Sequence[str] | None = None, kept: Path = KEPT) -> Path:
+def build(
+    out: Path, main: str, *flags: str, compiled_by: Sequence[str] | None = None, kept: Path | None = None
+) -> Path:
     """The engine and a program of tests/csrc; any finding of a sanitizer ends the process.
 
     A flag of `flags` may ask for more than -Og, with which code that is instrumented compiles in a third of the time.
     """
     always = ["-std=c11", "-g1", "-Og", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
     always.append("-Werror=incompatible-pointer-types")
-    command = [*(compiled_by or compiler()), *always, *flags, f"-I{CSRC}"]
+    command = [*(compiled_by or compiler()), *always, *flags]
     own = str(CSRC.parent / "tests" / "csrc" / main)
-    with engine(command, kept) as objects:
-        subprocess.run([*command, *objects, own, "-lm", "-lpthread", "-o", out], check=True, capture_output=True)
+    with engine(command, kept or cache_home() / "bitrl" / "test_engines") as objects:
+        subprocess.run(
+            [*command, *_places(), *objects, own, "-lm", "-lpthread", "-o", out], check=True, capture_output=True
+        )
     return out
 
 
@@ -64,6 +70,11 @@ def engine(command: Sequence[str], kept: Path) -> Iterator[list[Path]]:
         yield [folder / f"{path.stem}.o" for folder, sources in folders.items() for path in sources]
 
 
+def _places() -> list[str]:
+    """Where the sources lie, which an object does not show: a sanitizer names them as files of csrc."""
+    return [f"-I{CSRC}", f"-ffile-prefix-map={CSRC}=csrc"]
+
+
 def _as_it_concerns(text: bytes, command: Sequence[str]) -> list[str]:
     """The command without the definitions of names that do not stand in the text."""
     return [word for word in command if not word.startswith("-D") or word[2:].partition("=")[0].encode() in text]
@@ -79,6 +90,6 @@ def _compile(command: Sequence[str], sources: Sequence[Path], folder: Path, shar
             note.unlink(missing_ok=True)
             stale.append(path)
     if stale:
-        subprocess.run([*command, "-c", *stale], cwd=folder, check=True, capture_output=True)
+        subprocess.run([*command, *_places(), "-c", *stale], cwd=folder, check=True, capture_output=True)
     for path in stale:
         (folder / f"{path.stem}.made_from").write_text(made_from[path])
