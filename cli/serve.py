@@ -80,6 +80,9 @@ def serve(
     several clients are encoded together. / is a page that shows the agent act, /openapi.json describes the rest. Ctrl-C
     and SIGTERM stop the server once what came has been answered; SIGHUP reads FILE anew.
     """
+    # Before NumPy is imported: the threads of its OpenBLAS, which the small heads do not need, spin where clients are
+    # to be answered.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from bitrl.core.installing import needing
 
     with needing("starlette", "bitrl serve"), needing("uvicorn", "bitrl serve"), needing("httptools", "bitrl serve"):

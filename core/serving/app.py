@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -68,15 +68,15 @@ class Service:
         self._page = (files("bitrl.core.serving") / "page.html").read_bytes()
         self._router = Router(
             [
-                Route("/", self._show_page),
-                Route("/act", self._act, methods=["POST"]),
-                Route("/episodes", self._begin_episode, methods=["POST"]),
-                Route("/episodes/{episode}", self._end_episode, methods=["DELETE"]),
-                Route("/demonstration", self._demonstrate, methods=["POST"]),
-                Route("/agent", self._about),
-                Route("/healthz", self._health),
-                Route("/metrics", self._show_metrics),
-                Route("/openapi.json", self._describe),
+                Route("/act", Endpoint(self._act), methods=["POST"]),
+                Route("/episodes", Endpoint(self._begin_episode), methods=["POST"]),
+                Route("/episodes/{episode}", Endpoint(self._end_episode), methods=["DELETE"]),
+                Route("/", Endpoint(self._show_page), methods=["GET"]),
+                Route("/demonstration", Endpoint(self._demonstrate), methods=["POST"]),
+                Route("/agent", Endpoint(self._about), methods=["GET"]),
+                Route("/healthz", Endpoint(self._health), methods=["GET"]),
+                Route("/metrics", Endpoint(self._show_metrics), methods=["GET"]),
+                Route("/openapi.json", Endpoint(self._describe), methods=["GET"]),
             ],
             redirect_slashes=False,
         )
@@ -181,6 +181,18 @@ class Service:
 
     async def _show_page(self, request: Request) -> Response:
         return Response(self._page, media_type="text/html", headers=PAGE_HEADERS)
+
+
+@attrs.frozen
+class Endpoint:
+    """Answers a request by a function's response; its errors are left to who called the router."""
+
+    respond: Callable[[Request], Awaitable[Response]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        response = await self.respond(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 class Exchange:

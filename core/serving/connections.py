@@ -17,6 +17,33 @@ LONGEST_HEAD = 65536
 """Bytes of a request before its body."""
 
 
+class Coalescing(asyncio.Transport):
+    """A transport that sends at once what is written in a turn of the event loop: head and body of an answer."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        super().__init__()
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+        for name in ("abort", "get_extra_info", "is_closing", "pause_reading", "resume_reading"):
+            setattr(self, name, getattr(transport, name))
+
+    def write(self, data: Any) -> None:
+        """Send `data` before the loop's next turn."""
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        written, self._written = self._written, []
+        if written:
+            self._transport.write(b"".join(written))
+
+
 class Connection(HttpToolsProtocol):
     """A connection. Its application is a `bitrl.core.serving.app.Service`."""
 
@@ -30,7 +57,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, in the place of one that only waits if there are too many, or refuse it."""
-        super().connection_made(transport)
+        super().connection_made(Coalescing(transport, self.loop))
         most = self._service.limits.connections
         if len(self.connections) <= most:
             return
