@@ -142,9 +142,16 @@ def compare(file: Path, clients: int, rounds: int, seconds: float, threads: int)
     finally:
         server.terminate()
         server.wait()
-    medians = {name: round(statistics.median(each[name] for each in found), 3) for name in found[0] if name != "answered"}
+    medians = {
+        name: round(statistics.median(each[name] for each in found), 3) for name in found[0] if name != "answered"
+    }
     shares = [round(each["share"], 3) for each in found]
-    return {**medians, "failed": sum(each["failed"] for each in found), "shares": shares, "server_rss_mb": round(memory, 1)}
+    return {
+        **medians,
+        "failed": sum(each["failed"] for each in found),
+        "shares": shares,
+        "server_rss_mb": round(memory, 1),
+    }
 
 
 def main() -> None:

@@ -90,18 +90,15 @@ def serve(
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     from bitrl.cli.act import backbone_options
-    from bitrl.core.acting.agents import Agent, read
     from bitrl.core.serving.limits import Limits, Token
     from bitrl.core.serving.server import bind, is_loopback, url
-    from bitrl.core.serving.server import serve as serve_agent
+    from bitrl.core.serving.server import serve as run_server
 
     options = backbone_options(assignments)
     body = parse_size(max_body)
     if body is None:
         raise UsageError(f"--max-body: expected a size such as 300KB or 1MB, got {max_body}")
-    limits = Limits(
-        body=body, rate=rate, queue=queue, timeout=timeout, episodes=episodes, episode_idle=episode_idle
-    )
+    limits = Limits(body=body, rate=rate, queue=queue, timeout=timeout, episodes=episodes, episode_idle=episode_idle)
     secret = _secret(token_file)
     sockets = bind(host, port)
     if secret is None and not is_loopback(sockets):
@@ -109,14 +106,9 @@ def serve(
             f"--host {host} is reached from other machines, which takes a token: --token-file FILE, or ${TOKEN}"
         )
 
-    def load() -> Agent:
-        agent = Agent(read(file), options, typed=True)
-        agent.explain([agent.example], [agent.episode()])
-        return agent
-
     where = url(sockets)
-    serve_agent(
-        load, sockets, limits, None if secret is None else Token(secret),
+    run_server(
+        file, options, sockets, limits, None if secret is None else Token(secret),
         lambda: echo(f"{file}: serving at {where} (Ctrl-C stops)"),
     )  # fmt: skip
 

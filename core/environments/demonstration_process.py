@@ -75,7 +75,9 @@ def action_of(space: gymnasium.Space[Any], plain: Any) -> Any:
     parts = parts_of(space)
     if parts is not None:
         values = [action_of(part, value) for (_, part), value in zip(parts, values_in(space, plain), strict=True)]
-        return tuple(values) if isinstance(plain, list) else {name: v for (name, _), v in zip(parts, values, strict=True)}
+        return (
+            tuple(values) if isinstance(plain, list) else {name: v for (name, _), v in zip(parts, values, strict=True)}
+        )
     return int(plain) if isinstance(space, Discrete) else np.asarray(plain, space.dtype)
 
 

@@ -129,21 +129,23 @@ class Service:
             _check_site(host, origin)
         elif scope["path"] not in OPEN and not self._token.admits(headers.get(b"authorization", b"")):
             raise Refused(
-                401, "expected the header Authorization: Bearer TOKEN with the server's token", {"WWW-Authenticate": "Bearer"}
+                401,
+                "expected the header Authorization: Bearer TOKEN with the server's token",
+                {"WWW-Authenticate": "Bearer"},
             )
 
     async def _act(self, request: Request) -> Response:
         began = time.perf_counter()
         asked = asked_for(await _body(request, self.limits.body))
         agent = self.batcher.agent
-        if agent.history > 1 and asked.ids is None:
+        if agent.history > 1 and asked.episode is None:
             raise Refused(
                 422,
                 f"this agent reads the last {agent.history} states of an episode: begin one with POST /episodes, and "
-                f'send its id as "{asked.id_key}"',
+                'send its id: {"observation": …, "episode": …}',
             )
-        episodes = None if asked.ids is None else [self.episodes.use(each) for each in asked.ids]
-        found = await self.batcher.act(asked.observations, episodes, asked.explain)
+        episode = None if asked.episode is None else self.episodes.use(asked.episode)
+        found = await self.batcher.act(asked.observations, episode, asked.explain)
         self.metrics.seconds.add(time.perf_counter() - began)
         return _json(asked.answer(found))
 
@@ -237,14 +239,9 @@ class ActRequest:
     """What a request to act asks for; `single`: the action of one observation, not a list."""
 
     observations: Sequence[Any]
-    ids: Sequence[str] | None
+    episode: str | None
     explain: bool
     single: bool
-
-    @property
-    def id_key(self) -> str:
-        """What ids of episodes are called in such a request."""
-        return "episode" if self.single else "episodes"
 
     def answer(self, found: Sequence[Any]) -> dict[str, Any]:
         """The answer, of actions or explanations."""
@@ -266,7 +263,7 @@ def asked_for(given: Any) -> ActRequest:
     if not isinstance(given, dict) or ("observation" in given) is ("observations" in given):
         raise Refused(422, 'expected {"observation": …} or {"observations": […]}')
     single = "observation" in given
-    known = ("observation", "episode", "explain") if single else ("observations", "episodes", "explain")
+    known = ("observation", "episode", "explain") if single else ("observations", "explain")
     if other := [name for name in given if name not in known]:
         raise Refused(422, f'expected the keys {", ".join(known)}, got "{other[0][:80]}"')
     explain = given.get("explain", False)
@@ -278,24 +275,10 @@ def asked_for(given: Any) -> ActRequest:
         raise Refused(422, f'"observations": expected a list of 1 to {MOST_OBSERVATIONS:,}, got {count}')
     if any(commands_in(each) > MOST_COMMANDS for each in observations):
         raise Refused(422, f'"{COMMANDS}": expected at most {MOST_COMMANDS:,}')
-    ids = None
-    if known[1] in given:
-        ids = [given["episode"]] if single else given["episodes"]
-        _check_ids(ids, len(observations), known[1])
-    return ActRequest(observations, ids, explain, single)
-
-
-def _check_ids(ids: Any, count: int, key: str) -> None:
-    if not isinstance(ids, list) or len(ids) != count or not all(map(_is_id, ids)):
-        one = key == "episode"
-        expected = "the id of an episode" if one else f"a list of {count} ids of episodes"
-        raise Refused(422, f'"{key}": expected {expected}, got {json.dumps(ids[0] if one else ids)[:80]}')
-    if len({*ids}) < count:
-        raise Refused(422, f'"{key}": expected each once: the states of an episode are sent one after another')
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= LONGEST_ID
+    episode = given.get("episode")
+    if "episode" in given and not (isinstance(episode, str) and 1 <= len(episode) <= LONGEST_ID):
+        raise Refused(422, f'"episode": expected the id of one, got {json.dumps(episode)[:80]}')
+    return ActRequest(observations, episode, explain, single)
 
 
 async def _body(request: Request, most: int) -> Any:
@@ -322,7 +305,9 @@ async def _body(request: Request, most: int) -> Any:
 
 
 def _too_large(most: int) -> Refused:
-    return Refused(413, f"expected a body of at most {most:,} bytes: send fewer observations, or ask for a larger --max-body")
+    return Refused(
+        413, f"expected a body of at most {most:,} bytes: send fewer observations, or ask for a larger --max-body"
+    )
 
 
 @lru_cache(256)

@@ -33,13 +33,13 @@ SCORES = 8192
 
 @attrs.define(eq=False)
 class Waiting:
-    """A request to act: observations, the episode of each or None, and whether the actions are to be explained.
+    """A request to act: observations, the episode of the one where it has one, and whether to explain the actions.
 
     `answer` becomes the actions (or explanations), or an error.
     """
 
     observations: Sequence[Any]
-    episodes: Sequence[Episode] | None
+    episode: Episode | None
     explain: bool
     answer: asyncio.Future[list[Any]]
     commands: int = 1
@@ -73,16 +73,18 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="bitrl-act", daemon=True)
         self._thread.start()
 
-    async def act(self, observations: Sequence[Any], episodes: Sequence[Episode] | None, explain: bool) -> list[Any]:
-        """The action for each observation, or an `Explanation`.
+    async def act(self, observations: Sequence[Any], episode: Episode | None, explain: bool) -> list[Any]:
+        """The action for each observation, or an `Explanation`. With an `episode` there is one observation.
 
         Raises:
-            BitrlError: the agent cannot act on one of them; none of the episodes has then recorded its observation.
+            BitrlError: the agent cannot act on one of them; the episode has then not recorded it.
             Refused: too many are waiting, or it took too long.
         """
         if self.waiting and self.waiting + len(observations) > self.most:
-            raise Refused(503, f"{self.waiting:,} observations are waiting: try again in a second", {"Retry-After": "1"})
-        asked = Waiting(observations, episodes, explain, self._loop.create_future())
+            raise Refused(
+                503, f"{self.waiting:,} observations are waiting: try again in a second", {"Retry-After": "1"}
+            )
+        asked = Waiting(observations, episode, explain, self._loop.create_future())
         self.waiting += len(observations)
         self._asked.put(asked)
         try:
@@ -146,21 +148,21 @@ def _taken(held: deque[Waiting]) -> list[Waiting]:
     """The next batch: as much of what is held, in order, as fits. No episode is twice in a batch."""
     batch: list[Waiting] = []
     kept: list[Waiting] = []
-    busy: set[int] = set()  # episodes that are in the batch, or whose turn comes before
+    busy: set[int] = set()  # the episodes in the batch
     count = commands = 0
     while held:
         asked = held.popleft()
-        own = {id(episode) for episode in asked.episodes or ()}
         total, most = count + len(asked.observations), max(commands, asked.commands)
         if batch and (total > TOGETHER or total * most > SCORES):
             held.appendleft(asked)
             break
-        if own & busy:
+        if id(asked.episode) in busy:
             kept.append(asked)
-        else:
-            batch.append(asked)
-            count, commands = total, most
-        busy |= own
+            continue
+        batch.append(asked)
+        count, commands = total, most
+        if asked.episode is not None:
+            busy.add(id(asked.episode))
     held.extendleft(reversed(kept))
     return batch
 
@@ -199,8 +201,8 @@ def _together(agent: Agent, batch: Sequence[Waiting]) -> list[list[Any] | Except
 def _acted(agent: Agent, batch: Sequence[Waiting]) -> list[Any]:
     observations = [observation for asked in batch for observation in asked.observations]
     episodes = None
-    if agent.history > 1 and any(asked.episodes for asked in batch):
-        episodes = [episode for asked in batch for episode in asked.episodes or ()]
+    if agent.history > 1:
+        episodes = [asked.episode for asked in batch if asked.episode is not None]
         if not all(goes_on(episode, agent) for episode in episodes):
             raise Refused(404, "the episode ended when another agent was swapped in: begin one with POST /episodes")
     return agent.explain(observations, episodes) if batch[0].explain else agent.act_batch(observations, episodes)

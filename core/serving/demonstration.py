@@ -68,9 +68,8 @@ class Demonstration:
         else:
             self._steps += 1
             self._return += found["reward"]
-        episodes = [self._episode] if self._episode is not None and agent.history > 1 else None
         try:
-            [explanation] = await batcher.act([found["observation"]], episodes, True)
+            [explanation] = await batcher.act([found["observation"]], self._episode, True)
         except Refused:
             raise
         except BitrlError as error:
@@ -147,7 +146,9 @@ def shown_environment(facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]
             503, f"the agent was trained in {name[:80]}: the module {module[:80]} is not imported to show a picture"
         )
     if not is_there("gymnasium"):
-        raise Refused(503, f"showing the environment needs gymnasium, which is not installed: {to_install('gymnasium')}")
+        raise Refused(
+            503, f"showing the environment needs gymnasium, which is not installed: {to_install('gymnasium')}"
+        )
     learner = facts.get("learner")
     options = learner.get("config", {}).get("env", {}) if isinstance(learner, Mapping) else {}
     return name, options if isinstance(options, Mapping) else {}

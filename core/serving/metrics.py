@@ -63,7 +63,9 @@ class Metrics:
 
     def _lines(self) -> Iterator[str]:
         yield from _header("bitrl_requests_total", "counter", "Requests that were answered, by status code.")
-        yield from _labelled("bitrl_requests_total", "code", {str(code): n for code, n in sorted(self.requests.items())})
+        yield from _labelled(
+            "bitrl_requests_total", "code", {str(code): n for code, n in sorted(self.requests.items())}
+        )
         yield from _header("bitrl_observations_total", "counter", "Observations that were acted on.")
         yield f"bitrl_observations_total {self.observations}"
         yield from _header("bitrl_agent_swaps_total", "counter", "Agents read anew while serving.")

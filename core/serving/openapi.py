@@ -95,14 +95,12 @@ def _act(agent: Agent) -> dict[str, Any]:
     one = {"observation": _of("Observation"), "episode": _of("EpisodeId"), "explain": explain}
     several = {
         "observations": {**_list(_of("Observation")), "minItems": 1, "maxItems": MOST_OBSERVATIONS},
-        "episodes": {**_list(_of("EpisodeId")), "uniqueItems": True, "description": "One for each observation."},
         "explain": explain,
     }
-    needs = agent.history > 1
-    bodies = [
-        _object(one, "observation", *(["episode"] if needs else [])),
-        _object(several, "observations", *(["episodes"] if needs else [])),
-    ]
+    if agent.history > 1:  # states of an episode are sent one after another
+        body = _object(one, "observation", "episode")
+    else:
+        body = {"oneOf": [_object(one, "observation"), _object(several, "observations")]}
     answers = [
         _object({"action": {}, "explanation": _of("Explanation")}, "action"),
         _object({"actions": _list({}), "explanations": _list(_of("Explanation"))}, "actions"),
@@ -110,7 +108,7 @@ def _act(agent: Agent) -> dict[str, Any]:
     return {
         "operationId": "act",
         "summary": "The greedy action for an observation, or for several",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"oneOf": bodies}}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": _responses({200: _answer("The action.", {"oneOf": answers})}, 404, 415, 422, 500, 503, 504),
     }
 

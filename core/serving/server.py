@@ -9,11 +9,13 @@ import ipaddress
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 
-from bitrl.core.acting.agents import Agent
+from bitrl.core.acting.agents import Agent, read
 from bitrl.core.errors import BitrlError, RunFailed, UsageError, cause
 from bitrl.core.serving.app import Service
 from bitrl.core.serving.connections import Connection
@@ -59,7 +61,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
 def _not_bound(host: str, port: int, error: OSError) -> BitrlError:
     where = f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return RunFailed(f"{where}: another program listens there: stop it, or choose another port ({setting('port', 'N')})")
+        return RunFailed(
+            f"{where}: another program listens there: stop it, or choose another port ({setting('port', 'N')})"
+        )
     if error.errno == errno.EACCES:
         return RunFailed(f"{where}: this user may not listen there: choose a port above 1023 ({setting('port', 'N')})")
     if error.errno == errno.EADDRNOTAVAIL:
@@ -78,38 +82,57 @@ def url(sockets: Sequence[socket.socket]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def load(file: Path, options: Mapping[str, Any]) -> Agent:
+    """The agent in a file, with backbone `options`, once it has acted on the example that it brings.
+
+    Raises:
+        BitrlError: it cannot be used; says why.
+    """
+    agent = Agent(read(file), options, typed=True)
+    agent.explain([agent.example], [agent.episode()])
+    return agent
+
+
 def serve(
-    load: Callable[[], Agent], sockets: Sequence[socket.socket], limits: Limits, token: Token | None, ready: Callable[[], None]
+    file: Path,
+    options: Mapping[str, Any],
+    sockets: Sequence[socket.socket],
+    limits: Limits,
+    token: Token | None,
+    ready: Callable[[], None],
 ) -> None:
     """Serve an agent until SIGTERM or SIGINT, which lets requests in hand be answered; a second one does not. SIGHUP
-    reads it anew.
+    reads the file anew.
 
     Args:
-        load: reads the agent from its file, and checks it whole.
+        file, options: of `load`.
         sockets: of `bind`.
         limits: what not to go beyond.
         token: what clients must know; None: nothing.
         ready: called when clients can connect.
+
+    Raises:
+        BitrlError: the agent cannot be used.
     """
-    agent = load()
+    agent = load(file, options)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCHING)
     try:
-        asyncio.run(_serve(agent, load, [*sockets], limits, token, ready))
+        asyncio.run(_serve(agent, file, options, [*sockets], limits, token, ready))
     finally:
         sys.setswitchinterval(before)
 
 
 async def _serve(
     agent: Agent,
-    load: Callable[[], Agent],
+    file: Path,
+    options: Mapping[str, Any],
     sockets: list[socket.socket],
     limits: Limits,
     token: Token | None,
     ready: Callable[[], None],
 ) -> None:
     service = Service(agent, limits, token)
-    del agent  # another may take its place
     config = uvicorn.Config(
         service, http=Connection, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="critical",
         access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=int(limits.idle),
@@ -117,7 +140,7 @@ async def _serve(
     server = Server(config)
     open_connections = server.server_state.connections
     service.metrics.gauges["bitrl_open_connections"] = ("Connections of clients.", lambda: len(open_connections))
-    with _signals(server, Reader(load, service)):
+    with _signals(server, Reader(file, options, service)):
         looking = asyncio.create_task(_look(server, service, ready))
         try:
             await server.serve(sockets)
@@ -138,8 +161,8 @@ class Server(uvicorn.Server):
 class Reader:
     """Reads the agent's file anew, one time after the other."""
 
-    def __init__(self, load: Callable[[], Agent], service: Service):
-        self._load, self._service, self._again = load, service, False
+    def __init__(self, file: Path, options: Mapping[str, Any], service: Service):
+        self._file, self._options, self._service, self._again = file, options, service, False
         self._reading: asyncio.Task[None] | None = None
 
     def read(self) -> None:
@@ -154,7 +177,7 @@ class Reader:
         while self._again:
             self._again = False
             try:
-                agent = await asyncio.to_thread(self._load)
+                agent = await asyncio.to_thread(load, self._file, self._options)
             except Exception as error:
                 self._service.metrics.swaps["refused"] += 1
                 why = str(error) if isinstance(error, BitrlError) else cause(error)
@@ -162,7 +185,7 @@ class Reader:
             else:
                 self._service.follow(agent)
                 self._service.metrics.swaps["accepted"] += 1
-                tell("bitrl serve: the agent was read anew")
+                tell(f"bitrl serve: {self._file} was read anew")
                 del agent
 
 
