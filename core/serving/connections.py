@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._service: Any = self.app
-        self._idle, self._broken, self._in_head = False, False, True
+        self._idle, self._in_head, self._broken, self._ended = False, True, False, False
         self._since = self.loop.time()  # when the request began to come, or the last answer was sent
         self._closing: float | None = None
         self._head = 0
@@ -79,6 +79,13 @@ class Connection(HttpToolsProtocol):
         if self._in_head and self._head > LONGEST_HEAD and not self.transport.is_closing():
             self._refuse(431, f"expected at most {LONGEST_HEAD:,} bytes before the body, got more")
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Nothing more will come: close once what came has been answered."""
+        self._ended = True
+        if self.waits:
+            self.transport.close()
+        return True  # the loop would close it without what was written in this turn
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
@@ -94,8 +101,12 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         super().on_response_complete()
         self._idle = self.cycle.response_complete
-        if self._idle and self._broken and not self.transport.is_closing():
+        if not self._idle or self.transport.is_closing():
+            return
+        if self._broken:
             self._refuse(400, "expected HTTP/1.1, got something else after the last request")
+        elif self._ended:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP: say so, after the answers to what came before it."""
