@@ -61,9 +61,11 @@ class Connection(HttpToolsProtocol):
         most = self._service.limits.connections
         if len(self.connections) <= most:
             return
-        waiting = [each for each in self.connections if each is not self and each.waits]  # type: ignore[union-attr]
-        if waiting:
-            min(waiting, key=lambda each: each._since).transport.close()  # type: ignore[union-attr]
+        others: list[Any] = [each for each in self.connections if each is not self and not each.transport.is_closing()]
+        if len(others) < most:
+            return
+        if waiting := [each for each in others if each.waits]:
+            min(waiting, key=lambda each: each._since).transport.abort()
         else:
             self._refuse(503, f"{most:,} connections are open, as many as there may be: try again later")
 
@@ -131,8 +133,8 @@ class Connection(HttpToolsProtocol):
 
     @property
     def waits(self) -> bool:
-        """Whether it is the client's turn: to begin a request, or to send the rest of one."""
-        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+        """Whether it is the client's turn: to begin a request, to send the rest of one, or to read an answer."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body or self.flow.write_paused
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer with an error, and close the connection."""

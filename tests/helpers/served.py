@@ -16,7 +16,17 @@ from typing import Any
 
 import attrs
 
-COMMAND = [sys.executable, "-c", "from bitrl.cli import main; main()", "serve"]
+COMMAND = "from bitrl.cli import main; main()"
+LIMITED = """
+import sys
+from pathlib import Path
+from bitrl.core.serving import server
+from bitrl.core.serving.limits import Limits
+server.EVERY = 0.05
+sockets = server.bind("127.0.0.1", 0)
+limits = Limits(**{name: float(value) for name, value in (each.split("=") for each in sys.argv[2:])})
+server.serve(Path(sys.argv[1]), {}, sockets, limits, None, lambda: print("serving at", server.url(sockets), flush=True))
+"""
 
 
 @attrs.define
@@ -81,17 +91,18 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(file: Path, *flags: object, log: Path) -> Iterator[Served]:
-    """A server of the agent in `file`, whose stderr goes to `log`."""
+def serving(file: Path, *flags: object, log: Path, **limits: float) -> Iterator[Served]:
+    """A server of the agent in `file`, whose stderr goes to `log`; or with other `limits` than flags can say."""
+    command = [sys.executable, "-c", COMMAND, "serve", str(file), "--port", "0", *map(str, flags)]
+    if limits:
+        command = [sys.executable, "-c", LIMITED, str(file), *(f"{name}={value}" for name, value in limits.items())]
     with open(log, "w", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, str(file), "--port", "0", *map(str, flags)], stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert "serving at" in line, log.read_text(encoding="utf-8")
-        yield Served(process, int(line.split("http://", 1)[1].split(" ")[0].rpartition(":")[2]), log)
+        yield Served(process, int(line.split("http://", 1)[1].split()[0].rpartition(":")[2]), log)
     finally:
         process.kill()
         process.wait()
