@@ -79,8 +79,8 @@ class OpenEpisodes:
     def _unknown(self, name: str) -> Refused:
         return Refused(
             404,
-            f'no episode "{name[:LONGEST_ID]}": it was ended, not used for {self.idle:g} seconds, or never begun: begin '
-            "one with POST /episodes",
+            f'no episode "{name[:LONGEST_ID]}": it was ended, not used for {self.idle:g} seconds, or never begun: '
+            "begin one with POST /episodes",
         )
 
 

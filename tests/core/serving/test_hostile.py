@@ -1,4 +1,4 @@
-"""A thousand hostile requests, of a million in benchmarks/serve_hostile.py: none gets a wrong answer, nothing is left."""
+"""A thousand of the hostile requests of benchmarks/serve_hostile.py: no wrong answer, and nothing left of them."""
 
 from __future__ import annotations
 
