@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from bitrl.cli.output import echo
 from bitrl.core.errors import UsageError
 from bitrl.core.process_memory import parse_size
+from bitrl.core.wording import warn
 
 TOKEN = "BITRL_SERVE_TOKEN"
 SHORTEST_TOKEN = 16
@@ -98,6 +100,9 @@ def serve(
     body = parse_size(max_body)
     if body is None:
         raise UsageError(f"--max-body: expected a size such as 300KB or 1MB, got {max_body}")
+    for flag, number in (("--rate", rate), ("--timeout", timeout), ("--episode-idle", episode_idle)):
+        if not math.isfinite(number):
+            raise UsageError(f"{flag}: expected a finite number, got {number}")
     limits = Limits(body=body, rate=rate, queue=queue, timeout=timeout, episodes=episodes, episode_idle=episode_idle)
     secret = _secret(token_file)
     sockets = bind(host, port)
@@ -119,8 +124,8 @@ def _secret(file: Path | None) -> str | None:
     Raises:
         UsageError: the file cannot be read, or the token is too short or no word.
     """
+    secret, where = os.environ.pop(TOKEN, None), f"${TOKEN}"  # environments that are shown need not know it
     if file is None:
-        secret, where = os.environ.get(TOKEN), f"${TOKEN}"
         if secret is None:
             return None
     else:
@@ -128,7 +133,7 @@ def _secret(file: Path | None) -> str | None:
         try:
             secret = file.read_text(encoding="utf-8").strip()
             if stat.S_IMODE(file.stat().st_mode) & 0o077:
-                echo(f"warning: {file}: other users may read the token: chmod 600 it", err=True)
+                warn(f"{file}: other users may read the token: chmod 600 it")
         except OSError as error:
             raise UsageError(f"{where}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:

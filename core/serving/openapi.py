@@ -14,9 +14,6 @@ from bitrl.core.acting.nested import is_tuple
 from bitrl.core.serving.limits import MOST_COMMANDS, MOST_OBSERVATIONS
 from bitrl.core.serving.open_episodes import LONGEST_ID
 
-FLOAT32 = 3.4e38
-"""Numbers of JSON that a float32 has room for."""
-
 ERRORS = {
     400: "The request is no HTTP, or its body no JSON.",
     401: "The token is missing or wrong.",
@@ -135,13 +132,17 @@ def schema_of(dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _number(dtype: np.dtype) -> dict[str, Any]:
+    """A number that fits the dtype; true and false are taken as 1 and 0."""
     if dtype.kind == "b":
         return {"type": ["integer", "boolean"], "minimum": 0, "maximum": 1}
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
-    most = min(FLOAT32, float(np.finfo(dtype).max))
-    return {"type": "number", "minimum": -most, "maximum": most}
+        return {"type": ["integer", "boolean"], "minimum": int(limits.min), "maximum": int(limits.max)}
+    info = np.finfo(dtype)
+    if info.bits >= 64:
+        return {"type": ["number", "boolean"], "minimum": float(info.min), "maximum": float(info.max)}
+    beyond = 2.0**info.maxexp - 2.0 ** (info.maxexp - info.nmant - 2)  # the first that is rounded to infinity
+    return {"type": ["number", "boolean"], "exclusiveMinimum": -beyond, "exclusiveMaximum": beyond}
 
 
 def _get(name: str, summary: str, *errors: int) -> dict[str, Any]:

@@ -30,6 +30,10 @@ EVERY = 1.0
 """Seconds between two looks for clients that take too long, and for what nobody uses."""
 
 
+BACKLOG = 1024
+"""Connections that the system holds until they are taken."""
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
     """Sockets for all addresses of `host`, bound and not listening yet; port 0 is a free one.
 
@@ -112,9 +116,15 @@ def serve(
         ready: called when clients can connect.
 
     Raises:
-        BitrlError: the agent cannot be used.
+        BitrlError: the agent cannot be used, or the port is in use meanwhile.
     """
     agent = load(file, options)
+    for each in sockets:
+        host, port = each.getsockname()[:2]
+        try:
+            each.listen(BACKLOG)
+        except OSError as error:  # bound by another program at the same time
+            raise _not_bound(host, port, error) from None
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCHING)
     try:
@@ -135,7 +145,8 @@ async def _serve(
     service = Service(agent, limits, token)
     config = uvicorn.Config(
         service, http=Connection, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="critical",
-        access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=int(limits.idle),
+        access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
+        timeout_keep_alive=int(limits.idle),
     )  # fmt: skip
     server = Server(config)
     open_connections = server.server_state.connections

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,13 @@ def serving(file: Path, *flags: object, log: Path, **limits: float) -> Iterator[
     command = [sys.executable, "-c", COMMAND, "serve", str(file), "--port", "0", *map(str, flags)]
     if limits:
         command = [sys.executable, "-c", LIMITED, str(file), *(f"{name}={value}" for name, value in limits.items())]
+    with running(command, log) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], log: Path) -> Iterator[Served]:
+    """A server that `command` starts, which says where it serves on stdout; its stderr goes to `log`."""
     with open(log, "w", encoding="utf-8") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
