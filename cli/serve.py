@@ -92,9 +92,9 @@ def serve(
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     from bitrl.cli.act import backbone_options
-    from bitrl.core.serving.limits import Limits, Token
     from bitrl.core.serving.server import bind, is_loopback, url
     from bitrl.core.serving.server import serve as run_server
+    from bitrl.core.serving.service_limits import ServiceLimits, Token
 
     options = backbone_options(assignments)
     body = parse_size(max_body)
@@ -103,7 +103,9 @@ def serve(
     for flag, number in (("--rate", rate), ("--timeout", timeout), ("--episode-idle", episode_idle)):
         if not math.isfinite(number):
             raise UsageError(f"{flag}: expected a finite number, got {number}")
-    limits = Limits(body=body, rate=rate, queue=queue, timeout=timeout, episodes=episodes, episode_idle=episode_idle)
+    limits = ServiceLimits(
+        body=body, rate=rate, queue=queue, timeout=timeout, episodes=episodes, episode_idle=episode_idle
+    )
     secret = _secret(token_file)
     sockets = bind(host, port)
     if secret is None and not is_loopback(sockets):
@@ -114,7 +116,7 @@ def serve(
     where = url(sockets)
     run_server(
         file, options, sockets, limits, None if secret is None else Token(secret),
-        lambda: echo(f"{file}: serving at {where} (Ctrl-C stops)"),
+        lambda: echo(f"{file}: serving at {where} (process {os.getpid()}; Ctrl-C stops it)"),
     )  # fmt: skip
 
 

@@ -30,10 +30,10 @@ from bitrl.core.errors import BitrlError, cause
 from bitrl.core.serving import metrics
 from bitrl.core.serving.batching import Batcher, commands_in
 from bitrl.core.serving.demonstration import Demonstration
-from bitrl.core.serving.limits import MOST_COMMANDS, MOST_OBSERVATIONS, Limits, Rates, Token
 from bitrl.core.serving.open_episodes import LONGEST_ID, OpenEpisodes
 from bitrl.core.serving.openapi import openapi
 from bitrl.core.serving.refusals import Refused
+from bitrl.core.serving.service_limits import MOST_COMMANDS, MOST_OBSERVATIONS, Rates, ServiceLimits, Token
 from bitrl.core.terminal import tell
 
 OPEN = ("/", "/healthz")
@@ -58,7 +58,7 @@ class Service:
         episodes: those of clients.
     """
 
-    def __init__(self, agent: Agent, limits: Limits, token: Token | None):
+    def __init__(self, agent: Agent, limits: ServiceLimits, token: Token | None):
         """Without a `token`, for clients on this machine alone. Called within the event loop."""
         self.limits, self.metrics, self._token = limits, metrics.Metrics(), token
         self.batcher = Batcher(agent, self.metrics, limits.queue, limits.timeout)

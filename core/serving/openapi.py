@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from bitrl import __version__
 from bitrl.core.acting.admissible import COMMANDS, MASK, splits
 from bitrl.core.acting.agents import Agent
 from bitrl.core.acting.nested import is_tuple
-from bitrl.core.serving.limits import MOST_COMMANDS, MOST_OBSERVATIONS
 from bitrl.core.serving.open_episodes import LONGEST_ID
+from bitrl.core.serving.service_limits import MOST_COMMANDS, MOST_OBSERVATIONS
 
 ERRORS = {
     400: "The request is no HTTP, or its body no JSON.",
@@ -26,11 +26,12 @@ ERRORS = {
     421: "The request names another host.",
     422: "The body is JSON, but nothing that the agent can act on.",
     429: "The client sends too many requests a second.",
+    431: "There is too much before the body.",
     500: "The agent failed.",
     503: "Too much is waiting.",
     504: "The action took too long.",
 }
-EVERY = (400, 401, 403, 405, 408, 413, 421, 429)
+EVERY = (400, 401, 403, 405, 408, 413, 421, 429, 431)
 """Those of every path but the page's and the health check's."""
 
 
@@ -41,7 +42,7 @@ def openapi(agent: Agent) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "bitrl serve",
-            "version": __version__,
+            "version": version("bitrl"),
             "description": f"Acts in {agent.facts.get('env')}: observations in, greedy actions out.",
         },
         "security": [{}, {"token": []}],

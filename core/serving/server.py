@@ -19,7 +19,7 @@ from bitrl.core.acting.agents import Agent, read
 from bitrl.core.errors import BitrlError, RunFailed, UsageError, cause
 from bitrl.core.serving.app import Service
 from bitrl.core.serving.connections import Connection
-from bitrl.core.serving.limits import Limits, Token
+from bitrl.core.serving.service_limits import ServiceLimits, Token
 from bitrl.core.terminal import tell
 from bitrl.core.wording import setting
 
@@ -101,7 +101,7 @@ def serve(
     file: Path,
     options: Mapping[str, Any],
     sockets: Sequence[socket.socket],
-    limits: Limits,
+    limits: ServiceLimits,
     token: Token | None,
     ready: Callable[[], None],
 ) -> None:
@@ -138,7 +138,7 @@ async def _serve(
     file: Path,
     options: Mapping[str, Any],
     sockets: list[socket.socket],
-    limits: Limits,
+    limits: ServiceLimits,
     token: Token | None,
     ready: Callable[[], None],
 ) -> None:

@@ -21,10 +21,10 @@ LIMITED = """
 import sys
 from pathlib import Path
 from bitrl.core.serving import server
-from bitrl.core.serving.limits import Limits
+from bitrl.core.serving.service_limits import ServiceLimits
 server.EVERY = 0.05
 sockets = server.bind("127.0.0.1", 0)
-limits = Limits(**{name: float(value) for name, value in (each.split("=") for each in sys.argv[2:])})
+limits = ServiceLimits(**{name: float(value) for name, value in (each.split("=") for each in sys.argv[2:])})
 server.serve(Path(sys.argv[1]), {}, sockets, limits, None, lambda: print("serving at", server.url(sockets), flush=True))
 """
 

@@ -23,7 +23,7 @@ MOST_COMMANDS = 4096
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class ServiceLimits:
     """What a server does not go beyond.
 
     Attributes:

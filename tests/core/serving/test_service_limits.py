@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitrl.core.serving.limits import MOST_CLIENTS, Rates, Token
 from bitrl.core.serving.metrics import Histogram
 from bitrl.core.serving.open_episodes import OpenEpisodes
 from bitrl.core.serving.refusals import Refused
+from bitrl.core.serving.service_limits import MOST_CLIENTS, Rates, Token
 
 
 class Clock:
