@@ -73,7 +73,9 @@ class OpenEpisodes:
     def follow(self, agent: Agent) -> None:
         """Another agent acts from now on: go on with episodes whose memory it can use, and end the others."""
         for name, (episode, _) in [*self._open.items()]:
-            if not goes_on(episode, agent):
+            if agent.remembers_alike(episode.agent):
+                episode.agent = agent
+            else:
                 del self._open[name]
 
     def _unknown(self, name: str) -> Refused:
@@ -82,12 +84,3 @@ class OpenEpisodes:
             f'no episode "{name[:LONGEST_ID]}": it was ended, not used for {self.idle:g} seconds, or never begun: '
             "begin one with POST /episodes",
         )
-
-
-def goes_on(episode: Episode, agent: Agent) -> bool:
-    """Whether an episode can go on with this agent, which it then does."""
-    if episode.agent is not agent:
-        if not agent.remembers_alike(episode.agent):
-            return False
-        episode.agent = agent
-    return True

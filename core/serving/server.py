@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import os
+import resource
 import signal
 import socket
 import sys
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import uvicorn
 
 from bitrl.core.acting.agents import Agent, read
@@ -30,8 +33,13 @@ EVERY = 1.0
 """Seconds between two looks for clients that take too long, and for what nobody uses."""
 
 
-BACKLOG = 1024
-"""Connections that the system holds until they are taken."""
+FILES, OTHER_FILES = 1024, 96
+"""Files that a server may want open, and how many of them are no connections of clients."""
+
+BACKLOG, AT_ONCE = 1024, 16
+"""Connections that the system holds until they are taken, and that are taken in a turn of the event loop: for a few
+turns, each has an open file and is not counted yet.
+"""
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -86,6 +94,17 @@ def url(sockets: Sequence[socket.socket]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _room() -> int:
+    """For how many connections there is room among the files that this process may have open, which are made more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES:
+        with contextlib.suppress(OSError, ValueError):
+            most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(1, soft - OTHER_FILES)
+
+
 def load(file: Path, options: Mapping[str, Any]) -> Agent:
     """The agent in a file, with backbone `options`, once it has acted on the example that it brings.
 
@@ -93,7 +112,7 @@ def load(file: Path, options: Mapping[str, Any]) -> Agent:
         BitrlError: it cannot be used; says why.
     """
     agent = Agent(read(file), options, typed=True)
-    agent.explain([agent.example], [agent.episode()])
+    agent.explain_rows(agent.rows([agent.example]), [agent.episode()])
     return agent
 
 
@@ -106,7 +125,7 @@ def serve(
     ready: Callable[[], None],
 ) -> None:
     """Serve an agent until SIGTERM or SIGINT, which lets requests in hand be answered; a second one does not. SIGHUP
-    reads the file anew.
+    reads the file anew, or stops the server where it comes because the terminal was closed.
 
     Args:
         file, options: of `load`.
@@ -119,6 +138,7 @@ def serve(
         BitrlError: the agent cannot be used, or the port is in use meanwhile.
     """
     agent = load(file, options)
+    limits = attrs.evolve(limits, connections=min(limits.connections, _room()))
     for each in sockets:
         host, port = each.getsockname()[:2]
         try:
@@ -145,14 +165,14 @@ async def _serve(
     service = Service(agent, limits, token)
     config = uvicorn.Config(
         service, http=Connection, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="critical",
-        access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
+        access_log=False, proxy_headers=False, server_header=False, backlog=AT_ONCE,
         timeout_keep_alive=int(limits.idle),
     )  # fmt: skip
     server = Server(config)
     open_connections = server.server_state.connections
     service.metrics.gauges["bitrl_open_connections"] = ("Connections of clients.", lambda: len(open_connections))
     with _signals(server, Reader(file, options, service)):
-        looking = asyncio.create_task(_look(server, service, ready))
+        looking = asyncio.create_task(_look(server, service, sockets, ready))
         try:
             await server.serve(sockets)
         finally:
@@ -200,6 +220,15 @@ class Reader:
                 del agent
 
 
+def has_terminal() -> bool:
+    """Whether this process belongs to a terminal, which is there still."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _signals(server: Server, reader: Reader) -> Iterator[None]:
     loop = asyncio.get_running_loop()
@@ -208,7 +237,15 @@ def _signals(server: Server, reader: Reader) -> Iterator[None]:
         server.force_exit = server.should_exit
         server.should_exit = True
 
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reader.read}
+    terminal = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # which nohup has it
+
+    def hang_up() -> None:
+        if terminal and not has_terminal():
+            stop()
+        else:
+            reader.read()
+
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
     for signum, handler in handlers.items():
         loop.add_signal_handler(signum, handler)
     try:
@@ -218,10 +255,12 @@ def _signals(server: Server, reader: Reader) -> Iterator[None]:
             loop.remove_signal_handler(signum)
 
 
-async def _look(server: Server, service: Service, ready: Callable[[], None]) -> None:
+async def _look(server: Server, service: Service, sockets: Sequence[socket.socket], ready: Callable[[], None]) -> None:
     """Tell when clients can connect; then look after connections, episodes and the demonstration."""
     while not server.started:
         await asyncio.sleep(0.01)
+    for each in sockets:  # which the event loop has set to AT_ONCE
+        each.listen(BACKLOG)
     ready()
     while True:
         await asyncio.sleep(EVERY)

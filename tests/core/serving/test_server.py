@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -13,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served import Served, serving
+from served import COMMAND, Served, running, serving
 
 import bitrl
 
@@ -63,8 +68,8 @@ BAD = [
     (b'{"observation": [0,0,0,1e999]}', 422, "no NaN or infinity"),
     (b'{"observation": {"a": 1}}', 422, "expected 4 numbers, got {'a': 1}"),
     (b'{"observation": null}', 422, "expected 4 numbers"),
-    (b'{"observations": []}', 422, "expected a list of 1 to 1,024, got 0"),
-    (b'{"observations": {}}', 422, "expected a list of 1 to 1,024, got {}"),
+    (b'{"observations": []}', 422, "expected a list of them, got []"),
+    (b'{"observations": {}}', 422, "expected a list of them, got {}"),
     (b'{"observations": [[0,0,0,0], [0]]}', 422, "expected 4 numbers, got [0]"),
     (b'{"observation": [0,0,0,0], "explain": 1}', 422, '"explain": expected true or false, got 1'),
     (b'{"observation": [0,0,0,0], "extra\\u001b": 1}', 422, "expected the keys observation, episode, explain"),
@@ -312,3 +317,52 @@ def test_requests_in_hand_are_answered_before_it_stops(agent: Path, tmp_path: Pa
         idle.close()
         assert served.process.wait(60) == 0
     assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_server_ends_with_its_terminal(agent: Path, tmp_path: Path) -> None:
+    main, other = os.openpty()
+    command = [sys.executable, "-c", COMMAND, "serve", str(agent), "--port", "0"]
+
+    def begin() -> None:
+        os.setsid()
+        fcntl.ioctl(other, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(command, stdin=other, stdout=other, stderr=other, preexec_fn=begin) as process:
+        os.close(other)
+        said = b""
+        while b"serving at" not in said:
+            said += os.read(main, 1024)
+        process.send_signal(signal.SIGHUP)
+        while b"was read anew" not in said:
+            said += os.read(main, 1024)
+        os.close(main)
+        assert process.wait(60) == 0
+
+
+def test_few_files_are_room_for_few_connections(agent: Path, tmp_path: Path) -> None:
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); {COMMAND}"
+    command = [sys.executable, "-c", limited, "serve", str(agent), "--port", "0"]
+    with running(command, tmp_path / "log") as served:
+        connections = [served.socket() for _ in range(150)]
+        assert served.act(STATES[0]) in (0, 1)
+        for connection in connections:
+            connection.close()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_large_bodies_have_room_for_so_many_at_a_time(served: Served) -> None:
+    kind = b"content-type: application/json\r\ncontent-length: 1000000"
+    before = served.metric("process_resident_memory_bytes")
+    connections = [served.socket() for _ in range(80)]
+    for connection in connections:
+        connection.sendall(b"POST /act HTTP/1.1\r\nhost: localhost\r\n%b\r\n\r\n" % kind + b" " * 999_999)
+    assert served.act(STATES[0]) in (0, 1), "a small one is always taken"
+    assert served.metric("process_resident_memory_bytes") < before + 2 * 2**26
+    answers = []
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.sendall(b" ")
+        answers.append(connection.recv(4096)[9:12])
+        connection.close()
+    assert {b"400", b"503"} == {*answers}
+    assert 60 <= answers.count(b"400") <= 70
