@@ -37,8 +37,8 @@ FILES, OTHER_FILES = 1024, 96
 """Files that a server may want open, and how many of them are no connections of clients."""
 
 BACKLOG, AT_ONCE = 1024, 16
-"""Connections that the system holds until they are taken, and that are taken in a turn of the event loop: for a few
-turns, each has an open file and is not counted yet.
+"""Connections that the system holds until they are taken, and how many are taken in a turn of the event loop: each has
+an open file some turns before it is counted.
 """
 
 
