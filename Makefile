@@ -18,13 +18,18 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test lint typecheck pytest docs site bench fuzz clean
+.PHONY: run test engines lint typecheck pytest docs site bench fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
 
-test: lint  # everything that must pass; mypy, which has one thread, works while the tests do
-	$(MAKE) --no-print-directory --jobs 2 typecheck pytest
+test:  # everything that must pass; what has one thread, as pip and mypy, works beside something else
+	@$(MAKE) --no-print-directory --jobs 2 $(VENV)/.tools engines
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs 2 typecheck pytest
+
+engines: $(VENV)/.installed  # the engine as the tests need it, for sanitizers and other CPUs; kept in the user's cache
+	$(BIN)/python tests/helpers/c_programs.py
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check
