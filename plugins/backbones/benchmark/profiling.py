@@ -130,7 +130,7 @@ class Profiling:
             if self.profiled.episodes is not None:
                 self._environment.add(ended - done)
             if plan.rate is not None:
-                # The environment stands for a world that does not wait: its time is taken out.
+                # A real environment goes on by itself: the time that a simulated one takes is taken out.
                 self._paused += ended - done
                 tick = self._next(tick, (ended - began - self._paused) * plan.rate)
             self._seconds = ended - began
