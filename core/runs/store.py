@@ -106,7 +106,7 @@ class RunStore:
             # The configuration first: without it, what cannot be removed is no run that could be resumed or evaluated.
             for name in ("config.toml", SUMMARY, METRICS, TIMINGS, EVALUATIONS, SAMPLES, BEST, CHECKPOINTS):
                 remove(store.place / name)
-            sync_directory(store.place)  # or a power cut might leave what was there beside the new configuration
+            store._sync()  # or a power cut might leave what was there beside the new configuration
             first(store)
             write_atomically(store.place / "config.toml", text)
         except BaseException:
@@ -161,14 +161,19 @@ class RunStore:
         others = [name for name in (EVALUATIONS, SAMPLES) if (self.place / name).exists()]
         logged = (METRICS, TIMINGS) if self._rows else ()  # a run that learns on has a checkpoint before its first row
         for name in (*logged, *others):
-            try:
-                sync(self.place / name)
-            except OSError as error:
-                raise cannot_write(self.place / name, error) from None
+            self._sync(name)
         if not self._lasting.issuperset((*logged, *others)):  # a file's own sync may leave its name behind
-            sync_directory(self.place)
+            self._sync()
             self._lasting |= {*logged, *others}
         return {"rows": self._rows, "sha256": self._digest.hexdigest()}
+
+    def _sync(self, name: str = "") -> None:
+        """Flush one of the run's files or directories to disk, by default its own directory."""
+        path = self.place / name
+        try:
+            (sync_directory if path.is_dir() else sync)(path)
+        except OSError as error:
+            raise cannot_write(path, error) from None
 
     def rewind(self, step: int, covered: Mapping[str, Any] | None) -> list[str]:
         """Forget the rows written after the checkpoint at `step`, which will be written again, and what is no row.
@@ -224,7 +229,8 @@ class RunStore:
         return float(seconds) if isinstance(seconds, (int, float)) and math.isfinite(seconds) else 0.0
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json: the run is complete."""
+        """Write summary.json: the run is complete, and no one removes superfluous checkpoints any more."""
+        self._sync(CHECKPOINTS)
         write_atomically(self.place / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def extend(self, steps: int) -> None:
