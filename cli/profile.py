@@ -32,7 +32,7 @@ SAVED_EVERY = 60
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-class Quantity(click.ParamType):
+class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click
     """A number with a unit, above zero: `10s`, `40Hz`, `3.5W` → seconds, hertz, watts."""
 
     def __init__(self, name: str, units: dict[str, float], example: str, most: float):
@@ -124,9 +124,10 @@ def profile(
     announce("loading")
     at_work = profiled(place, options)
     try:
+        at_work.act()  # what is wrong is said before minutes go into measuring
         with interrupts(lambda signum: None) as interrupted:
             announce("cold starts")
-            starts = []
+            starts: list[dict[str, Any]] = []
             while len(starts) < COLD_STARTS and not interrupted():
                 starts.append(cold_start.measure(place, options))
             meters, broken = installed_meters()
@@ -186,7 +187,7 @@ def _busy(count: int) -> Iterator[None]:
 def show(found: dict[str, Any]) -> None:
     """Print what was measured, for people."""
     echo(f"{_who(found)}\n")
-    latency = [("latency, ms", "p50", "p90", "p99", "max", "share")]
+    latency: list[tuple[str, ...]] = [("latency, ms", "p50", "p90", "p99", "max", "share")]
     whole = found["latency_ms"]["act"]["mean"]
     for name, row in found["latency_ms"].items():
         share = "" if name == "environment" or not whole else f"{row['mean'] / whole:.0%}"
@@ -309,7 +310,7 @@ def _beside_the_paper(found: dict[str, Any]) -> None:
         ("energy of an episode, J", f"{energy[0]:.4g}" if energy else "not measured", "joules_per_episode"),
         ("temperature, °C", "not measured" if hottest is None else f"{hottest['most']:.0f}", "temperature_c"),
     )
-    rows = [("", "measured here", "paper's BitRL", "paper's FP16")]
+    rows: list[tuple[str, ...]] = [("", "measured here", "paper's BitRL", "paper's FP16")]
     for name, here, key in measured:
         rows.append((name, here, *(f"{getattr(each, key):g}" for each in (BITRL, FP16))))
     print_table(f"beside the paper's Table III: its own figures, of a {WHERE}, not measured with bitrl", rows)

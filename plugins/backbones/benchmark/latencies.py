@@ -50,7 +50,7 @@ class Latencies:
         for bucket, count in sorted(self._buckets.items()):
             seen += count
             if seen >= rank:
-                return min((1 + WIDTH) ** (bucket + 0.5), self.most)
+                return min(math.exp((bucket + 0.5) * math.log1p(WIDTH)), self.most)
         return 0.0
 
     @property

@@ -29,15 +29,15 @@ PARTS = ("serialize", "tokenize", "encode", "heads")
 
 
 class Profiled(Protocol):
-    """Something that acts, one state at a time.
+    """Something that acts, one state at a time."""
 
-    Attributes:
-        facts: what it is, as plain data: env, step, serializer, backbone, cache …
-        episodes: how many have ended; None: it has no environment.
-    """
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What it is, as plain data: env, step, serializer, backbone, cache …"""
 
-    facts: Mapping[str, Any]
-    episodes: int | None
+    @property
+    def episodes(self) -> int | None:
+        """How many have ended; None: it has no environment."""
 
     def act(self) -> Mapping[str, float]:
         """Choose an action for the next observation → its seconds, by part (`PARTS`)."""

@@ -222,23 +222,23 @@ class Profiling:
 
     def _energy(self) -> list[dict[str, Any]]:
         """Of each meter, or why it was not read."""
-        acts, found = self._act.count, []
+        acts = self._act.count
+        found: list[dict[str, Any]] = []
         for each in self._metered:
             name, idle = each.meter.name, self._idle.get(each.meter.name)
+            row: dict[str, Any] = {"meter": name}
+            found.append(row)
             if each.failure or not each.seconds or idle is None or not acts:
-                found.append({"meter": name, "failure": each.failure or "not read for long enough"})
+                row["failure"] = each.failure or "not read for long enough"
                 continue
             above = each.joules - idle * each.seconds
             episodes = self._episodes if self.profiled.episodes is not None else 0
-            found.append(
-                {
-                    "meter": name,
-                    "idle_watts": idle,
-                    "watts": each.joules / each.seconds,
-                    "joules_per_step": above / acts,
-                    "joules_per_episode": above / episodes if episodes else None,
-                }
-            )
+            row |= {
+                "idle_watts": idle,
+                "watts": each.joules / each.seconds,
+                "joules_per_step": above / acts,
+                "joules_per_episode": above / episodes if episodes else None,
+            }
         return found
 
     def _estimate(self) -> dict[str, Any] | None:
