@@ -95,8 +95,13 @@ class Agent:
         return int(self.facts["history"])
 
     @property
+    def examples(self) -> list[Any]:
+        """Observations as plain data, at least one: examples of the input of `act`."""
+        return [as_plain(each) for each in self._example]
+
+    @property
     def example(self) -> Any:
-        """An observation as plain data: an example of the input of `act`."""
+        """The first of `examples`."""
         return as_plain(self._example[0])
 
     def episode(self) -> Episode:
@@ -144,7 +149,7 @@ class Agent:
             memories = [episode.memory.copy() for episode in episodes or ()]
             newest = states_of(rows)
             written = [
-                self.reader.serializer(memory.add(state)) for memory, state in zip(memories, newest, strict=True)
+                self.reader.write_window(memory.add(state)) for memory, state in zip(memories, newest, strict=True)
             ]
             states = States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written))
         with np.errstate(over="ignore", invalid="ignore"):
