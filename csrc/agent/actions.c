@@ -3,6 +3,7 @@
  * Does not know where features come from. */
 #include "actions.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -198,13 +199,29 @@ int actions_choose(actions *a, const float *features, const uint8_t *mask, doubl
 
 /* ---- as JSON ---- */
 
-/* The shortest digits that are this number, as Python writes them. */
-static size_t write_float(double x, char *out)
+/* Digits of "1.25e+00" as those of the next larger number of as many. */
+static void count_up(char *text)
+{
+    for (char *c = strchr(text, 'e') - 1; c >= text; c--) {
+        if (*c >= '0' && *c < '9') {
+            ++*c;
+            return;
+        }
+        if (*c == '9') *c = '0';
+    }
+}
+
+size_t write_float(double x, char *out)
 {
     char text[40], digits[24];
-    int precision = 14;
-    do snprintf(text, sizeof text, "%.*e", precision, x);
-    while (precision++ < 16 && strtod(text, NULL) != x);
+    int precision = fabs(x) < DBL_MIN ? 0 : 14; /* any number of up to 15 digits survives, but for the tiniest */
+    for (; precision < 17; precision++) {
+        snprintf(text, sizeof text, "%.*e", precision, x);
+        if (strtod(text, NULL) == x) break;
+        if (precision != 15) continue;
+        count_up(text); /* of a power of two, which is nearer to the number below */
+        if (strtod(text, NULL) == x) break;
+    }
     const char *from = text + (*text == '-');
     const int exponent = atoi(strchr(from, 'e') + 1);
     size_t count = 0, at = 0;

@@ -16,5 +16,7 @@ size_t actions_count(const actions *a);
 int actions_choose(actions *a, const float *features, const uint8_t *mask, double *out, char *error);
 /* An action as JSON; it stays until the next call. The locale must be C's. */
 const char *actions_written(actions *a, const double *action);
+/* The shortest digits that are this finite number, as Python writes them -> out: [40], not terminated; how many. */
+size_t write_float(double x, char *out);
 
 #endif

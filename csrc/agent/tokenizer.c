@@ -130,7 +130,7 @@ static bool is_phrase(const tokenizer *t, int32_t id)
 static int add_tokens(tokenizer *t, const uint8_t *lengths, const uint8_t *bytes, uint64_t byte_count, const uint8_t *phrases, char *error)
 {
     uint64_t at = 0;
-    memcpy(t->bytes, bytes, byte_count);
+    if (byte_count) memcpy(t->bytes, bytes, byte_count);
     for (uint64_t i = 0; i < t->count; i++) {
         if (lengths[i] > byte_count - at) return damaged(error, "has fewer bytes than its tokens");
         t->starts[i] = (uint32_t)at;

@@ -167,7 +167,7 @@ static int read_codebook(writer *w, const plan *p, const json_node *root, size_t
     w->mean = calloc(numbers + 1, sizeof *w->mean);
     w->scale = calloc(numbers + 1, sizeof *w->scale);
     if (!w->parts || !w->codes || !w->mean || !w->scale) return bitrl_fail(p->error, BITRL_NO_MEMORY, "no memory for a codebook");
-    memcpy(w->codes, codes, code_count * sizeof *w->codes);
+    if (code_count) memcpy(w->codes, codes, code_count * sizeof *w->codes);
     for (uint64_t i = 0; i < code_count; i++)
         if (!isfinite(w->codes[i])) return plan_wrong(p, "codebook");
     int status = plan_numbers(p, book, "mean", numbers, 0, w->mean);
