@@ -69,6 +69,9 @@ act: build/bitrl-act  # the program that runs an agent of `bitrl export --c`
 
 lib: build/libbitrl.so build/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
 
+# What an agent's start waits for.
+build/act/agent/sha256.o build/act/pack.o build/act/weights.o: AGENT_FLAGS += -O2
+
 build/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
 	@mkdir -p $(@D)
 	$(AGENT_CC) $(AGENT_FLAGS) -c $< -o $@
@@ -81,10 +84,10 @@ build/libbitrl.so: $(AGENT_OBJECTS)
 
 # One object whose other names are its own.
 build/libbitrl.a: $(AGENT_OBJECTS)
-	ld -r $^ -o build/act/libbitrl.o
-	objcopy --localize-hidden build/act/libbitrl.o
+	ld -r $^ -o build/libbitrl.o
+	objcopy --localize-hidden build/libbitrl.o
 	rm -f $@
-	ar rcs $@ build/act/libbitrl.o
+	ar rcs $@ build/libbitrl.o
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \

@@ -11,27 +11,35 @@ static const uint32_t constants[64] = {
     0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
     0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
-static uint32_t turned(uint32_t x, int n) { return x >> n | x << (32 - n); }
+#define TURNED(x, n) ((x) >> (n) | (x) << (32 - (n)))
+/* A round: what was in d and h changes, and all move on by one, which is done by their names. */
+#define ROUND(a, b, c, d, e, f, g, h, i)                                                                                      \
+    h += (TURNED(e, 6) ^ TURNED(e, 11) ^ TURNED(e, 25)) + (g ^ (e & (f ^ g))) + constants[i] + w[i];                          \
+    d += h;                                                                                                                   \
+    h += (TURNED(a, 2) ^ TURNED(a, 13) ^ TURNED(a, 22)) + ((a & b) | (c & (a | b)))
 
 static void add_block(uint32_t state[8], const uint8_t block[64])
 {
-    uint32_t w[64], a[8];
+    uint32_t w[64];
     for (int i = 0; i < 16; i++)
         w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
     for (int i = 16; i < 64; i++) {
-        uint32_t x = w[i - 15], y = w[i - 2];
-        w[i] = w[i - 16] + w[i - 7] + (turned(x, 7) ^ turned(x, 18) ^ x >> 3) + (turned(y, 17) ^ turned(y, 19) ^ y >> 10);
+        const uint32_t x = w[i - 15], y = w[i - 2];
+        w[i] = w[i - 16] + w[i - 7] + (TURNED(x, 7) ^ TURNED(x, 18) ^ x >> 3) + (TURNED(y, 17) ^ TURNED(y, 19) ^ y >> 10);
     }
-    memcpy(a, state, sizeof a);
-    for (int i = 0; i < 64; i++) {
-        uint32_t e = a[4], x = a[0];
-        uint32_t one = a[7] + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + ((e & a[5]) ^ (~e & a[6])) + constants[i] + w[i];
-        uint32_t two = (turned(x, 2) ^ turned(x, 13) ^ turned(x, 22)) + ((x & a[1]) ^ (x & a[2]) ^ (a[1] & a[2]));
-        memmove(a + 1, a, 7 * sizeof *a);
-        a[4] += one;
-        a[0] = one + two;
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
+    for (int i = 0; i < 64; i += 8) {
+        ROUND(a, b, c, d, e, f, g, h, i);
+        ROUND(h, a, b, c, d, e, f, g, i + 1);
+        ROUND(g, h, a, b, c, d, e, f, i + 2);
+        ROUND(f, g, h, a, b, c, d, e, i + 3);
+        ROUND(e, f, g, h, a, b, c, d, i + 4);
+        ROUND(d, e, f, g, h, a, b, c, i + 5);
+        ROUND(c, d, e, f, g, h, a, b, i + 6);
+        ROUND(b, c, d, e, f, g, h, a, i + 7);
     }
-    for (int i = 0; i < 8; i++) state[i] += a[i];
+    const uint32_t added[8] = {a, b, c, d, e, f, g, h};
+    for (int i = 0; i < 8; i++) state[i] += added[i];
 }
 
 void sha256_begin(sha256 *s)
