@@ -70,7 +70,7 @@ act: build/bitrl-act  # the program that runs an agent of `bitrl export --c`
 lib: build/libbitrl.so build/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
 
 # What an agent's start waits for.
-build/act/agent/sha256.o build/act/pack.o build/act/weights.o: AGENT_FLAGS += -O2
+build/act/agent/sha256.o build/act/weights.o: AGENT_FLAGS += -O2
 
 build/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
 	@mkdir -p $(@D)
