@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.acting import bitdelta, checkpoints
+from bitrl.core.acting import bitdelta, c_agents, checkpoints
 from bitrl.core.acting.admissible import MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
@@ -28,7 +28,7 @@ from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
 from bitrl.core.options import parse
 from bitrl.core.provided import check_provided
 from bitrl.core.registry import registry
-from bitrl.core.wording import program
+from bitrl.core.wording import program, setting
 
 FORMAT = 1
 """The version of the file format; any other is refused."""
@@ -277,6 +277,11 @@ def read(path: Path) -> Checkpoint:
     try:
         found = checkpoints.read(path)
     except DamagedCheckpoint as error:
+        if c_agents.is_one(path):
+            raise UsageError(
+                f"{path}: an agent for programs without Python: run it with build/bitrl-act (make act, docs/c.md), or "
+                f"export its run without {setting('c')}"
+            ) from None
         if _is_gguf(path):
             raise UsageError(
                 f"{path}: a language model (GGUF), not an agent: llama.cpp completes prompts by it, and in Python "
