@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.acting import bitdelta, checkpoints
+from bitrl.core.acting import bitdelta, c_agents, checkpoints
 from bitrl.core.acting.admissible import MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
@@ -29,7 +29,7 @@ from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
 from bitrl.core.options import parse
 from bitrl.core.provided import check_provided
 from bitrl.core.registry import registry
-from bitrl.core.wording import program
+from bitrl.core.wording import program, setting
 
 FORMAT = 1
 """The version of the file format; any other is refused."""
@@ -96,8 +96,13 @@ class Agent:
         return int(self.facts["history"])
 
     @property
+    def examples(self) -> list[Any]:
+        """Observations as plain data, at least one: examples of the input of `act`."""
+        return [as_plain(each) for each in self._example]
+
+    @property
     def example(self) -> Any:
-        """An observation as plain data: an example of the input of `act`."""
+        """The first of `examples`."""
         return as_plain(self._example[0])
 
     @property
@@ -189,7 +194,7 @@ class Agent:
             return States(rows, self.reader), []
         memories = [episode.memory.copy() for episode in episodes or ()]
         newest = states_of(rows)
-        written = [self.reader.serializer(memory.add(state)) for memory, state in zip(memories, newest, strict=True)]
+        written = [self.reader.write_window(memory.add(state)) for memory, state in zip(memories, newest, strict=True)]
         return States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written)), memories
 
     def _actions(self, states: States) -> list[Any]:
@@ -314,6 +319,11 @@ def read(path: Path) -> Checkpoint:
     try:
         found = checkpoints.read(path)
     except DamagedCheckpoint as error:
+        if c_agents.is_one(path):
+            raise UsageError(
+                f"{path}: an agent for programs without Python: run it with build/bitrl-act (make act, docs/c.md), or "
+                f"export its run without {setting('c')}"
+            ) from None
         if _is_gguf(path):
             raise UsageError(
                 f"{path}: a language model (GGUF), not an agent: llama.cpp completes prompts by it, and in Python "
