@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import stat
@@ -87,10 +88,9 @@ def serve(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from bitrl.core.installing import needing
 
-    with needing("starlette", "bitrl serve"), needing("uvicorn", "bitrl serve"), needing("httptools", "bitrl serve"):
-        import httptools  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+    for module in ("starlette", "uvicorn", "httptools"):
+        with needing(module, "bitrl serve"):
+            importlib.import_module(module)
     from bitrl.cli.act import backbone_options
     from bitrl.core.serving.server import bind, is_loopback, url
     from bitrl.core.serving.server import serve as run_server

@@ -154,6 +154,10 @@ class Agent:
         """
         return self.act_rows(self.rows(observations), episodes)
 
+    def explain(self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None) -> list[Explanation]:
+        """As `act_batch`, with what the agent read of each observation and how probable each action was."""
+        return self.explain_rows(self.rows(observations), episodes)
+
     def rows(self, observations: Sequence[Any]) -> np.ndarray:
         """Observations, each as in `act`, as an array [n, ...] for `act_rows`.
 
@@ -173,7 +177,7 @@ class Agent:
         return actions
 
     def explain_rows(self, rows: np.ndarray, episodes: Sequence[Episode] | None = None) -> list[Explanation]:
-        """As `act_rows`, with what the agent read of each observation and how probable each action was."""
+        """As `explain`, of an array that `rows` made."""
         if not len(rows):
             return []
         states, memories = self._states(rows, episodes)

@@ -27,9 +27,9 @@ from bitrl.core.acting.explanation import Explanation
 from bitrl.core.acting.json_input import parse_json
 from bitrl.core.acting.plain_observations import plain_answer
 from bitrl.core.errors import BitrlError, UsageError, cause
-from bitrl.core.serving import metrics
 from bitrl.core.serving.batching import Batcher, commands_in
 from bitrl.core.serving.demonstration import Demonstration
+from bitrl.core.serving.metrics import CONTENT_TYPE, Metrics
 from bitrl.core.serving.open_episodes import LONGEST_ID, OpenEpisodes
 from bitrl.core.serving.openapi import openapi
 from bitrl.core.serving.refusals import SOON, Refused
@@ -51,6 +51,7 @@ LONGEST_HOST = 300
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
 
@@ -66,7 +67,7 @@ class Service:
 
     def __init__(self, agent: Agent, limits: ServiceLimits, token: Token | None):
         """Without a `token`, for clients on this machine alone. Called within the event loop."""
-        self.limits, self.metrics, self._token = limits, metrics.Metrics(), token
+        self.limits, self.metrics, self._token = limits, Metrics(), token
         self.batcher = Batcher(agent, self.metrics, limits.queue, limits.timeout)
         self.episodes = OpenEpisodes(limits.episodes, limits.episode_idle)
         self.demonstration = Demonstration()
@@ -211,7 +212,7 @@ class Service:
         return _json({"status": "ok"})
 
     async def _show_metrics(self, request: Request) -> Response:
-        return Response(self.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _describe(self, request: Request) -> Response:
         return _json(openapi(self.batcher.agent))
@@ -241,7 +242,7 @@ class Exchange:
 
     __slots__ = ("_coming", "_metrics", "_receive", "_send", "status")
 
-    def __init__(self, receive: Receive, send: Send, metrics: metrics.Metrics):
+    def __init__(self, receive: Receive, send: Send, metrics: Metrics):
         self._receive, self._send, self._metrics, self._coming, self.status = receive, send, metrics, True, 0
 
     async def receive(self) -> Message:

@@ -32,7 +32,6 @@ TOGETHER = 64
 SCORES = 8192
 """Commands of a batch, of all its observations as many as of the one with the most: they are scored in one array."""
 
-
 ROWS_BYTES = 2**26
 """Observations that wait, as arrays: texts are as long in them as they may be."""
 
@@ -120,7 +119,7 @@ class Batcher:
     def close(self) -> None:
         """End the thread once it has done what was asked before."""
         self._asked.put(None)
-        self._thread.join(self.timeout)
+        self._thread.join(1.0)  # it is idle, unless somebody is in a hurry
 
     def _work(self) -> None:
         for batch in self._batches():

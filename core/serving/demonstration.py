@@ -63,6 +63,8 @@ class Demonstration:
             await self._begin(agent)
         anew = anew or self._episode is None
         found = await self._ask({"action": None if anew else self._action}, STEPPING)
+        if batcher.agent is not agent:  # another was swapped in meanwhile
+            return await self._step(batcher, True)
         if anew:
             self._episode, self._steps, self._return = agent.episode(), 0, 0.0
         else:
@@ -149,6 +151,7 @@ def shown_environment(facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]
         raise Refused(
             503, f"showing the environment needs gymnasium, which is not installed: {to_install('gymnasium')}"
         )
-    learner = facts.get("learner")
-    options = learner.get("config", {}).get("env", {}) if isinstance(learner, Mapping) else {}
+    options: Any = facts
+    for key in ("learner", "config", "env"):
+        options = options.get(key) if isinstance(options, Mapping) else None
     return name, options if isinstance(options, Mapping) else {}

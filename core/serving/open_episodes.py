@@ -8,7 +8,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from bitrl.core.acting.agents import Agent, Episode
+from bitrl.core.serving.batching import row_bytes
 from bitrl.core.serving.refusals import Refused
+
+REMEMBERED = 2**28
+"""Bytes of the states that episodes remember."""
 
 LONGEST_ID = 64
 """Characters of an id in a request; ours are shorter."""
@@ -32,10 +36,10 @@ class OpenEpisodes:
             Refused: there are as many as there may be.
         """
         self.end_idle()
-        if len(self._open) >= self.most:
+        if len(self._open) >= min(self.most, max(1, REMEMBERED // (agent.history * row_bytes(agent)))):
             raise Refused(
                 503,
-                f"{self.most:,} episodes are open, as many as there may be: end one with DELETE /episodes/ID",
+                f"{len(self._open):,} episodes are open, as many as there may be: end one with DELETE /episodes/ID",
                 {"Retry-After": "10"},
             )
         name = secrets.token_urlsafe(12)

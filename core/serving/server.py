@@ -32,7 +32,6 @@ SWITCHING = 0.0005
 EVERY = 1.0
 """Seconds between two looks for clients that take too long, and for what nobody uses."""
 
-
 FILES, OTHER_FILES = 1024, 96
 """Files that a server may want open, and how many of them are no connections of clients."""
 
@@ -55,19 +54,30 @@ def bind(host: str, port: int) -> list[socket.socket]:
         raise UsageError(f"{setting('host')}: no address of this machine: {host} ({error})") from None
     sockets: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
-        bound = socket.socket(family, kind, protocol)
-        sockets.append(bound)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
+            bound = socket.socket(family, kind, protocol)
+        except OSError as error:  # a family of addresses that this system does not have
+            refused = error
+            continue
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.bind((address[0], port, *address[2:]))
         except OSError as error:
-            for each in sockets:
-                each.close()
-            raise _not_bound(host, port, error) from None
+            bound.close()
+            refused = error
+            if error.errno == errno.EADDRNOTAVAIL:
+                continue
+            break
+        sockets.append(bound)
         port = port or bound.getsockname()[1]
-    return sockets
+    else:
+        if sockets:
+            return sockets
+    for each in sockets:
+        each.close()
+    raise _not_bound(host, port, refused) from None
 
 
 def _not_bound(host: str, port: int, error: OSError) -> BitrlError:
@@ -112,7 +122,10 @@ def load(file: Path, options: Mapping[str, Any]) -> Agent:
         BitrlError: it cannot be used; says why.
     """
     agent = Agent(read(file), options, typed=True)
-    agent.explain_rows(agent.rows([agent.example]), [agent.episode()])
+    try:
+        agent.explain([agent.example], [agent.episode()])
+    except BitrlError as error:
+        raise RunFailed(f"{file}: cannot act on the example that it brings: {error}") from None
     return agent
 
 
@@ -209,7 +222,9 @@ class Reader:
             self._again = False
             try:
                 agent = await asyncio.to_thread(load, self._file, self._options)
-            except Exception as error:
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # whatever a plugin raises, sys.exit() too
                 self._service.metrics.swaps["refused"] += 1
                 why = str(error) if isinstance(error, BitrlError) else cause(error)
                 tell(f"bitrl serve: the agent that was read before goes on: {why}")
