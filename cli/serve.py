@@ -21,12 +21,23 @@ SHORTEST_TOKEN = 16
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others need a token.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at; any but this machine's own takes a token.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen at; 0 takes a free one.",
+)
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help=f"File with the token that clients must send; ${TOKEN} does, too.",
+    help=f"File with the token that clients must send; or set ${TOKEN}.",
 )
 @click.option("--max-body", metavar="SIZE", default="1MB", show_default=True, help="Largest body of a request.")
 @click.option(
