@@ -11,6 +11,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LONGEST_HEAD = 65536
@@ -77,9 +78,35 @@ class Connection(HttpToolsProtocol):
             self._idle, self._since = False, self.loop.time()
         if self._in_head:
             self._head += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._read(data)
         if self._in_head and self._head > LONGEST_HEAD and not self.transport.is_closing():
             self._refuse(431, f"expected at most {LONGEST_HEAD:,} bytes before the body, got more")
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.parser.get_method() == b"CONNECT":
+                self.send_400_response("")
+            else:
+                self._decline(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _decline(self, rest: bytes) -> None:
+        """A client offers another protocol, as some do with every first request: it is read as if it did not. The
+        parser would take the body for the other protocol.
+        """
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b"close" if b"close" in value.lower() else b"keep-alive"
+            if name not in (b"upgrade", b"http2-settings"):
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._read(b"\r\n".join([*lines, b"\r\n"]) + rest)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Nothing more will come: close once what came has been answered."""
@@ -95,8 +122,14 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The body begins."""
-        super().on_headers_complete()
         self._in_head, self._head = False, 0
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer was sent."""

@@ -155,6 +155,44 @@ def test_requests_that_follow_each_other_at_once_are_answered_in_order(served: S
     assert list(found[-1]) == ["error"]
 
 
+@pytest.mark.parametrize(
+    "offer",
+    [
+        "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA",
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\nsec-websocket-version: 13",
+    ],
+    ids=["h2c", "websocket"],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
+    served: Served, expected: list[int], offer: str, chunked: bool
+) -> None:
+    bodies = [json.dumps({"observation": state}).encode() for state in STATES[:5]]
+    if chunked:
+        parts = [b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) for body in bodies]
+    else:
+        parts = [b"content-length: %d\r\n\r\n%b" % (len(body), body) for body in bodies]
+    head = f"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{offer}\r\n".encode()
+    with served.socket() as connection:
+        for data in (b"".join(head + part for part in parts[:3]), (head + parts[3])[:-9], parts[3][-9:]):
+            connection.sendall(data)
+            time.sleep(0.01)
+        connection.sendall(
+            head.replace(b"pgrade", b"PGRADE").replace(b"connection: ", b"connection: close, ") + parts[4]
+        )
+        answers = b""
+        while part := connection.recv(65536):
+            answers += part
+    found = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 ")[1:]]
+    assert [each.get("action") for each in found] == expected[:5]
+
+
+def test_it_is_no_proxy(served: Served) -> None:
+    with served.socket() as connection:
+        connection.sendall(b"CONNECT example.com:80 HTTP/1.1\r\nhost: example.com\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
 def test_metrics_are_what_prometheus_reads(served: Served) -> None:
     before = served.metric("bitrl_observations_total"), served.metric("bitrl_act_seconds_count")
     served.ask("POST", "/act", {"observations": STATES})
