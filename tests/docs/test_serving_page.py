@@ -79,7 +79,7 @@ def test_the_python_runs(served: Served) -> None:
 
 
 def test_the_table_of_errors_is_that_of_the_document() -> None:
-    _, _, rest = PAGE.partition("## What it refuses")
+    _, _, rest = PAGE.partition("## Limits and errors")
     rows = re.findall(r"^\| ([\d, ]+) \|", rest, re.MULTILINE)
     listed = {int(status) for row in rows for status in row.split(", ")}
     assert listed == ERRORS.keys() - {500}
