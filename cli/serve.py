@@ -92,7 +92,7 @@ def serve(
 
     FILE was written by `bitrl export`. POST /act answers {"observation": …} by {"action": …}, greedily; requests of
     several clients are encoded together. / is a page that shows the agent act, /openapi.json describes the rest. Ctrl-C
-    and SIGTERM stop the server once what came has been answered; SIGHUP reads FILE anew.
+    and SIGTERM stop the server once what came has been answered; SIGHUP reloads FILE.
     """
     # Before NumPy is imported: the threads of its OpenBLAS, which the small heads do not need, spin where clients are
     # to be answered.

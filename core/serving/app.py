@@ -338,7 +338,7 @@ def _check_site(host: str, origin: str) -> None:
     if not local:
         raise Refused(421, f'expected the header Host to name this machine (127.0.0.1, localhost), got "{host[:80]}"')
     if origin and urlsplit(origin).netloc != host:
-        raise Refused(403, f'expected no page of another site, got a request of "{origin[:80]}"')
+        raise Refused(403, f'a page of another site, "{origin[:80]}", may not ask a server without a token')
 
 
 def _as_refusal(error: Exception) -> Refused:

@@ -1,4 +1,4 @@
-"""Runs the service: sockets, signals, and the agent's file read anew. Knows uvicorn; nothing of what is answered."""
+"""Runs the service: sockets, signals, and reloading the agent. Knows uvicorn; nothing of what is answered."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def serve(
     ready: Callable[[], None],
 ) -> None:
     """Serve an agent until SIGTERM or SIGINT, which lets requests in hand be answered; a second one does not. SIGHUP
-    reads the file anew, or stops the server where it comes because the terminal was closed.
+    reloads the file, or stops the server where it comes because the terminal was closed.
 
     Args:
         file, options: of `load`.
@@ -184,12 +184,12 @@ async def _serve(
     server = Server(config)
     open_connections = server.server_state.connections
     service.metrics.gauges["bitrl_open_connections"] = ("Connections of clients.", lambda: len(open_connections))
-    with _signals(server, Reader(file, options, service)):
-        looking = asyncio.create_task(_look(server, service, sockets, ready))
+    with _signals(server, Reloader(file, options, service)):
+        maintenance = asyncio.create_task(_maintain(server, service, sockets, ready))
         try:
             await server.serve(sockets)
         finally:
-            looking.cancel()
+            maintenance.cancel()
             await service.close()
 
 
@@ -202,21 +202,21 @@ class Server(uvicorn.Server):
         yield
 
 
-class Reader:
-    """Reads the agent's file anew, one time after the other."""
+class Reloader:
+    """Reads the agent's file again, one time after the other."""
 
     def __init__(self, file: Path, options: Mapping[str, Any], service: Service):
         self._file, self._options, self._service, self._again = file, options, service, False
-        self._reading: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    def read(self) -> None:
+    def reload(self) -> None:
         """Begin to; where that is under way, once more after it."""
-        if self._reading is not None and not self._reading.done():
+        if self._task is not None and not self._task.done():
             self._again = True
         else:
-            self._reading = asyncio.get_running_loop().create_task(self._read())
+            self._task = asyncio.get_running_loop().create_task(self._reload())
 
-    async def _read(self) -> None:
+    async def _reload(self) -> None:
         self._again = True
         while self._again:
             self._again = False
@@ -227,11 +227,11 @@ class Reader:
             except BaseException as error:  # whatever a plugin raises, sys.exit() too
                 self._service.metrics.swaps["refused"] += 1
                 why = str(error) if isinstance(error, BitrlError) else cause(error)
-                tell(f"bitrl serve: the agent that was read before goes on: {why}")
+                tell(f"bitrl serve: not reloaded, the agent before goes on: {why}")
             else:
                 self._service.follow(agent)
                 self._service.metrics.swaps["accepted"] += 1
-                tell(f"bitrl serve: {self._file} was read anew")
+                tell(f"bitrl serve: reloaded {self._file}")
                 del agent
 
 
@@ -245,7 +245,7 @@ def has_terminal() -> bool:
 
 
 @contextlib.contextmanager
-def _signals(server: Server, reader: Reader) -> Iterator[None]:
+def _signals(server: Server, reloader: Reloader) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -258,7 +258,7 @@ def _signals(server: Server, reader: Reader) -> Iterator[None]:
         if terminal and not has_terminal():
             stop()
         else:
-            reader.read()
+            reloader.reload()
 
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
     for signum, handler in handlers.items():
@@ -270,7 +270,9 @@ def _signals(server: Server, reader: Reader) -> Iterator[None]:
             loop.remove_signal_handler(signum)
 
 
-async def _look(server: Server, service: Service, sockets: Sequence[socket.socket], ready: Callable[[], None]) -> None:
+async def _maintain(
+    server: Server, service: Service, sockets: Sequence[socket.socket], ready: Callable[[], None]
+) -> None:
     """Tell when clients can connect; then look after connections, episodes and the demonstration."""
     while not server.started:
         await asyncio.sleep(0.01)

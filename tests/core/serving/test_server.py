@@ -97,8 +97,14 @@ def test_what_is_no_observation_is_answered_by_a_line(served: Served, body: byte
         ("DELETE", "/episodes/unknown", {}, 404, 'no episode "unknown"'),
         ("POST", "/act", {"Content-Type": "text/plain"}, 415, 'application/json, got "text/plain"'),
         ("POST", "/act", {"Host": "evil.example"}, 421, 'got "evil.example"'),
-        ("POST", "/act", {"Origin": "http://evil.example"}, 403, 'got a request of "http://evil.example"'),
-        ("POST", "/act", {"Origin": "null"}, 403, 'got a request of "null"'),
+        (
+            "POST",
+            "/act",
+            {"Origin": "http://evil.example"},
+            403,
+            'a page of another site, "http://evil.example", may not',
+        ),
+        ("POST", "/act", {"Origin": "null"}, 403, 'a page of another site, "null", may not'),
         ("POST", "/demonstration", {}, 400, "expected JSON"),
     ],
 )
@@ -301,8 +307,8 @@ def test_another_agent_takes_over_without_a_lost_request(
             assert found["action"] in (expected[index % 64], 1 - expected[index % 64])
     lines = log.read_text().splitlines()
     assert len(lines) == 7
-    assert lines[:6] == [f"bitrl serve: {file} was read anew"] * 6
-    assert lines[6].startswith("bitrl serve: the agent that was read before goes on: ")
+    assert lines[:6] == [f"bitrl serve: reloaded {file}"] * 6
+    assert lines[6].startswith("bitrl serve: not reloaded, the agent before goes on: ")
     assert "damaged" in lines[6]
 
 
@@ -371,7 +377,7 @@ def test_a_server_ends_with_its_terminal(agent: Path, tmp_path: Path) -> None:
         while b"serving at" not in said:
             said += os.read(main, 1024)
         process.send_signal(signal.SIGHUP)
-        while b"was read anew" not in said:
+        while b"reloaded" not in said:
             said += os.read(main, 1024)
         os.close(main)
         assert process.wait(60) == 0
