@@ -175,8 +175,8 @@ class Service:
                 if len(data) > most:
                     raise _too_large(most)
                 if len(data) > SMALL_BODY:
-                    counted += len(part)
-                    self._bodies += len(part)
+                    self._bodies += len(data) - counted
+                    counted = len(data)
                     if self._bodies > max(LARGE_BODIES, 2 * most):
                         raise Refused(503, "too many large bodies are on their way: try again in a second", SOON)
             return parse_json(bytes(data))

@@ -18,6 +18,10 @@ LONGEST_HEAD = 65536
 """Bytes of a request before its body."""
 
 
+FAREWELL = 0.5
+"""Seconds that idle connections are kept when the server stops."""
+
+
 class Coalescing(asyncio.Transport):
     """A transport that sends at once what is written in a turn of the event loop: head and body of an answer."""
 
@@ -51,7 +55,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._service: Any = self.app
-        self._idle, self._in_head, self._broken, self._ended = False, True, False, False
+        self._idle, self._in_head, self._broken, self._ended, self._stopping = False, True, False, False, False
         self._since = self.loop.time()  # when the request began to come, or the last answer was sent
         self._closing: float | None = None
         self._head = 0
@@ -125,6 +129,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head = False, 0
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -141,6 +146,20 @@ class Connection(HttpToolsProtocol):
         if self._broken:
             self._refuse(400, "expected HTTP/1.1, got something else after the last request")
         elif self._ended:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server stops. A client that is between two requests may be sending the next one: if it comes soon, it is
+        answered, and told that it was the last.
+        """
+        self._stopping = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(FAREWELL, self._part)
+        else:
+            super().shutdown()
+
+    def _part(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:

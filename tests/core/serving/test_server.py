@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import shutil
@@ -363,6 +364,31 @@ def test_requests_in_hand_are_answered_before_it_stops(agent: Path, tmp_path: Pa
     assert (tmp_path / "log").read_text() == ""
 
 
+def test_clients_lose_no_request_when_it_stops(agent: Path, tmp_path: Path) -> None:
+    closed = []
+
+    def ask(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        last = False
+        while not last:
+            connection.request("POST", "/act", b'{"observation": [0, 0, 0, 0]}', {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert (answer.status, b"action" in answer.read()) == (200, True)
+            last = answer.headers["Connection"] == "close"
+        closed.append(connection)
+
+    with serving(agent, log=tmp_path / "log") as served:
+        clients = [threading.Thread(target=ask, args=(served.port,)) for _ in range(16)]
+        for client in clients:
+            client.start()
+        while served.metric("bitrl_observations_total") < 100:
+            time.sleep(0.01)
+        assert served.stop() == 0
+        for client in clients:
+            client.join()
+    assert len(closed) == 16
+
+
 def test_a_server_ends_with_its_terminal(agent: Path, tmp_path: Path) -> None:
     main, other = os.openpty()
     command = [sys.executable, "-c", COMMAND, "serve", str(agent), "--port", "0"]
@@ -409,4 +435,4 @@ def test_large_bodies_have_room_for_so_many_at_a_time(served: Served) -> None:
         answers.append(connection.recv(4096)[9:12])
         connection.close()
     assert {b"400", b"503"} == {*answers}
-    assert 60 <= answers.count(b"400") <= 70
+    assert 50 <= answers.count(b"400") <= 2**26 // 10**6
