@@ -18,6 +18,9 @@ LONGEST_HEAD = 65536
 """Bytes of a request before its body."""
 
 
+PIPELINED = 32
+"""Requests of a connection that wait for the answers to those before them: each takes memory before it is begun."""
+
 FAREWELL = 0.5
 """Seconds that idle connections are kept when the server stops."""
 
@@ -49,6 +52,10 @@ class Coalescing(asyncio.Transport):
             self._transport.write(b"".join(written))
 
 
+class _TooMany(Exception):
+    """More requests at once than are taken; stops the parser."""
+
+
 class Connection(HttpToolsProtocol):
     """A connection. Its application is a `bitrl.core.serving.app.Service`."""
 
@@ -59,6 +66,7 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()  # when the request began to come, or the last answer was sent
         self._closing: float | None = None
         self._head = 0
+        self._wrong = "expected HTTP/1.1, got something else"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, in the place of one that only waits if there are too many, or refuse it."""
@@ -95,7 +103,9 @@ class Connection(HttpToolsProtocol):
                 self.send_400_response("")
             else:
                 self._decline(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _TooMany):
+                self._wrong = f"expected at most {PIPELINED} requests before their answers are read, got more"
             self.send_400_response("")
 
     def _decline(self, rest: bytes) -> None:
@@ -127,6 +137,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The body begins."""
         self._in_head, self._head = False, 0
+        if len(self.pipeline) >= PIPELINED:
+            raise _TooMany
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
@@ -144,7 +156,7 @@ class Connection(HttpToolsProtocol):
         if not self._idle or self.transport.is_closing():
             return
         if self._broken:
-            self._refuse(400, "expected HTTP/1.1, got something else after the last request")
+            self._refuse(400, self._wrong)
         elif self._ended:
             self.transport.close()
 
@@ -166,7 +178,7 @@ class Connection(HttpToolsProtocol):
         """What came is no HTTP: say so, after the answers to what came before it."""
         self._broken = True
         if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
-            self._refuse(400, "expected HTTP/1.1, got something else")
+            self._refuse(400, self._wrong)
         else:
             self.flow.pause_reading()
 

@@ -150,7 +150,7 @@ def test_a_client_that_waits_for_permission_is_not_asked_for_a_body_that_is_too_
 
 
 def test_requests_that_follow_each_other_at_once_are_answered_in_order(served: Served, expected: list[int]) -> None:
-    bodies = [json.dumps({"observation": state}).encode() for state in STATES]
+    bodies = [json.dumps({"observation": state}).encode() for state in STATES[:30]]
     head = b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
     with served.socket() as connection:
         connection.sendall(b"".join(head % (len(body), body) for body in bodies) + b"no HTTP at all\r\n\r\n")
@@ -158,8 +158,20 @@ def test_requests_that_follow_each_other_at_once_are_answered_in_order(served: S
         while part := connection.recv(65536):
             answers += part
     found = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 ")[1:]]
-    assert [each.get("action") for each in found[:-1]] == expected
-    assert list(found[-1]) == ["error"]
+    assert [each.get("action") for each in found[:-1]] == expected[:30]
+    assert found[-1] == {"error": "expected HTTP/1.1, got something else"}
+
+
+def test_so_many_requests_may_follow_each_other_at_once(served: Served) -> None:
+    before = served.metric("process_resident_memory_bytes")
+    with served.socket() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 9000)
+        answers = b""
+        while part := connection.recv(65536):
+            answers += part
+    assert answers.count(b"HTTP/1.1 200 ") == 33
+    assert answers.endswith(b'{"error": "expected at most 32 requests before their answers are read, got more"}')
+    assert served.metric("process_resident_memory_bytes") < before + 2**23
 
 
 @pytest.mark.parametrize(
