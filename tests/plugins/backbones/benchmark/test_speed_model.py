@@ -37,8 +37,8 @@ def test_tokens_left_over_go_through_loops_of_fewer_and_weights_are_unpacked_onc
 
 
 def test_a_prediction_is_the_less_of_arithmetic_and_memory() -> None:
-    """A Cortex-A72's pipe for multiplications has 64 of them and half of 26 others in 512 multiply-adds; 16 stores unpack
-    256 weights. In 2 bits a weight 12.8 GB/s are 51.2 billion weights.
+    """A Cortex-A72's pipe for multiplications has 64 of them and half of 26 others in 512 multiply-adds; unpacking 256
+    weights takes 16 stores. In 2 bits a weight 12.8 GB/s are 51.2 billion weights.
     """
     cycles = 32 * 77 / 512 + 16 / 256
     assert multiply_adds_a_cycle(PI_4, "ternary", 32) == pytest.approx(32 / cycles)
