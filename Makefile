@@ -18,13 +18,18 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test lint typecheck pytest docs site bench fuzz clean
+.PHONY: run test engines lint typecheck pytest docs site bench act lib fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
 
-test: lint  # everything that must pass; mypy, which has one thread, works while the tests do
-	$(MAKE) --no-print-directory --jobs 2 typecheck pytest
+test:  # everything that must pass; what has one thread, as pip and mypy, works beside something else
+	@$(MAKE) --no-print-directory --jobs 2 $(VENV)/.tools engines
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs 2 typecheck pytest
+
+engines: $(VENV)/.installed  # the engine as the tests need it, for sanitizers and other CPUs; kept in the user's cache
+	$(BIN)/python tests/helpers/c_programs.py
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check
@@ -55,6 +60,39 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 	$(BIN)/bitrl bench --out benchmarks/results/bench-starter.json
 	$(BIN)/bitrl bench env $(TASKS) --out benchmarks/results/bench-env.json
 	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
+
+# What runs an agent without Python (docs/c.md). No fused multiply-add: every instruction set must round alike (csrc/build.py).
+# Of the engine, sections that nobody calls (learning, generating) are left out.
+AGENT_CC ?= cc
+AGENT_FLAGS := -std=c11 -Os -fno-math-errno -ffp-contract=off -ffunction-sections -fdata-sections -fPIC -fvisibility=hidden \
+	-fno-asynchronous-unwind-tables -DBITRL_WITHOUT_AMX -Wall -Wextra -Icsrc -Icsrc/agent
+AGENT_SOURCES := $(filter-out $(addprefix csrc/,limits.c kernels_amx.c _engine.c _limits.c),$(wildcard csrc/*.c)) \
+	$(filter-out csrc/agent/main.c,$(wildcard csrc/agent/*.c))
+AGENT_OBJECTS := $(patsubst csrc/%.c,build/act/%.o,$(AGENT_SOURCES))
+
+act: build/bitrl-act  # the program that runs an agent of `bitrl export --c`
+
+lib: build/libbitrl.so build/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
+
+# What an agent's start waits for.
+build/act/agent/sha256.o build/act/weights.o: AGENT_FLAGS += -O2
+
+build/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
+	@mkdir -p $(@D)
+	$(AGENT_CC) $(AGENT_FLAGS) -c $< -o $@
+
+build/bitrl-act: $(AGENT_OBJECTS) build/act/agent/main.o
+	$(AGENT_CC) -s -Wl,--gc-sections,-z,noseparate-code $^ -lm -lpthread -o $@
+
+build/libbitrl.so: $(AGENT_OBJECTS)
+	$(AGENT_CC) -shared -s -Wl,--gc-sections -Wl,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
+
+# One object whose other names are its own.
+build/libbitrl.a: $(AGENT_OBJECTS)
+	ld -r $^ -o build/libbitrl.o
+	objcopy --localize-hidden build/libbitrl.o
+	rm -f $@
+	ar rcs $@ build/libbitrl.o
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \

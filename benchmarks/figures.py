@@ -557,13 +557,13 @@ def ternary_lines(path: Path) -> list[str]:
 
 def dose_lines(path: Path) -> list[str]:
     """What each precision of rollouts and each correction gave, with diagnostics: a line for each arm."""
-    from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.comparison import compare_rows
     from bitrl.core.studies.recorded import read_recorded
     from bitrl.core.studies.tables import number, shares
 
     results, baseline = read_recorded(path)
     seen = result(path.stem)["results"]
-    rows = compare(results, baseline=baseline, margin=(0.02, True)).rows
+    rows = compare_rows(results, "mean_return", baseline, margin=(0.02, True))
     lines = [
         f"Rollouts of a float model (`bitrl study examples/studies/{path.stem}.toml`): greedy reward at the end, mean "
         f"and worst of seeds, its ratio to {baseline}'s with a 95 % interval, whether it is equivalent within 2 %; "

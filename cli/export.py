@@ -35,6 +35,9 @@ from bitrl.core.wording import program
     is_flag=True,
     help="Keep what the optimizer knows, too, so that `bitrl run --resume FILE` goes on as the run itself would.",
 )
+@click.option(
+    "--c", "for_c", is_flag=True, help="Write an agent that runs without Python, its language model included (.gguf)."
+)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @json_option
 def export(
@@ -44,6 +47,7 @@ def export(
     bitdelta: bool,
     episodes: int | None,
     with_optimizer: bool,
+    for_c: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -60,6 +64,9 @@ def export(
 
     The adapters of a run with backbone.lora_rank are in the file too. With --bitdelta it holds the signs of what they
     learned and a scale per matrix, about 32 times smaller.
+
+    With --c the file is a GGUF file that `bitrl-act` and libbitrl run without Python (`make act`, docs/c.md): the
+    policy, the pieces of the serializer's text, the tokenizer and the language model in one.
     """
     from bitrl.cli.model_out import check_paths
     from bitrl.core.runs import export as exporting
@@ -69,7 +76,7 @@ def export(
         raise UsageError("--episodes is how long --bitdelta measures: add that, or leave --episodes out")
     stdout = claim_stdout() if as_json else None
     found = exporting.export(
-        directory, out, best=best, bitdelta=bitdelta, episodes=episodes or 10, with_optimizer=with_optimizer
+        directory, out, best=best, bitdelta=bitdelta, episodes=episodes or 10, with_optimizer=with_optimizer, c=for_c
     )
     if as_json:
         print_json(found, stdout)
@@ -88,7 +95,7 @@ def export(
     echo(f"{out}: {found['bytes']:,} bytes, {found['env']} after {found['step']:,} steps, reads {reads}")
     if "bitdelta" in found:
         echo(cost_of_bitdelta(found["bitdelta"]))
-    call = f"{program()} act {shell_word(out)}"
+    call = f"build/bitrl-act {shell_word(out)}" if for_c else f"{program()} act {shell_word(out)}"
     echo(f"try it: {call} --example | {call}")
 
 

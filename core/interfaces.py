@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bitrl.core.acting.states import StateReader, States
     from bitrl.core.environments.collector import Collector
     from bitrl.core.events import Event
+    from bitrl.core.pieces import OneHot, Piece, Scaled
 
 
 @attrs.frozen
@@ -113,6 +114,21 @@ class CommandSerializer(Serializer, Protocol):
 
 
 @runtime_checkable
+class PortableSerializer(Serializer, Protocol):
+    """A serializer whose output can be put together from pieces, so that its agents run without Python (`bitrl export
+    --c`).
+    """
+
+    def form(self) -> Sequence[Piece] | Scaled | OneHot:
+        """What it writes of a state, taken apart (bitrl.core.pieces): exactly what `__call__` writes.
+
+        Raises:
+            UsageError: of these observations it cannot be said so.
+        """
+        ...
+
+
+@runtime_checkable
 class Backbone(Protocol):
     """Computes features of states. Made by `target(options, width)`; `width` is k for vectors, and for texts how many
     numbers a state has (None: unknown).
@@ -139,6 +155,34 @@ class TokenizingBackbone(Backbone, Protocol):
 
     def token_counts(self, inputs: Sequence[str]) -> list[int]:
         """n texts → the number of tokens of each."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class PortableModel:
+    """A language model as an agent's file has it, for programs without Python.
+
+    Attributes:
+        keys: of a GGUF file: those that say the model's architecture, and arrays of the agent's own.
+        tensors: of a GGUF file: the model's weights, and those of adapters.
+        facts: how texts become features, by the names that csrc/agent/reading.c reads.
+    """
+
+    keys: Mapping[str, Any]
+    tensors: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+@runtime_checkable
+class PortableBackbone(Backbone, Protocol):
+    """A backbone that the C engine runs whole, so that agents with it run without Python (`bitrl export --c`)."""
+
+    def portable(self) -> PortableModel:
+        """The model as it is now, and how it reads a text.
+
+        Raises:
+            UsageError: its model or an option is one that agents without Python do not have.
+        """
         ...
 
 

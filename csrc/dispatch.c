@@ -21,7 +21,9 @@ static int with_bf16(void)
     return with_vnni() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
 }
 
+#if !defined(BITRL_WITHOUT_AMX) /* in small programs: it pays where many texts are read together */
 static int with_amx(void) { return with_bf16() && bitrl_cpu_has_amx(); }
+#endif
 #endif
 
 /* The tables of this build, best first. */
@@ -30,8 +32,10 @@ static const struct {
     int (*run)(void); /* on this CPU */
 } built[] = {
 #if defined(__x86_64__)
-    {&bitrl_kernels_avx512amx, with_amx},   {&bitrl_kernels_avx512bf16, with_bf16},
-    {&bitrl_kernels_avx512vnni, with_vnni}, {&bitrl_kernels_avx2, with_avx2},
+#if !defined(BITRL_WITHOUT_AMX)
+    {&bitrl_kernels_avx512amx, with_amx},
+#endif
+    {&bitrl_kernels_avx512bf16, with_bf16}, {&bitrl_kernels_avx512vnni, with_vnni}, {&bitrl_kernels_avx2, with_avx2},
 #elif defined(__aarch64__)
     {&bitrl_kernels_neondot, bitrl_cpu_has_dot_products}, {&bitrl_kernels_neon, on_all},
 #endif

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bitrl.core.acting import agents
+from bitrl.core.acting import agents, c_agents
 from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.history import newest_of
 from bitrl.core.config import Config
@@ -31,6 +31,7 @@ def export(
     bitdelta: bool = False,
     episodes: int = 10,
     with_optimizer: bool = False,
+    c: bool = False,
 ) -> dict[str, Any]:
     """Export the newest intact checkpoint of a run as a standalone agent (bitrl.core.acting.agents); where the
     algorithm learns a language model, as that model (GGUF), which any backbone reads.
@@ -46,6 +47,7 @@ def export(
             after.
         with_optimizer: keep what the optimizer knows, too, so that `learn_on` goes on as if the agent had never left
             its run.
+        c: write the agent for programs without Python (bitrl.core.acting.c_agents), its language model included.
 
     Returns:
         file, bytes, run, env, step, serializer, backbone; with `bitdelta` also its cost, under that name
@@ -54,17 +56,18 @@ def export(
 
     Raises:
         UsageError: no run or no checkpoint there, its model is not the one it was trained with, its algorithm or
-            trainable backbone cannot be exported, or the file's name is not that of what is exported.
+            trainable backbone cannot be exported, a part of it cannot run without Python, or the file's name is not
+            that of what is exported.
         RunFailed: every checkpoint is damaged, or the file cannot be written.
     """
     if not listeners:
         with progress_display(quiet=True) as warned:
-            return export(run, file, (warned,), best, bitdelta, episodes, with_optimizer)
+            return export(run, file, (warned,), best, bitdelta, episodes, with_optimizer, c)
     directory, path = Path(run), Path(file)
     require_run(directory)
     config = configuration(directory, loggers=False)
     learns_model = "generation" in config.algorithm.learns_from
-    _check_file(path, learns_model, bitdelta, with_optimizer)
+    _check_file(path, learns_model, bitdelta, with_optimizer, c)
     config, parts, algorithm, _ = trained(directory, teller(listeners), best)
     if learns_model:
         with calling(algorithm.task.collector.who):
@@ -87,6 +90,12 @@ def export(
         **({"plugins": provenance["plugins"]} if "plugins" in provenance else {}),
     }
     example = newest_of(algorithm.task.collector.states.observations, chosen.history)
+    if c:
+        with calling(algorithm.task.collector.who):
+            policy = algorithm.plain_policy()
+        backbone, spec = None if inside else reader.backbone, parts.environment.observation_spec()
+        c_agents.write(path, facts, reader.serializer, backbone, spec, policy, example)
+        return {**_said_of(config, path, directory, algorithm.step), "backbone": facts["backbone"] and chosen.backbone}
     learned = {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
     weights: Mapping[str, np.ndarray] = {} if reader.learner is None else reader.learner.learned()
     cost = {}
@@ -121,7 +130,7 @@ def _said_of(config: Config, path: Path, directory: Path, step: int) -> dict[str
     }
 
 
-def _check_file(path: Path, learns_model: bool, bitdelta: bool, with_optimizer: bool) -> None:
+def _check_file(path: Path, learns_model: bool, bitdelta: bool, with_optimizer: bool, c: bool) -> None:
     """Refuse a file's name, or a setting, that is for something else than what the run learned."""
     if learns_model and bitdelta:
         raise UsageError(
@@ -131,11 +140,17 @@ def _check_file(path: Path, learns_model: bool, bitdelta: bool, with_optimizer: 
     if with_optimizer and (learns_model or bitdelta):
         what = "a language model" if learns_model else f"an agent of {setting('bitdelta')}"
         raise UsageError(f"{what} is exported for use, not to learn on: leave out {setting('with_optimizer')}")
+    if c and (learns_model or bitdelta or with_optimizer):
+        other = "the language model that the run taught" if learns_model else "adapters of one bit a weight"
+        other = "what the optimizer knows" if with_optimizer else other
+        raise UsageError(f"an agent that runs without Python is not exported with {other}: leave out {setting('c')}")
     if learns_model and path.suffix != ".gguf":
         raise UsageError(
             f"{path}: the run taught a language model, which is exported as GGUF: choose a name that ends in .gguf"
         )
-    if not learns_model and path.suffix == ".gguf":
+    if c and path.suffix != ".gguf":
+        raise UsageError(f"{path}: agents for C are GGUF files: choose a name that ends in .gguf")
+    if not learns_model and not c and path.suffix == ".gguf":
         raise UsageError(
             f"{path}: the run trained an agent, not a language model: choose a name that ends in .safetensors"
         )

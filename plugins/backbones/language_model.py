@@ -31,6 +31,7 @@ from bitrl.plugins.backbones.number_ends import chunks, number_ends
 if TYPE_CHECKING:
     import torch
 
+    from bitrl.core.interfaces import PortableModel
     from bitrl.plugins.backbones.language_policy import EnginePolicy
     from bitrl.plugins.backbones.training.decoder import Decoder
 
@@ -236,6 +237,16 @@ class LanguageModel:
             raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
         places = [len(self._prefix) + token for token in found if token is not None]
         return [*self._prefix, *encoding.ids], places
+
+    def portable(self) -> PortableModel:
+        """The model and how it reads a text, for agents without Python.
+
+        Raises:
+            UsageError: its file, tokenizer or projection is one that they do not have.
+        """
+        from bitrl.plugins.backbones.portable import portable
+
+        return portable(self)
 
     def pooled_blocks(self, texts: Sequence[str], poolings: Sequence[str], count: int) -> dict[str, np.ndarray]:
         """Features of n texts after every block at once, by pooling: float32 [n, blocks, width of the model].

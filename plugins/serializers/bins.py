@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.pieces import Bin, Number, Piece, Text, Whole, joined
 from bitrl.plugins.serializers import BinsOptions
 from bitrl.plugins.serializers.numbers import check_count, numbers_of, refuse_grid, refuse_no_numbers
 
@@ -36,6 +37,15 @@ class Bins:
         """One observation → its text."""
         numbers = np.array([numbers_of(self.observation, observation)], np.float64)
         return self._write(numbers, {name: [observation[name]] for name in self.observation.texts})[0]
+
+    def form(self) -> list[Piece]:
+        """What it writes, as pieces."""
+        if self.observation.discrete is not None:
+            return [Number(0, Whole())]
+        columns = zip(self.low, self.high, self.middle, self.steps, strict=True)
+        numbers = [Number(index, Bin(*map(float, column), self.end)) for index, column in enumerate(columns)]
+        texts: list[list[Piece]] = [[Text(index), "."] for index in range(len(self.observation.texts))]
+        return joined([*texts, *([number] for number in numbers)])
 
     def batch(self, observations: np.ndarray) -> list[str]:
         """Observations [n, ...] → n texts."""

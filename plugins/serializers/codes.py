@@ -17,6 +17,7 @@ import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.pieces import Code, Piece, Text, joined
 from bitrl.core.wording import setting
 from bitrl.plugins.serializers import CodesOptions
 from bitrl.plugins.serializers.codebook import Codebook, fit
@@ -59,6 +60,16 @@ class Codes:
         """One observation → its text."""
         numbers = np.array([numbers_of(self.observation, observation)], np.float64)
         return self._write(numbers, [[observation[name]] for name in self.observation.texts])[0]
+
+    def form(self) -> list[Piece]:
+        """What it writes, as pieces."""
+        book, at = self.codebook, 0
+        rows: list[list[Piece]] = [[Text(index, "sentence")] for index in range(len(self.observation.texts))]
+        for codes in book.codes:
+            own = slice(at, at + codes.shape[1])
+            rows.append([Code(book.mean[own], book.scale[own], codes)])
+            at = own.stop
+        return joined(rows)
 
     def batch(self, observations: np.ndarray) -> list[str]:
         """Observations [n, ...] → n texts."""

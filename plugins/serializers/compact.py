@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.pieces import Piece, Text, joined
 from bitrl.plugins.serializers import TextOptions
 from bitrl.plugins.serializers.numbers import NumberFormat, names_of, sentence
 
@@ -42,6 +43,13 @@ class Compact:
         names = self.short or names_of(self.fields, len(numbers))
         pairs = (f"{name}={number}" for name, number in zip(names, numbers, strict=True))
         return " ".join((*map(sentence, self.numbers.texts(observation)), *pairs))
+
+    def form(self) -> list[Piece]:
+        """What it writes, as pieces."""
+        numbers = self.numbers.form()
+        names = self.short or names_of(self.fields, len(numbers))
+        pairs: list[list[Piece]] = [[f"{name}=", number] for name, number in zip(names, numbers, strict=True)]
+        return joined([*([Text(i, "sentence")] for i in range(len(self.numbers.observation.texts))), *pairs])
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

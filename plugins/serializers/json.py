@@ -7,6 +7,7 @@ from json import dumps
 from typing import Any
 
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.pieces import Piece, Text, joined
 from bitrl.plugins.serializers import TextOptions
 from bitrl.plugins.serializers.numbers import NumberFormat, names_of
 
@@ -27,6 +28,13 @@ class JSON:
         texts = zip(self.texts, map(dumps, self.numbers.texts(observation)), strict=True)
         entries = [*texts, *zip(names, map(_json, numbers), strict=True)]
         return "{" + ", ".join(f"{dumps(name)}: {value}" for name, value in entries) + "}"
+
+    def form(self) -> list[Piece]:
+        """What it writes, as pieces."""
+        texts: list[list[Piece]] = [[f"{dumps(name)}: ", Text(i, "json")] for i, name in enumerate(self.texts)]
+        names = (f"{dumps(field.name)}: " for field in self.fields)
+        numbers: list[list[Piece]] = [[*pair] for pair in zip(names, self.numbers.form(), strict=True)]
+        return ["{", *joined([*texts, *numbers], ", "), "}"]
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

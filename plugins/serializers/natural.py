@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from string import Formatter
 from typing import Any
 
+import attrs
+
+from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.pieces import Number, Piece
+from bitrl.core.wording import setting
 from bitrl.plugins.serializers import TextOptions
 from bitrl.plugins.serializers.numbers import NumberFormat, names_of, sentence
 
@@ -58,6 +64,37 @@ class Natural:
         sentences = [sentence(text[:1].upper() + text[1:]) for text in self.numbers.texts(observation)]
         return " ".join([*sentences, *([f"The {', the '.join(clauses)}."] if clauses else [])])
 
+    def form(self) -> list[Piece]:
+        """What it writes, as pieces.
+
+        Raises:
+            UsageError: the observations have texts, whose first letter becomes a capital one.
+        """
+        numbers = self.numbers.form()
+        if self.sentence is not None:
+            return [*_pieces(self.sentence, numbers)]
+        if self.numbers.observation.texts:
+            raise UsageError(
+                "serializer natural begins texts with a capital letter, which agents for C do not: use "
+                f"{setting('serializer', 'json', 'compact')}"
+            )
+        pieces: list[Piece] = ["The "]
+        for field, number in zip(self.fields, numbers, strict=True):
+            unit = f" {field.unit}" if field.unit else ""
+            pieces += [f"{field.name.replace('_', ' ')} is ", number, unit, ", the "]
+        return [*pieces[:-1], "."] if numbers else []
+
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""
         return [self(observation) for observation in observations]
+
+
+def _pieces(sentence: str, numbers: list[Number]) -> Iterator[Piece]:
+    """A sentence of SENTENCES as pieces."""
+    for text, name, words, _ in Formatter().parse(sentence):
+        yield text
+        if name is None:
+            continue
+        place, _, size = name.partition(".")
+        negative, slash, positive = (words or "").partition("/")
+        yield attrs.evolve(numbers[int(place)], show=(negative, positive) if slash else size or "all")

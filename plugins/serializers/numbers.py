@@ -8,6 +8,7 @@ from typing import Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.pieces import Number, Printed, Whole
 from bitrl.core.wording import setting
 
 DECIMALS = 3
@@ -50,6 +51,12 @@ class NumberFormat:
             return [str(int(value)) for value in values]
         formats = self.formats or [f"%.{DECIMALS if self.decimals is None else self.decimals}f"] * len(values)
         return [unsigned_zero(form % value) for form, value in zip(formats, values, strict=True)]
+
+    def form(self) -> list[Number]:
+        """The numbers as pieces, in order."""
+        if self.observation.discrete is not None:
+            return [Number(0, Whole())]
+        return [Number(index, Printed(form[1:])) for index, form in enumerate(self.formats)]
 
     def texts(self, observation: Any) -> list[str]:
         """The texts of one observation, where the environment has any. They change least, so they come first."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from string import Formatter
 from typing import Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.pieces import Number, Piece, Printed, Text
 from bitrl.plugins.serializers import TemplateOptions
 from bitrl.plugins.serializers.compact import Compact
 from bitrl.plugins.serializers.numbers import decimals_of, numbers_of, refuse_grid
@@ -43,6 +45,20 @@ class Template:
             return self.compact(observation)
         texts = [observation[name] for name in self.observation.texts]
         return self._form.format(*texts, *numbers_of(self.observation, observation))
+
+    def form(self) -> list[Piece]:
+        """What it writes, as pieces."""
+        if self.compact is not None:
+            return self.compact.form()
+        pieces: list[Piece] = []
+        texts = len(self.observation.texts)
+        for text, place, format, _ in Formatter().parse(self._form):
+            pieces.append(text)
+            if place is not None:
+                index = int(place)
+                number = index - texts
+                pieces.append(Text(index) if number < 0 else Number(number, Printed((format or "").replace("z", ""))))
+        return pieces
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.pieces import Number, Piece, Short, Text, joined
 from bitrl.plugins.serializers import ValuesOptions
 from bitrl.plugins.serializers.numbers import (
     DECIMALS,
@@ -73,6 +74,16 @@ class Values:
         labels = self.labels or [""] * len(numbers)
         entries = (label + number for label, number in zip(labels, numbers, strict=True))
         return " ".join((*map(sentence, self.numbers.texts(observation)), *entries))
+
+    def form(self) -> list[Piece]:
+        """What it writes, as pieces."""
+        numbers = self.numbers.form()
+        if self.units is not None:
+            forms = (Short(decimals, offset, scale) for scale, offset, decimals in self.units)
+            numbers = [Number(index, form) for index, form in enumerate(forms)]
+        labels = self.labels or [""] * len(numbers)
+        entries: list[list[Piece]] = [[label, number] for label, number in zip(labels, numbers, strict=True)]
+        return joined([*([Text(i, "sentence")] for i in range(len(self.observation.texts))), *entries])
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
         """Observations [n, ...] → n texts."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.pieces import OneHot, Scaled
 from bitrl.core.wording import setting, warn
 from bitrl.plugins.serializers.numbers import check_count, names_of, refuse_no_numbers
 
@@ -58,6 +59,12 @@ class Vector:
         )
         vector: np.ndarray = self.batch(one)[0]
         return vector
+
+    def form(self) -> Scaled | OneHot:
+        """What it writes, as a scaling of numbers."""
+        if self.observation.discrete is not None:
+            return OneHot(int(self.observation.fields[0].low or 0), self.width)
+        return Scaled(self.middle, self.half)
 
     def batch(self, observations: np.ndarray) -> np.ndarray:
         """Observations [n, ...] → float32 [n, k].

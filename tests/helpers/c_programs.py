@@ -3,22 +3,30 @@
 The engine's objects are kept in the user's cache, bitrl/test_engines, one folder for each compiler and its flags, and
 each is compiled anew when the compiler, its source or a header has changed. Tests that run at once, in one process or
 several, share them, also those of another clone; so do programs that differ in definitions of which a source knows
-nothing.
+nothing. `python tests/helpers/c_programs.py` makes all that the tests ask for.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bitrl import _engine
 from bitrl.core.files import cache_home
 
 CSRC = Path(__file__).parents[2] / "csrc"
+SANITIZED = ("-fsanitize=address,undefined",)
+RACES = ("-fsanitize=thread", "-O1")  # these programs run longer than they compile
+ARM_COMPILER, ARM = "aarch64-linux-gnu-gcc", ("-O3", "-static")
+AGENT = sorted(path for path in (CSRC / "agent").glob("*.c") if path.name != "main.c")
+"""What runs an agent, upon the engine."""
 
 
 def compiler() -> list[str]:
@@ -32,28 +40,34 @@ def engine_sources() -> list[Path]:
 
 
 def build(
-    out: Path, main: str, *flags: str, compiled_by: Sequence[str] | None = None, kept: Path | None = None
+    out: Path,
+    main: str | Path,
+    *flags: str,
+    compiled_by: Sequence[str] | None = None,
+    kept: Path | None = None,
+    more: Sequence[Path] = (),
 ) -> Path:
-    """The engine and a program of tests/csrc; any finding of a sanitizer ends the process.
-
-    A flag of `flags` may ask for more than -Og, with which code that is instrumented compiles in a third of the time.
-    """
-    always = ["-std=c11", "-g1", "-Og", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
-    always.append("-Werror=incompatible-pointer-types")
-    command = [*(compiled_by or compiler()), *always, *flags]
-    own = str(CSRC.parent / "tests" / "csrc" / main)
-    with engine(command, kept or cache_home() / "bitrl" / "test_engines") as objects:
-        subprocess.run(
-            [*command, *_places(), *objects, own, "-lm", "-lpthread", "-o", out], check=True, capture_output=True
-        )
+    """The engine and a program of tests/csrc, with `more` sources; any finding of a sanitizer ends the process."""
+    command = [*_command(flags, compiled_by), *_places()]
+    own = [CSRC.parent / "tests" / "csrc" / main, *more]
+    with engine(_command(flags, compiled_by), kept) as objects:
+        link = [*command, f"-I{CSRC / 'agent'}", *objects, *own, "-lm", "-lpthread", "-o", out]
+        subprocess.run(link, check=True, capture_output=True)
     return out
 
 
+def _command(flags: Sequence[str], compiled_by: Sequence[str] | None) -> list[str]:
+    """`flags` may ask for more than -Og, with which code that is instrumented compiles in a third of the time."""
+    always = ["-std=c11", "-g1", "-Og", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
+    return [*(compiled_by or compiler()), *always, "-Werror=incompatible-pointer-types", *flags]
+
+
 @contextmanager
-def engine(command: Sequence[str], kept: Path) -> Iterator[list[Path]]:
+def engine(command: Sequence[str], kept: Path | None = None) -> Iterator[list[Path]]:
     """The engine's objects as `command` compiles them. Nobody else compiles or links these meanwhile."""
     version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
     headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(CSRC.glob("*.h")))
+    kept = kept or cache_home() / "bitrl" / "test_engines"
     folders: dict[Path, list[Path]] = {}
     commands: dict[Path, list[str]] = {}
     for path in engine_sources():
@@ -93,3 +107,29 @@ def _compile(command: Sequence[str], sources: Sequence[Path], folder: Path, shar
         subprocess.run([*command, *_places(), "-c", *stale], cwd=folder, check=True, capture_output=True)
     for path in stale:
         (folder / f"{path.stem}.made_from").write_text(made_from[path])
+
+
+def agent_library(kept: Path | None = None) -> ctypes.CDLL:
+    """What runs an agent, upon the engine that is installed, in this process: every function of csrc/agent."""
+    folder = (kept or cache_home() / "bitrl" / "test_engines") / "agent"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [path.read_bytes() for path in (*AGENT, *sorted(CSRC.glob("*.h")), *sorted((CSRC / "agent").glob("*.h")))]
+    library = folder / f"{hashlib.sha256(b''.join(texts)).hexdigest()[:16]}.so"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.is_file():
+            for old in folder.glob("*.so"):
+                old.unlink()
+            command = [*compiler(), "-std=c11", "-O1", "-ffp-contract=off", "-shared", "-fPIC", *_places()]
+            unfinished = library.with_suffix(".tmp")
+            subprocess.run([*command, f"-I{CSRC / 'agent'}", *AGENT, "-o", unfinished], check=True, capture_output=True)
+            unfinished.rename(library)
+        ctypes.CDLL(_engine.__file__, ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(library))
+
+
+if __name__ == "__main__":
+    for compiled_by, flags in ((None, SANITIZED), (None, RACES), ([ARM_COMPILER], ARM)):
+        if not compiled_by or shutil.which(ARM_COMPILER):
+            with engine(_command(flags, compiled_by)):
+                pass

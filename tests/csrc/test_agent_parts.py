@@ -1,0 +1,304 @@
+"""Parts of the C agent beside what they must do as: the tokenizers library, Python's json, re, float and str.format."""
+
+import ctypes
+import json
+import math
+import random
+import re
+import unicodedata
+
+import pytest
+from c_programs import agent_library
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
+
+import bitrl
+from bitrl.cli.act import parse
+from bitrl.core.errors import UsageError
+from bitrl.plugins.backbones.files.tokenizer import build_tokenizer
+from bitrl.plugins.backbones.number_ends import number_ends
+from bitrl.plugins.backbones.portable import _vocabulary as vocabulary_of
+
+ROOM = 1 << 16
+
+
+class Row(ctypes.Structure):
+    _fields_ = (
+        ("ids", ctypes.POINTER(ctypes.c_int32)),
+        ("ends", ctypes.POINTER(ctypes.c_uint32)),
+        ("room", ctypes.c_size_t),
+        ("count", ctypes.c_size_t),
+    )
+
+
+class Node(ctypes.Structure):
+    _fields_ = (("kind", ctypes.c_int), *((name, ctypes.c_uint32) for name in ("begin", "end", "count", "next")))
+
+
+class Text(ctypes.Structure):
+    _fields_ = (
+        ("text", ctypes.c_char_p),
+        ("bytes", ctypes.c_size_t),
+        ("nodes", ctypes.POINTER(Node)),
+        ("capacity", ctypes.c_size_t),
+        ("used", ctypes.c_size_t),
+    )
+
+
+class CTokenizer:
+    """The C tokenizer of a tokenizer of the library's."""
+
+    def __init__(self, tokenizer):
+        self.library, error = agent_library(), ctypes.create_string_buffer(256)
+        keys = vocabulary_of(tokenizer, "it")
+        lengths, text, merges, phrases = (
+            keys[f"bitrl.agent.{name}"] for name in ("token_lengths", "token_bytes", "merges", "phrases")
+        )
+        self.handle, size = ctypes.c_void_p(), ctypes.c_uint64
+        status = self.library.tokenizer_open(
+            lengths.tobytes(), size(len(lengths)), text.tobytes(), size(len(text)), merges.tobytes(),
+            size(len(merges) // 3), phrases.tobytes(), size(len(phrases)), ctypes.c_size_t(ROOM),
+            ctypes.byref(self.handle), error,
+        )  # fmt: skip
+        assert status == 0, error.value
+
+    def __call__(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids, and where each token ends in bytes."""
+        encoded = text.encode()
+        ids, ends = (ctypes.c_int32 * ROOM)(), (ctypes.c_uint32 * ROOM)()
+        row = Row(ids, ends, ROOM, 0)
+        self.library.tokenize(self.handle, encoded, ctypes.c_size_t(len(encoded)), ctypes.byref(row))
+        return ids[: row.count], ends[: row.count]
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """The starter's tokenizer, and the same in C."""
+    tokenizer = bitrl.load_backbone("bitnet", layers=1).tokenizer
+    return tokenizer, CTokenizer(tokenizer)
+
+
+def check(pair, text: str) -> None:
+    encoding = pair[0].encode(text, add_special_tokens=False)
+    ids, ends = pair[1](text)
+    assert ids == encoding.ids, text
+    if text.isascii():
+        assert ends == [end for _, end in encoding.offsets], text
+
+
+STATES = st.text(st.sampled_from('{}[]",: ._-=+eE\n0123456789abcdefinlpstuvxyzAT'), max_size=60)
+NUMBERS = st.lists(
+    st.sampled_from(["-", ".", " ", ",", "0", "12", "345", "9999", "1" * 66, "e-5", "x=", '"a": ']), max_size=12
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.one_of(st.text(max_size=40), STATES, NUMBERS.map("".join)))
+@example('{"cart_position": -0.031, "cart_velocity": 12.520, "pole_angle": 123456.012}')
+@example("The cart is right of the centre by 0.031 m, moving left at 0.520 m/s.")
+@example("the  fridge is\topen. \r\n　x")
+@example("-" * 70 + "é—ß‿文字１２")
+def test_tokens_are_those_of_the_library(starter, text) -> None:
+    check(starter, text)
+
+
+def test_phrases_are_found_first_and_the_longest_of_them(starter) -> None:
+    phrases = [token.content for token in starter[0].get_added_tokens_decoder().values()]
+    assert len(phrases) > 50
+    rng = random.Random(0)
+    for _ in range(100):
+        words = [rng.choice([*phrases, "12.5", " ", "{", "go to", phrases[0][:-1]]) for _ in range(4)]
+        check(starter, "".join(words))
+
+
+def test_long_pieces_take_no_square_of_their_length(starter) -> None:
+    for text in ("ab" * 5_000, " !" * 2_000, "9" * 2_000, '"' * 3_000):
+        check(starter, text)
+
+
+def test_merges_of_random_vocabularies_are_those_of_the_library() -> None:
+    """Few letters and many merges: candidates go stale in the queue. Half of the bytes are no tokens."""
+    rng = random.Random(0)
+    printable = [chr(code) for code in range(0x21, 0x7F)] + ["Ġ"]
+    for _ in range(30):
+        tokens, merges = list(printable), []
+        while len(merges) < 40:
+            left, right = (rng.choice([*"abc", *tokens[95:]]) for _ in range(2))
+            if left + right not in tokens:
+                tokens.append(left + right)
+            if f"{left} {right}" not in merges:
+                merges.append(f"{left} {right}")
+        tokenizer = build_tokenizer(tokens, merges)
+        pair = tokenizer, CTokenizer(tokenizer)
+        for _ in range(20):
+            check(pair, "".join(rng.choice("abcabcé ") for _ in range(rng.randrange(30))))
+
+
+def test_characters_are_of_the_kinds_that_the_libraries_say() -> None:
+    library = agent_library()
+    codes = [*range(0x80, 0x1800), *random.Random(0).sample(range(0x1800, 0x110000), 3_000)]
+    codes = [code for code in codes if not 0xD800 <= code < 0xE000]
+    for pattern, matches in (
+        (r"\p{L}", lambda code: library.kind_of_character(code) == 1),
+        (r"\s", library.is_white_space),
+    ):
+        split = pre_tokenizers.Split(Regex(pattern), behavior="removed")
+        others = {piece for text, _ in split.pre_tokenize_str("".join(map(chr, codes))) for piece in text}
+        library.is_white_space.restype = ctypes.c_bool
+        wrong = [hex(code) for code in codes if bool(matches(code)) != (chr(code) not in others)]
+        assert not wrong, (pattern, wrong[:10])
+    assert [library.kind_of_character(ord(character)) for character in "aZ_09é²٣Ⅷ½文"] == [
+        1,
+        1,
+        0,
+        2,
+        2,
+        1,
+        3,
+        2,
+        3,
+        3,
+        1,
+    ]
+
+
+WORDS = st.lists(
+    st.sampled_from(
+        [
+            *'"\\:.-=eE \n\t_',
+            "nan",
+            "null",
+            "inf",
+            "infinity",
+            "INF",
+            "joint_3",
+            "x1",
+            "0",
+            "12.5",
+            ".5",
+            "1e-5",
+            "é",
+            "²",
+            "ı",
+            "‿",
+        ]
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(WORDS.map("".join), STATES, st.text(max_size=30)))
+@example('"' + "a" * 128 + '": 1')
+@example('"' + "a" * 129 + '": 1')
+@example('"a\\"b" \n : 3, "c\\\n": 4')
+def test_numbers_end_where_python_finds_them(text) -> None:
+    library, encoded = agent_library(), text.encode()
+    library.number_ends.restype = ctypes.c_size_t
+    ends = (ctypes.c_uint32 * 100)()
+    count = library.number_ends(encoded, ctypes.c_size_t(len(encoded)), ends, ctypes.c_size_t(100))
+    known = all(unicodedata.category(c) != "Cn" for c in text)  # what is not assigned may have become a letter since
+    if known:
+        assert [len(encoded[:end].decode()) for end in ends[:count]] == number_ends(text), text
+
+
+def read_in_c(text: bytes):
+    """What the C reader makes of JSON. Raises ValueError as it does."""
+    library, error = agent_library(), ctypes.create_string_buffer(256)
+    for name in ("json_number",):
+        getattr(library, name).restype = ctypes.c_double
+    library.json_string.restype = ctypes.c_size_t
+    nodes = (Node * 4096)()
+    j = Text(text, len(text), nodes, 4096, 0)
+    if library.json_read(ctypes.byref(j), error):
+        raise ValueError(error.value.decode())
+
+    def value(i: int):
+        node = nodes[i]
+        if node.kind < 3:
+            return (None, False, True)[node.kind]
+        if node.kind == 3:
+            return int(text[node.begin : node.end])
+        if node.kind == 4:
+            return library.json_number(ctypes.byref(j), ctypes.byref(node))
+        if node.kind == 5:
+            room = ctypes.create_string_buffer(4096)
+            n = library.json_string(ctypes.byref(j), ctypes.byref(node), room, ctypes.c_size_t(4096))
+            return room.raw[:n].decode()
+        found, at = [], i + 1
+        for _ in range(node.count):
+            found.append(value(at))
+            if node.kind == 7:
+                found[-1] = (found[-1], value(at + 1))
+                at = nodes[at + 1].next
+            else:
+                at = nodes[at].next
+        assert at == node.next
+        return found if node.kind == 6 else dict(found)
+
+    return value(0)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(VALUES, st.booleans(), st.sampled_from([None, 1]))
+def test_json_is_read_as_python_reads_it(value, ascii_only, indent) -> None:
+    assert read_in_c(json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()) == value
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    VALUES,
+    st.integers(0, 1 << 30),
+    st.sampled_from([None, *b'{}[]",:\\ 0123456789eE.-+tfnu\x00\x1f\x7f\xff\xc3\xa9']),
+)
+@example(-0.0, 0, None)
+def test_what_is_no_json_is_refused_where_python_refuses_it(value, place, byte) -> None:
+    text = bytearray(json.dumps(value, ensure_ascii=False).encode())
+    if byte is None:
+        del text[place % len(text)]
+    else:
+        text[place % len(text)] = byte
+    try:
+        expected = parse(bytes(text))
+    except UsageError:
+        with pytest.raises(ValueError, match=r"expected (JSON|UTF-8)"):
+            read_in_c(bytes(text))
+        return
+    numbers = re.findall(rb"[eE][+-]?\d+", bytes(text))
+    if b"\\ud" in text.lower() or any(math.isinf(float(b"1" + each)) for each in numbers):
+        return  # Python reads half a surrogate pair, and infinity for what is too large; these are refused later
+    assert read_in_c(bytes(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b" ", b"[", b"]", b"[1,]", b"{,}", b'{"a":1,}', b'{"a" 1}', b'{"a":1 "b":2}', b"01", b"1.", b".5", b"+1",
+     b"1e", b"--1", b"nul", b"NaN", b"Infinity", b"[1 2]", b'"\\ud800"', b'"\\ud800\\u0041"', b'"\\udc00"', b'"\\x"',
+     b'"\n"', b'"\xc0\x80"', b'"\xed\xa0\x80"', b'"\xf4\x90\x80\x80"', b'{"a":1,"a":2}', b'{"a":1,"\\u0061":2}',
+     b"[" * 200 + b"]" * 200, b"1 2", b"1" * 2000, b'{"a":{"b":1,"b":1}}', b"[" + b"0," * 5000 + b"0]"],
+)  # fmt: skip
+def test_texts_that_are_refused(text) -> None:
+    with pytest.raises(ValueError, match=r"expected (JSON|UTF-8)"):
+        read_in_c(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(width=32, allow_nan=False, allow_infinity=False))
+@example(0.0, -0.0)
+@example(1e16, 123456789012345680.0)
+@example(1e-5, 0.0001)
+@example(2.0**-24, 2.0**70)
+def test_actions_are_written_as_python_writes_numbers(one, other) -> None:
+    library, out = agent_library(), ctypes.create_string_buffer(40)
+    library.write_float.restype = ctypes.c_size_t
+    for number in (one, other):
+        count = library.write_float(ctypes.c_double(number), out)
+        assert out.raw[:count].decode() == json.dumps(number)
