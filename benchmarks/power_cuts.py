@@ -44,6 +44,9 @@ OPTIONS = {
     "algo.epochs": 1,
     "backbone.hidden": [8],
 }
+SAID = tempfile.TemporaryFile("w+")  # noqa: SIM115
+"""What the processes write to stderr."""
+
 CUT = 77
 """The exit code of a process whose power was cut."""
 
@@ -77,7 +80,8 @@ def forked(work: Callable[[], None]) -> int:
         return pid
     code = 1
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        SAID.truncate(0)
+        os.dup2(SAID.fileno(), 2)
         work()
         code = 0
     finally:
@@ -123,9 +127,10 @@ def cut_off(place: Path, steps: int, chance: random.Random) -> str:
 
 
 def expect_done(code: int) -> str:
-    """ "done", for a process that ended well."""
+    """Refuse a process that ended badly; "done" for any other."""
     if code != 0:
-        raise SystemExit(f"learning failed with exit code {code}")
+        SAID.seek(0)
+        raise SystemExit(f"learning failed with exit code {code}: {SAID.read()[-2000:]}")
     return "done"
 
 
