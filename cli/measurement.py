@@ -25,10 +25,10 @@ out_option = click.option(
 )
 
 
-def check_out(out: Path | None) -> None:
+def check_out(out: Path | None, option: str = "--out") -> None:
     """Refuse a file that cannot be written before minutes go into measuring."""
     if out is not None and not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out}: {out.parent} is not a writable directory: name another")
+        raise UsageError(f"{option} {out}: {out.parent} is not a writable directory: name another")
 
 
 def save(record: dict[str, Any], out: Path | None) -> None:

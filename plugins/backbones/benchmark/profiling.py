@@ -33,6 +33,9 @@ IDLE_SECONDS = 2.0
 SAMPLE_SECONDS = 0.1
 """Between two samples of power."""
 
+ANSWER_SECONDS = 5.0
+"""That a meter of power has to answer, at the end."""
+
 LOOK_SECONDS = 1.0
 """Between two looks at memory, sensors and counters."""
 
@@ -307,8 +310,10 @@ def _sampling(metered: Sequence[Metered]) -> Iterator[None]:
     finally:
         over.set()
         if sampled:
-            thread.join()
+            thread.join(ANSWER_SECONDS)
         for each in metered:
+            if thread.is_alive() and each in sampled:
+                each.failure = each.failure or f"has not answered for {ANSWER_SECONDS:.0f} s"
             each.read()
 
 
