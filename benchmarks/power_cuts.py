@@ -54,8 +54,8 @@ SAID = tempfile.TemporaryFile("w+")  # noqa: SIM115
 CUT = 77
 """The exit code of a process whose power was cut."""
 
-MOST_CALLS = 50
-"""A power cut comes before one of so many syncs and renames, or within the time that the twin took."""
+MOST_CALLS = 30
+"""A power cut comes before one of so many syncs and renames, or within half the time that the twin took."""
 
 
 def learn(place: Path, steps: int) -> None:
@@ -208,14 +208,14 @@ def round_of(
     os.sync()
     began = time.monotonic()
     expect_done(ended(forked(lambda: learn(twin, steps))))
-    undisturbed = time.monotonic() - began
+    half = (time.monotonic() - began) / 2  # a process that is cut off later has often done it all
     whole = {agent.read_bytes(), (twin / "agent.safetensors").read_bytes()}
     cuts, how = 0, ""
     while how != "done":
         if cuts == most_cuts:
             how = expect_done(ended(forked(lambda: learn(place, steps))))
         else:
-            how = (cut_off if disk is None else disk.cut_off)(place, steps, chance, undisturbed)
+            how = (cut_off if disk is None else disk.cut_off)(place, steps, chance, half)
             chance = random.Random(chance.random())  # the process that was cut off drew from a copy
             cuts += how != "done"
             tally[how] = tally.get(how, 0) + (how != "done")
