@@ -18,6 +18,7 @@ import click
 from bitrl.cli.output import console, echo, table
 from bitrl.cli.quoted_command import quoted_command
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import is_there
 from bitrl.core.terminal import printable
 
 out_option = click.option(
@@ -53,8 +54,8 @@ def made_by() -> dict[str, Any]:
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
-    """On a terminal a table with rules, elsewhere plain columns; the first row is its heads."""
-    if not sys.stdout.isatty():
+    """On a terminal a table with rules, elsewhere, and without rich, plain columns; the first row is its heads."""
+    if not sys.stdout.isatty() or not is_there("rich"):
         echo(f"{title}\n{table(rows)}\n")
         return
     from rich.table import Table

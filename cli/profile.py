@@ -306,17 +306,22 @@ def _beside_the_paper(found: dict[str, Any]) -> None:
     from bitrl.core.studies.paper.edge import BITRL, FP16, WHERE
 
     hottest, cold = found["sensors"]["temperature_c"], found["cold_start"]
-    energy = [each["joules_per_episode"] for each in found["energy"] if each.get("joules_per_episode") is not None]
+    energy = [
+        f"{each['joules_per_episode']:.4g} ({each['meter']})"
+        for each in found["energy"]
+        if each.get("joules_per_episode") is not None
+    ]
     measured = (
         ("median latency, ms", _short(found["latency_ms"]["act"]["p50"]), "latency_ms"),
         ("steps/s", _speed(found).removesuffix(" steps/s"), "steps_per_second"),
         ("peak memory, MB", f"{(cold or found['memory'])['peak_rss_mb']:,.1f}", "peak_mb"),
-        ("energy of an episode, J", f"{energy[0]:.4g}" if energy else "not measured", "joules_per_episode"),
+        ("energy of an episode, J", energy[0] if energy else "not measured", "joules_per_episode"),
         ("temperature, °C", "not measured" if hottest is None else f"{hottest['most']:.0f}", "temperature_c"),
     )
     rows: list[tuple[str, ...]] = [("", "measured here", "paper's BitRL", "paper's FP16")]
     for name, here, key in measured:
         rows.append((name, here, *(f"{getattr(each, key):g}" for each in (BITRL, FP16))))
+    rows[1] = (*rows[1][:2], f"{BITRL.latency_ms:g}, and {BITRL.tokenising_ms:g} of tokenising", rows[1][3])
     print_table(f"beside the paper's Table III: its own figures, of a {WHERE}, not measured with bitrl", rows)
 
 
