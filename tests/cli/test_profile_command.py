@@ -86,6 +86,48 @@ def test_without_a_meter_energy_is_not_measured(bitrl: Call, trained: Path, monk
     assert "not measured (usb of package lamp: no bus)" in done.out
 
 
+def test_what_meters_and_sensors_say_is_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    latency = {"p50": 1.0, "p90": 2.0, "p99": 3.0, "max": 123.4, "mean": 1.5}
+    meter = {"idle_watts": 2.5, "watts": 4.25, "joules_per_step": 0.00175, "joules_per_episode": 0.35}
+    guess = {"watts": 2.0, "joules_per_step": 0.003, "joules_per_episode": None}
+    command.show(
+        {
+            "env": "Hopper-v5", "step": 4096, "serializer": "values", "backbone": None, "load": 2, "acts": 5000,
+            "seconds": 12.5, "steps_per_second": 400.0, "latency_ms": {"act": latency, "heads": latency},
+            "memory": {"rss_mb": 50.0, "peak_rss_mb": 60.0, "pss_mb": None, "minor_faults": 1234, "major_faults": 1},
+            "cold_start": None, "deadline": None, "broken_meters": ["usb of package lamp: no bus"],
+            "energy": [{"meter": "ina226 power1", **meter}, {"meter": "rapl psys", "failure": "no such device"}],
+            "energy_estimate": guess,
+            "sensors": {
+                "temperature_c": {"first": 41.0, "last": 68.4, "least": 40.6, "most": 70.2}, "clock_mhz": None,
+                "slowed_down": {"under-voltage": 3}, "heat_throttlings": None,
+            },
+            "drift": {
+                "p50_first_ms": 1.0, "p50_last_ms": 1.0, "p99_first_ms": 2.0, "p99_last_ms": 2.5,
+                "rss_mb_per_hour": 1.25, "rss_growth_mb": 0.5,
+            },
+        }
+    )  # fmt: skip
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Hopper-v5 at step 4,096: values, no model, beside 2 busy processes",
+        "5,000 acts in 12.5 s, 400 steps/s",
+        "whole act 1.000 2.000 3.000 123 100%",
+        "PSS not measured",
+        "energy, ina226 power1 0.00175 J a step, 0.35 J an episode: 4.25 W less 2.50 W idle",
+        "not measured by rapl psys: no such device; usb of package lamp: no bus",
+        "energy, an estimate 0.003 J a step, if an act draws 2 W above idle",
+        "temperature 41 °C at first, 68 at last, 41 to 70",
+        "clock not measured",
+        "throttling under-voltage in 3 looks",
+        "p99 2.000 ms in the first quarter, 2.500 ms in the last (+25%); memory +0.5 MB (+1.2 MB an hour)",
+        "median latency, ms 1.000 24.8, and 1.2 of tokenising 312",
+        "energy of an episode, J 0.35 (ina226 power1) 5.8 24.8",
+        "temperature, °C 70 49 68",
+    ):
+        assert words in said, said
+
+
 def test_ctrl_c_prints_what_was_measured(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.json"
     code = "from bitrl.cli import main; main()"
