@@ -15,6 +15,7 @@ import json
 import math
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from loop_counts import count, functions, innermost
 from record import RESULTS, save
 
 from bitrl.core.files import write_atomically
+from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
 from bitrl.plugins.backbones.benchmark.speed_model import (
     BITNET_2B_4T,
     KERNELS,
@@ -32,6 +34,7 @@ from bitrl.plugins.backbones.benchmark.speed_model import (
     multiply_adds_a_cycle,
     predict,
 )
+from bitrl.plugins.backbones.engine.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
@@ -49,14 +52,16 @@ CASES = [
     *((ZEN3_PLAIN, format, tokens) for format in ("ternary", "int8") for tokens in (32, 1)),
 ]
 """What is modelled of what can be run here: core, format, tokens."""
+WHOLE = [*((ZEN3, format) for format in ("ternary", "ternary-1.6", "int8", "bf16", "fp32")), (ZEN3_PLAIN, "ternary")]
+TOKENS, WHOLE_SECONDS = 32, 5.0
 REPEATS = 4
 """Of the whole program, minutes of which may be disturbed."""
 PAGE = ROOT / "docs" / "speed-model.md"
 START, END = "<!-- figures: written by benchmarks/speed_model.py -->", "<!-- end of figures -->"
 
 
-def measured(folder: Path) -> dict[tuple[str, str, int], float]:
-    """(instruction set, format, tokens) → multiply-adds a cycle."""
+def measured(folder: Path) -> tuple[dict[tuple[str, str, int], float], float]:
+    """(instruction set, format, tokens) → multiply-adds a cycle; and the nanoseconds of a cycle."""
     program = folder / "kernel_speed"
     sources = [
         ROOT / "benchmarks" / "kernel_speed.c",
@@ -71,7 +76,7 @@ def measured(folder: Path) -> dict[tuple[str, str, int], float]:
         for isa, format, tokens, work, spent in (line.split() for line in lines):
             key = isa, format, int(tokens)
             best[key] = int(work), min(float(spent), best.get(key, (0, math.inf))[1])
-    return {key: work * cycle / nanoseconds for key, (work, nanoseconds) in best.items()}
+    return {key: work * cycle / nanoseconds for key, (work, nanoseconds) in best.items()}, cycle
 
 
 def compared(found: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
@@ -81,6 +86,29 @@ def compared(found: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
         model, here = multiply_adds_a_cycle(core, format, tokens), found[core.isa, format, tokens]
         row = {"core": core.name, "format": format, "tokens": tokens, "model": model, "measured": here}
         rows.append(row | {"error": model / here - 1})
+    return rows
+
+
+def whole(cycle: float) -> list[dict[str, Any]]:
+    """Encodings of 32 tokens by two blocks of the 2B model's shape and random weights, norms, attention and reading the
+    weights included: the least time of this process for one, as multiply-adds a cycle.
+    """
+    rows = []
+    with random_model(random_shape("2560x6912x2")) as path:
+        for core, format in WHOLE:
+            engine = Engine(path, format, threads=1, isa=core.isa)
+            weights = sum(
+                math.prod(each.shape) for each in engine.tensors if each.name.startswith("blk.") and each.shape[1:]
+            )
+            texts = [[number * 97 % engine.vocabulary for number in range(TOKENS)]]
+            best, until = math.inf, time.monotonic() + WHOLE_SECONDS
+            engine.encode(texts)
+            while time.monotonic() < until:
+                began = time.process_time()
+                engine.encode(texts)
+                best = min(best, time.process_time() - began)
+            here, model = weights * TOKENS * cycle / (1e9 * best), multiply_adds_a_cycle(core, format, TOKENS)
+            rows.append({"core": core.name, "format": format, "model": model, "measured": here, "share": here / model})
     return rows
 
 
@@ -106,6 +134,10 @@ def tables(results: dict[str, Any]) -> str:
     for row in results["compared"]:
         numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['error']:+.0%}"
         lines.append(f"| {row['core']} | {row['format']} | {row['tokens']} | {numbers} |")
+    lines += ["", "| whole encodings | format | model | measured | of the model |", "|---|---|---|---|---|"]
+    for row in results["whole"]:
+        numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['share']:.0%}"
+        lines.append(f"| {row['core']} | {row['format']} | {numbers} |")
     heads = "multiply-adds a cycle of a core | by arithmetic | by memory, at most | predicted, at most"
     lines += ["", f"| board | tokens at a time | {heads} |"]
     lines += ["|---|---|---|---|---|---|"]
@@ -139,7 +171,13 @@ def main() -> None:
         if given.count:
             print_counts(Path(folder))
             return
-        results = {"weights": BITNET_2B_4T, "compared": compared(measured(Path(folder))), "predictions": predictions()}
+        found, cycle = measured(Path(folder))
+        results = {
+            "weights": BITNET_2B_4T,
+            "compared": compared(found),
+            "whole": whole(cycle),
+            "predictions": predictions(),
+        }
     path = save("speed-model", results, given.out)
     if PAGE.is_file() and given.out == RESULTS:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
