@@ -113,11 +113,13 @@ clean:  # remove everything that was made, runs excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis src/bitrl/_engine.* src/bitrl/_limits.* csrc/_engine.* csrc/_limits.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# With a pip of its own, since that of a Python of some years ago takes twice as long.
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "Error: $(PYTHON) is not installed: install Python 3.11 or newer, or name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Error: $(PYTHON) is older than 3.11: install a newer one and name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Error: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --upgrade pip
 	@touch $@
 
 # src/bitrl/__init__.py holds the version.
