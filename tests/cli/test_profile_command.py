@@ -80,6 +80,59 @@ def test_of_a_run_at_a_control_rate(bitrl: Call, trained: Path) -> None:
     )
 
 
+BESIDE = """
+import gymnasium, numpy
+
+class Talking(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,), numpy.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        print("hello")
+        return numpy.zeros(3, numpy.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return numpy.zeros(3, numpy.float32), 1.0, False, self.steps == 20, {}
+
+gymnasium.register("Talking-v0", entry_point=Talking)
+"""
+
+
+def test_of_a_run_whose_environment_lies_in_the_working_directory_and_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside_the_profile.py").write_text(BESIDE)
+    (tmp_path / "json.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    program = "import sys; sys.path.pop(0); from bitrl.cli import main, profile; profile.COLD_STARTS = 1; main()"
+
+    def call(*words: str) -> str:
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    options = ["run.eval_episodes=0", "run.num_envs=2", "algo.rollout_steps=32"]
+    quick = ["--steps", "64", *(word for option in options for word in ("-o", option))]
+    call(
+        "run",
+        "--env",
+        "beside_the_profile:Talking-v0",
+        "--backbone",
+        "mlp",
+        "--serializer",
+        "vector",
+        "--out",
+        "run",
+        *quick,
+    )
+    found = json.loads(call("profile", "run", "--duration", "200ms", "--json"))["results"]
+    assert found["acts"] > 0
+    assert found["cold_start"]["seconds"] > 0
+
+
 def test_without_a_meter_energy_is_not_measured(bitrl: Call, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitrl.core.energy.installed_meters", lambda: ([], ["usb of package lamp: no bus"]))
     done = bitrl("profile", trained / "agent.safetensors", "--duration", "100ms")
