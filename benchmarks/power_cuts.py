@@ -217,8 +217,9 @@ def round_of(
         else:
             how = (cut_off if disk is None else disk.cut_off)(place, steps, chance, half)
             chance = random.Random(chance.random())  # the process that was cut off drew from a copy
-            cuts += how != "done"
-            tally[how] = tally.get(how, 0) + (how != "done")
+            if how != "done":
+                cuts += 1
+                tally[how] += 1
         if how == "cut" and disk is None:
             lost = json.loads((folder / "lost.json").read_text())
             for name, count in lost.items():
@@ -258,7 +259,6 @@ def main() -> None:
     parser.add_argument("--ext4", action="store_true", help="on a real file system in a file; as root")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bitrl-power-cuts-") as folder:
         work = given.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def main() -> None:
         finally:
             if disk is not None:
                 disk.unmount()
-    found = {**tally, "updates_a_round": UPDATES, "same_bytes": True, "seconds": round(time.monotonic() - began)}
+    found = {**tally, "updates_a_round": UPDATES, "same_bytes": True}
     save("power-cuts-ext4" if given.ext4 else "power-cuts", found, given.out)
 
 

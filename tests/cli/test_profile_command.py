@@ -139,6 +139,31 @@ def test_without_a_meter_energy_is_not_measured(bitrl: Call, trained: Path, monk
     assert "not measured (usb of package lamp: no bus)" in done.out
 
 
+METERS = """
+import bitrl
+
+def steady():
+    yield bitrl.EnergyMeter(name="supply", watts=lambda: 4.0)
+    raise OSError(5, "no answer from the bus")
+
+@bitrl.hookimpl
+def bitrl_energy_meters():
+    yield bitrl.EnergyMeterRecord(name="steady", summary="always the same", target=f"{__name__}:steady")
+"""
+
+
+def test_a_plugins_meter_is_read_and_what_fails_of_it_is_said(installed, trained: Path) -> None:
+    call = installed(steady_meters=METERS)
+    done = call("profile", trained / "agent.safetensors", "--duration", "200ms", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["results"]
+    [meter] = found["energy"]
+    assert (meter["meter"], meter["joules_per_episode"]) == ("supply", None)
+    assert meter["watts"] == pytest.approx(4)
+    assert meter["joules_per_step"] == pytest.approx(0, abs=1e-9)
+    assert found["broken_meters"] == ["steady of package steady_meters: no answer from the bus"]
+
+
 def test_what_meters_and_sensors_say_is_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     latency = {"p50": 1.0, "p90": 2.0, "p99": 3.0, "max": 123.4, "mean": 1.5}
     meter = {"idle_watts": 2.5, "watts": 4.25, "joules_per_step": 0.00175, "joules_per_episode": 0.35}
