@@ -126,13 +126,14 @@ def c_agent_lines(record: dict[str, Any]) -> list[str]:
         f"best {program['fastest_first_action_ms']:.0f}) from its start to the end of one action. Actions in states of "
         "random play, beside those of the algorithm itself (every bit) and of `bitrl act` (NumPy):",
         "",
-        "| environment | states | equal to training's | largest difference to `bitrl act` | CPU time of an action, p50 | p99 |",
+        "| environment | states | equal to training's | largest difference to `bitrl act` | CPU time, p50 | p99 |",
         "|---|---|---|---|---|---|",
     ]
     for task in found["tasks"]:
         lines.append(
             f"| {task['env']} | {task['states']:,} | {task['equal_to_training']:,} "
-            f"| {task['largest_difference_to_python']:.1g} | {task['p50_cpu_ms']:.2f} ms | {task['p99_cpu_ms']:.2f} ms |"
+            f"| {task['largest_difference_to_python']:.1g} | {task['p50_cpu_ms']:.2f} ms "
+            f"| {task['p99_cpu_ms']:.2f} ms |"
         )
     return lines
 

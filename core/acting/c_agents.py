@@ -120,9 +120,9 @@ def _leaves(example: np.ndarray, spec: ObservationSpec) -> Iterator[dict[str, An
             raise UsageError(f"{called} is of {dtype}, which agents for C do not read: observe float32 or float64")
         if len(shape) > MOST_DIMENSIONS:
             raise UsageError(f"{called} has {len(shape)} dimensions; agents for C read up to {MOST_DIMENSIONS}")
-        kind = {"type": "string", "longest": dtype.itemsize // 4} if dtype.kind == "U" else {"type": dtype.name}
-        if dtype.kind != "U":
-            kind["shape"] = list(shape)
+        kind: dict[str, Any] = {"type": dtype.name, "shape": list(shape)}
+        if dtype.kind == "U":
+            kind = {"type": "string", "longest": dtype.itemsize // 4}
         found.append((order.get(plain, len(order)), {"path": list(path), "called": called, **kind, "use": use}))
     # Texts are numbered in the order of the specification, as their serializer has them.
     texts = {name: place for place, name in enumerate(spec.texts)}
