@@ -18,13 +18,18 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test lint typecheck pytest docs site bench act lib fuzz clean
+.PHONY: run test engines lint typecheck pytest docs site bench act lib fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
 
-test: lint  # everything that must pass; mypy, which has one thread, works while the tests do
-	$(MAKE) --no-print-directory --jobs 2 typecheck pytest
+test:  # everything that must pass; what has one thread, as pip and mypy, works beside something else
+	@$(MAKE) --no-print-directory --jobs 2 $(VENV)/.tools engines
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs 2 typecheck pytest
+
+engines: $(VENV)/.installed  # the engine as the tests need it, for sanitizers and other CPUs; kept in the user's cache
+	$(BIN)/python tests/helpers/c_programs.py
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check
@@ -113,11 +118,13 @@ clean:  # remove everything that was made, runs excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis src/bitrl/_engine.* src/bitrl/_limits.* csrc/_engine.* csrc/_limits.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# With a pip of its own, since that of a Python of some years ago takes twice as long.
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "Error: $(PYTHON) is not installed: install Python 3.11 or newer, or name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Error: $(PYTHON) is older than 3.11: install a newer one and name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Error: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --upgrade pip
 	@touch $@
 
 # src/bitrl/__init__.py holds the version.

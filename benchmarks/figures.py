@@ -14,7 +14,13 @@ ROOT = Path(__file__).parent.parent
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 
 RIVALS = ("bitrl", "stable_baselines3")
-AGAINST_STEPS = (50_000, 100_000)
+AGAINST = {
+    "ppo-against-sb3-50000": ("CartPole-v1", 50_000),
+    "ppo-against-sb3-100000": ("CartPole-v1", 100_000),
+    "ppo-against-sb3-HalfCheetah-v5-300000": ("HalfCheetah-v5", 300_000),
+    "ppo-against-sb3-Hopper-v5-300000": ("Hopper-v5", 300_000),
+}
+"""Results of ppo_against_sb3.py → environment and steps."""
 SERIALIZERS = ("json", "compact", "natural")
 
 ENVIRONMENTS = {
@@ -62,21 +68,23 @@ def figures() -> str:
         "Without a language model (`--backbone mlp -o algo.preset=standard`), against Stable-Baselines3's PPO with the "
         "same settings, interleaved in one process, means over five seeds:",
         "",
-        "| steps | return: bitrl | Stable-Baselines3 | worst seed: bitrl | Stable-Baselines3 | steps per second: bitrl "
-        "| Stable-Baselines3 |",
-        "|---|---|---|---|---|---|---|",
+        "| environment | steps | return: bitrl | Stable-Baselines3 | worst seed: bitrl | Stable-Baselines3 "
+        "| steps per second: bitrl | Stable-Baselines3 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for steps in AGAINST_STEPS:
-        against = result(f"ppo-against-sb3-{steps}").get("results")
+    for name, (env, steps) in AGAINST.items():
+        against = result(name).get("results")
         if against:
             worst_of = {who: min(pair[who]["return"] for pair in against["pairs"]) for who in RIVALS}
             lines.append(
-                f"| {steps:,} | {against['bitrl_mean_return']:.1f} | {against['stable_baselines3_mean_return']:.1f} "
+                f"| {env} | {steps:,} "
+                f"| {against['bitrl_mean_return']:.1f} | {against['stable_baselines3_mean_return']:.1f} "
                 f"| {worst_of['bitrl']:.1f} | {worst_of['stable_baselines3']:.1f} "
                 f"| {against['bitrl_median_steps_per_second']:,.0f} ({against['speed_ratio']:.1f} ×) "
                 f"| {against['stable_baselines3_median_steps_per_second']:,.0f} |"
             )
     for lines_of, name in (
+        (texts_lines, "texts-against-sb3"),
         (states_lines, "bench-starter"),
         (training_lines, "bench-env"),
         (longer_lines, "bench-env-longer"),
@@ -169,12 +177,26 @@ def int8_actor_lines(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def texts_lines(record: dict[str, Any]) -> list[str]:
+    """CartPole in words beside Stable-Baselines3 in numbers, in a sentence."""
+    found = record["results"]
+    ours, theirs = (
+        f"{found[who]['steps_per_second']:,.0f} steps per second ({found[who]['threads']} of two threads)"
+        for who in RIVALS
+    )
+    return [
+        f"CartPole read as JSON by the ternary starter, beside Stable-Baselines3 on the bare numbers, both with 16 "
+        f"environments and 4 epochs of minibatches of 64, each with the threads that suit it best "
+        f"(`{record['command']}`): {ours} against {theirs}, {found['ratio']:.2f} ×."
+    ]
+
+
 def processor_lines() -> list[str]:
     """Which of the figures were measured on which processor, in a sentence."""
     figures = {
         **{f"learning-{env}-bitnet-{serializer}": f"learning of {env}" for env, serializer in ENVIRONMENTS.items()},
         **{f"learning-CartPole-v1-bitnet-{serializer}": "learning of CartPole-v1" for serializer in SERIALIZERS},
-        **{f"ppo-against-sb3-{steps}": "the comparison with Stable-Baselines3" for steps in AGAINST_STEPS},
+        **dict.fromkeys((*AGAINST, "texts-against-sb3"), "the comparison with Stable-Baselines3"),
         "bench-starter": "the starter model's speed",
         **dict.fromkeys(("bench-env", "bench-env-longer"), "training's speed"),
         "acting": "an exported agent",
@@ -581,13 +603,13 @@ def ternary_lines(path: Path) -> list[str]:
 
 def dose_lines(path: Path) -> list[str]:
     """What each precision of rollouts and each correction gave, with diagnostics: a line for each arm."""
-    from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.comparison import compare_rows
     from bitrl.core.studies.recorded import read_recorded
     from bitrl.core.studies.tables import number, shares
 
     results, baseline = read_recorded(path)
     seen = result(path.stem)["results"]
-    rows = compare(results, baseline=baseline, margin=(0.02, True)).rows
+    rows = compare_rows(results, "mean_return", baseline, margin=(0.02, True))
     lines = [
         f"Rollouts of a float model (`bitrl study examples/studies/{path.stem}.toml`): greedy reward at the end, mean "
         f"and worst of seeds, its ratio to {baseline}'s with a 95 % interval, whether it is equivalent within 2 %; "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,17 +40,16 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
     and the next line is served.
     """
     from bitrl.core.acting.agents import Agent, read
-    from bitrl.core.config import parse_assignments
+    from bitrl.core.acting.json_input import parse_json
+    from bitrl.core.acting.plain_observations import plain_answer
 
-    given = parse_assignments(assignments)
-    if other := sorted(given.keys() - {"backbone"}):
-        raise UsageError(f"-o {other[0]}.…: only options of the backbone can be set for an exported agent")
+    options = backbone_options(assignments)
     stdout = claim_stdout()
     contents = read(file)
     if facts:
         print_json(contents.meta, stdout)
         return
-    agent = Agent(contents, given.get("backbone", {}), typed=True)
+    agent = Agent(contents, options, typed=True)
     if example:
         print_json(agent.example, stdout, indent=None)
         return
@@ -62,17 +60,33 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
         if line is not None and not line.strip():
             continue
         try:
-            observation = parse(line)
+            if line is None:
+                raise UsageError(f"expected at most {LONGEST_LINE:,} bytes")
+            observation = parse_json(line)
             if observation is None:
                 episode.reset()
                 answer = None
             else:
-                answer = answer_of(observation, episode.act(observation))
+                answer = plain_answer(observation, episode.act(observation))
         except BitrlError as error:
             if strict:
                 raise RunFailed(f"line {number} of the input: {error}") from None
             answer = {"error": f"line {number}: {error}"}
         print_json(answer, stdout, indent=None)
+
+
+def backbone_options(assignments: Sequence[str]) -> Mapping[str, Any]:
+    """The options of an exported agent's backbone, from `-o` flags.
+
+    Raises:
+        UsageError: one is no assignment, or of another part.
+    """
+    from bitrl.core.config import parse_assignments
+
+    given = parse_assignments(assignments)
+    if other := sorted(given.keys() - {"backbone"}):
+        raise UsageError(f"-o {other[0]}.…: only options of the backbone can be set for an exported agent")
+    return given.get("backbone", {})
 
 
 def lines_of(stream: IO[bytes]) -> Iterator[bytes | None]:
@@ -84,44 +98,3 @@ def lines_of(stream: IO[bytes]) -> Iterator[bytes | None]:
         while line and not line.endswith(b"\n"):
             line = stream.readline(LONGEST_LINE)
         yield None
-
-
-def parse(line: bytes | None) -> Any:
-    """The observation that a line of the input holds.
-
-    Raises:
-        UsageError: it is too long, not UTF-8, not JSON, or JSON with a key that is there twice, NaN or Infinity.
-    """
-    if line is None:
-        raise UsageError(f"expected at most {LONGEST_LINE:,} bytes")
-    try:
-        return json.loads(line.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_each_once)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"expected UTF-8: byte {error.start + 1} is not") from None
-    except RecursionError:
-        raise UsageError("expected JSON: nested too deeply") from None
-    except ValueError as error:
-        raise UsageError(f"expected JSON: {error}") from None
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the key {name!r:.80} is there twice")
-        found[name] = value
-    return found
-
-
-def answer_of(observation: Any, action: Any) -> Any:
-    """An action as plain data; the command itself where the observation has commands."""
-    from bitrl.core.acting.plain_observations import plain_action
-
-    commands = observation.get("commands") if isinstance(observation, dict) else None
-    if commands is None:
-        return plain_action(action)
-    return (commands.split("\n") if isinstance(commands, str) else commands)[action]

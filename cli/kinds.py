@@ -12,13 +12,14 @@ PLURALS = {
     "logger": "loggers",
     "command": "commands",
     "doctor-check": "doctor-checks",
+    "energy-meter": "energy-meters",
 }
 """Kind → its plural, in the order of the data flow; then what else a plugin may bring."""
 
 PART = {kind: kind for kind in PLURALS} | {"algorithm": "algo", "environment": "env"}
 """Kind → its flag in `bitrl run`, and the section that holds its options (a logger's: `section`)."""
 
-WITHOUT_OPTIONS = ("command", "doctor-check")
+WITHOUT_OPTIONS = ("command", "doctor-check", "energy-meter")
 
 _KINDS = {word: kind for kind in PLURALS for word in (kind, PLURALS[kind], PART[kind], f"{PART[kind]}s")}
 

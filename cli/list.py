@@ -28,9 +28,9 @@ RUNS = "runs"
 def list_components(kind: str | None, directory: Path | None, as_json: bool) -> None:
     """List the installed components, or runs.
 
-    KIND is serializers, backbones, algorithms, environments, loggers, commands or doctor-checks; all of them if
-    left out. `bitrl list runs [DIR]` lists the runs in DIR (runs/ if left out): their status, their result, and the
-    options in which they differ.
+    KIND is serializers, backbones, algorithms, environments, loggers, commands, doctor-checks or energy-meters;
+    all of them if left out. `bitrl list runs [DIR]` lists the runs in DIR (runs/ if left out): their status, their
+    result, and the options in which they differ.
     """
     stdout = claim_stdout() if as_json else None
     if kind in ("run", RUNS):

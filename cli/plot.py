@@ -41,8 +41,7 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
     from bitrl.core.studies.comparison import label_runs
     from bitrl.core.studies.curves import evaluated, mean_curve
 
-    if out.suffix not in FORMATS:
-        raise UsageError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    check_picture(out, "--out")
     if out.exists() and not force:
         raise UsageError(f"{out}: already exists: choose another name with --out, or replace it with --force")
     results, _ = results_in(places)
@@ -56,20 +55,27 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
     curves = [curve for curve in found if curve is not None]
     if not curves:
         raise UsageError("no run has finished an episode yet, so there is nothing to draw")
-    draw(out, tasks[0], curves, "evaluations (greedy actions)" if greedy else "rollouts (sampled actions)")
+    what = "evaluations (greedy actions)" if greedy else "rollouts (sampled actions)"
+    draw(out, f"Learning curves in {tasks[0]}", "environment steps", f"return of {what}", curves)
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "arms": [curve.label for curve in curves]})
     else:
         echo(f"{out}: {len(curves)} {'curve' if len(curves) == 1 else 'curves'} of {len(results)} runs")
 
 
-def draw(out: Path, task: str, curves: Sequence[Curve], what: str) -> None:
+def check_picture(out: Path, option: str) -> None:
+    """Refuse a name that is not one of a picture."""
+    if out.suffix not in FORMATS:
+        raise UsageError(f"{option} {out}: expected a name that ends in {', '.join(FORMATS)}")
+
+
+def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> None:
     """Write a picture of the curves, in the format that its name asks for."""
     from bitrl.core.files import write_atomically
     from bitrl.core.studies.charts import COLOURS, line_chart
 
     if out.suffix == ".svg":
-        picture = line_chart(f"Learning curves in {task}", "environment steps", f"return of {what}", curves)
+        picture = line_chart(title, x_label, y_label, curves)
         write_atomically(out, picture, "choose another file with --out")
         return
     try:
@@ -87,7 +93,7 @@ def draw(out: Path, task: str, curves: Sequence[Curve], what: str) -> None:
         axes.plot(curve.steps, curve.mean, color=colour, label=curve.label)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel="environment steps", ylabel=f"return of {what}", title=task)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()

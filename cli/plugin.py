@@ -30,6 +30,7 @@ COMPONENTS = {
     "logger": "plaintext",
     "command": "leaderboard",
     "doctor-check": "thermal",
+    "energy-meter": "battery",
 }
 """Kind → the component of the example that stands for it."""
 

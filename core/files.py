@@ -1,4 +1,4 @@
-"""Writes files atomically, and explains write errors."""
+"""Writes files atomically, so that they last through a power cut, and explains write errors."""
 
 from __future__ import annotations
 
@@ -29,14 +29,39 @@ def write_atomically(
             if isinstance(data, str):
                 data = data.encode()
             file.writelines([data] if isinstance(data, bytes) else data)
-            file.flush()
-            _sync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+        put_in_place(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):  # on a read-only file system, where this would hide the reason
             temporary.unlink(missing_ok=True)
         raise cannot_write(path, error, elsewhere) from None
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Let a finished file take the place of `path`, on the same file system: who reads `path`, after a power cut too,
+    finds the whole of the old file or the whole of this one, and after the return this one.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    sync(temporary)
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, where they are not there, so that they last through a power cut.
+
+    Raises:
+        OSError: it cannot be made, or there is a file.
+    """
+    made = []
+    for each in (path, *path.parents):
+        if each.exists():
+            break
+        made.append(each)
+    path.mkdir(parents=True, exist_ok=True)
+    for each in made:
+        sync_directory(each.parent)
 
 
 def sync(path: Path) -> None:
@@ -70,9 +95,9 @@ def remove(path: Path) -> None:
         ) from None
 
 
-def _sync_directory(path: Path) -> None:
-    """Make a rename in `path` last through a power cut; where directories cannot be opened or synced, it has to do
-    without.
+def sync_directory(path: Path) -> None:
+    """Make what was made, renamed and removed in `path` last through a power cut; where directories cannot be opened or
+    synced, it has to do without.
     """
     with contextlib.suppress(PermissionError):  # a directory that may be written, but not read
         sync(path)

@@ -12,6 +12,7 @@ from bitrl.core.records import (
     BackboneRecord,
     CommandRecord,
     DoctorCheckRecord,
+    EnergyMeterRecord,
     EnvironmentRecord,
     LoggerRecord,
     SerializerRecord,
@@ -114,6 +115,19 @@ def bitrl_doctor_checks() -> Iterable[DoctorCheckRecord]:  # type: ignore[empty-
         @bitrl.hookimpl
         def bitrl_doctor_checks():
             yield bitrl.DoctorCheckRecord(name="camera", summary="is it plugged in", target="my_plugin.camera:check")
+    """
+
+
+@hookspec
+def bitrl_energy_meters() -> Iterable[EnergyMeterRecord]:  # type: ignore[empty-body]
+    """Energy meters, which `bitrl profile` reads.
+
+    Example:
+        import bitrl
+
+        @bitrl.hookimpl
+        def bitrl_energy_meters():
+            yield bitrl.EnergyMeterRecord(name="usb-meter", summary="a meter on USB", target="my_plugin.usb:meters")
     """
 
 

@@ -24,10 +24,13 @@ PACKAGES = {
     "mujoco": "'bitrl[mujoco]'",
     "pygame": "'bitrl[video]'",
     "ray": "'bitrl[ray]'",
+    "httptools": "'bitrl[serve]'",
     "scipy": "'bitrl[studies]'",
+    "starlette": "'bitrl[serve]'",
     "tensorboardX": "'bitrl[tensorboard]'",
     "textworld": "'bitrl[textworld]'",
     "tomli_w": "tomli-w",
+    "uvicorn": "'bitrl[serve]'",
 }
 """Module → what to install for it, where the names differ."""
 

@@ -44,6 +44,17 @@ def peak() -> int:
     return _status("VmHWM") or (most if sys.platform == "darwin" else most * 2**10)
 
 
+def proportional() -> int | None:
+    """The same, but of a page that several processes have in memory, the share of each (PSS); None where the system
+    does not say.
+    """
+    try:
+        found = re.search(r"^Pss:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 2**10 if found else None
+
+
 def _status(name: str) -> int:
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)

@@ -292,6 +292,15 @@ class CommandRecord(Record):
 
 
 @attrs.frozen(kw_only=True)
+class EnergyMeterRecord(Record):
+    """A kind of energy meter; the target is called without arguments, and yields a bitrl.EnergyMeter for each that this
+    machine has.
+    """
+
+    options: type = attrs.field(default=NoOptions, init=False)
+
+
+@attrs.frozen(kw_only=True)
 class DoctorCheckRecord(Record):
     """A check of `bitrl doctor`; the target is called without arguments, and yields bitrl.Finding objects."""
 

@@ -30,6 +30,7 @@ from bitrl.core.records import (
     BackboneRecord,
     CommandRecord,
     DoctorCheckRecord,
+    EnergyMeterRecord,
     EnvironmentRecord,
     LoggerRecord,
     Record,
@@ -46,6 +47,7 @@ HOOKS: dict[str, tuple[str, type[Record]]] = {
     "logger": ("bitrl_loggers", LoggerRecord),
     "command": ("bitrl_commands", CommandRecord),
     "doctor-check": ("bitrl_doctor_checks", DoctorCheckRecord),
+    "energy-meter": ("bitrl_energy_meters", EnergyMeterRecord),
 }
 """Kind of component → (its hook, its record class)."""
 

@@ -55,6 +55,7 @@ def test_its_components_are_listed_beside_ours(bitrl: Call):
         ("loggers", "example-plaintext"),
         ("commands", "example-leaderboard"),
         ("doctor-checks", "example-thermal"),
+        ("energy-meters", "example-battery"),
     ]:
         packages = {row["name"]: row["package"] for row in listed[kind]}
         assert packages[name] == "bitrl-example"

@@ -15,18 +15,20 @@ ROOT = Path(__file__).parent.parent
 MODULES = modules(ROOT)
 
 CORE = ("bitrl.core", "bitrl.core.acting", "bitrl.core.environments", "bitrl.core.runs", "bitrl.core.studies")
+SERVING = ("bitrl.core", "bitrl.core.acting", "bitrl.core.serving")
 MAY_IMPORT = {
     "bitrl.core": CORE[:1],
     "bitrl.core.acting": CORE[:2],
     "bitrl.core.environments": CORE[:3],
     "bitrl.core.runs": CORE[:4],
+    "bitrl.core.serving": SERVING,
     "bitrl.core.studies": CORE,
     "bitrl": CORE,
     "bitrl.__main__": ("bitrl.cli",),
     "bitrl.learning": (*CORE, "bitrl", "bitrl.plugins"),
     "bitrl.testing": (*CORE, "bitrl", "bitrl.testing", "bitrl.plugins"),
     "bitrl.plugins": (*CORE, "bitrl", "bitrl.plugins", "bitrl._engine", "bitrl._limits"),
-    "bitrl.cli": (*CORE, "bitrl", "bitrl.testing", "bitrl.plugins", "bitrl.cli"),
+    "bitrl.cli": (*CORE, "bitrl.core.serving", "bitrl", "bitrl.testing", "bitrl.plugins", "bitrl.cli"),
 }
 """Layer → the layers that its modules may import."""
 
@@ -37,6 +39,7 @@ OTHERS = {
     "bitrl.core.acting": {"attrs", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.environments": {"attrs", "gymnasium", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.runs": {"attrs", "av", "gymnasium", "numpy", "pygame", "rich", "safetensors", "tokenizers", "tomli_w"},
+    "bitrl.core.serving": {"attrs", "numpy", "starlette", "uvicorn"},
     "bitrl.core.studies": {"arch", "attrs", "numpy", "ray", "scipy", "tomli_w"},
 }
 """Layer → the packages of others that its modules may import. Plugins, commands and the conformance kit import whatever

@@ -16,6 +16,7 @@ from bitrl.core.acting import bitdelta, c_agents, checkpoints
 from bitrl.core.acting.admissible import MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
+from bitrl.core.acting.explanation import Explanation, explained
 from bitrl.core.acting.history import StateHistory
 from bitrl.core.acting.loading import build_backbone, build_serializer
 from bitrl.core.acting.nested import leaves, part_at, taken_apart
@@ -95,9 +96,31 @@ class Agent:
         return int(self.facts["history"])
 
     @property
+    def examples(self) -> list[Any]:
+        """Observations as plain data, at least one: examples of the input of `act`."""
+        return [as_plain(each) for each in self._example]
+
+    @property
     def example(self) -> Any:
-        """An observation as plain data: an example of the input of `act`."""
+        """The first of `examples`."""
         return as_plain(self._example[0])
+
+    @property
+    def observation_dtype(self) -> np.dtype:
+        """Of an observation as an array; a record where it has several parts."""
+        return self._example.dtype
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Of an observation as an array."""
+        return self._example.shape[1:]
+
+    def remembers_alike(self, other: Agent) -> bool:
+        """Whether an episode that `other` began can go on with this agent: its history has as many states, of the same
+        kind.
+        """
+        own, others = states_of(self._example), states_of(other._example)
+        return self.history == other.history and (own.dtype, own.shape) == (others.dtype, others.shape)
 
     def episode(self) -> Episode:
         """Start an episode, which holds the history of its states."""
@@ -131,6 +154,24 @@ class Agent:
         """
         if not observations:
             return []
+        states, memories = self._states(observations, episodes)
+        actions = self._actions(states)
+        _remember(episodes, memories)
+        return actions
+
+    def explain(self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None) -> list[Explanation]:
+        """As `act_batch`, with what the agent read of each observation and how probable each action was."""
+        if not observations:
+            return []
+        states, memories = self._states(observations, episodes)
+        found = explained(self.policy, states, self._actions(states))
+        _remember(episodes, memories)
+        return found
+
+    def _states(
+        self, observations: Sequence[Any], episodes: Sequence[Episode] | None
+    ) -> tuple[States, list[StateHistory]]:
+        """The states that observations lead to, and the history that each episode then has; none of them has yet."""
         if self.history > 1 and episodes is None:
             raise UsageError(
                 f"this agent reads the last {self.history} states of an episode: start one with agent.episode(), "
@@ -139,14 +180,14 @@ class Agent:
         if episodes is not None and len(episodes) != len(observations):
             raise UsageError(f"expected an episode for each of {len(observations)} observations, got {len(episodes)}")
         rows = np.concatenate([as_array(self._with_flat_mask(each), like=self._example) for each in observations])
-        states = States(rows, self.reader)
-        if self.history > 1:
-            memories = [episode.memory.copy() for episode in episodes or ()]
-            newest = states_of(rows)
-            written = [
-                self.reader.serializer(memory.add(state)) for memory, state in zip(memories, newest, strict=True)
-            ]
-            states = States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written))
+        if self.history == 1:
+            return States(rows, self.reader), []
+        memories = [episode.memory.copy() for episode in episodes or ()]
+        newest = states_of(rows)
+        written = [self.reader.write_window(memory.add(state)) for memory, state in zip(memories, newest, strict=True)]
+        return States(rows, self.reader, written if isinstance(written[0], str) else np.stack(written)), memories
+
+    def _actions(self, states: States) -> list[Any]:
         with np.errstate(over="ignore", invalid="ignore"):
             chosen = self.policy(states)
         for path, *_ in leaves(chosen.dtype):
@@ -156,11 +197,7 @@ class Agent:
                     "the agent's network gives numbers beyond float32 for this observation, which is not like those "
                     f"that it was trained on, or its weights are damaged: export it again with {program()} export"
                 )
-        actions = [_as_taken(action) for action in chosen]
-        if self.history > 1:
-            for episode, memory in zip(episodes or (), memories, strict=True):
-                episode.memory = memory
-        return actions
+        return [_as_taken(action) for action in chosen]
 
     def _with_flat_mask(self, observation: Any) -> Any:
         """The observation with its action mask as `FactoredActions.flat_mask` makes it, where actions have factors."""
@@ -334,6 +371,12 @@ def _restore(load: Callable[[Mapping[str, np.ndarray]], None], file: Checkpoint,
             f"the agent's {part} cannot be restored ({type(error).__name__}: {error}): export it again with "
             f"{program()} export"
         ) from error
+
+
+def _remember(episodes: Sequence[Episode] | None, memories: Sequence[StateHistory]) -> None:
+    """Let episodes have the histories that they have after an action."""
+    for episode, memory in zip(episodes or (), memories, strict=False):
+        episode.memory = memory
 
 
 def _spec_of(data: Mapping[str, Any]) -> ObservationSpec:

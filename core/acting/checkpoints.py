@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from bitrl.core.acting.nested import MOST_NESTED
-from bitrl.core.files import cannot_write, write_atomically
+from bitrl.core.files import cannot_write, sync_directory, write_atomically
 
 _DTYPES = ("BOOL", "U8", "I8", "I16", "U16", "F16", "I32", "U32", "F32", "C64", "F64", "I64", "U64")
 """As safetensors orders arrays: the last come first, so that all are aligned."""
@@ -44,7 +44,9 @@ def write(directory: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write `checkpoint` as the newest in `directory` and drop those beyond `KEEP`; return its path."""
     path = directory / f"{step:012d}.safetensors"
     try:
-        directory.mkdir(exist_ok=True)
+        if not directory.is_dir():
+            directory.mkdir()
+            sync_directory(directory.parent)
     except OSError as error:  # the run's directory was removed or moved meanwhile
         raise cannot_write(directory, error) from None
     write_atomically(path, pieces(checkpoint))

@@ -37,6 +37,16 @@ def plain_action(action: Any) -> Any:
     return [*map(plain_action, action)] if isinstance(action, tuple) else np.asarray(action).tolist()
 
 
+def plain_answer(observation: Any, action: Any) -> Any:
+    """An action on an observation that is plain data, as plain data; the command itself where the observation has
+    commands.
+    """
+    commands = observation.get(COMMANDS) if isinstance(observation, Mapping) else None
+    if commands is None:
+        return plain_action(action)
+    return (commands.split("\n") if isinstance(commands, str) else commands)[action]
+
+
 def as_array(observation: Any, like: np.ndarray) -> np.ndarray:
     """One observation, as plain data or as an environment gives it → [1, ...], with the dtype and shape of `like`.
 

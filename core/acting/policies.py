@@ -91,11 +91,16 @@ class CommandPolicy:
 
     def __call__(self, states: States) -> np.ndarray:
         """n states → the index of a command in each state, int64 [n]."""
+        return states.best(self.scores(states))
+
+    def scores(self, states: States) -> np.ndarray:
+        """n states → the scores of their commands, float32 [n, k], of padding too."""
         admissible = states.admissible
         assert admissible is not None
         assert admissible.commands is not None
         keys = self.keys(admissible.commands.features[admissible.rows])
-        return states.best((self.network(states.features)[:, None] * keys).sum(axis=-1))
+        scores: np.ndarray = (self.network(states.features)[:, None] * keys).sum(axis=-1)
+        return scores
 
 
 @attrs.frozen(eq=False)

@@ -89,6 +89,11 @@ class StateReader:
         check_inputs(who, inputs, len(observations), getattr(self.serializer, "width", None))
         return inputs
 
+    def write_window(self, window: Mapping[str, Any]) -> Any:
+        """The last states of one episode (`StateHistory.add`) → what the serializer writes: a text, or a vector."""
+        with calling(self.names["serializer"]):
+            return self.serializer(window)
+
     def features(self, inputs: Any) -> np.ndarray:
         """What the serializer wrote for n states → the policy's features float32 [n, d].
 

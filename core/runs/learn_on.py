@@ -27,7 +27,7 @@ from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
 from bitrl.core.runs.progress import progress_display
-from bitrl.core.runs.store import working_directory
+from bitrl.core.runs.store import RunStore, working_directory
 from bitrl.core.runs.train import closing_unless, settings_of, stored, train
 from bitrl.core.wording import program, setting
 
@@ -101,16 +101,19 @@ def go_on_from(
             memory.measure("learner")
             memory.complete(algorithm)
     origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "step": step}
-    with stored(config, parts, algorithm, out, force, {"agent": origin}, here) as (store, logger):
+    begun: list[Checkpoint] = []
+
+    def first(store: RunStore) -> None:
+        """So that a run that is stopped before its first update goes on from the agent, too."""
+        begun.append(checkpoint_of(config, algorithm, 0, store.covered()))
+        checkpoints.write(store.checkpoints, step, begun[0])
+
+    with stored(config, parts, algorithm, out, force, {"agent": origin}, here, first) as (store, logger):
         tell = teller((*listeners, logger))
         if not learner["optimizer"]:
             told = f"{path}: was exported without its optimizer: a new one begins"
             tell(events.Chosen(store.directory, told))
-        # So that a run that is stopped before its first update goes on from the agent, too.
-        with closing_unless(algorithm):
-            begun = checkpoint_of(config, algorithm, 0, store.covered())
-            checkpoints.write(store.checkpoints, step, begun)
-        return train(config, parts, store, algorithm, begun, (*listeners, logger), memory)
+        return train(config, parts, store, algorithm, begun[0], (*listeners, logger), memory)
 
 
 def _learner(path: Path, file: Checkpoint, with_optimizer: bool) -> Mapping[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, distribution, distributions
+from functools import lru_cache
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +109,32 @@ def _imported() -> dict[str, str]:
     """
     imported = {name.partition(".")[0] for name in sys.modules}
     found: dict[str, str] = {}
+    for provided, each in _with_what_they_provide(tuple((place, _changed(place)) for place in sys.path)):
+        if not imported.isdisjoint(provided):
+            # Not each.name and each.version: they parse the whole of METADATA, which has the project's readme.
+            head = (each.read_text("METADATA") or each.read_text("PKG-INFO") or "").partition("\n\n")[0]
+            said = dict(re.findall(r"^(Name|Version): *(.*?) *$", head, re.M))
+            if len(said) == 2:  # what an interrupted uninstallation leaves has neither
+                found.setdefault(normalised(said["Name"]), said["Version"])  # the first on the path is the one imported
+    return found
+
+
+def _changed(place: str) -> int:
+    """When a folder of the path was: it is when a distribution is installed there, or uninstalled."""
+    with contextlib.suppress(OSError):
+        return Path(place or ".").stat().st_mtime_ns
+    return 0
+
+
+@lru_cache(maxsize=1)
+def _with_what_they_provide(path: tuple[tuple[str, int], ...]) -> list[tuple[frozenset[str], Distribution]]:
+    """The names that each distribution on the path is imported by, and it. A run asks more than once."""
+    found = []
     for each in distributions():
         declared = (each.read_text("top_level.txt") or "").split()
         # Lines of RECORD, as "package/module.py,sha256=…,123" or "module.py,…".
         recorded = re.findall(r"^([^/,.\n]+)[/.]", "" if declared else each.read_text("RECORD") or "", re.M)
-        if not imported.isdisjoint(declared or recorded):
-            found.setdefault(normalised(each.name), each.version)  # the first on the path is the one imported
+        found.append((frozenset(declared or recorded), each))
     return found
 
 

@@ -11,13 +11,21 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bitrl.core.config import Config, load_toml, provenance_in
 from bitrl.core.errors import UsageError
-from bitrl.core.files import cannot_write, remove, remove_unfinished, sync, write_atomically
+from bitrl.core.files import (
+    cannot_write,
+    make_directory,
+    remove,
+    remove_unfinished,
+    sync,
+    sync_directory,
+    write_atomically,
+)
 from bitrl.core.runs.lock import lock
 from bitrl.core.wording import program, resuming, setting
 
@@ -39,14 +47,21 @@ class RunStore:
         self.checkpoints = self.place / CHECKPOINTS
         self._lock = lock(self.place, self.directory)
         self._rows, self._digest = 0, hashlib.sha256()
+        self._lasting: set[str] = set()  # files whose names are on the disk
         for place in (self.place, self.checkpoints):
             remove_unfinished(place)
 
     @classmethod
     def create(
-        cls, out: Path | None, config: Config, provenance: Mapping[str, Any], force: bool, here: Path | None = None
+        cls,
+        out: Path | None,
+        config: Config,
+        provenance: Mapping[str, Any],
+        force: bool,
+        here: Path | None = None,
+        first: Callable[[RunStore], object] = lambda store: None,
     ) -> RunStore:
-        """Make the directory of a new run and write its configuration.
+        """Make the directory of a new run and write its configuration, without which it is no run.
 
         Args:
             out: the directory; None picks a fresh name under `runs/`.
@@ -54,6 +69,7 @@ class RunStore:
             provenance: what else it takes to repeat the run (versions, identities); written beside it.
             force: replace a run that is already there.
             here: what `out` is relative to; None: the working directory.
+            first: writes what the run cannot go on without, before the configuration is written.
 
         Raises:
             UsageError: the directory holds a run (and not `force`), or something that is not a run.
@@ -66,8 +82,9 @@ class RunStore:
         if place.is_file():
             raise UsageError(f"{directory}: is a file: choose another directory with {setting('out')}")
         try:
-            # A run killed before it wrote its configuration left nothing that matters.
-            nothing = (".lock", ".config.toml.")
+            # A run killed before it wrote its configuration left nothing that matters, where its lock says that it was
+            # a run.
+            nothing = (".lock", ".config.toml.", *((CHECKPOINTS,) if (place / ".lock").is_file() else ()))
             occupied = place.is_dir() and any(not path.name.startswith(nothing) for path in place.iterdir())
         except OSError as error:
             raise cannot_write(directory, error) from None
@@ -81,7 +98,7 @@ class RunStore:
                 f"{setting('force')}"
             )
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            make_directory(place)
         except OSError as error:
             raise cannot_write(directory, error) from None
         store = cls(directory, here)
@@ -89,6 +106,8 @@ class RunStore:
             # The configuration first: without it, what cannot be removed is no run that could be resumed or evaluated.
             for name in ("config.toml", SUMMARY, METRICS, TIMINGS, EVALUATIONS, SAMPLES, BEST, CHECKPOINTS):
                 remove(store.place / name)
+            store._sync()  # or a power cut might leave what was there beside the new configuration
+            first(store)
             write_atomically(store.place / "config.toml", text)
         except BaseException:
             store.close()
@@ -142,11 +161,19 @@ class RunStore:
         others = [name for name in (EVALUATIONS, SAMPLES) if (self.place / name).exists()]
         logged = (METRICS, TIMINGS) if self._rows else ()  # a run that learns on has a checkpoint before its first row
         for name in (*logged, *others):
-            try:
-                sync(self.place / name)
-            except OSError as error:
-                raise cannot_write(self.place / name, error) from None
+            self._sync(name)
+        if not self._lasting.issuperset((*logged, *others)):  # a file's own sync may leave its name behind
+            self._sync()
+            self._lasting |= {*logged, *others}
         return {"rows": self._rows, "sha256": self._digest.hexdigest()}
+
+    def _sync(self, name: str = "") -> None:
+        """Flush one of the run's files or directories to disk, by default its own directory."""
+        path = self.place / name
+        try:
+            (sync_directory if path.is_dir() else sync)(path)
+        except OSError as error:
+            raise cannot_write(path, error) from None
 
     def rewind(self, step: int, covered: Mapping[str, Any] | None) -> list[str]:
         """Forget the rows written after the checkpoint at `step`, which will be written again, and what is no row.
@@ -202,7 +229,8 @@ class RunStore:
         return float(seconds) if isinstance(seconds, (int, float)) and math.isfinite(seconds) else 0.0
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json: the run is complete."""
+        """Write summary.json: the run is complete, and no one removes superfluous checkpoints any more."""
+        self._sync(CHECKPOINTS)
         write_atomically(self.place / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def extend(self, steps: int) -> None:
@@ -317,7 +345,9 @@ def _fresh_name(config: Config, here: Path) -> Path:
     while True:
         directory = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
-            (here / directory).mkdir(parents=True)
+            make_directory(here / directory.parent)
+            (here / directory).mkdir()
+            sync_directory(here / directory.parent)
             return directory
         except FileExistsError:
             number += 1

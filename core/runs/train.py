@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,9 +158,10 @@ def stored(
     force: bool,
     origin: Mapping[str, Any],
     here: Path,
+    first: Callable[[RunStore], object] = lambda store: None,
 ) -> Iterator[tuple[RunStore, Listener]]:
     """The directory of a new run, once all that it needs is built, and its loggers. What it came from is written beside
-    its provenance. The environments are closed if it cannot be made.
+    its provenance, after what `first` writes. The environments are closed if it cannot be made.
     """
     with closing_unless(algorithm):
         # Everything is imported by now, so import errors are reported before anything is written.
@@ -172,7 +173,7 @@ def stored(
             **git_commit(),
             **origin,
         }
-        store = RunStore.create(out, config, provenance, force, here)
+        store = RunStore.create(out, config, provenance, force, here, first)
     try:
         with open_loggers(config, store.place) as logger:
             yield store, logger

@@ -19,7 +19,7 @@ class Curve:
     """The mean over seeds at each step, with its 95 % interval (Student's t; None with one seed)."""
 
     label: str
-    steps: tuple[int, ...]
+    steps: tuple[float, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...] | None
     high: tuple[float, ...] | None

@@ -20,7 +20,7 @@ from bitrl.core.registry import Registry, registry
 from bitrl.testing.algorithms import algorithm_outcomes
 from bitrl.testing.backbones import backbone_outcomes
 from bitrl.testing.environments import environment_outcomes
-from bitrl.testing.extras import command_outcomes, doctor_check_outcomes
+from bitrl.testing.extras import command_outcomes, doctor_check_outcomes, energy_meter_outcomes
 from bitrl.testing.loggers import logger_outcomes
 from bitrl.testing.outcomes import Check, Outcome, demand, expect, run_checks
 from bitrl.testing.record_checks import check_light
@@ -70,6 +70,7 @@ def plugin_outcomes(package: str) -> Iterator[Outcome]:
         "logger": logger_outcomes,
         "command": command_outcomes,
         "doctor-check": doctor_check_outcomes,
+        "energy-meter": energy_meter_outcomes,
     }
     for kind, found in entries.items():
         for entry in found:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bitrl.core.acting.cache import cached
     from bitrl.core.acting.loading import load_backbone
     from bitrl.core.acting.states import States
+    from bitrl.core.energy import EnergyMeter
     from bitrl.core.environments.collector import Collector, Rollout
     from bitrl.core.environments.environment import Environment
     from bitrl.core.environments.feature_wrappers import FeatureObservation, VectorFeatureObservation
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         BackboneRecord,
         CommandRecord,
         DoctorCheckRecord,
+        EnergyMeterRecord,
         EnvironmentRecord,
         LoggerRecord,
         SerializerRecord,
@@ -47,6 +49,7 @@ _HOME = {
     "bitrl.core.acting.cache": ("cached",),
     "bitrl.core.acting.loading": ("load_backbone",),
     "bitrl.core.acting.states": ("States",),
+    "bitrl.core.energy": ("EnergyMeter",),
     "bitrl.core.environments.collector": ("Collector", "Rollout"),
     "bitrl.core.environments.environment": ("Environment",),
     "bitrl.core.environments.feature_wrappers": ("FeatureObservation", "VectorFeatureObservation"),
@@ -63,6 +66,7 @@ _HOME = {
         "BackboneRecord",
         "CommandRecord",
         "DoctorCheckRecord",
+        "EnergyMeterRecord",
         "EnvironmentRecord",
         "LoggerRecord",
         "SerializerRecord",
@@ -86,6 +90,8 @@ __all__ = [
     "Collector",
     "CommandRecord",
     "DoctorCheckRecord",
+    "EnergyMeter",
+    "EnergyMeterRecord",
     "Environment",
     "EnvironmentRecord",
     "FeatureObservation",

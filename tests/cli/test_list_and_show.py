@@ -39,7 +39,16 @@ def test_list_of_one_kind(bitrl, kind: str) -> None:
 
 def test_list_as_json(bitrl) -> None:
     found = json.loads(bitrl("list", "--json").out)
-    kinds = ["serializers", "backbones", "algorithms", "environments", "loggers", "commands", "doctor-checks"]
+    kinds = [
+        "serializers",
+        "backbones",
+        "algorithms",
+        "environments",
+        "loggers",
+        "commands",
+        "doctor-checks",
+        "energy-meters",
+    ]
     assert list(found) == [*kinds, "problems"]
     [bitnet] = [each for each in found["backbones"] if each["name"] == "bitnet"]
     assert (bitnet["package"], bitnet["accepts"]) == ("bitrl", ["text"])

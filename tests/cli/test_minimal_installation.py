@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from served import running
 
 BLOCKING = """
 import sys
@@ -52,6 +53,16 @@ def test_an_installation_for_agents_acts_and_lists(trained) -> None:
         assert (done.returncode, done.stderr) == (0, ""), args
 
 
+def test_an_installation_for_agents_serves(trained, tmp_path) -> None:
+    command = [sys.executable, "-c", BLOCKING, FOR_TRAINING, "serve", str(trained / "agent.safetensors"), "--port", "0"]
+    with running(command, tmp_path / "log") as served:
+        assert served.act([0, 0, 0, 0]) in (0, 1)
+        status, found = served.ask("POST", "/demonstration", {"begin": True})
+        assert (status, "needs gymnasium, which is not installed" in found["error"]) == (503, True)
+        assert served.stop() == 0
+    assert (tmp_path / "log").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("args", "code"),
     [
@@ -81,6 +92,9 @@ def test_what_it_cannot_do_names_all_that_is_missing_at_once(trained, monkeypatc
         ("tensorboardX", ["run", "--steps", "1", "--out", "new", "--logger", "tensorboard"], "bitrl[tensorboard]"),
         ("av", ["eval", "run", "--video", "v.mp4"], "bitrl[video]"),
         ("matplotlib", ["model", "probe", "--out", "p.png", "--count", "40"], "bitrl[report]"),
+        ("starlette", ["serve", "agent.safetensors"], "bitrl[serve]"),
+        ("uvicorn", ["serve", "agent.safetensors"], "bitrl[serve]"),
+        ("httptools", ["serve", "agent.safetensors"], "bitrl[serve]"),
         ("scipy", ["study", "--vary", "backbone=mlp", "--steps", "1", "--out", "new"], "bitrl[studies]"),
         ("arch", ["study", "--vary", "backbone=mlp", "--steps", "1", "--out", "new"], "bitrl[studies]"),
         ("huggingface_hub", ["model", "pull", "hf:someone/something"], "bitrl[hub]"),

@@ -25,6 +25,7 @@ COMPONENTS = {
     "logger": "plaintext",
     "command": "leaderboard",
     "doctor-check": "thermal",
+    "energy-meter": "battery",
 }
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bitrl-example"
 
@@ -36,7 +37,14 @@ def contents(directory: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "kinds",
-    [["serializer"], ["backbone"], ["algorithm"], ["environment"], ["logger", "command", "doctor-check"], ["all"]],
+    [
+        ["serializer"],
+        ["backbone"],
+        ["algorithm"],
+        ["environment"],
+        ["logger", "command", "doctor-check", "energy-meter"],
+        ["all"],
+    ],
 )
 def test_a_new_plugin_installs_and_its_tests_pass(bitrl: Call, tmp_path: Path, kinds: list[str]):
     done = bitrl("plugin", "new", "grid.World", "--dir", tmp_path, *(f"--kind={kind}" for kind in kinds))

@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from c_programs import CSRC, build, compiler
+from c_programs import ARM, ARM_COMPILER, CSRC, build, compiler
 from tiny_models import TinyModel
 
 from bitrl import _engine
 
-COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+EMULATOR = "qemu-aarch64"
 pytestmark = pytest.mark.skipif(
-    not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-    reason=f"needs {COMPILER} and {EMULATOR}: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+    not (shutil.which(ARM_COMPILER) and shutil.which(EMULATOR)),
+    reason=f"needs {ARM_COMPILER} and {EMULATOR}: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
 )
 ON_THE_INSTALLED = """
 import ctypes, sys
@@ -38,14 +38,14 @@ def run(program: Path, *arguments: str | Path, cpu: str | None = None) -> list[s
 def check(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """kernels_check.c for ARM."""
     out = tmp_path_factory.mktemp("arm") / "kernels_check"
-    return build(out, "kernels_check.c", "-O3", "-static", compiled_by=[COMPILER])
+    return build(out, "kernels_check.c", *ARM, compiled_by=[ARM_COMPILER])
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """driver.c for ARM."""
     out = tmp_path_factory.mktemp("arm") / "driver"
-    return build(out, "driver.c", "-O3", "-static", compiled_by=[COMPILER])
+    return build(out, "driver.c", *ARM, compiled_by=[ARM_COMPILER])
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_every_format_and_pooling_gives_the_bits_of_this_cpu(driver, native, tmp
 
 @pytest.mark.parametrize(("cpu", "sets"), [("max", ["neondot", "scalar"]), ("cortex-a53", ["neon"])])
 def test_what_is_learned_has_the_bits_of_this_cpu(tmp_path, cpu, sets):
-    program = build(tmp_path / "learn", "learn.c", "-O3", "-static", compiled_by=[COMPILER])
+    program = build(tmp_path / "learn", "learn.c", *ARM, compiled_by=[ARM_COMPILER])
     (line,) = run(program, *sets, cpu=cpu)
     assert line.startswith("ok "), line
     assert [line] == run(on_the_installed(tmp_path, "learn.c"), "auto")

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from c_programs import build
+from c_programs import SANITIZED, build
 from fuzz_metadata import accepts, write
 from hostile_files import attacks_on_the_container, attacks_on_the_model, good
 
@@ -12,7 +12,7 @@ MUTATIONS, WRONG_METADATA = 5000, 1000
 
 
 def test_no_file_makes_the_loader_read_beyond_it_or_run_into_undefined_behaviour(tmp_path):
-    replay = build(tmp_path / "replay", "fuzz_gguf.c", "-fsanitize=address,undefined", "-DREPLAY")
+    replay = build(tmp_path / "replay", "fuzz_gguf.c", *SANITIZED, "-DREPLAY")
     files = sorted(CORPUS.iterdir())
     for i, (_, data) in enumerate([*good(), *attacks_on_the_container(), *attacks_on_the_model()]):
         files.append(tmp_path / f"{i}.gguf")

@@ -7,23 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from c_programs import build
+from c_programs import RACES, SANITIZED, build
 from tiny_models import TinyModel
 
 from bitrl.plugins.backbones.engine.engine import formats, instruction_sets
 
-ADDRESS = "-fsanitize=address,undefined"
-THREAD = ("-fsanitize=thread", "-O1")  # these programs run longer than they compile
-
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("driver") / "driver", "driver.c", ADDRESS)
+    return build(tmp_path_factory.mktemp("driver") / "driver", "driver.c", *SANITIZED)
 
 
 @pytest.fixture(scope="module")
 def many_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("threads") / "many_threads", "many_threads.c", *THREAD)
+    return build(tmp_path_factory.mktemp("threads") / "many_threads", "many_threads.c", *RACES)
 
 
 def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> list[str]:
@@ -36,7 +33,7 @@ def run(driver: Path, files: list[Path], *flags: str, timeout: float = 300) -> l
 
 
 def test_every_kernel_stays_within_its_memory(tmp_path):
-    program = build(tmp_path / "kernels_check", "kernels_check.c", ADDRESS)
+    program = build(tmp_path / "kernels_check", "kernels_check.c", *SANITIZED)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
 
@@ -99,7 +96,7 @@ def test_every_format_and_pooling_gives_the_same_bits(driver, tmp_path):
 
 @pytest.mark.parametrize("format", formats())
 def test_threads_and_sessions_side_by_side_have_no_data_race(many_threads, tmp_path, format):
-    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2).write(tmp_path / "model.gguf")
+    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=1).write(tmp_path / "model.gguf")
     done = subprocess.run([many_threads, path, format], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr[:5000]
 
@@ -110,20 +107,21 @@ def test_threads_that_outnumber_everything_have_no_data_race(many_threads, tmp_p
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr[:5000]
 
 
-@pytest.mark.parametrize("sanitizer", [(ADDRESS,), THREAD], ids=["address,undefined", "thread"])
+@pytest.mark.parametrize("sanitizer", [SANITIZED, RACES], ids=["address,undefined", "thread"])
 def test_generating_and_replacing_weights_is_clean_in_every_format(tmp_path, sanitizer):
     program = build(tmp_path / "generate", "generate.c", *sanitizer)
-    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=2).write(tmp_path / "model.gguf")
-    isas = instruction_sets()[:1] if sanitizer == THREAD else []  # threads meet the same way in each
+    # Threads meet the same way in each block and with each instruction set.
+    blocks, isas = (1, instruction_sets()[:1]) if sanitizer == RACES else (2, [])
+    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=blocks).write(tmp_path / "model.gguf")
     done = subprocess.run([program, path, *isas], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[:5000]
     assert done.stdout.startswith("ok ")
 
 
-@pytest.mark.parametrize("sanitizer", [(ADDRESS,), THREAD], ids=["address,undefined", "thread"])
+@pytest.mark.parametrize("sanitizer", [SANITIZED, RACES], ids=["address,undefined", "thread"])
 def test_learning_is_clean_and_gives_the_same_bits_with_every_instruction_set_and_thread_count(tmp_path, sanitizer):
     program = build(tmp_path / "learn", "learn.c", *sanitizer)
-    isas = instruction_sets()[:1] if sanitizer == THREAD else []
+    isas = instruction_sets()[:1] if sanitizer == RACES else []
     done = subprocess.run([program, *isas], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[:5000]
     assert done.stdout.startswith("ok ")

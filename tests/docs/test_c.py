@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from c_agents import pair
-from c_programs import build
+from c_programs import SANITIZED, build
 from tiny_models import TinyModel
 
 from bitrl.core.acting.c_agents import PORTABLE
@@ -22,7 +22,7 @@ def test_the_program_reads_a_sensor_and_acts(tmp_path) -> None:
     (code,) = re.findall(r"^```c\n(.*?)^```", PAGE, re.S | re.M)
     assert 15 <= len([line for line in code.splitlines() if line.strip(" {}")]) <= 20
     (tmp_path / "sensor.c").write_text(code)
-    program = build(tmp_path / "sensor", tmp_path / "sensor.c", "-fsanitize=address,undefined", agent=True)
+    program = build(tmp_path / "sensor", tmp_path / "sensor.c", *SANITIZED, agent=True)
     model = TinyModel(width=48, ffn=80, heads=3, kv_heads=1, blocks=1).write(tmp_path / "tiny.gguf")
     spec = ObservationSpec("Sensor-v0", tuple(Field(f"x{i}") for i in range(4)))
     options = {"model": str(model), "threads": 1}

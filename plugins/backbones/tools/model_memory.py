@@ -22,7 +22,7 @@ from bitrl.plugins.backbones.tools.readout import STATES, leaves_choice
 if TYPE_CHECKING:
     from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 
-TOKENIZER, TOKENIZER_SHARE = 7 * MB, 10
+TOKENIZER, TOKENIZER_SHARE = 8 * MB, 10
 """Of the library and a small vocabulary, and what each byte of the file's header, which holds it, takes more."""
 ROWS = 512
 """Of the embedding, which are kept as their tokens are met: states are written with few different ones."""

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-import subprocess
-from html import unescape
 from pathlib import Path
 
 import pytest
+from browser import AXE, needs_browser, said_in_browser
 from test_report import RESULTS
 
 from bitrl.core.studies.comparison import compare
 from bitrl.core.studies.report import html
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-AXE = Path(__file__).parents[3] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or not AXE.is_file(),
-    reason="needs Chromium, and axe-core: npm install --prefix build/axe axe-core",
-)
+pytestmark = needs_browser
 
 MEASURE = """
 <script>
@@ -45,16 +34,7 @@ def facts_in_browser(page: str, folder: Path, width: int, *flags: str) -> dict[s
     file = folder / "page.html"
     script = f"<script>{AXE.read_text(encoding='utf-8')}</script>{MEASURE}"
     file.write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--proxy-server=127.0.0.1:1", "--dump-dom",
-        "--virtual-time-budget=20000", f"--window-size={width},900", f"--user-data-dir={folder}/profile", *flags,
-        file.as_uri(),
-    ]  # fmt: skip
-    environment = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
-    [found] = re.findall(r'data-facts="([^"]*)"', done.stdout)
-    facts: dict[str, object] = json.loads(unescape(found))
-    return facts
+    return said_in_browser(file.as_uri(), folder, width, "--proxy-server=127.0.0.1:1", *flags)
 
 
 @pytest.mark.parametrize(

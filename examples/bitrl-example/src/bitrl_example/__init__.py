@@ -112,3 +112,13 @@ def bitrl_doctor_checks() -> Iterator[bitrl.DoctorCheckRecord]:
         summary="is the machine cool enough",
         target="bitrl_example.thermal:check",
     )
+
+
+@bitrl.hookimpl
+def bitrl_energy_meters() -> Iterator[bitrl.EnergyMeterRecord]:
+    """The energy meters of this package."""
+    yield bitrl.EnergyMeterRecord(
+        name="example-battery",
+        summary="the power that a battery gives",
+        target="bitrl_example.battery:meters",
+    )

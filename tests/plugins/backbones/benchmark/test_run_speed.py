@@ -16,7 +16,9 @@ import pytest
 import bitrl
 from bitrl.core.config import Config, resolve
 from bitrl.plugins.backbones.benchmark import run_speed as measured
-from bitrl.plugins.backbones.benchmark.run_speed import PARTS, MeasuredRun, Split, WatchedBackbone, measure
+from bitrl.plugins.backbones.benchmark import split_time
+from bitrl.plugins.backbones.benchmark.run_speed import PARTS, REST, MeasuredRun, WatchedBackbone, measure
+from bitrl.plugins.backbones.benchmark.split_time import Split
 
 ENVS, ROLLOUT = 4, 64
 SMALL = {"algo.rollout_steps": ROLLOUT, "algo.epochs": 1, "run.num_envs": ENVS, "run.eval_episodes": 0}
@@ -35,7 +37,7 @@ def config(env: str, backbone: str = "bitnet", **options: Any) -> Config:
 def ticks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A clock that says how often it was read before."""
     clock = count()
-    monkeypatch.setattr(measured, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(split_time, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     return clock
 
 
@@ -43,12 +45,12 @@ def ticks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that is set: `clock.now += 2`."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(measured, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(split_time, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
 def test_time_is_the_inner_parts_and_the_learners_where_none_is_at_work(clock: SimpleNamespace) -> None:
-    split = Split()
+    split = Split(PARTS[:-1], REST)
 
     def passes(seconds: float) -> None:
         clock.now += seconds
@@ -71,7 +73,7 @@ def test_time_is_the_inner_parts_and_the_learners_where_none_is_at_work(clock: S
 
 
 def test_time_goes_on_where_it_was_after_an_error(clock: SimpleNamespace) -> None:
-    split = Split()
+    split = Split(PARTS[:-1], REST)
 
     def fails() -> None:
         clock.now += 1
@@ -87,7 +89,7 @@ def test_time_goes_on_where_it_was_after_an_error(clock: SimpleNamespace) -> Non
 
 
 def test_threads_at_work_together_share_the_time(clock: SimpleNamespace) -> None:
-    split, begun, end = Split(), threading.Event(), threading.Event()
+    split, begun, end = Split(PARTS[:-1], REST), threading.Event(), threading.Event()
 
     def encode() -> None:
         begun.set()
@@ -217,7 +219,7 @@ def test_of_another_backbone_only_encode_is_measured() -> None:
         def encode(self, inputs: list[str]) -> np.ndarray:
             return np.array([[len(text)] for text in inputs], np.float32)
 
-    split = Split()
+    split = Split(PARTS[:-1], REST)
     watched = WatchedBackbone(Lengths(), split)
     seconds = split.of(lambda: watched.encode(["a", "bc"]))
     assert seconds["encoder"] > 0 == seconds["cache"]

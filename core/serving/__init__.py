@@ -1,0 +1,1 @@
+"""Serving an exported agent over HTTP (`bitrl serve`). Needs Starlette and uvicorn, and nothing that training needs."""

@@ -1,0 +1,23 @@
+"""The comparison of CartPole in words with Stable-Baselines3: what it makes of its rounds, and a small one."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_each_has_the_threads_that_suit_it_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    texts = importlib.import_module("texts_against_sb3")
+    rounds = [
+        {"bitrl": {1: 100.0, 2: 150.0}, "stable_baselines3": {1: 200.0, 2: 90.0}},
+        {"bitrl": {1: 400.0, 2: 160.0}, "stable_baselines3": {1: 80.0, 2: 100.0}},
+        {"bitrl": {1: 110.0, 2: 180.0}, "stable_baselines3": {1: 120.0, 2: 95.0}},
+    ]
+    found = texts.compared(rounds)
+    assert found["bitrl"] == {"threads": 2, "steps_per_second": 160.0}
+    assert found["stable_baselines3"] == {"threads": 1, "steps_per_second": 120.0}
+    assert found["ratio"] == 180 / 120
+    assert texts.measure(texts.OURS, 2048, 1)["steps_per_second"] > 0
