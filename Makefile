@@ -61,38 +61,43 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 	$(BIN)/bitrl bench env $(TASKS) --out benchmarks/results/bench-env.json
 	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
 
-# What runs an agent without Python (docs/c.md). No fused multiply-add: every instruction set must round alike (csrc/build.py).
-# Of the engine, sections that nobody calls (learning, generating) are left out.
+# What runs an agent without Python (docs/c.md), also for another CPU: AGENT_CC=aarch64-linux-gnu-gcc make act. No fused
+# multiply-add: every instruction set must round alike (csrc/build.py). Of the engine, what nobody calls (learning,
+# generating) is left out, and AMX, which gains nothing where one short text is read at a time.
 AGENT_CC ?= cc
+AGENT_OBJCOPY ?= $(patsubst %gcc,%objcopy,$(filter %-gcc,$(AGENT_CC)))
 AGENT_FLAGS := -std=c11 -Os -fno-math-errno -ffp-contract=off -ffunction-sections -fdata-sections -fPIC -fvisibility=hidden \
 	-fno-asynchronous-unwind-tables -DBITRL_WITHOUT_AMX -Wall -Wextra -Icsrc -Icsrc/agent
 AGENT_SOURCES := $(filter-out $(addprefix csrc/,limits.c kernels_amx.c _engine.c _limits.c),$(wildcard csrc/*.c)) \
 	$(filter-out csrc/agent/main.c,$(wildcard csrc/agent/*.c))
-AGENT_OBJECTS := $(patsubst csrc/%.c,build/act/%.o,$(AGENT_SOURCES))
+AGENT_BUILD := build/act/$(notdir $(AGENT_CC))
+AGENT_OBJECTS := $(patsubst csrc/%.c,$(AGENT_BUILD)/%.o,$(AGENT_SOURCES))
 
-act: build/bitrl-act  # the program that runs an agent of `bitrl export --c`
+act: $(AGENT_BUILD)/bitrl-act  # the program that runs an agent of `bitrl export --c`
+	cp $< build/bitrl-act
 
-lib: build/libbitrl.so build/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
+lib: $(AGENT_BUILD)/libbitrl.so $(AGENT_BUILD)/libbitrl.a  # the same as a library; its header is csrc/agent/bitrl_agent.h
+	cp $^ build
 
 # What an agent's start waits for.
-build/act/agent/sha256.o build/act/weights.o: AGENT_FLAGS += -O2
+$(AGENT_BUILD)/agent/sha256.o $(AGENT_BUILD)/weights.o: AGENT_FLAGS += -O2
 
-build/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
+$(AGENT_BUILD)/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
 	@mkdir -p $(@D)
 	$(AGENT_CC) $(AGENT_FLAGS) -c $< -o $@
 
-build/bitrl-act: $(AGENT_OBJECTS) build/act/agent/main.o
+$(AGENT_BUILD)/bitrl-act: $(AGENT_OBJECTS) $(AGENT_BUILD)/agent/main.o
 	$(AGENT_CC) -s -Wl,--gc-sections,-z,noseparate-code $^ -lm -lpthread -o $@
 
-build/libbitrl.so: $(AGENT_OBJECTS)
-	$(AGENT_CC) -shared -s -Wl,--gc-sections -Wl,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
+$(AGENT_BUILD)/libbitrl.so: $(AGENT_OBJECTS)
+	$(AGENT_CC) -shared -s -Wl,--gc-sections,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
 
-# One object whose other names are its own.
-build/libbitrl.a: $(AGENT_OBJECTS)
-	ld -r $^ -o build/libbitrl.o
-	objcopy --localize-hidden build/libbitrl.o
+# One object, whose names are its own but for those of the header.
+$(AGENT_BUILD)/libbitrl.a: $(AGENT_OBJECTS)
+	$(AGENT_CC) -r -nostdlib $^ -o $(@:.a=.o)
+	$(or $(AGENT_OBJCOPY),objcopy) --localize-hidden $(@:.a=.o)
 	rm -f $@
-	ar rcs $@ build/libbitrl.o
+	ar rcs $@ $(@:.a=.o)
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \
