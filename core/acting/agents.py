@@ -152,34 +152,48 @@ class Agent:
         Raises:
             UsageError: as `act`. Then, as after any other error, no episode has recorded its observation.
         """
-        if not observations:
+        return self.act_rows(self.rows(observations), episodes)
+
+    def explain(self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None) -> list[Explanation]:
+        """As `act_batch`, with what the agent read of each observation and how probable each action was."""
+        return self.explain_rows(self.rows(observations), episodes)
+
+    def rows(self, observations: Sequence[Any]) -> np.ndarray:
+        """Observations, each as in `act`, as an array [n, ...] for `act_rows`.
+
+        Raises:
+            UsageError: one of them has the wrong type or shape.
+        """
+        arrays = [as_array(self._with_flat_mask(each), like=self._example) for each in observations]
+        return np.concatenate(arrays) if arrays else self._example[:0]
+
+    def act_rows(self, rows: np.ndarray, episodes: Sequence[Episode] | None = None) -> list[Any]:
+        """As `act_batch`, of an array that `rows` made."""
+        if not len(rows):
             return []
-        states, memories = self._states(observations, episodes)
+        states, memories = self._states(rows, episodes)
         actions = self._actions(states)
         _remember(episodes, memories)
         return actions
 
-    def explain(self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None) -> list[Explanation]:
-        """As `act_batch`, with what the agent read of each observation and how probable each action was."""
-        if not observations:
+    def explain_rows(self, rows: np.ndarray, episodes: Sequence[Episode] | None = None) -> list[Explanation]:
+        """As `explain`, of an array that `rows` made."""
+        if not len(rows):
             return []
-        states, memories = self._states(observations, episodes)
+        states, memories = self._states(rows, episodes)
         found = explained(self.policy, states, self._actions(states))
         _remember(episodes, memories)
         return found
 
-    def _states(
-        self, observations: Sequence[Any], episodes: Sequence[Episode] | None
-    ) -> tuple[States, list[StateHistory]]:
+    def _states(self, rows: np.ndarray, episodes: Sequence[Episode] | None) -> tuple[States, list[StateHistory]]:
         """The states that observations lead to, and the history that each episode then has; none of them has yet."""
         if self.history > 1 and episodes is None:
             raise UsageError(
                 f"this agent reads the last {self.history} states of an episode: start one with agent.episode(), "
                 "and pass it the observations: episode.act(observation)"
             )
-        if episodes is not None and len(episodes) != len(observations):
-            raise UsageError(f"expected an episode for each of {len(observations)} observations, got {len(episodes)}")
-        rows = np.concatenate([as_array(self._with_flat_mask(each), like=self._example) for each in observations])
+        if episodes is not None and len(episodes) != len(rows):
+            raise UsageError(f"expected an episode for each of {len(rows)} observations, got {len(episodes)}")
         if self.history == 1:
             return States(rows, self.reader), []
         memories = [episode.memory.copy() for episode in episodes or ()]
