@@ -18,7 +18,7 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test engines lint typecheck pytest docs site bench act lib fuzz clean
+.PHONY: run test engines lint typecheck pytest docs site bench act lib arm board fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
@@ -64,35 +64,51 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 # What runs an agent without Python (docs/c.md). No fused multiply-add: every instruction set must round alike (csrc/build.py).
 # Of the engine, sections that nobody calls (learning, generating) are left out.
 AGENT_CC ?= cc
+AGENT_DIR ?= build
 AGENT_FLAGS := -std=c11 -Os -fno-math-errno -ffp-contract=off -ffunction-sections -fdata-sections -fPIC -fvisibility=hidden \
 	-fno-asynchronous-unwind-tables -DBITRL_WITHOUT_AMX -Wall -Wextra -Icsrc -Icsrc/agent
 AGENT_SOURCES := $(filter-out $(addprefix csrc/,limits.c kernels_amx.c _engine.c _limits.c),$(wildcard csrc/*.c)) \
 	$(filter-out csrc/agent/main.c,$(wildcard csrc/agent/*.c))
-AGENT_OBJECTS := $(patsubst csrc/%.c,build/act/%.o,$(AGENT_SOURCES))
+AGENT_OBJECTS := $(patsubst csrc/%.c,$(AGENT_DIR)/act/%.o,$(AGENT_SOURCES))
 
-act: build/bitrl-act  # the program that runs an agent of `bitrl export --c`
+act: $(AGENT_DIR)/bitrl-act  # the program that runs an agent of `bitrl export --c`
 
-lib: build/libbitrl.so build/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
+lib: $(AGENT_DIR)/libbitrl.so $(AGENT_DIR)/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
 
 # What an agent's start waits for.
-build/act/agent/sha256.o build/act/weights.o: AGENT_FLAGS += -O2
+$(AGENT_DIR)/act/agent/sha256.o $(AGENT_DIR)/act/weights.o: AGENT_FLAGS += -O2
 
-build/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
+$(AGENT_DIR)/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
 	@mkdir -p $(@D)
 	$(AGENT_CC) $(AGENT_FLAGS) -c $< -o $@
 
-build/bitrl-act: $(AGENT_OBJECTS) build/act/agent/main.o
+$(AGENT_DIR)/bitrl-act: $(AGENT_OBJECTS) $(AGENT_DIR)/act/agent/main.o
 	$(AGENT_CC) -s -Wl,--gc-sections,-z,noseparate-code $^ -lm -lpthread -o $@
 
-build/libbitrl.so: $(AGENT_OBJECTS)
+$(AGENT_DIR)/libbitrl.so: $(AGENT_OBJECTS)
 	$(AGENT_CC) -shared -s -Wl,--gc-sections -Wl,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
 
 # One object whose other names are its own.
-build/libbitrl.a: $(AGENT_OBJECTS)
-	ld -r $^ -o build/libbitrl.o
-	objcopy --localize-hidden build/libbitrl.o
+$(AGENT_DIR)/libbitrl.a: $(AGENT_OBJECTS)
+	ld -r $^ -o $(AGENT_DIR)/libbitrl.o
+	objcopy --localize-hidden $(AGENT_DIR)/libbitrl.o
 	rm -f $@
-	ar rcs $@ build/libbitrl.o
+	ar rcs $@ $(AGENT_DIR)/libbitrl.o
+
+# For boards with 64-bit ARM, which need no compiler then. The platform is the oldest glibc whose symbols the cross compiler's
+# code asks for: Debian 12, Ubuntu 22.04, Raspberry Pi OS of 2023 and later. Stripped: nobody debugs the engine on a board.
+ARM_CC ?= aarch64-linux-gnu-gcc
+ARM_PLATFORM := manylinux_2_34_aarch64
+
+arm: $(VENV)/.installed  # by cross-compilation, for 64-bit ARM: a wheel into dist/, and build/arm/bitrl-act
+	@command -v $(ARM_CC) >/dev/null || { echo "Error: $(ARM_CC) is not installed: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross" >&2; exit 1; }
+	@mkdir -p build/arm dist
+	CC="$(ARM_CC)" CFLAGS= LDFLAGS= LDSHARED="$(ARM_CC) -shared -s" $(BIN)/python -W ignore setup.py --quiet build --build-base build/arm \
+		egg_info --egg-base build/arm bdist_wheel --plat-name $(ARM_PLATFORM) --dist-dir dist
+	$(MAKE) --no-print-directory act AGENT_CC="$(ARM_CC)" AGENT_DIR=build/arm
+
+board: arm  # Debian for ARM as qemu runs it, in the user's cache: with it tests go through docs/board.md there
+	$(BIN)/python tests/helpers/board.py
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \
