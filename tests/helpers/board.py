@@ -1,8 +1,8 @@
-"""A board to be had anywhere: Debian's Python for 64-bit ARM, which qemu-aarch64 runs without root and without a container.
+"""A board to be had anywhere: Debian's Python for 64-bit ARM, which qemu-aarch64 runs, without root or a container.
 
-`python tests/helpers/board.py` (make board) fetches it through apt and pip as this machine has them set up, once, into the
-user's cache. A program of the board is started by a script of its name here, so Python's own children are emulated too,
-and virtual environments are made as on a board.
+`python tests/helpers/board.py` (make board) fetches it through apt and pip as this machine has them set up, once, into
+the user's cache. Its Python is started by a script of that name, so Python's own children are emulated too, and virtual
+environments are made as on a board.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ PLATFORM += [f"--platform={name}_aarch64" for name in ("manylinux2014", "manylin
 """pip on this machine installs for the board what pip on the board would."""
 
 APT = """
-APT::Architecture "arm64"; APT::Architectures {{ "arm64"; }}; APT::Install-Recommends "false"; Acquire::Languages "none";
-Dir::State "{apt}/state"; Dir::State::status "/dev/null"; Dir::Cache "{apt}/cache"; APT::Sandbox::User "";
+APT::Architecture "arm64"; APT::Architectures {{ "arm64"; }}; APT::Install-Recommends "false";
+Acquire::Languages "none"; APT::Sandbox::User ""; Dir::Cache "{apt}/cache";
+Dir::State "{apt}/state"; Dir::State::status "/dev/null";
 """
 START = """#!/bin/sh
 exec {emulator} ${{BOARD_CPU:+-cpu "$BOARD_CPU"}} -L {root} -0 "$0" {root}/usr/bin/{python} "$@"
 """
-"""Python is told the script's name as its own: that is what it starts children by, and where it looks for its packages."""
+"""Python is told the script's name as its own: it starts children by that, and looks for its packages from there."""
 
 
 @attrs.frozen
