@@ -95,16 +95,19 @@ $(AGENT_DIR)/libbitrl.a: $(AGENT_OBJECTS)
 	rm -f $@
 	ar rcs $@ $(AGENT_DIR)/libbitrl.o
 
-# For boards with 64-bit ARM, which need no compiler then. The platform is the oldest glibc whose symbols the cross compiler's
-# code asks for: Debian 12, Ubuntu 22.04, Raspberry Pi OS of 2023 and later. Stripped: nobody debugs the engine on a board.
+# For boards with 64-bit ARM, which need no compiler then. The wheel says how new a glibc its code asks for. It is stripped:
+# nobody debugs the engine on a board.
 ARM_CC ?= aarch64-linux-gnu-gcc
-ARM_PLATFORM := manylinux_2_34_aarch64
+ARM_BUILD = CC="$(ARM_CC)" CFLAGS= LDFLAGS= LDSHARED="$(ARM_CC) -shared -s" \
+	$(BIN)/python -W ignore setup.py --quiet build --build-base build/arm egg_info --egg-base build/arm
 
 arm: $(VENV)/.installed  # by cross-compilation, for 64-bit ARM: a wheel into dist/, and build/arm/bitrl-act
 	@command -v $(ARM_CC) >/dev/null || { echo "Error: $(ARM_CC) is not installed: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross" >&2; exit 1; }
 	@mkdir -p build/arm dist
-	CC="$(ARM_CC)" CFLAGS= LDFLAGS= LDSHARED="$(ARM_CC) -shared -s" $(BIN)/python -W ignore setup.py --quiet build --build-base build/arm \
-		egg_info --egg-base build/arm bdist_wheel --plat-name $(ARM_PLATFORM) --dist-dir dist
+	@rm -f dist/*_aarch64.whl
+	$(ARM_BUILD)
+	glibc=$$($(ARM_CC:gcc=objdump) -T build/arm/lib.*/bitrl/*.so | grep -o 'GLIBC_2\.[0-9]*' | cut -d. -f2 | sort -n | tail -1) && \
+		$(ARM_BUILD) bdist_wheel --dist-dir dist --plat-name manylinux_2_$${glibc}_aarch64
 	$(MAKE) --no-print-directory act AGENT_CC="$(ARM_CC)" AGENT_DIR=build/arm
 
 board: arm  # Debian for ARM as qemu runs it, in the user's cache: with it tests go through docs/board.md there
