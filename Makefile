@@ -18,7 +18,7 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test engines lint typecheck pytest docs site bench act lib fuzz clean
+.PHONY: run test engines lint typecheck pytest docs site bench act lib arm board fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
@@ -61,38 +61,62 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 	$(BIN)/bitrl bench env $(TASKS) --out benchmarks/results/bench-env.json
 	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
 
-# What runs an agent without Python (docs/c.md). No fused multiply-add: every instruction set must round alike (csrc/build.py).
-# Of the engine, sections that nobody calls (learning, generating) are left out.
+# What runs an agent without Python (docs/c.md), also for another CPU: AGENT_CC=aarch64-linux-gnu-gcc make act. No fused
+# multiply-add: every instruction set must round alike (csrc/build.py). Of the engine, what nobody calls (learning,
+# generating) is left out, and AMX, which gains nothing where one short text is read at a time.
 AGENT_CC ?= cc
+AGENT_OBJCOPY ?= $(patsubst %gcc,%objcopy,$(filter %-gcc,$(AGENT_CC)))
 AGENT_FLAGS := -std=c11 -Os -fno-math-errno -ffp-contract=off -ffunction-sections -fdata-sections -fPIC -fvisibility=hidden \
 	-fno-asynchronous-unwind-tables -DBITRL_WITHOUT_AMX -Wall -Wextra -Icsrc -Icsrc/agent
 AGENT_SOURCES := $(filter-out $(addprefix csrc/,limits.c kernels_amx.c _engine.c _limits.c),$(wildcard csrc/*.c)) \
 	$(filter-out csrc/agent/main.c,$(wildcard csrc/agent/*.c))
-AGENT_OBJECTS := $(patsubst csrc/%.c,build/act/%.o,$(AGENT_SOURCES))
+AGENT_BUILD := build/act/$(notdir $(AGENT_CC))
+AGENT_OBJECTS := $(patsubst csrc/%.c,$(AGENT_BUILD)/%.o,$(AGENT_SOURCES))
 
-act: build/bitrl-act  # the program that runs an agent of `bitrl export --c`
+act: $(AGENT_BUILD)/bitrl-act  # the program that runs an agent of `bitrl export --c`
+	cp $< build/bitrl-act
 
-lib: build/libbitrl.so build/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
+lib: $(AGENT_BUILD)/libbitrl.so $(AGENT_BUILD)/libbitrl.a  # the same as a library; its header is csrc/agent/bitrl_agent.h
+	cp $^ build
 
 # What an agent's start waits for.
-build/act/agent/sha256.o build/act/weights.o: AGENT_FLAGS += -O2
+$(AGENT_BUILD)/agent/sha256.o $(AGENT_BUILD)/weights.o: AGENT_FLAGS += -O2
 
-build/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
+$(AGENT_BUILD)/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
 	@mkdir -p $(@D)
 	$(AGENT_CC) $(AGENT_FLAGS) -c $< -o $@
 
-build/bitrl-act: $(AGENT_OBJECTS) build/act/agent/main.o
+$(AGENT_BUILD)/bitrl-act: $(AGENT_OBJECTS) $(AGENT_BUILD)/agent/main.o
 	$(AGENT_CC) -s -Wl,--gc-sections,-z,noseparate-code $^ -lm -lpthread -o $@
 
-build/libbitrl.so: $(AGENT_OBJECTS)
-	$(AGENT_CC) -shared -s -Wl,--gc-sections -Wl,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
+$(AGENT_BUILD)/libbitrl.so: $(AGENT_OBJECTS)
+	$(AGENT_CC) -shared -s -Wl,--gc-sections,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
 
-# One object whose other names are its own.
-build/libbitrl.a: $(AGENT_OBJECTS)
-	ld -r $^ -o build/libbitrl.o
-	objcopy --localize-hidden build/libbitrl.o
+# One object, whose names are its own but for those of the header.
+$(AGENT_BUILD)/libbitrl.a: $(AGENT_OBJECTS)
+	$(AGENT_CC) -r -nostdlib $^ -o $(@:.a=.o)
+	$(or $(AGENT_OBJCOPY),objcopy) --localize-hidden $(@:.a=.o)
 	rm -f $@
-	ar rcs $@ build/libbitrl.o
+	ar rcs $@ $(@:.a=.o)
+
+# For boards with 64-bit ARM, which need no compiler then. The wheel says how new a glibc its code asks for. It is stripped:
+# nobody debugs the engine on a board.
+ARM_CC ?= aarch64-linux-gnu-gcc
+ARM_BUILD = CC="$(ARM_CC)" CFLAGS= LDFLAGS= LDSHARED="$(ARM_CC) -shared -s" \
+	$(BIN)/python -W ignore setup.py --quiet build --build-base build/arm egg_info --egg-base build/arm
+
+arm: $(VENV)/.installed  # by cross-compilation, for 64-bit ARM: a wheel into dist/, and build/arm/bitrl-act
+	@command -v $(ARM_CC) >/dev/null || { echo "Error: $(ARM_CC) is not installed: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross" >&2; exit 1; }
+	@mkdir -p build/arm dist
+	@rm -f dist/*_aarch64.whl
+	$(ARM_BUILD)
+	glibc=$$($(ARM_CC:gcc=objdump) -T build/arm/lib.*/bitrl/*.so | grep -o 'GLIBC_2\.[0-9]*' | cut -d. -f2 | sort -n | tail -1) && \
+		$(ARM_BUILD) bdist_wheel --dist-dir dist --plat-name manylinux_2_$${glibc}_aarch64
+	@$(MAKE) --no-print-directory build/act/$(notdir $(ARM_CC))/bitrl-act AGENT_CC="$(ARM_CC)"
+	cp build/act/$(notdir $(ARM_CC))/bitrl-act build/arm
+
+board: arm  # Debian for ARM as qemu runs it, in the user's cache: with it tests go through docs/board.md there
+	$(BIN)/python tests/helpers/board.py
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \
