@@ -17,7 +17,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 LONGEST_HEAD, MOST_HEADERS = 65536, 100
 """Bytes of a request before its body, and its headers, trailers included."""
 
-
 PIPELINED = 32
 """Requests of a connection that wait for the answers to those before them: each takes memory before it is begun."""
 
