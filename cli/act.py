@@ -67,7 +67,7 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
                 episode.reset()
                 answer = None
             else:
-                answer = plain_answer(observation, episode.act(observation))
+                answer = plain_answer(observation, episode.act(observation), agent.commanded)
         except BitrlError as error:
             if strict:
                 raise RunFailed(f"line {number} of the input: {error}") from None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting import bitdelta, c_agents, checkpoints
-from bitrl.core.acting.admissible import MASK, splits, states_of
+from bitrl.core.acting.admissible import COMMANDS, MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
 from bitrl.core.acting.explanation import Explanation, explained
@@ -114,6 +114,12 @@ class Agent:
     def observation_shape(self) -> tuple[int, ...]:
         """Of an observation as an array."""
         return self._example.shape[1:]
+
+    @property
+    def commanded(self) -> bool:
+        """Whether its observations have commands, of which its actions are one."""
+        names = self.observation_dtype.names
+        return splits(names) and names is not None and COMMANDS in names
 
     def remembers_alike(self, other: Agent) -> bool:
         """Whether an episode that `other` began can go on with this agent: its history has as many states, of the same

@@ -151,7 +151,9 @@ class Service:
                 'send its id: {"observation": …, "episode": …}',
             )
         episode = None if asked.episode is None else self.episodes.use(asked.episode)
-        found = await self.batcher.act(asked.observations, episode, asked.explain)
+        waiting = self.batcher.put(asked.observations, episode, asked.explain)
+        asked = asked.read_by(waiting.agent)
+        found = await self.batcher.answer(waiting)
         self.metrics.seconds.add(time.perf_counter() - began)
         return _json(asked.answer(found))
 
@@ -198,7 +200,7 @@ class Service:
             raise Refused(422, 'expected {"begin": true} for a new episode or {"begin": false} for the next step')
         found = await self.demonstration.step(self.batcher, given["begin"])
         explanation: Explanation = found["explanation"]
-        action = plain_answer(found["observation"], explanation.action)
+        action = plain_answer(found["observation"], explanation.action, self.batcher.agent.commanded)
         return _json({**found, "explanation": as_json(explanation), "action": action})
 
     async def _about(self, request: Request) -> Response:
@@ -279,10 +281,16 @@ class ActRequest:
     explain: bool
     single: bool
 
+    def read_by(self, agent: Agent) -> ActRequest:
+        """The same with no more than `answer` needs: what else a client has sent need not wait for the answer."""
+        commands = [{COMMANDS: each[COMMANDS]} if agent.commanded else None for each in self.observations]
+        return attrs.evolve(self, observations=commands)
+
     def answer(self, found: Sequence[Any]) -> dict[str, Any]:
         """The answer, of actions or explanations."""
         actions = [each.action if self.explain else each for each in found]
-        plain = [*map(plain_answer, self.observations, actions)]
+        pairs = zip(self.observations, actions, strict=True)
+        plain = [plain_answer(observation, action, observation is not None) for observation, action in pairs]
         answer: dict[str, Any] = {"action": plain[0]} if self.single else {"actions": plain}
         if self.explain:
             parts = [*map(as_json, found)]

@@ -89,11 +89,15 @@ class Batcher:
         self._thread.start()
 
     async def act(self, observations: Sequence[Any], episode: Episode | None, explain: bool) -> list[Any]:
-        """The action for each observation, or an `Explanation`. With an `episode` there is one observation.
+        """`put`, and the answer."""
+        return await self.answer(self.put(observations, episode, explain))
+
+    def put(self, observations: Sequence[Any], episode: Episode | None, explain: bool) -> Waiting:
+        """Let observations wait for their actions. With an `episode` there is one.
 
         Raises:
-            BitrlError: the agent cannot act on one of them; the episode has then not recorded it.
-            Refused: too many are waiting, or it took too long.
+            BitrlError: one of them is none of the agent's.
+            Refused: too many are waiting.
         """
         agent = self.agent
         if len(observations) > (most := most_observations(agent)):
@@ -105,6 +109,15 @@ class Batcher:
         asked = Waiting(agent, rows, episode, explain, commands, self._loop.create_future())
         self.waiting, self.waiting_bytes = count, size
         self._asked.put(asked)
+        return asked
+
+    async def answer(self, asked: Waiting) -> list[Any]:
+        """The action for each observation, or an `Explanation`.
+
+        Raises:
+            BitrlError: the agent cannot act on one of them; the episode has then not recorded it.
+            Refused: it took too long.
+        """
         try:
             async with asyncio.timeout(self.timeout):
                 return await asked.answer

@@ -14,9 +14,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-LONGEST_HEAD = 65536
-"""Bytes of a request before its body."""
-
+LONGEST_HEAD, MOST_HEADERS = 65536, 100
+"""Bytes of a request before its body, and its headers, trailers included."""
 
 PIPELINED = 32
 """Requests of a connection that wait for the answers to those before them: each takes memory before it is begun."""
@@ -52,8 +51,13 @@ class Coalescing(asyncio.Transport):
             self._transport.write(b"".join(written))
 
 
-class _TooMany(Exception):
-    """More requests at once than are taken; stops the parser."""
+NO_HTTP = (400, "expected HTTP/1.1, got something else")
+TOO_LARGE = (431, f"expected at most {MOST_HEADERS} headers and {LONGEST_HEAD:,} bytes before the body, got more")
+TOO_MANY = (400, f"expected at most {PIPELINED} requests before their answers are read, got more")
+
+
+class _Stop(Exception):
+    """Stops the parser, with a status and a message for the client."""
 
 
 class Connection(HttpToolsProtocol):
@@ -66,7 +70,8 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()  # when the request began to come, or the last answer was sent
         self._closing: float | None = None
         self._head = 0
-        self._wrong = "expected HTTP/1.1, got something else"
+        self._fields = self._size = 0
+        self._wrong: tuple[Any, ...] = NO_HTTP
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, in the place of one that only waits if there are too many, or refuse it."""
@@ -93,7 +98,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._read(data)
         if self._in_head and self._head > LONGEST_HEAD and not self.transport.is_closing():
-            self._refuse(431, f"expected at most {LONGEST_HEAD:,} bytes before the body, got more")
+            self._refuse(*TOO_LARGE)
 
     def _read(self, data: bytes) -> None:
         try:
@@ -104,8 +109,8 @@ class Connection(HttpToolsProtocol):
             else:
                 self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, _TooMany):
-                self._wrong = f"expected at most {PIPELINED} requests before their answers are read, got more"
+            if isinstance(error.__context__, _Stop):
+                self._wrong = error.__context__.args
             self.send_400_response("")
 
     def _decline(self, rest: bytes) -> None:
@@ -132,13 +137,29 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head, self._fields, self._size = True, 0, 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the path."""
+        self._count(0, len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer."""
+        self._count(1, len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, fields: int, size: int) -> None:
+        self._fields += fields
+        self._size += size
+        if self._fields > MOST_HEADERS or self._size > LONGEST_HEAD:
+            raise _Stop(*TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The body begins."""
         self._in_head, self._head = False, 0
         if len(self.pipeline) >= PIPELINED:
-            raise _TooMany
+            raise _Stop(*TOO_MANY)
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
@@ -156,7 +177,7 @@ class Connection(HttpToolsProtocol):
         if not self._idle or self.transport.is_closing():
             return
         if self._broken:
-            self._refuse(400, self._wrong)
+            self._refuse(*self._wrong)
         elif self._ended:
             self.transport.close()
 
@@ -178,7 +199,7 @@ class Connection(HttpToolsProtocol):
         """What came is no HTTP: say so, after the answers to what came before it."""
         self._broken = True
         if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
-            self._refuse(400, self._wrong)
+            self._refuse(*self._wrong)
         else:
             self.flow.pause_reading()
 

@@ -206,6 +206,24 @@ def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
     assert [each.get("action") for each in found] == expected[:5]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 101 + b"\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 65536 + b"\r\n\r\n",
+        b"GET /" + b"y" * 65536 + b" HTTP/1.1\r\n\r\n",
+        b"POST /act HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"x: y\r\n" * 101 + b"\r\n",
+    ],
+    ids=["headers", "header", "path", "trailers"],
+)
+def test_there_is_only_so_much_before_and_after_a_body(served: Served, data: bytes) -> None:
+    with served.socket() as connection:
+        connection.sendall(data)
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"expected at most 100 headers and 65,536 bytes before the body, got more" in answer
+
+
 def test_it_is_no_proxy(served: Served) -> None:
     with served.socket() as connection:
         connection.sendall(b"CONNECT example.com:80 HTTP/1.1\r\nhost: example.com\r\n\r\n")

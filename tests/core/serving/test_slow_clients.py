@@ -25,7 +25,7 @@ def impatient(agent: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def open_connections(server: Served) -> float:
     """How many the server has, this one too; on a machine under load even this may be too slow for it."""
     while True:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):
             return server.metric("bitrl_open_connections")
 
 
