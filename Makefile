@@ -18,7 +18,7 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test engines lint typecheck pytest docs site bench act lib fuzz clean
+.PHONY: run test engines lint typecheck pytest docs site bench act lib arm board fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
@@ -101,6 +101,25 @@ $(AGENT_BUILD)/libbitrl.a: $(AGENT_OBJECTS)
 	$(or $(AGENT_OBJCOPY),objcopy) --localize-hidden $(@:.a=.o)
 	rm -f $@
 	ar rcs $@ $(@:.a=.o)
+
+# For boards with 64-bit ARM, which need no compiler then. The wheel says how new a glibc its code asks for. It is stripped:
+# nobody debugs the engine on a board.
+ARM_CC ?= aarch64-linux-gnu-gcc
+ARM_BUILD = CC="$(ARM_CC)" CFLAGS= LDFLAGS= LDSHARED="$(ARM_CC) -shared -s" \
+	$(BIN)/python -W ignore setup.py --quiet build --build-base build/arm egg_info --egg-base build/arm
+
+arm: $(VENV)/.installed  # by cross-compilation, for 64-bit ARM: a wheel into dist/, and build/arm/bitrl-act
+	@command -v $(ARM_CC) >/dev/null || { echo "Error: $(ARM_CC) is not installed: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross" >&2; exit 1; }
+	@mkdir -p build/arm dist
+	@rm -f dist/*_aarch64.whl
+	$(ARM_BUILD)
+	glibc=$$($(ARM_CC:gcc=objdump) -T build/arm/lib.*/bitrl/*.so | grep -o 'GLIBC_2\.[0-9]*' | cut -d. -f2 | sort -n | tail -1) && \
+		$(ARM_BUILD) bdist_wheel --dist-dir dist --plat-name manylinux_2_$${glibc}_aarch64
+	@$(MAKE) --no-print-directory build/act/$(notdir $(ARM_CC))/bitrl-act AGENT_CC="$(ARM_CC)"
+	cp build/act/$(notdir $(ARM_CC))/bitrl-act build/arm
+
+board: arm  # Debian for ARM as qemu runs it, in the user's cache: with it tests go through docs/board.md there
+	$(BIN)/python tests/helpers/board.py
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \

@@ -169,7 +169,7 @@ def test_hostile_files_and_lines_are_clean(tmp_path, agent) -> None:
 
 @ON_ARM
 def test_actions_on_arm_are_those_of_this_cpu(tmp_path) -> None:
-    """Without dot products, as a Raspberry Pi 4, and with."""
+    """Without dot products, as a Raspberry Pi 4, with, as a 5, and as on a server."""
     program = build(tmp_path / "bitrl-act", CSRC / "agent" / "main.c", *ARM, compiled_by=[ARM_COMPILER], agent=True)
     model = TinyModel(width=48, ffn=80, heads=3, kv_heads=1, blocks=2).write(tmp_path / "tiny.gguf")
     box = np.full(3, -1, np.float32), np.full(3, 1, np.float32)
@@ -178,6 +178,6 @@ def test_actions_on_arm_are_those_of_this_cpu(tmp_path) -> None:
     )
     lines = [json.dumps(state) for state in states(200).tolist()]
     expected = [made.c.act_json(line.encode()) for line in lines]
-    for cpu in ("cortex-a72", "cortex-a76"):
+    for cpu in ("cortex-a72", "cortex-a76", "neoverse-n1"):
         out = run(EMULATOR, "-cpu", cpu, program, made.files[1], given="\n".join(lines).encode())[0]
         assert out.splitlines() == expected
