@@ -78,9 +78,12 @@ act: $(AGENT_BUILD)/bitrl-act  # the program that runs an agent of `bitrl export
 
 lib: $(AGENT_BUILD)/libbitrl.so $(AGENT_BUILD)/libbitrl.a  # the same as a library; its header is csrc/agent/bitrl_agent.h
 	cp $^ build
+	ln -sf libbitrl.so build/libbitrl.so.1
 
-# What an agent's start waits for.
-$(AGENT_BUILD)/agent/sha256.o $(AGENT_BUILD)/weights.o: AGENT_FLAGS += -O2
+# Small but for what an agent's start and its actions wait for. What CPUs without AVX2 are left with, which is written to be
+# unrolled, is kept as small as it can be.
+$(addprefix $(AGENT_BUILD)/,agent/sha256.o weights.o kernels_avx2.o kernels_neon.o): AGENT_FLAGS += -O2
+$(AGENT_BUILD)/kernels_scalar.o: AGENT_FLAGS += -Dalways_inline=unused
 
 $(AGENT_BUILD)/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
 	@mkdir -p $(@D)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from c_agents import pair
-from c_programs import ARM, ARM_COMPILER, CSRC, SANITIZED, build
+from c_programs import ARM, ARM_COMPILER, CSRC, SANITIZED, build, compiler
 from test_agent import BOOK, CARTPOLE, CHANGES, FLOAT4, MIXED, MIXED_EXAMPLE, parts_of, states
 from tiny_models import TinyModel
 
@@ -45,6 +45,15 @@ def run(*command, given: bytes = b"", code: int = 0) -> tuple[str, str]:
 
 
 GOOD = {"goal": 'say "é"', "note": "x", "numbers": [0.25, -1], "level": 3, "extra": [True, False]}
+
+
+def test_the_header_is_c_and_c_plus_plus(tmp_path) -> None:
+    for name, standard in (("a.c", "c99"), ("a.cpp", "c++11")):
+        (tmp_path / name).write_text(
+            '#include "bitrl_agent.h"\nint main(void) { return bitrl_agent_version() == 0; }\n'
+        )
+        flags = [f"-std={standard}", "-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only", f"-I{CSRC / 'agent'}"]
+        run(*compiler(), *flags, tmp_path / name)
 
 
 def test_lines_are_answered_as_bitrl_act_answers_them(act, agent) -> None:
@@ -154,7 +163,7 @@ def test_hostile_files_and_lines_are_clean(tmp_path, agent) -> None:
     assert len(out) == len(files)
     kept = out[0].split()
     assert (kept[0], int(kept[1]) > 1, int(kept[2]) > 100) == ("ok", True, True)
-    assert all(line.startswith(("ok ", "error ")) for line in out)
+    assert all(line.endswith(" 0") if line.startswith("ok ") else line.startswith("error ") for line in out)
     assert sum(line.startswith("error ") for line in out) > len(CHANGES)
 
 
