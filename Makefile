@@ -61,39 +61,43 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 	$(BIN)/bitrl bench env $(TASKS) --out benchmarks/results/bench-env.json
 	$(BIN)/bitrl bench --model random:bitnet-2b-4t --out benchmarks/results/bench-bitnet-2b-4t.json
 
-# What runs an agent without Python (docs/c.md). No fused multiply-add: every instruction set must round alike (csrc/build.py).
-# Of the engine, sections that nobody calls (learning, generating) are left out.
+# What runs an agent without Python (docs/c.md), also for another CPU: AGENT_CC=aarch64-linux-gnu-gcc make act. No fused
+# multiply-add: every instruction set must round alike (csrc/build.py). Of the engine, what nobody calls (learning,
+# generating) is left out, and AMX, which gains nothing where one short text is read at a time.
 AGENT_CC ?= cc
-AGENT_DIR ?= build
+AGENT_OBJCOPY ?= $(patsubst %gcc,%objcopy,$(filter %-gcc,$(AGENT_CC)))
 AGENT_FLAGS := -std=c11 -Os -fno-math-errno -ffp-contract=off -ffunction-sections -fdata-sections -fPIC -fvisibility=hidden \
 	-fno-asynchronous-unwind-tables -DBITRL_WITHOUT_AMX -Wall -Wextra -Icsrc -Icsrc/agent
 AGENT_SOURCES := $(filter-out $(addprefix csrc/,limits.c kernels_amx.c _engine.c _limits.c),$(wildcard csrc/*.c)) \
 	$(filter-out csrc/agent/main.c,$(wildcard csrc/agent/*.c))
-AGENT_OBJECTS := $(patsubst csrc/%.c,$(AGENT_DIR)/act/%.o,$(AGENT_SOURCES))
+AGENT_BUILD := build/act/$(notdir $(AGENT_CC))
+AGENT_OBJECTS := $(patsubst csrc/%.c,$(AGENT_BUILD)/%.o,$(AGENT_SOURCES))
 
-act: $(AGENT_DIR)/bitrl-act  # the program that runs an agent of `bitrl export --c`
+act: $(AGENT_BUILD)/bitrl-act  # the program that runs an agent of `bitrl export --c`
+	cp $< build/bitrl-act
 
-lib: $(AGENT_DIR)/libbitrl.so $(AGENT_DIR)/libbitrl.a  # the same as a library, with csrc/agent/bitrl_agent.h
+lib: $(AGENT_BUILD)/libbitrl.so $(AGENT_BUILD)/libbitrl.a  # the same as a library; its header is csrc/agent/bitrl_agent.h
+	cp $^ build
 
 # What an agent's start waits for.
-$(AGENT_DIR)/act/agent/sha256.o $(AGENT_DIR)/act/weights.o: AGENT_FLAGS += -O2
+$(AGENT_BUILD)/agent/sha256.o $(AGENT_BUILD)/weights.o: AGENT_FLAGS += -O2
 
-$(AGENT_DIR)/act/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
+$(AGENT_BUILD)/%.o: csrc/%.c $(wildcard csrc/*.h csrc/agent/*.h)
 	@mkdir -p $(@D)
 	$(AGENT_CC) $(AGENT_FLAGS) -c $< -o $@
 
-$(AGENT_DIR)/bitrl-act: $(AGENT_OBJECTS) $(AGENT_DIR)/act/agent/main.o
+$(AGENT_BUILD)/bitrl-act: $(AGENT_OBJECTS) $(AGENT_BUILD)/agent/main.o
 	$(AGENT_CC) -s -Wl,--gc-sections,-z,noseparate-code $^ -lm -lpthread -o $@
 
-$(AGENT_DIR)/libbitrl.so: $(AGENT_OBJECTS)
-	$(AGENT_CC) -shared -s -Wl,--gc-sections -Wl,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
+$(AGENT_BUILD)/libbitrl.so: $(AGENT_OBJECTS)
+	$(AGENT_CC) -shared -s -Wl,--gc-sections,-soname,libbitrl.so.1 $^ -lm -lpthread -o $@
 
-# One object whose other names are its own.
-$(AGENT_DIR)/libbitrl.a: $(AGENT_OBJECTS)
-	ld -r $^ -o $(AGENT_DIR)/libbitrl.o
-	objcopy --localize-hidden $(AGENT_DIR)/libbitrl.o
+# One object, whose names are its own but for those of the header.
+$(AGENT_BUILD)/libbitrl.a: $(AGENT_OBJECTS)
+	$(AGENT_CC) -r -nostdlib $^ -o $(@:.a=.o)
+	$(or $(AGENT_OBJCOPY),objcopy) --localize-hidden $(@:.a=.o)
 	rm -f $@
-	ar rcs $@ $(AGENT_DIR)/libbitrl.o
+	ar rcs $@ $(@:.a=.o)
 
 # For boards with 64-bit ARM, which need no compiler then. The wheel says how new a glibc its code asks for. It is stripped:
 # nobody debugs the engine on a board.
@@ -108,7 +112,8 @@ arm: $(VENV)/.installed  # by cross-compilation, for 64-bit ARM: a wheel into di
 	$(ARM_BUILD)
 	glibc=$$($(ARM_CC:gcc=objdump) -T build/arm/lib.*/bitrl/*.so | grep -o 'GLIBC_2\.[0-9]*' | cut -d. -f2 | sort -n | tail -1) && \
 		$(ARM_BUILD) bdist_wheel --dist-dir dist --plat-name manylinux_2_$${glibc}_aarch64
-	$(MAKE) --no-print-directory act AGENT_CC="$(ARM_CC)" AGENT_DIR=build/arm
+	@$(MAKE) --no-print-directory build/act/$(notdir $(ARM_CC))/bitrl-act AGENT_CC="$(ARM_CC)"
+	cp build/act/$(notdir $(ARM_CC))/bitrl-act build/arm
 
 board: arm  # Debian for ARM as qemu runs it, in the user's cache: with it tests go through docs/board.md there
 	$(BIN)/python tests/helpers/emulated_board.py
@@ -132,11 +137,13 @@ clean:  # remove everything that was made, runs excepted
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis src/bitrl/_engine.* src/bitrl/_limits.* csrc/_engine.* csrc/_limits.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# With a pip of its own, since that of a Python of some years ago takes twice as long.
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "Error: $(PYTHON) is not installed: install Python 3.11 or newer, or name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Error: $(PYTHON) is older than 3.11: install a newer one and name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Error: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --upgrade pip
 	@touch $@
 
 # src/bitrl/__init__.py holds the version.

@@ -240,7 +240,8 @@ class Attack:
 
     def _unread(self) -> None:
         """Answers that nobody reads."""
-        self._hold(request(b"", b"GET", b"/") * self.generator.randrange(1, 200))
+        one = self.generator.choice([request(b"", b"GET", b"/"), b"GET /healthz HTTP/1.1\r\n\r\n"])
+        self._hold(one * self.generator.choice([1, 10, 200, 5000]))
 
     def _hold(self, data: bytes) -> None:
         if len(self.held) >= HELD:

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("bitrl.cli.eval:evaluate", "Evaluate a trained agent."),
     "export": ("bitrl.cli.export:export", "Export a trained agent or language model to a file."),
     "act": ("bitrl.cli.act:act", "Run an exported agent: observations in, actions out."),
-    "profile": ("bitrl.cli.profile:profile", "Measure what an agent takes while it acts."),
+    "profile": ("bitrl.cli.profile:profile", "Measure what an agent takes while it acts, on this machine."),
     "serve": ("bitrl.cli.serve:serve", "Serve an exported agent over HTTP."),
     "study": ("bitrl.cli.study:study", "Train every cell of a study, and compare its arms."),
     "compare": ("bitrl.cli.compare:compare", "Compare trained runs: what differs, and whether it matters."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,7 +67,7 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
                 episode.reset()
                 answer = None
             else:
-                answer = plain_answer(observation, episode.act(observation))
+                answer = plain_answer(observation, episode.act(observation), agent.commanded)
         except BitrlError as error:
             if strict:
                 raise RunFailed(f"line {number} of the input: {error}") from None
@@ -75,7 +75,7 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
         print_json(answer, stdout, indent=None)
 
 
-def backbone_options(assignments: Sequence[str]) -> Mapping[str, Any]:
+def backbone_options(assignments: tuple[str, ...]) -> Mapping[str, Any]:
     """The options of an exported agent's backbone, from `-o` flags.
 
     Raises:

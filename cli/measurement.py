@@ -18,6 +18,7 @@ import click
 from bitrl.cli.output import console, echo, table
 from bitrl.cli.quoted_command import quoted_command
 from bitrl.core.errors import UsageError
+from bitrl.core.installing import is_there
 from bitrl.core.terminal import printable
 
 out_option = click.option(
@@ -25,10 +26,10 @@ out_option = click.option(
 )
 
 
-def check_out(out: Path | None) -> None:
+def check_out(out: Path | None, option: str = "--out") -> None:
     """Refuse a file that cannot be written before minutes go into measuring."""
     if out is not None and not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out}: {out.parent} is not a writable directory: name another")
+        raise UsageError(f"{option} {out}: {out.parent} is not a writable directory: name another")
 
 
 def save(record: dict[str, Any], out: Path | None) -> None:
@@ -53,8 +54,8 @@ def made_by() -> dict[str, Any]:
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
-    """On a terminal a table with rules, elsewhere plain columns; the first row is its heads."""
-    if not sys.stdout.isatty():
+    """On a terminal a table with rules, elsewhere, and without rich, plain columns; the first row is its heads."""
+    if not sys.stdout.isatty() or not is_there("rich"):
         echo(f"{title}\n{table(rows)}\n")
         return
     from rich.table import Table

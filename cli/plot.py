@@ -11,7 +11,7 @@ import click
 from bitrl.cli.compare import places_argument, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.errors import UsageError
-from bitrl.core.installing import to_install
+from bitrl.core.installing import is_there, to_install
 
 if TYPE_CHECKING:
     from bitrl.core.studies.curves import Curve
@@ -64,9 +64,11 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
 
 
 def check_picture(out: Path, option: str) -> None:
-    """Refuse a name that is not one of a picture."""
+    """Refuse a name that is not one of a picture, or one that only a package draws which is not installed."""
     if out.suffix not in FORMATS:
         raise UsageError(f"{option} {out}: expected a name that ends in {', '.join(FORMATS)}")
+    if out.suffix != ".svg" and not is_there("matplotlib"):
+        raise UsageError(f"{out.suffix} needs matplotlib: {to_install('matplotlib')}, or name a .svg")
 
 
 def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> None:
@@ -78,11 +80,9 @@ def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Cur
         picture = line_chart(title, x_label, y_label, curves)
         write_atomically(out, picture, "choose another file with --out")
         return
-    try:
-        import matplotlib
-    except ImportError:
-        raise UsageError(f"{out.suffix} needs matplotlib: {to_install('matplotlib')}, or name a .svg") from None
     import io
+
+    import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

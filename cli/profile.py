@@ -5,6 +5,7 @@ Knows the command and how results are shown; `bitrl.plugins.backbones.benchmark`
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from bitrl.core.runs.display import announce
 
 COLD_STARTS = 3
 
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
-"""A process that keeps a CPU busy until the one that started it has ended."""
+BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100_000))"
+"""A process that keeps a CPU busy until the one that started it, whose id it is given, has ended."""
 
 SAVED_EVERY = 60
 """Looks (about one a second) after which a long measurement writes what it has so far."""
@@ -119,6 +120,7 @@ def profile(
     check_out(out)
     if plot is not None:
         check_picture(plot, "--plot")
+        check_out(plot, "--plot")
     stdout = claim_stdout() if as_json else None
     options = given.get("backbone", {})
     announce("loading")
@@ -147,6 +149,8 @@ def profile(
         found = record()
     finally:
         at_work.close()
+    if signum and not found["results"]["acts"]:
+        raise RunStopped("stopped before anything was measured", signum)
     save(found, out)
     if plot is not None:
         _draw(plot, found["results"])
@@ -174,7 +178,7 @@ def _now_and_then(call: Callable[[], None]) -> Callable[[], None]:
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
     """Within, so many processes keep CPUs busy."""
-    command = [sys.executable, "-c", BUSY]
+    command = [sys.executable, "-c", BUSY, str(os.getpid())]
     processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
         yield
@@ -302,17 +306,22 @@ def _beside_the_paper(found: dict[str, Any]) -> None:
     from bitrl.core.studies.paper.edge import BITRL, FP16, WHERE
 
     hottest, cold = found["sensors"]["temperature_c"], found["cold_start"]
-    energy = [each["joules_per_episode"] for each in found["energy"] if each.get("joules_per_episode") is not None]
+    energy = [
+        f"{each['joules_per_episode']:.4g} ({each['meter']})"
+        for each in found["energy"]
+        if each.get("joules_per_episode") is not None
+    ]
     measured = (
         ("median latency, ms", _short(found["latency_ms"]["act"]["p50"]), "latency_ms"),
-        ("steps/s", f"{found['steps_per_second']:,.1f}", "steps_per_second"),
+        ("steps/s", _speed(found).removesuffix(" steps/s"), "steps_per_second"),
         ("peak memory, MB", f"{(cold or found['memory'])['peak_rss_mb']:,.1f}", "peak_mb"),
-        ("energy of an episode, J", f"{energy[0]:.4g}" if energy else "not measured", "joules_per_episode"),
+        ("energy of an episode, J", energy[0] if energy else "not measured", "joules_per_episode"),
         ("temperature, °C", "not measured" if hottest is None else f"{hottest['most']:.0f}", "temperature_c"),
     )
     rows: list[tuple[str, ...]] = [("", "measured here", "paper's BitRL", "paper's FP16")]
     for name, here, key in measured:
         rows.append((name, here, *(f"{getattr(each, key):g}" for each in (BITRL, FP16))))
+    rows[1] = (*rows[1][:2], f"{BITRL.latency_ms:g}, and {BITRL.tokenising_ms:g} of tokenising", rows[1][3])
     print_table(f"beside the paper's Table III: its own figures, of a {WHERE}, not measured with bitrl", rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import stat
@@ -20,12 +21,23 @@ SHORTEST_TOKEN = 16
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others need a token.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at; any but this machine's own takes a token.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen at; 0 takes a free one.",
+)
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help=f"File with the token that clients must send; ${TOKEN} does, too.",
+    help=f"File with the token that clients must send; or set ${TOKEN}.",
 )
 @click.option("--max-body", metavar="SIZE", default="1MB", show_default=True, help="Largest body of a request.")
 @click.option(
@@ -80,17 +92,16 @@ def serve(
 
     FILE was written by `bitrl export`. POST /act answers {"observation": …} by {"action": …}, greedily; requests of
     several clients are encoded together. / is a page that shows the agent act, /openapi.json describes the rest. Ctrl-C
-    and SIGTERM stop the server once what came has been answered; SIGHUP reads FILE anew.
+    and SIGTERM stop the server once what came has been answered; SIGHUP reloads FILE.
     """
     # Before NumPy is imported: the threads of its OpenBLAS, which the small heads do not need, spin where clients are
     # to be answered.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from bitrl.core.installing import needing
 
-    with needing("starlette", "bitrl serve"), needing("uvicorn", "bitrl serve"), needing("httptools", "bitrl serve"):
-        import httptools  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+    for module in ("starlette", "uvicorn", "httptools"):
+        with needing(module, "bitrl serve"):
+            importlib.import_module(module)
     from bitrl.cli.act import backbone_options
     from bitrl.core.serving.server import bind, is_loopback, url
     from bitrl.core.serving.server import serve as run_server

@@ -39,7 +39,7 @@ OTHERS = {
     "bitrl.core.acting": {"attrs", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.environments": {"attrs", "gymnasium", "numpy", "safetensors", "tokenizers"},
     "bitrl.core.runs": {"attrs", "av", "gymnasium", "numpy", "pygame", "rich", "safetensors", "tokenizers", "tomli_w"},
-    "bitrl.core.serving": {"attrs", "numpy", "starlette", "uvicorn"},
+    "bitrl.core.serving": {"attrs", "httptools", "numpy", "starlette", "uvicorn"},
     "bitrl.core.studies": {"arch", "attrs", "numpy", "ray", "scipy", "tomli_w"},
 }
 """Layer → the packages of others that its modules may import. Plugins, commands and the conformance kit import whatever

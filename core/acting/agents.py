@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.acting import bitdelta, c_agents, checkpoints
-from bitrl.core.acting.admissible import MASK, splits, states_of
+from bitrl.core.acting.admissible import COMMANDS, MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
 from bitrl.core.acting.explanation import Explanation, explained
@@ -115,6 +115,12 @@ class Agent:
         """Of an observation as an array."""
         return self._example.shape[1:]
 
+    @property
+    def commanded(self) -> bool:
+        """Whether its observations have commands, of which its actions are one."""
+        names = self.observation_dtype.names
+        return splits(names) and names is not None and COMMANDS in names
+
     def remembers_alike(self, other: Agent) -> bool:
         """Whether an episode that `other` began can go on with this agent: its history has as many states, of the same
         kind.
@@ -152,34 +158,48 @@ class Agent:
         Raises:
             UsageError: as `act`. Then, as after any other error, no episode has recorded its observation.
         """
-        if not observations:
+        return self.act_rows(self.rows(observations), episodes)
+
+    def explain(self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None) -> list[Explanation]:
+        """As `act_batch`, with what the agent read of each observation and how probable each action was."""
+        return self.explain_rows(self.rows(observations), episodes)
+
+    def rows(self, observations: Sequence[Any]) -> np.ndarray:
+        """Observations, each as in `act`, as an array [n, ...] for `act_rows`.
+
+        Raises:
+            UsageError: one of them has the wrong type or shape.
+        """
+        arrays = [as_array(self._with_flat_mask(each), like=self._example) for each in observations]
+        return np.concatenate(arrays) if arrays else self._example[:0]
+
+    def act_rows(self, rows: np.ndarray, episodes: Sequence[Episode] | None = None) -> list[Any]:
+        """As `act_batch`, of an array that `rows` made."""
+        if not len(rows):
             return []
-        states, memories = self._states(observations, episodes)
+        states, memories = self._states(rows, episodes)
         actions = self._actions(states)
         _remember(episodes, memories)
         return actions
 
-    def explain(self, observations: Sequence[Any], episodes: Sequence[Episode] | None = None) -> list[Explanation]:
-        """As `act_batch`, with what the agent read of each observation and how probable each action was."""
-        if not observations:
+    def explain_rows(self, rows: np.ndarray, episodes: Sequence[Episode] | None = None) -> list[Explanation]:
+        """As `explain`, of an array that `rows` made."""
+        if not len(rows):
             return []
-        states, memories = self._states(observations, episodes)
+        states, memories = self._states(rows, episodes)
         found = explained(self.policy, states, self._actions(states))
         _remember(episodes, memories)
         return found
 
-    def _states(
-        self, observations: Sequence[Any], episodes: Sequence[Episode] | None
-    ) -> tuple[States, list[StateHistory]]:
+    def _states(self, rows: np.ndarray, episodes: Sequence[Episode] | None) -> tuple[States, list[StateHistory]]:
         """The states that observations lead to, and the history that each episode then has; none of them has yet."""
         if self.history > 1 and episodes is None:
             raise UsageError(
                 f"this agent reads the last {self.history} states of an episode: start one with agent.episode(), "
                 "and pass it the observations: episode.act(observation)"
             )
-        if episodes is not None and len(episodes) != len(observations):
-            raise UsageError(f"expected an episode for each of {len(observations)} observations, got {len(episodes)}")
-        rows = np.concatenate([as_array(self._with_flat_mask(each), like=self._example) for each in observations])
+        if episodes is not None and len(episodes) != len(rows):
+            raise UsageError(f"expected an episode for each of {len(rows)} observations, got {len(episodes)}")
         if self.history == 1:
             return States(rows, self.reader), []
         memories = [episode.memory.copy() for episode in episodes or ()]

@@ -16,22 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits, states_of
+from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.gguf_bytes import gguf_bytes
 from bitrl.core.acting.history import History
-from bitrl.core.acting.nested import FlatObservations, is_tuple, name_of
+from bitrl.core.acting.nested import FlatObservations, flat_one, is_tuple, name_of
 from bitrl.core.acting.plain_observations import as_plain
 from bitrl.core.acting.policies import CodebookPolicy, Continuous, Discrete, Network, Policy
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.interfaces import ObservationSpec, PortableBackbone, PortableSerializer
-from bitrl.core.pieces import Bin, Code, Number, OneHot, Piece, Printed, Scaled, Short, Text, Whole, merged
+from bitrl.core.pieces import Bin, Code, Number, OneHot, Piece, Printed, Scaled, Short, Text, Whole, merged, written
 from bitrl.core.wording import setting
 
 FORMAT = 1
 """The version of the file format, which csrc/agent/agent.c checks."""
 PLAN = "bitrl.agent"
 """The key of the plan."""
+PORTABLE = ("json", "compact", "natural", "values", "bins", "template", "codes", "vector")
+"""The built-in serializers that can, for messages."""
 MOST_DIMENSIONS = 8
 EXACT = 2**53
 """Integers up to here are exact in float64, which actions are held in."""
@@ -68,7 +71,7 @@ def write(
     tensors: dict[str, Any] = {}
     plan: dict[str, Any] = {"format": FORMAT, "history": facts["history"]}
     plan["observation"] = [*_leaves(example, observation)]
-    plan |= _written(_form_of(serializer, facts), observation, keys)
+    plan |= _written(_form_of(serializer, observation, example, facts), keys)
     if "text" in plan:
         if not isinstance(backbone, PortableBackbone):
             name = (facts["backbone"] or {"name": "none"})["name"]
@@ -117,9 +120,9 @@ def _leaves(example: np.ndarray, spec: ObservationSpec) -> Iterator[dict[str, An
             raise UsageError(f"{called} is of {dtype}, which agents for C do not read: observe float32 or float64")
         if len(shape) > MOST_DIMENSIONS:
             raise UsageError(f"{called} has {len(shape)} dimensions; agents for C read up to {MOST_DIMENSIONS}")
-        kind = {"type": "string", "longest": dtype.itemsize // 4} if dtype.kind == "U" else {"type": dtype.name}
-        if dtype.kind != "U":
-            kind["shape"] = list(shape)
+        kind: dict[str, Any] = {"type": dtype.name, "shape": list(shape)}
+        if dtype.kind == "U":
+            kind = {"type": "string", "longest": dtype.itemsize // 4}
         found.append((order.get(plain, len(order)), {"path": list(path), "called": called, **kind, "use": use}))
     # Texts are numbered in the order of the specification, as their serializer has them.
     texts = {name: place for place, name in enumerate(spec.texts)}
@@ -151,22 +154,48 @@ def _parts(
 # ---- what is written of a state ----
 
 
-def _form_of(serializer: Any, facts: Mapping[str, Any]) -> Sequence[Piece] | Scaled | OneHot:
-    """What the serializer of one flat state writes."""
+def _form_of(
+    serializer: Any, spec: ObservationSpec, example: np.ndarray, facts: Mapping[str, Any]
+) -> Sequence[Piece] | Scaled | OneHot:
+    """What the serializer of one flat state writes, which is seen to be what it says on an example."""
+    state = states_of(example)[0]
     if isinstance(serializer, History):
         serializer = serializer.serializer
     if isinstance(serializer, FlatObservations):
-        serializer = serializer.serializer
+        serializer, state = serializer.serializer, flat_one(state, serializer.parts)
     name = facts["serializer"]["name"]
     if not isinstance(serializer, PortableSerializer):
         raise UsageError(
-            f'serializer "{name}" cannot be said as pieces of text and formats of numbers, which agents for C are: '
-            "json, compact, natural, values, bins, template, codes and vector can"
+            f'serializer "{name}" cannot be said as pieces of text and formats of numbers, which agents for C write: '
+            f"{', '.join(PORTABLE[:-1])} and {PORTABLE[-1]} can"
         )
-    return serializer.form()
+    with calling(f'serializer "{name}"'):
+        form = serializer.form()
+    check_form(f'serializer "{name}"', form, serializer, spec, state)
+    return form
 
 
-def _written(form: Sequence[Piece] | Scaled | OneHot, spec: ObservationSpec, keys: dict[str, Any]) -> dict[str, Any]:
+def check_form(
+    who: str, form: Sequence[Piece] | Scaled | OneHot, serializer: Any, spec: ObservationSpec, state: Any
+) -> None:
+    """Raises UsageError, which names `who`: the serializer writes something else of a flat state than its form says."""
+    numbers = np.ravel(np.asarray(state["numbers"] if spec.texts else state)).tolist() if spec.fields else []
+    found = serializer(state)
+    if isinstance(form, Scaled):
+        said: Any = ((np.asarray(numbers) - form.middle) / form.half).astype(np.float32).tolist()
+        found = found.tolist()
+    elif isinstance(form, OneHot):
+        said, found = numbers[0] - form.start, found.argmax()
+    else:
+        said = written(form, numbers, [str(state[name]) for name in spec.texts])
+    if said != found:
+        raise UsageError(
+            f"{who} writes {str(found)[:80]!r}, and by its form() {str(said)[:80]!r}: tell its authors, and export the "
+            f"agent without {setting('c')}"
+        )
+
+
+def _written(form: Sequence[Piece] | Scaled | OneHot, keys: dict[str, Any]) -> dict[str, Any]:
     """The part of the plan that says what is written."""
     if isinstance(form, Scaled):
         return {"vector": {"middle": _floats(form.middle), "half": _floats(form.half)}}

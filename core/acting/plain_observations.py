@@ -37,13 +37,13 @@ def plain_action(action: Any) -> Any:
     return [*map(plain_action, action)] if isinstance(action, tuple) else np.asarray(action).tolist()
 
 
-def plain_answer(observation: Any, action: Any) -> Any:
-    """An action on an observation that is plain data, as plain data; the command itself where the observation has
-    commands.
+def plain_answer(observation: Any, action: Any, commanded: bool) -> Any:
+    """An action on an observation that is plain data, as plain data; the command itself where observations have
+    commands (`commanded`).
     """
-    commands = observation.get(COMMANDS) if isinstance(observation, Mapping) else None
-    if commands is None:
+    if not commanded:
         return plain_action(action)
+    commands = observation[COMMANDS]
     return (commands.split("\n") if isinstance(commands, str) else commands)[action]
 
 

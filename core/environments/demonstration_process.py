@@ -109,16 +109,17 @@ def main() -> None:
     stage: Stage | None = None
     for line in requests:
         request: Mapping[str, Any] = json.loads(line)
-        answer: dict[str, Any]
         try:
             if stage is None:
                 environment = load_environment(request["env"], **request["options"])
                 stage, answer = Stage(environment), {"ready": True, "actions": list(environment.action_names())}
             else:
                 answer = stage.step(request["action"])
+            said = json.dumps(answer, allow_nan=False)
         except BaseException as error:  # whatever an environment raises, sys.exit() too
             answer = {"failed": str(error) if isinstance(error, BitrlError) else cause(error)}
-        answers.write(json.dumps(answer).encode() + b"\n")
+            said = json.dumps(answer)
+        answers.write(said.encode() + b"\n")
         answers.flush()
         if "failed" in answer:
             return

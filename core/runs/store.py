@@ -230,7 +230,8 @@ class RunStore:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json: the run is complete, and no one removes superfluous checkpoints any more."""
-        self._sync(CHECKPOINTS)
+        if self.checkpoints.is_dir():
+            self._sync(CHECKPOINTS)
         write_atomically(self.place / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def extend(self, steps: int) -> None:
@@ -341,11 +342,14 @@ def _fresh_name(config: Config, here: Path) -> Path:
     critic = () if run.critic_backbone is None else ("critic", run.critic_backbone)
     parts = (run.env, run.backbone, *critic, run.serializer, run.algo, f"seed{run.seed}")
     name = "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", str(part)) for part in parts)
+    try:
+        make_directory(here / "runs")
+    except OSError as error:
+        raise cannot_write(Path("runs"), error) from None
     number = 1
     while True:
         directory = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
-            make_directory(here / directory.parent)
             (here / directory).mkdir()
             sync_directory(here / directory.parent)
             return directory

@@ -26,25 +26,32 @@ from bitrl.core.acting.agents import Agent
 from bitrl.core.acting.explanation import Explanation
 from bitrl.core.acting.json_input import parse_json
 from bitrl.core.acting.plain_observations import plain_answer
-from bitrl.core.errors import BitrlError, cause
-from bitrl.core.serving import metrics
+from bitrl.core.errors import BitrlError, UsageError, cause
 from bitrl.core.serving.batching import Batcher, commands_in
 from bitrl.core.serving.demonstration import Demonstration
+from bitrl.core.serving.metrics import CONTENT_TYPE, Metrics
 from bitrl.core.serving.open_episodes import LONGEST_ID, OpenEpisodes
 from bitrl.core.serving.openapi import openapi
-from bitrl.core.serving.refusals import Refused
-from bitrl.core.serving.service_limits import MOST_COMMANDS, MOST_OBSERVATIONS, Rates, ServiceLimits, Token
+from bitrl.core.serving.refusals import SOON, Refused
+from bitrl.core.serving.service_limits import MOST_COMMANDS, Rates, ServiceLimits, Token
 from bitrl.core.terminal import tell
 
 OPEN = ("/", "/healthz")
 """Paths that need no token: the page holds nothing of the agent, and who restarts the server need not know it."""
 
+SMALL_BODY, LARGE_BODIES = 2**16, 2**26
+"""Bytes up to which a body is always taken, and which all larger ones may have together until they are read."""
+
 DISCARDED = 16
 """How many times the largest body is read and thrown away, so that the client gets to read why it is refused."""
+
+LONGEST_HOST = 300
+"""Characters of a host's name and port."""
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
 
@@ -60,11 +67,11 @@ class Service:
 
     def __init__(self, agent: Agent, limits: ServiceLimits, token: Token | None):
         """Without a `token`, for clients on this machine alone. Called within the event loop."""
-        self.limits, self.metrics, self._token = limits, metrics.Metrics(), token
+        self.limits, self.metrics, self._token = limits, Metrics(), token
         self.batcher = Batcher(agent, self.metrics, limits.queue, limits.timeout)
         self.episodes = OpenEpisodes(limits.episodes, limits.episode_idle)
         self.demonstration = Demonstration()
-        self._rates = Rates(limits.rate)
+        self._rates, self._bodies = Rates(limits.rate), 0
         self._page = (files("bitrl.core.serving") / "page.html").read_bytes()
         self._router = Router(
             [
@@ -121,12 +128,11 @@ class Service:
         """Refuse requests that come too often, from another site's page, or without the token."""
         client = scope["client"][0] if scope["client"] else ""
         if not self._rates.allows(client):
-            wait = {"Retry-After": "1"}
-            raise Refused(429, f"expected at most {self.limits.rate:g} requests a second of a client, got more", wait)
+            raise Refused(429, f"expected at most {self.limits.rate:g} requests a second of a client, got more", SOON)
         headers = {name: value for name, value in scope["headers"] if name in (b"host", b"origin", b"authorization")}
         if self._token is None:
             host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
-            _check_site(host, origin)
+            _check_site(host[:LONGEST_HOST], origin[:LONGEST_HOST])
         elif scope["path"] not in OPEN and not self._token.admits(headers.get(b"authorization", b"")):
             raise Refused(
                 401,
@@ -136,7 +142,7 @@ class Service:
 
     async def _act(self, request: Request) -> Response:
         began = time.perf_counter()
-        asked = asked_for(await _body(request, self.limits.body))
+        asked = asked_for(await self._json_of(request))
         agent = self.batcher.agent
         if agent.history > 1 and asked.episode is None:
             raise Refused(
@@ -145,9 +151,41 @@ class Service:
                 'send its id: {"observation": …, "episode": …}',
             )
         episode = None if asked.episode is None else self.episodes.use(asked.episode)
-        found = await self.batcher.act(asked.observations, episode, asked.explain)
+        waiting = self.batcher.put(asked.observations, episode, asked.explain)
+        asked = asked.read_by(waiting.agent)
+        found = await self.batcher.answer(waiting)
         self.metrics.seconds.add(time.perf_counter() - began)
         return _json(asked.answer(found))
+
+    async def _json_of(self, request: Request) -> Any:
+        """The JSON in the body of a request.
+
+        Raises:
+            Refused: it is not said to be JSON, is too large, or is none.
+        """
+        most = self.limits.body
+        kind = request.headers.get("content-type", "")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            raise Refused(415, f'expected the header Content-Type: application/json, got "{kind[:80]}"')
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > most:
+            raise _too_large(most)
+        data, counted = bytearray(), 0
+        try:
+            async for part in request.stream():
+                data += part
+                if len(data) > most:
+                    raise _too_large(most)
+                if len(data) > SMALL_BODY:
+                    self._bodies += len(data) - counted
+                    counted = len(data)
+                    if self._bodies > max(LARGE_BODIES, 2 * most):
+                        raise Refused(503, "too many large bodies are on their way: try again in a second", SOON)
+            return parse_json(bytes(data))
+        except UsageError as error:
+            raise Refused(400, str(error)) from None
+        finally:
+            self._bodies -= counted
 
     async def _begin_episode(self, request: Request) -> Response:
         return _json({"episode": self.episodes.begin(self.batcher.agent)}, 201)
@@ -157,12 +195,12 @@ class Service:
         return Response(status_code=204)
 
     async def _demonstrate(self, request: Request) -> Response:
-        given = await _body(request, self.limits.body)
+        given = await self._json_of(request)
         if not isinstance(given, dict) or given.keys() != {"begin"} or not isinstance(given["begin"], bool):
             raise Refused(422, 'expected {"begin": true} for a new episode or {"begin": false} for the next step')
         found = await self.demonstration.step(self.batcher, given["begin"])
         explanation: Explanation = found["explanation"]
-        action = plain_answer(found["observation"], explanation.action)
+        action = plain_answer(found["observation"], explanation.action, self.batcher.agent.commanded)
         return _json({**found, "explanation": as_json(explanation), "action": action})
 
     async def _about(self, request: Request) -> Response:
@@ -176,7 +214,7 @@ class Service:
         return _json({"status": "ok"})
 
     async def _show_metrics(self, request: Request) -> Response:
-        return Response(self.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _describe(self, request: Request) -> Response:
         return _json(openapi(self.batcher.agent))
@@ -206,7 +244,7 @@ class Exchange:
 
     __slots__ = ("_coming", "_metrics", "_receive", "_send", "status")
 
-    def __init__(self, receive: Receive, send: Send, metrics: metrics.Metrics):
+    def __init__(self, receive: Receive, send: Send, metrics: Metrics):
         self._receive, self._send, self._metrics, self._coming, self.status = receive, send, metrics, True, 0
 
     async def receive(self) -> Message:
@@ -243,10 +281,16 @@ class ActRequest:
     explain: bool
     single: bool
 
+    def read_by(self, agent: Agent) -> ActRequest:
+        """The same with no more than `answer` needs: what else a client has sent need not wait for the answer."""
+        commands = [{COMMANDS: each[COMMANDS]} if agent.commanded else None for each in self.observations]
+        return attrs.evolve(self, observations=commands)
+
     def answer(self, found: Sequence[Any]) -> dict[str, Any]:
         """The answer, of actions or explanations."""
         actions = [each.action if self.explain else each for each in found]
-        plain = [*map(plain_answer, self.observations, actions)]
+        pairs = zip(self.observations, actions, strict=True)
+        plain = [plain_answer(observation, action, observation is not None) for observation, action in pairs]
         answer: dict[str, Any] = {"action": plain[0]} if self.single else {"actions": plain}
         if self.explain:
             parts = [*map(as_json, found)]
@@ -270,38 +314,14 @@ def asked_for(given: Any) -> ActRequest:
     if not isinstance(explain, bool):
         raise Refused(422, f'"explain": expected true or false, got {json.dumps(explain)[:80]}')
     observations = [given["observation"]] if single else given["observations"]
-    if not isinstance(observations, list) or not 1 <= len(observations) <= MOST_OBSERVATIONS:
-        count = f"{len(observations):,}" if isinstance(observations, list) else json.dumps(observations)[:80]
-        raise Refused(422, f'"observations": expected a list of 1 to {MOST_OBSERVATIONS:,}, got {count}')
+    if not isinstance(observations, list) or not observations:
+        raise Refused(422, f'"observations": expected a list of them, got {json.dumps(observations)[:80]}')
     if any(commands_in(each) > MOST_COMMANDS for each in observations):
         raise Refused(422, f'"{COMMANDS}": expected at most {MOST_COMMANDS:,}')
     episode = given.get("episode")
     if "episode" in given and not (isinstance(episode, str) and 1 <= len(episode) <= LONGEST_ID):
         raise Refused(422, f'"episode": expected the id of one, got {json.dumps(episode)[:80]}')
     return ActRequest(observations, episode, explain, single)
-
-
-async def _body(request: Request, most: int) -> Any:
-    """The JSON in the body of a request.
-
-    Raises:
-        Refused: it is not said to be JSON, is too large, or is none.
-    """
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, f'expected the header Content-Type: application/json, got "{kind[:80]}"')
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:20]) > most:
-        raise _too_large(most)
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > most:
-            raise _too_large(most)
-    try:
-        return parse_json(bytes(data))
-    except BitrlError as error:
-        raise Refused(400, str(error)) from None
 
 
 def _too_large(most: int) -> Refused:
@@ -326,7 +346,7 @@ def _check_site(host: str, origin: str) -> None:
     if not local:
         raise Refused(421, f'expected the header Host to name this machine (127.0.0.1, localhost), got "{host[:80]}"')
     if origin and urlsplit(origin).netloc != host:
-        raise Refused(403, f'expected no page of another site, got a request of "{origin[:80]}"')
+        raise Refused(403, f'a page of another site, "{origin[:80]}", may not ask a server without a token')
 
 
 def _as_refusal(error: Exception) -> Refused:

@@ -7,6 +7,7 @@ nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -15,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 
 from bitrl.core.acting.admissible import COMMANDS
 from bitrl.core.acting.agents import Agent, Episode
 from bitrl.core.errors import BitrlError, cause, out_of_memory
 from bitrl.core.serving.metrics import Metrics
-from bitrl.core.serving.open_episodes import goes_on
-from bitrl.core.serving.refusals import Refused
+from bitrl.core.serving.refusals import SOON, Refused
+from bitrl.core.serving.service_limits import MOST_OBSERVATIONS
 from bitrl.core.terminal import tell
 
 TOGETHER = 64
@@ -30,22 +32,24 @@ TOGETHER = 64
 SCORES = 8192
 """Commands of a batch, of all its observations as many as of the one with the most: they are scored in one array."""
 
+ROWS_BYTES = 2**26
+"""Observations that wait, as arrays: texts are as long in them as they may be."""
+
 
 @attrs.define(eq=False)
 class Waiting:
-    """A request to act: observations, the episode of the one where it has one, and whether to explain the actions.
+    """A request to act: observations as rows of an array of this agent, the episode of the one where it has one,
+    whether to explain the actions, and the most commands of an observation.
 
     `answer` becomes the actions (or explanations), or an error.
     """
 
-    observations: Sequence[Any]
+    agent: Agent
+    rows: np.ndarray
     episode: Episode | None
     explain: bool
+    commands: int
     answer: asyncio.Future[list[Any]]
-    commands: int = 1
-
-    def __attrs_post_init__(self) -> None:
-        self.commands = max(map(commands_in, self.observations))
 
 
 def commands_in(observation: Any) -> int:
@@ -56,17 +60,28 @@ def commands_in(observation: Any) -> int:
     return len(commands) if isinstance(commands, list) else 1
 
 
+def row_bytes(agent: Agent) -> int:
+    """Bytes of an observation as a row of an array."""
+    return max(1, agent.observation_dtype.itemsize * math.prod(agent.observation_shape))
+
+
+def most_observations(agent: Agent) -> int:
+    """Observations of one request, at most."""
+    return min(MOST_OBSERVATIONS, max(1, ROWS_BYTES // row_bytes(agent)))
+
+
 class Batcher:
     """Gathers requests into batches, and acts in a thread of its own.
 
     Attributes:
-        agent: acts; another one may take its place at any time, between two batches.
-        waiting: observations of requests that have no answer yet.
+        agent: acts on what is asked from now on; another one may take its place at any time.
+        waiting, waiting_bytes: observations of requests that have no answer yet.
     """
 
     def __init__(self, agent: Agent, metrics: Metrics, most: int, timeout: float):
         """At most `most` observations wait, each for at most `timeout` seconds. Called within the event loop."""
         self.agent, self.metrics, self.most, self.timeout, self.waiting = agent, metrics, most, timeout, 0
+        self.waiting_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._asked: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._began: float | None = None  # when the batch that is being acted on did
@@ -74,19 +89,35 @@ class Batcher:
         self._thread.start()
 
     async def act(self, observations: Sequence[Any], episode: Episode | None, explain: bool) -> list[Any]:
-        """The action for each observation, or an `Explanation`. With an `episode` there is one observation.
+        """`put`, and the answer."""
+        return await self.answer(self.put(observations, episode, explain))
+
+    def put(self, observations: Sequence[Any], episode: Episode | None, explain: bool) -> Waiting:
+        """Let observations wait for their actions. With an `episode` there is one.
+
+        Raises:
+            BitrlError: one of them is none of the agent's.
+            Refused: too many are waiting.
+        """
+        agent = self.agent
+        if len(observations) > (most := most_observations(agent)):
+            raise Refused(422, f"expected at most {most:,} observations, got {len(observations):,}")
+        count, size = self.waiting + len(observations), self.waiting_bytes + len(observations) * row_bytes(agent)
+        if self.waiting and (count > self.most or size > ROWS_BYTES):
+            raise Refused(503, f"{self.waiting:,} observations are waiting: try again in a second", SOON)
+        rows, commands = agent.rows(observations), max(map(commands_in, observations))
+        asked = Waiting(agent, rows, episode, explain, commands, self._loop.create_future())
+        self.waiting, self.waiting_bytes = count, size
+        self._asked.put(asked)
+        return asked
+
+    async def answer(self, asked: Waiting) -> list[Any]:
+        """The action for each observation, or an `Explanation`.
 
         Raises:
             BitrlError: the agent cannot act on one of them; the episode has then not recorded it.
-            Refused: too many are waiting, or it took too long.
+            Refused: it took too long.
         """
-        if self.waiting and self.waiting + len(observations) > self.most:
-            raise Refused(
-                503, f"{self.waiting:,} observations are waiting: try again in a second", {"Retry-After": "1"}
-            )
-        asked = Waiting(observations, episode, explain, self._loop.create_future())
-        self.waiting += len(observations)
-        self._asked.put(asked)
         try:
             async with asyncio.timeout(self.timeout):
                 return await asked.answer
@@ -101,13 +132,13 @@ class Batcher:
     def close(self) -> None:
         """End the thread once it has done what was asked before."""
         self._asked.put(None)
-        self._thread.join(self.timeout)
+        self._thread.join(1.0)  # it is idle, unless somebody is in a hurry
 
     def _work(self) -> None:
         for batch in self._batches():
             wanted = [asked for asked in batch if not asked.answer.done()]  # the others were given up meanwhile
             self._began = time.monotonic()
-            answers = _answers(self.agent, wanted) if wanted else []
+            answers = _answers(wanted) if wanted else []
             self._began = None
             try:
                 self._loop.call_soon_threadsafe(self._deliver, batch, wanted, answers)
@@ -130,9 +161,10 @@ class Batcher:
 
     def _deliver(self, batch: Sequence[Waiting], wanted: Sequence[Waiting], answers: Sequence[Any]) -> None:
         """In the event loop: hand out what the thread found."""
-        self.waiting -= sum(len(asked.observations) for asked in batch)
+        self.waiting -= sum(len(asked.rows) for asked in batch)
+        self.waiting_bytes -= sum(asked.rows.nbytes for asked in batch)
         if wanted:
-            self.metrics.batches.add(sum(len(asked.observations) for asked in wanted))
+            self.metrics.batches.add(sum(len(asked.rows) for asked in wanted))
         for asked, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, list):
                 self.metrics.observations += len(answer)
@@ -145,15 +177,15 @@ class Batcher:
 
 
 def _taken(held: deque[Waiting]) -> list[Waiting]:
-    """The next batch: as much of what is held, in order, as fits. No episode is twice in a batch."""
+    """The next batch: as much of what is held, in order, as fits. It is of one agent, and has no episode twice."""
     batch: list[Waiting] = []
     kept: list[Waiting] = []
     busy: set[int] = set()  # the episodes in the batch
     count = commands = 0
     while held:
         asked = held.popleft()
-        total, most = count + len(asked.observations), max(commands, asked.commands)
-        if batch and (total > TOGETHER or total * most > SCORES):
+        total, most = count + len(asked.rows), max(commands, asked.commands)
+        if batch and (asked.agent is not batch[0].agent or total > TOGETHER or total * most > SCORES):
             held.appendleft(asked)
             break
         if id(asked.episode) in busy:
@@ -167,25 +199,25 @@ def _taken(held: deque[Waiting]) -> list[Waiting]:
     return batch
 
 
-def _answers(agent: Agent, batch: Sequence[Waiting]) -> list[list[Any] | Exception]:
+def _answers(batch: Sequence[Waiting]) -> list[list[Any] | Exception]:
     """The actions or explanations for each request, or what went wrong with it."""
     answers: dict[int, list[Any] | Exception] = {}
     for explain in (False, True):
         indices = [index for index, asked in enumerate(batch) if asked.explain is explain]
-        found = _together(agent, [batch[index] for index in indices]) if indices else []
+        found = _together([batch[index] for index in indices]) if indices else []
         answers |= dict(zip(indices, found, strict=True))
     return [answers[index] for index in range(len(batch))]
 
 
-def _together(agent: Agent, batch: Sequence[Waiting]) -> list[list[Any] | Exception]:
+def _together(batch: Sequence[Waiting]) -> list[list[Any] | Exception]:
     """The same for requests that are alike. If they cannot be acted on together, each is tried alone, so that nobody
     gets the error of another.
     """
     try:
-        found = _acted(agent, batch)
+        found = _acted(batch)
     except BaseException as error:  # a panic of an extension module is no Exception
         if len(batch) > 1:
-            return [answer for asked in batch for answer in _together(agent, [asked])]
+            return [answer for asked in batch for answer in _together([asked])]
         if isinstance(error, BitrlError):
             return [error]
         what = "out of memory" if out_of_memory(error) else f"unexpected error in the agent: {cause(error)}"
@@ -193,16 +225,14 @@ def _together(agent: Agent, batch: Sequence[Waiting]) -> list[list[Any] | Except
         return [Refused(500, f"{what}: tell who runs this server")]
     answers, place = [], 0
     for asked in batch:
-        answers.append(found[place : place + len(asked.observations)])
-        place += len(asked.observations)
+        answers.append(found[place : place + len(asked.rows)])
+        place += len(asked.rows)
     return [*answers]
 
 
-def _acted(agent: Agent, batch: Sequence[Waiting]) -> list[Any]:
-    observations = [observation for asked in batch for observation in asked.observations]
+def _acted(batch: Sequence[Waiting]) -> list[Any]:
+    agent, rows = batch[0].agent, np.concatenate([asked.rows for asked in batch])
     episodes = None
     if agent.history > 1:
         episodes = [asked.episode for asked in batch if asked.episode is not None]
-        if not all(goes_on(episode, agent) for episode in episodes):
-            raise Refused(404, "the episode ended when another agent was swapped in: begin one with POST /episodes")
-    return agent.explain(observations, episodes) if batch[0].explain else agent.act_batch(observations, episodes)
+    return agent.explain_rows(rows, episodes) if batch[0].explain else agent.act_rows(rows, episodes)

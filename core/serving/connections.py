@@ -11,10 +11,17 @@ import json
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-LONGEST_HEAD = 65536
-"""Bytes of a request before its body."""
+LONGEST_HEAD, MOST_HEADERS = 65536, 100
+"""Bytes of a request before its body, and its headers, trailers included."""
+
+PIPELINED = 32
+"""Requests of a connection that wait for the answers to those before them: each takes memory before it is begun."""
+
+FAREWELL = 0.5
+"""Seconds that idle connections are kept when the server stops."""
 
 
 class Coalescing(asyncio.Transport):
@@ -44,16 +51,27 @@ class Coalescing(asyncio.Transport):
             self._transport.write(b"".join(written))
 
 
+NO_HTTP = (400, "expected HTTP/1.1, got something else")
+TOO_LARGE = (431, f"expected at most {MOST_HEADERS} headers and {LONGEST_HEAD:,} bytes before the body, got more")
+TOO_MANY = (400, f"expected at most {PIPELINED} requests before their answers are read, got more")
+
+
+class _Stop(Exception):
+    """Stops the parser, with a status and a message for the client."""
+
+
 class Connection(HttpToolsProtocol):
     """A connection. Its application is a `bitrl.core.serving.app.Service`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._service: Any = self.app
-        self._idle, self._in_head, self._broken, self._ended = False, True, False, False
+        self._idle, self._in_head, self._broken, self._ended, self._stopping = False, True, False, False, False
         self._since = self.loop.time()  # when the request began to come, or the last answer was sent
         self._closing: float | None = None
         self._head = 0
+        self._fields = self._size = 0
+        self._wrong: tuple[Any, ...] = NO_HTTP
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, in the place of one that only waits if there are too many, or refuse it."""
@@ -77,9 +95,37 @@ class Connection(HttpToolsProtocol):
             self._idle, self._since = False, self.loop.time()
         if self._in_head:
             self._head += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._read(data)
         if self._in_head and self._head > LONGEST_HEAD and not self.transport.is_closing():
-            self._refuse(431, f"expected at most {LONGEST_HEAD:,} bytes before the body, got more")
+            self._refuse(*TOO_LARGE)
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.parser.get_method() == b"CONNECT":
+                self.send_400_response("")
+            else:
+                self._decline(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _Stop):
+                self._wrong = error.__context__.args
+            self.send_400_response("")
+
+    def _decline(self, rest: bytes) -> None:
+        """A client offers another protocol, as some do with every first request: it is read as if it did not. The
+        parser would take the body for the other protocol.
+        """
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b"close" if b"close" in value.lower() else b"keep-alive"
+            if name not in (b"upgrade", b"http2-settings"):
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._read(b"\r\n".join([*lines, b"\r\n"]) + rest)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Nothing more will come: close once what came has been answered."""
@@ -91,12 +137,37 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head, self._fields, self._size = True, 0, 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the path."""
+        self._count(0, len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer."""
+        self._count(1, len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, fields: int, size: int) -> None:
+        self._fields += fields
+        self._size += size
+        if self._fields > MOST_HEADERS or self._size > LONGEST_HEAD:
+            raise _Stop(*TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The body begins."""
-        super().on_headers_complete()
         self._in_head, self._head = False, 0
+        if len(self.pipeline) >= PIPELINED:
+            raise _Stop(*TOO_MANY)
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+            self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer was sent."""
@@ -106,15 +177,29 @@ class Connection(HttpToolsProtocol):
         if not self._idle or self.transport.is_closing():
             return
         if self._broken:
-            self._refuse(400, "expected HTTP/1.1, got something else after the last request")
+            self._refuse(*self._wrong)
         elif self._ended:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server stops. A client that is between two requests may be sending the next one: if it comes soon, it is
+        answered, and told that it was the last.
+        """
+        self._stopping = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(FAREWELL, self._part)
+        else:
+            super().shutdown()
+
+    def _part(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP: say so, after the answers to what came before it."""
         self._broken = True
         if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
-            self._refuse(400, "expected HTTP/1.1, got something else")
+            self._refuse(*self._wrong)
         else:
             self.flow.pause_reading()
 

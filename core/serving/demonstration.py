@@ -42,7 +42,7 @@ class Demonstration:
         self._names: list[str] = []
         self._steps, self._return, self._seen = 0, 0.0, time.monotonic()
 
-    async def step(self, batcher: Batcher, anew: bool) -> dict[str, Any]:
+    async def step(self, batcher: Batcher, begin: bool) -> dict[str, Any]:
         """Take the action that was shown last, or begin an episode, and show what follows.
 
         Raises:
@@ -51,19 +51,21 @@ class Demonstration:
         async with self._lock:
             self._seen = time.monotonic()
             try:
-                return await self._step(batcher, anew)
+                return await self._step(batcher, begin)
             except BaseException:
                 await self.close()
                 raise
 
-    async def _step(self, batcher: Batcher, anew: bool) -> dict[str, Any]:
+    async def _step(self, batcher: Batcher, begin: bool) -> dict[str, Any]:
         agent = batcher.agent
         if self._process is None or self._agent is not agent:
             await self.close()
             await self._begin(agent)
-        anew = anew or self._episode is None
-        found = await self._ask({"action": None if anew else self._action}, STEPPING)
-        if anew:
+        begin = begin or self._episode is None
+        found = await self._ask({"action": None if begin else self._action}, STEPPING)
+        if batcher.agent is not agent:  # another was swapped in meanwhile
+            return await self._step(batcher, True)
+        if begin:
             self._episode, self._steps, self._return = agent.episode(), 0, 0.0
         else:
             self._steps += 1
@@ -149,6 +151,7 @@ def shown_environment(facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]
         raise Refused(
             503, f"showing the environment needs gymnasium, which is not installed: {to_install('gymnasium')}"
         )
-    learner = facts.get("learner")
-    options = learner.get("config", {}).get("env", {}) if isinstance(learner, Mapping) else {}
+    options: Any = facts
+    for key in ("learner", "config", "env"):
+        options = options.get(key) if isinstance(options, Mapping) else None
     return name, options if isinstance(options, Mapping) else {}

@@ -68,7 +68,7 @@ class Metrics:
         )
         yield from _header("bitrl_observations_total", "counter", "Observations that were acted on.")
         yield f"bitrl_observations_total {self.observations}"
-        yield from _header("bitrl_agent_swaps_total", "counter", "Agents read anew while serving.")
+        yield from _header("bitrl_agent_swaps_total", "counter", "Agents reloaded while serving.")
         yield from _labelled("bitrl_agent_swaps_total", "result", self.swaps)
         yield from _header("bitrl_act_seconds", "histogram", "Seconds from a request to act to its answer.")
         yield from self.seconds.lines("bitrl_act_seconds")

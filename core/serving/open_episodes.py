@@ -8,7 +8,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from bitrl.core.acting.agents import Agent, Episode
+from bitrl.core.serving.batching import row_bytes
 from bitrl.core.serving.refusals import Refused
+
+REMEMBERED = 2**28
+"""Bytes of the states that episodes remember."""
 
 LONGEST_ID = 64
 """Characters of an id in a request; ours are shorter."""
@@ -32,10 +36,10 @@ class OpenEpisodes:
             Refused: there are as many as there may be.
         """
         self.end_idle()
-        if len(self._open) >= self.most:
+        if len(self._open) >= min(self.most, max(1, REMEMBERED // (agent.history * row_bytes(agent)))):
             raise Refused(
                 503,
-                f"{self.most:,} episodes are open, as many as there may be: end one with DELETE /episodes/ID",
+                f"{len(self._open):,} episodes are open, as many as there may be: end one with DELETE /episodes/ID",
                 {"Retry-After": "10"},
             )
         name = secrets.token_urlsafe(12)
@@ -73,7 +77,9 @@ class OpenEpisodes:
     def follow(self, agent: Agent) -> None:
         """Another agent acts from now on: go on with episodes whose memory it can use, and end the others."""
         for name, (episode, _) in [*self._open.items()]:
-            if not goes_on(episode, agent):
+            if agent.remembers_alike(episode.agent):
+                episode.agent = agent
+            else:
                 del self._open[name]
 
     def _unknown(self, name: str) -> Refused:
@@ -82,12 +88,3 @@ class OpenEpisodes:
             f'no episode "{name[:LONGEST_ID]}": it was ended, not used for {self.idle:g} seconds, or never begun: '
             "begin one with POST /episodes",
         )
-
-
-def goes_on(episode: Episode, agent: Agent) -> bool:
-    """Whether an episode can go on with this agent, which it then does."""
-    if episode.agent is not agent:
-        if not agent.remembers_alike(episode.agent):
-            return False
-        episode.agent = agent
-    return True

@@ -11,8 +11,9 @@ import numpy as np
 from bitrl.core.acting.admissible import COMMANDS, MASK, splits
 from bitrl.core.acting.agents import Agent
 from bitrl.core.acting.nested import is_tuple
+from bitrl.core.serving.batching import most_observations
 from bitrl.core.serving.open_episodes import LONGEST_ID
-from bitrl.core.serving.service_limits import MOST_COMMANDS, MOST_OBSERVATIONS
+from bitrl.core.serving.service_limits import MOST_COMMANDS
 
 ERRORS = {
     400: "The request is no HTTP, or its body no JSON.",
@@ -92,7 +93,7 @@ def _act(agent: Agent) -> dict[str, Any]:
     explain = {"type": "boolean", "description": "Also answer with the text that was read, and the probabilities."}
     one = {"observation": _of("Observation"), "episode": _of("EpisodeId"), "explain": explain}
     several = {
-        "observations": {**_list(_of("Observation")), "minItems": 1, "maxItems": MOST_OBSERVATIONS},
+        "observations": {**_list(_of("Observation")), "minItems": 1, "maxItems": most_observations(agent)},
         "explain": explain,
     }
     if agent.history > 1:  # states of an episode are sent one after another

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from bitrl.core.errors import BitrlError
 
+SOON = {"Retry-After": "1"}
+"""The header that asks a client to try again in a second."""
+
 
 class Refused(BitrlError):
     """A request that is answered with an error.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import attrs
 
 from bitrl.core.errors import UsageError
-from bitrl.core.files import cannot_write, remove_unfinished, write_atomically
+from bitrl.core.files import cannot_write, make_directory, remove_unfinished, write_atomically
 from bitrl.core.runs.lock import lock
 from bitrl.core.runs.store import as_toml
 from bitrl.core.studies.design import Cell, Design, build_design, read_design
@@ -81,7 +81,7 @@ class Study:
         """
         planned, changes = cls.plan(directory, data)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
         except OSError as error:
             raise cannot_write(directory, error) from None
         study = cls(directory, planned.design)

@@ -8,11 +8,12 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bitrl.core.acting.c_agents import check_form
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.random_play import observations_of
 from bitrl.core.errors import UsageError
-from bitrl.core.interfaces import LearningSerializer, ObservationSpec, Serializer
+from bitrl.core.interfaces import LearningSerializer, ObservationSpec, PortableSerializer, Serializer
 from bitrl.core.options import parse
 from bitrl.core.records import SerializerRecord
 from bitrl.testing.outcomes import Check, Outcome, demand, examine, expect, run_checks
@@ -191,6 +192,15 @@ def _same(left: Any, right: Any) -> bool:
     return np.array_equal(np.asarray(left), np.asarray(right))
 
 
+def writes_by_its_form(cases: list[SerializerCase]) -> None:
+    """If it has form(), each observation is written as that says, by which agents in C write."""
+    for case in cases:
+        if isinstance(case.serializer, PortableSerializer):
+            form = case.serializer.form()
+            for observation in case.observations:
+                check_form("it", form, case.serializer, case.spec, observation)
+
+
 CHECKS: tuple[Check[list[SerializerCase]], ...] = (
     has_the_interface,
     says_whether_it_learns,
@@ -199,4 +209,5 @@ CHECKS: tuple[Check[list[SerializerCase]], ...] = (
     is_a_function_of_the_observation,
     leaves_its_input_alone,
     saves_what_it_learned,
+    writes_by_its_form,
 )

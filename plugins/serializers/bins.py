@@ -43,7 +43,10 @@ class Bins:
         if self.observation.discrete is not None:
             return [Number(0, Whole())]
         columns = zip(self.low, self.high, self.middle, self.steps, strict=True)
-        numbers = [Number(index, Bin(*map(float, column), self.end)) for index, column in enumerate(columns)]
+        numbers = [
+            Number(index, Bin(float(low), float(high), float(middle), float(steps), self.end))
+            for index, (low, high, middle, steps) in enumerate(columns)
+        ]
         texts: list[list[Piece]] = [[Text(index), "."] for index in range(len(self.observation.texts))]
         return joined([*texts, *([number] for number in numbers)])
 

@@ -97,4 +97,5 @@ def _pieces(sentence: str, numbers: list[Number]) -> Iterator[Piece]:
             continue
         place, _, size = name.partition(".")
         negative, slash, positive = (words or "").partition("/")
-        yield attrs.evolve(numbers[int(place)], show=(negative, positive) if slash else size or "all")
+        show: Any = (negative, positive) if slash else size or "all"
+        yield attrs.evolve(numbers[int(place)], show=show)

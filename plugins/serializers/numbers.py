@@ -8,7 +8,7 @@ from typing import Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
-from bitrl.core.pieces import Number, Printed, Whole
+from bitrl.core.pieces import Number, Printed, Whole, unsigned_zero
 from bitrl.core.wording import setting
 
 DECIMALS = 3
@@ -134,8 +134,3 @@ def flatten(observation: Any) -> list[float]:
 def names_of(fields: Sequence[Field], count: int) -> list[str]:
     """The fields' names; x0, x1, … where the environment is not known."""
     return [field.name for field in fields] or [f"x{index}" for index in range(count)]
-
-
-def unsigned_zero(text: str) -> str:
-    """ "-0.000" as "0.000": the sign of zero is noise to a model."""
-    return text[1:] if text.startswith("-") and not text.strip("-0.") else text

@@ -14,7 +14,7 @@ from typing import Any
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import ObservationSpec
-from bitrl.core.pieces import Number, Piece, Short, Text, joined
+from bitrl.core.pieces import Number, Piece, Short, Text, joined, short
 from bitrl.plugins.serializers import ValuesOptions
 from bitrl.plugins.serializers.numbers import (
     DECIMALS,
@@ -22,12 +22,8 @@ from bitrl.plugins.serializers.numbers import (
     decimals_of,
     numbers_of,
     sentence,
-    unsigned_zero,
 )
 from bitrl.plugins.serializers.units import Unit, legend
-
-_DECIMALS_BELOW = ((99.9, DECIMALS), (999.0, 1), (9999.0, 0))
-"""Numbers of these sizes are two tokens of the starter's vocabulary with so many decimals."""
 
 WIDE, AT_ONCE = 32, 8
 """Of more numbers, so many at once are preceded by a legend of their own: whoever reads a part of the text has it."""
@@ -97,17 +93,6 @@ class Values:
             short((value - offset) / scale, decimals)
             for value, (scale, offset, decimals) in zip(values, self.units, strict=True)
         ]
-
-
-def short(number: float, decimals: int) -> str:
-    """A number with at most `decimals` digits after the point, fewer where it is large, and from ten thousand on as
-    three digits and an exponent, 123e4: at most three tokens of the starter's vocabulary, two below that.
-    """
-    for limit, most in _DECIMALS_BELOW:
-        if -limit < number < limit:
-            return unsigned_zero(f"{number:.{min(decimals, most)}f}")
-    digits, e, exponent = f"{number:.2e}".replace(".", "").partition("e")
-    return f"{digits}e{int(exponent) - 2}" if e else digits  # nan and inf have none
 
 
 def _labels(names: list[str]) -> list[str]:

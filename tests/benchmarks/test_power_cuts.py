@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bitrl.core.files import make_directory, write_atomically
+from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer, write_all
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -84,6 +86,22 @@ def test_a_file_that_is_written_atomically_is_the_old_or_the_new_one(disk: Any) 
     assert {each["old"] for each in states} == {b"old", b"newer"}
     assert {each.get("other") for each in states} <= {None, b"", b"text"}
     assert left(disk, 0.0) == {"old": b"newer", "other": b"text"}
+
+
+def test_a_model_file_is_the_old_or_the_new_one(disk: Any) -> None:
+    for size in (1, 2):
+        states: list[dict[str, bytes]] = []
+        before = left(disk, 0.0).get("model.gguf")
+        disk.before = lambda calls, states=states: states.extend(left(disk, kept, calls) for kept in (0.0, 0.5, 1.0))
+        with gguf_writer(disk.root / "model.gguf", "llama") as writer:
+            writer.add_uint32("test.size", size)
+            add_digests(writer)
+            writer.add_tensor("weights", np.arange(64 * size, dtype=np.float32))
+            write_all(writer)
+        disk.before = lambda calls: None
+        now = left(disk, 0.0)["model.gguf"]
+        assert now == (disk.root / "model.gguf").read_bytes()
+        assert {each.get("model.gguf") for each in states} <= {before, now}
 
 
 def test_a_directory_that_was_made_to_last_does(disk: Any) -> None:

@@ -97,6 +97,7 @@ BAD = [
     (b"[0, 0, 0, 1" + b"0" * 5000 + b"]", "line 3: "),
     (b"[0, 0, 0, 1" + b"0" * 400 + b"]", "line 3: "),
     (b'"\x1b[31m"', "line 3: expected JSON"),
+    (b'"\\ud800"', "line 3: expected Unicode: a string holds half of a surrogate pair"),
     (b"\xef\xbb\xbfnul", "line 3: expected JSON"),
 ]
 

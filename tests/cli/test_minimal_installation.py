@@ -53,6 +53,12 @@ def test_an_installation_for_agents_acts_and_lists(trained) -> None:
         assert (done.returncode, done.stderr) == (0, ""), args
 
 
+def test_an_installation_for_agents_profiles_them(trained) -> None:
+    done = without(FOR_TRAINING, "profile", trained / "agent.safetensors", "--duration", "100ms", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["results"]["acts"] > 0
+
+
 def test_an_installation_for_agents_serves(trained, tmp_path) -> None:
     command = [sys.executable, "-c", BLOCKING, FOR_TRAINING, "serve", str(trained / "agent.safetensors"), "--port", "0"]
     with running(command, tmp_path / "log") as served:
@@ -92,6 +98,7 @@ def test_what_it_cannot_do_names_all_that_is_missing_at_once(trained, monkeypatc
         ("tensorboardX", ["run", "--steps", "1", "--out", "new", "--logger", "tensorboard"], "bitrl[tensorboard]"),
         ("av", ["eval", "run", "--video", "v.mp4"], "bitrl[video]"),
         ("matplotlib", ["model", "probe", "--out", "p.png", "--count", "40"], "bitrl[report]"),
+        ("matplotlib", ["profile", "agent.safetensors", "--plot", "p.png"], "bitrl[report]"),
         ("starlette", ["serve", "agent.safetensors"], "bitrl[serve]"),
         ("uvicorn", ["serve", "agent.safetensors"], "bitrl[serve]"),
         ("httptools", ["serve", "agent.safetensors"], "bitrl[serve]"),

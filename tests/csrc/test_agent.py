@@ -16,8 +16,10 @@ from bitrl.core.acting.gguf_bytes import gguf_bytes
 from bitrl.core.acting.policies import Network
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
+from bitrl.core.pieces import Number, Printed
 from bitrl.plugins.algos.engine_learner import EngineLearner, EngineNetwork
 from bitrl.plugins.backbones.files.model_file import ModelFile
+from bitrl.plugins.serializers.compact import Compact
 
 CARTPOLE = ObservationSpec(
     "CartPole-v1",
@@ -318,6 +320,12 @@ def test_what_cannot_run_without_python_is_refused_in_words(tmp_path, model) -> 
     other = TinyModel(width=48, ffn=80, heads=3, kv_heads=1, blocks=1)
     path = other.write(tmp_path / "gpt2.gguf", changes={"tokenizer.ggml.pre": "gpt-2"})
     refused("tokenizer cannot run without Python", CARTPOLE, FLOAT4, "json", {}, {"model": str(path)})
+
+
+def test_a_form_that_is_not_what_is_written_is_refused(tmp_path, model, monkeypatch) -> None:
+    monkeypatch.setattr(Compact, "form", lambda self: ["x=", Number(0, Printed(".2f"))])
+    with pytest.raises(UsageError, match=r'serializer "compact" writes \'x=0.000.* by its form\(\) \'x=0.00\''):
+        pair(tmp_path, CARTPOLE, FLOAT4, "compact", {}, model)
 
 
 # ---- what is no agent ----

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 import bitrl
-from bitrl.cli.act import parse
+from bitrl.core.acting.json_input import parse_json
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.files.tokenizer import build_tokenizer
 from bitrl.plugins.backbones.number_ends import number_ends
@@ -188,7 +188,7 @@ WORDS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.one_of(WORDS.map("".join), STATES, st.text(max_size=30)))
 @example('"' + "a" * 128 + '": 1')
 @example('"' + "a" * 129 + '": 1')
@@ -247,7 +247,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(VALUES, st.booleans(), st.sampled_from([None, 1]))
 def test_json_is_read_as_python_reads_it(value, ascii_only, indent) -> None:
     assert read_in_c(json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()) == value
@@ -267,7 +267,7 @@ def test_what_is_no_json_is_refused_where_python_refuses_it(value, place, byte) 
     else:
         text[place % len(text)] = byte
     try:
-        expected = parse(bytes(text))
+        expected = parse_json(bytes(text))
     except UsageError:
         with pytest.raises(ValueError, match=r"expected (JSON|UTF-8)"):
             read_in_c(bytes(text))
@@ -290,7 +290,7 @@ def test_texts_that_are_refused(text) -> None:
         read_in_c(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(width=32, allow_nan=False, allow_infinity=False))
 @example(0.0, -0.0)
 @example(1e16, 123456789012345680.0)

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from c_agents import pair
-from c_programs import AGENT, CSRC, build
+from c_programs import ARM, ARM_COMPILER, CSRC, SANITIZED, build
 from test_agent import BOOK, CARTPOLE, CHANGES, FLOAT4, MIXED, MIXED_EXAMPLE, parts_of, states
 from tiny_models import TinyModel
 
 from bitrl.core.acting.gguf_bytes import gguf_bytes
 
-SANITIZED = "-fsanitize=address,undefined"
-COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+EMULATOR = "qemu-aarch64"
 ON_ARM = pytest.mark.skipif(
-    not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-    reason=f"needs {COMPILER} and {EMULATOR}: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+    not (shutil.which(ARM_COMPILER) and shutil.which(EMULATOR)),
+    reason=f"needs {ARM_COMPILER} and {EMULATOR}: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
 )
 
 
@@ -27,7 +26,7 @@ ON_ARM = pytest.mark.skipif(
 def act(tmp_path_factory) -> Path:
     """bitrl-act under the sanitizers."""
     out = tmp_path_factory.mktemp("act") / "bitrl-act"
-    return build(out, CSRC / "agent" / "main.c", SANITIZED, more=AGENT)
+    return build(out, CSRC / "agent" / "main.c", *SANITIZED, agent=True)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_a_line_is_answered_before_the_next_is_waited_for(act, agent) -> None:
 
 def test_hostile_files_and_lines_are_clean(tmp_path, agent) -> None:
     """Sealed again after each change, so that what reads a plan is reached."""
-    program = build(tmp_path / "agent", "agent.c", SANITIZED, more=AGENT)
+    program = build(tmp_path / "agent", "agent.c", *SANITIZED, agent=True)
     rng = np.random.default_rng(0)
     good = json.dumps(GOOD).encode()
     lines = [good, b"null"]
@@ -162,9 +161,7 @@ def test_hostile_files_and_lines_are_clean(tmp_path, agent) -> None:
 @ON_ARM
 def test_actions_on_arm_are_those_of_this_cpu(tmp_path) -> None:
     """Without dot products, as a Raspberry Pi 4, with, as a 5, and as on a server."""
-    program = build(
-        tmp_path / "bitrl-act", CSRC / "agent" / "main.c", "-O3", "-static", compiled_by=[COMPILER], more=AGENT
-    )
+    program = build(tmp_path / "bitrl-act", CSRC / "agent" / "main.c", *ARM, compiled_by=[ARM_COMPILER], agent=True)
     model = TinyModel(width=48, ffn=80, heads=3, kv_heads=1, blocks=2).write(tmp_path / "tiny.gguf")
     box = np.full(3, -1, np.float32), np.full(3, 1, np.float32)
     made = pair(

@@ -11,7 +11,8 @@ from tiny_models import TinyModel
 
 from bitrl import _engine
 
-EMULATOR = "qemu-aarch64"  # as a cortex-a72 (Raspberry Pi 4: no dot products), cortex-a76 (Raspberry Pi 5), neoverse-n1 (servers)
+EMULATOR = "qemu-aarch64"
+"""As a cortex-a72 (Raspberry Pi 4, without dot products), a cortex-a76 (Raspberry Pi 5), a neoverse-n1 (servers)."""
 pytestmark = pytest.mark.skipif(
     not (shutil.which(ARM_COMPILER) and shutil.which(EMULATOR)),
     reason=f"needs {ARM_COMPILER} and {EMULATOR}: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",

@@ -249,7 +249,7 @@ def test_every_command_as_it_stands_there(where: str, tmp_path: Path) -> None:
                 for line in code.splitlines():
                     walk.line(walk.as_here(line))
         assert walk.served.stop() == 0
-    assert (tmp_path / "log").read_text() == f"bitrl serve: {tmp_path}/var/lib/bitrl/agent.safetensors was read anew\n"
+    assert (tmp_path / "log").read_text() == f"bitrl serve: reloaded {tmp_path}/var/lib/bitrl/agent.safetensors\n"
     told = {line.partition("#")[0].strip(): out for line, out in walk.printed}
     acts = [out for line, out in told.items() if "act agent." in line]
     assert set(acts) <= {"0\n", "1\n"}

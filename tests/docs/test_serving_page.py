@@ -16,6 +16,7 @@ import pytest
 from served import Served, serving
 
 from bitrl.cli.serve import serve
+from bitrl.core.serving.connections import PIPELINED
 from bitrl.core.serving.openapi import ERRORS
 from bitrl.core.serving.service_limits import ServiceLimits
 
@@ -79,7 +80,7 @@ def test_the_python_runs(served: Served) -> None:
 
 
 def test_the_table_of_errors_is_that_of_the_document() -> None:
-    _, _, rest = PAGE.partition("## What it refuses")
+    _, _, rest = PAGE.partition("## Limits and errors")
     rows = re.findall(r"^\| ([\d, ]+) \|", rest, re.MULTILINE)
     listed = {int(status) for row in rows for status in row.split(", ")}
     assert listed == ERRORS.keys() - {500}
@@ -100,4 +101,5 @@ def test_the_numbers_are_the_defaults() -> None:
     assert limits.body == 2**20
     assert f"within {limits.receiving:g} seconds" in PAGE
     assert f"connections ({limits.connections})" in PAGE
+    assert f"more than {PIPELINED} pipelined requests" in PAGE
     assert attrs.fields_dict(ServiceLimits)["idle"].default == 60

@@ -25,8 +25,6 @@ CSRC = Path(__file__).parents[2] / "csrc"
 SANITIZED = ("-fsanitize=address,undefined",)
 RACES = ("-fsanitize=thread", "-O1")  # these programs run longer than they compile
 ARM_COMPILER, ARM = "aarch64-linux-gnu-gcc", ("-O3", "-static")
-AGENT = sorted(path for path in (CSRC / "agent").glob("*.c") if path.name != "main.c")
-"""What runs an agent, upon the engine."""
 
 
 def compiler() -> list[str]:
@@ -39,19 +37,24 @@ def engine_sources() -> list[Path]:
     return sorted(path for path in CSRC.glob("*.c") if path.name not in ("_engine.c", "_limits.c", "limits.c"))
 
 
+def agent_sources() -> list[Path]:
+    """The C files of what runs an agent upon the engine, without the program."""
+    return sorted(path for path in (CSRC / "agent").glob("*.c") if path.name != "main.c")
+
+
 def build(
     out: Path,
     main: str | Path,
     *flags: str,
     compiled_by: Sequence[str] | None = None,
     kept: Path | None = None,
-    more: Sequence[Path] = (),
+    agent: bool = False,
 ) -> Path:
-    """The engine and a program of tests/csrc, with `more` sources; any finding of a sanitizer ends the process."""
+    """The engine, what runs an `agent`, and a program of tests/csrc; any finding of a sanitizer ends the process."""
     command = [*_command(flags, compiled_by), *_places()]
-    own = [CSRC.parent / "tests" / "csrc" / main, *more]
-    with engine(_command(flags, compiled_by), kept) as objects:
-        link = [*command, f"-I{CSRC / 'agent'}", *objects, *own, "-lm", "-lpthread", "-o", out]
+    own = CSRC.parent / "tests" / "csrc" / main
+    with engine(_command(flags, compiled_by), kept, agent) as objects:
+        link = [*command, *objects, own, "-lm", "-lpthread", "-o", out]
         subprocess.run(link, check=True, capture_output=True)
     return out
 
@@ -63,14 +66,16 @@ def _command(flags: Sequence[str], compiled_by: Sequence[str] | None) -> list[st
 
 
 @contextmanager
-def engine(command: Sequence[str], kept: Path | None = None) -> Iterator[list[Path]]:
-    """The engine's objects as `command` compiles them. Nobody else compiles or links these meanwhile."""
+def engine(command: Sequence[str], kept: Path | None = None, agent: bool = False) -> Iterator[list[Path]]:
+    """The engine's objects, and those of what runs an `agent`, as `command` compiles them. Nobody else compiles or
+    links these meanwhile.
+    """
     version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
     headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(CSRC.glob("*.h")))
     kept = kept or cache_home() / "bitrl" / "test_engines"
     folders: dict[Path, list[Path]] = {}
     commands: dict[Path, list[str]] = {}
-    for path in engine_sources():
+    for path in [*engine_sources(), *(agent_sources() if agent else ())]:
         wanted = _as_it_concerns(path.read_bytes() + headers, command)
         folder = kept / hashlib.sha256("\0".join(wanted).encode()).hexdigest()[:16]
         folders.setdefault(folder, []).append(path)
@@ -86,7 +91,7 @@ def engine(command: Sequence[str], kept: Path | None = None) -> Iterator[list[Pa
 
 def _places() -> list[str]:
     """Where the sources lie, which an object does not show: a sanitizer names them as files of csrc."""
-    return [f"-I{CSRC}", f"-ffile-prefix-map={CSRC}=csrc"]
+    return [f"-I{CSRC}", f"-I{CSRC / 'agent'}", f"-ffile-prefix-map={CSRC}=csrc"]
 
 
 def _as_it_concerns(text: bytes, command: Sequence[str]) -> list[str]:
@@ -94,9 +99,14 @@ def _as_it_concerns(text: bytes, command: Sequence[str]) -> list[str]:
     return [word for word in command if not word.startswith("-D") or word[2:].partition("=")[0].encode() in text]
 
 
+def _own_headers(path: Path) -> bytes:
+    """Those of a folder below csrc, which the engine knows nothing of."""
+    return b"".join(each.read_bytes() for each in sorted(path.parent.glob("*.h"))) if path.parent != CSRC else b""
+
+
 def _compile(command: Sequence[str], sources: Sequence[Path], folder: Path, shared: bytes) -> None:
     """Make the objects that are not there, or not of what their sources and what these share are now."""
-    made_from = {path: hashlib.sha256(shared + path.read_bytes()).hexdigest() for path in sources}
+    made_from = {path: hashlib.sha256(shared + _own_headers(path) + path.read_bytes()).hexdigest() for path in sources}
     stale = []
     for path, wanted in made_from.items():
         note = folder / f"{path.stem}.made_from"
@@ -113,7 +123,7 @@ def agent_library(kept: Path | None = None) -> ctypes.CDLL:
     """What runs an agent, upon the engine that is installed, in this process: every function of csrc/agent."""
     folder = (kept or cache_home() / "bitrl" / "test_engines") / "agent"
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [path.read_bytes() for path in (*AGENT, *sorted(CSRC.glob("*.h")), *sorted((CSRC / "agent").glob("*.h")))]
+    texts = [path.read_bytes() for path in (*agent_sources(), *sorted(CSRC.rglob("*.h")))]
     library = folder / f"{hashlib.sha256(b''.join(texts)).hexdigest()[:16]}.so"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -122,7 +132,7 @@ def agent_library(kept: Path | None = None) -> ctypes.CDLL:
                 old.unlink()
             command = [*compiler(), "-std=c11", "-O1", "-ffp-contract=off", "-shared", "-fPIC", *_places()]
             unfinished = library.with_suffix(".tmp")
-            subprocess.run([*command, f"-I{CSRC / 'agent'}", *AGENT, "-o", unfinished], check=True, capture_output=True)
+            subprocess.run([*command, *agent_sources(), "-o", unfinished], check=True, capture_output=True)
             unfinished.rename(library)
         ctypes.CDLL(_engine.__file__, ctypes.RTLD_GLOBAL)
         return ctypes.CDLL(str(library))
@@ -131,5 +141,5 @@ def agent_library(kept: Path | None = None) -> ctypes.CDLL:
 if __name__ == "__main__":
     for compiled_by, flags in ((None, SANITIZED), (None, RACES), ([ARM_COMPILER], ARM)):
         if not compiled_by or shutil.which(ARM_COMPILER):
-            with engine(_command(flags, compiled_by)):
+            with engine(_command(flags, compiled_by), agent=flags != RACES):
                 pass

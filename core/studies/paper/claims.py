@@ -426,7 +426,7 @@ CLAIMS: tuple[Claim, ...] = (
         "edge",
         "Raspberry Pi 4: 682 MB, 24.8 ms a step, 5.8 J an episode, 10 million steps in 67 h",
         None,
-        not_measured("no such board was at hand; bitrl bench measures any machine"),
+        not_measured("no such board was at hand; bitrl profile measures any machine"),
     ),
     Claim(
         "equivalent",

@@ -1,7 +1,6 @@
 """From nothing to the first action, in a process of its own: seconds, page faults and memory.
 
-`python -m bitrl.plugins.backbones.benchmark.cold_start PLACE OPTIONS` loads an agent or a run, acts once, and prints
-one JSON object. It imports what that takes, no more.
+The process imports what that takes, no more.
 """
 
 from __future__ import annotations
@@ -18,6 +17,15 @@ from typing import Any
 
 from bitrl.core.errors import RunFailed
 
+PROCESS = f"""
+import sys
+sys.path[:] = filter(None, sys.path)
+from {__name__} import main
+main(*sys.argv[1:])
+"""
+"""The process: nothing in the working directory is imported instead of what is installed; an environment's module that
+lies there may be, as by this process."""
+
 
 def measure(place: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Start a process that acts once: `seconds` until it has, from before the interpreter was there, and its
@@ -26,7 +34,8 @@ def measure(place: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RunFailed: it ended otherwise.
     """
-    command = [sys.executable, "-P", "-m", __name__, str(place), json.dumps(dict(options))]
+    safely = ["-P"] if sys.flags.safe_path else []
+    command = [sys.executable, *safely, "-c", PROCESS, str(place), json.dumps(dict(options))]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         began = time.monotonic()
         # A session of its own, so that Ctrl-C is this process's alone.
@@ -41,7 +50,7 @@ def measure(place: Path, options: Mapping[str, Any]) -> dict[str, Any]:
                 raise
         errors.seek(0)
         said = errors.read()
-    if process.returncode != 0 or not line:
+    if not line:
         why = (said.strip().splitlines() or [f"it was ended by signal {-process.returncode}"])[-1]
         raise RunFailed(f"{place}: acting once in a process of its own failed: {why}")
     found: dict[str, Any] = json.loads(line)
@@ -49,7 +58,7 @@ def measure(place: Path, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(place: str, options: str) -> None:
-    """The process: load, act, print."""
+    """In the process: load an agent or a run, act once, and print what that took as one JSON object."""
     import resource
 
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -68,7 +77,3 @@ def main(place: str, options: str) -> None:
     }
     print(json.dumps(found), file=stdout, flush=True)
     at_work.close()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

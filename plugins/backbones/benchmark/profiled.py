@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
+import numpy as np
 
 from bitrl.core.acting.agents import Agent, read
+from bitrl.core.acting.contracts import calling
+from bitrl.core.acting.nested import taken_apart
 from bitrl.core.acting.states import StateReader
 from bitrl.core.errors import UsageError
 from bitrl.core.registry import registry
@@ -22,7 +25,6 @@ from bitrl.plugins.backbones.language_model import LanguageModel
 
 if TYPE_CHECKING:
     import gymnasium
-    import numpy as np
 
 PARTS = ("serialize", "tokenize", "encode", "heads")
 """Of an act: the serializer, the tokenizer, the backbone with its cache, and all else: the policy, and checks."""
@@ -135,8 +137,6 @@ class ProfiledRun:
         return self._split.of(self._choose)
 
     def _choose(self) -> None:
-        from bitrl.core.acting.contracts import calling
-
         collector = self._algorithm.task.collector
         observations: np.ndarray = self._as_array(self._env.observation_space, self._observation)[None]
         with calling(collector.who):
@@ -145,10 +145,6 @@ class ProfiledRun:
 
     def advance(self) -> None:
         """See `Profiled`; a new episode begins where one has ended."""
-        import numpy as np
-
-        from bitrl.core.acting.nested import taken_apart
-
         given = taken_apart(self._action) if isinstance(self._action, np.void) else self._action
         self._observation, _, terminated, truncated, _ = self._env.step(given)
         self._length += 1

@@ -10,6 +10,7 @@ import math
 import resource
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ IDLE_SECONDS = 2.0
 
 SAMPLE_SECONDS = 0.1
 """Between two samples of power."""
+
+ANSWER_SECONDS = 5.0
+"""That a meter of power has to answer, at the end."""
 
 LOOK_SECONDS = 1.0
 """Between two looks at memory, sensors and counters."""
@@ -82,7 +86,7 @@ class Profiling:
         self._worst = 0.0
         self._slowed: dict[str, int] = {}
         self._heat: tuple[int, int] | None = None
-        self._faults = (0, 0)
+        self._faults: Counter[str] = Counter()
         self._idle: dict[str, float] = {}
         self._metered: list[Metered] = []
         self._rss = (0, 0)
@@ -102,7 +106,7 @@ class Profiling:
         with _sampling(self._metered):
             for _ in self._acts(stopped):
                 self._episodes = (self.profiled.episodes or 0) - (episodes or 0)
-                self._faults = tuple(now - before for now, before in zip(_faults(), faults, strict=True))  # type: ignore
+                self._faults = _faults() - faults
                 self._rss = first, process_memory.resident()
                 if heat is not None:
                     self._heat = heat, sensors.heat_throttlings(self.machine.root) or heat
@@ -138,6 +142,7 @@ class Profiling:
                 looked = ended
                 self._look()
                 yield
+                self._paused += clock() - ended  # no act is late for having been looked at
         self._look()
         yield
 
@@ -216,8 +221,8 @@ class Profiling:
             "rss_mb": self._rss[1] / MB,
             "peak_rss_mb": process_memory.peak() / MB,
             "pss_mb": None if pss is None else pss / MB,
-            "minor_faults": self._faults[0],
-            "major_faults": self._faults[1],
+            "minor_faults": self._faults["minor_faults"],
+            "major_faults": self._faults["major_faults"],
         }
 
     def _energy(self) -> list[dict[str, Any]]:
@@ -305,15 +310,17 @@ def _sampling(metered: Sequence[Metered]) -> Iterator[None]:
     finally:
         over.set()
         if sampled:
-            thread.join()
+            thread.join(ANSWER_SECONDS)
         for each in metered:
+            if thread.is_alive() and each in sampled:
+                each.failure = each.failure or f"has not answered for {ANSWER_SECONDS:.0f} s"
             each.read()
 
 
-def _faults() -> tuple[int, int]:
-    """Page faults of this process so far, without and with reading from a disk."""
+def _faults() -> Counter[str]:
+    """Page faults of this process so far: minor ones, and those for which a disk is read."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_minflt, usage.ru_majflt
+    return Counter(minor_faults=usage.ru_minflt, major_faults=usage.ru_majflt)
 
 
 def _quantiles(found: Latencies) -> dict[str, float]:

@@ -406,3 +406,15 @@ def test_actions_of_a_box_have_its_shape_and_bounds() -> None:
     actions = Continuous(network, space.low, space.high)(states_with(np.array([[1.0], [-1.0]], np.float32)))
     assert actions.tolist() == [[[0.5, 2.0]], [[-1.0, -1.0]]]
     assert all(space.contains(action) for action in actions)
+
+
+def test_an_action_is_explained_by_what_was_read(trained):
+    agent = bitrl.load_agent(trained()[1])
+    states = np.random.default_rng(0).normal(0, 1, (5, 4)).astype(np.float32)
+    found = agent.explain(states)
+    assert [each.action for each in found] == agent.act_batch(states)
+    assert [each.text for each in found] == agent.reader.write(states)
+    for each in found:
+        [part] = each.parts
+        assert part.values[int(np.argmax(part.probabilities))] == each.action
+    assert agent.explain([]) == []

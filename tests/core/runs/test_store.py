@@ -85,6 +85,13 @@ def test_without_a_name_every_run_gets_a_fresh_directory(tmp_path, monkeypatch):
     assert names == ["runs/CartPole-v1-mlp-vector-ppo-seed0", "runs/CartPole-v1-mlp-vector-ppo-seed0-2"]
 
 
+def test_without_a_name_where_no_directory_can_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(bitrl.RunFailed, match=r"^runs: cannot be written: File exists"):
+        bitrl.run(options=QUICK)
+
+
 def test_the_summary_is_the_returned_one_and_has_the_promised_keys(tmp_path):
     summary = bitrl.run(out=tmp_path / "run", options=QUICK)
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary

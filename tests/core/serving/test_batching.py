@@ -9,18 +9,19 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bitrl
 from bitrl.core.acting.agents import Agent
-from bitrl.core.errors import BitrlError
+from bitrl.core.errors import RunFailed
 from bitrl.core.serving.batching import SCORES, TOGETHER, Batcher, Waiting, _taken
 from bitrl.core.serving.metrics import Metrics
 from bitrl.core.serving.refusals import Refused
 
-STATES = [[index / 10, -index / 20, 0.1, 0.3 - index / 9] for index in range(-10, 10)]
+STATES = [[index / 8, -index / 16, 0.125, 0.25 - index / 8] for index in range(-10, 10)]
 
 
 class Held:
@@ -28,15 +29,13 @@ class Held:
 
     def __init__(self, agent: Agent):
         self.agent, self.may, self.batches = agent, threading.Event(), []
-        self.history = agent.history
+        self.history, self.rows, self.explain_rows = agent.history, agent.rows, agent.explain_rows
+        self.observation_dtype, self.observation_shape = agent.observation_dtype, agent.observation_shape
 
-    def act_batch(self, observations: list[Any], episodes: Any = None) -> list[Any]:
-        self.batches.append(observations)
+    def act_rows(self, rows: np.ndarray, episodes: Any = None) -> list[Any]:
+        self.batches.append(rows.tolist())
         assert self.may.wait(60)
-        return self.agent.act_batch(observations, episodes)
-
-    def explain(self, observations: list[Any], episodes: Any = None) -> list[Any]:
-        return self.agent.explain(observations, episodes)
+        return self.agent.act_rows(rows, episodes)
 
 
 def with_batcher(
@@ -79,25 +78,50 @@ def test_what_waits_while_others_are_acted_on_is_the_next_batch(agent: Path) -> 
     with_batcher(held, use)
 
 
-def test_an_observation_that_is_none_fails_alone(agent: Path) -> None:
-    held, alone = Held(bitrl.load_agent(agent)), bitrl.load_agent(agent)
+def test_what_cannot_be_acted_on_fails_alone(agent: Path) -> None:
+    class Choosy(Held):
+        def act_rows(self, rows: np.ndarray, episodes: Any = None) -> list[Any]:
+            if (rows[:, 0] == 1).any():
+                raise RunFailed("not with a one")
+            return super().act_rows(rows, episodes)
+
+    held, alone = Choosy(bitrl.load_agent(agent)), bitrl.load_agent(agent)
 
     async def use(batcher: Batcher) -> None:
         first = await started(batcher, batcher.act([STATES[0]], None, False))
-        bad: list[list[Any]] = [["x"], [[0, 0, 0]], [STATES[1], None]]
+        while not held.batches:
+            await asyncio.sleep(0.001)
+        bad = [1.0, 0.0, 0.0, 0.0]
+        wanted = [[STATES[2]], [bad], STATES[3:6], [STATES[1], bad], ["x"], [STATES[1], None]]
         tasks = await started(
-            batcher,
-            *(batcher.act(each, None, False) for each in ([STATES[2]], *bad, STATES[3:6])),
-            batcher.act([STATES[6]], None, True),
-            batcher.act(["y"], None, True),
+            batcher, *(batcher.act(each, None, False) for each in wanted), batcher.act([STATES[6]], None, True)
         )
         held.may.set()
         found = await asyncio.gather(*first, *tasks, return_exceptions=True)
         assert found[1] == [alone.act(STATES[2])]
-        assert found[5] == alone.act_batch(STATES[3:6])
-        assert found[6][0].action == alone.act(STATES[6])
-        assert all(isinstance(found[index], BitrlError) for index in (2, 3, 4, 7))
-        assert "expected 4 numbers, got None" in str(found[4])
+        assert found[3] == alone.act_batch(STATES[3:6])
+        assert found[7][0].action == alone.act(STATES[6])
+        assert [str(found[index]) for index in (2, 4)] == ["not with a one"] * 2
+        assert [str(found[index]) for index in (5, 6)] == [
+            "observation: expected 4 numbers, got 'x'",
+            "observation: expected 4 numbers, got None",
+        ]
+        assert (batcher.waiting, batcher.waiting_bytes) == (0, 0)
+
+    with_batcher(held, use)
+
+
+def test_a_request_is_acted_on_by_the_agent_that_was_there_when_it_came(agent: Path, opposite: Path) -> None:
+    held, other = Held(bitrl.load_agent(agent)), bitrl.load_agent(opposite)
+
+    async def use(batcher: Batcher) -> None:
+        tasks = await started(batcher, *(batcher.act([state], None, False) for state in STATES))
+        batcher.agent = other
+        tasks += await started(batcher, *(batcher.act([state], None, False) for state in STATES))
+        held.may.set()
+        found = [(await each)[0] for each in tasks]
+        assert found == held.agent.act_batch(STATES) + other.act_batch(STATES)
+        assert sum(found) == len(STATES)
 
     with_batcher(held, use)
 
@@ -144,7 +168,7 @@ def test_too_many_and_too_late_are_refused(agent: Path) -> None:
 
 def test_a_failure_of_the_agent_is_one_line(agent: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Broken(Held):
-        def act_batch(self, observations: list[Any], episodes: Any = None) -> list[Any]:
+        def act_rows(self, rows: np.ndarray, episodes: Any = None) -> list[Any]:
             raise SystemExit("a panic\nin two lines")
 
     async def use(batcher: Batcher) -> None:
@@ -162,11 +186,15 @@ REQUESTS = st.tuples(st.integers(1, 100), st.none() | st.integers(0, 3), st.inte
 @given(st.lists(REQUESTS, max_size=40))
 def test_batches_hold_what_fits_and_everybody_in_turn(requests: list[tuple[int, int | None, int]]) -> None:
     episodes: list[Any] = [object() for _ in range(4)]
+    agents: list[Any] = [object(), object()]
     answer: Any = None
     waiting = [
-        Waiting([{"commands": ["x"] * commands}] * count, None if which is None else episodes[which], False, answer)
-        for count, which, commands in requests
-    ]
+        Waiting(
+            agents[index > len(requests) // 2], np.zeros((count, 4)), None if which is None else episodes[which], False,
+            commands, answer,
+        )
+        for index, (count, which, commands) in enumerate(requests)
+    ]  # fmt: skip
     held, batches = deque(waiting), []
     while held:
         batches.append(_taken(held))
@@ -177,7 +205,8 @@ def test_batches_hold_what_fits_and_everybody_in_turn(requests: list[tuple[int, 
             each for each in waiting if each.episode is episode
         ]
     for batch in batches:
-        count = sum(len(each.observations) for each in batch)
+        assert len({id(each.agent) for each in batch}) == 1
+        count = sum(len(each.rows) for each in batch)
         assert len(batch) == 1 or count <= TOGETHER
         assert len(batch) == 1 or count * max(each.commands for each in batch) <= SCORES
         used = [each.episode for each in batch if each.episode is not None]

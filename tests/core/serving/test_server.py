@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import http.client
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -13,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served import Served, serving
+from served import COMMAND, Served, running, serving
 
 import bitrl
 
@@ -63,8 +69,8 @@ BAD = [
     (b'{"observation": [0,0,0,1e999]}', 422, "no NaN or infinity"),
     (b'{"observation": {"a": 1}}', 422, "expected 4 numbers, got {'a': 1}"),
     (b'{"observation": null}', 422, "expected 4 numbers"),
-    (b'{"observations": []}', 422, "expected a list of 1 to 1,024, got 0"),
-    (b'{"observations": {}}', 422, "expected a list of 1 to 1,024, got {}"),
+    (b'{"observations": []}', 422, "expected a list of them, got []"),
+    (b'{"observations": {}}', 422, "expected a list of them, got {}"),
     (b'{"observations": [[0,0,0,0], [0]]}', 422, "expected 4 numbers, got [0]"),
     (b'{"observation": [0,0,0,0], "explain": 1}', 422, '"explain": expected true or false, got 1'),
     (b'{"observation": [0,0,0,0], "extra\\u001b": 1}', 422, "expected the keys observation, episode, explain"),
@@ -92,8 +98,14 @@ def test_what_is_no_observation_is_answered_by_a_line(served: Served, body: byte
         ("DELETE", "/episodes/unknown", {}, 404, 'no episode "unknown"'),
         ("POST", "/act", {"Content-Type": "text/plain"}, 415, 'application/json, got "text/plain"'),
         ("POST", "/act", {"Host": "evil.example"}, 421, 'got "evil.example"'),
-        ("POST", "/act", {"Origin": "http://evil.example"}, 403, 'got a request of "http://evil.example"'),
-        ("POST", "/act", {"Origin": "null"}, 403, 'got a request of "null"'),
+        (
+            "POST",
+            "/act",
+            {"Origin": "http://evil.example"},
+            403,
+            'a page of another site, "http://evil.example", may not',
+        ),
+        ("POST", "/act", {"Origin": "null"}, 403, 'a page of another site, "null", may not'),
         ("POST", "/demonstration", {}, 400, "expected JSON"),
     ],
 )
@@ -138,7 +150,7 @@ def test_a_client_that_waits_for_permission_is_not_asked_for_a_body_that_is_too_
 
 
 def test_requests_that_follow_each_other_at_once_are_answered_in_order(served: Served, expected: list[int]) -> None:
-    bodies = [json.dumps({"observation": state}).encode() for state in STATES]
+    bodies = [json.dumps({"observation": state}).encode() for state in STATES[:30]]
     head = b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
     with served.socket() as connection:
         connection.sendall(b"".join(head % (len(body), body) for body in bodies) + b"no HTTP at all\r\n\r\n")
@@ -146,8 +158,76 @@ def test_requests_that_follow_each_other_at_once_are_answered_in_order(served: S
         while part := connection.recv(65536):
             answers += part
     found = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 ")[1:]]
-    assert [each.get("action") for each in found[:-1]] == expected
-    assert list(found[-1]) == ["error"]
+    assert [each.get("action") for each in found[:-1]] == expected[:30]
+    assert found[-1] == {"error": "expected HTTP/1.1, got something else"}
+
+
+def test_so_many_requests_may_follow_each_other_at_once(served: Served) -> None:
+    before = served.metric("process_resident_memory_bytes")
+    with served.socket() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 9000)
+        answers = b""
+        while part := connection.recv(65536):
+            answers += part
+    assert answers.count(b"HTTP/1.1 200 ") == 33
+    assert answers.endswith(b'{"error": "expected at most 32 requests before their answers are read, got more"}')
+    assert served.metric("process_resident_memory_bytes") < before + 2**23
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA",
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\nsec-websocket-version: 13",
+    ],
+    ids=["h2c", "websocket"],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
+    served: Served, expected: list[int], offer: str, chunked: bool
+) -> None:
+    bodies = [json.dumps({"observation": state}).encode() for state in STATES[:5]]
+    if chunked:
+        parts = [b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) for body in bodies]
+    else:
+        parts = [b"content-length: %d\r\n\r\n%b" % (len(body), body) for body in bodies]
+    head = f"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{offer}\r\n".encode()
+    with served.socket() as connection:
+        for data in (b"".join(head + part for part in parts[:3]), (head + parts[3])[:-9], parts[3][-9:]):
+            connection.sendall(data)
+            time.sleep(0.01)
+        connection.sendall(
+            head.replace(b"pgrade", b"PGRADE").replace(b"connection: ", b"connection: close, ") + parts[4]
+        )
+        answers = b""
+        while part := connection.recv(65536):
+            answers += part
+    found = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 ")[1:]]
+    assert [each.get("action") for each in found] == expected[:5]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 101 + b"\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 65536 + b"\r\n\r\n",
+        b"GET /" + b"y" * 65536 + b" HTTP/1.1\r\n\r\n",
+        b"POST /act HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"x: y\r\n" * 101 + b"\r\n",
+    ],
+    ids=["headers", "header", "path", "trailers"],
+)
+def test_there_is_only_so_much_before_and_after_a_body(served: Served, data: bytes) -> None:
+    with served.socket() as connection:
+        connection.sendall(data)
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"expected at most 100 headers and 65,536 bytes before the body, got more" in answer
+
+
+def test_it_is_no_proxy(served: Served) -> None:
+    with served.socket() as connection:
+        connection.sendall(b"CONNECT example.com:80 HTTP/1.1\r\nhost: example.com\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
 
 
 def test_metrics_are_what_prometheus_reads(served: Served) -> None:
@@ -258,8 +338,8 @@ def test_another_agent_takes_over_without_a_lost_request(
             assert found["action"] in (expected[index % 64], 1 - expected[index % 64])
     lines = log.read_text().splitlines()
     assert len(lines) == 7
-    assert lines[:6] == [f"bitrl serve: {file} was read anew"] * 6
-    assert lines[6].startswith("bitrl serve: the agent that was read before goes on: ")
+    assert lines[:6] == [f"bitrl serve: reloaded {file}"] * 6
+    assert lines[6].startswith("bitrl serve: not reloaded, the agent before goes on: ")
     assert "damaged" in lines[6]
 
 
@@ -312,3 +392,77 @@ def test_requests_in_hand_are_answered_before_it_stops(agent: Path, tmp_path: Pa
         idle.close()
         assert served.process.wait(60) == 0
     assert (tmp_path / "log").read_text() == ""
+
+
+def test_clients_lose_no_request_when_it_stops(agent: Path, tmp_path: Path) -> None:
+    closed = []
+
+    def ask(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        last = False
+        while not last:
+            connection.request("POST", "/act", b'{"observation": [0, 0, 0, 0]}', {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert (answer.status, b"action" in answer.read()) == (200, True)
+            last = answer.headers["Connection"] == "close"
+        closed.append(connection)
+
+    with serving(agent, log=tmp_path / "log") as served:
+        clients = [threading.Thread(target=ask, args=(served.port,)) for _ in range(16)]
+        for client in clients:
+            client.start()
+        while served.metric("bitrl_observations_total") < 100:
+            time.sleep(0.01)
+        assert served.stop() == 0
+        for client in clients:
+            client.join()
+    assert len(closed) == 16
+
+
+def test_a_server_ends_with_its_terminal(agent: Path, tmp_path: Path) -> None:
+    main, other = os.openpty()
+    command = [sys.executable, "-c", COMMAND, "serve", str(agent), "--port", "0"]
+
+    def begin() -> None:
+        os.setsid()
+        fcntl.ioctl(other, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(command, stdin=other, stdout=other, stderr=other, preexec_fn=begin) as process:
+        os.close(other)
+        said = b""
+        while b"serving at" not in said:
+            said += os.read(main, 1024)
+        process.send_signal(signal.SIGHUP)
+        while b"reloaded" not in said:
+            said += os.read(main, 1024)
+        os.close(main)
+        assert process.wait(60) == 0
+
+
+def test_few_files_are_room_for_few_connections(agent: Path, tmp_path: Path) -> None:
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); {COMMAND}"
+    command = [sys.executable, "-c", limited, "serve", str(agent), "--port", "0"]
+    with running(command, tmp_path / "log") as served:
+        connections = [served.socket() for _ in range(150)]
+        assert served.act(STATES[0]) in (0, 1)
+        for connection in connections:
+            connection.close()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_large_bodies_have_room_for_so_many_at_a_time(served: Served) -> None:
+    kind = b"content-type: application/json\r\ncontent-length: 1000000"
+    before = served.metric("process_resident_memory_bytes")
+    connections = [served.socket() for _ in range(80)]
+    for connection in connections:
+        connection.sendall(b"POST /act HTTP/1.1\r\nhost: localhost\r\n%b\r\n\r\n" % kind + b" " * 999_999)
+    assert served.act(STATES[0]) in (0, 1), "a small one is always taken"
+    assert served.metric("process_resident_memory_bytes") < before + 2 * 2**26
+    answers = []
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.sendall(b" ")
+        answers.append(connection.recv(4096)[9:12])
+        connection.close()
+    assert {b"400", b"503"} == {*answers}
+    assert 50 <= answers.count(b"400") <= 2**26 // 10**6

@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitrl.core.serving.metrics import Histogram
-from bitrl.core.serving.open_episodes import OpenEpisodes
+from bitrl.core.serving.open_episodes import REMEMBERED, OpenEpisodes
 from bitrl.core.serving.refusals import Refused
 from bitrl.core.serving.service_limits import MOST_CLIENTS, Rates, Token
 
@@ -64,7 +65,7 @@ def test_a_token_admits_who_knows_it_whole(header: bytes, admitted: bool) -> Non
 
 def agent(kind: str) -> Any:
     """Something that begins episodes, which go on with agents of its kind."""
-    made = SimpleNamespace(kind=kind)
+    made = SimpleNamespace(kind=kind, history=3, observation_dtype=np.dtype("U1000"), observation_shape=())
     made.episode = lambda: SimpleNamespace(agent=made)
     made.remembers_alike = lambda other: other.kind == kind
     return made
@@ -92,6 +93,16 @@ def test_episodes_that_nobody_uses_end() -> None:
     clock.now += 11
     episodes.end_idle()
     assert len(episodes) == 0
+
+
+def test_so_many_bytes_are_remembered() -> None:
+    episodes, large = OpenEpisodes(10**6, 10, Clock()), agent("x")
+    large.observation_shape = (5000,)
+    most = REMEMBERED // (3 * 4 * 1000 * 5000)
+    for _ in range(most):
+        episodes.begin(large)
+    with pytest.raises(Refused, match=f"{most} episodes are open"):
+        episodes.begin(large)
 
 
 def test_episodes_go_on_with_an_agent_that_remembers_alike_and_end_with_others() -> None:

@@ -1,0 +1,189 @@
+"""The written model of the engine's speed beside what its kernels do here, and what it predicts for boards.
+
+    python benchmarks/speed_model.py [--count]
+
+Kernels are compiled with the engine's flags and timed by themselves, in windows of less than a millisecond of which the
+best counts: a busy machine disturbs most of them, not all. A cycle is what an addition takes that waits for the one
+before. --count prints what the model is made of: the instructions of the inner loops (with aarch64-linux-gnu-gcc, those
+of ARM, too). Figures go to results/speed-model.json, and the tables of docs/speed-model.md are made of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from loop_counts import count, functions, innermost
+from record import RESULTS, save
+
+from bitrl.core.files import write_atomically
+from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
+from bitrl.plugins.backbones.benchmark.speed_model import (
+    BITNET_2B_4T,
+    KERNELS,
+    PI_4,
+    PI_5,
+    ZEN3,
+    ZEN3_PLAIN,
+    multiply_adds_a_cycle,
+    predict,
+)
+from bitrl.plugins.backbones.engine.engine import Engine
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
+LOOPS = {
+    "avx2": (
+        "ternary_4 ternary_1 trits_4 unpack_dense_plain quiet_8 bf16_2 bf16_1 unpack_fp8 floats_6 floats_2 floats_1"
+    ),
+    "scalar": "ternary_product int8_product",
+    "neon": "trits_4 trits_1 dots_4 few_ternary_1 unpack_ternary",
+}
+"""Kernels → the functions whose innermost loops the model knows."""
+CASES = [
+    *((ZEN3, format, 32) for format in ("ternary", "ternary-1.6", "int8", "fp8", "bf16", "fp32")),
+    *((ZEN3, format, 1) for format in ("ternary", "fp8", "bf16", "fp32")),
+    *((ZEN3_PLAIN, format, tokens) for format in ("ternary", "int8") for tokens in (32, 1)),
+]
+"""What is modelled of what can be run here: core, format, tokens."""
+WHOLE = [*((ZEN3, format) for format in ("ternary", "ternary-1.6", "int8", "bf16", "fp32")), (ZEN3_PLAIN, "ternary")]
+TOKENS, WHOLE_SECONDS = 32, 5.0
+REPEATS = 4
+"""Of the whole program, minutes of which may be disturbed."""
+PAGE = ROOT / "docs" / "speed-model.md"
+START, END = "<!-- figures: written by benchmarks/speed_model.py -->", "<!-- end of figures -->"
+
+
+def measured(folder: Path) -> tuple[dict[tuple[str, str, int], float], float]:
+    """(instruction set, format, tokens) → multiply-adds a cycle; and the nanoseconds of a cycle."""
+    program = folder / "kernel_speed"
+    sources = [
+        ROOT / "benchmarks" / "kernel_speed.c",
+        *(ROOT / "csrc" / f"kernels_{isa}.c" for isa in ("avx2", "scalar")),
+    ]
+    subprocess.run(["cc", *FLAGS, *sources, "-lm", "-o", program], check=True)
+    best: dict[tuple[str, str, int], tuple[int, float]] = {}
+    cycle = math.inf
+    for _ in range(REPEATS):
+        first, *lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
+        cycle = min(cycle, float(first.split()[1]))
+        for isa, format, tokens, work, spent in (line.split() for line in lines):
+            key = isa, format, int(tokens)
+            best[key] = int(work), min(float(spent), best.get(key, (0, math.inf))[1])
+    return {key: work * cycle / nanoseconds for key, (work, nanoseconds) in best.items()}, cycle
+
+
+def compared(found: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
+    """Model and measurement, in multiply-adds a cycle of one core."""
+    rows = []
+    for core, format, tokens in CASES:
+        model, here = multiply_adds_a_cycle(core, format, tokens), found[core.isa, format, tokens]
+        row = {"core": core.name, "format": format, "tokens": tokens, "model": model, "measured": here}
+        rows.append(row | {"error": model / here - 1})
+    return rows
+
+
+def whole(cycle: float) -> list[dict[str, Any]]:
+    """Encodings of 32 tokens by two blocks of the 2B model's shape and random weights, norms, attention and reading the
+    weights included: the least time of this process for one, as multiply-adds a cycle.
+    """
+    rows = []
+    with random_model(random_shape("2560x6912x2")) as path:
+        for core, format in WHOLE:
+            engine = Engine(path, format, threads=1, isa=core.isa)
+            weights = sum(
+                math.prod(each.shape) for each in engine.tensors if each.name.startswith("blk.") and each.shape[1:]
+            )
+            texts = [[number * 97 % engine.vocabulary for number in range(TOKENS)]]
+            best, until = math.inf, time.monotonic() + WHOLE_SECONDS
+            engine.encode(texts)
+            while time.monotonic() < until:
+                began = time.process_time()
+                engine.encode(texts)
+                best = min(best, time.process_time() - began)
+            here, model = weights * TOKENS * cycle / (1e9 * best), multiply_adds_a_cycle(core, format, TOKENS)
+            rows.append({"core": core.name, "format": format, "model": model, "measured": here, "share": here / model})
+    return rows
+
+
+def predictions() -> list[dict[str, Any]]:
+    """Of both boards, for the 2B model in 2 bits: a state of 32 tokens, and one token after another."""
+    rows = []
+    for core in (PI_4, PI_5):
+        for tokens in (32, 1):
+            found = predict(core, "ternary", tokens)
+            row = {
+                "core": core.name,
+                "tokens": tokens,
+                "multiply_adds_a_cycle": multiply_adds_a_cycle(core, "ternary", tokens),
+            }
+            row |= {"arithmetic": found.arithmetic, "memory": found.memory}
+            rows.append(row | {"tokens_per_second": found.tokens_per_second})
+    return rows
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The page's tables."""
+    lines = ["", "| kernels | format | tokens | model | measured | error |", "|---|---|---|---|---|---|"]
+    for row in results["compared"]:
+        numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['error']:+.0%}"
+        lines.append(f"| {row['core']} | {row['format']} | {row['tokens']} | {numbers} |")
+    lines += ["", "| whole encodings | format | model | measured | of the model |", "|---|---|---|---|---|"]
+    for row in results["whole"]:
+        numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['share']:.0%}"
+        lines.append(f"| {row['core']} | {row['format']} | {numbers} |")
+    heads = "multiply-adds a cycle of a core | by arithmetic | by memory, at most | predicted, at most"
+    lines += ["", f"| board | tokens at a time | {heads} |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in results["predictions"]:
+        speeds = " | ".join(f"{row[name]:.0f} tokens/s" for name in ("arithmetic", "memory", "tokens_per_second"))
+        lines.append(f"| {row['core']} | {row['tokens']} | {row['multiply_adds_a_cycle']:.1f} | {speeds} |")
+    return "\n".join([*lines, "", ""])
+
+
+def print_counts(folder: Path) -> None:
+    """What the compiler makes of the inner loops, beside what the model says."""
+    for isa, names in LOOPS.items():
+        arm = isa == "neon"
+        code = folder / f"{isa}.o"
+        prefix = "aarch64-linux-gnu-" if arm else ""
+        subprocess.run([f"{prefix}gcc", *FLAGS, "-c", ROOT / "csrc" / f"kernels_{isa}.c", "-o", code], check=True)
+        found = functions(code, f"{prefix}objdump")
+        for name in names.split():
+            for loop in innermost(found[name]):
+                print(isa, name, dict(count(loop, arm)))
+    for key, kernel in KERNELS.items():
+        print(*key, *kernel.products.values(), *kernel.unpacking)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if given.count:
+            print_counts(Path(folder))
+            return
+        found, cycle = measured(Path(folder))
+        results = {
+            "weights": BITNET_2B_4T,
+            "compared": compared(found),
+            "whole": whole(cycle),
+            "predictions": predictions(),
+        }
+    path = save("speed-model", results, given.out)
+    if PAGE.is_file() and given.out == RESULTS:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+        write_atomically(PAGE, before + START + tables(results) + END + rest.partition(END)[2])
+    print(tables(json.loads(path.read_text(encoding="utf-8"))["results"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The model of speed by hand, and its page beside the results and the code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bitrl.plugins.backbones.benchmark.speed_model import PI_4, PI_5, Core, Kernel, Loop, multiply_adds_a_cycle, predict
+
+ROOT = Path(__file__).parents[4]
+CORE = Core("test", "none", 2.0, instructions=4, vectors=2, multiplications=1, loads=2, stores=1, fused=3)
+
+
+@pytest.mark.parametrize(
+    ("loop", "cycles"),
+    [
+        (Loop(1, instructions=40, vectors=4, multiplications=2, loads=3), 10),  # 40 at 4 a cycle
+        (Loop(1, instructions=8, vectors=10, multiplications=6, loads=3), 8),  # 6 on their pipe, which has 4 / 2 others
+        (Loop(1, instructions=8, vectors=2, multiplications=1, loads=14), 7),
+        (Loop(1, instructions=8, vectors=2, multiplications=1, loads=2, stores=9), 9),
+        (Loop(1, instructions=8, vectors=2, multiplications=1, loads=2, chain=5), 15),
+    ],
+)
+def test_a_pass_takes_as_long_as_its_scarcest_resource(loop: Loop, cycles: float) -> None:
+    assert loop.cycles(CORE) == cycles
+
+
+def test_tokens_left_over_go_through_loops_of_fewer_and_weights_are_unpacked_once() -> None:
+    """Of 11 tokens eight take 2 · 64 / 256 cycles of a weight, two 8 / 16 and one 8 / 8; unpacking takes 4 / 32."""
+    four, two, one = (Loop(work, 4 * cycles, 0, 0, 0) for work, cycles in ((256, 32), (32, 8), (8, 8)))
+    kernel = Kernel({4: four, 2: two, 1: one}, (Loop(32, 16, 0, 0, 0),))
+    assert kernel.cycles(CORE, 11) == pytest.approx(8 * 32 / 256 + 2 * 8 / 32 + 8 / 8 + 4 / 32)
+
+
+def test_a_prediction_is_the_less_of_arithmetic_and_memory() -> None:
+    """A Cortex-A72's pipe for multiplications has 64 of them and half of 26 others in 512 multiply-adds; unpacking 256
+    weights takes 16 stores. In 2 bits a weight 12.8 GB/s are 51.2 billion weights.
+    """
+    cycles = 32 * 77 / 512 + 16 / 256
+    assert multiply_adds_a_cycle(PI_4, "ternary", 32) == pytest.approx(32 / cycles)
+    found = predict(PI_4, "ternary", 32, weights=1_000_000_000)
+    assert found.arithmetic == pytest.approx(4 * 1.8 * 32 / cycles)
+    assert found.memory == pytest.approx(32 * 51.2)
+    assert found.tokens_per_second == found.arithmetic
+    assert predict(PI_5, "ternary", 1).tokens_per_second == predict(PI_5, "ternary", 1).memory
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("speed_model")
+
+
+def test_the_page_has_the_results_which_are_within_fifteen_per_cent_of_the_model(benchmark: ModuleType) -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "speed-model.json").read_text(encoding="utf-8"))["results"]
+    page = (ROOT / "docs" / "speed-model.md").read_text(encoding="utf-8")
+    assert page.split(benchmark.START)[1].split(benchmark.END)[0] == benchmark.tables(results)
+    assert all(abs(row["error"]) <= 0.15 for row in results["compared"])
+    rows = zip(benchmark.CASES, results["compared"], strict=True)
+    measured = {(core.isa, format, tokens): row["measured"] for (core, format, tokens), row in rows}
+    assert benchmark.compared(measured) == results["compared"]  # of today's model
+    assert benchmark.predictions() == results["predictions"]
+
+
+DISASSEMBLY = """
+0000000000000000 <product>:
+   0:\tmov    (%rsi),%eax
+   4:\tvpbroadcastd (%r8),%ymm4
+   8:\tvpmaddubsw %ymm4,%ymm13,%ymm3
+   c:\tvpaddw (%rdi),%ymm3,%ymm3
+  10:\tvmovdqa %ymm3,%ymm7
+  14:\tvmovdqa %ymm3,-0x20(%rdx)
+  18:\tjb     4 <product+0x4>
+  1c:\tjb     0 <product>
+"""
+
+
+def test_instructions_of_the_innermost_loop_are_counted(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = importlib.import_module("loop_counts")
+    tool = tmp_path / "objdump"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{DISASSEMBLY}\nEND\n")
+    tool.chmod(0o755)
+    [loop] = counts.innermost(counts.functions(tmp_path / "any.o", str(tool))["product"])
+    assert counts.count(loop, arm=False) == {
+        "instructions": 6, "loads": 2, "vectors": 2, "multiplications": 1, "stores": 1,
+    }  # fmt: skip
