@@ -119,7 +119,7 @@ arm: $(VENV)/.installed  # by cross-compilation, for 64-bit ARM: a wheel into di
 	cp build/act/$(notdir $(ARM_CC))/bitrl-act build/arm
 
 board: arm  # Debian for ARM as qemu runs it, in the user's cache: with it tests go through docs/board.md there
-	$(BIN)/python tests/helpers/board.py
+	$(BIN)/python tests/helpers/emulated_board.py
 
 # The kernels are left out of libFuzzer's bookkeeping: what a file can change is decided before them.
 FUZZ_FLAGS := -std=c11 -g -O2 -ffp-contract=off -fno-math-errno -Icsrc -fsanitize=address,undefined,float-cast-overflow \

@@ -19,7 +19,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from board import EMULATOR, Board, board
+from emulated_board import EMULATOR, Board, board
 from served import Served, running
 
 from bitrl.cli import main
@@ -89,7 +89,7 @@ class Here:
 
 
 class Emulated(Here):
-    """The board of tests/helpers/board.py."""
+    """The board of tests/helpers/emulated_board.py."""
 
     def __init__(self, folder: Path, board: Board):
         super().__init__(folder)

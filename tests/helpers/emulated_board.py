@@ -1,8 +1,8 @@
 """A board to be had anywhere: Debian's Python for 64-bit ARM, which qemu-aarch64 runs, without root or a container.
 
-`python tests/helpers/board.py` (make board) fetches it through apt and pip as this machine has them set up, once, into
-the user's cache. Its Python is started by a script of that name, so Python's own children are emulated too, and virtual
-environments are made as on a board.
+`make board` fetches it through apt and pip as this machine has them set up, once, into the user's cache. Its Python is
+started by a script of that name, so Python's own children are emulated too, and virtual environments are made as on a
+board.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def make() -> Board:
     subprocess.run([made.python, "-m", "compileall", "-q", made.root / "usr" / "lib" / PYTHON], capture_output=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *PLATFORM]
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run([*pip, *constraints, "--dest", made.wheels, *_requirements()], check=True, env=_quiet())
+    subprocess.run([*pip, *constraints, "--dest", made.wheels, *requirements()], check=True, env=_quiet())
     shutil.rmtree(folder / "apt")
     (folder / "made_from").write_text(_made_from())
     return made
@@ -110,7 +110,7 @@ def _unpack(root: Path, packages: Sequence[Path]) -> None:
     (root / "packages").write_text("".join(f"{package.name}\n" for package in packages))
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
     """What bitrl needs on a board: all but torch, and what serves."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = [line for line in project["dependencies"] if not line.startswith("torch")]
@@ -119,7 +119,7 @@ def _requirements() -> list[str]:
 
 def _made_from() -> str:
     """Changes when another board is asked for."""
-    asked = json.dumps([PACKAGES, PLATFORM, START, _requirements()]) + (ROOT / "constraints.txt").read_text()
+    asked = json.dumps([PACKAGES, PLATFORM, START, requirements()]) + (ROOT / "constraints.txt").read_text()
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
