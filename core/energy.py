@@ -49,7 +49,9 @@ class EnergyMeter:
         Raises:
             ValueError: it is no finite number, or a negative counter. OSError: it cannot be read.
         """
-        value = float((self.joules or self.watts)())  # type: ignore[misc]
+        read = self.joules or self.watts
+        assert read is not None  # as it was made
+        value = float(read())
         if not math.isfinite(value) or (value < 0 and self.joules is not None):
             raise ValueError(f"{value} is no {'counter of joules' if self.joules is not None else 'power in watts'}")
         return value

@@ -200,7 +200,7 @@ class Walk:
     def systemctl(self, command: str, *arguments: str) -> None:
         """As systemd, of the unit of the page."""
         unit = configparser.ConfigParser(interpolation=None, strict=False)
-        unit.optionxform = str  # type: ignore[assignment,method-assign]
+        unit.optionxform = str
         unit.read_string(self.as_here(UNIT))
         service = unit["Service"]
         match command, *arguments:

@@ -67,7 +67,7 @@ def test_the_commands_are_answered_as_the_page_says(served: Served) -> None:
             expected = [json.loads(line) for line in shown.splitlines()]
             assert [keys(each) for each in answers] == [keys(each) for each in expected]
         if "/metrics" in code and lines:
-            names = {re.match(r"[a-z_]+(\{[a-z]+)?", line)[0] for line in shown.splitlines()}  # type: ignore[index]
+            names = {re.match(r"[a-z_]+(\{[a-z]+)?", line)[0] for line in shown.splitlines()}
             assert all(f"\n{name}" in done.stdout for name in names)
     assert asked == 7
 
