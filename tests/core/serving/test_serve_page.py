@@ -102,7 +102,7 @@ def test_the_page_is_accessible_and_fits(
     assert (facts["first"], facts["stepped"], facts["drawn"]) == ("Step 0, return 0", "Step 1, return 1", 600)
     assert facts["alt"] == "CartPole-v1, step 1, return 1"
     assert facts["wrong"] == "observation: expected 4 numbers, got [0, 0]"
-    assert sum(facts["shares"]) == pytest.approx(100, abs=0.2)  # type: ignore[call-overload]
+    assert sum(facts["shares"]) == pytest.approx(100, abs=0.2)
 
 
 def test_nothing_is_asked_of_another_server(served: Served) -> None:
