@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,9 +119,11 @@ def requirements() -> list[str]:
 
 
 def _made_from() -> str:
-    """Changes when another board is asked for."""
-    asked = json.dumps([PACKAGES, PLATFORM, START, requirements()]) + (ROOT / "constraints.txt").read_text()
-    return hashlib.sha256(asked.encode()).hexdigest()
+    """Changes when another board is asked for, or another version of a package."""
+    names = {re.split("[>=]", line)[0] for line in requirements()}
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    asked = [PACKAGES, PLATFORM, START, requirements(), [pin for pin in pins if pin.partition("==")[0] in names]]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _quiet() -> dict[str, str]:
