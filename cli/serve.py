@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from bitrl.cli.output import echo
+from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.process_memory import parse_size
 from bitrl.core.wording import warn
@@ -75,6 +75,7 @@ SHORTEST_TOKEN = 16
     metavar="backbone.OPTION=VALUE",
     help="Set an option of the backbone, as in -o backbone.threads=1, or backbone.model=FILE.",
 )
+@json_option
 def serve(
     file: Path,
     host: str,
@@ -87,6 +88,7 @@ def serve(
     episodes: int,
     episode_idle: float,
     assignments: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Serve an exported agent over HTTP.
 
@@ -124,11 +126,16 @@ def serve(
             f"--host {host} is reached from other machines, which takes a token: --token-file FILE, or ${TOKEN}"
         )
 
+    stdout = claim_stdout() if as_json else None
     where = url(sockets)
-    run_server(
-        file, options, sockets, limits, None if secret is None else Token(secret),
-        lambda: echo(f"{file}: serving at {where} (process {os.getpid()}; Ctrl-C stops it)"),
-    )  # fmt: skip
+
+    def ready() -> None:
+        if as_json:
+            print_json({"agent": str(file), "url": where, "process": os.getpid()}, stdout)
+        else:
+            echo(f"{file}: serving at {where} (process {os.getpid()}; Ctrl-C stops it)")
+
+    run_server(file, options, sockets, limits, None if secret is None else Token(secret), ready)
 
 
 def _secret(file: Path | None) -> str | None:

@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -466,3 +467,17 @@ def test_large_bodies_have_room_for_so_many_at_a_time(served: Served) -> None:
         connection.close()
     assert {b"400", b"503"} == {*answers}
     assert 50 <= answers.count(b"400") <= 2**26 // 10**6
+
+
+def test_a_program_that_starts_it_reads_where_it_is(agent: Path) -> None:
+    command = [sys.executable, "-c", COMMAND, "serve", str(agent), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        text = ""
+        while "}" not in text:
+            text += process.stdout.readline()
+        told = json.loads(text)
+        assert (told["agent"], told["process"]) == (str(agent), process.pid)
+        with urllib.request.urlopen(f"{told['url']}/healthz") as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert (process.stdout.read(), process.wait(60)) == ("", 0)
