@@ -118,8 +118,10 @@ def main(count: int) -> None:
         raise SystemExit("there is no emulated board: make board")
     with tempfile.TemporaryDirectory() as folder:
         python = install(place, Path(folder) / "opt")
-        tasks = [task(env, Path(folder) / env, count, place, python) for env in TASKS]
-    save("board", {"processors": CPUS, "tasks": tasks})
+        tasks = []
+        for env in TASKS:
+            tasks.append(task(env, Path(folder) / env, count, place, python))
+            save("board", {"processors": CPUS, "tasks": tasks})  # each takes minutes: what was compared is kept
 
 
 if __name__ == "__main__":
