@@ -90,6 +90,8 @@ def figures() -> str:
         (longer_lines, "bench-env-longer"),
         (acting_lines, "acting"),
         (c_agent_lines, "c-agent"),
+        (large_agent_lines, "large-agent"),
+        (soak_lines, "soak-hour"),
         (int8_actor_lines, "int8-actor"),
         (bench_lines, "bench-bitnet-2b-4t"),
         (formats_lines, "bench-formats"),
@@ -188,6 +190,41 @@ def texts_lines(record: dict[str, Any]) -> list[str]:
         f"CartPole read as JSON by the ternary starter, beside Stable-Baselines3 on the bare numbers, both with 16 "
         f"environments and 4 epochs of minibatches of 64, each with the threads that suit it best "
         f"(`{record['command']}`): {ours} against {theirs}, {found['ratio']:.2f} ×."
+    ]
+
+
+def large_agent_lines(record: dict[str, Any]) -> list[str]:
+    """An agent on a model of the 2B shape, by format."""
+    lines = [
+        f"An agent on a model of BitNet b1.58 2B-4T's shape with random weights, one text of "
+        f"{record['results']['tokens']} tokens at a time (`{record['command']}`):",
+        "",
+        "| blocks | weights | peak memory | latency p50 | p99 |",
+        "|---|---|---|---|---|",
+    ]
+    for blocks, forms in record["results"].items():
+        for form, found in forms.items() if blocks != "tokens" else ():
+            if "peak_rss_mb" in found:
+                latency = found["latency_ms"]
+                lines.append(
+                    f"| {blocks.removesuffix(' layers')} | {form} | {found['peak_rss_mb']:,.0f} MB "
+                    f"| {latency['p50']:,.1f} ms | {latency['p99']:,.1f} ms |"
+                )
+            else:
+                lines.append(
+                    f"| {blocks.removesuffix(' layers')} | {form} | {found['peak_rss']} × | {found['p50']} × | |"
+                )
+    return lines
+
+
+def soak_lines(record: dict[str, Any]) -> list[str]:
+    """An hour of acting, in a sentence."""
+    found, drift = record["results"], record["results"]["drift"]
+    return [
+        f"An hour of acting at 40 Hz beside other work (`{record['command']}`): {found['acts']:,} acts, memory "
+        f"{drift['rss_growth_mb']:+.2f} MB, p99 {drift['p99_first_ms']:.1f} ms in the first quarter and "
+        f"{drift['p99_last_ms']:.1f} ms in the last; {found['deadline']['missed']} of {found['deadline']['due']:,} acts "
+        f"later than {found['deadline']['deadline_ms']:g} ms."
     ]
 
 

@@ -33,6 +33,21 @@ SAVED_EVERY = 60
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
+class Given(float):
+    """A number that is shown as it was given, with its unit: in the command that makes the results."""
+
+    _text: str
+
+    def __new__(cls, number: float, text: str) -> Given:
+        """`text`: what was given."""
+        made = super().__new__(cls, number)
+        made._text = text
+        return made
+
+    def __str__(self) -> str:
+        return self._text
+
+
 class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click
     """A number with a unit, above zero: `10s`, `40Hz`, `3.5W` → seconds, hertz, watts."""
 
@@ -48,7 +63,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in some ve
         number = float(found[1]) * units.get(found[2].lower(), 0.0) if found else 0.0
         if not 0 < number <= self.most:
             self.fail(f"expected a number with a unit, as in {self.example}, got {value!r}", param, ctx)
-        return number
+        return Given(number, value.strip())
 
 
 DURATION = Quantity("duration", _UNITS, "10s, 25ms or 8h", 3.2e7)

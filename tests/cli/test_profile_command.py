@@ -45,6 +45,7 @@ def test_of_an_agent_as_json_and_the_file_the_same(bitrl: Call, trained: Path, t
     record = json.loads(done.out)
     assert record == json.loads(out.read_text())
     assert "milliseconds" in picture.read_text()
+    assert record["command"].endswith("profile agent.safetensors --duration 0.5s --plot p.svg --json")
     found = record["results"]
     assert (found["env"], found["step"], found["serializer"], found["backbone"]) == (
         "CartPole-v1",
