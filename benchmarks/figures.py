@@ -223,8 +223,8 @@ def soak_lines(record: dict[str, Any]) -> list[str]:
     return [
         f"An hour of acting at 40 Hz beside other work (`{record['command']}`): {found['acts']:,} acts, memory "
         f"{drift['rss_growth_mb']:+.2f} MB, p99 {drift['p99_first_ms']:.1f} ms in the first quarter and "
-        f"{drift['p99_last_ms']:.1f} ms in the last; {found['deadline']['missed']} of {found['deadline']['due']:,} acts "
-        f"later than {found['deadline']['deadline_ms']:g} ms."
+        f"{drift['p99_last_ms']:.1f} ms in the last; {found['deadline']['missed']} of {found['deadline']['due']:,} "
+        f"acts later than {found['deadline']['deadline_ms']:g} ms."
     ]
 
 
