@@ -18,18 +18,23 @@ TASKS := CartPole-v1 Acrobot-v1 MountainCar-v0 HalfCheetah-v5 Hopper-v5 Walker2d
 
 ENGINE := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: run test engines lint typecheck pytest docs site bench act lib arm board fuzz clean
+.PHONY: run test engines compiled lint typecheck pytest docs site bench act lib arm board fuzz clean
 
 run: $(VENV)/.installed  # train an agent on the frozen ternary model, and evaluate it
 	$(BIN)/bitrl run $(RUN_ARGS)
 
 test:  # everything that must pass; what has one thread, as pip and mypy, works beside something else
-	@$(MAKE) --no-print-directory --jobs 2 $(VENV)/.tools engines
+	@$(MAKE) --no-print-directory --jobs 2 $(VENV)/.tools compiled
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory --jobs 2 typecheck pytest
 
 engines: $(VENV)/.installed  # the engine as the tests need it, for sanitizers and other CPUs; kept in the user's cache
 	$(BIN)/python tests/helpers/c_programs.py
+
+# What every worker of the tests begins with, or each would compile it.
+compiled: engines
+	@$(BIN)/python -m compileall -q core plugins cli src/bitrl
+	@$(BIN)/python -c "import gymnasium, torch"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check

@@ -99,7 +99,7 @@ def test_decoding_is_a_fraction_of_reading_weights_and_head(monkeypatch: pytest.
         clock[0] += 1 + max_tokens / 2
 
     monkeypatch.setattr(engine_speed.Engine, "generate", generate)
-    monkeypatch.setattr(engine_speed.time, "perf_counter", lambda: clock.__setitem__(0, clock[0] + 1e-6) or clock[0])
+    monkeypatch.setattr(engine_speed.time, "perf_counter", lambda: clock.__setitem__(0, clock[0] + 1e-4) or clock[0])
     monkeypatch.setattr(engine_speed.Limits, "measure", lambda self, name, threads, seconds: 1e6)
     found = json.loads(bitrl("bench", "--quick", "--json", "--model", SMALL, "--threads", 1).out)["results"]
     blocks = {row["format"]: row for row in found["cases"] if row["case"] == "decode 32 tokens, blocks alone"}

@@ -82,6 +82,8 @@ def test_every_format_and_pooling_gives_the_same_bits(driver, tmp_path):
         architecture="gemma3",
         width=32,
         ffn=36,
+        heads=2,
+        kv_heads=1,
         head_dim=12,
         blocks=2,
         window=9,
@@ -96,7 +98,7 @@ def test_every_format_and_pooling_gives_the_same_bits(driver, tmp_path):
 
 @pytest.mark.parametrize("format", formats())
 def test_threads_and_sessions_side_by_side_have_no_data_race(many_threads, tmp_path, format):
-    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=1).write(tmp_path / "model.gguf")
+    path = TinyModel(width=48, ffn=80, heads=2, kv_heads=1, blocks=1).write(tmp_path / "model.gguf")
     done = subprocess.run([many_threads, path, format], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr[:5000]
 
@@ -112,7 +114,7 @@ def test_generating_and_replacing_weights_is_clean_in_every_format(tmp_path, san
     program = build(tmp_path / "generate", "generate.c", *sanitizer)
     # Threads meet the same way in each block and with each instruction set.
     blocks, isas = (1, instruction_sets()[:1]) if sanitizer == RACES else (2, [])
-    path = TinyModel(width=48, ffn=80, heads=4, kv_heads=2, blocks=blocks).write(tmp_path / "model.gguf")
+    path = TinyModel(width=48, ffn=80, heads=2, kv_heads=1, blocks=blocks).write(tmp_path / "model.gguf")
     done = subprocess.run([program, path, *isas], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[:5000]
     assert done.stdout.startswith("ok ")

@@ -47,8 +47,8 @@ def test_trainings_import_no_compiler(tmp_path):
     program = """
 import sys, bitrl
 bitrl.run("CartPole-v1", steps=64, out=sys.argv[1], options={
-    "algo.rollout_steps": 32, "run.num_envs": 2, "run.eval_episodes": 1, "backbone.lora_rank": 1})
-bitrl.run("reverse-word", algo="grpo", steps=64, out=sys.argv[2], options={"run.eval_episodes": 1})
+    "algo.rollout_steps": 32, "run.num_envs": 2, "run.eval_episodes": 0, "backbone.lora_rank": 1})
+bitrl.run("reverse-word", algo="grpo", steps=64, out=sys.argv[2], options={"run.eval_episodes": 0})
 print("torch._dynamo" in sys.modules)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "lora"), str(tmp_path / "grpo")]
