@@ -171,8 +171,9 @@ void pool_barrier(pool *p)
     if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == running) {
         atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-        /* In one order with `sleeping`: either it is seen here, or who goes to sleep sees the barrier passed. */
-        atomic_store(&p->barriers, passed + 1);
+        /* In one order with `sleeping`: either it is seen here, or who goes to sleep sees the barrier passed. Exchanged, not
+         * stored: emulators of ARM on x86 let a load overtake a store, and whoever slept then would sleep for ever. */
+        atomic_exchange(&p->barriers, passed + 1);
         if (atomic_load(&p->sleeping) == 0) return;
         pthread_mutex_lock(&p->lock);
         pthread_cond_broadcast(&p->passed);
