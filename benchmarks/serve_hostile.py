@@ -134,7 +134,7 @@ def huge(generator: random.Random) -> bytes:
             lambda: b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
             lambda: b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % index for index in range(9000)) + b"\r\n",
         ]
-    )()  # type: ignore[no-untyped-call]
+    )()
 
 
 class Attack:

@@ -40,7 +40,7 @@ class Client(asyncio.Protocol):
         self.generator, self.answered, self.failed, self.seconds = generator, 0, 0, []
         self.done = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.send()
 

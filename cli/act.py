@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import click
 
+from bitrl.cli.backbone_options import backbone_option, backbone_options
 from bitrl.cli.output import claim_stdout, print_json
 from bitrl.core.errors import BitrlError, RunFailed, UsageError
 
@@ -21,14 +22,7 @@ LONGEST_LINE = 2**26
 @click.option("--example", is_flag=True, help="Print an example of the observations that this agent takes, and exit.")
 @click.option("--facts", is_flag=True, help="Print facts about the agent, and exit.")
 @click.option("--strict", is_flag=True, help="Stop at the first line that is no observation, with exit code 1.")
-@click.option(
-    "-o",
-    "--option",
-    "assignments",
-    multiple=True,
-    metavar="backbone.OPTION=VALUE",
-    help="Set an option of the backbone, as in -o backbone.threads=1, or backbone.model=FILE.",
-)
+@backbone_option
 @click.pass_context
 def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool, assignments: tuple[str, ...]) -> None:
     """Run an exported agent: observations in, actions out.
@@ -73,20 +67,6 @@ def act(ctx: click.Context, file: Path, example: bool, facts: bool, strict: bool
                 raise RunFailed(f"line {number} of the input: {error}") from None
             answer = {"error": f"line {number}: {error}"}
         print_json(answer, stdout, indent=None)
-
-
-def backbone_options(assignments: tuple[str, ...]) -> Mapping[str, Any]:
-    """The options of an exported agent's backbone, from `-o` flags.
-
-    Raises:
-        UsageError: one is no assignment, or of another part.
-    """
-    from bitrl.core.config import parse_assignments
-
-    given = parse_assignments(assignments)
-    if other := sorted(given.keys() - {"backbone"}):
-        raise UsageError(f"-o {other[0]}.…: only options of the backbone can be set for an exported agent")
-    return given.get("backbone", {})
 
 
 def lines_of(stream: IO[bytes]) -> Iterator[bytes | None]:

@@ -17,9 +17,10 @@ from typing import Any
 
 import click
 
+from bitrl.cli.backbone_options import backbone_option, backbone_options
 from bitrl.cli.measurement import check_out, made_by, out_option, print_table, save
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json
-from bitrl.core.errors import RunStopped, UsageError
+from bitrl.core.errors import RunStopped
 from bitrl.core.runs.display import announce
 
 COLD_STARTS = 3
@@ -90,14 +91,7 @@ WATTS = Quantity("power", {"W": 1.0, "mW": 1e-3}, "3.5W", 1e6)
     help="Also estimate energy, by what an act draws above idle, as 3.5W: an estimate, and marked as one.",
 )
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw latency over time.")
-@click.option(
-    "-o",
-    "--option",
-    "assignments",
-    multiple=True,
-    metavar="backbone.OPTION=VALUE",
-    help="Of an agent: set an option of its backbone, as in `bitrl act`.",
-)
+@backbone_option
 @out_option
 @json_option
 def profile(
@@ -122,22 +116,18 @@ def profile(
     what it draws idle. Quantiles are right to half a per cent. Ctrl-C ends the measurement, and prints what there is.
     """
     from bitrl.cli.plot import check_picture
-    from bitrl.core.config import parse_assignments
     from bitrl.core.energy import installed_meters
     from bitrl.core.runs.interrupts import interrupts
     from bitrl.plugins.backbones.benchmark import cold_start
     from bitrl.plugins.backbones.benchmark.profiled import profiled
     from bitrl.plugins.backbones.benchmark.profiling import Machine, Plan, Profiling
 
-    given = parse_assignments(assignments)
-    if other := sorted(given.keys() - {"backbone"}):
-        raise UsageError(f"-o {other[0]}.…: only options of the backbone can be set for an exported agent")
+    options = backbone_options(assignments)
     check_out(out)
     if plot is not None:
         check_picture(plot, "--plot")
         check_out(plot, "--plot")
     stdout = claim_stdout() if as_json else None
-    options = given.get("backbone", {})
     announce("loading")
     at_work = profiled(place, options)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from bitrl.cli.backbone_options import backbone_option, backbone_options
 from bitrl.cli.output import claim_stdout, echo, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.process_memory import parse_size
@@ -67,14 +68,7 @@ SHORTEST_TOKEN = 16
     show_default=True,
     help="Seconds after which an episode that is not used ends.",
 )
-@click.option(
-    "-o",
-    "--option",
-    "assignments",
-    multiple=True,
-    metavar="backbone.OPTION=VALUE",
-    help="Set an option of the backbone, as in -o backbone.threads=1, or backbone.model=FILE.",
-)
+@backbone_option
 @json_option
 def serve(
     file: Path,
@@ -104,7 +98,6 @@ def serve(
     for module in ("starlette", "uvicorn", "httptools"):
         with needing(module, "bitrl serve"):
             importlib.import_module(module)
-    from bitrl.cli.act import backbone_options
     from bitrl.core.serving.server import bind, is_loopback, url
     from bitrl.core.serving.server import serve as run_server
     from bitrl.core.serving.service_limits import ServiceLimits, Token
