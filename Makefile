@@ -68,11 +68,11 @@ bench: $(VENV)/.installed  # print the figures that need no other library; see b
 
 # What runs an agent without Python (docs/c.md), also for another CPU: AGENT_CC=aarch64-linux-gnu-gcc make act. No fused
 # multiply-add: every instruction set must round alike (csrc/build.py). Of the engine, what nobody calls (learning,
-# generating) is left out, and AMX, which gains nothing where one short text is read at a time.
+# generating) is left out, and what gains nothing where one short text is read at a time (BITRL_SMALL).
 AGENT_CC ?= cc
 AGENT_OBJCOPY ?= $(patsubst %gcc,%objcopy,$(filter %-gcc,$(AGENT_CC)))
 AGENT_FLAGS := -std=c11 -Os -fno-math-errno -ffp-contract=off -ffunction-sections -fdata-sections -fPIC -fvisibility=hidden \
-	-fno-asynchronous-unwind-tables -DBITRL_WITHOUT_AMX -Wall -Wextra -Icsrc -Icsrc/agent
+	-fno-asynchronous-unwind-tables -DBITRL_SMALL -Wall -Wextra -Icsrc -Icsrc/agent
 AGENT_SOURCES := $(filter-out $(addprefix csrc/,limits.c kernels_amx.c _engine.c _limits.c),$(wildcard csrc/*.c)) \
 	$(filter-out csrc/agent/main.c,$(wildcard csrc/agent/*.c))
 AGENT_BUILD := build/act/$(notdir $(AGENT_CC))

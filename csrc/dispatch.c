@@ -21,7 +21,7 @@ static int with_bf16(void)
     return with_vnni() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
 }
 
-#if !defined(BITRL_WITHOUT_AMX) /* in small programs: it pays where many texts are read together */
+#if !defined(BITRL_SMALL) /* in small programs: it pays where many texts are read together */
 static int with_amx(void) { return with_bf16() && bitrl_cpu_has_amx(); }
 #endif
 #endif
@@ -32,7 +32,7 @@ static const struct {
     int (*run)(void); /* on this CPU */
 } built[] = {
 #if defined(__x86_64__)
-#if !defined(BITRL_WITHOUT_AMX)
+#if !defined(BITRL_SMALL)
     {&bitrl_kernels_avx512amx, with_amx},
 #endif
     {&bitrl_kernels_avx512bf16, with_bf16}, {&bitrl_kernels_avx512vnni, with_vnni}, {&bitrl_kernels_avx2, with_avx2},

@@ -18,6 +18,7 @@ typedef struct {
     const double *rope, *local_rope;
     const passage *passages;
     size_t count, tokens; /* tokens: rows that go through products */
+    bool apart;           /* each thread has a passage, see bitrl_forward */
     const size_t *head_rows; /* [tokens] and the following, of logits: see bitrl_logits */
     int32_t *head_sums;
     float *logits;
@@ -33,25 +34,37 @@ typedef struct {
     const bitrl_kernels *kernels;
     scratch *s;
     thread_scratch *own;
-    size_t threads;
-    size_t tokens;       /* that go through products */
-    const size_t *wanted; /* [tokens] their rows of the residual stream; NULL: the first ones */
+    size_t thread, threads;
+    bool apart;           /* the tokens are its own, and so is their every step */
+    size_t first, tokens; /* rows that go through products: tokens from the first on */
+    const size_t *wanted; /* [tokens] their rows of the residual stream; NULL: the same */
+    /* Of the first one, in scratch: rows of each product are as long as that needs. */
+    int32_t *sums;
+    uint8_t *activations, *inputs, *hidden;
+    float *adapted;
 } walker;
 
 static size_t min(size_t a, size_t b) { return a < b ? a : b; }
 
-/* Token t's vector of the residual stream. */
-static double *residual(const walker *w, size_t t)
+/* Token t's row of the residual stream, and what lies there. */
+static size_t row_of(const walker *w, size_t t) { return w->wanted ? w->wanted[t - w->first] : t; }
+static double *residual(const walker *w, size_t t) { return w->s->x + row_of(w, t) * round_up(w->shape->width, PAD); }
+
+static void meet_all(const walker *w) { pool_barrier(w->f->threads); }
+
+/* Before what others' tokens are needed for, or others' shares of these. */
+static void meet(const walker *w)
 {
-    return w->s->x + (w->wanted ? w->wanted[t] : t) * round_up(w->shape->width, PAD);
+    if (!w->apart) meet_all(w);
 }
 
-static void meet(const walker *w) { pool_barrier(w->f->threads); }
-
 /* The next of n things to work on: from <= i < to; false when there are none left. Each thread finds about `shares` times
- * some, so that a slower one takes fewer and none waits long for the last. */
-static bool take(const walker *w, size_t n, size_t shares, size_t *from, size_t *to)
+ * some, so that a slower one takes fewer and none waits long for the last; or, at its first turn, all. */
+static bool take(const walker *w, size_t turn, size_t n, size_t shares, size_t *from, size_t *to)
 {
+    *from = 0;
+    *to = n;
+    if (w->apart) return turn == 0 && n > 0;
     size_t grain = w->threads == 1 ? n + 1 : n / (shares * w->threads) + 1, item;
     if (!pool_take(w->f->threads, (n + grain - 1) / grain, &item)) return false;
     *from = item * grain;
@@ -59,8 +72,9 @@ static bool take(const walker *w, size_t n, size_t shares, size_t *from, size_t 
     return true;
 }
 
-#define FOR_MY_TOKENS(w, t) \
-    for (size_t t, end_; take(w, (w)->tokens, 6, &t, &end_);) for (; t < end_; t++)
+#define FOR_MY_TOKENS(w, t)                                                                                            \
+    for (size_t t, end_, turn_ = 0; take(w, turn_++, (w)->tokens, 6, &t, &end_);)                                      \
+        for (t += (w)->first, end_ += (w)->first; t < end_; t++)
 
 static size_t q_width(const bitrl_shape *shape) { return shape->heads * shape->head_dim; }
 
@@ -72,10 +86,10 @@ static void prepare_adapters(const walker *w, size_t t, const double *x, const d
 {
     size_t padded = round_up(m->columns, PAD), stride = activation_stride(FP32, round_up(m->columns, K_PAD));
     size_t bytes = padded * sizeof(float), hidden = SHARING * hidden_bytes(w->s->rank);
-    uint8_t *to = w->s->inputs + t * stride;
+    uint8_t *to = w->inputs + (t - w->first) * stride;
     w->kernels->norm_round(to, FP32, w->own->row, x, norm, m->columns, padded, w->shape->eps);
     memset(to + bytes, 0, stride - bytes);
-    memset(w->s->hidden + t * hidden, 0, hidden);
+    memset(w->hidden + (t - w->first) * hidden, 0, hidden);
 }
 
 /* Token t's activations for a product with m, and their scale (the i-th) and sum, from its vector x: [P(columns)], after
@@ -85,7 +99,7 @@ static void prepare(const walker *w, size_t i, size_t t, const double *x, const 
     scratch *s = w->s;
     size_t padded = round_up(m->columns, PAD), stride = activation_stride(m->format, round_up(m->columns, K_PAD));
     size_t bytes = 4 * steps_of(m->format, padded);
-    uint8_t *to = s->activations + t * stride;
+    uint8_t *to = w->activations + (t - w->first) * stride;
     if (norm && m->norm) {
         w->kernels->normalise(w->own->hidden, x, norm, m->columns, padded, w->shape->eps);
         x = w->own->hidden;
@@ -144,7 +158,7 @@ static void products(const walker *w, const product *list, size_t count)
     size_t pairs = 0, done = 0;
     for (size_t i = 0; i < count; i++) pairs += (list[i].m->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS);
     size_t shares = w->tokens < 8 ? 1 : 6; /* few tokens wait for memory, which likes to be read in long runs */
-    for (size_t from, to; take(w, pairs, shares, &from, &to);)
+    for (size_t from, to, turn = 0; take(w, turn++, w->tokens ? pairs : 0, shares, &from, &to);)
         while (from < to) { /* an item may reach from one matrix into the next */
             size_t mine;
             while (from >= done + (mine = (list->m->rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS))) {
@@ -159,28 +173,27 @@ static void products(const walker *w, const product *list, size_t count)
             else
                 w->kernels->product[m->format]((int32_t *)list->sums + tile * TILE_ROWS, list->stride,
                                                m->data + tile * tile_bytes(m->format, columns), tiles, columns,
-                                               list->activations, list->activation_bytes, w->s->code_sum, w->tokens,
+                                               list->activations, list->activation_bytes, w->s->code_sum + w->first, w->tokens,
                                                w->own->unpacked);
             from = done + upto / 2;
         }
     meet(w);
 }
 
-/* The products of matrices with one input, which is prepared, and of their adapters. sums: [tokens, stride], in s->sums; each
+/* The products of matrices with one input, which is prepared, and of their adapters. sums: [tokens, stride], in w->sums; each
  * matrix's follow the previous one's. */
 static void multiply(const walker *w, const matrix *const *matrices, size_t count, int32_t *sums, size_t stride)
 {
-    const scratch *s = w->s;
     product first[2 * SHARING], second[SHARING];
-    size_t firsts = 0, seconds = 0, bytes = SHARING * hidden_bytes(s->rank);
+    size_t firsts = 0, seconds = 0, each = hidden_bytes(w->s->rank);
     for (size_t j = 0; j < count; j++) {
         const matrix *m = matrices[j];
-        first[firsts++] = (product){m, s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), sums, stride};
+        size_t columns = round_up(m->columns, K_PAD);
+        first[firsts++] = (product){m, w->activations, activation_stride(m->format, columns), sums, stride};
         if (m->adapter) {
-            uint8_t *hidden = s->hidden + j * hidden_bytes(s->rank);
-            first[firsts++] = (product){&m->adapter->down, s->inputs, activation_stride(FP32, round_up(m->columns, K_PAD)),
-                                        hidden, bytes / sizeof(float)};
-            second[seconds++] = (product){&m->adapter->up, hidden, bytes, s->adapted + (sums - s->sums), stride};
+            uint8_t *hidden = w->hidden + j * each;
+            first[firsts++] = (product){&m->adapter->down, w->inputs, activation_stride(FP32, columns), hidden, SHARING * each / sizeof(float)};
+            second[seconds++] = (product){&m->adapter->up, hidden, SHARING * each, w->adapted + (sums - w->sums), stride};
         }
         sums += round_up(m->rows, PAD);
     }
@@ -197,7 +210,7 @@ static void project(const walker *w, const double *norm, const matrix *const *ma
             meet(w);
         }
         for (alike = 1; i + alike < count && !matrices[i]->norm && !matrices[i + alike]->norm;) alike++;
-        multiply(w, matrices + i, alike, w->s->sums + column, stride);
+        multiply(w, matrices + i, alike, w->sums + column, stride);
         for (size_t j = i; j < i + alike; j++) column += round_up(matrices[j]->rows, PAD);
     }
 }
@@ -221,7 +234,7 @@ static void scale_part(const walker *w, const matrix *m, size_t i, size_t t, con
     else
         w->kernels->scaled_floats(values, (const float *)(const void *)sums, m->scale, n);
     if (m->adapter) {
-        const float *adapted = w->s->adapted + (sums - w->s->sums);
+        const float *adapted = w->adapted + (sums - w->sums);
         for (size_t c = 0; c < n; c++) values[c] += adapted[c];
         if (!bitrl_all_finite(adapted, n)) w->own->overflowed = true;
     }
@@ -237,7 +250,7 @@ static void add_residual(const walker *w, size_t t, const matrix *m, const doubl
 {
     size_t width = round_up(m->rows, PAD);
     const double *values = w->own->values;
-    scale_sums(w, m, 0, t, w->s->sums + t * width, w->own->values);
+    scale_sums(w, m, 0, t, w->sums + (t - w->first) * width, w->own->values);
     if (norm) {
         w->kernels->normalise(w->own->row, values, norm, m->rows, width, w->shape->eps);
         values = w->own->row;
@@ -296,7 +309,7 @@ static void spread_token(const walker *w, size_t i, const block *b, size_t t)
     const double *rope = b->local && w->f->local_rope ? w->f->local_rope : w->f->rope;
     const double *angles = b->unturned ? NULL : rope + position * shape->rope_dims;
     size_t q_sums = round_up(q_width(shape), PAD), kv_sums = round_up(shape->kv_heads * shape->head_dim, PAD);
-    const int32_t *sums = s->sums + t * (q_sums + 2 * kv_sums);
+    const int32_t *sums = w->sums + (t - w->first) * (q_sums + 2 * kv_sums);
     double *q = w->own->values, *k = q + q_sums, *v = k + kv_sums;
     scale_sums(w, &b->q, 0, t, sums, q);
     scale_sums(w, &b->k, 1, t, sums + q_sums, k);
@@ -339,6 +352,15 @@ static void attend(const walker *w, size_t i, const block *b, const passage *p, 
     w->kernels->attend(&task, w->own->attention);
 }
 
+/* The next item of attention. */
+static bool take_attention(const walker *w, size_t turn, size_t *item)
+{
+    const size_t *items = w->s->attention_items;
+    if (!w->apart) return pool_take(w->f->threads, items[w->f->count], item);
+    *item = items[min(w->thread, w->f->count)] + turn;
+    return w->thread < w->f->count && *item < items[w->thread + 1];
+}
+
 static void attention(walker *w, size_t i, const block *b)
 {
     scratch *s = w->s;
@@ -347,10 +369,10 @@ static void attention(walker *w, size_t i, const block *b)
     size_t out_width = round_up(q_width(w->shape), PAD);
     project(w, b->attn_norm, matrices, 3, out_width + 2 * round_up(w->shape->kv_heads * w->shape->head_dim, PAD));
     FOR_MY_TOKENS(w, t) spread_token(w, i, b, t);
-    meet(w);
+    meet_all(w);
 
     size_t text = 0, item;
-    while (pool_take(w->f->threads, s->attention_items[w->f->count], &item)) {
+    for (size_t turn = 0; take_attention(w, turn, &item); turn++) {
         while (item >= s->attention_items[text + 1]) text++;
         size_t within = item - s->attention_items[text];
         const passage *p = &w->f->passages[text];
@@ -368,10 +390,14 @@ static void attention(walker *w, size_t i, const block *b)
     if (last && s->wanted_count) { /* only they go on: what is left to do has no use for the others */
         w->tokens = s->wanted_count;
         w->wanted = s->wanted;
+        for (size_t j = 0; w->apart && j <= w->thread; j++) {
+            w->wanted += j ? w->tokens : 0;
+            w->tokens = j < w->f->count ? w->f->passages[j].wanted_count : 0;
+        }
     }
-    FOR_MY_TOKENS(w, t) prepare(w, 0, t, s->attended + (w->wanted ? w->wanted[t] : t) * out_width, NULL, &b->o);
+    FOR_MY_TOKENS(w, t) prepare(w, 0, t, s->attended + row_of(w, t) * out_width, NULL, &b->o);
     meet(w);
-    multiply(w, output, 1, s->sums, round_up(w->shape->width, PAD));
+    multiply(w, output, 1, w->sums, round_up(w->shape->width, PAD));
 }
 
 /* ---- the feed-forward network ---- */
@@ -380,7 +406,7 @@ static void attention(walker *w, size_t i, const block *b)
 static void gate_token(const walker *w, const block *b, size_t t)
 {
     size_t ffn = round_up(w->shape->ffn, PAD);
-    const int32_t *sums = w->s->sums + t * 2 * ffn;
+    const int32_t *sums = w->sums + (t - w->first) * 2 * ffn;
     double *gate = w->own->values, *up = gate + PART, *hidden = w->own->hidden;
     for (size_t c = 0, n; c < ffn; c += n) { /* a part at a time, which stays in the first-level cache */
         n = min(PART, ffn - c);
@@ -401,7 +427,7 @@ static void feed_forward(const walker *w, const block *b)
     project(w, b->ffn_norm, matrices, 2, 2 * round_up(w->shape->ffn, PAD));
     FOR_MY_TOKENS(w, t) gate_token(w, b, t);
     meet(w);
-    multiply(w, down, 1, w->s->sums, round_up(w->shape->width, PAD));
+    multiply(w, down, 1, w->sums, round_up(w->shape->width, PAD));
 }
 
 /* ---- the whole ---- */
@@ -417,7 +443,16 @@ static void embed(const walker *w, size_t t)
 
 static walker start(const forward *f, size_t thread, size_t threads)
 {
-    return (walker){f, f->model, &f->model->shape, f->model->kernels, f->s, &f->s->own[thread], threads, f->tokens, NULL};
+    const bool own = f->apart && thread < f->count;
+    const size_t first = own ? f->passages[thread].first : 0;
+    scratch *s = f->s;
+    return (walker){.f = f, .model = f->model, .shape = &f->model->shape, .kernels = f->model->kernels, .s = s, .own = &s->own[thread],
+                    .thread = thread, .threads = threads, .apart = f->apart, .first = first,
+                    .tokens = own ? f->passages[thread].length : f->apart ? 0 : f->tokens,
+                    .sums = s->sums + first * s->sums_row, .activations = s->activations + first * s->activation_bytes,
+                    .inputs = s->rank ? s->inputs + first * s->input_bytes : NULL,
+                    .hidden = s->rank ? s->hidden + first * SHARING * hidden_bytes(s->rank) : NULL,
+                    .adapted = s->rank ? s->adapted + first * s->sums_row : NULL};
 }
 
 /* Keeps token t's state after block i, if it is asked for. */
@@ -464,16 +499,17 @@ static void walk(void *context, size_t thread, size_t threads)
 }
 
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
-                   const double *local_rope, const passage *passages, size_t count)
+                   const double *local_rope, const passage *passages, size_t count, bool apart)
 {
     forward f = {.model = model, .threads = threads, .s = s, .rows = rows, .rope = rope, .local_rope = local_rope,
-                 .passages = passages, .count = count};
+                 .passages = passages, .count = count, .apart = apart};
     s->attention_items[0] = s->wanted_count = 0;
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < passages[i].wanted_count; j++)
             if (passages[i].wanted[j] >= passages[i].past)
                 s->wanted[s->wanted_count++] = passages[i].first + passages[i].wanted[j] - passages[i].past;
-        for (size_t j = 0; j < passages[i].length; j++) s->passage_of[f.tokens++] = i;
+        for (size_t j = 0; j < passages[i].length; j++) s->passage_of[passages[i].first + j] = i;
+        f.tokens += passages[i].length;
         s->attention_items[i + 1] = s->attention_items[i] + (passages[i].length + QUERIES - 1) / QUERIES * model->shape.kv_heads;
     }
     if (f.tokens) pool_run(threads, walk, &f);
@@ -488,7 +524,7 @@ static void walk_head(void *context, size_t thread, size_t threads)
     float *logits = f->logits + thread * stride;
     FOR_MY_TOKENS(&w, t) prepare(&w, 0, t, w.s->x + f->head_rows[t] * width, w.model->output_norm, m);
     meet(&w);
-    const product head = {m, w.s->activations, activation_stride(m->format, round_up(m->columns, K_PAD)), f->head_sums, stride};
+    const product head = {m, w.activations, activation_stride(m->format, round_up(m->columns, K_PAD)), f->head_sums, stride};
     products(&w, &head, 1);
     FOR_MY_TOKENS(&w, t)
     {

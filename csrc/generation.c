@@ -34,7 +34,7 @@ static bool reserve(bitrl_session *session, size_t tokens, size_t longest, size_
 static void run(bitrl_session *session, const passage *passages, size_t count)
 {
     bitrl_forward(session->model, session->all.threads, &session->all.scratch, &session->rows, session->rope,
-                  session->local_rope, passages, count);
+                  session->local_rope, passages, count, false);
 }
 
 static void find_logits(bitrl_session *session, const size_t *rows, size_t count, take_logits *take, void *context)

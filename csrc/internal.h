@@ -272,6 +272,7 @@ typedef struct {
     size_t states_rows;
     double *q, *k, *v;             /* [tokens, heads * P(head_dim)], k and v with kv_heads */
     double *attended;              /* [tokens, P(heads * head_dim)] */
+    size_t sums_row, activation_bytes, input_bytes; /* the longest rows of the following; those of a product may be shorter */
     int32_t *sums;                 /* [tokens, max(P(q width) + 2 P(kv width), P(width), 2 P(ffn))] of products, or floats */
     uint8_t *activations;          /* [tokens, activation_stride] */
     uint8_t *inputs;               /* [tokens, activation_stride] as floats, which adapters take; or NULL */
@@ -290,6 +291,7 @@ typedef struct {
 pool *pool_open(size_t threads); /* NULL when threads cannot be made */
 void pool_close(pool *p);
 size_t pool_threads(const pool *p);
+size_t pool_running(const pool *p); /* of these, those that run: the caller alone in a child process */
 /* Calls work(context, i, count) for every i < count, each on its own thread; returns when all are done. count is the
  * number of threads, or 1 when they did not survive a fork. */
 void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void *context);
@@ -316,9 +318,12 @@ double bitrl_logarithm(double x); /* of x > 0, with the same bits on every CPU *
 /* Runs the model on passages that lie one after another in s. rows: of all their tokens. rope, local_rope: [positions,
  * rope_dims] cosines, then sines; the second of blocks that have their own, or NULL.
  * The residual stream after the last block is left in s->x; where passages say which states are wanted, as all of them then
- * must, in the rows of these alone. */
+ * must, in the rows of these alone.
+ * apart: each thread takes a passage through the model by itself, and waits for the others once a block, instead of sharing every
+ * step of all out: faster for few tokens. There are at most as many passages as threads; they are parts of one sequence, kept in
+ * one cache, their first rows multiples of TOKEN_PAD. */
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
-                   const double *local_rope, const passage *passages, size_t count);
+                   const double *local_rope, const passage *passages, size_t count, bool apart);
 
 /* What becomes of the i-th row of logits: [vocabulary], which are gone afterwards; in the thread-th thread. */
 typedef void take_logits(void *context, size_t i, size_t thread, const float *logits);

@@ -149,57 +149,83 @@ TARGET static inline v16 v16_split(v16 x, v16 *e) { return (v16){split(x.low, &e
 #define EACH_TILE(of) of(1) of(2) of(3) of(4) of(5) of(6)
 #include "kernels_float.h"
 
-/* Half a tile of rows for N tokens. `vpmaddubsw` adds two products of at most 2 * 128 in 16 bits; a group adds four of
- * these (2048 at most, never saturating) before they are widened, so a row may be of any length. */
-#define TERNARY_PRODUCT(N)                                                                                                     \
-    TARGET static void ternary_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict codes, size_t steps,   \
-                                   const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)          \
+/* The j-th of a group of four steps of ternary weights, 0 to 2 of a tile's rows: packed, or a byte each. */
+typedef struct {
+    __m256i low, high;
+} tile_step;
+enum { ternary_bytes = STEP_BYTES, trits_bytes = 4 * STEP_BYTES };
+
+TARGET static inline __m256i load_weights(const uint8_t *from) { return _mm256_load_si256((const __m256i *)from); }
+TARGET static inline tile_step ternary_step(const uint8_t *group, int j)
+{
+    const __m256i mask = _mm256_set1_epi8(3), low = load_weights(group), high = load_weights(group + STEP_BYTES / 2);
+    return (tile_step){_mm256_and_si256(_mm256_srli_epi16(low, 2 * j), mask), _mm256_and_si256(_mm256_srli_epi16(high, 2 * j), mask)};
+}
+TARGET static inline tile_step trits_step(const uint8_t *group, int j)
+{
+    return (tile_step){load_weights(group + j * STEP_BYTES), load_weights(group + j * STEP_BYTES + STEP_BYTES / 2)};
+}
+
+/* y += sums of pairs of 16 bits. */
+TARGET static inline void add_pairs(uint8_t *y, __m256i pairs)
+{
+    const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    _mm256_storeu_si256((__m256i *)y, _mm256_add_epi32(_mm256_loadu_si256((const __m256i *)y), sums));
+}
+
+/* In a register, and next: GCC would add the products of a group among themselves first, for which there are too few. */
+#define HOLD(v) __asm__("" : "+x"(v))
+
+/* A tile of rows for N tokens. `vpmaddubsw` adds two products of at most 2 * 127 in 16 bits, where there is room for as many of
+ * these as WIDE steps have (32512): a row may be of any length. */
+enum { WIDE = 64 };
+#define TERNARY_PRODUCT(kind, N)                                                                                       \
+    TARGET static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps, \
+                                  const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)           \
     {                                                                                                                  \
-        const __m256i mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);                                         \
-        __m256i sums[N];                                                                                               \
-        for (size_t t = 0; t < N; t++) sums[t] = _mm256_set1_epi32(-q_sum[t]);                                         \
-        for (size_t i = 0; i < steps; i += 4, codes += STEP_BYTES, q += 16) {                                          \
-            const __m256i packed = _mm256_load_si256((const __m256i *)codes);                                          \
-            const __m256i part[4] = {_mm256_and_si256(packed, mask),                                                   \
-                                     _mm256_and_si256(_mm256_srli_epi16(packed, 2), mask),                             \
-                                     _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask),                             \
-                                     _mm256_and_si256(_mm256_srli_epi16(packed, 6), mask)};                            \
-            _Pragma("GCC unroll 8") for (size_t t = 0; t < N; t++)                                                     \
-            {                                                                                                          \
-                __m256i pairs = _mm256_setzero_si256();                                                                \
-                _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                                 \
+        for (size_t t = 0; t < N; t++)                                                                                 \
+            for (size_t half = 0; half < 2; half++)                                                                    \
+                _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride) + half, _mm256_set1_epi32(-q_sum[t]));           \
+        for (size_t i = 0, end; i < steps;) {                                                                          \
+            __m256i low[N], high[N];                                                                                   \
+            _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++) low[t] = high[t] = _mm256_setzero_si256();          \
+            for (end = steps - i < WIDE ? steps : i + WIDE; i < end; i += 4, weights += kind##_bytes, q += 16)         \
+                _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)                                                    \
                 {                                                                                                      \
-                    int32_t four;                                                                                      \
-                    memcpy(&four, q + t * q_stride + 4 * j, sizeof four);                                              \
-                    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(part[j], _mm256_set1_epi32(four)));           \
+                    const tile_step rows = kind##_step(weights, j);                                                    \
+                    _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                             \
+                    {                                                                                                  \
+                        int32_t four;                                                                                  \
+                        memcpy(&four, q + t * q_stride + 4 * j, sizeof four);                                          \
+                        const __m256i x = _mm256_set1_epi32(four);                                                     \
+                        low[t] = _mm256_add_epi16(low[t], _mm256_maddubs_epi16(rows.low, x));                          \
+                        high[t] = _mm256_add_epi16(high[t], _mm256_maddubs_epi16(rows.high, x));                       \
+                        HOLD(low[t]);                                                                                  \
+                        HOLD(high[t]);                                                                                 \
+                    }                                                                                                  \
                 }                                                                                                      \
-                sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, ones));                                   \
+            _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
+            {                                                                                                          \
+                add_pairs(y + 4 * t * y_stride, low[t]);                                                               \
+                add_pairs(y + 4 * t * y_stride + 32, high[t]);                                                         \
             }                                                                                                          \
         }                                                                                                              \
-        for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t]);                \
     }
 
-TERNARY_PRODUCT(1) TERNARY_PRODUCT(2) TERNARY_PRODUCT(3) TERNARY_PRODUCT(4)
+TERNARY_PRODUCT(ternary, 1) TERNARY_PRODUCT(ternary, 2) TERNARY_PRODUCT(ternary, 3) TERNARY_PRODUCT(ternary, 4)
+TERNARY_PRODUCT(trits, 1) TERNARY_PRODUCT(trits, 2) TERNARY_PRODUCT(trits, 3) TERNARY_PRODUCT(trits, 4)
 
 /* What differs between kinds of weights: what is made of a step of 32 bytes of them, the sum they start from, and what one
  * step adds to it. */
-typedef __m256i trits_weights, floats_weights;
+typedef __m256i floats_weights;
 typedef struct {
     __m256i codes, sizes;
 } bytes_weights;
 
-TARGET static inline __m256i trits_take(const uint8_t *from) { return _mm256_load_si256((const __m256i *)from); }
-TARGET static inline __m256i trits_start(int32_t q_sum) { return _mm256_set1_epi32(-q_sum); }
-TARGET static inline __m256i trits_add(__m256i sum, __m256i weights, __m256i x)
-{
-    const __m256i pairs = _mm256_maddubs_epi16(weights, x);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-
 /* Bytes of offset 128, whose sign moves to the activations: |127 * 127 * 2| never saturates. */
 TARGET static inline bytes_weights bytes_take(const uint8_t *from)
 {
-    const __m256i codes = _mm256_xor_si256(trits_take(from), _mm256_set1_epi8((char)0x80));
+    const __m256i codes = _mm256_xor_si256(load_weights(from), _mm256_set1_epi8((char)0x80));
     return (bytes_weights){codes, _mm256_abs_epi8(codes)};
 }
 TARGET static inline __m256i bytes_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
@@ -208,7 +234,7 @@ TARGET static inline __m256i bytes_add(__m256i sum, bytes_weights weights, __m25
     const __m256i pairs = _mm256_maddubs_epi16(weights.sizes, _mm256_sign_epi8(x, weights.codes));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-TARGET static inline __m256i floats_take(const uint8_t *from) { return trits_take(from); }
+TARGET static inline __m256i floats_take(const uint8_t *from) { return load_weights(from); }
 TARGET static inline __m256i floats_start(int32_t q_sum) { return (void)q_sum, _mm256_setzero_si256(); }
 TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, __m256i x)
 {
@@ -412,16 +438,15 @@ TARGET static inline __m256 odds(__m256i pairs)
         for (size_t t = 0; t < N; t++) memcpy(y + 4 * t * y_stride, totals[t], sizeof totals[t]);                      \
     }
 
-/* Half a tile of ternary weights, a tile of the others; of 1 to `together` tokens, whose sums have registers. */
+/* A tile for 1 to `together` tokens, whose sums have registers. */
 typedef void some_product(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict,
                           size_t, const int32_t *restrict);
 
 enum { ternary_together = 4, trits_together = 4, bytes_together = 4, floats_together = 6, bf16_together = 2 };
-enum { ternary_halves = 2, trits_halves = 1, bytes_halves = 1, floats_halves = 1, bf16_halves = 1 };
 
 #define TABLE(kind) static some_product *const kind[] = {kind##_1, kind##_2, kind##_3, kind##_4};
 TABLE(ternary)
-PRODUCT(trits, 1) PRODUCT(trits, 2) PRODUCT(trits, 3) PRODUCT(trits, 4) TABLE(trits)
+TABLE(trits)
 PRODUCT(bytes, 1) PRODUCT(bytes, 2) PRODUCT(bytes, 3) PRODUCT(bytes, 4) TABLE(bytes)
 PRODUCT(floats, 1) PRODUCT(floats, 2) PRODUCT(floats, 3) PRODUCT(floats, 4) PRODUCT(floats, 5) PRODUCT(floats, 6)
 static some_product *const floats[] = {floats_1, floats_2, floats_3, floats_4, floats_5, floats_6};
@@ -451,7 +476,7 @@ TARGET static void unpack_fp8(uint8_t *restrict out, const uint8_t *restrict pac
 }
 
 /* All tokens with a tile before the next, so that it is unpacked once. */
-static void tiles_product(matrix_format format, some_product *const *products, size_t together, size_t halves,
+static void tiles_product(matrix_format format, some_product *const *products, size_t together,
                           void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t), uint8_t *restrict y,
                           size_t y_stride, const uint8_t *weights, size_t tiles, size_t columns,
                           const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,
@@ -460,11 +485,10 @@ static void tiles_product(matrix_format format, some_product *const *products, s
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
     for (size_t tile = 0; tile < tiles; tile++, weights += bytes) {
         if (unpack) unpack(unpacked, weights, columns);
-        for (size_t half = 0; half < halves; half++)
-            for (size_t t = 0; t < tokens; t += together)
-                products[(tokens - t < together ? tokens - t : together) - 1](
-                    y + 4 * (t * y_stride + tile * TILE_ROWS + half * TILE_ROWS / 2), y_stride,
-                    (unpack ? unpacked : weights) + half * STEP_BYTES / 2, steps, q + t * q_stride, q_stride, q_sum + t);
+        for (size_t t = 0; t < tokens; t += together)
+            products[(tokens - t < together ? tokens - t : together) - 1](
+                y + 4 * (t * y_stride + tile * TILE_ROWS), y_stride, unpack ? unpacked : weights, steps, q + t * q_stride, q_stride,
+                q_sum + t);
     }
 }
 
@@ -541,8 +565,8 @@ static void bytes_product(matrix_format format, void (*unpack)(uint8_t *restrict
                      const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum, size_t tokens,         \
                      uint8_t *restrict unpacked)                                                                       \
     {                                                                                                                  \
-        tiles_product(format, kind, kind##_together, kind##_halves, unpack, y, y_stride, weights, tiles, columns, q,   \
-                      q_stride, q_sum, tokens, unpacked);                                                              \
+        tiles_product(format, kind, kind##_together, unpack, y, y_stride, weights, tiles, columns, q, q_stride, q_sum, \
+                      tokens, unpacked);                                                                               \
     }
 
 #define BYTES_PRODUCT(name, format, unpack)                                                                            \

@@ -346,7 +346,9 @@ static inline const double *key_at(const attention_task *a, size_t j, size_t *st
     return keys + at / KEYS_TOGETHER * KEYS_TOGETHER * row + at % KEYS_TOGETHER;
 }
 
-/* ---- one query of several heads, by keys and values where they lie ---- */
+/* ---- one query of several heads, by keys and values where they lie: generation's, which small programs lack ---- */
+
+#if !defined(BITRL_SMALL)
 
 /* Scores of `count` cached keys from the group of `from` on; p: of the first key, [heads, p_stride], eight at a time. values:
  * theirs, which are needed next. */
@@ -432,6 +434,7 @@ TARGET static void attend_once(const attention_task *a, double *restrict scratch
         default: attend_heads(a, h, 4, scratch);
         }
 }
+#endif
 
 /* ---- many queries ---- */
 
@@ -439,10 +442,12 @@ TARGET static void attend(const attention_task *task, double *restrict scratch)
 {
     enum { QUERIES = 4, VECTORS = ATTEND_VECTORS }; /* sums in registers: queries share every load of a key or a value */
     const attention_task a = *task;
+#if !defined(BITRL_SMALL)
     if (a.first == 0 && a.count == 1) {
         attend_once(task, scratch);
         return;
     }
+#endif
     size_t begin = a.past + a.first, end = begin + a.count; /* positions */
     size_t keys = attention_keys(end), row = attention_row(a.head_dim);
     double *restrict kt = scratch;                    /* [head_dim, keys] transposed: eight scores at a time */

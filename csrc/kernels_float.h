@@ -175,6 +175,23 @@ TARGET static void adam(float *restrict w, float *restrict m, float *restrict v,
 
 enum { PANEL = 16 * PANEL_VECTORS };
 
+/* to: [4, PANEL] = from: [4, from_stride], transposed. */
+TARGET static inline void transpose_four(float *restrict to, const float *restrict from, size_t from_stride)
+{
+    typedef float four __attribute__((vector_size(16)));
+    four x[4], y[4];
+    for (size_t i = 0; i < 4; i++) memcpy(&x[i], from + i * from_stride, sizeof x[i]);
+    for (size_t i = 0; i < 2; i++) { /* of each two neighbouring lanes, those of two rows */
+        y[2 * i] = __builtin_shufflevector(x[i], x[i + 2], 0, 4, 1, 5);
+        y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + 2], 2, 6, 3, 7);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        x[2 * i] = __builtin_shufflevector(y[i], y[i + 2], 0, 4, 1, 5);
+        x[2 * i + 1] = __builtin_shufflevector(y[i], y[i + 2], 2, 6, 3, 7);
+    }
+    for (size_t i = 0; i < 4; i++) memcpy(to + i * PANEL, &x[i], sizeof x[i]);
+}
+
 /* Rows of a panel's columns next to each other, zeros beyond the last column. */
 TARGET static void pack_panel(float *restrict panel, const float *restrict b, size_t b_step, size_t b_column, size_t steps,
                               size_t columns)
@@ -185,12 +202,16 @@ TARGET static void pack_panel(float *restrict panel, const float *restrict b, si
         return;
     }
     if (columns < PANEL) memset(panel, 0, steps * PANEL * sizeof *panel);
-    if (b_column == 1)
+    if (b_column == 1) {
         for (size_t k = 0; k < steps; k++)
             for (size_t i = 0; i < columns; i++) panel[k * PANEL + i] = b[k * b_step + i];
-    else
-        for (size_t i = 0; i < columns; i++)
-            for (size_t k = 0; k < steps; k++) panel[k * PANEL + i] = b[k * b_step + i * b_column];
+        return;
+    }
+    size_t fours = b_step == 1 ? columns / 4 * 4 : 0, whole = steps / 4 * 4;
+    for (size_t i = 0; i < fours; i += 4)
+        for (size_t k = 0; k < whole; k += 4) transpose_four(panel + k * PANEL + i, b + k + i * b_column, b_column);
+    for (size_t i = 0; i < columns; i++)
+        for (size_t k = i < fours ? whole : 0; k < steps; k++) panel[k * PANEL + i] = b[k * b_step + i * b_column];
 }
 
 /* Sums of `rows` rows and a panel of columns, in registers; rows is a constant where this is called. */

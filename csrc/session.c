@@ -40,7 +40,8 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
     size_t width = round_up(shape->width, PAD), ffn = round_up(shape->ffn, PAD), head = round_up(shape->head_dim, PAD);
     size_t q = round_up(shape->heads * shape->head_dim, PAD), kv = round_up(shape->kv_heads * shape->head_dim, PAD);
     size_t widest = max(max(width, q), ffn), sums = max(max(q + 2 * kv, 2 * ffn), width), columns = round_up(widest, K_PAD);
-    scratch next = {.tokens = tokens, .texts = texts, .longest = longest, .rank = rank};
+    scratch next = {.tokens = tokens, .texts = texts, .longest = longest, .rank = rank, .sums_row = sums,
+                    .activation_bytes = activation_stride(model->format, columns), .input_bytes = activation_stride(FP32, columns)};
     thread_scratch *own = calloc(threads, sizeof *own);
     part *parts = calloc(18 + 7 * threads, sizeof *parts);
     size_t count = 0;
@@ -52,8 +53,8 @@ bool bitrl_grow_scratch(const bitrl_model *model, crew *c, size_t tokens, size_t
             {(void **)&next.v, tokens * shape->kv_heads * head, sizeof *next.v},
             {(void **)&next.attended, tokens * q, sizeof *next.attended},
             {(void **)&next.sums, tokens * sums, sizeof *next.sums},
-            {(void **)&next.activations, tokens, activation_stride(model->format, columns)},
-            {(void **)&next.inputs, adapted, activation_stride(FP32, columns)},
+            {(void **)&next.activations, tokens, next.activation_bytes},
+            {(void **)&next.inputs, adapted, next.input_bytes},
             {(void **)&next.hidden, adapted, SHARING * hidden_bytes(rank)},
             {(void **)&next.adapted, adapted * sums, sizeof *next.adapted},
             {(void **)&next.scale[0], tokens, sizeof *next.scale[0]},
@@ -159,6 +160,7 @@ void bitrl_session_close(bitrl_session *session)
     free(session->local_rope);
     free(session->prefix.tokens);
     free(session->prefix.x);
+    free(session->prefix.ended);
     free(session->prefix.cache.values);
     bitrl_forget_rows(&session->rows);
     free(session->head_sums);
@@ -260,6 +262,21 @@ int bitrl_take_batch(bitrl_session *session, const int32_t *tokens, const uint64
     return bitrl_keep_rows(&session->rows, session->model, tokens, *total, error);
 }
 
+/* What all threads know while they encode a batch. */
+typedef struct {
+    bitrl_session *session;
+    const int32_t *tokens;
+    const uint64_t *lengths;
+    int pooling;            /* or these: */
+    const uint64_t *places; /* [texts, fields], or NULL */
+    size_t fields;
+    const int32_t *sketch; /* [fields, width], or NULL */
+    size_t columns;        /* features of a text */
+    float *out;
+    size_t shared, count; /* tokens of the kept prefix, portions */
+    bool kept;            /* the only text is kept, as the prefix of the next ones */
+} encoding;
+
 /* ---- what texts begin with in common ---- */
 
 static size_t common(const int32_t *a, size_t a_length, const int32_t *b, size_t b_length)
@@ -269,37 +286,78 @@ static size_t common(const int32_t *a, size_t a_length, const int32_t *b, size_t
     return n;
 }
 
-/* Tokens of the kept prefix that every text begins with, after keeping more of them if that will save work. */
-static int share_prefix(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
-                        size_t *shared, char *error)
+/* Makes room in the kept prefix; what it holds is kept; false when memory is short. */
+static bool grow_prefix(bitrl_session *session, size_t capacity)
 {
     prefix *kept = &session->prefix;
-    size_t all = lengths[0], width = round_up(session->model->shape.width, PAD);
+    size_t before = kept->cache.capacity, width = round_up(session->model->shape.width, PAD);
+    if (capacity <= before) return true;
+    capacity = min(round_up(capacity, 16), session->model->shape.context);
+    int32_t *tokens = realloc(kept->tokens, capacity * sizeof *tokens);
+    if (tokens) kept->tokens = tokens;
+    bool *ended = realloc(kept->ended, capacity * sizeof *ended);
+    if (ended) kept->ended = ended;
+    double *x = bitrl_allocate(capacity, width * sizeof *x);
+    if (!tokens || !ended || !x || !bitrl_grow_cache(&kept->cache, session->model, capacity)) {
+        free(x);
+        return false;
+    }
+    if (kept->x) memcpy(x, kept->x, before * width * sizeof *x);
+    free(kept->x);
+    kept->x = x;
+    return true;
+}
+
+/* Keeps what became of `count` tokens behind the first `past` kept ones: x: [count, P(width)]. places: [fields] of those that went
+ * through the last block, or NULL: all did. */
+static void keep_rows(bitrl_session *session, size_t past, const int32_t *tokens, size_t count, const double *x,
+                      const uint64_t *places, size_t fields)
+{
+    prefix *kept = &session->prefix;
+    size_t width = round_up(session->model->shape.width, PAD);
+    memcpy(kept->tokens + past, tokens, count * sizeof *tokens);
+    memcpy(kept->x + past * width, x, count * width * sizeof *x);
+    for (size_t i = past; i < past + count; i++) kept->ended[i] = !places;
+    for (size_t f = 0; places && f < fields; f++)
+        if (places[f] >= past) kept->ended[places[f]] = true;
+    kept->cache.length = past + count;
+}
+
+/* Whether a single text is kept, so that the next one need not be read where it begins likewise, as a state does that follows a
+ * state: not a long one, which takes more memory than it saves time. */
+static bool keeps_text(const bitrl_model *model, size_t length)
+{
+    enum { LEAST = 2 << 20, SHARE = 32 }; /* bytes, and a part of the model's own */
+    const bitrl_shape *shape = &model->shape;
+    size_t row = 2 * shape->blocks * shape->kv_heads * round_up(shape->head_dim, PAD) + round_up(shape->width, PAD);
+    return length * row * sizeof(double) <= max(LEAST, bitrl_model_bytes_per_token(model) / SHARE);
+}
+
+/* Tokens of the kept prefix that every text begins with, after keeping more of them if that will save work. */
+static int share_prefix(bitrl_session *session, const encoding *e, uint64_t texts, size_t *shared, char *error)
+{
+    prefix *kept = &session->prefix;
+    const int32_t *tokens = e->tokens;
+    const uint64_t *lengths = e->lengths;
+    size_t all = lengths[0];
     for (uint64_t i = 1, at = lengths[0]; i < texts; at += lengths[i++]) all = common(tokens, all, tokens + at, lengths[i]);
     if (kept->cache.version != session->model->version) kept->cache.length = 0;
     kept->cache.version = session->model->version;
     *shared = common(tokens, all, kept->tokens, kept->cache.length);
+    for (size_t i = 0; !e->places && i < *shared; i++)
+        if (!kept->ended[i]) *shared = i;
+    for (size_t i = 0; e->places && i < texts * e->fields; i++)
+        if (e->places[i] < *shared && !kept->ended[e->places[i]]) *shared = e->places[i];
     if (texts > 1 && all >= *shared + LEAST_PREFIX) {
-        int32_t *more = realloc(kept->tokens, max(all, kept->cache.capacity) * sizeof *more);
-        if (more) kept->tokens = more;
-        double *x = bitrl_allocate(max(all, kept->cache.capacity), width * sizeof *x);
-        kept->cache.length = *shared;
-        if (!more || !x || !bitrl_grow_cache(&kept->cache, session->model, all)) {
-            free(x);
-            return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to keep %zu tokens", all);
-        }
-        if (kept->x) memcpy(x, kept->x, *shared * width * sizeof *x);
-        free(kept->x);
-        kept->x = x;
+        if (!grow_prefix(session, all)) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to keep %zu tokens", all);
         const passage p = {.tokens = tokens + *shared, .length = all - *shared, .past = *shared, .before = &kept->cache,
                            .keep = &kept->cache};
         bitrl_forward(session->model, session->all.threads, &session->all.scratch, &session->rows, session->rope,
-                      session->local_rope, &p, 1);
-        memcpy(kept->x + *shared * width, session->all.scratch.x, p.length * width * sizeof *x);
-        memcpy(kept->tokens, tokens, all * sizeof *kept->tokens);
-        *shared = kept->cache.length = all;
+                      session->local_rope, &p, 1, false);
+        keep_rows(session, *shared, p.tokens, p.length, session->all.scratch.x, NULL, 0);
+        *shared = all;
     }
-    if (*shared < LEAST_PREFIX) *shared = 0;
+    if (texts > 1 && *shared < LEAST_PREFIX) *shared = 0;
     return BITRL_OK;
 }
 
@@ -376,20 +434,6 @@ int bitrl_check_finite(bitrl_session *session, const float *out, size_t values, 
     return bitrl_fail(error, BITRL_BAD_RESULT, "gives features that are not finite");
 }
 
-/* What all threads know while they encode a batch. */
-typedef struct {
-    bitrl_session *session;
-    const int32_t *tokens;
-    const uint64_t *lengths;
-    int pooling;            /* or these: */
-    const uint64_t *places; /* [texts, fields], or NULL */
-    size_t fields;
-    const int32_t *sketch; /* [fields, width], or NULL */
-    size_t columns;        /* features of a text */
-    float *out;
-    size_t shared, count; /* tokens of the kept prefix, portions */
-} encoding;
-
 /* Divides a batch into portions of about `most` tokens beyond the shared ones, at least a text each; how many there are, or 0
  * when memory is short. */
 static size_t divide(bitrl_session *session, const uint64_t *lengths, uint64_t texts, size_t shared, size_t most)
@@ -426,7 +470,7 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
         count++;
         rows += length;
     }
-    bitrl_forward(session->model, c->threads, &c->scratch, &session->rows, session->rope, session->local_rope, passages, count);
+    bitrl_forward(session->model, c->threads, &c->scratch, &session->rows, session->rope, session->local_rope, passages, count, false);
     at = p->token;
     for (size_t j = 0; j < count; at += e->lengths[p->text + j++]) {
         const double *x = c->scratch.x + passages[j].first * round_up(width, PAD);
@@ -438,6 +482,39 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
             pool_fields(session, e->shared, x, e->places + text * e->fields, e->lengths[text] ? e->fields : 0, e->sketch, e->columns,
                         e->out + text * e->columns);
     }
+}
+
+/* The only text of a batch, which is kept: in `parts` of which each thread has one, or as one of which all threads share every step. */
+static void encode_kept(const encoding *e, size_t parts)
+{
+    bitrl_session *session = e->session;
+    scratch *s = &session->all.scratch;
+    size_t length = e->lengths[0], each = (length - e->shared + parts - 1) / parts, padded = round_up(session->model->shape.width, PAD);
+    bitrl_cache *cache = &session->prefix.cache;
+    for (size_t i = 0, at = e->shared, field = 0; i < parts; at += s->passages[i++].length) {
+        passage *p = &s->passages[i];
+        *p = (passage){.tokens = e->tokens + at, .length = min(each, length - at), .first = i * round_up(each, TOKEN_PAD), .past = at,
+                       .before = cache, .keep = cache};
+        while (e->places && field < e->fields && e->places[field] < at) field++;
+        p->wanted = e->places ? e->places + field : NULL;
+        while (e->places && field < e->fields && e->places[field] < at + p->length) field++;
+        p->wanted_count = e->places ? (size_t)(e->places + field - p->wanted) : 0;
+    }
+    bitrl_forward(session->model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, parts, parts > 1);
+    for (const passage *p = s->passages; p < s->passages + parts; p++)
+        keep_rows(session, p->past, p->tokens, p->length, s->x + p->first * padded, e->places, e->fields);
+    if (e->places)
+        pool_fields(session, length, NULL, e->places, e->fields, e->sketch, e->columns, e->out);
+    else
+        pool_text(session, length, NULL, 0, e->pooling, e->out, s->own->row);
+}
+
+/* Threads that take the only text of a batch apart: of a model which is in every core's cache, so that none reads weights for others. */
+static size_t parts_of(const bitrl_session *session, size_t length)
+{
+    enum { LEAST_PART = 4 }; /* tokens */
+    if (bitrl_model_bytes_per_token(session->model) > SMALL) return 1;
+    return max(1, min(pool_running(session->all.threads), length / LEAST_PART));
 }
 
 static void encode_alone(void *context, size_t thread, size_t threads)
@@ -476,12 +553,19 @@ static int encode_batch(encoding *e, uint64_t texts, size_t total, size_t longes
         if (!session->alone[i].threads) session->alone[i].threads = pool_open(1);
         ok = session->alone[i].threads && bitrl_grow_scratch(model, &session->alone[i], max(most, longest), at_once, longest);
     }
-    if (ok) status = share_prefix(session, tokens, lengths, texts, &e->shared, error);
+    if (ok) status = share_prefix(session, e, texts, &e->shared, error);
+    e->kept = ok && !status && texts == 1 && total && keeps_text(model, total);
+    if (e->kept) {
+        size_t parts = parts_of(session, total), each = (total + parts - 1) / parts;
+        ok = grow_prefix(session, total) && bitrl_grow_scratch(model, &session->all, parts * round_up(each, TOKEN_PAD), parts, longest);
+    }
     if (ok && !status) ok = (e->count = divide(session, lengths, texts, e->shared, alone ? most : chunk)) > 0;
     if (!ok) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to encode texts of %zu tokens", longest);
     if (status) return status;
 
-    if (alone && e->count > 1)
+    if (e->kept)
+        encode_kept(e, parts_of(session, total - e->shared));
+    else if (alone && e->count > 1)
         pool_run(session->all.threads, encode_alone, e);
     else
         for (size_t i = 0; i < e->count; i++) encode_portion(e, &session->portions[i], &session->all);
@@ -538,7 +622,7 @@ int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uin
         for (size_t i = p->text; i < p[1].text; rows += lengths[i++])
             s->passages[passages++] = (passage){.tokens = tokens + p->token + rows, .length = lengths[i], .first = rows};
         s->states = out + p->token * model->shape.width;
-        bitrl_forward(model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, passages);
+        bitrl_forward(model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, passages, false);
     }
     s->states = NULL;
     return bitrl_check_finite(session, out, model->shape.blocks * total * model->shape.width, tokens, total, error);

@@ -19,10 +19,11 @@ typedef struct {
     size_t text, token;
 } portion;
 
-/* What texts had in common, and what became of it. */
+/* What texts had in common, or the last one that came alone, and what became of it. */
 typedef struct {
     int32_t *tokens; /* [cache.capacity] */
     double *x;       /* [cache.capacity, P(width)] residual stream after the last block */
+    bool *ended;     /* [cache.capacity] whether it went through the last block: not where it was not wanted */
     bitrl_cache cache;
 } prefix;
 

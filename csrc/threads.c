@@ -144,7 +144,7 @@ void pool_close(pool *p)
 
 void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void *context)
 {
-    p->running = p->process == getpid() ? p->threads : 1; /* after a fork the workers are gone */
+    p->running = pool_running(p);
     p->next = 0;
     if (p->running == 1) {
         work(context, 0, 1);
@@ -200,3 +200,5 @@ bool pool_take(pool *p, size_t items, size_t *item)
 }
 
 size_t pool_threads(const pool *p) { return p->threads; }
+
+size_t pool_running(const pool *p) { return p->process == getpid() ? p->threads : 1; } /* after a fork the workers are gone */

@@ -51,7 +51,7 @@ typedef struct bitrl_agent bitrl_agent;
 
 /* How an agent is run; all zeros is how it is run without. */
 typedef struct {
-    unsigned threads;            /* 0: one, which a small model does best with */
+    unsigned threads;            /* 0: one; two act sooner where cores are free, and take more of both */
     const char *instruction_set; /* "avx2", "neon", "scalar" …; NULL: the best that this CPU has */
 } bitrl_agent_options;
 

@@ -411,3 +411,28 @@ def test_a_beginning_in_common_changes_no_bit(path: Path) -> None:
         for batch in batches:
             alone = [Engine(path, threads=1).encode([text], pooling) for text in batch]
             np.testing.assert_array_equal(kept.encode(batch, pooling), np.concatenate(alone))
+
+
+@pytest.mark.parametrize("format", ["ternary", "fp32"])
+def test_a_text_that_begins_like_the_one_before_gives_the_bits_that_it_has_alone(path: Path, format: str) -> None:
+    """One text after another, as when an agent acts: the engine goes on from what they have in common."""
+    rng = np.random.default_rng(1)
+    kept, text = Engine(path, format, threads=2), rng.integers(0, 270, 30).tolist()
+    for step in range(60):
+        at = int(rng.integers(0, 30))
+        text = text[:at] + rng.integers(0, 270, int(rng.integers(1, 40 - at))).tolist()
+        fresh = Engine(path, format, threads=1)
+        if step % 3 == 0:  # of which the last block computes some tokens alone
+            places = np.sort(rng.permutation(len(text))[:3]).astype(np.uint64)[None]
+            if len(text) < 3:
+                continue
+            found, expected = (each.encode_fields([text], places) for each in (kept, fresh))
+        else:
+            pooling = ["mean", "last", "none"][int(rng.integers(3))]
+            found, expected = (each.encode([text], pooling) for each in (kept, fresh))
+        np.testing.assert_array_equal(found, expected)
+        if step % 10 == 9:
+            batch = [[*text[:12], 1, 2], [*text[:12], 3]]
+            np.testing.assert_array_equal(kept.encode(batch), np.concatenate([fresh.encode([each]) for each in batch]))
+        if step % 10 == 4:
+            kept.encode([[]])
