@@ -1,12 +1,13 @@
 """bitrl's PPO without a language model against Stable-Baselines3's, interleaved in one run.
 
     python benchmarks/ppo_against_sb3.py --seeds 5 --steps 50000
-    python benchmarks/ppo_against_sb3.py --env HalfCheetah-v5 --env Hopper-v5 --seeds 5 --steps 300000
+    python benchmarks/ppo_against_sb3.py --env HalfCheetah-v5 --env Hopper-v5 --seeds 5 --steps 300000 --pairs FILE
 
 Ours is `--backbone mlp --serializer vector -o algo.preset=standard`, without what an environment's defaults add to it.
 Both train with the same hyper-parameters, network sizes and scaled observations for the same steps, on one thread of
 torch, each in its own process, and are evaluated greedily over 100 episodes. Steps per second are of training alone,
-without start-up. Whether the returns are equivalent is tested, not assumed (two one-sided tests at 5 %).
+without start-up. FILE keeps each finished pair, which is not measured again when the command is. Whether the returns
+are equivalent is tested, not assumed (two one-sided tests at 5 %).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -92,16 +94,26 @@ def main() -> None:
     parser.add_argument("--env", action="append", help="may be repeated; CartPole-v1 by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--pairs", type=Path, metavar="FILE", help="of finished pairs, a line each; it grows")
     parser.add_argument("--equivalent-within", type=float, default=0.05, metavar="SHARE")
     known = parser.parse_args()
+    lines = known.pairs.read_text().splitlines() if known.pairs and known.pairs.exists() else []
+    finished = {(line["env"], line["steps"], line["pair"]["seed"]): line["pair"] for line in map(json.loads, lines)}
     for env in known.env or ["CartPole-v1"]:
         pairs: list[dict[str, Any]] = []
         for seed in range(known.seeds):
-            pair: dict[str, Any] = {who: measure(code, env, known.steps, seed) for who, code in RIVALS.items()}
-            ratio = pair["bitrl"]["steps_per_second"] / pair["stable_baselines3"]["steps_per_second"]
-            pairs.append({"seed": seed, **pair, "speed_ratio": ratio})
-            words = ", ".join(f"{who} {at['return']:.1f} at {at['steps_per_second']:.0f}/s" for who, at in pair.items())
-            print(f"{env} seed {seed}: {words}, ratio {ratio:.2f}", flush=True)
+            pair: dict[str, Any] | None = finished.get((env, known.steps, seed))
+            if pair is None:
+                pair = {"seed": seed, **{who: measure(code, env, known.steps, seed) for who, code in RIVALS.items()}}
+                pair["speed_ratio"] = pair["bitrl"]["steps_per_second"] / pair["stable_baselines3"]["steps_per_second"]
+                if known.pairs:
+                    with known.pairs.open("a") as file:
+                        file.write(json.dumps({"env": env, "steps": known.steps, "pair": pair}) + "\n")
+            pairs.append(pair)
+            words = ", ".join(
+                f"{who} {pair[who]['return']:.1f} at {pair[who]['steps_per_second']:.0f}/s" for who in RIVALS
+            )
+            print(f"{env} seed {seed}: {words}, ratio {pair['speed_ratio']:.2f}", flush=True)
         found = compared(pairs, known.equivalent_within)
         print(json.dumps(found, indent=2), flush=True)
         name = f"ppo-against-sb3-{known.steps}" if env == "CartPole-v1" else f"ppo-against-sb3-{env}-{known.steps}"
