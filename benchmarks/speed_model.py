@@ -40,15 +40,16 @@ ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
 LOOPS = {
     "avx2": (
-        "ternary_4 ternary_1 trits_4 unpack_dense_plain quiet_8 bf16_2 bf16_1 unpack_fp8 floats_6 floats_2 floats_1"
+        "ternary_4 ternary_1 trits_4 trits_1 unpack_dense unpack_int4 quiet_8 quiet_1 bf16_2 bf16_1 unpack_fp8 "
+        "floats_6 floats_2 floats_1"
     ),
     "scalar": "ternary_product int8_product",
     "neon": "trits_4 trits_1 dots_4 few_ternary_1 unpack_ternary",
 }
 """Kernels → the functions whose innermost loops the model knows."""
 CASES = [
-    *((ZEN3, format, 32) for format in ("ternary", "ternary-1.6", "int8", "fp8", "bf16", "fp32")),
-    *((ZEN3, format, 1) for format in ("ternary", "fp8", "bf16", "fp32")),
+    *((ZEN3, format, 32) for format in ("ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32")),
+    *((ZEN3, format, 1) for format in ("ternary", "ternary-1.6", "int4", "fp8", "bf16", "fp32")),
     *((ZEN3_PLAIN, format, tokens) for format in ("ternary", "int8") for tokens in (32, 1)),
 ]
 """What is modelled of what can be run here: core, format, tokens."""

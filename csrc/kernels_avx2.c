@@ -475,6 +475,69 @@ TARGET static void unpack_fp8(uint8_t *restrict out, const uint8_t *restrict pac
         }
 }
 
+/* Codes 0 to 15 of eight rows times these rows' multipliers, those of even and of odd bytes, plus the bias; in bytes, which wrap. */
+TARGET static inline __m256i times_rows(__m256i codes, __m256i evens, __m256i odds, __m256i bias)
+{
+    const __m256i even = _mm256_and_si256(_mm256_maddubs_epi16(codes, evens), _mm256_set1_epi16(255));
+    const __m256i odd = _mm256_slli_epi16(_mm256_maddubs_epi16(codes, odds), 8);
+    return _mm256_add_epi8(_mm256_or_si256(even, odd), bias);
+}
+
+/* As unpack_int4_plain. */
+TARGET static void unpack_int4(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
+{
+    const __m256i fifteen = _mm256_set1_epi8(15), even_bytes = _mm256_set1_epi16(255);
+    const __m256i first = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
+    const uint8_t *multipliers = packed + columns / 8 * STEP_BYTES;
+    for (size_t c = 0; c < columns; c += INT4_BLOCK, multipliers += TILE_ROWS, packed += 4 * STEP_BYTES, out += 8 * STEP_BYTES) {
+        const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)multipliers));
+        for (size_t half = 0; half < STEP_BYTES; half += STEP_BYTES / 2) {
+            const __m256i times = _mm256_shuffle_epi8(all, _mm256_add_epi8(first, _mm256_set1_epi8(half ? 8 : 0)));
+            const __m256i evens = _mm256_and_si256(times, even_bytes), odds = _mm256_andnot_si256(even_bytes, times);
+            const __m256i two = _mm256_add_epi8(times, times), four = _mm256_add_epi8(two, two);
+            const __m256i bias = _mm256_sub_epi8(_mm256_set1_epi8((char)128), _mm256_add_epi8(four, four));
+            for (size_t g = 0; g < 4; g++) {
+                const __m256i codes = load_weights(packed + g * STEP_BYTES + half);
+                const __m256i low = _mm256_and_si256(codes, fifteen), high = _mm256_and_si256(_mm256_srli_epi16(codes, 4), fifteen);
+                uint8_t *to = out + 2 * g * STEP_BYTES + half;
+                _mm256_store_si256((__m256i *)to, times_rows(low, evens, odds, bias));
+                _mm256_store_si256((__m256i *)(to + STEP_BYTES), times_rows(high, evens, odds, bias));
+            }
+        }
+    }
+}
+
+/* As unpack_dense_plain: n / 17 of n below 51, and the parts of r = 9 high + low, by comparisons; trits of these by lookup. */
+TARGET static void unpack_dense(uint8_t *restrict out, const uint8_t *restrict packed, size_t columns)
+{
+    const __m256i third = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0));
+    const __m256i rest = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0));
+    /* 16 n as 9 high + low */
+    const __m256i high16 = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 3, 5, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+    const __m256i low16 = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 7, 5, 3, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+    const __m256i nine = _mm256_set1_epi8(9), seventeen = _mm256_set1_epi8(17), fifteen = _mm256_set1_epi8(15);
+    for (size_t c = 0; c < columns; c += 20, packed += STEP_BYTES, out += 5 * STEP_BYTES)
+        for (size_t half = 0; half < STEP_BYTES; half += STEP_BYTES / 2) {
+            const __m256i byte = load_weights(packed + half), low = _mm256_and_si256(byte, _mm256_set1_epi8(63));
+            const __m256i early = _mm256_and_si256(_mm256_srli_epi16(byte, 6), _mm256_set1_epi8(3));
+            const __m256i late = _mm256_cmpeq_epi8(early, _mm256_set1_epi8(3)); /* -1, as all comparisons that hold */
+            const __m256i one = _mm256_cmpgt_epi8(low, _mm256_set1_epi8(16)), two = _mm256_cmpgt_epi8(low, _mm256_set1_epi8(33));
+            const __m256i fewer = _mm256_add_epi8(_mm256_and_si256(one, seventeen), _mm256_and_si256(two, seventeen));
+            const __m256i r = _mm256_add_epi8(low, _mm256_and_si256(late, _mm256_sub_epi8(_mm256_set1_epi8(64), fewer)));
+            const __m256i n = _mm256_and_si256(_mm256_srli_epi16(r, 4), fifteen);
+            const __m256i sum = _mm256_add_epi8(_mm256_and_si256(r, fifteen), _mm256_shuffle_epi8(low16, n));
+            const __m256i over = _mm256_cmpgt_epi8(sum, _mm256_set1_epi8(8)), twice = _mm256_cmpgt_epi8(sum, _mm256_set1_epi8(17));
+            const __m256i less = _mm256_add_epi8(_mm256_and_si256(over, nine), _mm256_and_si256(twice, nine));
+            const __m256i lower = _mm256_sub_epi8(sum, less);
+            const __m256i upper = _mm256_sub_epi8(_mm256_shuffle_epi8(high16, n), _mm256_add_epi8(over, twice));
+            const __m256i trits[5] = {_mm256_shuffle_epi8(rest, lower), _mm256_shuffle_epi8(third, lower), _mm256_shuffle_epi8(rest, upper),
+                                      _mm256_shuffle_epi8(third, upper),
+                                      _mm256_blendv_epi8(early, _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two)), late)};
+            _Pragma("GCC unroll 5") for (size_t i = 0; i < 5; i++)
+                _mm256_store_si256((__m256i *)(out + i * STEP_BYTES + half), trits[i]);
+        }
+}
+
 /* All tokens with a tile before the next, so that it is unpacked once. */
 static void tiles_product(matrix_format format, some_product *const *products, size_t together,
                           void (*unpack)(uint8_t *restrict, const uint8_t *restrict, size_t), uint8_t *restrict y,
@@ -578,9 +641,9 @@ static void bytes_product(matrix_format format, void (*unpack)(uint8_t *restrict
     }
 
 MATRIX_PRODUCT(ternary_product, TERNARY, ternary, NULL) /* unpacking costs little beside this set's products */
-MATRIX_PRODUCT(dense_product, TERNARY_DENSE, trits, unpack_dense_plain)
+MATRIX_PRODUCT(dense_product, TERNARY_DENSE, trits, unpack_dense)
 BYTES_PRODUCT(int8_product, INT8, NULL)
-BYTES_PRODUCT(int4_product, INT4, unpack_int4_plain)
+BYTES_PRODUCT(int4_product, INT4, unpack_int4)
 MATRIX_PRODUCT(fp8_product, FP8, bf16, unpack_fp8)
 MATRIX_PRODUCT(bf16_product, BF16, bf16, NULL)
 MATRIX_PRODUCT(fp32_product, FP32, floats, NULL)

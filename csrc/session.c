@@ -348,7 +348,7 @@ static int share_prefix(bitrl_session *session, const encoding *e, uint64_t text
         if (!kept->ended[i]) *shared = i;
     for (size_t i = 0; e->places && i < texts * e->fields; i++)
         if (e->places[i] < *shared && !kept->ended[e->places[i]]) *shared = e->places[i];
-    if (texts > 1 && all >= *shared + LEAST_PREFIX) {
+    if ((texts - 1) * (all - *shared) >= LEAST_SHARED) {
         if (!grow_prefix(session, all)) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory to keep %zu tokens", all);
         const passage p = {.tokens = tokens + *shared, .length = all - *shared, .past = *shared, .before = &kept->cache,
                            .keep = &kept->cache};
@@ -357,7 +357,6 @@ static int share_prefix(bitrl_session *session, const encoding *e, uint64_t text
         keep_rows(session, *shared, p.tokens, p.length, session->all.scratch.x, NULL, 0);
         *shared = all;
     }
-    if (texts > 1 && *shared < LEAST_PREFIX) *shared = 0;
     return BITRL_OK;
 }
 

@@ -92,14 +92,18 @@ class Kernel:
 
 _GATHER = Loop(64, 43, 0, 0, 22, 16)
 _PLAIN = {1: Loop(16, 29, 17, 2, 2)}
+_QUIET = {8: Loop(1024, 124, 72, 40, 40, 7), 1: Loop(128, 21, 9, 5, 8)}
 _BF16 = {2: Loop(64, 24, 16, 8, 6, chain=1), 1: Loop(512, 218, 164, 64, 80, chain=16)}
 
 KERNELS: Mapping[tuple[str, str], Kernel] = {
     ("scalar", "ternary"): Kernel(_PLAIN, (Loop(256, 72, 36, 0, 4, 16), _GATHER)),
     ("scalar", "int8"): Kernel(_PLAIN, (_GATHER,)),
-    ("avx2", "ternary"): Kernel({4: Loop(512, 69, 43, 20, 17), 1: Loop(128, 25, 16, 5, 5)}),
-    ("avx2", "ternary-1.6"): Kernel({4: Loop(256, 34, 24, 16, 6)}, (Loop(320, 193, 176, 20, 8, 10),)),
-    ("avx2", "int8"): Kernel({8: Loop(1024, 124, 72, 40, 40, 7)}),
+    ("avx2", "ternary"): Kernel({4: Loop(1024, 103, 78, 32, 21), 1: Loop(256, 42, 30, 8, 6)}),
+    ("avx2", "ternary-1.6"): Kernel(
+        {4: Loop(1024, 93, 64, 32, 24), 1: Loop(256, 34, 16, 8, 12)}, (Loop(320, 95, 68, 0, 22, 10),)
+    ),
+    ("avx2", "int8"): Kernel(_QUIET),
+    ("avx2", "int4"): Kernel(_QUIET, (Loop(256, 165, 134, 32, 17, 16),)),
     ("avx2", "fp8"): Kernel(_BF16, (Loop(64, 41, 32, 0, 4, 4),)),
     ("avx2", "bf16"): Kernel(_BF16),
     ("avx2", "fp32"): Kernel(
@@ -113,7 +117,7 @@ KERNELS: Mapping[tuple[str, str], Kernel] = {
 }
 """(instruction set, format) → its product; "few ternary" is that of one to three tokens."""
 
-BYTES = {"ternary": 1 / 4, "ternary-1.6": 1 / 5, "int8": 1.0, "fp8": 1.0, "bf16": 2.0, "fp32": 4.0}
+BYTES = {"ternary": 1 / 4, "ternary-1.6": 1 / 5, "int8": 1.0, "int4": 17 / 32, "fp8": 1.0, "bf16": 2.0, "fp32": 4.0}
 """Of a weight."""
 
 ZEN3 = Core("AMD Zen 3, AVX2", "avx2", 3.25, 6, 4, 2, 2, 1, fused=4)
