@@ -324,13 +324,13 @@ static void keep_rows(bitrl_session *session, size_t past, const int32_t *tokens
 }
 
 /* Whether a single text is kept, so that the next one need not be read where it begins likewise, as a state does that follows a
- * state: not a long one, which takes more memory than it saves time. */
+ * state: not where that takes much memory, of a long text or a large model. */
 static bool keeps_text(const bitrl_model *model, size_t length)
 {
-    enum { LEAST = 2 << 20, SHARE = 32 }; /* bytes, and a part of the model's own */
+    enum { MOST = 2 << 20 };
     const bitrl_shape *shape = &model->shape;
     size_t row = 2 * shape->blocks * shape->kv_heads * round_up(shape->head_dim, PAD) + round_up(shape->width, PAD);
-    return length * row * sizeof(double) <= max(LEAST, bitrl_model_bytes_per_token(model) / SHARE);
+    return length * row * sizeof(double) <= MOST;
 }
 
 /* Tokens of the kept prefix that every text begins with, after keeping more of them if that will save work. */

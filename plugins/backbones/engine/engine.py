@@ -35,7 +35,7 @@ _MOST_THREADS = 1024  # MAX_THREADS of csrc
 _PAD = 16  # numbers to which the engine rounds up the width of a head
 _CHUNK, _LEAST_CHUNK, _WORKING = 256, 64, 9 << 20  # of csrc/session.c: tokens at once, and what they may take
 _SMALL, _TILE_ROWS, _LINE = 4 << 20, 16, 64  # bytes of a model that a core has for itself, and of csrc/kernels.h
-_KEPT, _KEPT_SHARE = 2 << 20, 32  # of csrc/session.c: bytes of a text kept for the next one, or a part of the model
+_KEPT = 2 << 20  # of csrc/session.c: bytes of a text that is kept for the next one, at most
 _ACTIVATION_BYTES = {"fp8": 2, "bf16": 2, "fp32": 4}
 
 
@@ -326,9 +326,7 @@ class LoadPlan(NamedTuple):
         thread += 3 * _LINE * _CHUNK + 8 * _CHUNK * (2 * shape.head_dim + 2 * _PAD)
         crews = 1 + (threads if self.matrix_bytes <= _SMALL else 0)
         tokens = max(_LEAST_CHUNK, min(_CHUNK, _WORKING // token))
-        kept_token = self.cache_bytes_per_token + 8 * shape.width
-        kept = min(shape.context * kept_token, max(_KEPT, self.matrix_bytes // _KEPT_SHARE))
-        return int(crews * tokens * token + (threads + crews - 1) * thread + kept)
+        return int(crews * tokens * token + (threads + crews - 1) * thread + _KEPT)
 
 
 def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activation: str | None = None) -> LoadPlan:
