@@ -4,8 +4,8 @@ make act lib && python benchmarks/c_agent.py [STATES]
 
 States are those of random play. Discrete actions are compared with those of `bitrl act`. So are continuous ones, whose
 last bits differ, since it multiplies by NumPy; and bit by bit with those of the algorithm itself (`bitrl eval`). Times
-of an action are CPU time of the library in this process, one thread, on states none of which was seen before; that of
-the first action is of the program, from its start to its end.
+of an action are of the library in this process, on states none of which was seen before: CPU time with one thread, and
+by the clock with two. That of the first action is of the program, from its start to its end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,24 @@ SMALL = {"run.eval_episodes": 0, "run.num_envs": 4, "algo.rollout_steps": 128, "
 STARTS = 9
 
 
+class Options(ctypes.Structure):
+    """bitrl_agent_options."""
+
+    _fields_ = (("threads", ctypes.c_uint), ("instruction_set", ctypes.c_char_p))
+
+
 class Agent:
     """An agent in this process, by the library."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, threads: int):
         self.library, self.handle = ctypes.CDLL(str(LIBRARY)), ctypes.c_void_p()
         self.error = ctypes.create_string_buffer(256)
         self.library.bitrl_agent_actions.restype = ctypes.c_size_t
-        self.check(self.library.bitrl_agent_open(str(path).encode(), None, ctypes.byref(self.handle), self.error))
+        options = Options(threads, None)
+        opened = self.library.bitrl_agent_open(
+            str(path).encode(), ctypes.byref(options), ctypes.byref(self.handle), self.error
+        )
+        self.check(opened)
         self.action = (ctypes.c_double * self.library.bitrl_agent_actions(self.handle))()
 
     def check(self, status: int) -> None:
@@ -50,13 +61,23 @@ class Agent:
         if status:
             raise SystemExit(self.error.value.decode())
 
-    def act(self, numbers: Any) -> float:
-        """The CPU time, in ms, to find the action, which is then in `action`."""
-        began = time.thread_time_ns()
+    def act(self, numbers: Any, clock: Callable[[], int]) -> float:
+        """The time, in ms, to find the action, which is then in `action`."""
+        began = clock()
         status = self.library.bitrl_agent_act(self.handle, numbers, None, self.action, self.error)
-        took = (time.thread_time_ns() - began) / 1e6
+        took = (clock() - began) / 1e6
         self.check(status)
         return took
+
+
+def by_library(agent: Agent, states: np.ndarray, clock: Callable[[], int]) -> tuple[dict[str, float], np.ndarray]:
+    """Quantiles of the time of an action, in ms; and the actions."""
+    found, times = [], []
+    for row in states.astype(np.float64).tolist():
+        times.append(agent.act((ctypes.c_double * len(row))(*row), clock))
+        found.append([*agent.action])
+    cuts = statistics.quantiles(times, n=100)
+    return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3)}, np.array(found)
 
 
 def compare(env: str, folder: Path, count: int) -> dict[str, Any]:
@@ -68,16 +89,13 @@ def compare(env: str, folder: Path, count: int) -> dict[str, Any]:
     _, parts, algorithm, _ = trained(folder / env, lambda event: None)
     states = np.asarray(observations_of(parts.environment, count))
     algorithm.task.collector.envs.close()
-    agent, by_library = bitrl.load_agent(python, threads=1), Agent(c)
-    found, times = [], []
-    for row in states.astype(np.float64).tolist():
-        times.append(by_library.act((ctypes.c_double * len(row))(*row)))
-        found.append([*by_library.action])
-    actions = np.array(found)
+    agent = bitrl.load_agent(python, threads=1)
+    one, actions = by_library(Agent(c, 1), states, time.thread_time_ns)
+    two, same = by_library(Agent(c, 2), states, time.perf_counter_ns)
+    assert (actions == same).all()
     chunks = [states[at : at + 256] for at in range(0, count, 256)]
     of_python = np.concatenate([np.array(agent.act_batch([*chunk])).reshape(len(chunk), -1) for chunk in chunks])
     of_training = np.concatenate([algorithm.act(parts.reader(chunk)).reshape(len(chunk), -1) for chunk in chunks])
-    cuts = statistics.quantiles(times, n=100)
     return {
         "env": env,
         "states": count,
@@ -85,8 +103,8 @@ def compare(env: str, folder: Path, count: int) -> dict[str, Any]:
         "equal_to_training": int((actions == of_training).all(axis=1).sum()),
         "equal_to_python": int((actions == of_python).all(axis=1).sum()),
         "largest_difference_to_python": float(np.abs(actions - of_python).max()),
-        "p50_cpu_ms": round(cuts[49], 3),
-        "p99_cpu_ms": round(cuts[98], 3),
+        **{f"{name}_cpu_ms": value for name, value in one.items()},
+        **{f"{name}_two_threads_ms": value for name, value in two.items()},
     }
 
 
