@@ -18,7 +18,7 @@ typedef struct {
     const double *rope, *local_rope;
     const passage *passages;
     size_t count, tokens; /* tokens: rows that go through products */
-    bool apart;           /* each thread has a passage, see bitrl_forward */
+    bool apart;           /* each thread has a passage, see walk_mode */
     const size_t *head_rows; /* [tokens] and the following, of logits: see bitrl_logits */
     int32_t *head_sums;
     float *logits;
@@ -498,11 +498,18 @@ static void walk(void *context, size_t thread, size_t threads)
     }
 }
 
+walk_mode bitrl_walk_mode(const bitrl_model *model, pool *threads, size_t tokens)
+{
+    enum { FEW = 7, SOME = 24 };
+    bool alone = tokens <= FEW || (tokens <= SOME && !pool_ready(threads));
+    return alone && bitrl_model_bytes_per_token(model) <= SMALL ? WALK_ALONE : WALK_TOGETHER;
+}
+
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
-                   const double *local_rope, const passage *passages, size_t count, bool apart)
+                   const double *local_rope, const passage *passages, size_t count, walk_mode mode)
 {
     forward f = {.model = model, .threads = threads, .s = s, .rows = rows, .rope = rope, .local_rope = local_rope,
-                 .passages = passages, .count = count, .apart = apart};
+                 .passages = passages, .count = count, .apart = mode == WALK_APART};
     s->attention_items[0] = s->wanted_count = 0;
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < passages[i].wanted_count; j++)
@@ -512,7 +519,11 @@ void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const ke
         f.tokens += passages[i].length;
         s->attention_items[i + 1] = s->attention_items[i] + (passages[i].length + QUERIES - 1) / QUERIES * model->shape.kv_heads;
     }
-    if (f.tokens) pool_run(threads, walk, &f);
+    if (!f.tokens) return;
+    if (mode == WALK_ALONE)
+        pool_run_alone(threads, walk, &f);
+    else
+        pool_run(threads, walk, &f);
 }
 
 static void walk_head(void *context, size_t thread, size_t threads)

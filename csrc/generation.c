@@ -33,8 +33,10 @@ static bool reserve(bitrl_session *session, size_t tokens, size_t longest, size_
 
 static void run(bitrl_session *session, const passage *passages, size_t count)
 {
+    size_t tokens = 0;
+    for (size_t i = 0; i < count; i++) tokens += passages[i].length;
     bitrl_forward(session->model, session->all.threads, &session->all.scratch, &session->rows, session->rope,
-                  session->local_rope, passages, count, false);
+                  session->local_rope, passages, count, bitrl_walk_mode(session->model, session->all.threads, tokens));
 }
 
 static void find_logits(bitrl_session *session, const size_t *rows, size_t count, take_logits *take, void *context)

@@ -295,6 +295,11 @@ size_t pool_running(const pool *p); /* of these, those that run: the caller alon
 /* Calls work(context, i, count) for every i < count, each on its own thread; returns when all are done. count is the
  * number of threads, or 1 when they did not survive a fork. */
 void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void *context);
+/* Calls work(context, 0, 1), in which there is no other thread. */
+void pool_run_alone(pool *p, void (*work)(void *context, size_t i, size_t count), void *context);
+/* Whether the others are awake, so that short work is worth sharing with them. Where they are not, but the last run ended a moment ago,
+ * they are woken for the next one. */
+bool pool_ready(pool *p);
 /* Inside work: waits until every thread has come here. What they wrote before is seen by all of them after. */
 void pool_barrier(pool *p);
 /* Inside work, between two barriers: the next item that no thread has taken; false when all are. */
@@ -315,15 +320,22 @@ double bitrl_scale_frequencies(double *frequencies, size_t dims, double theta, c
 void bitrl_rope(double *rope, size_t positions, size_t dims, const double *frequencies, double factor);
 double bitrl_logarithm(double x); /* of x > 0, with the same bits on every CPU */
 
+/* How threads go through a forward pass: together, sharing every step out and meeting after it; apart, each with a passage of its own,
+ * waiting for the others once a block; or the caller alone. Apart, passages are parts of one sequence, kept in one cache, at most as
+ * many as threads, whose first rows are multiples of TOKEN_PAD. */
+typedef enum { WALK_TOGETHER, WALK_APART, WALK_ALONE } walk_mode;
+
+/* A model of at most SMALL bytes is in every core's cache: then threads do better apart, and the caller does better alone with a few
+ * tokens, and with some more than a few where the others would have to be woken. */
+enum { SMALL = 4 << 20 };
+walk_mode bitrl_walk_mode(const bitrl_model *model, pool *threads, size_t tokens); /* WALK_TOGETHER or WALK_ALONE */
+
 /* Runs the model on passages that lie one after another in s. rows: of all their tokens. rope, local_rope: [positions,
  * rope_dims] cosines, then sines; the second of blocks that have their own, or NULL.
  * The residual stream after the last block is left in s->x; where passages say which states are wanted, as all of them then
- * must, in the rows of these alone.
- * apart: each thread takes a passage through the model by itself, and waits for the others once a block, instead of sharing every
- * step of all out: faster for few tokens. There are at most as many passages as threads; they are parts of one sequence, kept in
- * one cache, their first rows multiples of TOKEN_PAD. */
+ * must, in the rows of these alone. */
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,
-                   const double *local_rope, const passage *passages, size_t count, bool apart);
+                   const double *local_rope, const passage *passages, size_t count, walk_mode mode);
 
 /* What becomes of the i-th row of logits: [vocabulary], which are gone afterwards; in the thread-th thread. */
 typedef void take_logits(void *context, size_t i, size_t thread, const float *logits);

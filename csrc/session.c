@@ -353,7 +353,7 @@ static int share_prefix(bitrl_session *session, const encoding *e, uint64_t text
         const passage p = {.tokens = tokens + *shared, .length = all - *shared, .past = *shared, .before = &kept->cache,
                            .keep = &kept->cache};
         bitrl_forward(session->model, session->all.threads, &session->all.scratch, &session->rows, session->rope,
-                      session->local_rope, &p, 1, false);
+                      session->local_rope, &p, 1, bitrl_walk_mode(session->model, session->all.threads, p.length));
         keep_rows(session, *shared, p.tokens, p.length, session->all.scratch.x, NULL, 0);
         *shared = all;
     }
@@ -469,7 +469,8 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
         count++;
         rows += length;
     }
-    bitrl_forward(session->model, c->threads, &c->scratch, &session->rows, session->rope, session->local_rope, passages, count, false);
+    bitrl_forward(session->model, c->threads, &c->scratch, &session->rows, session->rope, session->local_rope, passages, count,
+                  bitrl_walk_mode(session->model, c->threads, rows));
     at = p->token;
     for (size_t j = 0; j < count; at += e->lengths[p->text + j++]) {
         const double *x = c->scratch.x + passages[j].first * round_up(width, PAD);
@@ -483,12 +484,22 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
     }
 }
 
-/* The only text of a batch, which is kept: in `parts` of which each thread has one, or as one of which all threads share every step. */
-static void encode_kept(const encoding *e, size_t parts)
+/* Threads that take tokens of a text apart: of a model which is in every core's cache, so that none reads weights for others. */
+static size_t parts_of(const bitrl_session *session, size_t tokens)
+{
+    enum { LEAST_PART = 4 }; /* tokens */
+    if (bitrl_model_bytes_per_token(session->model) > SMALL) return 1;
+    return max(1, min(pool_running(session->all.threads), tokens / LEAST_PART));
+}
+
+/* The only text of a batch, which is kept. */
+static void encode_kept(const encoding *e)
 {
     bitrl_session *session = e->session;
     scratch *s = &session->all.scratch;
-    size_t length = e->lengths[0], each = (length - e->shared + parts - 1) / parts, padded = round_up(session->model->shape.width, PAD);
+    size_t length = e->lengths[0], padded = round_up(session->model->shape.width, PAD);
+    walk_mode mode = bitrl_walk_mode(session->model, session->all.threads, length - e->shared);
+    size_t parts = mode == WALK_ALONE ? 1 : parts_of(session, length - e->shared), each = (length - e->shared + parts - 1) / parts;
     bitrl_cache *cache = &session->prefix.cache;
     for (size_t i = 0, at = e->shared, field = 0; i < parts; at += s->passages[i++].length) {
         passage *p = &s->passages[i];
@@ -499,21 +510,14 @@ static void encode_kept(const encoding *e, size_t parts)
         while (e->places && field < e->fields && e->places[field] < at + p->length) field++;
         p->wanted_count = e->places ? (size_t)(e->places + field - p->wanted) : 0;
     }
-    bitrl_forward(session->model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, parts, parts > 1);
+    bitrl_forward(session->model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, parts,
+                  parts > 1 ? WALK_APART : mode);
     for (const passage *p = s->passages; p < s->passages + parts; p++)
         keep_rows(session, p->past, p->tokens, p->length, s->x + p->first * padded, e->places, e->fields);
     if (e->places)
         pool_fields(session, length, NULL, e->places, e->fields, e->sketch, e->columns, e->out);
     else
         pool_text(session, length, NULL, 0, e->pooling, e->out, s->own->row);
-}
-
-/* Threads that take the only text of a batch apart: of a model which is in every core's cache, so that none reads weights for others. */
-static size_t parts_of(const bitrl_session *session, size_t length)
-{
-    enum { LEAST_PART = 4 }; /* tokens */
-    if (bitrl_model_bytes_per_token(session->model) > SMALL) return 1;
-    return max(1, min(pool_running(session->all.threads), length / LEAST_PART));
 }
 
 static void encode_alone(void *context, size_t thread, size_t threads)
@@ -563,7 +567,7 @@ static int encode_batch(encoding *e, uint64_t texts, size_t total, size_t longes
     if (status) return status;
 
     if (e->kept)
-        encode_kept(e, parts_of(session, total - e->shared));
+        encode_kept(e);
     else if (alone && e->count > 1)
         pool_run(session->all.threads, encode_alone, e);
     else
@@ -621,7 +625,8 @@ int bitrl_encode_blocks(bitrl_session *session, const int32_t *tokens, const uin
         for (size_t i = p->text; i < p[1].text; rows += lengths[i++])
             s->passages[passages++] = (passage){.tokens = tokens + p->token + rows, .length = lengths[i], .first = rows};
         s->states = out + p->token * model->shape.width;
-        bitrl_forward(model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, passages, false);
+        bitrl_forward(model, session->all.threads, s, &session->rows, session->rope, session->local_rope, s->passages, passages,
+                      bitrl_walk_mode(model, session->all.threads, rows));
     }
     s->states = NULL;
     return bitrl_check_finite(session, out, model->shape.blocks * total * model->shape.width, tokens, total, error);

@@ -4,10 +4,10 @@
 
 #include "internal.h"
 
-/* CHUNK: tokens that go through the model together: enough to share each unpacked weight, few enough to stay in cache. A model of
- * at most SMALL bytes is in every core's cache: threads then do better alone, each with texts of its own. LEAST_SHARED: tokens of
- * a batch that need not be read, for which reading what its texts begin with by itself pays. */
-enum { CHUNK = 256, LEAST_ALONE = 24, SMALL = 4 << 20, MAX_THREADS = 1024, LEAST_SHARED = 8, HEAD_ROWS = 64 };
+/* CHUNK: tokens that go through the model together: enough to share each unpacked weight, few enough to stay in cache. LEAST_ALONE:
+ * tokens of a thread's own texts. LEAST_SHARED: tokens of a batch that need not be read, for which reading what its texts begin
+ * with by itself pays. */
+enum { CHUNK = 256, LEAST_ALONE = 24, MAX_THREADS = 1024, LEAST_SHARED = 8, HEAD_ROWS = 64 };
 
 /* Threads that walk through a forward pass together, and their working memory. */
 typedef struct {

@@ -2,7 +2,8 @@
  *
  * Does not know what the work is. The caller is thread 0. Waiting threads spin for a while, since a barrier inside a
  * forward pass is a matter of microseconds, then sleep: the one that they wait for may need their CPU, or another process
- * does. Where spinning was for nothing last time, they spin for less; and for longer again where a run began soon after all. */
+ * does. Where spinning was for nothing last time, they spin for less; and for longer again where a run began soon after all. To
+ * wake one that sleeps takes as long as a few tokens take a small model: see pool_ready. */
 #define _DEFAULT_SOURCE
 #include <pthread.h>
 #include <signal.h>
@@ -13,7 +14,7 @@
 
 #include "internal.h"
 
-enum { SPINS = 4000, FEWEST_SPINS = 60 };
+enum { SPINS = 4000, FEWEST_SPINS = 60, NUDGED_SPINS = 16 * SPINS }; /* the last: while the caller does a short run alone */
 
 typedef struct {
     pool *owner;
@@ -32,6 +33,9 @@ struct pool {
     /* Between runs: workers sleep until `round` changes. */
     pthread_cond_t go;
     atomic_ulong round; /* counts pool_run calls */
+    atomic_ulong nudges; /* and calls to be awake for one */
+    atomic_size_t asleep; /* workers */
+    struct timespec ended; /* the last run */
     atomic_bool closing;
     void (*work)(void *, size_t, size_t);
     void *context;
@@ -69,12 +73,12 @@ static bool spin(atomic_ulong *value, unsigned long seen, unsigned *patience)
     return atomic_load_explicit(value, memory_order_acquire) != seen;
 }
 
-/* Whether less than about the time of SPINS has passed since then. */
+/* Whether little more than the time of SPINS has passed since then. */
 static bool was_soon(const struct timespec *since)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (now.tv_sec - since->tv_sec) * 1000000000 + (now.tv_nsec - since->tv_nsec) < 100000;
+    return (now.tv_sec - since->tv_sec) * 1000000000 + (now.tv_nsec - since->tv_nsec) < 200000;
 }
 
 static void *worker_main(void *argument)
@@ -88,11 +92,19 @@ static void *worker_main(void *argument)
         bool slept = !spin(&p->round, seen, &patience);
         if (slept) clock_gettime(CLOCK_MONOTONIC, &since);
         pthread_mutex_lock(&p->lock);
-        while (p->round == seen && !p->closing) pthread_cond_wait(&p->go, &p->lock);
+        const unsigned long nudges = p->nudges;
+        atomic_fetch_add(&p->asleep, 1);
+        while (p->round == seen && p->nudges == nudges && !p->closing) pthread_cond_wait(&p->go, &p->lock);
+        atomic_fetch_sub(&p->asleep, 1);
+        const bool nudged = p->round == seen;
         seen = p->round;
         pthread_mutex_unlock(&p->lock);
         if (slept && was_soon(&since)) patience = patience * 4 < SPINS ? patience * 4 : SPINS; /* short calls, one after another */
         if (p->closing) return NULL;
+        if (nudged) {
+            patience = NUDGED_SPINS;
+            continue;
+        }
         p->work(p->context, self->index, p->running);
         pool_barrier(p);
     }
@@ -142,14 +154,22 @@ void pool_close(pool *p)
     free(p);
 }
 
+void pool_run_alone(pool *p, void (*work)(void *context, size_t i, size_t count), void *context)
+{
+    p->running = 1;
+    p->next = 0;
+    work(context, 0, 1);
+    clock_gettime(CLOCK_MONOTONIC, &p->ended);
+}
+
 void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void *context)
 {
-    p->running = pool_running(p);
-    p->next = 0;
-    if (p->running == 1) {
-        work(context, 0, 1);
+    if (pool_running(p) == 1) {
+        pool_run_alone(p, work, context);
         return;
     }
+    p->running = p->threads;
+    p->next = 0;
     p->work = work;
     p->context = context;
     pthread_mutex_lock(&p->lock);
@@ -158,6 +178,20 @@ void pool_run(pool *p, void (*work)(void *context, size_t i, size_t count), void
     pthread_mutex_unlock(&p->lock);
     work(context, 0, p->running);
     pool_barrier(p);
+    clock_gettime(CLOCK_MONOTONIC, &p->ended);
+}
+
+bool pool_ready(pool *p)
+{
+    if (pool_running(p) == 1) return false;
+    if (atomic_load(&p->asleep) == 0) return true;
+    if (was_soon(&p->ended)) {
+        pthread_mutex_lock(&p->lock);
+        p->nudges++;
+        pthread_cond_broadcast(&p->go);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return false;
 }
 
 void pool_barrier(pool *p)
