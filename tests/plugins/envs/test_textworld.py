@@ -190,15 +190,15 @@ def test_a_run_chooses_among_commands_and_is_judged_in_other_games(kept, tmp_pat
     played = []
     monkeypatch.setattr(textworld, "games_of", lambda *asked: played.append(asked) or games_of(*asked))
     options = {
-        "env.games": 1, "env.eval_games": 1, "env.max_steps": 6, "run.num_envs": 2, "run.eval_episodes": 2,
+        "env.recipe": 2, "env.take": 2, "env.games": 1, "env.eval_games": 1, "env.max_steps": 6,
+        "run.num_envs": 2, "run.eval_episodes": 2,
         "algo.rollout_steps": 16, "algo.minibatch_size": 8, "algo.epochs": 1,
     }  # fmt: skip
     summary = bitrl.run("TextWorld-Cooking", steps=32, options=options, out=tmp_path / "run")
     assert summary["serializer"] == "compact"
     assert summary["eval"]["success_rate"] in (0.0, 0.5, 1.0)
-    assert [(settings, list(seeds)) for settings, seeds in played] == [(SETTINGS, [0])] * 2 + [
-        (SETTINGS, [HELD_OUT])
-    ] * 2
+    learned, judged = (SETTINGS, range(1)), (SETTINGS, range(HELD_OUT, HELD_OUT + 1))
+    assert played == [learned, learned, judged, judged]  # in each of two environments
     steps = []
     again = evaluate(tmp_path / "run", show=steps.append)
     assert again["mean_return"] == summary["eval"]["mean_return"]
