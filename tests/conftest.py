@@ -1,5 +1,6 @@
 """Gives property tests all the time they need, and begins with the tests that take longest."""
 
+import gc
 import signal
 
 import pytest
@@ -9,6 +10,8 @@ from bitrl.core.wording import command_line
 
 settings.register_profile("bitrl", deadline=None)  # a machine under load is no defect of the code
 settings.load_profile("bitrl")
+
+gc.disable()  # until all tests are collected: what that makes stays, and would be looked through again and again
 
 LONGEST = (
     "test_sanitizers",
@@ -27,6 +30,11 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest come first: at the end of a run, one of them would keep one worker busy and leave the other idle."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

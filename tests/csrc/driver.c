@@ -9,26 +9,26 @@
 #include "adapters.h"
 #include "bitrl.h"
 
-enum { TEXTS = 9, TOKENS = 1 + 2 + 33 + 0 + 7 + 12 + 13 + 70 + 5 };
+enum { TEXTS = 9, TOKENS = 1 + 2 + 17 + 0 + 7 + 12 + 13 + 66 + 5, SOME = 5, SOME_TOKENS = 1 + 2 + 17 + 0 + 7 };
 
-/* The states at one token of each text, and a sketch of them, are made of those of all tokens. */
+/* The states at one token of each text, and a sketch of some of them, are made of those of all tokens. */
 static int check_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, size_t width, const float *states,
                         char *error)
 {
     enum { COLUMNS = 5 };
     uint64_t places[TEXTS];
-    float *side = malloc(TEXTS * width * sizeof *side), sketched[TEXTS * COLUMNS];
+    float *side = malloc(TEXTS * width * sizeof *side), sketched[SOME * COLUMNS];
     int32_t *sketch = malloc(width * sizeof *sketch);
     for (size_t i = 0; i < TEXTS; i++) places[i] = lengths[i] / 2;
     for (size_t c = 0; c < width; c++) sketch[c] = c % 3 ? (int32_t)(c % COLUMNS) : -1 - (int32_t)(c % COLUMNS);
     int status = bitrl_encode_fields(session, tokens, lengths, TEXTS, places, 1, NULL, 0, side, error);
-    if (!status) status = bitrl_encode_fields(session, tokens, lengths, TEXTS, places, 1, sketch, COLUMNS, sketched, error);
+    if (!status) status = bitrl_encode_fields(session, tokens, lengths, SOME, places, 1, sketch, COLUMNS, sketched, error);
     for (size_t i = 0, at = 0; !status && i < TEXTS; at += lengths[i++]) {
         float sums[COLUMNS] = {0};
         const float *state = states + (at + places[i]) * width;
         for (size_t c = 0; lengths[i] && c < width; c++) sums[c % COLUMNS] += c % 3 ? state[c] : -state[c];
         if ((lengths[i] && memcmp(side + i * width, state, width * sizeof *side) != 0) ||
-            memcmp(sketched + i * COLUMNS, sums, sizeof sums) != 0) {
+            (i < SOME && memcmp(sketched + i * COLUMNS, sums, sizeof sums) != 0)) {
             printf("differs in fields\n");
             exit(1);
         }
@@ -60,7 +60,7 @@ static int check_alone(bitrl_session *session, const int32_t *tokens, const uint
 /* Encodes a fixed batch; the checksum is over the bits of the result. */
 static int encode(const bitrl_model *model, uint64_t threads, int pooling, uint64_t *checksum, char *error)
 {
-    static const uint64_t lengths[TEXTS] = {1, 2, 33, 0, 7, 12, 13, 70, 5};
+    static const uint64_t lengths[TEXTS] = {1, 2, 17, 0, 7, 12, 13, 66, 5};
     const bitrl_shape *shape = bitrl_model_shape(model);
     int32_t *tokens = malloc(TOKENS * sizeof *tokens);
     size_t values = (pooling == BITRL_POOL_NONE ? TOKENS : TEXTS) * shape->width;
@@ -70,10 +70,11 @@ static int encode(const bitrl_model *model, uint64_t threads, int pooling, uint6
     int status = bitrl_session_open(model, threads, &session, error);
     for (uint64_t texts = 2; !status && texts <= TEXTS; texts += TEXTS - 2) /* scratch grows between the two */
         status = bitrl_encode(session, tokens, lengths, texts, pooling, out, error);
-    if (!status && pooling == BITRL_POOL_NONE) { /* the last of the states after every block are these */
-        float *all = malloc(shape->blocks * values * sizeof *all);
-        status = bitrl_encode_blocks(session, tokens, lengths, TEXTS, all, error);
-        if (!status && memcmp(all + (shape->blocks - 1) * values, out, values * sizeof *out) != 0) {
+    if (!status && pooling == BITRL_POOL_NONE) { /* the last of the states after every block are these; of some texts */
+        size_t some = SOME_TOKENS * shape->width;
+        float *all = malloc(shape->blocks * some * sizeof *all);
+        status = bitrl_encode_blocks(session, tokens, lengths, SOME, all, error);
+        if (!status && memcmp(all + (shape->blocks - 1) * some, out, some * sizeof *out) != 0) {
             printf("differs after the last block\n");
             exit(1);
         }

@@ -9,7 +9,7 @@
 #include "adapters.h"
 #include "bitrl.h"
 
-enum { SEQUENCES = 3, CAPACITY = 48, PROMPT = 33, STEPS = 5 };
+enum { SEQUENCES = 3, CAPACITY = 32, PROMPT = 17, STEPS = 4 };
 
 static const uint64_t prompts[SEQUENCES] = {PROMPT, 1, 7};
 
@@ -53,7 +53,7 @@ static int go_on(void *asked) { return ++*(int *)asked < 100; }
  * texts read at once. */
 static int generate_batch(const bitrl_model *model, bitrl_session *session, uint64_t *checksum, char *error)
 {
-    enum { ALL = 5, NEW = 6 };
+    enum { ALL = 5, NEW = 4 };
     static const uint64_t prompt_of[ALL] = {0, 1, 0, 2, 0};
     const uint64_t vocabulary = bitrl_model_shape(model)->vocabulary;
     int32_t given[PROMPT + 1 + 7], tokens[ALL * NEW], counts[ALL * NEW], flat[ALL * NEW];

@@ -38,6 +38,24 @@ static void check(int status)
     exit(1);
 }
 
+/* The first layer's first weights, in which instruction set and threads have no part: made once. */
+static const float *first_weights(const uint64_t *widths)
+{
+    static struct {
+        const uint64_t *widths;
+        float *weights;
+    } made[HEADS + 1];
+    size_t i = 0;
+    while (made[i].widths && made[i].widths != widths) i++;
+    if (!made[i].widths) {
+        made[i].widths = widths;
+        made[i].weights = calloc(widths[0] * widths[1], sizeof *made[i].weights);
+        if (!made[i].weights) exit(2);
+        check(bitrl_orthogonal(made[i].weights, widths[0], widths[1], 1.4142, widths[0], error));
+    }
+    return made[i].weights;
+}
+
 /* A network with its gradients and moments, initialised. */
 typedef struct {
     bitrl_network *network;
@@ -52,7 +70,7 @@ static learned make(bitrl_learner *learner, const uint64_t *widths, uint64_t bat
     l.size = bitrl_network_parameters(l.network) + more;
     l.parameters = numbers(l.size), l.gradients = numbers(l.size);
     l.means = calloc(l.size, sizeof *l.means), l.squares = calloc(l.size, sizeof *l.squares);
-    check(bitrl_orthogonal(l.parameters, widths[0], widths[1], 1.4142, widths[0], error));
+    memcpy(l.parameters, first_weights(widths), widths[0] * widths[1] * sizeof *l.parameters);
     return l;
 }
 

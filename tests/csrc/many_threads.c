@@ -11,9 +11,9 @@
 
 #include "bitrl.h"
 
-enum { CALLERS = 3, ROUNDS = 4, MOST_TEXTS = 7, MOST_TOKENS = 256 };
+enum { CALLERS = 3, ROUNDS = 2, MOST_TEXTS = 7, MOST_TOKENS = 128 };
 
-static const uint64_t lengths[MOST_TEXTS] = {5, 0, 33, 1, 12, 2, 130};
+static const uint64_t lengths[MOST_TEXTS] = {5, 0, 17, 1, 12, 2, 70};
 static const uint64_t thread_counts[] = {1, 2, 3, 5};
 enum { COUNTS = sizeof thread_counts / sizeof *thread_counts };
 

@@ -1,10 +1,7 @@
 """Every architecture against transformers' own classes, on small random weights; and what the engine refuses to run."""
 
 import dataclasses
-import os
-import shlex
 import subprocess
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from c_programs import CSRC, compiler
 from cffi import FFI
 from hugging_face_models import InDouble
 from tiny_models import TinyModel
 
+from bitrl import _engine
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 
-CSRC = Path(__file__).parents[2] / "csrc"
 SHAPE = {
     "vocab_size": 300, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "rms_norm_eps": 1e-5,
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": None,
@@ -309,15 +307,12 @@ def test_a_scale_beside_the_matrix(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> tuple[FFI, Any]:
-    """The engine with a function that takes a GGUF file for one put together from Hugging Face's."""
+    """The installed engine with a function that takes a GGUF file for one put together from Hugging Face's."""
     folder = tmp_path_factory.mktemp("shim")
     own = folder / "gguf_shim.c"
     own.write_text('#include "gguf.c"\nvoid as_hugging_face(bitrl_file *file) { file->hugging_face = true; }\n')
-    sources = [str(path) for path in CSRC.glob("*.c") if path.name not in ("_engine.c", "gguf.c")]
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
-    flags = ["-std=c11", "-O1", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
-    command = [*compiler, *flags, *sources, str(own), "-lm", "-lpthread", "-o", str(folder / "shim.so")]
-    subprocess.run(command, check=True)
+    flags = ["-std=c11", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC", f"-I{CSRC}"]
+    subprocess.run([*compiler(), *flags, own, _engine.__file__, "-o", folder / "shim.so"], check=True)
     ffi = FFI()
     header = (CSRC / "bitrl.h").read_text()
     ffi.cdef(header.split("/* cdef begin */")[1].split("/* cdef end */")[0])

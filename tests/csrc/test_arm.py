@@ -73,14 +73,15 @@ def test_every_kernel_gives_the_bits_of_its_scalar_twin(check, cpu, sets):
 
 
 def test_every_type_of_weights_and_architecture_gives_the_bits_of_this_cpu(driver, native, tmp_path):
-    models = [TinyModel(width=48, ffn=80, heads=3, kv_heads=1, blocks=2).write(tmp_path / "I2_S.gguf")]
+    models = [TinyModel(width=48, ffn=80, heads=3, kv_heads=1, blocks=1).write(tmp_path / "I2_S.gguf")]
     for kind in ("TQ1_0", "TQ2_0"):
         models.append(TinyModel(ffn=256, blocks=1).write(tmp_path / f"{kind}.gguf", kind))
     for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"):
-        model = TinyModel(width=64, ffn=96, heads=2, kv_heads=1, blocks=1, weights=kind)
+        model = TinyModel(width=32, ffn=64, heads=2, kv_heads=1, blocks=1, weights=kind)
         models.append(model.write(tmp_path / f"{kind}.gguf"))
-    for architecture, more in (("llama", {}), ("qwen3", {}), ("gemma3", {"window": 9, "every": 2})):
-        model = TinyModel(architecture=architecture, width=48, ffn=80, head_dim=24, blocks=2, **more)
+    for architecture, more in (("llama", {}), ("qwen3", {}), ("gemma3", {"blocks": 2, "window": 9, "every": 2})):
+        shape = {"width": 48, "ffn": 80, "heads": 2, "kv_heads": 1, "head_dim": 24, "blocks": 1}
+        model = TinyModel(architecture=architecture, **(shape | more))
         models.append(model.write(tmp_path / f"{architecture}.gguf"))
     lines = run(driver, *models, cpu="neoverse-n1")
     assert lines == run(native, *models)

@@ -8,7 +8,7 @@ from fuzz_metadata import accepts, write
 from hostile_files import attacks_on_the_container, attacks_on_the_model, good
 
 CORPUS = Path(__file__).parent / "corpus" / "gguf"
-MUTATIONS, WRONG_METADATA = 5000, 1000
+MUTATIONS, WRONG_METADATA = 2000, 400
 
 
 def test_no_file_makes_the_loader_read_beyond_it_or_run_into_undefined_behaviour(tmp_path):

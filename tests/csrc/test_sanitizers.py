@@ -114,7 +114,8 @@ def test_generating_and_replacing_weights_is_clean_in_every_format(tmp_path, san
     program = build(tmp_path / "generate", "generate.c", *sanitizer)
     # Threads meet the same way in each block and with each instruction set.
     blocks, isas = (1, instruction_sets()[:1]) if sanitizer == RACES else (2, [])
-    path = TinyModel(width=48, ffn=80, heads=2, kv_heads=1, blocks=blocks).write(tmp_path / "model.gguf")
+    model = TinyModel(width=48, ffn=48, heads=2, kv_heads=1, blocks=blocks, vocabulary=256)
+    path = model.write(tmp_path / "model.gguf")
     done = subprocess.run([program, path, *isas], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[:5000]
     assert done.stdout.startswith("ok ")

@@ -15,18 +15,18 @@ from bitrl.core.events import CheckpointSkipped
 
 OPTIONS = {
     "algo.preset": "standard",
-    "algo.rollout_steps": 512,
+    "algo.rollout_steps": 256,
     "run.num_envs": 4,
-    "run.eval_episodes": 5,
+    "run.eval_episodes": 2,
     "run.checkpoint_every": 2,
 }
-RUN = {"env": "CartPole-v1", "backbone": "mlp", "steps": 6000, "options": OPTIONS}
+RUN = {"env": "CartPole-v1", "backbone": "mlp", "steps": 3000, "options": OPTIONS}
 ONE_BLOCK = {f"{part}.{name}": 1 for part in ("backbone", "critic_backbone") for name in ("layers", "threads")}
 HYBRID = {
     "backbone": "bitnet",
     "critic_backbone": "int8",
     "serializer": "compact",
-    "steps": 2000,
+    "steps": 1000,
     "options": {**OPTIONS, **ONE_BLOCK, "run.checkpoint_every": 1, "run.eval_episodes": 1},
 }
 
@@ -106,9 +106,9 @@ def test_killed_again_and_again(uninterrupted, tmp_path):
     ("function", "name"),
     [
         ("replace", ".config.toml."),
-        ("replace", ".000000003072.safetensors."),  # while it was written
-        ("replace", ".000000006144.safetensors."),
-        ("unlink", "000000004096.safetensors"),  # which the last one makes superfluous
+        ("replace", ".000000001536.safetensors."),  # while it was written
+        ("replace", ".000000003072.safetensors."),
+        ("unlink", "000000002048.safetensors"),  # which the last one makes superfluous
         ("replace", ".summary.json."),
     ],
 )
@@ -127,7 +127,7 @@ def test_killed_while_it_wrote_leaves_nothing_behind(uninterrupted, tmp_path, fu
 def test_killed_with_a_backbone_of_the_critics_own(tmp_path):
     straight, run = tmp_path / "straight", tmp_path / "run"
     summary = bitrl.run(out=straight, **HYBRID)
-    start_and_kill(run, "replace", ".000000001536.safetensors.", HYBRID)
+    start_and_kill(run, "replace", ".000000000768.safetensors.", HYBRID)
     assert rows_of(run) == 3
     again = bitrl.resume(run)
     assert contents(run) == contents(straight)

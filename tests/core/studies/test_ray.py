@@ -12,12 +12,17 @@ from small_studies import DATA, QUICK, report
 from bitrl.core.studies.running import run_study
 from bitrl.core.studies.study import Study
 
-ray = pytest.importorskip("ray")
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    """Not imported before it is used: that takes long, and every worker would do it."""
+    pytest.importorskip("ray")
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without CPUs for cells, to which nodes are added."""
+    import ray
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

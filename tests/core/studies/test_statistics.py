@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy  # of which stats, which takes a second, is imported when it is used
 
 from bitrl.core.studies import statistics
 
@@ -18,7 +18,7 @@ def test_the_interquartile_mean_drops_a_quarter_at_each_end() -> None:
 
 def test_the_t_interval_is_scipys() -> None:
     values = np.array([495.8, 499.0, 478.8, 500.0, 497.1])
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert statistics.t_interval(values) == pytest.approx((expected.low, expected.high))
     assert statistics.t_interval(values[:1]) is None
 
@@ -33,7 +33,7 @@ def test_the_bootstrap_resamples_each_sample_by_itself_and_repeats() -> None:
 
     found = statistics.bootstrap_interval([a, b], difference)
     assert found == statistics.bootstrap_interval([a, b], difference)
-    other = stats.bootstrap(
+    other = scipy.stats.bootstrap(
         (a, b), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), method="percentile", rng=1
     ).confidence_interval
     assert found == pytest.approx((other.low, other.high), abs=0.06)
@@ -108,9 +108,9 @@ def test_equivalence_agrees_with_two_one_sided_tests_of_scipy() -> None:
     seen = set()
     for shift in np.linspace(0, 8, 40):
         x, y = generator.normal(100 + shift, 2, 5), generator.normal(100, 3, 6)
-        above = stats.ttest_ind(x + 4, y, equal_var=False, alternative="greater").pvalue
-        below = stats.ttest_ind(x - 4, y, equal_var=False, alternative="less").pvalue
-        outside = stats.ttest_ind(x - 4, y, equal_var=False, alternative="greater").pvalue
+        above = scipy.stats.ttest_ind(x + 4, y, equal_var=False, alternative="greater").pvalue
+        below = scipy.stats.ttest_ind(x - 4, y, equal_var=False, alternative="less").pvalue
+        outside = scipy.stats.ttest_ind(x - 4, y, equal_var=False, alternative="greater").pvalue
         expected = "yes" if max(above, below) < 0.05 else "no" if outside < 0.05 else "undecided"
         assert statistics.equivalence(x, y, 4.0, relative=False).verdict == expected
         seen.add(expected)
@@ -159,8 +159,8 @@ def test_the_ratio_of_variances_has_fishers_interval() -> None:
     x, y = np.array([1.0, 5, 9, 4]), np.array([2.0, 3, 4, 5, 6])
     ratio, (low, high) = statistics.variance_ratio(x, y) or (0, (0, 0))
     assert ratio == pytest.approx(x.var(ddof=1) / y.var(ddof=1))
-    assert stats.f.cdf(ratio / low, 3, 4) == pytest.approx(0.975)
-    assert stats.f.cdf(ratio / high, 3, 4) == pytest.approx(0.025)
+    assert scipy.stats.f.cdf(ratio / low, 3, 4) == pytest.approx(0.975)
+    assert scipy.stats.f.cdf(ratio / high, 3, 4) == pytest.approx(0.025)
     assert statistics.variance_ratio(x, np.full(3, 2.0)) is None
 
 

@@ -14,7 +14,8 @@ import pytest
 
 import bitrl
 from bitrl.core.runs.evaluate import evaluate
-from bitrl.plugins.envs import textworld_games
+from bitrl.plugins.envs import textworld, textworld_games
+from bitrl.plugins.envs.cooking import HELD_OUT
 from bitrl.plugins.envs.samples import textworld_samples
 from bitrl.plugins.envs.textworld import CookingGame, worthwhile
 from bitrl.plugins.envs.textworld_games import Cooking, game_name, games_of
@@ -26,12 +27,16 @@ SETTINGS = Cooking()
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A cache with one game in it, used by every test: making one takes seconds."""
+    """A cache with a game to learn in, used by every test, and one to be judged in. Making them takes seconds, most of
+    it the start of a process.
+    """
     pytest.importorskip("textworld", reason="needs the extra bitrl[textworld]")
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        (file,) = games_of(SETTINGS, [0])
+        with pytest.MonkeyPatch.context() as one_process:
+            one_process.setattr(textworld_games, "available_cpus", lambda: 1)
+            file, _ = games_of(SETTINGS, [0, HELD_OUT])
         assert file == cache / "bitrl" / "textworld" / game_name(SETTINGS, 0) / "game.json"
         yield file
 
@@ -181,15 +186,19 @@ def test_same_seed_same_trajectory(kept):
     assert played[0] == played[1]
 
 
-def test_a_run_chooses_among_commands_and_is_judged_in_other_games(kept, tmp_path):
+def test_a_run_chooses_among_commands_and_is_judged_in_other_games(kept, tmp_path, monkeypatch):
+    played = []
+    monkeypatch.setattr(textworld, "games_of", lambda *asked: played.append(asked) or games_of(*asked))
     options = {
-        "env.games": 1, "env.eval_games": 1, "env.max_steps": 6, "run.num_envs": 2, "run.eval_episodes": 2,
+        "env.recipe": 2, "env.take": 2, "env.games": 1, "env.eval_games": 1, "env.max_steps": 6,
+        "run.num_envs": 2, "run.eval_episodes": 2,
         "algo.rollout_steps": 16, "algo.minibatch_size": 8, "algo.epochs": 1,
     }  # fmt: skip
     summary = bitrl.run("TextWorld-Cooking", steps=32, options=options, out=tmp_path / "run")
     assert summary["serializer"] == "compact"
     assert summary["eval"]["success_rate"] in (0.0, 0.5, 1.0)
-    assert len(list(kept.parent.parent.glob("train-*-seed100000-*"))) == 1
+    learned, judged = (SETTINGS, range(1)), (SETTINGS, range(HELD_OUT, HELD_OUT + 1))
+    assert played == [learned, learned, judged, judged]  # in each of two environments
     steps = []
     again = evaluate(tmp_path / "run", show=steps.append)
     assert again["mean_return"] == summary["eval"]["mean_return"]
