@@ -15,7 +15,7 @@ from bitrl.core.studies.results import Result
 from bitrl.core.studies.statistics import (
     Equivalence,
     Interval,
-    bootstrap_interval,
+    bootstrap_intervals,
     bootstrap_mean_interval,
     equivalence,
     geometric_mean,
@@ -293,13 +293,14 @@ def _overall(arm: str, baseline: str, rows: Mapping[tuple[str, str], Row]) -> Ov
         return interquartile_mean(np.concatenate(scores))
 
     found, mean = (ratio(*samples), middle(*samples)) if samples else (math.nan, math.nan)
+    intervals = bootstrap_intervals(samples, [ratio, middle]) if samples else [None, None]
     return Overall(
         arm=arm,
         tasks=len(tasks),
         ratio=None if math.isnan(found) else found,
-        ratio_interval=bootstrap_interval(samples, ratio) if not math.isnan(found) else None,
+        ratio_interval=intervals[0] if not math.isnan(found) else None,
         interquartile_mean=None if math.isnan(mean) else mean,
-        interquartile_mean_interval=bootstrap_interval(samples, middle) if not math.isnan(mean) else None,
+        interquartile_mean_interval=intervals[1] if not math.isnan(mean) else None,
         improvement=float(np.mean([probability_of_improvement(a, b) for a, b in pairs])) if pairs else None,
     )
 

@@ -45,13 +45,23 @@ def bootstrap_interval(
     """The percentile interval of `statistic(*samples)`, resampling the seeds of each sample independently (stratified
     by task and arm); None if a sample has fewer than two values. The same samples give the same interval.
     """
+    return bootstrap_intervals(samples, [statistic], level)[0]
+
+
+def bootstrap_intervals(
+    samples: Sequence[np.ndarray], statistics: Sequence[Callable[..., float]], level: float = 0.95
+) -> list[Interval | None]:
+    """The `bootstrap_interval` of each statistic, of the same resamples, which take time to draw."""
     if min(map(len, samples)) < 2:
-        return None
+        return [None] * len(statistics)
     from arch.bootstrap import IndependentSamplesBootstrap
 
     bootstrap = IndependentSamplesBootstrap(*samples, seed=np.random.RandomState(0))
-    found = bootstrap.apply(lambda *each: np.array([statistic(*each)]), RESAMPLES)
-    found = found[np.isfinite(found)]
+    drawn = bootstrap.apply(lambda *each: np.array([statistic(*each) for statistic in statistics]), RESAMPLES)
+    return [_percentiles(found[np.isfinite(found)], level) for found in drawn.T]
+
+
+def _percentiles(found: np.ndarray, level: float) -> Interval | None:
     if not len(found):
         return None
     low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
@@ -104,8 +114,10 @@ def oriented(values: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.n
 
 def ratio_of_means(values: np.ndarray, baseline: np.ndarray) -> float:
     """mean(values) / mean(baseline), or the other way round for costs (`oriented`); NaN where there is no ratio."""
-    parts = oriented(values, baseline)
-    return math.nan if parts is None else float(parts[0].mean() / parts[1].mean())
+    ours, theirs = float(values.mean()), float(baseline.mean())
+    if ours > 0 and theirs > 0:
+        return ours / theirs
+    return theirs / ours if ours < 0 and theirs < 0 else math.nan
 
 
 def ratio_interval(values: np.ndarray, baseline: np.ndarray, level: float = 0.95) -> Interval | None:

@@ -24,7 +24,7 @@ from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.plugins.backbones.benchmark.random_model import SHAPES, random_model
 
 BITRL = "from bitrl.cli import main; main()"
-SMALL = ("--steps", "1024", "-o", "algo.rollout_steps=256", "-o", "run.num_envs=4", "-o", "run.eval_episodes=2")
+SMALL = ("--steps", "512", "-o", "algo.rollout_steps=128", "-o", "run.num_envs=4", "-o", "run.eval_episodes=2")
 
 
 def command(folder, *arguments, before="", script=BITRL):
@@ -118,7 +118,7 @@ def leak(event):
     elif isinstance(event, events.Warned):
         print("warned", event.message)
 
-options = {"algo.rollout_steps": 256, "run.num_envs": 4, "run.eval_episodes": 2, "run.checkpoint_every": 100}
+options = {"algo.rollout_steps": 128, "run.num_envs": 4, "run.eval_episodes": 2, "run.checkpoint_every": 100}
 limit = None if sys.argv[1] == "none" else sys.argv[1]
 try:
     summary = bitrl.run(steps=int(sys.argv[2]), out="r", memory_limit=limit, options=options, listeners=(leak,))
@@ -129,7 +129,7 @@ except bitrl.RunFailed as error:
 
 def test_the_cache_gives_way_then_the_run_is_saved_and_stops(tmp_path, unlimited):
     """A listener takes 24 MB in every update."""
-    done = command(tmp_path, "110MB", 4096, script=LEAK)
+    done = command(tmp_path, "110MB", 2048, script=LEAK)
     assert done.returncode == 0, done.stderr
     warned, stopped = done.stdout.splitlines()
     assert re.fullmatch(
@@ -143,9 +143,9 @@ def test_the_cache_gives_way_then_the_run_is_saved_and_stops(tmp_path, unlimited
     )
     rows = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     step = json.loads(rows[-1])["step"]
-    assert step <= 1024
+    assert step <= 512
     assert [path.name for path in (tmp_path / "r" / "checkpoints").iterdir()] == [f"{step:012d}.safetensors"]
-    done = command(tmp_path, "run", "--resume", "r", "--steps", "1024", "--memory-limit", "200MB")
+    done = command(tmp_path, "run", "--resume", "r", "--steps", "512", "--memory-limit", "200MB")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == (unlimited / "metrics.jsonl").read_bytes()
     assert 'memory_limit = "200MB"' in (tmp_path / "r" / "config.toml").read_text()
