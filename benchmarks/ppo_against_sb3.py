@@ -6,14 +6,16 @@
 Ours is `--backbone mlp --serializer vector -o algo.preset=standard`, without what an environment's defaults add to it.
 Both train with the same hyper-parameters, network sizes and scaled observations for the same steps, on one thread of
 torch, each in its own process, and are evaluated greedily over 100 episodes. Steps per second are of training alone,
-without start-up. FILE keeps each finished pair, which is not measured again when the command is. Whether the returns
-are equivalent is tested, not assumed (two one-sided tests at 5 %).
+without start-up, and count only where the load average, which is kept, says that nothing else ran. FILE keeps each
+finished pair, which is not measured again when the command is. Whether the returns are equivalent is tested, not
+assumed (two one-sided tests at 5 %).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -73,6 +75,7 @@ def compared(pairs: list[dict[str, Any]], margin: float) -> dict[str, Any]:
     """Means and intervals over seeds, and whether the returns are equivalent."""
     ours, theirs = (np.array([pair[who]["return"] for pair in pairs]) for who in RIVALS)
     return {
+        "load_average": max(pair["load_average"] for pair in pairs),
         "speed_ratio": statistics.median(pair["speed_ratio"] for pair in pairs),
         "bitrl_mean_return": float(ours.mean()),
         "bitrl_interval": t_interval(ours),
@@ -105,6 +108,7 @@ def main() -> None:
             pair: dict[str, Any] | None = finished.get((env, known.steps, seed))
             if pair is None:
                 pair = {"seed": seed, **{who: measure(code, env, known.steps, seed) for who, code in RIVALS.items()}}
+                pair["load_average"] = round(os.getloadavg()[0], 1)
                 pair["speed_ratio"] = pair["bitrl"]["steps_per_second"] / pair["stable_baselines3"]["steps_per_second"]
                 if known.pairs:
                     with known.pairs.open("a") as file:
