@@ -94,6 +94,8 @@ def figures() -> str:
         (states_lines, "bench-starter"),
         (training_lines, "bench-env"),
         (longer_lines, "bench-env-longer"),
+        (threads_lines, "threads"),
+        (versions_lines, "two-versions-TextWorld-Cooking"),
         (acting_lines, "acting"),
         (c_agent_lines, "c-agent"),
         (large_agent_lines, "large-agent"),
@@ -201,6 +203,33 @@ def texts_lines(record: dict[str, Any]) -> list[str]:
     ]
 
 
+def threads_lines(record: dict[str, Any]) -> list[str]:
+    """One and two threads on the same texts."""
+    lines = [
+        f"The starter on one and on two threads, in turns, random tokens (`{record['command']}`):",
+        "",
+        "| work | texts | tokens of each | one thread | two threads | as fast |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["results"]["rows"]:
+        lines.append(
+            f"| {row['work']} | {row['texts']} | {row['tokens']} | {row['1_threads_ms']:.2f} ms "
+            f"| {row['2_threads_ms']:.2f} ms | {row['ratio']:.2f} × |"
+        )
+    return lines
+
+
+def versions_lines(record: dict[str, Any]) -> list[str]:
+    """A version's training beside an earlier one's, in a sentence."""
+    found = record["results"]
+    before, after = (commit[:7] for commit in found["commits"])
+    return [
+        f"{found['env']} trains at {found['after']:,.0f} steps per second, where it did at {found['before']:,.0f} "
+        f"({after} and {before}, {len(found['rounds'])} rounds in turns, `{record['command']}`): "
+        f"{found['ratio']:.2f} ×."
+    ]
+
+
 def large_agent_lines(record: dict[str, Any]) -> list[str]:
     """An agent on a model of the 2B shape, by format."""
     lines = [
@@ -242,6 +271,8 @@ def processor_lines() -> list[str]:
         **{f"learning-{env}-bitnet-{serializer}": f"learning of {env}" for env, serializer in ENVIRONMENTS.items()},
         **{f"learning-CartPole-v1-bitnet-{serializer}": "learning of CartPole-v1" for serializer in SERIALIZERS},
         **dict.fromkeys((*AGAINST, "texts-against-sb3"), "the comparison with Stable-Baselines3"),
+        "threads": "one and two threads",
+        "two-versions-TextWorld-Cooking": "the comparison of versions",
         "bench-starter": "the starter model's speed",
         **dict.fromkeys(("bench-env", "bench-env-longer"), "training's speed"),
         "acting": "an exported agent",

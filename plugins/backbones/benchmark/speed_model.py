@@ -2,7 +2,7 @@
 clock, and the bytes that are read. It predicts boards that are not at hand; docs/speed-model.md has how well it does.
 
 A pass of a loop takes as many cycles as its scarcest resource. Multiplications have pipes of their own among those for
-vectors; what else is done to vectors goes evenly to all of them, since a core chooses before it knows what comes.
+vectors; what else is done to vectors keeps out of their way.
 Counts are of the loops that GCC makes of csrc/ with the engine's flags (`python benchmarks/speed_model.py --count`).
 
 Knows products of matrices and the bytes of weights. Norms, attention and the output head are not in it.
@@ -22,7 +22,7 @@ class Core:
     Attributes:
         isa: the kernels that it runs.
         ghz: its clock.
-        instructions, vectors, multiplications, loads, stores: how many it begins in a cycle.
+        instructions, vectors, multiplications, loads, stores: how many it begins in a cycle, at best.
         fused: cycles from a fused multiply-add of floats to the next that adds to it.
         cores: how many there are.
         gigabytes: that the memory gives in a second, at most.
@@ -62,7 +62,8 @@ class Loop:
         """The cycles of one pass."""
         return max(
             self.instructions / core.instructions,
-            self.multiplications / core.multiplications + (self.vectors - self.multiplications) / core.vectors,
+            self.multiplications / core.multiplications,
+            self.vectors / core.vectors,
             self.loads / core.loads,
             self.stores / core.stores,
             self.chain * core.fused,
@@ -120,7 +121,8 @@ KERNELS: Mapping[tuple[str, str], Kernel] = {
 BYTES = {"ternary": 1 / 4, "ternary-1.6": 1 / 5, "int8": 1.0, "int4": 17 / 32, "fp8": 1.0, "bf16": 2.0, "fp32": 4.0}
 """Of a weight."""
 
-ZEN3 = Core("AMD Zen 3, AVX2", "avx2", 3.25, 6, 4, 2, 2, 1, fused=4)
+ZEN3 = Core("AMD Zen 3, AVX2", "avx2", 3.25, 4.75, 4, 2, 2, 1, fused=4)
+"""Of the six instructions that it dispatches, what the quickest of these loops come to."""
 ZEN3_PLAIN = attrs.evolve(ZEN3, name="AMD Zen 3, plain C", isa="scalar")
 PI_4 = Core("Raspberry Pi 4", "neon", 1.8, 3, 2, 1, 1, 1, fused=3, cores=4, gigabytes=12.8)
 PI_5 = Core("Raspberry Pi 5", "neondot", 2.4, 4, 2, 2, 2, 1, fused=2, cores=4, gigabytes=17.1)
