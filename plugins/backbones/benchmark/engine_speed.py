@@ -14,7 +14,8 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class Bench:
             batches = cycle(
                 [[rng.integers(0, engine.vocabulary, length).tolist() for length in lengths] for _ in range(BATCHES)]
             )
-            rate = self._rate(lambda batches=batches: engine.encode(next(batches)), sum(lengths))
+            rate = self._rate(partial(_encode_next, engine, batches), sum(lengths))
             rows.append(self._row(case, engine, LIMIT_OF[engine.format], rate, self.weights))
         return rows
 
@@ -251,3 +252,7 @@ def _seconds(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def _encode_next(engine: Engine, batches: Iterator[list[list[int]]]) -> None:
+    engine.encode(next(batches))
