@@ -1,22 +1,26 @@
 """What an agent on a model of BitNet b1.58 2B-4T's shape takes while it acts: memory and latency, by format.
 
-    python benchmarks/large_agent.py [--duration 20s]
+    make act && python benchmarks/large_agent.py [--duration 20s]
 
 Weights are random; the tokenizer is the starter's. Three states of CartPole as JSON are read together, 41 tokens. The
 heads are those of a run of a few steps, whose export `bitrl profile` lets act in a process of its own. With all blocks
-in 1.6 and 2 bits and in bf16, and with the first four. Takes 4 GB of disk and 6 GB of memory, and some minutes.
+in 1.6 and 2 bits and in bf16, and with the first four; of ternary weights also by `bitrl-act`, without Python. Takes
+4 GB of disk and 6 GB of memory, and some minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from record import save
 from whole_run import BITRL, SHAPES, model_of_shape, run
 
@@ -32,6 +36,8 @@ FORMS = {
 }
 LAYERS = (None, 4)
 STATES = 3
+PROGRAM = Path(__file__).parents[1] / "build" / "bitrl-act"
+ACTS = 30
 SMALL = (
     f"run.history={STATES}",
     "run.num_envs=2",
@@ -64,6 +70,27 @@ def acting(folder: Path, model: Path, backbone: str, options: tuple[str, ...], d
     }
 
 
+def without_python(folder: Path) -> dict[str, Any]:
+    """The same of the run's agent by bitrl-act, on two threads: its peak memory, and the time of an action."""
+    agent, rng, times = folder / "agent.gguf", np.random.default_rng(0), []
+    bitrl("export", str(folder / "run"), "--out", str(agent), "--c", "--force")
+    command = [PROGRAM, agent, "--threads", "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for state in rng.normal(0, 0.05, (ACTS, 4)).round(3).tolist():
+            began = time.perf_counter()
+            process.stdin.write(f"{json.dumps(state)}\n")
+            assert process.stdout.readline()
+            times.append(1000 * (time.perf_counter() - began))
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.stdin.close()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    later = sorted(times[STATES:])  # the first ones read fewer states
+    latency = {"p50": round(statistics.median(later), 2), "p99": round(later[-1], 2)}
+    return {"peak_rss_mb": round(peak / 1000, 1), "latency_ms": latency, "acts": len(later), "threads": 2}
+
+
 def measured(folder: Path, shape: RandomShape, duration: str) -> dict[str, Any]:
     """Of a model of this shape in each form, with all blocks and with four."""
     model = folder / "random.gguf"
@@ -75,6 +102,9 @@ def measured(folder: Path, shape: RandomShape, duration: str) -> dict[str, Any]:
             more = () if layers is None else (f"backbone.layers={layers}",)
             forms[form] = acting(folder, model, backbone, (*options, *more), duration)
             print(f"{layers or 'all'} layers, {form}: {forms[form]}", flush=True)
+            if backbone == "bitnet":
+                forms[f"{form}, without Python"] = without_python(folder)
+                print(f"without Python: {forms[f'{form}, without Python']}", flush=True)
         bf16, ternary = forms["bf16"], forms["1.6 bits"]
         forms["bf16 / 1.6 bits"] = {
             "peak_rss": round(bf16["peak_rss_mb"] / ternary["peak_rss_mb"], 2),
