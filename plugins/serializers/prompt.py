@@ -21,7 +21,8 @@ class Prompt:
         if not observation.prompt:
             raise UsageError(
                 f"environment {observation.env} gives no prompts (observations of a Text space): "
-                f"use {setting('serializer', 'json', 'compact', 'natural')}"
+                f"use {setting('serializer', 'json', 'compact', 'natural')}; an algorithm that learns from generation "
+                "needs an environment of prompts, such as reverse-word"
             )
 
     def __call__(self, observation: str) -> str:
