@@ -94,6 +94,7 @@ def figures() -> str:
         (states_lines, "bench-starter"),
         (training_lines, "bench-env"),
         (longer_lines, "bench-env-longer"),
+        (engine_learner_lines, "engine-learner"),
         (threads_lines, "threads"),
         (versions_lines, "two-versions-TextWorld-Cooking"),
         (acting_lines, "acting"),
@@ -203,6 +204,29 @@ def texts_lines(record: dict[str, Any]) -> list[str]:
     ]
 
 
+def engine_learner_lines(record: dict[str, Any]) -> list[str]:
+    """What heads learn in the engine beside what torch taught them."""
+    found = record["results"]
+    lines = [
+        f"What the heads learn in the engine, beside what they learned when torch had their gradients "
+        f"(`{record['command']}`; {len(found['CartPole-v1']['runs'])} seeds each, means with Student's 95 % intervals; "
+        "equivalent within 5 % by two one-sided tests):",
+        "",
+        "| environment | | engine | torch | ratio | equivalent |",
+        "|---|---|---|---|---|---|",
+    ]
+    for env, each in found.items():
+        for name, what in (("return", "return of 100 episodes"), ("curve", "mean of the learning curve")):
+            row = each[name]
+            (low, high), (low_torch, high_torch) = row["engine_interval"], row["torch_interval"]
+            lines.append(
+                f"| {env} | {what} | {row['engine']:.1f} ({low:.1f} to {high:.1f}) "
+                f"| {row['torch']:.1f} ({low_torch:.1f} to {high_torch:.1f}) | {row['ratio']:.3f} "
+                f"| {row['equivalence']['verdict']} |"
+            )
+    return lines
+
+
 def threads_lines(record: dict[str, Any]) -> list[str]:
     """One and two threads on the same texts."""
     lines = [
@@ -271,6 +295,7 @@ def processor_lines() -> list[str]:
         **{f"learning-{env}-bitnet-{serializer}": f"learning of {env}" for env, serializer in ENVIRONMENTS.items()},
         **{f"learning-CartPole-v1-bitnet-{serializer}": "learning of CartPole-v1" for serializer in SERIALIZERS},
         **dict.fromkeys((*AGAINST, "texts-against-sb3"), "the comparison with Stable-Baselines3"),
+        "engine-learner": "learning in the engine",
         "threads": "one and two threads",
         "two-versions-TextWorld-Cooking": "the comparison of versions",
         "bench-starter": "the starter model's speed",
