@@ -10,10 +10,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from agent_figures import (
+    RIVALS,
+    acting_lines,
+    c_agent_lines,
+    engine_learner_lines,
+    int8_actor_lines,
+    large_agent_lines,
+    soak_lines,
+    texts_lines,
+    threads_lines,
+    versions_lines,
+)
+
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 
-RIVALS = ("bitrl", "stable_baselines3")
 AGAINST = {
     "ppo-against-sb3-50000": ("CartPole-v1", 50_000),
     "ppo-against-sb3-100000": ("CartPole-v1", 100_000),
@@ -132,161 +144,6 @@ def figures() -> str:
         ]
     lines += ["", *processor_lines()]
     return "\n".join(lines) + "\n"
-
-
-def c_agent_lines(record: dict[str, Any]) -> list[str]:
-    """What an agent without Python does and takes."""
-    found = record["results"]
-    program, instructions = found["program"], ", ".join(record["processor"]["features"])
-    lines = [
-        f"Agents without Python (`{record['command']}`, {instructions}, load average "
-        f"{found['load_average']:.0f}): `bitrl-act` is a program of {program['program_bytes'] / 1000:.0f} KB; with the "
-        f"starter model it takes {program['peak_rss_mb']:.1f} MB of memory and {program['first_action_ms']:.0f} ms (at "
-        f"best {program['fastest_first_action_ms']:.0f}) from its start to the end of one action. Actions in states of "
-        "random play, beside those of the algorithm itself (every bit) and of `bitrl act` (NumPy):",
-        "",
-        "| environment | states | equal to training's | largest difference to `bitrl act` | one thread, CPU time: p50 "
-        "| p99 | two threads, by the clock: p50 | p99 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for task in found["tasks"]:
-        lines.append(
-            f"| {task['env']} | {task['states']:,} | {task['equal_to_training']:,} "
-            f"| {task['largest_difference_to_python']:.1g} | {task['p50_cpu_ms']:.2f} ms "
-            f"| {task['p99_cpu_ms']:.2f} ms | {task['p50_two_threads_ms']:.2f} ms "
-            f"| {task['p99_two_threads_ms']:.2f} ms |"
-        )
-    return lines
-
-
-def acting_lines(record: dict[str, Any]) -> list[str]:
-    """What an exported agent costs, in a sentence."""
-    found = record["results"]
-    return [
-        f"An exported {found['env']} agent (`bitrl export`) is a file of {found['file_bytes'] / 1e6:.1f} MB beside the "
-        f"starter model. By itself (`{record['command']}`) it takes {found['peak_rss_mb']:.0f} MB of memory, "
-        f"{found['first_action_ms']:.0f} ms from its import to its first action and {found['action_ms']:.2f} ms "
-        f"for each one on one thread, {found['of_training']:.2f} of what the agent in training takes."
-    ]
-
-
-def int8_actor_lines(record: dict[str, Any]) -> list[str]:
-    """Whether an INT8 actor is faster, as a table."""
-    rollout = record["results"]["cartpole_rollout"]
-    lines = [
-        "An INT8 actor (`algo.policy_quantisation=actor` computes in float32 at rounded weights): a policy network's "
-        f"forward pass on one thread, with torch's INT8 products (`{record['command']}`). It gains where layers are "
-        "wide, as ActorQ's are, and loses where they are as small as the heads here, which take "
-        f"{100 * rollout['share']:.1f} % of a rollout's step on CartPole:",
-        "",
-        "| network | layers | states | float32 | INT8 | speed-up |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, each in record["results"]["networks"].items():
-        lines.append(
-            f"| {name.partition(', batch')[0]} | {' → '.join(map(str, each['widths']))} | {each['batch']} "
-            f"| {each['float32_us']:,.0f} µs | {each['int8_us']:,.0f} µs | {each['speedup']:.2f} × |"
-        )
-    return lines
-
-
-def texts_lines(record: dict[str, Any]) -> list[str]:
-    """CartPole in words beside Stable-Baselines3 in numbers, in a sentence."""
-    found = record["results"]
-    ours, theirs = (
-        f"{found[who]['steps_per_second']:,.0f} steps per second ({found[who]['threads']} of two threads)"
-        for who in RIVALS
-    )
-    return [
-        f"CartPole read as JSON by the ternary starter, beside Stable-Baselines3 on the bare numbers, both with 16 "
-        f"environments and 4 epochs of minibatches of 64, each with the threads that suit it best "
-        f"(`{record['command']}`): {ours} against {theirs}, {found['ratio']:.2f} ×."
-    ]
-
-
-def engine_learner_lines(record: dict[str, Any]) -> list[str]:
-    """What heads learn in the engine beside what torch taught them."""
-    found = record["results"]
-    lines = [
-        f"What the heads learn in the engine, beside what they learned when torch had their gradients "
-        f"(`{record['command']}`; {len(found['CartPole-v1']['runs'])} seeds each, means with Student's 95 % intervals; "
-        "equivalent within 5 % by two one-sided tests):",
-        "",
-        "| environment | | engine | torch | ratio | equivalent |",
-        "|---|---|---|---|---|---|",
-    ]
-    for env, each in found.items():
-        for name, what in (("return", "return of 100 episodes"), ("curve", "mean of the learning curve")):
-            row = each[name]
-            (low, high), (low_torch, high_torch) = row["engine_interval"], row["torch_interval"]
-            lines.append(
-                f"| {env} | {what} | {row['engine']:.1f} ({low:.1f} to {high:.1f}) "
-                f"| {row['torch']:.1f} ({low_torch:.1f} to {high_torch:.1f}) | {row['ratio']:.3f} "
-                f"| {row['equivalence']['verdict']} |"
-            )
-    return lines
-
-
-def threads_lines(record: dict[str, Any]) -> list[str]:
-    """One and two threads on the same texts."""
-    lines = [
-        f"The starter on one and on two threads, in turns, random tokens (`{record['command']}`):",
-        "",
-        "| work | texts | tokens of each | one thread | two threads | as fast |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in record["results"]["rows"]:
-        lines.append(
-            f"| {row['work']} | {row['texts']} | {row['tokens']} | {row['1_threads_ms']:.2f} ms "
-            f"| {row['2_threads_ms']:.2f} ms | {row['ratio']:.2f} × |"
-        )
-    return lines
-
-
-def versions_lines(record: dict[str, Any]) -> list[str]:
-    """A version's training beside an earlier one's, in a sentence."""
-    found = record["results"]
-    before, after = (commit[:7] for commit in found["commits"])
-    return [
-        f"{found['env']} trains at {found['after']:,.0f} steps per second, where it did at {found['before']:,.0f} "
-        f"({after} and {before}, {len(found['rounds'])} rounds in turns, `{record['command']}`): "
-        f"{found['ratio']:.2f} ×."
-    ]
-
-
-def large_agent_lines(record: dict[str, Any]) -> list[str]:
-    """An agent on a model of the 2B shape, by format."""
-    lines = [
-        f"An agent on a model of BitNet b1.58 2B-4T's shape with random weights, one text of "
-        f"{record['results']['tokens']} tokens at a time (`{record['command']}`):",
-        "",
-        "| blocks | weights | peak memory | latency p50 | p99 |",
-        "|---|---|---|---|---|",
-    ]
-    for blocks, forms in record["results"].items():
-        for form, found in forms.items() if blocks != "tokens" else ():
-            if "peak_rss_mb" in found:
-                latency = found["latency_ms"]
-                lines.append(
-                    f"| {blocks.removesuffix(' layers')} | {form} | {found['peak_rss_mb']:,.0f} MB "
-                    f"| {latency['p50']:,.1f} ms | {latency['p99']:,.1f} ms |"
-                )
-            else:
-                lines.append(
-                    f"| {blocks.removesuffix(' layers')} | {form} | {found['peak_rss']} × | {found['p50']} × | |"
-                )
-    return lines
-
-
-def soak_lines(record: dict[str, Any]) -> list[str]:
-    """An hour of acting, in a sentence."""
-    found, drift = record["results"], record["results"]["drift"]
-    return [
-        f"An hour of acting at 40 Hz beside other work (`{record['command']}`): {found['acts']:,} acts, memory "
-        f"{drift['rss_growth_mb']:+.2f} MB, p99 {drift['p99_first_ms']:.1f} ms in the first quarter and "
-        f"{drift['p99_last_ms']:.1f} ms in the last; {found['deadline']['missed']} of {found['deadline']['due']:,} "
-        f"acts later than {found['deadline']['deadline_ms']:g} ms."
-    ]
 
 
 def processor_lines() -> list[str]:

@@ -501,8 +501,8 @@ static void walk(void *context, size_t thread, size_t threads)
 walk_mode bitrl_walk_mode(const bitrl_model *model, pool *threads, size_t tokens)
 {
     enum { FEW = 7, SOME = 24 };
-    bool alone = tokens <= FEW || (tokens <= SOME && !pool_ready(threads));
-    return alone && bitrl_model_bytes_per_token(model) <= SMALL ? WALK_ALONE : WALK_TOGETHER;
+    if (tokens > SOME || bitrl_model_bytes_per_token(model) > SMALL) return WALK_TOGETHER;
+    return tokens <= FEW || !pool_ready(threads) ? WALK_ALONE : WALK_TOGETHER; /* asked last: it wakes who sleeps */
 }
 
 void bitrl_forward(const bitrl_model *model, pool *threads, scratch *s, const kept_rows *rows, const double *rope,

@@ -175,19 +175,28 @@ TARGET static void adam(float *restrict w, float *restrict m, float *restrict v,
 
 enum { PANEL = 16 * PANEL_VECTORS };
 
+typedef float four_floats __attribute__((vector_size(16)));
+typedef int32_t four_places __attribute__((vector_size(16)));
+
+/* Lanes of a (0 to 3) and b (4 to 7): as clang says it, and as GCC does, which knows clang's way from version 12 on. */
+#if defined(__clang__)
+#define MIXED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIXED(a, b, ...) __builtin_shuffle(a, b, (four_places){__VA_ARGS__})
+#endif
+
 /* to: [4, PANEL] = from: [4, from_stride], transposed. */
 TARGET static inline void transpose_four(float *restrict to, const float *restrict from, size_t from_stride)
 {
-    typedef float four __attribute__((vector_size(16)));
-    four x[4], y[4];
+    four_floats x[4], y[4];
     for (size_t i = 0; i < 4; i++) memcpy(&x[i], from + i * from_stride, sizeof x[i]);
     for (size_t i = 0; i < 2; i++) { /* of each two neighbouring lanes, those of two rows */
-        y[2 * i] = __builtin_shufflevector(x[i], x[i + 2], 0, 4, 1, 5);
-        y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + 2], 2, 6, 3, 7);
+        y[2 * i] = MIXED(x[i], x[i + 2], 0, 4, 1, 5);
+        y[2 * i + 1] = MIXED(x[i], x[i + 2], 2, 6, 3, 7);
     }
     for (size_t i = 0; i < 2; i++) {
-        x[2 * i] = __builtin_shufflevector(y[i], y[i + 2], 0, 4, 1, 5);
-        x[2 * i + 1] = __builtin_shufflevector(y[i], y[i + 2], 2, 6, 3, 7);
+        x[2 * i] = MIXED(y[i], y[i + 2], 0, 4, 1, 5);
+        x[2 * i + 1] = MIXED(y[i], y[i + 2], 2, 6, 3, 7);
     }
     for (size_t i = 0; i < 4; i++) memcpy(to + i * PANEL, &x[i], sizeof x[i]);
 }

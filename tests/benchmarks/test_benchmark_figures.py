@@ -12,7 +12,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def figures():
     spec = importlib.util.spec_from_file_location("figures", BENCHMARKS / "figures.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        spec.loader.exec_module(module)
     return module
 
 
