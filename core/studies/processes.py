@@ -129,7 +129,7 @@ class Processes:
         """See `Executor`."""
         for each in self._running:
             with contextlib.suppress(ProcessLookupError):
-                each.process.send_signal(signal.SIGINT)
+                each.process.send_signal(signal.SIGTERM)  # SIGINT is ignored in a script's background, and by its children
 
     def close(self) -> None:
         """See `Executor`."""

@@ -234,7 +234,8 @@ def _features(
 def projected(features: np.ndarray, width: int, fields: int, columns: int) -> np.ndarray:
     """Features of `fields` states [n, fields * width] as the engine projects them, float32 [n, columns]."""
     sketch = count_sketch(fields, width, columns).reshape(fields, width)
-    out = np.zeros((len(features), columns), np.float32)
-    for states, to in zip(np.split(features, fields, axis=1), sketch, strict=True):
-        out[:, np.where(to < 0, -1 - to, to)] += np.where(to < 0, -states, states)  # no two to one feature
-    return out
+    rows = np.ascontiguousarray(features.T)  # a feature's numbers side by side: what is scattered are whole rows
+    out = np.zeros((columns, len(features)), np.float32)
+    for states, to in zip(np.split(rows, fields), sketch, strict=True):
+        out[np.where(to < 0, -1 - to, to)] += np.where(to[:, None] < 0, -states, states)  # no two to one feature
+    return out.T

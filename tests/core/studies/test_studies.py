@@ -122,6 +122,27 @@ def test_studies_killed_midway_end_like_one_that_was_not(finished: Path, tmp_pat
     assert report(directory) == report(finished)
 
 
+def test_a_study_in_a_scripts_background_saves_and_stops(tmp_path: Path) -> None:
+    """There SIGINT is ignored, and a worker inherits that: it went on to the end of its cell."""
+    code = (
+        "import json, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]);"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "from small_studies import go; go(Path(sys.argv[1]), json.loads(sys.argv[2]))"
+    )
+    directory, endless = tmp_path / "study", {**DATA, "base": {**QUICK, "run": {**QUICK["run"], "steps": 10**8}}}
+    command = [sys.executable, "-c", code, str(directory), json.dumps(endless), HELPERS]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while len([*directory.glob("runs/*/seed*/checkpoints/*.safetensors")]) < 2:
+            assert process.poll() is None, "the study has ended before it was stopped"
+            time.sleep(0.01)
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert f"stopped; continue with: bitrl study {directory}" in said.replace("python -m bitrl", "bitrl")
+
+
 def test_workers_end_with_the_study_that_started_them(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2]);"
