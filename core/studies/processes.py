@@ -129,7 +129,7 @@ class Processes:
         """See `Executor`."""
         for each in self._running:
             with contextlib.suppress(ProcessLookupError):
-                each.process.send_signal(signal.SIGTERM)  # SIGINT is ignored in a script's background, and by its children
+                each.process.send_signal(signal.SIGTERM)  # a script's background, and what it starts, ignores SIGINT
 
     def close(self) -> None:
         """See `Executor`."""
