@@ -8,16 +8,18 @@ RIVALS = ("bitrl", "stable_baselines3")
 
 
 def texts_lines(record: dict[str, Any]) -> list[str]:
-    """CartPole in words beside Stable-Baselines3 in numbers, in a sentence."""
+    """CartPole in words beside Stable-Baselines3 in numbers, in sentences."""
     found = record["results"]
-    ours, theirs = (
-        f"{found[who]['steps_per_second']:,.0f} steps per second ({found[who]['threads']} of two threads)"
-        for who in RIVALS
+    theirs = found["stable_baselines3"]["steps_per_second"]
+    ours, first = (
+        f"{each['steps_per_second']:,.0f} with {each['threads']} of two threads, {each['ratio']:.2f} ×"
+        for each in (found["bitrl"], found["bitrl_first_block"])
     )
     return [
         f"CartPole read as JSON by the ternary starter, beside Stable-Baselines3 on the bare numbers, both with 16 "
         f"environments and 4 epochs of minibatches of 64, each with the threads that suit it best "
-        f"(`{record['command']}`): {ours} against {theirs}, {found['ratio']:.2f} ×."
+        f"(`{record['command']}`): {ours} its {theirs:,.0f} steps per second. With the model's first block alone "
+        f"(`-o backbone.layers=1`): {first}."
     ]
 
 

@@ -12,12 +12,24 @@ def test_each_has_the_threads_that_suit_it_best(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(BENCHMARKS)
     texts = importlib.import_module("texts_against_sb3")
     rounds = [
-        {"bitrl": {1: 100.0, 2: 150.0}, "stable_baselines3": {1: 200.0, 2: 90.0}},
-        {"bitrl": {1: 400.0, 2: 160.0}, "stable_baselines3": {1: 80.0, 2: 100.0}},
-        {"bitrl": {1: 110.0, 2: 180.0}, "stable_baselines3": {1: 120.0, 2: 95.0}},
+        {
+            "bitrl": {1: 100.0, 2: 150.0},
+            "bitrl_first_block": {1: 300.0, 2: 100.0},
+            "stable_baselines3": {1: 200.0, 2: 90.0},
+        },
+        {
+            "bitrl": {1: 400.0, 2: 160.0},
+            "bitrl_first_block": {1: 160.0, 2: 100.0},
+            "stable_baselines3": {1: 80.0, 2: 100.0},
+        },
+        {
+            "bitrl": {1: 110.0, 2: 180.0},
+            "bitrl_first_block": {1: 180.0, 2: 100.0},
+            "stable_baselines3": {1: 120.0, 2: 95.0},
+        },
     ]
     found = texts.compared(rounds)
-    assert found["bitrl"] == {"threads": 2, "steps_per_second": 160.0}
-    assert found["stable_baselines3"] == {"threads": 1, "steps_per_second": 120.0}
-    assert found["ratio"] == 180 / 120
-    assert texts.measure(texts.OURS, 2048, 1)["steps_per_second"] > 0
+    assert found["bitrl"] == {"threads": 2, "steps_per_second": 160.0, "ratio": 180 / 120}
+    assert found["bitrl_first_block"] == {"threads": 1, "steps_per_second": 180.0, "ratio": 180 / 120}
+    assert found["stable_baselines3"] == {"threads": 1, "steps_per_second": 120.0, "ratio": 1}
+    assert texts.measure(texts.RIVALS["bitrl_first_block"], 2048, 1)["steps_per_second"] > 0
