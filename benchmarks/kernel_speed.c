@@ -1,13 +1,15 @@
 /* Cycles of the products of matrices, each in windows so short that little else happens in them (benchmarks/speed_model.py).
  *
- * Prints a line for each instruction set, format and number of tokens: multiply-adds, and the nanoseconds that they took at
- * best; and before them the nanoseconds of an addition that waits for the one before, which is one cycle. */
+ * Prints a line for each instruction set that this CPU can run, format and number of tokens: multiply-adds, and the
+ * nanoseconds that they took at best; and before them the nanoseconds of an addition that waits for the one before, which
+ * is one cycle. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "bitrl.h"
 #include "kernels.h"
 
 enum { COLUMNS = 2560, TILES = 16, MOST_TOKENS = 32, WINDOWS = 2000 };
@@ -87,18 +89,11 @@ static void measure(const bitrl_kernels *kernels, matrix_format format, const ch
 int main(void)
 {
     static const char *const names[FORMATS] = {"ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32"};
-    const bitrl_kernels *sets[] = {
-#if defined(__x86_64__)
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &bitrl_kernels_avx2 : NULL,
-#elif defined(__aarch64__)
-        &bitrl_kernels_neon,
-#endif
-        &bitrl_kernels_scalar,
-    };
+    const char *set;
     printf("cycle %.5f\n", 1e9 * cycle());
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
-        for (int format = 0; sets[i] && format < FORMATS; format++)
+    for (uint64_t i = 0; (set = bitrl_instruction_set(i)); i++)
+        for (int format = 0; format < FORMATS; format++)
             for (size_t tokens = 1; tokens <= MOST_TOKENS; tokens += MOST_TOKENS - 1)
-                measure(sets[i], (matrix_format)format, names[format], tokens);
+                measure(bitrl_kernels_find(set), (matrix_format)format, names[format], tokens);
     return 0;
 }

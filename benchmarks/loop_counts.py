@@ -1,4 +1,4 @@
-"""Counts the instructions of innermost loops by what they need, from a disassembly of x86-64 or AArch64."""
+"""Counts the instructions of loops by what they need, from a disassembly of x86-64 or AArch64."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 Instruction = tuple[int, str, str]  # address, name, operands
+Span = tuple[int, int]
 
 
 def functions(code: Path, disassembler: str) -> dict[str, list[Instruction]]:
@@ -26,13 +27,30 @@ def functions(code: Path, disassembler: str) -> dict[str, list[Instruction]]:
 
 def innermost(body: list[Instruction]) -> list[list[Instruction]]:
     """The loops of a function that have no loop within."""
+    return [_between(body, span) for span, within in _loops(body) if not within]
+
+
+def around(body: list[Instruction]) -> list[list[Instruction]]:
+    """Of the loops with just one loop within, what they do besides."""
+    return [
+        [each for each in _between(body, span) if each not in _between(body, within[0])]
+        for span, within in _loops(body)
+        if len(within) == 1
+    ]
+
+
+def _loops(body: list[Instruction]) -> list[tuple[Span, list[Span]]]:
+    """Loops from their first address to their last, each with those within."""
     spans = []
     for address, _, operands in body:
         target = re.match(r"^(?:[wx]\d+, (?:#\d+, )?)?([0-9a-f]+) <", operands)
         if target and body[0][0] <= int(target[1], 16) <= address:
             spans.append((int(target[1], 16), address))
-    alone = [(a, b) for a, b in spans if not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans)]
-    return [[each for each in body if first <= each[0] <= last] for first, last in alone]
+    return [((a, b), [(c, d) for c, d in spans if (c, d) != (a, b) and a <= c and d <= b]) for a, b in spans]
+
+
+def _between(body: list[Instruction], span: Span) -> list[Instruction]:
+    return [each for each in body if span[0] <= each[0] <= span[1]]
 
 
 def count(loop: list[Instruction], arm: bool) -> Counter[str]:
@@ -53,7 +71,8 @@ def _x86(name: str, operands: str) -> Counter[str]:
     if "mm" not in operands or moves or (memory and "broadcast" in name):
         return needs  # registers are renamed, not moved, and loads can spread what they read
     needs["vectors"] += 1
-    needs["multiplications"] += bool(re.match(r"v?p?mul|v?pmadd|vfmadd", name))
+    shared = "|vps[lrh]|vperm" if "zmm" in operands else ""  # shifts and permutations have the same pipes then
+    needs["multiplications"] += bool(re.match(r"v?p?mul|v?pmadd|vfmadd|vp?dp" + shared, name))
     return needs
 
 

@@ -4,8 +4,9 @@
 
 Hostile is what is malformed, huge, slow, of the wrong types, cut off, pipelined, or never reads its answers. Where an
 answer is due it must be HTTP, and its error a line of JSON without a traceback. Every tenth is followed by a good
-request. A run that was stopped goes on where it was. At the end the server must hold no more files than at the start,
-and its memory is compared with that after the first 5,000. The figures go to results/serve-hostile.json.
+request. Several attackers send at a time, so that the server need not wait for any of them. A run that was stopped goes
+on where it was. At the end the server must hold no more files than at the start, and its memory is compared with that
+after the first 5,000. The figures go to results/serve-hostile.json.
 
 Everything is sent within this machine, from many addresses of 127.0.0.0/8.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,11 @@ BITRL = Path(sys.executable).with_name("bitrl")
 PATIENCE = 60.0
 """Seconds until an answer that does not come is a hang."""
 
+ATTACKERS = 4
+"""At a time."""
+
 HELD = 50
-"""Slow connections, and those that do not read, at a time."""
+"""Slow connections of each, and those that do not read, at a time."""
 
 STATES = [[random.Random(index).uniform(-2, 2) for _ in range(4)] for index in range(64)]
 
@@ -121,20 +127,26 @@ def malformed(generator: random.Random) -> bytes:
     )
 
 
+@functools.cache
+def enormous() -> Sequence[Sequence[bytes]]:
+    """More than a server should hold, of several kinds."""
+    digits = [b'{"observation":[0,0,0,1' + b"0" * count + b"]}" for count in (400, 5000, 900_000)]
+    rows = [json.dumps({"observations": [[0.0] * 4] * count}).encode() for count in (1025, 30_000)]
+    return [
+        [request(b"[" * count) for count in (1000, 200_000)],
+        [request(body) for body in digits],
+        [request(b"{" + b"".join(b'"%d":0,' % index for index in range(20_000)) + b'"0":1}')],
+        [request(body) for body in rows],
+        [request(b'{"observation":"' + b"x" * 1_100_000 + b'"}')],
+        [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000 + b"\r\n\r\n"],
+        [b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+        [b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % index for index in range(9000)) + b"\r\n"],
+    ]
+
+
 def huge(generator: random.Random) -> bytes:
-    """More than a server should hold."""
-    return generator.choice(
-        [
-            lambda: request(b"[" * generator.choice([1000, 200_000])),
-            lambda: request(b'{"observation":[0,0,0,1' + b"0" * generator.choice([400, 5000, 900_000]) + b"]}"),
-            lambda: request(b"{" + b"".join(b'"%d":0,' % index for index in range(20_000)) + b'"0":1}'),
-            lambda: request(json.dumps({"observations": [[0.0] * 4] * generator.choice([1025, 30_000])}).encode()),
-            lambda: request(b'{"observation":"' + b"x" * 1_100_000 + b'"}'),
-            lambda: b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
-            lambda: b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            lambda: b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % index for index in range(9000)) + b"\r\n",
-        ]
-    )()
+    """One of these."""
+    return generator.choice(generator.choice(enormous()))
 
 
 class Attack:
@@ -263,6 +275,20 @@ class Attack:
         self.good += 1
 
 
+def attack(port: int, expected: Sequence[int], seed: object, count: int) -> tuple[Counter[str], int]:
+    """Send so many, by all attackers together → what was answered, and how many good requests were answered rightly.
+
+    Raises:
+        Wrong: as `Attack.run` does.
+    """
+    attacks = [Attack(port, expected, f"{seed} {number}") for number in range(ATTACKERS)]
+    shares = [len(range(number, count, ATTACKERS)) for number in range(ATTACKERS)]
+    with ThreadPoolExecutor(ATTACKERS) as pool:
+        for _ in pool.map(Attack.run, attacks, shares):
+            pass
+    return sum((each.answered for each in attacks), Counter()), sum(each.good for each in attacks)
+
+
 def receive(connection: socket.socket) -> bytes:
     """What comes next; nothing where the other side has closed.
 
@@ -327,15 +353,14 @@ def main() -> None:
                 port = int(server.stdout.readline().split("http://127.0.0.1:")[1].split()[0])
                 state["processes"] += 1
                 files, memory = open_files(server.pid), 0.0
-                Attack(port, expected, "first").run(1000)
+                attack(port, expected, "first", 1000)
                 while state["sent"] < given.count:
                     count, began = min(5000, given.count - state["sent"]), time.monotonic()
-                    attack = Attack(port, expected, state["sent"])
-                    attack.run(count)
+                    answered, good = attack(port, expected, state["sent"], count)
                     state["sent"] += count
-                    state["good"] += attack.good
+                    state["good"] += good
                     state["seconds"] += time.monotonic() - began
-                    state["answered"] = dict(sorted((Counter(state["answered"]) + attack.answered).items()))
+                    state["answered"] = dict(sorted((Counter(state["answered"]) + answered).items()))
                     memory = memory or resident_mb(server.pid)
                     write_atomically(given.state, json.dumps(state).encode())
                     print(f"{state['sent']:,} sent, {resident_mb(server.pid):.1f} MB", flush=True)

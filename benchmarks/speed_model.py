@@ -5,7 +5,8 @@
 Kernels are compiled with the engine's flags and timed by themselves, in windows of less than a millisecond of which the
 best counts: a busy machine disturbs most of them, not all. A cycle is what an addition takes that waits for the one
 before. --count prints what the model is made of: the instructions of the inner loops (with aarch64-linux-gnu-gcc, those
-of ARM, too). Figures go to results/speed-model.json, and the tables of docs/speed-model.md are made of these.
+of ARM, too). Figures go to results/speed-model-zen3.json, or -zen4 on a machine with AVX-512, and the tables of
+docs/speed-model.md are made of these: they are those two processors that the model knows.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import math
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loop_counts import count, functions, innermost
+from loop_counts import around, count, functions, innermost
 from record import RESULTS, save
 
 from bitrl.core.files import write_atomically
@@ -32,14 +34,23 @@ from bitrl.plugins.backbones.benchmark.speed_model import (
     PI_5,
     ZEN3,
     ZEN3_PLAIN,
+    ZEN4,
+    ZEN4_BF16,
+    ZEN4_PLAIN,
+    ZEN4_VNNI,
+    Core,
     multiply_adds_a_cycle,
     predict,
 )
-from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.engine.engine import Engine, instruction_sets
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
 LOOPS = {
+    "avx512": (
+        "codes_12 codes_8 bytes_12 bytes_8 floats_12 floats_8 floats_bf16_6 floats_bf16_2 halves_bf16_6 halves_bf16_2 "
+        "few_ternary_1 few_dense_1 unpack_ternary unpack_dense unpack_dense_without unpack_int4 unpack_fp8"
+    ),
     "avx2": (
         "ternary_4 ternary_1 trits_4 trits_1 unpack_dense unpack_int4 quiet_8 quiet_1 bf16_2 bf16_1 unpack_fp8 "
         "floats_6 floats_2 floats_1"
@@ -48,13 +59,33 @@ LOOPS = {
     "neon": "trits_4 trits_1 dots_4 few_ternary_1 unpack_ternary",
 }
 """Kernels → the functions whose innermost loops the model knows."""
-CASES = [
-    *((ZEN3, format, 32) for format in ("ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32")),
-    *((ZEN3, format, 1) for format in ("ternary", "fp8", "bf16", "fp32")),
-    *((ZEN3_PLAIN, format, tokens) for format in ("ternary", "int8") for tokens in (32, 1)),
-]
-"""What is modelled of what can be run here: core, format, tokens."""
-WHOLE = [*((ZEN3, format) for format in ("ternary", "ternary-1.6", "int8", "bf16", "fp32")), (ZEN3_PLAIN, "ternary")]
+FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32")
+
+
+def without_avx512(core: Core, plain: Core) -> list[tuple[Core, str, int]]:
+    """What is modelled of a core with AVX2, and of the same in plain C: core, format, tokens."""
+    return [
+        *((core, format, 32) for format in FORMATS),
+        *((core, format, 1) for format in ("ternary", "fp8", "bf16", "fp32")),
+        *((plain, format, tokens) for format in ("ternary", "int8") for tokens in (32, 1)),
+    ]
+
+
+CASES = {
+    "zen3": without_avx512(ZEN3, ZEN3_PLAIN),
+    "zen4": [
+        *((ZEN4_BF16, format, 32) for format in FORMATS),
+        *((ZEN4_BF16, format, 1) for format in ("ternary", "ternary-1.6")),
+        *((ZEN4_VNNI, format, 32) for format in ("ternary-1.6", "fp8", "bf16")),  # the others have the same loops
+        *without_avx512(ZEN4, ZEN4_PLAIN),
+    ],
+}
+"""Processors → what is modelled of what can be run there."""
+WHOLE_FORMATS = ("ternary", "ternary-1.6", "int8", "bf16", "fp32")
+WHOLE = {
+    "zen3": [*((ZEN3, format) for format in WHOLE_FORMATS), (ZEN3_PLAIN, "ternary")],
+    "zen4": [*((core, format) for core in (ZEN4_BF16, ZEN4) for format in WHOLE_FORMATS), (ZEN4_PLAIN, "ternary")],
+}
 TOKENS, WHOLE_SECONDS = 32, 5.0
 REPEATS = 4
 """Of the whole program, minutes of which may be disturbed."""
@@ -65,10 +96,8 @@ START, END = "<!-- figures: written by benchmarks/speed_model.py -->", "<!-- end
 def measured(folder: Path) -> tuple[dict[tuple[str, str, int], float], float]:
     """(instruction set, format, tokens) → multiply-adds a cycle; and the nanoseconds of a cycle."""
     program = folder / "kernel_speed"
-    sources = [
-        ROOT / "benchmarks" / "kernel_speed.c",
-        *(ROOT / "csrc" / f"kernels_{isa}.c" for isa in ("avx2", "scalar")),
-    ]
+    csrc = ROOT / "csrc"
+    sources = [ROOT / "benchmarks" / "kernel_speed.c", csrc / "cpu.c", csrc / "dispatch.c", *csrc.glob("kernels_*.c")]
     subprocess.run(["cc", *FLAGS, *sources, "-lm", "-o", program], check=True)
     best: dict[tuple[str, str, int], tuple[int, float]] = {}
     cycle = math.inf
@@ -81,23 +110,23 @@ def measured(folder: Path) -> tuple[dict[tuple[str, str, int], float], float]:
     return {key: work * cycle / nanoseconds for key, (work, nanoseconds) in best.items()}, cycle
 
 
-def compared(found: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
+def compared(processor: str, found: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
     """Model and measurement, in multiply-adds a cycle of one core."""
     rows = []
-    for core, format, tokens in CASES:
+    for core, format, tokens in CASES[processor]:
         model, here = multiply_adds_a_cycle(core, format, tokens), found[core.isa, format, tokens]
         row = {"core": core.name, "format": format, "tokens": tokens, "model": model, "measured": here}
         rows.append(row | {"error": model / here - 1})
     return rows
 
 
-def whole(cycle: float) -> list[dict[str, Any]]:
+def whole(processor: str, cycle: float) -> list[dict[str, Any]]:
     """Encodings of 32 tokens by two blocks of the 2B model's shape and random weights, norms, attention and reading the
     weights included: the least time of this process for one, as multiply-adds a cycle.
     """
     rows = []
     with random_model(random_shape("2560x6912x2")) as path:
-        for core, format in WHOLE:
+        for core, format in WHOLE[processor]:
             engine = Engine(path, format, threads=1, isa=core.isa)
             weights = sum(
                 math.prod(each.shape) for each in engine.tensors if each.name.startswith("blk.") and each.shape[1:]
@@ -132,20 +161,26 @@ def predictions() -> list[dict[str, Any]]:
     return rows
 
 
-def tables(results: dict[str, Any]) -> str:
+def recorded(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The results of every processor that there are."""
+    paths = [folder / f"speed-model-{processor}.json" for processor in CASES]
+    return [json.loads(path.read_text(encoding="utf-8"))["results"] for path in paths if path.is_file()]
+
+
+def tables(results: Sequence[dict[str, Any]]) -> str:
     """The page's tables."""
     lines = ["", "| kernels | format | tokens | model | measured | error |", "|---|---|---|---|---|---|"]
-    for row in results["compared"]:
+    for row in (row for each in results for row in each["compared"]):
         numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['error']:+.0%}"
         lines.append(f"| {row['core']} | {row['format']} | {row['tokens']} | {numbers} |")
     lines += ["", "| whole encodings | format | model | measured | of the model |", "|---|---|---|---|---|"]
-    for row in results["whole"]:
+    for row in (row for each in results for row in each["whole"]):
         numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['share']:.0%}"
         lines.append(f"| {row['core']} | {row['format']} | {numbers} |")
     heads = "multiply-adds a cycle of a core | by arithmetic | by memory, at most | predicted, at most"
     lines += ["", f"| board | tokens at a time | {heads} |"]
     lines += ["|---|---|---|---|---|---|"]
-    for row in results["predictions"]:
+    for row in predictions():
         speeds = " | ".join(f"{row[name]:.0f} tokens/s" for name in ("arithmetic", "memory", "tokens_per_second"))
         lines.append(f"| {row['core']} | {row['tokens']} | {row['multiply_adds_a_cycle']:.1f} | {speeds} |")
     return "\n".join([*lines, "", ""])
@@ -162,6 +197,8 @@ def print_counts(folder: Path) -> None:
         for name in names.split():
             for loop in innermost(found[name]):
                 print(isa, name, dict(count(loop, arm)))
+            for loop in around(found[name]):
+                print(isa, name, "around", dict(count(loop, arm)))
     for key, kernel in KERNELS.items():
         print(*key, *kernel.products.values(), *kernel.unpacking)
 
@@ -175,18 +212,19 @@ def main() -> None:
         if given.count:
             print_counts(Path(folder))
             return
+        processor = "zen4" if "avx512bf16" in instruction_sets() else "zen3"
         found, cycle = measured(Path(folder))
         results = {
             "weights": BITNET_2B_4T,
-            "compared": compared(found),
-            "whole": whole(cycle),
+            "compared": compared(processor, found),
+            "whole": whole(processor, cycle),
             "predictions": predictions(),
         }
-    path = save("speed-model", results, given.out)
+    save(f"speed-model-{processor}", results, given.out)
     if PAGE.is_file() and given.out == RESULTS:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-        write_atomically(PAGE, before + START + tables(results) + END + rest.partition(END)[2])
-    print(tables(json.loads(path.read_text(encoding="utf-8"))["results"]))
+        write_atomically(PAGE, before + START + tables(recorded()) + END + rest.partition(END)[2])
+    print(tables(recorded(given.out)))
 
 
 if __name__ == "__main__":

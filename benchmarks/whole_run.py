@@ -1,10 +1,11 @@
 """What a whole `bitrl run` takes: memory at its peak, and the time from the command to the first environment step.
 
-python benchmarks/whole_run.py [--repeats N] [--large]
+python benchmarks/whole_run.py [--repeats N | --large]
 
-With the starter model on CartPole; with --large (4 GB of disk, minutes) also heads on a model of BitNet b1.58 2B-4T's
-shape with random weights, in its two forms. That model has the starter's tokenizer: its own is not in the package.
-Every run is a process of its own.
+With the starter model on CartPole (results/whole-run.json); with --large (4 GB, half an hour) memory alone, which
+is the same on a busy machine, of heads on a model of BitNet b1.58 2B-4T's shape with random weights, in its two forms
+(results/whole-run-large.json). That model has the starter's tokenizer: its own is not in the package. Every run is a
+process of its own.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def model_of_shape(path: Path, shape: RandomShape) -> None:
 
 
 def heads_on(folder: Path, shape: RandomShape, bits: Sequence[str], steps: int, limit: str | None = None) -> Any:
-    """Peak memory and speed of PPO's heads on a model of this shape, by bits per weight; under a limit its plan too."""
+    """Peak memory of PPO's heads on a model of this shape, by bits per weight; under a limit its plan too."""
     model = folder / "random.gguf"
     if not model.exists():
         model_of_shape(model, shape)
@@ -92,10 +93,35 @@ def heads_on(folder: Path, shape: RandomShape, bits: Sequence[str], steps: int, 
         options = ["-o", f"backbone.model={model}", "-o", f"backbone.bits={form}", "-o", "run.eval_episodes=0"]
         options += [] if limit is None else ["--memory-limit", limit]
         summary = run(folder / "run", "--steps", str(steps), *options)
-        found[form] = {"peak_rss_mb": summary["peak_rss_mb"], "steps_per_second": summary["steps_per_second"]}
+        found[form] = {"peak_rss_mb": summary["peak_rss_mb"]}
         found[form] |= {} if limit is None else {"plan_mb": summary["memory_plan_mb"]}
         print(f"{form} bits a weight: {found[form]}", flush=True)
     return found
+
+
+def small(folder: Path, repeats: int) -> None:
+    """The starter on CartPole."""
+    seconds_to_first_step(folder / "run")  # files come into the page cache
+    times = [seconds_to_first_step(folder / "run") for _ in range(repeats)]
+    options = ["-o", "run.eval_episodes=10", "--steps", str(STEPS)]
+    results = {
+        "repeats": repeats,
+        "first_step_seconds": {"median": round(statistics.median(times), 3), "least": round(min(times), 3)},
+        "cartpole": {"steps": STEPS, "peak_rss_mb": run(folder / "run", *options)["peak_rss_mb"]},
+    }
+    print(json.dumps(results, indent=2))
+    save("whole-run", results)
+
+
+def large(folder: Path) -> None:
+    """Heads on the 2B shape; each run takes minutes, so what was measured is kept."""
+    results: dict[str, Any] = {"model": "bitnet-2b-4t", "steps": LARGE_STEPS, "tokenizer": "starter's"}
+    for limited in (True, False):
+        for form, limit in LIMITS.items():
+            name = f"{form} bits, {limit}" if limited else f"{form} bits"
+            found = heads_on(folder, SHAPES["bitnet-2b-4t"], (form,), LARGE_STEPS, limit if limited else None)
+            results[name] = found[form]
+            save("whole-run-large", results)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -103,22 +129,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--large", action="store_true")
     given = parser.parse_args(arguments)
-    results: dict[str, Any] = {"repeats": given.repeats}
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        seconds_to_first_step(folder / "run")  # files come into the page cache
-        times = [seconds_to_first_step(folder / "run") for _ in range(given.repeats)]
-        results["first_step_seconds"] = {"median": round(statistics.median(times), 3), "least": round(min(times), 3)}
-        options = ["-o", "run.eval_episodes=10", "--steps", str(STEPS)]
-        results["cartpole"] = {"steps": STEPS, "peak_rss_mb": run(folder / "run", *options)["peak_rss_mb"]}
-        print(json.dumps(results, indent=2), flush=True)
         if given.large:
-            shape = SHAPES["bitnet-2b-4t"]
-            results["bitnet-2b-4t"] = large = {"steps": LARGE_STEPS, "tokenizer": "starter's"}
-            for form, limit in LIMITS.items():
-                large |= {f"{form} bits": heads_on(folder, shape, (form,), LARGE_STEPS, None)[form]}
-                large |= {f"{form} bits, {limit}": heads_on(folder, shape, (form,), LARGE_STEPS, limit)[form]}
-    save("whole-run", results)
+            large(Path(place))
+        else:
+            small(Path(place), given.repeats)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,11 @@ def test_a_thousand_hostile_requests(served: Served, agent: Path, monkeypatch: p
     hostile = importlib.import_module("serve_hostile")
     expected = bitrl.load_agent(agent).act_batch(hostile.STATES)
     before = served.files()
-    warm = hostile.Attack(served.port, expected, "warm")
-    warm.run(300)
+    hostile.attack(served.port, expected, "warm", 300)
     memory = hostile.resident_mb(served.process.pid)
-    attack = hostile.Attack(served.port, expected, "a thousand")
-    attack.run(1000)
-    assert attack.good == 100
-    assert {"200", "400", "404", "405", "413", "422"} <= attack.answered.keys()
+    answered, good = hostile.attack(served.port, expected, "a thousand", 1000)
+    assert good == 100
+    assert {"200", "400", "404", "405", "413", "422"} <= answered.keys()
     assert hostile.settled_files(served.process.pid, before) <= before
     assert hostile.resident_mb(served.process.pid) < memory + 8
     assert served.log.read_text(encoding="utf-8") == ""

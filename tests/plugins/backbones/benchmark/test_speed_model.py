@@ -56,15 +56,28 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("speed_model")
 
 
-def test_the_page_has_the_results_which_are_within_fifteen_per_cent_of_the_model(benchmark: ModuleType) -> None:
-    results = json.loads((ROOT / "benchmarks" / "results" / "speed-model.json").read_text(encoding="utf-8"))["results"]
+def test_the_page_has_the_results(benchmark: ModuleType) -> None:
     page = (ROOT / "docs" / "speed-model.md").read_text(encoding="utf-8")
-    assert page.split(benchmark.START)[1].split(benchmark.END)[0] == benchmark.tables(results)
+    assert page.split(benchmark.START)[1].split(benchmark.END)[0] == benchmark.tables(benchmark.recorded())
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks" / "results").glob("speed-model-*.json")), ids=lambda path: path.stem
+)
+def test_results_are_within_fifteen_per_cent_of_the_model(benchmark: ModuleType, path: Path) -> None:
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+    processor = path.stem.removeprefix("speed-model-")
     assert all(abs(row["error"]) <= 0.15 for row in results["compared"])
-    rows = zip(benchmark.CASES, results["compared"], strict=True)
+    rows = zip(benchmark.CASES[processor], results["compared"], strict=True)
     measured = {(core.isa, format, tokens): row["measured"] for (core, format, tokens), row in rows}
-    assert benchmark.compared(measured) == results["compared"]  # of today's model
+    assert benchmark.compared(processor, measured) == results["compared"]  # of today's model
     assert benchmark.predictions() == results["predictions"]
+
+
+def test_what_a_loop_around_does_comes_on_top_for_each_pass() -> None:
+    """Eight cycles for 32 multiply-adds, and 20 for the 640 of which they are."""
+    around = Loop(640, instructions=80, vectors=0, multiplications=0, loads=0)
+    assert Loop(32, instructions=32, vectors=4, multiplications=2, loads=3, around=around).cycles(CORE) == 8 + 20 / 20
 
 
 DISASSEMBLY = """
@@ -76,18 +89,23 @@ DISASSEMBLY = """
   10:\tvmovdqa %ymm3,%ymm7
   14:\tvmovdqa %ymm3,-0x20(%rdx)
   18:\tjb     4 <product+0x4>
-  1c:\tjb     0 <product>
+  1c:\tvpslld $0x10,%zmm1,%zmm1
+  20:\tvpslld $0x10,%ymm1,%ymm1
+  24:\tjb     0 <product>
 """
 
 
-def test_instructions_of_the_innermost_loop_are_counted(
+def test_instructions_of_a_loop_are_counted_and_those_of_the_loop_around_it(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = importlib.import_module("loop_counts")
     tool = tmp_path / "objdump"
     tool.write_text(f"#!/bin/sh\ncat <<'END'\n{DISASSEMBLY}\nEND\n")
     tool.chmod(0o755)
-    [loop] = counts.innermost(counts.functions(tmp_path / "any.o", str(tool))["product"])
+    body = counts.functions(tmp_path / "any.o", str(tool))["product"]
+    [loop], [around] = counts.innermost(body), counts.around(body)
     assert counts.count(loop, arm=False) == {
         "instructions": 6, "loads": 2, "vectors": 2, "multiplications": 1, "stores": 1,
     }  # fmt: skip
+    # A shift takes a multiplication's place where it has 512 bits.
+    assert counts.count(around, arm=False) == {"instructions": 4, "loads": 1, "vectors": 2, "multiplications": 1}
