@@ -44,8 +44,9 @@ class QuestionFile(PromptTask):
 
     The reward is 1 if the completion's final answer is the question's: what stands behind its last "####" (where the
     answer is a number, the first number there), else its last number where the answer is a number, else all of it.
-    Numbers are compared as numbers (1,000 is 1000.0), other answers without regard to case and blanks. A tenth of the questions, at least one, is held out to evaluate;
-    `env.eval_file` names other questions for that, and then all of `env.file` are trained on.
+    Numbers are compared as numbers (1,000 is 1000.0), other answers without regard to case and blanks. A tenth of the
+    questions, at least one, is held out to evaluate; `env.eval_file` names other questions for that, and then all of
+    `env.file` are trained on.
     """
 
     isolated = False
