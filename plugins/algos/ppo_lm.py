@@ -155,6 +155,11 @@ def token_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float
 
 
 def normalised(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Advantages [B, T] of mean 0 and standard deviation 1 over all tokens; zeros where masked."""
-    chosen = advantages[mask]
-    return ((advantages - chosen.mean()) / (chosen.std(correction=0) + 1e-8)).where(mask, 0.0)
+    """Advantages [B, T] of mean 0 and standard deviation 1 over all tokens; zeros where masked, or where all are equal.
+
+    In float64, in which the mean of equal numbers is that number: a rounding error divided by as small a deviation
+    would be an advantage of up to 1.
+    """
+    exact = advantages.double()
+    chosen = exact[mask]
+    return ((exact - chosen.mean()) / (chosen.std(correction=0) + 1e-8)).where(mask, 0.0).to(advantages.dtype)

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ LONGEST_LINE = 1_000_000
 MARK = "####"
 """What stands before the final answer."""
 
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"[-+]?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?")
+"""1,000.5, but not 1,2, which are two numbers."""
 
 
 @attrs.frozen
@@ -40,10 +42,11 @@ class Question:
 class QuestionFile(PromptTask):
     """Questions of a jsonl file, each line {"question": …, "answer": "… #### 42"}, as in GSM8K.
 
-    The reward is 1 if the completion's final answer is the question's: what stands behind its last "####", else its
-    last number where the answer is a number, else all of it. Numbers are compared as numbers (1,000 is 1000.0), other
-    answers without regard to case and blanks. A tenth of the questions, at least one, is held out to evaluate;
-    `env.eval_file` names other questions for that, and then all of `env.file` are trained on.
+    The reward is 1 if the completion's final answer is the question's: what stands behind its last "####" (where the
+    answer is a number, the first number there), else its last number where the answer is a number, else all of it.
+    Numbers are compared as numbers (1,000 is 1000.0), other answers without regard to case and blanks. A tenth of the
+    questions, at least one, is held out to evaluate; `env.eval_file` names other questions for that, and then all of
+    `env.file` are trained on.
     """
 
     isolated = False
@@ -133,6 +136,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+class _Number(str):
+    """A number of a JSON text, as it is written there."""
+
+
 def _question(where: str, line: str) -> Question:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -141,11 +148,14 @@ def _question(where: str, line: str) -> Question:
             raise UsageError(f'{where}: has the key "{twice}" twice: remove one of them')
         return dict(pairs)
 
+    def refuse(name: str) -> None:
+        raise UsageError(f"{where}: {name} is no number of JSON: correct or remove it")
+
     try:
-        row = json.loads(line, object_pairs_hook=unique)
+        row = json.loads(line, object_pairs_hook=unique, parse_int=_Number, parse_float=_Number, parse_constant=refuse)
     except RecursionError:
         raise UsageError(f"{where}: nests lists or objects too deeply") from None
-    except ValueError as error:  # JSONDecodeError, an integer of thousands of digits
+    except ValueError as error:
         raise UsageError(f"{where}: is not JSON ({error}): correct or remove it") from None
     if not isinstance(row, dict):
         raise UsageError(f'{where}: expected an object such as {{"question": "…", "answer": "…"}}')
@@ -154,10 +164,10 @@ def _question(where: str, line: str) -> Question:
         if name not in row:
             raise UsageError(f'{where}: lacks the key "{name}"')
         value = row[name]
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and name == "answer":
-            value = str(value)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or (isinstance(value, _Number) and name == "question"):
             raise UsageError(f'{where}: expected a non-empty string as "{name}", got {value!r:.60}')
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UsageError(f'{where}: half of a character (a \\u escape without its pair) is in "{name}": remove it')
         texts[name] = value
     answer = texts["answer"].rpartition(MARK)[2].strip()
     if not answer:
@@ -173,14 +183,13 @@ def _split(questions: list[Question]) -> dict[bool, list[Question]]:
 
 
 def final_answer(completion: str, number: bool) -> str:
-    """What stands behind the last "####" of a completion, on that line; without one the last number in it where a
-    number is expected, else all of it.
+    """What stands behind the last "####" of a completion, on that line; without one all of it. Where a number is
+    expected, the first number behind the mark, as GSM8K has it, or the last one of the completion.
     """
     _, mark, behind = completion.rpartition(MARK)
-    if mark:
-        return behind.strip().partition("\n")[0].strip()
-    numbers = _NUMBER.findall(completion) if number else []
-    return numbers[-1] if numbers else completion.strip()
+    text = behind.strip().partition("\n")[0].strip() if mark else completion.strip()
+    numbers = _NUMBER.findall(text) if number else []
+    return (numbers[0] if mark else numbers[-1]) if numbers else text
 
 
 def same_answer(wanted: str, given: str) -> bool:
@@ -191,9 +200,9 @@ def same_answer(wanted: str, given: str) -> bool:
     return wanted.casefold().split() == given.casefold().split()
 
 
-def as_number(text: str) -> float | None:
-    """A final answer as a number: `$1,000`, `-3.50`; None if it is none."""
+def as_number(text: str) -> Decimal | None:
+    """A final answer as a number: `$1,000`, `-3.50`, `1e-5`; None if it is none."""
     text = text.strip().rstrip(".")
     if len(text) > 100 or not _NUMBER.fullmatch(text):
         return None
-    return float(text.replace("$", "").replace(",", ""))
+    return Decimal(text.replace("$", "").replace(",", ""))

@@ -62,6 +62,12 @@ class Bad(bitrl.PromptTask):
                 return 10**400
             case "crash":
                 os.kill(os.getpid(), 11)
+            case "fork":
+                return float(os.fork() > 0)
+            case "fork and sys.exit":
+                if os.fork() == 0:
+                    sys.exit(0)
+                return 1.0
             case "kill the parent":
                 os.kill(os.getppid(), 9)
         print("seen")
@@ -113,6 +119,13 @@ def test_what_hangs_in_any_way_ends(task):
     for completion in ("stubborn", "in C", "sleep"):
         assert task.reward({"n": [1, "ö"]}, completion) == (0.0, True)
     assert task.reward({"n": [1, "ö"]}, "else") == (0.5, False)
+
+
+@pytest.mark.parametrize("completion", ["fork", "fork and sys.exit"])
+def test_a_fork_of_a_score_answers_nothing(completion, task):
+    for _ in range(20):
+        assert task.reward({"n": [1, "ö"]}, completion) == (1.0, False)
+        assert task.reward({"n": [1, "ö"]}, "else") == (0.5, False)
 
 
 def test_after_some_hangs_the_limit_follows_the_slowest_success():

@@ -59,6 +59,15 @@ def test_advantages_are_normalised_over_tokens_alone() -> None:
     assert found[1, 1] == 0
 
 
+@pytest.mark.parametrize("reward", [0.1, 0.3, 0.7, 123.4])
+@pytest.mark.parametrize("rows", [3, 5, 33])
+def test_equal_advantages_are_none(reward: float, rows: int) -> None:
+    """The first rollout of a critic that knows nothing yet, where all completions score the same, teaches nothing."""
+    mask = torch.arange(4) < torch.tensor([4, 2, 3] * (rows // 3) + [1] * (rows % 3))[:, None]
+    advantages = token_advantages(torch.full((rows,), reward), torch.zeros(rows, 4), mask, 1.0, 1.0)
+    assert normalised(advantages, mask).abs().max() == 0
+
+
 def test_the_critics_gradient_is_that_of_its_formula_and_of_nothing_else() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(6, 4, generator=generator).requires_grad_()

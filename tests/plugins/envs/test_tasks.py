@@ -151,6 +151,12 @@ def test_a_file_of_questions(tmp_path):
         ("it is 3, no, 1,200.5.", True, "1,200.5"),
         (" Paris ", False, "Paris"),
         ("", True, ""),
+        ("#### 18 dollars", True, "18"),
+        ("#### **$1,234**", True, "$1,234"),
+        ("#### New York, 5", False, "New York, 5"),
+        ("it is .5", True, ".5"),
+        ("they are 1,2", True, "2"),
+        ("about 1e-05.", True, "1e-05"),
     ],
 )
 def test_final_answers(completion, number, found):
@@ -162,6 +168,16 @@ def test_same_answers():
     assert same_answer("New  York", "new york")
     assert not same_answer("10", "ten")
     assert not same_answer("10", "1" * 200)
+    assert same_answer("1e-05", "0.00001")
+    assert not same_answer("3,4", "34")
+    assert not same_answer("10000000000000000001", "10000000000000000000")
+
+
+def test_answers_that_are_json_numbers_are_as_the_file_writes_them(tmp_path):
+    written = [b"1234", b"1.50", b"0.00001", b"1e400", b"9" * 5000]
+    lines = [b'{"question": "%d", "answer": %s}' % pair for pair in enumerate(written)]
+    read = read_questions(rows(tmp_path / "numbers.jsonl", *lines))
+    assert [each.answer.encode() for each in read] == written
 
 
 @pytest.mark.parametrize(
@@ -178,6 +194,9 @@ def test_same_answers():
         ([question(1), question(1)], "line 2: the same question as in line 1"),
         ([question(1), b"x" * 5_000_000], "line 2: is longer than 1,000,000 characters"),
         ([question(1), b"[" * 100_000], "line 2:"),
+        ([question(1), b'{"question": "a", "answer": NaN}'], "line 2: NaN is no number of JSON"),
+        ([question(1), b'{"question": 5, "answer": "1"}'], 'line 2: expected a non-empty string as "question"'),
+        ([question(1), b'{"question": "\\ud800", "answer": "1"}'], "line 2: half of a character"),
         ([question(1)], "has one question"),
     ],
 )
