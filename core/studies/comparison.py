@@ -308,12 +308,10 @@ def _overall(arm: str, baseline: str, rows: Mapping[tuple[str, str], Row]) -> Ov
 def _scores(values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """Each run's result as a ratio to the baseline's mean, above 1 being better; NaN where there is none."""
     mean = float(baseline.mean())
-    scores: np.ndarray = np.full(len(values), np.nan)
     if mean > 0:
-        scores = values / mean
-    elif mean < 0:
-        np.divide(mean, values, out=scores, where=values < 0)
-    return scores
+        return values / mean
+    scores: np.ndarray = np.full(len(values), np.nan)
+    return np.divide(mean, values, out=scores, where=values < 0)
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:

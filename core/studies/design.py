@@ -28,6 +28,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,9 @@ def read_design(path: Path) -> dict[str, Any]:
             raise unknown("section", section, SECTIONS, f"in {path}")
         if not isinstance(content, dict):
             raise UsageError(f"{path}: expected [{section}] to be a section, got {content!r}")
+    for name, value in _leaves(data):
+        if any(isinstance(each, (date, time)) for each in (value if isinstance(value, list) else [value])):
+            raise UsageError(f"{path}: {name}: no option is a date or a time")
     return data
 
 
@@ -174,10 +178,7 @@ def build_design(data: Mapping[str, Any]) -> Design:
         ]
         for axis in axes
     ]
-    named = [
-        Choice(name, {_path(path): value for path, value in _leaves(settings)})
-        for name, settings in data.get("arms", {}).items()
-    ]
+    named = [_named(name, settings) for name, settings in data.get("arms", {}).items()]
     changes = [each for path, values in _leaves(data.get("one-at-a-time", {})) for each in _axis(path, values)]
     if changes or not named:
         changes.insert(0, Choice("", {}))
@@ -198,8 +199,11 @@ def build_design(data: Mapping[str, Any]) -> Design:
     if len({arm.folder for arm in arms}) < len(arms):
         twice = next(arm.name for arm in arms if [each.folder for each in arms].count(arm.folder) > 1)
         raise UsageError(f"{twice}: is in the study twice: remove one of the two")
+    names = [arm.name for arm in arms]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{twice[0]}: two arms of the study are called so: rename one of them")
     labels = {arm.label for arm in arms}
-    if baseline is not None and baseline not in labels:  # said now, not when all is trained
+    if baseline is not None and str(baseline) not in labels:  # said now, not when all is trained
         raise unknown("arm", str(baseline), labels, "as study.baseline")
     words = [f"{arm.name}: {', '.join(dropped)}" for arm, dropped in zip(arms, ignored, strict=True) if dropped]
     return Design(tuple(arms), seeds, baseline, tuple(words))
@@ -217,9 +221,14 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
             first, dash, last = part.strip().partition("-")
             if not first.isdecimal() or (dash and not last.isdecimal()) or len(first + last) > 20:
                 raise UsageError(f'seeds: expected integers such as "0-4" or "0,1,2", got "{seeds}"')
-            found += range(int(first), int(last if dash else first) + 1)
-            if len(found) > 10_000:
+            few = range(int(first), int(last if dash else first) + 1)
+            if not few:
+                raise UsageError(
+                    f'seeds: expected the smaller number first, as in "{last}-{first}", got "{part.strip()}"'
+                )
+            if len(found) + (few[-1] - few[0]) >= 10_000:
                 raise UsageError(f'seeds: expected at most 10,000, got "{seeds}"')
+            found += few
     elif isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds):
         found = [*seeds]
     elif type(seeds) is int and seeds >= 0:
@@ -272,7 +281,8 @@ def _arm(label: str, base: Parts, own: Parts) -> tuple[Arm, list[str]]:
         if kept:
             values[part] = kept
     arm = Arm(label, env, values)
-    arm.config(0)
+    if not arm.config(0).run.eval_episodes:
+        raise UsageError(f"{arm.name}: run.eval_episodes: a study compares evaluations: expected at least 1, got 0")
     return arm, dropped
 
 
@@ -316,6 +326,15 @@ def _axis(name: str, values: Any) -> list[Choice]:
     if len(set(labels)) < len(labels):
         raise UsageError(f"{name}: each value can be given once, got {', '.join(labels)}")
     return choices
+
+
+def _named(name: str, settings: Any) -> Choice:
+    """An arm of [arms.NAME]."""
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"arms.{name}: expected a section [arms.{name}] of settings, got {settings!r}")
+    if not name.strip():
+        raise UsageError("arms: an arm needs a name")
+    return Choice(name, {_path(path): value for path, value in _leaves(settings)})
 
 
 def _words(value: Any) -> str:

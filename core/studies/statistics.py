@@ -22,11 +22,21 @@ Verdict = Literal["yes", "no", "undecided"]
 
 
 def interquartile_mean(values: np.ndarray) -> float:
-    """The mean of the middle half, float64 [n] → its value: as rliable's aggregate_iqm.
+    """The mean of the middle half, float64 [n] → its value: as rliable's aggregate_iqm. NaN if one of them is.
 
     scipy's trim_mean is the same; but a bootstrap asks thousands of times, and a call of it costs half a millisecond.
     """
-    return float(np.sort(values)[len(values) // 4 : len(values) - len(values) // 4].mean())
+    ordered = np.sort(values)
+    if np.isnan(ordered[-1]):  # sorted to the upper end, it would be cut off as the best
+        return math.nan
+    return float(ordered[len(values) // 4 : len(values) - len(values) // 4].mean())
+
+
+def variance(values: np.ndarray) -> float:
+    """The unbiased variance of values [n], n > 1: zero if all are equal, also where the rounding of their mean says
+    1e-34.
+    """
+    return float(values.var(ddof=1)) if np.ptp(values) else 0.0
 
 
 def t_interval(values: np.ndarray, level: float = 0.95) -> Interval | None:
@@ -43,7 +53,8 @@ def bootstrap_interval(
     samples: Sequence[np.ndarray], statistic: Callable[..., float], level: float = 0.95
 ) -> Interval | None:
     """The percentile interval of `statistic(*samples)`, resampling the seeds of each sample independently (stratified
-    by task and arm); None if a sample has fewer than two values. The same samples give the same interval.
+    by task and arm); None if a sample has fewer than two values, or if too many resamples have no statistic. The same
+    samples give the same interval.
     """
     return bootstrap_intervals(samples, [statistic], level)[0]
 
@@ -58,13 +69,16 @@ def bootstrap_intervals(
 
     bootstrap = IndependentSamplesBootstrap(*samples, seed=np.random.RandomState(0))
     drawn = bootstrap.apply(lambda *each: np.array([statistic(*each) for statistic in statistics]), RESAMPLES)
-    return [_percentiles(found[np.isfinite(found)], level) for found in drawn.T]
+    return [_percentiles(found, level) for found in drawn.T]
 
 
 def _percentiles(found: np.ndarray, level: float) -> Interval | None:
-    if not len(found):
+    known = found[np.isfinite(found)]
+    # Resamples without a value (a ratio to a mean of the other sign) would lie beyond one of the ends: if they are more
+    # than there are to be beyond it, that end is not known.
+    if len(known) < (0.5 + level / 2) * len(found):
         return None
-    low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(known, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
 
@@ -103,11 +117,12 @@ def proportion_interval(count: int, of: int, level: float = 0.95) -> Interval:
 def oriented(values: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Numerator and denominator of the ratio that says how good `values` [n] are beside `baseline` [k], above 1 being
     better: values / baseline of rewards; baseline / values of costs (both means below zero), with their signs changed.
-    None where the means differ in sign or are zero: there is no ratio then.
+    None where the means differ in sign, or the denominator's is zero: there is no ratio then.
     """
-    if values.mean() > 0 and baseline.mean() > 0:
+    ours, theirs = values.mean(), baseline.mean()
+    if ours >= 0 and theirs > 0:
         return values, baseline
-    if values.mean() < 0 and baseline.mean() < 0:
+    if ours < 0 and theirs <= 0:
         return -baseline, -values
     return None
 
@@ -115,9 +130,9 @@ def oriented(values: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.n
 def ratio_of_means(values: np.ndarray, baseline: np.ndarray) -> float:
     """mean(values) / mean(baseline), or the other way round for costs (`oriented`); NaN where there is no ratio."""
     ours, theirs = float(values.mean()), float(baseline.mean())
-    if ours > 0 and theirs > 0:
+    if ours >= 0 and theirs > 0:
         return ours / theirs
-    return theirs / ours if ours < 0 and theirs < 0 else math.nan
+    return theirs / ours if ours < 0 and theirs <= 0 else math.nan
 
 
 def ratio_interval(values: np.ndarray, baseline: np.ndarray, level: float = 0.95) -> Interval | None:
@@ -131,9 +146,9 @@ def ratio_interval(values: np.ndarray, baseline: np.ndarray, level: float = 0.95
         return bootstrap_interval([values, baseline], ratio_of_means, level)
     over, under = parts
     a, b = over.mean(), under.mean()
-    u, v = over.var(ddof=1) / len(over), under.var(ddof=1) / len(under)
+    u, v = variance(over) / len(over), variance(under) / len(under)
     ratio = a / b
-    if u == 0 and v == 0:
+    if u + ratio**2 * v == 0:
         return float(ratio), float(ratio)
     from scipy.stats import t
 
@@ -149,9 +164,11 @@ def ratio_interval(values: np.ndarray, baseline: np.ndarray, level: float = 0.95
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Of positive ratios; NaN if one of them is not."""
-    if not values or not all(value > 0 for value in values):
+    """Of ratios, zero if one of them is; NaN if one is negative or NaN, or there are none."""
+    if not values or not all(value >= 0 for value in values):
         return math.nan
+    if 0 in values:
+        return 0.0
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
@@ -159,11 +176,11 @@ def variance_ratio(values: np.ndarray, baseline: np.ndarray) -> tuple[float, Int
     """The ratio of the variances over seeds with Fisher's interval; None with a single value, or where the baseline's
     is zero.
     """
-    if min(len(values), len(baseline)) < 2 or baseline.var() == 0:
+    if min(len(values), len(baseline)) < 2 or variance(baseline) == 0:
         return None
     from scipy.stats import f
 
-    ratio = float(values.var(ddof=1) / baseline.var(ddof=1))
+    ratio = variance(values) / variance(baseline)
     low, high = (float(f.ppf(share, len(values) - 1, len(baseline) - 1)) for share in (0.025, 0.975))
     return ratio, (ratio / high, ratio / low)
 
@@ -200,7 +217,7 @@ def equivalence(values: np.ndarray, baseline: np.ndarray, margin: float, relativ
     parts = oriented(values, baseline) if relative else (values, baseline)
     if parts is None:
         return Equivalence(
-            "undecided", reason="the means differ in sign, so there is no ratio: give an absolute margin"
+            "undecided", reason="the means differ in sign or are zero, so there is no ratio: give an absolute margin"
         )
     if min(len(values), len(baseline)) < 2:
         return Equivalence("undecided", reason="one seed has no variance: train more")
@@ -229,7 +246,7 @@ def _p_below(over: np.ndarray, under: np.ndarray, n: int, k: int, factor: float,
     from scipy.stats import t
 
     difference = over.mean() - factor * under.mean() - offset
-    u, v = over.var(ddof=1) / n, factor**2 * under.var(ddof=1) / k
+    u, v = variance(over) / n, factor**2 * variance(under) / k
     if u + v == 0:
         return 0.0 if difference < 0 else 1.0
     freedom = (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (k - 1))

@@ -24,6 +24,7 @@ from bitrl.core.studies.statistics import (
     ratio_interval,
     ratio_of_means,
     steps_to,
+    variance,
 )
 
 Verdict = Literal["reproduced", "refuted", "undecided", "not measured"]
@@ -235,12 +236,10 @@ def varies_more(arm: str, other: str) -> Judge:
     """The variance over seeds of an arm's results is larger than another's: geometric mean of the ratios over tasks."""
 
     def judge(evidence: Evidence) -> Judgement:
-        pairs = {
-            task: pair for task, pair in _pairs(evidence, arm, other).items() if min(each.var() for each in pair) > 0
-        }
+        pairs = {task: pair for task, pair in _pairs(evidence, arm, other).items() if all(map(variance, pair))}
         if not pairs:
             return NOT_MEASURED
-        logs = np.array([math.log(a.var(ddof=1) / b.var(ddof=1)) for a, b in pairs.values()])
+        logs = np.array([math.log(variance(a) / variance(b)) for a, b in pairs.values()])
         # The logarithm of a ratio of variances of n and k normal values has a variance of about 2/(n−1) + 2/(k−1).
         half = 1.96 * math.sqrt(sum(2 / (len(a) - 1) + 2 / (len(b) - 1) for a, b in pairs.values())) / len(logs)
         low, high = math.exp(logs.mean() - half), math.exp(logs.mean() + half)

@@ -91,8 +91,16 @@ def test_a_changed_setting_is_another_directory_and_the_same_one_is_not() -> Non
         ({"study": {"seed": [1]}}, "study.seeds"),
         ({"study": {"baseline": "bakbone=mlp"}, "grid": {"backbone": ["mlp", "bitnet"]}}, "did you mean"),
         ({"study": {"baseline": 3}}, 'unknown arm "3"'),
+        ({"study": {"baseline": [3]}}, "unknown arm"),
+        ({"arms": {"plain": 3}}, "arms.plain: expected a section"),
+        ({"arms": {"plain": ["mlp"]}}, "arms.plain: expected a section"),
+        ({"arms": {" ": {"backbone": "mlp"}}}, "an arm needs a name"),
+        ({"one-at-a-time": {"algo.ent_coef": [0.1]}, "arms": {"base": {"algo.gamma": 0.9}}}, "two arms"),
+        ({"base": {"run": {"eval_episodes": 0}}}, "compares evaluations"),
         ({"study": {"seeds": []}}, "at least one"),
-        ({"study": {"seeds": "4-1"}}, "at least one"),
+        ({"study": {"seeds": "4-1"}}, "smaller number first"),
+        ({"study": {"seeds": "7,4-1"}}, "smaller number first"),
+        ({"study": {"seeds": "0-99999999999"}}, "at most 10,000"),
         ({"study": {"seeds": [1, 1]}}, "once"),
         ({"study": {"seeds": [-1]}}, "expected a list of integers"),
         ({"study": {"seeds": "a"}}, "0-4"),
@@ -103,7 +111,17 @@ def test_what_cannot_be_composed_is_refused_in_words(data: dict[str, Any], words
         build_design(data)
 
 
-@pytest.mark.parametrize("text", ["[grid", "[nothing]\n", "grid = 3\n", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[grid",
+        "[nothing]\n",
+        "grid = 3\n",
+        "\x00",
+        "base.run.steps = 2020-01-01\n",
+        '[grid]\n"algo.gamma" = [12:00:00]\n',
+    ],
+)
 def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "grid.toml"
     path.write_text(text)

@@ -69,6 +69,21 @@ def test_runs_are_told_apart_by_as_few_settings_as_needed() -> None:
     assert [row.arm for row in found.rows] == ["backbone=x algo.a=1", "backbone=x algo.a=2", "backbone=y algo.a=1"]
 
 
+def test_a_task_without_a_ratio_is_not_left_out_of_the_mean_over_tasks() -> None:
+    """The baseline has nothing in one task of five. No ratio there is no reason for a number over the other four."""
+    runs = [
+        result(arm, seed, 0.0 if (task, arm) == ("A", "zero") else 10.0 + seed, task)
+        for task in "ABCDE"
+        for arm in ("zero", "other")
+        for seed in range(5)
+    ]
+    [overall] = compare(runs).overall
+    assert (overall.tasks, overall.ratio, overall.interquartile_mean) == (5, None, None)
+    assert overall.interquartile_mean_interval is None
+    [turned] = compare(runs, baseline="backbone=other").overall
+    assert turned.ratio == 0.0
+
+
 def test_failures_are_runs_that_did_not_finish_or_did_not_learn() -> None:
     flat = Result(Path("flat"), "E", {}, 1, {"eval": {"mean_return": 5.0}, "steps": 1}, ((1, 9.0), (2, 5.0)))
     [row] = compare([result("x", 0, 10.0, "E"), result("x", 1, None, "E")]).rows

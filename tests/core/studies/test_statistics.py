@@ -174,3 +174,42 @@ def test_steps_to_90_percent_of_the_way() -> None:
 def test_a_geometric_mean_is_of_positive_numbers() -> None:
     assert statistics.geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
     assert math.isnan(statistics.geometric_mean([0.5, -1.0]))
+    assert statistics.geometric_mean([0.5, 0.0]) == 0.0
+
+
+def test_a_value_that_is_no_number_is_not_cut_off_as_the_best() -> None:
+    """NaN sorts to the upper end, where the interquartile mean cuts."""
+    assert math.isnan(statistics.interquartile_mean(np.array([1.0, 2, 3, 4, math.nan])))
+
+
+def test_equal_values_have_no_variance_whatever_their_mean_rounds_to() -> None:
+    same = np.full(3, 0.1)
+    assert same.var(ddof=1) > 0, "which is why it is asked"
+    assert statistics.variance_ratio(np.array([0.1, 0.2, 0.3]), same) is None
+    assert statistics.variance_ratio(same, np.array([0.1, 0.2, 0.3])) == (0.0, (0.0, 0.0))
+    assert statistics.ratio_interval(same, same) == (1.0, 1.0)
+
+
+def test_the_interval_of_a_ratio_reaches_zero_where_resamples_are_all_zero() -> None:
+    """Eight of ten runs have no success: a resample has none with probability 0.8¹⁰ = 11 %, and then its ratio is 0."""
+    values = np.array([0.0] * 8 + [0.9, 0.8])
+    low, _ = statistics.ratio_interval(values, np.full(10, 0.9)) or (1.0, 1.0)
+    assert low == 0.0
+
+
+def test_a_ratio_to_a_mean_that_may_be_of_either_sign_has_no_interval() -> None:
+    """The resamples without a ratio are no reason to give the interval of the others; Fieller's has no bounds here."""
+    values, baseline = np.arange(12.0), np.arange(12.0) - 5
+    assert statistics.ratio_of_means(values, baseline) == 11.0
+    assert scipy.stats.ttest_1samp(baseline, 0).pvalue > 0.5
+    assert statistics.ratio_interval(values, baseline) is None
+
+
+def test_an_arm_without_any_success_is_at_nothing_of_the_baseline() -> None:
+    none, some = np.zeros(3), np.array([0.5, 0.6, 0.7])
+    assert statistics.ratio_of_means(none, some) == 0.0
+    assert statistics.ratio_of_means(-some, none) == 0.0, "a cost, where the baseline has none"
+    assert math.isnan(statistics.ratio_of_means(some, none))
+    assert math.isnan(statistics.ratio_of_means(none, none))
+    assert statistics.ratio_interval(none, some) == (0.0, 0.0)
+    assert statistics.equivalence(none, some, 0.05).verdict == "no"
