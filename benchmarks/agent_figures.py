@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-RIVALS = ("bitrl", "stable_baselines3")
-
 
 def texts_lines(record: dict[str, Any]) -> list[str]:
     """CartPole in words beside Stable-Baselines3 in numbers, in sentences."""
