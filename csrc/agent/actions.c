@@ -11,6 +11,8 @@
 
 enum { MOST_LAYERS = 64, MOST_WIDTH = 1 << 20, MOST_PARAMETERS = 1 << 28, MOST_DIMS = 8, NUMBER = 40 };
 
+static const double EXACT = 0x1p53; /* integers up to here are exact, as c_agents.py holds the bounds of actions to be */
+
 typedef enum { DISCRETE, CONTINUOUS, CODEBOOK } action_kind;
 typedef enum { FLOAT32, FLOAT64, INTEGER, BOOLEAN } action_type;
 
@@ -88,7 +90,12 @@ static int read_box(actions *a, const plan *p, const json_node *action)
     a->high = calloc(a->count, sizeof *a->high);
     if (!a->low || !a->high) return bitrl_fail(p->error, BITRL_NO_MEMORY, "no memory for the bounds of an action");
     int status = plan_numbers(p, action, "low", a->count, -INFINITY, a->low);
-    return status ? status : plan_numbers(p, action, "high", a->count, INFINITY, a->high);
+    if (!status) status = plan_numbers(p, action, "high", a->count, INFINITY, a->high);
+    for (size_t i = 0; !status && a->type == INTEGER && i < a->count; i++) { /* written with as many digits as there is room for */
+        if (isfinite(a->low[i]) && fabs(a->low[i]) > EXACT) status = plan_wrong(p, "low");
+        if (isfinite(a->high[i]) && fabs(a->high[i]) > EXACT) status = plan_wrong(p, "high");
+    }
+    return status;
 }
 
 static int read_action(actions *a, const plan *p, const json_node *root, const bitrl_file *file)

@@ -15,6 +15,7 @@
 
 #include "actions.h"
 #include "agent_file.h"
+#include "characters.h"
 #include "reading.h"
 #include "observation.h"
 
@@ -108,6 +109,20 @@ static int try_out(bitrl_agent *agent, char *error)
     return features_warm(agent->features, error);
 }
 
+/* What is quoted in an error may have anything in it, and be cut anywhere: errors are one line of UTF-8. */
+static int told(int status, char *error)
+{
+    size_t left = status ? strlen(error) : 0, bytes;
+    for (char *c = error; left; c += bytes, left -= bytes) {
+        const unsigned char *u = (const unsigned char *)c;
+        const bool is_control = *u < ' ' || *u == 0x7f || (*u == 0xc2 && left > 1 && u[1] < 0xa0);
+        bytes = valid_character(c, left);
+        if (!bytes) bytes = 1, *c = '?';
+        else if (is_control) memset(c, '?', bytes);
+    }
+    return status;
+}
+
 int bitrl_agent_open(const char *path, const bitrl_agent_options *options, bitrl_agent **out, char *error)
 {
     static const bitrl_agent_options defaults = {0};
@@ -125,7 +140,7 @@ int bitrl_agent_open(const char *path, const bitrl_agent_options *options, bitrl
         bitrl_agent_close(agent);
     else
         *out = agent;
-    return status;
+    return told(status, error);
 }
 
 void bitrl_agent_close(bitrl_agent *agent)
@@ -176,7 +191,7 @@ int bitrl_agent_act(bitrl_agent *agent, const double *numbers, const uint8_t *ma
     if (!status) status = choose(agent, error);
     if (!status) memcpy(action, agent->action, actions_count(agent->actions) * sizeof *action);
     uselocale(before);
-    return status;
+    return told(status, error);
 }
 
 int bitrl_agent_act_json(bitrl_agent *agent, const char *text, size_t bytes, const char **answer, char *error)
@@ -196,5 +211,5 @@ int bitrl_agent_act_json(bitrl_agent *agent, const char *text, size_t bytes, con
         if (!status) *answer = actions_written(agent->actions, agent->action);
     }
     uselocale(before);
-    return status;
+    return told(status, error);
 }

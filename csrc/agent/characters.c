@@ -18,6 +18,19 @@ size_t character_at(const char *text, size_t bytes, uint32_t *code)
     return n;
 }
 
+size_t valid_character(const char *text, size_t bytes)
+{
+    const unsigned char *c = (const unsigned char *)text;
+    if (c[0] < 0x80) return 1;
+    const size_t n = c[0] >= 0xc2 && c[0] < 0xe0 ? 2 : c[0] >= 0xe0 && c[0] < 0xf0 ? 3 : c[0] >= 0xf0 && c[0] < 0xf5 ? 4 : 0;
+    if (!n || n > bytes) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((c[i] & 0xc0) != 0x80) return 0;
+    const bool is_long = (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xf0 && c[1] < 0x90);
+    const bool is_none = (c[0] == 0xed && c[1] > 0x9f) || (c[0] == 0xf4 && c[1] > 0x8f);
+    return is_long || is_none ? 0 : n;
+}
+
 character_kind kind_of_character(uint32_t code)
 {
     if (code < 0x80) return (code >= 'a' && code <= 'z') || (code >= 'A' && code <= 'Z') ? LETTER : code >= '0' && code <= '9' ? DIGIT : OTHER;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "characters.h"
 #include "internal.h"
 
 typedef struct {
@@ -35,21 +36,6 @@ static size_t skip_digits(reader *r)
     size_t start = r->at;
     for (int c; (c = peek(r)) >= '0' && c <= '9';) r->at++;
     return r->at - start;
-}
-
-/* Bytes of the UTF-8 character at `at`; 0 where there is none. */
-static size_t character(const reader *r)
-{
-    const unsigned char *c = (const unsigned char *)r->j->text + r->at;
-    size_t left = r->j->bytes - r->at;
-    if (c[0] < 0x80) return 1;
-    size_t bytes = c[0] >= 0xc2 && c[0] < 0xe0 ? 2 : c[0] >= 0xe0 && c[0] < 0xf0 ? 3 : c[0] >= 0xf0 && c[0] < 0xf5 ? 4 : 0;
-    if (!bytes || bytes > left) return 0;
-    for (size_t i = 1; i < bytes; i++)
-        if ((c[i] & 0xc0) != 0x80) return 0;
-    bool is_long = (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xf0 && c[1] < 0x90);
-    bool is_none = (c[0] == 0xed && c[1] > 0x9f) || (c[0] == 0xf4 && c[1] > 0x8f);
-    return is_long || is_none ? 0 : bytes;
 }
 
 /* Four hexadecimal digits; -1 where they are not there. */
@@ -101,7 +87,7 @@ static int read_string(reader *r, json_node *node)
             r->at++;
             status = read_escape(r);
         } else {
-            size_t bytes = character(r);
+            size_t bytes = valid_character(r->j->text + r->at, r->j->bytes - r->at);
             if (!bytes) return bitrl_fail(r->error, BITRL_BAD_ARGUMENT, "expected UTF-8: byte %zu is not", r->at + 1);
             r->at += bytes;
         }
@@ -184,13 +170,18 @@ static json_node *add(const reader *r)
     return node;
 }
 
+static int too_many(const reader *r)
+{
+    return bitrl_fail(r->error, BITRL_BAD_ARGUMENT, "expected JSON of at most %zu values and names, got more", r->j->capacity);
+}
+
 /* A name of an object, up to its value. */
 static int read_name(reader *r)
 {
     skip_space(r);
     if (peek(r) != '"') return wrong(r, "no name");
     json_node *node = add(r);
-    int status = node ? read_string(r, node) : wrong(r, "too many values");
+    int status = node ? read_string(r, node) : too_many(r);
     if (status) return status;
     skip_space(r);
     if (peek(r) != ':') return wrong(r, "no colon");
@@ -205,7 +196,7 @@ static int read_value(reader *r, bool *complete)
     json_node *node = add(r);
     const int c = peek(r);
     *complete = true;
-    if (!node) return wrong(r, "too many values");
+    if (!node) return too_many(r);
     if (c == '"') return read_string(r, node);
     if (c == '-' || (c >= '0' && c <= '9')) return read_number(r, node);
     if (c != '[' && c != '{') return read_word(r, node);

@@ -122,11 +122,10 @@ static bool is_blank(const char *line, size_t bytes)
 static void print_error(unsigned long number, const char *error)
 {
     printf("{\"error\": \"line %lu: ", number);
-    for (const unsigned char *c = (const unsigned char *)error; *c; c++)
-        if (*c == '"' || *c == '\\')
-            printf("\\%c", *c);
-        else
-            putchar(*c >= ' ' && *c < 0x7f ? *c : '?');
+    for (const char *c = error; *c; c++) {
+        if (*c == '"' || *c == '\\') putchar('\\');
+        putchar(*c);
+    }
     printf("\"}\n");
 }
 

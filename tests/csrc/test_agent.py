@@ -386,6 +386,7 @@ CHANGES = [
     {"network": {"widths": [48, 1 << 20, 1 << 20], "limit": 10}}, {"action": {}}, {"action": {"kind": "continuous"}},
     {"action": {"kind": "continuous", "type": "float32", "shape": [4], "low": [0] * 4, "high": [1] * 4}},
     {"action": {"kind": "codebook", "type": "float32", "shape": [3], "low": [0] * 3, "high": [1] * 3, "each": 1}},
+    {"action": {"kind": "continuous", "type": "integer", "shape": [3], "low": [1e308] * 3, "high": [1.5e308] * 3}},
     {"codebook": {"mean": [0] * 4, "scale": [1] * 4, "widths": [4], "counts": [1 << 40]}},
 ]  # fmt: skip
 

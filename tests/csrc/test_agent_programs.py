@@ -79,6 +79,26 @@ def test_lines_are_answered_as_bitrl_act_answers_them(act, agent) -> None:
             assert json.loads(one)["error"].split(":")[0] == json.loads(other)["error"].split(":")[0]
 
 
+def test_errors_are_one_line_of_utf8(act, agent) -> None:
+    """Whatever they quote, and wherever it is cut; so a line that is answered by one is JSON."""
+    said = {
+        '{"é\\n": 1, "é\\n": 2}': 'expected JSON: the key "é?" is there twice',
+        json.dumps(
+            {**GOOD, "numbers": "\u009b\u7a81\x7f"}, ensure_ascii=False
+        ): '"numbers": expected 2 numbers, got "??突?"',
+        json.dumps(
+            {**GOOD, "numbers": "é" * 60}, ensure_ascii=False
+        ): f'"numbers": expected 2 numbers, got "{"é" * 29}?...',
+        json.dumps({**GOOD, "other": [1] * 400}): "expected JSON of at most 266 values and names, got more",
+    }
+    answers = run(act, agent.files[1], given="\n".join(said).encode())[0].splitlines()
+    found = [json.loads(answer)["error"].partition(": ")[2] for answer in answers]
+    assert found == [*said.values()]
+    given = json.dumps({**GOOD, "numbers": 0}).replace('"numbers": 0', '"numbers": [1,\n2, 3]')
+    with pytest.raises(ValueError, match=r"got \[1,\?2, 3\]$"):
+        agent.c.act_json(given.encode())
+
+
 def test_its_commands(act, agent, tmp_path) -> None:
     file = agent.files[1]
     assert run(act, "--help")[0].startswith("Usage: bitrl-act [OPTIONS] FILE")
