@@ -210,6 +210,36 @@ def test_it_goes_on_exactly_from_its_state(name: str, precision: str, floats: Pa
 
 
 @NAMES
+@pytest.mark.parametrize("noise", [{"norm_noise": 0.7}, {"stochastic_rounding": True}])
+@pytest.mark.parametrize("quantised_learner", [False, True])
+def test_noise_is_of_rollouts_alone(name: str, noise: dict[str, Any], quantised_learner: bool, floats: Path) -> None:
+    """An agent acts as if it learned without noise, and acting does not change what it learns."""
+
+    def agent(**options: Any) -> Any:
+        options |= {"rollout": "int4", "quantised_learner": quantised_learner, "max_tokens": 24}
+        return begin(name, tiny_backbone(floats), **options)
+
+    noisy, clean, other = agent(**noise), agent(), agent(**noise)
+    states = noisy.task.collector.states
+    assert noisy.act(states).tolist() == clean.act(states).tolist()
+    for _ in range(2):
+        assert noisy.update() == other.update()
+        noisy.act(states)
+    assert noisy.agent.rollout()[0].rewards.tolist() == other.agent.rollout()[0].rewards.tolist()
+
+
+@pytest.mark.parametrize("adapters", [{}, {"lora_rank": 4}])
+def test_noise_that_ends_leaves_no_trace(adapters: dict[str, Any], floats: Path) -> None:
+    algorithm: Any = begin("grpo", tiny_backbone(floats, **adapters))
+    actor, prompts = algorithm.agent.actor, algorithm.task.collector.states.texts
+    before = [each.logprobs.tolist() for each in actor.generate(prompts, 6, seed=1)]
+    actor.update(norm_noise=0.7, noise_seed=1)
+    assert [each.logprobs.tolist() for each in actor.generate(prompts, 6, seed=1)] != before
+    actor.update()
+    assert [each.logprobs.tolist() for each in actor.generate(prompts, 6, seed=1)] == before
+
+
+@NAMES
 def test_log_probabilities_are_those_of_what_was_kept(name: str, floats: Path) -> None:
     """Without kept sets the actor's probabilities, of fewer tokens, would be larger than the learner's."""
     algorithm: Any = begin(name, tiny_backbone(floats), top_k=5, top_p=0.9)
