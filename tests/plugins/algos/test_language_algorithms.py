@@ -320,6 +320,20 @@ def test_an_unknown_precision_is_refused(name: str, floats: Path) -> None:
 
 
 @NAMES
+def test_sampling_that_has_no_probabilities_is_refused(name: str, floats: Path) -> None:
+    with pytest.raises(UsageError, match=r"algo\.top_p: expected a number above 0 and at most 1, got 0\.0"):
+        begin(name, tiny_backbone(floats), top_p=0.0)
+    with pytest.raises(UsageError, match=r"algo\.temperature: expected a number of at least 1e-06, got 1e-40"):
+        begin(name, tiny_backbone(floats), temperature=1e-40)
+
+
+@NAMES
+def test_the_lowest_temperature_is_learned_from(name: str, floats: Path) -> None:
+    algorithm = begin(name, tiny_backbone(floats), temperature=1e-6)
+    assert algorithm.update().get("steps_discarded", 0) == 0
+
+
+@NAMES
 def test_invariant_scaling_needs_matrices_that_learn(name: str, floats: Path) -> None:
     with pytest.raises(UsageError, match=r"algo\.uaq_scale: no matrices of this model learn .*leave it at 1"):
         begin(name, tiny_backbone(floats, lora_rank=2), uaq_scale=1.5)
