@@ -54,6 +54,11 @@ def between(low: float, high: float) -> Constraint:
     return Constraint(lambda value: low <= value <= high, f"between {low:g} and {high:g}")
 
 
+def above_up_to(low: float, high: float) -> Constraint:
+    """Accept numbers in the half-open interval (low, high]."""
+    return Constraint(lambda value: low < value <= high, f"above {low:g} and at most {high:g}")
+
+
 def each_at_least(low: float) -> Constraint:
     """Accept tuples whose every item is at least `low`."""
     return Constraint(lambda values: all(value >= low for value in values), f"each at least {low:g}")

@@ -1,6 +1,7 @@
 /* Choosing the next token from logits: temperature, top-k, top-p, and the log-probability of what was chosen.
  *
  * Knows nothing of models; the caller brings the random number, so that the same seed gives the same tokens. */
+#include <float.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -58,6 +59,9 @@ static size_t likeliest(candidate *heap, size_t n, double most, double total, co
     }
     return kept;
 }
+
+/* What differences of logits are multiplied by; finite, so that those of 0 stay 0. */
+static double scale_of(double temperature) { return fmin(1 / temperature, DBL_MAX); }
 
 enum { BLOCK = 1024 };
 
@@ -126,7 +130,7 @@ int bitrl_choose(const bitrl_kernels *kernels, const float *logits, size_t n, co
         c->model_logprob = -log(total);
         return BITRL_OK;
     }
-    double scale = 1 / how->temperature, heated = scale == 1 ? total : mass(kernels, logits, n, most, scale, blocks);
+    double scale = scale_of(how->temperature), heated = scale == 1 ? total : mass(kernels, logits, n, most, scale, blocks);
     if (is_cut(how)) {
         candidate *heap = scratch;
         for (size_t i = 0; i < n; i++) heap[i] = (candidate){logits[i], (int32_t)i};
@@ -149,7 +153,7 @@ double bitrl_logprob(const bitrl_kernels *kernels, const float *logits, size_t n
 {
     size_t best = likeliest_of_all(logits, n);
     if (best == n) return NAN;
-    double most = logits[best], scale = 1 / temperature;
+    double most = logits[best], scale = scale_of(temperature);
     return (logits[token] - most) * scale - log(mass(kernels, logits, n, most, scale, NULL));
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from bitrl.core.hookspecs import hookimpl
-from bitrl.core.options import above, at_least, between, each_at_least, option, options
+from bitrl.core.options import above, above_up_to, at_least, between, each_at_least, option, options
 from bitrl.core.records import AlgorithmRecord
 from bitrl.core.schedules import Schedule
 
@@ -157,9 +157,11 @@ class LanguageAlgorithmOptions:
         None, "estimator of the KL divergence to the model at the start, in the loss; unset: none"
     )
     kl_coef: float = option(1e-3, "its weight", at_least(0))
-    temperature: float = option(1.0, "of sampling", above(0))
+    temperature: float = option(1.0, "of sampling", at_least(1e-6))  # float32 holds logits divided by that
     top_k: int = option(0, "sample among so many of the likeliest tokens; 0: all", at_least(0))
-    top_p: float = option(1.0, "sample among the likeliest tokens that together have this probability", between(0, 1))
+    top_p: float = option(
+        1.0, "sample among the likeliest tokens that together have this probability", above_up_to(0, 1)
+    )
     max_tokens: int = option(128, "tokens of a completion at most", above(0))
     learning_rate: Schedule = option(1e-5, "Adam's learning rate", above(0))
     max_grad_norm: float | None = option(1.0, "clip the gradient norm at this; none: no clipping", above(0))

@@ -78,7 +78,7 @@ class LanguageAgent:
         )
         self.alarms, self.stopwatch = Alarms(), Stopwatch()
         self.discarded = 0  # updates in a row that were
-        self.synced = False  # whether `policy` acts by what was learned
+        self.synced = False  # whether `act` acts by what was learned, and without noise
         self.replace()
 
     def rollout(self) -> tuple[Rollout, list[Completion], dict[str, float]]:
@@ -100,6 +100,9 @@ class LanguageAgent:
                 )  # fmt: skip
             return np.array([each.text for each in completions], object)
 
+        if self.synced and options.quantised_learner:  # `act` took the actor's noise away
+            self.replace()
+            self.synced = False
         self.stopwatch.clear()
         with self.stopwatch("rollout"):
             rollout = self.task.collector.rollout(act, 1)
@@ -256,6 +259,8 @@ class LanguageAgent:
         """The completions of the most probable tokens, strings [n]."""
         if not self.synced:
             self.policy.sync()
+            if self.options.quantised_learner:
+                self.actor.update()  # rounded as the learner rounds, without noise
             self.synced = True
         policy = self.actor if self.options.quantised_learner else self.policy
         completions = policy.generate(states.texts, self.options.max_tokens, temperature=0.0)

@@ -31,7 +31,7 @@ class EngineActor:
         if format not in formats():
             raise UsageError(f"there are no rollouts in {format!r}: expected one of {', '.join(formats())}")
         model, options = policy.model, policy.model.options
-        self.policy, self.format = policy, format
+        self.policy, self.format, self._noisy = policy, format, False
         self.engine = Engine(
             model.engine.path,
             format,
@@ -65,8 +65,9 @@ class EngineActor:
             weights = {}
         else:
             weights = dict(engine_weights(self.policy.decoder))
-        if norm_noise:
+        if norm_noise or self._noisy:
             weights |= self._noisy_norms(weights, norm_noise, noise_seed)
+        self._noisy = norm_noise > 0
         return self.engine.replace_all(weights, rounding_seed=rounding_seed)
 
     def _noisy_norms(self, weights: dict[str, np.ndarray], deviation: float, seed: int) -> dict[str, np.ndarray]:

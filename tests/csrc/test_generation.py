@@ -287,6 +287,19 @@ def test_sampling_survives_extreme_logits(path: Path) -> None:
     assert logprobs.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("temperature", [1e-9, 1e-300, 1e-309, 5e-324])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.5), (3, 0.5)])
+def test_the_lower_the_temperature_the_likelier_is_the_likeliest(
+    path: Path, temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = np.linspace(-3e38, 9, 2500, dtype=np.float32)
+    logits[[5, 7]] = 10  # as likely as each other
+    tokens, logprobs, _ = sample(Engine(path, threads=1), logits, np.array([0, 0.9]), temperature, top_k, top_p)
+    one = top_p < 1  # the first reaches a half
+    assert sorted(tokens.tolist()) == ([5, 5] if one else [5, 7])
+    np.testing.assert_allclose(logprobs, 0 if one else -np.log(2), atol=1e-12)
+
+
 def extend(engine: Engine, cache, tokens: list[int]) -> np.ndarray:
     logits, error = np.empty((1, engine.vocabulary), np.float32), ffi.new("char[256]")
     ids, lengths = np.array(tokens, np.int32), np.array([len(tokens)], np.uint64)

@@ -64,10 +64,11 @@ def generate(
         raise UsageError(f"max_tokens: expected 1 or more, got {max_tokens}")
     if slots < 1:
         raise UsageError(f"slots: expected 1 or more, got {slots}")
-    if not 0 <= top_k < 1 << 63:
+    top_k = min(top_k, engine.vocabulary)
+    if top_k < 0:
         raise UsageError(f"top_k: expected 0 or more, got {top_k}")
     if not -(1 << 63) <= seed < 1 << 63:
-        raise UsageError(f"seed: expected an integer of 64 bits, got {seed}")
+        raise UsageError(f"seed: expected an integer from -2^63 to 2^63 - 1, got {seed}")
     for token in stop:
         if not 0 <= token < engine.vocabulary:
             raise UsageError(f"stop: token {token} is outside the vocabulary of {engine.vocabulary}")

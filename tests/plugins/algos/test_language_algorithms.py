@@ -210,6 +210,36 @@ def test_it_goes_on_exactly_from_its_state(name: str, precision: str, floats: Pa
 
 
 @NAMES
+@pytest.mark.parametrize("noise", [{"norm_noise": 0.7}, {"stochastic_rounding": True}])
+@pytest.mark.parametrize("quantised_learner", [False, True])
+def test_noise_is_of_rollouts_alone(name: str, noise: dict[str, Any], quantised_learner: bool, floats: Path) -> None:
+    """An agent acts as if it learned without noise, and acting does not change what it learns."""
+
+    def agent(**options: Any) -> Any:
+        options |= {"rollout": "int4", "quantised_learner": quantised_learner, "max_tokens": 24}
+        return begin(name, tiny_backbone(floats), **options)
+
+    noisy, clean, other = agent(**noise), agent(), agent(**noise)
+    states = noisy.task.collector.states
+    assert noisy.act(states).tolist() == clean.act(states).tolist()
+    for _ in range(2):
+        assert noisy.update() == other.update()
+        noisy.act(states)
+    assert noisy.agent.rollout()[0].rewards.tolist() == other.agent.rollout()[0].rewards.tolist()
+
+
+@pytest.mark.parametrize("adapters", [{}, {"lora_rank": 4}])
+def test_noise_that_ends_leaves_no_trace(adapters: dict[str, Any], floats: Path) -> None:
+    algorithm: Any = begin("grpo", tiny_backbone(floats, **adapters))
+    actor, prompts = algorithm.agent.actor, algorithm.task.collector.states.texts
+    before = [each.logprobs.tolist() for each in actor.generate(prompts, 6, seed=1)]
+    actor.update(norm_noise=0.7, noise_seed=1)
+    assert [each.logprobs.tolist() for each in actor.generate(prompts, 6, seed=1)] != before
+    actor.update()
+    assert [each.logprobs.tolist() for each in actor.generate(prompts, 6, seed=1)] == before
+
+
+@NAMES
 def test_log_probabilities_are_those_of_what_was_kept(name: str, floats: Path) -> None:
     """Without kept sets the actor's probabilities, of fewer tokens, would be larger than the learner's."""
     algorithm: Any = begin(name, tiny_backbone(floats), top_k=5, top_p=0.9)
@@ -287,6 +317,20 @@ def test_a_group_of_one_is_refused(floats: Path) -> None:
 def test_an_unknown_precision_is_refused(name: str, floats: Path) -> None:
     with pytest.raises(UsageError, match=r'algo\.rollout: expected one of "fp32".*got "int9"'):
         begin(name, tiny_backbone(floats), rollout="int9")
+
+
+@NAMES
+def test_sampling_that_has_no_probabilities_is_refused(name: str, floats: Path) -> None:
+    with pytest.raises(UsageError, match=r"algo\.top_p: expected a number above 0 and at most 1, got 0\.0"):
+        begin(name, tiny_backbone(floats), top_p=0.0)
+    with pytest.raises(UsageError, match=r"algo\.temperature: expected a number of at least 1e-06, got 1e-40"):
+        begin(name, tiny_backbone(floats), temperature=1e-40)
+
+
+@NAMES
+def test_the_lowest_temperature_is_learned_from(name: str, floats: Path) -> None:
+    algorithm = begin(name, tiny_backbone(floats), temperature=1e-6)
+    assert algorithm.update().get("steps_discarded", 0) == 0
 
 
 @NAMES

@@ -191,13 +191,19 @@ def test_a_model_without_a_head_does_not_generate(tmp_path: Path) -> None:
         backbone.language_policy()
 
 
+def test_more_likeliest_tokens_than_there_are_are_all() -> None:
+    engine = made(None, "ternary").engine
+    (some,), (every,) = (engine.generate([[1]], 4, top_k=k, seed=1) for k in (engine.vocabulary, 1 << 70))
+    assert some.tokens.tolist() == every.tokens.tolist()
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
         ({"stop": [1 << 20]}, "stop: token 1048576 is outside"),
         ({"stop": [-1]}, "stop: token -1 is outside"),
         ({"top_k": -1}, "top_k: expected 0 or more, got -1"),
-        ({"seed": 1 << 70}, "seed: expected an integer of 64 bits"),
+        ({"seed": 1 << 70}, r"seed: expected an integer from -2\^63 to 2\^63 - 1"),
     ],
 )
 def test_settings_of_sampling_that_are_out_of_range_are_refused(given: dict[str, Any], problem: str) -> None:
