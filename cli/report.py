@@ -55,9 +55,9 @@ def report(
     Curves, tables with intervals, costs, and what made each number.
     RUNS are directories of runs, or one that holds them; STUDY is the directory of a study, or what --results wrote.
     """
-    from bitrl.core.errors import UsageError
+    from bitrl.core.errors import UsageError, unknown
     from bitrl.core.files import write_atomically
-    from bitrl.core.studies.comparison import compare
+    from bitrl.core.studies.comparison import compare, label_runs
     from bitrl.core.studies.recorded import write_recorded
     from bitrl.core.studies.report import html
     from bitrl.core.studies.tables import comma_separated, latex, markdown, tables
@@ -71,6 +71,8 @@ def report(
         )
     results, own = results_in(places)
     if form == "results":
+        if baseline is not None and baseline not in (arms := set(label_runs(results).values())):
+            raise unknown("arm", baseline, arms)
         write_recorded(results, out, baseline or own)
         _say(out, form, results, as_json)
         return

@@ -172,7 +172,7 @@ def resolve(
     Raises:
         UsageError: unknown part, component or option, a value of the wrong type, or incompatible components.
     """
-    text, values = text or {}, _flat(values)
+    text, values = text or {}, by_part(values)
     for part in values:
         check_part(part, "options are written part.option=value")
     chosen = parse(RunOptions, values.get("run", {}), "run", text.get("run", frozenset()))
@@ -473,7 +473,7 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
             )
         if part not in (*PARTS, "logger"):
             raise UsageError(f"{path}: unknown section [{part}]: the sections are {', '.join(f'[{p}]' for p in PARTS)}")
-    return _flat(data)
+    return by_part(data)
 
 
 def provenance_in(path: Path) -> dict[str, Any]:
@@ -509,7 +509,7 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not a TOML file: {error}") from None
 
 
-def _flat(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def by_part(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """`values` with each logger's options, which TOML nests in `logger`, as a part of their own."""
     flat = {part: dict(section) for part, section in values.items() if part != "logger"}
     for name, section in values.get("logger", {}).items():

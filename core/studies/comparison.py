@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def compare(
         rows=rows,
         overall=tuple(_overall(arm, baseline, by_place) for arm in arms if arm != baseline),
         differences=differences,
-        warnings=tuple(_warnings(rows)),
+        warnings=(*_warnings(rows), *_mixed(results, labels)),
     )
 
 
@@ -325,3 +325,13 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
         elif 0 < len(row.seeds) < 3:
             warnings.append(f"{place}: {len(row.seeds)} seeds are too few to compare: use 5 or more")
     return warnings
+
+
+def _mixed(results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
+    """Of arms that two studies call the same, or that were trained on with other defaults."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.task, labels[result.directory]), []).append(result)
+    for (task, arm), group in groups.items():
+        if paths := _varied(group):
+            yield f"{task}, {arm}: its runs are not of one kind: they differ in {', '.join(paths)}"

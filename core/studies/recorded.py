@@ -22,11 +22,16 @@ POINTS = 200
 
 
 def write_recorded(results: Iterable[Result], path: Path, baseline: str | None = None) -> None:
-    """Write results, and their study's baseline, to a file. A run is called by the last two names of its directory.
+    """Write results, and their study's baseline, to a file. A run is called by the last two names of its directory, or
+    as many as tell the runs apart.
 
     Raises:
         RunFailed: it cannot be written.
     """
+    results = list(results)
+    directories, depth = {result.directory for result in results}, 2
+    while len({directory.parts[-depth:] for directory in directories}) < len(directories):
+        depth += 1
     groups: dict[str, dict[str, Any]] = {}
     for result in results:
         shared = {
@@ -38,7 +43,7 @@ def write_recorded(results: Iterable[Result], path: Path, baseline: str | None =
         group = groups.setdefault(json.dumps(shared, sort_keys=True), {**shared, "runs": []})
         group["runs"].append(
             {
-                "run": "/".join(result.directory.parts[-2:]),
+                "run": "/".join(result.directory.parts[-depth:]),
                 "seed": result.seed,
                 "summary": {k: v for k, v in result.summary.items() if k != "run"} if result.summary else None,
                 "curve": _thinned(result.curve),

@@ -7,6 +7,7 @@ summary.json, learning curves those of metrics.jsonl.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bitrl.core.config import read_toml
 from bitrl.core.errors import UsageError
 from bitrl.core.options import as_dict
 from bitrl.core.registry import registry
-from bitrl.core.runs.store import read_provenance
+from bitrl.core.runs.store import read_provenance, read_summary
 
 IGNORED = ("run.seed", "run.env", "run.loggers", "run.checkpoint_every", "backbone.threads", "critic_backbone.threads")
 """Settings that make no other arm: the seed, the environment (a task), and what does not change results."""
@@ -65,6 +66,10 @@ class Result:
             raise UsageError(
                 f"{self.directory}: its evaluation has no {metric}; it has {', '.join(known) or 'nothing'}"
             )
+        if not math.isfinite(found):
+            raise UsageError(
+                f"{self.directory}: its evaluation's {metric} is {found}: leave the run out, or train it again"
+            )
         return float(found)
 
 
@@ -76,21 +81,29 @@ def read_result(directory: Path, label: str | None = None) -> Result:
     """
     if not (directory / "config.toml").is_file():
         raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs, or of a study")
-    config = read_toml(directory / "config.toml")
-    flat = {f"{part}.{name}": value for part, section in config.items() for name, value in section.items()}
-    run = config.get("run", {})
-    settings = {path: value for path, value in flat.items() if path not in IGNORED and not path.startswith("env.")}
-    return Result(
-        directory=directory,
-        task=_task(str(run.get("env", "?")), config.get("env", {})),
-        settings=settings,
-        seed=int(run.get("seed", 0)),
-        summary=_summary(directory / "summary.json"),
+    return attrs.evolve(
+        result_of(directory, read_toml(directory / "config.toml"), label),
+        summary=_summary(directory),
         curve=tuple(_curve(directory / "metrics.jsonl", "episode_return")),
         evaluations=tuple(_curve(directory / "evaluations.jsonl", "mean_return")),
-        label=label,
         provenance=read_provenance(directory),
     )
+
+
+def result_of(directory: Path, config: Mapping[str, Mapping[str, Any]], label: str | None = None) -> Result:
+    """The result of a run with this configuration, by part, that has not come to anything yet.
+
+    Raises:
+        UsageError: its seed is no integer.
+    """
+    flat = {f"{part}.{name}": value for part, section in config.items() for name, value in section.items()}
+    run = config.get("run", {})
+    seed = run.get("seed", 0)
+    if type(seed) is not int:
+        raise UsageError(f"{directory / 'config.toml'}: run.seed: expected an integer, got {seed!r}")
+    settings = {path: value for path, value in flat.items() if path not in IGNORED and not path.startswith("env.")}
+    task = _task(str(run.get("env", "?")), config.get("env", {}))
+    return Result(directory=directory, task=task, settings=settings, seed=seed, summary=None, curve=(), label=label)
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
@@ -120,14 +133,11 @@ def _task(env: str, options: Mapping[str, Any]) -> str:
     return f"{env} ({', '.join(own)})" if own else env
 
 
-def _summary(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+def _summary(directory: Path) -> dict[str, Any] | None:
     try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # text that is no UTF-8, too
-        raise UsageError(f"{path}: damaged: remove it, and let the run evaluate again by resuming it") from None
-    return summary
+        return read_summary(directory)
+    except ValueError as error:
+        raise UsageError(f"{error}: remove it, and let the run evaluate again by resuming it") from None
 
 
 def _curve(path: Path, name: str) -> list[tuple[int, float]]:
@@ -138,7 +148,9 @@ def _curve(path: Path, name: str) -> list[tuple[int, float]]:
         try:
             row = json.loads(line)
             step, value = int(row["step"]), row.get(name)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if value is not None and not math.isfinite(value):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             if number == len(lines):
                 break
             raise UsageError(f"{path}: line {number} is damaged: leave the run out, or train it again") from None

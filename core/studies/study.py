@@ -6,18 +6,20 @@ How a cell stands is read from its files alone, so that a process killed at any 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
+from bitrl.core.config import by_part
 from bitrl.core.errors import UsageError
 from bitrl.core.files import cannot_write, make_directory, remove_unfinished, write_atomically
 from bitrl.core.runs.lock import lock
 from bitrl.core.runs.store import as_toml
 from bitrl.core.studies.design import Cell, Design, build_design, read_design
-from bitrl.core.studies.results import Result, read_result
+from bitrl.core.studies.results import Result, read_result, result_of
 from bitrl.core.wording import setting
 
 FILE = "study.toml"
@@ -104,11 +106,12 @@ class Study:
     def status(self, cell: Cell) -> Status:
         """How a cell stands."""
         place = self.place(cell)
-        if (place / "summary.json").is_file():
+        begun = (place / "config.toml").is_file()
+        if begun and (place / "summary.json").is_file():
             return "finished"
         if self._failure(cell).is_file():
             return "failed"
-        return "stopped" if (place / "config.toml").is_file() else "waiting"
+        return "stopped" if begun else "waiting"
 
     def fail(self, cell: Cell, message: str) -> None:
         """Record that a cell failed, and why."""
@@ -117,7 +120,10 @@ class Study:
 
     def failure(self, cell: Cell) -> str:
         """Why a cell failed: the last line of what it said."""
-        lines = self._failure(cell).read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            lines = self._failure(cell).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:  # somebody has removed it in between
+            lines = []
         return lines[-1] if lines else "failed without a message"
 
     def retry(self, cell: Cell) -> None:
@@ -129,7 +135,7 @@ class Study:
         return results_of(self.directory, self.design)
 
     def _failure(self, cell: Cell) -> Path:
-        return self.directory / "failures" / f"{cell.arm.folder}-seed{cell.seed}.txt"
+        return _failure(self.directory, cell)
 
 
 def is_study(directory: Path) -> bool:
@@ -148,13 +154,24 @@ def read_study(directory: Path) -> tuple[Design, list[Result]]:
 
 
 def results_of(directory: Path, design: Design) -> list[Result]:
-    """The results of the cells of a study that were begun, in the order of its arms."""
-    cells = [Cell(arm, seed) for arm in design.arms for seed in design.seeds]
-    return [
-        attrs.evolve(read_result(directory / cell.path), label=cell.arm.label)
-        for cell in cells
-        if (directory / cell.path / "config.toml").is_file()
-    ]
+    """The results of the cells of a study that were begun, in the order of its arms. One that failed before it wrote
+    anything is among them: it counts as a failure, as others do.
+    """
+    results = []
+    for cell in (Cell(arm, seed) for arm in design.arms for seed in design.seeds):
+        place = directory / cell.path
+        if (place / "config.toml").is_file():
+            results.append(read_result(place, cell.arm.label))
+        elif _failure(directory, cell).is_file():
+            # As config.toml would have it: lists, and no option that is None.
+            config = by_part(tomllib.loads(as_toml(cell.arm.config(cell.seed).as_dict())))
+            results.append(result_of(place, config, cell.arm.label))
+    return results
+
+
+def _failure(directory: Path, cell: Cell) -> Path:
+    """Where it is written why a cell failed."""
+    return directory / "failures" / f"{cell.arm.folder}-seed{cell.seed}.txt"
 
 
 def _matters(path: Path) -> bool:

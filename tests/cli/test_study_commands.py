@@ -131,6 +131,8 @@ def test_a_study_is_compared_from_its_file_of_results(bitrl: Call, runs: Path, t
     assert (tmp_path / "table.md").read_text().startswith("## What differs")
     unknown = bitrl("report", file, "--out", tmp_path / "table.doc")
     assert (unknown.code, "expected a name that ends in .html, .md" in unknown.err) == (2, True)
+    unknown = bitrl("report", runs, "--out", tmp_path / "other.json", "--baseline", "bf61")
+    assert (unknown.code, 'unknown arm "bf61"' in unknown.err) == (2, True)
     refused = bitrl("compare", tmp_path / "missing.json")
     assert (refused.code, "missing.json: cannot be read" in refused.err) == (2, True)
 

@@ -39,6 +39,17 @@ def test_a_long_curve_keeps_its_ends_and_every_nth_point(tmp_path: Path) -> None
     assert set(found.curve) <= set(curve)
 
 
+def test_runs_whose_directories_end_alike_stay_apart(tmp_path: Path) -> None:
+    """`a/runs/x` and `b/runs/x`: called the same, the first would be shown as the second."""
+    runs = [
+        Result(Path(place, "runs/x"), "Task-v0", {"algo.gamma": gamma}, seed, RESULT.summary, ())
+        for seed, (place, gamma) in enumerate((("a", 0.9), ("b", 0.8)))
+    ]
+    write_recorded(runs, tmp_path / "both.json")
+    found = compare(read_recorded(tmp_path / "both.json")[0])
+    assert [(row.arm, row.seeds) for row in found.rows] == [("algo.gamma=0.9", (0,)), ("algo.gamma=0.8", (1,))]
+
+
 def test_a_later_run_replaces_the_same_one() -> None:
     again = attrs.evolve(RESULT, summary={"steps": 9, "eval": {"mean_return": 2.0}})
     other = attrs.evolve(RESULT, seed=1)

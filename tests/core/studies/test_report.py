@@ -6,15 +6,18 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
+from bitrl.core.errors import UsageError
 from bitrl.core.studies.charts import Point, line_chart, point_chart, ticks
 from bitrl.core.studies.comparison import Comparison, compare
 from bitrl.core.studies.curves import mean_curve
@@ -82,6 +85,23 @@ def test_a_task_without_a_ratio_is_not_left_out_of_the_mean_over_tasks() -> None
     assert overall.interquartile_mean_interval is None
     [turned] = compare(runs, baseline="backbone=other").overall
     assert turned.ratio == 0.0
+
+
+def test_runs_of_one_name_that_are_not_alike_are_said() -> None:
+    """Two studies may call different arms the same."""
+    first, second = (
+        attrs.evolve(result("bf16", seed, 1.0), label="base", settings={"run.steps": steps})
+        for seed, steps in ((0, 100), (1, 200))
+    )
+    assert (
+        "CartPole-v1, base: its runs are not of one kind: they differ in run.steps" in compare([first, second]).warnings
+    )
+    assert not [each for each in compare([first]).warnings if "kind" in each]
+
+
+def test_a_metric_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="mean_return is nan"):
+        compare([result("bf16", 0, math.nan)])
 
 
 def test_failures_are_runs_that_did_not_finish_or_did_not_learn() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,26 @@ def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert not began, "it is not run again unasked"
 
 
+def test_a_cell_that_failed_before_it_wrote_anything_counts_as_a_failure(tmp_path: Path) -> None:
+    arms = {"good": {}, "bad": {"backbone": "bitnet", "backbone.model": str(tmp_path / "missing.gguf")}}
+    study = go(tmp_path / "study", {"base": QUICK, "arms": arms})
+    good, bad = study.design.cells
+    assert [study.status(good), study.status(bad)] == ["finished", "failed"]
+    assert not (study.place(bad) / "config.toml").exists()
+    found = compare(study.results(), baseline="bad")
+    assert {row.arm: (row.unfinished, row.failure_rate) for row in found.rows} == {"good": (0, 0.0), "bad": (1, 1.0)}
+    assert found.differences["bad"]["run.backbone"] == "bitnet"
+    assert "CartPole-v1, bad: 1 of 1 runs have not finished" in found.warnings
+
+
+def test_a_cell_whose_configuration_is_lost_is_trained_again(finished: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    shutil.copytree(finished, directory)
+    next(directory.glob("runs/*/seed0/config.toml")).unlink()
+    go(directory)
+    assert report(directory) == report(finished)
+
+
 def test_studies_killed_midway_end_like_one_that_was_not(finished: Path, tmp_path: Path) -> None:
     """When the first checkpoint is written, and again when a cell has finished.
 
@@ -174,11 +195,19 @@ def test_runs_outside_a_study_are_arms_by_what_differs(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"), [("summary.json", b"{"), ("metrics.jsonl", b"\xff\n{}\n"), ("config.toml", b"[")]
+    ("name", "damage"),
+    [
+        ("summary.json", b"{"),
+        ("summary.json", b"[]"),
+        ("summary.json", b'{"eval": {"mean_return": NaN}, "steps": 9}'),
+        ("metrics.jsonl", b"\xff\n{}\n"),
+        ("metrics.jsonl", b'{"step": 1, "episode_return": "high"}\n{}\n'),
+        ("metrics.jsonl", b'{"step": 1, "episode_return": NaN}\n{}\n'),
+        ("config.toml", b"["),
+        ("config.toml", b'[run]\nseed = "one"\n'),
+    ],
 )
 def test_a_damaged_file_is_named(finished: Path, tmp_path: Path, name: str, damage: bytes) -> None:
-    import shutil
-
     run = Path(shutil.copytree(next(finished.glob("runs/*/seed0")), tmp_path / "run"))
     (run / name).write_bytes(damage)
     with pytest.raises(UsageError, match=name):
