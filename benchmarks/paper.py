@@ -1,52 +1,75 @@
-"""Adds what was trained of the paper's studies to what is recorded of them with the package.
+"""Trains what is not recorded yet of the paper's studies, and records what was trained of them with the package.
 
-    python benchmarks/paper.py studies/paper-language --study language --begin   # what is recorded counts as finished
-    bitrl study studies/paper-language                                           # trains the rest, and resumes there
-    python benchmarks/paper.py studies/paper-language --study language
-    python benchmarks/figures.py                                                 # docs/paper.md
+    python benchmarks/paper.py studies/language --study language --jobs 2   # trains, records; resumes in its directory
+    python benchmarks/paper.py studies/language --study language            # records alone, also what another made
+    python benchmarks/figures.py                                            # docs/paper.md
 
-Only finished cells count; of the same arm, task and seed the one that was trained later.
+`bitrl study paper-language` trains all of a study. Only finished cells count; of the same arm, task and seed the one
+that was trained later.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bitrl.core.studies.design import read_design
+from bitrl.core.studies.design import Cell, read_design
 from bitrl.core.studies.paper.sources import HERE, files
+from bitrl.core.studies.processes import Processes
 from bitrl.core.studies.recorded import merged, read_recorded, write_recorded
 from bitrl.core.studies.results import Result
-from bitrl.core.studies.study import Study, read_study
+from bitrl.core.studies.running import CellState, run_study
+from bitrl.core.studies.study import Status, Study, read_study
 
 
-def begin(directory: Path, file: Path, recorded: list[Result]) -> tuple[int, int]:
-    """Make a study's directory in which cells that are recorded are not trained again: they have a summary there, and
-    no settings, so that results are not read from them. How many these are, and how many are left.
-    """
-    study, _ = Study.create(directory, read_design(file))
-    known = {(each.label, each.task, each.seed) for each in recorded}
-    cells = [cell for cell in study.design.cells if (cell.arm.label, cell.arm.env, cell.seed) in known]
-    for cell in cells:
-        if study.status(cell) == "waiting":
-            study.place(cell).mkdir(parents=True, exist_ok=True)
-            (study.place(cell) / "summary.json").write_text("{}\n")
-    study.close()
-    return len(cells), len(study.design.cells) - len(cells)
+class Unrecorded(Study):
+    """A study in which cells that are `recorded` have finished."""
+
+    recorded: Iterable[Result] = ()
+
+    def status(self, cell: Cell) -> Status:
+        """How a cell stands."""
+        known = {(each.label, each.task, each.seed) for each in self.recorded}
+        return "finished" if (cell.arm.label, cell.arm.env, cell.seed) in known else super().status(cell)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def train(
+    directory: Path, design: Path, recorded: Iterable[Result], jobs: int, show: Callable[[Sequence[CellState]], None]
+) -> None:
+    """Train a study's cells that are not recorded."""
+    study, _ = Unrecorded.create(directory, read_design(design))
+    assert isinstance(study, Unrecorded)
+    study.recorded = recorded
+    try:
+        run_study(study, Processes(jobs, len(study.design.cells)), show=show)
+    finally:
+        study.close()
+
+
+def told() -> Callable[[Sequence[CellState]], None]:
+    """Says each cell that has finished or failed, once."""
+    known: set[str] = set()
+
+    def show(states: Sequence[CellState]) -> None:
+        for state in states:
+            if state.step and state.status in ("finished", "failed") and state.cell.name not in known:
+                known.add(state.cell.name)
+                print(f"{state.cell.name}: {state.status} {state.failure}", flush=True)
+
+    return show
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="a study's directory")
+    parser.add_argument("directory", type=Path, help="the study's directory")
     parser.add_argument("--study", choices=[*files()], required=True)
-    parser.add_argument("--begin", action="store_true", help="make the directory, for what is not recorded yet")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--jobs", type=int, default=0, help="cells trained at once; 0: none, what is there is recorded")
+    given = parser.parse_args()
     file = HERE / "results" / f"{given.study}.json"
     before = read_recorded(file)[0] if file.is_file() else []
-    if given.begin:
-        known, left = begin(given.directory, files()[given.study], before)
-        print(f"{given.directory}: {known} runs are recorded, {left} are left: bitrl study {given.directory}")
-        return
+    if given.jobs:
+        train(given.directory, files()[given.study], before, given.jobs, told())
     design, results = read_study(given.directory)
     found = merged(before, [each for each in results if each.summary is not None])
     write_recorded(sorted(found, key=lambda each: (each.task, str(each.label), each.seed)), file, design.baseline)

@@ -14,17 +14,17 @@ from bitrl.core.studies.study import read_study
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_only_what_is_not_recorded_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_not_recorded_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     paper = importlib.import_module("paper")
-    data = {**DATA, "grid": {"algo.clip_coef": [0.1, 0.2]}, "study": {"seeds": "0-1"}}
     file = tmp_path / "small.toml"
-    file.write_text(as_toml(data))
-    first = go(tmp_path / "first", {**data, "study": {"seeds": "0"}}).results()
-    assert paper.begin(tmp_path / "second", file, first) == (2, 2)
-    assert paper.begin(tmp_path / "second", file, first) == (2, 2)  # nothing more happens
-    go(tmp_path / "second", data)
-    assert sorted((each.label, each.seed) for each in read_study(tmp_path / "second")[1]) == [
-        ("algo.clip_coef=0.1", 1),
-        ("algo.clip_coef=0.2", 1),
-    ]
+    file.write_text(as_toml(DATA))
+    recorded = go(tmp_path / "first", {**DATA, "study": {"seeds": "0"}}).results()
+    trained = [f"CartPole-v1 algo.clip_coef={clip} seed 1: finished " for clip in (0.1, 0.2)]
+    for told in (trained, []):  # the second time nothing is left
+        paper.train(tmp_path / "second", file, recorded, 2, paper.told())
+        found = read_study(tmp_path / "second")[1]
+        assert [(each.label, each.seed) for each in found] == [("algo.clip_coef=0.1", 1), ("algo.clip_coef=0.2", 1)]
+        assert sorted(capsys.readouterr().out.splitlines()) == told
