@@ -333,6 +333,27 @@ def test_the_lowest_temperature_is_learned_from(name: str, floats: Path) -> None
     assert algorithm.update().get("steps_discarded", 0) == 0
 
 
+@pytest.mark.parametrize("rollout", ["fp32", "int8", "int4", "ternary"])
+def test_invariant_scaling_changes_weights_and_nothing_else(rollout: str, floats: Path) -> None:
+    """Exactly, where s is a power of two: actor and learner sample and score as they would without."""
+    plain, scaled = (begin("grpo", tiny_backbone(floats), rollout=rollout, uaq_scale=s) for s in (1.0, 4.0))
+    found: list[Any] = []
+    for algorithm in (plain, scaled):
+        agent: Any = algorithm.agent
+        _, completions, _ = agent.rollout()
+        logprobs = agent.logprobs(agent.learner.module, completions, mask_of(completions))
+        found.append(([each.logprobs.tolist() for each in completions], logprobs.tolist()))
+    assert found[0] == found[1]
+    weights, divided = plain.agent.learner.parameters, scaled.agent.learner.parameters
+    factors = {
+        name.rpartition(".")[2]: float((divided[name] / weights[name]).nanmean())
+        for name in weights
+        if name.startswith("blk.")
+    }
+    matrices = dict.fromkeys(("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"), 0.25)
+    assert factors == dict.fromkeys(factors, 1.0) | {"attn_norm": 4.0, "ffn_norm": 4.0} | matrices
+
+
 @NAMES
 def test_invariant_scaling_needs_matrices_that_learn(name: str, floats: Path) -> None:
     with pytest.raises(UsageError, match=r"algo\.uaq_scale: no matrices of this model learn .*leave it at 1"):
