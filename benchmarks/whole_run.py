@@ -44,7 +44,8 @@ main()
 """
 STEPS = 20_480
 """Of CartPole with the starter: the cache of features is full by then."""
-LARGE_STEPS = 2048
+LARGE_STEPS, LARGE_ROLLOUT = 2048, 512
+"""Of the large model, whose features are wide: a rollout of the usual 2,048 would hold 21 MB of them."""
 LIMITS = {"2": "620MB", "1.6": "520MB"}
 """By bits per weight: each is run without a limit and with this one, which leaves less to the cache of features."""
 
@@ -52,8 +53,11 @@ LIMITS = {"2": "620MB", "1.6": "520MB"}
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
     """The summary of `bitrl run --json` in a process of its own."""
     command = [sys.executable, "-c", BITRL, "run", "--json", "--out", str(folder), "--force", *arguments]
-    done: dict[str, Any] = json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True))
-    return done
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
 
 
 def seconds_to_first_step(folder: Path) -> float:
@@ -91,6 +95,7 @@ def heads_on(folder: Path, shape: RandomShape, bits: Sequence[str], steps: int, 
     found = {}
     for form in bits:
         options = ["-o", f"backbone.model={model}", "-o", f"backbone.bits={form}", "-o", "run.eval_episodes=0"]
+        options += ["-o", f"algo.rollout_steps={LARGE_ROLLOUT}"]
         options += [] if limit is None else ["--memory-limit", limit]
         summary = run(folder / "run", "--steps", str(steps), *options)
         found[form] = {"peak_rss_mb": summary["peak_rss_mb"]}
@@ -115,7 +120,8 @@ def small(folder: Path, repeats: int) -> None:
 
 def large(folder: Path) -> None:
     """Heads on the 2B shape; each run takes minutes, so what was measured is kept."""
-    results: dict[str, Any] = {"model": "bitnet-2b-4t", "steps": LARGE_STEPS, "tokenizer": "starter's"}
+    results: dict[str, Any] = {"model": "bitnet-2b-4t", "tokenizer": "starter's"}
+    results |= {"steps": LARGE_STEPS, "rollout_steps": LARGE_ROLLOUT}
     for limited in (True, False):
         for form, limit in LIMITS.items():
             name = f"{form} bits, {limit}" if limited else f"{form} bits"
