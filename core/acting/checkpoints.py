@@ -34,6 +34,8 @@ class Checkpoint:
     meta: Mapping[str, Any]
     path: Path | None = None
     """The file that it was read from."""
+    sha256: str = ""
+    """Of that file as it was read, which may be another one by now."""
 
 
 class DamagedCheckpoint(Exception):
@@ -130,7 +132,7 @@ def read(path: Path) -> Checkpoint:
             arrays[name] = arrays[name].reshape(-1).view(_dtype(description))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SyntaxError) as error:  # of a dtype, too
         raise DamagedCheckpoint(f"its arrays do not match its description ({error})") from None
-    return Checkpoint(arrays, plain, path)
+    return Checkpoint(arrays, plain, path, hashlib.sha256(data).hexdigest())
 
 
 def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

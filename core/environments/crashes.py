@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
 from bitrl.core.environments import forks
 from bitrl.core.errors import BitrlError, RunFailed, cause
@@ -85,8 +86,10 @@ class CrashReporter(gymnasium.Wrapper):
         )
 
 
-def close_quietly(env: gymnasium.Env) -> None:
-    """Close an environment that was made to be looked at alone: a run's own says why closing fails."""
+def close_quietly(env: gymnasium.Env | VectorEnv) -> None:
+    """Close an environment that was made to be looked at alone, or where something else has failed: a run's own says
+    why closing fails.
+    """
     try:
         env.close()
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from bitrl.core.acting.nested import taken_apart
 from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.checked import briefly, checked
+from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.observations import as_array, as_batch, dtype_of
 from bitrl.core.errors import RunFailed
 from bitrl.core.wording import setting
@@ -97,15 +98,22 @@ def vectorise(make: Callable[[], gymnasium.Env], num_envs: int) -> ArrayVectorEn
     Raises:
         RunFailed: they differ in their spaces.
     """
-    envs = [Replayable(checked(make())) for _ in range(num_envs)]
-    for number, env in enumerate(envs):
-        for name in ("observation_space", "action_space"):
-            first, other = getattr(envs[0], name), getattr(env, name)
-            if first != other:
-                raise RunFailed(
-                    f"parallel environments differ: the {name} of number 0 is {briefly(first)}, that of number "
-                    f"{number} is {briefly(other)}: make it the same in each"
-                )
+    envs: list[Replayable] = []
+    try:
+        while len(envs) < num_envs:
+            envs.append(Replayable(checked(make())))
+        for number, env in enumerate(envs):
+            for name in ("observation_space", "action_space"):
+                first, other = getattr(envs[0], name), getattr(env, name)
+                if first != other:
+                    raise RunFailed(
+                        f"parallel environments differ: the {name} of number 0 is {briefly(first)}, that of number "
+                        f"{number} is {briefly(other)}: make it the same in each"
+                    )
+    except BaseException:
+        for env in envs:
+            close_quietly(env)
+        raise
     return ArrayVectorEnv([partial(next, iter(envs))] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from bitrl.core.acting.nested import taken_apart
+from bitrl.core.environments.crashes import close_quietly
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
 from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import BitrlError
@@ -37,6 +38,7 @@ def play_episodes(
     interrupted: Callable[[], bool] = lambda: False,
     max_steps: int | None = None,
     stepped: Callable[[int, int], None] = lambda steps, longest: None,
+    fewer: Callable[[int, BitrlError], None] = lambda count, error: None,
 ) -> list[Return]:
     """Play one episode for each seed and return their returns in order.
 
@@ -52,16 +54,41 @@ def play_episodes(
         max_steps: an episode is cut off after so many steps, and counts with its return so far; None: never.
         stepped: called after each step of those being played, with the steps taken in all episodes so far, and in the
             longest of those being played.
+        fewer: called where there are only so many environments to play in, with the error of the one after them.
     """
+    envs: list[gymnasium.Env] = []
+    try:
+        returns = _played(make, envs, policy, seeds, progress, interrupted, max_steps, stepped, fewer)
+    except BaseException:
+        for env in envs:
+            close_quietly(env)
+        raise
+    for env in envs:
+        env.close()
+    return returns
+
+
+def _played(
+    make: Callable[[], gymnasium.Env],
+    envs: list[gymnasium.Env],
+    policy: Callable[[np.ndarray], np.ndarray],
+    seeds: Sequence[int],
+    progress: Callable[[int], None],
+    interrupted: Callable[[], bool],
+    max_steps: int | None,
+    stepped: Callable[[int, int], None],
+    fewer: Callable[[int, BitrlError], None],
+) -> list[Return]:
+    """See `play_episodes`; what is made is added to `envs`."""
     episodes = len(seeds)
     returns = [Return()] * episodes
-    envs: list[gymnasium.Env] = []
     while len(envs) < min(BATCH, episodes):
         try:
             envs.append(make())
-        except BitrlError:
+        except BitrlError as error:
             if not envs:
                 raise
+            fewer(len(envs), error)
             break  # of a simulator with one port or licence there are as many as there can be
     playing = dict(enumerate(envs))  # episode → its environment
     observations: dict[int, Any] = {episode: env.reset(seed=seeds[episode])[0] for episode, env in playing.items()}
@@ -89,6 +116,4 @@ def play_episodes(
                     upcoming += 1
         steps += len(order)
         stepped(steps, max(lengths[episode] for episode in order))
-    for env in envs:
-        env.close()
     return [value for episode, value in enumerate(returns) if episode < upcoming and episode not in playing]

@@ -15,7 +15,7 @@ from bitrl.core.config import COMPONENTS, Config, RunOptions
 from bitrl.core.environments.action_checks import checked_actions
 from bitrl.core.environments.crashes import reporting
 from bitrl.core.environments.episode_metrics import METRICS, Means, finite_numbers
-from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.errors import BitrlError, RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import as_dict, parse
 from bitrl.core.runs.episodes import Return, play_episodes
@@ -192,6 +192,10 @@ def play(
                 f"off (for this run, set it in {directory / 'config.toml'})"
             )
 
+    def fewer(count: int, error: BitrlError) -> None:
+        told = f"evaluates in {count} environment{'s' * (count != 1)} at a time, since no more can be made: {error}"
+        tell(events.Warned(directory, told))
+
     return play_episodes(
         reporting(make, parts.environment.id),
         act,
@@ -200,6 +204,7 @@ def play(
         interrupted,
         max_steps,
         stepped,
+        fewer,
     )
 
 

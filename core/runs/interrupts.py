@@ -49,8 +49,8 @@ def interrupts(notify: Callable[[int], None]) -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def stopped_at_once() -> Iterator[None]:
-    """Within, where there is nothing to save yet, `SIGNALS` raise StoppedAtOnce, so that what was made is closed:
-    SIGTERM and SIGHUP would end the process and leave a simulator behind.
+    """Within, `SIGNALS` raise StoppedAtOnce, so that what was made is closed: SIGTERM and SIGHUP would end the process
+    and leave a simulator behind. Where there is something to save, `interrupts` is within this.
     """
 
     def handler(signum: int, frame: FrameType | None) -> None:

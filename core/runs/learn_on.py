@@ -4,7 +4,6 @@ kind of observations. A robot that was trained in simulation goes on in its own 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +24,10 @@ from bitrl.core.provided import announce_module, check_provided
 from bitrl.core.runs.interrupts import stopped_at_once
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
-from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
+from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, closed_unless_done, identities
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.store import RunStore, working_directory
-from bitrl.core.runs.train import closing_unless, settings_of, stored, train
+from bitrl.core.runs.train import settings_of, stored, train
 from bitrl.core.wording import program, setting
 
 REPLACED = ("serializer", "backbone", "critic_backbone", "algo")
@@ -71,6 +70,7 @@ def learn_on(
         return go_on_from(Path(agent), given, {}, place, force, with_optimizer, (*listeners, display))
 
 
+@stopped_at_once()
 def go_on_from(
     path: Path,
     given: Mapping[str, Mapping[str, Any]],
@@ -85,22 +85,18 @@ def go_on_from(
     file = agents.read(path)
     learner = _learner(path, file, with_optimizer)
     step: int = file.meta["step"]
-    with stopped_at_once():
-        config = _configuration(path, file, learner["config"], given, text)
-        if config.run.steps <= step:
-            asked = setting("steps", "N")
-            raise UsageError(f"{path}: has already learned for {step:,} steps: ask for more with {asked}")
-        memory = MemoryLimit(config)
-        parts = build(config)
-        memory.measure("model")
-        _check_parts(path, file, learner, parts)
-        for chosen in config.loggers:
-            chosen.record.load()
-        algorithm = _restored(path, file, config, parts, step)
-        with closing_unless(algorithm):
-            memory.measure("learner")
-            memory.complete(algorithm)
-    origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "step": step}
+    config = _configuration(path, file, learner["config"], given, text)
+    if config.run.steps <= step:
+        asked = setting("steps", "N")
+        raise UsageError(f"{path}: has already learned for {step:,} steps: ask for more with {asked}")
+    memory = MemoryLimit(config)
+    parts = build(config)
+    memory.measure("model")
+    _check_parts(path, file, learner, parts)
+    for chosen in config.loggers:
+        chosen.record.load()
+    algorithm = _restored(path, file, config, parts, step)
+    origin = {"file": path.name, "sha256": file.sha256, "step": step}
     begun: list[Checkpoint] = []
 
     def first(store: RunStore) -> None:
@@ -108,12 +104,15 @@ def go_on_from(
         begun.append(checkpoint_of(config, algorithm, 0, store.covered()))
         checkpoints.write(store.checkpoints, step, begun[0])
 
-    with stored(config, parts, algorithm, out, force, {"agent": origin}, here, first) as (store, logger):
-        tell = teller((*listeners, logger))
-        if not learner["optimizer"]:
-            told = f"{path}: was exported without its optimizer: a new one begins"
-            tell(events.Chosen(store.directory, told))
-        return train(config, parts, store, algorithm, begun[0], (*listeners, logger), memory)
+    with closed_unless_done(algorithm.task.collector.envs):
+        memory.measure("learner")
+        memory.complete(algorithm)
+        with stored(config, parts, out, force, {"agent": origin}, here, first) as (store, logger):
+            tell = teller((*listeners, logger))
+            if not learner["optimizer"]:
+                told = f"{path}: was exported without its optimizer: a new one begins"
+                tell(events.Chosen(store.directory, told))
+            return train(config, parts, store, algorithm, begun[0], (*listeners, logger), memory)
 
 
 def _learner(path: Path, file: Checkpoint, with_optimizer: bool) -> Mapping[str, Any]:
@@ -207,7 +206,7 @@ def _restored(path: Path, file: Checkpoint, config: Config, parts: Parts, step: 
             serializer.load_state(with_prefix(file.arrays, "serializer."))
     algorithm = begin(config, parts)
     algorithm.task.collector.steps = step
-    with closing_unless(algorithm), _fitting(path):
+    with closed_unless_done(algorithm.task.collector.envs), _fitting(path):
         algorithm.load_state(with_prefix(file.arrays, f"{agents.LEARNER}."))
     return algorithm
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
 import gymnasium
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
 from bitrl.core.acting.contracts import calling
@@ -71,11 +73,23 @@ def begin(config: Config, parts: Parts, checkpoint: Checkpoint | None = None, *,
     """
     group_size(config)
     envs = replay.vectorise(crashes.reporting(parts.environment.make, parts.environment.id), config.run.num_envs)
+    with closed_unless_done(envs):
+        return _begun(config, parts, envs, checkpoint, to_learn)
+
+
+@contextmanager
+def closed_unless_done(envs: VectorEnv) -> Iterator[None]:
+    """Within, an error or a signal closes the environments."""
     try:
-        check_actions(config, kind_of(envs.single_action_space))
-    except UsageError:
-        envs.close()
+        yield
+    except BaseException:
+        crashes.close_quietly(envs)
         raise
+
+
+def _begun(config: Config, parts: Parts, envs: VectorEnv, checkpoint: Checkpoint | None, to_learn: bool) -> Algorithm:
+    """See `begin`."""
+    check_actions(config, kind_of(envs.single_action_space))
     if checkpoint is None or not to_learn:
         count, group = config.run.num_envs, group_size(config)
         seeds: list[int | None] = [

@@ -25,7 +25,7 @@ from bitrl.core.runs.evaluate import play, reported, statistics
 from bitrl.core.runs.interrupts import interrupts, stopped_at_once
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
-from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, identities
+from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, closed_unless_done, identities
 from bitrl.core.runs.periodic import PeriodicEvaluations
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.provenance import (
@@ -115,45 +115,34 @@ def settings_of(named: Mapping[str, Any], options: Mapping[str, Any] | None) -> 
     return values
 
 
+@stopped_at_once()
 def start(config: Config, out: Path | None, force: bool, listeners: tuple[Listener, ...] = ()) -> dict[str, Any]:
     """Run a resolved configuration from the beginning. Nothing is written before all its parts are built."""
     here = working_directory()
-    with stopped_at_once():
-        memory = MemoryLimit(config)
-        config, choices = choose(config)
-        parts = build(config)
-        memory.measure("model")
-        if config.serializer.learns:  # it learns now, and fails now if it cannot
-            serializer: Any = parts.reader.serializer
-            serializer.state()
-        for chosen in config.loggers:
-            chosen.record.load()
-        algorithm = begin(config, parts)
-        with closing_unless(algorithm):
-            memory.measure("learner")
-            memory.complete(algorithm)
-    with stored(config, parts, algorithm, out, force, {}, here) as (store, logger):
-        tell = teller((*listeners, logger))
-        for line in choices:
-            tell(events.Chosen(store.directory, line))
-        return train(config, parts, store, algorithm, None, (*listeners, logger), memory)
-
-
-@contextmanager
-def closing_unless(algorithm: Algorithm) -> Iterator[None]:
-    """Within, an error closes the environments."""
-    try:
-        yield
-    except BaseException:
-        algorithm.task.collector.envs.close()
-        raise
+    memory = MemoryLimit(config)
+    config, choices = choose(config)
+    parts = build(config)
+    memory.measure("model")
+    if config.serializer.learns:  # it learns now, and fails now if it cannot
+        serializer: Any = parts.reader.serializer
+        serializer.state()
+    for chosen in config.loggers:
+        chosen.record.load()
+    algorithm = begin(config, parts)
+    with closed_unless_done(algorithm.task.collector.envs):
+        memory.measure("learner")
+        memory.complete(algorithm)
+        with stored(config, parts, out, force, {}, here) as (store, logger):
+            tell = teller((*listeners, logger))
+            for line in choices:
+                tell(events.Chosen(store.directory, line))
+            return train(config, parts, store, algorithm, None, (*listeners, logger), memory)
 
 
 @contextmanager
 def stored(
     config: Config,
     parts: Parts,
-    algorithm: Algorithm,
     out: Path | None,
     force: bool,
     origin: Mapping[str, Any],
@@ -161,19 +150,18 @@ def stored(
     first: Callable[[RunStore], object] = lambda store: None,
 ) -> Iterator[tuple[RunStore, Listener]]:
     """The directory of a new run, once all that it needs is built, and its loggers. What it came from is written beside
-    its provenance, after what `first` writes. The environments are closed if it cannot be made.
+    its provenance, after what `first` writes.
     """
-    with closing_unless(algorithm):
-        # Everything is imported by now, so import errors are reported before anything is written.
-        plugins = {"plugins": code} if (code := plugins_of(config)) else {}
-        provenance = {
-            "versions": versions(packages_of(config)),
-            **plugins,
-            **identities(parts),
-            **git_commit(),
-            **origin,
-        }
-        store = RunStore.create(out, config, provenance, force, here, first)
+    # Everything is imported by now, so import errors are reported before anything is written.
+    plugins = {"plugins": code} if (code := plugins_of(config)) else {}
+    provenance = {
+        "versions": versions(packages_of(config)),
+        **plugins,
+        **identities(parts),
+        **git_commit(),
+        **origin,
+    }
+    store = RunStore.create(out, config, provenance, force, here, first)
     try:
         with open_loggers(config, store.place) as logger:
             yield store, logger
@@ -209,6 +197,7 @@ def resume(
         return go_on(Path(run), (*listeners, shown), steps, memory_limit)
 
 
+@stopped_at_once()
 def go_on(
     directory: Path,
     listeners: tuple[Listener, ...] = (),
@@ -247,24 +236,32 @@ def go_on(
         memory.measure("model")
         check_identity(directory, parts)
         algorithm = begin(config, parts, checkpoint)
-        with closing_unless(algorithm):
+        with closed_unless_done(algorithm.task.collector.envs):
             memory.measure("learner")
             memory.complete(algorithm)
-        if memory_limit is not None:
-            store.set_memory_limit(config.run.memory_limit)
-        if changes := changes_since(read_provenance(directory), config):
-            more = f" and {len(changes) - MOST_CHANGES} more" if len(changes) > MOST_CHANGES else ""
-            told = f"{', '.join(changes[:MOST_CHANGES])}{more}: it goes on, but may end otherwise than it would have"
-            tell(events.Warned(directory, f"{directory}: changed since the run began: {told}"))
-        if config.run.steps != written or done is not None:
-            store.extend(config.run.steps)
-            if _has_schedules(config):
-                told = f"its schedules are from here on those of {config.run.steps:,} steps"
-                tell(events.Warned(directory, f"{directory}: {told}: it ends otherwise than a run started with them"))
-        with open_loggers(config, store.place) as logger:
-            return train(config, parts, store, algorithm, checkpoint, (*listeners, logger), memory)
+            if memory_limit is not None:
+                store.set_memory_limit(config.run.memory_limit)
+            for told in _changed(directory, config):
+                tell(events.Warned(directory, f"{directory}: {told}"))
+            if config.run.steps != written or done is not None:
+                store.extend(config.run.steps)
+                if _has_schedules(config):
+                    told = f"its schedules are from here on those of {config.run.steps:,} steps: it ends otherwise than"
+                    tell(events.Warned(directory, f"{directory}: {told} a run started with them"))
+            with open_loggers(config, store.place) as logger:
+                return train(config, parts, store, algorithm, checkpoint, (*listeners, logger), memory)
     finally:
         store.close()
+
+
+def _changed(directory: Path, config: Config) -> Iterator[str]:
+    """What is to be told of packages that have changed since a run began, if any have."""
+    if changes := changes_since(read_provenance(directory), config):
+        more = f" and {len(changes) - MOST_CHANGES} more" if len(changes) > MOST_CHANGES else ""
+        yield (
+            f"changed since the run began: {', '.join(changes[:MOST_CHANGES])}{more}: it goes on, but may end "
+            "otherwise than it would have"
+        )
 
 
 def _finished(directory: Path, tell: Listener) -> dict[str, Any] | None:
