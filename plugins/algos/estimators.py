@@ -73,7 +73,7 @@ def correct(
     log_w = log_rho if how.level == "token" else log_rho.sum(1, keepdim=True).clamp(-LIMIT, LIMIT).expand_as(log_rho)
     rho, each = log_w.exp(), log_rho.exp()
     one, capped = torch.ones_like(rho), rho.clamp(max=how.cap)
-    k3, mean = each - 1 - log_rho, average(log_rho, mask).exp()
+    k3, mean = log_rho.expm1() - log_rho, average(log_rho, mask).exp()
     rules = {  # w, r, the tokens that count
         "decoupled": (rho, one, mask),
         "tis": (capped, one, mask),
@@ -113,7 +113,8 @@ def policy_loss(
     log_r, signed = log_ratio(current, corrected.anchor, kept), advantages.reshape(len(kept), -1).where(kept, 0.0)
     if how.negative_cap is not None:
         kept = kept & ~((average(-log_r.detach(), kept) > how.negative_cap) & (average(signed, kept) < 0))
-    ratio = (average(log_r, kept).expand_as(log_r) if how.ratio == "sequence" else log_r).exp()
+    log_ratios = average(log_r, kept).expand_as(log_r) if how.ratio == "sequence" else log_r
+    ratio = log_ratios.exp()
     unclipped = ratio * signed
     clipped = ratio.clamp(min=1 - how.clip_low).minimum((1 + how.clip_high) / corrected.r) * signed
     loss = -corrected.weight * unclipped.minimum(clipped)
@@ -123,13 +124,14 @@ def policy_loss(
     kl = torch.zeros_like(loss)
     if reference is not None:
         away = log_ratio(reference, current, kept)
-        kl = {"k1": -away, "k2": away.square() / 2}.get(how.kl, away.exp() - 1 - away)
+        kl = {"k1": -away, "k2": away.square() / 2}.get(how.kl, away.expm1() - away)
         kl = corrected.weight * ratio * kl if how.kl == "unbiased" else kl
     loss = (loss + how.kl_coef * kl).where(kept, 0.0)
     sequences = kept.any(dim=1).sum()
     count = {"token": kept.sum(), "sequence": sequences, "fixed-length": sequences * how.length}[how.aggregation]
     total = average(loss, kept).sum() if how.aggregation == "sequence" else loss.sum()
-    sums = {"tokens": kept, "clip_fraction": clipped < unclipped, "approx_kl": ratio - 1 - ratio.log(), "kl": kl}
+    approx_kl = log_ratios.expm1() - log_ratios
+    sums = {"tokens": kept, "clip_fraction": clipped < unclipped, "approx_kl": approx_kl, "kl": kl}
     sums = {name: each.detach().where(kept, 0).sum() for name, each in sums.items()}
     return total, count, {**sums, "dropped": (corrected.kept & ~kept).sum(), "clamped": (log_r.abs() >= LIMIT).sum()}
 

@@ -154,7 +154,9 @@ class LanguageModel:
 
         Not the file's last: a text that has ended is not gone on with. Raises as `encode`.
         """
-        return self._fitting(texts, token_ids(self.tokenizer, _checked(texts), self._prefix))
+        return self._fitting(
+            texts, token_ids(self.tokenizer, _checked(texts), self._prefix), shorter="give shorter prompts"
+        )
 
     def pooled_places(self, inputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """The tokens read of n texts, and the places of those whose states, in a row, are a text's features: the last,
@@ -171,12 +173,14 @@ class LanguageModel:
         """Each text's tokens between the file's first and last, where it asks for them."""
         return self._fitting(texts, token_ids(self.tokenizer, texts, self._prefix, self._suffix))
 
-    def _fitting(self, texts: Sequence[str], ids: list[list[int]]) -> list[list[int]]:
+    def _fitting(
+        self, texts: Sequence[str], ids: list[list[int]], shorter: str = "write shorter states (--serializer compact)"
+    ) -> list[list[int]]:
         for text, tokens in zip(texts, ids, strict=True):
             if len(tokens) > self.engine.context:
                 raise UsageError(
-                    f"a text has {len(tokens)} tokens, but the model reads at most {self.engine.context}: write "
-                    f"shorter states (--serializer compact) or name another model: {text[:80]!r}"
+                    f"a text has {len(tokens)} tokens, but the model reads at most {self.engine.context}: {shorter} "
+                    f"or name another model: {text[:80]!r}"
                 )
         return ids
 

@@ -21,6 +21,7 @@ from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
+from bitrl.plugins.backbones.language_model import encode_text
 from bitrl.plugins.backbones.language_policy import end_tokens
 
 File = ModelFile | HuggingFaceFile
@@ -111,15 +112,12 @@ class Chat:
         return -float(np.concatenate(found).sum()) / float(np.log(2)), sum(map(len, parts))
 
     def _encode(self, text: str) -> list[int]:
-        try:
-            return list(calmly(lambda: self.tokenizer.encode(text, add_special_tokens=False).ids))
-        except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
-            raise UsageError(f"the model's tokenizer cannot read {text[:80]!r}: {str(error)[:200]}") from None
+        return list(encode_text(self.tokenizer, text).ids)
 
     def _decode(self, ids: Sequence[int]) -> str:
         try:
             return str(calmly(lambda: self.tokenizer.decode(list(ids), skip_special_tokens=False)))
-        except Exception as error:
+        except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
             raise UsageError(f"the model's tokenizer cannot decode tokens: {str(error)[:200]}") from None
 
     def _parts(self, text: str) -> list[str | int]:

@@ -20,6 +20,8 @@ from bitrl.plugins.algos.completions import (
 )
 from bitrl.plugins.algos.language_learner import LanguageLearner
 from bitrl.plugins.algos.ppo_lm import Critic, normalised, token_advantages
+from bitrl.plugins.backbones.engine.engine import Engine
+from bitrl.plugins.backbones.learned_weights import engine_weights
 
 NAMES = pytest.mark.parametrize("name", list(ALGORITHMS))
 
@@ -226,6 +228,34 @@ def test_noise_is_of_rollouts_alone(name: str, noise: dict[str, Any], quantised_
         assert noisy.update() == other.update()
         noisy.act(states)
     assert noisy.agent.rollout()[0].rewards.tolist() == other.agent.rollout()[0].rewards.tolist()
+
+
+def test_noise_is_annealed_and_as_large_as_said(floats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """σ₀·(σ₁/σ₀)^progress, added to every norm; nothing else differs from the learner."""
+    given: list[dict[str, np.ndarray]] = []
+    replace_all = Engine.replace_all
+
+    def spy(engine: Engine, weights: dict[str, np.ndarray], **settings: Any) -> Any:
+        given.append(dict(weights))
+        return replace_all(engine, weights, **settings)
+
+    monkeypatch.setattr(Engine, "replace_all", spy)
+    algorithm: Any = begin(
+        "grpo", tiny_backbone(floats), steps=32, norm_noise="exponential:0.1:0.001", learning_rate=1e-12
+    )
+    algorithm.update()
+    algorithm.update()
+    clean = dict(engine_weights(algorithm.agent.learner.module))
+    noise: list[list[np.ndarray]] = [[] for _ in given]
+    for own, weights in zip(noise, given, strict=True):
+        assert set(weights) == set(clean)
+        for name, values in weights.items():
+            if name.endswith("norm.weight"):
+                own.append(values - clean[name])
+            else:
+                np.testing.assert_allclose(values, clean[name], atol=1e-9)
+    np.testing.assert_allclose([np.concatenate(own).std() for own in noise], [0.1, 0.01, 0.001], rtol=0.25)
+    assert all(len(own) == 5 for own in noise)
 
 
 @pytest.mark.parametrize("adapters", [{}, {"lora_rank": 4}])

@@ -604,6 +604,17 @@ def test_diagnostics_by_hand() -> None:
     assert figures == pytest.approx({**wanted, "truncated": 0.0, "rejected": 2 / 3, "weight_ess": 1 / 3})
 
 
+def test_divergences_of_policies_that_hardly_differ_are_not_lost_in_float32() -> None:
+    away = torch.linspace(-3e-5, 3e-5, 7)[None]
+    zero, mask, advantages = torch.zeros(1, 7), torch.ones(1, 7, dtype=torch.bool), torch.ones(1)
+    how = Estimator("tis")
+    corrected, diagnostics = correct(away, zero, mask, advantages, how)
+    _, _, seen = policy_loss(zero, corrected, advantages, how, away)
+    wanted = float((away.double() ** 2 / 2).mean())  # to the second order
+    for found in (diagnostics["kl_behaviour"], float(seen["kl"]) / 7, float(seen["approx_kl"]) / 7):
+        assert found == pytest.approx(wanted, rel=1e-2)
+
+
 def test_shares_of_an_update_by_hand() -> None:
     """R = 1.5, 1.1 with A > 0, of which the first is clipped, and 0.5, 2 with A < 0, of which the first is."""
     ratios = torch.tensor([[1.5, 1.1], [0.5, 2.0]], dtype=torch.float64)

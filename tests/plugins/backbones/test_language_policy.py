@@ -169,6 +169,7 @@ def test_names_of_parameters(tmp_path: Path) -> None:
     ("prompts", "tokens", "settings", "message"),
     [
         ([""], [[1]], {}, "a prompt has no tokens"),
+        (["a" * 600], [[1]], {}, "but the model reads at most 512: give shorter prompts or name another model"),
         (["a"], [[300]], {}, "outside the vocabulary"),
         (["a"], [[1] * 600], {}, "do not fit the model's context of 512"),
         (["a"], [[1]], {"temperature": 0.0}, "temperature: expected above 0, got 0"),

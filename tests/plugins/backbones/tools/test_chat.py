@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from hugging_face_models import add_tokenizer, calm_llama
 
 from bitrl.cli.model import model as command
+from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.tools.chat import Chat
 from bitrl.plugins.backbones.tools.convert import convert
@@ -134,3 +135,9 @@ def test_what_cannot_be_answered_or_judged_is_said(folder: Path, tmp_path: Path)
         done = run(*arguments)
         assert done.exit_code != 0
         assert words in str(done.exception) + done.output
+
+
+def test_a_prompt_that_is_not_unicode_is_refused(folder: Path) -> None:
+    """Bytes that are not UTF-8 reach a program's arguments as halves of surrogate pairs."""
+    with pytest.raises(UsageError, match="half of a surrogate pair"):
+        Chat(Engine(folder, threads=1)).prompt_ids("caf\udce9", plain=True)
