@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bitrl.cli.plot import draw
 from bitrl.cli.study import _shown
+from bitrl.core.studies.curves import Curve
 from bitrl.core.studies.running import CellState
 
 Call = Callable[..., Any]
@@ -179,6 +181,9 @@ def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> 
     assert bitrl("plot", runs, "--out", tmp_path / "c.png").code == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "expected a name that ends in" in bitrl("plot", runs, "--out", tmp_path / "c.jpg").err
+    assert bitrl("plot", runs, "--out", tmp_path / "C.SVG").code == 0
+    curve = Curve(r"no $\formula$", (1, 2), (0.0, 1.0), None, None)
+    draw(tmp_path / "d.png", "$", "x", "y", [curve])
     other = write_run(tmp_path / "other", "bf16", 0, 1.0, "Acrobot-v1")
     assert "2 tasks" in bitrl("plot", runs, other, "--out", tmp_path / "d.svg").err
 
