@@ -65,9 +65,9 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
 
 def check_picture(out: Path, option: str) -> None:
     """Refuse a name that is not one of a picture, or one that only a package draws which is not installed."""
-    if out.suffix not in FORMATS:
+    if out.suffix.lower() not in FORMATS:
         raise UsageError(f"{option} {out}: expected a name that ends in {', '.join(FORMATS)}")
-    if out.suffix != ".svg" and not is_there("matplotlib"):
+    if out.suffix.lower() != ".svg" and not is_there("matplotlib"):
         raise UsageError(f"{out.suffix} needs matplotlib: {to_install('matplotlib')}, or name a .svg")
 
 
@@ -76,7 +76,7 @@ def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Cur
     from bitrl.core.files import write_atomically
     from bitrl.core.studies.charts import COLOURS, line_chart
 
-    if out.suffix == ".svg":
+    if out.suffix.lower() == ".svg":
         picture = line_chart(title, x_label, y_label, curves)
         write_atomically(out, picture, "choose another file with --out")
         return
@@ -90,14 +90,19 @@ def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Cur
     figure, axes = plt.subplots(figsize=(7.2, 4.2), dpi=150)
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(curve.steps, curve.mean, color=colour, label=curve.label)
+        axes.plot(curve.steps, curve.mean, color=colour, label=_plain(curve.label))
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.set(xlabel=x_label, ylabel=y_label, title=_plain(title))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     data = io.BytesIO()
-    figure.savefig(data, format=out.suffix[1:])
+    figure.savefig(data, format=out.suffix[1:].lower())
     plt.close(figure)
     write_atomically(out, data.getvalue(), "choose another file with --out")
+
+
+def _plain(text: str) -> str:
+    """Text of which matplotlib takes no part for a formula."""
+    return text.replace("$", r"\$")

@@ -30,8 +30,9 @@ def evaluated(results: Sequence[Result]) -> bool:
     return bool(results) and all(result.evaluations for result in results)
 
 
-def mean_curve(label: str, results: Sequence[Result], evaluations: bool = False) -> Curve | None:
-    """The curve of an arm in a task, of rollouts or of evaluations while training; None if no run has one.
+def mean_curve(label: str, results: Sequence[Result], evaluations: bool = False, points: int = POINTS) -> Curve | None:
+    """The curve of an arm in a task, of rollouts or of evaluations while training, at as many `points` as that at most;
+    None if no run has one.
 
     Runs are read at the steps of the shortest, interpolated: rollouts without a finished episode have no return.
     """
@@ -44,8 +45,8 @@ def mean_curve(label: str, results: Sequence[Result], evaluations: bool = False)
     steps = base[(base >= first) & (base <= last)]
     if not len(steps):
         return None
-    if len(steps) > POINTS:
-        steps = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).astype(int))]
+    if len(steps) > points:
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, points).astype(int))]
     values = np.stack([np.interp(steps, curve[:, 0], curve[:, 1]) for curve in curves])
     bands = [t_interval(column) for column in values.T]
     known = [band for band in bands if band is not None]

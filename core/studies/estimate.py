@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from bitrl.core.runs.interrupts import stopped_at_once
 from bitrl.core.studies.design import Arm, Cell
 from bitrl.core.studies.processes import Executor
 from bitrl.core.studies.study import Study, progress_of
@@ -27,7 +28,7 @@ def seconds_per_step(study: Study, executor: Executor, say: Callable[[str], None
         if study.status(cell) == "finished" and step and seconds:
             found[cell.arm] = seconds / step
     missing = [arm for arm in study.design.arms if arm not in found]
-    with tempfile.TemporaryDirectory(prefix="bitrl-study-") as folder:
+    with stopped_at_once(), tempfile.TemporaryDirectory(prefix="bitrl-study-") as folder:
         try:
             waiting, running = [Cell(_short(arm), 0) for arm in missing], 0
             arms = dict(zip(waiting, missing, strict=True))

@@ -83,6 +83,7 @@ class Processes:
         self.capacity = max(min(jobs or len(cpus), cells), 1)
         self._shares = [cpus[slot :: self.capacity] or [cpus[slot % len(cpus)]] for slot in range(self.capacity)]
         self._running: list[_Running] = []
+        self._interrupted = False
 
     def start(self, cell: Cell, place: Path) -> None:
         """Start a process; its threads are as many as its CPUs."""
@@ -106,6 +107,8 @@ class Processes:
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(json.dumps(task).encode())
         self._running.append(_Running(cell, process, stderr, slot))
+        if self._interrupted:  # since it was started: `interrupt` did not know of it
+            _ask_to_stop(process)
 
     def ended(self) -> list[Ended]:
         """See `Executor`."""
@@ -127,9 +130,9 @@ class Processes:
 
     def interrupt(self) -> None:
         """See `Executor`."""
+        self._interrupted = True
         for each in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                each.process.send_signal(signal.SIGTERM)  # a script's background, and what it starts, ignores SIGINT
+            _ask_to_stop(each.process)
 
     def close(self) -> None:
         """See `Executor`."""
@@ -138,3 +141,8 @@ class Processes:
             each.process.wait()
             each.stderr.close()
         self._running.clear()
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)  # a script's background, and what it starts, ignores SIGINT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -13,11 +14,20 @@ import numpy as np
 
 from bitrl.core.studies.charts import COLOURS, Point, line_chart, point_chart
 from bitrl.core.studies.comparison import Comparison, label_runs
-from bitrl.core.studies.curves import Curve, evaluated, mean_curve
+from bitrl.core.studies.curves import POINTS, Curve, evaluated, mean_curve
 from bitrl.core.studies.results import Result
-from bitrl.core.studies.tables import Table, comma_separated, tables
+from bitrl.core.studies.tables import Table, comma_separated, csv_lines, tables
 
 DARK = ("#56b4e9", "#ff9f5a", "#35c39a", "#e39bd0", "#e6c229", "#a3cfe8", "#bbbbbb", "#ff8d8d")
+
+MOST = 1_000_000
+"""Bytes of the page, which is sent by mail and opened on phones."""
+CURVES, FEWEST = 3_600, 12
+"""Points of all curves together, and of one at least."""
+TOO_LARGE = (
+    "Its charts and tables cannot be saved one by one: with them the page would be larger than 1 MB. "
+    "<code>bitrl report --csv</code> writes the tables, <code>bitrl plot</code> the curves."
+)
 
 STYLE = (
     ":root{color-scheme:light dark;--paper:#ffffff;--ink:#1a1a1a;--soft:#555555;--grid:#dddddd;--shade:#f4f4f4;"
@@ -59,12 +69,13 @@ def html(title: str, found: Comparison, results: Sequence[Result], command: str)
         f'<p class="soft">{_about(found, results)}</p>',
         *(f'<p class="warning">{escape(warning)}</p>' for warning in found.warnings),
     ]
+    points = min(max(CURVES // max(len(found.rows), 1), FEWEST), POINTS)
     shown = list(tables(found))
     if shown and shown[0].title == "What differs":
         body += ["<h2>What differs</h2>", _table(shown[0])]
     for task in dict.fromkeys(result.task for result in results):
         body.append(f"<h2>{escape(task)}</h2>")
-        body += _curves(task, [result for result in results if result.task == task], labels)
+        body += _curves(task, [result for result in results if result.task == task], labels, points)
         body += [f"<h3>{escape(each.title)}</h3>{_table(each)}" for each in shown if each.title.startswith(f"{task}: ")]
         costs = _costs(task, found, [result for result in results if result.task == task], labels)
         body.append(f'<div class="pair">{"".join(costs)}</div>')
@@ -72,6 +83,14 @@ def html(title: str, found: Comparison, results: Sequence[Result], command: str)
         if each.title.startswith("All tasks"):
             body += [f"<h2>{escape(each.title)}</h2>", _table(each)]
     body += [*_made_by(results, labels, command), _words()]
+    text = _page(title, body)
+    if len(text.encode()) > MOST:
+        body.append(f"<p>{TOO_LARGE}</p>")
+        text = re.sub(r'<(span|p) class="(soft )?downloads">.*?</\1>', "", _page(title, body))
+    return text
+
+
+def _page(title: str, body: Sequence[str]) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width,initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style></head>'
@@ -90,10 +109,12 @@ def _about(found: Comparison, results: Sequence[Result]) -> str:
     )
 
 
-def _curves(task: str, results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
+def _curves(task: str, results: Sequence[Result], labels: Mapping[Path, str], points: int) -> Iterator[str]:
     arms = list(dict.fromkeys(labels[result.directory] for result in results))
     greedy = evaluated(results)
-    curves = [mean_curve(arm, [each for each in results if labels[each.directory] == arm], greedy) for arm in arms]
+    curves = [
+        mean_curve(arm, [each for each in results if labels[each.directory] == arm], greedy, points) for arm in arms
+    ]
     known = [curve for curve in curves if curve is not None]
     returns = "return of evaluations" if greedy else "return of rollouts"
     chart = line_chart(f"Learning curves in {task}", "environment steps", returns, known)
@@ -103,12 +124,12 @@ def _curves(task: str, results: Sequence[Result], labels: Mapping[Path, str]) ->
 
 
 def _curves_csv(curves: Sequence[Curve]) -> str:
-    lines = ["arm,step,mean,low,high"]
+    rows: list[Sequence[object]] = [("arm", "step", "mean", "low", "high")]
     for curve in curves:
         empty = ("",) * len(curve.steps)
-        for step, mean, low, high in zip(curve.steps, curve.mean, curve.low or empty, curve.high or empty, strict=True):
-            lines.append(f'"{curve.label}",{step},{mean},{low},{high}')
-    return "\n".join(lines) + "\n"
+        for row in zip(curve.steps, curve.mean, curve.low or empty, curve.high or empty, strict=True):
+            rows.append((curve.label, *row))
+    return csv_lines(rows)
 
 
 def _costs(task: str, found: Comparison, results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
@@ -122,17 +143,17 @@ def _costs(task: str, found: Comparison, results: Sequence[Result], labels: Mapp
         ),
     }
     for name, (unit, read) in reads.items():
-        points, lines = [], ["arm,x,mean,low,high"]
+        points: list[Point] = []
+        lines: list[Sequence[object]] = [("arm", "x", "mean", "low", "high")]
         for arm, row in rows.items():
             values = [read(each.summary) for each in results if labels[each.directory] == arm and each.summary]
             if not values or row.mean is None:
                 continue
             points.append(Point(arm, float(np.median(values)), row.mean, row.t_interval))
-            low, high = row.t_interval or ("", "")
-            lines.append(f'"{arm}",{points[-1].x},{row.mean},{low},{high}')
+            lines.append((arm, points[-1].x, row.mean, *(row.t_interval or ("", ""))))
         chart = point_chart(f"Return against {name} in {task}", unit, found.metric.replace("_", " "), points)
         caption = f"The {found.metric.replace('_', ' ')} with its 95 % interval, against {name} (median over seeds)."
-        yield _figure(chart, caption, f"{name}-{task}", "\n".join(lines) + "\n")
+        yield _figure(chart, caption, f"{name}-{task}", csv_lines(lines))
 
 
 def _figure(svg: str, caption: str, name: str, data: str) -> str:

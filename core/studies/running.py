@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import RunStopped
 from bitrl.core.runs.interrupts import interrupts
 from bitrl.core.studies.design import Cell
 from bitrl.core.studies.processes import Ended, Executor
@@ -53,7 +53,7 @@ def run_study(study: Study, executor: Executor, *, retry: bool = False, show: Sh
         show: called now and then with the state of every cell.
 
     Raises:
-        RunFailed: it was interrupted.
+        RunStopped: it was interrupted.
     """
     cells = study.design.cells
     steps = {cell: cell.arm.config(cell.seed).run.steps for cell in cells}
@@ -114,6 +114,7 @@ def run_study(study: Study, executor: Executor, *, retry: bool = False, show: Sh
                 if running:
                     time.sleep(POLL_SECONDS)
             if interrupted():
-                raise RunFailed(f"stopped; continue with: {program()} study {shell_word(study.directory)}")
+                words = f"stopped; continue with: {program()} study {shell_word(study.directory)}"
+                raise RunStopped(words, interrupted())
     finally:
         executor.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -48,11 +48,16 @@ def latex(found: Sequence[Table]) -> str:
 
 def comma_separated(found: Sequence[Table]) -> str:
     """As CSV: the tables one below the other, each with its title in the first column."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    rows: list[Sequence[object]] = []
     for each in found:
-        writer.writerow(("table", *each.headings))
-        writer.writerows((each.title, *row) for row in each.rows)
+        rows += [("table", *each.headings), *((each.title, *row) for row in each.rows)]
+    return csv_lines(rows)
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as lines of CSV, quoted where they have to be."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue()
 
 
@@ -152,15 +157,30 @@ def _word(value: object) -> str:
 
 def _markdown(table: Table) -> str:
     lines = [table.headings, tuple("---" for _ in table.headings), *table.rows]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(_one_line(cell).replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
-_LATEX = {"\\": r"\textbackslash{}", **{each: f"\\{each}" for each in "&%$#_{}"}, "~": r"\textasciitilde{}", "–": "--"}
+def _one_line(cell: str) -> str:
+    """A cell, whose arm may be called anything, on one line."""
+    return " ".join(cell.splitlines())
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{each: f"\\{each}" for each in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # which would be an argument of the line's end before it
+    "–": "--",
+}
 
 
 def _latex(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+        return " & ".join("".join(_LATEX.get(letter, letter) for letter in _one_line(cell)) for cell in cells) + r" \\"
 
     return "\n".join(
         [

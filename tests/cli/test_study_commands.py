@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +17,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bitrl.cli.plot import draw
 from bitrl.cli.study import _shown
+from bitrl.core.studies.curves import Curve
 from bitrl.core.studies.running import CellState
 
 Call = Callable[..., Any]
@@ -67,6 +74,18 @@ def test_a_quick_study_from_the_command_line(bitrl: Call, tmp_path: Path) -> Non
     other = bitrl(*wanted, "--seeds", "0-1", "--steps", 128, *QUICK, "--out", tmp_path / "planned", "--dry-run")
     assert "4 cells, 512 steps" in other.out
     assert sorted(tmp_path.rglob("*")) == before, "a dry run writes nothing"
+
+
+def test_a_dry_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    wanted = ["study", "--env", "CartPole-v1", "--vary", "backbone=mlp", "-o", "algo.rollout_steps=100000"]
+    command = [sys.executable, "-m", "bitrl", *wanted, "--out", str(tmp_path / "study"), "--dry-run"]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    while not [*tmp_path.glob("bitrl-study-*/0/config.toml")]:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not [*tmp_path.iterdir()]
 
 
 def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
@@ -179,6 +198,9 @@ def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> 
     assert bitrl("plot", runs, "--out", tmp_path / "c.png").code == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "expected a name that ends in" in bitrl("plot", runs, "--out", tmp_path / "c.jpg").err
+    assert bitrl("plot", runs, "--out", tmp_path / "C.SVG").code == 0
+    curve = Curve(r"no $\formula$", (1, 2), (0.0, 1.0), None, None)
+    draw(tmp_path / "d.png", "$", "x", "y", [curve])
     other = write_run(tmp_path / "other", "bf16", 0, 1.0, "Acrobot-v1")
     assert "2 tasks" in bitrl("plot", runs, other, "--out", tmp_path / "d.svg").err
 

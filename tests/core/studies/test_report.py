@@ -19,7 +19,7 @@ import pytest
 
 from bitrl.core.errors import UsageError
 from bitrl.core.studies.charts import Point, line_chart, point_chart, ticks
-from bitrl.core.studies.comparison import Comparison, compare
+from bitrl.core.studies.comparison import Comparison, compare, compare_rows
 from bitrl.core.studies.curves import mean_curve
 from bitrl.core.studies.report import html
 from bitrl.core.studies.results import Result
@@ -117,7 +117,41 @@ def test_csv_and_markdown_and_latex_hold_the_same_numbers(found: Comparison) -> 
     results = next(each for each in shown if each.title.startswith("CartPole-v1: mean return"))
     assert [results.title, *results.rows[1]] in rows
     assert "| backbone=<b>&_ | 3 | 51.0 |" in markdown(shown)
-    assert r"backbone=<b>\&\_ & 3 & 51.0" in latex(shown)
+    assert r"backbone=\textless{}b\textgreater{}\&\_ & 3 & 51.0" in latex(shown)
+
+
+def test_an_arm_may_be_called_anything() -> None:
+    name = 'a"b,c |[x] ^2\n~'
+    runs = [attrs.evolve(result("bf16", seed, 1.0 + seed), label=name) for seed in range(3)]
+    found = compare(runs)
+    shown = [*tables(found)]
+    page = _Page()
+    page.feed(html("t", found, runs, "command"))
+    files = {link["download"]: base64.b64decode(link["href"].partition("base64,")[2]).decode() for link in page.links}
+    for each in ("curves-CartPole-v1.csv", "memory-CartPole-v1.csv", "latency-CartPole-v1.csv"):
+        rows = [*csv.DictReader(io.StringIO(files[each]))]
+        assert {row["arm"] for row in rows} == {name}
+        assert float(rows[-1]["mean"]) == pytest.approx(2.0)
+    assert r'| a"b,c \|[x] ^2 ~ | 3 | 2.0 |' in markdown(shown)
+    assert r'a"b,c \textbar{}{[}x] \textasciicircum{}2 \textasciitilde{} & 3 & 2.0' in latex(shown)
+
+
+def test_a_page_of_two_hundred_arms_is_no_larger_than_others() -> None:
+    curve = tuple((2048 * n, 300 * (1 - 0.97**n)) for n in range(1, 150))
+    runs = [
+        attrs.evolve(
+            result(f"bitnet algo.ent_coef={n / 1000}", seed, 300.0 + n + seed),
+            curve=curve,
+            directory=Path(f"studies/entropy/runs/CartPole-v1_bitnet_algo.ent_coef={n}-01234567/seed{seed}"),
+        )
+        for n in range(200)
+        for seed in range(5)
+    ]
+    rows = compare_rows(runs, "mean_return", "backbone=bitnet algo.ent_coef=0.0")
+    text = html("t", Comparison("mean_return", rows[0].arm, rows, (), {}, ()), runs, "command")
+    assert len(text.encode()) <= 1_000_000
+    assert "cannot be saved one by one" in text
+    assert "base64" not in text
 
 
 def test_a_chart_is_well_formed_and_its_points_are_where_the_numbers_say() -> None:

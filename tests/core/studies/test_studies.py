@@ -16,7 +16,7 @@ import pytest
 import small_studies
 from small_studies import DATA, QUICK, go, report
 
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import RunStopped, UsageError
 from bitrl.core.studies.comparison import compare
 from bitrl.core.studies.processes import Processes
 from bitrl.core.studies.results import read_results
@@ -162,6 +162,27 @@ def test_a_study_in_a_scripts_background_saves_and_stops(tmp_path: Path) -> None
     finally:
         process.kill()
     assert f"stopped; continue with: bitrl study {directory}" in said.replace("python -m bitrl", "bitrl")
+
+
+def test_a_cell_that_starts_while_the_study_is_stopped_stops_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes when its process is there, and before the study has noted it: it went on to its end."""
+    start = subprocess.Popen
+    workers = []
+
+    def interrupted_start(*arguments: Any, **options: Any) -> Any:
+        process = start(*arguments, **options)
+        workers.append(process)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr("bitrl.core.studies.processes.subprocess.Popen", interrupted_start)
+    with pytest.raises(RunStopped, match="stopped; continue with") as stopped:
+        go(tmp_path / "study")
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    [worker] = workers
+    assert worker.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), "it was asked to stop, and did not finish"
 
 
 def test_workers_end_with_the_study_that_started_them(tmp_path: Path) -> None:
