@@ -6,6 +6,7 @@ language model stays in a separate file, and must be the one that the agent was 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -325,27 +326,18 @@ def read(path: Path) -> Checkpoint:
     if path.is_dir():
         raise UsageError(f"{path}: is a directory: if it holds a run, export it first with {program()} export")
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:
         found = checkpoints.read(path)
     except DamagedCheckpoint as error:
-        if c_agents.is_one(path):
-            raise UsageError(
-                f"{path}: an agent for programs without Python: run it with build/bitrl-act (make act, docs/c.md), or "
-                f"export its run without {setting('c')}"
-            ) from None
-        if _is_gguf(path):
-            raise UsageError(
-                f"{path}: a language model (GGUF), not an agent: llama.cpp completes prompts by it, and in Python "
-                f'bitrl.load_backbone("fp32", model="{path}").language_policy().generate(prompts, max_tokens)'
-            ) from None
+        with contextlib.suppress(OSError):  # what could not be read may not be readable now
+            _refuse_gguf(path)
         raise UsageError(f"{path}: not an agent, or damaged: {error}") from None
     if not isinstance(found.meta, dict) or "agent" not in found.meta:
         raise UsageError(f"{path}: a checkpoint, not an agent: export its run with {program()} export")
     if found.meta["agent"] != FORMAT:
-        raise UsageError(
-            f"{path}: written by another version of bitrl (expected format {FORMAT}, got {found.meta['agent']})"
-        )
+        other = str(found.meta["agent"])[:40]
+        raise UsageError(f"{path}: written by another version of bitrl (expected format {FORMAT}, got {other})")
     try:
         check_facts(found.meta)
         check_arrays(found)
@@ -354,10 +346,19 @@ def read(path: Path) -> Checkpoint:
     return found
 
 
-def _is_gguf(path: Path) -> bool:
-    """Whether a file begins as a model file does."""
+def _refuse_gguf(path: Path) -> None:
+    """Raises UsageError, with what it is for, where a file begins as an agent for C or a model file does."""
+    if c_agents.is_one(path):
+        raise UsageError(
+            f"{path}: an agent for programs without Python: run it with build/bitrl-act (make act, docs/c.md), or "
+            f"export its run without {setting('c')}"
+        )
     with open(path, "rb") as file:
-        return file.read(4) == b"GGUF"
+        if file.read(4) == b"GGUF":
+            raise UsageError(
+                f"{path}: a language model (GGUF), not an agent: llama.cpp completes prompts by it, and in Python "
+                f'bitrl.load_backbone("fp32", model="{path}").language_policy().generate(prompts, max_tokens)'
+            )
 
 
 def write(

@@ -28,7 +28,9 @@ def parse_json(data: bytes) -> Any:
     except RecursionError:
         raise UsageError("expected JSON: nested too deeply") from None
     except ValueError as error:
-        raise UsageError(f"expected JSON: {error}") from None
+        # Python bounds integers, since reading one takes the square of its digits, and says so to programmers.
+        said = "an integer of too many digits" if "set_int_max_str_digits" in str(error) else error
+        raise UsageError(f"expected JSON: {said}") from None
 
 
 def _refuse(constant: str) -> Any:

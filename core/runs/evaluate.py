@@ -19,6 +19,7 @@ from bitrl.core.errors import BitrlError, RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import as_dict, parse
 from bitrl.core.runs.episodes import Return, play_episodes
+from bitrl.core.runs.interrupts import stopped_at_once
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import EVALUATION, Parts, spawn_seeds
@@ -41,6 +42,7 @@ TOLD_EVERY = 100
 """Steps of the longest episode between two reports while none ends."""
 
 
+@stopped_at_once()
 def evaluate(
     run: str | Path,
     episodes: int | None = None,

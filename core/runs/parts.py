@@ -87,7 +87,9 @@ def closed_unless_done(envs: VectorEnv) -> Iterator[None]:
         raise
 
 
-def _begun(config: Config, parts: Parts, envs: VectorEnv, checkpoint: Checkpoint | None, to_learn: bool) -> Algorithm:
+def _begun(
+    config: Config, parts: Parts, envs: replay.ArrayVectorEnv, checkpoint: Checkpoint | None, to_learn: bool
+) -> Algorithm:
     """See `begin`."""
     check_actions(config, kind_of(envs.single_action_space))
     if checkpoint is None or not to_learn:

@@ -67,12 +67,12 @@ def trained(tmp_path):
     return tmp_path / "run"
 
 
-def interrupting(kind):
+def interrupting(kind, signum=signal.SIGINT):
     """A listener that interrupts the run when it hears of `kind`."""
 
     def listener(event):
         if isinstance(event, kind):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signum)
 
     return listener
 
@@ -92,6 +92,17 @@ def test_a_signal_while_a_run_is_taken_up_again_closes_them(trained):
     """It has told of its schedules."""
     with pytest.raises(KeyboardInterrupt) as stopped:
         bitrl.resume(trained, (interrupting(events.Warned),), steps=64)
+    assert (type(stopped.value), Simulator.open) == (StoppedAtOnce, 0)
+
+
+def test_a_signal_to_an_evaluation_closes_them(trained):
+    """Also SIGTERM, by which the process would end where it stands."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            bitrl.evaluate(trained, listeners=(interrupting(events.Evaluating, signal.SIGTERM),))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert (type(stopped.value), Simulator.open) == (StoppedAtOnce, 0)
 
 
