@@ -303,6 +303,16 @@ def test_an_update_that_is_not_finite_is_thrown_away(
 
 
 @NAMES
+def test_a_learning_rate_that_leaves_nothing_of_a_model_is_said(
+    name: str, floats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(name, tiny_backbone(floats), learning_rate=1e-2).update()
+    assert capsys.readouterr().err == ""
+    assert begin(name, tiny_backbone(floats), learning_rate=1e3).update()["steps_discarded"] == 0
+    assert "times as far as they are large: little of the model is left; use a smaller" in capsys.readouterr().err
+
+
+@NAMES
 def test_updates_that_were_thrown_away_are_counted_across_a_resume(name: str, floats: Path) -> None:
     algorithm = begin(name, tiny_backbone(floats), learning_rate=1e38)
     assert [algorithm.update()["steps_discarded"] for _ in range(2)] == [1, 1]
