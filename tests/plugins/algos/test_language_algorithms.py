@@ -230,6 +230,19 @@ def test_noise_is_of_rollouts_alone(name: str, noise: dict[str, Any], quantised_
     assert noisy.agent.rollout()[0].rewards.tolist() == other.agent.rollout()[0].rewards.tolist()
 
 
+def test_a_quantised_learners_file_acts_by_the_rollouts_backbone(floats: Path, tmp_path: Path) -> None:
+    """As docs/language-models.md says."""
+    options = {"rollout": "int4", "quantised_learner": True, "max_tokens": 24, "learning_rate": 1e-2}
+    algorithm = begin("grpo", tiny_backbone(floats), **options)
+    algorithm.update()
+    states = algorithm.task.collector.states
+    algorithm.language_policy().write(tmp_path / "learned.gguf")
+    policies = [tiny_backbone(tmp_path / "learned.gguf", format).language_policy() for format in ("int4", "fp32")]
+    exact, other = ([each.text for each in it.generate(states.texts, 24, temperature=0.0)] for it in policies)
+    assert algorithm.act(states).tolist() == exact
+    assert exact != other
+
+
 def test_noise_is_annealed_and_as_large_as_said(floats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """σ₀·(σ₁/σ₀)^progress, added to every norm; nothing else differs from the learner."""
     given: list[dict[str, np.ndarray]] = []
