@@ -225,6 +225,7 @@ def _importable(kind: type) -> bool:
 
 def _forked(task: PromptTask) -> _Process:
     """A fork of this process that scores."""
+    task.prepare()
     child_reads, requests = os.pipe()
     answers, child_writes = os.pipe()
     parent = os.getpid()

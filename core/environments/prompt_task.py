@@ -64,6 +64,9 @@ class PromptTask(Environment):
     def score(self, answer: Any, completion: str) -> float:
         """The reward of a completion; a right one has 1."""
 
+    def prepare(self) -> None:
+        """Load what scores need and takes long: called before the first score, and not counted as its time."""
+
     def solution(self, answer: Any) -> str:
         """A right completion, which models are taught by; unless overridden, the answer itself."""
         return str(answer)

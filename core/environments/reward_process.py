@@ -291,6 +291,7 @@ def main() -> None:
     sys.path[:] = described["path"]
     try:
         task = built(described)
+        task.prepare()
     except BaseException as error:
         answers.write(json.dumps({"failed": cause(error)}).encode() + b"\n")
         answers.flush()

@@ -34,6 +34,11 @@ SAMPLING, SHUFFLING, ROUNDING, NOISE, VALUES = 0, 1, 2, 3, 4
 MOST_DISCARDED = 3
 """Updates in a row that may be thrown away."""
 
+RUINOUS = 1270.0
+"""How far weights move, on average, in an update that leaves little of a model: in 8-bit codes, ten of their rows'
+largest weights.
+"""
+
 
 class LanguageAgent:
     """Holds actor, learner and reference of a run's language model.
@@ -180,7 +185,7 @@ class LanguageAgent:
             if discarded:
                 learner.put(before)
             self.synced = False
-        self.heed(discarded)
+        self.heed(discarded, moved)
         _, metrics = correct(found, behaviour, mask, advantages, self.estimator)
         tokens, denominator = max(sums.pop("tokens"), 1.0), max(sums.pop("counted"), 1.0)
         metrics |= {"policy_loss": sums.pop("loss") / denominator}
@@ -230,8 +235,8 @@ class LanguageAgent:
         _, hidden = self.learner.module.completions(token, token, torch.tensor([0]), hidden=True)  # type: ignore[operator]
         return int(hidden.shape[1])
 
-    def heed(self, discarded: bool) -> None:
-        """Say that an update was thrown away, since it was not finite; stop when that goes on.
+    def heed(self, discarded: bool, moved: float) -> None:
+        """Say that an update was thrown away, since it was not finite, or ruined the model; stop if the first goes on.
 
         Raises:
             RunFailed: it happened `MOST_DISCARDED` times in a row.
@@ -245,6 +250,11 @@ class LanguageAgent:
             )
         if discarded:
             warn(f"the update that ends at step {step} is not finite, and was thrown away: {remedy}")
+        elif moved > RUINOUS:
+            warn(
+                f"the update that ends at step {step} moved the weights {moved / 127:,.0f} times as far as they are "
+                f"large: little of the model is left; {remedy}"
+            )
 
     @property
     def progress(self) -> float:

@@ -39,6 +39,10 @@ class ReasoningGym(PromptTask):
         _ = self.data
         return super().make(render_mode)
 
+    def prepare(self) -> None:
+        """Import the package, which takes seconds on a small machine."""
+        _ = self.data
+
     def prompt(self, random: np.random.Generator) -> tuple[str, int]:
         """The question of an item, and its number, by which the item is generated again to score it."""
         index = int(random.integers(ITEMS))

@@ -128,6 +128,28 @@ def test_a_fork_of_a_score_answers_nothing(completion, task):
         assert task.reward({"n": [1, "ö"]}, "else") == (0.5, False)
 
 
+class Prepared(Bad):
+    """Needs longer to begin than a score may take."""
+
+    time_limit = 0.5
+
+    def prepare(self):
+        time.sleep(1)
+        self.known = 0.25
+
+    def score(self, answer, completion):
+        return self.known
+
+
+def test_what_a_task_prepares_is_not_its_scores_time():
+    class Local(Prepared):
+        pass
+
+    for made in (Prepared(), Local()):
+        assert made.reward(1, "a") == (0.25, False)
+        made.close()
+
+
 def test_after_some_hangs_the_limit_follows_the_slowest_success():
     limit = TimeLimit(5.0)
     assert limit.seconds() == 5.0

@@ -230,6 +230,19 @@ def test_noise_is_of_rollouts_alone(name: str, noise: dict[str, Any], quantised_
     assert noisy.agent.rollout()[0].rewards.tolist() == other.agent.rollout()[0].rewards.tolist()
 
 
+def test_a_quantised_learners_file_acts_by_the_rollouts_backbone(floats: Path, tmp_path: Path) -> None:
+    """As docs/language-models.md says."""
+    options = {"rollout": "int4", "quantised_learner": True, "max_tokens": 24, "learning_rate": 1e-2}
+    algorithm = begin("grpo", tiny_backbone(floats), **options)
+    algorithm.update()
+    states = algorithm.task.collector.states
+    algorithm.language_policy().write(tmp_path / "learned.gguf")
+    policies = [tiny_backbone(tmp_path / "learned.gguf", format).language_policy() for format in ("int4", "fp32")]
+    exact, other = ([each.text for each in it.generate(states.texts, 24, temperature=0.0)] for it in policies)
+    assert algorithm.act(states).tolist() == exact
+    assert exact != other
+
+
 def test_noise_is_annealed_and_as_large_as_said(floats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """σ₀·(σ₁/σ₀)^progress, added to every norm; nothing else differs from the learner."""
     given: list[dict[str, np.ndarray]] = []
@@ -300,6 +313,16 @@ def test_an_update_that_is_not_finite_is_thrown_away(
         np.testing.assert_array_equal(array, algorithm.state()[key], err_msg=key)
     with pytest.raises(RunFailed, match=r"3 updates in a row, up to step \d+, .*use a smaller .*learning_rate"):
         update_often(algorithm)
+
+
+@NAMES
+def test_a_learning_rate_that_leaves_nothing_of_a_model_is_said(
+    name: str, floats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(name, tiny_backbone(floats), learning_rate=1e-2).update()
+    assert capsys.readouterr().err == ""
+    assert begin(name, tiny_backbone(floats), learning_rate=1e3).update()["steps_discarded"] == 0
+    assert "times as far as they are large: little of the model is left; use a smaller" in capsys.readouterr().err
 
 
 @NAMES
