@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -98,7 +99,7 @@ def _facts(directory: Path) -> dict[str, Any]:
         "speed": speed,
         **({} if generated is None else {"tokens_per_second": generated}),
         **({"sample": samples[-1]} if samples else {}),
-        "returns": [row["episode_return"] for row in rows if isinstance(row.get("episode_return"), (int, float))],
+        "returns": [value for row in rows if _is_finite(value := row.get("episode_return"))],
         "last": rows[-1] if rows else {},
         "finished": summary is not None,
         "evaluation": None if summary is None else summary["eval"],
@@ -111,11 +112,16 @@ def _rows(path: Path, *numbers: str) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-            sum(row[name] for name in numbers)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            if not all(math.isfinite(row[name]) for name in numbers):
+                break
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             break
         rows.append(row)
     return rows
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:

@@ -200,8 +200,8 @@ def build_design(data: Mapping[str, Any]) -> Design:
         twice = next(arm.name for arm in arms if [each.folder for each in arms].count(arm.folder) > 1)
         raise UsageError(f"{twice}: is in the study twice: remove one of the two")
     names = [arm.name for arm in arms]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"{twice[0]}: two arms of the study are called so: rename one of them")
+    if same := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{same[0]}: two arms of the study are called so: rename one of them")
     labels = {arm.label for arm in arms}
     if baseline is not None and str(baseline) not in labels:  # said now, not when all is trained
         raise unknown("arm", str(baseline), labels, "as study.baseline")

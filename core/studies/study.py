@@ -6,6 +6,7 @@ How a cell stands is read from its files alone, so that a process killed at any 
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -185,12 +186,18 @@ def progress_of(place: Path) -> tuple[int, float | None, float]:
     """
     step, mean_return = 0, None
     for row in _last_rows(place / "metrics.jsonl"):
-        step = max(step, int(row.get("step", 0)))
-        mean_return = row.get("episode_return", mean_return)
+        step = max(step, int(_number(row.get("step")) or 0))
+        found = _number(row.get("episode_return"))
+        mean_return = mean_return if found is None else found
     seconds = 0.0
     for row in _last_rows(place / "timings.jsonl"):
-        seconds = float(row.get("seconds", seconds))
+        seconds = _number(row.get("seconds")) or seconds
     return step, mean_return, seconds
+
+
+def _number(value: Any) -> float | None:
+    """A number of a file; None where it is none: a damaged file is its own cell's matter."""
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _last_rows(path: Path, size: int = 8192) -> list[dict[str, Any]]:

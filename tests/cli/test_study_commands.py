@@ -257,9 +257,16 @@ def test_watch_goes_on_where_a_runs_files_are_damaged(bitrl: Call, runs: Path, t
     for name, text in (
         ("timings.jsonl", '{"step": 100, "seconds": "a"}\n{"step": 200, "seconds": null}\n{"step": 300}\n'),
         ("metrics.jsonl", '{"step": 100, "episode_return": "8"}\n{"step": null}\n'),
+        (
+            "metrics.jsonl",
+            '{"step": 1, "episode_return": 8}\n{"step": 2, "episode_return": NaN}\n'
+            '{"step": 3, "episode_return": 9}\n{"step": NaN}\n',
+        ),
+        ("timings.jsonl", '{"step": 1, "seconds": NaN}\n'),
     ):
         directory = write_run(tmp_path / f"{len(text)}", "bf16", 0, 480.0)
         (directory / name).write_text(text, encoding="utf-8")
+        assert bitrl("watch", "--once", directory).code == 0
         done = bitrl("watch", "--once", "--json", directory)
         assert (done.code, done.err) == (0, "")
         json.loads(done.out, parse_constant=pytest.fail)

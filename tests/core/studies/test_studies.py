@@ -21,7 +21,7 @@ from bitrl.core.studies.comparison import compare
 from bitrl.core.studies.processes import Processes
 from bitrl.core.studies.results import read_results
 from bitrl.core.studies.running import run_study
-from bitrl.core.studies.study import Study, read_study
+from bitrl.core.studies.study import Study, progress_of, read_study
 
 HELPERS = str(Path(small_studies.__file__).parent)
 
@@ -204,6 +204,14 @@ def test_workers_end_with_the_study_that_started_them(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived the study")
+
+
+def test_how_far_a_run_is_is_read_as_far_as_it_can_be(tmp_path: Path) -> None:
+    """A damaged file is its own cell's matter: the study reads it while others run."""
+    rows = ('{"step": 64, "episode_return": 9.5}', '{"step": "many"}', '{"step": NaN, "episode_return": NaN}', "[3]")
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    (tmp_path / "timings.jsonl").write_text('{"seconds": 2.5}\n{"seconds": null}\n{"seconds": "two"}\n')
+    assert progress_of(tmp_path) == (64, 9.5, 2.5)
 
 
 def test_runs_outside_a_study_are_arms_by_what_differs(finished: Path) -> None:
