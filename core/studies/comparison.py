@@ -311,7 +311,8 @@ def _scores(values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     if mean > 0:
         return values / mean
     scores: np.ndarray = np.full(len(values), np.nan)
-    return np.divide(mean, values, out=scores, where=values < 0)
+    np.divide(mean, values, out=scores, where=values < 0)
+    return scores
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
