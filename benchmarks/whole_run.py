@@ -44,8 +44,9 @@ main()
 """
 STEPS = 20_480
 """Of CartPole with the starter: the cache of features is full by then."""
-LARGE_STEPS, LARGE_ROLLOUT = 2048, 512
-"""Of the large model, whose features are wide: a rollout of the usual 2,048 would hold 21 MB of them."""
+LARGE_STEPS, PROJECTION = 2048, 256
+"""One rollout of the large model; and how wide its features are made, as heads of 50,000 parameters ask, the paper's: as
+wide as they come, 2,560, the heads would have 690,000."""
 LIMITS = {"2": "620MB", "1.6": "520MB"}
 """By bits per weight: each is run without a limit and with this one, which leaves less to the cache of features."""
 
@@ -95,7 +96,7 @@ def heads_on(folder: Path, shape: RandomShape, bits: Sequence[str], steps: int, 
     found = {}
     for form in bits:
         options = ["-o", f"backbone.model={model}", "-o", f"backbone.bits={form}", "-o", "run.eval_episodes=0"]
-        options += ["-o", f"algo.rollout_steps={LARGE_ROLLOUT}"]
+        options += ["-o", f"backbone.projection={PROJECTION}"]
         options += [] if limit is None else ["--memory-limit", limit]
         summary = run(folder / "run", "--steps", str(steps), *options)
         found[form] = {"peak_rss_mb": summary["peak_rss_mb"]}
@@ -121,7 +122,7 @@ def small(folder: Path, repeats: int) -> None:
 def large(folder: Path) -> None:
     """Heads on the 2B shape; each run takes minutes, so what was measured is kept."""
     results: dict[str, Any] = {"model": "bitnet-2b-4t", "tokenizer": "starter's"}
-    results |= {"steps": LARGE_STEPS, "rollout_steps": LARGE_ROLLOUT}
+    results |= {"steps": LARGE_STEPS, "projection": PROJECTION}
     for limited in (True, False):
         for form, limit in LIMITS.items():
             name = f"{form} bits, {limit}" if limited else f"{form} bits"
