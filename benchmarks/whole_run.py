@@ -45,8 +45,8 @@ main()
 STEPS = 20_480
 """Of CartPole with the starter: the cache of features is full by then."""
 LARGE_STEPS, PROJECTION = 2048, 256
-"""One rollout of the large model; and how wide its features are made, as heads of 50,000 parameters ask, the paper's: as
-wide as they come, 2,560, the heads would have 690,000."""
+"""One rollout of the large model; and how wide its features are made, as the paper's heads of 50,000 parameters ask:
+as wide as they come, 2,560, the heads would have 690,000."""
 LIMITS = {"2": "620MB", "1.6": "520MB"}
 """By bits per weight: each is run without a limit and with this one, which leaves less to the cache of features."""
 
