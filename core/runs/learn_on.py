@@ -97,12 +97,14 @@ def go_on_from(
         chosen.record.load()
     algorithm = _restored(path, file, config, parts, step)
     origin = {"file": path.name, "sha256": file.sha256, "step": step}
-    begun: list[Checkpoint] = []
+    del file  # its arrays are the algorithm's by now
+    begun: list[Mapping[str, Any]] = []
 
     def first(store: RunStore) -> None:
         """So that a run that is stopped before its first update goes on from the agent, too."""
-        begun.append(checkpoint_of(config, algorithm, 0, store.covered()))
-        checkpoints.write(store.checkpoints, step, begun[0])
+        checkpoint = checkpoint_of(config, algorithm, 0, store.covered())
+        checkpoints.write(store.checkpoints, step, checkpoint)
+        begun.append(checkpoint.meta)
 
     with closed_unless_done(algorithm.task.collector.envs):
         memory.measure("learner")

@@ -13,7 +13,6 @@ import attrs
 
 from bitrl.core import events
 from bitrl.core.acting import checkpoints
-from bitrl.core.acting.checkpoints import Checkpoint
 from bitrl.core.acting.contracts import calling, check_metrics
 from bitrl.core.config import COMPONENTS, Config, overlay, read_toml, resolve
 from bitrl.core.environments.evidence import choose
@@ -236,6 +235,8 @@ def go_on(
         memory.measure("model")
         check_identity(directory, parts)
         algorithm = begin(config, parts, checkpoint)
+        meta = None if checkpoint is None else checkpoint.meta
+        del checkpoint
         with closed_unless_done(algorithm.task.collector.envs):
             memory.measure("learner")
             memory.complete(algorithm)
@@ -249,7 +250,7 @@ def go_on(
                     told = f"its schedules are from here on those of {config.run.steps:,} steps: it ends otherwise than"
                     tell(events.Warned(directory, f"{directory}: {told} a run started with them"))
             with open_loggers(config, store.place) as logger:
-                return train(config, parts, store, algorithm, checkpoint, (*listeners, logger), memory)
+                return train(config, parts, store, algorithm, meta, (*listeners, logger), memory)
     finally:
         store.close()
 
@@ -278,16 +279,18 @@ def train(
     parts: Parts,
     store: RunStore,
     algorithm: Algorithm,
-    checkpoint: Checkpoint | None,
+    meta: Mapping[str, Any] | None,
     listeners: tuple[Listener, ...],
     memory: MemoryLimit,
 ) -> dict[str, Any]:
-    """Train from where `algorithm` stands, as `checkpoint` left it, to the end; evaluate; write the summary."""
+    """Train from where `algorithm` stands to the end; evaluate; write the summary. `meta` is what the checkpoint that
+    left it there says of itself: its arrays are not held while the algorithm learns on, nor are those that are saved.
+    """
     directory, run = store.directory, config.run
     tell = teller(listeners)
-    updates = 0 if checkpoint is None else checkpoint.meta["updates"]
+    updates = 0 if meta is None else meta["updates"]
     # Before 0.2 checkpoints did not say what they cover: a row for each update.
-    covered = None if checkpoint is None else checkpoint.meta.get("metrics", {"rows": updates})
+    covered = None if meta is None else meta.get("metrics", {"rows": updates})
     # An agent that learns on here learned its first steps elsewhere.
     elsewhere = read_provenance(store.place).get("agent", {}).get("step", 0)
     with interrupts(lambda signum: tell(events.Interrupted(directory, signum))) as interrupted:
@@ -320,8 +323,9 @@ def train(
                 if gave_way:
                     tell(events.Warned(directory, gave_way))
                 if finished or too_much or interrupted() or updates % run.checkpoint_every == 0:
-                    saved = checkpoint_of(config, algorithm, updates, store.covered())
-                    path = checkpoints.write(store.checkpoints, algorithm.step, saved)
+                    path = checkpoints.write(
+                        store.checkpoints, algorithm.step, checkpoint_of(config, algorithm, updates, store.covered())
+                    )
                     tell(events.CheckpointSaved(directory, algorithm.step, path))
                 if too_much:
                     more = resuming(directory, memory_limit=memory.more())

@@ -1,5 +1,6 @@
 """Learning on from an exported agent: it begins with what its run had, in environments of the new run."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 import bitrl
 from bitrl.core.acting import checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
+from bitrl.core.events import Updated
 from bitrl.core.runs.learn_on import go_on_from
 from bitrl.core.runs.train import resume
 
@@ -76,6 +78,23 @@ def test_it_can_be_stopped_and_resumed_and_exported_again(trained, tmp_path):
     assert (in_two / "metrics.jsonl").read_bytes() == (at_once / "metrics.jsonl").read_bytes()
     bitrl.export(in_two, tmp_path / "again.safetensors")
     assert bitrl.load_agent(tmp_path / "again.safetensors").facts["step"] == 320
+
+
+def test_no_copy_of_what_was_learned_is_held_while_it_learns_on(trained, tmp_path):
+    """A model of the 2B shape has heads of 16 MB: a limit of 620 MB was exceeded by those of the last checkpoint."""
+    held = []
+
+    def count(event):
+        if isinstance(event, Updated):
+            gc.collect()
+            held.append(sum(isinstance(each, Checkpoint) for each in gc.get_objects()))
+
+    started = tmp_path / "started"
+    options = {**QUICK, "run.checkpoint_every": 1}
+    bitrl.run("SimulatedCartPole-v0", backbone="mlp", steps=192, out=started, options=options, listeners=(count,))
+    resume(started, (count,), steps=320)
+    bitrl.learn_on(trained / "whole.safetensors", steps=256, out=tmp_path / "on", listeners=(count,))
+    assert held == [0] * 7
 
 
 def test_stopped_before_its_first_update_it_begins_with_the_agent(trained, tmp_path):
