@@ -131,6 +131,36 @@ def large_agent_lines(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def whole_run_lines(record: dict[str, Any]) -> list[str]:
+    """A whole `bitrl run` on CartPole, in a sentence."""
+    memory, seconds = record["results"]["cartpole"]["peak_rss_mb"], record["results"]["first_step_seconds"]["median"]
+    return [
+        f"A whole `bitrl run` on CartPole with the starter (`{record['command']}`) takes {memory:.0f} MB at its peak, "
+        f"and {seconds:.2f} s from the command to the first environment step."
+    ]
+
+
+def large_run_lines(record: dict[str, Any]) -> list[str]:
+    """The memory of heads that learn on a model of the 2B shape, in a sentence."""
+    found = record["results"]
+    peaks = [f"{name}: {each['peak_rss_mb']:,.0f} MB" for name, each in found.items() if isinstance(each, dict)]
+    return [
+        f"Heads that learn from {found['projection']} features of a model of BitNet b1.58 2B-4T's shape with random "
+        f"weights, {found['steps']:,} steps of CartPole, the whole process at its peak, with a limit and without "
+        f"(`{record['command']}`): {'; '.join(peaks)}."
+    ]
+
+
+def hostile_lines(record: dict[str, Any]) -> list[str]:
+    """What a server stood, in a sentence."""
+    found = record["results"]
+    return [
+        f"`bitrl serve` and {found['sent']:,} hostile requests beside other work (`{record['command']}`): "
+        f"{found['wrong_answers']} wrong answers, all of the {found['good']:,} good requests in between answered "
+        f"rightly, memory +{found['growth_mb'][-1]:.0f} MB, one process, no file left open."
+    ]
+
+
 def soak_lines(record: dict[str, Any]) -> list[str]:
     """An hour of acting, in a sentence."""
     found, drift = record["results"], record["results"]["drift"]

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from agent_figures import (
-    RIVALS,
     acting_lines,
     c_agent_lines,
     engine_learner_lines,
+    hostile_lines,
     int8_actor_lines,
     large_agent_lines,
+    large_run_lines,
     soak_lines,
     texts_lines,
     threads_lines,
     versions_lines,
+    whole_run_lines,
 )
 
 ROOT = Path(__file__).parent.parent
+RIVALS = ("bitrl", "stable_baselines3")
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 
 AGAINST = {
@@ -112,6 +115,9 @@ def figures() -> str:
         (acting_lines, "acting"),
         (c_agent_lines, "c-agent"),
         (large_agent_lines, "large-agent"),
+        (whole_run_lines, "whole-run"),
+        (large_run_lines, "whole-run-large"),
+        (hostile_lines, "serve-hostile"),
         (soak_lines, "soak-hour"),
         (int8_actor_lines, "int8-actor"),
         (bench_lines, "bench-bitnet-2b-4t"),
@@ -158,6 +164,9 @@ def processor_lines() -> list[str]:
         "bench-starter": "the starter model's speed",
         **dict.fromkeys(("bench-env", "bench-env-longer"), "training's speed"),
         "acting": "an exported agent",
+        **dict.fromkeys(("c-agent", "large-agent"), "agents without Python and on a large model"),
+        **dict.fromkeys(("whole-run", "whole-run-large"), "whole runs"),
+        "serve-hostile": "hostile requests",
         "int8-actor": "the INT8 actor",
         **dict.fromkeys(("bench-bitnet-2b-4t", "bench-formats", "bench-without-amx"), "the large shapes' speed"),
         "llama-cpp": "the comparison with llama.cpp",
