@@ -20,6 +20,7 @@ import numpy as np
 from bitrl.core.acting.cache import Cache
 from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config
+from bitrl.core.environments.evidence import choose
 from bitrl.core.interfaces import Backbone
 from bitrl.core.runs.parts import begin, build
 from bitrl.plugins.backbones.benchmark.split_time import Split, Substitute
@@ -196,11 +197,12 @@ def measure(config: Config, steps: int) -> dict[str, Any]:
     `encoder`: texts per second of tokenizer and model during training and standalone; `share_of_alone`, the first
     relative to the second, and `share_of_training`, their standalone time relative to all training time. `cache`:
     `hit_rate`, features per second with and without it, and `gain`, the ratio of the two. `encoder` and `cache` are
-    None where there is none.
+    None where there is none. `chosen` has a line about each option that was left to evidence, as a run chooses it.
 
     Raises:
         UsageError: something cannot be built. RunFailed: training cannot go on.
     """
+    config, chosen = choose(config)
     training = MeasuredRun(config)
     try:
         training.warm_up()
@@ -226,6 +228,7 @@ def measure(config: Config, steps: int) -> dict[str, Any]:
         "seconds": seconds,
         "encoder": _encoder(rounds),
         "cache": _cache(rounds) if training.cache is not None else None,
+        "chosen": chosen,
     }
 
 

@@ -212,6 +212,14 @@ def test_without_a_language_model_the_network_is_the_learners() -> None:
     assert {part for part, spent in found["seconds"].items() if spent} == {"environment", "text", "learner"}
 
 
+def test_what_is_left_to_evidence_is_chosen_as_a_run_chooses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ant was measured with four blocks and mean pooling, whereas `bitrl run` reads one block by field."""
+    chosen = config("CartPole-v1", "mlp")
+    monkeypatch.setattr(measured, "choose", lambda asked: (chosen, ("one block",)))
+    found = measure(config("FrozenLake-v1"), steps=1)
+    assert (found["env"], found["backbone"], found["chosen"]) == ("CartPole-v1", "mlp", ("one block",))
+
+
 def test_of_another_backbone_only_encode_is_measured() -> None:
     class Lengths:
         width, identity = 1, {"kind": "lengths"}
