@@ -228,9 +228,9 @@ class _Piece:
 
 
 def _keep(made: Path, folder: Path) -> bool:
-    """Give a game its name, if it is finished; whether it has its name."""
+    """Give a game its name, if it is finished; whether it has its name: another thread may just have given it."""
     if not (made / GAME).exists():
-        return False
+        return (folder / GAME).exists()
     try:
         made.rename(folder)
     except OSError:

@@ -397,6 +397,22 @@ def test_making_games_is_shown_by_name_and_count_and_what_is_finished_is_kept_at
     assert "making TextWorld games: 1 of 2" in lines
 
 
+def test_a_game_that_another_thread_has_just_kept_is_not_the_one_that_failed(monkeypatch, tmp_path):
+    """Who shows the progress keeps games, too, and may be between giving one its name and counting it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(textworld_games, "require_textworld", lambda: "1.7.0")
+
+    def make(piece, command):
+        game = textworld_games.cache_directory() / game_name(SETTINGS, 1) / "game.json"
+        game.parent.mkdir()
+        game.write_text("x")
+        return -9, ""
+
+    monkeypatch.setattr(textworld_games._Piece, "_run", make)
+    with pytest.raises(bitrl.RunFailed, match="seed2-"):
+        textworld_games._Piece(SETTINGS, [1, 2]).make()
+
+
 def test_all_games_are_made_when_the_first_is_played(monkeypatch):
     asked = []
 
