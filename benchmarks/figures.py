@@ -83,18 +83,18 @@ def figures() -> str:
     lines += [
         "",
         "Without a language model (`--backbone mlp -o algo.preset=standard`), against Stable-Baselines3's PPO with the "
-        "same settings, interleaved in one process, means over five seeds:",
+        "same settings, interleaved in one process, means over seeds:",
         "",
-        "| environment | steps | return: bitrl | Stable-Baselines3 | worst seed: bitrl | Stable-Baselines3 "
+        "| environment | steps | seeds | return: bitrl | Stable-Baselines3 | worst seed: bitrl | Stable-Baselines3 "
         "| steps per second: bitrl | Stable-Baselines3 |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (env, steps) in AGAINST.items():
         against = result(name).get("results")
         if against:
             worst_of = {who: min(pair[who]["return"] for pair in against["pairs"]) for who in RIVALS}
             lines.append(
-                f"| {env} | {steps:,} "
+                f"| {env} | {steps:,} | {len(against['pairs'])} "
                 f"| {against['bitrl_mean_return']:.1f} | {against['stable_baselines3_mean_return']:.1f} "
                 f"| {worst_of['bitrl']:.1f} | {worst_of['stable_baselines3']:.1f} "
                 + (
