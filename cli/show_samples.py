@@ -21,7 +21,7 @@ from bitrl.core.options import parse
 from bitrl.core.records import SerializerRecord
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from bitrl.plugins.backbones.text_tokens import TextTokens
 
 STATES = 100
 """How many states of random play are counted; the last of them is the one shown."""
@@ -76,15 +76,14 @@ def sample(record: SerializerRecord, env: str, assignments: tuple[str, ...] = ()
 
 
 def _token_counts(texts: Sequence[str]) -> list[int]:
-    from bitrl.plugins.backbones.language_model import token_ids
-
-    return [len(ids) for ids in token_ids(_starter_tokenizer(), texts)]
+    return [len(ids) for ids in _starter_tokens().ids(texts)]
 
 
 @cache
-def _starter_tokenizer() -> Tokenizer:
+def _starter_tokens() -> TextTokens:
     from bitrl.plugins.backbones.files.model_file import ModelFile
     from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
     from bitrl.plugins.backbones.language_model import starter_path
+    from bitrl.plugins.backbones.text_tokens import TextTokens
 
-    return tokenizer_of(ModelFile(starter_path()))
+    return TextTokens(tokenizer_of(ModelFile(starter_path())), ours=True)

@@ -28,6 +28,7 @@ typedef struct bitrl_model bitrl_model;     /* weights ready to multiply; read-o
 typedef struct pool bitrl_threads;          /* threads that work together */
 typedef struct bitrl_session bitrl_session; /* threads and scratch; one call at a time */
 typedef struct bitrl_cache bitrl_cache;     /* what a session keeps of a sequence to go on with it */
+typedef struct bitrl_tokenizer bitrl_tokenizer; /* a byte-level BPE that cuts texts as bitrl's own models do; one call at a time */
 
 typedef struct {
     const char *name; /* [name_bytes], not terminated */
@@ -355,6 +356,19 @@ void bitrl_clipped_loss(bitrl_learner *learner, const float *log_probs, const fl
                         float *by_log_probs, bitrl_clipped *clipped);
 /* Returns the mean of (values - returns)^2, both [samples]; by_values takes the gradient of `coefficient` times that. */
 double bitrl_squared_loss(const float *values, const float *returns, uint64_t samples, double coefficient, float *by_values);
+
+/* lengths: [count] of each token's bytes, which lie one after another in bytes: [byte_count]; of a token that no plain text
+ * gives, 0. merges: [merge_count, 3] a left token, a right one, and what they become; the best first. phrases: [phrase_count]
+ * tokens that are found in a text before anything else, the longest first. Both are uint32, unaligned. longest: bytes of the
+ * longest text that will be read. Everything is copied. */
+int bitrl_tokenizer_open(const uint8_t *lengths, uint64_t count, const uint8_t *bytes, uint64_t byte_count, const uint8_t *merges,
+                         uint64_t merge_count, const uint8_t *phrases, uint64_t phrase_count, uint64_t longest,
+                         bitrl_tokenizer **out, char *error);
+void bitrl_tokenizer_close(bitrl_tokenizer *t);
+/* Tokens of texts that lie one after another: UTF-8, each of bytes: [count]. ids and ends, where each token ends in its text,
+ * have room for as many as there are bytes; counts: [count] takes how many tokens each text is. Returns how many all are. */
+uint64_t bitrl_tokenize(bitrl_tokenizer *t, const char *texts, const uint64_t *bytes, uint64_t count, int32_t *ids,
+                        uint32_t *ends, uint64_t *counts);
 /* cdef end */
 
 #endif

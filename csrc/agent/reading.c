@@ -26,7 +26,7 @@ struct features {
     state *states;                     /* [history] a ring */
     /* Of texts: */
     writer *writer;
-    tokenizer *tokenizer;
+    bitrl_tokenizer *tokenizer;
     bitrl_file *file;
     bitrl_model *model;
     bitrl_session *session;
@@ -60,8 +60,8 @@ static int open_tokenizer(features *f, const bitrl_file *file, size_t longest, c
     if (!status) status = agent_file_array(file, "bitrl.agent.merges", UINT32, true, &merges, error);
     if (!status) status = agent_file_array(file, "bitrl.agent.phrases", UINT32, true, &phrases, error);
     if (!status)
-        status = tokenizer_open(lengths->value, lengths->count, bytes->value, bytes->count, merges->value, merges->count / 3,
-                                phrases->value, phrases->count, longest, &f->tokenizer, error);
+        status = bitrl_tokenizer_open(lengths->value, lengths->count, bytes->value, bytes->count, merges->value, merges->count / 3,
+                                      phrases->value, phrases->count, longest, &f->tokenizer, error);
     if (!status && lengths->count > bitrl_model_shape(f->model)->vocabulary)
         status = bitrl_fail(error, BITRL_BAD_FILE, "has %llu tokens but embeds only %llu of them", (unsigned long long)lengths->count,
                             (unsigned long long)bitrl_model_shape(f->model)->vocabulary);
@@ -259,7 +259,7 @@ void features_close(features *f)
     bitrl_session_close(f->session);
     bitrl_model_free(f->model);
     bitrl_file_close(f->file);
-    tokenizer_close(f->tokenizer);
+    bitrl_tokenizer_close(f->tokenizer);
     writer_close(f->writer);
     free(f->states);
     free(f->text);

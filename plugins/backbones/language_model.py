@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
 from bitrl.core.acting.cache import Cache
 from bitrl.core.errors import UsageError
@@ -24,9 +23,9 @@ from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.first_token import KIND, begins_by_convention, first_tokens, last_tokens
-from bitrl.plugins.backbones.files.tokenizer import DEFAULT, check_vocabulary, cutting, tokenizer_of
-from bitrl.plugins.backbones.files.tokenizer_json import calmly
+from bitrl.plugins.backbones.files.tokenizer import DEFAULT, OURS, check_vocabulary, cutting, tokenizer_of
 from bitrl.plugins.backbones.number_ends import chunks, number_ends
+from bitrl.plugins.backbones.text_tokens import TextTokens
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +66,7 @@ class LanguageModel:
         metadata = self.engine.metadata
         self.tokenizer = tokenizer_of(self.engine.file)
         check_vocabulary(self.tokenizer, self.engine.vocabulary, self.engine.path)
+        self.text_tokens = TextTokens(self.tokenizer, cutting(metadata) == OURS)
         self._prefix = first_tokens(metadata, self.engine.vocabulary, self.engine.path)
         self._suffix = last_tokens(metadata, self.engine.vocabulary, self.engine.path)
         self.pooling, self.number_count = options.pooling or "mean", width
@@ -124,7 +124,7 @@ class LanguageModel:
 
     def tokenize(self, inputs: Sequence[str]) -> list[list[int]]:
         """The ids of each of n texts' tokens, without the file's first and last."""
-        return token_ids(self.tokenizer, _checked(inputs))
+        return self.text_tokens.ids(_checked(inputs))
 
     def token_counts(self, inputs: Sequence[str]) -> list[int]:
         """How many tokens each of n texts is, without the file's first and last."""
@@ -154,9 +154,8 @@ class LanguageModel:
 
         Not the file's last: a text that has ended is not gone on with. Raises as `encode`.
         """
-        return self._fitting(
-            texts, token_ids(self.tokenizer, _checked(texts), self._prefix), shorter="give shorter prompts"
-        )
+        ids = [[*self._prefix, *each] for each in self.tokenize(texts)]
+        return self._fitting(texts, ids, shorter="give shorter prompts")
 
     def pooled_places(self, inputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """The tokens read of n texts, and the places of those whose states, in a row, are a text's features: the last,
@@ -164,14 +163,17 @@ class LanguageModel:
         """
         texts = _checked(inputs)
         if self.pooling == "field":
-            located = [self._located(text, self.number_count or 0) for text in texts]
+            located = self._located(texts, self.number_count or 0)
             return self._fitting(texts, [ids for ids, _ in located]), [places for _, places in located]
         ids = self._ids(texts)
         return ids, [list(range(len(each)))[0 if self.pooling == "mean" else -1 :] for each in ids]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's tokens between the file's first and last, where it asks for them."""
-        return self._fitting(texts, token_ids(self.tokenizer, texts, self._prefix, self._suffix))
+        ids = self.text_tokens.ids(texts)
+        if self._prefix or self._suffix:
+            ids = [[*self._prefix, *each, *self._suffix] for each in ids]
+        return self._fitting(texts, ids)
 
     def _fitting(
         self, texts: Sequence[str], ids: list[list[int]], shorter: str = "write shorter states (--serializer compact)"
@@ -213,7 +215,7 @@ class LanguageModel:
             fields = min(size, count - start)
             own = slice(start * width, (start + fields) * width)
             place = {chunk: i for i, chunk in enumerate(dict.fromkeys(each[column] for each in cut))}
-            located = [self._located(chunk, fields) for chunk in place]
+            located = self._located(list(place), fields)
             ids, at = self._fitting(list(place), [ids for ids, _ in located]), [places for _, places in located]
             sketch = None if self.sketch is None else self.sketch[own]
             found = self.engine.encode_fields(ids, np.array(at, np.uint64), sketch, self.width)
@@ -227,20 +229,22 @@ class LanguageModel:
             raise UsageError(f'pooling "field": expected {count} numbers in a text, got {found}: {text[:80]!r}')
         return chunks(text, size)
 
-    def _located(self, text: str, count: int) -> tuple[list[int], list[int]]:
-        """A text's tokens, after the file's first, and the place of each of its `count` numbers' last one.
+    def _located(self, texts: Sequence[str], count: int) -> list[tuple[list[int], list[int]]]:
+        """Of each text its tokens, after the file's first, and the place of each of its `count` numbers' last one.
 
         The file's last token, which no place sees, is left out.
         """
-        ends = number_ends(text)
-        if text and len(ends) != count:
-            raise UsageError(f'pooling "field": expected {count} numbers in a text, got {len(ends)}: {text[:80]!r}')
-        encoding = encode_text(self.tokenizer, text)
-        found = [encoding.char_to_token(end - 1) for end in ends]
-        if None in found:
-            raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
-        places = [len(self._prefix) + token for token in found if token is not None]
-        return [*self._prefix, *encoding.ids], places
+        ends = [number_ends(text) for text in texts]
+        for text, own in zip(texts, ends, strict=True):
+            if text and len(own) != count:
+                raise UsageError(f'pooling "field": expected {count} numbers in a text, got {len(own)}: {text[:80]!r}')
+        located = []
+        for text, (ids, found) in zip(texts, self.text_tokens.located(texts, ends), strict=True):
+            if None in found:
+                raise UsageError(f"the tokenizer drops a number's last digit: {text[:80]!r}")
+            places = [len(self._prefix) + token for token in found if token is not None]
+            located.append(([*self._prefix, *ids], places))
+        return located
 
     def portable(self) -> PortableModel:
         """The model and how it reads a text, for agents without Python.
@@ -263,7 +267,7 @@ class LanguageModel:
             return whole | {"field": self._chunk_blocks(_checked(texts), count, self.chunk)}
         ids, places = self._ids(_checked(texts)), [[-1]] * len(texts)
         if "field" in poolings:
-            places = [self._located(text, count)[1] for text in texts]
+            places = [own for _, own in self._located(texts, count)]
         take: dict[str, Callable[[np.ndarray, list[int]], np.ndarray]] = {
             "mean": lambda states, _: states.mean(axis=1, dtype=np.float64),
             "last": lambda states, _: states[:, -1],
@@ -289,7 +293,7 @@ class LanguageModel:
             if not text:
                 continue
             cut = zip(self._chunks(text, count, size), sizes, strict=True)
-            located = [self._located(chunk, fields) for chunk, fields in cut]
+            located = [self._located([chunk], fields)[0] for chunk, fields in cut]
             ids = self._fitting([text] * len(located), [ids for ids, _ in located])
             starts = np.cumsum([0, *map(len, ids)])[:-1]
             at = [start + place for start, (_, each) in zip(starts, located, strict=True) for place in each]
@@ -416,25 +420,6 @@ def starter_path(ternary: bool = True) -> Path:
     are made when it is loaded.
     """
     return packaged(STARTER if ternary else TWIN)
-
-
-def token_ids(
-    tokenizer: Tokenizer, texts: Sequence[str], prefix: Sequence[int] = (), suffix: Sequence[int] = ()
-) -> list[list[int]]:
-    """The ids of each text, between `prefix` and `suffix`."""
-    # One by one: `encode_batch` starts threads that do not survive a fork, and vector environments fork.
-    encoded = [encode_text(tokenizer, text).ids for text in texts]
-    return [[*prefix, *ids, *suffix] for ids in encoded] if prefix or suffix else encoded
-
-
-def encode_text(tokenizer: Tokenizer, text: str) -> Encoding:
-    """A text's tokens, with their ids and their places in it."""
-    try:
-        return calmly(lambda: tokenizer.encode(text, add_special_tokens=False))
-    except (TypeError, UnicodeEncodeError):  # what the library says of text it cannot read
-        raise UsageError("a text holds half of a surrogate pair, which is not Unicode text") from None
-    except Exception as error:  # `tokenizers` raises bare Exception for what it finds wrong
-        raise UsageError(f"the model's tokenizer cannot read {text[:80]!r}: {str(error)[:200]}") from None
 
 
 def projection_matrix(rows: int, columns: int) -> np.ndarray:

@@ -5,28 +5,26 @@ Knows which models, tokenizers and poolings these can run, and refuses the other
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer, models
+from attrs import asdict
+from tokenizers import Tokenizer
 
 from bitrl._engine import ffi, lib
 from bitrl.core.acting.gguf_bytes import RawKey, RawTensor
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import PortableModel
 from bitrl.core.wording import program, setting
+from bitrl.plugins.backbones.files.byte_vocabulary import byte_vocabulary
 from bitrl.plugins.backbones.files.gguf_handle import message
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
-from bitrl.plugins.backbones.files.tokenizer import pre_tokenizer
 
 if TYPE_CHECKING:
     from bitrl.plugins.backbones.language_model import LanguageModel
 
 _ERROR_BYTES = 256
-_LONGEST_TOKEN = 255
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of a phrase that is more than its text
 _OWN_TYPES = 1000  # of csrc/internal.h: types of tensors that no file has
 _HEAD = ("output.weight", "output_norm.weight")  # which reading a text does not need
 
@@ -107,41 +105,8 @@ def _tensors(file: ModelFile, blocks: int) -> Mapping[str, RawTensor]:
 
 
 def _vocabulary(tokenizer: Tokenizer, path: str) -> Mapping[str, np.ndarray]:
-    """The vocabulary of a byte-level BPE that cuts texts as bitrl's own models do."""
-    whole = json.loads(tokenizer.to_str())
-    model = whole["model"]
-    ours = Tokenizer(models.BPE(ignore_merges=True))
-    ours.pre_tokenizer = pre_tokenizer()
-    expected = json.loads(ours.to_str())
-    plain = all(whole[part] == expected[part] for part in ("normalizer", "pre_tokenizer"))
-    plain = plain and not any(token[flag] for token in whole["added_tokens"] for flag in _FLAGS)
-    others = {name: value for name, value in model.items() if name not in ("vocab", "merges")}
-    if not plain or others != {name: value for name, value in expected["model"].items() if name in others}:
-        raise UsageError(
-            f"{path}: its tokenizer cannot run without Python: agents for C have byte-level BPE that cuts texts as "
-            "bitrl's own models do (tokenizer.ggml.pre bitrl-2)"
-        )
-    alphabet, phrases = _alphabet(), {token["id"]: token["content"] for token in whole["added_tokens"]}
-    tokens: list[bytes] = [b""] * (max(model["vocab"].values()) + 1)
-    for token, number in model["vocab"].items():
-        if number in phrases:
-            tokens[number] = token.encode()
-        elif all(character in alphabet for character in token):
-            tokens[number] = bytes(alphabet[character] for character in token)
-    if max(map(len, tokens)) > _LONGEST_TOKEN:
-        raise UsageError(f"{path}: has tokens of more than {_LONGEST_TOKEN} bytes, which agents for C do not read")
-    pairs = (merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"])
-    merges = [(model["vocab"][left], model["vocab"][right], model["vocab"][left + right]) for left, right in pairs]
-    return {
-        "bitrl.agent.token_lengths": np.array([*map(len, tokens)], np.uint8),
-        "bitrl.agent.token_bytes": np.frombuffer(b"".join(tokens), np.uint8),
-        "bitrl.agent.phrases": np.array([*phrases], np.uint32),
-        "bitrl.agent.merges": np.array(merges, np.uint32).ravel(),
-    }
-
-
-def _alphabet() -> Mapping[str, int]:
-    """The characters that byte-level BPE writes bytes as: visible ones as themselves, the others from U+0100 on."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+    try:
+        found = byte_vocabulary(tokenizer)
+    except ValueError as error:
+        raise UsageError(f"{path}: its tokenizer cannot run without Python: {error}") from None
+    return {f"bitrl.agent.{name}": value for name, value in asdict(found).items()}

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import math
-import random
 import re
 import unicodedata
 
@@ -11,25 +10,10 @@ import pytest
 from c_programs import agent_library
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, pre_tokenizers
 
-import bitrl
 from bitrl.core.acting.json_input import parse_json
 from bitrl.core.errors import UsageError
-from bitrl.plugins.backbones.files.tokenizer import build_tokenizer
 from bitrl.plugins.backbones.number_ends import number_ends
-from bitrl.plugins.backbones.portable import _vocabulary as vocabulary_of
-
-ROOM = 1 << 16
-
-
-class Row(ctypes.Structure):
-    _fields_ = (
-        ("ids", ctypes.POINTER(ctypes.c_int32)),
-        ("ends", ctypes.POINTER(ctypes.c_uint32)),
-        ("room", ctypes.c_size_t),
-        ("count", ctypes.c_size_t),
-    )
 
 
 class Node(ctypes.Structure):
@@ -46,122 +30,7 @@ class Text(ctypes.Structure):
     )
 
 
-class CTokenizer:
-    """The C tokenizer of a tokenizer of the library's."""
-
-    def __init__(self, tokenizer):
-        self.library, error = agent_library(), ctypes.create_string_buffer(256)
-        keys = vocabulary_of(tokenizer, "it")
-        lengths, text, merges, phrases = (
-            keys[f"bitrl.agent.{name}"] for name in ("token_lengths", "token_bytes", "merges", "phrases")
-        )
-        self.handle, size = ctypes.c_void_p(), ctypes.c_uint64
-        status = self.library.tokenizer_open(
-            lengths.tobytes(), size(len(lengths)), text.tobytes(), size(len(text)), merges.tobytes(),
-            size(len(merges) // 3), phrases.tobytes(), size(len(phrases)), ctypes.c_size_t(ROOM),
-            ctypes.byref(self.handle), error,
-        )  # fmt: skip
-        assert status == 0, error.value
-
-    def __call__(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids, and where each token ends in bytes."""
-        encoded = text.encode()
-        ids, ends = (ctypes.c_int32 * ROOM)(), (ctypes.c_uint32 * ROOM)()
-        row = Row(ids, ends, ROOM, 0)
-        self.library.tokenize(self.handle, encoded, ctypes.c_size_t(len(encoded)), ctypes.byref(row))
-        return ids[: row.count], ends[: row.count]
-
-
-@pytest.fixture(scope="module")
-def starter():
-    """The starter's tokenizer, and the same in C."""
-    tokenizer = bitrl.load_backbone("bitnet", layers=1).tokenizer
-    return tokenizer, CTokenizer(tokenizer)
-
-
-def check(pair, text: str) -> None:
-    encoding = pair[0].encode(text, add_special_tokens=False)
-    ids, ends = pair[1](text)
-    assert ids == encoding.ids, text
-    if text.isascii():
-        assert ends == [end for _, end in encoding.offsets], text
-
-
 STATES = st.text(st.sampled_from('{}[]",: ._-=+eE\n0123456789abcdefinlpstuvxyzAT'), max_size=60)
-NUMBERS = st.lists(
-    st.sampled_from(["-", ".", " ", ",", "0", "12", "345", "9999", "1" * 66, "e-5", "x=", '"a": ']), max_size=12
-)
-
-
-@settings(max_examples=250, deadline=None)
-@given(st.one_of(st.text(max_size=40), STATES, NUMBERS.map("".join)))
-@example('{"cart_position": -0.031, "cart_velocity": 12.520, "pole_angle": 123456.012}')
-@example("The cart is right of the centre by 0.031 m, moving left at 0.520 m/s.")
-@example("the  fridge is\topen. \r\n　x")
-@example("-" * 70 + "é—ß‿文字１２")
-def test_tokens_are_those_of_the_library(starter, text) -> None:
-    check(starter, text)
-
-
-def test_phrases_are_found_first_and_the_longest_of_them(starter) -> None:
-    phrases = [token.content for token in starter[0].get_added_tokens_decoder().values()]
-    assert len(phrases) > 50
-    rng = random.Random(0)
-    for _ in range(100):
-        words = [rng.choice([*phrases, "12.5", " ", "{", "go to", phrases[0][:-1]]) for _ in range(4)]
-        check(starter, "".join(words))
-
-
-def test_long_pieces_take_no_square_of_their_length(starter) -> None:
-    for text in ("ab" * 5_000, " !" * 2_000, "9" * 2_000, '"' * 3_000):
-        check(starter, text)
-
-
-def test_merges_of_random_vocabularies_are_those_of_the_library() -> None:
-    """Few letters and many merges: candidates go stale in the queue. Half of the bytes are no tokens."""
-    rng = random.Random(0)
-    printable = [chr(code) for code in range(0x21, 0x7F)] + ["Ġ"]
-    for _ in range(30):
-        tokens, merges = list(printable), []
-        while len(merges) < 40:
-            left, right = (rng.choice([*"abc", *tokens[95:]]) for _ in range(2))
-            if left + right not in tokens:
-                tokens.append(left + right)
-            if f"{left} {right}" not in merges:
-                merges.append(f"{left} {right}")
-        tokenizer = build_tokenizer(tokens, merges)
-        pair = tokenizer, CTokenizer(tokenizer)
-        for _ in range(20):
-            check(pair, "".join(rng.choice("abcabcé ") for _ in range(rng.randrange(30))))
-
-
-def test_characters_are_of_the_kinds_that_the_libraries_say() -> None:
-    library = agent_library()
-    codes = [*range(0x80, 0x1800), *random.Random(0).sample(range(0x1800, 0x110000), 3_000)]
-    codes = [code for code in codes if not 0xD800 <= code < 0xE000]
-    for pattern, matches in (
-        (r"\p{L}", lambda code: library.kind_of_character(code) == 1),
-        (r"\s", library.is_white_space),
-    ):
-        split = pre_tokenizers.Split(Regex(pattern), behavior="removed")
-        others = {piece for text, _ in split.pre_tokenize_str("".join(map(chr, codes))) for piece in text}
-        library.is_white_space.restype = ctypes.c_bool
-        wrong = [hex(code) for code in codes if bool(matches(code)) != (chr(code) not in others)]
-        assert not wrong, (pattern, wrong[:10])
-    assert [library.kind_of_character(ord(character)) for character in "aZ_09é²٣Ⅷ½文"] == [
-        1,
-        1,
-        0,
-        2,
-        2,
-        1,
-        3,
-        2,
-        3,
-        3,
-        1,
-    ]
-
 
 WORDS = st.lists(
     st.sampled_from(

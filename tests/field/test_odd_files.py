@@ -29,7 +29,8 @@ from bitrl.plugins.backbones.engine.engine import Engine, open_model
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_json
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
-from bitrl.plugins.backbones.language_model import LanguageModel, encode_text
+from bitrl.plugins.backbones.language_model import LanguageModel
+from bitrl.plugins.backbones.text_tokens import encode_text
 from bitrl.plugins.backbones.tools.inspection import inspect
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1187801280\n"

@@ -171,7 +171,7 @@ class Bench:
         """CartPole states as JSON through text, tokenizer and engine, and how the time splits."""
         import bitrl
         from bitrl.plugins.backbones import LanguageModelOptions
-        from bitrl.plugins.backbones.language_model import LanguageModel, token_ids
+        from bitrl.plugins.backbones.language_model import LanguageModel
 
         options: Callable[..., LanguageModelOptions] = LanguageModelOptions
         given = options(model=str(self.path), threads=engine.threads, cache_mb=0)  # each round has the same states
@@ -180,11 +180,11 @@ class Bench:
         serializer = bitrl.load_serializer("json", env="CartPole-v1")
         states = np.random.default_rng(0).uniform([-2, -2, -0.2, -2], [2, 2, 0.2, 2], (STATES, 4)).astype(np.float32)
         texts = serializer.batch(states)
-        ids = token_ids(backbone.tokenizer, texts)
+        ids = backbone.tokenize(texts)
         tokens = sum(map(len, ids))
         parts: dict[str, Callable[[], Any]] = {
             "text": lambda: serializer.batch(states),
-            "tokenizer": lambda: token_ids(backbone.tokenizer, texts),
+            "tokenizer": lambda: backbone.tokenize(texts),
             "engine": lambda: engine.encode(ids),
             "all": lambda: backbone.encode(serializer.batch(states)),
         }

@@ -20,7 +20,7 @@ from bitrl.core.acting.nested import taken_apart
 from bitrl.core.acting.states import StateReader
 from bitrl.core.errors import UsageError
 from bitrl.core.registry import registry
-from bitrl.plugins.backbones.benchmark.split_time import Split, Substitute
+from bitrl.plugins.backbones.benchmark.split_time import Split
 from bitrl.plugins.backbones.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -167,9 +167,9 @@ def watch(reader: StateReader) -> Split:
     timed.features = split.timed("encode", reader.features)
     timed.critic_features = split.timed("encode", reader.critic_features)
     if isinstance(reader.backbone, LanguageModel):
-        tokenizer: Any = reader.backbone.tokenizer
-        substitute: Any = Substitute(tokenizer, encode=split.timed("tokenize", tokenizer.encode))
-        reader.backbone.tokenizer = substitute
+        tokens: Any = reader.backbone.text_tokens
+        tokens.ids = split.timed("tokenize", tokens.ids)
+        tokens.located = split.timed("tokenize", tokens.located)
     return split
 
 

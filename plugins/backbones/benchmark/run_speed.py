@@ -53,9 +53,9 @@ class WatchedBackbone(Substitute):
         self.forget()
         self._encode = split.timed("cache" if self.model else "encoder", backbone.encode)
         if self.model is not None:
-            tokenizer: Any = self.model.tokenizer
-            watched: Any = Substitute(tokenizer, encode=split.timed("tokenizer", tokenizer.encode))
-            self.model.tokenizer = watched
+            tokens: Any = self.model.text_tokens
+            tokens.ids = split.timed("tokenizer", tokens.ids)
+            tokens.located = split.timed("tokenizer", tokens.located)
             self.keep_in(self.model.cache)
 
     def forget(self) -> None:

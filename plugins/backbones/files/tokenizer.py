@@ -53,8 +53,10 @@ def _digits_by(count: str) -> str:
     )
 
 
+OURS = "bitrl-2"
+"""What `tokenizer.ggml.pre` is in bitrl's own models."""
 PATTERNS = {
-    "bitrl-2": BITRL_PATTERN,
+    OURS: BITRL_PATTERN,
     "llama-bpe": _digits_by("{1,3}"),
     "qwen2": _digits_by(""),
 }
@@ -86,7 +88,7 @@ _NORMAL, _USER_DEFINED, _BYTE = 1, 4, 6  # of tokenizer.ggml.token_type
 _LONGEST_PIECE = 512  # characters; deriving the merges of one takes the square of its length
 
 
-def pre_tokenizer(pre: str = "bitrl-2") -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer(pre: str = OURS) -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer GGUF calls `pre`. Raises KeyError for one that is not known here."""
     pre = _SAME.get(pre, pre)
     if pre == DEFAULT:
@@ -105,7 +107,7 @@ def pre_tokenizer(pre: str = "bitrl-2") -> pre_tokenizers.PreTokenizer:
 
 
 def build_tokenizer(
-    tokens: Sequence[str], merges: Sequence[str], pre: str = "bitrl-2", phrases: Container[str] = ()
+    tokens: Sequence[str], merges: Sequence[str], pre: str = OURS, phrases: Container[str] = ()
 ) -> Tokenizer:
     """A tokenizer whose id i is tokens[i]. `merges` are "left right" pairs, best first.
 

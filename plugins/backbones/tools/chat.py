@@ -21,8 +21,8 @@ from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
-from bitrl.plugins.backbones.language_model import encode_text
 from bitrl.plugins.backbones.language_policy import end_tokens
+from bitrl.plugins.backbones.text_tokens import encode_text
 
 File = ModelFile | HuggingFaceFile
 _PLACE, _SPACE = "\ue000prompt\ue001", "\u205f"

@@ -11,7 +11,7 @@ from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones import LanguageModelOptions
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFileError, seal
-from bitrl.plugins.backbones.language_model import LanguageModel, token_ids
+from bitrl.plugins.backbones.language_model import LanguageModel
 
 TEXTS = ['{"cart_position": 0.031, "pole_angle": -1.25}', "x=0.1", "", "Ünïcödé 日本", "The cart is 0.5 m right."]
 
@@ -69,7 +69,7 @@ def test_weights_may_take_fewer_bits_and_mean_the_same(path: str) -> None:
 def test_the_same_model_in_other_formats(path: str, name: str, format: str) -> None:
     other = load_backbone(name, path)
     plain = LanguageModel(LanguageModelOptions(model=path))
-    np.testing.assert_array_equal(other.encode(TEXTS), Engine(path, format).encode(token_ids(plain.tokenizer, TEXTS)))
+    np.testing.assert_array_equal(other.encode(TEXTS), Engine(path, format).encode(plain.tokenize(TEXTS)))
     assert other.identity != plain.identity
     assert other.identity["format"] == format
 

@@ -1,7 +1,7 @@
 /* Byte-level BPE: phrases are taken out of a text and the rest is cut into pieces, whose bytes are joined to tokens, the best
  * merge first.
  *
- * What the tokenizers library gives for the same vocabulary is what this gives (tests/csrc/test_agent_tokenizer.py), down to
+ * What the tokenizers library gives for the same vocabulary is what this gives (tests/csrc/test_tokenizer.py), down to
  * merges that have gone stale in its queue. Where a text is cut is BITRL_PATTERN of plugins/backbones/files/tokenizer.py,
  * alternative by alternative; no other way of cutting is known here. */
 #include "tokenizer.h"
@@ -29,7 +29,7 @@ typedef struct {
     uint32_t rank, joined, at; /* at: of the left symbol */
 } candidate;
 
-struct tokenizer {
+struct bitrl_tokenizer {
     uint8_t *bytes;
     uint32_t *starts; /* [count + 1] of each token in bytes */
     uint64_t count;
@@ -65,7 +65,7 @@ static uint64_t table_size(uint64_t count)
     return size;
 }
 
-static int32_t find_token(const tokenizer *t, const uint8_t *bytes, size_t n)
+static int32_t find_token(const bitrl_tokenizer *t, const uint8_t *bytes, size_t n)
 {
     for (uint64_t at = hash_bytes(bytes, n);; at++) {
         int32_t id = t->places[at & t->places_mask];
@@ -74,7 +74,7 @@ static int32_t find_token(const tokenizer *t, const uint8_t *bytes, size_t n)
     }
 }
 
-static const merge *find_merge(const tokenizer *t, int32_t left, int32_t right)
+static const merge *find_merge(const bitrl_tokenizer *t, int32_t left, int32_t right)
 {
     const uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     for (uint64_t at = hash_pair(pair);; at++) {
@@ -90,14 +90,14 @@ static int damaged(char *error, const char *what)
 }
 
 /* A byte of a token; -1 beyond its end. */
-static int token_byte(const tokenizer *t, int32_t id, size_t i)
+static int token_byte(const bitrl_tokenizer *t, int32_t id, size_t i)
 {
     return i < t->starts[id + 1] - t->starts[id] ? t->bytes[t->starts[id] + i] : -1;
 }
 
-static int32_t token_length(const tokenizer *t, int32_t id) { return (int32_t)(t->starts[id + 1] - t->starts[id]); }
+static int32_t token_length(const bitrl_tokenizer *t, int32_t id) { return (int32_t)(t->starts[id + 1] - t->starts[id]); }
 
-static bool is_sooner(const tokenizer *t, int32_t a, int32_t b)
+static bool is_sooner(const bitrl_tokenizer *t, int32_t a, int32_t b)
 {
     size_t i = 0;
     while (token_byte(t, a, i) == token_byte(t, b, i) && token_byte(t, a, i) >= 0) i++;
@@ -105,7 +105,7 @@ static bool is_sooner(const tokenizer *t, int32_t a, int32_t b)
 }
 
 /* They are few: sorted by insertion. */
-static int add_phrases(tokenizer *t, const uint8_t *phrases, char *error)
+static int add_phrases(bitrl_tokenizer *t, const uint8_t *phrases, char *error)
 {
     for (uint64_t i = 0; i < t->phrase_count; i++) {
         uint32_t id;
@@ -120,14 +120,14 @@ static int add_phrases(tokenizer *t, const uint8_t *phrases, char *error)
     return BITRL_OK;
 }
 
-static bool is_phrase(const tokenizer *t, int32_t id)
+static bool is_phrase(const bitrl_tokenizer *t, int32_t id)
 {
     for (uint64_t i = 0; i < t->phrase_count; i++)
         if (t->phrases[i] == id) return true;
     return false;
 }
 
-static int add_tokens(tokenizer *t, const uint8_t *lengths, const uint8_t *bytes, uint64_t byte_count, const uint8_t *phrases, char *error)
+static int add_tokens(bitrl_tokenizer *t, const uint8_t *lengths, const uint8_t *bytes, uint64_t byte_count, const uint8_t *phrases, char *error)
 {
     uint64_t at = 0;
     if (byte_count) memcpy(t->bytes, bytes, byte_count);
@@ -151,7 +151,7 @@ static int add_tokens(tokenizer *t, const uint8_t *lengths, const uint8_t *bytes
     return BITRL_OK;
 }
 
-static int add_merges(tokenizer *t, const uint8_t *merges, uint64_t merge_count, char *error)
+static int add_merges(bitrl_tokenizer *t, const uint8_t *merges, uint64_t merge_count, char *error)
 {
     for (uint64_t i = 0; i < merge_count; i++) {
         uint32_t row[3];
@@ -166,13 +166,14 @@ static int add_merges(tokenizer *t, const uint8_t *merges, uint64_t merge_count,
     return BITRL_OK;
 }
 
-int tokenizer_open(const uint8_t *lengths, uint64_t count, const uint8_t *bytes, uint64_t byte_count, const uint8_t *merges,
-                   uint64_t merge_count, const uint8_t *phrases, uint64_t phrase_count, size_t longest, tokenizer **out, char *error)
+int bitrl_tokenizer_open(const uint8_t *lengths, uint64_t count, const uint8_t *bytes, uint64_t byte_count, const uint8_t *merges,
+                         uint64_t merge_count, const uint8_t *phrases, uint64_t phrase_count, uint64_t longest,
+                         bitrl_tokenizer **out, char *error)
 {
     *out = NULL;
     if (count < 1 || count > MOST_TOKENS || merge_count > MOST_MERGES || byte_count > 255 * count || phrase_count > MOST_PHRASES)
         return damaged(error, "has an impossible size");
-    tokenizer *t = calloc(1, sizeof *t);
+    bitrl_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return bitrl_fail(error, BITRL_NO_MEMORY, "no memory for a vocabulary");
     const uint64_t places = table_size(count), pairs = table_size(merge_count);
     t->count = count;
@@ -195,13 +196,13 @@ int tokenizer_open(const uint8_t *lengths, uint64_t count, const uint8_t *bytes,
     if (!status) status = add_tokens(t, lengths, bytes, byte_count, phrases, error);
     if (!status) status = add_merges(t, merges, merge_count, error);
     if (status)
-        tokenizer_close(t);
+        bitrl_tokenizer_close(t);
     else
         *out = t;
     return status;
 }
 
-void tokenizer_close(tokenizer *t)
+void bitrl_tokenizer_close(bitrl_tokenizer *t)
 {
     if (!t) return;
     free(t->bytes);
@@ -219,14 +220,14 @@ void tokenizer_close(tokenizer *t)
 /* The lower rank first, of equal ones the one further to the left. */
 static bool before(const candidate *a, const candidate *b) { return a->rank != b->rank ? a->rank < b->rank : a->at < b->at; }
 
-static void push(tokenizer *t, candidate c)
+static void push(bitrl_tokenizer *t, candidate c)
 {
     size_t i = t->queued++;
     for (; i && before(&c, &t->queue[(i - 1) / 2]); i = (i - 1) / 2) t->queue[i] = t->queue[(i - 1) / 2];
     t->queue[i] = c;
 }
 
-static candidate pop(tokenizer *t)
+static candidate pop(bitrl_tokenizer *t)
 {
     const candidate best = t->queue[0], last = t->queue[--t->queued];
     size_t i = 0;
@@ -240,14 +241,14 @@ static candidate pop(tokenizer *t)
 }
 
 /* The symbol at i and the one after it may become one. */
-static void consider(tokenizer *t, int32_t i)
+static void consider(bitrl_tokenizer *t, int32_t i)
 {
     const symbol *s = &t->symbols[i];
     const merge *m = s->after < 0 ? NULL : find_merge(t, s->id, t->symbols[s->after].id);
     if (m) push(t, (candidate){m->rank, m->joined, (uint32_t)i});
 }
 
-static void join(tokenizer *t, size_t symbols)
+static void join(bitrl_tokenizer *t, size_t symbols)
 {
     t->queued = 0;
     for (size_t i = 0; i + 1 < symbols; i++) consider(t, (int32_t)i);
@@ -276,7 +277,7 @@ static void add(token_row *out, int32_t id, size_t end)
 }
 
 /* A byte that is no token gives none; those around it are neighbours. */
-static void tokenize_piece(tokenizer *t, const char *text, size_t from, size_t to, token_row *out)
+static void tokenize_piece(bitrl_tokenizer *t, const char *text, size_t from, size_t to, token_row *out)
 {
     const uint8_t *bytes = (const uint8_t *)text + from;
     const int32_t whole = find_token(t, bytes, to - from);
@@ -417,7 +418,7 @@ static size_t piece_end(const input *in, size_t i)
 }
 
 /* A stretch of text without phrases, which sees nothing of what stands around it. */
-static void tokenize_plain(tokenizer *t, const char *text, size_t from, size_t to, token_row *out)
+static void tokenize_plain(bitrl_tokenizer *t, const char *text, size_t from, size_t to, token_row *out)
 {
     const input in = {text + from, to - from};
     for (size_t at = 0, end; at < in.bytes; at = end) {
@@ -427,7 +428,7 @@ static void tokenize_plain(tokenizer *t, const char *text, size_t from, size_t t
 }
 
 /* The first phrase in order, from `low` on, whose byte i is `byte` or comes after it. */
-static uint64_t first_with(const tokenizer *t, uint64_t low, uint64_t high, size_t i, int byte)
+static uint64_t first_with(const bitrl_tokenizer *t, uint64_t low, uint64_t high, size_t i, int byte)
 {
     while (low < high) {
         const uint64_t middle = (low + high) / 2;
@@ -440,7 +441,7 @@ static uint64_t first_with(const tokenizer *t, uint64_t low, uint64_t high, size
 }
 
 /* The longest phrase that the text goes on with; -1: none. */
-static int32_t find_phrase(const tokenizer *t, const char *text, size_t bytes)
+static int32_t find_phrase(const bitrl_tokenizer *t, const char *text, size_t bytes)
 {
     int32_t found = -1;
     uint64_t low = 0, high = t->phrase_count;
@@ -453,7 +454,7 @@ static int32_t find_phrase(const tokenizer *t, const char *text, size_t bytes)
     return found;
 }
 
-void tokenize(tokenizer *t, const char *text, size_t bytes, token_row *out)
+void tokenize(bitrl_tokenizer *t, const char *text, size_t bytes, token_row *out)
 {
     size_t from = 0;
     for (size_t at = 0; at < bytes;) {
@@ -468,4 +469,16 @@ void tokenize(tokenizer *t, const char *text, size_t bytes, token_row *out)
         from = at;
     }
     tokenize_plain(t, text, from, bytes, out);
+}
+
+uint64_t bitrl_tokenize(bitrl_tokenizer *t, const char *texts, const uint64_t *bytes, uint64_t count, int32_t *ids, uint32_t *ends,
+                        uint64_t *counts)
+{
+    uint64_t found = 0;
+    for (uint64_t i = 0; i < count; texts += bytes[i++]) {
+        token_row row = {.ids = ids + found, .ends = ends + found, .room = bytes[i]};
+        tokenize(t, texts, bytes[i], &row);
+        found += counts[i] = row.count;
+    }
+    return found;
 }

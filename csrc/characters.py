@@ -1,4 +1,4 @@
-"""Writes characters_table.h: python csrc/agent/characters.py.
+"""Writes characters_table.h: python csrc/characters.py.
 
 Letters are what \\p{L} matches in the tokenizers library, which cuts texts so; digits and other numerals are Python's,
 by which numbers are found in texts.
