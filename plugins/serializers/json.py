@@ -9,7 +9,7 @@ from typing import Any
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.pieces import Piece, Text, joined
 from bitrl.plugins.serializers import TextOptions
-from bitrl.plugins.serializers.numbers import NumberFormat, names_of
+from bitrl.plugins.serializers.numbers import NumberFormat
 
 
 class JSON:
@@ -19,21 +19,20 @@ class JSON:
 
     def __init__(self, options: TextOptions, observation: ObservationSpec):
         self.numbers = NumberFormat(observation, options.decimals)
-        self.fields, self.texts = observation.fields, observation.texts
+        self.texts = [(name, f"{dumps(name)}: ") for name in observation.texts]
+        self.keys = [f"{dumps(field.name)}: " for field in observation.fields]
 
     def __call__(self, observation: Any) -> str:
         """One observation → its JSON text."""
         numbers = self.numbers(observation)
-        names = names_of(self.fields, len(numbers))
-        texts = zip(self.texts, map(dumps, self.numbers.texts(observation)), strict=True)
-        entries = [*texts, *zip(names, map(_json, numbers), strict=True)]
-        return "{" + ", ".join(f"{dumps(name)}: {value}" for name, value in entries) + "}"
+        keys = self.keys or [f'"x{index}": ' for index in range(len(numbers))]  # the environment is not known
+        texts = [key + dumps(str(observation[name])) for name, key in self.texts]
+        return "{" + ", ".join([*texts, *[key + _json(number) for key, number in zip(keys, numbers, strict=True)]]) + "}"
 
     def form(self) -> list[Piece]:
         """What it writes, as pieces."""
-        texts: list[list[Piece]] = [[f"{dumps(name)}: ", Text(i, "json")] for i, name in enumerate(self.texts)]
-        names = (f"{dumps(field.name)}: " for field in self.fields)
-        numbers: list[list[Piece]] = [[*pair] for pair in zip(names, self.numbers.form(), strict=True)]
+        texts: list[list[Piece]] = [[key, Text(i, "json")] for i, (_, key) in enumerate(self.texts)]
+        numbers: list[list[Piece]] = [[*pair] for pair in zip(self.keys, self.numbers.form(), strict=True)]
         return ["{", *joined([*texts, *numbers], ", "), "}"]
 
     def batch(self, observations: Iterable[Any]) -> list[str]:
@@ -43,4 +42,4 @@ class JSON:
 
 def _json(number: str) -> str:
     """JSON cannot express NaN and the infinities: they become null."""
-    return "null" if number.strip("-") in ("nan", "inf") else number
+    return "null" if number.endswith(("nan", "inf")) else number
