@@ -24,8 +24,10 @@ from agent_figures import (
     versions_lines,
     whole_run_lines,
 )
+from stranger_figures import stranger_lines
 
 ROOT = Path(__file__).parent.parent
+STRANGERS = ROOT / "benchmarks/results/strangers.json"
 RIVALS = ("bitrl", "stable_baselines3")
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 
@@ -135,6 +137,8 @@ def figures() -> str:
         record = result(name)
         if record:
             lines += ["", *lines_of(record)]
+        if name == "bench-env-strangers" and STRANGERS.is_file():
+            lines += ["", *stranger_lines(STRANGERS)]
     startup = result("startup").get("results")
     if startup:
         lines += [

@@ -27,7 +27,9 @@ class JSON:
         numbers = self.numbers(observation)
         keys = self.keys or [f'"x{index}": ' for index in range(len(numbers))]  # the environment is not known
         texts = [key + dumps(str(observation[name])) for name, key in self.texts]
-        return "{" + ", ".join([*texts, *[key + _json(number) for key, number in zip(keys, numbers, strict=True)]]) + "}"
+        return (
+            "{" + ", ".join([*texts, *[key + _json(number) for key, number in zip(keys, numbers, strict=True)]]) + "}"
+        )
 
     def form(self) -> list[Piece]:
         """What it writes, as pieces."""

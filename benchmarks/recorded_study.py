@@ -1,9 +1,10 @@
-"""Trains what is not recorded yet of the paper's studies, and records what was trained of them with the package.
+"""Trains what is not recorded yet of a study, and records what was trained of it.
 
-    python benchmarks/paper.py studies/language --study language --jobs 2   # trains, records; resumes in its directory
-    python benchmarks/paper.py studies/language --study language            # records alone, also what another made
-    python benchmarks/figures.py                                            # docs/paper.md
+    python benchmarks/recorded_study.py DIR --study language --jobs 2   # trains, records; goes on in its directory
+    python benchmarks/recorded_study.py DIR --study language            # records alone, also what another made
+    python benchmarks/figures.py                                        # docs/paper.md, docs/results.md
 
+The paper's studies are recorded with the package, "strangers" (examples/studies/strangers.toml) in benchmarks/results.
 `bitrl study paper-language` trains all of a study. Only finished cells count; of the same arm, task and seed the one
 that was trained later.
 """
@@ -21,6 +22,16 @@ from bitrl.core.studies.recorded import merged, read_recorded, write_recorded
 from bitrl.core.studies.results import Result
 from bitrl.core.studies.running import CellState, run_study
 from bitrl.core.studies.study import Status, Study, read_study
+
+ROOT = Path(__file__).parents[1]
+STRANGERS = "strangers"
+
+
+def places(study: str) -> tuple[Path, Path]:
+    """A study's design, and where its results are recorded."""
+    if study == STRANGERS:
+        return ROOT / "examples/studies/strangers.toml", ROOT / "benchmarks/results/strangers.json"
+    return files()[study], HERE / "results" / f"{study}.json"
 
 
 class Unrecorded(Study):
@@ -63,13 +74,13 @@ def told() -> Callable[[Sequence[CellState]], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="the study's directory")
-    parser.add_argument("--study", choices=[*files()], required=True)
+    parser.add_argument("--study", choices=[*files(), STRANGERS], required=True)
     parser.add_argument("--jobs", type=int, default=0, help="cells trained at once; 0: none, what is there is recorded")
     given = parser.parse_args()
-    file = HERE / "results" / f"{given.study}.json"
+    study, file = places(given.study)
     before = read_recorded(file)[0] if file.is_file() else []
     if given.jobs:
-        train(given.directory, files()[given.study], before, given.jobs, told())
+        train(given.directory, study, before, given.jobs, told())
     design, results = read_study(given.directory)
     found = merged(before, [each for each in results if each.summary is not None])
     write_recorded(sorted(found, key=lambda each: (each.task, str(each.label), each.seed)), file, design.baseline)
