@@ -368,9 +368,9 @@ def _resampled(rounded: Sequence[Rounded]) -> np.ndarray | None:
 def _notes(count: int, visited: Visited, values: TDValues) -> list[str]:
     notes = []
     if visited.different < min(FEW, count):
+        few = "one state was" if visited.different == 1 else f"{visited.different} different states were"
         notes.append(
-            f"only {visited.different} different states were visited in {count:,} steps: linear maps and value "
-            "functions fit so few exactly, and say little"
+            f"only {few} visited in {count:,} steps: linear maps and value functions fit so few exactly, and say little"
         )
     if visited.random:
         notes.append(

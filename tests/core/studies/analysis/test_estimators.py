@@ -261,6 +261,14 @@ def test_values_that_are_all_alike_are_recognised():
     assert not values_alike(td_values(np.eye(2), steps))
 
 
+@pytest.mark.parametrize(("different", "words"), [(1, "only one state was"), (16, "only 16 different states were")])
+def test_few_different_states_are_told_of(different, words):
+    steps, _ = chain(0.9)
+    few = SimpleNamespace(different=different, random=False)
+    [note] = analysis._notes(256, few, td_values(np.eye(2), steps))
+    assert note.startswith(f"{words} visited in 256 steps")
+
+
 def test_advantages_are_those_that_ppo_learns_from():
     generator = np.random.default_rng(3)
     value = network(*random_layers(3, 5, 1))
