@@ -38,7 +38,7 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
     rollouts.
     Runs that differ in their seed alone are one curve, with its 95 % interval. Runs of one environment only.
     """
-    from bitrl.core.studies.comparison import label_runs
+    from bitrl.core.studies.comparison import label_runs, refuse_repeated_seeds
     from bitrl.core.studies.curves import evaluated, mean_curve
 
     check_picture(out, "--out")
@@ -51,16 +51,29 @@ def plot(places: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> Non
     labels = label_runs(results)
     arms = list(dict.fromkeys(labels.values()))
     greedy = evaluated(results)
-    found = [mean_curve(arm, [each for each in results if labels[each.directory] == arm], greedy) for arm in arms]
+    groups = {arm: [each for each in results if labels[each.directory] == arm] for arm in arms}
+    refuse_repeated_seeds({(tasks[0], arm): group for arm, group in groups.items()})
+    found = [mean_curve(arm, group, greedy) for arm, group in groups.items()]
     curves = [curve for curve in found if curve is not None]
     if not curves:
         raise UsageError("no run has finished an episode yet, so there is nothing to draw")
+    drawn = 0
+    for arm, group in groups.items():
+        rows = {each.directory: rows for each in group if (rows := each.evaluations if greedy else each.curve)}
+        drawn += len(rows)
+        for each in group:
+            if each.directory not in rows:
+                echo(f"warning: {each.directory}: has no return yet: it is left out", err=True)
+        if len({each[-1][0] for each in rows.values()}) > 1:
+            shortest = min(rows, key=lambda directory: rows[directory][-1][0])
+            end = rows[shortest][-1][0]
+            echo(f"warning: {arm}: drawn up to step {end:,}, the last of {shortest}", err=True)
     what = "evaluations (greedy actions)" if greedy else "rollouts (sampled actions)"
     draw(out, f"Learning curves in {tasks[0]}", "environment steps", f"return of {what}", curves)
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "arms": [curve.label for curve in curves]})
     else:
-        echo(f"{out}: {len(curves)} {'curve' if len(curves) == 1 else 'curves'} of {len(results)} runs")
+        echo(f"{out}: {len(curves)} curve{'s' * (len(curves) != 1)} of {drawn} run{'s' * (drawn != 1)}")
 
 
 def check_picture(out: Path, option: str) -> None:
@@ -90,7 +103,8 @@ def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Cur
     figure, axes = plt.subplots(figsize=(7.2, 4.2), dpi=150)
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(curve.steps, curve.mean, color=colour, label=_plain(curve.label))
+        dot = "o" if len(curve.steps) == 1 else ""  # of which no line is seen
+        axes.plot(curve.steps, curve.mean, color=colour, marker=dot, label=_plain(curve.label))
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     axes.set(xlabel=x_label, ylabel=y_label, title=_plain(title))

@@ -177,6 +177,10 @@ def report(summary: dict[str, Any], advice: bool = True) -> str:
         f"{summary['env']}: {evaluation_words(summary['eval'])}",
         f"trained {summary['steps']:,} steps in {cost}, peak memory {summary['peak_rss_mb']:,.0f} MB",
     ]
+    if (best := summary.get("best_while_training")) is not None:
+        lines.append(
+            f"best mean return while training {score(best['mean_return'])} (greedy actions), at step {best['step']:,}"
+        )
     if (sampled := _last_sampled_return(Path(summary["run"]))) is not None:
         lines.append(f"mean return while training {score(sampled)} (sampled actions, the last episodes)")
     cache = summary.get("cache", {})
@@ -189,6 +193,7 @@ def report(summary: dict[str, Any], advice: bool = True) -> str:
         other = {"json": "compact", "natural": "compact", "compact": "natural"}.get(summary["serializer"])
         steps = [
             ("evaluate it on other episodes", f"{program()} eval {directory} --seed {summary['seed'] + 1}"),
+            *([("evaluate the best checkpoint", f"{program()} eval {directory} --best")] if best is not None else []),
             ("train another with a new seed", f"{again} --seed {summary['seed'] + 1}"),
             *([("try another serializer", f"{again} --serializer {other}")] if other else []),
         ]

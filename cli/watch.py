@@ -45,7 +45,8 @@ LOSSES = (
 def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
     """Watch training runs, side by side.
 
-    Return so far, speed, losses and time left; of a language model its last sampled completion, too.
+    Return so far, speed, losses and time left (of training, without evaluations); evaluations while training
+    (`run.eval_every`); of a language model its last sampled completion, too.
     Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished;
     Ctrl-C stops watching, not the runs.
     """
@@ -53,7 +54,7 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
         if not (directory / "config.toml").is_file():
             raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs")
     same = len({each.name for each in directories}) < len(directories)
-    names = [printable(f"{each.parent.name}/{each.name}" if same else each.name) for each in directories]
+    names = [printable(str(each) if same else each.resolve().name) for each in directories]
     if as_json:
         print_json({"runs": [{"run": str(each), **_facts(each)} for each in directories]}, claim_stdout())
         return
@@ -93,6 +94,7 @@ def _facts(directory: Path) -> dict[str, Any]:
     if seconds := sum(each.get("generation", 0) for each in recent):
         generated = sum(each.get("tokens", 0) for each in recent) / seconds
     samples = _rows(directory / "samples.jsonl", "step", "reward")
+    evaluations = _rows(directory / "evaluations.jsonl", "step", "mean_return")
     return {
         "step": rows[-1]["step"] if rows else 0,
         "steps": steps,
@@ -101,6 +103,7 @@ def _facts(directory: Path) -> dict[str, Any]:
         **({"sample": samples[-1]} if samples else {}),
         "returns": [value for row in rows if _is_finite(value := row.get("episode_return"))],
         "last": rows[-1] if rows else {},
+        "evaluations": [{"step": each["step"], "mean_return": each["mean_return"]} for each in evaluations],
         "finished": summary is not None,
         "evaluation": None if summary is None else summary["eval"],
     }
@@ -136,6 +139,10 @@ def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
     drawn.add_row("progress", *(f"{each['step']:,} of {each['steps']:,}" for each in found))
     drawn.add_row("sampled return", *(sparkline(each["returns"], room) for each in found))
     drawn.add_row("", *(_returns(each) for each in found))
+    if any(each["evaluations"] for each in found):
+        greedy = [[row["mean_return"] for row in each["evaluations"]] for each in found]
+        drawn.add_row("greedy return", *(sparkline(each, room) for each in greedy))
+        drawn.add_row("", *(_evaluations(each["evaluations"]) for each in found))
     drawn.add_row("steps/s", *("–" if each["speed"] is None else f"{each['speed']:,.0f}" for each in found))
     if any("tokens_per_second" in each for each in found):
         drawn.add_row("tokens/s", *(f"{each.get('tokens_per_second', 0):,.0f}" for each in found))
@@ -165,6 +172,13 @@ def _returns(each: dict[str, Any]) -> str:
     if not each["returns"]:
         return "–"
     return f"{score(each['returns'][-1])} now, {score(max(each['returns']))} best"
+
+
+def _evaluations(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "–"
+    best = max(rows, key=lambda row: row["mean_return"])  # of equal ones the first
+    return f"{score(rows[-1]['mean_return'])} now, {score(best['mean_return'])} best, at step {best['step']:,}"
 
 
 def _sample(each: dict[str, Any]) -> Text:

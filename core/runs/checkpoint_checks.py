@@ -24,6 +24,8 @@ def check(checkpoint: Checkpoint) -> None:
         _expect(meta, "metrics", _is_coverage, "rows and their SHA-256")
     if "options" in meta:
         _expect(meta, "options", _is_options, "tables of options")
+    if "evaluation_due" in meta:
+        _expect(meta, "evaluation_due", lambda value: isinstance(value, bool), "true or false")
     names = ("observations", *(f"actions.{index}" for index in range(len(meta["starts"]))))
     if missing := [name for name in names if name not in arrays]:
         raise DamagedCheckpoint(f"{missing[0]} is missing")

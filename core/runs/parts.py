@@ -123,8 +123,12 @@ def _begun(
     return algorithm
 
 
-def checkpoint_of(config: Config, algorithm: Algorithm, updates: int, covered: Mapping[str, Any]) -> Checkpoint:
-    """Everything that the next update depends on, and what the store says of the rows written so far (`covered`)."""
+def checkpoint_of(
+    config: Config, algorithm: Algorithm, updates: int, covered: Mapping[str, Any], evaluation_due: bool = False
+) -> Checkpoint:
+    """Everything that the next update depends on, what the store says of the rows written so far (`covered`), and
+    whether an evaluation is to be done before that update.
+    """
     collector = algorithm.task.collector
     actions, starts = replay.save(collector.envs)
     with calling(collector.who):
@@ -133,7 +137,7 @@ def checkpoint_of(config: Config, algorithm: Algorithm, updates: int, covered: M
     arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
     arrays |= {"observations": collector.states.observations, **actions}
     meta = {"step": algorithm.step, "updates": updates, "starts": starts, "metrics": covered, "options": config.kept()}
-    return Checkpoint(arrays, meta)
+    return Checkpoint(arrays, {**meta, "evaluation_due": True} if evaluation_due else meta)
 
 
 def learned_by_serializer(config: Config, algorithm: Algorithm) -> Mapping[str, np.ndarray]:

@@ -293,18 +293,37 @@ def train(
     covered = None if meta is None else meta.get("metrics", {"rows": updates})
     # An agent that learns on here learned its first steps elsewhere.
     elsewhere = read_provenance(store.place).get("agent", {}).get("step", 0)
+
+    def save() -> None:
+        checkpoint = checkpoint_of(config, algorithm, updates, store.covered(), evaluations.due)
+        path = checkpoints.write(store.checkpoints, algorithm.step, checkpoint)
+        tell(events.CheckpointSaved(directory, algorithm.step, path))
+
+    def evaluate() -> None:
+        try:
+            evaluations(algorithm, updates, lambda: interrupted() > 0)
+        except RunFailed as error:  # which takes nothing from what was learned
+            save()
+            told = f"the evaluation at step {algorithm.step:,} failed: {error}; saved; continue with: "
+            raise RunFailed(told + resuming(directory)) from error
+
     with interrupts(lambda signum: tell(events.Interrupted(directory, signum))) as interrupted:
         algorithm.task.collector.progress = lambda step: tell(events.RolloutStepped(directory, step))
         for missing in store.rewind(algorithm.step, covered):
             tell(events.Warned(directory, missing))
         seconds = store.seconds()
-        evaluations = PeriodicEvaluations(config, parts, store, tell)
+        evaluations = PeriodicEvaluations(config, parts, store, tell, memory)
+        evaluations.resumed(algorithm.step, meta is not None and meta.get("evaluation_due", False))
         prompts = parts.environment.observation_spec().prompt
         tell(events.RunStarted(directory, config.as_dict(), algorithm.step, run.steps, prompts))
         if memory.plan is not None:
             tell(events.MemoryPlanned(directory, memory.plan.as_dict(), str(memory.plan)))
+        if run.eval_every is not None and run.eval_every > run.steps:
+            few = f"run.eval_every: {run.eval_every:,} steps are more than the run's {run.steps:,}: no evaluation comes"
+            tell(events.Warned(directory, f"{few} before its end"))
         try:
-            while algorithm.step < run.steps:
+            evaluate()
+            while algorithm.step < run.steps and not evaluations.due:
                 began, before = time.perf_counter(), algorithm.step
                 metrics = updated(algorithm, before)
                 seconds += time.perf_counter() - began
@@ -317,16 +336,14 @@ def train(
                 if (sample := algorithm.task.collector.sample) is not None:
                     store.append(SAMPLES, json.dumps({"step": algorithm.step, **attrs.asdict(sample)}) + "\n")
                     tell(events.Sampled(directory, algorithm.step, sample))
-                evaluations(algorithm, before, updates)
+                evaluations.stepped(before, algorithm.step)
+                evaluate()
                 finished = algorithm.step >= run.steps
                 gave_way, too_much = memory.exceeded(parts.reader)
                 if gave_way:
                     tell(events.Warned(directory, gave_way))
                 if finished or too_much or interrupted() or updates % run.checkpoint_every == 0:
-                    path = checkpoints.write(
-                        store.checkpoints, algorithm.step, checkpoint_of(config, algorithm, updates, store.covered())
-                    )
-                    tell(events.CheckpointSaved(directory, algorithm.step, path))
+                    save()
                 if too_much:
                     more = resuming(directory, memory_limit=memory.more())
                     raise RunFailed(f"stopped at step {algorithm.step:,}, saved: {too_much}; go on with more: {more}")
@@ -346,7 +363,7 @@ def train(
             max_steps=run.eval_max_steps,
             memory=memory,
         )
-        if len(returns) < run.eval_episodes:
+        if len(returns) < run.eval_episodes or evaluations.due:
             stopped = f"stopped before the evaluation was done; continue with: {resuming(directory)}"
             raise RunStopped(stopped, interrupted())
     summary = {

@@ -18,7 +18,7 @@ from bitrl.core.runs.checkpoint_checks import check
 from bitrl.core.runs.listeners import Listener
 from bitrl.core.runs.memory_limit import MemoryLimit
 from bitrl.core.runs.parts import Parts, begin, build, identities
-from bitrl.core.runs.store import BEST, read_provenance
+from bitrl.core.runs.store import BEST, last_step, read_provenance
 from bitrl.core.wording import resuming, setting
 
 MOST_CHANGES = 3
@@ -37,7 +37,7 @@ def trained(
         RunFailed: every checkpoint is damaged.
     """
     config = configuration(directory, memory_limit=memory_limit, loggers=False)
-    checkpoint = _best(directory) if best else newest_good(directory, tell)
+    checkpoint = _best(directory, config) if best else newest_good(directory, tell)
     if checkpoint is None:
         raise UsageError(
             f"{directory}: has no checkpoint yet: let it train longer, or continue it with {resuming(directory)}"
@@ -54,13 +54,18 @@ def trained(
     return config, parts, algorithm, memory
 
 
-def _best(directory: Path) -> Checkpoint:
+def _best(directory: Path, config: Config) -> Checkpoint:
     """The checkpoint of the best evaluation while training."""
     path = directory / BEST
     if not path.is_file():
+        every, step = config.run.eval_every, last_step(directory)
+        train = f"train with {setting('run.eval_every', 'STEPS')}"
+        if every is not None and step < every:
+            train = f"it has trained for {step:,} steps, and is evaluated every {every:,} (run.eval_every)"
+        elif every is not None:
+            train = f"no evaluation while training has ended yet, or {BEST} was removed"
         raise UsageError(
-            f"{directory}: has no best checkpoint: train with {setting('run.eval_every', 'STEPS')}, or leave out "
-            f"{setting('best')} for the newest one"
+            f"{directory}: has no best checkpoint: {train}; leave out {setting('best')} for the newest one"
         )
     try:
         found = checkpoints.read(path)

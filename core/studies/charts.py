@@ -85,6 +85,10 @@ def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) 
             outline = _path([*upper, *reversed(lower)], x, y)
             parts.append(f'<path class="band c{colour}" d="{outline}Z"/>')
     for number, curve in enumerate(curves):
+        if len(curve.steps) == 1:  # of which no line is seen
+            left, top = x(curve.steps[0]), y(curve.mean[0])
+            parts.append(f'<circle class="c{number % len(COLOURS)}" cx="{left:.1f}" cy="{top:.1f}" r="4"/>')
+            continue
         dash = DASHES[number // len(COLOURS) % len(DASHES)]
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         line = _path(list(zip(curve.steps, curve.mean, strict=True)), x, y)

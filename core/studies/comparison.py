@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.errors import UsageError, unknown
+from bitrl.core.studies.curves import evaluated
 from bitrl.core.studies.results import Result
 from bitrl.core.studies.statistics import (
     Equivalence,
@@ -45,7 +46,7 @@ class Row:
         improvement: the probability that a run of this arm is better than one of the baseline.
         variance_ratio: to the baseline's, over seeds, with its 95 % interval.
         steps_to_90: median over seeds of the first step from which 90 % of the way from a run's first to its best
-            rollout is reached; of evaluations while training where there are some.
+            rollout is reached; of evaluations while training where all finished runs of the task have them.
         equivalence: to the baseline, if asked for.
     """
 
@@ -157,15 +158,16 @@ def compare_rows(
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, labels[result.directory]), []).append(result)
-    for (task, arm), group in groups.items():
-        seeds = [result.seed for result in group]
-        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-            same = [str(result.directory) for result in group if result.seed == twice[0]]
-            raise UsageError(f"{task}, {arm}: seed {twice[0]} is there twice ({same[0]} and {same[1]}): leave one out")
+    refuse_repeated_seeds(groups)
     arms = list(dict.fromkeys(arm for _, arm in groups))
     if baseline not in arms:
         raise unknown("arm", baseline, arms)
-    rows = [_row(task, arm, group, metric) for (task, arm), group in groups.items()]
+    # Greedy evaluations and sampled rollouts reach a return at other steps: all runs of a task by the same ones.
+    greedy = {
+        task: evaluated([each for each in results if each.task == task and each.summary is not None])
+        for task, _ in groups
+    }
+    rows = [_row(task, arm, group, metric, greedy[task]) for (task, arm), group in groups.items()]
     by_place = {(row.task, row.arm): row for row in rows}
     return tuple(_beside(row, by_place.get((row.task, baseline)), baseline, margin) for row in rows)
 
@@ -173,6 +175,15 @@ def compare_rows(
 def begun_baseline(results: Sequence[Result], baseline: str | None) -> str | None:
     """The baseline that a study names, None while no run of it has begun."""
     return baseline if any(result.label == baseline for result in results) else None
+
+
+def refuse_repeated_seeds(groups: Mapping[tuple[str, str], Sequence[Result]]) -> None:
+    """Raise UsageError where two runs of a task and arm have one seed: they are one run, not two."""
+    for (task, arm), group in groups.items():
+        seeds = [result.seed for result in group]
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            same = [str(result.directory) for result in group if result.seed == twice[0]]
+            raise UsageError(f"{task}, {arm}: seed {twice[0]} is there twice ({same[0]} and {same[1]}): leave one out")
 
 
 def label_runs(results: Sequence[Result]) -> dict[Path, str]:
@@ -233,7 +244,7 @@ def _differences(results: Sequence[Result], labels: Mapping[Path, str]) -> dict[
     return differences
 
 
-def _row(task: str, arm: str, group: Sequence[Result], metric: str) -> Row:
+def _row(task: str, arm: str, group: Sequence[Result], metric: str, greedy: bool) -> Row:
     done = sorted((result for result in group if result.summary is not None), key=lambda result: result.seed)
     values = np.array([result.value(metric) for result in done], np.float64)
     failed = len(group) - len(done)
@@ -241,7 +252,7 @@ def _row(task: str, arm: str, group: Sequence[Result], metric: str) -> Row:
         failed += sum(
             bool(result.curve) and value <= result.curve[0][1] for result, value in zip(done, values, strict=True)
         )
-    curves = [result.evaluations or result.curve for result in done]
+    curves = [result.evaluations if greedy else result.curve for result in done]
     reached = [step for step in map(steps_to, curves) if step is not None]
     return Row(
         task=task,

@@ -20,7 +20,10 @@ from bitrl.core.options import as_dict
 from bitrl.core.registry import registry
 from bitrl.core.runs.store import read_provenance, read_summary
 
-IGNORED = ("run.seed", "run.env", "run.loggers", "run.checkpoint_every", "backbone.threads", "critic_backbone.threads")
+IGNORED = (
+    "run.seed", "run.env", "run.loggers", "run.checkpoint_every", "run.eval_every", "run.eval_every_episodes",
+    "backbone.threads", "critic_backbone.threads",
+)  # fmt: skip
 """Settings that make no other arm: the seed, the environment (a task), and what does not change results."""
 
 

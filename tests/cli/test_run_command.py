@@ -180,6 +180,16 @@ def test_run_says_how_it_did_and_what_to_do_next(bitrl, quick_run, tmp_path) -> 
     assert re.search(r"[\d,]+ steps/s   sampled return [\d.–]+   0:00 left", done.err)
 
 
+def test_run_says_which_evaluation_while_training_was_the_best(bitrl, quick_run, tmp_path) -> None:
+    done = bitrl(*quick_run, "-o", "run.eval_every=50", "-o", "run.eval_every_episodes=2")
+    best = json.loads((tmp_path / "run/summary.json").read_text())["best_while_training"]
+    said = f"best mean return while training {best['mean_return']:.1f} (greedy actions), at step {best['step']}"
+    assert said in done.out
+    [advised] = [line.split() for line in done.out.splitlines() if line.endswith("--best")]
+    again = bitrl(*advised[1:], "--json")
+    assert json.loads(again.out)["step"] == best["step"]
+
+
 def test_the_advice_works(bitrl, quick_run, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = bitrl(*quick_run).out

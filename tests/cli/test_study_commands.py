@@ -205,6 +205,81 @@ def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> 
     assert "2 tasks" in bitrl("plot", runs, other, "--out", tmp_path / "d.svg").err
 
 
+def evaluated(run: Path, *returns: float) -> Path:
+    """A run with evaluations while training, at each 100 steps."""
+    rows = [{"step": 100 * n, "episodes": 5, "mean_return": value} for n, value in enumerate(returns, 1)]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def test_plot_shows_a_single_evaluation(bitrl: Call, tmp_path: Path) -> None:
+    run = evaluated(write_run(tmp_path / "run", "mlp", 0, 300.0), 120.0)
+    assert "1 curve of 1 run\n" in bitrl("plot", run, "--out", tmp_path / "c.svg").out
+    picture = ElementTree.parse(tmp_path / "c.svg").getroot()
+    [dot] = picture.iter("{http://www.w3.org/2000/svg}circle")
+    assert 68 <= float(dot.attrib["cx"]) <= 704
+    for name, steps in (("dot.png", (100,)), ("none.png", (100, 100))):
+        draw(tmp_path / name, "t", "x", "y", [Curve("arm", steps, (1.0,) * len(steps), None, None)])
+    assert (tmp_path / "dot.png").read_bytes() != (tmp_path / "none.png").read_bytes()
+
+
+def test_plot_says_which_runs_are_left_out_and_where_a_curve_ends(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    (runs / "bf16-0" / "metrics.jsonl").write_text("")
+    rows = (runs / "bf16-1" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (runs / "bf16-1" / "metrics.jsonl").write_text("".join(rows[:2]))
+    done = bitrl("plot", runs, "--out", tmp_path / "c.svg")
+    assert "2 curves of 5 runs" in done.out
+    assert f"{runs / 'bf16-0'}: has no return yet: it is left out" in done.err
+    assert f"backbone=bf16: drawn up to step 200, the last of {runs / 'bf16-1'}" in done.err
+
+
+def test_one_seed_is_not_drawn_as_two(bitrl: Call, runs: Path, tmp_path: Path) -> None:
+    again = write_run(tmp_path / "again", "bf16", 0, 1.0)
+    refused = bitrl("plot", runs, again, "--out", tmp_path / "c.svg")
+    assert (refused.code, "seed 0 is there twice" in refused.err) == (2, True)
+
+
+def test_how_often_it_is_evaluated_makes_no_other_arm(bitrl: Call, tmp_path: Path) -> None:
+    """The training is the same."""
+    for seed, every in enumerate((100, 200)):
+        run = write_run(tmp_path / "runs" / f"{seed}", "mlp", seed, 300.0)
+        text = (run / "config.toml").read_text()
+        (run / "config.toml").write_text(text.replace("steps = 300", f"steps = 300\neval_every = {every}"))
+    [row] = json.loads(bitrl("compare", tmp_path / "runs", "--json").out)["rows"]
+    assert row["seeds"] == [0, 1]
+
+
+def test_steps_to_90_percent_are_of_evaluations_only_where_all_runs_have_them(
+    bitrl: Call, runs: Path, tmp_path: Path
+) -> None:
+    """Greedy actions get there earlier: an arm without evaluations would be behind for that alone."""
+
+    def steps() -> dict[str, float]:
+        return {row["arm"]: row["steps_to_90"] for row in json.loads(bitrl("compare", runs, "--json").out)["rows"]}
+
+    assert steps() == {"backbone=bf16": 300, "backbone=bitnet": 300}
+    for seed in range(3):
+        evaluated(runs / f"bf16-{seed}", 10.0, 500.0, 500.0)
+    assert steps() == {"backbone=bf16": 300, "backbone=bitnet": 300}
+    for seed in range(3):
+        evaluated(runs / f"bitnet-{seed}", 10.0, 10.0, 500.0)
+    assert steps() == {"backbone=bf16": 200, "backbone=bitnet": 300}
+
+
+def test_watch_shows_evaluations_while_training(bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = evaluated(write_run(tmp_path / "a" / "run", "mlp", 0, None), 120.0, 180.0, 170.0)
+    shown = " ".join(bitrl("watch", "--once", run).out.split())
+    assert "greedy return ▁█▇ 170.0 now, 180.0 best, at step 200" in shown
+    [facts] = json.loads(bitrl("watch", "--json", run).out)["runs"]
+    assert facts["evaluations"][1] == {"step": 200, "mean_return": 180.0}
+    monkeypatch.chdir(run)
+    assert bitrl("watch", "--once", ".").out.split()[:2] == ["run", "run"]
+    monkeypatch.chdir(tmp_path)
+    other = write_run(tmp_path / "run", "mlp", 0, None)
+    assert other.exists()
+    assert bitrl("watch", "--once", "run", "a/run").out.split()[:3] == ["run", "run", "a/run"]
+
+
 def test_watch_shows_runs_side_by_side(bitrl: Call, runs: Path, tmp_path: Path) -> None:
     going = write_run(tmp_path / "going", "mlp", 0, None)
     shown = bitrl("watch", "--once", going, runs / "bf16-0").out

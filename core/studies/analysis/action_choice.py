@@ -16,9 +16,12 @@ HEADS = 8
 """Fresh heads, each with a seed of its own."""
 
 
-def initial_entropy(features: np.ndarray, widths: Sequence[int], heads: int = HEADS) -> float:
+def initial_entropy(
+    features: np.ndarray, widths: Sequence[int], mask: np.ndarray | None = None, heads: int = HEADS
+) -> float:
     """Mean entropy in nats, over states and fresh heads, of the softmax of linear layers of `widths` (the last is the
-    number of actions) with tanh between them: orthogonal weights, gain √2, the last layer's 1, biases zero.
+    number of actions) with tanh between them: orthogonal weights, gain √2, the last layer's 1, biases zero. Of the
+    admissible actions where there is a mask [B, k].
     """
     found = []
     for seed in range(heads):
@@ -28,7 +31,7 @@ def initial_entropy(features: np.ndarray, widths: Sequence[int], heads: int = HE
             last = index == len(sizes) - 1
             values = values @ orthogonal(fan_out, fan_in, generator).T * (1 if last else np.sqrt(2))
             values = values if last else np.tanh(values)
-        found.append(entropies(values).mean())
+        found.append(entropies(masked_logits(values, mask)).mean())
     return float(np.mean(found))
 
 

@@ -24,7 +24,7 @@ from bitrl.core.studies.analysis.linear_map import explained, fit_map
 from bitrl.core.studies.analysis.policy_gradient import GradientError, gradient_error, policy_gradients
 from bitrl.core.studies.analysis.power_law import PowerLaw, power_law
 from bitrl.core.studies.analysis.precision import Encoder, Ladder, Precision, relative_error
-from bitrl.core.studies.analysis.td_values import GAMMAS, TDError, td_errors, values_alike, values_by_gamma
+from bitrl.core.studies.analysis.td_values import GAMMAS, TDError, TDValues, td_errors, td_values, values_alike
 from bitrl.core.studies.analysis.visited import CHUNKS, Visited, rounded_up, visit
 
 AT_ONCE = 128
@@ -50,8 +50,9 @@ class Measured:
         feature_error: the same of the features that the heads read.
         gradient: of the policy's gradient; None where the reference's is zero.
         values: of value functions learned on these features; None where every state has the same value.
-        entropy, entropy_standardised: mean entropy of fresh policy heads, of features as they are, and standardised;
-            None for actions of a Box, whose fresh policy has an entropy that no feature changes.
+        entropy, entropy_standardised: mean entropy of fresh policy heads (over the admissible actions), of features as
+            they are, and standardised; None for actions of a Box, whose fresh policy has an entropy that no feature
+            changes.
         disagreement: in greedy actions, a share of the states visited; of a Box, the root mean square distance.
     """
 
@@ -71,8 +72,8 @@ class Measured:
 
 @attrs.frozen
 class Rounded:
-    """Weights alone rounded: ε_Q, and what came of it; `bias` and `apparent` as in GradientError, None where there is
-    none.
+    """Weights alone rounded: ε_Q, and what came of it; `bias`, `biases` and `apparent` as in GradientError, None where
+    there is none.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Rounded:
     bias: float | None
     bias_interval: tuple[float, float] | None
     apparent: float | None
+    biases: np.ndarray | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen
@@ -141,8 +143,8 @@ class Analysis:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return attrs.asdict(self)
+        """As plain data, without the resamples that intervals are made of."""
+        return attrs.asdict(self, filter=lambda attribute, value: attribute.name != "biases")
 
 
 def analyse(
@@ -196,8 +198,10 @@ def analyse(
         entropy=comparison.entropy(comparison.features),
         entropy_standardised=comparison.entropy(_standardised(comparison.features)),
         values_of_random=visited.random,
-        most_entropy=float(np.log(comparison.actions)) if heads.log_std is None else None,
-        value_sizes={gamma: float(np.sqrt((v**2).mean())) for gamma, v in zip(GAMMAS, comparison.values, strict=True)},
+        most_entropy=comparison.most_entropy(),
+        value_sizes={
+            gamma: float(np.sqrt((v**2).mean())) for gamma, v in zip(GAMMAS, comparison.values.values, strict=True)
+        },
         map_r_squared=comparison.map_r_squared,
         notes=(*ladder.notes, *_notes(count, visited, comparison.values)),
     )
@@ -235,7 +239,7 @@ class _Comparison:
         read = self.to_heads(self.features)
         self.gradients = self.gradients_of(read)
         self.greedy = greedy_actions(heads, self.at_steps(read), visited.samples.mask)
-        self.values = values_by_gamma(self.features, visited.steps)
+        self.values = td_values(self.features, visited.steps)
 
     def measure(self, precision: Precision) -> Measured:
         """A precision beside the reference."""
@@ -263,7 +267,7 @@ class _Comparison:
             gradient=gradient_error(self.gradients, self.gradients_of(read)),
             values=None
             if values_alike(self.values)
-            else td_errors(values_by_gamma(features, self.visited.steps), self.values, GAMMAS),
+            else td_errors(td_values(features, self.visited.steps), self.values, self.visited.steps),
             entropy=self.entropy(features),
             entropy_standardised=self.entropy(_standardised(features)),
             disagreement=disagreement(
@@ -282,6 +286,7 @@ class _Comparison:
             None if error is None else error.bias,
             None if error is None else error.bias_interval,
             None if error is None else error.apparent,
+            None if error is None else error.biases,
         )
 
     def encoded(self, encoder: Encoder, texts: Sequence[str], task: str) -> np.ndarray:
@@ -312,7 +317,14 @@ class _Comparison:
         if self.heads.log_std is not None:
             return None
         widths = [len(biases) for _, biases in self.heads.policy.network.layers]
-        return initial_entropy(self.at_steps(features), widths)
+        return initial_entropy(self.at_steps(features), widths, self.visited.samples.mask)
+
+    def most_entropy(self) -> float | None:
+        """Of the uniform policy in the states acted in."""
+        if self.heads.log_std is not None:
+            return None
+        mask = self.visited.samples.mask
+        return float(np.log(self.actions if mask is None else mask.sum(axis=1)).mean())
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:
@@ -333,7 +345,7 @@ def _fits(rounded: Sequence[Rounded]) -> list[Fit]:
             Fit(
                 family,
                 power_law(x, [each.feature_error for each in near]),
-                power_law(x, [_told(each) for each in near]),
+                power_law(x, [_told(each) for each in near], _resampled(near)),
                 power_law(x, [each.apparent or 0.0 for each in near]),
             )
         )
@@ -347,12 +359,18 @@ def _told(rounded: Rounded) -> float:
     return rounded.bias if rounded.bias and rounded.bias_interval and rounded.bias_interval[0] > 0 else 0.0
 
 
-def _notes(count: int, visited: Visited, values: Sequence[np.ndarray]) -> list[str]:
+def _resampled(rounded: Sequence[Rounded]) -> np.ndarray | None:
+    """Their biases in each resample of the chunks, [R, n]."""
+    found = [each.biases for each in rounded if each.biases is not None]
+    return np.stack(found, axis=1) if found and len(found) == len(rounded) else None
+
+
+def _notes(count: int, visited: Visited, values: TDValues) -> list[str]:
     notes = []
     if visited.different < min(FEW, count):
+        few = "one state was" if visited.different == 1 else f"{visited.different} different states were"
         notes.append(
-            f"only {visited.different} different states were visited in {count:,} steps: linear maps and value "
-            "functions fit so few exactly, and say little"
+            f"only {few} visited in {count:,} steps: linear maps and value functions fit so few exactly, and say little"
         )
     if visited.random:
         notes.append(

@@ -195,8 +195,8 @@ def _about_actions(found: Analysis) -> Iterator[str]:
     ]
     yield (
         f"Fresh policy heads on these features have an entropy of {found.entropy:.3f} nats (uniform: "
-        f"{found.most_entropy:.3f}) in full precision, and {_listed(changes)} beside that; the paper "
-        "reports +11 %. Those of bitrl's PPO begin exactly uniform, whatever the features."
+        f"{found.most_entropy:.3f}) in full precision, which the others change by {_listed(changes)}; the paper "
+        "reports +11 %. The heads of bitrl's PPO begin exactly uniform, whatever the features."
     )
 
 
@@ -275,9 +275,9 @@ def _guide(label: str, points: Sequence[tuple[float, float]], power: int) -> Ser
 
 
 def percent(value: float) -> str:
-    """`8.9 %`: two digits."""
+    """`8.9 %`: two digits, or all before the point."""
     shown = 100 * value
-    return f"{shown:.0f} %" if shown >= 100 else f"{shown:.2g} %"
+    return f"{shown:.0f} %" if shown >= 10 else f"{shown:.2g} %"
 
 
 def entropy(value: float | None) -> str:

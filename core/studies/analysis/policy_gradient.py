@@ -97,6 +97,7 @@ class GradientError:
         apparent: the same without that correction, ‖ḡ − ḡ_ref‖ / ‖ḡ_ref‖, which the noise of few samples makes larger.
         cosine: of the angle between ḡ and ḡ_ref.
         norm_ratio: ‖ḡ‖ / ‖ḡ_ref‖.
+        biases: the bias of each resample, [R]; the r-th has the same chunks whatever is compared.
     """
 
     bias: float
@@ -106,6 +107,7 @@ class GradientError:
     cosine_interval: Interval
     norm_ratio: float
     norm_ratio_interval: Interval
+    biases: np.ndarray = attrs.field(eq=False, repr=False)
 
 
 def gradient_error(reference: np.ndarray, other: np.ndarray) -> GradientError | None:
@@ -132,14 +134,16 @@ def gradient_error(reference: np.ndarray, other: np.ndarray) -> GradientError | 
         found: np.ndarray = np.sqrt(_ratio(_product(weights, own), _product(weights, size)))
         return found
 
+    biases = bias(drawn)
     return GradientError(
         bias=float(bias(once)[0]),
-        bias_interval=_middle(bias(drawn)),
+        bias_interval=_middle(biases),
         apparent=float(np.sqrt(squares.sum() / size.sum())),
         cosine=float(cosine(once)[0]),
         cosine_interval=_middle(cosine(drawn)),
         norm_ratio=float(norm_ratio(once)[0]),
         norm_ratio_interval=_middle(norm_ratio(drawn)),
+        biases=biases,
     )
 
 

@@ -180,7 +180,7 @@ def _steps(rollout: Rollout, places: dict[str, int]) -> Transitions:
         following=following,
         rewards=_by_environment(rollout.rewards).astype(np.float64),
         terminated=_by_environment(rollout.terminated),
-        half=np.arange(len(state)) * CHUNKS // len(state) % 2 == 1,
+        chunk=np.arange(len(state)) * CHUNKS // len(state),
     )
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 import bitrl
 from bitrl.core import events
-from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.errors import RunFailed, RunStopped, UsageError
 
 OPTIONS = {
     "run.num_envs": 4,
@@ -78,6 +82,82 @@ def test_a_run_that_was_killed_has_the_same_evaluations(run: Path, tmp_path: Pat
     bitrl.resume(out)
     for name in ("evaluations.jsonl", "metrics.jsonl", "best.safetensors"):
         assert (out / name).read_bytes() == (run / name).read_bytes(), name
+
+
+class Frail(CartPoleEnv):
+    """Crashes while it is `broken`."""
+
+    broken = False
+
+    def step(self, action: Any) -> Any:
+        if Frail.broken:
+            raise ZeroDivisionError("no licence")
+        return super().step(action)
+
+
+def test_a_run_whose_evaluation_failed_is_saved_and_has_the_same_ones_once_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = gymnasium.envs.registration.EnvSpec("Frail-v0", entry_point=Frail, max_episode_steps=200)
+    monkeypatch.setitem(gymnasium.registry, "Frail-v0", spec)
+
+    def breaks(event: events.Event) -> None:
+        if isinstance(event, (events.Updated, events.RunStarted)) and event.step == 640:
+            monkeypatch.setattr(Frail, "broken", True)
+
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    bitrl.run("Frail-v0", backbone="mlp", steps=1024, out=whole, options=OPTIONS)
+    failed = r"evaluation at step 640 failed: environment Frail-v0 crashed .*; saved; continue with: .*resume"
+    with pytest.raises(RunFailed, match=failed):
+        bitrl.run("Frail-v0", backbone="mlp", steps=1024, out=out, options=OPTIONS, listeners=(breaks,))
+    assert [row["step"] for row in rows(out)] == [256, 512]
+    monkeypatch.setattr(Frail, "broken", False)
+    with pytest.raises(RunFailed, match=failed):
+        bitrl.resume(out, listeners=(breaks,))
+    assert [path.name for path in (out / "checkpoints").iterdir()].count("000000000640.safetensors") == 1
+    monkeypatch.setattr(Frail, "broken", False)
+    bitrl.resume(out)
+    for name in ("evaluations.jsonl", "metrics.jsonl", "best.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("step", [640, 1024])
+def test_a_run_that_is_stopped_in_an_evaluation_does_that_one_again(run: Path, tmp_path: Path, step: int) -> None:
+    """It may never end: the first signal stops it, and the update before it is saved."""
+    heard: list[events.Event] = []
+
+    def stop(event: events.Event) -> None:
+        heard.append(event)
+        updated = [each.step for each in heard if isinstance(each, events.Updated)]
+        if isinstance(event, events.Evaluating) and updated[-1] == step and not stopped():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped() -> bool:
+        return any(isinstance(each, events.Interrupted) for each in heard)
+
+    out = tmp_path / "run"
+    with pytest.raises(RunStopped):
+        bitrl.run(backbone="mlp", steps=1024, out=out, options=OPTIONS | {"run.eval_episodes": 0}, listeners=(stop,))
+    assert step not in [row["step"] for row in rows(out)]
+    assert (out / "checkpoints" / f"{step:012}.safetensors").exists()
+    bitrl.resume(out)
+    for name in ("evaluations.jsonl", "metrics.jsonl", "best.safetensors"):
+        assert (out / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_it_keeps_to_the_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitrl.core.runs.memory_limit.MemoryLimit.exceeded", lambda self, reader: ("", "9 GB of 8 GB"))
+    monkeypatch.setattr("bitrl.core.runs.evaluate.TOLD_EVERY", 1)
+    with pytest.raises(RunFailed, match="evaluation at step 128 failed: stopped the evaluation: 9 GB of 8 GB"):
+        train(tmp_path / "run", **{"run.memory_limit": "8GB", "run.eval_every": 100})
+
+
+def test_one_that_never_comes_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    train(out, **{"run.eval_every": 5000})
+    assert "run.eval_every: 5,000 steps are more than the run's 1,024" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"trained for 1,024 steps, and is evaluated every 5,000"):
+        bitrl.evaluate(out, best=True)
 
 
 def test_a_row_that_was_edited_to_hold_no_result_is_passed_over(run: Path, tmp_path: Path) -> None:

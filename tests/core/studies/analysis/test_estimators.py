@@ -13,7 +13,7 @@ import torch
 
 from bitrl.core.acting.policies import ActorCritic, Continuous, Discrete, Network
 from bitrl.core.environments.collector import Rollout
-from bitrl.core.studies.analysis import visited
+from bitrl.core.studies.analysis import analysis, visited
 from bitrl.core.studies.analysis.action_choice import (
     disagreement,
     entropies,
@@ -21,11 +21,12 @@ from bitrl.core.studies.analysis.action_choice import (
     initial_entropy,
     orthogonal,
 )
+from bitrl.core.studies.analysis.description import percent
 from bitrl.core.studies.analysis.linear_map import explained, fit_map
 from bitrl.core.studies.analysis.policy_gradient import Taken, gradient_error, policy_gradients
 from bitrl.core.studies.analysis.power_law import power_law
 from bitrl.core.studies.analysis.precision import relative_error
-from bitrl.core.studies.analysis.td_values import Transitions, td_errors, td_values, values_alike, values_by_gamma
+from bitrl.core.studies.analysis.td_values import GAMMAS, TDValues, Transitions, td_errors, td_values, values_alike
 from bitrl.core.studies.charts import Series, log_ticks, series_chart
 from bitrl.plugins.algos.gae import gae, next_values
 
@@ -62,6 +63,11 @@ def test_the_relative_error_of_a_matrix_by_hand():
     assert relative_error(np.ones(3), np.zeros(3)) == np.inf
 
 
+def test_percentages_have_two_digits_or_all_before_the_point():
+    shown = [percent(value) for value in (0.0, 0.00123, 0.0957, 0.0996, 0.994, 0.996, 1.0, 3.38)]
+    assert shown == ["0 %", "0.12 %", "9.6 %", "10 %", "99 %", "100 %", "100 %", "338 %"]
+
+
 # ---- power laws ----
 
 
@@ -89,6 +95,26 @@ def test_points_that_are_not_positive_are_left_out_and_few_are_no_fit():
     assert (found.exponent, found.points, found.left_out) == (pytest.approx(1), 4, 1)
     assert power_law([0.1, 0.2, 0.3], [1, 2, 3]) is None
     assert power_law([0.1] * 5, [1, 2, 3, 4, 5]) is None
+
+
+def test_the_interval_of_an_exponent_of_biases_covers_it_though_all_share_their_samples():
+    """Gradients that move by ε·a + ε²·b, where a has mean zero: the exponent of their bias is 2. The noise of a is
+    common to all roundings, so that their biases lie on a smooth curve, however far from 2.
+    """
+    generator, chunks, parameters, draws, covered = np.random.default_rng(4), 32, 50, 60, 0
+    for _ in range(draws):
+        noise = generator.standard_normal((chunks, parameters))
+        reference = 1 + generator.standard_normal((chunks, parameters))
+        errors = [gradient_error(reference, reference + e * noise + 5 * e**2) for e in EPSILONS]
+        rounded = [
+            analysis.Rounded("rounded", e, e, error.bias, error.bias_interval, error.apparent, error.biases)
+            for e, error in zip(EPSILONS, errors, strict=True)
+        ]
+        [overall, *_] = analysis._fits(rounded)
+        low, high = overall.bias.interval
+        covered += low <= 2 <= high
+        assert high - low < 1.5
+    assert covered / draws >= 0.9  # 0.95 - 0.9 is 1.8 standard deviations of so many draws
 
 
 # ---- the policy gradient ----
@@ -162,38 +188,85 @@ def chain(gamma: float) -> tuple[Transitions, np.ndarray]:
     state = np.tile([0, 1, 0, 1], 8)
     rewards = np.tile([1.0, 2.0, 1.0, 0.0], 8)
     terminated = np.tile([False, True, False, False], 8)
-    half = np.repeat([False, True], 16)
+    chunk = np.repeat([0, 1], 16)
     # V1 = ½·2 + ½·(0 + γ·V0), V0 = 1 + γ·V1.
     v0 = (1 + gamma) / (1 - gamma**2 / 2)
     v1 = (v0 - 1) / gamma
-    return Transitions(state, 1 - state, rewards, terminated, half), np.where(state == 0, v0, v1)
+    return Transitions(state, 1 - state, rewards, terminated, chunk), np.where(state == 0, v0, v1)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])
 def test_values_of_a_chain_of_two_states(gamma):
     steps, exact = chain(gamma)
-    np.testing.assert_allclose(td_values(np.eye(2), steps, gamma, ridge=1e-8), exact, rtol=1e-6)
+    np.testing.assert_allclose(td_values(np.eye(2), steps, (gamma,), ridge=1e-8).values, [exact], rtol=1e-6)
     # A constant is all that features without information can learn: the fixed point is ½·(1 + 1) / (1 − ¾·γ).
-    np.testing.assert_allclose(td_values(np.zeros((2, 3)), steps, gamma), 1 / (1 - 0.75 * gamma), rtol=1e-9)
+    np.testing.assert_allclose(td_values(np.zeros((2, 3)), steps, (gamma,)).values, 1 / (1 - 0.75 * gamma), rtol=1e-9)
 
 
 def test_errors_of_values_grow_as_they_are_made_to():
-    gammas, generator = (0.9, 0.95, 0.98, 0.99, 0.995), np.random.default_rng(0)
-    reference = [generator.standard_normal(50) / (1 - gamma) for gamma in gammas]
-    found = td_errors([1.1 * each for each in reference], reference, gammas)
+    steps, _ = chain(0.9)
+    horizons = 1 / (1 - np.array(GAMMAS)[:, None])
+
+    def known(values: np.ndarray) -> TDValues:
+        return TDValues(values, np.stack([values, values]))
+
+    reference = np.random.default_rng(0).standard_normal((5, 32)) * horizons
+    found = td_errors(known(1.1 * reference), known(reference), steps)
     assert [*found.relative.values()] == pytest.approx([0.1] * 5)
-    shifted = td_errors(
-        [each + 0.01 / (1 - gamma) for each, gamma in zip(reference, gammas, strict=True)], reference, gammas
-    )
+    shifted = td_errors(known(reference + 0.01 * horizons), known(reference), steps)
     assert shifted.absolute[0.99] == pytest.approx(1)
     assert shifted.growth.exponent == pytest.approx(1)
+    assert shifted.growth.interval == pytest.approx((1, 1))
+
+
+def random_walk(generator: np.random.Generator, steps: int, states: int = 20) -> Transitions:
+    """On a ring, in 32 chunks; it ends with probability 0.05, and starts anywhere."""
+    path = [0]
+    following, rewards, terminated = [], [], generator.random(steps) < 0.05
+    for ended in terminated:
+        following.append((path[-1] + generator.choice([-1, 1])) % states)
+        rewards.append(np.sin(following[-1]) + generator.standard_normal())
+        path.append(generator.integers(states) if ended else following[-1])
+    chunk = np.arange(steps) * 32 // steps
+    return Transitions(np.array(path[:-1]), np.array(following), np.array(rewards), terminated, chunk)
+
+
+def test_values_without_a_chunk_are_those_learned_from_the_others():
+    generator = np.random.default_rng(0)
+    features, steps = generator.standard_normal((20, 4)), random_walk(generator, 256)
+    found = td_values(features, steps)
+    assert found.without.shape == (32, 5, 256)
+    rest = steps.chunk != 3
+    others = Transitions(*(each[rest] for each in attrs.astuple(steps)))
+    np.testing.assert_allclose(found.without[3][:, rest], td_values(features, others).values, rtol=0.05, atol=1e-3)
+    assert np.array_equal(found.without[3][:, steps.chunk % 2 == 1], found.values[:, steps.chunk % 2 == 1])
+
+
+def test_the_interval_of_the_growth_of_value_errors_covers_what_other_steps_give():
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((20, 4))
+    other = features + 0.1 * generator.standard_normal(features.shape)
+    laws = []
+    for _ in range(60):
+        steps = random_walk(generator, 1024)
+        laws.append(td_errors(td_values(other, steps), td_values(features, steps), steps).growth)
+    middle = np.median([law.exponent for law in laws])
+    assert np.mean([law.interval[0] <= middle <= law.interval[1] for law in laws]) >= 0.9
 
 
 def test_values_that_are_all_alike_are_recognised():
     steps, _ = chain(0.9)
-    forever = Transitions(steps.state, steps.following, np.ones(32), np.zeros(32, bool), steps.half)
-    assert values_alike(values_by_gamma(np.eye(2), forever))
-    assert not values_alike(values_by_gamma(np.eye(2), steps))
+    forever = attrs.evolve(steps, rewards=np.ones(32), terminated=np.zeros(32, bool))
+    assert values_alike(td_values(np.eye(2), forever))
+    assert not values_alike(td_values(np.eye(2), steps))
+
+
+@pytest.mark.parametrize(("different", "words"), [(1, "only one state was"), (16, "only 16 different states were")])
+def test_few_different_states_are_told_of(different, words):
+    steps, _ = chain(0.9)
+    few = SimpleNamespace(different=different, random=False)
+    [note] = analysis._notes(256, few, td_values(np.eye(2), steps))
+    assert note.startswith(f"{words} visited in 256 steps")
 
 
 def test_advantages_are_those_that_ppo_learns_from():
@@ -231,6 +304,8 @@ def test_the_entropy_of_a_uniform_policy():
     assert entropies(np.zeros((3, 4))) == pytest.approx([np.log(4)] * 3)
     assert entropies(np.array([[0.0, -1e9]])) == pytest.approx([0])
     assert initial_entropy(np.zeros((5, 3)), (8, 4)) == pytest.approx(np.log(4))
+    two = np.tile([True, False, True, False], (5, 1))
+    assert initial_entropy(np.zeros((5, 3)), (8, 4), two) == pytest.approx(np.log(2))
     small, large = (initial_entropy(scale * np.eye(6), (8, 4)) for scale in (0.1, 10))
     assert large < small < np.log(4)
 
