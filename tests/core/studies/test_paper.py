@@ -147,7 +147,8 @@ def test_values_that_grow_less_than_the_horizon_refute_that_they_grow_with_it() 
         rows = enumerate((*growths, None))
         return {"precisions": [{"name": f"int{n}", "values": {"growth": growth}} for n, growth in rows]}
 
-    assert claims.value_growth(Evidence({}, record((0.2, 0.7), (0.3, 0.9)))).verdict == "refuted"
+    assert claims.value_growth(Evidence({}, record((1.2, 1.7), (1.1, 1.9)))).verdict == "refuted"
+    assert claims.value_growth(Evidence({}, record((0.2, 0.7), (0.3, 0.9)))).verdict == "undecided"  # it is a bound
     assert claims.value_growth(Evidence({}, record((0.2, 0.7), (0.8, 1.2)))).verdict == "undecided"
     assert claims.value_growth(Evidence({}, record())).verdict == "undecided"
 
