@@ -141,7 +141,7 @@ def test_an_exponent_is_held_against_its_interval(interval: tuple[float, float],
     assert claims.exponent("bias", 2.0)(Evidence({}, record)).verdict == "undecided"
 
 
-def test_values_that_grow_less_than_the_horizon_refute_that_they_grow_with_it() -> None:
+def test_errors_of_values_refute_the_bound_only_if_they_grow_faster() -> None:
     def record(*intervals: tuple[float, float]) -> dict[str, Any]:
         growths = [{"exponent": sum(each) / 2, "interval": list(each)} for each in intervals]
         rows = enumerate((*growths, None))
