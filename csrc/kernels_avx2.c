@@ -210,6 +210,7 @@ enum { WIDE = 64 };
                                   const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,           \
                                   fetched ahead)                                                                       \
     {                                                                                                                  \
+        for (size_t t = 0; t < N; t++) __builtin_prefetch(y + 4 * t * y_stride, 1); /* lines far apart, together */    \
         for (size_t t = 0; t < N; t++)                                                                                 \
             for (size_t half = 0; half < 2; half++)                                                                    \
                 _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride) + half, _mm256_set1_epi32(-q_sum[t]));           \
