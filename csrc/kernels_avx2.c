@@ -635,10 +635,9 @@ static void multiply_copied(const copied_tokens *of, int32_t *restrict y, size_t
         const int loud = i >= of->quiet;
         const size_t left = (loud ? of->count : of->quiet) - i, most = loud ? (size_t)bytes_together : (size_t)TOGETHER;
         n = left < most ? left : most;
-        for (size_t half = 0; half < (loud ? 1 : 2); half++, ahead = after_a_call(ahead, steps)) {
-            const size_t at = half * STEP_BYTES / 2;
-            (loud ? bytes : quiet)[n - 1](sums[0] + at, TILE_ROWS, weights + at, steps, q, of->stride, of->q_sum + i, ahead);
-        }
+        some_product *const product = loud ? bytes[n - 1] : quiet[n - 1];
+        for (size_t at = 0; at < STEP_BYTES; at += loud ? STEP_BYTES : STEP_BYTES / 2, ahead = after_a_call(ahead, steps))
+            product(sums[0] + at, TILE_ROWS, weights + at, steps, q, of->stride, of->q_sum + i, ahead);
         for (size_t j = 0; j < n; j++) {
             if (!loud && of->entries[i + j]) add_loud(sums[j], weights, of->lists + (i + j) * of->most, of->entries[i + j]);
             memcpy(y + of->places[i + j] * y_stride, sums[j], STEP_BYTES);
