@@ -71,8 +71,8 @@ def _x86(name: str, operands: str) -> Counter[str]:
     if "mm" not in operands or moves or (memory and "broadcast" in name):
         return needs  # registers are renamed, not moved, and loads can spread what they read
     needs["vectors"] += 1
-    shared = "|vps[lrh]|vperm" if "zmm" in operands else ""  # shifts and permutations have the same pipes then
-    needs["multiplications"] += bool(re.match(r"v?p?mul|v?pmadd|vfmadd|vp?dp" + shared, name))
+    shared = "|vps[lrh]|vperm|vpmov|vinsert" if "zmm" in operands else ""  # shifts and permutations have the same pipes
+    needs["multiplications"] += bool(re.match(r"v?p?mul|v?pmadd|vfmadd|vp?dp|vpsign|vpabs" + shared, name))
     return needs
 
 

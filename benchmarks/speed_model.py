@@ -1,12 +1,13 @@
 """The written model of the engine's speed beside what its kernels do here, and what it predicts for boards.
 
-    python benchmarks/speed_model.py [--count]
+    python benchmarks/speed_model.py [--count | --model]
 
 Kernels are compiled with the engine's flags and timed by themselves, in windows of less than a millisecond of which the
 best counts: a busy machine disturbs most of them, not all. A cycle is what an addition takes that waits for the one
-before. --count prints what the model is made of: the instructions of the inner loops (with aarch64-linux-gnu-gcc, those
-of ARM, too). Figures go to results/speed-model-zen3.json, or -zen4 on a machine with AVX-512, and the tables of
-docs/speed-model.md are made of these: they are those two processors that the model knows.
+before. Whole encodings are the engine's own. --count prints what the model is made of: the instructions of the inner
+loops (with aarch64-linux-gnu-gcc, those of ARM, too); --model sets today's model beside what was measured before.
+Figures go to results/speed-model-zen3.json, or -zen4 on a machine with AVX-512, and the tables of docs/speed-model.md
+are made of these: they are those two processors that the model knows.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 from loop_counts import around, count, functions, innermost
 from record import RESULTS, save
 
 from bitrl.core.files import write_atomically
-from bitrl.plugins.backbones.benchmark.random_model import random_model, random_shape
+from bitrl.plugins.backbones.benchmark.random_model import SHAPES, random_model, random_shape
 from bitrl.plugins.backbones.benchmark.speed_model import (
-    BITNET_2B_4T,
+    BETWEEN,
     KERNELS,
     PI_4,
     PI_5,
@@ -52,20 +54,23 @@ LOOPS = {
         "few_ternary_1 few_dense_1 unpack_ternary unpack_dense unpack_dense_without unpack_int4 unpack_fp8"
     ),
     "avx2": (
-        "ternary_4 ternary_1 trits_4 trits_1 unpack_dense unpack_int4 quiet_8 quiet_1 bf16_2 bf16_1 unpack_fp8 "
+        "ternary_4 ternary_1 trits_4 trits_1 unpack_dense unpack_int4 quiet_8 quiet_1 bytes_4 bf16_2 bf16_1 unpack_fp8 "
         "floats_6 floats_2 floats_1"
     ),
     "scalar": "ternary_product int8_product",
     "neon": "trits_4 trits_1 dots_4 few_ternary_1 unpack_ternary",
 }
-"""Kernels → the functions whose innermost loops the model knows."""
+"""Kernels → the functions whose innermost loops the model knows; and those between products, of all of them."""
+DOUBLE_LOOPS = "norm_quantise norm_round scaled scaled_floats scaled_rows gated added rotated attend"
+OWN_FUNCTIONS = {"scalar": ("norm", "softmax", "v8_exp"), "neon": ("norm", "softmax", "v8_exp")}
+"""Of those, what the compiler leaves by itself."""
 FORMATS = ("ternary", "ternary-1.6", "int8", "int4", "fp8", "bf16", "fp32")
 
 
 def without_avx512(core: Core, plain: Core) -> list[tuple[Core, str, int]]:
     """What is modelled of a core with AVX2, and of the same in plain C: core, format, tokens."""
     return [
-        *((core, format, 32) for format in FORMATS),
+        *((core, format, 32) for format in (*FORMATS, "loud-int8")),
         *((core, format, 1) for format in ("ternary", "fp8", "bf16", "fp32")),
         *((plain, format, tokens) for format in ("ternary", "int8") for tokens in (32, 1)),
     ]
@@ -82,56 +87,75 @@ CASES = {
 }
 """Processors → what is modelled of what can be run there."""
 WHOLE_FORMATS = ("ternary", "ternary-1.6", "int8", "bf16", "fp32")
+
+
+def without_avx512_whole(core: Core, plain: Core) -> list[tuple[Core, str, int]]:
+    """As without_avx512, of whole encodings."""
+    return [
+        *((core, format, 32) for format in WHOLE_FORMATS),
+        *((core, format, 1) for format in ("bf16", "fp32")),
+        (plain, "ternary", 32),
+    ]
+
+
 WHOLE = {
-    "zen3": [*((ZEN3, format) for format in WHOLE_FORMATS), (ZEN3_PLAIN, "ternary")],
-    "zen4": [*((core, format) for core in (ZEN4_BF16, ZEN4) for format in WHOLE_FORMATS), (ZEN4_PLAIN, "ternary")],
+    "zen3": without_avx512_whole(ZEN3, ZEN3_PLAIN),
+    "zen4": [
+        *((ZEN4_BF16, format, 32) for format in WHOLE_FORMATS),
+        *((ZEN4_VNNI, format, 32) for format in ("ternary-1.6", "bf16")),
+        *without_avx512_whole(ZEN4, ZEN4_PLAIN),
+    ],
 }
-TOKENS, WHOLE_SECONDS = 32, 5.0
-REPEATS = 4
-"""Of the whole program, minutes of which may be disturbed."""
+WHOLE_SHAPE = random_shape("2560x6912x2")
+WHOLE_SECONDS = 3.0
+REPEATS = 2
+"""Of the whole program, a minute of which may be disturbed."""
 PAGE = ROOT / "docs" / "speed-model.md"
 START, END = "<!-- figures: written by benchmarks/speed_model.py -->", "<!-- end of figures -->"
 
 
-def measured(folder: Path) -> tuple[dict[tuple[str, str, int], float], float]:
-    """(instruction set, format, tokens) → multiply-adds a cycle; and the nanoseconds of a cycle."""
+def measured(folder: Path) -> tuple[dict[tuple[str, str, int], float], float, float]:
+    """(instruction set, format, tokens) → multiply-adds a cycle; the nanoseconds of a cycle; and the gigabytes that a
+    core reads in a second.
+    """
     program = folder / "kernel_speed"
     csrc = ROOT / "csrc"
     sources = [ROOT / "benchmarks" / "kernel_speed.c", csrc / "cpu.c", csrc / "dispatch.c", *csrc.glob("kernels_*.c")]
     subprocess.run(["cc", *FLAGS, *sources, "-lm", "-o", program], check=True)
     best: dict[tuple[str, str, int], tuple[int, float]] = {}
-    cycle = math.inf
+    cycle, gigabytes = math.inf, 0.0
     for _ in range(REPEATS):
-        first, *lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
-        cycle = min(cycle, float(first.split()[1]))
+        first, second, *lines = subprocess.run(
+            [program], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        cycle, gigabytes = min(cycle, float(first.split()[1])), max(gigabytes, float(second.split()[1]))
         for isa, format, tokens, work, spent in (line.split() for line in lines):
             key = isa, format, int(tokens)
             best[key] = int(work), min(float(spent), best.get(key, (0, math.inf))[1])
-    return {key: work * cycle / nanoseconds for key, (work, nanoseconds) in best.items()}, cycle
+    return {key: work * cycle / nanoseconds for key, (work, nanoseconds) in best.items()}, cycle, gigabytes
 
 
 def compared(processor: str, found: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
     """Model and measurement, in multiply-adds a cycle of one core."""
     rows = []
     for core, format, tokens in CASES[processor]:
+        if (core.isa, format, tokens) not in found:
+            continue  # measured before there was such a case
         model, here = multiply_adds_a_cycle(core, format, tokens), found[core.isa, format, tokens]
         row = {"core": core.name, "format": format, "tokens": tokens, "model": model, "measured": here}
         rows.append(row | {"error": model / here - 1})
     return rows
 
 
-def whole(processor: str, cycle: float) -> list[dict[str, Any]]:
-    """Encodings of 32 tokens by two blocks of the 2B model's shape and random weights, norms, attention and reading the
-    weights included: the least time of this process for one, as multiply-adds a cycle.
+def measured_whole(processor: str, cycle: float) -> dict[tuple[str, str, int], float]:
+    """(instruction set, format, tokens) → multiply-adds a cycle of encoding a text, from its token ids on, by two
+    blocks of the 2B model's shape with random weights: by the least time of this process for one.
     """
-    rows = []
-    with random_model(random_shape("2560x6912x2")) as path:
-        for core, format in WHOLE[processor]:
+    found = {}
+    with random_model(WHOLE_SHAPE) as path:
+        for core, format, tokens in WHOLE[processor]:
             engine = Engine(path, format, threads=1, isa=core.isa)
-            weights = sum(
-                math.prod(each.shape) for each in engine.tensors if each.name.startswith("blk.") and each.shape[1:]
-            )
-            texts = [[[(number * 97 + first) % engine.vocabulary for number in range(TOKENS)]] for first in range(2)]
+            texts = [[[(number * 97 + first) % engine.vocabulary for number in range(tokens)]] for first in range(2)]
             best, until = math.inf, time.monotonic() + WHOLE_SECONDS
             engine.encode(texts[0])
             for text in itertools.cycle(reversed(texts)):  # in turns, or the engine would go on from the same text
@@ -140,9 +164,28 @@ def whole(processor: str, cycle: float) -> list[dict[str, Any]]:
                 began = time.process_time()
                 engine.encode(text)
                 best = min(best, time.process_time() - began)
-            here, model = weights * TOKENS * cycle / (1e9 * best), multiply_adds_a_cycle(core, format, TOKENS)
-            rows.append({"core": core.name, "format": format, "model": model, "measured": here, "share": here / model})
+            found[core.isa, format, tokens] = _whole_weights() * tokens * cycle / (1e9 * best)
+    return found
+
+
+def whole(
+    processor: str, cycle: float, gigabytes: float, found: dict[tuple[str, str, int], float]
+) -> list[dict[str, Any]]:
+    """Model and measurement of whole encodings, as multiply-adds a cycle. Cycle and memory are as measured."""
+    rows = []
+    for core, format, tokens in WHOLE[processor]:
+        if (core.isa, format, tokens) not in found:
+            continue
+        there = attrs.evolve(core, ghz=1 / cycle, gigabytes=gigabytes)
+        seconds = tokens / predict(there, format, tokens, WHOLE_SHAPE).tokens_per_second
+        model, here = _whole_weights() * tokens * cycle / (1e9 * seconds), found[core.isa, format, tokens]
+        row = {"core": core.name, "format": format, "tokens": tokens, "model": model, "measured": here}
+        rows.append(row | {"error": model / here - 1})
     return rows
+
+
+def _whole_weights() -> int:
+    return WHOLE_SHAPE.blocks * sum(rows * columns for rows, columns in WHOLE_SHAPE.matrix_shapes.values())
 
 
 def predictions() -> list[dict[str, Any]]:
@@ -150,13 +193,15 @@ def predictions() -> list[dict[str, Any]]:
     rows = []
     for core in (PI_4, PI_5):
         for tokens in (32, 1):
-            found = predict(core, "ternary", tokens)
+            found = predict(core, "ternary", tokens, SHAPES["bitnet-2b-4t"])
             row = {
                 "core": core.name,
                 "tokens": tokens,
                 "multiply_adds_a_cycle": multiply_adds_a_cycle(core, "ternary", tokens),
+                "products": found.products,
+                "memory": found.memory,
+                "between": found.between,
             }
-            row |= {"arithmetic": found.arithmetic, "memory": found.memory}
             rows.append(row | {"tokens_per_second": found.tokens_per_second})
     return rows
 
@@ -173,54 +218,96 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
     for row in (row for each in results for row in each["compared"]):
         numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['error']:+.0%}"
         lines.append(f"| {row['core']} | {row['format']} | {row['tokens']} | {numbers} |")
-    lines += ["", "| whole encodings | format | model | measured | of the model |", "|---|---|---|---|---|"]
+    lines += ["", "| whole encodings | format | tokens | model | measured | error |", "|---|---|---|---|---|---|"]
     for row in (row for each in results for row in each["whole"]):
-        numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['share']:.0%}"
-        lines.append(f"| {row['core']} | {row['format']} | {numbers} |")
-    heads = "multiply-adds a cycle of a core | by arithmetic | by memory, at most | predicted, at most"
+        numbers = f"{row['model']:.2f} | {row['measured']:.2f} | {row['error']:+.0%}"
+        lines.append(f"| {row['core']} | {row['format']} | {row['tokens']} | {numbers} |")
+    heads = "multiply-adds a cycle of a core | products | weights from memory | between products | predicted, at most"
     lines += ["", f"| board | tokens at a time | {heads} |"]
-    lines += ["|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for row in predictions():
-        speeds = " | ".join(f"{row[name]:.0f} tokens/s" for name in ("arithmetic", "memory", "tokens_per_second"))
-        lines.append(f"| {row['core']} | {row['tokens']} | {row['multiply_adds_a_cycle']:.1f} | {speeds} |")
+        times = " | ".join(f"{1e3 * row[name]:,.1f} ms" for name in ("products", "memory", "between"))
+        speed = f"{row['tokens_per_second']:.0f} tokens/s"
+        lines.append(f"| {row['core']} | {row['tokens']} | {row['multiply_adds_a_cycle']:.1f} | {times} | {speed} |")
     return "\n".join([*lines, "", ""])
+
+
+def print_loops(folder: Path, source: str, names: Sequence[str], arm: bool) -> None:
+    """Of functions of a file in csrc/; of one without loops all that it does."""
+    code, prefix = folder / f"{source}.o", "aarch64-linux-gnu-" if arm else ""
+    subprocess.run([f"{prefix}gcc", *FLAGS, "-c", ROOT / "csrc" / f"{source}.c", "-o", code], check=True)
+    found = functions(code, f"{prefix}objdump")
+    for name in names:
+        for loop in innermost(found[name]) or [found[name]]:
+            print(source, name, dict(count(loop, arm)))
+        for loop in around(found[name]):
+            print(source, name, "around", dict(count(loop, arm)))
 
 
 def print_counts(folder: Path) -> None:
     """What the compiler makes of the inner loops, beside what the model says."""
     for isa, names in LOOPS.items():
-        arm = isa == "neon"
-        code = folder / f"{isa}.o"
-        prefix = "aarch64-linux-gnu-" if arm else ""
-        subprocess.run([f"{prefix}gcc", *FLAGS, "-c", ROOT / "csrc" / f"kernels_{isa}.c", "-o", code], check=True)
-        found = functions(code, f"{prefix}objdump")
-        for name in names.split():
-            for loop in innermost(found[name]):
-                print(isa, name, dict(count(loop, arm)))
-            for loop in around(found[name]):
-                print(isa, name, "around", dict(count(loop, arm)))
+        functions_of_isa = (*names.split(), *DOUBLE_LOOPS.split(), *OWN_FUNCTIONS.get(isa, ()))
+        print_loops(folder, f"kernels_{isa}", functions_of_isa, arm=isa == "neon")
+    for arm in (False, True):
+        print_loops(folder, "weights", ["read_q6_k"], arm)
     for key, kernel in KERNELS.items():
         print(*key, *kernel.products.values(), *kernel.unpacking)
+    for isa, loops in BETWEEN.items():
+        for name, loop in loops.items():
+            print(isa, name, loop)
+
+
+def with_todays_model(processor: str, results: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, beside the model as it is."""
+
+    def of(cases: Sequence[tuple[Core, str, int]], rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
+        isas = {core.name: core.isa for core, _, _ in cases}
+        return {(isas[row["core"]], row["format"], row["tokens"]): row["measured"] for row in rows}
+
+    products, encodings = of(CASES[processor], results["compared"]), of(WHOLE[processor], results["whole"])
+    return results | {
+        "compared": compared(processor, products),
+        "whole": whole(processor, results["cycle"], results["gigabytes"], encodings) if encodings else [],
+        "predictions": predictions(),
+    }
+
+
+def update_model(path: Path, processor: str) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["results"] = with_todays_model(processor, record["results"])
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def measure(folder: Path, out: Path) -> None:
+    processor = "zen4" if "avx512bf16" in instruction_sets() else "zen3"
+    found, cycle, gigabytes = measured(folder)
+    results = {
+        "cycle": cycle,
+        "gigabytes": gigabytes,
+        "compared": compared(processor, found),
+        "whole": whole(processor, cycle, gigabytes, measured_whole(processor, cycle)),
+        "predictions": predictions(),
+    }
+    save(f"speed-model-{processor}", results, out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--count", action="store_true")
+    what.add_argument("--model", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.count:
             print_counts(Path(folder))
             return
-        processor = "zen4" if "avx512bf16" in instruction_sets() else "zen3"
-        found, cycle = measured(Path(folder))
-        results = {
-            "weights": BITNET_2B_4T,
-            "compared": compared(processor, found),
-            "whole": whole(processor, cycle),
-            "predictions": predictions(),
-        }
-    save(f"speed-model-{processor}", results, given.out)
+        if given.model:
+            for processor in CASES:
+                update_model(given.out / f"speed-model-{processor}.json", processor)
+        else:
+            measure(Path(folder), given.out)
     if PAGE.is_file() and given.out == RESULTS:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
         write_atomically(PAGE, before + START + tables(recorded()) + END + rest.partition(END)[2])

@@ -149,6 +149,32 @@ TARGET static inline v16 v16_split(v16 x, v16 *e) { return (v16){split(x.low, &e
 #define EACH_TILE(of) of(1) of(2) of(3) of(4) of(5) of(6)
 #include "kernels_float.h"
 
+/* The next tile's weights are fetched from memory while the one at hand is multiplied, some with every CHUNK steps: a core waits
+ * for no more than some twenty lines of memory at a time. */
+enum { CHUNK = 16 };
+typedef struct {
+    const uint8_t *from;
+    size_t bytes; /* with each chunk */
+} fetched;
+TARGET static inline void fetch(fetched *ahead, size_t chunks)
+{
+    const uint8_t *end = ahead->from + chunks * ahead->bytes;
+    for (const uint8_t *line = ahead->from; line < end; line += 64) _mm_prefetch((const char *)line, _MM_HINT_T0);
+    ahead->from = end;
+}
+
+/* `bytes` from there on, in so many calls that go through so many steps each. Where weights are read as fast as they come, which is
+ * with few calls, the CPU fetches them better by itself. */
+static inline fetched fetch_evenly(const uint8_t *from, size_t bytes, size_t steps, size_t calls)
+{
+    enum { FEW = 3 };
+    return (fetched){from, calls > FEW ? bytes * CHUNK / (steps * calls) + 1 : 0};
+}
+static inline fetched after_a_call(fetched ahead, size_t steps)
+{
+    return (fetched){ahead.from + steps / CHUNK * ahead.bytes, ahead.bytes};
+}
+
 /* The j-th of a group of four steps of ternary weights, 0 to 2 of a tile's rows: packed, or a byte each. */
 typedef struct {
     __m256i low, high;
@@ -181,12 +207,15 @@ TARGET static inline void add_pairs(uint8_t *y, __m256i pairs)
 enum { WIDE = 64 };
 #define TERNARY_PRODUCT(kind, N)                                                                                       \
     TARGET static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps, \
-                                  const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)           \
+                                  const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,           \
+                                  fetched ahead)                                                                       \
     {                                                                                                                  \
+        for (size_t t = 0; t < N; t++) __builtin_prefetch(y + 4 * t * y_stride, 1); /* lines far apart, together */    \
         for (size_t t = 0; t < N; t++)                                                                                 \
             for (size_t half = 0; half < 2; half++)                                                                    \
                 _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride) + half, _mm256_set1_epi32(-q_sum[t]));           \
         for (size_t i = 0, end; i < steps;) {                                                                          \
+            fetch(&ahead, WIDE / CHUNK);                                                                               \
             __m256i low[N], high[N];                                                                                   \
             _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++) low[t] = high[t] = _mm256_setzero_si256();          \
             for (end = steps - i < WIDE ? steps : i + WIDE; i < end; i += 4, weights += kind##_bytes, q += 16)         \
@@ -244,19 +273,23 @@ TARGET static inline __m256i floats_add(__m256i sum, __m256i weights, __m256i x)
 /* A tile of rows for N tokens, of weights that need no unpacking. */
 #define PRODUCT(kind, N)                                                                                               \
     TARGET static void kind##_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps, \
-                                  const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)           \
+                                  const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,           \
+                                  fetched ahead)                                                                       \
     {                                                                                                                  \
         __m256i sums[N][2];                                                                                            \
         _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++) sums[t][0] = sums[t][1] = kind##_start(q_sum[t]);       \
-        for (size_t i = 0; i < steps; i++, weights += STEP_BYTES, q += 4) {                                            \
-            const kind##_weights low = kind##_take(weights), high = kind##_take(weights + STEP_BYTES / 2);             \
-            _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                     \
-            {                                                                                                          \
-                int32_t four;                                                                                          \
-                memcpy(&four, q + t * q_stride, sizeof four);                                                          \
-                const __m256i x = _mm256_set1_epi32(four);                                                             \
-                sums[t][0] = kind##_add(sums[t][0], low, x);                                                           \
-                sums[t][1] = kind##_add(sums[t][1], high, x);                                                          \
+        for (size_t i = 0; i < steps; i += CHUNK) {                                                                    \
+            fetch(&ahead, 1);                                                                                          \
+            for (size_t j = 0; j < CHUNK; j++, weights += STEP_BYTES, q += 4) {                                        \
+                const kind##_weights low = kind##_take(weights), high = kind##_take(weights + STEP_BYTES / 2);         \
+                _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                 \
+                {                                                                                                      \
+                    int32_t four;                                                                                      \
+                    memcpy(&four, q + t * q_stride, sizeof four);                                                      \
+                    const __m256i x = _mm256_set1_epi32(four);                                                         \
+                    sums[t][0] = kind##_add(sums[t][0], low, x);                                                       \
+                    sums[t][1] = kind##_add(sums[t][1], high, x);                                                      \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
         _Pragma("GCC unroll 6") for (size_t t = 0; t < N; t++)                                                         \
@@ -357,26 +390,31 @@ TARGET static bool quieten(uint8_t *restrict quiet, loud_step *restrict list, si
 /* Half a tile of rows for N tokens. */
 #define QUIET_PRODUCT(N)                                                                                               \
     TARGET static void quiet_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps,  \
-                                 const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)            \
+                                 const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,            \
+                                 fetched ahead)                                                                        \
     {                                                                                                                  \
         const __m256i ones = _mm256_set1_epi16(1);                                                                     \
         __m256i sums[N];                                                                                               \
         for (size_t t = 0; t < N; t++) sums[t] = _mm256_set1_epi32(-128 * q_sum[t]);                                   \
-        for (size_t i = 0; i < steps; i += 4, weights += 4 * STEP_BYTES, q += GROUP) {                                 \
-            __m256i rows[4];                                                                                           \
-            _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                                     \
-                rows[j] = _mm256_load_si256((const __m256i *)(weights + j * STEP_BYTES));                              \
-            _Pragma("GCC unroll 8") for (size_t t = 0; t < N; t++)                                                     \
-            {                                                                                                          \
-                __m256i pairs[4];                                                                                      \
+        for (size_t i = 0, end; i < steps;) {                                                                          \
+            fetch(&ahead, WIDE / CHUNK);                                                                                          \
+            for (end = steps - i < WIDE ? steps : i + WIDE; i < end; i += 4, weights += 4 * STEP_BYTES, q += GROUP) {  \
+                __m256i rows[4];                                                                                       \
                 _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                                 \
+                    rows[j] = _mm256_load_si256((const __m256i *)(weights + j * STEP_BYTES));                          \
+                _Pragma("GCC unroll 8") for (size_t t = 0; t < N; t++)                                                 \
                 {                                                                                                      \
-                    int32_t four;                                                                                      \
-                    memcpy(&four, q + t * q_stride + 4 * j, sizeof four);                                              \
-                    pairs[j] = _mm256_maddubs_epi16(rows[j], _mm256_set1_epi32(four));                                 \
+                    __m256i pairs[4];                                                                                  \
+                    _Pragma("GCC unroll 4") for (size_t j = 0; j < 4; j++)                                             \
+                    {                                                                                                  \
+                        int32_t four;                                                                                  \
+                        memcpy(&four, q + t * q_stride + 4 * j, sizeof four);                                          \
+                        pairs[j] = _mm256_maddubs_epi16(rows[j], _mm256_set1_epi32(four));                             \
+                    }                                                                                                  \
+                    const __m256i low = _mm256_add_epi16(pairs[0], pairs[1]);                                          \
+                    const __m256i high = _mm256_add_epi16(pairs[2], pairs[3]);                                         \
+                    sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(_mm256_add_epi16(low, high), ones));         \
                 }                                                                                                      \
-                const __m256i low = _mm256_add_epi16(pairs[0], pairs[1]), high = _mm256_add_epi16(pairs[2], pairs[3]); \
-                sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(_mm256_add_epi16(low, high), ones));             \
             }                                                                                                          \
         }                                                                                                              \
         for (size_t t = 0; t < N; t++) _mm256_storeu_si256((__m256i *)(y + 4 * t * y_stride), sums[t]);                \
@@ -408,11 +446,13 @@ TARGET static inline __m256 odds(__m256i pairs)
 
 #define BF16_PRODUCT(N)                                                                                                \
     TARGET static void bf16_##N(uint8_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps,   \
-                                const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum)             \
+                                const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,             \
+                                fetched ahead)                                                                         \
     {                                                                                                                  \
         _Alignas(32) float totals[N][2][8] = {0};                                                                      \
         (void)q_sum;                                                                                                   \
         for (size_t i = 0; i < steps; i += BF16_STEPS) {                                                               \
+            fetch(&ahead, BF16_STEPS / CHUNK);                                                                         \
             __m256 even[N][2], odd[N][2];                                                                              \
             _Pragma("GCC unroll 4") for (size_t t = 0; t < N; t++)                                                     \
                 even[t][0] = even[t][1] = odd[t][0] = odd[t][1] = _mm256_setzero_ps();                                 \
@@ -440,7 +480,7 @@ TARGET static inline __m256 odds(__m256i pairs)
 
 /* A tile for 1 to `together` tokens, whose sums have registers. */
 typedef void some_product(uint8_t *restrict, size_t, const uint8_t *restrict, size_t, const uint8_t *restrict,
-                          size_t, const int32_t *restrict);
+                          size_t, const int32_t *restrict, fetched);
 
 enum { ternary_together = 4, trits_together = 4, bytes_together = 4, floats_together = 6, bf16_together = 2 };
 
@@ -547,11 +587,12 @@ static void tiles_product(matrix_format format, some_product *const *products, s
 {
     size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
     for (size_t tile = 0; tile < tiles; tile++, weights += bytes) {
+        fetched ahead = fetch_evenly(weights + bytes, bytes, steps, (tokens + together - 1) / together);
         if (unpack) unpack(unpacked, weights, columns);
-        for (size_t t = 0; t < tokens; t += together)
+        for (size_t t = 0; t < tokens; t += together, ahead = after_a_call(ahead, steps))
             products[(tokens - t < together ? tokens - t : together) - 1](
                 y + 4 * (t * y_stride + tile * TILE_ROWS), y_stride, unpack ? unpacked : weights, steps, q + t * q_stride, q_stride,
-                q_sum + t);
+                q_sum + t, ahead);
     }
 }
 
@@ -580,22 +621,23 @@ static void copy_tokens(copied_tokens *of, const uint8_t *restrict q, size_t q_s
     }
 }
 
-/* y: [tokens, y_stride] of a tile, steps of which are in `weights`. */
-static void multiply_copied(const copied_tokens *of, int32_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps)
+/* y: [tokens, y_stride] of a tile, steps of which are in `weights`; the next one's bytes are fetched. */
+static void multiply_copied(const copied_tokens *of, int32_t *restrict y, size_t y_stride, const uint8_t *restrict weights, size_t steps,
+                            const uint8_t *next, size_t next_bytes)
 {
     enum { TOGETHER = 8 };
     static some_product *const quiet[TOGETHER] = {quiet_1, quiet_2, quiet_3, quiet_4, quiet_5, quiet_6, quiet_7, quiet_8};
+    const size_t calls = 2 * ((of->quiet + TOGETHER - 1) / TOGETHER) + (of->count - of->quiet + bytes_together - 1) / bytes_together;
+    fetched ahead = fetch_evenly(next, next_bytes, steps, calls);
     for (size_t i = 0, n; i < of->count; i += n) {
         _Alignas(32) uint8_t sums[TOGETHER][STEP_BYTES];
         const uint8_t *q = of->copies + i * of->stride;
         const int loud = i >= of->quiet;
         const size_t left = (loud ? of->count : of->quiet) - i, most = loud ? (size_t)bytes_together : (size_t)TOGETHER;
         n = left < most ? left : most;
-        if (loud)
-            bytes[n - 1](sums[0], TILE_ROWS, weights, steps, q, of->stride, of->q_sum + i);
-        else
-            for (size_t half = 0; half < STEP_BYTES; half += STEP_BYTES / 2)
-                quiet[n - 1](sums[0] + half, TILE_ROWS, weights + half, steps, q, of->stride, of->q_sum + i);
+        some_product *const product = loud ? bytes[n - 1] : quiet[n - 1];
+        for (size_t at = 0; at < STEP_BYTES; at += loud ? STEP_BYTES : STEP_BYTES / 2, ahead = after_a_call(ahead, steps))
+            product(sums[0] + at, TILE_ROWS, weights + at, steps, q, of->stride, of->q_sum + i, ahead);
         for (size_t j = 0; j < n; j++) {
             if (!loud && of->entries[i + j]) add_loud(sums[j], weights, of->lists + (i + j) * of->most, of->entries[i + j]);
             memcpy(y + of->places[i + j] * y_stride, sums[j], STEP_BYTES);
@@ -618,7 +660,7 @@ static void bytes_product(matrix_format format, void (*unpack)(uint8_t *restrict
         for (size_t tile = 0; tile < tiles; tile++) {
             if (unpack) unpack(unpacked, weights + tile * bytes, columns);
             multiply_copied(&some, y + first * y_stride + tile * TILE_ROWS, y_stride, unpack ? unpacked : weights + tile * bytes,
-                            columns / 4);
+                            columns / 4, weights + (tile + 1) * bytes, bytes);
         }
     }
 }

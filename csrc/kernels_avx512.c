@@ -328,8 +328,10 @@ static void tiles_product(matrix_format format, product_of_two *const *products,
                           size_t columns, const uint8_t *restrict q, size_t q_stride, const int32_t *restrict q_sum,
                           size_t tokens, uint8_t *unpacked)
 {
-    size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns), packed = bytes / steps;
+    size_t steps = steps_of(format, columns), bytes = tile_bytes(format, columns);
     const size_t most = multiplies_halves(format) ? BF16_TOKENS : TILE_TOKENS; /* at a time */
+    /* What comes next is fetched evenly: a core waits for no more than some twenty lines of memory at a time. */
+    const size_t groups = (tokens + most - 1) / most, share = groups ? (bytes - 1) / (steps * groups) + 1 : 0;
     uint8_t *sums = unpacked + 4 * BLOCK_BYTES; /* [tokens, 32] of all blocks but the last: y's rows lie far apart */
     for (size_t tile = 0; tile < tiles; tile += 2, weights += 2 * bytes, y += 4 * 2 * TILE_ROWS) {
         const uint8_t *a = weights, *b = tile + 1 < tiles ? weights + bytes : weights;
@@ -346,13 +348,13 @@ static void tiles_product(matrix_format format, product_of_two *const *products,
                 rows = unpacked;
                 more = b != a ? unpacked + 2 * BLOCK_BYTES : unpacked;
             }
-            for (size_t t = 0; t < tokens; t += most) {
-                size_t next = (t + most < tokens ? from : from + count) * packed; /* after the last tokens */
-                const uint8_t *const ahead[2] = {a + next, b + next};
-                const int last = from + count == steps;
+            const int last = from + count == steps;
+            const uint8_t *next = last ? a + 2 * bytes : a + bytes * (from + count) / steps;
+            for (size_t t = 0; t < tokens; t += most, next += count * share) {
+                const uint8_t *const ahead[2] = {next, next + (b - a)};
                 products[(tokens - t < most ? tokens - t : most) - 1](
                     last ? y + 4 * t * y_stride : sums + 128 * t, last ? y_stride : 32, sums + 128 * t, rows, more, count,
-                    q + t * q_stride + 4 * from, q_stride, from ? NULL : q_sum + t, ahead, packed);
+                    q + t * q_stride + 4 * from, q_stride, from ? NULL : q_sum + t, ahead, share);
             }
         }
     }
