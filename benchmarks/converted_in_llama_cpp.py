@@ -26,7 +26,7 @@ from smollm2 import PROMPTS, relative_error
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
-from bitrl.plugins.backbones.language_model import token_ids
+from bitrl.plugins.backbones.text_tokens import TextTokens
 from bitrl.plugins.backbones.tools.convert import convert
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
@@ -71,7 +71,7 @@ def compare(path: Path, rival_python: str) -> dict[str, Any]:
     """
     engine = Engine(path, "fp32")
     tokenizer = tokenizer_of(engine.file)
-    ids = token_ids(tokenizer, PROMPTS)
+    ids = TextTokens(tokenizer, ours=False).ids(PROMPTS)
     exact, rounded = (Sequences(each).read(ids, 1)[1] for each in (engine, Engine(path)))
     rival = Rival(rival_python, path, "plain")
     theirs = [np.array(rival.ask(do="logits", tokens=prompt)["logits"]) for prompt in ids]

@@ -27,7 +27,7 @@ from agent_figures import (
 from stranger_figures import stranger_lines
 
 ROOT = Path(__file__).parent.parent
-STRANGERS = ROOT / "benchmarks/results/strangers.json"
+STRANGERS = ROOT / "benchmarks/results/studies/strangers.json"
 RIVALS = ("bitrl", "stable_baselines3")
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 

@@ -107,7 +107,7 @@ def measure(
             seconds[name].append(time.perf_counter() - began)
             if before:
                 after = least_seconds(engines[name], limits, sequences, prompt, new)
-                least = (before[0] + after[0]) / 2 * sequences * new
+                least = min(before[0], after[0]) * sequences * new  # what slowed one of them is no limit
                 fractions[name].append(least / seconds[name][-1])
                 bound[name] = after[1]
         print({name: round(sequences * new / found[-1]) for name, found in seconds.items()}, flush=True)

@@ -4,7 +4,7 @@
     python benchmarks/recorded_study.py DIR --study language            # records alone, also what another made
     python benchmarks/figures.py                                        # docs/paper.md, docs/results.md
 
-The paper's studies are recorded with the package, "strangers" (examples/studies/strangers.toml) in benchmarks/results.
+The paper's studies are recorded with the package, "strangers" (examples/studies/strangers.toml) in benchmarks/results/studies.
 `bitrl study paper-language` trains all of a study. Only finished cells count; of the same arm, task and seed the one
 that was trained later.
 """
@@ -30,7 +30,7 @@ STRANGERS = "strangers"
 def places(study: str) -> tuple[Path, Path]:
     """A study's design, and where its results are recorded."""
     if study == STRANGERS:
-        return ROOT / "examples/studies/strangers.toml", ROOT / "benchmarks/results/strangers.json"
+        return ROOT / "examples/studies/strangers.toml", ROOT / "benchmarks/results/studies/strangers.json"
     return files()[study], HERE / "results" / f"{study}.json"
 
 

