@@ -4,9 +4,9 @@
     python benchmarks/recorded_study.py DIR --study language            # records alone, also what another made
     python benchmarks/figures.py                                        # docs/paper.md, docs/results.md
 
-The paper's studies are recorded with the package, "strangers" (examples/studies/strangers.toml) in benchmarks/results/studies.
-`bitrl study paper-language` trains all of a study. Only finished cells count; of the same arm, task and seed the one
-that was trained later.
+The paper's studies are recorded with the package, "strangers" (examples/studies/strangers.toml) in
+benchmarks/results/studies. `bitrl study paper-language` trains all of a study. Only finished cells count; of the same
+arm, task and seed the one that was trained later.
 """
 
 from __future__ import annotations
