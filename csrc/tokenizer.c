@@ -1,7 +1,7 @@
 /* Byte-level BPE: phrases are taken out of a text and the rest is cut into pieces, whose bytes are joined to tokens, the best
  * merge first.
  *
- * What the tokenizers library gives for the same vocabulary is what this gives (tests/csrc/test_tokenizer.py), down to
+ * What the tokenizers library gives for the same vocabulary is what this gives (tests/csrc/test_engine_tokenizer.py), down to
  * merges that have gone stale in its queue. Where a text is cut is BITRL_PATTERN of plugins/backbones/files/tokenizer.py,
  * alternative by alternative; no other way of cutting is known here. */
 #include "tokenizer.h"

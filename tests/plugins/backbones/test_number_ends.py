@@ -58,10 +58,9 @@ def test_hostile_text_takes_linear_time() -> None:
 
 
 @pytest.mark.parametrize("serializer", ["json", "natural", "compact", "bins"])
-@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
-def test_every_number_of_the_serializers_is_found(serializer: str, env: str) -> None:
+@pytest.mark.parametrize(("env", "count"), [("CartPole-v1", 4), ("Acrobot-v1", 6), ("MountainCar-v0", 2)])
+def test_every_number_of_the_serializers_is_found(serializer: str, env: str, count: int) -> None:
     write = load_serializer(serializer, env=env)
-    count = len(write.fields)
     for values in (np.linspace(-1, 1, count), np.zeros(count), np.full(count, np.nan)):
         assert len(number_ends(write(values.astype(np.float32)))) == count
 
