@@ -1,6 +1,6 @@
 """Texts as tokens: by the engine where it knows the model's way of cutting, else by the `tokenizers` library.
 
-Both give the same tokens; the engine in a tenth of the time. Knows neither models nor features.
+Both give the same tokens; the engine in an eighth of the time. Knows neither models nor features.
 """
 
 from __future__ import annotations
