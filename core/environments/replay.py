@@ -129,7 +129,8 @@ def restore(
     """Restore `envs` to a `save`d state, whose current observations [num_envs, ...] were `expected`.
 
     Raises:
-        RunFailed: the observations differ: the environment draws random numbers outside `np_random`.
+        RunFailed: the observations differ: the environment draws random numbers outside `np_random`, or
+            keeps something of earlier episodes.
         ValueError: the actions or observations are not of these environments.
     """
     for index, env in enumerate(envs.envs):  # type: ignore[attr-defined]
@@ -143,8 +144,9 @@ def restore(
         raise ValueError(f"observations: expected shape {list(now.shape)}, got {list(expected.shape)}")
     if not _equal(now.astype(expected.dtype), expected):
         raise RunFailed(
-            "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
-            f"so this run cannot be resumed exactly; start it again with {setting('force')}"
+            "replaying the environment's episode gave other observations: it draws random numbers outside np_random or "
+            "keeps something of earlier episodes, so this run cannot be resumed exactly; start it again with "
+            + setting("force")
         )
 
 

@@ -20,7 +20,7 @@ from bitrl.core.environments.prompt_task import PromptTask
 from bitrl.core.errors import UsageError, cause
 from bitrl.core.interfaces import ObservationSpec
 from bitrl.core.registry import registry
-from bitrl.plugins.envs import babyai, mujoco
+from bitrl.plugins.envs import babyai, box2d, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 from bitrl.plugins.envs.modules import import_module_of
 from bitrl.plugins.envs.one_of_vector import OneOfVector
@@ -82,7 +82,8 @@ class GymnasiumEnvironment(Environment):
                 # bitrl checks every step itself (core/environments/checked.py), and says which environment it was.
                 if _is_vector_only(self.id):
                     return OneOfVector(gymnasium.make_vec(self.id, num_envs=1, **arguments))
-                return gymnasium.make(self.id, disable_env_checker=True, **arguments)
+                env = gymnasium.make(self.id, disable_env_checker=True, **arguments)
+                return box2d.NewWorlds(env) if box2d.keeps_its_world(env) else env
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever an environment's own construction raises, sys.exit() too
