@@ -70,7 +70,8 @@ class Engine:
     `threads` of 0 takes every CPU that this process may use, by affinity and by quota.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0, Q1_0, Q2_0 and I2_S are run as ternary, Q4_0 as int4, F16 and BF16
-    as bf16, F32 as fp32, all others as int8 (int4 would round them once more); packed safetensors as ternary.
+    as bf16, F32 as fp32, all others as int8 (int4 would round them once more); packed safetensors as ternary. A file
+    whose first matrix is ternary and others are not is run as int8, which keeps ternary weights as they are.
     A ternary matrix with a scale for each block of a row keeps these, also of files of floats.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
