@@ -187,6 +187,10 @@ static int check_keys(const reader *r, const architecture *a)
                                        "residual_scale",         "embedding_scale",
                                        "attention.clamp_kqv",    "attention.output_scale",
                                        "attention.key_length_swa", "rope.scaling.yarn_log_multiplier",
+                                       "rope.scaling.yarn_attn_factor", /* a factor in llama.cpp, the whole in its converter */
+                                       "rope.scaling.alpha",     "attention.temperature_length",
+                                       "attention.temperature_scale", "attention.max_alibi_bias",
+                                       "attention.shared_kv_layers", "use_parallel_residual",
                                        "attn_logit_softcapping", "final_logit_softcapping"}; /* read_caps reads the last two */
     char full[128];
     for (size_t i = 0; i < sizeof none / sizeof *none - (a->caps ? 2 : 0); i++) {

@@ -466,6 +466,12 @@ def refusal(path: Path) -> str:
         ("llama", "attention.causal", False, "both directions"),
         ("llama", "expert_count", 8, "has llama.expert_count, which is not supported"),
         ("llama", "attention.clamp_kqv", 8.0, "attention.clamp_kqv"),
+        ("llama", "rope.scaling.yarn_attn_factor", 1.5, "has llama.rope.scaling.yarn_attn_factor, which is not"),
+        ("llama", "rope.scaling.alpha", 1000.0, "rope.scaling.alpha"),
+        ("qwen3", "attention.temperature_scale", 0.1, "attention.temperature_scale"),
+        ("llama", "attention.max_alibi_bias", 8.0, "attention.max_alibi_bias"),
+        ("gemma3", "attention.shared_kv_layers", 2, "attention.shared_kv_layers"),
+        ("llama", "use_parallel_residual", True, "use_parallel_residual"),
         ("llama", "attention.sliding_window", 2**31, "llama.attention.sliding_window = 2147483648"),
         (
             "qwen3",
