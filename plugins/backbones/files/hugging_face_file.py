@@ -88,6 +88,12 @@ class HuggingFaceFile:
         """Bytes of all tensors."""
         return int(lib.bitrl_file_size(self.handle))
 
+    @property
+    def own_format(self) -> str | None:
+        """The format that config.json asks for, whatever the weights are stored in; None where it asks for none."""
+        online = self.config.group("quantization_config").get("quantization_mode") == "online"
+        return "ternary" if online else None
+
     def metadata(self) -> dict[str, Any]:
         """Every key with its value, those of the tokens around texts included. Raises as `tokenizer`."""
         return self._keys | self._around_texts | self._chat_template
