@@ -76,7 +76,7 @@ static int read_name(reader *r, architecture *out)
         {.name = "llama", .turned = true, .all_local = true, .says_activation = true, .activation = SILU},
         {.name = "qwen2", .biases = true, .says_activation = true, .activation = SILU},
         {.name = "qwen3", .head_norms = true, .says_activation = true, .activation = SILU},
-        {.name = "gemma2", .gemma = true, .caps = true, .local_every = 2, .largest = 46, .says_activation = true, .activation = GELU},
+        {.name = "gemma2", .gemma = true, .caps = true, .local_every = 2, .usual_window = 4096, .largest = 46, .says_activation = true, .activation = GELU},
         {.name = "gemma3", .head_norms = true, .gemma = true, .local_rope = true, .local_every = 6, .largest = 62,
          .says_activation = true, .activation = GELU},
         {.name = "phi3", .turns_less = true, .all_local = true, .says_activation = true, .activation = SILU},
@@ -187,6 +187,10 @@ static int check_keys(const reader *r, const architecture *a)
                                        "residual_scale",         "embedding_scale",
                                        "attention.clamp_kqv",    "attention.output_scale",
                                        "attention.key_length_swa", "rope.scaling.yarn_log_multiplier",
+                                       "rope.scaling.yarn_attn_factor", /* a factor in llama.cpp, the whole in its converter */
+                                       "rope.scaling.alpha",     "attention.temperature_length",
+                                       "attention.temperature_scale", "attention.max_alibi_bias",
+                                       "attention.shared_kv_layers", "use_parallel_residual",
                                        "attn_logit_softcapping", "final_logit_softcapping"}; /* read_caps reads the last two */
     char full[128];
     for (size_t i = 0; i < sizeof none / sizeof *none - (a->caps ? 2 : 0); i++) {
@@ -272,7 +276,7 @@ static int read_pattern(const reader *r, const char *name, uint64_t blocks, cons
 }
 
 /* Which blocks see a window alone: those that the pattern's array says, or all but each n-th, or all, as the architecture has it.
- * As in llama.cpp none does in a file that names no window. */
+ * As in llama.cpp none does in a file that names no window, but gemma2's, of which the first files did not name theirs. */
 static int read_windows(const reader *r, bitrl_model *model)
 {
     const architecture *a = &model->architecture;
@@ -280,10 +284,10 @@ static int read_windows(const reader *r, bitrl_model *model)
     uint64_t every = a->local_every, blocks = model->shape.blocks;
     const bitrl_key *pattern = find_key(r, "attention.sliding_window_pattern", full), *listed;
     const bitrl_key *window = find_key(r, "attention.sliding_window", full);
-    if (a->gemma ? !pattern && !window : !is_set(window)) return BITRL_OK;
+    if (!a->usual_window && (a->gemma ? !pattern && !window : !is_set(window))) return BITRL_OK;
     if (!pattern && !every && !a->all_local)
         return bitrl_fail(r->error, BITRL_BAD_FILE, "has %s but no attention.sliding_window_pattern, which is not supported", full);
-    int status = read_count(r, "attention.sliding_window", 0, MAX_CONTEXT, &model->window);
+    int status = read_count(r, "attention.sliding_window", a->usual_window, MAX_CONTEXT, &model->window);
     if (!status) status = read_pattern(r, "attention.sliding_window_pattern", blocks, &listed);
     if (!status && pattern && !listed)
         status = read_count(r, "attention.sliding_window_pattern", 0, MAX_BLOCKS, &every);
@@ -326,9 +330,9 @@ static int read_scaling(const reader *r, rope_scaling *s)
         s->kind = ROPE_PLAIN;
         return BITRL_OK;
     }
-    if (is_text(type, "longrope")) { /* its factors are tensors; beyond the first context they would be others */
+    if (is_text(type, "longrope")) { /* its factors are tensors */
         s->kind = ROPE_PLAIN;
-        return read_original(r, &s->original);
+        return BITRL_OK;
     }
     if (type && !is_text(type, "linear") && !is_text(type, "yarn")) {
         uint64_t bytes = type->type == GGUF_STRING ? type->value_bytes - 8 : 0;
@@ -346,6 +350,23 @@ static int read_scaling(const reader *r, rope_scaling *s)
     return BITRL_OK;
 }
 
+/* Beyond the first context longrope's factors would be others, so no more is read. llama.cpp's files of Phi have its factors
+ * without naming the type. */
+static int read_first_context(const reader *r, bitrl_shape *shape)
+{
+    static const char short_factors[] = "rope_factors_short.weight";
+    char full[128];
+    bool named = is_text(find_key(r, "rope.scaling.type", full), "longrope");
+    bool factors = bitrl_file_find_tensor(r->file, short_factors);
+    double first;
+    if (!named && !factors) return BITRL_OK;
+    if (!factors && !bitrl_file_find_tensor(r->file, "rope_freqs.weight"))
+        return bitrl_fail(r->error, BITRL_BAD_FILE, "lacks the tensor %s", short_factors);
+    int status = read_original(r, &first);
+    if (!status && first < (double)shape->context) shape->context = (uint64_t)first;
+    return status;
+}
+
 static int read_rope(const reader *r, bitrl_model *model)
 {
     bitrl_shape *shape = &model->shape;
@@ -354,6 +375,7 @@ static int read_rope(const reader *r, bitrl_model *model)
     rope_scaling scaling;
     double local_theta = 10000;
     int status = read_scaling(r, &scaling);
+    if (!status) status = read_first_context(r, shape);
     if (!status && a->local_rope && model->window) {
         status = read_positive(r, "rope.local_freq_base", 10000, &local_theta);
         if (!status) status = read_positive(r, "rope.freq_base_swa", local_theta, &local_theta);
@@ -366,8 +388,6 @@ static int read_rope(const reader *r, bitrl_model *model)
     bitrl_frequencies(model->frequencies, dims, shape->rope_theta);
     model->rope_factor = bitrl_scale_frequencies(model->frequencies, dims, shape->rope_theta, &scaling);
     if (model->local_frequencies) bitrl_frequencies(model->local_frequencies, dims, local_theta);
-    if (scaling.kind == ROPE_PLAIN && scaling.original > 0 && scaling.original < (double)shape->context)
-        shape->context = (uint64_t)scaling.original;
     return BITRL_OK;
 }
 

@@ -176,6 +176,7 @@ typedef struct {
     activation_function activation;
     uint64_t local_every;    /* with a window and no pattern, all blocks are local but each n-th; 0: there must be a pattern */
     uint64_t unturned_every; /* each n-th block does not rotate; 0: all do */
+    uint64_t usual_window;   /* of a file that names none; 0: then no block is local */
     uint64_t largest;        /* blocks of the one model whose queries are scaled by another width than their own; 0: there is none */
 } architecture;
 

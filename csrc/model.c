@@ -234,12 +234,25 @@ static int load_head(const loader *l, bitrl_model *model)
     return status;
 }
 
-/* The format asked for, or that of the first matrix. */
-static int choose_format(const bitrl_file *file, const char *wanted, matrix_format *out, char *error)
+/* That of the first matrix. Where it is ternary and others are not, which ternary weights would ruin, 8 bits, which keep ternary
+ * ones as they are. */
+static matrix_format own_format(const bitrl_file *file)
 {
     const bitrl_tensor *first = bitrl_file_find_tensor(file, "blk.0.attn_q.weight");
+    matrix_format own = first ? bitrl_format_of(first->type) : TERNARY;
+    for (uint64_t i = 0; own == TERNARY && i < bitrl_file_tensor_count(file); i++) {
+        const bitrl_tensor *t = bitrl_file_tensor(file, i);
+        bool matrix = t->dims == 2 && t->name_bytes > 4 && memcmp(t->name, "blk.", 4) == 0;
+        if (matrix && bitrl_format_of(t->type) != TERNARY) own = INT8;
+    }
+    return own;
+}
+
+/* The format asked for, or the file's own. */
+static int choose_format(const bitrl_file *file, const char *wanted, matrix_format *out, char *error)
+{
     if (!wanted) {
-        *out = first ? bitrl_format_of(first->type) : TERNARY;
+        *out = own_format(file);
         return BITRL_OK;
     }
     for (*out = 0; *out < FORMATS; ++*out)

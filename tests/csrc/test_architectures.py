@@ -33,6 +33,10 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0, 1.5, 2.0, 2.5],
+    "long_factor": [1.0, 4.0, 9.0, 9.0],
+}  # fmt: skip
 # transformers' name of the architecture, what its configuration changes of SHAPE
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"rope_theta": 500.0}),
@@ -68,6 +72,7 @@ CONFIGURATIONS |= {
     "phi3, three quarters of a head": (
         "Phi3", {"partial_rotary_factor": 0.75, "num_attention_heads": 3, "num_key_value_heads": 3}
     ),
+    "phi3, longrope": ("Phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5, "rope_theta": 500.0}),
 }  # fmt: skip
 BITNETS: dict[str, dict[str, Any]] = {
@@ -181,6 +186,11 @@ def write(model: Any, path: Path, dtype: str = "F32", changes: dict[str, Any] | 
             writer.add_rope_scaling_factor(rope["factor"])
         if rope["rope_type"] == "yarn":
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if rope["rope_type"] == "longrope":  # llama.cpp's converter does not name the type
+            ratio = c.max_position_embeddings / c.original_max_position_embeddings
+            writer.add_rope_scaling_orig_ctx_len(c.original_max_position_embeddings)
+            attention = np.sqrt(1 + np.log(ratio) / np.log(c.original_max_position_embeddings))
+            writer.add_rope_scaling_attn_factors(float(attention))
         if getattr(c, "sliding_window", None):
             writer.add_sliding_window(c.sliding_window)
     if kind == "gemma2":
@@ -198,6 +208,9 @@ def write(model: Any, path: Path, dtype: str = "F32", changes: dict[str, Any] | 
     if getattr(c, "rope_parameters", {}).get("rope_type") == "llama3":  # llama.cpp divides the frequencies by these
         usual = 500.0 ** -(np.arange(0, head_dim, 2) / head_dim)
         named["rope_freqs.weight"] = (usual / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+    for length in ("short", "long"):
+        if factors := (getattr(c, "rope_parameters", None) or {}).get(f"{length}_factor"):
+            named[f"rope_factors_{length}.weight"] = np.array(factors, np.float32)
     for name, weight in named.items():
         number = gguf.GGMLQuantizationType[dtype if weight.ndim == 2 else "F32"]
         writer.add_tensor(name, gguf.quantize(weight, number), raw_dtype=number)
@@ -239,6 +252,29 @@ def test_the_state_after_every_block(tmp_path: Path, name: str) -> None:
     for i, want in enumerate(hidden_states(model)):
         got = Engine(path, layers=i + 1, threads=1).encode(TEXTS, "none")
         assert relative_error(got, want) < 1e-5
+
+
+def test_positions_beyond_the_first_context_of_longrope_are_not_read(tmp_path: Path) -> None:
+    """There its factors are others. Files of Phi have the factors of both and say where the first context ends."""
+    kind, changes = CONFIGURATIONS["phi3, longrope"]
+    model = make(kind, **changes)
+    assert Engine(write(model, tmp_path / "a.gguf"), threads=1).context == 64
+    first = "rope.scaling.original_context_length"
+    assert f"lacks the key phi3.{first}" in refusal(write(model, tmp_path / "b.gguf", changes={first: None}))
+    plain, named = make(kind, rope_theta=500.0), {"rope.scaling.type": "longrope", first: 64}
+    assert "lacks the tensor rope_factors_short" in refusal(write(plain, tmp_path / "c.gguf", changes=named))
+
+
+def test_gemma2_has_its_window_in_files_that_do_not_name_it(tmp_path: Path) -> None:
+    """As llama.cpp reads its first ones: 4096 tokens, in every second block."""
+    text, model = [[i % 300 for i in range(4200)]], TINY["gemma2"]
+    named, other = ({"gemma2.attention.sliding_window": window} for window in (4096, 4097))
+    states = [
+        Engine(model.write(tmp_path / "m.gguf", changes={"gemma2.context_length": 5000} | keys)).encode(text, "none")
+        for keys in ({}, named, other)
+    ]
+    np.testing.assert_array_equal(states[0], states[1])
+    assert not np.array_equal(states[0], states[2])
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
@@ -430,6 +466,12 @@ def refusal(path: Path) -> str:
         ("llama", "attention.causal", False, "both directions"),
         ("llama", "expert_count", 8, "has llama.expert_count, which is not supported"),
         ("llama", "attention.clamp_kqv", 8.0, "attention.clamp_kqv"),
+        ("llama", "rope.scaling.yarn_attn_factor", 1.5, "has llama.rope.scaling.yarn_attn_factor, which is not"),
+        ("llama", "rope.scaling.alpha", 1000.0, "rope.scaling.alpha"),
+        ("qwen3", "attention.temperature_scale", 0.1, "attention.temperature_scale"),
+        ("llama", "attention.max_alibi_bias", 8.0, "attention.max_alibi_bias"),
+        ("gemma3", "attention.shared_kv_layers", 2, "attention.shared_kv_layers"),
+        ("llama", "use_parallel_residual", True, "use_parallel_residual"),
         ("llama", "attention.sliding_window", 2**31, "llama.attention.sliding_window = 2147483648"),
         (
             "qwen3",

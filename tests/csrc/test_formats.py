@@ -95,6 +95,17 @@ def test_a_ternary_file_keeps_its_weights_in_every_format(tmp_path: Path) -> Non
     assert relative_error(Engine(path, "fp32").encode(batch), want) < 0.05  # it does not quantise activations
 
 
+@pytest.mark.parametrize("weights", ["Q8_0", "F16"])
+def test_a_file_of_ternary_and_other_matrices_loses_neither(tmp_path: Path, weights: str) -> None:
+    model = TinyModel(ffn=256, blocks=1, weights=weights)
+    model.dense = {name: values for name, values in model.dense.items() if "ffn_down" in name}
+    engine = Engine(model.write(tmp_path / "model.gguf", "TQ2_0"))
+    assert engine.format == "int8"
+    batch = texts(model)
+    exact = np.concatenate([model.forward(text, "fp32")[-1].mean(0, keepdims=True) for text in batch])
+    assert relative_error(engine.encode(batch), exact) < 0.05  # activations in 8 bits
+
+
 def test_four_bits_with_a_step_for_each_block_beat_one_for_each_row() -> None:
     """Why int4 is what it is: with a step a row, one outlier costs the whole row its precision."""
     model = TinyModel(blocks=1, weights="F32")

@@ -166,10 +166,10 @@ class TinyModel:
     def matrix(self, name: str, format: str) -> torch.Tensor:
         """A matrix as that format has it, float64 [rows, columns]."""
         codes, scale = self.ternary[name]
-        w = torch.from_numpy(self.dense[name][1] if self.dense else codes * np.float32(scale)).double()
+        w = torch.from_numpy(self.dense[name][1] if name in self.dense else codes * np.float32(scale)).double()
         if format == "bf16":
             return w.bfloat16().double()
-        if format.startswith("ternary") and self.dense:
+        if format.startswith("ternary") and name in self.dense:
             mean = w.abs().mean().clamp(min=1e-5)
             return (w / mean).round().clamp(-1, 1) * mean
         if format == "int8":

@@ -70,7 +70,9 @@ class Engine:
     `threads` of 0 takes every CPU that this process may use, by affinity and by quota.
     `format` is how matrices are multiplied, one of `formats()`; a file in another one is quantised at load. None takes
     what the file's first matrix holds: TQ1_0, TQ2_0, Q1_0, Q2_0 and I2_S are run as ternary, Q4_0 as int4, F16 and BF16
-    as bf16, F32 as fp32, all others as int8 (int4 would round them once more); packed safetensors as ternary.
+    as bf16, F32 as fp32, all others as int8 (int4 would round them once more). Packed safetensors, and those that their
+    config.json says are quantised online, are run as ternary. A file whose first matrix is ternary and others are not
+    is run as int8, which keeps ternary weights as they are.
     A ternary matrix with a scale for each block of a row keeps these, also of files of floats.
     `layers` stops after that many blocks (None: all). `isa` forces one of `instruction_sets()`.
     `i2s_packing` says on which CPU the file's I2_S weights were packed, "x86" or "arm"; the file does not.
@@ -102,6 +104,7 @@ class Engine:
         if not 0 <= threads <= _MOST_THREADS:
             raise UsageError(f"threads: expected 0 to {_MOST_THREADS}, got {threads}")
         self.file = open_model(path, activation, linear_class)
+        format = format or self.file.own_format
         self.verified = self.file.verify()
         self.file.sizes.check()
         model, session = ffi.new("bitrl_model **"), ffi.new("bitrl_session **")
@@ -334,6 +337,7 @@ def plan(file: ModelFile | HuggingFaceFile, format: str | None = None, activatio
 
     Raises ModelFileError saying what is missing or not supported.
     """
+    format = format or file.own_format
     error, shape, matrix_bytes = ffi.new("char[]", _ERROR_BYTES), ffi.new("bitrl_shape *"), ffi.new("uint64_t *")
     texts = [ffi.new("char[]", text.encode()) for text in ("auto", format or "", activation or "")]
     options = ffi.new("bitrl_options *", {"threads": 1})

@@ -35,6 +35,12 @@ class CheckpointConfig:
             raise self.fail(f"has {key} = {shown(str(value), 40)}; expected a positive number")
         return float(value)
 
+    def says(self, key: str) -> Any:
+        """A value that may be null but must be there, since transformers' classes have others for absent ones."""
+        if key not in self.values:
+            raise self.fail(f"lacks {key}, and bitrl does not guess it")
+        return self.values[key]
+
     def group(self, key: str) -> Mapping[str, Any]:
         """An object, empty when the key is absent."""
         value = self.values.get(key)

@@ -31,6 +31,8 @@ FIRST_BITNET = "BitnetForCausalLM"
 NO_HEAD_DIM = ("llama", "mistral", "bitnet", "qwen2", "phi3", "smollm3")
 """Types whose heads divide the width unless their configuration says otherwise."""
 GEMMAS = ("gemma2", "gemma3")
+TIED = ("gemma2", "gemma3_text", "smollm3")
+"""Types whose head is the embedding unless tie_word_embeddings says otherwise."""
 PACKED = 1000
 """The engine's number for transformers' packed ternary weights, four rows in one of bytes."""
 TYPES = {"F32": 0, "F16": 1, "BF16": 30, "U8": PACKED}
@@ -139,7 +141,7 @@ def engine_keys(config: CheckpointConfig, activation: str | None = None) -> dict
     }
     keys |= rope_keys(config, kind, head_dim) | _window_keys(config, kind) | _cap_keys(config, kind)
     check_quantization(config)
-    named = _activation(config, activation)
+    named = _activation(config, kind, activation)
     if named:
         keys["hidden_activation"] = named
     return {"general.architecture": kind} | {f"{kind}.{name}": value for name, value in keys.items()}
@@ -157,6 +159,8 @@ def architecture(config: CheckpointConfig) -> str:
     for key in UNSUPPORTED:
         if config.values.get(key) and key not in SUPPORTED.get(kind, ()):
             raise config.fail(f"has {key} = {shown(str(config.values[key]), 40)}, which is not supported")
+    if not config.values.get("is_causal", True):
+        raise config.fail("reads its texts in both directions (is_causal), which is not supported")
     return "bitnet" if kind == "llama" and FIRST_BITNET in config.items("architectures") else ARCHITECTURES[kind]
 
 
@@ -323,15 +327,16 @@ def check_quantization(config: CheckpointConfig) -> None:
             )
 
 
-def _activation(config: CheckpointConfig, wanted: str | None) -> str | None:
-    name = config.values.get("hidden_act") or config.values.get("hidden_activation")
+def _activation(config: CheckpointConfig, kind: str, wanted: str | None) -> str | None:
+    key = "hidden_activation" if kind in GEMMAS else "hidden_act"  # Gemma's classes do not read the other
+    name = config.values.get(key)
     if name is None:
         if wanted is None:
-            raise config.fail("lacks hidden_act: name the activation (-o backbone.activation)")
+            raise config.fail(f"lacks {key}: name the activation (-o backbone.activation)")
         return None
     if not isinstance(name, str) or name not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise config.fail(f"has hidden_act = {shown(str(name), 40)}, which is not supported; supported: {known}")
+        raise config.fail(f"has {key} = {shown(str(name), 40)}, which is not supported; supported: {known}")
     return ACTIVATIONS[name]
 
 
@@ -341,8 +346,7 @@ def _cap_keys(config: CheckpointConfig, kind: str) -> dict[str, Key]:
         return {}
     keys: dict[str, Key] = {"attention.scale": config.positive("query_pre_attn_scalar") ** -0.5}
     for name in SUPPORTED.get(kind, ()):
-        if config.values.get(name) is not None:
-            keys[name] = config.positive(name)
+        keys[name] = 0.0 if config.says(name) is None else config.positive(name)  # 0: none
     return keys
 
 
@@ -368,13 +372,14 @@ def _local_blocks(config: CheckpointConfig, kind: str) -> list[bool]:
     listed = [layer == "sliding_attention" for layer in kinds]
     if kind in GEMMAS:
         return listed or _every_nth(config, kind, blocks)
-    if model in ("mistral", "phi3") and not kinds:
-        return [config.values.get("sliding_window") is not None] * blocks
+    if model == "phi3" or (model == "mistral" and not kinds):  # Phi-3's class has one kind of layer
+        window = config.values.get("sliding_window") if model == "phi3" else config.says("sliding_window")
+        return [window is not None] * blocks
     if "use_sliding_window" not in SUPPORTED.get(model, ()) or not config.values.get("use_sliding_window"):
         if any(listed):
             raise config.fail("has layer_types other than full_attention, which is not supported in such a model")
         return [False] * blocks
-    windowed = config.values.get("sliding_window") is not None
+    windowed = config.says("sliding_window") is not None
     if model == "smollm3" or kinds:
         return listed or [windowed and not turned for turned in turned_blocks(config)]
     first = config.values.get("max_window_layers")
@@ -386,5 +391,5 @@ def _local_blocks(config: CheckpointConfig, kind: str) -> list[bool]:
 def _every_nth(config: CheckpointConfig, kind: str, blocks: int) -> list[bool]:
     if kind == "gemma3" and config.values.get("sliding_window_pattern") is None:
         raise config.fail("lacks layer_types, and bitrl does not guess it")
-    every = config.count("sliding_window_pattern", 2)
+    every = config.count("sliding_window_pattern") if kind == "gemma3" else 2
     return [bool((i + 1) % every) for i in range(blocks)]

@@ -20,6 +20,7 @@ from bitrl._engine import ffi, lib
 from bitrl.plugins.backbones.files import model_file
 from bitrl.plugins.backbones.files.foreign import cause
 from bitrl.plugins.backbones.files.hugging_face import (
+    TIED,
     CheckpointConfig,
     Key,
     Translated,
@@ -78,13 +79,20 @@ class HuggingFaceFile:
         self._data = [tensor.data for tensor in tensors]  # keep the files open that the engine reads
         self.handle, self._computed = _assemble(self.path, keys, tensors)
         self._keys = keys
-        heads = self.config.values.get("tie_word_embeddings") is not False or any(t.name == HEAD for t in tensors)
-        self.lacks_head = not heads  # the engine would take the embedding for one
+        tied = self.config.values.get("tie_word_embeddings", self.config.values["model_type"] in TIED)
+        # The engine would take the embedding for a head.
+        self.lacks_head = tied is False and all(tensor.name != HEAD for tensor in tensors)
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
         return int(lib.bitrl_file_size(self.handle))
+
+    @property
+    def own_format(self) -> str | None:
+        """The format that config.json asks for, whatever the weights are stored in; None where it asks for none."""
+        online = self.config.group("quantization_config").get("quantization_mode") == "online"
+        return "ternary" if online else None
 
     def metadata(self) -> dict[str, Any]:
         """Every key with its value, those of the tokens around texts included. Raises as `tokenizer`."""

@@ -73,6 +73,9 @@ class ModelFile:
     damaged, or a part is missing.
     """
 
+    own_format: str | None = None
+    """A GGUF file asks for no format but by its types."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.handle, self.paths = opened(path), [self.path]

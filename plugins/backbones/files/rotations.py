@@ -78,15 +78,18 @@ def rope_factors(config: CheckpointConfig, kind: str) -> list[float]:
 
 
 def _settings(config: CheckpointConfig, layers: str | None) -> Mapping[str, Any]:
-    """What is said of rotations: transformers 5 has it in rope_parameters (`layers` names Gemma's kind), 4 as keys."""
-    found = config.group("rope_parameters")
+    """What is said of rotations: transformers 5 has it in rope_parameters (`layers` names Gemma's kind), 4 as keys.
+
+    Where both stand, rope_scaling wins, as in transformers: people add it to files that are to read longer texts.
+    """
+    found, scaling = config.group("rope_parameters"), config.group("rope_scaling")
     if layers is not None and found:
         of_layers = found.get(layers)
         if not isinstance(of_layers, dict):
             raise config.fail(f"lacks rope_parameters.{layers}, and bitrl does not guess it")
-        return of_layers
+        return {**of_layers, **scaling} if layers == "full_attention" else of_layers
     # Gemma's local blocks are never scaled by the older key.
-    return found or ({} if layers == "sliding_attention" else config.group("rope_scaling"))
+    return {} if layers == "sliding_attention" else scaling or found
 
 
 def _theta(config: CheckpointConfig, settings: Mapping[str, Any], key: str) -> float:
@@ -113,6 +116,7 @@ def _scaling(config: CheckpointConfig, settings: Mapping[str, Any]) -> dict[str,
     if kind == "yarn":
         return _yarn(config, settings)
     if kind == "longrope":
+        config.positive("original_max_position_embeddings")  # Phi-3's class has its own for one that is elsewhere
         context, first = config.count("max_position_embeddings"), _first_context(config, settings)
         factor = settings.get("factor")
         factor = context / first if factor is None else config.positive("factor", settings)
@@ -138,6 +142,9 @@ def _yarn(config: CheckpointConfig, settings: Mapping[str, Any]) -> dict[str, Ke
     for ours, name in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
         if settings.get(name):
             keys[f"rope.scaling.{ours}"] = config.positive(name, settings)
+    fast, slow = (settings.get(name) or usual for name, usual in (("beta_fast", 32), ("beta_slow", 1)))
+    if fast < slow:
+        raise config.fail(f"scales its positions by yarn with beta_fast = {fast} below beta_slow = {slow}")
     usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     attention = usual
     if settings.get("attention_factor") is not None:

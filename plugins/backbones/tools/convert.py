@@ -107,6 +107,10 @@ def write(
         metadata[f"{architecture}.block_count"] = (blocks, gguf.GGUFValueType.UINT32)
     plans = _plans(file, kind, embeddings, architecture, learned, blocks)
     lacks += _differences(metadata, {plan.tensor.name for plan in plans})
+    if file.own_format and kind not in ("TQ1_0", "TQ2_0"):
+        lacks.append(
+            f"it does not say that its matrices are to be run as {file.own_format}: name the format (--format)"
+        )
     with gguf_writer(out, metadata.pop("general.architecture")[0]) as writer:
         for name, (value, *types) in metadata.items():
             if value == []:

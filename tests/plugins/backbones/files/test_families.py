@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from hugging_face_models import SHAPE, TEXTS, relative_error, states
 
+from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.files.model_file import ModelFileError
@@ -101,10 +103,80 @@ def test_a_checkpoint_and_its_gguf_file_are_the_model(tmp_path: Path, name: str)
     np.testing.assert_array_equal(engine.encode([text], "none"), before)
 
 
+SCALED = {"rope_type": "linear", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "absent"),
+    [
+        # Each class reads its own key of the activation.
+        ("gemma 2", {"hidden_act": "silu"}, ()),
+        ("gemma 3", {"hidden_act": "gelu"}, ()),
+        ("llama 3.1", {"hidden_activation": "gelu_pytorch_tanh"}, ()),
+        ("gemma 2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}, ()),
+        ("gemma 2", {"sliding_window_pattern": 3}, ("layer_types",)),
+        ("phi 3", {"layer_types": [F, F, F]}, ()),
+        # rope_scaling wins, whatever rope_parameters says.
+        ("qwen2", {"rope_scaling": SCALED, "rope_theta": 90.0}, ()),
+        ("gemma 3", {"rope_scaling": SCALED}, ()),
+    ],
+    ids=str,
+)
+def test_settings_are_read_as_transformers_reads_them(
+    tmp_path: Path, name: str, changes: dict[str, Any], absent: tuple[str, ...]
+) -> None:
+    model(name).save_pretrained(tmp_path / "hf")
+    said = json.loads((tmp_path / "hf/config.json").read_text()) | changes
+    (tmp_path / "hf/config.json").write_text(json.dumps({key: said[key] for key in said if key not in absent}))
+    read = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", attn_implementation="eager").eval()
+    text = TEXTS[0]
+    convert(tmp_path / "hf", tmp_path / "m.gguf")
+    for path in (tmp_path / "hf", tmp_path / "m.gguf"):
+        engine = Engine(path, threads=1)
+        assert relative_error(engine.encode([text], "none"), states(read, text)[-1]) < 1e-5
+        _, last = Sequences(engine).read([text], 1)
+        assert relative_error(last[0], logits(read, text)[-1]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("gemma 2", "attn_logit_softcapping"),
+        ("gemma 2", "final_logit_softcapping"),
+        ("mistral", "sliding_window"),
+        ("qwen2", "sliding_window"),
+        ("phi 4 mini", "original_max_position_embeddings"),
+    ],
+)
+def test_what_transformers_would_fill_in_is_not_guessed(tmp_path: Path, name: str, key: str) -> None:
+    """It has values of its own for these where they are absent, other ones than none."""
+    model(name).save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    del said[key]
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(ModelFileError, match=f"lacks {key}, and bitrl does not guess it"):
+        Engine(tmp_path, threads=1)
+
+
+def test_an_embedding_is_no_head_unless_the_class_ties_them(tmp_path: Path) -> None:
+    for name, tied in (("qwen2", False), ("gemma 3", True)):
+        model(name).save_pretrained(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        del config["tie_word_embeddings"]
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        weights = safetensors.torch.load_file(tmp_path / name / "model.safetensors")
+        weights.pop("lm_head.weight", None)
+        safetensors.torch.save_file(weights, tmp_path / name / "model.safetensors")
+        engine = Engine(tmp_path / name, threads=1)
+        if tied:
+            assert engine.generate([[1]], 1)
+        else:
+            with pytest.raises(UsageError, match="has no head"):
+                engine.generate([[1]], 1)
+
+
 def test_the_language_model_of_a_multimodal_gemma_is_read(tmp_path: Path) -> None:
     """With what Google's configuration leaves out, and the names of tensors before and after transformers 4.52."""
-    import safetensors.torch
-
     made = model("gemma 3")
     weights = {name: weight for name, weight in made.state_dict().items() if name != "lm_head.weight"}
     inner = json.loads(made.config.to_json_string())
@@ -142,6 +214,12 @@ def test_positions_beyond_the_first_context_of_longrope_are_not_read(tmp_path: P
             "= longrope.*of Phi-3, longrope",
         ),
         ("llama 3.1", {"rope_parameters": YARN | {"truncate": False}}, "yarn with truncate = False"),
+        (
+            "llama 3.1",
+            {"rope_parameters": YARN | {"beta_fast": 1.0, "beta_slow": 8.0}},
+            "beta_fast = 1.0 below beta_slow",
+        ),
+        ("qwen2", {"is_causal": False}, r"both directions \(is_causal\)"),
         ("llama 3.1", {"rope_parameters": YARN | {"factor": -1.0}}, "factor = -1.0; expected a positive number"),
         ("llama 3.1", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ("phi 4 mini", {"rope_parameters": LONGROPE | {"short_factor": [1.0]}}, "short_factor other than 4 positive"),

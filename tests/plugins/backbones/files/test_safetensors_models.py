@@ -28,6 +28,7 @@ from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.engine.generation import Sequences
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.language_model import LanguageModel
+from bitrl.plugins.backbones.tools.convert import convert
 
 MODELS = {"llama": llama, "qwen3": qwen3, "gemma3": gemma3}
 
@@ -119,7 +120,9 @@ def test_master_weights_of_bitnet_are_quantised_as_transformers_does_online(tmp_
     weights = model.state_dict()
     model = replace_with_bitnet_linear(model, ["lm_head"], online)
     model.load_state_dict(weights, assign=True)
-    check(tmp_path, model, 1e-3, "ternary")
+    assert Engine(tmp_path).format == "ternary"
+    assert any("run as ternary" in lack for lack in convert(tmp_path, tmp_path / "model.gguf"))
+    check(tmp_path, model, 1e-3, None)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma3"])
