@@ -107,7 +107,8 @@ def policy_loss(
     """The loss's numerator, with gradient by `current` [B, T], its denominator, and sums over tokens, without gradient.
 
     The loss is numerator / denominator, each added up over microbatches; what is rejected is in neither. The sums are
-    `tokens` and, to be divided by them, clip_fraction, approx_kl (k3 of R), kl, dropped (by `negative_cap`), clamped.
+    `tokens` and, to be divided by them, clip_fraction, approx_kl (k3 of R), kl, ratio_clamped (R beyond LIMIT); and
+    `dropped`, the tokens that `negative_cap` took from them.
     """
     kept = corrected.kept
     log_r, signed = log_ratio(current, corrected.anchor, kept), advantages.reshape(len(kept), -1).where(kept, 0.0)
@@ -131,9 +132,15 @@ def policy_loss(
     count = {"token": kept.sum(), "sequence": sequences, "fixed-length": sequences * how.length}[how.aggregation]
     total = average(loss, kept).sum() if how.aggregation == "sequence" else loss.sum()
     approx_kl = log_ratios.expm1() - log_ratios
-    sums = {"tokens": kept, "clip_fraction": clipped < unclipped, "approx_kl": approx_kl, "kl": kl}
+    sums = {
+        "tokens": kept,
+        "clip_fraction": clipped < unclipped,
+        "approx_kl": approx_kl,
+        "kl": kl,
+        "ratio_clamped": log_r.abs() >= LIMIT,
+    }
     sums = {name: each.detach().where(kept, 0).sum() for name, each in sums.items()}
-    return total, count, {**sums, "dropped": (corrected.kept & ~kept).sum(), "clamped": (log_r.abs() >= LIMIT).sum()}
+    return total, count, {**sums, "dropped": (corrected.kept & ~kept).sum()}
 
 
 def log_ratio(above: Tensor, below: Tensor, mask: Tensor) -> Tensor:

@@ -187,9 +187,10 @@ class LanguageAgent:
             self.synced = False
         self.heed(discarded, moved)
         _, metrics = correct(found, behaviour, mask, advantages, self.estimator)
-        tokens, denominator = max(sums.pop("tokens"), 1.0), max(sums.pop("counted"), 1.0)
-        metrics |= {"policy_loss": sums.pop("loss") / denominator}
-        metrics |= {name: each / tokens for name, each in sums.items()}
+        tokens, denominator = sums.pop("tokens"), max(sums.pop("counted"), 1.0)
+        dropped = sums.pop("dropped")
+        metrics |= {"policy_loss": sums.pop("loss") / denominator, "dropped": dropped / max(tokens + dropped, 1.0)}
+        metrics |= {name: each / max(tokens, 1.0) for name, each in sums.items()}
         metrics |= {"update_size": moved, "steps_discarded": len(norms) if discarded else 0}
         metrics |= {"gradient_norm": float(np.mean([norm for norm in norms if norm is not None] or [0.0]))}
         return {name: figure for name, figure in metrics.items() if np.isfinite(figure)}

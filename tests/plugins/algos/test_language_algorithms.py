@@ -295,6 +295,33 @@ def test_log_probabilities_are_those_of_what_was_kept(name: str, floats: Path) -
         np.testing.assert_allclose(proximal[row, : len(each.tokens)], each.logprobs, atol=1e-5)
 
 
+def learned_from(algorithm: Any, advantage: float, logprobs_by: float = 0.0) -> dict[str, float]:
+    """The metrics of a rollout whose completions all have one advantage, half of them sampled at other probabilities."""
+    agent = algorithm.agent
+    _, completions, _ = agent.rollout()
+    for each in completions[::2]:
+        each.logprobs[:] += logprobs_by
+    metrics: dict[str, float] = agent.learn(
+        completions, mask_of(completions), torch.full((len(completions),), advantage), len(completions)
+    )
+    return metrics
+
+
+@NAMES
+def test_log_ratios_beyond_float32_are_counted_apart(name: str, floats: Path) -> None:
+    """In the only step of an update R is 1; it is ρ that is clamped."""
+    algorithm: Any = begin(name, tiny_backbone(floats), max_tokens=1)
+    metrics = learned_from(algorithm, 1.0, logprobs_by=-30.0)
+    assert (metrics["clamped"], metrics["ratio_clamped"]) == (0.5, 0)
+
+
+@NAMES
+def test_dropped_tokens_are_a_share_of_those_that_there_were(name: str, floats: Path) -> None:
+    """Of two passes the first finds the policy where it was, the second that it has left every completion."""
+    algorithm: Any = begin(name, tiny_backbone(floats), epochs=2, negative_cap=1e-6, learning_rate=1e-2, max_tokens=1)
+    assert learned_from(algorithm, -1.0)["dropped"] == 0.5
+
+
 def update_often(algorithm: Any) -> None:
     for _ in range(10):
         algorithm.update()
