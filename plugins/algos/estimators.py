@@ -22,12 +22,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from bitrl.core.errors import UsageError
+
 LIMIT = 20.0  # of log-ratios, so that float32 holds the squares of their exponentials; `clamped` counts those beyond
 
 
 @attrs.frozen
 class Estimator:
-    """Which estimator of the policy gradient; what `correction` means is said above."""
+    """Which estimator of the policy gradient; what `correction` means is said above.
+
+    Raises:
+        UsageError: it would reject everything.
+    """
 
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed", "vespo"] = "none"
     level: Literal["token", "sequence"] = "token"  # ρ of each token, or its product over the sequence
@@ -44,6 +50,13 @@ class Estimator:
     # To a reference, if there is one: k1 = log π_θ/π_ref, k2 = k1²/2, k3 = π_ref/π_θ − 1 + k1, unbiased = w·R·k3.
     kl: Literal["k1", "k2", "k3", "unbiased"] = "k3"
     kl_coef: float = 1e-3
+
+    def __attrs_post_init__(self) -> None:
+        if self.correction in ("mis", "geometric") and self.floor > self.cap:
+            raise UsageError(
+                f"algo.correction_floor: {self.floor:g} is above algo.correction_cap, {self.cap:g}: every sample would "
+                "be rejected; set a smaller floor or a larger cap"
+            )
 
 
 @attrs.frozen

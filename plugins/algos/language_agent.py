@@ -48,10 +48,11 @@ class LanguageAgent:
         stopwatch: seconds of the last update by stage.
 
     Raises:
-        UsageError: the model has no end token, or cannot be scaled.
+        UsageError: the model has no end token, or cannot be scaled; or nothing would come of a setting.
     """
 
     def __init__(self, options: LanguageAlgorithmOptions, task: Task):
+        check_settings(options)
         self.options, self.task = options, task
         backbone = task.reader.backbone
         assert isinstance(backbone, GenerativeBackbone)  # the algorithm's record says so
@@ -291,3 +292,18 @@ class LanguageAgent:
         self.alarms.load_state(state)
         self.discarded, self.synced = int(state["discarded"]), False
         self.replace()
+
+
+def check_settings(options: LanguageAlgorithmOptions) -> None:
+    """Refuse settings that nothing would come of without another.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if options.kl is None and options.kl_coef not in (0, type(options)().kl_coef):
+        raise UsageError(f"algo.kl_coef: weights nothing without {setting('algo.kl', 'k3')}")
+    if options.quantised_learner and options.rollout is None:
+        raise UsageError(
+            "algo.quantised_learner: the learner multiplies in the precision of rollouts: name one with "
+            f"{setting('algo.rollout', 'int8')}"
+        )

@@ -296,7 +296,7 @@ def test_log_probabilities_are_those_of_what_was_kept(name: str, floats: Path) -
 
 
 def learned_from(algorithm: Any, advantage: float, logprobs_by: float = 0.0) -> dict[str, float]:
-    """The metrics of a rollout whose completions all have one advantage, half of them sampled at other probabilities."""
+    """The metrics of a rollout with one advantage for all, every second completion sampled at other probabilities."""
     agent = algorithm.agent
     _, completions, _ = agent.rollout()
     for each in completions[::2]:
@@ -397,6 +397,26 @@ def test_a_group_of_one_is_refused(floats: Path) -> None:
 def test_an_unknown_precision_is_refused(name: str, floats: Path) -> None:
     with pytest.raises(UsageError, match=r'algo\.rollout: expected one of "fp32".*got "int9"'):
         begin(name, tiny_backbone(floats), rollout="int9")
+
+
+@NAMES
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kl_coef": 0.1}, r"algo\.kl_coef: weights nothing without .*algo\.kl.*k3"),
+        ({"quantised_learner": True}, r"algo\.quantised_learner: .* name one with .*algo\.rollout"),
+        ({"stochastic_rounding": True}, r"algo\.stochastic_rounding: fp32 rounds nothing: leave it out"),
+        (
+            {"rollout": "int8", "correction": "mis", "correction_floor": 3.0},
+            r"algo\.correction_floor: 3 is above algo\.correction_cap, 2: every sample would be rejected",
+        ),
+    ],
+)
+def test_settings_that_nothing_would_come_of_are_refused(
+    name: str, options: dict[str, Any], words: str, floats: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        begin(name, tiny_backbone(floats), **options)
 
 
 @NAMES
