@@ -5,6 +5,7 @@ Knows GSM8K's form: a line is a JSON object with "question" and "answer", whose 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -72,6 +73,12 @@ class QuestionFile(PromptTask):
         return _split(found)
 
     @property
+    def identity(self) -> dict[str, str]:
+        """The hashes of the files."""
+        files = {"file": self.options.file, "eval_file": self.options.eval_file}
+        return {f"{name}_sha256": _sha256(Path(path)) for name, path in files.items() if path}
+
+    @property
     def longest_prompt(self) -> int:  # type: ignore[override]
         """Characters of the longest question."""
         return max(len(each.text) for some in self.questions.values() for each in some)
@@ -110,6 +117,13 @@ def read_questions(path: Path) -> list[Question]:
     if not questions:
         raise UsageError(f'{path}: has no questions: expected lines such as {{"question": "…", "answer": "… #### 42"}}')
     return questions
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
