@@ -60,7 +60,8 @@ class LanguageAgent:
         if not self.policy.ends:
             raise UsageError(
                 "the language model names no end token (tokenizer.ggml.eos_token_id of a GGUF file, eos_token_id in "
-                f"config.json), so no completion of it would end: use another model ({setting('backbone.model')})"
+                "config.json), so no completion of it would end: use another model "
+                f"({setting('backbone.model', 'starter-tasks-fp16')}; ternary: starter-tasks)"
             )
         self.reference = None if options.kl is None else self.policy.reference().module()
         module = self.policy.module(options.rollout if options.quantised_learner else None)

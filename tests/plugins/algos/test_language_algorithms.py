@@ -364,7 +364,8 @@ def test_updates_that_were_thrown_away_are_counted_across_a_resume(name: str, fl
 @NAMES
 def test_a_model_without_an_end_token_is_refused(name: str, tmp_path: Path) -> None:
     path = tiny_file(tmp_path / "endless.gguf", **{"tokenizer.ggml.eos_token_id": None})
-    with pytest.raises(UsageError, match=r"names no end token .*eos_token_id.*use another model \(.*backbone\.model"):
+    words = r"names no end token .*eos_token_id.*use another model \(.*backbone\.model.*starter-tasks-fp16"
+    with pytest.raises(UsageError, match=words):
         begin(name, tiny_backbone(path))
 
 
@@ -386,6 +387,20 @@ def test_groups_whose_prompts_differ_are_refused(floats: Path) -> None:
     algorithm = begin("grpo", tiny_backbone(floats), make=lambda: ShareOfLetters(differs=True))
     with pytest.raises(RunFailed, match=r"same seed give different prompts.*self\.np_random alone"):
         algorithm.update()
+
+
+def test_a_run_that_learns_nothing_says_so_once(floats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Unearned(ShareOfLetters):
+        def step(self, action: str) -> Any:
+            return super().step(action)[0], 0.0, True, False, {}
+
+    update_often(begin("grpo", tiny_backbone(floats), make=Unearned))
+    told = capsys.readouterr().err
+    assert told.count("warning") == 1
+    assert "step 48: nothing has been learned yet" in told
+    assert "the mean reward is 0)" in told
+    update_often(begin("grpo", tiny_backbone(floats)))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_group_of_one_is_refused(floats: Path) -> None:
