@@ -174,7 +174,7 @@ def analyse(
     config, parts, algorithm, _ = trained(directory, tell)
     if "generation" in config.algorithm.learns_from:
         raise UsageError(
-            f"{directory}: {config.algorithm.name} taught a language model, and an analysis is of policies on features: "
+            f"{directory}: {config.algorithm.name} taught a language model, and analyses are of policies on features: "
             "what its rollouts' precision does is in metrics.jsonl (kl_behaviour, m2, ess, sign_skew)"
         )
     heads = algorithm.actor_critic()
