@@ -322,6 +322,14 @@ def test_dropped_tokens_are_a_share_of_those_that_there_were(name: str, floats: 
     assert learned_from(algorithm, -1.0)["dropped"] == 0.5
 
 
+@NAMES
+def test_metrics_are_documented(name: str, floats: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "language-models.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {each for row in rows for each in row.split("`")[1::2]}
+    assert set(begin(name, tiny_backbone(floats)).update()) <= named
+
+
 def update_often(algorithm: Any) -> None:
     for _ in range(10):
         algorithm.update()
