@@ -20,7 +20,7 @@ import numpy as np
 
 from bitrl.core.environments.prompt_task import HELD_OUT, PromptTask, hash_of
 from bitrl.core.errors import UsageError
-from bitrl.core.wording import setting
+from bitrl.core.wording import setting, warn
 
 LONGEST_LINE = 1_000_000
 """Characters of a line."""
@@ -106,14 +106,22 @@ def read_questions(path: Path) -> list[Question]:
     """
     found: dict[str, int] = {}
     questions = []
+    unmarked: list[int] = []
     for number, line in _lines(path):
-        question = _question(f"{path}, line {number}", line)
+        question, marked = _question(f"{path}, line {number}", line)
+        if not marked:
+            unmarked.append(number)
         if question.text in found:
             raise UsageError(
                 f"{path}, line {number}: the same question as in line {found[question.text]}: remove one of them"
             )
         found[question.text] = number
         questions.append(question)
+    if unmarked and len(unmarked) < len(questions):
+        warn(
+            f"{path}, line {unmarked[0]}{f' and {len(unmarked) - 1} more' if unmarked[1:] else ''}: the answer has no "
+            f'"{MARK}", as others of the file have: all of it is expected as the final answer'
+        )
     if not questions:
         raise UsageError(f'{path}: has no questions: expected lines such as {{"question": "…", "answer": "… #### 42"}}')
     return questions
@@ -154,7 +162,9 @@ class _Number(str):
     """A number of a JSON text, as it is written there."""
 
 
-def _question(where: str, line: str) -> Question:
+def _question(where: str, line: str) -> tuple[Question, bool]:
+    """The question of a line, and whether its final answer is marked."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -183,10 +193,11 @@ def _question(where: str, line: str) -> Question:
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise UsageError(f'{where}: half of a character (a \\u escape without its pair) is in "{name}": remove it')
         texts[name] = value
-    answer = texts["answer"].rpartition(MARK)[2].strip()
+    _, mark, answer = texts["answer"].rpartition(MARK)
+    answer = answer.strip()
     if not answer:
         raise UsageError(f'{where}: nothing stands behind "{MARK}" in its answer')
-    return Question(texts["question"], answer)
+    return Question(texts["question"], answer), bool(mark)
 
 
 def _split(questions: list[Question]) -> dict[bool, list[Question]]:
