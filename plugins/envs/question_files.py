@@ -47,7 +47,8 @@ class QuestionFile(PromptTask):
     answer is a number, the first number there), else its last number where the answer is a number, else all of it.
     Numbers are compared as numbers (1,000 is 1000.0), other answers without regard to case and blanks. A tenth of the
     questions, at least one, is held out to evaluate; `env.eval_file` names other questions for that, and then all of
-    `env.file` are trained on.
+    `env.file` are trained on. Each is drawn anew, so that an evaluation of as many episodes as there are questions asks
+    some of them twice and others not.
     """
 
     isolated = False
