@@ -145,8 +145,8 @@ def restore(
     if not _equal(now.astype(expected.dtype), expected):
         raise RunFailed(
             "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
-            "keeps something of earlier episodes, or its code has changed, so this run cannot be resumed exactly; start "
-            "it again with " + setting("force")
+            "keeps something of earlier episodes, or its code has changed, so this run cannot be resumed exactly; "
+            "start it again with " + setting("force")
         )
 
 
