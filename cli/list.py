@@ -15,6 +15,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.options import MOST_SHOWN, shown
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, Record, SerializerRecord
 from bitrl.core.registry import Entry, registry
+from bitrl.core.runs.display import score
 from bitrl.core.terminal import shell_word
 from bitrl.core.wording import program
 
@@ -71,7 +72,7 @@ def _run_row(run: dict[str, Any]) -> tuple[str, ...]:
     """`runs/a  finished  4,096 of 4,096  487.1 ± 22.4  seed=1 algo.gamma=0.98`."""
     steps = f"{run['step']:,}" + (f" of {run['steps']:,}" if isinstance(run["steps"], int) else "")
     mean, std = run["mean_return"], run["std_return"]
-    result = "–" if mean is None else f"{mean:.1f}" + (f" ± {std:.1f}" if std is not None else "")
+    result = "–" if mean is None else score(mean) + ("" if std is None else f" ± {score(std, beside=mean)}")
     differs = " ".join(f"{path.removeprefix('run.')}={_value(value)}" for path, value in run["differs"].items())
     return run["run"], run["status"], steps, result, run.get("problem") or differs or "–"
 

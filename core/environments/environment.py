@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -19,6 +20,11 @@ class Environment(ABC):
 
     def __init__(self, options: Any, id: str):
         self.options, self.id = options, id
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What must be equal for a run to go on or be evaluated, beside the options, such as the hash of a file."""
+        return {}
 
     @abstractmethod
     def make(self, render_mode: str | None = None) -> gymnasium.Env:

@@ -144,9 +144,9 @@ def restore(
         raise ValueError(f"observations: expected shape {list(now.shape)}, got {list(expected.shape)}")
     if not _equal(now.astype(expected.dtype), expected):
         raise RunFailed(
-            "replaying the environment's episode gave other observations: it draws random numbers outside np_random or "
-            "keeps something of earlier episodes, so this run cannot be resumed exactly; start it again with "
-            + setting("force")
+            "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
+            "keeps something of earlier episodes, or its code has changed, so this run cannot be resumed exactly; "
+            "start it again with " + setting("force")
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from bitrl.core.environments.environment import Environment
 from bitrl.core.interfaces import ObservationSpec
@@ -24,6 +24,11 @@ class WrappedEnvironment(Environment):
         """`spec` is `environment`'s, where it is known: asking for it makes an environment beside those at work."""
         super().__init__(environment.options, environment.id)
         self.environment, self.wrap, self.spec = environment, wrap, spec
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The wrapped environment's."""
+        return self.environment.identity
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new single environment."""

@@ -153,6 +153,12 @@ def identities(parts: Parts) -> dict[str, dict[str, Any]]:
     return {"features": identity_of(reader.backbone), **critic}
 
 
+def identities_of_run(parts: Parts) -> dict[str, dict[str, Any]]:
+    """`identities`, and that of the environment where it has one."""
+    environment = dict(parts.environment.identity)
+    return {**identities(parts), **({"environment": environment} if environment else {})}
+
+
 def kind_of(space: gymnasium.Space[Any]) -> str:
     """What Gymnasium calls a kind of space: the name of its class, or of the one that it is made from."""
     own = (each.__name__ for each in type(space).__mro__ if each.__module__.startswith("gymnasium.spaces."))

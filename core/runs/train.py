@@ -24,7 +24,7 @@ from bitrl.core.runs.evaluate import play, reported, statistics
 from bitrl.core.runs.interrupts import interrupts, stopped_at_once
 from bitrl.core.runs.listeners import Listener, open_loggers, teller
 from bitrl.core.runs.memory_limit import MemoryLimit
-from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, closed_unless_done, identities
+from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, closed_unless_done, identities_of_run
 from bitrl.core.runs.periodic import PeriodicEvaluations
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.provenance import (
@@ -156,7 +156,7 @@ def stored(
     provenance = {
         "versions": versions(packages_of(config)),
         **plugins,
-        **identities(parts),
+        **identities_of_run(parts),
         **git_commit(),
         **origin,
     }

@@ -17,7 +17,7 @@ from bitrl.core.provided import announce_module, check_provided
 from bitrl.core.runs.checkpoint_checks import check
 from bitrl.core.runs.listeners import Listener
 from bitrl.core.runs.memory_limit import MemoryLimit
-from bitrl.core.runs.parts import Parts, begin, build, identities
+from bitrl.core.runs.parts import Parts, begin, build, identities_of_run
 from bitrl.core.runs.store import BEST, last_step, read_provenance
 from bitrl.core.wording import resuming, setting
 
@@ -138,10 +138,16 @@ def newest_good(directory: Path, tell: Listener) -> Checkpoint | None:
 
 
 def check_identity(directory: Path, parts: Parts) -> None:
-    """Refuse to continue with features other than those the run was started with."""
-    provenance, now = read_provenance(directory), identities(parts)
-    for name, part in (("features", "its backbone"), ("critic_features", "its critic's backbone")):
+    """Refuse to continue with features, or an environment's files, other than those the run was started with."""
+    provenance, now = read_provenance(directory), identities_of_run(parts)
+    for name, part, original in (
+        ("features", "its backbone", "model"),
+        ("critic_features", "its critic's backbone", "model"),
+        ("environment", "its environment", "file"),
+    ):
         old, new = provenance.get(name, {}), now.get(name, {})
+        if name == "environment" and name not in provenance:
+            continue  # before 0.2 it was not recorded
         if new and name not in provenance:
             raise UsageError(
                 f"{directory / 'config.toml'}: lacks [provenance.{name}], which says what {part} was when it was "
@@ -150,5 +156,5 @@ def check_identity(directory: Path, parts: Parts) -> None:
         if changed := identity_changes(old, new):
             raise UsageError(
                 f"{directory}: {part} is not the one it was trained with ({', '.join(changed)} changed): "
-                "restore the original model, or train again"
+                f"restore the original {original}, or train again"
             )

@@ -17,6 +17,8 @@ from bitrl.core.studies.curves import Curve
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 68, 16, 14, 46
 COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#b0569b", "#8a6d00", "#3a86b8", "#555555", "#9b2226")
+BESIDE, BENEATH = 28, 62
+"""Characters of a label that two columns of a legend have room for on a phone, where letters are large, and one has."""
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:var(--ink,#1a1a1a)}"
@@ -212,12 +214,13 @@ def _svg(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
         f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
-    legend, rows = [], (len(labels) + 1) // 2
+    columns = 2 if all(len(label) <= BESIDE for label in labels) else 1
+    legend, rows = [], math.ceil(len(labels) / columns)
     for number, label in enumerate(labels):
-        left, top = LEFT + number % 2 * (WIDTH - LEFT) // 2, HEIGHT + 14 + number // 2 * 20
+        left, top = LEFT + number % columns * (WIDTH - LEFT) // 2, HEIGHT + 14 + number // columns * 20
         dash = DASHES[number // len(COLOURS) % len(DASHES)]
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
-        cut = label if len(label) <= 46 else f"{label[:45]}…"
+        cut = label if len(label) <= BENEATH else f"{label[: BENEATH - 1]}…"
         colour = f"c{number % len(COLOURS)}"
         mark = f'<path class="line {colour}"{dashed} d="M{left} {top - 4}h24" stroke-width="3"/>'
         if number in dots:

@@ -46,7 +46,8 @@ class Row:
         improvement: the probability that a run of this arm is better than one of the baseline.
         variance_ratio: to the baseline's, over seeds, with its 95 % interval.
         steps_to_90: median over seeds of the first step from which 90 % of the way from a run's first to its best
-            rollout is reached; of evaluations while training where all finished runs of the task have them.
+            rollout is reached; of evaluations while training where all finished runs of the task have them. None where
+            half of them never rise.
         equivalence: to the baseline, if asked for.
     """
 
@@ -253,7 +254,9 @@ def _row(task: str, arm: str, group: Sequence[Result], metric: str, greedy: bool
             bool(result.curve) and value <= result.curve[0][1] for result, value in zip(done, values, strict=True)
         )
     curves = [result.evaluations if greedy else result.curve for result in done]
-    reached = [step for step in map(steps_to, curves) if step is not None]
+    # A run that never rose has not got there at any step: left out, it would make an arm look fast.
+    reached = [math.inf if (step := steps_to(curve)) is None else step for curve in curves if curve]
+    steps_to_90 = float(np.median(reached)) if reached else math.inf
     return Row(
         task=task,
         arm=arm,
@@ -267,7 +270,7 @@ def _row(task: str, arm: str, group: Sequence[Result], metric: str, greedy: bool
         bootstrap_interval=bootstrap_mean_interval(values),
         failure_rate=failed / len(group),
         steps=max((int(result.summary["steps"]) for result in done if result.summary), default=None),
-        steps_to_90=float(np.median(reached)) if reached else None,
+        steps_to_90=steps_to_90 if math.isfinite(steps_to_90) else None,
     )
 
 

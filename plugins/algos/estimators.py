@@ -22,12 +22,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from bitrl.core.errors import UsageError
+
 LIMIT = 20.0  # of log-ratios, so that float32 holds the squares of their exponentials; `clamped` counts those beyond
 
 
 @attrs.frozen
 class Estimator:
-    """Which estimator of the policy gradient; what `correction` means is said above."""
+    """Which estimator of the policy gradient; what `correction` means is said above.
+
+    Raises:
+        UsageError: it would reject everything.
+    """
 
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed", "vespo"] = "none"
     level: Literal["token", "sequence"] = "token"  # ρ of each token, or its product over the sequence
@@ -44,6 +50,13 @@ class Estimator:
     # To a reference, if there is one: k1 = log π_θ/π_ref, k2 = k1²/2, k3 = π_ref/π_θ − 1 + k1, unbiased = w·R·k3.
     kl: Literal["k1", "k2", "k3", "unbiased"] = "k3"
     kl_coef: float = 1e-3
+
+    def __attrs_post_init__(self) -> None:
+        if self.correction in ("mis", "geometric") and self.floor > self.cap:
+            raise UsageError(
+                f"algo.correction_floor: {self.floor:g} is above algo.correction_cap, {self.cap:g}: every sample would "
+                "be rejected; set a smaller floor or a larger cap"
+            )
 
 
 @attrs.frozen
@@ -107,7 +120,8 @@ def policy_loss(
     """The loss's numerator, with gradient by `current` [B, T], its denominator, and sums over tokens, without gradient.
 
     The loss is numerator / denominator, each added up over microbatches; what is rejected is in neither. The sums are
-    `tokens` and, to be divided by them, clip_fraction, approx_kl (k3 of R), kl, dropped (by `negative_cap`), clamped.
+    `tokens` and, to be divided by them, clip_fraction, approx_kl (k3 of R), kl, ratio_clamped (R beyond LIMIT); and
+    `dropped`, the tokens that `negative_cap` took from them.
     """
     kept = corrected.kept
     log_r, signed = log_ratio(current, corrected.anchor, kept), advantages.reshape(len(kept), -1).where(kept, 0.0)
@@ -131,9 +145,15 @@ def policy_loss(
     count = {"token": kept.sum(), "sequence": sequences, "fixed-length": sequences * how.length}[how.aggregation]
     total = average(loss, kept).sum() if how.aggregation == "sequence" else loss.sum()
     approx_kl = log_ratios.expm1() - log_ratios
-    sums = {"tokens": kept, "clip_fraction": clipped < unclipped, "approx_kl": approx_kl, "kl": kl}
+    sums = {
+        "tokens": kept,
+        "clip_fraction": clipped < unclipped,
+        "approx_kl": approx_kl,
+        "kl": kl,
+        "ratio_clamped": log_r.abs() >= LIMIT,
+    }
     sums = {name: each.detach().where(kept, 0).sum() for name, each in sums.items()}
-    return total, count, {**sums, "dropped": (corrected.kept & ~kept).sum(), "clamped": (log_r.abs() >= LIMIT).sum()}
+    return total, count, {**sums, "dropped": (corrected.kept & ~kept).sum()}
 
 
 def log_ratio(above: Tensor, below: Tensor, mask: Tensor) -> Tensor:

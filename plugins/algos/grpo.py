@@ -16,10 +16,14 @@ from bitrl.core.acting.states import States
 from bitrl.core.environments.collector import Rollout
 from bitrl.core.errors import RunFailed
 from bitrl.core.interfaces import Algorithm, LanguagePolicy, Task
+from bitrl.core.wording import warn
 from bitrl.plugins.algos import GRPOOptions
 from bitrl.plugins.algos.completions import mask_of
 from bitrl.plugins.algos.group_advantages import group_advantages
 from bitrl.plugins.algos.language_agent import LanguageAgent
+
+PATIENCE = 3
+"""Updates from the first in which nothing was learned, after which that is told."""
 
 
 class GRPO(Algorithm):
@@ -31,6 +35,7 @@ class GRPO(Algorithm):
         super().__init__(options, task)
         self.agent, prompts = LanguageAgent(options, task), task.collector.num_envs // options.group_size
         self.minibatch_size = min(options.minibatch_size or prompts, prompts) * options.group_size
+        self.barren: int | None = 0  # updates so far, until one of which something is learned
 
     def update(self) -> dict[str, float]:
         """A completion in every environment, and `epochs` passes over them; see the base class."""
@@ -40,6 +45,7 @@ class GRPO(Algorithm):
         rewards = torch.from_numpy(rollout.rewards[0]).view(-1, size)
         advantages, informative = group_advantages(rewards, self.options.normalise_std)
         metrics["groups_without_variance"] = float(1 - informative.float().mean())
+        self.heed(bool(informative.any()), metrics["episode_return"])
         counts = informative.repeat_interleave(size)
         chosen = [each for each, count in zip(completions, counts.tolist(), strict=True) if count]
         if chosen:
@@ -47,6 +53,19 @@ class GRPO(Algorithm):
         metrics |= agent.replace()
         agent.alarms(metrics, self.step)
         return metrics
+
+    def heed(self, informative: bool, reward: float) -> None:
+        """Say once that a run has learned nothing yet, which nothing else would show."""
+        if self.barren is None or informative:
+            self.barren = None
+            return
+        self.barren += 1
+        if self.barren == PATIENCE:
+            warn(
+                f"step {self.step:,}: nothing has been learned yet, since the completions of each prompt all earned "
+                f"the same (the mean reward is {reward:.3g}): score what is partly right, or use easier prompts, a "
+                "model that sometimes answers them, or larger groups"
+            )
 
     def check_groups(self, rollout: Rollout) -> None:
         """Refuse an environment whose groups have different prompts."""

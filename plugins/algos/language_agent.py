@@ -48,10 +48,11 @@ class LanguageAgent:
         stopwatch: seconds of the last update by stage.
 
     Raises:
-        UsageError: the model has no end token, or cannot be scaled.
+        UsageError: the model has no end token, or cannot be scaled; or nothing would come of a setting.
     """
 
     def __init__(self, options: LanguageAlgorithmOptions, task: Task):
+        check_settings(options)
         self.options, self.task = options, task
         backbone = task.reader.backbone
         assert isinstance(backbone, GenerativeBackbone)  # the algorithm's record says so
@@ -59,7 +60,8 @@ class LanguageAgent:
         if not self.policy.ends:
             raise UsageError(
                 "the language model names no end token (tokenizer.ggml.eos_token_id of a GGUF file, eos_token_id in "
-                f"config.json), so no completion of it would end: use another model ({setting('backbone.model')})"
+                "config.json), so no completion of it would end: use another model "
+                f"({setting('backbone.model', 'starter-tasks-fp16')}; ternary: starter-tasks)"
             )
         self.reference = None if options.kl is None else self.policy.reference().module()
         module = self.policy.module(options.rollout if options.quantised_learner else None)
@@ -187,9 +189,10 @@ class LanguageAgent:
             self.synced = False
         self.heed(discarded, moved)
         _, metrics = correct(found, behaviour, mask, advantages, self.estimator)
-        tokens, denominator = max(sums.pop("tokens"), 1.0), max(sums.pop("counted"), 1.0)
-        metrics |= {"policy_loss": sums.pop("loss") / denominator}
-        metrics |= {name: each / tokens for name, each in sums.items()}
+        tokens, denominator = sums.pop("tokens"), max(sums.pop("counted"), 1.0)
+        dropped = sums.pop("dropped")
+        metrics |= {"policy_loss": sums.pop("loss") / denominator, "dropped": dropped / max(tokens + dropped, 1.0)}
+        metrics |= {name: each / max(tokens, 1.0) for name, each in sums.items()}
         metrics |= {"update_size": moved, "steps_discarded": len(norms) if discarded else 0}
         metrics |= {"gradient_norm": float(np.mean([norm for norm in norms if norm is not None] or [0.0]))}
         return {name: figure for name, figure in metrics.items() if np.isfinite(figure)}
@@ -290,3 +293,18 @@ class LanguageAgent:
         self.alarms.load_state(state)
         self.discarded, self.synced = int(state["discarded"]), False
         self.replace()
+
+
+def check_settings(options: LanguageAlgorithmOptions) -> None:
+    """Refuse settings that nothing would come of without another.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if options.kl is None and options.kl_coef not in (0, type(options)().kl_coef):
+        raise UsageError(f"algo.kl_coef: weights nothing without {setting('algo.kl', 'k3')}")
+    if options.quantised_learner and options.rollout is None:
+        raise UsageError(
+            "algo.quantised_learner: the learner multiplies in the precision of rollouts: name one with "
+            f"{setting('algo.rollout', 'int8')}"
+        )

@@ -38,15 +38,9 @@ def estimator(options: PPOOptions) -> Estimator | None:
             f"algo.rollout: {setting('algo.policy_quantisation', options.policy_quantisation)} already quantises the "
             "policy that collects rollouts, without a correction: set one of the two"
         )
-    cap, floor = options.correction_cap, options.correction_floor
-    if options.correction in ("mis", "geometric") and floor > cap:
-        raise UsageError(
-            f"algo.correction_floor: {floor:g} is above algo.correction_cap, {cap:g}: every sample would be rejected; "
-            "set a smaller floor or a larger cap"
-        )
     with needing("torch", setting("algo.rollout", options.rollout)):
         from bitrl.plugins.algos.estimators import Estimator
-    return Estimator(options.correction, cap=cap, floor=floor)
+    return Estimator(options.correction, cap=options.correction_cap, floor=options.correction_floor)
 
 
 def correct_samples(

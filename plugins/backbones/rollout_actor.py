@@ -54,12 +54,17 @@ class EngineActor:
         """Take the weights of the policy's module as they are now; see the interface.
 
         Raises:
-            UsageError: nothing is left to round at random: adapters learn, or weights that are ternary already.
+            UsageError: nothing is left to round at random: adapters learn, weights that are ternary already, or floats.
         """
         model = self.policy.model
-        if rounding_seed is not None and (has_adapters(model) or self.policy.decoder.shape.ternary):
-            why = "adapters learn, in float32" if has_adapters(model) else "a ternary model's codes are the learner's"
-            raise UsageError(f"algo.stochastic_rounding: {why}: leave it out")
+        if rounding_seed is not None:
+            for nothing, why in (
+                (has_adapters(model), "adapters learn, in float32"),
+                (self.format == "fp32", "fp32 rounds nothing"),
+                (self.policy.decoder.shape.ternary, "a ternary model's codes are the learner's"),
+            ):
+                if nothing:
+                    raise UsageError(f"algo.stochastic_rounding: {why}: leave it out")
         if has_adapters(model):
             model.copy_adapters_to(self.engine)
             weights = {}

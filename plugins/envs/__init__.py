@@ -133,10 +133,14 @@ class QuestionOptions:
     """Options of files of questions."""
 
     file: str | None = option(
-        None, 'jsonl file, a line {"question": …, "answer": "… #### 42"} for each question; must be set'
+        None,
+        'jsonl file, a line {"question": …, "answer": "… #### 42"} for each question; must be set',
+        free=True,  # the identity tells one file from another
     )
     eval_file: str | None = option(
-        None, "jsonl file of questions to evaluate by; unset: a tenth of the file, on which is not trained"
+        None,
+        "jsonl file of questions to evaluate by; unset: a tenth of the file, on which is not trained",
+        free=True,
     )
 
 

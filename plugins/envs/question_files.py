@@ -5,6 +5,7 @@ Knows GSM8K's form: a line is a JSON object with "question" and "answer", whose 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -19,7 +20,7 @@ import numpy as np
 
 from bitrl.core.environments.prompt_task import HELD_OUT, PromptTask, hash_of
 from bitrl.core.errors import UsageError
-from bitrl.core.wording import setting
+from bitrl.core.wording import setting, warn
 
 LONGEST_LINE = 1_000_000
 """Characters of a line."""
@@ -46,7 +47,8 @@ class QuestionFile(PromptTask):
     answer is a number, the first number there), else its last number where the answer is a number, else all of it.
     Numbers are compared as numbers (1,000 is 1000.0), other answers without regard to case and blanks. A tenth of the
     questions, at least one, is held out to evaluate; `env.eval_file` names other questions for that, and then all of
-    `env.file` are trained on.
+    `env.file` are trained on. Each is drawn anew, so that an evaluation of as many episodes as there are questions asks
+    some of them twice and others not.
     """
 
     isolated = False
@@ -70,6 +72,12 @@ class QuestionFile(PromptTask):
                 f"with {setting('env.eval_file', 'FILE')}"
             )
         return _split(found)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The hashes of the files."""
+        files = {"file": self.options.file, "eval_file": self.options.eval_file}
+        return {f"{name}_sha256": _sha256(Path(path)) for name, path in files.items() if path}
 
     @property
     def longest_prompt(self) -> int:  # type: ignore[override]
@@ -99,17 +107,32 @@ def read_questions(path: Path) -> list[Question]:
     """
     found: dict[str, int] = {}
     questions = []
+    unmarked: list[int] = []
     for number, line in _lines(path):
-        question = _question(f"{path}, line {number}", line)
+        question, marked = _question(f"{path}, line {number}", line)
+        if not marked:
+            unmarked.append(number)
         if question.text in found:
             raise UsageError(
                 f"{path}, line {number}: the same question as in line {found[question.text]}: remove one of them"
             )
         found[question.text] = number
         questions.append(question)
+    if unmarked and len(unmarked) < len(questions):
+        warn(
+            f"{path}, line {unmarked[0]}{f' and {len(unmarked) - 1} more' if unmarked[1:] else ''}: the answer has no "
+            f'"{MARK}", as others of the file have: all of it is expected as the final answer'
+        )
     if not questions:
         raise UsageError(f'{path}: has no questions: expected lines such as {{"question": "…", "answer": "… #### 42"}}')
     return questions
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -140,7 +163,9 @@ class _Number(str):
     """A number of a JSON text, as it is written there."""
 
 
-def _question(where: str, line: str) -> Question:
+def _question(where: str, line: str) -> tuple[Question, bool]:
+    """The question of a line, and whether its final answer is marked."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -169,10 +194,11 @@ def _question(where: str, line: str) -> Question:
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise UsageError(f'{where}: half of a character (a \\u escape without its pair) is in "{name}": remove it')
         texts[name] = value
-    answer = texts["answer"].rpartition(MARK)[2].strip()
+    _, mark, answer = texts["answer"].rpartition(MARK)
+    answer = answer.strip()
     if not answer:
         raise UsageError(f'{where}: nothing stands behind "{MARK}" in its answer')
-    return Question(texts["question"], answer)
+    return Question(texts["question"], answer), bool(mark)
 
 
 def _split(questions: list[Question]) -> dict[bool, list[Question]]:

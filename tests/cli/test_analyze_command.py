@@ -91,6 +91,15 @@ def test_a_run_with_quantised_actions_is_refused_in_a_line(bitrl: Call, tmp_path
     assert "actions are of a codebook" in refused.err
 
 
+def test_a_run_that_taught_a_language_model_is_refused_in_a_line(bitrl: Call, tmp_path: Path) -> None:
+    options = {"run.num_envs": 8, "run.eval_episodes": 1, "algo.max_tokens": 2}
+    face.run("reverse-word", algo="grpo", steps=8, out=tmp_path / "run", options=options)
+    refused = bitrl("analyze", tmp_path / "run")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "grpo taught a language model" in refused.err
+    assert "metrics.jsonl (kl_behaviour, m2, ess, sign_skew)" in refused.err
+
+
 def test_what_cannot_be_analysed_is_said_in_a_line(bitrl: Call, discrete: Path, tmp_path: Path) -> None:
     nothing = bitrl("analyze", tmp_path)
     assert (nothing.code, "not a run" in nothing.err) == (2, True)

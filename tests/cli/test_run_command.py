@@ -278,6 +278,16 @@ def test_runs_are_listed_with_what_differs(bitrl, quick_run, tmp_path) -> None:
         assert error in refused.err
 
 
+def test_returns_below_one_are_told_apart_in_a_list(bitrl, quick_run, tmp_path) -> None:
+    """Rewards of completions are at most 1: 0.979 is not 1.0, which would be all of them right."""
+    assert bitrl(*quick_run, "--quiet").code == 0
+    summary = tmp_path / "run" / "summary.json"
+    facts = json.loads(summary.read_text())
+    facts["eval"] |= {"mean_return": 0.979, "std_return": 0.055}
+    summary.write_text(json.dumps(facts))
+    assert "0.979 ± 0.055" in bitrl("list", "runs", tmp_path).out
+
+
 NOISY = """
 import atexit, os, subprocess, sys
 import bitrl

@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.policies import ActorCritic
+from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Backbone
 from bitrl.core.runs.listeners import Listener
 from bitrl.core.runs.store import require_run
@@ -171,6 +172,11 @@ def analyse(
     directory = Path(run)
     require_run(directory)
     config, parts, algorithm, _ = trained(directory, tell)
+    if "generation" in config.algorithm.learns_from:
+        raise UsageError(
+            f"{directory}: {config.algorithm.name} taught a language model, and analyses are of policies on features: "
+            "what its rollouts' precision does is in metrics.jsonl (kl_behaviour, m2, ess, sign_skew)"
+        )
     heads = algorithm.actor_critic()
     ladder = ladder_of(parts.reader.backbone)
     seed = config.run.seed if seed is None else seed

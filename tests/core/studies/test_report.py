@@ -51,6 +51,14 @@ def found() -> Comparison:
     return compare(RESULTS, baseline="backbone=bf16", margin=(0.05, True))
 
 
+def test_runs_that_never_rise_make_no_arm_fast() -> None:
+    """The one of three seeds that rises does so at once; the median seed never does."""
+    flat = [attrs.evolve(result("x", seed, 10.0), curve=((100, 10.0), (200, 9.0))) for seed in (1, 2)]
+    assert compare([result("x", 0, 10.0), *flat]).rows[0].steps_to_90 is None
+    assert compare([result("x", 0, 10.0), flat[0], result("x", 3, 12.0)]).rows[0].steps_to_90 == 300
+    assert compare([result("x", 0, 10.0), flat[0]]).rows[0].steps_to_90 is None
+
+
 def test_ratios_of_rewards_and_costs_and_their_geometric_mean(found: Comparison) -> None:
     rows = {(row.task, row.arm): row for row in found.rows}
     assert rows["CartPole-v1", "backbone=<b>&_"].ratio == pytest.approx(51 / 101)

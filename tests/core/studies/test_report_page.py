@@ -8,6 +8,7 @@ import pytest
 from browser import AXE, needs_browser, said_in_browser
 from test_report import RESULTS
 
+from bitrl.core.studies.charts import WIDTH, Point, point_chart
 from bitrl.core.studies.comparison import compare
 from bitrl.core.studies.report import html
 
@@ -54,6 +55,34 @@ def test_the_page_is_accessible_and_fits(tmp_path: Path, width: int, flags: tupl
     assert facts["charts"] == 6
     assert not facts["wide"], "the page itself does not scroll sideways; wide tables do"
     assert facts["dark"] == paper
+
+
+OVERLAPS = """
+<script>
+const boxes = [...document.querySelectorAll("svg text")].map(each => each.getBBox());
+const apart = (a, b) => a.x + a.width <= b.x || b.x + b.width <= a.x || Math.abs(a.y - b.y) > 15;
+const legend = boxes.slice(-LABELS);
+const facts = {
+  overlaps: legend.flatMap((a, i) => legend.slice(i + 1).filter(b => !apart(a, b))).length,
+  right: Math.max(...legend.map(box => box.x + box.width)),
+};
+document.body.setAttribute("data-facts", JSON.stringify(facts));
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 500], ids=["desktop", "phone"])
+@pytest.mark.parametrize("label", ["algo.rollout=int4 algo.correction=none", "algo.rollout=int4, layers=12"])
+def test_legends_of_long_names_are_read(tmp_path: Path, width: int, label: str) -> None:
+    """Names of a grid's arms stand beside each other, or beneath, and end where the picture does."""
+    labels = [f"{label[:-1]}{number}" for number in range(5)]
+    chart = point_chart("t", "x", "y", [Point(each, 1.0, 2.0) for each in labels])
+    file = tmp_path / "page.html"
+    head = '<!DOCTYPE html><html><head><meta name="viewport" content="width=device-width"></head><body>'
+    file.write_text(f"{head}{chart}{OVERLAPS.replace('LABELS', '5')}</body></html>", encoding="utf-8")
+    facts = said_in_browser(file.as_uri(), tmp_path, width)
+    assert facts["overlaps"] == 0
+    assert float(str(facts["right"])) <= WIDTH
 
 
 def test_a_page_that_is_not_accessible_is_found(tmp_path: Path) -> None:

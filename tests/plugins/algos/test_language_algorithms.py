@@ -295,6 +295,41 @@ def test_log_probabilities_are_those_of_what_was_kept(name: str, floats: Path) -
         np.testing.assert_allclose(proximal[row, : len(each.tokens)], each.logprobs, atol=1e-5)
 
 
+def learned_from(algorithm: Any, advantage: float, logprobs_by: float = 0.0) -> dict[str, float]:
+    """The metrics of a rollout with one advantage for all, every second completion sampled at other probabilities."""
+    agent = algorithm.agent
+    _, completions, _ = agent.rollout()
+    for each in completions[::2]:
+        each.logprobs[:] += logprobs_by
+    metrics: dict[str, float] = agent.learn(
+        completions, mask_of(completions), torch.full((len(completions),), advantage), len(completions)
+    )
+    return metrics
+
+
+@NAMES
+def test_log_ratios_beyond_float32_are_counted_apart(name: str, floats: Path) -> None:
+    """In the only step of an update R is 1; it is ρ that is clamped."""
+    algorithm: Any = begin(name, tiny_backbone(floats), max_tokens=1)
+    metrics = learned_from(algorithm, 1.0, logprobs_by=-30.0)
+    assert (metrics["clamped"], metrics["ratio_clamped"]) == (0.5, 0)
+
+
+@NAMES
+def test_dropped_tokens_are_a_share_of_those_that_there_were(name: str, floats: Path) -> None:
+    """Of two passes the first finds the policy where it was, the second that it has left every completion."""
+    algorithm: Any = begin(name, tiny_backbone(floats), epochs=2, negative_cap=1e-6, learning_rate=1e-2, max_tokens=1)
+    assert learned_from(algorithm, -1.0)["dropped"] == 0.5
+
+
+@NAMES
+def test_metrics_are_documented(name: str, floats: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "language-models.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {each for row in rows for each in row.split("`")[1::2]}
+    assert set(begin(name, tiny_backbone(floats)).update()) <= named
+
+
 def update_often(algorithm: Any) -> None:
     for _ in range(10):
         algorithm.update()
@@ -337,7 +372,8 @@ def test_updates_that_were_thrown_away_are_counted_across_a_resume(name: str, fl
 @NAMES
 def test_a_model_without_an_end_token_is_refused(name: str, tmp_path: Path) -> None:
     path = tiny_file(tmp_path / "endless.gguf", **{"tokenizer.ggml.eos_token_id": None})
-    with pytest.raises(UsageError, match=r"names no end token .*eos_token_id.*use another model \(.*backbone\.model"):
+    words = r"names no end token .*eos_token_id.*use another model \(.*backbone\.model.*starter-tasks-fp16"
+    with pytest.raises(UsageError, match=words):
         begin(name, tiny_backbone(path))
 
 
@@ -361,6 +397,20 @@ def test_groups_whose_prompts_differ_are_refused(floats: Path) -> None:
         algorithm.update()
 
 
+def test_a_run_that_learns_nothing_says_so_once(floats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Unearned(ShareOfLetters):
+        def step(self, action: str) -> Any:
+            return super().step(action)[0], 0.0, True, False, {}
+
+    update_often(begin("grpo", tiny_backbone(floats), make=Unearned))
+    told = capsys.readouterr().err
+    assert told.count("warning") == 1
+    assert "step 48: nothing has been learned yet" in told
+    assert "the mean reward is 0)" in told
+    update_often(begin("grpo", tiny_backbone(floats)))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_group_of_one_is_refused(floats: Path) -> None:
     with pytest.raises(UsageError, match=r"algo\.group_size: expected an integer of at least 2, got 1"):
         begin("grpo", tiny_backbone(floats), group_size=1)
@@ -370,6 +420,26 @@ def test_a_group_of_one_is_refused(floats: Path) -> None:
 def test_an_unknown_precision_is_refused(name: str, floats: Path) -> None:
     with pytest.raises(UsageError, match=r'algo\.rollout: expected one of "fp32".*got "int9"'):
         begin(name, tiny_backbone(floats), rollout="int9")
+
+
+@NAMES
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kl_coef": 0.1}, r"algo\.kl_coef: weights nothing without .*algo\.kl.*k3"),
+        ({"quantised_learner": True}, r"algo\.quantised_learner: .* name one with .*algo\.rollout"),
+        ({"stochastic_rounding": True}, r"algo\.stochastic_rounding: fp32 rounds nothing: leave it out"),
+        (
+            {"rollout": "int8", "correction": "mis", "correction_floor": 3.0},
+            r"algo\.correction_floor: 3 is above algo\.correction_cap, 2: every sample would be rejected",
+        ),
+    ],
+)
+def test_settings_that_nothing_would_come_of_are_refused(
+    name: str, options: dict[str, Any], words: str, floats: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        begin(name, tiny_backbone(floats), **options)
 
 
 @NAMES

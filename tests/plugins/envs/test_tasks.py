@@ -208,6 +208,37 @@ def test_malformed_files_are_refused_by_line(tmp_path, lines, message):
     assert "\n" not in str(refused.value)
 
 
+def test_answers_without_the_mark_that_others_have_are_told(tmp_path, capsys):
+    """A solution whose mark was lost could never be earned; a file without any marks has answers alone."""
+    bare = [{"question": f"{i}?", "answer": f"so {i}"} for i in range(3)]
+    read_questions(rows(tmp_path / "mixed.jsonl", *map(question, range(5)), *bare))
+    assert 'mixed.jsonl, line 6 and 2 more: the answer has no "####", as others' in capsys.readouterr().err
+    read_questions(rows(tmp_path / "one.jsonl", bare[0], question(1)))
+    assert "one.jsonl, line 1: the answer has no" in capsys.readouterr().err
+    read_questions(rows(tmp_path / "bare.jsonl", *bare))
+    read_questions(rows(tmp_path / "marked.jsonl", *map(question, range(5))))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_keeps_to_the_questions_that_it_began_with(tmp_path):
+    """A changed answer would change what is learned, a question more which are held out; another place is no matter."""
+    path = rows(tmp_path / "some.jsonl", *map(question, range(30)))
+    options = {"backbone.model": "starter-tasks-fp16", "env.file": str(path), "algo.max_tokens": 4, "run.num_envs": 8}
+    run = tmp_path / "run"
+    bitrl.run("questions", algo="grpo", steps=8, out=run, options={**options, "run.eval_episodes": 1})
+    kept = path.read_bytes()
+    for changed in (kept.replace(b"#### 12", b"#### 13"), kept + json.dumps(question(40)).encode()):
+        path.write_bytes(changed)
+        for use in (lambda: bitrl.resume(run, steps=16), lambda: bitrl.evaluate(run)):
+            with pytest.raises(bitrl.UsageError, match=r"its environment is not .*file_sha256 changed.*original file"):
+                use()
+    path.write_bytes(kept)
+    moved = path.rename(tmp_path / "moved.jsonl")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace(str(path), str(moved)))
+    assert bitrl.resume(run, steps=16)["steps"] == 16
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(bitrl.UsageError, match="cannot be read: No such file"):
         read_questions(tmp_path / "none.jsonl")
