@@ -22,18 +22,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from bitrl.core.errors import UsageError
-
 LIMIT = 20.0  # of log-ratios, so that float32 holds the squares of their exponentials; `clamped` counts those beyond
 
 
 @attrs.frozen
 class Estimator:
-    """Which estimator of the policy gradient; what `correction` means is said above.
-
-    Raises:
-        UsageError: it would reject everything.
-    """
+    """Which estimator of the policy gradient; what `correction` means is said above."""
 
     correction: Literal["none", "decoupled", "tis", "mis", "geometric", "k2", "k3", "acr", "mixed", "vespo"] = "none"
     level: Literal["token", "sequence"] = "token"  # ρ of each token, or its product over the sequence
@@ -43,20 +37,13 @@ class Estimator:
     clip_high: float = 0.2
     ratio: Literal["token", "sequence"] = "token"  # sequence: R = exp(mean log-ratio) (QaRL; GSPO, arXiv 2507.18071)
     negative_cap: float | None = None  # δ of QaRL: drop sequences with A < 0 and mean log(π_prox/π_θ) > δ
-    # Mean over all tokens (DAPO, arXiv 2503.14476); over sequences, of the means over their tokens (GRPO, 2402.03300);
-    # the sum over all tokens, divided by sequences times `length` (Dr. GRPO, 2503.20783).
+    # The mean over all tokens (DAPO, arXiv 2503.14476); over sequences, of their means (GRPO, 2402.03300); the sum over
+    # all tokens, divided by sequences times `length` (Dr. GRPO, 2503.20783).
     aggregation: Literal["token", "sequence", "fixed-length"] = "token"
     length: int = 1
     # To a reference, if there is one: k1 = log π_θ/π_ref, k2 = k1²/2, k3 = π_ref/π_θ − 1 + k1, unbiased = w·R·k3.
     kl: Literal["k1", "k2", "k3", "unbiased"] = "k3"
     kl_coef: float = 1e-3
-
-    def __attrs_post_init__(self) -> None:
-        if self.correction in ("mis", "geometric") and self.floor > self.cap:
-            raise UsageError(
-                f"algo.correction_floor: {self.floor:g} is above algo.correction_cap, {self.cap:g}: every sample would "
-                "be rejected; set a smaller floor or a larger cap"
-            )
 
 
 @attrs.frozen
@@ -84,9 +71,8 @@ def correct(
     """
     log_rho, signed = log_ratio(proximal, behaviour, mask), advantages.reshape(len(mask), -1).where(mask, 0.0)
     log_w = log_rho if how.level == "token" else log_rho.sum(1, keepdim=True).clamp(-LIMIT, LIMIT).expand_as(log_rho)
-    rho, each = log_w.exp(), log_rho.exp()
-    one, capped = torch.ones_like(rho), rho.clamp(max=how.cap)
-    k3, mean = log_rho.expm1() - log_rho, average(log_rho, mask).exp()
+    rho, each, one = log_w.exp(), log_rho.exp(), torch.ones_like(log_rho)
+    capped, k3, mean = rho.clamp(max=how.cap), log_rho.expm1() - log_rho, average(log_rho, mask).exp()
     rules = {  # w, r, the tokens that count
         "decoupled": (rho, one, mask),
         "tis": (capped, one, mask),
@@ -119,17 +105,15 @@ def policy_loss(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The loss's numerator, with gradient by `current` [B, T], its denominator, and sums over tokens, without gradient.
 
-    The loss is numerator / denominator, each added up over microbatches; what is rejected is in neither. The sums are
-    `tokens` and, to be divided by them, clip_fraction, approx_kl (k3 of R), kl, ratio_clamped (R beyond LIMIT); and
-    `dropped`, the tokens that `negative_cap` took from them.
+    The loss is numerator / denominator, each added up over microbatches; what is rejected is in neither. To be divided
+    by `tokens`: clip_fraction, ratio_clamped, kl, approx_kl (k3 of R). `dropped` are those that `negative_cap` took.
     """
     kept = corrected.kept
     log_r, signed = log_ratio(current, corrected.anchor, kept), advantages.reshape(len(kept), -1).where(kept, 0.0)
     if how.negative_cap is not None:
         kept = kept & ~((average(-log_r.detach(), kept) > how.negative_cap) & (average(signed, kept) < 0))
     log_ratios = average(log_r, kept).expand_as(log_r) if how.ratio == "sequence" else log_r
-    ratio = log_ratios.exp()
-    unclipped = ratio * signed
+    unclipped = (ratio := log_ratios.exp()) * signed
     clipped = ratio.clamp(min=1 - how.clip_low).minimum((1 + how.clip_high) / corrected.r) * signed
     loss = -corrected.weight * unclipped.minimum(clipped)
     if how.correction == "vespo":
@@ -144,14 +128,8 @@ def policy_loss(
     sequences = kept.any(dim=1).sum()
     count = {"token": kept.sum(), "sequence": sequences, "fixed-length": sequences * how.length}[how.aggregation]
     total = average(loss, kept).sum() if how.aggregation == "sequence" else loss.sum()
-    approx_kl = log_ratios.expm1() - log_ratios
-    sums = {
-        "tokens": kept,
-        "clip_fraction": clipped < unclipped,
-        "approx_kl": approx_kl,
-        "kl": kl,
-        "ratio_clamped": log_r.abs() >= LIMIT,
-    }
+    sums = {"tokens": kept, "clip_fraction": clipped < unclipped, "ratio_clamped": log_r.abs() >= LIMIT, "kl": kl}
+    sums["approx_kl"] = log_ratios.expm1() - log_ratios
     sums = {name: each.detach().where(kept, 0).sum() for name, each in sums.items()}
     return total, count, {**sums, "dropped": (corrected.kept & ~kept).sum()}
 

@@ -26,6 +26,7 @@ from bitrl.plugins.algos.alarms import Alarms
 from bitrl.plugins.algos.completions import behaviour_logprobs, microbatches, token_logprobs, token_logprobs_and_hidden
 from bitrl.plugins.algos.estimators import Estimator, correct, policy_loss
 from bitrl.plugins.algos.language_learner import LanguageLearner, scale_invariantly
+from bitrl.plugins.algos.quantised_rollouts import check_gate
 from bitrl.plugins.algos.stopwatch import Stopwatch
 
 SAMPLING, SHUFFLING, ROUNDING, NOISE, VALUES = 0, 1, 2, 3, 4
@@ -301,6 +302,7 @@ def check_settings(options: LanguageAlgorithmOptions) -> None:
     Raises:
         UsageError: there is one.
     """
+    check_gate(options)
     if options.kl is None and options.kl_coef not in (0, type(options)().kl_coef):
         raise UsageError(f"algo.kl_coef: weights nothing without {setting('algo.kl', 'k3')}")
     if options.quantised_learner and options.rollout is None:

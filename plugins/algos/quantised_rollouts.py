@@ -13,7 +13,7 @@ import numpy as np
 from bitrl.core.errors import UsageError
 from bitrl.core.installing import needing
 from bitrl.core.wording import setting
-from bitrl.plugins.algos import PPOOptions
+from bitrl.plugins.algos import LanguageAlgorithmOptions, PPOOptions
 from bitrl.plugins.algos.engine_learner import SampleCorrection
 
 if TYPE_CHECKING:
@@ -38,9 +38,20 @@ def estimator(options: PPOOptions) -> Estimator | None:
             f"algo.rollout: {setting('algo.policy_quantisation', options.policy_quantisation)} already quantises the "
             "policy that collects rollouts, without a correction: set one of the two"
         )
+    check_gate(options)
     with needing("torch", setting("algo.rollout", options.rollout)):
         from bitrl.plugins.algos.estimators import Estimator
     return Estimator(options.correction, cap=options.correction_cap, floor=options.correction_floor)
+
+
+def check_gate(options: PPOOptions | LanguageAlgorithmOptions) -> None:
+    """Raises UsageError for a correction that would reject every sample."""
+    floor, cap = options.correction_floor, options.correction_cap
+    if options.correction in ("mis", "geometric") and floor > cap:
+        raise UsageError(
+            f"algo.correction_floor: {floor:g} is above algo.correction_cap, {cap:g}: every sample would be rejected; "
+            "set a smaller floor or a larger cap"
+        )
 
 
 def correct_samples(
