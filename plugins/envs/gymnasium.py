@@ -24,6 +24,7 @@ from bitrl.plugins.envs import babyai, box2d, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 from bitrl.plugins.envs.modules import import_module_of
 from bitrl.plugins.envs.one_of_vector import OneOfVector
+from bitrl.plugins.envs.seeded_episodes import SeededEpisodes
 
 
 def task_of(id: str) -> PromptTask | None:
@@ -151,6 +152,14 @@ class GymnasiumEnvironment(Environment):
     def action_names(self) -> tuple[str, ...]:
         """Those of the known environments."""
         return MINIGRID if babyai.is_minigrid(self.id) else ACTIONS.get(self.id, ())
+
+
+class AnyGymnasiumEnvironment(GymnasiumEnvironment):
+    """One that bitrl has no record of, with the options of those."""
+
+    def _made(self, arguments: dict[str, Any]) -> gymnasium.Env:
+        env = super()._made(arguments)
+        return SeededEpisodes(env) if self.options.seed_episodes else env
 
 
 def _is_vector_only(id: str) -> bool:
