@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import numpy as np
 
+EPISODES = 1
+"""What the generator of episodes' seeds is seeded with, beside the seed: its numbers are its own."""
 LARGEST_SEED = 2**32
 """What every generator takes, NumPy's old one and Python's too; exclusive."""
 
@@ -19,9 +22,8 @@ class SeededEpisodes(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
-        if seed is not None:
-            return self.env.reset(seed=seed, options=options)
-        generator = self.unwrapped.np_random
-        started = self.env.reset(seed=int(generator.integers(LARGEST_SEED)), options=options)
-        self.unwrapped.np_random = generator  # seeds that are drawn from seeds would soon go round in circles
+        episodes = self.unwrapped.np_random if seed is None else np.random.default_rng([seed, EPISODES])
+        started = self.env.reset(seed=int(episodes.integers(LARGEST_SEED)) if seed is None else seed, options=options)
+        # Not what the environment has made of a seed, if it has: seeds drawn from seeds would soon go round in circles.
+        self.unwrapped.np_random = episodes
         return started

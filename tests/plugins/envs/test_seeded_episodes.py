@@ -41,6 +41,15 @@ class OwnWalk(Walk):
         return np.random.default_rng(seed)
 
 
+class LoneWalk(OwnWalk):
+    """Has nothing to do with `np_random`, which it leaves unseeded."""
+
+    def reset(self, *, seed=None, options=None):
+        started = super().reset(seed=None)
+        self.generator = self.generator_for(seed)
+        return started
+
+
 class UnseededWalk(Walk):
     """Drawn from the operating system, whatever the seed."""
 
@@ -48,7 +57,7 @@ class UnseededWalk(Walk):
         return np.random.default_rng()
 
 
-ENVIRONMENTS = {"Walk-v0": Walk, "OwnWalk-v0": OwnWalk, "UnseededWalk-v0": UnseededWalk}
+ENVIRONMENTS = {"Walk-v0": Walk, "OwnWalk-v0": OwnWalk, "LoneWalk-v0": LoneWalk, "UnseededWalk-v0": UnseededWalk}
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +75,12 @@ def chosen(env, **options):
 
 @pytest.mark.parametrize(
     ("env", "seeded", "told"),
-    [("Walk-v0", False, ""), ("OwnWalk-v0", True, "seed"), ("UnseededWalk-v0", False, "no run can be repeated")],
+    [
+        ("Walk-v0", False, ""),
+        ("OwnWalk-v0", True, "seed"),
+        ("LoneWalk-v0", True, "seed"),
+        ("UnseededWalk-v0", False, "no run can be repeated"),
+    ],
 )
 def test_episodes_are_seeded_where_that_alone_repeats_them(env, seeded, told):
     config, lines = chosen(env)
@@ -90,7 +104,8 @@ def test_an_episode_is_restored_from_the_state_of_np_random():
         np.testing.assert_array_equal(envs.step(np.array([1, step % 2]))[0], others.step(np.array([1, step % 2]))[0])
 
 
-def test_a_run_repeats_itself_and_goes_on_as_if_never_stopped(tmp_path):
+@pytest.mark.parametrize("env", ["OwnWalk-v0", "LoneWalk-v0"])
+def test_a_run_repeats_itself_and_goes_on_as_if_never_stopped(env, tmp_path):
     def written(directory: Path) -> bytes:
         return (directory / "metrics.jsonl").read_bytes()
 
@@ -98,7 +113,7 @@ def test_a_run_repeats_itself_and_goes_on_as_if_never_stopped(tmp_path):
         "backbone": "mlp",
         "options": {"algo.rollout_steps": 64, "run.num_envs": 2, "run.eval_episodes": 1},
     }
-    bitrl.run("OwnWalk-v0", steps=256, out=tmp_path / "whole", **given)
-    bitrl.run("OwnWalk-v0", steps=128, out=tmp_path / "parts", **given)
+    bitrl.run(env, steps=256, out=tmp_path / "whole", **given)
+    bitrl.run(env, steps=128, out=tmp_path / "parts", **given)
     bitrl.resume(tmp_path / "parts", steps=256)
     assert written(tmp_path / "parts") == written(tmp_path / "whole")
