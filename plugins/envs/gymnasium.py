@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
-from bitrl.core.acting.admissible import MASK
+from bitrl.core.acting.admissible import MASK, OBSERVATION, splits
 from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.choice_wrappers import ActionMask
 from bitrl.core.environments.crashes import close_quietly
@@ -106,6 +106,13 @@ class GymnasiumEnvironment(Environment):
     def _gives_mask(self, env: gymnasium.Env) -> bool:
         """Whether a first reset's `info` has an action mask that can be read."""
         actions: Any = env.action_space
+        parts = env.observation_space
+        if isinstance(parts, Dict) and MASK in parts.spaces and not splits(tuple(parts)):
+            registry().report(
+                f'warning: environment {self.id}: observation["{MASK}"] is read as numbers of the state, and every '
+                f'action counts as admissible: give it as info["{MASK}"], or put the rest under "{OBSERVATION}" beside '
+                "it"
+            )
         mask = self._first_mask(env)
         if mask is None:
             return False
