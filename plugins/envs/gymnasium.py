@@ -90,7 +90,8 @@ class GymnasiumEnvironment(Environment):
         except BaseException as error:  # whatever an environment's own construction raises, sys.exit() too
             hint = mujoco.hint(self.id, error)
             why = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else cause(error)
-            raise UsageError(f"environment {self.id} cannot be made: {why}{hint}") from error
+            more = " (BITRL_DEBUG=1 shows where)" if why == type(error).__name__ else ""
+            raise UsageError(f"environment {self.id} cannot be made: {why}{hint}{more}") from error
 
     def _masks(self, env: gymnasium.Env) -> bool:
         """Whether the environment gives an action mask for its numbered actions, or for those of several factors."""
