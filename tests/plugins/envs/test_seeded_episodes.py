@@ -57,7 +57,25 @@ class UnseededWalk(Walk):
         return np.random.default_rng()
 
 
-ENVIRONMENTS = {"Walk-v0": Walk, "OwnWalk-v0": OwnWalk, "LoneWalk-v0": LoneWalk, "UnseededWalk-v0": UnseededWalk}
+class RowOfTasks(Walk):
+    """Goes through its tasks one after another; a seed leads back to the first."""
+
+    task = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=0)
+        self.task = 0 if seed is not None else self.task + 1
+        self.place += self.task
+        return self.place.copy(), {}
+
+
+ENVIRONMENTS = {
+    "RowOfTasks-v0": RowOfTasks,
+    "Walk-v0": Walk,
+    "OwnWalk-v0": OwnWalk,
+    "LoneWalk-v0": LoneWalk,
+    "UnseededWalk-v0": UnseededWalk,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +95,7 @@ def chosen(env, **options):
     ("env", "seeded", "told"),
     [
         ("Walk-v0", False, ""),
+        ("RowOfTasks-v0", False, "no run can be repeated"),
         ("OwnWalk-v0", True, "seed"),
         ("LoneWalk-v0", True, "seed"),
         ("UnseededWalk-v0", False, "no run can be repeated"),
