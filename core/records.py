@@ -124,13 +124,13 @@ class Record:
 
 
 @attrs.frozen(kw_only=True)
-class ReadingRecord(Record):
-    """The common part of the records of what reads states.
+class ChoosingRecord(Record):
+    """The common part of the records of components that may leave options to evidence.
 
     Attributes:
         chooser: "module:function" that chooses options which a run leaves to evidence, before it begins: called with
-            the configuration and "serializer", "backbone" or "critic_backbone", it returns that part's options and a
-            line that says what was chosen ("": nothing worth saying), or None. None: there is nothing to choose.
+            the configuration and "env", "serializer", "backbone" or "critic_backbone", it returns that part's options
+            and a line that says what was chosen ("": nothing worth saying), or None. None: there is nothing to choose.
     """
 
     chooser: str | None = None
@@ -141,7 +141,7 @@ class ReadingRecord(Record):
 
 
 @attrs.frozen(kw_only=True)
-class SerializerRecord(ReadingRecord):
+class SerializerRecord(ChoosingRecord):
     """A serializer; `emits` is the form of its output, text or a vector of numbers; `learns` is true if it learns its
     encoding from states (interfaces.LearningSerializer).
     """
@@ -151,7 +151,7 @@ class SerializerRecord(ReadingRecord):
 
 
 @attrs.frozen(kw_only=True)
-class BackboneRecord(ReadingRecord):
+class BackboneRecord(ChoosingRecord):
     """A map from texts (or vectors) to features.
 
     Attributes:
@@ -244,7 +244,7 @@ class AlgorithmRecord(Record):
 
 
 @attrs.frozen(kw_only=True)
-class EnvironmentRecord(Record):
+class EnvironmentRecord(ChoosingRecord):
     """An environment.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Options that are left to evidence: chosen before a run is built, by what serializers and backbones measure."""
+"""Options that are left to evidence: chosen before a run is built, by what its components measure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import attrs
 
 from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.loading import named
-from bitrl.core.config import Config
+from bitrl.core.config import COMPONENTS, Config
+from bitrl.core.terminal import mend_streams
 
-PARTS = ("serializer", "backbone", "critic_backbone")
-"""The serializer comes first: a backbone is judged by the texts that it will read."""
+PARTS = ("env", "serializer", "backbone", "critic_backbone")
+"""In this order, since a serializer is judged by the states, and a backbone by the texts, that it will read."""
 
 
 def choose(config: Config, parts: Sequence[str] = PARTS) -> tuple[Config, tuple[str, ...]]:
@@ -23,12 +24,13 @@ def choose(config: Config, parts: Sequence[str] = PARTS) -> tuple[Config, tuple[
     """
     lines = []
     for part in parts:
-        record = getattr(config, part)
+        record = config.environment if part == "env" else getattr(config, part)
         chooser = None if record is None else record.load_chooser()
         if chooser is None:
             continue
-        with calling(named(part.removeprefix("critic_"), record)):
+        with calling(named(COMPONENTS[part], record)):
             found = chooser(config, part)
+        mend_streams()  # an environment that was played may have closed them, and files would take their numbers
         if found is not None:
             options, line = found
             config = attrs.evolve(config, **{f"{part}_options": options})

@@ -142,7 +142,7 @@ def restore(
     now = np.stack(observations)
     if now.shape != expected.shape:
         raise ValueError(f"observations: expected shape {list(now.shape)}, got {list(expected.shape)}")
-    if not _equal(now.astype(expected.dtype), expected):
+    if not same(now.astype(expected.dtype), expected):
         raise RunFailed(
             "replaying the environment's episode gave other observations: it draws random numbers outside np_random, "
             "keeps something of earlier episodes, or its code has changed, so this run cannot be resumed exactly; "
@@ -168,8 +168,8 @@ def _check_actions(actions: np.ndarray, space: gymnasium.Space[Any], name: str) 
         raise ValueError(f"{name}: holds numbers that are NaN or infinite")
 
 
-def _equal(left: np.ndarray, right: np.ndarray) -> bool:
+def same(left: np.ndarray, right: np.ndarray) -> bool:
     """Whether two batches of observations are the same, NaN in the same places included."""
     if left.dtype.names is not None:
-        return all(_equal(left[name], right[name]) for name in left.dtype.names)
+        return all(same(left[name], right[name]) for name in left.dtype.names)
     return np.array_equal(left, right, equal_nan=left.dtype.kind == "f")

@@ -15,6 +15,7 @@ import numpy as np
 
 from bitrl.core.acting.admissible import AdmissibleActions
 from bitrl.core.acting.policies import CommandPolicy, Continuous, Discrete, Network, Policy, within
+from bitrl.core.wording import setting
 from bitrl.plugins.algos.engine_learner import (
     EngineCategorical,
     EngineChoice,
@@ -169,6 +170,10 @@ class TextChoice:
         return features, places.reshape(admissible.rows.shape), np.ascontiguousarray(admissible.mask)
 
 
+WIDEST = 20
+"""How many standard deviations apart the bounds of actions may be without a word."""
+
+
 class Gaussian:
     """Continuous actions: outputs are the means of a diagonal Gaussian whose log standard deviations are learned and do
     not depend on the state.
@@ -198,6 +203,22 @@ class Gaussian:
     def by_log_std(self) -> np.ndarray:
         """The loss's gradient by these, float32 [k]; set by `backward`."""
         return self.engine.by_log_std
+
+    def out_of_reach(self) -> str:
+        """What to say of bounds so far apart that actions around zero leave most of what is between them untried; "" of
+        others.
+        """
+        std = np.exp(self.log_std.astype(np.float64))
+        low, high = (bound.reshape(-1).astype(np.float64) for bound in (self.low, self.high))
+        far = np.isfinite(low) & np.isfinite(high) & (high - low > WIDEST * std)
+        if not far.any():
+            return ""
+        where = int(np.argmax(far))
+        return (
+            f"actions may be from {low[where]:g} to {high[where]:g}, but the policy begins with 0 ± {std[where]:g} and "
+            f"leaves most of them untried: choose {setting('algo.action_codebook', 'uniform')}, or rescale them by "
+            "gymnasium.wrappers.RescaleAction"
+        )
 
     def use(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
         """Keep the log standard deviations, and their gradients, in these arrays, float32 [k]."""

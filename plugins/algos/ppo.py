@@ -88,12 +88,13 @@ class PPO(Algorithm):
         # so they can be standardised by that rollout without the policy changing under it.
         self.policy.initialise(0.0, seeds[0])
         self.value.initialise(1.0, seeds[1])
+        self.notice = ""  # told when learning begins or goes on
         gaussian = self.head.gaussian if isinstance(self.head, LearnedActionCodebook) else self.head
         for each in gaussian.gaussians if isinstance(gaussian, FactoredHead) else [gaussian]:
             if isinstance(each, Gaussian):
                 each.log_std[:] = options.log_std_init
+                self.notice = self.notice or each.out_of_reach()
         self.reward_scale = RewardScale(collector.num_envs, options.gamma) if options.normalise_rewards else None
-        self.notice = ""  # told when learning goes on
         groups: dict[str, list[LearnedPart]] = {
             "policy": [*parts_of(self.policy), self.head],
             "value": parts_of(self.value),
@@ -302,6 +303,7 @@ class PPO(Algorithm):
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See the base class."""
+        self.notice = ""
         by_torch = state["generator"].dtype == np.uint8  # it learned in torch so far
         self.groups.load_state(state, torch_layout=by_torch)
         if by_torch:

@@ -60,6 +60,17 @@ cost.
 
 
 @options
+class GymnasiumOptions:
+    """Options of environments with a Gymnasium id that no record knows."""
+
+    seed_episodes: bool | None = option(
+        None,
+        "reset each episode with a seed of its own, which makes runs exact where reset() without one does not follow "
+        "np_random; unset: found out by random play",
+    )
+
+
+@options
 class CookingOptions:
     """Options of TextWorld's cooking games. The defaults are the difficulty of the reported results: one ingredient, to
     be cut and cooked in one room, the second of the four levels of Adhikari et al. (2020, arXiv:2002.09127).
@@ -270,7 +281,9 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
     yield EnvironmentRecord(
         name="gymnasium",
         summary="any Gymnasium id whose states and actions are numbers, choices or texts, also in parts",
-        target=TARGET,
+        target="bitrl.plugins.envs.gymnasium:AnyGymnasiumEnvironment",
+        options=GymnasiumOptions,
+        chooser="bitrl.plugins.envs.randomness:choose",
         # Their numbers are called x0, x1 …, or by the keys of a Dict.
         defaults={"backbone.readout": "auto", "run.serializer": "values"},
     )

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
-from bitrl.core.acting.admissible import MASK
+from bitrl.core.acting.admissible import MASK, OBSERVATION, splits
 from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.choice_wrappers import ActionMask
 from bitrl.core.environments.crashes import close_quietly
@@ -24,6 +24,7 @@ from bitrl.plugins.envs import babyai, box2d, mujoco
 from bitrl.plugins.envs.actions import ACTIONS, MINIGRID
 from bitrl.plugins.envs.modules import import_module_of
 from bitrl.plugins.envs.one_of_vector import OneOfVector
+from bitrl.plugins.envs.seeded_episodes import SeededEpisodes
 
 
 def task_of(id: str) -> PromptTask | None:
@@ -89,7 +90,8 @@ class GymnasiumEnvironment(Environment):
         except BaseException as error:  # whatever an environment's own construction raises, sys.exit() too
             hint = mujoco.hint(self.id, error)
             why = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else cause(error)
-            raise UsageError(f"environment {self.id} cannot be made: {why}{hint}") from error
+            more = " (BITRL_DEBUG=1 shows where)" if why == type(error).__name__ else ""
+            raise UsageError(f"environment {self.id} cannot be made: {why}{hint}{more}") from error
 
     def _masks(self, env: gymnasium.Env) -> bool:
         """Whether the environment gives an action mask for its numbered actions, or for those of several factors."""
@@ -105,6 +107,13 @@ class GymnasiumEnvironment(Environment):
     def _gives_mask(self, env: gymnasium.Env) -> bool:
         """Whether a first reset's `info` has an action mask that can be read."""
         actions: Any = env.action_space
+        parts = env.observation_space
+        if isinstance(parts, Dict) and MASK in parts.spaces and not splits(tuple(parts)):
+            registry().report(
+                f'warning: environment {self.id}: observation["{MASK}"] is read as numbers of the state, and every '
+                f'action counts as admissible: give it as info["{MASK}"], or put the rest under "{OBSERVATION}" beside '
+                "it"
+            )
         mask = self._first_mask(env)
         if mask is None:
             return False
@@ -151,6 +160,14 @@ class GymnasiumEnvironment(Environment):
     def action_names(self) -> tuple[str, ...]:
         """Those of the known environments."""
         return MINIGRID if babyai.is_minigrid(self.id) else ACTIONS.get(self.id, ())
+
+
+class AnyGymnasiumEnvironment(GymnasiumEnvironment):
+    """One that bitrl has no record of, with the options of those."""
+
+    def _made(self, arguments: dict[str, Any]) -> gymnasium.Env:
+        env = super()._made(arguments)
+        return SeededEpisodes(env) if self.options.seed_episodes else env
 
 
 def _is_vector_only(id: str) -> bool:

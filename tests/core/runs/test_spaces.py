@@ -302,3 +302,32 @@ def test_a_vector_only_environment_trains_as_single_ones(name, tmp_path):
     bitrl.run(f"{name}-v0", steps=32, out=resumed, **given)
     assert bitrl.resume(resumed, steps=64)["eval"] == summary["eval"]
     assert (straight / "metrics.jsonl").read_bytes() == (resumed / "metrics.jsonl").read_bytes()
+
+
+class Shelves(gymnasium.Env):
+    """Observes its mask among other parts, as or-gym does."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"action_mask": gymnasium.spaces.MultiBinary(3), "shelf": gymnasium.spaces.Box(0, 1, (2,))}
+    )
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"action_mask": np.ones(3, np.int8), "shelf": np.zeros(2, np.float32)}, {}
+
+    def step(self, action):
+        return self.reset()[0], 1.0, True, False, {}
+
+
+def test_a_mask_among_other_parts_is_said_to_be_no_mask(monkeypatch, capfd):
+    monkeypatch.setitem(gymnasium.registry, "Shelves-v0", gymnasium.envs.registration.EnvSpec("Shelves-v0", Shelves))
+    assert [field.name for field in bitrl.load_environment("Shelves-v0").observation_spec().fields][3:] == [
+        "shelf.0",
+        "shelf.1",
+    ]
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "action_mask" in line]
+    assert line.endswith(
+        'observation["action_mask"] is read as numbers of the state, and every action counts as admissible: '
+        'give it as info["action_mask"], or put the rest under "observation" beside it'
+    )

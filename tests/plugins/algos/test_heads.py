@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch_twins import Head, double, gradient_of, near
 
+import bitrl
 from bitrl.plugins.algos.factored_head import action_head
 
 SPACES = {
@@ -63,3 +64,37 @@ def test_actions_reach_the_environment_in_its_own_form():
     assert discrete.to_env(np.array([0, 2])).tolist() == [-1, 1]
     box = action_head(gymnasium.spaces.Box(np.float32(-1), np.float32(0.5), (1, 2)))
     np.testing.assert_array_equal(box.to_env(np.array([[-3.0, 0.25]], np.float32)), [[[-1.0, 0.25]]])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [([-2, 0], [2, 1], ""), ([-np.inf], [np.inf], ""), ([-1, 0], [1, 3100], "from 0 to 3100, but the policy begins")],
+)
+def test_bounds_far_beyond_the_first_actions_are_told_of(low, high, told):
+    """A thousand first actions spread over a thousandth of such bounds."""
+    space = gymnasium.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    head = action_head(space)
+    assert told in head.out_of_reach()
+    assert bool(told) == bool(head.out_of_reach())
+    head.log_std[:] = 6.0
+    assert head.out_of_reach() == ""
+
+
+def test_a_run_says_so_once(tmp_path, capfd, monkeypatch):
+    class Orders(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 1, (2,))
+        action_space = gymnasium.spaces.Box(0, 500, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.observation_space.low, {}
+
+        def step(self, action):
+            return self.observation_space.high, float(action[0]), True, False, {}
+
+    monkeypatch.setitem(gymnasium.registry, "Orders-v0", gymnasium.envs.registration.EnvSpec("Orders-v0", Orders))
+    options = {"algo.rollout_steps": 16, "run.num_envs": 2, "run.eval_episodes": 1}
+    bitrl.run("Orders-v0", backbone="mlp", steps=32, out=tmp_path / "run", options=options)
+    assert capfd.readouterr().err.count("warning: actions may be from 0 to 500") == 1
+    bitrl.resume(tmp_path / "run", steps=64)
+    assert "actions may be" not in capfd.readouterr().err

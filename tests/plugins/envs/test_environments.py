@@ -159,3 +159,14 @@ def test_an_environment_that_can_be_made_once_is_made_and_a_second_one_is_named(
     environment.make()
     with pytest.raises(bitrl.UsageError, match="Single-v0 cannot be made: RuntimeError: port 5005 is in use"):
         environment.make()
+
+
+def test_a_failure_without_a_word_says_where_to_look(monkeypatch):
+    def silent(**settings):
+        raise AssertionError
+
+    monkeypatch.setitem(gymnasium.registry, "Silent-v0", EnvSpec("Silent-v0", silent))
+    with pytest.raises(
+        bitrl.UsageError, match=r"Silent-v0 cannot be made: AssertionError \(BITRL_DEBUG=1 shows where\)$"
+    ):
+        bitrl.load_environment("Silent-v0").make()
