@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from bitrl.core import address_space
+from bitrl.core.cpus import limit_spinning
 from bitrl.core.errors import BitrlError, RunFailed, UsageError, cause, out_of_memory
 from bitrl.core.terminal import LONGEST_MESSAGE, as_line, keep_streams, mend_streams, tell
 from bitrl.core.wording import command_line, program
@@ -177,6 +178,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with command_line():
             _check_surroundings(lacking)
             address_space.watch()
+            limit_spinning()
             code = cli.main(args=args, prog_name="bitrl", standalone_mode=False, obj=lacking)
             mend_streams()
             _flush_stdout()

@@ -20,6 +20,17 @@ def available_cpus(root: Path = Path("/")) -> int:
     return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
 
 
+def limit_spinning() -> None:
+    """Has OpenMP's waiting threads, which are torch's, sleep after some microseconds, as the engine's do, unless the
+    environment says how they wait. Wants to be called before torch is imported.
+
+    GNU's go on for milliseconds. On a CPU that others want too, such as the engine's threads or another program, that
+    is where most of a training's time goes: they are waited for, and keep off the threads that they wait for.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's own, where there are more threads than CPUs
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """CPUs that each group on the way up allows; what cannot be read allows all (other systems, hidden mounts)."""
     try:

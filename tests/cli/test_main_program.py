@@ -35,6 +35,29 @@ def test_light_commands_import_nothing_heavy(args: tuple[str, ...]) -> None:
     assert not imported & HEAVY
 
 
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_waiting_threads_of_torch_sleep_soon(given: dict[str, str], count: str) -> None:
+    surroundings = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os; from bitrl.cli import main\ntry: main(['--version'])\n"
+            "finally: print(os.environ.get('GOMP_SPINCOUNT'))",
+        ],
+        env=surroundings | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert found.splitlines()[-1] == count
+
+
 def test_help_imports_no_command_and_no_plugin() -> None:
     imported = imported_by("--help")
     assert not {name for name in imported if name.startswith(("bitrl.cli.", "bitrl.plugins", "pluggy"))}
