@@ -17,7 +17,6 @@ from bitrl.core.acting import agents, checkpoints
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
 from bitrl.core.acting.states import identity_changes
 from bitrl.core.config import Config, overlay, resolve
-from bitrl.core.environments.evidence import choose
 from bitrl.core.errors import BitrlError, UsageError, cause
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.options import shown
@@ -91,7 +90,6 @@ def go_on_from(
         asked = setting("steps", "N")
         raise UsageError(f"{path}: has already learned for {step:,} steps: ask for more with {asked}")
     memory = MemoryLimit(config)
-    config, choices = choose(config, ("env",))
     parts = build(config)
     memory.measure("model")
     _check_parts(path, file, learner, parts)
@@ -113,8 +111,6 @@ def go_on_from(
         memory.complete(algorithm)
         with stored(config, parts, out, force, {"agent": origin}, here, first) as (store, logger):
             tell = teller((*listeners, logger))
-            for line in choices:
-                tell(events.Chosen(store.directory, line))
             if not learner["optimizer"]:
                 told = f"{path}: was exported without its optimizer: a new one begins"
                 tell(events.Chosen(store.directory, told))
