@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from bitrl.core.config import resolve
+from bitrl.core.cpus import limit_spinning
 from bitrl.core.interfaces import Algorithm
 from bitrl.core.runs.parts import begin, build
+
+limit_spinning()  # as the command line does, before torch is imported
+import torch  # noqa: E402
 
 PAUSE_SECONDS = 0.1  # threads of either may spin for a while after their work
 WARM_UP = 1  # updates that are not counted
