@@ -131,6 +131,7 @@ def figures() -> str:
         (trl_lines, "grpo-against-trl"),
         (trl_lines, "grpo-against-trl-smollm2"),
         (parts_lines, "grpo-by-parts"),
+        (parts_lines, "grpo-by-parts-small"),
         (failing_lines, "failing-rewards"),
         (exported_lines, "exported-in-llama-cpp"),
     ):
@@ -177,7 +178,7 @@ def processor_lines() -> list[str]:
         "llama-cpp": "the comparison with llama.cpp",
         "smollm2": "SmolLM2-135M",
         **dict.fromkeys(("grpo-against-trl", "grpo-against-trl-smollm2"), "the comparison with TRL"),
-        "grpo-by-parts": "an update of GRPO by parts",
+        **dict.fromkeys(("grpo-by-parts", "grpo-by-parts-small"), "an update of GRPO by parts"),
         "startup": "the commands' startup",
     }
     measured: dict[str, list[str]] = {}
@@ -402,7 +403,7 @@ def parts_lines(record: dict[str, Any]) -> list[str]:
         total = sum(seconds.values())
         shares = " | ".join(f"{seconds[part] / total:.1%}" for part in parts)
         against = found["int8_step_to_full_precision_in_cpu_seconds"] if name == "int8" else None
-        lines.append(f"| {name} | {shares} | {cpu[name]:.1f} | {'' if against is None else f'{against:.2f}'} |")
+        lines.append(f"| {name} | {shares} | {cpu[name]:.2f} | {'' if against is None else f'{against:.2f}'} |")
     return lines
 
 
