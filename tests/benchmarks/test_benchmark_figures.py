@@ -195,7 +195,7 @@ def test_an_updates_parts_are_shares_of_its_time(figures):
     }
     lines = figures.parts_lines({"command": "python x.py", "results": results})
     assert lines[2] == "| rollout | generation | update | CPU seconds | × fp32's |"
-    assert lines[-2:] == ["| fp32 | 75.0% | 25.0% | 4.0 |  |", "| int8 | 50.0% | 50.0% | 2.0 | 0.51 |"]
+    assert lines[-2:] == ["| fp32 | 75.0% | 25.0% | 4.00 |  |", "| int8 | 50.0% | 50.0% | 2.00 | 0.51 |"]
 
 
 def test_failing_rewards_and_exported_models_are_sentences(figures):
