@@ -186,7 +186,7 @@ def test_the_last_observation_of_an_episode_is_not_that_of_the_next():
 
 def test_nan_in_records_is_equal_to_itself_when_a_run_is_restored():
     left = np.array([(1, np.nan), (2, 0.5)], [("count", int), ("state", float)])
-    assert replay._equal(left, left.copy())
+    assert replay.same(left, left.copy())
     other = left.copy()
     other["state"][1] = np.nan
-    assert not replay._equal(left, other)
+    assert not replay.same(left, other)
