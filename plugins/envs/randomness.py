@@ -28,8 +28,8 @@ EPISODES, STEPS = 3, 16
 
 
 def choose(config: Config, part: str) -> tuple[Any, str] | None:
-    """The options of a configuration's environment with `seed_episodes`, and a line if its episodes do not follow
-    `np_random`; None where that is set.
+    """The options of a configuration's environment, with `seed_episodes` if its episodes follow seeds alone, and a line
+    if they do not follow `np_random`; None where they do, or that option is set.
 
     Raises:
         UsageError: the module of the environment's name cannot be imported.
@@ -41,11 +41,13 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     if not _draws_from_np_random(id):
         with contextlib.suppress(Exception):  # an environment that fails here fails the run, which says more of it
             follows = _follows(build_environment(config.environment, options, id))
-    told = {
-        "seeds": f"episodes of {id} are each reset with a seed: without one they do not follow np_random",
-        None: f"episodes of {id} follow neither np_random nor seeds: no run can be repeated or resumed exactly",
-    }
-    return attrs.evolve(options, seed_episodes=follows == "seeds"), told.get(follows, "")
+    # Unset where it would do nothing: runs are then of one task, whether or not they were played for this.
+    if follows == "np_random":
+        return None
+    if follows == "seeds":
+        told = f"episodes of {id} are each reset with a seed: without one they do not follow np_random"
+        return attrs.evolve(options, seed_episodes=True), told
+    return options, f"episodes of {id} follow neither np_random nor seeds: no run can be repeated or resumed exactly"
 
 
 def _draws_from_np_random(id: str) -> bool:
