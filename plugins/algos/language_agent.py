@@ -20,6 +20,7 @@ from bitrl.core.environments.collector import Rollout
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Completion, GenerativeBackbone, Task
 from bitrl.core.schedules import value_at
+from bitrl.core.short_products import short_products
 from bitrl.core.wording import setting, warn
 from bitrl.plugins.algos import LanguageAlgorithmOptions
 from bitrl.plugins.algos.alarms import Alarms
@@ -176,7 +177,8 @@ class LanguageAgent:
                         loss, counted, seen = policy_loss(
                             current, correction, advantages[part], self.estimator, compared
                         )
-                        loss.backward()
+                        with short_products():  # not the forward pass, whose bits are the engine's
+                            loss.backward()
                         count += float(counted)
                         for name, figure in {**seen, "loss": loss.detach(), "counted": counted}.items():
                             sums[name] = sums.get(name, 0.0) + float(figure)

@@ -207,13 +207,14 @@ class _EngineProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        parts = gradients[0].split([len(weight) for weight in weights], dim=1)
-        for_x = None
+        parts = multiplied(gradients[0]).split([len(weight) for weight in weights], dim=1)
+        for_x, x = None, None if x is None else multiplied(x)
         for part, weight in zip(parts, weights, strict=True):
             if ctx.needs_input_grad[0]:
-                for_x = part @ weight.float() if for_x is None else for_x.addmm_(part, weight.float())
+                own = (part @ multiplied(weight.float())).float()
+                for_x = own if for_x is None else for_x.add_(own)
         wanted = zip(parts, ctx.needs_input_grad[2:], strict=True)
-        return (for_x, None, *(part.t() @ x if wants else None for part, wants in wanted))
+        return (for_x, None, *((part.t() @ x).float() if wants else None for part, wants in wanted))
 
 
 class _RMSNorm(torch.autograd.Function):

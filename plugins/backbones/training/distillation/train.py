@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitrl.core.errors import RunFailed
+from bitrl.core.short_products import short_products
 from bitrl.plugins.backbones.training.decoder import After, Decoder
 from bitrl.plugins.backbones.training.distillation.batches import Batches
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, next_tokens, relation_loss
@@ -174,18 +175,14 @@ class Distiller:
 
     def run(self, path: Path, report: Callable[[DistillationProgress], None]) -> None:
         """Train to the end of the plan, with a checkpoint now and then."""
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact
         saved = time.monotonic()
-        try:
+        with short_products():  # those of integers stay exact
             while self.progress.step < self.plan.steps:
                 self.step()
                 report(self.progress)
                 if time.monotonic() - saved >= 60 * self.plan.checkpoint_minutes:
                     self.save(path)
                     saved = time.monotonic()
-        finally:
-            torch.set_float32_matmul_precision(precision)
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on."""

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bitrl.core.cpus import available_cpus
 from bitrl.core.errors import RunFailed
+from bitrl.core.short_products import short_products
 from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining import checkpoint
 from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TokenBatch
@@ -215,13 +216,10 @@ class Pretrainer:
 
     def run(self, corpus: Corpus, path: Path | None, report: Callable[[PretrainingProgress], None]) -> None:
         """Train to the end of the plan, with a checkpoint at `path` now and then."""
-        precision = torch.get_float32_matmul_precision()
         on_cpu = self.device.type == "cpu"
-        if on_cpu:
-            torch.set_float32_matmul_precision("medium")  # faster, and the ternary products stay exact: see products.py
         steps, seed = range(self.progress.step, self.plan.steps), self.plan.seed
         made = (batches_of(corpus, seed, step) for step in steps) if on_cpu else made_ahead(corpus, seed, steps)
-        try:
+        with short_products() if on_cpu else contextlib.nullcontext():  # those of integers stay exact
             started = time.perf_counter()
             for batches in made:
                 self.step(batches)
@@ -232,8 +230,6 @@ class Pretrainer:
                 if path is not None and self.progress.step % self.plan.checkpoint_every == 0:
                     self.save(path)
                 started = time.perf_counter()
-        finally:
-            torch.set_float32_matmul_precision(precision)
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on."""

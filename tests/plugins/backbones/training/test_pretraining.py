@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from bitrl import load_backbone
 from bitrl.core.errors import RunFailed, UsageError
+from bitrl.core.short_products import short_products
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.language_model import starter_path
@@ -61,7 +62,7 @@ from bitrl.plugins.backbones.training.pretraining.vocabulary import (
     number_tokens,
     train_vocabulary,
 )
-from bitrl.plugins.backbones.training.products import integer_product, normed_products, ternarise
+from bitrl.plugins.backbones.training.products import integer_product, normed_products, product_as_in_engine, ternarise
 
 TINY = DecoderShape(vocab=4600, width=256, blocks=1, heads=4, kv_heads=2, ffn=256, context=128)
 TEXTS = ['{"cart_position": 0.031, "pole_angle": -0.012}', "x=1.5", "The King said 3.14 and no more."]
@@ -146,6 +147,26 @@ def test_where_float32_may_be_rounded_gradients_are_and_the_ternary_products_are
         for exact, rounded in zip(*results, strict=True):
             # bfloat16 has 8 bits: three roundings of 1/512 at most.
             assert (exact - rounded).norm() < 3 / 512 * exact.norm()
+
+
+def test_where_float32_may_be_rounded_the_engines_products_are_not_and_their_gradients_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "short_products_are_fast", lambda: True)
+    torch.manual_seed(0)
+    tensors = [torch.randn(40, 256), torch.randn(64, 256) * 0.02, torch.randn(32, 256) * 0.02]
+    results = []
+    for context in (nullcontext, short_products):
+        with context():
+            x, a, b = (t.clone().requires_grad_() for t in tensors)
+            y = product_as_in_engine(x, "fp32", a, b)
+            (y * torch.arange(96.0).cos()).sum().backward()
+        results.append([y.detach(), x.grad, a.grad, b.grad])
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.equal(results[0][0], results[1][0])
+    for exact, rounded in zip(*results, strict=True):
+        assert (exact - rounded).norm() < 3 / 512 * exact.norm()
+    assert not torch.equal(results[0][1], results[1][1])
 
 
 def test_what_would_be_slow_in_bfloat16_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
