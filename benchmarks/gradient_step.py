@@ -2,9 +2,10 @@
 
     python benchmarks/gradient_step.py
 
-A step is 64 samples of 256 features through both networks and back, the losses' gradients, clipping and Adam. Who is
-measured takes turns; ratios and fractions are of neighbours in one round, medians over rounds. The limit is of one
-thread for one thread, of two for two; a fraction counts the multiply-adds of the networks' products alone.
+A step is 64 samples of 256 features through both networks and back, the losses' gradients, clipping and Adam. Torch
+takes it twice: as programs in torch do (autograd, and its fused Adam), and as fast as it gets there (gradients written
+out). Who is measured takes turns; ratios and fractions are of neighbours in one round, medians over rounds. The limit
+is of one thread for one thread, of two for two; a fraction counts the multiply-adds of the networks' products alone.
 """
 
 from __future__ import annotations
@@ -66,6 +67,33 @@ def engine_step(threads: int, batch: dict[str, np.ndarray]) -> Callable[[], None
         by_logits = head.backward(loss.by_log_probs, -ENTROPY / SAMPLES)
         backward(nets, [by_logits, squared_loss(values, batch["returns"], OPTIONS.vf_coef)[1]])
         optimiser.step([RATE, RATE], OPTIONS.max_grad_norm)
+
+    return step
+
+
+def autograd_step(batch: dict[str, np.ndarray]) -> Callable[[], None]:
+    """The same step in torch on one thread, with gradients by autograd."""
+    of = {name: torch.from_numpy(array) for name, array in batch.items()}
+    policy, value = (
+        nn.Sequential(
+            nn.Linear(FEATURES, HIDDEN[0]), nn.Tanh(), nn.Linear(*HIDDEN), nn.Tanh(), nn.Linear(HIDDEN[1], outputs)
+        )
+        for outputs in (ACTIONS, 1)
+    )
+    optimiser = torch.optim.Adam([*policy.parameters(), *value.parameters()], lr=RATE, eps=1e-5, fused=True)
+
+    def step() -> None:
+        advantages = (of["advantages"] - of["advantages"].mean()) / (of["advantages"].std() + 1e-8)
+        distribution = torch.distributions.Categorical(logits=policy(of["features"]), validate_args=False)
+        ratio = (distribution.log_prob(of["actions"]) - of["log_probs"]).exp()
+        gain = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages).mean()
+        error = nn.functional.mse_loss(value(of["features"]).squeeze(1), of["returns"])
+        optimiser.zero_grad()
+        (OPTIONS.vf_coef * error - gain - ENTROPY * distribution.entropy().mean()).backward()
+        if OPTIONS.max_grad_norm is not None:
+            for network in (policy, value):
+                nn.utils.clip_grad_norm_(network.parameters(), OPTIONS.max_grad_norm)
+        optimiser.step()
 
     return step
 
@@ -155,7 +183,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     batch, limits = samples(), Limits(2, 1 << 22)
-    runs = {"torch": torch_step(batch), "one_thread": engine_step(1, batch), "two_threads": engine_step(2, batch)}
+    runs = {
+        "torch": torch_step(batch),
+        "autograd": autograd_step(batch),
+        "one_thread": engine_step(1, batch),
+        "two_threads": engine_step(2, batch),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     fractions: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.rounds):
@@ -177,11 +210,13 @@ def main() -> None:
         "limit": instructions()["fp32"],
         "milliseconds": {name: 1e3 * statistics.median(found) for name, found in seconds.items()},
         "fraction_of_limit": {name: statistics.median(found) for name, found in fractions.items()},
-        "torch_to_engine": {
-            name: statistics.median(a / b for a, b in zip(seconds["torch"], seconds[name], strict=True))
+    } | {
+        f"{rival}_to_engine": {
+            name: statistics.median(a / b for a, b in zip(seconds[rival], seconds[name], strict=True))
             for name in ("one_thread", "two_threads")
-        },
-    }
+        }
+        for rival in ("torch", "autograd")
+    }  # fmt: skip
     print(*(f"{name}: {value}" for name, value in results.items()), sep="\n")
     save(args.out, results)
 

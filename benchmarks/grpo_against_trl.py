@@ -27,7 +27,7 @@ from turns import Clock, each_takes, first_and_last, parser_of, ratio, runs_of
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.prompt_task import PromptTask
 from bitrl.core.interfaces import Algorithm
-from bitrl.core.short_products import short_products
+from bitrl.plugins.algos.short_products import short_products
 from bitrl.plugins.backbones.language_policy import EnginePolicy
 from bitrl.plugins.backbones.training.decoder import Decoder
 from bitrl.plugins.backbones.training.decoder_file import read_decoder

@@ -20,7 +20,6 @@ from bitrl.core.environments.collector import Rollout
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Completion, GenerativeBackbone, Task
 from bitrl.core.schedules import value_at
-from bitrl.core.short_products import short_products
 from bitrl.core.wording import setting, warn
 from bitrl.plugins.algos import LanguageAlgorithmOptions
 from bitrl.plugins.algos.alarms import Alarms
@@ -28,6 +27,7 @@ from bitrl.plugins.algos.completions import behaviour_logprobs, microbatches, to
 from bitrl.plugins.algos.estimators import Estimator, correct, policy_loss
 from bitrl.plugins.algos.language_learner import LanguageLearner, scale_invariantly
 from bitrl.plugins.algos.quantised_rollouts import check_gate
+from bitrl.plugins.algos.short_products import short_products
 from bitrl.plugins.algos.stopwatch import Stopwatch
 
 SAMPLING, SHUFFLING, ROUNDING, NOISE, VALUES = 0, 1, 2, 3, 4

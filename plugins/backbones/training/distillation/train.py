@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitrl.core.errors import RunFailed
-from bitrl.core.short_products import short_products
+from bitrl.plugins.algos.short_products import short_products
 from bitrl.plugins.backbones.training.decoder import After, Decoder
 from bitrl.plugins.backbones.training.distillation.batches import Batches
 from bitrl.plugins.backbones.training.distillation.losses import hidden_loss, logit_loss, next_tokens, relation_loss

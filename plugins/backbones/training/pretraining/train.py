@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bitrl.core.cpus import available_cpus
 from bitrl.core.errors import RunFailed
-from bitrl.core.short_products import short_products
+from bitrl.plugins.algos.short_products import short_products
 from bitrl.plugins.backbones.training.decoder import DecoderShape
 from bitrl.plugins.backbones.training.pretraining import checkpoint
 from bitrl.plugins.backbones.training.pretraining.corpus import Corpus, TokenBatch

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from bitrl import load_backbone
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.core.short_products import short_products
+from bitrl.plugins.algos.short_products import short_products
 from bitrl.plugins.backbones.engine.engine import Engine
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.language_model import starter_path
