@@ -230,7 +230,8 @@ def resolve(
         own = attrs.fields_dict(cls)
         # An environment's backbone defaults also apply to the critic's backbone.
         tuned = _defaults(environment, part.removeprefix("critic_"), values) | _defaults(environment, part, values)
-        defaults = {key: value for key, value in tuned.items() if key in own}
+        without = own.keys() - _overridden(cls, values.get(part, {}))
+        defaults = {key: value for key, value in tuned.items() if key in without}
         silent = saved or registry().package(environment) == BUILT_IN  # those are tuned for the defaults of bitrl
         for key in sorted(tuned.keys() - own.keys()) if not silent else ():
             component = run.env if part == "env" else getattr(run, part)
@@ -549,6 +550,14 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
         check_part(part, f'in -o "{assignment}"')
         values.setdefault(part, {})[name] = value
     return values
+
+
+def _overridden(cls: type, chosen: Mapping[str, Any]) -> set[str]:
+    """Options of a component whose defaults by an environment do not hold beside what the user has chosen: its options
+    class says so in `overrides`, {(option, value): other options}.
+    """
+    overrides: Mapping[tuple[str, Any], tuple[str, ...]] = getattr(cls, "overrides", {})
+    return {other for (name, value), others in overrides.items() if chosen.get(name) == value for other in others}
 
 
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bitrl.core.hookspecs import hookimpl
 from bitrl.core.options import above, at_least, each_at_least, option, options
@@ -13,6 +13,8 @@ from bitrl.core.records import BackboneRecord
 @options
 class LanguageModelOptions:
     """Options of the language model, the same in every format."""
+
+    overrides: ClassVar = {("readout", "auto"): ("layers", "pooling", "projection", "chunk")}
 
     model: str | None = option(
         None,
@@ -29,8 +31,8 @@ class LanguageModelOptions:
     )
     readout: Literal["set", "auto"] = option(
         "set",
-        "auto: where layers, pooling, projection and chunk are all unset, a run measures on states of random play "
-        "which of them keep the numbers, and takes the cheapest",
+        "auto: where layers, pooling, projection and chunk are not set otherwise than by the environment's defaults, a "
+        "run measures on states of random play which of them keep the numbers, and takes the cheapest",
         free=True,  # what was chosen is in the other options
     )
     threads: int = option(

@@ -91,7 +91,7 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
     """
     options = getattr(config, f"{part}_options")
     if not leaves_choice(options):
-        return None
+        return _told(config, options)
     measured: list[MeasuredReadout] = []
     try:
         for each in readouts(config, part):
@@ -109,6 +109,22 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
         line += f"; no readout keeps every number at {ENOUGH}, or at {LEAST} with a mean of {MEAN}"
     chosen = {name: getattr(best, name) for name in UNSET}
     return attrs.evolve(options, **chosen), line
+
+
+def _told(config: Config, options: LanguageModelOptions) -> tuple[Any, str] | None:
+    """The same options, and a line where a model that the user names is read as the environment's defaults say, which
+    were tuned on another; None elsewhere.
+    """
+    model, layers = options.model, options.layers
+    if model is None or model.startswith("random:") or layers is None:
+        return None
+    if config.environment.defaults.get("backbone.layers") != layers:
+        return None
+    blocks = "block" if layers == 1 else f"{layers} blocks"
+    return options, (
+        f"the first {blocks} of {model} are read, as {config.run.env} sets it (backbone.layers={layers}); "
+        f"{setting('backbone.readout', 'auto')} measures what this model needs"
+    )
 
 
 def leaves_choice(options: LanguageModelOptions) -> bool:

@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -206,3 +207,35 @@ def test_numbers_whose_squares_overflow_have_an_r_squared():
     features, scale = np.c_[drawn, drawn**2], [1e300, 1e-300, 1]
     found, expected = r_squared(features, drawn * scale), r_squared(features, drawn)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_readout_that_is_asked_for_is_chosen_where_an_environment_sets_its_own() -> None:
+    def options(**backbone: Any) -> Any:
+        return resolve({"run": {"env": "HalfCheetah-v5"}, "backbone": backbone}).backbone_options
+
+    assert options().layers == 2
+    assert options(readout="set").layers == 2
+    assert options(readout="auto").layers is None
+    assert options(readout="auto", layers=3).layers == 3
+    critic = {"run": {"env": "HalfCheetah-v5", "critic_backbone": "int8"}, "critic_backbone": {"readout": "auto"}}
+    found = resolve(critic)
+    assert (found.backbone_options.layers, found.critic_backbone_options.layers) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("env", "backbone", "told"),
+    [
+        ("HalfCheetah-v5", {"model": "some.gguf"}, True),
+        ("HalfCheetah-v5", {}, False),
+        ("HalfCheetah-v5", {"model": "random:starter"}, False),
+        ("HalfCheetah-v5", {"model": "some.gguf", "layers": 3}, False),
+        ("CartPole-v1", {"model": "some.gguf"}, False),
+    ],
+)
+def test_blocks_that_were_tuned_on_another_model_are_told(env: str, backbone: dict[str, Any], told: bool) -> None:
+    config = resolve({"run": {"env": env}, "backbone": backbone})
+    found = choose(config, "backbone")
+    assert (found is not None) == told
+    if found is not None:
+        assert found[0] == config.backbone_options
+        assert found[1].startswith("the first 2 blocks of some.gguf are read, as HalfCheetah-v5 sets it")
