@@ -172,6 +172,7 @@ def test_facts_are_json(bitrl, agent) -> None:
             "already exists: choose another name, or replace it with --force",
         ),
         (["export", "run", "--out", "run"], "is a directory"),
+        (["export", "run", "--out", "/dev/stdout", "--force"], "--out /dev/stdout: not a regular file"),
         (["export", "run", "--out", "bits", "--bitdelta"], "run: the run has no adapters, which --bitdelta compresses"),
         (["export", "run", "--out", "agent", "--episodes", "3"], "--episodes is how long --bitdelta measures"),
         (["act", "nothing"], "nothing: no such file"),
