@@ -107,6 +107,7 @@ def test_what_is_no_observation_is_answered_by_a_line(served: Served, body: byte
             'a page of another site, "http://evil.example", may not',
         ),
         ("POST", "/act", {"Origin": "null"}, 403, 'a page of another site, "null", may not'),
+        ("POST", "/act", {"Origin": "http://[::1"}, 403, 'a page of another site, "http://[::1", may not'),
         ("POST", "/demonstration", {}, 400, "expected JSON"),
     ],
 )
