@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from served import Served
 
+from bitrl.core.acting.admissible import admissible_actions
 from bitrl.core.acting.plain_observations import as_array, as_plain
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import BitrlError, UsageError
 from bitrl.core.serving.openapi import schema_of
 
 
@@ -74,6 +75,32 @@ def test_the_schema_of_an_observation_takes_what_the_agent_takes(kind: Any, shap
             assert not validator.is_valid(wrong), wrong
         else:
             assert validator.is_valid(wrong), wrong
+
+
+@pytest.mark.parametrize(
+    ("mask", "taken"),
+    [
+        ([0, 1, 1], True),
+        ([False, True, False], True),
+        ([0, 0, 0], False),
+        ([False, 0, 0.0], False),
+        (None, False),
+        ([1, 1], False),
+        (["1", 1, 1], False),
+        ([0.5, 1, 1], False),
+    ],
+)
+def test_the_schema_of_a_mask_takes_what_admits_an_action(mask: Any, taken: bool) -> None:
+    like = np.zeros(1, [("observation", "f4", (1,)), ("action_mask", "i1", (3,))])
+    validator = jsonschema.Draft202012Validator(schema_of(like.dtype, ()))
+    given = {"observation": [0], "action_mask": mask}
+    assert validator.is_valid(given) is taken
+    try:
+        admissible_actions(as_array(given, like), np.zeros)
+    except BitrlError:
+        assert not taken
+    else:
+        assert taken
 
 
 @pytest.mark.parametrize(
