@@ -108,7 +108,7 @@ def _numbers(dtype: np.dtype, shape: tuple[int, ...], value: Any, what: str) -> 
         numbers = None
     if dtype.kind == "f" and (numbers is None or not np.isfinite(numbers).all()):
         raise UsageError(f"{what}: expected finite numbers, no NaN or infinity, got {_briefly(value)}")
-    if dtype.kind in "biu" and (numbers is None or (numbers != given).any()):
+    if numbers is None or (dtype.kind != "f" and (numbers != given).any()):
         raise UsageError(f"{what}: expected integers that fit {dtype}, got {_briefly(value)}")
     return numbers
 
