@@ -28,6 +28,8 @@ out_option = click.option(
 
 def check_out(out: Path | None, option: str = "--out") -> None:
     """Refuse a file that cannot be written before minutes go into measuring."""
+    if out is not None and not out.name:
+        raise UsageError(f"{option}: expected the name of a file, got none")
     if out is not None and not os.access(out.parent, os.W_OK | os.X_OK):
         raise UsageError(f"{option} {out}: {out.parent} is not a writable directory: name another")
 

@@ -12,9 +12,12 @@ model_out_option = click.option(
 
 
 def check_directory(out: Path) -> None:
-    """Raises UsageError when `out` would stand in a directory that does not exist."""
+    """Raises UsageError when `out` would stand in a directory that does not exist, or replace a device."""
     from bitrl.core.errors import UsageError
+    from bitrl.core.files import may_be_replaced
 
+    if not out.is_dir() and not may_be_replaced(out):
+        raise UsageError(f"--out {out}: not a regular file: choose another name")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}: make it first")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import os
+import signal
+import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -70,7 +74,9 @@ SHORTEST_TOKEN = 16
 )
 @backbone_option
 @json_option
+@click.pass_context
 def serve(
+    ctx: click.Context,
     file: Path,
     host: str,
     port: int,
@@ -90,6 +96,7 @@ def serve(
     several clients are encoded together. / is a page that shows the agent act, /openapi.json describes the rest. Ctrl-C
     and SIGTERM stop the server once what came has been answered; SIGHUP reloads FILE.
     """
+    ctx.with_resource(_hang_ups_wait())
     # Before NumPy is imported: the threads of its OpenBLAS, which the small heads do not need, spin where clients are
     # to be answered.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -127,8 +134,30 @@ def serve(
             print_json({"agent": str(file), "url": where, "process": os.getpid()}, stdout)
         else:
             echo(f"{file}: serving at {where} (process {os.getpid()}; Ctrl-C stops it)")
+        _tell_systemd()
 
     run_server(file, options, sockets, limits, None if secret is None else Token(secret), ready)
+
+
+@contextlib.contextmanager
+def _hang_ups_wait() -> Iterator[None]:
+    """Within, SIGHUP waits until the server has its handler: it would end a server that loads its agent yet, and
+    systemd does not restart what a SIGHUP has ended.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _tell_systemd() -> None:
+    """Clients can connect: what waits for it (a unit of Type=notify) need not any longer."""
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            manager.sendall(b"READY=1")
 
 
 def _secret(file: Path | None) -> str | None:

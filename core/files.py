@@ -18,22 +18,38 @@ def write_atomically(
     path: Path, data: bytes | str | Sequence[bytes | memoryview], elsewhere: str | None = None
 ) -> None:
     """Write `data`, which may be in pieces, to a temporary file beside `path`, flush it to disk and rename it: readers
-    see the old file or the new one. `elsewhere`: advice on choosing another place; None: the run's `out`.
+    see the old file or the new one. A device or pipe is written to. `elsewhere`: advice on choosing another place;
+    None: the run's `out`.
 
     Raises:
         RunFailed: the disk is full or the file cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if isinstance(data, str):
+        data = data.encode()
+    pieces = [data] if isinstance(data, bytes) else data
     try:
-        with open(temporary, "wb") as file:
-            if isinstance(data, str):
-                data = data.encode()
-            file.writelines([data] if isinstance(data, bytes) else data)
-        put_in_place(temporary, path)
+        if not may_be_replaced(path):
+            with open(path, "wb") as file:
+                file.writelines(pieces)
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.writelines(pieces)
+            put_in_place(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # on a read-only file system, where this would hide the reason
+                temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        with contextlib.suppress(OSError):  # on a read-only file system, where this would hide the reason
-            temporary.unlink(missing_ok=True)
         raise cannot_write(path, error, elsewhere) from None
+
+
+def may_be_replaced(path: Path) -> bool:
+    """Whether a file may take the place of `path`: of a device it would be missed by the whole system, and
+    /dev/stdout is a link to whatever the output goes to.
+    """
+    return str(path.parent) not in ("/dev", "/dev/fd") and (path.is_file() or not path.exists())
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -41,8 +57,10 @@ def put_in_place(temporary: Path, path: Path) -> None:
     finds the whole of the old file or the whole of this one, and after the return this one.
 
     Raises:
-        OSError: the disk is full or broken.
+        OSError: the disk is full or broken, or `path` is a directory, a device or a pipe.
     """
+    if not may_be_replaced(path):
+        raise FileExistsError(errno.EEXIST, "not a regular file")
     sync(temporary)
     os.replace(temporary, path)
     sync_directory(path.parent)

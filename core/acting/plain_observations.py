@@ -94,18 +94,30 @@ def _numbers(dtype: np.dtype, shape: tuple[int, ...], value: Any, what: str) -> 
     try:
         # A list of another length, perhaps of millions, need not be converted to be refused.
         given = np.asarray(value if not isinstance(value, list) or len(value) == (shape or (0,))[0] else None)
+        if given.dtype.kind == "f" and dtype.kind in "iu":  # which rounds large integers
+            given = np.asarray(value, object)
     except ValueError:  # rows of different lengths
         given = np.empty(0, object)
-    if given.dtype.kind not in "biuf" or given.shape != shape:
+    if not _are_numbers(given) or given.shape != shape:
         kind = "a number" if shape == () else f"{' by '.join(map(str, shape))} numbers"
         raise UsageError(f"{what}: expected {kind}, got {_briefly(value)}")
-    with np.errstate(invalid="ignore", over="ignore"):
-        numbers = given.astype(dtype)
-    if not (np.isfinite(given).all() and np.isfinite(numbers).all()):
+    try:
+        with np.errstate(invalid="ignore", over="ignore"):
+            numbers = given.astype(dtype)
+    except (OverflowError, ValueError):  # of objects: beyond the type, or NaN
+        numbers = None
+    if dtype.kind == "f" and (numbers is None or not np.isfinite(numbers).all()):
         raise UsageError(f"{what}: expected finite numbers, no NaN or infinity, got {_briefly(value)}")
-    if dtype.kind in "biu" and (numbers != given).any():
+    if numbers is None or (dtype.kind != "f" and (numbers != given).any()):
         raise UsageError(f"{what}: expected integers that fit {dtype}, got {_briefly(value)}")
     return numbers
+
+
+def _are_numbers(given: np.ndarray) -> bool:
+    """Whether an array holds numbers, if only as objects: integers beyond 64 bits, as JavaScript writes 1e20, are."""
+    if given.dtype != object:
+        return given.dtype.kind in "biuf"
+    return all(isinstance(each, (int, float, np.number, np.bool_)) for each in given.flat)
 
 
 def _briefly(value: Any) -> str:

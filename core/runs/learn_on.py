@@ -28,6 +28,7 @@ from bitrl.core.runs.parts import Parts, begin, build, checkpoint_of, closed_unl
 from bitrl.core.runs.progress import progress_display
 from bitrl.core.runs.store import RunStore, working_directory
 from bitrl.core.runs.train import settings_of, stored, train
+from bitrl.core.terminal import printable
 from bitrl.core.wording import program, setting
 
 REPLACED = ("serializer", "backbone", "critic_backbone", "algo")
@@ -96,7 +97,7 @@ def go_on_from(
     for chosen in config.loggers:
         chosen.record.load()
     algorithm = _restored(path, file, config, parts, step)
-    origin = {"file": path.name, "sha256": file.sha256, "step": step}
+    origin = {"file": printable(path.name, keep=""), "sha256": file.sha256, "step": step}
     del file  # its arrays are the algorithm's by now
     begun: list[Mapping[str, Any]] = []
 

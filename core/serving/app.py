@@ -343,9 +343,13 @@ def _check_site(host: str, origin: str) -> None:
         local = name in ("", "localhost") or ipaddress.ip_address(name).is_loopback
     except ValueError:
         local = False
+    try:
+        page = urlsplit(origin).netloc
+    except ValueError:
+        page = None
     if not local:
         raise Refused(421, f'expected the header Host to name this machine (127.0.0.1, localhost), got "{host[:80]}"')
-    if origin and urlsplit(origin).netloc != host:
+    if origin and page != host:
         raise Refused(403, f'a page of another site, "{origin[:80]}", may not ask a server without a token')
 
 

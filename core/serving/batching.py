@@ -41,7 +41,7 @@ class Waiting:
     """A request to act: observations as rows of an array of this agent, the episode of the one where it has one,
     whether to explain the actions, and the most commands of an observation.
 
-    `answer` becomes the actions (or explanations), or an error.
+    `answer` becomes the actions (or explanations), or an error; `acted`: it is on its way, with the state recorded.
     """
 
     agent: Agent
@@ -50,6 +50,7 @@ class Waiting:
     explain: bool
     commands: int
     answer: asyncio.Future[list[Any]]
+    acted: bool = False
 
 
 def commands_in(observation: Any) -> int:
@@ -84,6 +85,7 @@ class Batcher:
         self.waiting_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._asked: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._deciding = threading.Lock()  # whether a request was acted on or given up
         self._began: float | None = None  # when the batch that is being acted on did
         self._thread = threading.Thread(target=self._work, name="bitrl-act", daemon=True)
         self._thread.start()
@@ -116,13 +118,21 @@ class Batcher:
 
         Raises:
             BitrlError: the agent cannot act on one of them; the episode has then not recorded it.
-            Refused: it took too long.
+            Refused: it took too long; the same.
         """
         try:
-            async with asyncio.timeout(self.timeout):
-                return await asked.answer
-        except TimeoutError:
-            raise Refused(504, f"no action within {self.timeout:g} seconds: send fewer requests at a time") from None
+            found, _ = await asyncio.wait([asked.answer], timeout=self.timeout)
+        except asyncio.CancelledError:
+            self._give_up(asked)
+            raise
+        if not found and self._give_up(asked):
+            raise Refused(504, f"no action within {self.timeout:g} seconds: send fewer requests at a time")
+        return await asked.answer
+
+    def _give_up(self, asked: Waiting) -> bool:
+        """Let a request be forgotten, unless it was acted on already."""
+        with self._deciding:
+            return not asked.acted and asked.answer.cancel()
 
     def stuck(self) -> bool:
         """Whether one batch takes longer than a request may."""
@@ -138,7 +148,14 @@ class Batcher:
         for batch in self._batches():
             wanted = [asked for asked in batch if not asked.answer.done()]  # the others were given up meanwhile
             self._began = time.monotonic()
+            before = [(asked, each, each.memory) for asked in wanted if (each := asked.episode) is not None]
             answers = _answers(wanted) if wanted else []
+            with self._deciding:
+                for asked in wanted:
+                    asked.acted = not asked.answer.done()
+                for asked, episode, memory in before:
+                    if not asked.acted:  # given up meanwhile, and answered with an error: its state does not count
+                        episode.memory = memory
             self._began = None
             try:
                 self._loop.call_soon_threadsafe(self._deliver, batch, wanted, answers)

@@ -11,6 +11,7 @@ import numpy as np
 from bitrl.core.acting.admissible import COMMANDS, MASK, splits
 from bitrl.core.acting.agents import Agent
 from bitrl.core.acting.nested import is_tuple
+from bitrl.core.acting.policies import FactoredPolicy
 from bitrl.core.serving.batching import most_observations
 from bitrl.core.serving.open_episodes import LONGEST_ID
 from bitrl.core.serving.service_limits import MOST_COMMANDS
@@ -38,7 +39,8 @@ EVERY = (400, 401, 403, 405, 408, 413, 421, 429, 431)
 
 def openapi(agent: Agent) -> dict[str, Any]:
     """The document."""
-    observation = schema_of(agent.observation_dtype, agent.observation_shape)
+    several = isinstance(agent.policy, FactoredPolicy)
+    observation = schema_of(agent.observation_dtype, agent.observation_shape, several)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -112,8 +114,10 @@ def _act(agent: Agent) -> dict[str, Any]:
     }
 
 
-def schema_of(dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The JSON Schema of an element of an array of this dtype, as plain data."""
+def schema_of(dtype: np.dtype, shape: tuple[int, ...], several_masks: bool = False) -> dict[str, Any]:
+    """The JSON Schema of an element of an array of this dtype, as plain data; `several_masks`: an action mask has those
+    of several choices, in any of the forms that `FactoredActions.flat_mask` takes.
+    """
     if dtype.names is not None:
         parts = {name: schema_of(dtype[name].base, dtype[name].shape) for name in dtype.names}
         if is_tuple(dtype.names):
@@ -123,7 +127,8 @@ def schema_of(dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
             commands = {**_list({"type": "string"}), "minItems": 1, "maxItems": MOST_COMMANDS}
             parts[COMMANDS] = {"description": "The admissible commands, of which one is the action.", **commands}
         if splits(dtype.names) and MASK in parts:
-            parts[MASK] = {"description": "1 for each action that is admissible."}
+            some = {} if several_masks else {**parts[MASK], "contains": {"not": {"enum": [0, False]}}}
+            parts[MASK] = {"description": "1 for each action that is admissible, 0 for the others.", **some}
         return {"type": "object", "properties": parts, "required": [*parts]}
     if dtype.kind == "U":
         return {"type": "string", "maxLength": dtype.itemsize // 4}

@@ -263,6 +263,7 @@ def _signals(server: Server, reloader: Reloader) -> Iterator[None]:
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
     for signum, handler in handlers.items():
         loop.add_signal_handler(signum, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came while the agent was loaded
     try:
         yield
     finally:

@@ -316,13 +316,19 @@ bool json_is(const json *j, const json_node *string, const char *text)
     return *text == 0;
 }
 
+/* The digits of a number -> out: terminated, as strtod and its like need them. */
+static const char *digits_of(const json *j, const json_node *node, char out[JSON_DIGITS + 1])
+{
+    memcpy(out, j->text + node->begin, node->end - node->begin);
+    out[node->end - node->begin] = 0;
+    return out;
+}
+
 double json_number(const json *j, const json_node *node)
 {
-    char digits[JSON_DIGITS + 1]; /* strtod needs an end */
+    char digits[JSON_DIGITS + 1];
     if (node->kind == JSON_TRUE || node->kind == JSON_FALSE) return node->kind == JSON_TRUE;
-    memcpy(digits, j->text + node->begin, node->end - node->begin);
-    digits[node->end - node->begin] = 0;
-    return strtod(digits, NULL);
+    return strtod(digits_of(j, node, digits), NULL);
 }
 
 bool json_integer(const json *j, const json_node *node, int64_t *out)
@@ -331,9 +337,19 @@ bool json_integer(const json *j, const json_node *node, int64_t *out)
     *out = node->kind == JSON_TRUE;
     if (node->kind == JSON_TRUE || node->kind == JSON_FALSE) return true;
     if (node->kind != JSON_INTEGER) return false;
-    memcpy(digits, j->text + node->begin, node->end - node->begin);
-    digits[node->end - node->begin] = 0;
     errno = 0;
-    *out = strtoll(digits, NULL, 10);
+    *out = strtoll(digits_of(j, node, digits), NULL, 10);
+    return errno == 0;
+}
+
+bool json_natural(const json *j, const json_node *node, uint64_t *out)
+{
+    char digits[JSON_DIGITS + 1];
+    int64_t small;
+    const bool held = json_integer(j, node, &small);
+    *out = (uint64_t)small;
+    if (held || node->kind != JSON_INTEGER || j->text[node->begin] == '-') return held && small >= 0;
+    errno = 0;
+    *out = strtoull(digits_of(j, node, digits), NULL, 10);
     return errno == 0;
 }

@@ -42,5 +42,7 @@ size_t json_string(const json *j, const json_node *string, char *out, size_t roo
 double json_number(const json *j, const json_node *node);
 /* An integer, true or false; false where 64 bits do not hold it. */
 bool json_integer(const json *j, const json_node *node, int64_t *out);
+/* The same of those from 0. */
+bool json_natural(const json *j, const json_node *node, uint64_t *out);
 
 #endif

@@ -24,7 +24,7 @@ static const char usage[] =
     "  --threads N        Threads of the model (1).\n"
     "  --isa NAME         Instruction set: avx2, neon, scalar ... (the best that this CPU has).\n"
     "  --version          Print the version, and exit.\n"
-    "  --help             Print this, and exit.\n";
+    "  -h, --help         Print this, and exit.\n";
 
 typedef struct {
     const char *file;
@@ -39,20 +39,41 @@ typedef struct {
     bool ended;
 } lines;
 
+/* What was typed, in an error of one line. */
+static void print_word(const char *word)
+{
+    for (; *word; word++) putc((unsigned char)*word < ' ' || *word == 0x7f ? '?' : *word, stderr);
+}
+
 static int wrong(const char *what, const char *which)
 {
-    fprintf(stderr, "Error: %s%s: see bitrl-act --help\n", what, which);
+    fprintf(stderr, "Error: %s", what);
+    print_word(which);
+    fprintf(stderr, ": see bitrl-act --help\n");
     return WRONG_COMMAND;
+}
+
+/* The value of an option, as --threads 2 or --threads=2, where arguments[*i] is it; *i moves to its last argument. */
+static const char *value_of(const char *option, int count, char **arguments, int *i)
+{
+    const size_t bytes = strlen(option);
+    if (strncmp(arguments[*i], option, bytes) != 0) return NULL;
+    if (arguments[*i][bytes] == '=') return arguments[*i] + bytes + 1;
+    return arguments[*i][bytes] == 0 && *i + 1 < count ? arguments[++*i] : NULL;
 }
 
 /* Reads the arguments; DONE: there is nothing more to do; below it: go on. */
 static int read_command(int count, char **arguments, command *c)
 {
+    bool files_only = false; /* after -- */
     for (int i = 1; i < count; i++) {
-        const char *argument = arguments[i];
-        const bool has_value = strcmp(argument, "--threads") == 0 || strcmp(argument, "--isa") == 0;
-        if (has_value && i + 1 == count) return wrong("a value is missing for ", argument);
-        if (strcmp(argument, "--help") == 0) return fputs(usage, stdout) < 0 ? FAILED : DONE;
+        const char *argument = arguments[i], *value;
+        if (files_only || argument[0] != '-' || !argument[1]) {
+            if (c->file) return wrong("expected one file, got another: ", argument);
+            c->file = argument;
+            continue;
+        }
+        if (strcmp(argument, "-h") == 0 || strcmp(argument, "--help") == 0) return fputs(usage, stdout) < 0 ? FAILED : DONE;
         if (strcmp(argument, "--version") == 0) return printf("bitrl-act %s\n", bitrl_agent_version()) < 0 ? FAILED : DONE;
         if (strcmp(argument, "--example") == 0)
             c->example = true;
@@ -60,19 +81,19 @@ static int read_command(int count, char **arguments, command *c)
             c->facts = true;
         else if (strcmp(argument, "--strict") == 0)
             c->strict = true;
-        else if (strcmp(argument, "--isa") == 0)
-            c->options.instruction_set = arguments[++i];
-        else if (strcmp(argument, "--threads") == 0) {
+        else if (strcmp(argument, "--") == 0)
+            files_only = true;
+        else if ((value = value_of("--isa", count, arguments, &i)))
+            c->options.instruction_set = value;
+        else if ((value = value_of("--threads", count, arguments, &i))) {
             char *end;
-            const long threads = strtol(arguments[++i], &end, 10);
-            if (*end || end == arguments[i] || threads < 1 || threads > MOST_THREADS) return wrong("expected 1 to 1024 threads, got ", arguments[i]);
+            const long threads = strtol(value, &end, 10);
+            if (*end || end == value || threads < 1 || threads > MOST_THREADS) return wrong("expected 1 to 1024 threads, got ", value);
             c->options.threads = (unsigned)threads;
-        } else if (argument[0] == '-' && argument[1])
-            return wrong("unknown option ", argument);
-        else if (c->file)
-            return wrong("expected one file, got another: ", argument);
+        } else if (strcmp(argument, "--isa") == 0 || strcmp(argument, "--threads") == 0)
+            return wrong("a value is missing for ", argument);
         else
-            c->file = argument;
+            return wrong("unknown option ", argument);
     }
     return c->file ? -1 : wrong("expected the file of an agent", "");
 }
@@ -172,7 +193,9 @@ int main(int count, char **arguments)
     bitrl_agent *agent;
     const int status = bitrl_agent_open(c.file, &c.options, &agent, error);
     if (status) {
-        fprintf(stderr, "Error: %s %s\n", c.file, error);
+        fprintf(stderr, "Error: ");
+        print_word(c.file);
+        fprintf(stderr, " %s\n", error);
         return status == BITRL_AGENT_NO_MEMORY ? FAILED : WRONG_COMMAND;
     }
     if (c.facts || c.example)

@@ -24,7 +24,7 @@ typedef struct {
     size_t steps;
     char *called; /* what errors call it */
     leaf_type type;
-    double low, high; /* of INTEGER */
+    double low, end; /* of INTEGER: the least, and the first above the largest */
     size_t dims, shape[MOST_DIMS], values;
     size_t longest; /* characters of STRING */
     leaf_use use;
@@ -82,17 +82,17 @@ static int read_type(const plan *p, const json_node *object, leaf *l)
     static const struct {
         const char *name;
         leaf_type type;
-        double low, high;
-    } types[] = {{"float32", FLOAT32, 0, 0},           {"float64", FLOAT64, 0, 0},       {"bool", BOOLEAN, 0, 1},
-                 {"int8", INTEGER, -128, 127},         {"uint8", INTEGER, 0, 255},       {"int16", INTEGER, -32768, 32767},
-                 {"uint16", INTEGER, 0, 65535},        {"int32", INTEGER, -0x1p31, 0x1p31 - 1}, {"uint32", INTEGER, 0, 0x1p32 - 1},
-                 {"int64", INTEGER, -0x1p63, 0x1p63}, {"uint64", INTEGER, 0, 0x1p63},   {"string", STRING, 0, 0}};
+        double low, end;
+    } types[] = {{"float32", FLOAT32, 0, 0},          {"float64", FLOAT64, 0, 0},   {"bool", BOOLEAN, 0, 2},
+                 {"int8", INTEGER, -0x1p7, 0x1p7},    {"uint8", INTEGER, 0, 0x1p8},   {"int16", INTEGER, -0x1p15, 0x1p15},
+                 {"uint16", INTEGER, 0, 0x1p16},      {"int32", INTEGER, -0x1p31, 0x1p31}, {"uint32", INTEGER, 0, 0x1p32},
+                 {"int64", INTEGER, -0x1p63, 0x1p63}, {"uint64", INTEGER, 0, 0x1p64}, {"string", STRING, 0, 0}};
     const json_node *type = plan_field(p, object, "type", JSON_STRING);
     for (size_t i = 0; type && i < sizeof types / sizeof *types; i++)
         if (json_is(p->json, type, types[i].name)) {
             l->type = types[i].type;
             l->low = types[i].low;
-            l->high = types[i].high;
+            l->end = types[i].end;
             return BITRL_OK;
         }
     return plan_wrong(p, "type");
@@ -248,7 +248,19 @@ static bool convert(const leaf *l, double given, double *out, const char **wrong
     if (!isfinite(*out)) return false;
     if (l->type == FLOAT32 || l->type == FLOAT64) return true;
     *wrong = "expected integers in the range of the environment's type";
-    return given == rint(given) && given >= l->low && given <= l->high;
+    return given == rint(given) && given >= l->low && given < l->end;
+}
+
+/* The same of an integer, true or false of a text: exact where the leaf holds integers, whose largest have no double. */
+static bool convert_integer(const leaf *l, const json *j, const json_node *node, double *out, const char **wrong)
+{
+    int64_t small;
+    uint64_t large;
+    if (l->type != INTEGER) return convert(l, json_number(j, node), out, wrong);
+    *wrong = "expected integers in the range of the environment's type";
+    *out = json_number(j, node);
+    if (json_integer(j, node, &small)) return *out >= l->low && (*out < l->end || l->end >= 0x1p63);
+    return l->end == 0x1p64 && json_natural(j, node, &large);
 }
 
 static int wrong_number(const leaf *l, const char *wrong, char *error)
@@ -260,19 +272,15 @@ static int read_numbers(observation *o, const json *j, const json_node *node, co
 {
     bool fractions = false;
     if (!has_shape(j, node, l, 0, &fractions)) return wrong_shape(j, node, l, error);
-    size_t n = 0;
+    double *to = o->read;
     for (const json_node *each = node; each < j->nodes + node->next; each++) {
         const char *wrong;
         int64_t integer;
         if (each->kind == JSON_ARRAY) continue;
-        if (each->kind == JSON_FRACTION) {
-            if (!convert(l, json_number(j, each), &o->read[n++], &wrong)) return wrong_number(l, wrong, error);
-            continue;
-        }
-        if (!json_integer(j, each, &integer)) return wrong_number(l, "expected integers of at most 64 bits", error);
-        if (!convert(l, (double)integer, &o->read[n], &wrong)) return wrong_number(l, wrong, error);
-        if (l->type == FLOAT32 && !fractions) o->read[n] = (double)(float)integer; /* rounded once */
-        n++;
+        if (!(each->kind == JSON_FRACTION ? convert(l, json_number(j, each), to, &wrong) : convert_integer(l, j, each, to, &wrong)))
+            return wrong_number(l, wrong, error);
+        if (l->type == FLOAT32 && !fractions && json_integer(j, each, &integer)) *to = (double)(float)integer; /* rounded once */
+        to++;
     }
     return BITRL_OK;
 }

@@ -255,6 +255,7 @@ def test_of_an_agent_that_remembers_writing_is_still_serializing(tmp_path: Path,
         (["{trained}/agent.safetensors", "--load", "-1"], 2, "--load"),
         (["{trained}/agent.safetensors", "--plot", "p.txt"], 2, "expected a name that ends in .svg, .png, .pdf"),
         (["{trained}/agent.safetensors", "--out", "nowhere/p.json"], 2, "is not a writable directory"),
+        (["{trained}/agent.safetensors", "--out", ""], 2, "--out: expected the name of a file, got none"),
     ],
 )
 def test_what_is_refused_is_one_line(bitrl: Call, trained: Path, words: list[str], code: int, message: str) -> None:

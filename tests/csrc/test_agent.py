@@ -286,9 +286,27 @@ def test_numbers_are_rounded_to_the_type_of_the_environment(tmp_path, model) -> 
         [2**60 + 2**36 + 1, 0, 0, 1.5],
         [True, False, 1, 0.1],
         [1e-46, -1e-46, 0, 0],
+        [10**20, -(10**30), 2**63, 2**64 - 1],
     ):
         made.c.act(state)
         assert made.c.text == written(made, np.asarray(np.asarray(state).astype(np.float32)))
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i8", "u8"])
+def test_integers_end_where_those_of_python_do(tmp_path, kind) -> None:
+    made = pair(tmp_path, CARTPOLE, np.zeros((1, 4), kind), "vector")
+    for size in (7, 8, 63, 64):
+        ends = [2**size, -(2**size)]
+        for number in [*ends, *(end - 1 for end in ends), *(end + 1 for end in ends), *map(float, ends)]:
+            line, answers = json.dumps([0, 0, 0, number]), []
+            for agent in (made.python, made.c):
+                try:
+                    answers.append(agent.act(json.loads(line)))
+                except (ValueError, UsageError):
+                    answers.append(None)
+            assert answers[0] == answers[1], line
+            inside = np.iinfo(kind).min <= number <= np.iinfo(kind).max
+            assert (answers[0] is not None) is inside, line
 
 
 def test_any_number_of_threads_and_instruction_set_gives_the_same(tmp_path, model) -> None:

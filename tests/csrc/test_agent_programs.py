@@ -105,6 +105,8 @@ def test_its_commands(act, agent, tmp_path) -> None:
     assert run(act, "--version")[0] == "bitrl-act 1.0.0\n"
     example = json.loads(run(act, file, "--example")[0])
     assert example == agent.python.example
+    assert run(act, "-h") == run(act, "--help")
+    assert run(act, "--threads=2", "--example", "--", file) == run(act, file, "--example")
     facts = json.loads(run(act, "--facts", file)[0])
     assert (facts["env"], facts["serializer"]["name"], facts["history"]) == ("Mixed-v0", "json", 3)
     (tmp_path / "foreign.gguf").write_bytes(b"GGUF" + b"\0" * 100)
@@ -114,7 +116,11 @@ def test_its_commands(act, agent, tmp_path) -> None:
         (("--fast", file), "unknown option --fast"),
         (("--threads", "0", file), "expected 1 to 1024 threads, got 0"),
         (("--threads",), "a value is missing"),
+        (("--threads", "two", file), "expected 1 to 1024 threads, got two"),
         (("--isa", "sse9", file), "this CPU has no instruction set sse9"),
+        (("--isa=sse9", file), "this CPU has no instruction set sse9"),
+        (("--", "--fast"), "--fast cannot be opened"),
+        (("a\nb\x1b[31m",), "a?b?[31m cannot be opened: No such file or directory"),
         ((tmp_path / "nowhere.gguf",), "nowhere.gguf cannot be opened: No such file or directory"),
         ((tmp_path / "foreign.gguf",), "foreign.gguf is GGUF version 0"),
     ):

@@ -36,6 +36,9 @@ SAMPLE_SECONDS = 0.1
 ANSWER_SECONDS = 5.0
 """That a meter of power has to answer, at the end."""
 
+WAIT_SECONDS = 0.1
+"""That a wait for the next act goes on before it is asked whether it still should."""
+
 LOOK_SECONDS = 1.0
 """Between two looks at memory, sensors and counters."""
 
@@ -124,8 +127,15 @@ class Profiling:
             due = clock()
             if plan.rate is not None:
                 due = began + self._paused + tick / plan.rate
-                if (early := due - clock()) > 0:
+                if (early := min(due, began + plan.seconds) - clock()) > WAIT_SECONDS:
+                    self.machine.sleep(WAIT_SECONDS)
+                    self._seconds = clock() - began
+                    continue
+                if early > 0:
                     self.machine.sleep(early)
+                if due >= began + plan.seconds:
+                    self._seconds = clock() - began
+                    break
             parts = self.profiled.act()
             done = clock()
             self._count(parts, done - began, done - due)

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import tomllib
 from pathlib import Path
 
 import gymnasium
@@ -68,6 +70,15 @@ def test_the_new_run_is_one_of_its_own_that_says_where_it_came_from(trained, tmp
     assert [row["step"] for row in rows] == [192]
     assert summary["steps_per_second"] * summary["train_seconds"] == pytest.approx(64, rel=0.1)
     assert 'file = "agent.safetensors"' in (tmp_path / "on" / "config.toml").read_text()
+
+
+def test_an_agent_whose_name_is_not_utf_8(trained, tmp_path):
+    file = tmp_path / os.fsdecode(b"agent\xff.safetensors")
+    file.write_bytes((trained / "agent.safetensors").read_bytes())
+    bitrl.learn_on(file, steps=192, out=tmp_path / "on")
+    assert tomllib.loads((tmp_path / "on/config.toml").read_text())["provenance"]["agent"]["file"].startswith(
+        "agent\\xff"
+    )
 
 
 def test_it_can_be_stopped_and_resumed_and_exported_again(trained, tmp_path):

@@ -166,6 +166,24 @@ def test_too_many_and_too_late_are_refused(agent: Path) -> None:
     with_batcher(held, use, most=5, timeout=0.2)
 
 
+def test_a_state_whose_action_came_too_late_was_not_observed(remembering: Path) -> None:
+    held, alone = Held(bitrl.load_agent(remembering)), bitrl.load_agent(remembering).episode()
+
+    async def use(batcher: Batcher) -> None:
+        episode = held.agent.episode()
+        with pytest.raises(Refused, match="no action within"):
+            await batcher.act([STATES[-1]], episode, False)
+        held.may.set()
+        batcher.timeout = 60
+        for state in STATES:
+            assert await batcher.act([state], episode, False) == [alone.act(state)]
+            assert {name: np.asarray(part).tolist() for name, part in episode.memory.copy().add(state).items()} == {
+                name: np.asarray(part).tolist() for name, part in alone.memory.copy().add(state).items()
+            }
+
+    with_batcher(held, use, timeout=0.2)
+
+
 def test_a_failure_of_the_agent_is_one_line(agent: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Broken(Held):
         def act_rows(self, rows: np.ndarray, episodes: Any = None) -> list[Any]:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -107,6 +108,7 @@ def test_what_is_no_observation_is_answered_by_a_line(served: Served, body: byte
             'a page of another site, "http://evil.example", may not',
         ),
         ("POST", "/act", {"Origin": "null"}, 403, 'a page of another site, "null", may not'),
+        ("POST", "/act", {"Origin": "http://[::1"}, 403, 'a page of another site, "http://[::1", may not'),
         ("POST", "/demonstration", {}, 400, "expected JSON"),
     ],
 )
@@ -342,6 +344,39 @@ def test_another_agent_takes_over_without_a_lost_request(
     assert lines[:6] == [f"bitrl serve: reloaded {file}"] * 6
     assert lines[6].startswith("bitrl serve: not reloaded, the agent before goes on: ")
     assert "damaged" in lines[6]
+
+
+def test_a_reload_that_comes_while_it_starts_is_done_once_it_serves(agent: Path, tmp_path: Path) -> None:
+    """The default action of the signal ends a process, which systemd calls a success."""
+    token, notified = tmp_path / "token", tmp_path / "notify"
+    os.mkfifo(token, 0o600)
+    command = [sys.executable, "-c", COMMAND, "serve", str(agent), "--port", "0", "--token-file", str(token)]
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        open(tmp_path / "log", "w", encoding="utf-8") as log,
+    ):
+        manager.bind(str(notified))
+        manager.setblocking(False)
+        environment = os.environ | {"NOTIFY_SOCKET": str(notified)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        try:
+            assert process.stdout is not None
+            with open(token, "w", encoding="utf-8") as file:  # which waits until the server reads it
+                process.send_signal(signal.SIGHUP)
+                with pytest.raises(BlockingIOError):
+                    manager.recv(100)
+                file.write("a-secret-of-some-length")
+            assert "serving at" in process.stdout.readline()
+            while "reloaded" not in (tmp_path / "log").read_text():
+                assert process.poll() is None
+                time.sleep(0.01)
+            assert manager.recv(100) == b"READY=1"
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def test_an_episode_goes_on_with_an_agent_that_remembers_alike(remembering: Path, agent: Path, tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def test_what_begins_late_is_late_although_it_was_quick(tmp_path):
     assert found["skipped"] == pytest.approx(found["missed"] / 2, abs=1)
 
 
+def test_waiting_for_the_next_act_ends_with_the_time_or_when_it_is_stopped(tmp_path):
+    found = profile(Scripted([0.01]), tmp_path, seconds=3.0, rate=0.001)
+    assert (found["acts"], found["deadline"]["missed"], found["interrupted"]) == (1, 0, False)
+    assert found["seconds"] == pytest.approx(3)
+    scripted = Scripted([0.01])
+    found = profile(scripted, tmp_path, seconds=30.0, rate=0.1, stopped=lambda: scripted.now > 12)
+    assert (found["acts"], found["interrupted"]) == (2, True)
+    assert found["seconds"] == pytest.approx(12, abs=1)
+
+
 def test_the_environments_time_is_nobodys_delay(tmp_path):
     found = profile(Scripted([0.01], step=0.5), tmp_path, seconds=6.0, rate=50.0)["deadline"]
     assert (found["missed"], found["skipped"]) == (0, 0)
