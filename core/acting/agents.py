@@ -17,13 +17,14 @@ from bitrl.core.acting import bitdelta, c_agents, checkpoints
 from bitrl.core.acting.admissible import COMMANDS, MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
+from bitrl.core.acting.contracts import plain_identity
 from bitrl.core.acting.explanation import Explanation, explained
 from bitrl.core.acting.history import StateHistory
-from bitrl.core.acting.loading import build_backbone, build_serializer
+from bitrl.core.acting.loading import build_backbone, build_serializer, named
 from bitrl.core.acting.nested import leaves, part_at, taken_apart
 from bitrl.core.acting.plain_observations import as_array, as_plain
 from bitrl.core.acting.policies import FactoredPolicy, Policy, arrays_of, policy_of
-from bitrl.core.acting.states import StateReader, States, identity_changes, identity_of
+from bitrl.core.acting.states import StateReader, States, identity_changes
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
@@ -267,7 +268,7 @@ class Agent:
                 raise
             where = "-o backbone.model=FILE" if typed else "load_agent(..., model=FILE)"
             raise UsageError(f"{error} (if the model file has moved: {where})") from None
-        old, new = self.facts["identity"], identity_of(backbone)
+        old, new = self.facts["identity"], plain_identity(named("backbone", record), backbone.identity)
         if changed := identity_changes(old, new):
             remedy = next((REMEDIES[each] for each in changed if each in REMEDIES), "remove the options that set it")
             raise UsageError(

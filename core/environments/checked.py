@@ -19,12 +19,13 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.acting.contracts import is_unicode
 from bitrl.core.acting.factors import FactoredActions
 from bitrl.core.acting.nested import name_of
 from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.crashes import EnvironmentFault
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
-from bitrl.core.environments.spaces import check_parts, is_unicode, leaves_of
+from bitrl.core.environments.spaces import check_parts, leaves_of
 from bitrl.core.errors import RunFailed, cause
 from bitrl.core.registry import registry
 

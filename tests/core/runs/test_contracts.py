@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,21 @@ class DoubleVectors(Vectors):
         return observations.astype(np.float64)
 
 
+class MaskedVectors(Vectors):
+    def batch(self, observations):
+        return np.ma.masked_array(super().batch(observations), mask=observations > 0)
+
+
+class HalfPairs(Texts):
+    def batch(self, observations):
+        return [f"{text} \udc80" for text in super().batch(observations)]
+
+
+class WithoutWidth(Vectors):
+    def __init__(self, options, observation):
+        pass
+
+
 class Lengths:
     """Reads texts as their lengths, and vectors as their first number."""
 
@@ -89,6 +105,31 @@ class DoubleFeatures(Lengths):
 class TooWide(Lengths):
     def encode(self, inputs):
         return np.tile(super().encode(inputs), 2)
+
+
+class MatrixFeatures(Lengths):
+    def encode(self, inputs):
+        return super().encode(inputs).view(np.matrix)
+
+
+class WidthOfFloat(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2.0, {}
+
+
+class NoIdentity(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2, None
+
+
+class PathIdentity(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2, {"files": [Path("a")]}
+
+
+class PlainIdentity(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2, {"shape": (2, np.int64(3)), "unset": None}
 
 
 class Steady(bitrl.Algorithm):
@@ -227,6 +268,26 @@ class FailsToSave(Steady):
         raise ValueError("no state")
 
 
+class SavesObjects(Steady):
+    def state(self):
+        return {"best": np.array([None, {}], object)}
+
+
+class SavesAWord(Steady):
+    def state(self):
+        return {"phase": np.array("warm")}
+
+
+class SavesByNumber(Steady):
+    def state(self):
+        return {3: np.zeros(2)}
+
+
+class SavesNothing(Steady):
+    def state(self):
+        return None
+
+
 class FailsToSum(Steady):
     def summary(self):
         raise ValueError("no summary")
@@ -262,6 +323,11 @@ def test_what_keeps_the_contract_runs(monkeypatch, tmp_path, serializer):
 SERIALIZER = 'serializer "odd" of package odd-package '
 BACKBONE = 'backbone "odd" of package odd-package '
 ALGORITHM = 'algorithm "odd" of package odd-package'
+
+
+def test_an_identity_may_hold_tuples_and_numpys_numbers(monkeypatch, tmp_path):
+    run(monkeypatch, tmp_path, backbone=PlainIdentity)
+    assert bitrl.resume(tmp_path / "run", steps=48)["steps"] == 48  # with a backbone of the same identity
 
 
 @pytest.mark.parametrize(
@@ -300,6 +366,17 @@ ALGORITHM = 'algorithm "odd" of package odd-package'
         ("algorithm", ExitsWhileLearning, f"{ALGORITHM} failed: SystemExit: 0: tell its authors"),
         ("algorithm", FailsWhenEvaluated, f"{ALGORITHM} failed: ValueError: no policy: tell its authors"),
         ("algorithm", FailsToSave, f"{ALGORITHM} failed: ValueError: no state: tell its authors"),
+        ("serializer", MaskedVectors, f"{SERIALIZER}returned a MaskedArray as vectors: expected a float32 array"),
+        ("serializer", HalfPairs, f"{SERIALIZER}wrote "),
+        ("serializer", WithoutWidth, f"{SERIALIZER[:-1]}: its width is None: expected an integer above 0"),
+        ("backbone", MatrixFeatures, f"{BACKBONE}returned a matrix as features: expected a float32 array"),
+        ("backbone", WidthOfFloat, f"{BACKBONE[:-1]}: its width is 2.0: expected an integer above 0"),
+        ("backbone", NoIdentity, f"{BACKBONE[:-1]}: its identity is None: expected a dict"),
+        ("backbone", PathIdentity, f"{BACKBONE[:-1]}: its identity['files'][0] is PosixPath('a'): expected strings"),
+        ("algorithm", SavesObjects, f'{ALGORITHM}: state()["best"] is an array of object: expected numbers'),
+        ("algorithm", SavesAWord, f'{ALGORITHM}: state()["phase"] is an array of texts or records of shape ()'),
+        ("algorithm", SavesByNumber, f"{ALGORITHM}: state() calls an array 3: expected a string"),
+        ("algorithm", SavesNothing, f"{ALGORITHM}: state() returned None: expected a dict of arrays"),
         ("algorithm", FailsToSum, f"{ALGORITHM} failed: ValueError: no summary: tell its authors"),
     ],
 )

@@ -157,6 +157,11 @@ class Empty(Words):
         return ""
 
 
+class HalfPair(Words):
+    def __call__(self, observation: Any) -> str:
+        return "\udc80"
+
+
 class Bytes(Words):
     def __call__(self, observation: Any) -> bytes:
         return b"text"
@@ -208,6 +213,7 @@ class Raises(Words):
         (DependsOnBatch, "in a batch and '"),
         (Normalises, "batch() changed its observations"),
         (Empty, "the text is empty"),
+        (HalfPair, "the text holds half of a surrogate pair"),
         (Bytes, "expected a str, got bytes"),
         (NoBatch, "it must have __call__(observation) and batch(observations)"),
         (Tuple, "batch() must return a list of str, got tuple"),
@@ -236,6 +242,11 @@ class OtherWidth(Numbers):
     width = 5
 
 
+class Masked(Numbers):
+    def __call__(self, observation: Any) -> Any:
+        return np.ma.masked_array(super().__call__(observation))
+
+
 class Holes(Numbers):
     def __call__(self, observation: Any) -> Any:
         return np.full(4, np.nan, np.float32)
@@ -247,6 +258,7 @@ class Holes(Numbers):
         (Doubles, "expected float32, got float64"),
         (NoWidth, "width must be an integer above 0, got None"),
         (OtherWidth, "expected shape [5], got [4]"),
+        (Masked, "expected a float32 array, got MaskedArray"),
         (Holes, "the numbers are not all finite"),
         (Words, "width must be an integer above 0, got None"),
     ],
@@ -359,6 +371,11 @@ class GlobalNumpy(Lengths):
         return super().encode(inputs)
 
 
+class Matrix(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs).view(np.matrix)
+
+
 class Infinite(Lengths):
     def encode(self, inputs: Any) -> np.ndarray:
         return super().encode(inputs) / np.float32(0)
@@ -379,6 +396,7 @@ class Infinite(Lengths):
         (TupleIdentity, "comes back as"),
         (NoIdentity, "it is empty"),
         (GlobalNumpy, "numpy.random changed state"),
+        (Matrix, "expected an array, got matrix"),
         (Infinite, "the features are not all finite"),
     ],
 )
