@@ -36,10 +36,6 @@ from bitrl.core.wording import program, setting
 FORMAT = 1
 """The version of the file format; any other is refused."""
 
-
-LEARNER = "learner"
-"""Where an agent's file has what another run learns on from (bitrl.core.runs.learn_on); acting needs none of it."""
-
 REMEDIES = {
     "model_sha256": "give its model file (model=FILE)",
     "first_token": "train and export it again: texts were read without the first token that this file asks for",
@@ -376,12 +372,15 @@ def write(
         example: observations [n, ...] as the environment gives them, at least one.
 
     Raises:
+        ValueError: the policy's arrays do not fit together, as nobody could read it then.
         RunFailed: it cannot be written; nothing is left behind.
     """
     facts = {"agent": FORMAT, **facts, "policy": policy.kind}
     arrays = {f"policy.{name}": array for name, array in arrays_of(policy).items()}
     arrays |= {**learned, "example": example[:1]}
-    write_atomically(path, checkpoints.as_bytes(Checkpoint(arrays, facts)), "name another file")
+    whole = Checkpoint(arrays, facts)
+    check_arrays(whole)
+    write_atomically(path, checkpoints.as_bytes(whole), "name another file")
 
 
 def _restore(load: Callable[[Mapping[str, np.ndarray]], None], file: Checkpoint, part: str) -> None:

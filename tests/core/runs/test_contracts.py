@@ -14,6 +14,7 @@ import bitrl
 from bitrl.core.options import NoOptions
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, SerializerRecord
 from bitrl.core.registry import Entry, registry
+from bitrl.learning import Discrete, Network
 
 
 class Texts:
@@ -288,6 +289,35 @@ class SavesNothing(Steady):
         return None
 
 
+class Exported(Steady):
+    def state(self):
+        return {"best": np.array(-np.inf)}  # so far
+
+    def plain_policy(self):
+        return self.policy(np.zeros((2, 2), np.float32))
+
+    def policy(self, weights):
+        network = Network(
+            np.zeros(2, np.float32), np.ones(2, np.float32), np.inf, ((weights, np.zeros(2, np.float32)),)
+        )
+        return Discrete(network, start=0)
+
+
+class ExportsNothing(Exported):
+    def plain_policy(self):
+        return None
+
+
+class ExportsTransposed(Exported):
+    def plain_policy(self):
+        return self.policy(np.zeros((2, 3), np.float32))
+
+
+class ExportsNan(Exported):
+    def plain_policy(self):
+        return self.policy(np.full((2, 2), np.nan, np.float32))
+
+
 class FailsToSum(Steady):
     def summary(self):
         raise ValueError("no summary")
@@ -323,6 +353,28 @@ def test_what_keeps_the_contract_runs(monkeypatch, tmp_path, serializer):
 SERIALIZER = 'serializer "odd" of package odd-package '
 BACKBONE = 'backbone "odd" of package odd-package '
 ALGORITHM = 'algorithm "odd" of package odd-package'
+
+
+def test_an_agent_is_read_back_whatever_its_algorithm_keeps(monkeypatch, tmp_path):
+    run(monkeypatch, tmp_path, algorithm=Exported)
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    assert bitrl.load_agent(tmp_path / "agent").act([0.0, 0.0, 0.0, 0.0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (ExportsNothing, "plain_policy() gave a NoneType: expected a policy of bitrl.learning"),
+        (ExportsTransposed, "plain_policy() makes no whole agent: policy.network"),
+        (ExportsNan, "plain_policy() makes no whole agent: policy.network.0.weight holds 4 numbers that are NaN"),
+    ],
+)
+def test_a_policy_that_no_agent_could_act_by_is_not_exported(monkeypatch, tmp_path, algorithm, message):
+    run(monkeypatch, tmp_path, algorithm=algorithm)
+    with pytest.raises(bitrl.RunFailed) as raised:
+        bitrl.export(tmp_path / "run", tmp_path / "agent")
+    assert str(raised.value).startswith(f"{ALGORITHM}: {message}")
+    assert not (tmp_path / "agent").exists()
 
 
 def test_an_identity_may_hold_tuples_and_numpys_numbers(monkeypatch, tmp_path):
