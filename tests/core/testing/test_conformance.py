@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -94,6 +95,34 @@ class BadDefault:
 
 
 @bitrl.options
+class NotANumber:
+    """A default that its type has no room for: a configuration could not be read back."""
+
+    depth: int = bitrl.option(None, "how deep")
+
+
+@bitrl.options
+class OfPath:
+    """A type that no configuration holds."""
+
+    place: Path = bitrl.option(Path("x"), "where")
+
+
+@bitrl.options
+class OfDict:
+    """Another."""
+
+    sizes: dict[str, int] = bitrl.option({}, "how large")
+
+
+@bitrl.options
+class OutOfRange:
+    """A default that breaks its own rule."""
+
+    depth: int = bitrl.option(0, "how deep", bitrl.above(0))
+
+
+@bitrl.options
 class BadPreset:
     """A preset with an option that is not there."""
 
@@ -118,14 +147,29 @@ class NoDefault:
         ({"summary": "two\nlines"}, "the summary must be one line"),
         ({"summary": "x" * 101}, "at most 100 characters, got 101"),
         ({"options": NoHelp}, "option depth has no help text"),
-        ({"options": BadDefault}, 'default: options.depth: expected a number, got "deep"'),
         ({"options": BadPreset}, 'preset deep: unknown option "options.dept"'),
-        ({"options": NoDefault}, "option depth has no default"),
         ({"target": "nowhere:Nothing"}, "No module named 'nowhere'"),
     ],
 )
 def test_a_record_that_is_wrong_is_refused(fields: dict[str, Any], message: str):
     assert message in refusal(check_serializer, serializer_record(Words, **fields))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BadDefault, 'options: BadDefault.depth: expected a number as its default, got "deep"'),
+        (NotANumber, "options: NotANumber.depth: expected an integer as its default, got none"),
+        (OfPath, "options: OfPath.place: expected"),
+        (OfDict, "options: OfDict.sizes: expected"),
+        (OutOfRange, "options: OutOfRange.depth: expected an integer above 0, got 0"),
+        (NoDefault, "options: NoDefault.depth has no default"),
+    ],
+)
+def test_options_whose_defaults_no_configuration_could_hold_are_refused_with_their_record(options: type, message: str):
+    """Runs would train, and could not be resumed."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        serializer_record(Words, options=options)
 
 
 def test_a_record_of_another_kind_is_refused():
