@@ -77,7 +77,10 @@ class Agent:
             _restore(lambda arrays: backbone.load_learned(self._learned(backbone, arrays)), file, "backbone")
         if self.history > 1 and isinstance(backbone, TokenizingBackbone):
             serializer.limit(backbone.token_counts, self.facts["history_tokens"])
-        self.reader = StateReader(serializer, backbone)
+        called = {"serializer": named("serializer", record)}
+        if names["backbone"] is not None:
+            called["backbone"] = named("backbone", registry().find("backbone", names["backbone"], built_in_first=True))
+        self.reader = StateReader(serializer, backbone, names=called)
         self.policy = policy_of(self.facts["policy"], with_prefix(file.arrays, "policy."))
         for name, width in (("network", self.reader.width), ("keys", self.reader.command_width)):
             network = getattr(self.policy, name, None)

@@ -361,6 +361,21 @@ def test_an_agent_is_read_back_whatever_its_algorithm_keeps(monkeypatch, tmp_pat
     assert bitrl.load_agent(tmp_path / "agent").act([0.0, 0.0, 0.0, 0.0]) == 0
 
 
+def test_an_agent_names_what_is_wrong_as_its_run_does(monkeypatch, tmp_path):
+    run(monkeypatch, tmp_path, algorithm=Exported)
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    agent = bitrl.load_agent(tmp_path / "agent")
+    with monkeypatch.context() as broken:
+        broken.setattr(Texts, "batch", NoList.batch)
+        with pytest.raises(bitrl.RunFailed) as raised:
+            agent.act([0.0, 0.0, 0.0, 0.0])
+    assert str(raised.value).startswith(f"{SERIALIZER}wrote 'one text'")
+    monkeypatch.setattr(Lengths, "encode", lambda self, inputs: np.ones((len(inputs), 2)))
+    with pytest.raises(bitrl.RunFailed) as raised:
+        agent.act([0.0, 0.0, 0.0, 0.0])
+    assert str(raised.value).startswith(f"{BACKBONE}returned features of shape (1, 2) and dtype float64")
+
+
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
