@@ -180,7 +180,7 @@ def build_design(data: Mapping[str, Any]) -> Design:
     baseline = study.pop("baseline", None)
     if study:
         raise unknown("option", next(iter(study)), ("seeds", "baseline"), "of a study", prefix="study.")
-    base = _parts({_path(path): value for path, value in _leaves(data.get("base", {}))})
+    base = _parts(_settings(data.get("base", {})))
     axes = _axes(data.get("grid", {}))
     axes = [[attrs.evolve(each, label="") for each in axis] if len(axis) == 1 else axis for axis in axes]
     named = [_named(name, settings) for name, settings in data.get("arms", {}).items()]
@@ -322,6 +322,17 @@ def _path(name: str) -> str:
     return path
 
 
+def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a table, by their full paths."""
+    settings: dict[str, Any] = {}
+    for name, value in _leaves(table):
+        path = _path(name)
+        if path in settings:
+            raise UsageError(f"{path}: is set twice, once without its part: remove one of the two")
+        settings[path] = value
+    return settings
+
+
 def _axes(table: Mapping[str, Any]) -> list[list[Choice]]:
     """The axes of a section."""
     names: dict[str, str] = {}
@@ -343,7 +354,7 @@ def _axis(name: str, values: Any) -> list[Choice]:
             label = bundle.pop("name", None)
             if not isinstance(label, str) or not label.strip() or not bundle:
                 raise UsageError(f"{name}: expected a name and settings, got {dict(value)!r}")
-            choices.append(Choice(label, {_path(path): each for path, each in _leaves(bundle)}))
+            choices.append(Choice(label, _settings(bundle)))
         else:
             choices.append(Choice(f"{name.removeprefix('run.')}={_words(value)}", {_path(name): value}))
     labels = [choice.label for choice in choices]
@@ -358,7 +369,7 @@ def _named(name: str, settings: Any) -> Choice:
         raise UsageError(f"arms.{name}: expected a section [arms.{name}] of settings, got {settings!r}")
     if not name.strip():
         raise UsageError("arms: an arm needs a name")
-    return Choice(name, {_path(path): value for path, value in _leaves(settings)})
+    return Choice(name, _settings(settings))
 
 
 def _words(value: Any) -> str:

@@ -113,6 +113,8 @@ def test_arms_that_are_one_configuration_are_said() -> None:
             {"base": {"run": WORDS}, "one-at-a-time": {"env.length": [6]}},
             "reverse-word env.length=6: is the same as reverse-word base: remove one of the two",
         ),
+        ({"base": {"backbone": "mlp", "run": {"backbone": "bitnet"}}}, "run.backbone: is set twice"),
+        ({"arms": {"x": {"steps": 10, "run.steps": 20}}}, "run.steps: is set twice"),
         ({"grid": {"clip": [0.1]}}, "part.option"),
         ({"grid": {"nothing.clip": [0.1]}}, "unknown part"),
         ({"grid": {"run.seed": [1, 2]}}, "seeds"),
