@@ -85,6 +85,36 @@ class LazyGroup(click.Group):
             ctx.fail(f"No such option: {args[0]}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what a plugin's raises unexpectedly is said to be the plugin's.
+
+        Raises:
+            RunFailed: a plugin's command failed.
+        """
+        try:
+            return super().invoke(ctx)
+        except (
+            BitrlError,
+            click.ClickException,
+            click.exceptions.Exit,
+            click.Abort,
+            OSError,
+            ImportError,
+            UnicodeError,
+        ):
+            raise  # explained, or as good as
+        except Exception as error:
+            name = ctx.invoked_subcommand
+            if name is None or name in COMMANDS or name in ALIASES or out_of_memory(error):
+                raise
+            from bitrl.core.registry import registry
+
+            package = registry().package(registry().find("command", name))
+            raise RunFailed(
+                f'command "{name}" of package {package} failed: {cause(error)}: tell its authors (BITRL_DEBUG=1 shows '
+                "the traceback)"
+            ) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands from the table and the records of plugins, importing none."""
         with formatter.section("Commands"):

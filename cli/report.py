@@ -92,4 +92,4 @@ def _say(out: Path, form: str, results: Sequence[Result], as_json: bool) -> None
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "format": form, "runs": len(results)})
     else:
-        echo(f"{out}: {out.stat().st_size:,} bytes, {len(results)} runs")
+        echo(f"{out}: {out.stat().st_size:,} bytes, {len(results)} run{'s' * (len(results) != 1)}")

@@ -162,8 +162,12 @@ def _wanted(
         base: dict[str, dict[str, Any]] = {"run": {} if steps is None else {"steps": steps}}
         for part, section in parse_assignments(assignments).items():
             base.setdefault(part, {}).update(section)
-        axes = dict(parse_variation(text) for text in varied)
-        data = {"study": {"seeds": "0-4"}, "base": base, "grid": {"env": [*envs]} | axes if envs else axes}
+        axes: dict[str, list[str]] = {"env": [*envs]} if envs else {}
+        for name, values in map(parse_variation, varied):
+            if name in axes:
+                raise UsageError(f"{name} is varied twice: give all its values at once, as in --vary {name}=A,B")
+            axes[name] = values
+        data = {"study": {"seeds": "0-4"}, "base": base, "grid": axes}
         directory = out
     if seeds is not None:
         data = {**data, "study": {**data.get("study", {}), "seeds": seeds}}
@@ -178,6 +182,8 @@ def _say_changes(changes: Changes, opened: Study) -> None:
             echo(f"{len(names)} cells {words}: {', '.join(names[:3])}{more}", err=True)
     for line in opened.design.ignored:
         echo(f"{line}: ignored (not an option of its components)", err=True)
+    for line in opened.design.same:
+        echo(f"warning: {line}", err=True)
 
 
 def _show_plan(opened: Study, executor: Executor, as_json: bool, stdout: Any) -> None:

@@ -206,6 +206,22 @@ def parse(cls: type[T], values: Mapping[str, Any], path: str, text: frozenset[st
         raise UsageError(f"{path}.{error}") from None
 
 
+def default_fault(cls: type) -> str | None:
+    """Why the defaults of an options class could not be written to a configuration and read back; None if they can."""
+    if without := [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]:
+        return f"{without[0]} has no default: declare it with bitrl.option(DEFAULT, HELP)"
+    try:
+        values = cls()
+    except (ValueError, TypeError) as error:  # out of range
+        return str(error)
+    for field in attrs.fields(cls):
+        try:
+            _convert(getattr(values, field.name), field.type, text=False)
+        except (ValueError, TypeError, OverflowError):
+            return f"{field.name}: expected {_expected(field)} as its default, got {_briefly(field.default)}"
+    return None
+
+
 @attrs.frozen
 class OptionRow:
     """One line of an option table: what `bitrl show` prints and the docs hold."""

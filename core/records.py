@@ -12,7 +12,7 @@ import attrs
 
 from bitrl.core.errors import UsageError, cause, out_of_memory
 from bitrl.core.installing import is_there, to_install
-from bitrl.core.options import NoOptions
+from bitrl.core.options import NoOptions, default_fault
 from bitrl.core.wording import pip
 
 Form = Literal["text", "vector"]
@@ -83,6 +83,8 @@ def _target(instance: object, attribute: attrs.Attribute[Any], value: str) -> No
 def _options_class(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, type) and attrs.has(value)):
         raise ValueError(f"options: expected a class decorated with @bitrl.options, got {value!r}")
+    if fault := default_fault(value):
+        raise ValueError(f"options: {value.__name__}.{fault}")
 
 
 @attrs.frozen(kw_only=True)

@@ -25,6 +25,9 @@ from bitrl.core.acting.policies import (
 from bitrl.core.config import MOST_HISTORY
 from bitrl.core.interfaces import Field, ObservationSpec
 
+LEARNER = "learner"
+"""Where an agent's file has what another run learns on from (bitrl.core.runs.learn_on); acting needs none of it."""
+
 MOST_DECIMALS = 17
 """Significant digits of a float64."""
 
@@ -74,6 +77,8 @@ def check_arrays(file: Checkpoint) -> None:
     if "example" not in file.arrays or file.arrays["example"].shape[:1] != (1,):
         raise ValueError("it holds no example of an observation")
     for name, whole in file.arrays.items():
+        if name.startswith(f"{LEARNER}."):  # the algorithm's own matter, as in a checkpoint: its best so far may be −∞
+            continue
         for array in (part_at(whole, path) for path, *_ in leaves(whole.dtype)):
             if array.dtype.kind == "f" and name != "example":
                 bad = np.isnan(array) if name.rpartition(".")[2] in _MAY_BE_INFINITE else ~np.isfinite(array)

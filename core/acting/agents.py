@@ -17,13 +17,14 @@ from bitrl.core.acting import bitdelta, c_agents, checkpoints
 from bitrl.core.acting.admissible import COMMANDS, MASK, splits, states_of
 from bitrl.core.acting.agent_checks import check_arrays, check_facts
 from bitrl.core.acting.checkpoints import Checkpoint, DamagedCheckpoint, with_prefix
+from bitrl.core.acting.contracts import plain_identity
 from bitrl.core.acting.explanation import Explanation, explained
 from bitrl.core.acting.history import StateHistory
-from bitrl.core.acting.loading import build_backbone, build_serializer
+from bitrl.core.acting.loading import build_backbone, build_serializer, named
 from bitrl.core.acting.nested import leaves, part_at, taken_apart
 from bitrl.core.acting.plain_observations import as_array, as_plain
 from bitrl.core.acting.policies import FactoredPolicy, Policy, arrays_of, policy_of
-from bitrl.core.acting.states import StateReader, States, identity_changes, identity_of
+from bitrl.core.acting.states import StateReader, States, identity_changes
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.interfaces import Field, ObservationSpec, TokenizingBackbone
@@ -34,10 +35,6 @@ from bitrl.core.wording import program, setting
 
 FORMAT = 1
 """The version of the file format; any other is refused."""
-
-
-LEARNER = "learner"
-"""Where an agent's file has what another run learns on from (bitrl.core.runs.learn_on); acting needs none of it."""
 
 REMEDIES = {
     "model_sha256": "give its model file (model=FILE)",
@@ -80,7 +77,10 @@ class Agent:
             _restore(lambda arrays: backbone.load_learned(self._learned(backbone, arrays)), file, "backbone")
         if self.history > 1 and isinstance(backbone, TokenizingBackbone):
             serializer.limit(backbone.token_counts, self.facts["history_tokens"])
-        self.reader = StateReader(serializer, backbone)
+        called = {"serializer": named("serializer", record)}
+        if names["backbone"] is not None:
+            called["backbone"] = named("backbone", registry().find("backbone", names["backbone"], built_in_first=True))
+        self.reader = StateReader(serializer, backbone, names=called)
         self.policy = policy_of(self.facts["policy"], with_prefix(file.arrays, "policy."))
         for name, width in (("network", self.reader.width), ("keys", self.reader.command_width)):
             network = getattr(self.policy, name, None)
@@ -267,7 +267,7 @@ class Agent:
                 raise
             where = "-o backbone.model=FILE" if typed else "load_agent(..., model=FILE)"
             raise UsageError(f"{error} (if the model file has moved: {where})") from None
-        old, new = self.facts["identity"], identity_of(backbone)
+        old, new = self.facts["identity"], plain_identity(named("backbone", record), backbone.identity)
         if changed := identity_changes(old, new):
             remedy = next((REMEDIES[each] for each in changed if each in REMEDIES), "remove the options that set it")
             raise UsageError(
@@ -375,12 +375,15 @@ def write(
         example: observations [n, ...] as the environment gives them, at least one.
 
     Raises:
+        ValueError: the policy's arrays do not fit together, as nobody could read it then.
         RunFailed: it cannot be written; nothing is left behind.
     """
     facts = {"agent": FORMAT, **facts, "policy": policy.kind}
     arrays = {f"policy.{name}": array for name, array in arrays_of(policy).items()}
     arrays |= {**learned, "example": example[:1]}
-    write_atomically(path, checkpoints.as_bytes(Checkpoint(arrays, facts)), "name another file")
+    whole = Checkpoint(arrays, facts)
+    check_arrays(whole)
+    write_atomically(path, checkpoints.as_bytes(whole), "name another file")
 
 
 def _restore(load: Callable[[Mapping[str, np.ndarray]], None], file: Checkpoint, part: str) -> None:

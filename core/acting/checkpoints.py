@@ -93,6 +93,17 @@ def _dtype_name(dtype: np.dtype) -> str:
     return name
 
 
+def why_not_saved(array: np.ndarray) -> str | None:
+    """Why a checkpoint cannot hold an array; None if it can."""
+    if array.dtype.kind in "UV" and not array.dtype.hasobject:
+        return None if array.ndim == 1 and array.size else f"an array of texts or records of shape {array.shape}"
+    try:
+        _dtype_name(array.dtype)
+    except TypeError:
+        return f"an array of {array.dtype}"
+    return None
+
+
 def _view(array: np.ndarray) -> memoryview:
     """The bytes of an array in one piece."""
     return array.reshape(-1).view(np.uint8).data

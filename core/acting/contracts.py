@@ -7,12 +7,14 @@ batches alone. Knows nothing of environments. Shapes: n states, k numbers per ve
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from bitrl.core.acting.checkpoints import why_not_saved
 from bitrl.core.errors import BitrlError, RunFailed, cause, out_of_memory
 
 FIRST = 16
@@ -57,6 +59,29 @@ def check_inputs(who: str, inputs: Any, count: int, width: int | None) -> None:
         raise RunFailed(f"{who} wrote {found}: expected a list of strings, or a float32 array of vectors")
     if len(inputs) != count:
         raise RunFailed(f"{who} wrote {len(inputs)} texts for {count} states: expected one for each")
+    for index, text in enumerate(inputs):
+        if not is_unicode(text):
+            raise RunFailed(
+                f"{who} wrote {text[:40]!a} for state {index} (counted from 0): it holds half of a surrogate "
+                "pair, which is not Unicode text"
+            )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which neither tokenizers nor files take."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def array_fault(found: Any) -> str | None:
+    """What a value is that should be an array of numbers, unless it is one: masked arrays and matrices calculate
+    otherwise, wherever they get to.
+    """
+    if not isinstance(found, np.ndarray):
+        return _kind(found)
+    return f"a {type(found).__name__}" if isinstance(found, (np.ma.MaskedArray, np.matrix)) else None
 
 
 def check_features(who: str, features: Any, count: int, width: int) -> None:
@@ -92,6 +117,62 @@ def check_metrics(who: str, metrics: Any) -> dict[str, float | int]:
     return plain
 
 
+def check_state(who: str, state: Any) -> dict[str, np.ndarray]:
+    """What a component's state() gave, as arrays that a checkpoint can hold.
+
+    Raises:
+        RunFailed: it cannot hold them, naming the component and the array.
+    """
+    if not isinstance(state, Mapping):
+        raise RunFailed(f"{who}: state() returned {_kind(state)}: expected a dict of arrays")
+    arrays = {}
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise RunFailed(f"{who}: state() calls an array {_kind(name)}: expected a string")
+        try:
+            arrays[name] = np.asarray(value)
+            why = why_not_saved(arrays[name])
+        except (ValueError, TypeError, RuntimeError):
+            why = _kind(value)
+        if why:
+            raise RunFailed(
+                f'{who}: state()["{name}"] is {why}: expected numbers, or texts in one dimension, which can be saved'
+            )
+    return arrays
+
+
+def check_width(who: str, width: Any) -> None:
+    """Raise RunFailed unless a component's `width` is a number of numbers."""
+    if isinstance(width, bool) or not isinstance(width, numbers.Integral) or width < 1:
+        raise RunFailed(f"{who}: its width is {_kind(width)}: expected an integer above 0")
+
+
+def plain_identity(who: str, identity: Any) -> dict[str, Any]:
+    """An `identity` as a configuration file gives it back: tuples as lists, without what is unset (None).
+
+    Raises:
+        RunFailed: it holds something else than strings, numbers, lists and dicts, naming the component and the part.
+    """
+    if not isinstance(identity, Mapping):
+        raise RunFailed(f"{who}: its identity is {_kind(identity)}: expected a dict of what determines its results")
+    if not all(isinstance(name, str) for name in identity):
+        raise RunFailed(f"{who}: its identity has names that are no strings")
+    return {name: _plain(f"{who}: its identity[{name!r}]", each) for name, each in identity.items() if each is not None}
+
+
+def _plain(place: str, value: Any) -> Any:
+    """A value of an identity, and so on within it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(f"{place}[{index}]", each) for index, each in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: _plain(f"{place}[{name!r}]", each) for name, each in value.items()}
+    raise RunFailed(f"{place} is {_kind(value)}: expected strings, numbers, lists and dicts of these")
+
+
 def check_unchanged(who: str, before: bytes, observations: np.ndarray) -> None:
     """Raise RunFailed if a serializer changed the observations, whose bytes were `before`."""
     if observations.tobytes() != before:
@@ -101,8 +182,8 @@ def check_unchanged(who: str, before: bytes, observations: np.ndarray) -> None:
 
 
 def _check_floats(who: str, what: str, found: Any, shape: tuple[Any, ...]) -> None:
-    if not isinstance(found, np.ndarray):
-        raise RunFailed(f"{who} returned {_kind(found)} as {what}: expected a float32 array of shape {shape}")
+    if kind := array_fault(found):
+        raise RunFailed(f"{who} returned {kind} as {what}: expected a float32 array of shape {shape}")
     if found.dtype != np.float32 or found.shape != shape:
         raise RunFailed(
             f"{who} returned {what} of shape {found.shape} and dtype {found.dtype}: expected {shape} and float32"

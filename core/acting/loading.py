@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitrl.core.acting.contracts import calling
+from bitrl.core.acting.contracts import calling, check_width, plain_identity
 from bitrl.core.acting.history import History, check_pooling
 from bitrl.core.acting.nested import FlatObservations
 from bitrl.core.acting.states import StateReader
@@ -94,6 +94,8 @@ def build_serializer(record: SerializerRecord, options: Any, observation: Observ
     with calling(named("serializer", record)):
         serializer = record.load()(options, observation)
     _require("serializer", record, serializer, LearningSerializer if record.learns else Serializer)
+    if record.emits == "vector":
+        check_width(named("serializer", record), getattr(serializer, "width", None))
     serializer = of_flat_observations(serializer, observation)
     return History(serializer, history, record) if history > 1 else serializer
 
@@ -115,6 +117,8 @@ def build_backbone(
     with calling(named("backbone", record)):
         backbone = record.load()(options, serializer.width if vectors else len(observation.fields) or None)
     _require("backbone", record, backbone, Backbone)
+    check_width(named("backbone", record), backbone.width)
+    plain_identity(named("backbone", record), backbone.identity)
     for capability in record.provides:
         if capability != "gradients":
             _require("backbone", record, backbone, PROTOCOLS[capability], capability)

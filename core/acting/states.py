@@ -275,14 +275,8 @@ class States:
         return best
 
 
-def identity_of(backbone: Backbone) -> dict[str, Any]:
-    """What must be equal for two backbones to be the same (except learned weights), without unset values."""
-    identity: Mapping[str, Any] = backbone.identity
-    return {key: value for key, value in identity.items() if value is not None}
-
-
 def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between a recorded identity and one of `identity_of`."""
+    """The names of what differs between a recorded identity and one of `contracts.plain_identity`."""
     seal = new.get("model_seal")
     if seal is not None and "model_seal" not in old and old.get("model_sha256") == seal:
         # Until 0.2 "model_sha256" of a sealed file was its seal.

@@ -19,12 +19,13 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from bitrl.core.acting.admissible import COMMANDS, MASK, OBSERVATION, splits
+from bitrl.core.acting.contracts import is_unicode
 from bitrl.core.acting.factors import FactoredActions
 from bitrl.core.acting.nested import name_of
 from bitrl.core.environments.action_spaces import FACTORED, factored_actions
 from bitrl.core.environments.crashes import EnvironmentFault
 from bitrl.core.environments.episode_metrics import METRICS, finite_numbers
-from bitrl.core.environments.spaces import check_parts, is_unicode, leaves_of
+from bitrl.core.environments.spaces import check_parts, leaves_of
 from bitrl.core.errors import RunFailed, cause
 from bitrl.core.registry import registry
 
@@ -41,16 +42,31 @@ OLD_API = (
 )
 
 
+UNREAD_MASK = (
+    f'info["{MASK}"] is left out, and every action counts as admissible: give it from the first reset on; a plugin '
+    "wraps its environment in bitrl.core.environments.choice_wrappers.ActionMask"
+)
+
+
 class Checked(gymnasium.Wrapper):
-    """Copies and checks what `reset` and `step` return, and what they are given; a failing `close` is a warning.
+    """Copies and checks what `reset` and `step` return, and what they are given; a failing `close` is a warning, and so
+    is an action mask that nobody reads.
 
     Of `info` only `KEPT` is passed on.
     """
 
-    def __init__(self, env: gymnasium.Env, names: Sequence[str], closing: Callable[[str], None]):
-        """`names` are those of an observation's numbers, if they are known; `closing` is told why closing failed."""
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        names: Sequence[str],
+        closing: Callable[[str], None],
+        unread: Callable[[], None] | None,
+    ):
+        """`names` are those of an observation's numbers, if they are known; `closing` is told why closing failed,
+        `unread` that there is a mask which is no part of the observation.
+        """
         super().__init__(env)
-        self._space, self._names, self._closing = env.observation_space, names, closing
+        self._space, self._names, self._closing, self._unread = env.observation_space, names, closing, unread
         self.observation_space = self._space  # also where the environment replaces its own later
         # Most observations are plain arrays: compared here, and only looked at in detail if they are not.
         self._shape: tuple[int, ...] | None = None
@@ -62,6 +78,8 @@ class Checked(gymnasium.Wrapper):
         self._refuse_old_reset()
         _check_spaces(env)
         self._masked = _mask_check(env)
+        if self._masked is not None:
+            self._unread = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
@@ -142,6 +160,8 @@ class Checked(gymnasium.Wrapper):
             return {}
         if not isinstance(info, Mapping):
             raise EnvironmentFault(f"expected a dict of information, got {briefly(info)}")
+        if self._unread is not None and info.get(MASK) is not None and self._fits(info[MASK]):
+            self._unread()
         kept = {name: info[name] for name in KEPT if info.get(name) is not None}
         if "success" in kept:
             kept["success"] = _success(kept["success"])
@@ -151,6 +171,13 @@ class Checked(gymnasium.Wrapper):
             except RunFailed as error:
                 raise EnvironmentFault(str(error)) from error
         return kept
+
+    def _fits(self, mask: Any) -> bool:
+        """Whether a mask is one of the actions. Of Discrete spaces, another length has been said already."""
+        if isinstance(self._actions, Discrete):
+            shape = (len(mask),) if isinstance(mask, (list, tuple)) else getattr(mask, "shape", None)
+            return shape == (self._actions.n,)
+        return isinstance(self._actions, (MultiDiscrete, MultiBinary))
 
     def _refuse_old_reset(self) -> None:
         """Raise EnvironmentFault if the environment's `reset` takes no seed or no options."""
@@ -178,11 +205,17 @@ def checker(id: str, names: Sequence[str] = ()) -> Callable[[gymnasium.Env], gym
             registry().report(f"warning: environment {id}: {why}")
         told.append(why)
 
-    return lambda env: checked(env, names, closing)
+    def unread() -> None:
+        registry().report(f"warning: environment {id}: {UNREAD_MASK}")
+
+    return lambda env: checked(env, names, closing, unread)
 
 
 def checked(
-    env: gymnasium.Env, names: Sequence[str] = (), closing: Callable[[str], None] = lambda why: None
+    env: gymnasium.Env,
+    names: Sequence[str] = (),
+    closing: Callable[[str], None] = lambda why: None,
+    unread: Callable[[], None] | None = None,
 ) -> gymnasium.Env:
     """`env` with what it returns copied and checked; `env` itself if that is done inside it already.
 
@@ -194,7 +227,7 @@ def checked(
         if isinstance(inner, Checked):
             return env
         inner = inner.env
-    return Checked(env, names, closing)
+    return Checked(env, names, closing, unread)
 
 
 def conforming(space: gymnasium.Space[Any], value: Any, place: str = "", names: Sequence[str] = ()) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.spaces import Dict, Tuple
 
+from bitrl.core.acting.contracts import is_unicode
 from bitrl.core.acting.nested import MOST_NESTED, Path, place_in_tuple
 from bitrl.core.environments.crashes import EnvironmentFault
 
@@ -63,14 +64,6 @@ def check_parts(space: gymnasium.Space[Any], place: str, depth: int = 0) -> None
 def place_of(space: gymnasium.Space[Any], place: str, name: str) -> str:
     """What the part `name` of the Dict or Tuple space called `place` is called."""
     return f"{place}{name}" if isinstance(space, Tuple) else f"{place}[{name!r}]"
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text holds no half of a surrogate pair, which neither tokenizers nor files take."""
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _is_key(name: str) -> bool:

@@ -10,10 +10,12 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting import agents, c_agents
+from bitrl.core.acting.agent_checks import LEARNER
 from bitrl.core.acting.contracts import calling
 from bitrl.core.acting.history import newest_of
+from bitrl.core.acting.policies import Policy
 from bitrl.core.config import Config
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.runs.compressed_adapters import compressed_adapters
 from bitrl.core.runs.listeners import Listener, teller
 from bitrl.core.runs.parts import identities, learned_by_serializer
@@ -90,9 +92,12 @@ def export(
         **({"plugins": provenance["plugins"]} if "plugins" in provenance else {}),
     }
     example = newest_of(algorithm.task.collector.states.observations, chosen.history)
+    who = algorithm.task.collector.who
+    with calling(who):
+        policy: Any = algorithm.plain_policy()
+    if not isinstance(policy, Policy):
+        raise RunFailed(f"{who}: plain_policy() gave a {type(policy).__name__}: expected a policy of bitrl.learning")
     if c:
-        with calling(algorithm.task.collector.who):
-            policy = algorithm.plain_policy()
         backbone, spec = None if inside else reader.backbone, parts.environment.observation_spec()
         c_agents.write(path, facts, reader.serializer, backbone, spec, policy, example)
         return {**_said_of(config, path, directory, algorithm.step), "backbone": facts["backbone"] and chosen.backbone}
@@ -104,14 +109,16 @@ def export(
             config, parts, algorithm, directory, episodes
         )
     learned |= {f"backbone.{name}": array for name, array in weights.items()}
-    with calling(algorithm.task.collector.who):
-        policy = algorithm.plain_policy()
+    with calling(who):
         if not bitdelta:
             learner = algorithm.state() if with_optimizer else algorithm.learned()
-            learned |= {f"{agents.LEARNER}.{name}": array for name, array in learner.items()}
+            learned |= {f"{LEARNER}.{name}": array for name, array in learner.items()}
             whole = learner.keys() == algorithm.state().keys()
-            facts[agents.LEARNER] = {"config": sections, "features": identities(parts), "optimizer": whole}
-    agents.write(path, facts, policy, learned, example)
+            facts[LEARNER] = {"config": sections, "features": identities(parts), "optimizer": whole}
+    try:
+        agents.write(path, facts, policy, learned, example)
+    except ValueError as error:
+        raise RunFailed(f"{who}: plain_policy() makes no whole agent: {error}: tell its authors") from error
     found = _said_of(config, path, directory, algorithm.step)
     return {**found, "backbone": None if inside else chosen.backbone, **cost}
 

@@ -14,6 +14,7 @@ import attrs
 
 from bitrl.core import events
 from bitrl.core.acting import agents, checkpoints
+from bitrl.core.acting.agent_checks import LEARNER
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
 from bitrl.core.acting.states import identity_changes
 from bitrl.core.config import Config, overlay, resolve
@@ -120,7 +121,7 @@ def go_on_from(
 
 def _learner(path: Path, file: Checkpoint, with_optimizer: bool) -> Mapping[str, Any]:
     """What the file says of how its agent learned."""
-    learner = file.meta.get(agents.LEARNER)
+    learner = file.meta.get(LEARNER)
     if learner is None:
         raise UsageError(
             f"{path}: holds nothing to learn on from: export its run again with {program()} export, without "
@@ -210,7 +211,7 @@ def _restored(path: Path, file: Checkpoint, config: Config, parts: Parts, step: 
     algorithm = begin(config, parts)
     algorithm.task.collector.steps = step
     with closed_unless_done(algorithm.task.collector.envs), _fitting(path):
-        algorithm.load_state(with_prefix(file.arrays, f"{agents.LEARNER}."))
+        algorithm.load_state(with_prefix(file.arrays, f"{LEARNER}."))
     return algorithm
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from bitrl.core.acting.checkpoints import Checkpoint, with_prefix
-from bitrl.core.acting.contracts import calling
+from bitrl.core.acting.contracts import calling, check_state, plain_identity
 from bitrl.core.acting.loading import build_reader, named
-from bitrl.core.acting.states import StateReader, identity_of
+from bitrl.core.acting.states import StateReader
 from bitrl.core.config import Config, check_actions, check_commands
 from bitrl.core.environments import crashes, replay
 from bitrl.core.environments.checked import checker
@@ -132,7 +132,8 @@ def checkpoint_of(
     collector = algorithm.task.collector
     actions, starts = replay.save(collector.envs)
     with calling(collector.who):
-        arrays = {f"algorithm.{name}": array for name, array in algorithm.state().items()}
+        state = algorithm.state()
+    arrays = {f"algorithm.{name}": array for name, array in check_state(collector.who, state).items()}
     arrays |= {f"collector.{name}": array for name, array in collector.state().items()}
     arrays |= {f"serializer.{name}": array for name, array in learned_by_serializer(config, algorithm).items()}
     arrays |= {"observations": collector.states.observations, **actions}
@@ -142,20 +143,27 @@ def checkpoint_of(
 
 def learned_by_serializer(config: Config, algorithm: Algorithm) -> Mapping[str, np.ndarray]:
     """What the serializer learned from states, as named arrays; nothing for one that does not learn."""
+    if not config.serializer.learns:
+        return {}
     serializer: Any = algorithm.task.reader.serializer
-    return serializer.state() if config.serializer.learns else {}
+    who = named("serializer", config.serializer)
+    with calling(who):
+        state = serializer.state()
+    return check_state(who, state)
 
 
 def identities(parts: Parts) -> dict[str, dict[str, Any]]:
     """The identity of the policy's backbone, and of the critic's where it has its own."""
     reader = parts.reader
-    critic = {} if reader.critic is None else {"critic_features": identity_of(reader.critic)}
-    return {"features": identity_of(reader.backbone), **critic}
+    found = {"features": plain_identity(reader.names["backbone"], reader.backbone.identity)}
+    if reader.critic is not None:
+        found["critic_features"] = plain_identity(reader.names["critic"], reader.critic.identity)
+    return found
 
 
 def identities_of_run(parts: Parts) -> dict[str, dict[str, Any]]:
     """`identities`, and that of the environment where it has one."""
-    environment = dict(parts.environment.identity)
+    environment = plain_identity(f"environment {parts.environment.id}", parts.environment.identity)
     return {**identities(parts), **({"environment": environment} if environment else {})}
 
 

@@ -122,9 +122,17 @@ def watch(parts: Parts, show: Show | None, video: Path | None) -> EpisodeWatcher
 
     Raises:
         UsageError: a video is asked for, but the environment renders neither arrays nor text.
+        RunFailed: what is shown has names for other than its actions.
     """
     environment = parts.environment
     env = environment.make_for_evaluation()
+    names, space = environment.action_names(), env.action_space
+    if show is not None and names and isinstance(space, gymnasium.spaces.Discrete) and len(names) != space.n:
+        env.close()
+        raise RunFailed(
+            f"environment {environment.id}: its action_names() are {len(names)}, its actions {int(space.n)}: tell its "
+            "authors"
+        )
     modes = env.metadata.get("render_modes") or ()
     if video is not None:
         env.close()

@@ -143,7 +143,7 @@ def compare(
         rows=rows,
         overall=tuple(_overall(arm, baseline, by_place) for arm in arms if arm != baseline),
         differences=differences,
-        warnings=(*_warnings(rows), *_mixed(results, labels)),
+        warnings=(*_warnings(rows), *_without_curves(results, labels), *_mixed(results, labels)),
     )
 
 
@@ -340,6 +340,18 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
         elif 0 < len(row.seeds) < 3:
             warnings.append(f"{place}: {len(row.seeds)} seeds are too few to compare: use 5 or more")
     return warnings
+
+
+def _without_curves(results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
+    """Of finished runs without a learning curve in a task where others have one: their file was lost."""
+    done = [result for result in results if result.summary is not None]
+    curved = {result.task for result in done if result.curve}
+    for result in done:
+        if result.task in curved and not result.curve:
+            yield (
+                f"{result.task}, {labels[result.directory]}: seed {result.seed} has no learning curve "
+                f"({result.directory / 'metrics.jsonl'}): steps to 90 % and failures are those of the others"
+            )
 
 
 def _mixed(results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:

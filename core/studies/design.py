@@ -55,6 +55,11 @@ class Choice:
     label: str
     settings: Settings
 
+    @property
+    def of_task(self) -> bool:
+        """Whether it says what the environment is, and nothing of what is compared there."""
+        return bool(self.settings) and all(path == "run.env" or path.startswith("env.") for path in self.settings)
+
 
 @attrs.frozen
 class Arm:
@@ -64,12 +69,14 @@ class Arm:
         label: what distinguishes it from the others of its task, for example "backbone=int8"; "base" if nothing does.
         env: the environment.
         values: its settings by part, without the seed.
+        title: its label with the options of the environment that are varied, which make another task of it.
         folder: the name of its directory: readable, and another one if any setting is another.
     """
 
     label: str
     env: str
     values: Parts = attrs.field(eq=False)
+    title: str
     folder: str = attrs.field(init=False)
 
     @folder.default
@@ -80,8 +87,8 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """Its label and its environment."""
-        return f"{self.env} {self.label}"
+        """Its environment and its title."""
+        return f"{self.env} {self.title}"
 
     def config(self, seed: int) -> Config:
         """Its resolved configuration with a seed.
@@ -121,12 +128,17 @@ class Cell:
 
 @attrs.frozen
 class Design:
-    """The arms of a study and the seeds of each; `ignored` are settings of the base that an arm has no use for."""
+    """The arms of a study and the seeds of each.
+
+    `ignored` are settings of the base that an arm has no use for, `same` arms that are another one by another name:
+    lines that say so.
+    """
 
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     baseline: str | None = None
     ignored: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
 
     @property
     def cells(self) -> list[Cell]:
@@ -168,29 +180,32 @@ def build_design(data: Mapping[str, Any]) -> Design:
     baseline = study.pop("baseline", None)
     if study:
         raise unknown("option", next(iter(study)), ("seeds", "baseline"), "of a study", prefix="study.")
-    base = _parts({_path(path): value for path, value in _leaves(data.get("base", {}))})
-    axes = [_axis(path, values) for path, values in _leaves(data.get("grid", {}))]
-    # An environment is not a part of an arm's label: arms of the same label are compared in each environment.
-    axes = [
-        [
-            attrs.evolve(each, label="") if len(axis) == 1 or each.settings.keys() == {"run.env"} else each
-            for each in axis
-        ]
-        for axis in axes
-    ]
+    base = _parts(_settings(data.get("base", {})))
+    axes = _axes(data.get("grid", {}))
+    axes = [[attrs.evolve(each, label="") for each in axis] if len(axis) == 1 else axis for axis in axes]
     named = [_named(name, settings) for name, settings in data.get("arms", {}).items()]
-    changes = [each for path, values in _leaves(data.get("one-at-a-time", {})) for each in _axis(path, values)]
+    changes = [each for axis in _axes(data.get("one-at-a-time", {})) for each in axis]
     if changes or not named:
         changes.insert(0, Choice("", {}))
 
-    arms, ignored = [], []
+    arms, ignored, twins = [], [], []
+    found: dict[str, Arm] = {}
     for combination in itertools.product(*axes):
         for change in (*changes, *named):
-            label = " ".join(choice.label for choice in (*combination, change) if choice.label) or "base"
+            choices = [each for each in combination if each.settings.keys() != {"run.env"}]
+            choices = [each for each in (*choices, change) if each.label]
+            # An environment and its options are a task, no part of a label: arms are compared in each task.
+            title = " ".join(each.label for each in choices) or "base"
+            label = " ".join(each.label for each in choices if not each.of_task) or "base"
             settings: dict[str, Any] = {}
             for choice in (*combination, change):
                 settings |= choice.settings
-            arm, dropped = _arm(label, base, _parts(settings))
+            arm, dropped = _arm(label, title, base, _parts(settings))
+            other = found.setdefault(json.dumps(arm.config(0).as_dict(), sort_keys=True, default=str), arm)
+            if other is not arm:
+                if other.label == arm.label and other.name != arm.name:
+                    raise UsageError(f"{arm.name}: is the same as {other.name}: remove one of the two")
+                twins.append(f"{arm.name} is the same configuration as {other.name}: both are trained")
             arms.append(arm)
             ignored.append(dropped)
     unused = set.intersection(*map(set, ignored)) if arms else set()
@@ -206,7 +221,7 @@ def build_design(data: Mapping[str, Any]) -> Design:
     if baseline is not None and str(baseline) not in labels:  # said now, not when all is trained
         raise unknown("arm", str(baseline), labels, "as study.baseline")
     words = [f"{arm.name}: {', '.join(dropped)}" for arm, dropped in zip(arms, ignored, strict=True) if dropped]
-    return Design(tuple(arms), seeds, baseline, tuple(words))
+    return Design(tuple(arms), seeds, baseline, tuple(words), tuple(twins))
 
 
 def parse_seeds(seeds: Any) -> tuple[int, ...]:
@@ -255,14 +270,14 @@ def parse_variation(text: str) -> tuple[str, list[str]]:
     return path.strip(), [part.strip() for part in parts if part.strip()]
 
 
-def _arm(label: str, base: Parts, own: Parts) -> tuple[Arm, list[str]]:
+def _arm(label: str, title: str, base: Parts, own: Parts) -> tuple[Arm, list[str]]:
     """An arm with its `own` settings above those of the base, and the options of the base that its components do not
     have.
     """
     run = {**base.get("run", {}), **own.get("run", {})}
     env = str(run.get("env", RunOptions().env))
     # Which components there are does not depend on their options.
-    chosen = Arm(label, env, {**own, "run": run}).config(0)
+    chosen = Arm(label, env, {**own, "run": run}, title).config(0)
     records = {
         "env": chosen.environment,
         "serializer": chosen.serializer,
@@ -280,7 +295,7 @@ def _arm(label: str, base: Parts, own: Parts) -> tuple[Arm, list[str]]:
         kept = {name: value for name, value in options.items() if name in known} | dict(own.get(part, {}))
         if kept:
             values[part] = kept
-    arm = Arm(label, env, values)
+    arm = Arm(label, env, values, title)
     if not arm.config(0).run.eval_episodes:
         raise UsageError(f"{arm.name}: run.eval_episodes: a study compares evaluations: expected at least 1, got 0")
     return arm, dropped
@@ -307,6 +322,26 @@ def _path(name: str) -> str:
     return path
 
 
+def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a table, by their full paths."""
+    settings: dict[str, Any] = {}
+    for name, value in _leaves(table):
+        path = _path(name)
+        if path in settings:
+            raise UsageError(f"{path}: is set twice, once without its part: remove one of the two")
+        settings[path] = value
+    return settings
+
+
+def _axes(table: Mapping[str, Any]) -> list[list[Choice]]:
+    """The axes of a section."""
+    names: dict[str, str] = {}
+    for name, _ in _leaves(table):
+        if (first := names.setdefault(f"run.{name}" if name in SHORT else name, name)) != name:
+            raise UsageError(f"{name}: is varied as {first}, too: give all values at once")
+    return [_axis(name, values) for name, values in _leaves(table)]
+
+
 def _axis(name: str, values: Any) -> list[Choice]:
     """The choices of an axis."""
     if not isinstance(values, list) or not values:
@@ -319,7 +354,7 @@ def _axis(name: str, values: Any) -> list[Choice]:
             label = bundle.pop("name", None)
             if not isinstance(label, str) or not label.strip() or not bundle:
                 raise UsageError(f"{name}: expected a name and settings, got {dict(value)!r}")
-            choices.append(Choice(label, {_path(path): each for path, each in _leaves(bundle)}))
+            choices.append(Choice(label, _settings(bundle)))
         else:
             choices.append(Choice(f"{name.removeprefix('run.')}={_words(value)}", {_path(name): value}))
     labels = [choice.label for choice in choices]
@@ -334,7 +369,7 @@ def _named(name: str, settings: Any) -> Choice:
         raise UsageError(f"arms.{name}: expected a section [arms.{name}] of settings, got {settings!r}")
     if not name.strip():
         raise UsageError("arms: an arm needs a name")
-    return Choice(name, {_path(path): value for path, value in _leaves(settings)})
+    return Choice(name, _settings(settings))
 
 
 def _words(value: Any) -> str:

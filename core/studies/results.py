@@ -84,8 +84,13 @@ def read_result(directory: Path, label: str | None = None) -> Result:
     """
     if not (directory / "config.toml").is_file():
         raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs, or of a study")
+    config = read_toml(directory / "config.toml")
+    if "env" not in config.get("run", {}):
+        raise UsageError(
+            f"{directory / 'config.toml'}: is damaged, it names no environment: leave the run out, or train it again"
+        )
     return attrs.evolve(
-        result_of(directory, read_toml(directory / "config.toml"), label),
+        result_of(directory, config, label),
         summary=_summary(directory),
         curve=tuple(_curve(directory / "metrics.jsonl", "episode_return")),
         evaluations=tuple(_curve(directory / "evaluations.jsonl", "mean_return")),

@@ -14,8 +14,9 @@ from bitrl.core.environments import replay
 from bitrl.core.environments.action_checks import admitted
 from bitrl.core.environments.collector import Collector
 from bitrl.core.environments.environment import Environment
+from bitrl.core.environments.episode_metrics import finite_numbers
 from bitrl.core.environments.loading import load_environment
-from bitrl.core.errors import UsageError
+from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.interfaces import Algorithm, Backbone, GenerativeBackbone, LanguagePolicy, Task
 from bitrl.core.options import parse
 from bitrl.core.records import AlgorithmRecord, LearnsFrom
@@ -329,6 +330,15 @@ def reports_finite_metrics(trials: list[Trial]) -> None:
                 expect(math.isfinite(value), f"{trial.where}: {name} is {value}: leave it out when there is no number")
 
 
+def sums_up_in_finite_numbers(trials: list[Trial]) -> None:
+    """summary() returns finite numbers by name."""
+    for trial in trials:
+        try:
+            finite_numbers(f"{trial.where}: summary()", trial.algorithm.summary())
+        except RunFailed as error:
+            expect(False, str(error))
+
+
 def acts_in_the_action_space(trials: list[Trial]) -> None:
     """act() returns n actions of the action space for n states."""
     for trial in trials:
@@ -446,6 +456,7 @@ CHECKS: tuple[Check[list[Trial]], ...] = (
     starts_from_its_seed,
     steps_by_its_collector,
     reports_finite_metrics,
+    sums_up_in_finite_numbers,
     acts_in_the_action_space,
     takes_admissible_actions,
     acts_without_chance_or_trace,

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 import tomli_w
 
+from bitrl.core.acting.contracts import array_fault
 from bitrl.core.interfaces import (
     PROTOCOLS,
     Backbone,
@@ -119,7 +120,7 @@ def gives_finite_float32_features(cases: list[BackboneCase]) -> None:
     """encode() returns finite float32 features [n, width]."""
     for case in cases:
         features = case.backbone.encode(case.inputs)
-        expect(isinstance(features, np.ndarray), f"expected an array, got {type(features).__name__}")
+        expect(not array_fault(features), f"expected an array, got {type(features).__name__}")
         expect(features.dtype == np.float32, f"expected float32, got {features.dtype}")
         shape = [len(TEXTS), case.backbone.width]
         expect(list(features.shape) == shape, f"expected shape {shape}, got {list(features.shape)}")

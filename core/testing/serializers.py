@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from bitrl.core.acting.c_agents import check_form
+from bitrl.core.acting.contracts import array_fault, is_unicode
 from bitrl.core.environments.environment import Environment
 from bitrl.core.environments.loading import load_environment
 from bitrl.core.environments.random_play import observations_of
@@ -133,6 +134,7 @@ def emits_what_its_record_says(cases: list[SerializerCase]) -> None:
         if case.record.emits == "text":
             expect(isinstance(written, str), f"expected a str, got {type(written).__name__}")
             expect(written.strip(), "the text is empty")
+            expect(is_unicode(written), "the text holds half of a surrogate pair, which is not Unicode text")
         else:
             _expect_vectors(written, (case.serializer.width,))
 
@@ -182,7 +184,7 @@ def leaves_its_input_alone(cases: list[SerializerCase]) -> None:
 
 
 def _expect_vectors(vectors: Any, shape: tuple[int, ...]) -> None:
-    expect(isinstance(vectors, np.ndarray), f"expected a float32 array, got {type(vectors).__name__}")
+    expect(not array_fault(vectors), f"expected a float32 array, got {type(vectors).__name__}")
     expect(vectors.dtype == np.float32, f"expected float32, got {vectors.dtype}")
     expect(vectors.shape == shape, f"expected shape {list(shape)}, got {list(vectors.shape)}")
     expect(np.isfinite(vectors).all(), "the numbers are not all finite")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bitrl.core.acting.contracts import calling
 from bitrl.core.errors import RunFailed, UsageError
 
 
@@ -40,7 +41,12 @@ class TorchModule:
         self.who, self.width = who, width
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.module = make()
+            with calling(who):
+                self.module = make()
+        if not isinstance(self.module, nn.Module):
+            raise RunFailed(f"{who}: its module() is a {type(self.module).__name__}: expected a torch.nn.Module")
+        if any(isinstance(each, nn.UninitializedParameter) for each in self.module.parameters()):
+            raise RunFailed(f"{who}: its module() has lazy layers, without parameters yet: give them their sizes")
         self._parameters = [each for each in self.module.parameters() if each.requires_grad or not frozen]
         self.size = sum(each.numel() for each in self._parameters)
         self._outputs: Tensor | None = None
@@ -69,15 +75,21 @@ class TorchModule:
             RunFailed: the module gives something else.
         """
         with one_thread(), torch.enable_grad():
-            self._outputs = self._checked(self.module(_given(inputs)), len(inputs))
+            self._outputs = self._of(inputs)
         return np.ascontiguousarray(self._outputs.detach().numpy())
 
     def outputs(self, inputs: Any) -> np.ndarray:
         """The same, with nothing to go back from."""
         with one_thread(), torch.no_grad():
-            return np.ascontiguousarray(self._checked(self.module(_given(inputs)), len(inputs)).numpy())
+            return np.ascontiguousarray(self._of(inputs).numpy())
 
-    def _checked(self, outputs: Tensor, count: int) -> Tensor:
+    def _of(self, inputs: Any) -> Tensor:
+        """What the module makes of inputs, checked."""
+        count = len(inputs)
+        with calling(self.who):
+            outputs: Tensor = self.module(_given(inputs))
+        if not isinstance(outputs, Tensor):
+            raise RunFailed(f"{self.who}: its module() gave a {type(outputs).__name__}: expected a tensor of features")
         if (tuple(outputs.shape), outputs.dtype) != ((count, self.width), torch.float32):
             raise RunFailed(
                 f"{self.who}: its module() gave {outputs.dtype} {list(outputs.shape)} of {count} states: expected "

@@ -159,6 +159,29 @@ def test_commands_that_cannot_be_run_are_one_line(installed) -> None:
     assert call("twin:hello", "you").out == "hello you\n"
 
 
+FAILING = """
+import bitrl
+import click
+
+@click.command()
+def fail():
+    raise ValueError("two\\nlines")
+
+@bitrl.hookimpl
+def bitrl_commands():
+    yield bitrl.CommandRecord(name="fail", summary="Fail.", target=f"{__name__}:fail")
+"""
+
+
+def test_a_command_that_raises_is_said_to_be_its_plugins(installed) -> None:
+    done = installed(failing=FAILING)("fail")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(
+        'Error: command "fail" of package failing failed: ValueError: two lines: tell its authors'
+    )
+    assert done.err.count("\n") == 1
+
+
 def test_a_check_that_raises_or_yields_something_else_is_a_finding_of_its_package(installed) -> None:
     done = installed(checks=CHECKS)("doctor", "--json")
     found = [(row["check"], row["ok"], row["detail"]) for row in json.loads(done.out)["findings"]]

@@ -100,6 +100,8 @@ def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
         (("--vary", "backbone", "--out", "x"), "OPTION=VALUE"),
         (("--vary", "backbone=", "--out", "x"), "empty list"),
         (("--vary", "backbone=mlq", "--out", "x"), "did you mean"),
+        (("--vary", "backbone=mlp", "--vary", "backbone=bitnet", "--out", "x"), "backbone is varied twice"),
+        (("--env", "CartPole-v1", "--vary", "env=Acrobot-v1", "--out", "x"), "env is varied twice"),
         (("--vary", "backbone=mlp", "--seeds", "x", "--out", "y"), "seeds"),
         (("missing.toml",), "missing.toml: cannot be read"),
         (("missing.toml", "--env", "CartPole-v1"), "--env: the study is in missing.toml"),

@@ -653,6 +653,13 @@ class MaskOfThree(Plain):
         return {"action_mask": np.array([1, 0, 0], np.int8)}
 
 
+class MaskInStepsAlone(Plain):
+    """A reset gives no mask."""
+
+    def info(self):
+        return {"action_mask": np.array([1, 0], np.int8)} if self.t else {}
+
+
 class MaskOfThreeInObservation(Plain):
     observation_space = Dict({"observation": Box(-1, 1, (3,)), "action_mask": MultiBinary(3)})
     action_space = Discrete(4)

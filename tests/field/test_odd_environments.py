@@ -231,6 +231,12 @@ def test_a_mask_of_another_length_is_said_to_be_left_out(tmp_path, capfd):
     )
 
 
+def test_a_mask_that_a_reset_does_not_give_is_said_to_be_left_out(tmp_path, capfd):
+    assert train("MaskInStepsAlone", tmp_path / "run")["eval"]["mean_return"] == 4.0
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "action_mask" in line]
+    assert "is left out, and every action counts as admissible: give it from the first reset on" in line
+
+
 def test_a_simulator_of_which_there_can_be_one_is_trained_and_evaluated_one_at_a_time(tmp_path):
     assert train("OnePort", tmp_path / "run", **{"run.num_envs": 1})["eval"]["episodes"] == 2
     with pytest.raises(BitrlError, match="OnePort-v0 cannot be made: RuntimeError: port 5005 is in use"):
@@ -270,6 +276,7 @@ def test_every_one_is_tried():
         "NothingToMask",
         "Commanded",
         "MaskOfThree",
+        "MaskInStepsAlone",
         "OnePort",
     }
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}

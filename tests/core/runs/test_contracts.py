@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import bitrl
 from bitrl.core.options import NoOptions
 from bitrl.core.records import AlgorithmRecord, BackboneRecord, SerializerRecord
 from bitrl.core.registry import Entry, registry
+from bitrl.learning import Discrete, Network
 
 
 class Texts:
@@ -64,6 +66,21 @@ class DoubleVectors(Vectors):
         return observations.astype(np.float64)
 
 
+class MaskedVectors(Vectors):
+    def batch(self, observations):
+        return np.ma.masked_array(super().batch(observations), mask=observations > 0)
+
+
+class HalfPairs(Texts):
+    def batch(self, observations):
+        return [f"{text} \udc80" for text in super().batch(observations)]
+
+
+class WithoutWidth(Vectors):
+    def __init__(self, options, observation):
+        pass
+
+
 class Lengths:
     """Reads texts as their lengths, and vectors as their first number."""
 
@@ -89,6 +106,31 @@ class DoubleFeatures(Lengths):
 class TooWide(Lengths):
     def encode(self, inputs):
         return np.tile(super().encode(inputs), 2)
+
+
+class MatrixFeatures(Lengths):
+    def encode(self, inputs):
+        return super().encode(inputs).view(np.matrix)
+
+
+class WidthOfFloat(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2.0, {}
+
+
+class NoIdentity(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2, None
+
+
+class PathIdentity(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2, {"files": [Path("a")]}
+
+
+class PlainIdentity(Lengths):
+    def __init__(self, options, width):
+        self.width, self.identity = 2, {"shape": (2, np.int64(3)), "unset": None}
 
 
 class Steady(bitrl.Algorithm):
@@ -227,6 +269,55 @@ class FailsToSave(Steady):
         raise ValueError("no state")
 
 
+class SavesObjects(Steady):
+    def state(self):
+        return {"best": np.array([None, {}], object)}
+
+
+class SavesAWord(Steady):
+    def state(self):
+        return {"phase": np.array("warm")}
+
+
+class SavesByNumber(Steady):
+    def state(self):
+        return {3: np.zeros(2)}
+
+
+class SavesNothing(Steady):
+    def state(self):
+        return None
+
+
+class Exported(Steady):
+    def state(self):
+        return {"best": np.array(-np.inf)}  # so far
+
+    def plain_policy(self):
+        return self.policy(np.zeros((2, 2), np.float32))
+
+    def policy(self, weights):
+        network = Network(
+            np.zeros(2, np.float32), np.ones(2, np.float32), np.inf, ((weights, np.zeros(2, np.float32)),)
+        )
+        return Discrete(network, start=0)
+
+
+class ExportsNothing(Exported):
+    def plain_policy(self):
+        return None
+
+
+class ExportsTransposed(Exported):
+    def plain_policy(self):
+        return self.policy(np.zeros((2, 3), np.float32))
+
+
+class ExportsNan(Exported):
+    def plain_policy(self):
+        return self.policy(np.full((2, 2), np.nan, np.float32))
+
+
 class FailsToSum(Steady):
     def summary(self):
         raise ValueError("no summary")
@@ -262,6 +353,48 @@ def test_what_keeps_the_contract_runs(monkeypatch, tmp_path, serializer):
 SERIALIZER = 'serializer "odd" of package odd-package '
 BACKBONE = 'backbone "odd" of package odd-package '
 ALGORITHM = 'algorithm "odd" of package odd-package'
+
+
+def test_an_agent_is_read_back_whatever_its_algorithm_keeps(monkeypatch, tmp_path):
+    run(monkeypatch, tmp_path, algorithm=Exported)
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    assert bitrl.load_agent(tmp_path / "agent").act([0.0, 0.0, 0.0, 0.0]) == 0
+
+
+def test_an_agent_names_what_is_wrong_as_its_run_does(monkeypatch, tmp_path):
+    run(monkeypatch, tmp_path, algorithm=Exported)
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    agent = bitrl.load_agent(tmp_path / "agent")
+    with monkeypatch.context() as broken:
+        broken.setattr(Texts, "batch", NoList.batch)
+        with pytest.raises(bitrl.RunFailed) as raised:
+            agent.act([0.0, 0.0, 0.0, 0.0])
+    assert str(raised.value).startswith(f"{SERIALIZER}wrote 'one text'")
+    monkeypatch.setattr(Lengths, "encode", lambda self, inputs: np.ones((len(inputs), 2)))
+    with pytest.raises(bitrl.RunFailed) as raised:
+        agent.act([0.0, 0.0, 0.0, 0.0])
+    assert str(raised.value).startswith(f"{BACKBONE}returned features of shape (1, 2) and dtype float64")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (ExportsNothing, "plain_policy() gave a NoneType: expected a policy of bitrl.learning"),
+        (ExportsTransposed, "plain_policy() makes no whole agent: policy.network"),
+        (ExportsNan, "plain_policy() makes no whole agent: policy.network.0.weight holds 4 numbers that are NaN"),
+    ],
+)
+def test_a_policy_that_no_agent_could_act_by_is_not_exported(monkeypatch, tmp_path, algorithm, message):
+    run(monkeypatch, tmp_path, algorithm=algorithm)
+    with pytest.raises(bitrl.RunFailed) as raised:
+        bitrl.export(tmp_path / "run", tmp_path / "agent")
+    assert str(raised.value).startswith(f"{ALGORITHM}: {message}")
+    assert not (tmp_path / "agent").exists()
+
+
+def test_an_identity_may_hold_tuples_and_numpys_numbers(monkeypatch, tmp_path):
+    run(monkeypatch, tmp_path, backbone=PlainIdentity)
+    assert bitrl.resume(tmp_path / "run", steps=48)["steps"] == 48  # with a backbone of the same identity
 
 
 @pytest.mark.parametrize(
@@ -300,6 +433,17 @@ ALGORITHM = 'algorithm "odd" of package odd-package'
         ("algorithm", ExitsWhileLearning, f"{ALGORITHM} failed: SystemExit: 0: tell its authors"),
         ("algorithm", FailsWhenEvaluated, f"{ALGORITHM} failed: ValueError: no policy: tell its authors"),
         ("algorithm", FailsToSave, f"{ALGORITHM} failed: ValueError: no state: tell its authors"),
+        ("serializer", MaskedVectors, f"{SERIALIZER}returned a MaskedArray as vectors: expected a float32 array"),
+        ("serializer", HalfPairs, f"{SERIALIZER}wrote "),
+        ("serializer", WithoutWidth, f"{SERIALIZER[:-1]}: its width is None: expected an integer above 0"),
+        ("backbone", MatrixFeatures, f"{BACKBONE}returned a matrix as features: expected a float32 array"),
+        ("backbone", WidthOfFloat, f"{BACKBONE[:-1]}: its width is 2.0: expected an integer above 0"),
+        ("backbone", NoIdentity, f"{BACKBONE[:-1]}: its identity is None: expected a dict"),
+        ("backbone", PathIdentity, f"{BACKBONE[:-1]}: its identity['files'][0] is PosixPath('a'): expected strings"),
+        ("algorithm", SavesObjects, f'{ALGORITHM}: state()["best"] is an array of object: expected numbers'),
+        ("algorithm", SavesAWord, f'{ALGORITHM}: state()["phase"] is an array of texts or records of shape ()'),
+        ("algorithm", SavesByNumber, f"{ALGORITHM}: state() calls an array 3: expected a string"),
+        ("algorithm", SavesNothing, f"{ALGORITHM}: state() returned None: expected a dict of arrays"),
         ("algorithm", FailsToSum, f"{ALGORITHM} failed: ValueError: no summary: tell its authors"),
     ],
 )

@@ -65,3 +65,14 @@ def test_names_of_actions_are_counted_from_the_first():
     for action in (10, 11, 10):
         env.step(action)
     assert [(step.action, step.action_name) for step in shown] == [(10, "left"), (11, "right"), (10, "left")]
+
+
+class OneName(Turns):
+    def action_names(self):
+        return ("left",)
+
+
+def test_names_of_other_actions_than_there_are_are_the_environments_fault():
+    reader = StateReader(bitrl.load_serializer("json", env="CartPole-v1"), bitrl.load_backbone("mlp", width=4))
+    with pytest.raises(bitrl.RunFailed, match=r"^environment OneName: its action_names\(\) are 1, its actions 2: tell"):
+        watch(Parts(OneName(None, "OneName"), reader), print, None)

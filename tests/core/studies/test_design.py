@@ -74,6 +74,31 @@ def test_a_changed_setting_is_another_directory_and_the_same_one_is_not() -> Non
     assert folder(100) == folder(100) != folder(200)
 
 
+WORDS = {"env": "reverse-word", "backbone": "bitnet", "algo": "grpo"}
+
+
+def test_an_option_of_the_environment_makes_a_task_in_which_arms_are_compared() -> None:
+    data = {
+        "study": {"baseline": "algo.max_tokens=8"},
+        "base": {"run": WORDS},
+        "grid": {"env.length": [4, 5], "algo.max_tokens": [8, 9]},
+    }
+    arms = build_design(data).arms
+    assert [arm.label for arm in arms] == ["algo.max_tokens=8", "algo.max_tokens=9"] * 2
+    assert [arm.name for arm in arms[:2]] == [
+        f"reverse-word env.length=4 algo.max_tokens={tokens}" for tokens in (8, 9)
+    ]
+    assert len({arm.folder for arm in arms}) == 4
+
+
+def test_arms_that_are_one_configuration_are_said() -> None:
+    data = {"base": {"run": {"backbone": "mlp"}}, "one-at-a-time": {"algo.gamma": ["0.9", "0.90", 0.99]}}
+    assert build_design(data).same == (
+        "CartPole-v1 algo.gamma=0.90 is the same configuration as CartPole-v1 algo.gamma=0.9: both are trained",
+        "CartPole-v1 algo.gamma=0.99 is the same configuration as CartPole-v1 base: both are trained",
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -83,6 +108,13 @@ def test_a_changed_setting_is_another_directory_and_the_same_one_is_not() -> Non
         ({"grid": {"backbone": "mlp"}}, "expected a list"),
         ({"grid": {"backbone": ["mlp", "mlp"]}}, "once"),
         ({"grid": {"backbone": [{"backbone": "mlp"}]}}, "expected a name"),
+        ({"grid": {"backbone": ["mlp"], "run.backbone": ["bitnet"]}}, "run.backbone: is varied as backbone, too"),
+        (
+            {"base": {"run": WORDS}, "one-at-a-time": {"env.length": [6]}},
+            "reverse-word env.length=6: is the same as reverse-word base: remove one of the two",
+        ),
+        ({"base": {"backbone": "mlp", "run": {"backbone": "bitnet"}}}, "run.backbone: is set twice"),
+        ({"arms": {"x": {"steps": 10, "run.steps": 20}}}, "run.steps: is set twice"),
         ({"grid": {"clip": [0.1]}}, "part.option"),
         ({"grid": {"nothing.clip": [0.1]}}, "unknown part"),
         ({"grid": {"run.seed": [1, 2]}}, "seeds"),

@@ -107,6 +107,13 @@ def test_runs_of_one_name_that_are_not_alike_are_said() -> None:
     assert not [each for each in compare([first]).warnings if "kind" in each]
 
 
+def test_a_run_whose_curve_was_lost_is_said() -> None:
+    lost = attrs.evolve(result("bf16", 1, 1.0), curve=())
+    [warning] = [each for each in compare([result("bf16", 0, 1.0), lost]).warnings if "curve" in each]
+    assert warning.startswith("CartPole-v1, base: seed 1 has no learning curve (CartPole-v1-bf16-1/metrics.jsonl)")
+    assert not [each for each in compare([lost]).warnings if "curve" in each]  # where no episode ends, nobody has one
+
+
 def test_a_metric_that_is_no_number_is_refused() -> None:
     with pytest.raises(UsageError, match="mean_return is nan"):
         compare([result("bf16", 0, math.nan)])

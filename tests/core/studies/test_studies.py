@@ -232,6 +232,7 @@ def test_runs_outside_a_study_are_arms_by_what_differs(finished: Path) -> None:
         ("metrics.jsonl", b"\xff\n{}\n"),
         ("metrics.jsonl", b'{"step": 1, "episode_return": "high"}\n{}\n'),
         ("metrics.jsonl", b'{"step": 1, "episode_return": NaN}\n{}\n'),
+        ("config.toml", b""),
         ("config.toml", b"["),
         ("config.toml", b'[run]\nseed = "one"\n'),
     ],

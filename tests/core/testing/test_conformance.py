@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -94,6 +95,34 @@ class BadDefault:
 
 
 @bitrl.options
+class NotANumber:
+    """A default that its type has no room for: a configuration could not be read back."""
+
+    depth: int = bitrl.option(None, "how deep")
+
+
+@bitrl.options
+class OfPath:
+    """A type that no configuration holds."""
+
+    place: Path = bitrl.option(Path("x"), "where")
+
+
+@bitrl.options
+class OfDict:
+    """Another."""
+
+    sizes: dict[str, int] = bitrl.option({}, "how large")
+
+
+@bitrl.options
+class OutOfRange:
+    """A default that breaks its own rule."""
+
+    depth: int = bitrl.option(0, "how deep", bitrl.above(0))
+
+
+@bitrl.options
 class BadPreset:
     """A preset with an option that is not there."""
 
@@ -118,14 +147,29 @@ class NoDefault:
         ({"summary": "two\nlines"}, "the summary must be one line"),
         ({"summary": "x" * 101}, "at most 100 characters, got 101"),
         ({"options": NoHelp}, "option depth has no help text"),
-        ({"options": BadDefault}, 'default: options.depth: expected a number, got "deep"'),
         ({"options": BadPreset}, 'preset deep: unknown option "options.dept"'),
-        ({"options": NoDefault}, "option depth has no default"),
         ({"target": "nowhere:Nothing"}, "No module named 'nowhere'"),
     ],
 )
 def test_a_record_that_is_wrong_is_refused(fields: dict[str, Any], message: str):
     assert message in refusal(check_serializer, serializer_record(Words, **fields))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BadDefault, 'options: BadDefault.depth: expected a number as its default, got "deep"'),
+        (NotANumber, "options: NotANumber.depth: expected an integer as its default, got none"),
+        (OfPath, "options: OfPath.place: expected"),
+        (OfDict, "options: OfDict.sizes: expected"),
+        (OutOfRange, "options: OutOfRange.depth: expected an integer above 0, got 0"),
+        (NoDefault, "options: NoDefault.depth has no default"),
+    ],
+)
+def test_options_whose_defaults_no_configuration_could_hold_are_refused_with_their_record(options: type, message: str):
+    """Runs would train, and could not be resumed."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        serializer_record(Words, options=options)
 
 
 def test_a_record_of_another_kind_is_refused():
@@ -155,6 +199,11 @@ class Normalises(Words):
 class Empty(Words):
     def __call__(self, observation: Any) -> str:
         return ""
+
+
+class HalfPair(Words):
+    def __call__(self, observation: Any) -> str:
+        return "\udc80"
 
 
 class Bytes(Words):
@@ -208,6 +257,7 @@ class Raises(Words):
         (DependsOnBatch, "in a batch and '"),
         (Normalises, "batch() changed its observations"),
         (Empty, "the text is empty"),
+        (HalfPair, "the text holds half of a surrogate pair"),
         (Bytes, "expected a str, got bytes"),
         (NoBatch, "it must have __call__(observation) and batch(observations)"),
         (Tuple, "batch() must return a list of str, got tuple"),
@@ -236,6 +286,11 @@ class OtherWidth(Numbers):
     width = 5
 
 
+class Masked(Numbers):
+    def __call__(self, observation: Any) -> Any:
+        return np.ma.masked_array(super().__call__(observation))
+
+
 class Holes(Numbers):
     def __call__(self, observation: Any) -> Any:
         return np.full(4, np.nan, np.float32)
@@ -247,6 +302,7 @@ class Holes(Numbers):
         (Doubles, "expected float32, got float64"),
         (NoWidth, "width must be an integer above 0, got None"),
         (OtherWidth, "expected shape [5], got [4]"),
+        (Masked, "expected a float32 array, got MaskedArray"),
         (Holes, "the numbers are not all finite"),
         (Words, "width must be an integer above 0, got None"),
     ],
@@ -359,6 +415,11 @@ class GlobalNumpy(Lengths):
         return super().encode(inputs)
 
 
+class Matrix(Lengths):
+    def encode(self, inputs: Any) -> np.ndarray:
+        return super().encode(inputs).view(np.matrix)
+
+
 class Infinite(Lengths):
     def encode(self, inputs: Any) -> np.ndarray:
         return super().encode(inputs) / np.float32(0)
@@ -379,6 +440,7 @@ class Infinite(Lengths):
         (TupleIdentity, "comes back as"),
         (NoIdentity, "it is empty"),
         (GlobalNumpy, "numpy.random changed state"),
+        (Matrix, "expected an array, got matrix"),
         (Infinite, "the features are not all finite"),
     ],
 )

@@ -403,6 +403,11 @@ class Objects(Climb):
         return {**super().state(), "who": np.array([object()])}
 
 
+class NanSummary(Climb):
+    def summary(self) -> Any:
+        return {"best": float("nan")}
+
+
 class Idle(Climb):
     def update(self) -> Any:
         return {}
@@ -436,6 +441,7 @@ class ExportsAnother(Exports):
         (GlobalTorch, "torch's generator changed state"),
         (Lists, "state(): weights: expected a numpy array, got list"),
         (Objects, "state() cannot be saved"),
+        (NanSummary, "summary(): expected finite numbers by name, got 'best': nan"),
         (Idle, "an update took no step"),
         (ExportsAnother, "its numpy policy gives array("),
     ],

@@ -43,6 +43,16 @@ def test_arrays_and_module_share_their_memory():
     assert not module.outputs(INPUTS).any()
 
 
+class Pair(nn.Linear):
+    """Gives two things, as recurrent modules do."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, inputs):
+        return super().forward(inputs), None
+
+
 def test_what_needs_no_gradient_is_left_out_where_only_adapters_learn():
     def half_frozen():
         layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
@@ -66,6 +76,10 @@ def test_what_needs_no_gradient_is_left_out_where_only_adapters_learn():
             r"backbone test: its module\(\) gave torch.float32 \[6, 4\] of 6 states: expected torch.float32 \[6, 2\]",
         ),
         (lambda: nn.Flatten(0), RunFailed, r"gave torch.float32 \[18\] of 6 states"),
+        (lambda: nn.LazyLinear(2), RunFailed, r"backbone test: its module\(\) has lazy layers"),
+        (lambda: abs, RunFailed, r"backbone test: its module\(\) is a builtin_function_or_method: expected a torch.nn"),
+        (Pair, RunFailed, r"backbone test: its module\(\) gave a tuple: expected a tensor of features"),
+        (lambda: nn.Linear(7, 2), RunFailed, r"backbone test failed: RuntimeError: .*: tell its authors"),
         (lambda: nn.Linear(3, 2).double(), UsageError, r"parameters of torch.float64: expected torch.float32"),
     ],
 )
