@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from bitrl.core.config import read_toml
+from bitrl.core.config import ANY_GYMNASIUM_ID, read_toml
 from bitrl.core.errors import UsageError
 from bitrl.core.options import as_dict
 from bitrl.core.registry import registry
@@ -135,8 +135,9 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def _task(env: str, options: Mapping[str, Any]) -> str:
-    records = [entry.record for entry in registry().entries["environment"]]
-    defaults = next((as_dict(record.options()) for record in records if record.name == env and record.options), {})
+    records = {entry.record.name: entry.record for entry in registry().entries["environment"]}
+    record = records.get(env) or records.get(ANY_GYMNASIUM_ID)
+    defaults = {} if record is None else as_dict(record.options())
     own = [f"{name}={value}" for name, value in options.items() if defaults.get(name) != value]
     return f"{env} ({', '.join(own)})" if own else env
 

@@ -507,8 +507,8 @@ def _ratio(value: float, interval: Interval | None, share: float, of: str) -> Ju
 
 def _mean(row: Row) -> str:
     digits = 2 if abs(row.mean or 0) < 2 else 1
-    low, high = row.t_interval or (math.nan, math.nan)
-    return f"{row.mean:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f}), {_seeds(row)}"
+    mean, *ends = (f"{each:,.{digits}f}" for each in (row.mean or 0.0, *(row.t_interval or ())))
+    return f"{mean} ({' to '.join(ends)}), {_seeds(row)}" if ends else f"{mean}, {_seeds(row)}"
 
 
 def _tasks(found: Sized) -> str:

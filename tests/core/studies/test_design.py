@@ -11,6 +11,7 @@ import pytest
 
 from bitrl.core.errors import UsageError
 from bitrl.core.studies.design import build_design, parse_seeds, parse_variation, read_design
+from bitrl.core.studies.results import result_of
 
 HYBRID = {"name": "hybrid", "backbone": "bitnet", "critic_backbone": "int8"}
 
@@ -89,6 +90,22 @@ def test_an_option_of_the_environment_makes_a_task_in_which_arms_are_compared() 
         f"reverse-word env.length=4 algo.max_tokens={tokens}" for tokens in (8, 9)
     ]
     assert len({arm.folder for arm in arms}) == 4
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "task"),
+    [
+        ("Reacher-v5", {"seed_episodes": "none"}, "Reacher-v5"),
+        ("Reacher-v5", {}, "Reacher-v5"),
+        ("Reacher-v5", {"seed_episodes": True}, "Reacher-v5 (seed_episodes=True)"),
+        ("reverse-word", {"length": 6, "partial": True}, "reverse-word"),
+        ("reverse-word", {"length": 5, "partial": True}, "reverse-word (length=5)"),
+    ],
+)
+def test_a_task_is_called_by_the_options_that_are_not_the_defaults(
+    env: str, options: dict[str, Any], task: str
+) -> None:
+    assert result_of(Path("run"), {"run": {"env": env}, "env": options}).task == task
 
 
 def test_arms_that_are_one_configuration_are_said() -> None:
