@@ -207,9 +207,14 @@ def parse(cls: type[T], values: Mapping[str, Any], path: str, text: frozenset[st
 
 
 def default_fault(cls: type) -> str | None:
-    """Why the defaults of an options class could not be written to a configuration and read back; None if they can."""
-    if without := [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]:
-        return f"{without[0]} has no default: declare it with bitrl.option(DEFAULT, HELP)"
+    """Why the options of a class could not be set, or their defaults not be written to a configuration and read back;
+    None if they can.
+    """
+    for field in attrs.fields(cls):
+        if fault := _type_fault(field):
+            return f"{field.name} {fault}"
+        if field.default is attrs.NOTHING:
+            return f"{field.name} has no default: declare it with bitrl.option(DEFAULT, HELP)"
     try:
         values = cls()
     except (ValueError, TypeError) as error:  # out of range
@@ -219,6 +224,23 @@ def default_fault(cls: type) -> str | None:
             _convert(getattr(values, field.name), field.type, text=False)
         except (ValueError, TypeError, OverflowError):
             return f"{field.name}: expected {_expected(field)} as its default, got {_briefly(field.default)}"
+    return None
+
+
+def _type_fault(field: attrs.Attribute[Any]) -> str | None:
+    """What is wrong with an option's type."""
+    containers, kind = (list, dict, set), typing.get_origin(field.type) or field.type
+    if kind in containers or isinstance(field.default, containers):
+        name = (kind if kind in containers else type(field.default)).__name__
+        return (
+            f"is a {name}, which is mutable and shared: declare a tuple, as "
+            f"{field.name}: tuple[int, ...] = bitrl.option((1, 2), …)"
+        )
+    if type_words(field.type) == str(field.type):
+        return (
+            f"is of type {field.type}: expected bool, int, float, str, bitrl.Schedule, a Literal, tuple[T, ...], or "
+            "one of these | None"
+        )
     return None
 
 

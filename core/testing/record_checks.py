@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ import attrs
 
 from bitrl.core.config import COMPONENTS, PARTS, RunOptions, find_environment
 from bitrl.core.errors import UsageError
-from bitrl.core.options import describe, parse, type_words
+from bitrl.core.options import describe, parse
 from bitrl.core.records import AlgorithmRecord, EnvironmentRecord, Record
 from bitrl.core.registry import HEAVY, HOOKS, one_line_of, registry
 from bitrl.testing.outcomes import Check, ConformanceError, expect
@@ -90,36 +89,11 @@ def documents_every_option(record: Record) -> None:
 
 def has_valid_defaults(record: Record) -> None:
     """The defaults of its options, and each preset, are values it accepts itself."""
-    fields = attrs.fields(record.options)
-    # A mutable default has a check of its own.
-    plain = [field for field in fields if not isinstance(field.default, (list, dict, set))]
-    _parse(record.options, {field.name: field.default for field in plain}, "default")
+    _parse(record.options, {field.name: field.default for field in attrs.fields(record.options)}, "default")
     presets = getattr(record.options, "presets", {})
     expect(not presets or "preset" in attrs.fields_dict(record.options), "it has presets, but no option called preset")
     for name, values in presets.items():
         _parse(record.options, {"preset": name, **values}, f"preset {name}")
-
-
-def has_options_that_can_be_set(record: Record) -> None:
-    """Every option is of a type that can be set, and its default is immutable."""
-    for field in attrs.fields(record.options):
-        kind = field.type
-        mutable = isinstance(field.default, (list, dict, set)) or typing.get_origin(kind) in (list, dict, set)
-        expect(
-            not mutable and kind not in (list, dict, set),
-            f"option {field.name} is a {_name_of(kind, field.default)}, which is mutable and shared: "
-            f"declare a tuple, as {field.name}: tuple[int, ...] = bitrl.option((1, 2), …)",
-        )
-        expect(
-            type_words(kind) != str(kind),
-            f"option {field.name} is of type {kind}: expected bool, int, float, str, bitrl.Schedule, a Literal, "
-            "tuple[T, ...], or one of these | None",
-        )
-
-
-def _name_of(kind: Any, default: Any) -> str:
-    named = typing.get_origin(kind) or kind
-    return named.__name__ if named in (list, dict, set) else type(default).__name__
 
 
 def sets_options_that_exist(record: EnvironmentRecord | AlgorithmRecord) -> None:
@@ -196,6 +170,5 @@ def _parse(options: type, values: dict[str, object], what: str, part: str = "opt
 RECORD_CHECKS: tuple[Check[Record], ...] = (
     is_named_in_one_word,
     documents_every_option,
-    has_options_that_can_be_set,
     has_valid_defaults,
 )

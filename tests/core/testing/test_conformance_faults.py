@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Mapping
@@ -217,19 +218,19 @@ class PathOptions:
     [
         (
             ListOptions,
-            "option sizes is a list, which is mutable and shared: declare a tuple, as sizes: tuple[int, ...]",
+            "sizes is a list, which is mutable and shared: declare a tuple, as sizes: tuple[int, ...]",
         ),
         (
             ListDefault,
-            "option sizes is a list, which is mutable and shared: declare a tuple, as sizes: tuple[int, ...]",
+            "sizes is a list, which is mutable and shared: declare a tuple, as sizes: tuple[int, ...]",
         ),
-        (PathOptions, "option place is of type <class 'pathlib.Path'>: expected bool, int, float, str"),
+        (PathOptions, "place is of type <class 'pathlib.Path'>: expected bool, int, float, str"),
     ],
 )
 def test_an_option_that_cannot_be_set_or_is_mutable_is_refused(options: type, message: str):
-    refused = refusal(check_serializer, serializer_record(Fixed, options=options))
-    assert message in refused
-    assert "got [1, 2]" not in refused
+    with pytest.raises(ValueError, match=re.escape(f"options: {options.__name__}.{message}")) as refused:
+        serializer_record(Fixed, options=options)
+    assert "got [1, 2]" not in str(refused.value)
 
 
 # Environments.
