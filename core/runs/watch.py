@@ -113,13 +113,14 @@ class EpisodeWatcher(gymnasium.Wrapper):
             raise RunFailed(f"environment {name} could not be rendered: {cause(error)}{hint}") from error
         if isinstance(frame, str):
             return page(frame)
-        pixels = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)
-        if not pixels or min(frame.shape[:2]) < 2:  # videos halve the resolution of colours
-            raise RunFailed(
-                f"environment {name} cannot be recorded: its render() returned {briefly(frame)}: expected RGB pixels, "
-                "uint8 [height, width, 3] of 2 by 2 or more, or a string"
-            )
-        return frame
+        alike = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)
+        if alike and min(frame.shape[:2]) >= 2:  # videos halve the resolution of colours
+            picture: np.ndarray = frame
+            return picture
+        raise RunFailed(
+            f"environment {name} cannot be recorded: its render() returned {briefly(frame)}: expected RGB pixels, "
+            "uint8 [height, width, 3] of 2 by 2 or more, or a string"
+        )
 
 
 def watch(parts: Parts, show: Show | None, video: Path | None) -> EpisodeWatcher:
