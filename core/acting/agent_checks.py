@@ -57,7 +57,7 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     parts = {"parts": [], "images": [], **spec}
     _expect(parts, "parts", lambda value: isinstance(value, list) and all(map(_is_path, value)), "a list of paths")
     _expect(parts, "images", lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names")
-    _expect(spec, "discrete", lambda value: value is None or _is_count(1, 2**31)(value), "an integer above 0, or null")
+    _expect(spec, "discrete", lambda value: value is None or _is_count(1, 2**63)(value), "an integer above 0, or null")
     for field in spec["fields"]:
         _only(field, Field, "a field")
         _expect(field, "name", _is_text, "a string")

@@ -17,6 +17,7 @@ import numpy as np
 
 from bitrl.core.acting.admissible import commands_of
 from bitrl.core.acting.plain_observations import plain_action
+from bitrl.core.environments.checked import briefly
 from bitrl.core.environments.observations import as_array
 from bitrl.core.errors import RunFailed, UsageError, cause
 from bitrl.core.runs.parts import Parts
@@ -112,9 +113,14 @@ class EpisodeWatcher(gymnasium.Wrapper):
             raise RunFailed(f"environment {name} could not be rendered: {cause(error)}{hint}") from error
         if isinstance(frame, str):
             return page(frame)
-        if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
-            raise RunFailed(f"environment {name} cannot be recorded: it renders neither RGB pixels nor text")
-        return frame
+        alike = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)
+        if alike and min(frame.shape[:2]) >= 2:  # videos halve the resolution of colours
+            picture: np.ndarray = frame
+            return picture
+        raise RunFailed(
+            f"environment {name} cannot be recorded: its render() returned {briefly(frame)}: expected RGB pixels, "
+            "uint8 [height, width, 3] of 2 by 2 or more, or a string"
+        )
 
 
 def watch(parts: Parts, show: Show | None, video: Path | None) -> EpisodeWatcher:

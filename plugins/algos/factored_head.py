@@ -86,11 +86,7 @@ class FactoredHead:
         self.actions = factored_actions(space)
         self.heads: list[Choices | Gaussian] = []
         self.outputs = sum(factor.outputs for factor in self.actions.factors)
-        if self.outputs > MOST_OUTPUTS:
-            raise UsageError(
-                f"the environment's actions have {self.outputs:,} values in all, too many for a policy that scores "
-                f"each: expected at most {MOST_OUTPUTS:,}; let it take a Box of numbers, or several choices of fewer"
-            )
+        _refuse_too_many(self.outputs)
         for factor in self.actions.factors:
             self.heads += _heads_of(factor, learner)
         self.size = sum(gaussian.size for gaussian in self.gaussians)
@@ -178,6 +174,15 @@ def _heads_of(factor: Factor, learner: EngineLearner) -> list[Choices | Gaussian
     return [Choices(size, len([*run]), learner) for size, run in runs]
 
 
+def _refuse_too_many(values: int) -> None:
+    """Raises UsageError for more values to choose from than a policy can score."""
+    if values > MOST_OUTPUTS:
+        raise UsageError(
+            f"the environment's actions have {values:,} values in all, too many for a policy that scores each: "
+            f"expected at most {MOST_OUTPUTS:,}; let it take a Box of numbers, or several choices of fewer"
+        )
+
+
 def _columns(head: Choices | Gaussian) -> int:
     return head.columns if isinstance(head, Choices) else head.outputs
 
@@ -188,9 +193,10 @@ def action_head(
     """The head for an action space whose actions are numbers; `learner` is that of its network, or one of its own.
 
     Raises:
-        UsageError: it is another space.
+        UsageError: it is another space, or has more actions than a policy can score.
     """
     if isinstance(space, Discrete):
+        _refuse_too_many(int(space.n))
         return Categorical(space, learner)
     if isinstance(space, Box):
         return Gaussian(space, learner)

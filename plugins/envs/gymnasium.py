@@ -116,6 +116,11 @@ class GymnasiumEnvironment(Environment):
             )
         mask = self._first_mask(env)
         if mask is None:
+            if env.has_wrapper_attr("action_masks") and not (isinstance(parts, Dict) and splits(tuple(parts))):
+                registry().report(
+                    f"warning: environment {self.id}: its action_masks() is not called, and every action counts as "
+                    f'admissible: give what it returns as info["{MASK}"], in reset() and step()'
+                )
             return False
         try:
             shape = f"shape {np.shape(mask)}"

@@ -72,7 +72,8 @@ def refuse_prompt(observation: ObservationSpec) -> None:
     """Raises UsageError: the observations are prompts."""
     if observation.prompt:
         raise UsageError(
-            f"environment {observation.env} gives prompts, not numbers: use {setting('serializer', 'prompt')}"
+            f"environment {observation.env} gives prompts, not numbers: use {setting('serializer', 'prompt')}, or "
+            f"{setting('serializer', 'hash')} where the backbone reads vectors"
         )
 
 

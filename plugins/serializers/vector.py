@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bitrl.core.errors import RunFailed, UsageError
-from bitrl.core.interfaces import ObservationSpec
+from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.core.pieces import OneHot, Scaled
 from bitrl.core.wording import setting, warn
 from bitrl.plugins.serializers.numbers import check_count, names_of, refuse_no_numbers
@@ -16,10 +16,16 @@ from bitrl.plugins.serializers.numbers import check_count, names_of, refuse_no_n
 MOST_STATES = 1_000_000
 """Numbers in a one-hot vector."""
 
+WIDEST = 2.0**24
+"""Bounds farther apart say little of how large numbers are (0 to 1e10), and around them float32 does not tell small
+ones apart: in [-1, 1] all of 0 to 100 were -1.
+"""
+
 
 class Vector:
-    """Numbers with known bounds are scaled to [-1, 1], others are left unchanged; a Discrete observation becomes
-    one-hot. Texts beside the numbers, which a network without a language model cannot use, are left out with a warning.
+    """Numbers with known bounds are scaled to [-1, 1], others are left unchanged, as are those whose bounds are more
+    than `WIDEST` apart, with zero between them; a Discrete observation becomes one-hot. Texts beside the numbers, which
+    a network without a language model cannot use, are left out with a warning.
 
     Attributes:
         width: k, the length of the vectors.
@@ -43,9 +49,7 @@ class Vector:
             )
         self.observation = observation
         self.width = observation.discrete or len(observation.fields)
-        known = [
-            field.low is not None and field.high is not None and field.low < field.high for field in observation.fields
-        ]
+        known = [_tells_the_size(field) for field in observation.fields]
         low = np.array([field.low if ok else -1.0 for field, ok in zip(observation.fields, known, strict=True)])
         high = np.array([field.high if ok else 1.0 for field, ok in zip(observation.fields, known, strict=True)])
         self.middle, self.half = (low + high) / 2, (high - low) / 2
@@ -108,3 +112,11 @@ class Vector:
         one_hot = np.zeros((len(places), self.width), np.float32)
         one_hot[np.arange(len(places)), places] = 1.0
         return one_hot
+
+
+def _tells_the_size(field: Field) -> bool:
+    """Whether a number has bounds, and is well scaled by them."""
+    low, high = field.low, field.high
+    if low is None or high is None or low >= high:
+        return False
+    return high - low <= WIDEST or not low <= 0 <= high

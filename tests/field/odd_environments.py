@@ -166,6 +166,15 @@ class HalfNumbers(Plain):
     observation_space = Box(-9, 9, (3,), np.int32)
 
 
+class WideBounds(Plain):
+    """Bounds that say that there are none, on one side; and a count that could be large."""
+
+    observation_space = Dict({"money": Box(0, 1e10, (2,), np.float64), "count": MultiDiscrete([2**31, 9])})
+
+    def observe(self):
+        return {"money": np.array([self.t, self.t / 2]), "count": np.array([self.t, self.t])}
+
+
 class HalfPrecision(Plain):
     observation_space = Box(-np.inf, np.inf, (3,), np.float16)
 
@@ -520,6 +529,12 @@ class ChangesActions(Plain):
         return super().step(action)
 
 
+class TooManyActions(Plain):
+    """One of so many that no network scores each."""
+
+    action_space = Discrete(10**12)
+
+
 class NothingToChoose(Plain):
     action_space = Box(-1, 1, (0,), np.float32)
 
@@ -658,6 +673,13 @@ class MaskInStepsAlone(Plain):
 
     def info(self):
         return {"action_mask": np.array([1, 0], np.int8)} if self.t else {}
+
+
+class MaskByMethod(Plain):
+    """As sb3-contrib's MaskablePPO asks for it."""
+
+    def action_masks(self):
+        return np.array([True, False])
 
 
 class MaskOfThreeInObservation(Plain):
@@ -990,6 +1012,35 @@ class ForkRaises(Forks):
     """The child raises."""
 
     child_raises = True
+
+
+class Drawn(Plain):
+    """Renders 32 by 32 pixels."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def render(self):
+        return np.zeros((32, 32, 3), np.uint8)
+
+
+class DrawnWithAlpha(Drawn):
+    def render(self):
+        return np.zeros((32, 32, 4), np.uint8)
+
+
+class DrawnAsFractions(Drawn):
+    def render(self):
+        return np.zeros((32, 32, 3), np.float32)
+
+
+class DrawnAsList(Drawn):
+    def render(self):
+        return [np.zeros((32, 32, 3), np.uint8)]
+
+
+class DrawnAsOnePixel(Drawn):
+    def render(self):
+        return np.zeros((1, 1, 3), np.uint8)
 
 
 class ClosesStreams(Plain):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -16,9 +17,11 @@ import torch
 import bitrl
 from bitrl.core.acting.nested import flat
 from bitrl.core.environments.crashes import reporting
+from bitrl.core.environments.observation_specs import spec_of_space
 from bitrl.core.environments.process_settings import check_process_settings
 from bitrl.core.environments.replay import vectorise
 from bitrl.core.errors import BitrlError
+from bitrl.plugins.serializers.vector import Vector
 
 sys.path.insert(0, str(Path(__file__).parent))
 import odd_environments as odd
@@ -158,6 +161,7 @@ REFUSED = {
     "GoalBesideMask": "the keys 'action_mask', 'goal', 'observation': expected \"observation\", .* put all else into",
     "CommandsForNumbers": "the texts of its admissible commands, of which a Discrete action is one: rename one",
     "TooManyValues": "actions have 1,000,000,002 values in all, too many .* expected at most 1,000,000",
+    "TooManyActions": "actions have 1,000,000,000,000 values in all, too many .* expected at most 1,000,000",
     "TextInside": r"its action_space\['say'\] is a Text space: actions of several parts are made of Box, Discrete",
     "NoActions": "its action_space is an empty Dict",
     "NumberedActions": "its action_space has the key 1: call its parts by other strings",
@@ -203,7 +207,7 @@ def test_what_cannot_be_honoured_is_blamed_on_the_environment(name, tmp_path):
     assert re.search(REFUSED[name], message), message
     assert "\n" not in message
     assert len(message) <= 500
-    if name not in ("SpaceOfEach", "TooManyValues"):
+    if name not in ("SpaceOfEach", "TooManyValues", "TooManyActions"):
         assert f"environment odd_environments:{name}-v0" in message
     if " in step " in message or " in reset()" in message:
         assert re.search(r"\(parallel environment \d, seed \d+(; BITRL_DEBUG=1 shows the traceback)?\)$", message)
@@ -235,6 +239,53 @@ def test_a_mask_that_a_reset_does_not_give_is_said_to_be_left_out(tmp_path, capf
     assert train("MaskInStepsAlone", tmp_path / "run")["eval"]["mean_return"] == 4.0
     [line] = [line for line in capfd.readouterr().err.splitlines() if "action_mask" in line]
     assert "is left out, and every action counts as admissible: give it from the first reset on" in line
+
+
+def test_a_method_that_gives_masks_is_said_not_to_be_called(tmp_path, capfd):
+    assert train("MaskByMethod", tmp_path / "run")["eval"]["mean_return"] == 4.0
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "action_masks" in line]
+    assert "its action_masks() is not called, and every action counts as admissible: give what it returns as" in line
+
+
+def test_numbers_far_within_their_bounds_are_told_apart():
+    env = bitrl.load_environment("odd_environments:WideBounds-v0").make()
+    write = bitrl.load_serializer("vector", env="odd_environments:WideBounds-v0")
+    env.reset(seed=0)
+    written = np.stack([write(env.step(0)[0]) for _ in range(odd.LENGTH)])
+    # Dict's parts are in the order of their names: count, money. What is scaled is the count of nine alone.
+    np.testing.assert_allclose(written, [[t, t / 4 - 1, t, t / 2] for t in range(1, odd.LENGTH + 1)], rtol=1e-6)
+
+
+def test_numbers_of_a_wide_range_without_zero_are_scaled():
+    space = gym.spaces.Box(1.7e9, 1.8e9, (1,), np.float64)  # seconds since 1970: float32 has every 128th of them
+    write = Vector(None, spec_of_space(space, "clock"))
+    np.testing.assert_allclose(write([1.75e9 + 30]), [6e-7], rtol=1e-4)
+
+
+def test_an_agent_of_many_states_is_exported_and_acts(tmp_path):
+    train("ManyStates", tmp_path / "run", **{"run.serializer": "hash"})
+    bitrl.export(tmp_path / "run", tmp_path / "agent")
+    assert bitrl.load_agent(tmp_path / "agent").act(10**11 + 1) in (0, 1)
+
+
+CANNOT_BE_RECORDED = {
+    "DrawnWithAlpha": r"an array of shape \(32, 32, 4\) and dtype uint8",
+    "DrawnAsFractions": r"an array of shape \(32, 32, 3\) and dtype float32",
+    "DrawnAsList": r"\[array\(\[\[\[0, 0, 0\]",
+    "DrawnAsOnePixel": r"array\(\[\[\[0, 0, 0\]\]\], dtype=uint8\)",
+}
+
+
+@pytest.mark.parametrize("name", CANNOT_BE_RECORDED)
+def test_what_cannot_be_recorded_is_shown(name, tmp_path):
+    train(name, tmp_path / "run")
+    with pytest.raises(BitrlError) as raised:
+        bitrl.evaluate(tmp_path / "run", episodes=1, video=tmp_path / "video.mp4")
+    expected = "expected RGB pixels, uint8 [height, width, 3] of 2 by 2 or more, or a string"
+    assert re.search(
+        f"its render\\(\\) returned {CANNOT_BE_RECORDED[name]}.*: {re.escape(expected)}", str(raised.value)
+    )
+    assert "\n" not in str(raised.value)
 
 
 def test_a_simulator_of_which_there_can_be_one_is_trained_and_evaluated_one_at_a_time(tmp_path):
@@ -277,6 +328,10 @@ def test_every_one_is_tried():
         "Commanded",
         "MaskOfThree",
         "MaskInStepsAlone",
+        "MaskByMethod",
+        "WideBounds",
+        "Drawn",
+        *CANNOT_BE_RECORDED,
         "OnePort",
     }
     assert tried == {name for name, kind in vars(odd).items() if isinstance(kind, type) and issubclass(kind, odd.Plain)}
