@@ -172,3 +172,16 @@ def test_ends_and_padding_are_under_the_keys_that_llama_cpp_reads(tmp_path: Path
     names = gguf.Keys.Tokenizer
     found = [int(fields[key].parts[-1][0]) for key in (names.EOS_ID, names.EOT_ID, names.PAD_ID)]
     assert found == [9, 8, 4]
+
+
+def test_a_prompt_is_read_from_the_standard_input(folder: Path) -> None:
+    def answer(prompt: str, given: bytes = b"") -> Result:
+        return CliRunner().invoke(command, ["generate", str(folder), prompt, "--max-tokens", "8"], input=given)
+
+    plain = answer("the moth\nthin")
+    piped = answer("-", b"the moth\nthin\n")
+    assert (piped.exception, piped.output) == (None, plain.output)
+    assert plain.output != answer(".").output
+    wrong = answer("-", b"\xff\xfe")
+    assert isinstance(wrong.exception, UsageError)
+    assert "expected text in UTF-8" in str(wrong.exception)
