@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from bitrl.cli import completion
@@ -33,12 +35,18 @@ def generate(
     """Let a model answer a prompt, in its chat template if it has one.
 
     MODEL is a GGUF file, a directory with safetensors, or a name of `bitrl model list`. The prompt is text: a control
-    token that it spells is not one.
+    token that it spells is not one. A prompt of - is read from the standard input, to its end.
     """
+    from bitrl.core.errors import UsageError
     from bitrl.plugins.backbones.catalogue import hints, resolve
     from bitrl.plugins.backbones.engine.engine import Engine
     from bitrl.plugins.backbones.tools.chat import Chat
 
+    if prompt == "-":
+        try:
+            prompt = sys.stdin.buffer.read().decode().removesuffix("\n")
+        except UnicodeDecodeError:
+            raise UsageError("the prompt on the standard input: expected text in UTF-8") from None
     path, known = resolve(model), hints(model)
     engine = Engine(
         path, format, threads=threads, activation=activation or known["activation"], linear_class=known["linear_class"]

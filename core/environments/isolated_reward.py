@@ -6,9 +6,11 @@ reward_process.py's.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -21,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import attrs
 
 from bitrl.core.environments import reward_process
-from bitrl.core.errors import RunFailed
+from bitrl.core.errors import RunFailed, cause
 from bitrl.core.options import NoOptions, as_dict
 from bitrl.core.wording import warn
 
@@ -81,12 +83,13 @@ class IsolatedReward:
         """
         limit = self.limit.seconds()
         try:
-            request = json.dumps({"answer": answer, "completion": completion, "limit": limit}).encode() + b"\n"
-        except (TypeError, ValueError) as error:
+            pickled = base64.b64encode(pickle.dumps(answer)).decode()  # JSON would make lists of tuples
+        except Exception as error:  # an object's own methods may raise anything
             raise RunFailed(
-                f"environment {self.task.id}: the answer of a prompt goes to the process that scores as JSON: return "
-                f"strings, numbers, lists or dicts from prompt() ({error})"
+                f"environment {self.task.id}: the answer of a prompt goes to the process that scores, pickled: return "
+                f"strings, numbers, lists or dicts from prompt() ({cause(error)[:200]})"
             ) from None
+        request = json.dumps({"answer": pickled, "completion": completion, "limit": limit}).encode() + b"\n"
         process = self._running()
         try:
             found = process.ask(request, 2 * limit + SPARE)

@@ -154,7 +154,9 @@ class LanguageAlgorithmOptions:
         "sequences times max_tokens (Dr. GRPO)",
     )
     kl: Literal["k1", "k2", "k3", "unbiased"] | None = option(
-        None, "estimator of the KL divergence to the model at the start, in the loss; unset: none"
+        None,
+        "estimator of the KL divergence to the model at the start, in the loss, where the gradient of k1 is zero on "
+        "average; unset: none",
     )
     kl_coef: float = option(1e-3, "its weight", at_least(0))
     temperature: float = option(1.0, "of sampling", at_least(1e-6))  # float32 holds logits divided by that

@@ -299,12 +299,17 @@ class LanguageAgent:
 
 
 def check_settings(options: LanguageAlgorithmOptions) -> None:
-    """Refuse settings that nothing would come of without another.
+    """Refuse settings that nothing would come of without another, and say which one holds nothing.
 
     Raises:
         UsageError: there is one.
     """
     check_gate(options)
+    if options.kl == "k1":
+        warn(
+            "algo.kl: the gradient of k1 in a loss is zero on average, so it does not hold the model near its start: "
+            f"use {setting('algo.kl', 'k3')}"
+        )
     if options.kl is None and options.kl_coef not in (0, type(options)().kl_coef):
         raise UsageError(f"algo.kl_coef: weights nothing without {setting('algo.kl', 'k3')}")
     if options.quantised_learner and options.rollout is None:

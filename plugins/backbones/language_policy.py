@@ -10,13 +10,14 @@ import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Completion
 from bitrl.plugins.backbones.engine.generation import NO_HEAD, Generated, Sequences, exact_logprobs
+from bitrl.plugins.backbones.files.first_token import END_KEYS
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
@@ -187,8 +188,7 @@ def kept_sets(generated: Generated) -> tuple[np.ndarray, ...] | None:
 def end_tokens(file: ModelFile | HuggingFaceFile) -> list[int]:
     """The model's end tokens, if it names any."""
     if isinstance(file, HuggingFaceFile):
-        named: Any = file.config.values.get("eos_token_id")
-    else:
-        metadata = file.metadata()
-        named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    return [token for token in (named if isinstance(named, list) else [named]) if type(token) is int]
+        return file.end_tokens
+    metadata = file.metadata()
+    named = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in END_KEYS)
+    return list(dict.fromkeys(token for token in named if type(token) is int))

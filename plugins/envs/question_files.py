@@ -31,6 +31,9 @@ MARK = "####"
 _NUMBER = re.compile(r"[-+]?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?")
 """1,000.5, but not 1,2, which are two numbers."""
 
+MINUS = "\N{MINUS SIGN}"
+"""As typeset texts and many models write it, where a number has "-"."""
+
 
 @attrs.frozen
 class Question:
@@ -214,7 +217,7 @@ def final_answer(completion: str, number: bool) -> str:
     """
     _, mark, behind = completion.rpartition(MARK)
     text = behind.strip().partition("\n")[0].strip() if mark else completion.strip()
-    numbers = _NUMBER.findall(text) if number else []
+    numbers = _NUMBER.findall(text.replace(MINUS, "-")) if number else []
     return (numbers[0] if mark else numbers[-1]) if numbers else text
 
 
@@ -228,7 +231,7 @@ def same_answer(wanted: str, given: str) -> bool:
 
 def as_number(text: str) -> Decimal | None:
     """A final answer as a number: `$1,000`, `-3.50`, `1e-5`; None if it is none."""
-    text = text.strip().rstrip(".")
+    text = text.strip().rstrip(".").replace(MINUS, "-")
     if len(text) > 100 or not _NUMBER.fullmatch(text):
         return None
     return Decimal(text.replace("$", "").replace(",", ""))

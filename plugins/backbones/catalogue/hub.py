@@ -26,7 +26,15 @@ from bitrl.core.wording import pip
 from bitrl.plugins.backbones.catalogue.entries import Hub
 from bitrl.plugins.backbones.catalogue.receipts import FileRecord, Pulled
 from bitrl.plugins.backbones.files.hugging_face import CheckpointConfig, architecture, check_quantization, text_part
-from bitrl.plugins.backbones.files.hugging_face_file import CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from bitrl.plugins.backbones.files.hugging_face_file import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+)
 from bitrl.plugins.backbones.files.model_file import ModelFileError
 from bitrl.plugins.backbones.files.safetensors_file import parse_json, read_bytes
 from bitrl.plugins.backbones.files.split_file import sibling_names
@@ -132,8 +140,8 @@ def _checkpoint(source: Hub, listing: Mapping[str, Published]) -> list[str]:
     for needed in (CONFIG, TOKENIZER):
         if needed not in listing:
             raise UsageError(f"{source} has no {needed}, without which its weights cannot be used")
-    small = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, *([] if WEIGHTS in listing else [INDEX]))
-    return [file for file in small if file in listing]
+    small = (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE)
+    return [file for file in (*small, *([] if WEIGHTS in listing else [INDEX])) if file in listing]
 
 
 def _weights(folder: Path, listing: Mapping[str, Published], source: Hub) -> list[str]:

@@ -16,6 +16,8 @@ ADD, TOKEN, KIND, CUTTING = (
     f"tokenizer.ggml.{name}" for name in ("add_bos_token", "bos_token_id", "model", "pre")
 )  # fmt: skip
 ADD_LAST, LAST = "tokenizer.ggml.add_eos_token", "tokenizer.ggml.eos_token_id"
+END_KEYS = ("eos", "eot", "eom")
+"""Of tokenizer.ggml.*_token_id: what llama.cpp ends a generated text at, the end of a text, a turn or a message."""
 BEGINS = (
     "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken",
     "chameleon",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+GENERATION_CONFIG = "generation_config.json"
 HEAD = "output.weight"
 FOREIGN = {
     "*.gguf": "name that file",
@@ -72,7 +73,8 @@ class HuggingFaceFile:
             stored, shards = read_shards(weights)
         else:
             stored, shards = read_safetensors(weights), [weights]
-        self._files = [name for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG) if (self.directory / name).is_file()]
+        small = (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG)
+        self._files = [name for name in small if (self.directory / name).is_file()]
         self._files += [shard.name for shard in shards]
         self.sizes = model_file.Sizes(shards)
         tensors = list(engine_tensors(stored, self.config, weights, linear_class))
@@ -147,6 +149,19 @@ class HuggingFaceFile:
         from bitrl.plugins.backbones.files.tokenizer import tokenizer_from_json  # only texts need it
 
         return tokenizer_from_json(self.tokenizer_json(), self.path)
+
+    @cached_property
+    def end_tokens(self) -> list[int]:
+        """The ids that end what is generated: generation_config.json's, as transformers takes them, else config.json's.
+
+        Models that chat often name the end of an answer in the first alone. Raises ModelFileError when it is damaged.
+        """
+        said = _object(self.directory / GENERATION_CONFIG) if GENERATION_CONFIG in self._files else {}
+        named = said.get("eos_token_id")
+        named = self.config.values.get("eos_token_id") if named is None else named
+        vocabulary = self.config.count("vocab_size")
+        ids = named if isinstance(named, list) else [named]
+        return list(dict.fromkeys(id for id in ids if type(id) is int and 0 <= id < vocabulary))
 
     @cached_property
     def _around_texts(self) -> dict[str, Any]:

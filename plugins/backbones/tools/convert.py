@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import open_model
 from bitrl.plugins.backbones.files import model_file
+from bitrl.plugins.backbones.files.first_token import END_KEYS
 from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer
 from bitrl.plugins.backbones.files.hugging_face import GEMMAS, MATRICES
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
@@ -335,10 +336,10 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
         if name.startswith("tokenizer."):
             kind = types.BOOL if isinstance(value, bool) else types.UINT32
             found[name] = (value, types.STRING if isinstance(value, str) else kind)
-    for name in ("eos", "pad"):
-        token = file.config.values.get(f"{name}_token_id")
-        if type(token) is int and 0 <= token < file.config.count("vocab_size"):
-            found.setdefault(f"tokenizer.ggml.{name}_token_id", (token, types.UINT32))
+    pad = file.config.values.get("pad_token_id")
+    if type(pad) is int and 0 <= pad < file.config.count("vocab_size"):
+        found.setdefault("tokenizer.ggml.padding_token_id", (pad, types.UINT32))
+    lacks += _name_ends(found, file.end_tokens)
     if not file.has_tokenizer():
         return found, [*lacks, "it has no tokenizer: there is no tokenizer.json beside the weights"]
     text = file.tokenizer_json()
@@ -349,6 +350,16 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
             *lacks, "llama.cpp cannot read its tokenizer, which is not a byte-level BPE of a kind known here"
         ]  # fmt: skip
     return found | lists, lacks
+
+
+def _name_ends(found: dict[str, Value], ends: Sequence[int]) -> list[str]:
+    """Add the tokens that end a text to a file's keys, as far as there are keys; what then is missing."""
+    keys = [f"tokenizer.ggml.{name}_token_id" for name in END_KEYS]
+    named = {found[key][0] for key in keys if key in found}
+    free, rest = [key for key in keys if key not in found], [token for token in ends if token not in named]
+    found |= {key: (token, gguf.GGUFValueType.UINT32) for key, token in zip(free, rest, strict=False)}
+    lost = rest[len(free) :]
+    return [f"texts do not end with the tokens {', '.join(map(str, lost))}: a file names three ends"] if lost else []
 
 
 def _differences(metadata: dict[str, Value], names: set[str]) -> list[str]:

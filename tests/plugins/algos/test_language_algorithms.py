@@ -361,6 +361,13 @@ def test_a_learning_rate_that_leaves_nothing_of_a_model_is_said(
 
 
 @NAMES
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3", "unbiased"])
+def test_a_kl_that_holds_nothing_is_said(name: str, kl: str, floats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(name, tiny_backbone(floats), kl=kl)
+    assert ("does not hold the model near its start" in capsys.readouterr().err) == (kl == "k1")
+
+
+@NAMES
 def test_updates_that_were_thrown_away_are_counted_across_a_resume(name: str, floats: Path) -> None:
     algorithm = begin(name, tiny_backbone(floats), learning_rate=1e38)
     assert [algorithm.update()["steps_discarded"] for _ in range(2)] == [1, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -294,6 +294,23 @@ def test_what_trl_leaves_in_the_denominator_leaves_ours(name: str) -> None:
     total, count, found = ours(**settings)
     assert (float(total / 30), float(found / 30)) == pytest.approx((loss, checksum), abs=1e-6)
     assert 0 < count < made()[4].sum() == 30
+
+
+@pytest.mark.parametrize("kl", ["k1", "k2", "unbiased"])
+def test_the_mean_gradient_of_the_kl(kl: Literal["k1", "k2", "unbiased"]) -> None:
+    """Over all tokens, each as often as it is probable: that of the divergence itself, but of k1 nothing."""
+    generator = torch.Generator().manual_seed(0)
+    logits, other = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    logits.requires_grad_()
+    current, reference = logits.log_softmax(0), other.log_softmax(0)
+    (exact,) = torch.autograd.grad((current.exp() * (current - reference)).sum(), logits, retain_graph=True)
+    how, mask, found = Estimator(kl=kl, kl_coef=1.0), torch.ones(1, 1, dtype=torch.bool), torch.zeros_like(logits)
+    for token, probability in enumerate(current.detach().exp()):
+        chosen, still = current[token].view(1, 1), current[token].detach().view(1, 1)
+        corrected, _ = correct(still, still, mask, torch.zeros(1), how)
+        loss, _, _ = policy_loss(chosen, corrected, torch.zeros(1), how, reference[token].view(1, 1))
+        found += probability * torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    torch.testing.assert_close(found, torch.zeros_like(exact) if kl == "k1" else exact, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kl", KL)

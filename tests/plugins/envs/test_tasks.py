@@ -163,6 +163,13 @@ def test_final_answers(completion, number, found):
     assert final_answer(completion, number) == found
 
 
+def test_a_typeset_minus_is_a_sign():
+    """Models write it, too: without it, 5 would be the final answer."""
+    for completion in ("x = \N{MINUS SIGN}5", "#### \N{MINUS SIGN}5", "so it is \N{MINUS SIGN}$5."):
+        assert not same_answer("5", final_answer(completion, number=True))
+        assert same_answer("-5", final_answer(completion, number=True))
+
+
 def test_same_answers():
     assert same_answer("1000", "$1,000.0")
     assert same_answer("New  York", "new york")
@@ -170,6 +177,7 @@ def test_same_answers():
     assert not same_answer("10", "1" * 200)
     assert same_answer("1e-05", "0.00001")
     assert not same_answer("3,4", "34")
+    assert same_answer("\N{MINUS SIGN}5", "-5")
     assert not same_answer("10000000000000000001", "10000000000000000000")
 
 

@@ -71,8 +71,10 @@ def test_a_pulled_checkpoint_gives_the_features_of_its_files(hub: Hub, tmp_path:
     weights = {path.name for path in folder.glob("*.safetensors")}
     assert (len(weights) > 1) == (kind == "shards")
     index = {"model.safetensors.index.json"} if kind == "shards" else set()
+    generation = {"generation_config.json"} & {path.name for path in folder.iterdir()}
+    assert bool(generation) == (kind != "bitnet")
     assert {Path(file.path).name for file in pulled.files} == {
-        *weights, *index, "config.json", "tokenizer.json", "tokenizer_config.json",
+        *weights, *index, *generation, "config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     for file in pulled.files:
         assert hashlib.sha256((folder / Path(file.path).name).read_bytes()).hexdigest() == file.sha256
@@ -85,9 +87,11 @@ def test_a_pulled_checkpoint_gives_the_features_of_its_files(hub: Hub, tmp_path:
 
 
 def test_only_what_the_engine_reads_is_downloaded(hub: Hub, llama: Path) -> None:
-    hub.add("tiny/llama", llama)
+    repository = hub.add("tiny/llama", llama)
+    repository.files["chat_template.jinja"] = b"{{ messages[0].content }}"  # where transformers saves it
     pull("hf:tiny/llama")
-    assert hub.fetched() == {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
+    small = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert hub.fetched() == {*small, "model.safetensors"}
 
 
 def test_the_environment_reaches_the_client(hub: Hub, llama: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -141,3 +142,46 @@ def test_a_prompt_that_is_not_unicode_is_refused(folder: Path) -> None:
     """Bytes that are not UTF-8 reach a program's arguments as halves of surrogate pairs."""
     with pytest.raises(UsageError, match="half of a surrogate pair"):
         Chat(Engine(folder, threads=1)).prompt_ids("caf\udce9", plain=True)
+
+
+def test_an_answer_ends_where_transformers_ends_it_and_in_gguf_too(tmp_path: Path) -> None:
+    """Chat models name the end of an answer, beside that of a text, in generation_config.json alone."""
+    model = calm_llama(eos_token_id=258)
+    ids = [5, 17, 120]
+    free = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False, eos_token_id=None)[0, 3:].tolist()
+    model.generation_config.eos_token_id = [258, free[4], free[2], free[1]]
+    model.save_pretrained(tmp_path / "hf")
+    add_tokenizer(tmp_path / "hf")
+    told = convert(tmp_path / "hf", tmp_path / "m.gguf")
+    assert [words for words in told if f"tokens {free[1]}:" in words]  # of four ends, a GGUF file names three
+    for path, ends in ((tmp_path / "hf", free[:2]), (tmp_path / "m.gguf", free[:3])):
+        chat = Chat(Engine(path, "fp32", threads=1))
+        (made,) = chat.engine.generate([ids], 12, temperature=0.0, stop=chat.ends)
+        assert made.tokens.tolist() == ends
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    found = again.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
+    assert found[0, 3:].tolist() == free[:2]
+
+
+def test_ends_and_padding_are_under_the_keys_that_llama_cpp_reads(tmp_path: Path) -> None:
+    model = calm_llama(eos_token_id=[9, 8], pad_token_id=4)
+    model.save_pretrained(tmp_path / "hf")
+    add_tokenizer(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "m.gguf")
+    fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
+    names = gguf.Keys.Tokenizer
+    found = [int(fields[key].parts[-1][0]) for key in (names.EOS_ID, names.EOT_ID, names.PAD_ID)]
+    assert found == [9, 8, 4]
+
+
+def test_a_prompt_is_read_from_the_standard_input(folder: Path) -> None:
+    def answer(prompt: str, given: bytes = b"") -> Result:
+        return CliRunner().invoke(command, ["generate", str(folder), prompt, "--max-tokens", "8"], input=given)
+
+    plain = answer("the moth\nthin")
+    piped = answer("-", b"the moth\nthin\n")
+    assert (piped.exception, piped.output) == (None, plain.output)
+    assert plain.output != answer(".").output
+    wrong = answer("-", b"\xff\xfe")
+    assert isinstance(wrong.exception, UsageError)
+    assert "expected text in UTF-8" in str(wrong.exception)
