@@ -6,11 +6,9 @@ reward_process.py's.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
-import pickle
 import select
 import signal
 import subprocess
@@ -23,7 +21,8 @@ from typing import IO, TYPE_CHECKING, Any
 import attrs
 
 from bitrl.core.environments import reward_process
-from bitrl.core.errors import RunFailed, cause
+from bitrl.core.environments.checked import briefly
+from bitrl.core.errors import RunFailed
 from bitrl.core.options import NoOptions, as_dict
 from bitrl.core.wording import warn
 
@@ -83,13 +82,16 @@ class IsolatedReward:
         """
         limit = self.limit.seconds()
         try:
-            pickled = base64.b64encode(pickle.dumps(answer)).decode()  # JSON would make lists of tuples
-        except Exception as error:  # an object's own methods may raise anything
+            request = json.dumps({"answer": answer, "completion": completion, "limit": limit}).encode() + b"\n"
+            kept = json.loads(request)["answer"] == answer  # a tuple would come as a list, which is never equal to it
+        except (TypeError, ValueError):
+            kept = False
+        if kept is not True:
             raise RunFailed(
-                f"environment {self.task.id}: the answer of a prompt goes to the process that scores, pickled: return "
-                f"strings, numbers, lists or dicts from prompt() ({cause(error)[:200]})"
-            ) from None
-        request = json.dumps({"answer": pickled, "completion": completion, "limit": limit}).encode() + b"\n"
+                f"environment {self.task.id}: the answer of a prompt goes to the process that scores as JSON, which "
+                f"would not keep {briefly(answer)}: return strings, numbers, lists, or dicts of these with strings as "
+                "keys, from prompt()"
+            )
         process = self._running()
         try:
             found = process.ask(request, 2 * limit + SPARE)

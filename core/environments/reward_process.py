@@ -7,14 +7,12 @@ know what follows from that (isolated_reward.py).
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import ctypes
 import importlib
 import json
 import math
 import os
-import pickle
 import resource
 import select
 import signal
@@ -56,8 +54,7 @@ class OutOfTime(BaseException):
 def serve(task: Scorer, requests: IO[bytes], answers: IO[bytes], parent: int) -> None:
     """Answer requests until their writer is gone, or `parent` is no longer this process's parent.
 
-    A request is {"answer": its pickle in base64, "completion", "limit": seconds}, its answer {"reward", "seconds"} or
-    {"failed": why}.
+    A request is {"answer", "completion", "limit": seconds}, its answer {"reward", "seconds"} or {"failed": why}.
     """
     worker: Worker | None = None
     try:
@@ -221,8 +218,7 @@ def scored(task: Scorer, request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, request["limit"])
-            answer = pickle.loads(base64.b64decode(request["answer"]))
-            value = task.score(answer, request["completion"])
+            value = task.score(request["answer"], request["completion"])
             return as_reward(value) | {"seconds": time.perf_counter() - started}
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)

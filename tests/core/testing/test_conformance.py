@@ -160,8 +160,8 @@ def test_a_record_that_is_wrong_is_refused(fields: dict[str, Any], message: str)
     [
         (BadDefault, 'options: BadDefault.depth: expected a number as its default, got "deep"'),
         (NotANumber, "options: NotANumber.depth: expected an integer as its default, got none"),
-        (OfPath, "options: OfPath.place: expected"),
-        (OfDict, "options: OfDict.sizes: expected"),
+        (OfPath, "options: OfPath.place is of type"),
+        (OfDict, "options: OfDict.sizes is a dict, which is mutable"),
         (OutOfRange, "options: OutOfRange.depth: expected an integer above 0, got 0"),
         (NoDefault, "options: NoDefault.depth has no default"),
     ],
