@@ -161,14 +161,33 @@ def hostile_lines(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def soak_lines(record: dict[str, Any]) -> list[str]:
-    """An hour of acting, in a sentence."""
-    found, drift = record["results"], record["results"]["drift"]
+def gradient_lines(record: dict[str, Any]) -> list[str]:
+    """A gradient step in the engine beside torch, in sentences."""
+    found = record["results"]
+    times, autograd, torch = found["milliseconds"], found["autograd_to_engine"], found["torch_to_engine"]
+    shares = found["fraction_of_limit"]
     return [
-        f"An hour of acting at 40 Hz beside other work (`{record['command']}`): {found['acts']:,} acts, memory "
-        f"{drift['rss_growth_mb']:+.2f} MB, p99 {drift['p99_first_ms']:.1f} ms in the first quarter and "
-        f"{drift['p99_last_ms']:.1f} ms in the last; {found['deadline']['missed']} of {found['deadline']['due']:,} "
-        f"acts later than {found['deadline']['deadline_ms']:g} ms."
+        f"A gradient step of PPO's default heads, {found['samples']} samples of {found['widths'][0]} features "
+        f"(`{record['command']}`): {times['one_thread']:.2f} ms in the engine on one thread, "
+        f"{times['two_threads']:.2f} ms on two, {times['autograd']:.2f} ms in torch by autograd "
+        f"({autograd['one_thread']:.1f} and {autograd['two_threads']:.1f} ×), {times['torch']:.2f} ms in torch with "
+        f"gradients written out ({torch['one_thread']:.1f} and {torch['two_threads']:.1f} ×), torch on one thread. "
+        f"The engine's products reach {shares['one_thread']:.0%} and {shares['two_threads']:.0%} of the processor's "
+        "limit of float32."
+    ]
+
+
+def soak_lines(record: dict[str, Any]) -> list[str]:
+    """Hours of acting, in a sentence."""
+    found = record["results"]
+    drift, deadline, acts = found["drift"], found["deadline"], found["acts"]
+    return [
+        f"Acting at {deadline['rate_hz']:g} Hz for {found['seconds'] / 3600:.1f} h beside other work "
+        f"(`{record['command']}`): {acts:,} acts, as many as {acts / 72_000:.0f} hours at 20 Hz have; memory "
+        f"{drift['rss_growth_mb']:+.2f} MB, p50 {drift['p50_first_ms']:.2f} ms in the first quarter and "
+        f"{drift['p50_last_ms']:.2f} ms in the last, p99 {drift['p99_first_ms']:.1f} and "
+        f"{drift['p99_last_ms']:.1f} ms; {deadline['missed']:,} of {deadline['due']:,} acts later than "
+        f"{deadline['deadline_ms']:.3g} ms."
     ]
 
 
