@@ -200,6 +200,11 @@ class Equivalence:
     more_seeds: int | None = None
     reason: str = ""
 
+    @property
+    def more(self) -> str:
+        """About how many more seeds would decide, in words; empty where that is not known."""
+        return f"about {self.more_seeds} more seed{'s' * (self.more_seeds != 1)}" if self.more_seeds else ""
+
 
 MOST_SEEDS = 1_000
 

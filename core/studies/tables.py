@@ -148,7 +148,7 @@ def verdict(found: Equivalence | None) -> str:
         return f"{found.verdict} ({found.reason})"
     if found.verdict != "undecided":
         return found.verdict
-    return f"undecided (about {found.more_seeds} more seeds)" if found.more_seeds else "undecided"
+    return f"undecided ({found.more})" if found.more else "undecided"
 
 
 def _word(value: object) -> str:

@@ -175,7 +175,7 @@ def equal(study: str, task: str, arm: str, other: str, margin: float, metric: st
         if row is None or beside is None or row.ratio is None:
             return NOT_MEASURED
         found = equivalence(np.array(row.values), np.array(beside.values), margin)
-        more = f", about {found.more_seeds} more seeds would decide" if found.more_seeds else ""
+        more = f", {found.more} would decide" if found.more else ""
         words = _ratio(row.ratio, row.ratio_interval, 1.0, f"of {other}, {_seeds(row, beside)}{more}")
         verdicts: Mapping[str, Verdict] = {"yes": "reproduced", "no": "refuted"}
         return attrs.evolve(words, verdict=verdicts.get(found.verdict, "undecided"))
