@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 
 @contextmanager
 def short_products() -> Iterator[None]:
     """Within, torch's precision is "medium", in the whole process: products may be rounded so. Our own, written out,
     ask training/products.py, since torch itself does it on few CPUs.
     """
-    import torch  # here, since it takes a second
-
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
