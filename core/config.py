@@ -354,7 +354,9 @@ def check_learning(config: Config) -> None:
     trains = backbone.trains(config.backbone_options)
     lacking = "features" if trains else "gradients"  # the features of a trained backbone change
     offered = [each for each in backbone.provides if each in get_args(LearnsFrom) and each != lacking]
-    if set(offered) & set(algorithm.learns_from):
+    if found := set(offered) & set(algorithm.learns_from):
+        if found == {"generation"}:
+            _check_no_features(config)
         return
     entries = registry().entries
     option = backbone.needs_option.get("gradients")
@@ -384,6 +386,17 @@ def check_learning(config: Config) -> None:
         f'algorithm "{algorithm.name}" learns from {learns_from}, but backbone "{backbone.name}" provides {provided}'
         + (f": {', or '.join(remedies)}" if remedies else "")
     )
+
+
+def _check_no_features(config: Config) -> None:
+    """Refuse options of the features that nothing reads beside an algorithm that learns from generation."""
+    fields = attrs.fields_dict(type(config.backbone_options))
+    for name in config.backbone.feature_options:
+        if getattr(config.backbone_options, name) != fields[name].default:
+            raise UsageError(
+                f'backbone.{name} shapes the features of a text, and algorithm "{config.algorithm.name}" learns from '
+                "texts that the model generates, not from features: leave it out"
+            )
 
 
 def check_critic_learning(config: Config) -> None:

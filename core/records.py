@@ -165,6 +165,8 @@ class BackboneRecord(ChoosingRecord):
             may be cached and runs repeat themselves exactly.
         needs_option: capability that it provides only if an option is set → that option, for example
             {"gradients": "lora_rank"}. Setting the option of "gradients" requests training.
+        feature_options: options that shape features alone. Set beside an algorithm that learns from generation, they
+            would do nothing: that is refused.
         memory: "module:function" that says what the backbone will take, before it is made, to runs with a memory limit:
             called with its options and how many numbers a state has (None: unknown), it returns a BackboneMemory
             (bitrl.core.process_memory). None: that is measured when it is made.
@@ -175,6 +177,7 @@ class BackboneRecord(ChoosingRecord):
         default=("features",), converter=_tuple, validator=_some_of(*get_args(Capability))
     )
     needs_option: Mapping[Capability, str] = attrs.field(factory=dict, hash=False)
+    feature_options: tuple[str, ...] = attrs.field(default=(), converter=_tuple)
     batch_tolerance: float = attrs.field(default=0.0, validator=_share)
     memory: str | None = None
 
@@ -186,6 +189,12 @@ class BackboneRecord(ChoosingRecord):
                 raise ValueError(f'needs_option: "{capability}" is not a capability that the backbone provides')
             if name not in own:
                 raise ValueError(f'needs_option: the backbone has no option "{name}"')
+
+    @feature_options.validator
+    def _own(self, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+        for name in value:
+            if name not in attrs.fields_dict(self.options):
+                raise ValueError(f'feature_options: the backbone has no option "{name}"')
 
     def load_memory(self) -> Any:
         """Import and return what says what it takes; None if nothing does. Raises as `load`."""

@@ -114,6 +114,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             accepts=("text",),
             provides=("features", "gradients", "generation", "tokens", "cache"),
             needs_option={"gradients": "lora_rank"},
+            feature_options=("pooling", "projection", "chunk"),
             chooser="bitrl.plugins.backbones.tools.readout:choose",
             memory=f"bitrl.plugins.backbones.tools.model_memory:{target}",
             aliases={"fp16": "computes in bfloat16"} if name == "bf16" else {},

@@ -662,6 +662,7 @@ def test_a_backbone_of_texts_that_learns_wrongly_is_refused(cls: type, message: 
         ({"provides": ()}, "provides"),
         ({"needs_option": {"gradients": "gain"}}, '"gradients" is not a capability that the backbone provides'),
         ({"provides": ("gradients",), "needs_option": {"gradients": "rank"}}, 'has no option "rank"'),
+        ({"feature_options": ("pooling",)}, 'has no option "pooling"'),
     ],
 )
 def test_a_record_that_claims_nonsense_is_not_made(fields: dict[str, Any], message: str):
