@@ -129,7 +129,7 @@ def _configs(
     from bitrl.core.errors import UsageError
 
     values = parse_assignments(assignments)
-    for name in ("pooling", "projection", "chunk"):
+    for name in ("pooling", "projection", "directions", "chunk"):
         if name in values.get("backbone", {}):
             raise UsageError(
                 f"-o backbone.{name}: the probe reads what the blocks give: leave it out, or see --pooling"
@@ -185,10 +185,10 @@ def _readouts(names: tuple[str, str], tried: Sequence[MeasuredReadout]) -> str:
     from bitrl.plugins.backbones.tools.readout import best_of
 
     taken = best_of(tried)
-    rows = [["block", "pooling", "projection", "R² (worst)"]]
+    rows = [["block", "pooling", "features", "R² (worst)"]]
     for each in tried:
         mark = " *" if each is taken else ""
-        to = "–" if each.projection is None else str(each.projection)
+        to = f"{each.features:,}" + (" in directions" if each.directions else " projected" if each.projection else "")
         pooling = each.pooling if each.chunk is None else f"{each.pooling}, chunks of {each.chunk}"
         rows.append([str(each.layers), pooling, to, f"{each.mean:.4f} ({each.worst} {each.least:.4f}){mark}"])
     head = f"{', '.join(names)}: readouts that backbone.readout=auto tries, by {taken.states:,} states of random play"

@@ -13,6 +13,10 @@ from bitrl.core.terminal import shell_word, tell
 _COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
 
 
+LONG, BEGINNING = 80, 24
+"""Characters of a setting's value that tables and names show, and of a longer one."""
+
+
 @contextmanager
 def command_line() -> Iterator[None]:
     """Within, settings are written as flags."""
@@ -38,6 +42,16 @@ def setting(name: str, *values: str) -> str:
         return f"{flag}={' or '.join(values)}" if "." in name else f"{flag} {' or '.join(values)}"
     words = " or ".join(value if value.isupper() else f'"{value}"' for value in values)
     return f'options={{"{name}": {words}}}' if "." in name else f"{name}={words}"
+
+
+def elided(value: object) -> str:
+    """A setting's value in a table: of a long one the beginning, and eight digits that tell it from others."""
+    text = str(value)
+    if len(text) <= LONG:
+        return text
+    from hashlib import sha256  # which OpenSSL is loaded for
+
+    return f"{text[:BEGINNING]}… (#{sha256(text.encode(errors='replace')).hexdigest()[:8]})"
 
 
 def warn(message: str) -> None:

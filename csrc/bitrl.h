@@ -182,12 +182,18 @@ void bitrl_session_close(bitrl_session *session);
 int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts, int pooling,
                  float *out, char *error);
 
-/* The states at `fields` tokens of each text, side by side or projected. places: [texts, fields] ascending positions in the
- * text (of a text without tokens: not read). sketch: [fields * width], for each number of these states the feature from 0 to columns - 1 to which
- * it is added, or -1 - feature where it is subtracted (a count sketch); NULL: each is a feature. out: [texts, columns], without a
- * sketch [texts, fields * width]. Bits as bitrl_encode's. */
+/* What becomes of the states [fields, width] of a text: features side by side, or projected by one of these. */
+typedef struct {
+    const int32_t *sketch;   /* [fields * width]: for each of their numbers the feature from 0 to columns - 1 to which it is added, or
+                              * -1 - feature where it is subtracted (a count sketch); or NULL */
+    const float *directions; /* [columns, width], in which each state is read, so that there are fields * columns features; or NULL */
+    uint64_t columns;
+} bitrl_readout;
+
+/* The states at `fields` tokens of each text. places: [texts, fields] ascending positions in the text (of a text without tokens: not
+ * read). readout: NULL: side by side. out: [texts, fields * width], or as many features as the readout makes. Bits as bitrl_encode's. */
 int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
-                        const uint64_t *places, uint64_t fields, const int32_t *sketch, uint64_t columns, float *out, char *error);
+                        const uint64_t *places, uint64_t fields, const bitrl_readout *readout, float *out, char *error);
 
 /* The states after every block, for study. out: [blocks, sum(lengths), width], the same bits as bitrl_encode's of a model
  * that stops after that block. */

@@ -270,7 +270,7 @@ typedef struct {
     int pooling;            /* or these: */
     const uint64_t *places; /* [texts, fields], or NULL */
     size_t fields;
-    const int32_t *sketch; /* [fields, width], or NULL */
+    bitrl_readout readout; /* of their states */
     size_t columns;        /* features of a text */
     float *out;
     size_t shared, count; /* tokens of the kept prefix, portions */
@@ -386,15 +386,32 @@ static void pool_text(const bitrl_session *session, size_t shared, const double 
     for (size_t c = 0; c < width && pooling != BITRL_POOL_NONE; c++) out[c] = (float)(sum[c] / count);
 }
 
-/* The states at some of a text's tokens: side by side, or each number added to the feature that a sketch names. */
+/* How far a state [width] goes in a direction [width]: products of floats, which double holds exactly, in eight sums, which a compiler
+ * can keep in a vector, added in one order. */
+static float along(const double *row, const float *direction, size_t width)
+{
+    double sums[8] = {0};
+    for (size_t c = 0; c + 8 <= width; c += 8)
+        for (size_t i = 0; i < 8; i++) sums[i] += (double)(float)row[c + i] * direction[c + i];
+    for (size_t c = width - width % 8; c < width; c++) sums[c % 8] += (double)(float)row[c] * direction[c];
+    return (float)(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));
+}
+
+/* The states at some of a text's tokens: side by side, each number added to the feature that a sketch names, or each state in some
+ * directions. */
 static void pool_fields(const bitrl_session *session, size_t shared, const double *x, const uint64_t *places, size_t fields,
-                        const int32_t *sketch, size_t columns, float *out)
+                        const bitrl_readout *readout, size_t columns, float *out)
 {
     size_t width = session->model->shape.width, padded = round_up(width, PAD);
     memset(out, 0, columns * sizeof *out);
     for (size_t f = 0; f < fields; f++) {
         const double *row = places[f] < shared ? session->prefix.x + places[f] * padded : x + (places[f] - shared) * padded;
-        const int32_t *to = sketch ? sketch + f * width : NULL;
+        const int32_t *to = readout->sketch ? readout->sketch + f * width : NULL;
+        if (readout->directions) {
+            for (size_t d = 0; d < readout->columns; d++)
+                out[f * readout->columns + d] = along(row, readout->directions + d * width, width);
+            continue;
+        }
         for (size_t c = 0; c < width; c++) {
             float value = (float)row[c];
             if (!to)
@@ -479,7 +496,7 @@ static void encode_portion(const encoding *e, const portion *p, crew *c)
             pool_text(session, e->shared, x, passages[j].length, e->pooling,
                       e->out + width * (e->pooling == BITRL_POOL_NONE ? at : text), c->scratch.own->row);
         else
-            pool_fields(session, e->shared, x, e->places + text * e->fields, e->lengths[text] ? e->fields : 0, e->sketch, e->columns,
+            pool_fields(session, e->shared, x, e->places + text * e->fields, e->lengths[text] ? e->fields : 0, &e->readout, e->columns,
                         e->out + text * e->columns);
     }
 }
@@ -515,7 +532,7 @@ static void encode_kept(const encoding *e)
     for (const passage *p = s->passages; p < s->passages + parts; p++)
         keep_rows(session, p->past, p->tokens, p->length, s->x + p->first * padded, e->places, e->fields);
     if (e->places)
-        pool_fields(session, length, NULL, e->places, e->fields, e->sketch, e->columns, e->out);
+        pool_fields(session, length, NULL, e->places, e->fields, &e->readout, e->columns, e->out);
     else
         pool_text(session, length, NULL, 0, e->pooling, e->out, s->own->row);
 }
@@ -588,17 +605,20 @@ int bitrl_encode(bitrl_session *session, const int32_t *tokens, const uint64_t *
 }
 
 int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, uint64_t texts,
-                        const uint64_t *places, uint64_t fields, const int32_t *sketch, uint64_t columns, float *out, char *error)
+                        const uint64_t *places, uint64_t fields, const bitrl_readout *readout, float *out, char *error)
 {
     size_t width = session->model->shape.width, total, longest;
+    bitrl_readout how = readout ? *readout : (bitrl_readout){.columns = width};
     if (fields < 1 || fields > session->model->shape.context)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there cannot be %llu fields", (unsigned long long)fields);
-    for (size_t i = 0; sketch && i < fields * width; i++)
-        if (sketch[i] < 0 ? -1 - (int64_t)sketch[i] >= (int64_t)columns : sketch[i] >= (int64_t)columns)
-            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "the sketch names feature %d of %llu", (int)sketch[i],
-                              (unsigned long long)columns);
+    for (size_t i = 0; how.sketch && i < fields * width; i++) {
+        int64_t feature = how.sketch[i] < 0 ? -1 - (int64_t)how.sketch[i] : how.sketch[i];
+        if (feature >= (int64_t)how.columns)
+            return bitrl_fail(error, BITRL_BAD_ARGUMENT, "the sketch names feature %d of %llu", (int)how.sketch[i],
+                              (unsigned long long)how.columns);
+    }
     encoding e = {.session = session, .tokens = tokens, .lengths = lengths, .out = out, .pooling = BITRL_POOL_LAST,
-                  .places = places, .fields = fields, .sketch = sketch, .columns = sketch ? columns : fields * width};
+                  .places = places, .fields = fields, .readout = how, .columns = how.sketch ? how.columns : fields * how.columns};
     int status = bitrl_take_batch(session, tokens, lengths, texts, &total, &longest, error);
     for (uint64_t i = 0; !status && i < texts * fields; i++)
         if (lengths[i / fields] && (places[i] >= lengths[i / fields] || (i % fields && places[i] <= places[i - 1])))

@@ -28,6 +28,7 @@ from bitrl.core.studies.statistics import (
     t_interval,
     variance_ratio,
 )
+from bitrl.core.wording import elided
 
 
 @attrs.frozen
@@ -200,8 +201,9 @@ def label_runs(results: Sequence[Result]) -> dict[Path, str]:
         shown.append(same)
     labels = {}
     for result in results:
-        own = [f"{path.removeprefix('run.')}={result.settings[path]}" for path in shown if path in result.settings]
-        labels[result.directory] = result.label or " ".join(own) or "base"
+        values = {path.removeprefix("run."): result.settings[path] for path in shown if path in result.settings}
+        named = " ".join(f"{name}={elided(value)}" for name, value in values.items())
+        labels[result.directory] = result.label or named or "base"
     return labels
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from bitrl.core.studies.comparison import Comparison, Row
 from bitrl.core.studies.statistics import Equivalence
+from bitrl.core.wording import elided
 
 
 @attrs.frozen
@@ -152,7 +153,7 @@ def verdict(found: Equivalence | None) -> str:
 
 
 def _word(value: object) -> str:
-    return "–" if value is None else str(value)
+    return "–" if value is None else elided(value)
 
 
 def _markdown(table: Table) -> str:

@@ -39,7 +39,9 @@ struct features {
     size_t fields, chunk;
     uint32_t *ends;   /* [fields + 1] of numbers in a text */
     uint64_t *places; /* [fields + 1] */
-    int32_t *sketch;  /* or NULL */
+    bitrl_readout readout; /* of the fields' states, which is in one of these: */
+    int32_t *sketch;
+    float *directions;
     float *found;     /* [count] features of a chunk */
     /* Of vectors: */
     size_t width; /* of one state */
@@ -122,27 +124,34 @@ static int adapt(features *f, const plan *p, const json_node *model, const bitrl
 
 static int open_pooling(features *f, const plan *p, const json_node *model, const bitrl_file *file)
 {
-    enum { INT32 = 5 };
+    enum { INT32 = 5, FLOAT32 = 6 };
     const size_t width = bitrl_model_shape(f->model)->width;
-    const bitrl_key *sketch;
-    int64_t fields = 1, chunk = 0, columns = 0;
+    const bitrl_key *sketch, *directions;
+    int64_t fields = 1, chunk = 0, columns = 0, each = 0;
     f->pooling = plan_is(p, model, "pooling", "mean") ? MEAN : plan_is(p, model, "pooling", "last") ? LAST : FIELD;
     if (f->pooling == FIELD && !plan_is(p, model, "pooling", "field")) return plan_wrong(p, "pooling");
     int status = f->pooling == FIELD ? plan_integer(p, model, "numbers", 1, MOST_FIELDS, 0, &fields) : BITRL_OK;
     if (!status) status = plan_integer(p, model, "chunk", 0, MOST_FIELDS, 0, &chunk);
     if (!status) status = plan_integer(p, model, "columns", 0, MOST_FEATURES, 0, &columns);
+    if (!status) status = plan_integer(p, model, "directions", 0, MOST_FEATURES, 0, &each);
     if (!status) status = agent_file_array(file, "bitrl.agent.sketch", INT32, columns > 0, &sketch, p->error);
+    if (!status) status = agent_file_array(file, "bitrl.agent.directions", FLOAT32, each > 0, &directions, p->error);
     if (status) return status;
     f->fields = (size_t)fields;
     f->chunk = chunk && chunk < fields ? (size_t)chunk : f->fields;
-    f->count = columns ? (size_t)columns : f->fields * width;
+    f->count = columns ? (size_t)columns : f->fields * (each ? (size_t)each : width);
     if (f->count > MOST_FEATURES || (columns && sketch->count != f->fields * width)) return plan_wrong(p, "columns");
+    if (each && (columns || directions->count != (size_t)each * width)) return plan_wrong(p, "directions");
     f->ends = calloc(f->fields + 1, sizeof *f->ends);
     f->places = calloc(f->fields + 1, sizeof *f->places);
     f->found = calloc(f->count, sizeof *f->found);
     f->sketch = columns ? malloc(sketch->value_bytes) : NULL;
-    if (!f->ends || !f->places || !f->found || (columns && !f->sketch)) return no_memory(p->error);
+    f->directions = each ? malloc(directions->value_bytes) : NULL;
+    if (!f->ends || !f->places || !f->found || (columns && !f->sketch) || (each && !f->directions)) return no_memory(p->error);
     if (columns) memcpy(f->sketch, sketch->value, sketch->value_bytes);
+    if (each) memcpy(f->directions, directions->value, directions->value_bytes);
+    f->readout = (bitrl_readout){.sketch = f->sketch, .directions = f->directions,
+                                 .columns = columns ? (size_t)columns : each ? (size_t)each : width};
     return BITRL_OK;
 }
 
@@ -268,6 +277,7 @@ void features_close(features *f)
     free(f->ends);
     free(f->places);
     free(f->sketch);
+    free(f->directions);
     free(f->found);
     free(f->middle);
     free(f->half);
@@ -330,9 +340,10 @@ static int read_tokens(features *f, const char *text, size_t bytes, bool with_la
     return BITRL_OK;
 }
 
-/* Some numbers' states of a text that has just these. */
-static int encode_fields(features *f, const char *text, size_t bytes, size_t fields, const int32_t *sketch, float *out, char *error)
+/* Some numbers' states, from number `start` on, of a text that has just these. */
+static int encode_fields(features *f, const char *text, size_t bytes, size_t start, size_t fields, float *out, char *error)
 {
+    bitrl_readout readout = f->readout;
     const size_t found = number_ends(text, bytes, f->ends, fields);
     size_t tokens, token = 0, before = f->first >= 0;
     if (found != fields)
@@ -344,27 +355,26 @@ static int encode_fields(features *f, const char *text, size_t bytes, size_t fie
         f->places[i] = before + token;
     }
     const uint64_t length = tokens;
-    return bitrl_encode_fields(f->session, f->ids, &length, 1, f->places, fields, sketch, f->count, out, error);
+    if (readout.sketch) readout.sketch += start * bitrl_model_shape(f->model)->width;
+    return bitrl_encode_fields(f->session, f->ids, &length, 1, f->places, fields, &readout, out, error);
 }
 
-/* The text is cut after every `chunk` of its numbers; each chunk is a text of its own, whose features are added. */
+/* The text is cut after every `chunk` of its numbers; each chunk is a text of its own. A sketch's features are added, others side by side. */
 static int encode_chunks(features *f, float *out, char *error)
 {
-    const size_t width = bitrl_model_shape(f->model)->width;
     size_t found = number_ends(f->text, f->bytes, f->ends, f->fields), from = 0;
     if (found != f->fields)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "pooling \"field\": expected %zu numbers in a text, got %zu: %.60s", f->fields, found,
                           f->text);
     memset(out, 0, f->count * sizeof *out);
     for (size_t start = 0; start < f->fields; start += f->chunk) {
-        const size_t fields = min(f->chunk, f->fields - start), count = f->sketch ? f->count : fields * width;
+        const size_t fields = min(f->chunk, f->fields - start), count = f->sketch ? f->count : fields * f->readout.columns;
         found = number_ends(f->text, f->bytes, f->ends, f->fields); /* which reading a chunk has overwritten */
         const size_t to = start + fields < f->fields ? f->ends[start + fields - 1] : f->bytes;
         const size_t space = leading_space(f->text + from, to - from);
-        int status = encode_fields(f, f->text + from + space, to - from - space, fields, f->sketch ? f->sketch + start * width : NULL, f->found,
-                                   error);
+        int status = encode_fields(f, f->text + from + space, to - from - space, start, fields, f->found, error);
         if (status) return status;
-        float *into = f->sketch ? out : out + start * width;
+        float *into = f->sketch ? out : out + start * f->readout.columns;
         for (size_t i = 0; i < count; i++) into[i] += f->found[i];
         from = to;
     }
@@ -374,13 +384,13 @@ static int encode_chunks(features *f, float *out, char *error)
 static int encode(features *f, float *out, char *error)
 {
     if (f->pooling == FIELD && f->chunk < f->fields) return encode_chunks(f, out, error);
-    if (f->pooling == FIELD) return encode_fields(f, f->text, f->bytes, f->fields, f->sketch, out, error);
+    if (f->pooling == FIELD) return encode_fields(f, f->text, f->bytes, 0, f->fields, out, error);
     size_t tokens;
     int status = read_tokens(f, f->text, f->bytes, true, &tokens, error);
     const uint64_t length = tokens, place = tokens ? tokens - 1 : 0;
     if (status) return status;
     if (f->pooling == MEAN) return bitrl_encode(f->session, f->ids, &length, 1, BITRL_POOL_MEAN, out, error);
-    return bitrl_encode_fields(f->session, f->ids, &length, 1, &place, 1, NULL, f->count, out, error);
+    return bitrl_encode_fields(f->session, f->ids, &length, 1, &place, 1, NULL, out, error);
 }
 
 int features_warm(features *f, char *error)

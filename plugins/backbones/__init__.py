@@ -14,7 +14,7 @@ from bitrl.core.records import BackboneRecord
 class LanguageModelOptions:
     """Options of the language model, the same in every format."""
 
-    overrides: ClassVar = {("readout", "auto"): ("layers", "pooling", "projection", "chunk")}
+    overrides: ClassVar = {("readout", "auto"): ("layers", "pooling", "projection", "directions", "chunk")}
 
     model: str | None = option(
         None,
@@ -31,8 +31,8 @@ class LanguageModelOptions:
     )
     readout: Literal["set", "auto"] = option(
         "set",
-        "auto: where layers, pooling, projection and chunk are not set otherwise than by the environment's defaults, a "
-        "run measures on states of random play which of them keep the numbers, and takes the cheapest",
+        "auto: where layers, pooling, projection, directions and chunk are not set otherwise than by the environment's "
+        "defaults, a run measures on states of random play which of them keep the numbers, and takes the cheapest",
         free=True,  # what was chosen is in the other options
     )
     threads: int = option(
@@ -53,6 +53,11 @@ class LanguageModelOptions:
         "project the features to this width: by a fixed random matrix, or a count sketch of pooling field; "
         "unset: no projection",
         above(0),
+    )
+    directions: str | None = option(
+        None,
+        "with pooling field: the directions in which each number's state is read, base64 of int8 [count, width], which "
+        "readout=auto finds for a model; unset: all of it is",
     )
     chunk: int | None = option(
         None,
@@ -114,7 +119,7 @@ def bitrl_backbones() -> Iterator[BackboneRecord]:
             accepts=("text",),
             provides=("features", "gradients", "generation", "tokens", "cache"),
             needs_option={"gradients": "lora_rank"},
-            feature_options=("pooling", "projection", "chunk"),
+            feature_options=("pooling", "projection", "directions", "chunk"),
             chooser="bitrl.plugins.backbones.tools.readout:choose",
             memory=f"bitrl.plugins.backbones.tools.model_memory:{target}",
             aliases={"fp16": "computes in bfloat16"} if name == "bf16" else {},

@@ -18,7 +18,7 @@ import numpy as np
 from bitrl.core.acting.cache import Cache
 from bitrl.core.errors import UsageError
 from bitrl.core.wording import setting
-from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
+from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions, directions
 from bitrl.plugins.backbones.adapters import Adapters
 from bitrl.plugins.backbones.catalogue import hints, packaged, resolve
 from bitrl.plugins.backbones.engine.engine import Engine
@@ -81,9 +81,18 @@ class LanguageModel:
                 f"backbone.chunk: texts are cut after their numbers, whose states are pooled: set "
                 f"{setting('backbone.pooling', 'field')}, or leave it out"
             )
-        states = width if self.pooling == "field" and width else 1
-        pooled = states * self.engine.width
         fields, to = self.pooling == "field", options.projection
+        self.directions = None
+        if options.directions is not None:
+            if not fields or to:
+                raise UsageError(
+                    "backbone.directions: each number's state is read in them, and not projected to a width: set "
+                    f"{setting('backbone.pooling', 'field')} and no projection, or leave them out"
+                )
+            self.directions = directions.read(options.directions, self.engine.width)
+        states = width if fields and width else 1
+        each = self.engine.width if self.directions is None else len(self.directions)
+        pooled = states * each
         self.projection = projection_matrix(pooled, to) if to and not fields else None
         self.sketch = count_sketch(states, self.engine.width, to) if to and fields else None
         self.width = options.projection or pooled
@@ -99,6 +108,7 @@ class LanguageModel:
             "pooling": self.pooling,
             "chunk": self.chunk,
             "projection": to if self.sketch is None else f"count sketch to {to}",
+            "directions": options.directions,
             # Runs of such files from before version 0.2 read texts without them: they are told.
             "first_token": self._prefix[0] if begins_by_convention(metadata) else None,
             "last_token": self._suffix[0] if self._suffix else None,
@@ -199,7 +209,7 @@ class LanguageModel:
             places = np.zeros((len(texts), self.number_count or 1 if self.pooling == "field" else 1), np.uint64)
             for row, text in enumerate(at):
                 places[row, : len(text)] = text  # of an empty text there are none, and none are read
-            features = self.engine.encode_fields(ids, places, self.sketch, self.width)
+            features = self.engine.encode_fields(ids, places, self.sketch, self.width, self.directions)
         if self.projection is None:
             return features
         # Row by row: a matrix product may round differently with the number of rows.
@@ -208,17 +218,18 @@ class LanguageModel:
     def _encode_chunks(self, texts: Sequence[str], size: int) -> np.ndarray:
         """Chunks at the same place in their texts are a batch; of equal ones, one is read."""
         count, width = self.number_count or 0, self.engine.width
+        each = width if self.directions is None else len(self.directions)
         features = np.zeros((len(texts), self.width), np.float32)
         rows = [row for row, text in enumerate(texts) if text]
         cut = [self._chunks(texts[row], count, size) for row in rows]
         for column, start in enumerate(range(0, count, size) if rows else ()):
             fields = min(size, count - start)
-            own = slice(start * width, (start + fields) * width)
+            own = slice(start * each, (start + fields) * each)
             place = {chunk: i for i, chunk in enumerate(dict.fromkeys(each[column] for each in cut))}
             located = self._located(list(place), fields)
             ids, at = self._fitting(list(place), [ids for ids, _ in located]), [places for _, places in located]
-            sketch = None if self.sketch is None else self.sketch[own]
-            found = self.engine.encode_fields(ids, np.array(at, np.uint64), sketch, self.width)
+            sketch = None if self.sketch is None else self.sketch[own]  # then a number has as many as its state
+            found = self.engine.encode_fields(ids, np.array(at, np.uint64), sketch, self.width, self.directions)
             features[rows, own if sketch is None else slice(None)] += found[[place[each[column]] for each in cut]]
         return features
 

@@ -22,7 +22,12 @@ def number_ends(text: str) -> list[int]:
     A number may have a sign, decimals and an exponent; `nan`, `inf` and `null` stand for one. Digits of a name
     ("joint_3", "x1=") and whatever is in a quoted key do not count.
     """
-    return [match.end() for match in _PARTS.finditer(text) if match.lastgroup == "number"]
+    return [end for _, end in number_places(text)]
+
+
+def number_places(text: str) -> list[tuple[int, int]]:
+    """Each number's first character, after its sign, and the place after its last one."""
+    return [match.span() for match in _PARTS.finditer(text) if match.lastgroup == "number"]
 
 
 def chunks(text: str, count: int) -> list[str]:

@@ -62,6 +62,9 @@ def portable(model: LanguageModel) -> PortableModel:
     if model.sketch is not None:
         keys["bitrl.agent.sketch"] = model.sketch
         facts["columns"] = model.width
+    if model.directions is not None:
+        keys["bitrl.agent.directions"] = model.directions.ravel()
+        facts["directions"] = len(model.directions)
     adapters = getattr(model, "adapters", None)
     if adapters is not None:
         facts["adapters"] = []

@@ -353,9 +353,7 @@ def test_a_backbone_that_learns_needs_an_algorithm_that_trains_it(registered: Re
         assert str(refused.value).startswith(expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("pooling", "last"), ("projection", 64), ("chunk", 4)]
-)
+@pytest.mark.parametrize(("name", "value"), [("pooling", "last"), ("projection", 64), ("chunk", 4)])
 @pytest.mark.parametrize("algo", ["grpo", "ppo-lm"])
 def test_options_of_features_are_refused_where_text_is_generated(algo: str, name: str, value: Any):
     generating = {"run": {"algo": algo, "env": "addition"}, "backbone": {"layers": 2, "lora_rank": 4}}

@@ -5,7 +5,7 @@ import contextvars
 import pytest
 
 import bitrl
-from bitrl.core.wording import command_line, pip, program, resuming, setting
+from bitrl.core.wording import command_line, elided, pip, program, resuming, setting
 
 
 def in_python(function, *args, **named):
@@ -100,3 +100,11 @@ def test_pip_is_that_of_this_python(tmp_path, monkeypatch) -> None:
 def test_a_resume_hint_quotes_a_directory(monkeypatch) -> None:
     with command_line():
         assert resuming("my runs/a") == "bitrl run --resume 'my runs/a'"
+
+
+def test_long_values_are_elided_and_still_told_apart() -> None:
+    assert elided((64, 64)) == "(64, 64)"
+    assert elided("x" * 80) == "x" * 80
+    one, other = elided("x" * 200), elided("x" * 199 + "y")
+    assert one != other
+    assert all(each.startswith("xxxx") and len(each) < 40 for each in (one, other))

@@ -11,22 +11,36 @@
 
 enum { TEXTS = 9, TOKENS = 1 + 2 + 17 + 0 + 7 + 12 + 13 + 66 + 5, SOME = 5, SOME_TOKENS = 1 + 2 + 17 + 0 + 7 };
 
-/* The states at one token of each text, and a sketch of some of them, are made of those of all tokens. */
+/* The states at one token of each text, a sketch of some of them, and what they are in a direction are made of those of all tokens. */
 static int check_fields(bitrl_session *session, const int32_t *tokens, const uint64_t *lengths, size_t width, const float *states,
                         char *error)
 {
     enum { COLUMNS = 5 };
     uint64_t places[TEXTS];
-    float *side = malloc(TEXTS * width * sizeof *side), sketched[SOME * COLUMNS];
+    float *side = malloc(TEXTS * width * sizeof *side), sketched[SOME * COLUMNS], along[SOME * 2], *directions = malloc(2 * width * sizeof *side);
     int32_t *sketch = malloc(width * sizeof *sketch);
     for (size_t i = 0; i < TEXTS; i++) places[i] = lengths[i] / 2;
     for (size_t c = 0; c < width; c++) sketch[c] = c % 3 ? (int32_t)(c % COLUMNS) : -1 - (int32_t)(c % COLUMNS);
-    int status = bitrl_encode_fields(session, tokens, lengths, TEXTS, places, 1, NULL, 0, side, error);
-    if (!status) status = bitrl_encode_fields(session, tokens, lengths, SOME, places, 1, sketch, COLUMNS, sketched, error);
+    for (size_t c = 0; c < 2 * width; c++) directions[c] = (float)(c % 7) - 3;
+    const bitrl_readout to_columns = {.sketch = sketch, .columns = COLUMNS}, to_directions = {.directions = directions, .columns = 2};
+    int status = bitrl_encode_fields(session, tokens, lengths, TEXTS, places, 1, NULL, side, error);
+    if (!status) status = bitrl_encode_fields(session, tokens, lengths, SOME, places, 1, &to_columns, sketched, error);
+    if (!status) status = bitrl_encode_fields(session, tokens, lengths, SOME, places, 1, &to_directions, along, error);
     for (size_t i = 0, at = 0; !status && i < TEXTS; at += lengths[i++]) {
         float sums[COLUMNS] = {0};
         const float *state = states + (at + places[i]) * width;
         for (size_t c = 0; lengths[i] && c < width; c++) sums[c % COLUMNS] += c % 3 ? state[c] : -state[c];
+        double sums_of[2][8] = {{0}};
+        for (size_t d = 0; lengths[i] && d < 2; d++)
+            for (size_t c = 0; c < width; c++) sums_of[d][c % 8] += (double)state[c] * directions[d * width + c];
+        for (size_t d = 0; i < SOME && d < 2; d++) {
+            const double *s = sums_of[d];
+            float expected = (float)(((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7])));
+            if (memcmp(along + 2 * i + d, &expected, sizeof expected) != 0) {
+                printf("differs in directions\n");
+                exit(1);
+            }
+        }
         if ((lengths[i] && memcmp(side + i * width, state, width * sizeof *side) != 0) ||
             (i < SOME && memcmp(sketched + i * COLUMNS, sums, sizeof sums) != 0)) {
             printf("differs in fields\n");
@@ -35,6 +49,7 @@ static int check_fields(bitrl_session *session, const int32_t *tokens, const uin
     }
     free(side);
     free(sketch);
+    free(directions);
     return status;
 }
 

@@ -18,6 +18,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.interfaces import Field, ObservationSpec
 from bitrl.core.pieces import Number, Printed
 from bitrl.plugins.algos.engine_learner import EngineLearner, EngineNetwork
+from bitrl.plugins.backbones import directions
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.serializers.compact import Compact
 
@@ -79,6 +80,7 @@ BOOK = {
     "codes.1": np.random.default_rng(2).normal(size=(9, 2)),
 }
 UNITS = ("e-5", "e0", "e-1+1013", "e3-0.5")
+DIRECTIONS = directions.written(np.random.default_rng(1).normal(size=(3, 48)))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,8 @@ def test_vectors_of_the_last_states_are_side_by_side(tmp_path) -> None:
         {"pooling": "field", "projection": 100},
         {"pooling": "field", "chunk": 3},
         {"pooling": "field", "chunk": 2, "projection": 100},
+        {"pooling": "field", "directions": DIRECTIONS},
+        {"pooling": "field", "chunk": 3, "directions": DIRECTIONS},
         {"bits": "1.6", "layers": 1},
     ],
     ids=str,
@@ -415,6 +419,18 @@ def test_plans_that_cannot_be(tmp_path, tiny, change) -> None:
     keys["bitrl.agent"] = json.dumps({**plan, **change})
     (tmp_path / "agent.gguf").write_bytes(b"".join(gguf_bytes(keys, tensors)))
     with pytest.raises(ValueError, match=r"is damaged|another version of bitrl|fails on its own example|lacks"):
+        CAgent(tmp_path / "agent.gguf")
+
+
+@pytest.mark.parametrize("wrong", [{"directions": 2}, {"directions": -1}, {"directions": 1 << 40}, {"columns": 9}, {}])
+def test_directions_that_do_not_fit_the_model(tmp_path, model, wrong) -> None:
+    made = pair(tmp_path, CARTPOLE, FLOAT4, "json", {}, {**model, "pooling": "field", "directions": DIRECTIONS})
+    keys, tensors, plan = parts_of(made.files[1])
+    keys["bitrl.agent"] = json.dumps({**plan, "model": {**plan["model"], **wrong}})
+    if not wrong:
+        del keys["bitrl.agent.directions"]
+    (tmp_path / "agent.gguf").write_bytes(b"".join(gguf_bytes(keys, tensors)))
+    with pytest.raises(ValueError, match=r"is damaged|lacks"):
         CAgent(tmp_path / "agent.gguf")
 
 

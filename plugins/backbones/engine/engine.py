@@ -161,9 +161,11 @@ class Engine:
         return out
 
     def encode_fields(
-        self, token_ids: Sequence[Sequence[int]], places: np.ndarray, sketch: np.ndarray | None = None, columns: int = 0
-    ) -> np.ndarray:
-        """States of chosen tokens of each text, side by side or projected: float32 [n, fields * width or columns].
+        self, token_ids: Sequence[Sequence[int]], places: np.ndarray, sketch: np.ndarray | None = None,
+        columns: int = 0, directions: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """States of chosen tokens of each text, side by side or projected: float32 [n, fields * width], [n, columns] or
+        [n, fields * k].
 
         Args:
             token_ids: of n texts; one of no tokens is zeros.
@@ -171,6 +173,7 @@ class Engine:
             sketch: int32 [fields * width], the feature from 0 to columns - 1 to which each number of the states is
                 added, or -1 - feature where it is subtracted; None: side by side.
             columns: features that the sketch has.
+            directions: instead of a sketch, float32 [k, width], in each of which every state is read.
 
         In the last block no other tokens are computed than these. Raises UsageError as `encode`, and for places that
         do not ascend or are outside their text.
@@ -178,11 +181,23 @@ class Engine:
         ids, lengths = self._flat(token_ids)
         places = np.ascontiguousarray(places, np.uint64)
         fields = places.shape[1]
-        out = np.zeros((len(token_ids), fields * self.width if sketch is None else columns), np.float32)
-        if sketch is not None and (sketch.shape != (fields * self.width,) or sketch.dtype != np.int32):
-            raise UsageError(f"sketch: expected int32 [{fields * self.width}], got {sketch.dtype} {list(sketch.shape)}")
-        to = ffi.NULL if sketch is None else ffi.from_buffer("int32_t[]", np.ascontiguousarray(sketch))
-        how = ffi.from_buffer("uint64_t[]", places), fields, to, columns
+        readout, held = ffi.NULL, None  # what C reads lives as long as `held`
+        if sketch is not None:
+            if sketch.shape != (fields * self.width,) or sketch.dtype != np.int32:
+                found = f"{sketch.dtype} {list(sketch.shape)}"
+                raise UsageError(f"sketch: expected int32 [{fields * self.width}], got {found}")
+            held = ffi.from_buffer("int32_t[]", np.ascontiguousarray(sketch))
+            readout = ffi.new("bitrl_readout *", {"sketch": held, "columns": columns})
+        elif directions is not None:
+            if directions.ndim != 2 or directions.shape[1] != self.width or directions.dtype != np.float32:
+                found = f"{directions.dtype} {list(directions.shape)}"
+                raise UsageError(f"directions: expected float32 [k, {self.width}], got {found}")
+            held, columns = ffi.from_buffer("float[]", np.ascontiguousarray(directions)), fields * len(directions)
+            readout = ffi.new("bitrl_readout *", {"directions": held, "columns": len(directions)})
+        else:
+            columns = fields * self.width
+        out = np.zeros((len(token_ids), columns), np.float32)
+        how = ffi.from_buffer("uint64_t[]", places), fields, readout
         self._encode(lib.bitrl_encode_fields, ids, lengths, how, out)
         return out
 

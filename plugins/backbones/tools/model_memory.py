@@ -14,9 +14,11 @@ from bitrl.core.cpus import available_cpus
 from bitrl.core.process_memory import MB, BackboneMemory
 from bitrl.plugins.backbones import LanguageModelOptions, TernaryOptions
 from bitrl.plugins.backbones.catalogue import hints, resolve
+from bitrl.plugins.backbones.directions import read
 from bitrl.plugins.backbones.engine.engine import open_model, plan
 from bitrl.plugins.backbones.files.model_file import ModelFile
 from bitrl.plugins.backbones.language_model import starter_path
+from bitrl.plugins.backbones.tools.number_directions import EACH
 from bitrl.plugins.backbones.tools.readout import STATES, leaves_choice
 
 if TYPE_CHECKING:
@@ -54,10 +56,11 @@ def needed(options: LanguageModelOptions, numbers: int | None, format: str) -> B
         lora = lora_memory_of(file, found, options.lora_rank, options.lora_targets)
         model += 0 if lora is None else sum(attrs.astuple(lora)[1:])
     states = (numbers or 1) if options.pooling == "field" else 1
-    width = options.projection or int(states * shape.width)
+    each = shape.width if options.directions is None else len(read(options.directions, shape.width))
+    width = options.projection or int(states * each)
     before = 0
     if leaves_choice(options):
-        width = int(2 * shape.width if (numbers or 1) > 1 else shape.width)  # at most
+        width = max(int(2 * shape.width if (numbers or 1) > 1 else shape.width), EACH * (numbers or 1))  # at most
         before = 3 * _FLOAT * STATES * max(numbers or 1, 1) * shape.width  # of all numbers' states, and sums of them
     return BackboneMemory(width=width, model=model, cache=int(options.cache_mb * MB), before=before)
 

@@ -187,7 +187,8 @@ def _checked(backbone: Any) -> LanguageModel:
 
 def _options(own: LanguageModelOptions, model: str | None) -> LanguageModelOptions:
     """The run's options for another model, without a cache."""
-    kept = ("layers", "pooling", "threads", "projection", "i2s_packing", "activation", "linear_class")
+    readout = ("layers", "pooling", "projection", "directions", "chunk")
+    kept = (*readout, "threads", "i2s_packing", "activation", "linear_class")
     values = {name: getattr(own, name) for name in kept}
     options: LanguageModelOptions = parse(LanguageModelOptions, {**values, "model": model, "cache_mb": 0.0}, "backbone")
     return options

@@ -1,6 +1,7 @@
 """Which readout of a language model keeps the numbers of an environment's states, and costs the least.
 
-A readout is how many blocks run, what is pooled, what that is projected to, and whether texts are read in chunks.
+A readout is how many blocks run, what is pooled, what that is projected to (of each number a few directions, or all
+numbers' states together), and whether texts are read in chunks.
 Candidates are measured in the order of their cost, by ridge regression on states of random play (probe.py), which says
 whether a linear map of the features still has each number. All else is fixed, the states too: the same environment,
 texts and model give the same readout, but where the environment is so slow that fewer states are visited in time.
@@ -29,8 +30,10 @@ from bitrl.core.runs.parts import build
 from bitrl.core.runs.state_recorder import numbers_of
 from bitrl.core.wording import setting
 from bitrl.plugins.backbones import LanguageModelOptions
+from bitrl.plugins.backbones.directions import written
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
+from bitrl.plugins.backbones.tools.number_directions import number_directions
 
 ENOUGH, MEAN, LEAST = 0.98, 0.99, 0.95
 """R² that every number which varies must have; or else their mean, and the worst of them."""
@@ -52,7 +55,7 @@ number.
 """
 AT_ONCE = 256
 """Texts whose numbers' states are held together."""
-UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None, "chunk": None}
+UNSET: dict[str, Any] = {"layers": None, "pooling": None, "projection": None, "directions": None, "chunk": None}
 
 
 @attrs.frozen
@@ -64,11 +67,13 @@ class MeasuredReadout:
     layers: int
     pooling: str
     projection: int | None
+    features: int
     mean: float
     worst: str
     least: float
     states: int = attrs.field(repr=False)
     chunk: int | None = None
+    directions: str | None = attrs.field(default=None, repr=False)
 
     @property
     def enough(self) -> bool:
@@ -78,6 +83,8 @@ class MeasuredReadout:
     def __str__(self) -> str:
         blocks = f"{self.layers} block{'s' if self.layers > 1 else ''}"
         to = "" if self.projection is None else f", projection {self.projection}"
+        if self.directions is not None:
+            to = f", {self.features} features in directions"
         cut = "" if self.chunk is None else f" in chunks of {self.chunk}"
         return f"{blocks}, pooling {self.pooling}{cut}{to}: R² {self.mean:.3f}, worst {self.least:.3f} ({self.worst})"
 
@@ -177,11 +184,14 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     del parts, own  # one model in memory at a time
     for layers in [1] if chunk else sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
         measured = []
-        for projection, features in _features(options, width, format, layers, pooling, cut, texts, read):
+        # `options` are LanguageModelOptions: type checkers do not see that it is an attrs class
+        layered = attrs.evolve(options, layers=layers, pooling=pooling, chunk=cut, lora_rank=None, cache_mb=0)
+        for chosen, features in _features(layered, width, format, texts, read):
             found, _ = scores({pooling: features[:, None]}, states[:, judged], [fields[index].name for index in judged])
             for score in found:
-                figures = score.mean, score.worst, score.fields[score.worst]
-                measured.append(MeasuredReadout(layers, pooling, projection, *figures, len(states), chunk))
+                figures = features.shape[1], score.mean, score.worst, score.fields[score.worst], len(states)
+                to = chosen.get("projection")
+                measured.append(MeasuredReadout(layers, pooling, to, *figures, chunk, chosen.get("directions")))
                 yield measured[-1]
         best = max((each.least for each in measured), default=-math.inf)
         if best <= before:
@@ -224,16 +234,19 @@ def often(states: np.ndarray) -> list[int]:
 
 
 def _features(
-    own: Any, width: int, format: str, layers: int, pooling: str, chunk: int | None, texts: list[str], fields: int
-) -> Iterator[tuple[int | None, np.ndarray]]:
-    """Widths to project to, and features float32 [n, width]: of several fields, that of one state, twice that, and so
-    on.
+    options: Any, width: int, format: str, texts: list[str], fields: int
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """What else is chosen, and features float32 [n, d]: of the ends of numbers, each in some directions, then all
+    states projected to the width of one, to twice that, and so on.
     """
-    # `own` are LanguageModelOptions: type checkers do not see that it is an attrs class
-    options = attrs.evolve(own, layers=layers, pooling=pooling, chunk=chunk, lora_rank=None, cache_mb=0)
     reader = LanguageModel(options, fields, format)
+    if options.pooling == "field":
+        directions = number_directions(reader, texts)
+        if directions is not None:
+            chosen = {"directions": written(directions)}
+            yield chosen, LanguageModel(attrs.evolve(options, **chosen), fields, format).encode(texts)
     if fields < 2:
-        yield None, reader.encode(texts)
+        yield {}, reader.encode(texts)
         return
     widths = [width]
     while widths[-1] < max(WIDEST * width, A_NUMBER * fields) and 2 * widths[-1] <= 3 * len(texts) // 4:
@@ -244,7 +257,7 @@ def _features(
         for columns in widths:
             parts[columns].append(projected(states, width, fields, columns))
     for columns, rows in parts.items():
-        yield columns, np.concatenate(rows)
+        yield {"projection": columns}, np.concatenate(rows)
 
 
 def projected(features: np.ndarray, width: int, fields: int, columns: int) -> np.ndarray:

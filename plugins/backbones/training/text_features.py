@@ -22,6 +22,7 @@ class TextFeatures(nn.Module):
 
     projection: Tensor | None
     sketch: Tensor | None
+    directions: Tensor | None
 
     def __init__(self, model: LanguageModel, decoder: Decoder):
         super().__init__()
@@ -31,6 +32,8 @@ class TextFeatures(nn.Module):
         self.register_buffer("projection", projection, persistent=False)
         sketch = None if model.sketch is None else torch.from_numpy(model.sketch).long()
         self.register_buffer("sketch", sketch, persistent=False)
+        directions = None if model.directions is None else torch.from_numpy(model.directions).double()
+        self.register_buffer("directions", directions, persistent=False)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """n texts → float32 [n, d]; the empty text is zeros. Raises as the backbone's `encode`."""
@@ -49,6 +52,9 @@ class TextFeatures(nn.Module):
             pooled.append(pooled[0].new_zeros(len(empty), pooled[0].shape[1]))
         order = torch.tensor([text for group in [*groups, empty] for text in group], device=device)
         features = torch.cat(pooled)[order.argsort()]
+        if self.directions is not None:
+            of_numbers = features.unflatten(1, (-1, self.directions.shape[1]))
+            features = (of_numbers @ self.directions.T).flatten(1)
         if self.projection is not None:
             features = features @ self.projection
         if self.sketch is not None:

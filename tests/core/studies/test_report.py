@@ -80,6 +80,15 @@ def test_runs_are_told_apart_by_as_few_settings_as_needed() -> None:
     assert [row.arm for row in found.rows] == ["backbone=x algo.a=1", "backbone=x algo.a=2", "backbone=y algo.a=1"]
 
 
+def test_long_settings_do_not_make_long_names() -> None:
+    runs = [Result(Path(str(n)), "E", {"algo.a": "x" * 500 + str(n)}, n, None, ()) for n in range(2)]
+    found = compare(runs)
+    arms = [row.arm for row in found.rows]
+    assert len(set(arms)) == 2
+    assert max(map(len, arms)) < 60
+    assert max(len(cell) for table in tables(found) for row in table.rows for cell in row) < 60
+
+
 def test_a_task_without_a_ratio_is_not_left_out_of_the_mean_over_tasks() -> None:
     """The baseline has nothing in one task of five. No ratio there is no reason for a number over the other four."""
     runs = [

@@ -15,6 +15,7 @@ from bitrl.core.environments.evidence import choose as choose_all
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.runs import display
 from bitrl.core.runs.parts import build
+from bitrl.plugins.backbones.directions import read
 from bitrl.plugins.backbones.language_model import count_sketch
 from bitrl.plugins.backbones.tools import readout
 from bitrl.plugins.backbones.tools.probe import draw
@@ -38,11 +39,12 @@ def test_the_readout_that_is_chosen_keeps_every_number_of_other_states(chosen):
     config, (units, line) = chosen
     assert units == f"units of {ENV} by 500 states of random play: x2 e1"
     assert line.startswith(
-        f"readout of {ENV} by 4,000 states of random play: 1 block, pooling field, projection 256: R²"
+        f"readout of {ENV} by 4,000 states of random play: 1 block, pooling field, 12 features in directions: R²"
     )
     options = config.backbone_options
-    assert (options.layers, options.pooling, options.projection) == (1, "field", 256)
+    assert (options.layers, options.pooling, options.projection) == (1, "field", None)
     parts = build(config)
+    assert parts.reader.backbone.width == 12
     fields = parts.environment.observation_spec().fields
     states = draw(parts.environment, fields, "random", 1200, seed=5)
     features = parts.reader(states).features.astype(np.float64)
@@ -72,8 +74,9 @@ def test_what_is_set_or_tuned_stands(config):
 def test_candidates_come_cheapest_first_until_more_blocks_keep_less(monkeypatch):
     monkeypatch.setattr(readout, "STATES", 800)
     tried = list(readouts(configured("MountainCar-v0", readout="auto")))
-    costs = [(each.layers, each.projection) for each in tried]
+    costs = [(each.layers, each.features) for each in tried]
     assert costs == sorted(costs)
+    assert [(each.features, each.directions is not None) for each in tried][:2] == [(8, True), (256, False)]
     assert {each.pooling for each in tried} == {"field"}
     least = {layers: max(each.least for each in tried if each.layers == layers) for layers, _ in costs}
     rising = list(least.values())[:-1]
@@ -82,11 +85,11 @@ def test_candidates_come_cheapest_first_until_more_blocks_keep_less(monkeypatch)
 
 
 def test_the_cheapest_of_those_that_are_good_enough_is_taken_else_the_best():
-    good, better, poor = (MeasuredReadout(1, "field", None, 0.99, "x", least, 4000) for least in (0.981, 0.999, 0.5))
+    good, better, poor = (MeasuredReadout(1, "field", None, 8, 0.99, "x", least, 4000) for least in (0.981, 0.999, 0.5))
     assert best_of([poor, good, better]) is good
-    fair = MeasuredReadout(1, "field", None, 0.991, "x", 0.951, 4000)
+    fair = MeasuredReadout(1, "field", None, 8, 0.991, "x", 0.951, 4000)
     assert best_of([poor, fair, good]) is fair
-    assert best_of([MeasuredReadout(1, "mean", None, 0.9, "x", 0.2, 4000), poor]) is poor
+    assert best_of([MeasuredReadout(1, "mean", None, 256, 0.9, "x", 0.2, 4000), poor]) is poor
 
 
 class Wide(gymnasium.Env):
@@ -116,12 +119,12 @@ def test_wide_observations_are_read_in_chunks_and_rare_numbers_are_not_judged(mo
         monkeypatch.setattr(readout, "STATES", 500)
         tried = list(readouts(configured("Wide-v0", readout="auto")))
         assert {(each.layers, each.pooling, each.chunk) for each in tried} == {(1, "field", readout.CHUNK)}
-        assert [each.projection for each in tried] == [256]  # more would be as many as states to fit to
+        assert [each.projection for each in tried] == [None, 256]  # more would be as many as states to fit to
         assert tried[-1].mean > 0.5
         assert "x38" not in {each.worst for each in tried}
         options, line = choose(configured("Wide-v0", readout="auto"), "backbone")
         assert (options.chunk, options.pooling) == (readout.CHUNK, "field")
-        assert "pooling field in chunks of 8, projection" in line
+        assert "pooling field in chunks of 8, 160 features in directions" in line
     finally:
         del gymnasium.registry["Wide-v0"]
 
@@ -139,7 +142,8 @@ def test_a_run_says_and_keeps_its_choice_and_resumes_with_it(tmp_path, capfd, mo
     bitrl.run(ENV, steps=64, out=tmp_path / "run", options=options, progress=True)
     assert "readout of Pendulum-v1 by" in capfd.readouterr().err
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["backbone"]
-    assert (kept["layers"], kept["pooling"], kept["projection"]) == (1, "field", 256)
+    assert (kept["layers"], kept["pooling"], kept["projection"]) == (1, "field", "none")
+    assert read(kept["directions"], 256).shape == (4, 256)
     monkeypatch.setattr(readout, "readouts", None)  # nothing is measured again
     assert bitrl.resume(tmp_path / "run", steps=128)["steps"] == 128
     again = tmp_path / "again"
