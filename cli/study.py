@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 )
 @click.option("--seeds", metavar="SEEDS", help="Seeds, as 0-4 or 0,1,2.  [default: the file's, or 0-4]")
 @click.option("--steps", type=click.IntRange(min=0), metavar="N", help="Without GRID: environment steps of each cell.")
+@click.option("--backbone", metavar="NAME", help="Without GRID: the backbone of every cell.")
+@click.option("--serializer", metavar="NAME", help="Without GRID: the serializer of every cell.")
+@click.option("--algo", metavar="NAME", help="Without GRID: the algorithm of every cell.")
 @click.option(
     "-o",
     "--option",
@@ -68,6 +71,9 @@ def study(
     varied: tuple[str, ...],
     seeds: str | None,
     steps: int | None,
+    backbone: str | None,
+    serializer: str | None,
+    algo: str | None,
     assignments: tuple[str, ...],
     out: Path | None,
     jobs: int | None,
@@ -98,7 +104,8 @@ def study(
     if is_paper(grid) and grid == Path(NAME):
         show_claims(out or Path("studies"), as_json, stdout)
         return
-    data, directory = _wanted(grid, envs, varied, seeds, steps, assignments, out)
+    chosen = {"steps": steps, "backbone": backbone, "serializer": serializer, "algo": algo}
+    data, directory = _wanted(grid, envs, varied, seeds, chosen, assignments, out)
     opened, changes = (Study.plan if dry_run else Study.create)(directory, data)
     try:
         workers: Executor = Processes(jobs, len(opened.design.cells))
@@ -130,7 +137,7 @@ def _wanted(
     envs: tuple[str, ...],
     varied: tuple[str, ...],
     seeds: str | None,
-    steps: int | None,
+    chosen: dict[str, Any],
     assignments: tuple[str, ...],
     out: Path | None,
 ) -> tuple[dict[str, Any], Path]:
@@ -139,7 +146,8 @@ def _wanted(
     from bitrl.core.studies.study import FILE, is_study
 
     if grid is not None:
-        for flag, given in (("--env", envs), ("--vary", varied), ("--steps", steps is not None), ("-o", assignments)):
+        flags = {f"--{part}": value is not None for part, value in chosen.items()}
+        for flag, given in {"--env": envs, "--vary": varied, **flags, "-o": assignments}.items():
             if given:
                 raise UsageError(f"{flag}: the study is in {grid}: change it there, or leave out GRID")
         if is_paper(grid):
@@ -159,13 +167,16 @@ def _wanted(
             )
         if out is None:
             raise UsageError("--out: name a directory for the study, for example --out studies/backbones")
-        base: dict[str, dict[str, Any]] = {"run": {} if steps is None else {"steps": steps}}
+        base: dict[str, dict[str, Any]] = {"run": {part: value for part, value in chosen.items() if value is not None}}
         for part, section in parse_assignments(assignments).items():
             base.setdefault(part, {}).update(section)
         axes: dict[str, list[str]] = {"env": [*envs]} if envs else {}
         for name, values in map(parse_variation, varied):
             if name in axes:
                 raise UsageError(f"{name} is varied twice: give all its values at once, as in --vary {name}=A,B")
+            part, _, option = name.rpartition(".")
+            if option in base.get(part or "run", {}):
+                raise UsageError(f"{name} is varied, and given to every cell, too: leave one out")
             axes[name] = values
         data = {"study": {"seeds": "0-4"}, "base": base, "grid": axes}
         directory = out

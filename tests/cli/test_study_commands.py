@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,11 @@ def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
         (("--vary", "backbone=mlp", "--vary", "backbone=bitnet", "--out", "x"), "backbone is varied twice"),
         (("--env", "CartPole-v1", "--vary", "env=Acrobot-v1", "--out", "x"), "env is varied twice"),
         (("--vary", "backbone=mlp", "--seeds", "x", "--out", "y"), "seeds"),
+        (("--backbone", "mlq", "--vary", "algo.gamma=0.9", "--out", "x"), 'did you mean "mlp"'),
+        (("--backbone", "mlp", "--vary", "backbone=bitnet", "--out", "x"), "backbone is varied, and given to every"),
+        (("--steps", "8", "--vary", "run.steps=9", "--out", "x"), "run.steps is varied, and given to every cell"),
+        (("-o", "algo.gamma=1", "--vary", "algo.gamma=0.9", "--out", "x"), "algo.gamma is varied, and given"),
+        (("missing.toml", "--backbone", "mlp"), "--backbone: the study is in missing.toml"),
         (("missing.toml",), "missing.toml: cannot be read"),
         (("missing.toml", "--env", "CartPole-v1"), "--env: the study is in missing.toml"),
         ((".",), "holds no study"),
@@ -117,6 +123,15 @@ def test_a_study_that_cannot_be_is_refused_before_anything_is_written(
     assert refused.code == 2
     assert words in refused.err
     assert not [*tmp_path.iterdir()]
+
+
+def test_components_of_every_cell_are_named_as_a_run_names_them(bitrl: Call, tmp_path: Path) -> None:
+    chosen = ("--backbone", "mlp", "--serializer", "vector", "--algo", "ppo", "--steps", "64", "--seeds", "0")
+    arguments = ("--env", "CartPole-v1", "--vary", "algo.gamma=0.9,0.95", "-o", "run.num_envs=2", *chosen)
+    made = bitrl("study", *arguments, "--out", tmp_path / "study", "--quiet")
+    assert made.code == 0, made.err
+    runs = [tomllib.loads(path.read_text())["run"] for path in tmp_path.glob("study/runs/*/*/config.toml")]
+    assert [(each["backbone"], each["serializer"], each["steps"]) for each in runs] == 2 * [("mlp", "vector", 64)]
 
 
 def test_compare_says_what_differs_and_whether_it_matters(bitrl: Call, runs: Path) -> None:
