@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SECONDS = 1.0
+NARROW = 16
+"""Characters that a run's column has at least; where the terminal is too narrow for that, each run is a row."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 LOSSES = (
     "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance", "kl_behaviour", "ess",
@@ -36,41 +40,68 @@ LOSSES = (
     "directories",
     nargs=-1,
     required=True,
-    metavar="RUN…",
+    metavar="RUN|STUDY…",
     type=click.Path(path_type=Path),
     shell_complete=completion.runs,
 )
 @click.option("--once", is_flag=True, help="Print how they stand, and exit.")
 @json_option
 def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
-    """Watch training runs, side by side.
+    """Watch training runs, side by side; of a study those that have not finished.
 
     Return so far, speed, losses and time left (of training, without evaluations); evaluations while training
     (`run.eval_every`); of a language model its last sampled completion, too.
     Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished;
     Ctrl-C stops watching, not the runs.
     """
-    for directory in directories:
-        if not (directory / "config.toml").is_file():
-            raise UsageError(f"{directory}: not a run (no config.toml): give directories of runs")
-    same = len({each.name for each in directories}) < len(directories)
-    names = [printable(str(each) if same else each.resolve().name) for each in directories]
+    runs = _runs(directories)
     if as_json:
-        print_json({"runs": [{"run": str(each), **_facts(each)} for each in directories]}, claim_stdout())
+        print_json({"runs": [{"run": str(each), **_facts(each)} for each in runs]}, claim_stdout())
         return
     from rich.live import Live
 
     shown = console()
     if once or not shown.is_terminal:
-        shown.print(_drawn(names, [_facts(each) for each in directories], shown.width))
+        shown.print(_drawn(_names(runs), [_facts(each) for each in runs], shown.width))
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=shown, auto_refresh=False) as live:
         while True:
-            found = [_facts(each) for each in directories]
-            live.update(_drawn(names, found, shown.width), refresh=True)
+            runs = _runs(directories)
+            found = [_facts(each) for each in runs]
+            live.update(_drawn(_names(runs), found, shown.width), refresh=True)
             if all(each["finished"] for each in found):
                 return
             time.sleep(SECONDS)
+
+
+def _runs(directories: Sequence[Path]) -> list[Path]:
+    """The runs that are given; of a study those that have begun and not finished, or else all."""
+    from bitrl.core.studies.study import is_study
+
+    runs: list[Path] = []
+    for directory in directories:
+        if is_study(directory):
+            begun = sorted(path.parent for path in directory.glob("runs/*/*/config.toml"))
+            if not begun:
+                raise UsageError(f"{directory}: no run of this study has begun")
+            runs += [run for run in begun if not (run / "summary.json").is_file()] or begun
+        elif (directory / "config.toml").is_file():
+            runs.append(directory)
+        else:
+            raise UsageError(f"{directory}: not a run (no config.toml), nor a study: give directories of those")
+    return runs
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """What runs are called: by their directories' names, or where these are alike, as given, without what is common."""
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        given = [str(run) for run in runs]
+        with contextlib.suppress(ValueError):  # some are given from the root, some from here
+            common = os.path.commonpath(given)
+            given = [os.path.relpath(each, common or ".") for each in given]
+        names = given
+    return [printable(name) for name in names]
 
 
 def _facts(directory: Path) -> dict[str, Any]:
@@ -128,10 +159,12 @@ def _is_finite(value: Any) -> bool:
 
 
 def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
-    """The runs as a table: a column for each."""
+    """The runs as a table: a column for each, or where these would be narrow, a row."""
     from rich.table import Table
 
-    room = max((width - 24) // max(len(found), 1) - 3, 12)
+    room = (width - 24) // len(found) - 3
+    if room < NARROW:
+        return _listed(names, found)
     drawn = Table(box=None, pad_edge=False)
     drawn.add_column("run")
     for name in names:
@@ -154,6 +187,23 @@ def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
     drawn.add_row("evaluation", *(_evaluation(each["evaluation"]) for each in found))
     if any("sample" in each for each in found):
         drawn.add_row("last sample", *(_sample(each) for each in found))
+    return drawn
+
+
+def _listed(names: list[str], found: list[dict[str, Any]]) -> Table:
+    """The runs as a table: a row for each, with the last rollout's return and that of the last evaluation."""
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False)
+    drawn.add_column("run", overflow="fold")
+    for name in ("trained", "sampled", "greedy", "steps/s", "time left"):
+        drawn.add_column(name, no_wrap=True, justify="right")
+    for name, each in zip(names, found, strict=True):
+        trained = f"{min(each['step'] / each['steps'], 1):.0%}" if each["steps"] else "–"
+        sampled = score(each["returns"][-1]) if each["returns"] else "–"
+        greedy = _evaluation(each["evaluation"]).removesuffix(" (greedy)")
+        speed = "–" if each["speed"] is None else f"{each['speed']:,.0f}"
+        drawn.add_row(name, trained, sampled, greedy, speed, _left(each))
     return drawn
 
 

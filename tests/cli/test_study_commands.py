@@ -310,6 +310,28 @@ def test_watch_shows_runs_side_by_side(bitrl: Call, runs: Path, tmp_path: Path) 
     assert "config.toml: run.steps: expected an integer, got 'many'" in bitrl("watch", "--once", going).err
 
 
+def test_watch_shows_the_runs_of_a_study_that_have_not_finished(bitrl: Call, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    (study / "study.toml").write_text("")
+    assert "study: no run of this study has begun" in bitrl("watch", study).err
+    done, going = (write_run(study / "runs" / "arm" / f"seed{seed}", "mlp", seed, 480.0 + seed) for seed in range(2))
+    assert " ".join(bitrl("watch", study).out.split()).startswith("run seed0 seed1 progress 300 of 300")
+    (going / "summary.json").unlink()
+    shown = bitrl("watch", study).out
+    assert "seed1" in shown
+    assert "seed0" not in shown
+    assert done.exists()
+
+
+def test_watch_gives_each_of_many_runs_a_row(bitrl: Call, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / arm / f"seed{seed}", "mlp", seed, 480.0) for arm in ("a", "b") for seed in range(4)]
+    lines = bitrl("watch", "--once", *runs).out.splitlines()
+    assert lines[0].split() == ["run", "trained", "sampled", "greedy", "steps/s", "time", "left"]
+    assert [line.split()[0] for line in lines[1:]] == [f"{arm}/seed{seed}" for arm in "ab" for seed in range(4)]
+    assert lines[1].split()[1:] == ["100%", "480.0", "480.0", "50", "finished"]
+
+
 def test_ctrl_c_ends_watching_and_is_no_error(bitrl: Call, tmp_path: Path, monkeypatch) -> None:
     going = write_run(tmp_path / "going", "mlp", 0, None)
 
