@@ -25,10 +25,10 @@ from agent_figures import (
     versions_lines,
     whole_run_lines,
 )
-from stranger_figures import stranger_lines
+from stranger_figures import readout_lines, stranger_lines
 
 ROOT = Path(__file__).parent.parent
-STRANGERS = ROOT / "benchmarks/results/studies/strangers.json"
+STRANGERS, READOUTS = (ROOT / f"benchmarks/results/studies/{name}.json" for name in ("strangers", "readouts"))
 RIVALS = ("bitrl", "stable_baselines3")
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 
@@ -143,6 +143,8 @@ def figures() -> str:
             lines += ["", *lines_of(record)]
         if name == "bench-env-strangers" and STRANGERS.is_file():
             lines += ["", *stranger_lines(STRANGERS)]
+        if name == "texts-against-sb3" and READOUTS.is_file():
+            lines += ["", *readout_lines(READOUTS)]
     startup = result("startup").get("results")
     if startup:
         lines += [

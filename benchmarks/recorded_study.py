@@ -4,7 +4,7 @@
     python benchmarks/recorded_study.py DIR --study language            # records alone, also what another made
     python benchmarks/figures.py                                        # docs/paper.md, docs/results.md
 
-The paper's studies are recorded with the package, "strangers" (examples/studies/strangers.toml) in
+The paper's studies are recorded with the package, "strangers" and "readouts" (examples/studies) in
 benchmarks/results/studies. `bitrl study paper-language` trains all of a study. Only finished cells count; of the same
 arm, task and seed the one that was trained later.
 """
@@ -24,13 +24,13 @@ from bitrl.core.studies.running import CellState, run_study
 from bitrl.core.studies.study import Status, Study, read_study
 
 ROOT = Path(__file__).parents[1]
-STRANGERS = "strangers"
+EXAMPLES = ("strangers", "readouts")
 
 
 def places(study: str) -> tuple[Path, Path]:
     """A study's design, and where its results are recorded."""
-    if study == STRANGERS:
-        return ROOT / "examples/studies/strangers.toml", ROOT / "benchmarks/results/studies/strangers.json"
+    if study in EXAMPLES:
+        return ROOT / f"examples/studies/{study}.toml", ROOT / f"benchmarks/results/studies/{study}.json"
     return files()[study], HERE / "results" / f"{study}.json"
 
 
@@ -74,7 +74,7 @@ def told() -> Callable[[Sequence[CellState]], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="the study's directory")
-    parser.add_argument("--study", choices=[*files(), STRANGERS], required=True)
+    parser.add_argument("--study", choices=[*files(), *EXAMPLES], required=True)
     parser.add_argument("--jobs", type=int, default=0, help="cells trained at once; 0: none, what is there is recorded")
     given = parser.parse_args()
     study, file = places(given.study)

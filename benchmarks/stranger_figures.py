@@ -1,4 +1,6 @@
-"""The lines of docs/results.md about environments that nobody tuned. Written by figures.py."""
+"""The lines of docs/results.md about readouts that runs choose: in environments that nobody tuned, and in the classic
+ones. Written by figures.py.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,11 @@ from bitrl.core.studies.recorded import read_recorded
 from bitrl.core.studies.statistics import equivalence, ratio_of_means, t_interval
 
 MARGIN = 0.05
-OURS, NUMBERS = "bitnet", "mlp"
-"""The arms of examples/studies/strangers.toml."""
 
 
 def stranger_lines(path: Path) -> list[str]:
-    """The language model beside the numbers themselves in each environment, as a table."""
-    returns: dict[str, dict[str, list[float]]] = {}
-    for each in read_recorded(path)[0]:
-        if each.summary:
-            arms = returns.setdefault(each.task, {OURS: [], NUMBERS: []})
-            arms[str(each.label)].append(each.summary["eval"]["mean_return"])
-    lines = [
+    """The language model beside the numbers themselves in each environment of examples/studies/strangers.toml."""
+    return [
         "Environments that nobody tuned, 150,000 steps with MuJoCo's usual settings: the ternary starter with the "
         "readout that it chooses, beside an MLP on the numbers (`python benchmarks/recorded_study.py DIR --study "
         "strangers --jobs 2`). Return of 100 episodes, means over seeds with Student's 95 % intervals; the ratio is "
@@ -29,17 +24,39 @@ def stranger_lines(path: Path) -> list[str]:
         "one-sided tests:",
         "",
         "| environment | seeds | language model | numbers | ratio | equivalent |",
-        "|---|---|---|---|---|---|",
+        *_beside(path, "bitnet", "mlp"),
     ]
+
+
+def readout_lines(path: Path) -> list[str]:
+    """The readout that is measured beside the default in each environment of examples/studies/readouts.toml."""
+    return [
+        "The readout that `-o backbone.readout=auto` measures (four directions of each number after the first block), "
+        "beside the default of the classic tasks, the mean over tokens after four blocks (`python "
+        "benchmarks/recorded_study.py DIR --study readouts --jobs 2`), in the same way:",
+        "",
+        "| environment | seeds | measured | default | ratio | equivalent |",
+        *_beside(path, "auto", "bitnet"),
+    ]
+
+
+def _beside(path: Path, ours: str, others: str) -> list[str]:
+    """The rows of a table of two arms: both returns, their ratio, and whether they are equivalent."""
+    returns: dict[str, dict[str, list[float]]] = {}
+    for each in read_recorded(path)[0]:
+        if each.summary:
+            arms = returns.setdefault(each.task, {ours: [], others: []})
+            arms[str(each.label)].append(each.summary["eval"]["mean_return"])
+    lines = ["|---|---|---|---|---|---|"]
     for task, arms in sorted(returns.items()):
         if not all(arms.values()):
             continue
-        ours, numbers = (np.array(arms[arm]) for arm in (OURS, NUMBERS))
-        ratio = ratio_of_means(ours, numbers)
+        first, second = (np.array(arms[arm]) for arm in (ours, others))
+        ratio = ratio_of_means(first, second)
         lines.append(
-            f"| {task} | {len(ours)}{'' if len(ours) == len(numbers) else f' and {len(numbers)}'} | {_mean(ours)} "
-            f"| {_mean(numbers)} | {'none: the signs differ' if np.isnan(ratio) else f'{ratio:.2f}'} "
-            f"| {equivalence(ours, numbers, MARGIN).verdict} |"
+            f"| {task} | {len(first)}{'' if len(first) == len(second) else f' and {len(second)}'} | {_mean(first)} "
+            f"| {_mean(second)} | {'none: the signs differ' if np.isnan(ratio) else f'{ratio:.2f}'} "
+            f"| {equivalence(first, second, MARGIN).verdict} |"
         )
     return lines
 

@@ -3,9 +3,10 @@
     python benchmarks/texts_against_sb3.py [--rounds 3] [--steps 50000]
 
 Both train with 16 environments, rollouts of 2,048 steps and 4 epochs of minibatches of 64, each with one and with two
-threads, of which the quicker counts. The starter reads with its four blocks, and with the first alone, from which the
-numbers can be read off as well (`bitrl model probe`). Rounds are interleaved, every training in its own process; speeds
-are of training alone, without start-up and evaluation.
+threads, of which the quicker counts. The starter reads with its four blocks, as by default; with the first alone; and
+with the readout that `backbone.readout=auto` measures, four directions of each number after the first block. Rounds are
+interleaved, every training in its own process; speeds are of training alone, without start-up, the choice of the
+readout and evaluation.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from record import save
 
 OURS = """
 import json, os, sys
-steps, threads, out, layers = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], LAYERS
+steps, threads, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 os.environ["OMP_NUM_THREADS"] = str(threads)  # the learner's
 import bitrl
 options = {"run.num_envs": 16, "algo.rollout_steps": 2048, "algo.epochs": 4, "algo.minibatch_size": 64,
-           "backbone.threads": threads, "backbone.layers": layers, "run.eval_episodes": 1}
+           "backbone.threads": threads, "run.eval_episodes": 1, READOUT}
 summary = bitrl.run("CartPole-v1", backbone="bitnet", serializer="json", steps=steps, out=out, options=options)
 print(json.dumps({"steps_per_second": summary["steps_per_second"]}))
 """
@@ -42,8 +43,9 @@ model.learn(steps)
 print(json.dumps({"steps_per_second": model.num_timesteps / (time.perf_counter() - began)}))
 """
 RIVALS = {
-    "bitrl": OURS.replace("LAYERS", "4"),
-    "bitrl_first_block": OURS.replace("LAYERS", "1"),
+    "bitrl": OURS.replace("READOUT", '"backbone.layers": 4'),
+    "bitrl_first_block": OURS.replace("READOUT", '"backbone.layers": 1'),
+    "bitrl_auto": OURS.replace("READOUT", '"backbone.readout": "auto"'),
     "stable_baselines3": THEIRS,
 }
 THREADS = (1, 2)

@@ -40,3 +40,13 @@ def test_each_task_is_a_line_with_its_intervals_ratio_and_verdict(
         "| Rewards | 3 | 100.1 (99.9 to 100.3) | 100.1 (99.9 to 100.3) | 1.00 | yes |",
         "| Signs | 1 | -1.0 | 2.0 | none: the signs differ | undecided |",
     ]
+
+
+def test_the_measured_readout_is_a_line_beside_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    lines_of = importlib.import_module("stranger_figures").readout_lines
+    results = [run("Rewards", arm, seed, mean) for arm, mean in (("auto", 99.0), ("bitnet", 90.0)) for seed in range(2)]
+    write_recorded(results, tmp_path / "readouts.json", "bitnet")
+    assert lines_of(tmp_path / "readouts.json")[-1] == (
+        "| Rewards | 2 | 99.0 (99.0 to 99.0) | 90.0 (90.0 to 90.0) | 1.10 | no |"
+    )
