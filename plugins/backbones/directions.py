@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 
 import numpy as np
 
@@ -22,6 +23,11 @@ def written(directions: np.ndarray) -> str:
     largest = np.abs(directions).max(axis=1, keepdims=True)
     codes = np.round(directions / largest * LARGEST).astype(np.int8)
     return base64.b64encode(codes.tobytes()).decode()
+
+
+def digest(directions: np.ndarray) -> str:
+    """What tells these from others."""
+    return hashlib.sha256(directions.tobytes()).hexdigest()[:16]
 
 
 def read(text: str, width: int) -> np.ndarray:

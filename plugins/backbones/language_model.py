@@ -108,7 +108,7 @@ class LanguageModel:
             "pooling": self.pooling,
             "chunk": self.chunk,
             "projection": to if self.sketch is None else f"count sketch to {to}",
-            "directions": options.directions,
+            "directions": None if self.directions is None else directions.digest(self.directions),
             # Runs of such files from before version 0.2 read texts without them: they are told.
             "first_token": self._prefix[0] if begins_by_convention(metadata) else None,
             "last_token": self._suffix[0] if self._suffix else None,
