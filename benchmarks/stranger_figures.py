@@ -33,7 +33,8 @@ def readout_lines(path: Path) -> list[str]:
     return [
         "The readout that `-o backbone.readout=auto` measures (four directions of each number after the first block), "
         "beside the default of the classic tasks, the mean over tokens after four blocks (`python "
-        "benchmarks/recorded_study.py DIR --study readouts --jobs 2`), in the same way:",
+        "benchmarks/recorded_study.py DIR --study readouts --jobs 2`). Return of 100 episodes, means over seeds with "
+        "Student's 95 % intervals; equivalent within 5 % by two one-sided tests:",
         "",
         "| environment | seeds | measured | default | ratio | equivalent |",
         *_beside(path, "auto", "bitnet"),

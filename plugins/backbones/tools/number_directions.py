@@ -62,7 +62,8 @@ def number_directions(reader: LanguageModel, texts: Sequence[str]) -> np.ndarray
     _, vectors = np.linalg.eigh(fitted.T @ second @ fitted)  # of what is predicted, the most varying last
     found: np.ndarray = (fitted @ vectors[:, ::-1][:, :EACH]).T
     largest = np.take_along_axis(found, np.abs(found).argmax(axis=1)[:, None], axis=1)
-    return found * np.sign(largest)  # which way round they are found is a library's choice
+    turned: np.ndarray = found * np.sign(largest)  # which way round they are found is a library's choice
+    return turned
 
 
 def functions(values: np.ndarray) -> np.ndarray:
