@@ -21,7 +21,7 @@ NUMBERS, TEXTS = 12_000, 4_000
 """To fit to, at most."""
 RIDGE = 1e-3
 """Of the regression, as a share of the states' mean variance."""
-AT_ONCE = 256
+AT_ONCE = 64
 """Texts whose numbers' states are held together."""
 
 LARGEST = 2.0

@@ -30,7 +30,7 @@ from bitrl.core.runs.parts import build
 from bitrl.core.runs.state_recorder import numbers_of
 from bitrl.core.wording import setting
 from bitrl.plugins.backbones import LanguageModelOptions
-from bitrl.plugins.backbones.directions import written
+from bitrl.plugins.backbones.directions import read, written
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
 from bitrl.plugins.backbones.tools.number_directions import number_directions
@@ -243,8 +243,8 @@ def _features(
     if options.pooling == "field":
         directions = number_directions(reader, texts)
         if directions is not None:
-            chosen = {"directions": written(directions)}
-            yield chosen, LanguageModel(attrs.evolve(options, **chosen), fields, format).encode(texts)
+            text = written(directions)
+            yield {"directions": text}, _in_directions(reader, read(text, width), texts)
     if fields < 2:
         yield {}, reader.encode(texts)
         return
@@ -258,6 +258,18 @@ def _features(
             parts[columns].append(projected(states, width, fields, columns))
     for columns, rows in parts.items():
         yield {"projection": columns}, np.concatenate(rows)
+
+
+def _in_directions(reader: LanguageModel, directions: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Features of numbers' states in directions, float32 [n, fields * k], as another such model would read them: but
+    there is only room for one.
+    """
+    rows = []
+    for start in range(0, len(texts), AT_ONCE):
+        states = reader.encode(texts[start : start + AT_ONCE])
+        states = states.reshape(len(states), -1, directions.shape[1])
+        rows.append((states @ directions.T).reshape(len(states), -1))
+    return np.concatenate(rows)
 
 
 def projected(features: np.ndarray, width: int, fields: int, columns: int) -> np.ndarray:

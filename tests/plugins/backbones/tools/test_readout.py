@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import attrs
 import gymnasium
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from bitrl.core.environments.evidence import choose as choose_all
 from bitrl.core.errors import RunFailed, UsageError
 from bitrl.core.runs import display
 from bitrl.core.runs.parts import build
-from bitrl.plugins.backbones.directions import read
-from bitrl.plugins.backbones.language_model import count_sketch
+from bitrl.plugins.backbones import TernaryOptions
+from bitrl.plugins.backbones.directions import read, written
+from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.tools import readout
 from bitrl.plugins.backbones.tools.probe import draw
 from bitrl.plugins.backbones.tools.readout import MeasuredReadout, best_of, choose, readouts
@@ -165,6 +167,15 @@ def test_several_fields_are_projected_as_the_engine_does():
         for i, to in enumerate(count_sketch(3, 8, columns)):
             expected[:, max(to, -1 - to)] += features[:, i] if to >= 0 else -features[:, i]
         np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_are_read_in_directions_as_the_engine_does():
+    options = TernaryOptions(layers=1, pooling="field", cache_mb=0)
+    text = written(np.random.default_rng(0).normal(size=(2, 256)))
+    texts = [f"{x:.3f} {-x:.2f}" for x in np.linspace(-3, 3, 300)]
+    found = readout._in_directions(LanguageModel(options, 2), read(text, 256), texts)
+    engine = LanguageModel(attrs.evolve(options, directions=text), 2).encode(texts)
+    np.testing.assert_allclose(found, engine, rtol=1e-4, atol=1e-5)
 
 
 def odd(name):
