@@ -25,10 +25,12 @@ from agent_figures import (
     versions_lines,
     whole_run_lines,
 )
-from stranger_figures import readout_lines, stranger_lines
+from stranger_figures import mujoco_readout_lines, readout_lines, stranger_lines
 
 ROOT = Path(__file__).parent.parent
-STRANGERS, READOUTS = (ROOT / f"benchmarks/results/studies/{name}.json" for name in ("strangers", "readouts"))
+STRANGERS, READOUTS, MUJOCO_READOUTS = (
+    ROOT / f"benchmarks/results/studies/{name}.json" for name in ("strangers", "readouts", "readouts-mujoco")
+)
 RIVALS = ("bitrl", "stable_baselines3")
 START, END = "<!-- figures: written by benchmarks/figures.py -->\n", "<!-- end of figures -->\n"
 
@@ -145,6 +147,8 @@ def figures() -> str:
             lines += ["", *stranger_lines(STRANGERS)]
         if name == "texts-against-sb3" and READOUTS.is_file():
             lines += ["", *readout_lines(READOUTS)]
+        if name == "texts-against-sb3" and MUJOCO_READOUTS.is_file():
+            lines += ["", *mujoco_readout_lines(MUJOCO_READOUTS)]
     startup = result("startup").get("results")
     if startup:
         lines += [

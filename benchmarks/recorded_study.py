@@ -4,9 +4,9 @@
     python benchmarks/recorded_study.py DIR --study language            # records alone, also what another made
     python benchmarks/figures.py                                        # docs/paper.md, docs/results.md
 
-The paper's studies are recorded with the package, "strangers" and "readouts" (examples/studies) in
-benchmarks/results/studies. `bitrl study paper-language` trains all of a study. Only finished cells count; of the same
-arm, task and seed the one that was trained later.
+The paper's studies are recorded with the package, those of examples/studies in benchmarks/results/studies.
+`bitrl study paper-language` trains all of a study. Only finished cells count; of the same arm, task and seed the one
+that was trained later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bitrl.core.studies.running import CellState, run_study
 from bitrl.core.studies.study import Status, Study, read_study
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ("strangers", "readouts")
+EXAMPLES = ("strangers", "readouts", "readouts-mujoco")
 
 
 def places(study: str) -> tuple[Path, Path]:

@@ -41,6 +41,18 @@ def readout_lines(path: Path) -> list[str]:
     ]
 
 
+def mujoco_readout_lines(path: Path) -> list[str]:
+    """The measured readout of numbers in units beside the default in examples/studies/readouts-mujoco.toml."""
+    return [
+        "The measured readout of numbers in units (`--serializer values -o backbone.readout=auto`) beside the default "
+        "of MuJoCo's tasks, the mean over the tokens of JSON after two blocks, after a million steps (`python "
+        "benchmarks/recorded_study.py DIR --study readouts-mujoco --jobs 2`):",
+        "",
+        "| environment | seeds | measured | default | ratio | equivalent |",
+        *_beside(path, "values", "bitnet"),
+    ]
+
+
 def _beside(path: Path, ours: str, others: str) -> list[str]:
     """The rows of a table of two arms: both returns, their ratio, and whether they are equivalent."""
     returns: dict[str, dict[str, list[float]]] = {}

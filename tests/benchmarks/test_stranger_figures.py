@@ -44,9 +44,11 @@ def test_each_task_is_a_line_with_its_intervals_ratio_and_verdict(
 
 def test_the_measured_readout_is_a_line_beside_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    lines_of = importlib.import_module("stranger_figures").readout_lines
-    results = [run("Rewards", arm, seed, mean) for arm, mean in (("auto", 99.0), ("bitnet", 90.0)) for seed in range(2)]
-    write_recorded(results, tmp_path / "readouts.json", "bitnet")
-    assert lines_of(tmp_path / "readouts.json")[-1] == (
-        "| Rewards | 2 | 99.0 (99.0 to 99.0) | 90.0 (90.0 to 90.0) | 1.10 | no |"
-    )
+    lines = importlib.import_module("stranger_figures")
+    for arm, lines_of in (("auto", lines.readout_lines), ("values", lines.mujoco_readout_lines)):
+        returns = ((arm, 99.0), ("bitnet", 90.0))
+        results = [run("Rewards", name, seed, mean) for name, mean in returns for seed in range(2)]
+        write_recorded(results, tmp_path / "readouts.json", "bitnet")
+        assert lines_of(tmp_path / "readouts.json")[-1] == (
+            "| Rewards | 2 | 99.0 (99.0 to 99.0) | 90.0 (90.0 to 90.0) | 1.10 | no |"
+        )
