@@ -608,7 +608,8 @@ int bitrl_encode_fields(bitrl_session *session, const int32_t *tokens, const uin
                         const uint64_t *places, uint64_t fields, const bitrl_readout *readout, float *out, char *error)
 {
     size_t width = session->model->shape.width, total, longest;
-    bitrl_readout how = readout ? *readout : (bitrl_readout){.columns = width};
+    bitrl_readout how = readout ? *readout : (bitrl_readout){0};
+    if (!how.sketch && !how.directions) how.columns = width;
     if (fields < 1 || fields > session->model->shape.context)
         return bitrl_fail(error, BITRL_BAD_ARGUMENT, "there cannot be %llu fields", (unsigned long long)fields);
     for (size_t i = 0; how.sketch && i < fields * width; i++) {

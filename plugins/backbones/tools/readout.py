@@ -179,14 +179,14 @@ def readouts(config: Config, part: str = "backbone") -> Iterator[MeasuredReadout
     texts = list(serializer.batch(states))
     located = located and all(len(number_ends(text)) == len(fields) for text in texts)
     pooling, cut = ("field", chunk) if located else ("mean", None)
-    read, blocks, before = len(fields) if located else 1, own.engine.blocks, -math.inf
+    numbers, blocks, before = len(fields) if located else 1, own.engine.blocks, -math.inf
     width, format, options = own.engine.width, own.engine.format, own.options
     del parts, own  # one model in memory at a time
     for layers in [1] if chunk else sorted({*(2**i for i in range(blocks.bit_length())), blocks}):
         measured = []
         # `options` are LanguageModelOptions: type checkers do not see that it is an attrs class
         layered = attrs.evolve(options, layers=layers, pooling=pooling, chunk=cut, lora_rank=None, cache_mb=0)
-        for chosen, features in _features(layered, width, format, texts, read):
+        for chosen, features in _features(layered, width, format, texts, numbers):
             found, _ = scores({pooling: features[:, None]}, states[:, judged], [fields[index].name for index in judged])
             for score in found:
                 figures = features.shape[1], score.mean, score.worst, score.fields[score.worst], len(states)
