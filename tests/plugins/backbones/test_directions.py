@@ -2,6 +2,7 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ def text() -> str:
     return written(np.random.default_rng(3).normal(size=(2, WIDTH)))
 
 
-def model(path: Path, **options: object) -> LanguageModel:
-    return LanguageModel(LanguageModelOptions(model=str(path), pooling="field", **options), FIELDS)  # type: ignore[arg-type]
+def model(path: Path, **options: Any) -> LanguageModel:
+    return LanguageModel(LanguageModelOptions(model=str(path), pooling="field", **options), FIELDS)
 
 
 def expected(whole: LanguageModel, text: str) -> np.ndarray:
@@ -57,9 +58,9 @@ def test_what_are_no_directions_of_this_model_is_refused(path: Path, wrong: str)
 
 @pytest.mark.parametrize("beside", [{"pooling": "mean"}, {"pooling": None}, {"projection": 8}])
 def test_directions_are_refused_where_nothing_is_read_in_them(path: Path, text: str, beside: dict[str, object]) -> None:
-    options = {"model": str(path), "pooling": "field", "directions": text, **beside}
+    options: dict[str, Any] = {"model": str(path), "pooling": "field", "directions": text, **beside}
     with pytest.raises(UsageError, match=r"backbone\.directions: each number's state is read in them"):
-        LanguageModel(LanguageModelOptions(**options), FIELDS)  # type: ignore[arg-type]
+        LanguageModel(LanguageModelOptions(**options), FIELDS)
 
 
 def test_features_are_each_numbers_state_in_each_direction(path: Path, text: str) -> None:
@@ -94,9 +95,9 @@ def test_adapters_learn_through_directions(path: Path, text: str) -> None:
     import torch
 
     options = LanguageModelOptions(model=str(path), pooling="field", directions=text, lora_rank=2)
-    learning = language_model(options, FIELDS, "ternary")
-    features = learning.module()(TEXTS)  # type: ignore[attr-defined]
+    learning: Any = language_model(options, FIELDS, "ternary")
+    features = learning.module()(TEXTS)
     np.testing.assert_allclose(features.detach().numpy(), learning.encode(TEXTS), rtol=1e-4, atol=1e-5)
     features.square().sum().backward()
-    gradients = [each.grad for each in learning.module().parameters() if each.grad is not None]  # type: ignore[attr-defined]
+    gradients = [each.grad for each in learning.module().parameters() if each.grad is not None]
     assert any(bool(torch.any(each != 0)) for each in gradients)
