@@ -47,8 +47,9 @@ LOSSES = (
 @click.option("--once", is_flag=True, help="Print how they stand, and exit.")
 @json_option
 def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
-    """Watch training runs, side by side; of a study those that have not finished.
+    """Watch training runs, side by side.
 
+    Of a study, its runs that have not finished.
     Return so far, speed, losses and time left (of training, without evaluations); evaluations while training
     (`run.eval_every`); of a language model its last sampled completion, too.
     Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished;
