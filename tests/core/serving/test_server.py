@@ -370,6 +370,7 @@ def test_a_reload_that_comes_while_it_starts_is_done_once_it_serves(agent: Path,
             while "reloaded" not in (tmp_path / "log").read_text():
                 assert process.poll() is None
                 time.sleep(0.01)
+            manager.settimeout(60)  # the two are told one after the other
             assert manager.recv(100) == b"READY=1"
             process.terminate()
             assert process.wait(60) == 0

@@ -63,8 +63,8 @@ def test_a_client_that_does_not_read_is_left(impatient: Served) -> None:
         try:
             for _ in range(100):
                 connection.send(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)
-        except BlockingIOError:
-            pass
+        except (BlockingIOError, ConnectionResetError, BrokenPipeError):
+            pass  # nothing more is taken, or a slow machine was left before that
     while open_connections(impatient) > 1:
         time.sleep(0.02)
     for connection in connections:
