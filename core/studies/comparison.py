@@ -238,13 +238,20 @@ def _varied(results: Sequence[Result]) -> list[str]:
 
 
 def _differences(results: Sequence[Result], labels: Mapping[Path, str]) -> dict[str, dict[str, Any]]:
-    """The settings of each arm that differ between the arms of one task."""
+    """The settings of each arm that differ between the arms of one task. One that is another in another task, as tuned
+    for its environment, is said with all its values: "0.05 or 0.01".
+    """
     varied = _varied(results)
-    differences: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, list[Any]]] = {}
     for result in results:
-        own = {path: result.settings[path] for path in varied if path in result.settings}
-        differences.setdefault(labels[result.directory], own)
-    return differences
+        own = found.setdefault(labels[result.directory], {})
+        for path in varied:
+            if path in result.settings and result.settings[path] not in own.setdefault(path, []):
+                own[path].append(result.settings[path])
+    return {
+        arm: {path: values[0] if len(values) == 1 else " or ".join(map(elided, values)) for path, values in own.items()}
+        for arm, own in found.items()
+    }
 
 
 def _row(task: str, arm: str, group: Sequence[Result], metric: str, greedy: bool) -> Row:

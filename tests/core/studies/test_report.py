@@ -80,6 +80,20 @@ def test_runs_are_told_apart_by_as_few_settings_as_needed() -> None:
     assert [row.arm for row in found.rows] == ["backbone=x algo.a=1", "backbone=x algo.a=2", "backbone=y algo.a=1"]
 
 
+def test_a_setting_that_is_tuned_for_each_environment_is_shown_with_all_its_values() -> None:
+    """An arm is one row over all tasks; the value of its first task alone would be wrong in the others."""
+    values = {("CartPole-v1", "base"): 0.05, ("Acrobot-v1", "base"): 0.01}
+    runs = []
+    for task in ("CartPole-v1", "Acrobot-v1"):
+        for arm in ("base", "standard"):
+            each = attrs.evolve(result("bf16", 0, 1.0, task), label=arm, directory=Path(f"{task}-{arm}"))
+            runs.append(attrs.evolve(each, settings={**each.settings, "algo.ent_coef": values.get((task, arm), 0.02)}))
+    assert compare(runs).differences == {
+        "base": {"algo.ent_coef": "0.05 or 0.01"},
+        "standard": {"algo.ent_coef": 0.02},
+    }
+
+
 def test_long_settings_do_not_make_long_names() -> None:
     runs = [Result(Path(str(n)), "E", {"algo.a": "x" * 500 + str(n)}, n, None, ()) for n in range(2)]
     found = compare(runs)
