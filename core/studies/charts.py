@@ -102,7 +102,7 @@ def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) 
 def point_chart(title: str, x_label: str, y_label: str, points: Sequence[Point]) -> str:
     """Points with error bars."""
     if not points:
-        return _empty(title)
+        return _empty(title, "No run that has finished has both numbers.")
     ys = [value for point in points for value in (point.y, *(point.interval or ()))]
     x, y = _scales(min(0.0, *(point.x for point in points)), max(point.x for point in points), min(ys), max(ys))
     parts = []

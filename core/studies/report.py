@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -82,11 +82,11 @@ def html(title: str, found: Comparison, results: Sequence[Result], command: str)
     for each in shown:
         if each.title.startswith("All tasks"):
             body += [f"<h2>{escape(each.title)}</h2>", _table(each)]
-    body += [*_made_by(results, labels, command), _words()]
-    text = _page(title, body)
-    if len(text.encode()) > MOST:
-        body.append(f"<p>{TOO_LARGE}</p>")
-        text = re.sub(r'<(span|p) class="(soft )?downloads">.*?</\1>', "", _page(title, body))
+    text = _page(title, [*body, *_made_by(results, labels, command), _words()])
+    for each_run in (True, False):
+        if len(text.encode()) > MOST:
+            end = [*_made_by(results, labels, command, each_run), _words(), f"<p>{TOO_LARGE}</p>"]
+            text = re.sub(r'<(span|p) class="(soft )?downloads">.*?</\1>', "", _page(title, [*body, *end]))
     return text
 
 
@@ -135,24 +135,24 @@ def _curves_csv(curves: Sequence[Curve]) -> str:
 def _costs(task: str, found: Comparison, results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
     """Return against memory, and against the time of a training step."""
     rows = {row.arm: row for row in found.rows if row.task == task and row.mean is not None}
-    reads: dict[str, tuple[str, Callable[[Mapping[str, Any]], float]]] = {
-        "memory": ("peak memory of the process, MB", lambda summary: float(summary["peak_rss_mb"])),
-        "latency": (
-            "milliseconds of training per environment step",
-            lambda summary: 1e3 / max(float(summary["steps_per_second"]), 1e-9),
-        ),
+    reads: dict[str, tuple[str, str, Callable[[float], float]]] = {
+        "memory": ("peak memory of the process, MB", "peak_rss_mb", lambda found: found),
+        "latency": ("milliseconds of training per environment step", "steps_per_second", lambda found: 1e3 / found),
     }
-    for name, (unit, read) in reads.items():
+    metric = found.metric.replace("_", " ")
+    for name, (unit, number, cost) in reads.items():
         points: list[Point] = []
         lines: list[Sequence[object]] = [("arm", "x", "mean", "low", "high")]
         for arm, row in rows.items():
-            values = [read(each.summary) for each in results if labels[each.directory] == arm and each.summary]
+            measured = [each.summary.get(number) for each in results if labels[each.directory] == arm and each.summary]
+            # A run of no steps has no speed, one whose file was edited perhaps no number.
+            values = [cost(each) for each in measured if isinstance(each, (int, float)) and 0 < each < math.inf]
             if not values or row.mean is None:
                 continue
             points.append(Point(arm, float(np.median(values)), row.mean, row.t_interval))
             lines.append((arm, points[-1].x, row.mean, *(row.t_interval or ("", ""))))
-        chart = point_chart(f"Return against {name} in {task}", unit, found.metric.replace("_", " "), points)
-        caption = f"The {found.metric.replace('_', ' ')} with its 95 % interval, against {name} (median over seeds)."
+        chart = point_chart(f"{metric.capitalize()} against {name} in {task}", unit, metric, points)
+        caption = f"The {metric} with its 95 % interval, against {name} (median over seeds)."
         yield _figure(chart, caption, f"{name}-{task}", csv_lines(lines))
 
 
@@ -183,18 +183,32 @@ def _table(table: Table) -> str:
     )
 
 
-def _made_by(results: Sequence[Result], labels: Mapping[Path, str], command: str) -> Iterator[str]:
-    """The command and commit behind every number."""
+def _made_by(
+    results: Sequence[Result], labels: Mapping[Path, str], command: str, each_run: bool = True
+) -> Iterator[str]:
+    """The command and commit behind every number; unless of `each_run`, a row for the seeds of an arm."""
     yield f"<h2>What made these numbers</h2><p>This page:</p><pre>{escape(command)}</pre>"
     yield "<p>Its runs, each repeated from its own config.toml:</p>"
-    rows = []
+    rows: dict[tuple[str, str, str, str, Path | None], list[Result]] = {}
     for result in results:
         commit = str(result.provenance.get("git_commit", "–"))[:12]
-        version = str(result.provenance.get("versions", {}).get("bitrl", "–"))
-        again = shlex.join(["bitrl", "run", "--config", f"{result.directory.as_posix()}/config.toml"])
-        rows.append((labels[result.directory], result.task, str(result.seed), commit, version, again))
-    headings = ("arm", "task", "seed", "commit", "bitrl", "command")
-    yield _table(Table("Runs", headings, tuple(rows)))
+        versions = result.provenance.get("versions")
+        version = str(versions.get("bitrl", "–")) if isinstance(versions, Mapping) else "–"
+        row = (labels[result.directory], result.task, commit, version, result.directory if each_run else None)
+        rows.setdefault(row, []).append(result)
+    shown = [
+        (arm, task, ", ".join(str(each.seed) for each in group), commit, version, _again(group[0]))
+        for (arm, task, commit, version, _), group in rows.items()
+    ]
+    headings = ("arm", "task", "seed", "commit", "bitrl", "command" if each_run else "command of the first seed")
+    yield _table(Table("Runs", headings, tuple(shown)))
+
+
+def _again(result: Result) -> str:
+    """The command that repeats a run; of one in a file of results, which has its settings, where these are."""
+    if file := next((each for each in result.directory.parents if each.is_file()), None):
+        return f"its settings are in {file.name}"
+    return shlex.join(["bitrl", "run", "--config", f"{result.directory.as_posix()}/config.toml"])
 
 
 def _words() -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from small_studies import DATA, go
 
 from bitrl.cli.plot import draw
 from bitrl.cli.study import _shown
@@ -207,6 +208,23 @@ def test_a_report_is_written_once_and_names_its_command_and_commit(
     for form, word in (("--md", "| arm |"), ("--latex", r"\toprule"), ("--csv", "table,arm")):
         assert bitrl("report", runs, "--out", page, form, "--force").code == 0
         assert word in page.read_text(encoding="utf-8")
+
+
+def test_tables_for_a_paper_come_with_the_warnings_of_a_comparison(bitrl: Call, tmp_path: Path) -> None:
+    """A page has a place for them, a table has none."""
+    for seed in range(2):
+        write_run(tmp_path / "runs" / str(seed), "mlp", seed, 480.0 + seed)
+    for name, words in (("t.tex", True), ("t.md", True), ("t.csv", True), ("t.html", False)):
+        done = bitrl("report", tmp_path / "runs", "--out", tmp_path / name)
+        assert ("warning: CartPole-v1, base: 2 seeds are too few to compare" in done.err) == words
+
+
+def test_cells_of_a_study_that_have_not_begun_are_said(bitrl: Call, tmp_path: Path) -> None:
+    study = go(tmp_path / "study", {**DATA, "study": {"seeds": "0"}}).directory
+    assert "begun" not in bitrl("compare", study).err
+    text = (study / "study.toml").read_text()
+    (study / "study.toml").write_text(text.replace('seeds = "0"', 'seeds = "0-4"'))
+    assert f"warning: {study}: 8 of the study's 10 cells have not begun" in bitrl("compare", study).err
 
 
 def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> None:

@@ -192,6 +192,50 @@ def test_a_page_of_two_hundred_arms_is_no_larger_than_others() -> None:
     assert "base64" not in text
 
 
+def test_a_page_of_thousands_of_runs_names_the_seeds_of_an_arm_together() -> None:
+    runs = [
+        attrs.evolve(each, directory=Path("studies/many/runs", f"{each.directory}-0123abcd", f"seed{seed}"))
+        for task in range(5)
+        for arm in range(8)
+        for seed in range(80)
+        for each in [result(f"bitnet-{arm}", seed, 300.0 + arm + seed, f"{'A' * 80}Task{task}-v5")]
+    ]
+    rows = compare_rows(runs, "mean_return", "backbone=bitnet-0")
+    text = html("t", Comparison("mean_return", rows[0].arm, rows, (), {}, ()), runs, "command")
+    assert len(text.encode()) <= 1_000_000
+    assert "<td>0, 1, 2, 3," in text
+    assert text.count("bitrl run --config") == 5 * 8
+
+
+def test_costs_are_of_the_runs_that_have_them() -> None:
+    """A run of no steps has no speed; an edited summary.json has perhaps no memory."""
+    runs = [result("bf16", seed, 100.0 + seed) for seed in range(3)]
+    without = {"eval": {"mean_return": 100.0}, "steps": 0, "steps_per_second": 0.0, "peak_rss_mb": None}
+    runs[0] = attrs.evolve(runs[0], summary=without, provenance={"versions": "?"})
+    text = html("t", compare(runs), runs, "command")
+    page = _Page()
+    page.feed(text)
+    files = {link["download"]: base64.b64decode(link["href"].partition("base64,")[2]).decode() for link in page.links}
+    [latency] = csv.DictReader(io.StringIO(files["latency-CartPole-v1.csv"]))
+    [memory] = csv.DictReader(io.StringIO(files["memory-CartPole-v1.csv"]))
+    assert (float(latency["x"]), float(memory["x"])) == (1.0, 101.5)
+    alone = [attrs.evolve(runs[0], curve=())]
+    assert "No run that has finished has both numbers." in html("t", compare(alone), alone, "command")
+
+
+def test_costs_are_called_by_the_metric_they_are_drawn_against() -> None:
+    text = html("t", compare(RESULTS, metric="success_rate", baseline="backbone=bf16"), RESULTS, "command")
+    assert 'aria-label="Success rate against memory in CartPole-v1"' in text
+
+
+def test_runs_in_a_file_of_results_have_no_config_to_repeat(tmp_path: Path) -> None:
+    (tmp_path / "kept.json").write_text("")
+    runs = [attrs.evolve(result("bf16", 0, 1.0), directory=tmp_path / "kept.json" / "arm" / "seed0")]
+    text = html("t", compare(runs), runs, "command")
+    assert "its settings are in kept.json" in text
+    assert "config.toml<" not in text
+
+
 def test_a_chart_is_well_formed_and_its_points_are_where_the_numbers_say() -> None:
     curve = mean_curve("an <arm>", RESULTS[:3])
     assert curve is not None
