@@ -70,13 +70,9 @@ class _Scale:
 def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> str:
     """Curves with their bands."""
     xs = [float(step) for curve in curves for step in curve.steps]
-    ys = [value for curve in curves for value in (*curve.mean, *(curve.low or ()), *(curve.high or ()))]
     if not xs:
         return _empty(title)
-    # A band of few seeds may be far wider than the curves: what matters is where the curves are.
-    means = [value for curve in curves for value in curve.mean]
-    spread = max(means) - min(means) or abs(max(means)) or 1.0
-    low, high = max(min(ys), min(means) - spread / 2), min(max(ys), max(means) + spread / 2)
+    low, high = visible(curves)
     x, y = _scales(min(xs), max(xs), low, high)
     parts = []
     for number, curve in enumerate(curves):
@@ -91,12 +87,27 @@ def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) 
             left, top = x(curve.steps[0]), y(curve.mean[0])
             parts.append(f'<circle class="c{number % len(COLOURS)}" cx="{left:.1f}" cy="{top:.1f}" r="4"/>')
             continue
-        dash = DASHES[number // len(COLOURS) % len(DASHES)]
+        dash = dash_of(number)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         line = _path(list(zip(curve.steps, curve.mean, strict=True)), x, y)
         parts.append(f'<path class="line c{number % len(COLOURS)}"{dashed} d="{line}" style="fill:none"/>')
     labels = [curve.label for curve in curves]
     return _svg(title, x_label, y_label, x, y, parts, labels)
+
+
+def visible(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The lowest and the highest value that is shown of curves and their bands. A band of few seeds may be far wider
+    than the curves: what matters is where the curves are.
+    """
+    ys = [value for curve in curves for value in (*curve.mean, *(curve.low or ()), *(curve.high or ()))]
+    means = [value for curve in curves for value in curve.mean]
+    spread = max(means) - min(means) or abs(max(means)) or 1.0
+    return max(min(ys), min(means) - spread / 2), min(max(ys), max(means) + spread / 2)
+
+
+def dash_of(number: int) -> str:
+    """How the line of a curve is dashed, so that those of one colour can be told apart; "" where it is not."""
+    return DASHES[number // len(COLOURS) % len(DASHES)]
 
 
 def point_chart(title: str, x_label: str, y_label: str, points: Sequence[Point]) -> str:
@@ -218,7 +229,7 @@ def _svg(
     legend, rows = [], math.ceil(len(labels) / columns)
     for number, label in enumerate(labels):
         left, top = LEFT + number % columns * (WIDTH - LEFT) // 2, HEIGHT + 14 + number // columns * 20
-        dash = DASHES[number // len(COLOURS) % len(DASHES)]
+        dash = dash_of(number)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         cut = label if len(label) <= BENEATH else f"{label[: BENEATH - 1]}…"
         colour = f"c{number % len(COLOURS)}"

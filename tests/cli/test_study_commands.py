@@ -240,6 +240,29 @@ def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> 
     assert "2 tasks" in bitrl("plot", runs, other, "--out", tmp_path / "d.svg").err
 
 
+def test_a_picture_shows_what_the_svg_shows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Names that begin with "_", a ninth curve, which has the first one's colour, and bands wider than the curves."""
+
+    def picture(*curves: Curve) -> bytes:
+        draw(tmp_path / "c.png", "t", "x", "y", curves)
+        return (tmp_path / "c.png").read_bytes()
+
+    def flat(label: str, height: float, band: float = 0.0) -> Curve:
+        return Curve(label, (1, 2), (height, height), (height - band,) * 2, (height + band,) * 2)
+
+    assert picture(flat("_a", 1.0)) != picture(flat("_b", 1.0))
+    nine = [flat(str(n), float(n)) for n in range(9)]
+    swapped = [flat("0", 8.0), *nine[1:8], flat("8", 0.0)]
+    assert picture(*nine) != picture(*swapped), "the first and the ninth can be told apart"
+    assert picture(flat("a", 1.0, 50.0), flat("b", 2.0)) == picture(flat("a", 1.0, 500.0), flat("b", 2.0))
+    assert capfd.readouterr().err == ""
+    picture(flat("日本", 1.0))
+    assert capfd.readouterr().err.splitlines() == [
+        f"warning: {tmp_path / 'c.png'}: its font lacks letters of the names, which are boxes: name a .svg, or rename "
+        "the arms"
+    ]
+
+
 def evaluated(run: Path, *returns: float) -> Path:
     """A run with evaluations while training, at each 100 steps."""
     rows = [{"step": 100 * n, "episodes": 5, "mean_return": value} for n, value in enumerate(returns, 1)]
