@@ -373,6 +373,29 @@ def test_watch_gives_each_of_many_runs_a_row(bitrl: Call, tmp_path: Path) -> Non
     assert lines[1].split()[1:] == ["100%", "480.0", "480.0", "50", "finished"]
 
 
+def test_watching_a_study_goes_on_between_its_cells_and_ends_where_the_last_has_failed(
+    bitrl: Call, tmp_path: Path, monkeypatch
+) -> None:
+    """No run is unfinished while the next one's process starts."""
+    study = go(tmp_path / "study", {**DATA, "study": {"seeds": "0"}})
+    last = study.place(study.design.cells[1])
+    last.rename(tmp_path / "later")
+    waited = []
+
+    def next_cell(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 1:
+            (tmp_path / "later").rename(last)
+            (last / "summary.json").unlink()
+        else:
+            study.fail(study.design.cells[1], "out of memory")
+
+    monkeypatch.setattr("bitrl.cli.watch.time.sleep", next_cell)
+    monkeypatch.setattr("bitrl.cli.watch.console", lambda: Console(force_terminal=True))
+    assert bitrl("watch", study.directory).code == 0
+    assert len(waited) == 2
+
+
 def test_ctrl_c_ends_watching_and_is_no_error(bitrl: Call, tmp_path: Path, monkeypatch) -> None:
     going = write_run(tmp_path / "going", "mlp", 0, None)
 
