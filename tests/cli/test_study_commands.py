@@ -90,6 +90,24 @@ def test_a_dry_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_dry_run_says_the_time_of_what_is_left(bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that was stopped goes on, one that failed does not unless it is asked to, and of three cells for two
+    processes one waits.
+    """
+    study = go(tmp_path / "study", {**DATA, "study": {"seeds": "0-2"}})
+    monkeypatch.setattr("bitrl.core.studies.estimate.seconds_per_step", lambda *_: dict.fromkeys(study.design.arms, 1))
+    cells = study.design.cells
+    for cell in cells[:4]:
+        (study.place(cell) / "summary.json").unlink()
+        (study.place(cell) / "metrics.jsonl").write_text('{"step": 84}\n')
+    study.fail(cells[0], "out of memory")
+    plan = json.loads(bitrl("study", study.directory, "--dry-run", "--jobs", "2", "--json").out)
+    assert [row["seconds"] for row in plan["cells"]] == [0, 300, 300, 300, 0, 0]
+    assert plan["seconds"] == 600
+    again = bitrl("study", study.directory, "--dry-run", "--jobs", "2", "--retry").out
+    assert "6 cells, 2,304 steps of which 1,200 are left, about 10:00 of training with 2 at once" in again
+
+
 def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
     assert bitrl("ablate", "--help").out.replace("ablate", "study") == bitrl("study", "--help").out
 
