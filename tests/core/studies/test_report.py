@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from bitrl.core.errors import UsageError
 from bitrl.core.studies.charts import Point, line_chart, point_chart, ticks
@@ -23,7 +24,7 @@ from bitrl.core.studies.comparison import Comparison, compare, compare_rows
 from bitrl.core.studies.curves import mean_curve
 from bitrl.core.studies.report import html
 from bitrl.core.studies.results import Result
-from bitrl.core.studies.tables import comma_separated, latex, markdown, tables
+from bitrl.core.studies.tables import comma_separated, latex, markdown, number, tables
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -154,7 +155,7 @@ def test_csv_and_markdown_and_latex_hold_the_same_numbers(found: Comparison) -> 
     rows = list(csv.reader(io.StringIO(comma_separated(shown))))
     results = next(each for each in shown if each.title.startswith("CartPole-v1: mean return"))
     assert [results.title, *results.rows[1]] in rows
-    assert "| backbone=<b>&_ | 3 | 51.0 |" in markdown(shown)
+    assert r"| backbone=\<b>&\_ | 3 | 51.0 |" in markdown(shown)
     assert r"backbone=\textless{}b\textgreater{}\&\_ & 3 & 51.0" in latex(shown)
 
 
@@ -172,6 +173,27 @@ def test_an_arm_may_be_called_anything() -> None:
         assert float(rows[-1]["mean"]) == pytest.approx(2.0)
     assert r'| a"b,c \|[x] ^2 ~ | 3 | 2.0 |' in markdown(shown)
     assert r'a"b,c \textbar{}{[}x] \textasciicircum{}2 \textasciitilde{} & 3 & 2.0' in latex(shown)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["<b>x</b>", "*a* **b**", "_x_ __y__", "`c`", r"a\|b \* \\", "&lt; &#60;", "algo.ent_coef=[64, 64]", "日本 ε"],
+)
+def test_a_name_is_read_back_from_markdown_as_it_was(name: str) -> None:
+    runs = [attrs.evolve(result("bf16", seed, 1.0), label=name) for seed in range(3)]
+    page = ElementTree.fromstring(
+        f"<page>{MarkdownIt('commonmark').enable('table').render(markdown([*tables(compare(runs))]))}</page>"
+    )
+    [row] = page.iter("tbody")
+    assert row[0][0].text == name
+    assert len(row[0][0]) == 0, "no markup"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.0004, "0.0004"), (-1.24e-7, "-1e-07"), (0.0, "0.000"), (0.05, "0.050")]
+)
+def test_a_small_result_is_not_zero(value: float, words: str) -> None:
+    assert number(value) == words
 
 
 def test_a_page_of_two_hundred_arms_is_no_larger_than_others() -> None:
