@@ -325,6 +325,26 @@ def test_how_often_it_is_evaluated_makes_no_other_arm(bitrl: Call, tmp_path: Pat
     assert row["seeds"] == [0, 1]
 
 
+def test_a_memory_limit_makes_no_other_arm(bitrl: Call, tmp_path: Path) -> None:
+    """It changes nothing that is learned."""
+    for seed, limit in enumerate(("none", "900MB")):
+        run = write_run(tmp_path / "runs" / f"{seed}", "mlp", seed, 300.0)
+        text = (run / "config.toml").read_text()
+        (run / "config.toml").write_text(text.replace("steps = 300", f'steps = 300\nmemory_limit = "{limit}"'))
+    [row] = json.loads(bitrl("compare", tmp_path / "runs", "--json").out)["rows"]
+    assert row["seeds"] == [0, 1]
+
+
+def test_a_run_that_learned_on_from_an_agent_is_no_other_seed(bitrl: Call, tmp_path: Path) -> None:
+    first, other, on = (tmp_path / f"r{seed}" for seed in range(3))
+    for seed, run in enumerate((first, other)):
+        bitrl("run", "--steps", 64 * (seed + 1), "--seed", seed, "--out", run, "--backbone", "mlp", *QUICK)
+    bitrl("export", first, "--out", tmp_path / "agent.safetensors")
+    bitrl("run", "--resume", tmp_path / "agent.safetensors", "--steps", 128, "--seed", 2, "--out", on)
+    rows = json.loads(bitrl("compare", other, on, "--json").out)["rows"]
+    assert [(row["arm"], row["seeds"]) for row in rows] == [("resume=none", [1]), ("resume=agent of 64 steps", [2])]
+
+
 def test_steps_to_90_percent_are_of_evaluations_only_where_all_runs_have_them(
     bitrl: Call, runs: Path, tmp_path: Path
 ) -> None:
