@@ -94,12 +94,12 @@ def _runs(directories: Sequence[Path]) -> list[Path]:
 
 def _is_over(directory: Path) -> bool:
     """Whether a run has finished; of a study all cells, which may also have failed."""
-    from bitrl.core.studies.design import build_design, read_design
-    from bitrl.core.studies.study import FILE, Study, is_study
+    from bitrl.core.studies.design import read_design
+    from bitrl.core.studies.study import FILE, Study, design_in, is_study
 
     if not is_study(directory):
         return (directory / "summary.json").is_file()
-    study = Study(directory, build_design(read_design(directory / FILE)), planned=True)
+    study = Study(directory, design_in(directory, read_design(directory / FILE)), planned=True)
     return all(study.status(cell) in ("finished", "failed") for cell in study.design.cells)
 
 

@@ -70,20 +70,26 @@ class Arm:
         env: the environment.
         values: its settings by part, without the seed.
         title: its label with the options of the environment that are varied, which make another task of it.
-        folder: the name of its directory: readable, and another one if any setting is another.
+        folder: the name of its directory: readable, and another one if any setting is another. An arm that was called
+            otherwise before keeps the one that it had.
     """
 
     label: str
     env: str
     values: Parts = attrs.field(eq=False)
     title: str
-    folder: str = attrs.field(init=False)
+    folder: str = attrs.field()
 
     @folder.default
     def _folder(self) -> str:
         text = json.dumps(self.values, sort_keys=True)
         slug = re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)[:80]
         return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
+    def digest(self) -> str:
+        """The end of its directory's name, which is of its settings alone."""
+        return self.folder.rpartition("-")[2]
 
     @property
     def name(self) -> str:

@@ -55,6 +55,34 @@ def test_the_same_command_again_runs_nothing_and_more_seeds_run_alone(finished: 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_an_arm_that_is_called_otherwise_is_not_trained_again(tmp_path: Path) -> None:
+    """A value beside the only one of an axis, which no name had, and a renamed arm."""
+    began: list[str] = []
+
+    class Counting(Processes):
+        def start(self, cell: Any, place: Path) -> None:
+            began.append(cell.name)
+            super().start(cell, place)
+
+    def edited(data: dict[str, Any]) -> tuple[list[str], list[str], tuple[str, ...]]:
+        began.clear()
+        study, changes = Study.create(tmp_path / "study", {"study": {"seeds": [0]}, "base": QUICK, **data})
+        run_study(study, Counting(2, len(study.design.cells)))
+        study.close()
+        rows = compare(read_study(study.directory)[1]).rows
+        assert all(row.seeds == (0,) for row in rows)
+        return sorted(began), [row.arm for row in rows], changes.removed
+
+    one, two = "algo.clip_coef=0.1", "algo.clip_coef=0.2"
+    assert edited({"grid": {"algo.clip_coef": [0.1]}}) == (["CartPole-v1 base seed 0"], ["base"], ())
+    assert edited({"grid": {"algo.clip_coef": [0.1, 0.2]}}) == ([f"CartPole-v1 {two} seed 0"], [one, two], ())
+    named = {"narrow": {"algo.clip_coef": 0.1}, "wide": {"algo.clip_coef": 0.2}}
+    assert edited({"arms": named}) == ([], ["narrow", "wide"], ())
+    twins = {"narrow": {"algo.clip_coef": 0.1}, "again": {"algo.clip_coef": 0.1}}
+    found = edited({"arms": twins})
+    assert found == (["CartPole-v1 again seed 0"], ["narrow", "again"], ("CartPole-v1 wide seed 0",))
+
+
 def test_a_grid_that_is_edited_says_what_came_and_went(finished: Path) -> None:
     edited = {**DATA, "grid": {"algo.clip_coef": [0.2, 0.3]}}
     study, changes = Study.create(finished, edited)
