@@ -90,7 +90,8 @@ class Study:
             raise cannot_write(directory, error) from None
         study = cls(directory, planned.design)
         try:
-            write_atomically(directory / FILE, as_toml(data))
+            if _contents(directory) != data:  # else comments in it would be lost for nothing
+                write_atomically(directory / FILE, as_toml(data))
         except BaseException:
             study.close()
             raise
@@ -156,7 +157,7 @@ def design_in(directory: Path, data: Mapping[str, Any]) -> Design:
     design = build_design(data)
     own = {arm.folder for arm in design.arms}
     left = {
-        path.name.rpartition("-")[2]: path.name for path in sorted(directory.glob("runs/*")) if path.name not in own
+        path.name.rpartition("-")[2]: path.name for path in sorted(directory.glob("runs/*/")) if path.name not in own
     }
 
     def placed(arm: Arm) -> Arm:
@@ -248,9 +249,17 @@ def _known_cells(directory: Path) -> list[Cell] | None:
     """The cells of the contents that a directory has; none where a component is no longer installed. None without any
     contents.
     """
-    if not (directory / FILE).is_file():
+    if not is_study(directory):
         return None
     try:
         return design_in(directory, read_design(directory / FILE)).cells
     except UsageError:
         return []
+
+
+def _contents(directory: Path) -> dict[str, Any] | None:
+    """The contents of a study's file; None without one, or where it is damaged."""
+    try:
+        return read_design(directory / FILE)
+    except UsageError:
+        return None

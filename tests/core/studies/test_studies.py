@@ -18,6 +18,7 @@ from small_studies import DATA, QUICK, go, report
 
 from bitrl.core.errors import RunStopped, UsageError
 from bitrl.core.studies.comparison import compare
+from bitrl.core.studies.design import read_design
 from bitrl.core.studies.processes import Processes
 from bitrl.core.studies.results import read_results
 from bitrl.core.studies.running import run_study
@@ -93,6 +94,18 @@ def test_a_grid_that_is_edited_says_what_came_and_went(finished: Path) -> None:
     study, changes = Study.create(finished, DATA)
     study.close()
     assert [study.status(cell) for cell in study.design.cells] == ["finished"] * 4
+
+
+def test_going_on_leaves_the_comments_of_a_studys_file(finished: Path) -> None:
+    """It is written again only for other contents."""
+    text = (finished / "study.toml").read_text()
+    try:
+        (finished / "study.toml").write_text(f"# two seeds are enough\n{text}")
+        for data, kept in ((read_design(finished / "study.toml"), True), ({**DATA, "study": {"seeds": [0]}}, False)):
+            Study.create(finished, data)[0].close()
+            assert ("# two seeds" in (finished / "study.toml").read_text()) == kept
+    finally:
+        (finished / "study.toml").write_text(text)
 
 
 def test_two_processes_do_not_run_one_study(finished: Path) -> None:
