@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import math
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from bitrl.core.studies.charts import COLOURS, Point, line_chart, point_chart
+from bitrl.core.studies.charts import COLOURS, Point, escaped, line_chart, point_chart
 from bitrl.core.studies.comparison import Comparison, label_runs
 from bitrl.core.studies.curves import POINTS, Curve, evaluated, mean_curve
 from bitrl.core.studies.results import Result
 from bitrl.core.studies.tables import Table, comma_separated, csv_lines, tables
+from bitrl.core.terminal import shell_word
 
 DARK = ("#56b4e9", "#ff9f5a", "#35c39a", "#e39bd0", "#e6c229", "#a3cfe8", "#bbbbbb", "#ff8d8d")
 
@@ -65,23 +64,25 @@ def html(title: str, found: Comparison, results: Sequence[Result], command: str)
     """
     labels = label_runs(results)
     body = [
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{escaped(title)}</h1>",
         f'<p class="soft">{_about(found, results)}</p>',
-        *(f'<p class="warning">{escape(warning)}</p>' for warning in found.warnings),
+        *(f'<p class="warning">{escaped(warning)}</p>' for warning in found.warnings),
     ]
     points = min(max(CURVES // max(len(found.rows), 1), FEWEST), POINTS)
     shown = list(tables(found))
     if shown and shown[0].title == "What differs":
         body += ["<h2>What differs</h2>", _table(shown[0])]
     for task in dict.fromkeys(result.task for result in results):
-        body.append(f"<h2>{escape(task)}</h2>")
+        body.append(f"<h2>{escaped(task)}</h2>")
         body += _curves(task, [result for result in results if result.task == task], labels, points)
-        body += [f"<h3>{escape(each.title)}</h3>{_table(each)}" for each in shown if each.title.startswith(f"{task}: ")]
+        body += [
+            f"<h3>{escaped(each.title)}</h3>{_table(each)}" for each in shown if each.title.startswith(f"{task}: ")
+        ]
         costs = _costs(task, found, [result for result in results if result.task == task], labels)
         body.append(f'<div class="pair">{"".join(costs)}</div>')
     for each in shown:
         if each.title.startswith("All tasks"):
-            body += [f"<h2>{escape(each.title)}</h2>", _table(each)]
+            body += [f"<h2>{escaped(each.title)}</h2>", _table(each)]
     text = _page(title, [*body, *_made_by(results, labels, command), _words()])
     for each_run in (True, False):
         if len(text.encode()) > MOST:
@@ -93,7 +94,7 @@ def html(title: str, found: Comparison, results: Sequence[Result], command: str)
 def _page(title: str, body: Sequence[str]) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width,initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style></head>'
+        f'content="width=device-width,initial-scale=1"><title>{escaped(title)}</title><style>{STYLE}</style></head>'
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
@@ -102,7 +103,7 @@ def _about(found: Comparison, results: Sequence[Result]) -> str:
     tasks = len({row.task for row in found.rows})
     arms = len({row.arm for row in found.rows})
     done = sum(result.summary is not None for result in results)
-    return escape(
+    return escaped(
         f"{arms} {'arm' if arms == 1 else 'arms'} in {tasks} {'task' if tasks == 1 else 'tasks'}, {done} of "
         f"{len(results)} runs finished; results are the evaluation's {found.metric.replace('_', ' ')}, with greedy "
         f"actions; baseline: {found.baseline}."
@@ -160,22 +161,22 @@ def _figure(svg: str, caption: str, name: str, data: str) -> str:
     links = (
         f"{_download(f'{name}.svg', 'image/svg+xml', svg, 'SVG')} · {_download(f'{name}.csv', 'text/csv', data, 'CSV')}"
     )
-    return f'<figure>{svg}<figcaption>{escape(caption)} <span class="downloads">{links}</span></figcaption></figure>'
+    return f'<figure>{svg}<figcaption>{escaped(caption)} <span class="downloads">{links}</span></figcaption></figure>'
 
 
 def _download(name: str, kind: str, text: str, words: str) -> str:
     encoded = base64.b64encode(text.encode()).decode()
     safe = "".join(letter if letter.isalnum() or letter in ".-" else "-" for letter in name)
-    return f'<a download="{safe}" href="data:{kind};base64,{encoded}" aria-label="{escape(name)}">{words}</a>'
+    return f'<a download="{safe}" href="data:{kind};base64,{encoded}" aria-label="{escaped(name)}">{words}</a>'
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in table.headings)
+    head = "".join(f'<th scope="col">{escaped(each)}</th>' for each in table.headings)
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        f'<tr><th scope="row">{escaped(row[0])}</th>{"".join(f"<td>{escaped(cell)}</td>" for cell in row[1:])}</tr>'
         for row in table.rows
     )
-    label = escape(table.title)
+    label = escaped(table.title)
     link = _download(f"{table.title}.csv", "text/csv", comma_separated([table]), "CSV")
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{head}</tr></thead>'
@@ -187,7 +188,7 @@ def _made_by(
     results: Sequence[Result], labels: Mapping[Path, str], command: str, each_run: bool = True
 ) -> Iterator[str]:
     """The command and commit behind every number; unless of `each_run`, a row for the seeds of an arm."""
-    yield f"<h2>What made these numbers</h2><p>This page:</p><pre>{escape(command)}</pre>"
+    yield f"<h2>What made these numbers</h2><p>This page:</p><pre>{escaped(command)}</pre>"
     yield "<p>Its runs, each repeated from its own config.toml:</p>"
     rows: dict[tuple[str, str, str, str, Path | None], list[Result]] = {}
     for result in results:
@@ -208,7 +209,7 @@ def _again(result: Result) -> str:
     """The command that repeats a run; of one in a file of results, which has its settings, where these are."""
     if file := next((each for each in result.directory.parents if each.is_file()), None):
         return f"its settings are in {file.name}"
-    return shlex.join(["bitrl", "run", "--config", f"{result.directory.as_posix()}/config.toml"])
+    return f"bitrl run --config {shell_word(f'{result.directory.as_posix()}/config.toml')}"
 
 
 def _words() -> str:

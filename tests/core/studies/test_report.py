@@ -7,8 +7,11 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -229,6 +232,14 @@ def test_a_page_of_thousands_of_runs_names_the_seeds_of_an_arm_together() -> Non
     assert text.count("bitrl run --config") == 5 * 8
 
 
+def test_a_page_of_a_directory_that_is_not_utf8_can_be_written() -> None:
+    where = Path(os.fsdecode(b"runs-\xff"))
+    runs = [attrs.evolve(result("bf16", 0, 1.0), directory=where)]
+    text = html(str(where), compare(runs), runs, "command")
+    assert text.encode()
+    assert shlex.split(unescape(text.partition("bitrl run --config ")[2].partition("<")[0]))
+
+
 def test_costs_are_of_the_runs_that_have_them() -> None:
     """A run of no steps has no speed; an edited summary.json has perhaps no memory."""
     runs = [result("bf16", seed, 100.0 + seed) for seed in range(3)]
@@ -272,6 +283,8 @@ def test_a_chart_is_well_formed_and_its_points_are_where_the_numbers_say() -> No
     assert points[0, 1] > points[2, 1], "upwards is better"
     dot = ElementTree.fromstring(point_chart("t", "x", "y", [Point("a", 1.0, 2.0, (1.0, 3.0))]))
     assert len([*dot.iter(f"{SVG}circle")]) == 1
+    odd = line_chart("t", "x", "y", [attrs.evolve(curve, label="a\x00b\x1bc")])
+    assert r"a\x00b\x1bc" in [text.text for text in ElementTree.fromstring(odd).iter(f"{SVG}text")]
     for empty in (line_chart("t", "x", "y", []), point_chart("t", "x", "y", [])):
         ElementTree.fromstring(empty)
 
