@@ -80,6 +80,8 @@ class Overall:
         ratio: geometric mean over tasks of the ratios to the baseline, with its 95 % interval (bootstrap stratified by
             task and arm).
         interquartile_mean: of all runs and tasks, each run as a ratio to the baseline's mean in its task.
+        baseline_interquartile_mean: the same of the baseline's own runs in these tasks: 1 only where their distribution
+            is symmetric, so that an arm is beside this, not beside 1.
         improvement: mean over tasks of the probabilities of improvement.
     """
 
@@ -89,6 +91,7 @@ class Overall:
     ratio_interval: Interval | None
     interquartile_mean: float | None
     interquartile_mean_interval: Interval | None
+    baseline_interquartile_mean: float | None
     improvement: float | None
 
 
@@ -316,6 +319,7 @@ def _overall(arm: str, baseline: str, rows: Mapping[tuple[str, str], Row]) -> Ov
         return interquartile_mean(np.concatenate(scores))
 
     found, mean = (ratio(*samples), middle(*samples)) if samples else (math.nan, math.nan)
+    own = middle(*(sample for _, others in pairs for sample in (others, others))) if samples else math.nan
     intervals = bootstrap_intervals(samples, [ratio, middle]) if samples else [None, None]
     return Overall(
         arm=arm,
@@ -324,6 +328,7 @@ def _overall(arm: str, baseline: str, rows: Mapping[tuple[str, str], Row]) -> Ov
         ratio_interval=intervals[0] if not math.isnan(found) else None,
         interquartile_mean=None if math.isnan(mean) else mean,
         interquartile_mean_interval=intervals[1] if not math.isnan(mean) else None,
+        baseline_interquartile_mean=None if math.isnan(own) else own,
         improvement=float(np.mean([probability_of_improvement(a, b) for a, b in pairs])) if pairs else None,
     )
 

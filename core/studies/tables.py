@@ -112,11 +112,12 @@ def _overall(found: Comparison) -> Table:
             shares(each.ratio_interval),
             share(each.interquartile_mean),
             shares(each.interquartile_mean_interval),
+            share(each.baseline_interquartile_mean),
             share(each.improvement),
         )
         for each in found.overall
     ]
-    headings = ("arm", "tasks", "geometric mean", "95 %", "interquartile mean", "95 %", "P(better)")
+    headings = ("arm", "tasks", "geometric mean", "95 %", "interquartile mean", "95 %", "baseline's", "P(better)")
     return Table(f"All tasks: ratios to {found.baseline}", headings, tuple(rows))
 
 

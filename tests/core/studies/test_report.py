@@ -75,6 +75,16 @@ def test_ratios_of_rewards_and_costs_and_their_geometric_mean(found: Comparison)
     assert [each for each in found.warnings if "2 seeds are too few" in each]
 
 
+def test_an_arm_that_is_the_baseline_again_has_the_baselines_interquartile_mean() -> None:
+    """Of 500, 500, 500, 500 and 0 it is 500, which is 125 % of their mean: no reason to call the arm better."""
+    values = [500.0, 500, 500, 500, 0]
+    runs = [result(arm, seed, value, task) for arm in "ab" for task in "TU" for seed, value in enumerate(values)]
+    [overall] = compare(runs).overall
+    assert (overall.ratio, overall.improvement) == (pytest.approx(1.0), 0.5)
+    assert overall.interquartile_mean == overall.baseline_interquartile_mean == pytest.approx(1.25)
+    assert "| 125.0% | 50.0% |" in markdown([*tables(compare(runs))])
+
+
 def test_runs_are_told_apart_by_as_few_settings_as_needed() -> None:
     runs = [
         Result(Path(str(n)), "E", {"run.backbone": backbone, "algo.a": a, "algo.b": a * 2}, n, None, ())
