@@ -138,6 +138,16 @@ def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert not began, "it is not run again unasked"
 
 
+def test_a_failure_names_flags_as_the_command_line_has_them(tmp_path: Path) -> None:
+    study, _ = Study.create(tmp_path / "study", {"base": QUICK})
+    [cell] = study.design.cells
+    study.place(cell).mkdir(parents=True)
+    (study.place(cell) / "thesis.tex").write_text("…")
+    run_study(study, Processes(1, 1))
+    study.close()
+    assert study.failure(cell).endswith("is not empty and does not hold a run: choose another directory with --out")
+
+
 def test_a_cell_that_failed_before_it_wrote_anything_counts_as_a_failure(tmp_path: Path) -> None:
     arms = {"good": {}, "bad": {"backbone": "bitnet", "backbone.model": str(tmp_path / "missing.gguf")}}
     study = go(tmp_path / "study", {"base": QUICK, "arms": arms})
