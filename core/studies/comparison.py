@@ -168,10 +168,7 @@ def compare_rows(
     if baseline not in arms:
         raise unknown("arm", baseline, arms)
     # Greedy evaluations and sampled rollouts reach a return at other steps: all runs of a task by the same ones.
-    greedy = {
-        task: evaluated([each for each in results if each.task == task and each.summary is not None])
-        for task, _ in groups
-    }
+    greedy = {task: evaluated([each for each in results if each.task == task]) for task, _ in groups}
     rows = [_row(task, arm, group, metric, greedy[task]) for (task, arm), group in groups.items()]
     by_place = {(row.task, row.arm): row for row in rows}
     return tuple(_beside(row, by_place.get((row.task, baseline)), baseline, margin) for row in rows)

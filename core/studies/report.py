@@ -121,6 +121,12 @@ def _curves(task: str, results: Sequence[Result], labels: Mapping[Path, str], po
     chart = line_chart(f"Learning curves in {task}", "environment steps", returns, known)
     how = "evaluations while training (greedy actions)" if greedy else "rollouts (sampled actions)"
     caption = f"Mean over seeds of the returns of {how}, with its 95 % interval (Student's t)."
+    last: dict[str, int] = {}
+    for each in results:
+        if rows := each.evaluations if greedy else each.curve:
+            last[labels[each.directory]] = max(rows[-1][0], last.get(labels[each.directory], 0))
+    if cut := [f"{each.label} up to step {each.steps[-1]:,}" for each in known if each.steps[-1] < last[each.label]]:
+        caption += f" Drawn as far as all runs of an arm have come: {', '.join(cut)}."
     yield _figure(chart, caption, f"curves-{task}", _curves_csv(known))
 
 

@@ -250,6 +250,19 @@ def test_a_page_of_a_directory_that_is_not_utf8_can_be_written() -> None:
     assert shlex.split(unescape(text.partition("bitrl run --config ")[2].partition("<")[0]))
 
 
+def test_a_run_that_failed_early_is_said_to_end_the_curve_of_its_arm() -> None:
+    """And it does not turn the curves of evaluations into those of rollouts, which steps to 90 % are not of."""
+    runs = [
+        attrs.evolve(result("bf16", seed, 1.0), evaluations=((100, 1.0), (200, 2.0), (300, 3.0))) for seed in range(3)
+    ]
+    assert "Drawn as far" not in html("t", compare(runs), runs, "command")
+    runs[1] = attrs.evolve(runs[1], summary=None, evaluations=runs[1].evaluations[:2])
+    runs[2] = attrs.evolve(runs[2], summary=None, evaluations=())
+    text = html("t", compare(runs), runs, "command")
+    assert "evaluations while training (greedy actions)" in text
+    assert "Drawn as far as all runs of an arm have come: base up to step 200." in text
+
+
 def test_costs_are_of_the_runs_that_have_them() -> None:
     """A run of no steps has no speed; an edited summary.json has perhaps no memory."""
     runs = [result("bf16", seed, 100.0 + seed) for seed in range(3)]
