@@ -63,6 +63,7 @@ def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
     from bitrl.core.studies.recorded import read_recorded
     from bitrl.core.studies.results import read_results
     from bitrl.core.studies.study import is_study, read_study
+    from bitrl.core.wording import warn
 
     results: list[Result] = []
     baseline = None
@@ -70,6 +71,8 @@ def results_in(places: tuple[Path, ...]) -> tuple[list[Result], str | None]:
         if is_study(place):
             design, found = read_study(place)
             baseline = begun_baseline(found, design.baseline) if len(places) == 1 else None
+            if left := len(design.cells) - len(found):
+                warn(f"{place}: {left} of the study's {len(design.cells)} cells have not begun")
         elif place.suffix == ".json":
             found, own = read_recorded(place)
             baseline = own if len(places) == 1 else None

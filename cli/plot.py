@@ -12,6 +12,7 @@ from bitrl.cli.compare import places_argument, results_in
 from bitrl.cli.output import echo, json_option, print_json
 from bitrl.core.errors import UsageError
 from bitrl.core.installing import is_there, to_install
+from bitrl.core.wording import warn
 
 if TYPE_CHECKING:
     from bitrl.core.studies.curves import Curve
@@ -87,13 +88,14 @@ def check_picture(out: Path, option: str) -> None:
 def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> None:
     """Write a picture of the curves, in the format that its name asks for."""
     from bitrl.core.files import write_atomically
-    from bitrl.core.studies.charts import COLOURS, line_chart
+    from bitrl.core.studies.charts import COLOURS, dash_of, line_chart, visible
 
     if out.suffix.lower() == ".svg":
         picture = line_chart(title, x_label, y_label, curves)
         write_atomically(out, picture, "choose another file with --out")
         return
     import io
+    import warnings
 
     import matplotlib
 
@@ -104,16 +106,26 @@ def draw(out: Path, title: str, x_label: str, y_label: str, curves: Sequence[Cur
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         dot = "o" if len(curve.steps) == 1 else ""  # of which no line is seen
-        axes.plot(curve.steps, curve.mean, color=colour, marker=dot, label=_plain(curve.label))
+        dash = (0, [float(length) for length in dash_of(number).split()]) if dash_of(number) else "-"
+        axes.plot(curve.steps, curve.mean, color=colour, marker=dot, linestyle=dash, label=str(number))
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     axes.set(xlabel=x_label, ylabel=y_label, title=_plain(title))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    low, high = visible(curves)
+    room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    axes.set_ylim(low - room, high + room)
+    # Texts of the legend, not labels of the lines: of those matplotlib leaves out what begins with "_".
+    for text, curve in zip(axes.legend(frameon=False, fontsize=8).get_texts(), curves, strict=True):
+        text.set_text(_plain(curve.label))
     data = io.BytesIO()
-    figure.savefig(data, format=out.suffix[1:].lower())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        figure.tight_layout()
+        figure.savefig(data, format=out.suffix[1:].lower())
     plt.close(figure)
+    if any("missing from font" in str(each.message) for each in said):
+        warn(f"{out}: its font lacks letters of the names, which are boxes: name a .svg, or rename the arms")
     write_atomically(out, data.getvalue(), "choose another file with --out")
 
 

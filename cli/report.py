@@ -61,6 +61,7 @@ def report(
     from bitrl.core.studies.recorded import write_recorded
     from bitrl.core.studies.report import html
     from bitrl.core.studies.tables import comma_separated, latex, markdown, tables
+    from bitrl.core.wording import warn
 
     if out.exists() and not force:
         raise UsageError(f"{out}: already exists: choose another name with --out, or replace it with --force")
@@ -84,6 +85,8 @@ def report(
         text = html(title, found, results, quoted_command(leave_out=("force", "form", "as_json")))
     else:
         text = {"md": markdown, "latex": latex, "csv": comma_separated}[form]([*tables(found)])
+        for warning in found.warnings:  # for which a table has no place, as a page has
+            warn(warning)
     write_atomically(out, text, "choose another file with --out")
     _say(out, form, results, as_json)
 

@@ -112,7 +112,7 @@ def study(
         if not quiet:
             _say_changes(changes, opened)
         if dry_run:
-            _show_plan(opened, workers, as_json, stdout)
+            _show_plan(opened, workers, retry, as_json, stdout)
             return
         if executor == "ray":
             from bitrl.core.studies.ray_executor import RayExecutor
@@ -197,19 +197,27 @@ def _say_changes(changes: Changes, opened: Study) -> None:
         echo(f"warning: {line}", err=True)
 
 
-def _show_plan(opened: Study, executor: Executor, as_json: bool, stdout: Any) -> None:
+def _show_plan(opened: Study, executor: Executor, retry: bool, as_json: bool, stdout: Any) -> None:
     from bitrl.core.studies.estimate import seconds_per_step
+    from bitrl.core.studies.study import progress_of
 
     echo("timing a short training of each arm …", err=True)
     speeds = seconds_per_step(opened, executor, lambda line: echo(line, err=True))
     cells = opened.design.cells
     steps = {cell: cell.arm.config(cell.seed).run.steps for cell in cells}
-    seconds = {cell: speeds[cell.arm] * steps[cell] for cell in cells if cell.arm in speeds}
-    seconds |= {cell: 0.0 for cell in cells if opened.status(cell) == "finished"}
-    total = sum(seconds.values()) / executor.capacity
+    status = {cell: opened.status(cell) for cell in cells}
+    over = ("finished",) if retry else ("finished", "failed")
+    left = {
+        cell: 0 if status[cell] in over else max(steps[cell] - progress_of(opened.place(cell))[0], 0) for cell in cells
+    }
+    seconds = {cell: speeds.get(cell.arm, 0.0) * left[cell] for cell in cells if cell.arm in speeds or not left[cell]}
+    workers = [0.0] * executor.capacity  # the next cell goes to the first that is free
+    for each in seconds.values():
+        workers[workers.index(min(workers))] += each
+    total = max(workers)
     if as_json:
         rows = [
-            {"cell": cell.name, "steps": steps[cell], "status": opened.status(cell), "seconds": seconds.get(cell)}
+            {"cell": cell.name, "steps": steps[cell], "status": status[cell], "seconds": seconds.get(cell)}
             for cell in cells
         ]
         print_json({"cells": rows, "jobs": executor.capacity, "seconds": total}, stdout)
@@ -220,13 +228,15 @@ def _show_plan(opened: Study, executor: Executor, as_json: bool, stdout: Any) ->
             (
                 cell.name,
                 f"{steps[cell]:,}",
-                opened.status(cell),
+                status[cell],
                 duration(seconds[cell]) if cell in seconds else "?",
             )
         )
     echo(table(shown, indent=""))
+    everything, rest = sum(steps.values()), sum(left.values())
     echo(
-        f"\n{len(cells)} cells, {sum(steps.values()):,} steps, about {duration(total)} of training with "
+        f"\n{len(cells)} cell{'s' * (len(cells) != 1)}, {everything:,} steps"
+        f"{'' if rest == everything else f' of which {rest:,} are left'}, about {duration(total)} of training with "
         f"{executor.capacity} at once; evaluations come on top"
     )
 

@@ -52,8 +52,8 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
     Of a study, its runs that have not finished.
     Return so far, speed, losses and time left (of training, without evaluations); evaluations while training
     (`run.eval_every`); of a language model its last sampled completion, too.
-    Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished;
-    Ctrl-C stops watching, not the runs.
+    Runs may be trained by any process, also on another machine that shares the files. Ends when all have finished
+    (of a study, or failed); Ctrl-C stops watching, not the runs.
     """
     runs = _runs(directories)
     if as_json:
@@ -67,10 +67,10 @@ def watch(directories: tuple[Path, ...], once: bool, as_json: bool) -> None:
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=shown, auto_refresh=False) as live:
         while True:
+            over = all(map(_is_over, directories))  # before they are read, so that what is shown last is their end
             runs = _runs(directories)
-            found = [_facts(each) for each in runs]
-            live.update(_drawn(_names(runs), found, shown.width), refresh=True)
-            if all(each["finished"] for each in found):
+            live.update(_drawn(_names(runs), [_facts(each) for each in runs], shown.width), refresh=True)
+            if over:
                 return
             time.sleep(SECONDS)
 
@@ -91,6 +91,17 @@ def _runs(directories: Sequence[Path]) -> list[Path]:
         else:
             raise UsageError(f"{directory}: not a run (no config.toml), nor a study: give directories of those")
     return runs
+
+
+def _is_over(directory: Path) -> bool:
+    """Whether a run has finished; of a study all cells, which may also have failed."""
+    from bitrl.core.studies.design import read_design
+    from bitrl.core.studies.study import FILE, Study, design_in, is_study
+
+    if not is_study(directory):
+        return (directory / "summary.json").is_file()
+    study = Study(directory, design_in(directory, read_design(directory / FILE)), planned=True)
+    return all(study.status(cell) in ("finished", "failed") for cell in study.design.cells)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -6,13 +6,14 @@ that a page may give others; lines also differ in their dashes.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
-from html import escape
 
 import attrs
 
 from bitrl.core.studies.curves import Curve
+from bitrl.core.terminal import printable
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 68, 16, 14, 46
@@ -67,16 +68,17 @@ class _Scale:
         return log_ticks(self.low, self.high) if self.logarithmic else ticks(self.low, self.high)
 
 
+def escaped(text: str) -> str:
+    r"""Text as SVG and HTML have it. SVG has no way to write a control character, which becomes `\x00`."""
+    return html.escape(printable(text))
+
+
 def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> str:
     """Curves with their bands."""
     xs = [float(step) for curve in curves for step in curve.steps]
-    ys = [value for curve in curves for value in (*curve.mean, *(curve.low or ()), *(curve.high or ()))]
     if not xs:
         return _empty(title)
-    # A band of few seeds may be far wider than the curves: what matters is where the curves are.
-    means = [value for curve in curves for value in curve.mean]
-    spread = max(means) - min(means) or abs(max(means)) or 1.0
-    low, high = max(min(ys), min(means) - spread / 2), min(max(ys), max(means) + spread / 2)
+    low, high = visible(curves)
     x, y = _scales(min(xs), max(xs), low, high)
     parts = []
     for number, curve in enumerate(curves):
@@ -91,7 +93,7 @@ def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) 
             left, top = x(curve.steps[0]), y(curve.mean[0])
             parts.append(f'<circle class="c{number % len(COLOURS)}" cx="{left:.1f}" cy="{top:.1f}" r="4"/>')
             continue
-        dash = DASHES[number // len(COLOURS) % len(DASHES)]
+        dash = dash_of(number)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         line = _path(list(zip(curve.steps, curve.mean, strict=True)), x, y)
         parts.append(f'<path class="line c{number % len(COLOURS)}"{dashed} d="{line}" style="fill:none"/>')
@@ -99,10 +101,25 @@ def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) 
     return _svg(title, x_label, y_label, x, y, parts, labels)
 
 
+def visible(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The lowest and the highest value that is shown of curves and their bands. A band of few seeds may be far wider
+    than the curves: what matters is where the curves are.
+    """
+    ys = [value for curve in curves for value in (*curve.mean, *(curve.low or ()), *(curve.high or ()))]
+    means = [value for curve in curves for value in curve.mean]
+    spread = max(means) - min(means) or abs(max(means)) or 1.0
+    return max(min(ys), min(means) - spread / 2), min(max(ys), max(means) + spread / 2)
+
+
+def dash_of(number: int) -> str:
+    """How the line of a curve is dashed, so that those of one colour can be told apart; "" where it is not."""
+    return DASHES[number // len(COLOURS) % len(DASHES)]
+
+
 def point_chart(title: str, x_label: str, y_label: str, points: Sequence[Point]) -> str:
     """Points with error bars."""
     if not points:
-        return _empty(title)
+        return _empty(title, "No run that has finished has both numbers.")
     ys = [value for point in points for value in (point.y, *(point.interval or ()))]
     x, y = _scales(min(0.0, *(point.x for point in points)), max(point.x for point in points), min(ys), max(ys))
     parts = []
@@ -112,7 +129,7 @@ def point_chart(title: str, x_label: str, y_label: str, points: Sequence[Point])
             low, high = point.interval
             parts.append(
                 f'<path class="bar c{colour}" d="M{x(point.x):.1f} {y(low):.1f}V{y(high):.1f}"><title>'
-                f"{escape(point.label)}</title></path>"
+                f"{escaped(point.label)}</title></path>"
             )
         parts.append(f'<circle class="c{colour}" cx="{x(point.x):.1f}" cy="{y(point.y):.1f}" r="5"/>')
     return _svg(title, x_label, y_label, x, y, parts, [point.label for point in points])
@@ -211,32 +228,32 @@ def _svg(
     middle = (TOP + HEIGHT - BOTTOM) / 2
     axes.append(
         f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escaped(x_label)}</text>'
+        f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escaped(y_label)}</text>'
     )
     columns = 2 if all(len(label) <= BESIDE for label in labels) else 1
     legend, rows = [], math.ceil(len(labels) / columns)
     for number, label in enumerate(labels):
         left, top = LEFT + number % columns * (WIDTH - LEFT) // 2, HEIGHT + 14 + number // columns * 20
-        dash = DASHES[number // len(COLOURS) % len(DASHES)]
+        dash = dash_of(number)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         cut = label if len(label) <= BENEATH else f"{label[: BENEATH - 1]}…"
         colour = f"c{number % len(COLOURS)}"
         mark = f'<path class="line {colour}"{dashed} d="M{left} {top - 4}h24" stroke-width="3"/>'
         if number in dots:
             mark = f'<circle class="{colour}" cx="{left + 12}" cy="{top - 4}" r="4"/>'
-        legend.append(f'{mark}<text x="{left + 32}" y="{top}">{escape(cut)}</text>')
+        legend.append(f'{mark}<text x="{left + 32}" y="{top}">{escaped(cut)}</text>')
     height = HEIGHT + 8 + rows * 20
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title><style>{STYLE}</style>'
+        f'aria-label="{escaped(title)}"><title>{escaped(title)}</title><style>{STYLE}</style>'
         f"{''.join(axes)}{''.join(parts)}{''.join(legend)}</svg>"
     )
 
 
 def _empty(title: str, reason: str = "No run has reported a return yet.") -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 60" role="img" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
-        f'<text x="20" y="34">{escape(reason)}</text></svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 60" role="img" aria-label="{escaped(title)}">'
+        f"<title>{escaped(title)}</title><style>{STYLE}</style>"
+        f'<text x="20" y="34">{escaped(reason)}</text></svg>'
     )

@@ -80,6 +80,8 @@ class Overall:
         ratio: geometric mean over tasks of the ratios to the baseline, with its 95 % interval (bootstrap stratified by
             task and arm).
         interquartile_mean: of all runs and tasks, each run as a ratio to the baseline's mean in its task.
+        baseline_interquartile_mean: the same of the baseline's own runs in these tasks: 1 only where their distribution
+            is symmetric, so that an arm is beside this, not beside 1.
         improvement: mean over tasks of the probabilities of improvement.
     """
 
@@ -89,6 +91,7 @@ class Overall:
     ratio_interval: Interval | None
     interquartile_mean: float | None
     interquartile_mean_interval: Interval | None
+    baseline_interquartile_mean: float | None
     improvement: float | None
 
 
@@ -165,10 +168,7 @@ def compare_rows(
     if baseline not in arms:
         raise unknown("arm", baseline, arms)
     # Greedy evaluations and sampled rollouts reach a return at other steps: all runs of a task by the same ones.
-    greedy = {
-        task: evaluated([each for each in results if each.task == task and each.summary is not None])
-        for task, _ in groups
-    }
+    greedy = {task: evaluated([each for each in results if each.task == task]) for task, _ in groups}
     rows = [_row(task, arm, group, metric, greedy[task]) for (task, arm), group in groups.items()]
     by_place = {(row.task, row.arm): row for row in rows}
     return tuple(_beside(row, by_place.get((row.task, baseline)), baseline, margin) for row in rows)
@@ -238,13 +238,20 @@ def _varied(results: Sequence[Result]) -> list[str]:
 
 
 def _differences(results: Sequence[Result], labels: Mapping[Path, str]) -> dict[str, dict[str, Any]]:
-    """The settings of each arm that differ between the arms of one task."""
+    """The settings of each arm that differ between the arms of one task. One that is another in another task, as tuned
+    for its environment, is said with all its values: "0.05 or 0.01".
+    """
     varied = _varied(results)
-    differences: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, list[Any]]] = {}
     for result in results:
-        own = {path: result.settings[path] for path in varied if path in result.settings}
-        differences.setdefault(labels[result.directory], own)
-    return differences
+        own = found.setdefault(labels[result.directory], {})
+        for path in varied:
+            if path in result.settings and result.settings[path] not in own.setdefault(path, []):
+                own[path].append(result.settings[path])
+    return {
+        arm: {path: values[0] if len(values) == 1 else " or ".join(map(elided, values)) for path, values in own.items()}
+        for arm, own in found.items()
+    }
 
 
 def _row(task: str, arm: str, group: Sequence[Result], metric: str, greedy: bool) -> Row:
@@ -309,6 +316,7 @@ def _overall(arm: str, baseline: str, rows: Mapping[tuple[str, str], Row]) -> Ov
         return interquartile_mean(np.concatenate(scores))
 
     found, mean = (ratio(*samples), middle(*samples)) if samples else (math.nan, math.nan)
+    own = middle(*(sample for _, others in pairs for sample in (others, others))) if samples else math.nan
     intervals = bootstrap_intervals(samples, [ratio, middle]) if samples else [None, None]
     return Overall(
         arm=arm,
@@ -317,6 +325,7 @@ def _overall(arm: str, baseline: str, rows: Mapping[tuple[str, str], Row]) -> Ov
         ratio_interval=intervals[0] if not math.isnan(found) else None,
         interquartile_mean=None if math.isnan(mean) else mean,
         interquartile_mean_interval=intervals[1] if not math.isnan(mean) else None,
+        baseline_interquartile_mean=None if math.isnan(own) else own,
         improvement=float(np.mean([probability_of_improvement(a, b) for a, b in pairs])) if pairs else None,
     )
 

@@ -26,8 +26,11 @@ class Curve:
 
 
 def evaluated(results: Sequence[Result]) -> bool:
-    """Whether all of these runs were evaluated while they trained, so that curves show evaluations, not rollouts."""
-    return bool(results) and all(result.evaluations for result in results)
+    """Whether all of these runs were evaluated while they trained, so that curves show evaluations, not rollouts. Where
+    some have finished, these say it: one that failed has perhaps come to no evaluation.
+    """
+    finished = [result for result in results if result.summary is not None]
+    return bool(results) and all(result.evaluations for result in finished or results)
 
 
 def mean_curve(label: str, results: Sequence[Result], evaluations: bool = False, points: int = POINTS) -> Curve | None:

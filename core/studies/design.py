@@ -70,20 +70,26 @@ class Arm:
         env: the environment.
         values: its settings by part, without the seed.
         title: its label with the options of the environment that are varied, which make another task of it.
-        folder: the name of its directory: readable, and another one if any setting is another.
+        folder: the name of its directory: readable, and another one if any setting is another. An arm that was called
+            otherwise before keeps the one that it had.
     """
 
     label: str
     env: str
     values: Parts = attrs.field(eq=False)
     title: str
-    folder: str = attrs.field(init=False)
+    folder: str = attrs.field()
 
     @folder.default
     def _folder(self) -> str:
         text = json.dumps(self.values, sort_keys=True)
         slug = re.sub(r"[^A-Za-z0-9_.=-]+", "_", self.name)[:80]
         return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
+    def digest(self) -> str:
+        """The end of its directory's name, which is of its settings alone."""
+        return self.folder.rpartition("-")[2]
 
     @property
     def name(self) -> str:
@@ -164,7 +170,7 @@ def read_design(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise UsageError(f"{path}: expected [{section}] to be a section, got {content!r}")
     for name, value in _leaves(data):
-        if any(isinstance(each, (date, time)) for each in (value if isinstance(value, list) else [value])):
+        if _has_time(value):
             raise UsageError(f"{path}: {name}: no option is a date or a time")
     return data
 
@@ -177,7 +183,7 @@ def build_design(data: Mapping[str, Any]) -> Design:
     """
     study = dict(data.get("study", {}))
     seeds = parse_seeds(study.pop("seeds", [0]))
-    baseline = study.pop("baseline", None)
+    baseline = None if (named := study.pop("baseline", None)) is None else str(named)  # 5 names the arm of [arms.5]
     if study:
         raise unknown("option", next(iter(study)), ("seeds", "baseline"), "of a study", prefix="study.")
     base = _parts(_settings(data.get("base", {})))
@@ -218,8 +224,8 @@ def build_design(data: Mapping[str, Any]) -> Design:
     if same := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{same[0]}: two arms of the study are called so: rename one of them")
     labels = {arm.label for arm in arms}
-    if baseline is not None and str(baseline) not in labels:  # said now, not when all is trained
-        raise unknown("arm", str(baseline), labels, "as study.baseline")
+    if baseline is not None and baseline not in labels:  # said now, not when all is trained
+        raise unknown("arm", baseline, labels, "as study.baseline")
     words = [f"{arm.name}: {', '.join(dropped)}" for arm, dropped in zip(arms, ignored, strict=True) if dropped]
     return Design(tuple(arms), seeds, baseline, tuple(words), tuple(twins))
 
@@ -261,11 +267,13 @@ def parse_variation(text: str) -> tuple[str, list[str]]:
     """`"backbone=bitnet,int8"` → ("backbone", ["bitnet", "int8"]); commas inside brackets belong to a value.
 
     Raises:
-        UsageError: it does not have the form OPTION=VALUE,VALUE.
+        UsageError: it does not have the form OPTION=VALUE,VALUE, or a bracket is not closed.
     """
     path, equals, values = text.partition("=")
     if not equals or not path.strip():
         raise UsageError(f'--vary "{text}": expected OPTION=VALUE,VALUE, for example --vary backbone=bitnet,int8')
+    if re.search(r"[\[\]]", re.sub(r"\[[^\[\]]*\]", "", values)):
+        raise UsageError(f'--vary "{text}": its brackets do not match: a list is written [64,64]')
     parts = re.findall(r"(?:\[[^\]]*\]|[^,\[])+", values)
     return path.strip(), [part.strip() for part in parts if part.strip()]
 
@@ -308,6 +316,13 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _has_time(value: Any) -> bool:
+    """Whether a value is or holds a date or a time, at any depth."""
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    return any(map(_has_time, value)) if isinstance(value, list) else isinstance(value, (date, time))
 
 
 def _path(name: str) -> str:

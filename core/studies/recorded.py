@@ -7,6 +7,7 @@ paper's supplement or a repository: settings, provenance, evaluation and curve o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 from bitrl.core.errors import UsageError
 from bitrl.core.files import write_atomically
 from bitrl.core.studies.results import Result
+from bitrl.core.studies.statistics import steps_to
 
 FORMAT = "bitrl results"
 VERSION = 1
 POINTS = 200
-"""Of a curve, at most."""
+"""Of a curve, at most, and those that steps to 90 % are read from."""
 
 
 def write_recorded(results: Iterable[Result], path: Path, baseline: str | None = None) -> None:
@@ -72,8 +74,9 @@ def read_recorded(path: Path) -> tuple[list[Result], str | None]:
     if data.get("version") != VERSION:
         raise UsageError(f"{path}: of version {data.get('version')!r}, this bitrl reads {VERSION}: update bitrl")
     try:
-        return [_result(path, group, run) for group in data["arms"] for run in group["runs"]], data["baseline"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        results = [_result(path, group, run) for group in data["arms"] for run in group["runs"]]
+        return results, _text(data["baseline"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{path}: damaged: {type(error).__name__}: {error}") from None
 
 
@@ -89,20 +92,32 @@ def _result(path: Path, group: dict[str, Any], run: dict[str, Any]) -> Result:
         summary=summary,
         curve=_points(run["curve"]),
         evaluations=_points(run["evaluations"]),
-        label=group["label"],
+        label=_text(group["label"]),
         provenance=dict(group["provenance"]),
     )
 
 
+def _text(value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise TypeError(f"expected a text, got {value!r}")
+    return value
+
+
 def _points(rows: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
+    if not all(math.isfinite(value) for _, value in rows):
+        raise ValueError("a curve has a value that is no number")
     return tuple((int(step), float(value)) for step, value in rows)
 
 
 def _thinned(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most `POINTS` of a curve, its first and last among them, to six digits."""
+    """`POINTS` of a curve, its first and last among them, to six digits; also its best, and the first that is 90 % of
+    the way to it, so that a file's steps to 90 % are those of the runs.
+    """
     last = len(curve) - 1
-    kept = sorted({round(n * last / (POINTS - 1)) for n in range(POINTS)}) if last >= POINTS else range(last + 1)
-    return [(curve[n][0], float(f"{curve[n][1]:.6g}")) for n in kept]
+    kept = {round(n * last / (POINTS - 1)) for n in range(POINTS)} if last >= POINTS else {*range(last + 1)}
+    if (reached := steps_to(curve)) is not None:
+        kept |= {max(range(last + 1), key=lambda n: curve[n][1]), [step for step, _ in curve].index(reached)}
+    return [(curve[n][0], float(f"{curve[n][1]:.6g}")) for n in sorted(kept)]
 
 
 def merged(earlier: Iterable[Result], later: Iterable[Result]) -> list[Result]:

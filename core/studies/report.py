@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bitrl.core.studies.charts import COLOURS, Point, line_chart, point_chart
+from bitrl.core.studies.charts import COLOURS, Point, escaped, line_chart, point_chart
 from bitrl.core.studies.comparison import Comparison, label_runs
 from bitrl.core.studies.curves import POINTS, Curve, evaluated, mean_curve
 from bitrl.core.studies.results import Result
 from bitrl.core.studies.tables import Table, comma_separated, csv_lines, tables
+from bitrl.core.terminal import shell_word
 
 DARK = ("#56b4e9", "#ff9f5a", "#35c39a", "#e39bd0", "#e6c229", "#a3cfe8", "#bbbbbb", "#ff8d8d")
 
@@ -65,35 +64,37 @@ def html(title: str, found: Comparison, results: Sequence[Result], command: str)
     """
     labels = label_runs(results)
     body = [
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{escaped(title)}</h1>",
         f'<p class="soft">{_about(found, results)}</p>',
-        *(f'<p class="warning">{escape(warning)}</p>' for warning in found.warnings),
+        *(f'<p class="warning">{escaped(warning)}</p>' for warning in found.warnings),
     ]
     points = min(max(CURVES // max(len(found.rows), 1), FEWEST), POINTS)
     shown = list(tables(found))
     if shown and shown[0].title == "What differs":
         body += ["<h2>What differs</h2>", _table(shown[0])]
     for task in dict.fromkeys(result.task for result in results):
-        body.append(f"<h2>{escape(task)}</h2>")
+        body.append(f"<h2>{escaped(task)}</h2>")
         body += _curves(task, [result for result in results if result.task == task], labels, points)
-        body += [f"<h3>{escape(each.title)}</h3>{_table(each)}" for each in shown if each.title.startswith(f"{task}: ")]
+        body += [
+            f"<h3>{escaped(each.title)}</h3>{_table(each)}" for each in shown if each.title.startswith(f"{task}: ")
+        ]
         costs = _costs(task, found, [result for result in results if result.task == task], labels)
         body.append(f'<div class="pair">{"".join(costs)}</div>')
     for each in shown:
         if each.title.startswith("All tasks"):
-            body += [f"<h2>{escape(each.title)}</h2>", _table(each)]
-    body += [*_made_by(results, labels, command), _words()]
-    text = _page(title, body)
-    if len(text.encode()) > MOST:
-        body.append(f"<p>{TOO_LARGE}</p>")
-        text = re.sub(r'<(span|p) class="(soft )?downloads">.*?</\1>', "", _page(title, body))
+            body += [f"<h2>{escaped(each.title)}</h2>", _table(each)]
+    text = _page(title, [*body, *_made_by(results, labels, command), _words()])
+    for each_run in (True, False):
+        if len(text.encode()) > MOST:
+            end = [*_made_by(results, labels, command, each_run), _words(), f"<p>{TOO_LARGE}</p>"]
+            text = re.sub(r'<(span|p) class="(soft )?downloads">.*?</\1>', "", _page(title, [*body, *end]))
     return text
 
 
 def _page(title: str, body: Sequence[str]) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width,initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style></head>'
+        f'content="width=device-width,initial-scale=1"><title>{escaped(title)}</title><style>{STYLE}</style></head>'
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
@@ -102,7 +103,7 @@ def _about(found: Comparison, results: Sequence[Result]) -> str:
     tasks = len({row.task for row in found.rows})
     arms = len({row.arm for row in found.rows})
     done = sum(result.summary is not None for result in results)
-    return escape(
+    return escaped(
         f"{arms} {'arm' if arms == 1 else 'arms'} in {tasks} {'task' if tasks == 1 else 'tasks'}, {done} of "
         f"{len(results)} runs finished; results are the evaluation's {found.metric.replace('_', ' ')}, with greedy "
         f"actions; baseline: {found.baseline}."
@@ -120,6 +121,12 @@ def _curves(task: str, results: Sequence[Result], labels: Mapping[Path, str], po
     chart = line_chart(f"Learning curves in {task}", "environment steps", returns, known)
     how = "evaluations while training (greedy actions)" if greedy else "rollouts (sampled actions)"
     caption = f"Mean over seeds of the returns of {how}, with its 95 % interval (Student's t)."
+    last: dict[str, int] = {}
+    for each in results:
+        if rows := each.evaluations if greedy else each.curve:
+            last[labels[each.directory]] = max(rows[-1][0], last.get(labels[each.directory], 0))
+    if cut := [f"{each.label} up to step {each.steps[-1]:,}" for each in known if each.steps[-1] < last[each.label]]:
+        caption += f" Drawn as far as all runs of an arm have come: {', '.join(cut)}."
     yield _figure(chart, caption, f"curves-{task}", _curves_csv(known))
 
 
@@ -135,24 +142,24 @@ def _curves_csv(curves: Sequence[Curve]) -> str:
 def _costs(task: str, found: Comparison, results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
     """Return against memory, and against the time of a training step."""
     rows = {row.arm: row for row in found.rows if row.task == task and row.mean is not None}
-    reads: dict[str, tuple[str, Callable[[Mapping[str, Any]], float]]] = {
-        "memory": ("peak memory of the process, MB", lambda summary: float(summary["peak_rss_mb"])),
-        "latency": (
-            "milliseconds of training per environment step",
-            lambda summary: 1e3 / max(float(summary["steps_per_second"]), 1e-9),
-        ),
+    reads: dict[str, tuple[str, str, Callable[[float], float]]] = {
+        "memory": ("peak memory of the process, MB", "peak_rss_mb", lambda found: found),
+        "latency": ("milliseconds of training per environment step", "steps_per_second", lambda found: 1e3 / found),
     }
-    for name, (unit, read) in reads.items():
+    metric = found.metric.replace("_", " ")
+    for name, (unit, number, cost) in reads.items():
         points: list[Point] = []
         lines: list[Sequence[object]] = [("arm", "x", "mean", "low", "high")]
         for arm, row in rows.items():
-            values = [read(each.summary) for each in results if labels[each.directory] == arm and each.summary]
+            measured = [each.summary.get(number) for each in results if labels[each.directory] == arm and each.summary]
+            # A run of no steps has no speed, one whose file was edited perhaps no number.
+            values = [cost(each) for each in measured if isinstance(each, (int, float)) and 0 < each < math.inf]
             if not values or row.mean is None:
                 continue
             points.append(Point(arm, float(np.median(values)), row.mean, row.t_interval))
             lines.append((arm, points[-1].x, row.mean, *(row.t_interval or ("", ""))))
-        chart = point_chart(f"Return against {name} in {task}", unit, found.metric.replace("_", " "), points)
-        caption = f"The {found.metric.replace('_', ' ')} with its 95 % interval, against {name} (median over seeds)."
+        chart = point_chart(f"{metric.capitalize()} against {name} in {task}", unit, metric, points)
+        caption = f"The {metric} with its 95 % interval, against {name} (median over seeds)."
         yield _figure(chart, caption, f"{name}-{task}", csv_lines(lines))
 
 
@@ -160,22 +167,22 @@ def _figure(svg: str, caption: str, name: str, data: str) -> str:
     links = (
         f"{_download(f'{name}.svg', 'image/svg+xml', svg, 'SVG')} · {_download(f'{name}.csv', 'text/csv', data, 'CSV')}"
     )
-    return f'<figure>{svg}<figcaption>{escape(caption)} <span class="downloads">{links}</span></figcaption></figure>'
+    return f'<figure>{svg}<figcaption>{escaped(caption)} <span class="downloads">{links}</span></figcaption></figure>'
 
 
 def _download(name: str, kind: str, text: str, words: str) -> str:
     encoded = base64.b64encode(text.encode()).decode()
     safe = "".join(letter if letter.isalnum() or letter in ".-" else "-" for letter in name)
-    return f'<a download="{safe}" href="data:{kind};base64,{encoded}" aria-label="{escape(name)}">{words}</a>'
+    return f'<a download="{safe}" href="data:{kind};base64,{encoded}" aria-label="{escaped(name)}">{words}</a>'
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in table.headings)
+    head = "".join(f'<th scope="col">{escaped(each)}</th>' for each in table.headings)
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        f'<tr><th scope="row">{escaped(row[0])}</th>{"".join(f"<td>{escaped(cell)}</td>" for cell in row[1:])}</tr>'
         for row in table.rows
     )
-    label = escape(table.title)
+    label = escaped(table.title)
     link = _download(f"{table.title}.csv", "text/csv", comma_separated([table]), "CSV")
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{head}</tr></thead>'
@@ -183,18 +190,32 @@ def _table(table: Table) -> str:
     )
 
 
-def _made_by(results: Sequence[Result], labels: Mapping[Path, str], command: str) -> Iterator[str]:
-    """The command and commit behind every number."""
-    yield f"<h2>What made these numbers</h2><p>This page:</p><pre>{escape(command)}</pre>"
+def _made_by(
+    results: Sequence[Result], labels: Mapping[Path, str], command: str, each_run: bool = True
+) -> Iterator[str]:
+    """The command and commit behind every number; unless of `each_run`, a row for the seeds of an arm."""
+    yield f"<h2>What made these numbers</h2><p>This page:</p><pre>{escaped(command)}</pre>"
     yield "<p>Its runs, each repeated from its own config.toml:</p>"
-    rows = []
+    rows: dict[tuple[str, str, str, str, Path | None], list[Result]] = {}
     for result in results:
         commit = str(result.provenance.get("git_commit", "–"))[:12]
-        version = str(result.provenance.get("versions", {}).get("bitrl", "–"))
-        again = shlex.join(["bitrl", "run", "--config", f"{result.directory.as_posix()}/config.toml"])
-        rows.append((labels[result.directory], result.task, str(result.seed), commit, version, again))
-    headings = ("arm", "task", "seed", "commit", "bitrl", "command")
-    yield _table(Table("Runs", headings, tuple(rows)))
+        versions = result.provenance.get("versions")
+        version = str(versions.get("bitrl", "–")) if isinstance(versions, Mapping) else "–"
+        row = (labels[result.directory], result.task, commit, version, result.directory if each_run else None)
+        rows.setdefault(row, []).append(result)
+    shown = [
+        (arm, task, ", ".join(str(each.seed) for each in group), commit, version, _again(group[0]))
+        for (arm, task, commit, version, _), group in rows.items()
+    ]
+    headings = ("arm", "task", "seed", "commit", "bitrl", "command" if each_run else "command of the first seed")
+    yield _table(Table("Runs", headings, tuple(shown)))
+
+
+def _again(result: Result) -> str:
+    """The command that repeats a run; of one in a file of results, which has its settings, where these are."""
+    if file := next((each for each in result.directory.parents if each.is_file()), None):
+        return f"its settings are in {file.name}"
+    return f"bitrl run --config {shell_word(f'{result.directory.as_posix()}/config.toml')}"
 
 
 def _words() -> str:

@@ -22,7 +22,7 @@ from bitrl.core.runs.store import read_provenance, read_summary
 
 IGNORED = (
     "run.seed", "run.env", "run.loggers", "run.checkpoint_every", "run.eval_every", "run.eval_every_episodes",
-    "backbone.threads", "critic_backbone.threads",
+    "run.memory_limit", "backbone.threads", "critic_backbone.threads",
 )  # fmt: skip
 """Settings that make no other arm: the seed, the environment (a task), and what does not change results."""
 
@@ -89,12 +89,17 @@ def read_result(directory: Path, label: str | None = None) -> Result:
         raise UsageError(
             f"{directory / 'config.toml'}: is damaged, it names no environment: leave the run out, or train it again"
         )
+    result, provenance = result_of(directory, config, label), read_provenance(directory)
+    # A run that learned on from an agent is no other seed of one that began with nothing.
+    agent = provenance.get("agent")
+    begun = f"agent of {agent.get('step')} steps" if isinstance(agent, Mapping) else "none"
     return attrs.evolve(
-        result_of(directory, config, label),
+        result,
+        settings={**result.settings, "run.resume": begun},
         summary=_summary(directory),
         curve=tuple(_curve(directory / "metrics.jsonl", "episode_return")),
         evaluations=tuple(_curve(directory / "evaluations.jsonl", "mean_return")),
-        provenance=read_provenance(directory),
+        provenance=provenance,
     )
 
 

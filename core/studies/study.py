@@ -19,7 +19,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.files import cannot_write, make_directory, remove_unfinished, write_atomically
 from bitrl.core.runs.lock import lock
 from bitrl.core.runs.store import as_toml
-from bitrl.core.studies.design import Cell, Design, build_design, read_design
+from bitrl.core.studies.design import Arm, Cell, Design, build_design, read_design
 from bitrl.core.studies.results import Result, read_result, result_of
 from bitrl.core.wording import setting
 
@@ -56,7 +56,7 @@ class Study:
         Raises:
             UsageError: an arm cannot be composed, or something else is there.
         """
-        design = build_design(data)
+        design = design_in(directory, data)
         before = _known_cells(directory)
         if (
             before is None
@@ -67,8 +67,9 @@ class Study:
         study = cls(directory, design, planned=True)
         if before is None:
             return study, Changes((), ())
-        added = tuple(cell.name for cell in design.cells if cell not in before)
-        begun = (cell for cell in before if cell not in design.cells and study.status(cell) != "waiting")
+        known, wanted = ({cell.path for cell in cells} for cells in (before, design.cells))
+        added = tuple(cell.name for cell in design.cells if cell.path not in known)
+        begun = (cell for cell in before if cell.path not in wanted and study.status(cell) != "waiting")
         return study, Changes(added, tuple(cell.name for cell in begun))
 
     @classmethod
@@ -89,7 +90,8 @@ class Study:
             raise cannot_write(directory, error) from None
         study = cls(directory, planned.design)
         try:
-            write_atomically(directory / FILE, as_toml(data))
+            if _contents(directory) != data:  # else comments in it would be lost for nothing
+                write_atomically(directory / FILE, as_toml(data))
         except BaseException:
             study.close()
             raise
@@ -144,13 +146,35 @@ def is_study(directory: Path) -> bool:
     return (directory / FILE).is_file()
 
 
+def design_in(directory: Path, data: Mapping[str, Any]) -> Design:
+    """The design of a study's file in its directory. An arm of the same settings as one that is no longer in it has the
+    directory of that one: it was called otherwise (renamed, or another value was added beside its only one), and what
+    is trained is not trained again.
+
+    Raises:
+        UsageError: an arm cannot be composed.
+    """
+    design = build_design(data)
+    own = {arm.folder for arm in design.arms}
+    left = {
+        path.name.rpartition("-")[2]: path.name for path in sorted(directory.glob("runs/*/")) if path.name not in own
+    }
+
+    def placed(arm: Arm) -> Arm:
+        if (directory / "runs" / arm.folder).exists():
+            return arm
+        return attrs.evolve(arm, folder=left.pop(arm.digest, arm.folder))  # of two arms that are alike, one alone
+
+    return attrs.evolve(design, arms=tuple(map(placed, design.arms)))
+
+
 def read_study(directory: Path) -> tuple[Design, list[Result]]:
     """The design of a study and the results of its cells, without locking it.
 
     Raises:
         UsageError: no study there, or damaged.
     """
-    design = build_design(read_design(directory / FILE))
+    design = design_in(directory, read_design(directory / FILE))
     return design, results_of(directory, design)
 
 
@@ -225,9 +249,17 @@ def _known_cells(directory: Path) -> list[Cell] | None:
     """The cells of the contents that a directory has; none where a component is no longer installed. None without any
     contents.
     """
-    if not (directory / FILE).is_file():
+    if not is_study(directory):
         return None
     try:
-        return build_design(read_design(directory / FILE)).cells
+        return design_in(directory, read_design(directory / FILE)).cells
     except UsageError:
         return []
+
+
+def _contents(directory: Path) -> dict[str, Any] | None:
+    """The contents of a study's file; None without one, or where it is damaged."""
+    try:
+        return read_design(directory / FILE)
+    except UsageError:
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
@@ -39,7 +40,7 @@ def tables(found: Comparison) -> Iterator[Table]:
 
 def markdown(found: Sequence[Table]) -> str:
     """As Markdown."""
-    return "\n".join(f"## {each.title}\n\n{_markdown(each)}" for each in found)
+    return "\n".join(f"## {_markdown_text(each.title)}\n\n{_markdown(each)}" for each in found)
 
 
 def latex(found: Sequence[Table]) -> str:
@@ -111,11 +112,12 @@ def _overall(found: Comparison) -> Table:
             shares(each.ratio_interval),
             share(each.interquartile_mean),
             shares(each.interquartile_mean_interval),
+            share(each.baseline_interquartile_mean),
             share(each.improvement),
         )
         for each in found.overall
     ]
-    headings = ("arm", "tasks", "geometric mean", "95 %", "interquartile mean", "95 %", "P(better)")
+    headings = ("arm", "tasks", "geometric mean", "95 %", "interquartile mean", "95 %", "baseline's", "P(better)")
     return Table(f"All tasks: ratios to {found.baseline}", headings, tuple(rows))
 
 
@@ -123,6 +125,8 @@ def number(value: float | None) -> str:
     """A result in a few digits."""
     if value is None:
         return "–"
+    if 0 < abs(value) < 0.0005:  # three decimals would say that it is zero
+        return f"{value:.1g}"
     return f"{value:.3f}" if abs(value) < 2 else f"{value:,.1f}"
 
 
@@ -157,8 +161,14 @@ def _word(value: object) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.headings, tuple("---" for _ in table.headings), *table.rows]
-    return "".join("| " + " | ".join(_one_line(cell).replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    lines = [[_markdown_text(cell) for cell in line] for line in (table.headings, *table.rows)]
+    lines.insert(1, ["---"] * len(table.headings))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_text(text: str) -> str:
+    """Text on one line of which Markdown takes no part for markup: `_` has a meaning around words alone."""
+    return re.sub(r"[\\`*<|]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", _one_line(text))
 
 
 def _one_line(cell: str) -> str:

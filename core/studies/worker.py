@@ -18,15 +18,17 @@ from typing import Any
 from bitrl.core.config import resolve
 from bitrl.core.errors import BitrlError
 from bitrl.core.runs import train
+from bitrl.core.wording import command_line
 
 
 def work(values: Mapping[str, Mapping[str, Any]], directory: Path) -> None:
     """Train the run of these settings in a directory, or resume it there."""
-    if (directory / "config.toml").is_file():
-        train.go_on(directory)
-    else:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        train.start(resolve(values), directory, force=True)
+    with command_line():  # where a study's failures are read
+        if (directory / "config.toml").is_file():
+            train.go_on(directory)
+        else:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            train.start(resolve(values), directory, force=True)
 
 
 def die_with(parent: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from small_studies import DATA, go
 
 from bitrl.cli.plot import draw
 from bitrl.cli.study import _shown
@@ -87,6 +88,24 @@ def test_a_dry_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     process.terminate()
     assert process.wait() == 128 + signal.SIGTERM
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_dry_run_says_the_time_of_what_is_left(bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that was stopped goes on, one that failed does not unless it is asked to, and of three cells for two
+    processes one waits.
+    """
+    study = go(tmp_path / "study", {**DATA, "study": {"seeds": "0-2"}})
+    monkeypatch.setattr("bitrl.core.studies.estimate.seconds_per_step", lambda *_: dict.fromkeys(study.design.arms, 1))
+    cells = study.design.cells
+    for cell in cells[:4]:
+        (study.place(cell) / "summary.json").unlink()
+        (study.place(cell) / "metrics.jsonl").write_text('{"step": 84}\n')
+    study.fail(cells[0], "out of memory")
+    plan = json.loads(bitrl("study", study.directory, "--dry-run", "--jobs", "2", "--json").out)
+    assert [row["seconds"] for row in plan["cells"]] == [0, 300, 300, 300, 0, 0]
+    assert plan["seconds"] == 600
+    again = bitrl("study", study.directory, "--dry-run", "--jobs", "2", "--retry").out
+    assert "6 cells, 2,304 steps of which 1,200 are left, about 10:00 of training with 2 at once" in again
 
 
 def test_ablate_is_another_name_for_study(bitrl: Call) -> None:
@@ -209,6 +228,23 @@ def test_a_report_is_written_once_and_names_its_command_and_commit(
         assert word in page.read_text(encoding="utf-8")
 
 
+def test_tables_for_a_paper_come_with_the_warnings_of_a_comparison(bitrl: Call, tmp_path: Path) -> None:
+    """A page has a place for them, a table has none."""
+    for seed in range(2):
+        write_run(tmp_path / "runs" / str(seed), "mlp", seed, 480.0 + seed)
+    for name, words in (("t.tex", True), ("t.md", True), ("t.csv", True), ("t.html", False)):
+        done = bitrl("report", tmp_path / "runs", "--out", tmp_path / name)
+        assert ("warning: CartPole-v1, base: 2 seeds are too few to compare" in done.err) == words
+
+
+def test_cells_of_a_study_that_have_not_begun_are_said(bitrl: Call, tmp_path: Path) -> None:
+    study = go(tmp_path / "study", {**DATA, "study": {"seeds": "0"}}).directory
+    assert "begun" not in bitrl("compare", study).err
+    text = (study / "study.toml").read_text()
+    (study / "study.toml").write_text(text.replace('seeds = "0"', 'seeds = "0-4"'))
+    assert f"warning: {study}: 8 of the study's 10 cells have not begun" in bitrl("compare", study).err
+
+
 def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> None:
     assert "2 curves of 6 runs" in bitrl("plot", runs, "--out", tmp_path / "c.svg").out
     ElementTree.parse(tmp_path / "c.svg")
@@ -220,6 +256,29 @@ def test_plot_draws_one_environment(bitrl: Call, runs: Path, tmp_path: Path) -> 
     draw(tmp_path / "d.png", "$", "x", "y", [curve])
     other = write_run(tmp_path / "other", "bf16", 0, 1.0, "Acrobot-v1")
     assert "2 tasks" in bitrl("plot", runs, other, "--out", tmp_path / "d.svg").err
+
+
+def test_a_picture_shows_what_the_svg_shows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Names that begin with "_", a ninth curve, which has the first one's colour, and bands wider than the curves."""
+
+    def picture(*curves: Curve) -> bytes:
+        draw(tmp_path / "c.png", "t", "x", "y", curves)
+        return (tmp_path / "c.png").read_bytes()
+
+    def flat(label: str, height: float, band: float = 0.0) -> Curve:
+        return Curve(label, (1, 2), (height, height), (height - band,) * 2, (height + band,) * 2)
+
+    assert picture(flat("_a", 1.0)) != picture(flat("_b", 1.0))
+    nine = [flat(str(n), float(n)) for n in range(9)]
+    swapped = [flat("0", 8.0), *nine[1:8], flat("8", 0.0)]
+    assert picture(*nine) != picture(*swapped), "the first and the ninth can be told apart"
+    assert picture(flat("a", 1.0, 50.0), flat("b", 2.0)) == picture(flat("a", 1.0, 500.0), flat("b", 2.0))
+    assert capfd.readouterr().err == ""
+    picture(flat("日本", 1.0))
+    assert capfd.readouterr().err.splitlines() == [
+        f"warning: {tmp_path / 'c.png'}: its font lacks letters of the names, which are boxes: name a .svg, or rename "
+        "the arms"
+    ]
 
 
 def evaluated(run: Path, *returns: float) -> Path:
@@ -264,6 +323,26 @@ def test_how_often_it_is_evaluated_makes_no_other_arm(bitrl: Call, tmp_path: Pat
         (run / "config.toml").write_text(text.replace("steps = 300", f"steps = 300\neval_every = {every}"))
     [row] = json.loads(bitrl("compare", tmp_path / "runs", "--json").out)["rows"]
     assert row["seeds"] == [0, 1]
+
+
+def test_a_memory_limit_makes_no_other_arm(bitrl: Call, tmp_path: Path) -> None:
+    """It changes nothing that is learned."""
+    for seed, limit in enumerate(("none", "900MB")):
+        run = write_run(tmp_path / "runs" / f"{seed}", "mlp", seed, 300.0)
+        text = (run / "config.toml").read_text()
+        (run / "config.toml").write_text(text.replace("steps = 300", f'steps = 300\nmemory_limit = "{limit}"'))
+    [row] = json.loads(bitrl("compare", tmp_path / "runs", "--json").out)["rows"]
+    assert row["seeds"] == [0, 1]
+
+
+def test_a_run_that_learned_on_from_an_agent_is_no_other_seed(bitrl: Call, tmp_path: Path) -> None:
+    first, other, on = (tmp_path / f"r{seed}" for seed in range(3))
+    for seed, run in enumerate((first, other)):
+        bitrl("run", "--steps", 64 * (seed + 1), "--seed", seed, "--out", run, "--backbone", "mlp", *QUICK)
+    bitrl("export", first, "--out", tmp_path / "agent.safetensors")
+    bitrl("run", "--resume", tmp_path / "agent.safetensors", "--steps", 128, "--seed", 2, "--out", on)
+    rows = json.loads(bitrl("compare", other, on, "--json").out)["rows"]
+    assert [(row["arm"], row["seeds"]) for row in rows] == [("resume=none", [1]), ("resume=agent of 64 steps", [2])]
 
 
 def test_steps_to_90_percent_are_of_evaluations_only_where_all_runs_have_them(
@@ -330,6 +409,29 @@ def test_watch_gives_each_of_many_runs_a_row(bitrl: Call, tmp_path: Path) -> Non
     assert lines[0].split() == ["run", "trained", "sampled", "greedy", "steps/s", "time", "left"]
     assert [line.split()[0] for line in lines[1:]] == [f"{arm}/seed{seed}" for arm in "ab" for seed in range(4)]
     assert lines[1].split()[1:] == ["100%", "480.0", "480.0", "50", "finished"]
+
+
+def test_watching_a_study_goes_on_between_its_cells_and_ends_where_the_last_has_failed(
+    bitrl: Call, tmp_path: Path, monkeypatch
+) -> None:
+    """No run is unfinished while the next one's process starts."""
+    study = go(tmp_path / "study", {**DATA, "study": {"seeds": "0"}})
+    last = study.place(study.design.cells[1])
+    last.rename(tmp_path / "later")
+    waited = []
+
+    def next_cell(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 1:
+            (tmp_path / "later").rename(last)
+            (last / "summary.json").unlink()
+        else:
+            study.fail(study.design.cells[1], "out of memory")
+
+    monkeypatch.setattr("bitrl.cli.watch.time.sleep", next_cell)
+    monkeypatch.setattr("bitrl.cli.watch.console", lambda: Console(force_terminal=True))
+    assert bitrl("watch", study.directory).code == 0
+    assert len(waited) == 2
 
 
 def test_ctrl_c_ends_watching_and_is_no_error(bitrl: Call, tmp_path: Path, monkeypatch) -> None:

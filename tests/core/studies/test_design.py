@@ -169,6 +169,9 @@ def test_what_cannot_be_composed_is_refused_in_words(data: dict[str, Any], words
         "\x00",
         "base.run.steps = 2020-01-01\n",
         '[grid]\n"algo.gamma" = [12:00:00]\n',
+        '[grid]\n"algo.hidden" = [[2020-01-01]]\n',
+        '[grid]\nx = [{name = "a", "algo.gamma" = 2020-01-01}]\n',
+        '[grid]\nx = [{name = "a", algo = {gamma = [{y = 2020-01-01}]}}]\n',
     ],
 )
 def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str) -> None:
@@ -184,6 +187,19 @@ def test_the_file_in_the_docs_is_a_study() -> None:
     design = build_design(tomllib.loads(text))
     assert len(design.arms) == 2 * 3 * (1 + 2 + 1)
     assert design.baseline == "backbone=bf16"
+
+
+def test_the_baseline_may_be_an_arm_that_is_called_by_a_number() -> None:
+    """TOML reads 5 as a number, and [arms.5] as a text."""
+    arms = {"a": {"algo.gamma": 0.9}, "5": {"algo.gamma": 0.8}}
+    design = build_design({"study": {"baseline": 5}, "base": {"run": {"backbone": "mlp"}}, "arms": arms})
+    assert design.baseline == design.arms[1].label
+
+
+@pytest.mark.parametrize("values", ["[8,16", "8,16]", "[[8,8],[16]]"])
+def test_a_bracket_that_is_not_closed_makes_no_other_axis(values: str) -> None:
+    with pytest.raises(UsageError, match="brackets do not match"):
+        parse_variation(f"algo.hidden={values}")
 
 
 def test_seeds_and_variations_are_read_as_typed() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -13,6 +16,7 @@ from bitrl.core.errors import UsageError
 from bitrl.core.studies.comparison import compare
 from bitrl.core.studies.recorded import POINTS, merged, read_recorded, write_recorded
 from bitrl.core.studies.results import Result
+from bitrl.core.studies.statistics import steps_to
 from bitrl.core.studies.study import read_study
 
 RESULT = Result(Path("a/b/arm/seed0"), "Task-v0", {"run.steps": 9}, 0, {"steps": 9, "eval": {"mean_return": 1.5}}, ())
@@ -34,9 +38,19 @@ def test_a_long_curve_keeps_its_ends_and_every_nth_point(tmp_path: Path) -> None
     curve = tuple((10 * n, float(n)) for n in range(5 * POINTS))
     write_recorded([attrs.evolve(RESULT, curve=curve)], tmp_path / "long.json")
     ((found,), _) = read_recorded(tmp_path / "long.json")
-    assert len(found.curve) == POINTS
+    assert len(found.curve) == POINTS + 1, "also the first of 90 % of the way"
     assert (found.curve[0], found.curve[-1]) == (curve[0], curve[-1])
     assert set(found.curve) <= set(curve)
+
+
+def test_a_files_steps_to_90_percent_are_those_of_its_runs(tmp_path: Path) -> None:
+    """The best of many noisy rollouts is rarely among every fifth of them."""
+    noise = np.random.default_rng(0).normal(0, 5, (20, 1000))
+    curves = [tuple((10 * n, float(n / 10 + own[n])) for n in range(1000)) for own in noise]
+    runs = [attrs.evolve(RESULT, curve=curve, seed=n) for n, curve in enumerate(curves)]
+    write_recorded([attrs.evolve(run, directory=Path(f"a/seed{run.seed}")) for run in runs], tmp_path / "noisy.json")
+    for found, run in zip(read_recorded(tmp_path / "noisy.json")[0], runs, strict=True):
+        assert steps_to(found.curve) == steps_to(run.curve)
 
 
 def test_runs_whose_directories_end_alike_stay_apart(tmp_path: Path) -> None:
@@ -73,6 +87,24 @@ def test_a_damaged_file_is_named(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words) as error:
         read_recorded(file)
     assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data["arms"][0]["runs"][0].update(curve=[[math.inf, 2.0]]),
+        lambda data: data["arms"][0]["runs"][0].update(curve=[[1, math.nan], [2, 3.0]]),
+        lambda data: data["arms"][0].update(label=7),
+        lambda data: data.update(baseline=["mlp"]),
+    ],
+)
+def test_what_is_no_number_or_no_text_is_damage(damage: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    write_recorded([RESULT], tmp_path / "results.json")
+    data = json.loads((tmp_path / "results.json").read_text())
+    damage(data)
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=r"results\.json: damaged"):
+        read_recorded(tmp_path / "results.json")
 
 
 def test_a_summary_without_an_evaluation_is_damaged(tmp_path: Path) -> None:

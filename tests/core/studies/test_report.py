@@ -7,8 +7,11 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from bitrl.core.errors import UsageError
 from bitrl.core.studies.charts import Point, line_chart, point_chart, ticks
@@ -23,7 +27,7 @@ from bitrl.core.studies.comparison import Comparison, compare, compare_rows
 from bitrl.core.studies.curves import mean_curve
 from bitrl.core.studies.report import html
 from bitrl.core.studies.results import Result
-from bitrl.core.studies.tables import comma_separated, latex, markdown, tables
+from bitrl.core.studies.tables import comma_separated, latex, markdown, number, tables
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -71,6 +75,16 @@ def test_ratios_of_rewards_and_costs_and_their_geometric_mean(found: Comparison)
     assert [each for each in found.warnings if "2 seeds are too few" in each]
 
 
+def test_an_arm_that_is_the_baseline_again_has_the_baselines_interquartile_mean() -> None:
+    """Of 500, 500, 500, 500 and 0 it is 500, which is 125 % of their mean: no reason to call the arm better."""
+    values = [500.0, 500, 500, 500, 0]
+    runs = [result(arm, seed, value, task) for arm in "ab" for task in "TU" for seed, value in enumerate(values)]
+    [overall] = compare(runs).overall
+    assert (overall.ratio, overall.improvement) == (pytest.approx(1.0), 0.5)
+    assert overall.interquartile_mean == overall.baseline_interquartile_mean == pytest.approx(1.25)
+    assert "| 125.0% | 50.0% |" in markdown([*tables(compare(runs))])
+
+
 def test_runs_are_told_apart_by_as_few_settings_as_needed() -> None:
     runs = [
         Result(Path(str(n)), "E", {"run.backbone": backbone, "algo.a": a, "algo.b": a * 2}, n, None, ())
@@ -78,6 +92,20 @@ def test_runs_are_told_apart_by_as_few_settings_as_needed() -> None:
     ]
     found = compare(runs)
     assert [row.arm for row in found.rows] == ["backbone=x algo.a=1", "backbone=x algo.a=2", "backbone=y algo.a=1"]
+
+
+def test_a_setting_that_is_tuned_for_each_environment_is_shown_with_all_its_values() -> None:
+    """An arm is one row over all tasks; the value of its first task alone would be wrong in the others."""
+    values = {("CartPole-v1", "base"): 0.05, ("Acrobot-v1", "base"): 0.01}
+    runs = []
+    for task in ("CartPole-v1", "Acrobot-v1"):
+        for arm in ("base", "standard"):
+            each = attrs.evolve(result("bf16", 0, 1.0, task), label=arm, directory=Path(f"{task}-{arm}"))
+            runs.append(attrs.evolve(each, settings={**each.settings, "algo.ent_coef": values.get((task, arm), 0.02)}))
+    assert compare(runs).differences == {
+        "base": {"algo.ent_coef": "0.05 or 0.01"},
+        "standard": {"algo.ent_coef": 0.02},
+    }
 
 
 def test_long_settings_do_not_make_long_names() -> None:
@@ -140,7 +168,7 @@ def test_csv_and_markdown_and_latex_hold_the_same_numbers(found: Comparison) -> 
     rows = list(csv.reader(io.StringIO(comma_separated(shown))))
     results = next(each for each in shown if each.title.startswith("CartPole-v1: mean return"))
     assert [results.title, *results.rows[1]] in rows
-    assert "| backbone=<b>&_ | 3 | 51.0 |" in markdown(shown)
+    assert r"| backbone=\<b>&\_ | 3 | 51.0 |" in markdown(shown)
     assert r"backbone=\textless{}b\textgreater{}\&\_ & 3 & 51.0" in latex(shown)
 
 
@@ -158,6 +186,27 @@ def test_an_arm_may_be_called_anything() -> None:
         assert float(rows[-1]["mean"]) == pytest.approx(2.0)
     assert r'| a"b,c \|[x] ^2 ~ | 3 | 2.0 |' in markdown(shown)
     assert r'a"b,c \textbar{}{[}x] \textasciicircum{}2 \textasciitilde{} & 3 & 2.0' in latex(shown)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["<b>x</b>", "*a* **b**", "_x_ __y__", "`c`", r"a\|b \* \\", "&lt; &#60;", "algo.ent_coef=[64, 64]", "日本 ε"],
+)
+def test_a_name_is_read_back_from_markdown_as_it_was(name: str) -> None:
+    runs = [attrs.evolve(result("bf16", seed, 1.0), label=name) for seed in range(3)]
+    page = ElementTree.fromstring(
+        f"<page>{MarkdownIt('commonmark').enable('table').render(markdown([*tables(compare(runs))]))}</page>"
+    )
+    [row] = page.iter("tbody")
+    assert row[0][0].text == name
+    assert len(row[0][0]) == 0, "no markup"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.0004, "0.0004"), (-1.24e-7, "-1e-07"), (0.0, "0.000"), (0.05, "0.050")]
+)
+def test_a_small_result_is_not_zero(value: float, words: str) -> None:
+    assert number(value) == words
 
 
 def test_a_page_of_two_hundred_arms_is_no_larger_than_others() -> None:
@@ -178,6 +227,71 @@ def test_a_page_of_two_hundred_arms_is_no_larger_than_others() -> None:
     assert "base64" not in text
 
 
+def test_a_page_of_thousands_of_runs_names_the_seeds_of_an_arm_together() -> None:
+    runs = [
+        attrs.evolve(each, directory=Path("studies/many/runs", f"{each.directory}-0123abcd", f"seed{seed}"))
+        for task in range(5)
+        for arm in range(8)
+        for seed in range(80)
+        for each in [result(f"bitnet-{arm}", seed, 300.0 + arm + seed, f"{'A' * 80}Task{task}-v5")]
+    ]
+    rows = compare_rows(runs, "mean_return", "backbone=bitnet-0")
+    text = html("t", Comparison("mean_return", rows[0].arm, rows, (), {}, ()), runs, "command")
+    assert len(text.encode()) <= 1_000_000
+    assert "<td>0, 1, 2, 3," in text
+    assert text.count("bitrl run --config") == 5 * 8
+
+
+def test_a_page_of_a_directory_that_is_not_utf8_can_be_written() -> None:
+    where = Path(os.fsdecode(b"runs-\xff"))
+    runs = [attrs.evolve(result("bf16", 0, 1.0), directory=where)]
+    text = html(str(where), compare(runs), runs, "command")
+    assert text.encode()
+    assert shlex.split(unescape(text.partition("bitrl run --config ")[2].partition("<")[0]))
+
+
+def test_a_run_that_failed_early_is_said_to_end_the_curve_of_its_arm() -> None:
+    """And it does not turn the curves of evaluations into those of rollouts, which steps to 90 % are not of."""
+    runs = [
+        attrs.evolve(result("bf16", seed, 1.0), evaluations=((100, 1.0), (200, 2.0), (300, 3.0))) for seed in range(3)
+    ]
+    assert "Drawn as far" not in html("t", compare(runs), runs, "command")
+    runs[1] = attrs.evolve(runs[1], summary=None, evaluations=runs[1].evaluations[:2])
+    runs[2] = attrs.evolve(runs[2], summary=None, evaluations=())
+    text = html("t", compare(runs), runs, "command")
+    assert "evaluations while training (greedy actions)" in text
+    assert "Drawn as far as all runs of an arm have come: base up to step 200." in text
+
+
+def test_costs_are_of_the_runs_that_have_them() -> None:
+    """A run of no steps has no speed; an edited summary.json has perhaps no memory."""
+    runs = [result("bf16", seed, 100.0 + seed) for seed in range(3)]
+    without = {"eval": {"mean_return": 100.0}, "steps": 0, "steps_per_second": 0.0, "peak_rss_mb": None}
+    runs[0] = attrs.evolve(runs[0], summary=without, provenance={"versions": "?"})
+    text = html("t", compare(runs), runs, "command")
+    page = _Page()
+    page.feed(text)
+    files = {link["download"]: base64.b64decode(link["href"].partition("base64,")[2]).decode() for link in page.links}
+    [latency] = csv.DictReader(io.StringIO(files["latency-CartPole-v1.csv"]))
+    [memory] = csv.DictReader(io.StringIO(files["memory-CartPole-v1.csv"]))
+    assert (float(latency["x"]), float(memory["x"])) == (1.0, 101.5)
+    alone = [attrs.evolve(runs[0], curve=())]
+    assert "No run that has finished has both numbers." in html("t", compare(alone), alone, "command")
+
+
+def test_costs_are_called_by_the_metric_they_are_drawn_against() -> None:
+    text = html("t", compare(RESULTS, metric="success_rate", baseline="backbone=bf16"), RESULTS, "command")
+    assert 'aria-label="Success rate against memory in CartPole-v1"' in text
+
+
+def test_runs_in_a_file_of_results_have_no_config_to_repeat(tmp_path: Path) -> None:
+    (tmp_path / "kept.json").write_text("")
+    runs = [attrs.evolve(result("bf16", 0, 1.0), directory=tmp_path / "kept.json" / "arm" / "seed0")]
+    text = html("t", compare(runs), runs, "command")
+    assert "its settings are in kept.json" in text
+    assert "config.toml<" not in text
+
+
 def test_a_chart_is_well_formed_and_its_points_are_where_the_numbers_say() -> None:
     curve = mean_curve("an <arm>", RESULTS[:3])
     assert curve is not None
@@ -192,6 +306,8 @@ def test_a_chart_is_well_formed_and_its_points_are_where_the_numbers_say() -> No
     assert points[0, 1] > points[2, 1], "upwards is better"
     dot = ElementTree.fromstring(point_chart("t", "x", "y", [Point("a", 1.0, 2.0, (1.0, 3.0))]))
     assert len([*dot.iter(f"{SVG}circle")]) == 1
+    odd = line_chart("t", "x", "y", [attrs.evolve(curve, label="a\x00b\x1bc")])
+    assert r"a\x00b\x1bc" in [text.text for text in ElementTree.fromstring(odd).iter(f"{SVG}text")]
     for empty in (line_chart("t", "x", "y", []), point_chart("t", "x", "y", [])):
         ElementTree.fromstring(empty)
 

@@ -18,6 +18,7 @@ from small_studies import DATA, QUICK, go, report
 
 from bitrl.core.errors import RunStopped, UsageError
 from bitrl.core.studies.comparison import compare
+from bitrl.core.studies.design import read_design
 from bitrl.core.studies.processes import Processes
 from bitrl.core.studies.results import read_results
 from bitrl.core.studies.running import run_study
@@ -55,6 +56,34 @@ def test_the_same_command_again_runs_nothing_and_more_seeds_run_alone(finished: 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_an_arm_that_is_called_otherwise_is_not_trained_again(tmp_path: Path) -> None:
+    """A value beside the only one of an axis, which no name had, and a renamed arm."""
+    began: list[str] = []
+
+    class Counting(Processes):
+        def start(self, cell: Any, place: Path) -> None:
+            began.append(cell.name)
+            super().start(cell, place)
+
+    def edited(data: dict[str, Any]) -> tuple[list[str], list[str], tuple[str, ...]]:
+        began.clear()
+        study, changes = Study.create(tmp_path / "study", {"study": {"seeds": [0]}, "base": QUICK, **data})
+        run_study(study, Counting(2, len(study.design.cells)))
+        study.close()
+        rows = compare(read_study(study.directory)[1]).rows
+        assert all(row.seeds == (0,) for row in rows)
+        return sorted(began), [row.arm for row in rows], changes.removed
+
+    one, two = "algo.clip_coef=0.1", "algo.clip_coef=0.2"
+    assert edited({"grid": {"algo.clip_coef": [0.1]}}) == (["CartPole-v1 base seed 0"], ["base"], ())
+    assert edited({"grid": {"algo.clip_coef": [0.1, 0.2]}}) == ([f"CartPole-v1 {two} seed 0"], [one, two], ())
+    named = {"narrow": {"algo.clip_coef": 0.1}, "wide": {"algo.clip_coef": 0.2}}
+    assert edited({"arms": named}) == ([], ["narrow", "wide"], ())
+    twins = {"narrow": {"algo.clip_coef": 0.1}, "again": {"algo.clip_coef": 0.1}}
+    found = edited({"arms": twins})
+    assert found == (["CartPole-v1 again seed 0"], ["narrow", "again"], ("CartPole-v1 wide seed 0",))
+
+
 def test_a_grid_that_is_edited_says_what_came_and_went(finished: Path) -> None:
     edited = {**DATA, "grid": {"algo.clip_coef": [0.2, 0.3]}}
     study, changes = Study.create(finished, edited)
@@ -65,6 +94,18 @@ def test_a_grid_that_is_edited_says_what_came_and_went(finished: Path) -> None:
     study, changes = Study.create(finished, DATA)
     study.close()
     assert [study.status(cell) for cell in study.design.cells] == ["finished"] * 4
+
+
+def test_going_on_leaves_the_comments_of_a_studys_file(finished: Path) -> None:
+    """It is written again only for other contents."""
+    text = (finished / "study.toml").read_text()
+    try:
+        (finished / "study.toml").write_text(f"# two seeds are enough\n{text}")
+        for data, kept in ((read_design(finished / "study.toml"), True), ({**DATA, "study": {"seeds": [0]}}, False)):
+            Study.create(finished, data)[0].close()
+            assert ("# two seeds" in (finished / "study.toml").read_text()) == kept
+    finally:
+        (finished / "study.toml").write_text(text)
 
 
 def test_two_processes_do_not_run_one_study(finished: Path) -> None:
@@ -95,6 +136,16 @@ def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     began: list[str] = []
     go(tmp_path / "study", data, show=lambda states: began.extend(s.cell.name for s in states if s.status == "running"))
     assert not began, "it is not run again unasked"
+
+
+def test_a_failure_names_flags_as_the_command_line_has_them(tmp_path: Path) -> None:
+    study, _ = Study.create(tmp_path / "study", {"base": QUICK})
+    [cell] = study.design.cells
+    study.place(cell).mkdir(parents=True)
+    (study.place(cell) / "thesis.tex").write_text("…")
+    run_study(study, Processes(1, 1))
+    study.close()
+    assert study.failure(cell).endswith("is not empty and does not hold a run: choose another directory with --out")
 
 
 def test_a_cell_that_failed_before_it_wrote_anything_counts_as_a_failure(tmp_path: Path) -> None:
