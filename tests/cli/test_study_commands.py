@@ -315,22 +315,16 @@ def test_one_seed_is_not_drawn_as_two(bitrl: Call, runs: Path, tmp_path: Path) -
     assert (refused.code, "seed 0 is there twice" in refused.err) == (2, True)
 
 
-def test_how_often_it_is_evaluated_makes_no_other_arm(bitrl: Call, tmp_path: Path) -> None:
-    """The training is the same."""
-    for seed, every in enumerate((100, 200)):
+@pytest.mark.parametrize(
+    "settings", [("eval_every = 100", "eval_every = 200"), ('memory_limit = "none"', 'memory_limit = "900MB"')]
+)
+def test_what_changes_nothing_that_is_learned_makes_no_other_arm(
+    bitrl: Call, tmp_path: Path, settings: tuple[str, str]
+) -> None:
+    for seed, setting in enumerate(settings):
         run = write_run(tmp_path / "runs" / f"{seed}", "mlp", seed, 300.0)
         text = (run / "config.toml").read_text()
-        (run / "config.toml").write_text(text.replace("steps = 300", f"steps = 300\neval_every = {every}"))
-    [row] = json.loads(bitrl("compare", tmp_path / "runs", "--json").out)["rows"]
-    assert row["seeds"] == [0, 1]
-
-
-def test_a_memory_limit_makes_no_other_arm(bitrl: Call, tmp_path: Path) -> None:
-    """It changes nothing that is learned."""
-    for seed, limit in enumerate(("none", "900MB")):
-        run = write_run(tmp_path / "runs" / f"{seed}", "mlp", seed, 300.0)
-        text = (run / "config.toml").read_text()
-        (run / "config.toml").write_text(text.replace("steps = 300", f'steps = 300\nmemory_limit = "{limit}"'))
+        (run / "config.toml").write_text(text.replace("steps = 300", f"steps = 300\n{setting}"))
     [row] = json.loads(bitrl("compare", tmp_path / "runs", "--json").out)["rows"]
     assert row["seeds"] == [0, 1]
 
