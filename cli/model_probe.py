@@ -135,8 +135,9 @@ def _configs(
                 f"-o backbone.{name}: the probe reads what the blocks give: leave it out, or see --pooling"
             )
     typed = {part: frozenset(section) for part, section in values.items()}
-    if model is not None:
-        values["backbone"] = values.get("backbone", {}) | {"model": model}
+    # All blocks, however many the environment sets: which of them to read is the question.
+    chosen = {} if model is None else {"model": model}
+    values["backbone"] = {"layers": None} | values.get("backbone", {}) | chosen
     return [
         resolve({**values, "run": {"env": env, "serializer": serializer, "backbone": backbone}}, typed)
         for env in envs

@@ -567,10 +567,14 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, dict[str, str]]
 
 def _overridden(cls: type, chosen: Mapping[str, Any]) -> set[str]:
     """Options of a component whose defaults by an environment do not hold beside what the user has chosen: its options
-    class says so in `overrides`, {(option, value): other options}.
+    class says so in `overrides`, {(option, value or predicate): other options}.
     """
     overrides: Mapping[tuple[str, Any], tuple[str, ...]] = getattr(cls, "overrides", {})
-    return {other for (name, value), others in overrides.items() if chosen.get(name) == value for other in others}
+
+    def holds(name: str, value: Any) -> bool:
+        return name in chosen and (value(chosen[name]) if callable(value) else chosen[name] == value)
+
+    return {other for (name, value), others in overrides.items() if holds(name, value) for other in others}
 
 
 def _defaults(environment: EnvironmentRecord, part: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

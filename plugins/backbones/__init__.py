@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from bitrl.core.hookspecs import hookimpl
 from bitrl.core.options import above, at_least, each_at_least, option, options
 from bitrl.core.records import BackboneRecord
 
 
+def not_the_starter(model: Any) -> bool:
+    """Whether what a user chose as the model is neither the starter nor a copy of it in its shape."""
+    return model not in (None, "none", "starter", "starter-fp16") and not str(model).startswith("random:starter")
+
+
 @options
 class LanguageModelOptions:
     """Options of the language model, the same in every format."""
 
-    overrides: ClassVar = {("readout", "auto"): ("layers", "pooling", "projection", "directions", "chunk")}
+    # How many blocks an environment sets was found for the starter, and says nothing of another model.
+    overrides: ClassVar = {
+        ("readout", "auto"): ("layers", "pooling", "projection", "directions", "chunk"),
+        ("model", not_the_starter): ("layers",),
+    }
 
     model: str | None = option(
         None,

@@ -37,6 +37,9 @@ PROMPTS = {
 
 MINIGRID = {"run.serializer": "grid", "run.steps": 1_000_000}
 
+CLASSIC = {"backbone.layers": 1}
+"""The first block holds a state of few numbers as well as all four, at less than half the cost (docs/starter.md)."""
+
 MUJOCO = {"run.steps": 1_000_000, "backbone.layers": 2}
 
 TUNED_MUJOCO = {
@@ -171,12 +174,13 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         name="CartPole-v1",
         summary="keep a pole upright on a cart (return up to 500)",
         target=TARGET,
+        defaults=CLASSIC,
     )
     yield EnvironmentRecord(
         name="Acrobot-v1",
         summary="swing a two-link arm above a line (return about -80 at best)",
         target=TARGET,
-        defaults={"run.steps": 200_000},
+        defaults={**CLASSIC, "run.steps": 200_000},
         tuned={"ppo": SETTLING},
     )
     yield EnvironmentRecord(
@@ -184,7 +188,7 @@ def bitrl_environments() -> Iterator[EnvironmentRecord]:
         summary="rock a weak car out of a valley (return about -105 at best)",
         target=TARGET,
         # The reward is constant until the goal is reached, which takes dozens of pushes in one direction.
-        defaults={"run.steps": 150_000},
+        defaults={**CLASSIC, "run.steps": 150_000},
         tuned={"ppo": {**SETTLING, "algo.noise_hold": 20.0}},
     )
     for version in ("v5", "v4"):

@@ -29,7 +29,7 @@ from bitrl.core.runs.display import display
 from bitrl.core.runs.parts import build
 from bitrl.core.runs.state_recorder import numbers_of
 from bitrl.core.wording import setting
-from bitrl.plugins.backbones import LanguageModelOptions
+from bitrl.plugins.backbones import LanguageModelOptions, not_the_starter
 from bitrl.plugins.backbones.directions import read, written
 from bitrl.plugins.backbones.language_model import LanguageModel, count_sketch
 from bitrl.plugins.backbones.number_ends import number_ends
@@ -119,17 +119,15 @@ def choose(config: Config, part: str) -> tuple[Any, str] | None:
 
 
 def _told(config: Config, options: LanguageModelOptions) -> tuple[Any, str] | None:
-    """The same options, and a line where a model that the user names is read as the environment's defaults say, which
-    were tuned on another; None elsewhere.
+    """The same options, and a line where all blocks of a model are read though the environment sets fewer, which were
+    found for the starter; None elsewhere.
     """
-    model, layers = options.model, options.layers
-    if model is None or model.startswith("random:") or layers is None:
+    if not not_the_starter(options.model) or options.layers is not None:
         return None
-    if config.environment.defaults.get("backbone.layers") != layers:
+    if "backbone.layers" not in config.environment.defaults:
         return None
-    blocks = "block" if layers == 1 else f"{layers} blocks"
     return options, (
-        f"the first {blocks} of {model} are read, as {config.run.env} sets it (backbone.layers={layers}); "
+        f"all blocks of {options.model} are read, since how many {config.run.env} sets was found for the starter; "
         f"{setting('backbone.readout', 'auto')} measures what this model needs"
     )
 

@@ -243,14 +243,25 @@ def test_a_readout_that_is_asked_for_is_chosen_where_an_environment_sets_its_own
         ("HalfCheetah-v5", {"model": "some.gguf"}, True),
         ("HalfCheetah-v5", {}, False),
         ("HalfCheetah-v5", {"model": "random:starter"}, False),
+        ("HalfCheetah-v5", {"model": "starter-fp16"}, False),
         ("HalfCheetah-v5", {"model": "some.gguf", "layers": 3}, False),
-        ("CartPole-v1", {"model": "some.gguf"}, False),
+        ("CartPole-v1", {"model": "some.gguf"}, True),
+        ("BabyAI-GoToRedBall-v0", {"model": "some.gguf"}, False),
     ],
 )
-def test_blocks_that_were_tuned_on_another_model_are_told(env: str, backbone: dict[str, Any], told: bool) -> None:
+def test_how_many_blocks_an_environment_sets_holds_for_the_starter_alone(
+    env: str, backbone: dict[str, Any], told: bool
+) -> None:
     config = resolve({"run": {"env": env}, "backbone": backbone})
     found = choose(config, "backbone")
     assert (found is not None) == told
     if found is not None:
         assert found[0] == config.backbone_options
-        assert found[1].startswith("the first 2 blocks of some.gguf are read, as HalfCheetah-v5 sets it")
+        assert found[0].layers is None
+        assert found[1].startswith(f"all blocks of some.gguf are read, since how many {env} sets was found for")
+
+
+def test_the_classic_tasks_are_read_after_the_first_block() -> None:
+    for env in ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"):
+        found = resolve({"run": {"env": env, "critic_backbone": "int8"}, "critic_backbone": {"model": "some.gguf"}})
+        assert (found.backbone_options.layers, found.critic_backbone_options.layers) == (1, None)
