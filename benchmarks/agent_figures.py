@@ -9,15 +9,15 @@ def texts_lines(record: dict[str, Any]) -> list[str]:
     """CartPole in words beside Stable-Baselines3 in numbers, in sentences."""
     found = record["results"]
     theirs = found["stable_baselines3"]["steps_per_second"]
-    ours, first, auto = (
+    ours, four, auto = (
         f"{each['steps_per_second']:,.0f} with {each['threads']} of two threads, {each['ratio']:.2f} ×"
-        for each in (found["bitrl"], found["bitrl_first_block"], found["bitrl_auto"])
+        for each in (found["bitrl"], found["bitrl_four_blocks"], found["bitrl_auto"])
     )
     return [
         f"CartPole read as JSON by the ternary starter, beside Stable-Baselines3 on the bare numbers, both with 16 "
         f"environments and 4 epochs of minibatches of 64, each with the threads that suit it best "
-        f"(`{record['command']}`): {ours} its {theirs:,.0f} steps per second. With the model's first block alone "
-        f"(`-o backbone.layers=1`): {first}. "
+        f"(`{record['command']}`): {ours} its {theirs:,.0f} steps per second. With all four blocks of the "
+        f"model (`-o backbone.layers=none`): {four}. "
         f"With the readout that a run measures (`-o backbone.readout=auto`): {auto}."
     ]
 

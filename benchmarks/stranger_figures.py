@@ -29,14 +29,20 @@ def stranger_lines(path: Path) -> list[str]:
 
 
 def readout_lines(path: Path) -> list[str]:
-    """The readout that is measured beside the default in each environment of examples/studies/readouts.toml."""
+    """The first block and the readout that is measured, beside all blocks, in each environment of
+    examples/studies/readouts.toml.
+    """
     return [
-        "The readout that `-o backbone.readout=auto` measures (four directions of each number after the first block), "
-        "beside the default of the classic tasks, the mean over tokens after four blocks (`python "
-        "benchmarks/recorded_study.py DIR --study readouts --jobs 2`). Return of 100 episodes, means over seeds with "
-        "Student's 95 % intervals; equivalent within 5 % by two one-sided tests:",
+        "The mean over tokens after the first block, the default of the classic tasks, beside that after all four "
+        "(`python benchmarks/recorded_study.py DIR --study readouts --jobs 2`). Return of 100 episodes, means over "
+        "seeds with Student's 95 % intervals; equivalent within 5 % by two one-sided tests:",
         "",
-        "| environment | seeds | measured | default | ratio | equivalent |",
+        "| environment | seeds | first block | four blocks | ratio | equivalent |",
+        *_beside(path, "first-block", "bitnet"),
+        "",
+        "The readout that `-o backbone.readout=auto` measures (four directions of each number after the first block):",
+        "",
+        "| environment | seeds | measured | four blocks | ratio | equivalent |",
         *_beside(path, "auto", "bitnet"),
     ]
 
@@ -59,10 +65,10 @@ def _beside(path: Path, ours: str, others: str) -> list[str]:
     for each in read_recorded(path)[0]:
         if each.summary:
             arms = returns.setdefault(each.task, {ours: [], others: []})
-            arms[str(each.label)].append(each.summary["eval"]["mean_return"])
+            arms.setdefault(str(each.label), []).append(each.summary["eval"]["mean_return"])
     lines = ["|---|---|---|---|---|---|"]
     for task, arms in sorted(returns.items()):
-        if not all(arms.values()):
+        if not (arms[ours] and arms[others]):
             continue
         first, second = (np.array(arms[arm]) for arm in (ours, others))
         ratio = ratio_of_means(first, second)
