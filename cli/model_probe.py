@@ -128,16 +128,16 @@ def _configs(
     from bitrl.core.config import parse_assignments, resolve
     from bitrl.core.errors import UsageError
 
-    values = parse_assignments(assignments)
+    # All blocks, however many the environment sets: which of them to read is the question.
+    values = parse_assignments(("backbone.layers=none", *assignments))
     for name in ("pooling", "projection", "directions", "chunk"):
         if name in values.get("backbone", {}):
             raise UsageError(
                 f"-o backbone.{name}: the probe reads what the blocks give: leave it out, or see --pooling"
             )
     typed = {part: frozenset(section) for part, section in values.items()}
-    # All blocks, however many the environment sets: which of them to read is the question.
-    chosen = {} if model is None else {"model": model}
-    values["backbone"] = {"layers": None} | values.get("backbone", {}) | chosen
+    if model is not None:
+        values["backbone"] = values.get("backbone", {}) | {"model": model}
     return [
         resolve({**values, "run": {"env": env, "serializer": serializer, "backbone": backbone}}, typed)
         for env in envs
