@@ -35,6 +35,9 @@ KEPT = ("success", METRICS)
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 """Rewards are learned from as float32."""
 
+INT_SEEDS = 2**31
+"""The seeds that a signed integer of 32 bits holds, as simulators in C often have it."""
+
 OLD_API = (
     "that is the API of Gym before 0.26; expected reset(seed=None, options=None) → (observation, info) and "
     "step(action) → (observation, reward, terminated, truncated, info): update the environment, or wrap it in "
@@ -87,7 +90,7 @@ class Checked(gymnasium.Wrapper):
         Raises:
             EnvironmentFault: what comes back is not what Gymnasium's API or the environment's spaces say.
         """
-        result: Any = self.env.reset(seed=seed, options=options)
+        result: Any = self._reset(seed, options)
         pair = isinstance(result, (tuple, list)) and len(result) == 2
         if not (pair and (result[1] is None or isinstance(result[1], Mapping))):
             if pair and isinstance(result, tuple):
@@ -105,6 +108,15 @@ class Checked(gymnasium.Wrapper):
         if self._masked is not None:
             self._masked(observation[MASK])
         return observation, self._info(result[1])
+
+    def _reset(self, seed: int | None, options: dict[str, Any] | None) -> Any:
+        try:
+            return self.env.reset(seed=seed, options=options)
+        except OverflowError:
+            if seed is None or seed < INT_SEEDS:
+                raise
+            # Seeds of 32 bits are usual, but many a simulator hands its own to a signed integer of C.
+            return self.env.reset(seed=seed - INT_SEEDS, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step. Raises EnvironmentFault as `reset` does."""

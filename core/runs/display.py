@@ -222,8 +222,12 @@ def show_bytes(shown: Display, done: int, total: int) -> None:
 
 
 def score(value: float, beside: float | None = None) -> str:
-    """A return or reward: `487.1`, `0.347` where it is of the size of 1; with the decimals of the one `beside` it."""
+    """A return or reward: `487.1`, `0.347` where it is of the size of 1, `8e+30` and `2.1e-05` where digits would be
+    many or none; with the decimals of the one `beside` it.
+    """
     size = abs(value if beside is None else beside)
+    if size >= 1e9 or 0 < size < 0.0005:
+        return f"{value:.3g}"
     return f"{value:.1f}" if size >= 10 or size == 0 else f"{value:.3f}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bitrl.core import events
 from bitrl.core.events import Event
-from bitrl.core.runs.display import Display, display, duration, silence
+from bitrl.core.runs.display import Display, display, duration, score, silence
 from bitrl.core.terminal import tell
 from bitrl.core.wording import warn
 
@@ -81,13 +81,13 @@ class TrainingProgress:
         speed = self.steps_per_second()
         left = duration(max(self.total - self.step, 0) / speed) if speed else "–"
         if self.prompts:
-            score = "–" if self.mean_return is None else f"{self.mean_return:.3f}"
+            reward = "–" if self.mean_return is None else f"{self.mean_return:.3f}"
             length = "–" if self.tokens is None else f"{self.tokens:.0f}"
             generated = self.tokens_per_second()
             tokens = "–" if generated is None else f"{generated:,.0f}"
-            return f"reward {score}", f"length {length}", f"{tokens} tokens/s", f"{left} left"
-        score = "–" if self.mean_return is None else f"{self.mean_return:.1f}"
-        return f"{'–' if speed is None else f'{speed:,.0f}'} steps/s", f"sampled return {score}", f"{left} left"
+            return f"reward {reward}", f"length {length}", f"{tokens} tokens/s", f"{left} left"
+        returned = "–" if self.mean_return is None else score(self.mean_return)
+        return f"{'–' if speed is None else f'{speed:,.0f}'} steps/s", f"sampled return {returned}", f"{left} left"
 
 
 @contextmanager

@@ -193,7 +193,9 @@ class PPO(Algorithm):
         if ready and isinstance(self.head, LearnedActionCodebook) and self.head.codebook is None:
             self.head.learn(rollout.actions[valid], *self.policy.layers[-1])
             self.groups.forget("policy")  # its moments are of another policy's gradients
-        metrics["explained_variance"] = float(1 - batch.advantages.var() / (batch.returns.var() + 1e-8))
+        # In float64: squares of large rewards overflow in float32.
+        unexplained, all_of_it = (each.var(dtype=np.float64) for each in (batch.advantages, batch.returns))
+        metrics["explained_variance"] = float(1 - unexplained / (all_of_it + 1e-8))
         if len(rollout.returns):
             metrics["episodes"] = len(rollout.returns)
             metrics["episode_return"] = float(rollout.returns.mean())

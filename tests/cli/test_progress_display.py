@@ -44,6 +44,17 @@ def test_speed_includes_learning_and_time_left_follows() -> None:
     assert training.words() == ("50 steps/s", "sampled return 20.0", "0:18 left")
 
 
+@pytest.mark.parametrize(
+    ("returned", "shown"),
+    [(0.87, "0.870"), (-84.81, "-84.8"), (0.0, "0.0"), (2.1e-5, "2.1e-05"), (8e30, "8e+30"), (-1.5e9, "-1.5e+09")],
+)
+def test_a_return_of_any_size_is_a_few_digits(returned: float, shown: str) -> None:
+    training = TrainingProgress()
+    training.hear(events.RunStarted(RUN, CONFIG, 0, 1000), 0.0)
+    training.hear(events.Updated(RUN, 100, {"episode_return": returned}), 1.0)
+    assert training.words()[1] == f"sampled return {shown}"
+
+
 def test_speed_is_that_of_the_last_ten_updates() -> None:
     training = TrainingProgress()
     training.hear(events.RunStarted(RUN, CONFIG, 0, 10_000), 0.0)

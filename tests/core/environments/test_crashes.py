@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
+
 import gymnasium
 import numpy as np
 import pytest
 
 from bitrl.core.environments import replay
+from bitrl.core.environments.checked import checked
 from bitrl.core.environments.crashes import reporting
 from bitrl.core.errors import RunFailed, UsageError
 
@@ -90,3 +93,24 @@ def test_the_seed_outlives_a_restoration():
     second.envs[1].unwrapped.at = 5
     with pytest.raises(RunFailed, match=r"in step 5 of .* seed 101;"):
         step(second, 2)
+
+
+class IntSeeded(Fragile):
+    """Hands its seed to a signed integer of 32 bits, as simulators in C do."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None if seed is None else int_of_c(seed), options=options)
+
+
+def int_of_c(seed):
+    return array.array("i", [seed])[0]  # OverflowError beyond 2³¹ − 1
+
+
+def test_seeds_of_32_bits_reach_a_simulator_that_holds_31():
+    env = checked(IntSeeded())
+    assert env.reset(seed=2**31 + 5)[0] == env.reset(seed=5)[0] != env.reset(seed=6)[0]
+    env.unwrapped.error, env.unwrapped.at = OverflowError("of its own"), 0
+    with pytest.raises(OverflowError, match="of its own"):
+        env.reset(seed=5)
+    with pytest.raises(OverflowError, match="of its own"):
+        env.reset(seed=2**31 + 5)

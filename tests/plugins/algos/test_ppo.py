@@ -1,5 +1,6 @@
 """PPO: its gradient step against autograd on the textbook loss, its recipe, and that it learns."""
 
+import json
 import tracemalloc
 
 import gymnasium
@@ -298,6 +299,22 @@ def test_it_learns_cartpole_without_a_language_model(tmp_path):
     )
     # A random policy's return is about 22.
     assert summary["eval"]["mean_return"] > 150
+
+
+class HugeRewards(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return float(reward) * 1e30  # whose square float32 does not hold
+
+
+gymnasium.register("HugeRewards-v0", lambda: HugeRewards(gymnasium.make("CartPole-v1")))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_huge_rewards_are_explained_in_double_precision(tmp_path):
+    options = {"algo.rollout_steps": 64, "run.eval_episodes": 0, "run.num_envs": 4}
+    bitrl.run("HugeRewards-v0", backbone="mlp", serializer="vector", steps=512, out=tmp_path / "run", options=options)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(abs(row["explained_variance"]) < 1 for row in rows)
 
 
 def test_it_learns_a_continuous_task(tmp_path):
