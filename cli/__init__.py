@@ -288,6 +288,11 @@ def _explain(error: BaseException) -> int:
         message, code = str(error), error.exit_code
     elif isinstance(error, click.ClickException):
         message, code = error.format_message(), error.exit_code
+        if isinstance(error, click.NoSuchOption):
+            from bitrl.cli.unknown_option import where
+
+            place = where(error)
+            message = message if place is None else f"No such option '{error.option_name}': set it by {place}"
         ctx = getattr(error, "ctx", None)
         if ctx is not None:
             command = program() + ctx.command_path.removeprefix("bitrl")
