@@ -18,6 +18,14 @@ ADD, TOKEN, KIND, CUTTING = (
 ADD_LAST, LAST = "tokenizer.ggml.add_eos_token", "tokenizer.ggml.eos_token_id"
 END_KEYS = ("eos", "eot", "eom")
 """Of tokenizer.ggml.*_token_id: what llama.cpp ends a generated text at, the end of a text, a turn or a message."""
+NAMED_TOKENS = {
+    f"{name}_token": f"tokenizer.ggml.{key}_token_id"
+    for name, key in (
+        ("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"), ("pad", "padding"), ("cls", "cls"),
+        ("mask", "mask"),
+    )
+}  # fmt: skip
+"""What tokenizer_config.json and chat templates call a token, and where GGUF has its id (in its own spelling)."""
 BEGINS = (
     "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken",
     "chameleon",

@@ -154,14 +154,17 @@ class HuggingFaceFile:
     def end_tokens(self) -> list[int]:
         """The ids that end what is generated: generation_config.json's, as transformers takes them, else config.json's.
 
-        Models that chat often name the end of an answer in the first alone. Raises ModelFileError when it is damaged.
+        Models that chat often name the end of an answer in the first alone. The one that chat templates know as
+        eos_token comes first, as a GGUF file then names it. Raises ModelFileError when it is damaged.
         """
         said = _object(self.directory / GENERATION_CONFIG) if GENERATION_CONFIG in self._files else {}
         named = said.get("eos_token_id")
         named = self.config.values.get("eos_token_id") if named is None else named
         vocabulary = self.config.count("vocab_size")
         ids = named if isinstance(named, list) else [named]
-        return list(dict.fromkeys(id for id in ids if type(id) is int and 0 <= id < vocabulary))
+        found = list(dict.fromkeys(id for id in ids if type(id) is int and 0 <= id < vocabulary))
+        named = self._token(self.named_tokens.get("eos_token")) if len(found) > 1 and self.has_tokenizer() else None
+        return sorted(found, key=lambda id: id != named)
 
     @cached_property
     def _around_texts(self) -> dict[str, Any]:
@@ -182,13 +185,20 @@ class HuggingFaceFile:
         if ends is not None:
             after = [last] if ends and last is not None else after if ends else []
         found: dict[str, Any] = {"tokenizer.ggml.add_bos_token": bool(begins) or bool(before)}
-        if before or (first is not None and begins is not False):
+        if before or first is not None:
             found["tokenizer.ggml.bos_token_id"] = before[0] if before else first
         if ends or after:
             found |= {"tokenizer.ggml.add_eos_token": True} | (
                 {"tokenizer.ggml.eos_token_id": after[0]} if after else {}
             )
         return found
+
+    @cached_property
+    def named_tokens(self) -> dict[str, str]:
+        """The texts of the tokens that tokenizer_config.json names: bos_token, eos_token, pad_token and others."""
+        said = _object(self.directory / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in self._files else {}
+        texts = {name: each.get("content") if isinstance(each, dict) else each for name, each in said.items()}
+        return {name: text for name, text in texts.items() if name.endswith("_token") and isinstance(text, str)}
 
     @property
     def _chat_template(self) -> dict[str, str]:

@@ -1,12 +1,11 @@
 """Prompts for people who try a model: its chat template where it has one, and its answer as text.
 
-Knows templates (Jinja, run in a sandbox) and which ids stand for what they write. A prompt is text whatever it spells:
-only what the template itself writes can be a control token.
+Knows which ids stand for what a template (chat_template.py) writes. A prompt is text whatever it spells: only what the
+template itself writes can be a control token.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +15,14 @@ from tokenizers import Tokenizer
 
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import Engine
-from bitrl.plugins.backbones.files.first_token import first_tokens
+from bitrl.plugins.backbones.files.first_token import NAMED_TOKENS, first_tokens
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
 from bitrl.plugins.backbones.files.model_file import ModelFile, ModelFileError
 from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_of
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.language_policy import end_tokens
 from bitrl.plugins.backbones.text_tokens import encode_text
+from bitrl.plugins.backbones.tools.chat_template import rendered
 
 File = ModelFile | HuggingFaceFile
 _PLACE, _SPACE = "\ue000prompt\ue001", "\u205f"
@@ -45,6 +45,10 @@ class Chat:
         self.metadata = engine.metadata
         self.first = first_tokens(self.metadata, engine.vocabulary, engine.path)
         self.special = _special_tokens(self.file, self.metadata, self.tokenizer)
+        self._names = {id: name for name, id in self.special.items()}
+        self.named = _named_tokens(self.file, self.metadata)
+        added = {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
+        self._whole = self.special.keys() <= added  # so that the tokenizer itself finds what a template writes
         found = self.metadata.get("tokenizer.chat_template")
         self.template = found if isinstance(found, str) and len(found) <= _MOST_TEMPLATE else None
         self.ends = [token for token in end_tokens(self.file) if 0 <= token < engine.vocabulary]
@@ -56,16 +60,11 @@ class Chat:
         """
         if plain or self.template is None:
             return [*self.first, *self._encode(prompt)]
-        before, found, after = self._rendered().partition(_PLACE)
-        if not found or _PLACE in after:
-            raise ModelFileError(
-                self.engine.path, "has a chat template that does not give the prompt once: use --plain"
-            )
-        kept = before.endswith(_SPACE), after.startswith(_SPACE)
-        text = prompt if kept[0] else prompt.lstrip()
-        text = text if kept[1] else text.rstrip()
-        before, after = before.removesuffix(_SPACE), after.removeprefix(_SPACE)
-        parts: list[str | int] = [*self._parts(before), text, *self._parts(after)]
+        parts = self._protected(prompt)
+        written = [part for part in parts if isinstance(part, int)]
+        spelled = self._parts("".join(self._names[part] if isinstance(part, int) else part for part in parts))
+        if self._whole and written == [part for part in spelled if isinstance(part, int)]:
+            return self._encode_with_control_tokens(self._rendered(prompt))
         ids: list[int] = []
         text = ""
         for part in [*parts, -1]:  # text between two special tokens is cut as a whole
@@ -76,6 +75,21 @@ class Chat:
             ids += [part] if part >= 0 else []
             text = ""
         return ids
+
+    def _protected(self, prompt: str) -> list[str | int]:
+        """What the template makes of a prompt: the ids of the control tokens that it writes itself, and text between
+        them, which may spell others.
+        """
+        before, found, after = self._rendered(f"{_SPACE}{_PLACE}{_SPACE}").partition(_PLACE)
+        if not found or _PLACE in after:
+            raise ModelFileError(
+                self.engine.path, "has a chat template that does not give the prompt once: use --plain"
+            )
+        kept = before.endswith(_SPACE), after.startswith(_SPACE)
+        text = prompt if kept[0] else prompt.lstrip()
+        text = text if kept[1] else text.rstrip()
+        before, after = before.removesuffix(_SPACE), after.removeprefix(_SPACE)
+        return [*self._parts(before), text, *self._parts(after)]
 
     def answer(
         self, prompt: str, max_tokens: int, *, plain: bool = False, temperature: float = 0.0, top_k: int = 0,
@@ -114,6 +128,14 @@ class Chat:
     def _encode(self, text: str) -> list[int]:
         return list(encode_text(self.tokenizer, text).ids)
 
+    def _encode_with_control_tokens(self, text: str) -> list[int]:
+        """As transformers does: around a control token, the tokenizer may take spaces away, or put none before text."""
+        self.tokenizer.encode_special_tokens = False
+        try:
+            return self._encode(text)
+        finally:
+            self.tokenizer.encode_special_tokens = True
+
     def _decode(self, ids: Sequence[int]) -> str:
         try:
             return str(calmly(lambda: self.tokenizer.decode(list(ids), skip_special_tokens=False)))
@@ -128,25 +150,10 @@ class Chat:
         pieces = re.split(f"({'|'.join(map(re.escape, names))})", text)
         return [self.special.get(piece, piece) for piece in pieces if piece]
 
-    def _rendered(self) -> str:
-        import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> None:
-            raise jinja2.TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-        environment.globals["raise_exception"] = refuse  # without a clock: templates then write a date of their own
-        names = {id_: text for text, id_ in self.special.items()}
-        first: int = self.metadata.get("tokenizer.ggml.bos_token_id", -1)
-        said = {"bos_token": names.get(first, ""), "eos_token": names.get(self.ends[0], "") if self.ends else ""}
+    def _rendered(self, prompt: str) -> str:
+        """What the template writes around a prompt."""
         try:
-            return environment.from_string(self.template or "").render(
-                messages=[{"role": "user", "content": f"{_SPACE}{_PLACE}{_SPACE}"}], add_generation_prompt=True, **said
-            )
+            return rendered(self.template or "", prompt, self.named)
         except Exception as error:  # a template is a program: it may fail in any way
             words = " ".join(str(error).split())[:200]
             raise ModelFileError(self.engine.path, f"has a chat template that fails ({words}): use --plain") from None
@@ -158,3 +165,14 @@ def _special_tokens(file: File, metadata: dict[str, Any], tokenizer: Tokenizer) 
     if isinstance(tokens, list) and isinstance(types, np.ndarray) and len(types) == len(tokens):
         return {token: i for i, token in enumerate(tokens) if types[i] in _SPECIAL and token}
     return {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.content}
+
+
+def _named_tokens(file: File, metadata: dict[str, Any]) -> dict[str, str]:
+    """What a template knows by name: bos_token, eos_token and others."""
+    if isinstance(file, HuggingFaceFile):
+        return file.named_tokens
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    ids = {name: metadata.get(key) for name, key in NAMED_TOKENS.items()}
+    if not isinstance(tokens, list):
+        return {}
+    return {name: tokens[id] for name, id in ids.items() if isinstance(id, int) and 0 <= id < len(tokens)}

@@ -20,7 +20,7 @@ from bitrl._engine import ffi, lib
 from bitrl.core.errors import UsageError
 from bitrl.plugins.backbones.engine.engine import open_model
 from bitrl.plugins.backbones.files import model_file
-from bitrl.plugins.backbones.files.first_token import END_KEYS
+from bitrl.plugins.backbones.files.first_token import END_KEYS, NAMED_TOKENS
 from bitrl.plugins.backbones.files.gguf_writing import add_digests, gguf_writer
 from bitrl.plugins.backbones.files.hugging_face import GEMMAS, MATRICES
 from bitrl.plugins.backbones.files.hugging_face_file import HuggingFaceFile
@@ -340,6 +340,10 @@ def file_keys(file: Source, activation: str | None) -> tuple[dict[str, Value], l
     if type(pad) is int and 0 <= pad < file.config.count("vocab_size"):
         found.setdefault("tokenizer.ggml.padding_token_id", (pad, types.UINT32))
     lacks += _name_ends(found, file.end_tokens)
+    for name, text in file.named_tokens.items():
+        if name in NAMED_TOKENS and name not in ("bos_token", "eos_token") and file.has_tokenizer():
+            token = file.tokenizer.token_to_id(text)
+            found |= {} if token is None else {NAMED_TOKENS[name]: (token, types.UINT32)}
     if not file.has_tokenizer():
         return found, [*lacks, "it has no tokenizer: there is no tokenizer.json beside the weights"]
     text = file.tokenizer_json()

@@ -1,6 +1,7 @@
 """Prompts in chat templates against transformers' own, and `bitrl model generate` and `eval` on small models."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import transformers
 from click.testing import CliRunner, Result
 from hugging_face_models import add_tokenizer, calm_llama
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from bitrl.cli.model import model as command
 from bitrl.core.errors import UsageError
@@ -52,6 +54,58 @@ def test_a_prompt_is_templated_as_transformers_does(folder: Path, prompt: str) -
         [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
     )
     assert Chat(Engine(folder, threads=1)).prompt_ids(prompt) == said["input_ids"]
+
+
+def stripping(folder: Path) -> None:
+    """As Phi-3's: control tokens take away the spaces around them."""
+    tokenizer = add_tokenizer(folder)
+    tokenizer.add_special_tokens([AddedToken("</s>", lstrip=True, rstrip=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def spaced_first(folder: Path) -> None:
+    """As Mistral's: a space goes before a text that nothing stands before, and not after a control token."""
+    signs = ["▁", *map(chr, range(33, 127)), "\n", "é", "<s>", "</s>"]
+    tokenizer = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(signs)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+SHORT = "{{ messages[0]['content'] }}"
+TEMPLATES = {
+    "a clock": "{{ strftime_now('%Y-%m') }} " + SHORT,
+    "what the model says": "{% generation %}<s>{{ messages[0]['content'] | trim }}{% endgeneration %} </s>",
+    "json": "{{ {'b': messages[0]['content'], 'a': [1, '<é>']} | tojson(indent=2, sort_keys=true) }}",
+    "named tokens": "{{ bos_token }}" + SHORT + "{{ eos_token }}|{{ pad_token }}|",
+    "no tools": "{% if tools is none and not documents %}</s> {% endif %}" + SHORT + "\n",
+    "loop controls": "{% for m in messages %}{% if loop.last %}<s>{{ m.content }}{% break %}{% endif %}{% endfor %}",
+    "about the prompt": "{% if 'moth' in messages[0]['content'] %}<s>{% endif %}" + SHORT,
+}
+
+
+@pytest.mark.parametrize("prompt", ["the moth", "  thin ", "a\nb"])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+@pytest.mark.parametrize("kind", [stripping, spaced_first])
+def test_templates_and_control_tokens_are_as_in_transformers(
+    tmp_path: Path, template: str, kind: Callable[[Path], None], prompt: str
+) -> None:
+    # What an answer ends at first is another token than eos_token, and no token is put before a text.
+    calm_llama(eos_token_id=[7, 258]).save_pretrained(tmp_path)
+    named: dict[str, Any] = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": "<s>"}
+    kind(tmp_path)
+    said = {"add_bos_token": False, "chat_template": template, **named}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), chat_template=template, **named | {"bos_token": "<s>"}
+    )
+    found: Any = theirs.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+    )
+    assert Chat(Engine(tmp_path, threads=1)).prompt_ids(prompt) == found["input_ids"]
+    if kind is stripping:
+        convert(tmp_path, tmp_path / "m.gguf")
+        assert Chat(Engine(tmp_path / "m.gguf", threads=1)).prompt_ids(prompt) == found["input_ids"]
 
 
 def test_a_prompt_that_spells_a_control_token_is_text(folder: Path) -> None:

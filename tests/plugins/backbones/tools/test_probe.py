@@ -157,7 +157,8 @@ def test_states_after_every_block_are_those_of_models_that_stop_there() -> None:
 
 
 def test_the_starter_model_keeps_the_numbers_of_a_mountain_car() -> None:
-    parts = build(resolve({"run": {"env": "MountainCar-v0", "serializer": "compact"}}))
+    run = {"env": "MountainCar-v0", "serializer": "compact"}
+    parts = build(resolve({"run": run, "backbone": {"layers": None}}))
     told: list[int] = []
     reading = probe(parts, ("MountainCar-v0", "compact"), "uniform", ["mean", "field"], 400, 0, told.append)
     assert told[-1] == 400
