@@ -137,7 +137,7 @@ def _facts(directory: Path) -> dict[str, Any]:
     if seconds := sum(each.get("generation", 0) for each in recent):
         generated = sum(each.get("tokens", 0) for each in recent) / seconds
     samples = _rows(directory / "samples.jsonl", "step", "reward")
-    evaluations = _rows(directory / "evaluations.jsonl", "step", "mean_return")
+    rated = [each for each in _rows(directory / "evaluations.jsonl", "step") if _is_finite(each.get("mean_return"))]
     return {
         "step": rows[-1]["step"] if rows else 0,
         "steps": steps,
@@ -146,7 +146,7 @@ def _facts(directory: Path) -> dict[str, Any]:
         **({"sample": samples[-1]} if samples else {}),
         "returns": [value for row in rows if _is_finite(value := row.get("episode_return"))],
         "last": rows[-1] if rows else {},
-        "evaluations": [{"step": each["step"], "mean_return": each["mean_return"]} for each in evaluations],
+        "evaluations": [{"step": each["step"], "mean_return": each["mean_return"]} for each in rated],
         "finished": summary is not None,
         "evaluation": None if summary is None else summary["eval"],
     }
@@ -176,7 +176,7 @@ def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
 
     room = (width - 24) // len(found) - 3
     if room < NARROW:
-        return _listed(names, found)
+        return _listed(names, found, width)
     drawn = Table(box=None, pad_edge=False)
     drawn.add_column("run")
     for name in names:
@@ -202,20 +202,30 @@ def _drawn(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
     return drawn
 
 
-def _listed(names: list[str], found: list[dict[str, Any]]) -> Table:
-    """The runs as a table: a row for each, with the last rollout's return and that of the last evaluation."""
+def _listed(names: list[str], found: list[dict[str, Any]], width: int) -> Table:
+    """The runs as a table: a row for each, with the last rollout's return and that of the last evaluation. Where names,
+    which take half of the width at most, leave no room for all columns, the last ones are left out.
+    """
+    from rich.cells import cell_len
     from rich.table import Table
 
-    drawn = Table(box=None, pad_edge=False)
-    drawn.add_column("run", overflow="fold")
-    for name in ("trained", "sampled", "greedy", "steps/s", "time left"):
-        drawn.add_column(name, no_wrap=True, justify="right")
-    for name, each in zip(names, found, strict=True):
+    rows = [("trained", "sampled", "greedy", "steps/s", "time left")]
+    for each in found:
         trained = f"{min(each['step'] / each['steps'], 1):.0%}" if each["steps"] else "–"
         sampled = score(each["returns"][-1]) if each["returns"] else "–"
         greedy = _evaluation(each["evaluation"]).removesuffix(" (greedy)")
         speed = "–" if each["speed"] is None else f"{each['speed']:,.0f}"
-        drawn.add_row(name, trained, sampled, greedy, speed, _left(each))
+        rows.append((trained, sampled, greedy, speed, _left(each)))
+    drawn = Table(box=None, pad_edge=False)
+    drawn.add_column("run", overflow="fold")
+    widths = [2 + max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    room = width - min(max(map(cell_len, ("run", *names))), width // 2)
+    while widths and sum(widths) > room:
+        widths.pop()
+    for name in rows[0][: len(widths)]:
+        drawn.add_column(name, no_wrap=True, justify="right")
+    for name, row in zip(names, rows[1:], strict=True):
+        drawn.add_row(name, *row[: len(widths)])
     return drawn
 
 
@@ -266,6 +276,8 @@ def _number(value: Any) -> str:
 
 
 def _evaluation(found: dict[str, Any] | None) -> str:
-    if not found or found.get("mean_return") is None:
+    if not found:
         return "–"
+    if found.get("mean_return") is None:
+        return "no return"
     return f"{score(found['mean_return'])} (greedy)"

@@ -405,6 +405,24 @@ def test_watch_gives_each_of_many_runs_a_row(bitrl: Call, tmp_path: Path) -> Non
     assert lines[1].split()[1:] == ["100%", "480.0", "480.0", "50", "finished"]
 
 
+@pytest.mark.parametrize("width", [20, 40, 60, 80])
+def test_watch_in_a_narrow_terminal_leaves_columns_out_and_shows_names(
+    bitrl: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = [f"run-{number}" for number in range(4)]
+    runs = [write_run(tmp_path / name, "mlp", 0, 480.0) for name in names]
+    lines = bitrl("watch", "--once", *runs).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", *names]
+    whole = ["100%", "480.0", "480.0", "50", "finished"]
+    shown = {20: 1, 40: 4, 60: 5, 80: 5}[width]
+    assert all(line.split()[1:] == whole[:shown] and len(line) <= width for line in lines[1:])
+    long = write_run(tmp_path / ("n" * 70), "mlp", 0, 480.0)
+    lines = bitrl("watch", "--once", *runs, long).out.splitlines()
+    assert "".join(line.split()[0] for line in lines[5:]) == long.name
+    assert all(len(line) <= width for line in lines)
+
+
 def test_watching_a_study_goes_on_between_its_cells_and_ends_where_the_last_has_failed(
     bitrl: Call, tmp_path: Path, monkeypatch
 ) -> None:
