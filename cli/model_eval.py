@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import click
@@ -42,9 +43,11 @@ def evaluate(
     path, known = resolve(model), hints(model)
     try:
         raw = text.read_bytes()
-        content = raw.decode() if len(raw) <= most else raw[:most].decode(errors="ignore")
-    except UnicodeDecodeError:
-        raise UsageError(f"{text}: expected text in UTF-8") from None
+        # A character that is cut by the limit is left out; nothing else is.
+        content = codecs.getincrementaldecoder("utf-8")().decode(raw[:most], final=len(raw) <= most)
+    except UnicodeDecodeError as error:
+        got = f"byte {error.start:,} = 0x{raw[error.start]:02x}"
+        raise UsageError(f"{text}: expected text in UTF-8, got {got}") from None
     except OSError as error:
         raise UsageError(f"{text}: cannot be read: {error.strerror}") from None
     found = []

@@ -282,7 +282,8 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     path = directory / SUMMARY
     try:
         summary = json.loads(path.read_bytes())
-        if not math.isfinite((summary["eval"]["mean_return"] or 0) + summary["steps"]):
+        mean = summary["eval"]["mean_return"]
+        if not math.isfinite((0 if mean is None else mean) + summary["steps"]):  # None: it was not evaluated
             raise ValueError
     except FileNotFoundError:
         return None

@@ -366,10 +366,29 @@ def _without_curves(results: Sequence[Result], labels: Mapping[Path, str]) -> It
 
 
 def _mixed(results: Sequence[Result], labels: Mapping[Path, str]) -> Iterator[str]:
-    """Of arms that two studies call the same, or that were trained on with other defaults."""
+    """Of arms that two studies call the same, that were trained on with other defaults, or whose model's file was
+    replaced between runs.
+    """
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, labels[result.directory]), []).append(result)
     for (task, arm), group in groups.items():
         if paths := _varied(group):
             yield f"{task}, {arm}: its runs are not of one kind: they differ in {', '.join(paths)}"
+            continue
+        for part in ("features", "critic_features"):
+            models: dict[str, list[int]] = {}
+            for result in sorted(group, key=lambda each: each.seed):
+                if digest := _model(result.provenance.get(part)):
+                    models.setdefault(digest, []).append(result.seed)
+            if len(models) > 1:
+                read = (f"{digest[:12]} (seed {', '.join(map(str, seeds))})" for digest, seeds in models.items())
+                yield f"{task}, {arm}: its runs read different models by one name: {', '.join(read)}"
+
+
+def _model(features: Any) -> str | None:
+    """The digest of the model that a run read; its seal, where it has one, as all runs of 0.1 have it."""
+    if not isinstance(features, Mapping):
+        return None
+    digest = features.get("model_seal") or features.get("model_sha256")
+    return digest if isinstance(digest, str) else None

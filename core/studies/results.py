@@ -65,6 +65,11 @@ class Result:
         numbers = {**evaluation.get("metrics", {}), **evaluation}
         found = numbers.get(metric)
         if not isinstance(found, (int, float)) or isinstance(found, bool):
+            if numbers.get("episodes") == 0:
+                raise UsageError(
+                    f"{self.directory}: was not evaluated (run.eval_episodes is 0): train with an evaluation, or leave "
+                    "the run out"
+                )
             known = [name for name, each in numbers.items() if isinstance(each, (int, float))]
             raise UsageError(
                 f"{self.directory}: its evaluation has no {metric}; it has {', '.join(known) or 'nothing'}"

@@ -144,6 +144,20 @@ def test_runs_of_one_name_that_are_not_alike_are_said() -> None:
     assert not [each for each in compare([first]).warnings if "kind" in each]
 
 
+def test_seeds_that_read_other_models_by_one_name_are_said() -> None:
+    """The file was replaced between two runs. A sealed model's digest was its seal before 0.2."""
+
+    def of(seed: int, **features: str) -> Result:
+        return attrs.evolve(result("bitnet", seed, 1.0), provenance={"features": features})
+
+    runs = [of(0, model_sha256="seal-one"), of(1, model_sha256="a", model_seal="seal-one"), of(2, model_sha256="b")]
+    alike = attrs.evolve(result("bitnet", 3, 1.0), provenance={})
+    assert "different models" not in " ".join(compare([*runs[:2], alike]).warnings)
+    assert [each for each in compare([*runs, alike]).warnings if "models" in each] == [
+        "CartPole-v1, base: its runs read different models by one name: seal-one (seed 0, 1), b (seed 2)"
+    ]
+
+
 def test_a_run_whose_curve_was_lost_is_said() -> None:
     lost = attrs.evolve(result("bf16", 1, 1.0), curve=())
     [warning] = [each for each in compare([result("bf16", 0, 1.0), lost]).warnings if "curve" in each]

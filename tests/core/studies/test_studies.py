@@ -279,6 +279,7 @@ def test_runs_outside_a_study_are_arms_by_what_differs(finished: Path) -> None:
     [
         ("summary.json", b"{"),
         ("summary.json", b"[]"),
+        ("summary.json", b'{"eval": {"mean_return": ""}, "steps": 9}'),
         ("summary.json", b'{"eval": {"mean_return": NaN}, "steps": 9}'),
         ("metrics.jsonl", b"\xff\n{}\n"),
         ("metrics.jsonl", b'{"step": 1, "episode_return": "high"}\n{}\n'),

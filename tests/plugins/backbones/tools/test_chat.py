@@ -154,6 +154,9 @@ def test_bits_are_those_of_transformers(folder: Path, tmp_path: Path) -> None:
     assert (exact["tokens"], rounded["format"]) == (len(ids), "int8")
     assert rounded["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.05)
     assert "bits per byte" in run("eval", folder, tmp_path / "t.txt").output
+    (tmp_path / "cut.txt").write_text(text + "éé")
+    whole = json.loads(run("eval", folder, tmp_path / "cut.txt", "--most", len(text) + 3, "--json").output)
+    assert whole["bytes"] == len(text) + 2  # without the half of a character
 
 
 @pytest.mark.parametrize(
@@ -181,11 +184,13 @@ def test_templates_that_cannot_be_used(folder: Path, tmp_path: Path, template: s
 def test_what_cannot_be_answered_or_judged_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "long.txt").write_bytes(b"the \xffmoth" * 9)
     for arguments, words in (
         (("generate", folder, "x" * 200), "expected 1 to 127"),
         (("generate", "no-such-model", "x"), "no-such-model"),
         (("generate", folder, "x", "--format", "int3"), "unknown format 'int3'"),
-        (("eval", folder, tmp_path / "bytes.txt"), "expected text in UTF-8"),
+        (("eval", folder, tmp_path / "bytes.txt"), "expected text in UTF-8, got byte 0 = 0xff"),
+        (("eval", folder, tmp_path / "long.txt", "--most", 20), "expected text in UTF-8, got byte 4 = 0xff"),
     ):
         done = run(*arguments)
         assert done.exit_code != 0
