@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import click
 from bitrl.core import address_space
 from bitrl.core.cpus import limit_spinning
 from bitrl.core.errors import BitrlError, RunFailed, UsageError, cause, out_of_memory
+from bitrl.core.lingering_threads import end
 from bitrl.core.terminal import LONGEST_MESSAGE, as_line, keep_streams, mend_streams, tell
 from bitrl.core.wording import command_line, program
 
@@ -198,6 +200,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     With BITRL_DEBUG=1 in the environment a failure shows its traceback too.
     """
+    before = threading.enumerate()
     lacking = _open_standard_streams()
     keep_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -226,7 +229,7 @@ def main(args: Sequence[str] | None = None) -> None:
         # Without this, Python would complain at exit about what it could not write.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code if isinstance(code, int) and code else 1
-    sys.exit(code if isinstance(code, int) else 0)
+    end(code if isinstance(code, int) else 0, before)
 
 
 def _open_standard_streams() -> list[int]:

@@ -11,12 +11,14 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bitrl.core.config import resolve
 from bitrl.core.errors import BitrlError
+from bitrl.core.lingering_threads import end
 from bitrl.core.runs import train
 from bitrl.core.wording import command_line
 
@@ -42,13 +44,15 @@ def die_with(parent: int) -> None:
 
 def main() -> None:
     """Train the cell that stdin describes; a failure is one line on stderr."""
+    before, code = threading.enumerate(), 0
     task = json.load(sys.stdin)
     die_with(task["parent"])
     try:
         work(task["values"], Path(task["directory"]))
     except BitrlError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    end(code, before)
 
 
 if __name__ == "__main__":
