@@ -1,4 +1,4 @@
-"""Where an option is set that a command has not itself: `--num-envs` is `-o run.num_envs`."""
+"""Where to set an option that a command itself does not have: `--num-envs` is `-o run.num_envs`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,5 @@ def where(error: click.NoSuchOption) -> str | None:
         if part != "critic_backbone":
             parts += [(part, entry.record.options) for entry in registry().entries[kind]]
     name = error.option_name.lstrip("-").replace("-", "_")
-    paths = dict.fromkeys(
-        f"{part}.{row.name}" for part, options in parts for row in describe(options) if row.name == name
-    )
-    return " or ".join(f"-o {path}=…" for path in paths) or None
+    having = dict.fromkeys(part for part, options in parts if name in {row.name for row in describe(options)})
+    return " or ".join(f"-o {part}.{name}=…" for part in having) or None

@@ -279,5 +279,5 @@ def _evaluation(found: dict[str, Any] | None) -> str:
     if not found:
         return "–"
     if found.get("mean_return") is None:
-        return "no return"
+        return "not evaluated"
     return f"{score(found['mean_return'])} (greedy)"

@@ -80,7 +80,8 @@ def options(cls: type[T]) -> type[T]:
 
     A class may carry `presets: ClassVar[dict[str, dict[str, Any]]]`, named sets of defaults chosen by its `preset`
     field, and `overrides: ClassVar[dict[tuple[str, Any], tuple[str, ...]]]`, {(option, value): other options}: beside
-    that value, or one that it calls true, chosen by the user, an environment's defaults of the others do not hold.
+    that value, chosen by the user, an environment's defaults of the others do not hold. A predicate in the place of a
+    value stands for all that it accepts.
     """
     made: type[T] = attrs.frozen(cls, kw_only=True)
     attrs.resolve_types(made)  # type: ignore[type-var]
