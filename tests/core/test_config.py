@@ -188,12 +188,12 @@ def test_a_serializer_and_backbone_that_do_not_fit_are_refused_with_those_that_d
 
 
 def test_the_critics_backbone_has_options_of_its_own(registered: Registry):
-    values = {"run": {"critic_backbone": "int8"}, "backbone": {"layers": 1}, "critic_backbone": {"pooling": "last"}}
+    values = {"run": {"critic_backbone": "int8"}, "backbone": {"layers": 2}, "critic_backbone": {"pooling": "last"}}
     resolved = resolve(values)
     assert resolved.critic_backbone is not None
     assert resolved.critic_backbone.name == "int8"
-    assert (resolved.backbone_options.layers, resolved.backbone_options.pooling) == (1, None)
-    assert (resolved.critic_backbone_options.layers, resolved.critic_backbone_options.pooling) == (None, "last")
+    assert (resolved.backbone_options.layers, resolved.backbone_options.pooling) == (2, None)
+    assert (resolved.critic_backbone_options.layers, resolved.critic_backbone_options.pooling) == (1, "last")
     assert resolve({}).critic_backbone is resolve({}).critic_backbone_options is None
 
 
