@@ -124,11 +124,12 @@ def _told(config: Config, options: LanguageModelOptions) -> tuple[Any, str] | No
     """
     if not not_the_starter(options.model) or options.layers is not None:
         return None
-    if "backbone.layers" not in config.environment.defaults:
+    layers = config.environment.defaults.get("backbone.layers")
+    if layers is None:
         return None
     return options, (
-        f"all blocks of {options.model} are read, since how many {config.run.env} sets was found for the starter; "
-        f"{setting('backbone.readout', 'auto')} measures what this model needs"
+        f"all blocks of {options.model} are read: backbone.layers={layers}, as {config.run.env} sets it, is for the "
+        f"starter; {setting('backbone.readout', 'auto')} measures what this model needs"
     )
 
 

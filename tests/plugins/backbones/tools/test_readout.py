@@ -258,7 +258,10 @@ def test_how_many_blocks_an_environment_sets_holds_for_the_starter_alone(
     if found is not None:
         assert found[0] == config.backbone_options
         assert found[0].layers is None
-        assert found[1].startswith(f"all blocks of some.gguf are read, since how many {env} sets was found for")
+        layers = {"HalfCheetah-v5": 2, "CartPole-v1": 1}[env]
+        assert found[1].startswith(
+            f"all blocks of some.gguf are read: backbone.layers={layers}, as {env} sets it, is for the starter;"
+        )
 
 
 def test_the_classic_tasks_are_read_after_the_first_block() -> None:
