@@ -22,7 +22,6 @@ from bitrl.plugins.backbones.files.tokenizer import check_vocabulary, tokenizer_
 from bitrl.plugins.backbones.files.tokenizer_json import calmly
 from bitrl.plugins.backbones.language_policy import end_tokens
 from bitrl.plugins.backbones.text_tokens import encode_text
-from bitrl.plugins.backbones.tools.chat_template import rendered
 
 File = ModelFile | HuggingFaceFile
 _PLACE, _SPACE = "\ue000prompt\ue001", "\u205f"
@@ -47,8 +46,10 @@ class Chat:
         self.special = _special_tokens(self.file, self.metadata, self.tokenizer)
         self._names = {id: name for name, id in self.special.items()}
         self.named = _named_tokens(self.file, self.metadata)
-        added = {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
-        self._whole = self.special.keys() <= added  # so that the tokenizer itself finds what a template writes
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        control = {token.content for token in added if token.special}
+        # Then the tokenizer itself finds what a template writes, and no control token that is not known here.
+        self._whole = control <= self.special.keys() <= {token.content for token in added}
         found = self.metadata.get("tokenizer.chat_template")
         self.template = found if isinstance(found, str) and len(found) <= _MOST_TEMPLATE else None
         self.ends = [token for token in end_tokens(self.file) if 0 <= token < engine.vocabulary]
@@ -152,6 +153,8 @@ class Chat:
 
     def _rendered(self, prompt: str) -> str:
         """What the template writes around a prompt."""
+        from bitrl.plugins.backbones.tools.chat_template import rendered  # Jinja, which comes with torch
+
         try:
             return rendered(self.template or "", prompt, self.named)
         except Exception as error:  # a template is a program: it may fail in any way
